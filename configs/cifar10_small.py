@@ -1,0 +1,76 @@
+"""Real CIFAR-10 on a CPU: ResNet-20 on 2,500 training images, minutes instead of days.
+
+Command: python -m earlyprune_jax.main --config=configs/cifar10_small.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Every key of the experiment, as literals."""
+    return ConfigDict(
+        {
+            "data": {
+                "name": "cifar10",
+                "data_dir": "",
+                "num_classes": 10,
+                "train_fraction": 0.05,
+                "validation_fraction": 0.0,
+                "test_fraction": 0.1,
+                "split_seed": 0,
+                "crop_padding": 4,
+                "horizontal_flip": True,
+                "mean": (0.4914, 0.4822, 0.4465),
+                "std": (0.247, 0.243, 0.261),
+            },
+            "model": {
+                "name": "resnet20",
+                "width_multiplier": 1.0,
+            },
+            "train": {
+                "seeds": (0,),
+                "num_epochs": 20,
+                "batch_size": 64,
+                "eval_batch_size": 500,
+                "precision": "float32",
+                "keep_checkpoints": "all",
+            },
+            "optim": {
+                "learning_rate": 0.1,
+                "momentum": 0.9,
+                "nesterov": False,
+                "weight_decay": 5e-4,
+                "weight_decay_on": "all",
+            },
+            "schedule": {
+                "name": "exponential",
+                "per": "epoch",
+                "exponential_decay_rate": 0.8,
+                "end_learning_rate": 0.0,
+                "step_boundaries_epochs": (10, 15),
+                "step_factor": 0.1,
+            },
+            "pruning": {
+                "criteria": ("magnitude",),
+                "scopes": ("global",),
+                "sparsities": (0.9,),
+                "layers": "conv_kernels",
+            },
+            "fork": {
+                "epochs": (2, 5, 8, 12, 16, 19),
+                "rules": ("paper_a",),
+                "num_replicates": 1,
+                "constant_learning_rate": 1e-3,
+                "constant_num_epochs": 40,
+            },
+            "signals": {
+                "names": ("fisher_trace", "kl_uniform"),
+                "num_examples": 500,
+                "batch_size": 128,
+                "augment": False,
+                "fisher_estimator": "per_example",
+                "fisher_labels": "sampled",
+                "fisher_layers": "conv_kernels",
+            },
+        }
+    )

@@ -1,0 +1,83 @@
+"""Paper B, figure 2: PreResNet-20 on CIFAR-10, trained t epochs, pruned layerwise, fine-tuned 40.
+
+Claim: at high sparsity an early t is best, at low sparsity a late one.
+Command: python -m earlyprune_jax.main --config=configs/preresnet20.py
+Cost: 1 trunk of 160 epochs and 16 x 9 x 3 = 432 forks of 40: 17,440 epochs of 781 steps. An
+accelerator is needed; for a first look take fewer: --config.fork.epochs=20,60,80,100,160
+--config.pruning.sparsities=0.95,0.8,0.2 --config.fork.num_replicates=1
+The report gives no numbers, and no list of prune ratios: these are the densities (5 ... 80 %) of
+the follow-up's published grid. The break between its regimes lies at epoch 80, where the trunk's
+rate first drops: for the control without that drop add --config.schedule.name=constant
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Every key of the experiment, as literals."""
+    return ConfigDict(
+        {
+            "data": {
+                "name": "cifar10",
+                "data_dir": "",
+                "num_classes": 10,
+                "train_fraction": 1.0,
+                "validation_fraction": 0.0,
+                "test_fraction": 1.0,
+                "split_seed": 0,
+                "crop_padding": 4,
+                "horizontal_flip": True,
+                "mean": (0.4914, 0.4822, 0.4465),
+                "std": (0.2023, 0.1994, 0.201),
+            },
+            "model": {
+                "name": "preresnet20",
+                "width_multiplier": 1.0,
+            },
+            "train": {
+                "seeds": (0,),
+                "num_epochs": 160,
+                "batch_size": 64,
+                "eval_batch_size": 500,
+                "precision": "float32",
+                "keep_checkpoints": "fork_epochs",
+            },
+            "optim": {
+                "learning_rate": 0.1,
+                "momentum": 0.9,
+                "nesterov": False,
+                "weight_decay": 1e-4,
+                "weight_decay_on": "all",
+            },
+            "schedule": {
+                "name": "step",
+                "per": "epoch",
+                "exponential_decay_rate": 0.97,
+                "end_learning_rate": 0.0,
+                "step_boundaries_epochs": (80, 120),
+                "step_factor": 0.1,
+            },
+            "pruning": {
+                "criteria": ("magnitude",),
+                "scopes": ("local",),
+                "sparsities": (0.95, 0.94, 0.93, 0.92, 0.9, 0.86, 0.8, 0.6, 0.2),
+                "layers": "conv_kernels",
+            },
+            "fork": {
+                "epochs": (10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140, 150, 160),
+                "rules": ("constant",),
+                "num_replicates": 3,
+                "constant_learning_rate": 1e-3,
+                "constant_num_epochs": 40,
+            },
+            "signals": {
+                "names": ("fisher_trace", "kl_uniform"),
+                "num_examples": 0,
+                "batch_size": 128,
+                "augment": False,
+                "fisher_estimator": "batch",
+                "fisher_labels": "sampled",
+                "fisher_layers": "conv_kernels",
+            },
+        }
+    )

@@ -1,0 +1,155 @@
+"""Accuracy against fork epoch: the runs behind each point, the choice of the best, its noise."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from earlyprune_jax.analysis.results import Run
+
+CURVE_AXES = ("criterion", "scope", "sparsity", "rule")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Mean, sample standard deviation (n - 1; None for one value) and count."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def half_width(self) -> float:
+        """Half the 95 % confidence interval of the mean, t(n-1) * std / sqrt(n); infinite for n = 1.
+
+        Example:
+            >>> round(Stats(0.0, 1.0, 4).half_width(), 3)
+            1.591
+        """
+        return math.inf if self.std is None else _t975(self.n - 1) * self.std / math.sqrt(self.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The finished forks of one (criterion, scope, sparsity, rule): fork epoch -> runs."""
+
+    criterion: str
+    scope: str
+    sparsity: float
+    rule: str
+    runs: Mapping[int, tuple[Run, ...]]
+
+    def test(self, fork_epoch: int) -> Stats:
+        """Last-epoch test accuracy over all runs (seeds and replicates) of a fork epoch."""
+        return stats(run.last("test_accuracy") for run in self.runs[fork_epoch])
+
+
+def stats(values: Iterable[float | None]) -> Stats:
+    """Mean and sample standard deviation of the values that are not None; at least one.
+
+    Example:
+        >>> stats([1.0, 2.0, 3.0])
+        Stats(mean=2.0, std=1.0, n=3)
+        >>> stats([4.0])
+        Stats(mean=4.0, std=None, n=1)
+    """
+    array = np.array([value for value in values if value is not None], dtype=float)
+    std = float(np.std(array, ddof=1)) if len(array) > 1 else None
+    return Stats(float(np.mean(array)), std, len(array))
+
+
+def dense_runs(runs: Iterable[Run]) -> list[Run]:
+    """The finished trunks that have a test accuracy: the baseline.
+
+    Example:
+        >>> dense_runs([])
+        []
+    """
+    return [run for run in runs if run.kind == "trunk" and _has_test_accuracy(run)]
+
+
+def fork_curves(runs: Iterable[Run]) -> list[Curve]:
+    """Groups the finished forks into curves, in the order of `read_runs`.
+
+    Diverged, skipped and unfinished forks are left out, so a fork epoch may rest on fewer
+    seeds than its neighbours: `Stats.n` says on how many.
+
+    Example:
+        >>> fork_curves([])
+        []
+    """
+    groups: dict[tuple, dict[int, list[Run]]] = {}
+    for run in runs:
+        if run.kind == "fork" and run.fork_epoch is not None and _has_test_accuracy(run):
+            key = tuple(getattr(run, axis) for axis in CURVE_AXES)
+            groups.setdefault(key, {}).setdefault(run.fork_epoch, []).append(run)
+    return [
+        Curve(*key, runs={epoch: tuple(members) for epoch, members in sorted(by_epoch.items())})
+        for key, by_epoch in sorted(groups.items())
+    ]
+
+
+def selection_metric(curve: Curve) -> str:
+    """What fork epochs are chosen on: validation accuracy if every run has it, else test accuracy."""
+    members = [run for group in curve.runs.values() for run in group]
+    has_validation = all(run.last("validation_accuracy") is not None for run in members)
+    return "validation_accuracy" if has_validation else "test_accuracy"
+
+
+def ranked_epochs(curve: Curve) -> list[int]:
+    """Fork epochs, best first, by the mean last-epoch `selection_metric`; the earlier of equals first."""
+    metric = selection_metric(curve)
+    means = {epoch: stats(run.last(metric) for run in group).mean for epoch, group in curve.runs.items()}
+    return sorted(means, key=lambda epoch: (-means[epoch], epoch))
+
+
+def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Stats | None:
+    """Mean and std over trunk seeds of (first - second), each averaged over its replicates.
+
+    Pairing by seed removes what a seed gives to both, so the std is that of the difference
+    itself. Seeds that only one side has are left out.
+
+    Args:
+        first: Runs of one cell.
+        second: Runs of another cell, or the trunks.
+        metric: A metric of the last epoch.
+
+    Returns:
+        The statistics over common seeds, or None where there is none.
+    """
+    left, right = _by_seed(first, metric), _by_seed(second, metric)
+    common = sorted(left.keys() & right.keys())
+    return stats(left[seed] - right[seed] for seed in common) if common else None
+
+
+def varying(curves: Sequence[Curve]) -> list[str]:
+    """The axes on which the curves differ.
+
+    Example:
+        >>> varying([Curve("magnitude", "global", s, "paper_a", {}) for s in (0.8, 0.9)])
+        ['sparsity']
+    """
+    return [axis for axis in CURVE_AXES if len({getattr(curve, axis) for curve in curves}) > 1]
+
+
+def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float]:
+    seeds: dict[int, list[float | None]] = {}
+    for run in runs:
+        seeds.setdefault(run.trunk_seed, []).append(run.last(metric))
+    return {
+        seed: stats(values).mean
+        for seed, values in seeds.items()
+        if any(value is not None for value in values)
+    }
+
+
+def _has_test_accuracy(run: Run) -> bool:
+    return run.status == "finished" and run.last("test_accuracy") is not None
+
+
+def _t975(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t: a table up to 5 degrees of freedom, then an expansion in 1/df."""
+    table = (12.706, 4.303, 3.182, 2.776, 2.571)
+    if degrees <= len(table):
+        return table[degrees - 1]
+    return 1.960 + 2.372 / degrees + 2.823 / degrees**2

@@ -1,0 +1,176 @@
+"""The figure people come for: test accuracy against fork epoch, with the trunk's signals below.
+
+One pair of axes over one epoch scale. Accuracies (left axis, colour) take the upper part,
+signals (right axis, grey) the lower, so that neither hides the other and a signal's peak can be
+compared with the best fork epoch by looking up. Matplotlib is imported on use, pyplot never.
+"""
+
+import io
+import math
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earlyprune_jax.analysis import curves, labels, panels, peaks, results
+from earlyprune_jax.analysis.panels import Content
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_accuracy_vs_fork_epoch(workdir: str | Path) -> list[Path]:
+    """Draws figures/accuracy_vs_fork_epoch.png and .svg.
+
+    Left axis: test accuracy (%) at the last epoch: mean over trunk seeds and replicates, +- one
+    sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
+    sparsity, rule), a star at the best fork epoch (chosen on validation accuracy where every run
+    has one), the dense baseline as a line with its +- std band. Right axis: each signal's mean
+    over trunk seeds divided by its largest magnitude, its peak marked. Diverged runs are left out
+    and counted in the subtitle. The same files give the same bytes with the same matplotlib.
+
+    Args:
+        workdir: The experiment's directory.
+
+    Returns:
+        The two paths; nothing is written and the list is empty where nothing can be drawn yet.
+
+    Raises:
+        InvalidInput: A file of the workdir is damaged.
+
+    Example:
+        >>> draw_accuracy_vs_fork_epoch("no/such/workdir")
+        []
+    """
+    content = read_content(workdir)
+    if not (content.dense or content.curves or content.signals):
+        return []
+    figure = _draw(content)
+    directory = Path(workdir) / "figures"
+    directory.mkdir(exist_ok=True)
+    paths = [directory / f"accuracy_vs_fork_epoch.{extension}" for extension in ("png", "svg")]
+    for path in paths:
+        results.replace_file(path, _render(figure, path.suffix[1:]))
+    return paths
+
+
+def read_content(workdir: str | Path) -> Content:
+    """Reads what the figure shows.
+
+    Example:
+        >>> read_content("no/such/workdir").curves
+        ()
+    """
+    runs = results.read_runs(workdir)
+    config = results.read_config(workdir)
+    rows = results.signal_rows(peaks.comparable_trunks(runs))
+    drawable = [name for name in peaks.headline_signals(rows) if peaks.mean_peak(rows, name)]
+    last_epochs = [run.last_epoch for run in runs if run.kind == "trunk"] or [run.last_epoch for run in runs]
+    return Content(
+        config=config,
+        runs=tuple(runs),
+        dense=tuple(curves.dense_runs(runs)),
+        curves=tuple(curves.fork_curves(runs)),
+        signal_rows=tuple(rows),
+        signals=tuple(drawable),
+        num_epochs=config.get("train", {}).get("num_epochs") or max(last_epochs, default=1),
+    )
+
+
+def _draw(content: Content) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    share = panels.signal_share(content)
+    if content.dense or content.curves:
+        handles = panels.draw_accuracy(axes, content, share)
+    else:
+        handles = []
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+    handles += panels.draw_signals(axes, content, share) if content.signals else []
+    _dress(axes, content)
+    num_legend_rows = _add_legend(figure, handles)
+    figure.set_size_inches(8.0, 4.9 + 0.2 * num_legend_rows)
+    return figure
+
+
+def _add_legend(figure: "Figure", handles: list[Any]) -> int:
+    """The legend below the axes; returns its number of rows."""
+    lengths = [len(handle.get_label()) for handle in handles]
+    half = math.ceil(len(handles) / 2)
+    # About 102 characters and two keys fit in a line.
+    num_columns = 2 if max(lengths[:half]) + max(lengths[half:], default=0) <= 102 else 1
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=num_columns,
+        frameon=False,
+        fontsize=9,
+        columnspacing=1.6,
+        handlelength=2.4,
+    )
+    return math.ceil(len(handles) / num_columns)
+
+
+def _dress(axes: "Axes", content: Content) -> None:
+    """Axis of epochs, title and subtitle."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(-0.02 * content.num_epochs, 1.02 * content.num_epochs)
+    axes.set_xlabel("fork epoch: epochs trained dense before pruning")
+    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    subtitle = "\n".join(textwrap.fill(line, 96) for line in _subtitle(content))
+    num_lines = subtitle.count("\n") + 1
+    title = "When to prune: accuracy against the epoch of pruning"
+    axes.set_title(title, loc="left", weight="bold", pad=10 + 12.5 * num_lines)
+    axes.annotate(
+        subtitle,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 6),
+        textcoords="offset points",
+        va="bottom",
+        fontsize=9,
+        color="#444444",
+        annotation_clip=False,
+    )
+
+
+def _subtitle(content: Content) -> list[str]:
+    """Lines: what does not vary; on how many seeds, and what was left out."""
+    data, model = (content.config.get(section, {}).get("name") for section in ("data", "model"))
+    parts = [", ".join(str(part) for part in (data, model, f"T = {content.num_epochs} epochs") if part)]
+    if content.curves:
+        shared = [axis for axis in curves.CURVE_AXES if axis not in curves.varying(content.curves)]
+        fixed = labels.curve_label(content.curves[0], shared)
+        parts.append(f"forks: {fixed}" if fixed else "")
+    num_diverged = sum(run.status == "diverged" for run in content.runs)
+    left_out = f"{num_diverged} diverged run{'s' * (num_diverged > 1)} left out" if num_diverged else ""
+    lines = parts, [_seeds_text(content), left_out]
+    return ["; ".join(part for part in line if part) for line in lines if any(line)]
+
+
+def _seeds_text(content: Content) -> str:
+    members = [run for curve in content.curves for group in curve.runs.values() for run in group]
+    seeds = {run.trunk_seed for run in (*members, *content.dense)}
+    sizes = [len(group) for curve in content.curves for group in curve.runs.values()] + [len(content.dense)]
+    text = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}" if seeds else ""
+    if max(sizes) < 2:
+        return f"{text}, so the noise is unknown" if len(seeds) == 1 else text
+    return f"{text}: mean ± one standard deviation{'; dots are single runs' if members else ''}"
+
+
+def _render(figure: "Figure", extension: str) -> bytes:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to call.
+    with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
+        metadata: dict[str, Any] = {"Date": None} if extension == "svg" else {"Software": None}
+        figure.savefig(buffer, format=extension, dpi=150, metadata=metadata)
+    return buffer.getvalue()

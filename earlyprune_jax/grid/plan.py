@@ -1,0 +1,140 @@
+"""From a spec to the runs it asks for, with their names, lengths and cost."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+
+from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.training import fork_rules
+from earlyprune_jax.training.fork_rules import Training
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """A dense run."""
+
+    trunk_seed: int
+
+    @property
+    def directory(self) -> str:
+        """Where the run lives, relative to the workdir."""
+        return f"trunks/seed-{self.trunk_seed}"
+
+    @property
+    def label(self) -> str:
+        """What progress calls the run."""
+        return f"trunk seed {self.trunk_seed}"
+
+    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
+        """Length, schedule and momentum."""
+        return fork_rules.trunk(spec, steps_per_epoch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork:
+    """A pruned run that leaves its trunk after `fork_epoch` epochs."""
+
+    trunk_seed: int
+    fork_epoch: int
+    criterion: str
+    scope: str
+    sparsity: float
+    rule: str
+    replicate: int
+
+    @property
+    def directory(self) -> str:
+        """Where the run lives, relative to the workdir."""
+        axes = f"{self.criterion}_{self.scope}_s{self.sparsity!r}_{self.rule}_r{self.replicate}"
+        return f"forks/seed-{self.trunk_seed}_epoch-{self.fork_epoch}_{axes}"
+
+    @property
+    def label(self) -> str:
+        """What progress calls the run."""
+        axes = f"{self.criterion} {self.scope} {self.sparsity!r} {self.rule}"
+        return f"fork seed {self.trunk_seed} at {self.fork_epoch}, {axes}" + (
+            f" #{self.replicate}" * bool(self.replicate)
+        )
+
+    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
+        """Length, schedule and momentum."""
+        return fork_rules.RULES[self.rule](spec, self.fork_epoch, steps_per_epoch)
+
+
+AnyRun = Trunk | Fork
+
+
+def identity(run: AnyRun, num_epochs: int) -> dict[str, Any]:
+    """What run.json says: kind and every axis (null where a trunk has none), first and last epoch.
+
+    Example:
+        >>> identity(Trunk(0), 40)["kind"], identity(Trunk(0), 40)["last_epoch"]
+        ('trunk', 40)
+    """
+    axes = dict.fromkeys(field.name for field in dataclasses.fields(Fork)) | dataclasses.asdict(run)
+    first = axes["fork_epoch"] or 0
+    return {
+        "kind": type(run).__name__.lower(),
+        **axes,
+        "first_epoch": first,
+        "last_epoch": first + num_epochs,
+    }
+
+
+def runs(spec: RunSpec) -> list[AnyRun]:
+    """Every run, each trunk directly before its forks, so that each seed's picture completes early."""
+    fork, pruning = spec.fork, spec.pruning
+    axes = (
+        fork.epochs,
+        pruning.criteria,
+        pruning.scopes,
+        pruning.sparsities,
+        fork.rules,
+        range(fork.num_replicates),
+    )
+    return [
+        run
+        for seed in spec.train.seeds
+        for run in (Trunk(seed), *(Fork(seed, *cell) for cell in itertools.product(*axes)))
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a plan takes.
+
+    Attributes:
+        num_epochs: over all runs.
+        num_steps: training steps over all runs.
+        num_checkpoints: left on disk at the end.
+        disk_bytes: of those checkpoints, uncompressed.
+    """
+
+    num_epochs: int
+    num_steps: int
+    num_checkpoints: int
+    disk_bytes: int
+
+
+def cost(spec: RunSpec, *, steps_per_epoch: int, state_bytes: int) -> Cost:
+    """Estimates a whole plan from its lengths and the size of one state."""
+    planned = runs(spec)
+    num_epochs = sum(run.training(spec, steps_per_epoch).num_epochs for run in planned)
+    kept = spec.train.num_epochs + 1
+    if spec.train.keep_checkpoints == "fork_epochs":
+        kept = len({*spec.fork.epochs, spec.train.num_epochs})
+    num_checkpoints = sum(kept if isinstance(run, Trunk) else 1 for run in planned)
+    return Cost(num_epochs, num_epochs * steps_per_epoch, num_checkpoints, num_checkpoints * state_bytes)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all leaves; shapes and types are enough.
+
+    Example:
+        >>> tree_bytes({"w": jax.ShapeDtypeStruct((2, 3), np.float32)})
+        24
+    """
+    return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))

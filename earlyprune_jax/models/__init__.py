@@ -1,0 +1,17 @@
+"""Networks for small images, by name, as Linen modules.
+
+    build       name -> module with apply(variables, images, train=...) -> logits
+    names       the names build knows
+    check       the problems of a name, as text
+    from_torch  a published PyTorch state dict (numpy arrays) -> variables
+    to_torch    the inverse
+
+Modules whose names contain `conv` hold one 4-D leaf `kernel`, those with `norm` the norms'
+`scale` and `bias`, and `classifier` a 2-D `kernel` and its `bias`, e.g.
+params["stage1_block0"]["conv1"]["kernel"] of shape [3, 3, in, out].
+"""
+
+from earlyprune_jax.models.catalog import build, check, names
+from earlyprune_jax.models.convert import from_torch, to_torch
+
+__all__ = ["build", "check", "from_torch", "names", "to_torch"]

@@ -1,0 +1,73 @@
+"""What the user sees while the plan runs: a bar on a terminal, one line an epoch elsewhere."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[[str, dict[str, Any] | None], None]
+"""(run name, an epoch's entry or None for an epoch that will never be trained) -> shown."""
+
+
+@contextlib.contextmanager
+def shown(num_epochs: int, console: Console) -> Iterator[Advance]:
+    """Shows progress through `num_epochs` epochs of the whole plan, with the time left.
+
+    Args:
+        num_epochs: over all runs.
+        console: a terminal gets a bar; a file or pipe gets one line an epoch.
+    """
+    if not console.is_terminal:
+        yield (
+            lambda name, entry: (
+                print(epoch_line(name, entry), file=console.file, flush=True) if entry else None
+            )
+        )
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    # Epochs last minutes on a slow machine: the speed is averaged over a long window.
+    with Progress(*columns, console=console, speed_estimate_period=600) as bar:
+        task = bar.add_task("starting (compiling)", total=num_epochs)
+
+        def advance(name: str, entry: dict[str, Any] | None) -> None:
+            accuracy = f" test {100 * entry['test_accuracy']:.2f} %" if entry else ""
+            bar.update(task, advance=1, description=f"{name}{accuracy}")
+
+        yield advance
+
+
+def epoch_line(name: str, entry: dict[str, Any]) -> str:
+    """One epoch in one line.
+
+    Example:
+        >>> epoch_line("trunk seed 0", {"epoch": 3, "learning_rate": 0.1, "train_loss": 0.5,
+        ...     "train_accuracy": 0.8, "test_accuracy": 0.75, "validation_accuracy": None, "seconds": 1.25})
+        'trunk seed 0  epoch 3  lr 0.1  train loss 0.5000 acc 0.8000  test acc 0.7500  1.2 s'
+    """
+    parts = [
+        f"{name}  epoch {entry['epoch']}  lr {entry['learning_rate']:.4g}",
+        f"train loss {entry['train_loss']:.4f} acc {entry['train_accuracy']:.4f}",
+    ]
+    if entry["validation_accuracy"] is not None:
+        parts.append(f"validation acc {entry['validation_accuracy']:.4f}")
+    parts.append(f"test acc {entry['test_accuracy']:.4f}")
+    measured = entry.get("signals", {})
+    parts += [f"{column} {value:.4g}" for column, value in measured.items() if isinstance(value, float)]
+    return "  ".join([*parts, f"{entry['seconds']:.1f} s"])

@@ -1,0 +1,183 @@
+"""The resolved experiment as frozen data: every config key, its type, range and meaning.
+
+A `RunSpec` is made by `config.resolve` and handed downwards; nothing below reads a
+ConfigDict. It has no defaults: a config file shows every key. The same declarations
+serve validation, command-line overrides, `--help` and the run id.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from earlyprune_jax.validate import Check, anything, each, one_of, within
+
+
+def key(doc: str, check: Check = anything) -> Any:
+    """Declares a config key: its meaning and the check its value must pass."""
+    return dataclasses.field(metadata={"doc": doc, "check": check})
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """Which images, how they are split, how they are shown to the network."""
+
+    name: str = key("digits, cifar10, cifar100, or npz:PATH (x_train, y_train, x_test, y_test)")
+    data_dir: str = key(
+        "prepared TFDS directory of cifar10 / cifar100; '' = TFDS's default, filled from the official archive"
+    )
+    num_classes: int = key("number of classes C; labels lie in [0, C)", within(2))
+    train_fraction: float = key(
+        "fraction of the training images used, stratified", within(0, 1, open_low=True)
+    )
+    validation_fraction: float = key(
+        "fraction of the training images held out to choose on, stratified; 0 = none",
+        within(0, 1, open_high=True),
+    )
+    test_fraction: float = key(
+        "fraction of the test images reported on, stratified; 1 in any result to be compared",
+        within(0, 1, open_low=True),
+    )
+    split_seed: int = key("seed of the subsets and of the validation split", within(0))
+    crop_padding: int = key("random crop after zero padding by this many pixels; 0 = off", within(0))
+    horizontal_flip: bool = key("random horizontal flip")
+    mean: tuple[float, ...] = key(
+        "per channel, of images scaled to [0, 1]", each(within(0, 1), at_least=1, unique=False)
+    )
+    std: tuple[float, ...] = key(
+        "per channel, of images scaled to [0, 1]", each(within(0, open_low=True), at_least=1, unique=False)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Which network."""
+
+    name: str = key("resnet8 ... resnet110, resnet18, preresnet20 ... preresnet110 and their variants")
+    width_multiplier: float = key("scales every layer's channels", within(0, open_low=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+    """The dense runs (trunks)."""
+
+    seeds: tuple[int, ...] = key("one trunk per seed", each(within(0), at_least=1))
+    num_epochs: int = key("length T of a trunk in epochs", within(1))
+    batch_size: int = key("examples per training step", within(1))
+    eval_batch_size: int = key("examples per evaluation step", within(1))
+    precision: str = key("compute type of the layers; parameters stay float32", one_of("float32", "bfloat16"))
+    keep_checkpoints: str = key(
+        "which trunk checkpoints stay on disk: all, or those at fork epochs and the newest",
+        one_of("all", "fork_epochs"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSpec:
+    """Stochastic gradient descent with momentum."""
+
+    learning_rate: float = key("the trunk's maximum learning rate", within(0, open_low=True))
+    momentum: float = key("momentum coefficient; 0 = none", within(0, 1, open_high=True))
+    nesterov: bool = key("Nesterov momentum")
+    weight_decay: float = key("L2 coefficient added to the gradient", within(0))
+    weight_decay_on: str = key("all parameters, or kernels only", one_of("all", "kernels"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSpec:
+    """How the learning rate falls from its maximum."""
+
+    name: str = key(
+        "exponential, cosine, linear, step or constant",
+        one_of("exponential", "cosine", "linear", "step", "constant"),
+    )
+    per: str = key("the rate changes once an epoch, or every step", one_of("epoch", "step"))
+    exponential_decay_rate: float = key("exponential: factor per epoch", within(0, 1, open_low=True))
+    end_learning_rate: float = key("cosine, linear: value reached at the end", within(0))
+    step_boundaries_epochs: tuple[int, ...] = key(
+        "step: 0-based epochs at whose start the rate is multiplied", each(within(1))
+    )
+    step_factor: float = key("step: the factor at each boundary", within(0, 1, open_low=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningSpec:
+    """What a fork removes. Tuples are axes of the grid."""
+
+    criteria: tuple[str, ...] = key(
+        "scores that decide which weights stay", each(one_of("magnitude"), at_least=1)
+    )
+    scopes: tuple[str, ...] = key(
+        "global: one ranking over all prunable weights; local: the same ratio in each layer",
+        each(one_of("global", "local"), at_least=1),
+    )
+    sparsities: tuple[float, ...] = key(
+        "fractions of the prunable weights removed", each(within(0, 1, open_high=True), at_least=1)
+    )
+    layers: str = key(
+        "prunable kernels: conv_kernels, dense_kernels, all_kernels, or regex:PATTERN on the path"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ForkSpec:
+    """When forks leave the trunk, and how they train on. Tuples are axes of the grid."""
+
+    epochs: tuple[int, ...] = key("trunk epochs t after which forks are pruned", each(within(0)))
+    rules: tuple[str, ...] = key(
+        "learning-rate rules of the forks",
+        each(one_of("paper_a", "continue", "matched_anneal", "constant"), at_least=1),
+    )
+    num_replicates: int = key("forks of every cell, each with its own data order", within(1))
+    constant_learning_rate: float = key("rule constant: the rate", within(0, open_low=True))
+    constant_num_epochs: int = key("rule constant: epochs trained after the fork", within(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalSpec:
+    """What is measured along the trunk after every epoch."""
+
+    names: tuple[str, ...] = key("fisher_trace, kl_uniform", each(one_of("fisher_trace", "kl_uniform")))
+    num_examples: int = key("training images the signals are measured on; 0 = all", within(0))
+    batch_size: int = key("examples per signal step", within(1))
+    augment: bool = key("measure on augmented images, as paper A's config says")
+    fisher_estimator: str = key(
+        "per_example: mean of squared gradient norms; batch: B |batch mean|^2 (paper A's code)",
+        one_of("per_example", "batch"),
+    )
+    fisher_labels: str = key(
+        "labels of tr(F): sampled from the model (Eq. 3), exact (sum over classes), "
+        "argmax (Eq. 4 read literally), true (empirical Fisher)",
+        one_of("sampled", "exact", "argmax", "true"),
+    )
+    fisher_layers: str = key("layers summed into fisher_trace; like pruning.layers")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A whole experiment: one trunk a seed, and every fork of the grid.
+
+    Example:
+        >>> from configs import digits
+        >>> from earlyprune_jax import config
+        >>> config.resolve(digits.get_config()).train.num_epochs
+        40
+    """
+
+    data: DataSpec
+    model: ModelSpec
+    train: TrainSpec
+    optim: OptimSpec
+    schedule: ScheduleSpec
+    pruning: PruningSpec
+    fork: ForkSpec
+    signals: SignalSpec
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data: section -> key -> value, tuples as lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def run_id(self) -> str:
+        """Eight hex digits of the SHA-256 of the canonical JSON: equal specs, equal ids."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""The engine: state, optimizer, steps, epochs, checkpoints and records."""

@@ -1,0 +1,125 @@
+"""Checkpoints of a run, one directory an epoch, through Orbax; nothing else imports Orbax.
+
+A checkpoint appears whole or not at all (Orbax writes beside and renames). Every leaf's
+bytes enter a SHA-256 that is stored with it and verified on restore, because a damaged page
+would otherwise load silently wrong.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from earlyprune_jax.pruning.selection import path_name
+from earlyprune_jax.validate import expected
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged, or of another network; the message says which and what to do."""
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over every leaf's path, type, shape and bytes, hexadecimal.
+
+    Example:
+        >>> digest({"a": np.zeros(2)}) == digest({"a": np.zeros(2)}) != digest({"b": np.zeros(2)})
+        True
+    """
+    total = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{path_name(path)} {array.dtype} {np.shape(leaf)}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+class CheckpointStore:
+    """The checkpoints of one run, by epoch.
+
+    Example:
+        >>> import tempfile
+        >>> store = CheckpointStore(Path(tempfile.mkdtemp()))
+        >>> store.save(3, {"w": np.arange(2.0)})
+        >>> store.epochs(), store.restore(3, {"w": np.zeros(2)})["w"].tolist()
+        ([3], [0.0, 1.0])
+    """
+
+    def __init__(self, directory: Path):
+        # Orbax takes absolute paths only.
+        self.directory = directory.absolute()
+
+    def epochs(self) -> list[int]:
+        """The epochs saved, ascending; interrupted saves are not among them."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.directory.iterdir() if entry.name.isdigit())
+
+    def save(self, epoch: int, state: Any) -> None:
+        """Writes a pytree of arrays as the checkpoint of `epoch`; replaces an older one."""
+        tree = jax.device_get(_as_dict(state))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ocp.save(str(self._path(epoch)), tree, overwrite=True, custom_metadata={"sha256": digest(tree)})
+
+    def restore(self, epoch: int, like: Any) -> Any:
+        """Reads a checkpoint into the structure of `like`, whose shapes and types it must have.
+
+        Raises:
+            CheckpointError: absent, unreadable, damaged, a link, or of another structure.
+        """
+        path = self._path(epoch)
+        if not path.is_dir():
+            raise CheckpointError(expected("checkpoint", str(path), "to exist", f"Saved: {self.epochs()}."))
+        linked = [str(entry) for entry in (path, *path.rglob("*")) if entry.is_symlink()]
+        if linked:
+            raise CheckpointError(
+                expected("checkpoint", str(path), "to hold no symbolic links", f"Remove {linked}.")
+            )
+        template = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _as_dict(like).items()}
+        tree = _read(path, template)
+        return jax.tree.unflatten(jax.tree.structure(like), [tree[name] for name in template])
+
+    def keep_only(self, epochs: Collection[int]) -> None:
+        """Deletes the checkpoints of all other epochs."""
+        for epoch in set(self.epochs()).difference(epochs):
+            shutil.rmtree(self._path(epoch))
+
+    def _path(self, epoch: int) -> Path:
+        return self.directory / str(epoch)
+
+
+def _read(path: Path, template: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    remedy = "Delete this directory: the same command then trains from the newest sound checkpoint before it."
+    try:
+        metadata = ocp.metadata(str(path))
+        differing = _differences(metadata.metadata, template)
+        tree = ocp.load(str(path), template) if not differing else {}
+    except Exception as error:  # Orbax raises many types; the truth is often in the cause.
+        problem = expected("checkpoint", str(path), "to be readable", remedy)
+        raise CheckpointError(f"{problem} Orbax: {error.__cause__ or error}") from error
+    if differing:
+        # Checked by hand: Orbax would cast a differing type silently.
+        allowed = f"to hold this network's state, but these differ: {'; '.join(differing[:5])}"
+        raise CheckpointError(expected("checkpoint", str(path), allowed, remedy))
+    if {"sha256": digest(tree)} != metadata.custom_metadata:
+        raise CheckpointError(expected("checkpoint", str(path), "to match its stored SHA-256", remedy))
+    return tree
+
+
+def _differences(stored: dict[str, Any], template: dict[str, np.ndarray]) -> list[str]:
+    found = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in stored.items()}
+    wanted = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in template.items()}
+    return [
+        f"{name} is {found.get(name, 'absent')}, expected {wanted.get(name, 'absent')}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+
+
+def _as_dict(tree: Any) -> dict[str, Any]:
+    """Leaves by path: readable by plain Orbax without this package's classes."""
+    return {path_name(path).replace("/", "."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

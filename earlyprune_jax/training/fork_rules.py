@@ -1,0 +1,156 @@
+"""What learning rates a fork trains with, by name; and the trunk's own, by the same type."""
+
+import dataclasses
+
+import numpy as np
+import optax
+
+from earlyprune_jax.spec import RunSpec, ScheduleSpec
+from earlyprune_jax.training import schedules
+from earlyprune_jax.validate import expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How one run trains: for how long, at which rates, with which momentum at its start.
+
+    `schedule` maps the run's own steps, from 0, to learning rates.
+    """
+
+    num_epochs: int
+    schedule: optax.Schedule
+    reset_momentum: bool
+
+
+def max_learning_rate(base: float, fork_epoch: int, num_epochs: int) -> float:
+    """Eq. (6) of paper A: base * (1 - 9 t / (10 T)), for a fork at epoch t of T.
+
+    Example:
+        >>> round(max_learning_rate(0.1, 60, 200), 6)
+        0.073
+    """
+    return base * (1 - 0.9 * fork_epoch / num_epochs)
+
+
+def trunk(spec: RunSpec, steps_per_epoch: int) -> Training:
+    """The dense run's training."""
+    schedule = schedules.make(
+        spec.schedule,
+        max_learning_rate=spec.optim.learning_rate,
+        num_epochs=spec.train.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    return Training(spec.train.num_epochs, schedule, reset_momentum=False)
+
+
+def paper_a(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
+    """Paper A: Eq. (6)'s maximum, the schedule restarted over the remaining T - t epochs.
+
+    The exponential schedule keeps its decay per epoch, so late forks end at higher rates than
+    early ones: a confound of "early is best", which `matched_anneal` removes.
+    """
+    return _restarted(spec, spec.schedule, _maximum(spec, fork_epoch), fork_epoch, steps_per_epoch)
+
+
+def matched_anneal(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
+    """Eq. (6)'s maximum, but the last step runs at the trunk's final learning rate.
+
+    Exponential: the decay rate is refitted. Cosine, linear: the end value is the trunk's. Step:
+    boundaries move in proportion to the fork's length and the factor is refitted. A fork too
+    short to change its rate trains at the final one throughout.
+    """
+    maximum, final = _maximum(spec, fork_epoch), trunk_final_learning_rate(spec, steps_per_epoch)
+    num_epochs = spec.train.num_epochs - fork_epoch
+    fitted = _fit(spec, maximum, final, num_epochs, steps_per_epoch)
+    if fitted is None:
+        return Training(num_epochs, optax.constant_schedule(final), reset_momentum=True)
+    return _restarted(spec, fitted, maximum, fork_epoch, steps_per_epoch)
+
+
+def continued(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
+    """The trunk's schedule and momentum go on as if nothing had been pruned."""
+    dense = trunk(spec, steps_per_epoch)
+    offset = fork_epoch * steps_per_epoch
+    return Training(
+        dense.num_epochs - fork_epoch, lambda step: dense.schedule(step + offset), reset_momentum=False
+    )
+
+
+def constant(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
+    """Paper B: a fixed rate for a fixed number of epochs, a fresh optimizer."""
+    del fork_epoch, steps_per_epoch
+    schedule = optax.constant_schedule(spec.fork.constant_learning_rate)
+    return Training(spec.fork.constant_num_epochs, schedule, reset_momentum=True)
+
+
+RULES = {"paper_a": paper_a, "matched_anneal": matched_anneal, "continue": continued, "constant": constant}
+
+
+def trunk_final_learning_rate(spec: RunSpec, steps_per_epoch: int) -> float:
+    """The rate of the trunk's last step."""
+    last_step = spec.train.num_epochs * steps_per_epoch - 1
+    return np.asarray(trunk(spec, steps_per_epoch).schedule(last_step)).item()
+
+
+def check(spec: RunSpec, steps_per_epoch: int) -> list[str]:
+    """Forks whose learning rate would rise instead of fall, or that would not train at all."""
+    problems = []
+    num_epochs = spec.train.num_epochs
+    for rule in spec.fork.rules:
+        latest = num_epochs if rule == "constant" else num_epochs - 1
+        beyond = [epoch for epoch in spec.fork.epochs if epoch > latest]
+        if beyond:
+            remedy = (
+                f"The trunk has train.num_epochs={num_epochs}, and forks of rule {rule!r} train what remains."
+            )
+            remedy = remedy if rule != "constant" else f"The trunk has train.num_epochs={num_epochs}."
+            problems.append(expected("fork.epochs", spec.fork.epochs, f"to be at most {latest}", remedy))
+    ends = {
+        "matched_anneal": trunk_final_learning_rate(spec, steps_per_epoch),
+        "paper_a": spec.schedule.end_learning_rate if spec.schedule.name in ("cosine", "linear") else 0.0,
+    }
+    for rule in ends.keys() & set(spec.fork.rules):
+        rising = [
+            t for t in spec.fork.epochs if t < num_epochs and _maximum(spec, t) < ends[rule] * (1 - 1e-6)
+        ]
+        if rising:
+            allowed = f"to leave Eq. (6)'s maximum above the final rate {ends[rule]:.4g} of rule {rule!r}"
+            remedy = f"The rate would rise in forks at {rising}. Fork earlier, or lower the final rate."
+            problems.append(expected("fork.epochs", spec.fork.epochs, allowed, remedy))
+    return problems
+
+
+def _maximum(spec: RunSpec, fork_epoch: int) -> float:
+    return max_learning_rate(spec.optim.learning_rate, fork_epoch, spec.train.num_epochs)
+
+
+def _restarted(
+    spec: RunSpec, schedule: ScheduleSpec, maximum: float, fork_epoch: int, steps_per_epoch: int
+) -> Training:
+    num_epochs = spec.train.num_epochs - fork_epoch
+    made = schedules.make(
+        schedule, max_learning_rate=maximum, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    return Training(num_epochs, made, reset_momentum=True)
+
+
+def _fit(
+    spec: RunSpec, maximum: float, final: float, num_epochs: int, steps_per_epoch: int
+) -> ScheduleSpec | None:
+    """The trunk's schedule with parameters such that it falls from `maximum` to `final`."""
+    schedule = spec.schedule
+    epochs_of_decay = num_epochs - (1 if schedule.per == "epoch" else 1 / steps_per_epoch)
+    if schedule.name == "exponential" and epochs_of_decay:
+        return dataclasses.replace(
+            schedule, exponential_decay_rate=(final / maximum) ** (1 / epochs_of_decay)
+        )
+    if schedule.name in ("cosine", "linear") and epochs_of_decay:
+        return dataclasses.replace(schedule, end_learning_rate=final)
+    if schedule.name == "step":
+        scale = num_epochs / spec.train.num_epochs
+        moved = {round(epoch * scale) for epoch in schedule.step_boundaries_epochs}
+        boundaries = tuple(sorted(epoch for epoch in moved if 1 <= epoch < num_epochs))
+        if boundaries:
+            factor = (final / maximum) ** (1 / len(boundaries))
+            return dataclasses.replace(schedule, step_boundaries_epochs=boundaries, step_factor=factor)
+    return None

@@ -1,0 +1,129 @@
+"""One run, trunk or fork: epochs trained, measured, saved and recorded, from where it stopped."""
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from earlyprune_jax import pruning
+from earlyprune_jax.training import schedules
+from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
+from earlyprune_jax.training.engine import Engine, on_device
+from earlyprune_jax.training.fork_rules import Training
+from earlyprune_jax.training.records import RunRecords
+from earlyprune_jax.training.state import TrainState
+from earlyprune_jax.training.steps import NEVER
+
+Report = Callable[[dict[str, Any]], None]
+"""Called with every finished epoch's entry, old ones included when a run is resumed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SavePolicy:
+    """When a run's state is saved, and which saves stay.
+
+    Attributes:
+        seconds: the least time between saves; 0 = the initial state and every epoch. The last
+            epoch is always saved.
+        keep: epochs whose checkpoints stay beside the newest; None = all.
+    """
+
+    seconds: float
+    keep: frozenset[int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run's parts.
+
+    Attributes:
+        training: length, schedule, momentum.
+        first_epoch: epochs of the trunk that lie behind the run's start; 0 for a trunk.
+        initial: makes the state at the run's start.
+        measure: whether signals are measured after every epoch.
+    """
+
+    training: Training
+    first_epoch: int
+    initial: Callable[[], TrainState]
+    measure: bool
+    save: SavePolicy
+
+
+def train(
+    engine: Engine, run: Run, records: RunRecords, store: CheckpointStore, report: Report
+) -> dict[str, Any]:
+    """Trains a run to its end and returns its result; an interrupted one goes on where it stopped.
+
+    On one machine, an interrupted and resumed run is bitwise equal to an uninterrupted one:
+    it restarts at an epoch boundary from a saved state, and randomness is a function of
+    (key, step).
+
+    Returns:
+        {"status": "finished" | "diverged", "epoch", "step", "achieved_sparsity"}; also written
+        to result.json. A run diverges at its first step with a non-finite loss and stops.
+    """
+    state, done = _resume(engine, run, records, store)
+    for entry in records.epochs():
+        report(entry)
+    sparsity = pruning.sparsity(state.mask, engine.prunable)
+    saved_at = time.monotonic()
+    for index in range(done, run.training.num_epochs):
+        started, epoch = time.monotonic(), run.first_epoch + index + 1
+        rates = schedules.rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
+        state, trained, first_nonfinite_step = engine.train_epoch(state, rates)
+        if first_nonfinite_step != NEVER:
+            return _finish(records, "diverged", epoch, first_nonfinite_step, sparsity)
+        entry = {
+            "epoch": epoch,
+            "step": int(state.step),
+            "learning_rate": float(rates[-1]),
+        }
+        entry |= _named("train", trained)
+        for split in ("validation", "test"):
+            entry |= _named(split, engine.evaluate(state, split))
+        if run.measure:
+            entry["signals"] = engine.measure(state, epoch)
+        is_last = index + 1 == run.training.num_epochs
+        if is_last or time.monotonic() - saved_at >= run.save.seconds:
+            _save(run.save, store, epoch, state)
+            saved_at = time.monotonic()
+        records.append(entry | {"seconds": time.monotonic() - started})
+        report(records.epochs()[-1])
+    return _finish(records, "finished", run.first_epoch + run.training.num_epochs, int(state.step), sparsity)
+
+
+def _resume(engine: Engine, run: Run, records: RunRecords, store: CheckpointStore) -> tuple[TrainState, int]:
+    """The newest sound state that its records reach, and how many epochs it has behind it."""
+    recorded = run.first_epoch + len(records.epochs())
+    initial = run.initial()
+    for epoch in sorted(store.epochs(), reverse=True):
+        if run.first_epoch < epoch <= recorded:
+            try:
+                state = on_device(store.restore(epoch, initial))
+            except CheckpointError as error:
+                warnings.warn(f"{error} Going back to an older checkpoint.", stacklevel=2)
+                continue
+            records.truncate(epoch - run.first_epoch)
+            return state, epoch - run.first_epoch
+    records.truncate(0)
+    if run.save.seconds == 0:
+        _save(run.save, store, run.first_epoch, initial)
+    return initial, 0
+
+
+def _save(policy: SavePolicy, store: CheckpointStore, epoch: int, state: TrainState) -> None:
+    store.save(epoch, state)
+    if policy.keep is not None:
+        store.keep_only(policy.keep | {epoch})
+
+
+def _named(prefix: str, measured: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}_{name}": measured[name] for name in ("loss", "accuracy")}
+
+
+def _finish(records: RunRecords, status: str, epoch: int, step: int, sparsity: float) -> dict[str, Any]:
+    result = {"status": status, "epoch": epoch, "step": step, "achieved_sparsity": sparsity}
+    records.finish(result)
+    return result

@@ -1,0 +1,90 @@
+"""The training state, and the random streams derived from its key."""
+
+import dataclasses
+import enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from earlyprune_jax.array_types import Array, Mask, Params, PRNGKey, Variables
+from earlyprune_jax.pruning import masks
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a run needs to go on, as arrays only.
+
+    `step` counts from the start of the trunk, also in forks, so that batch order and
+    augmentation, functions of (key, step), never repeat what the trunk has seen.
+    """
+
+    step: Array
+    params: Params
+    batch_stats: Any
+    opt_state: Any
+    mask: Mask
+    key: PRNGKey
+
+
+class Stream(enum.IntEnum):
+    """Independent uses of a run's key."""
+
+    INIT = 0
+    ORDER = 1
+    AUGMENT = 2
+    SIGNAL = 3
+    REPLICATE = 4
+
+
+def stream_key(key: PRNGKey, stream: Stream, index: Any = 0) -> PRNGKey:
+    """The key of one use of randomness: a function of (run key, use, step or epoch)."""
+    return jax.random.fold_in(jax.random.fold_in(key, stream), index)
+
+
+def create(variables: Variables, optimizer: optax.GradientTransformation, key: PRNGKey) -> TrainState:
+    """The state of a trunk before its first step: dense, step 0."""
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+        mask=masks.full(params),
+        key=key,
+    )
+
+
+def fork(
+    state: TrainState,
+    mask: Mask,
+    optimizer: optax.GradientTransformation,
+    *,
+    replicate: int,
+    reset_momentum: bool,
+) -> TrainState:
+    """Prunes a trunk's state; weights, BN statistics and step carry over.
+
+    Args:
+        state: the trunk after the fork epoch.
+        mask: True = kept.
+        optimizer: used for a fresh optimizer state, or to find the momenta in the old one.
+        replicate: 0 keeps the trunk's key; others draw their own data order and augmentation.
+        reset_momentum: start with zero momentum (paper A) or carry it over, masked.
+
+    Returns:
+        A state whose removed weights and momenta are exactly 0.
+    """
+    params = masks.apply(mask, state.params)
+    opt_state = optimizer.init(params) if reset_momentum else mask_moments(optimizer, mask, state.opt_state)
+    key = stream_key(state.key, Stream.REPLICATE, replicate) if replicate else state.key
+    return dataclasses.replace(state, params=params, opt_state=opt_state, mask=mask, key=key)
+
+
+def mask_moments(optimizer: optax.GradientTransformation, mask: Mask, opt_state: Any) -> Any:
+    """Sets the removed entries of every params-shaped tree inside an Optax state to 0."""
+    return optax.tree_utils.tree_map_params(
+        optimizer, lambda moment, keep: jnp.where(keep, moment, jnp.zeros_like(moment)), opt_state, mask
+    )

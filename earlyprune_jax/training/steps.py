@@ -1,0 +1,94 @@
+"""The three steps that are compiled: train, evaluate, measure. One train step serves trunk and forks."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from earlyprune_jax.pruning import masks
+from earlyprune_jax.signals import Signal
+from earlyprune_jax.training.execution import Step
+from earlyprune_jax.training.state import Stream, TrainState, mask_moments, stream_key
+from earlyprune_jax.training.tasks import Sums, Task
+
+NEVER = -1
+"""`first_nonfinite_step` of a run whose losses were all finite."""
+
+
+def zero_train_sums() -> Sums:
+    """Sums before an epoch's first step."""
+    return {**zero_sums(), "first_nonfinite_step": jnp.full((), NEVER, jnp.int32)}
+
+
+def zero_sums() -> Sums:
+    """Sums before the first batch of an evaluation."""
+    return {name: jnp.zeros(()) for name in ("loss", "correct", "count")}
+
+
+def train_step(task: Task, optimizer: optax.GradientTransformation) -> Step:
+    """One step: ((state, sums), (indices [B], learning rate), train split) -> (state, sums).
+
+    Guarantees that removed weights and their momenta are exactly 0 afterwards, whatever the
+    optimizer. The mask and the learning rate are arguments, so trunk and forks share it.
+    """
+
+    def step(carry: tuple[TrainState, Sums], inputs: tuple[Any, Any], split: Any):
+        state, sums = carry
+        indices, learning_rate = inputs
+        batch = task.batch(split, indices, stream_key(state.key, Stream.AUGMENT, state.step))
+        gradient = jax.value_and_grad(task.train_loss, has_aux=True)
+        (loss, (added, batch_stats)), grads = gradient(state.params, state.batch_stats, batch)
+        updates, opt_state = optimizer.update(masks.apply(state.mask, grads), state.opt_state, state.params)
+        updates = jax.tree.map(lambda update: -learning_rate * update, updates)
+        new_state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=masks.apply(state.mask, optax.apply_updates(state.params, updates)),
+            batch_stats=batch_stats,
+            opt_state=mask_moments(optimizer, state.mask, opt_state),
+        )
+        return new_state, _add(sums, added, loss, state.step)
+
+    return step
+
+
+def _add(sums: Sums, added: Sums, loss: jax.Array, step: jax.Array) -> Sums:
+    first = sums["first_nonfinite_step"]
+    is_first = ~jnp.isfinite(loss) & (first == NEVER)
+    totals = {name: sums[name] + value for name, value in added.items()}
+    return {**totals, "first_nonfinite_step": jnp.where(is_first, step, first)}
+
+
+def eval_step(task: Task) -> Step:
+    """One batch: (sums, (indices [B], weights [B]), (params, batch_stats, split)) -> sums."""
+
+    def step(sums: Sums, inputs: tuple[Any, Any], constants: tuple[Any, Any, Any]):
+        indices, weights = inputs
+        params, batch_stats, split = constants
+        added = task.eval_sums(params, batch_stats, task.batch(split, indices, None), weights)
+        return {name: sums[name] + value for name, value in added.items()}
+
+    return step
+
+
+def signal_step(task: Task, signal: Signal, *, augment: bool) -> Step:
+    """One probe batch: (sums, (indices, weights, number, pass), constants) -> sums.
+
+    The constants are (params, batch_stats, split, key).
+    """
+
+    def step(sums: Any, inputs: tuple[Any, Any, Any, Any], constants: tuple[Any, Any, Any, Any]):
+        indices, weights, number, pass_index = inputs
+        params, batch_stats, split, key = constants
+        augment_key, label_key = jax.random.split(jax.random.fold_in(key, number))
+        batch = {**task.batch(split, indices, augment_key if augment else None), "weights": weights}
+
+        def log_probs(p, examples):
+            return task.log_probs(p, batch_stats, examples)
+
+        added = signal.batch_sums(log_probs, params, batch, label_key, pass_index)
+        return jax.tree.map(jnp.add, sums, added)
+
+    return step

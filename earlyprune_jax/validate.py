@@ -1,0 +1,103 @@
+"""One wording for every error: the thing, its value, what is allowed, the remedy.
+
+Checks return text instead of raising, so that a caller can gather every problem
+before it stops; `InvalidInput` carries them all to the user at once.
+"""
+
+import difflib
+import math
+import os.path
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Check = Callable[[Any], str | None]
+"""Takes a value; returns what is allowed if the value is not, else None."""
+
+
+class InvalidInput(ValueError):
+    """What the user gave cannot be used; `problems` lists every reason found.
+
+    Example:
+        >>> InvalidInput(["Expected a.b=2 in [0, 1)."]).problems
+        ('Expected a.b=2 in [0, 1).',)
+    """
+
+    def __init__(self, problems: Iterable[str]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
+    """The sentence every error is built from.
+
+    Example:
+        >>> expected("pruning.sparsity", 1.2, "in [0, 1)", "Give the fraction removed.")
+        'Expected pruning.sparsity=1.2 in [0, 1). Give the fraction removed.'
+    """
+    return f"Expected {thing}={value!r} {allowed}. {remedy}".rstrip()
+
+
+def nearest(value: str, choices: Iterable[str]) -> str:
+    """A hint that names the choice closest to `value`, or nothing.
+
+    Example:
+        >>> nearest("resnet2O", ["resnet20", "resnet18"])
+        "Did you mean 'resnet20'?"
+    """
+    close = difflib.get_close_matches(str(value), list(choices), n=5, cutoff=0.5)
+    # Names often differ in their last digit: a longer common beginning breaks ties.
+    ranked = sorted(
+        close, key=lambda name: (-_likeness(value, name), -len(os.path.commonprefix([value, name])))
+    )
+    return f"Did you mean {ranked[0]!r}?" if ranked else ""
+
+
+def _likeness(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, second, first).ratio()
+
+
+def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:
+    """The error for a name that is none of `choices`: lists them and names the nearest."""
+    return expected(thing, value, f"to be one of {', '.join(choices)}", nearest(value, choices))
+
+
+def one_of(*choices: str) -> Check:
+    """A check that passes the given names only."""
+
+    def check(value: Any) -> str | None:
+        if value in choices:
+            return None
+        return f"to be one of {', '.join(choices)}. {nearest(value, choices)}".rstrip(". ")
+
+    return check
+
+
+def within(low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Check:
+    """A check that a finite number lies in an interval; ends belong to it unless opened."""
+    open_high = open_high or high == math.inf
+    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+
+    def check(value: float) -> str | None:
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+        return None if math.isfinite(value) and above and below else f"in {interval}"
+
+    return check
+
+
+def each(check: Check, *, at_least: int = 0, unique: bool = True) -> Check:
+    """A check that a tuple's elements all pass `check`, are enough, and differ from one another."""
+
+    def check_all(values: Sequence[Any]) -> str | None:
+        if len(values) < at_least:
+            return f"to have at least {at_least} element{'s' if at_least > 1 else ''}"
+        if unique and len(set(values)) < len(values):
+            return "to have no element twice"
+        failed = next((allowed for allowed in map(check, values) if allowed), None)
+        return f"to have every element {failed}" if failed else None
+
+    return check_all
+
+
+def anything(_: Any) -> None:
+    """A check that passes everything: the type alone decides."""

@@ -1,0 +1,117 @@
+"""A workdir: which experiment it holds, what made it, and that one process at a time writes it."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from earlyprune_jax import __version__
+from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.training.records import read_json, write_json
+from earlyprune_jax.validate import InvalidInput, expected
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tensorflow-datasets",
+    "scikit-learn",
+)
+
+
+def check(workdir: Path, spec: RunSpec) -> list[str]:
+    """Why this experiment cannot live in this directory; an empty or absent one is always fine."""
+    if workdir.exists() and not workdir.is_dir():
+        return [expected("--workdir", str(workdir), "to be a directory", "It is a file.")]
+    held = read_json(workdir / "config.json")
+    if held is None or held == spec.to_dict():
+        return []
+    differing = [
+        f"  {name}: {old!r} there, {new!r} now" for name, old, new in _differences(held, spec.to_dict())
+    ]
+    remedy = "Choose another --workdir, or the config that was used there. Differing keys:\n"
+    return [expected("--workdir", str(workdir), "to hold the same experiment", remedy + "\n".join(differing))]
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for this process; two writers would corrupt each other's checkpoints.
+
+    Raises:
+        InvalidInput: another process holds it.
+    """
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            remedy = "Wait for it, stop it, or choose another directory."
+            raise InvalidInput(
+                [expected("--workdir", str(workdir), "not to be in use by another process", remedy)]
+            ) from error
+        yield
+
+
+def describe(workdir: Path, spec: RunSpec, *, form: str, data_digest: str) -> None:
+    """Writes config.json, and adds this session's versions and hardware to env.json."""
+    write_json(workdir / "config.json", spec.to_dict())
+    sessions = read_json(workdir / "env.json") or []
+    write_json(
+        workdir / "env.json", [*sessions, environment() | {"execution": form, "data_sha256": data_digest}]
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, command and time: what made the results."""
+    device = jax.devices()[0]
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {"earlyprune-jax": __version__} | {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "num_cpus": os.cpu_count(),
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "num_devices": jax.device_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def _differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    flat = [
+        {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+        for tree in (held, wanted)
+    ]
+    names = sorted(flat[0].keys() | flat[1].keys())
+    return [
+        (name, flat[0].get(name), flat[1].get(name))
+        for name in names
+        if flat[0].get(name) != flat[1].get(name)
+    ]

@@ -1,0 +1,120 @@
+import workdirs
+
+from earlyprune_jax.analysis import figures, results, summary
+
+
+def flat(workdir) -> str:
+    """The summary as one line, so that wrapping does not matter."""
+    return " ".join(summary.summarize(workdir).split())
+
+
+def write_experiment(workdir, cells, dense, *, validation=None, signals=None):
+    """cells: fork epoch -> test accuracy by seed; validation likewise."""
+    workdirs.write_config(workdir, num_epochs=4)
+    for seed, accuracy in enumerate(dense):
+        made = workdirs.records(0, [accuracy] * 4, signals=signals)
+        workdirs.write_trunk(workdir, seed, made, last_epoch=4, result=workdirs.finished(4))
+    for epoch, by_seed in cells.items():
+        for seed, accuracy in enumerate(by_seed):
+            chosen = None if validation is None else [validation[epoch][seed]]
+            made = workdirs.records(3, [accuracy], validation_accuracy=chosen)
+            workdirs.write_fork(workdir, seed, epoch, made, last_epoch=4, result=workdirs.finished(4))
+
+
+CELLS = {1: (0.70, 0.72, 0.74), 2: (0.90, 0.92, 0.94), 3: (0.91, 0.90, 0.92)}
+DENSE = (0.95, 0.96, 0.97)
+
+
+def test_best_fork_epoch_with_mean_std_and_paired_difference(tmp_path):
+    # Seed differences to dense at epoch 2: -5, -4, -3 points.
+    write_experiment(tmp_path, CELLS, DENSE)
+    text = flat(tmp_path)
+    assert "Runs: 12 finished, 0 diverged, 0 skipped." in text
+    assert "96.00 +- 1.00 % test accuracy at the last epoch (mean +- std, n = 3)" in text
+    assert "Best of 3 fork epochs: 2, test accuracy 92.00 +- 2.00 % (n = 3)." in text
+    assert "selected on test" in text
+    assert "Against dense: -4.00 points +- 1.00 (std of the 3 per-seed differences)." in text
+    assert "Worst fork epoch: 1, test accuracy 72.00 +- 2.00 % (n = 3); 20.00 points" in text
+
+
+def test_a_lead_within_the_noise_is_called_that(tmp_path):
+    # 2 against 3: -1, +2, +2 points: mean 1, std sqrt(3), half width 4.303 * sqrt(3) / sqrt(3).
+    write_experiment(tmp_path, CELLS, DENSE)
+    text = flat(tmp_path)
+    assert "Runner-up: 3; the best leads by 1.00 points of test accuracy, less than the noise" in text
+    assert "(+- 4.30, 95 %, 3 seeds): which of the two is better is not settled." in text
+
+
+def test_a_lead_beyond_the_noise_is_called_that(tmp_path):
+    write_experiment(tmp_path, {1: (0.70, 0.72, 0.74), 2: (0.90, 0.92, 0.945)}, DENSE)
+    assert "the best leads by 20.17 points of test accuracy, more than the noise" in flat(tmp_path)
+
+
+def test_validation_chooses_and_test_is_reported(tmp_path):
+    validation = {1: (0.1, 0.1, 0.1), 2: (0.5, 0.5, 0.5), 3: (0.6, 0.6, 0.6)}
+    write_experiment(tmp_path, CELLS, DENSE, validation=validation)
+    text = flat(tmp_path)
+    assert "selected on mean validation accuracy" in text
+    assert "selected on test" not in text
+    assert "Best of 3 fork epochs: 3, test accuracy 91.00 +- 1.00 % (n = 3)." in text
+    assert "It is the latest one tried" in text
+    assert "the best leads by 10.00 points of validation accuracy" in text
+
+
+def test_one_seed_claims_no_noise(tmp_path):
+    write_experiment(tmp_path, {1: (0.7,), 2: (0.9,)}, (0.95,))
+    text = flat(tmp_path)
+    assert "95.00 % test accuracy at the last epoch (one seed)" in text
+    assert "Against dense: -5.00 points (one seed: no estimate of the noise)." in text
+    assert "With one seed the noise is unknown" in text
+
+
+def test_an_interior_peak_is_named_with_its_distance(tmp_path):
+    signals = [{"fisher_trace": value} for value in (1.0, 2.0, 186.0, 3.0)]
+    write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    text = flat(tmp_path)
+    assert "tr(F), conv kernels: peak at epoch 3 (186); single seeds: 3." in text
+    assert "Signal maxima relative to this epoch: tr(F) 1 epoch after." in text
+
+
+def test_an_edge_is_not_called_a_peak(tmp_path):
+    signals = [{"kl_uniform_bits": value, "x": -value} for value in (1.0, 2.0, 3.0, 4.0)]
+    write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    text = flat(tmp_path)
+    assert "largest at the last epoch, 4 (4.00 bits): an edge, so no peak was reached" in text
+    assert "x: largest at the first epoch, 1 (-1.00): an edge, not an interior peak" in text
+    assert "KL_uniform 2 epochs after (an edge, no peak), x 1 epoch before (an edge, no peak)" in text
+
+
+def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
+    write_experiment(tmp_path, CELLS, DENSE)
+    diverged = {"status": "diverged", "epoch": 3, "step": 21, "achieved_sparsity": 0.97, "reason": "nan"}
+    workdirs.write_fork(tmp_path, 8, 2, [], result=diverged)
+    workdirs.write_fork(tmp_path, 9, 2, workdirs.records(2, [0.1]))
+    text = flat(tmp_path)
+    assert "Runs: 12 finished, 1 diverged, 0 skipped, 1 unfinished (not in results.csv)." in text
+    assert "Not in these numbers: epoch 2 seed 8 diverged, epoch 2 seed 9 unfinished." in text
+    assert "Best of 3 fork epochs: 2, test accuracy 92.00 +- 2.00 % (n = 3)." in text
+
+
+def test_files_are_listed_once_they_exist(tmp_path):
+    write_experiment(tmp_path, CELLS, DENSE)
+    assert "Files in" not in flat(tmp_path)
+    results.write_tables(tmp_path)
+    figures.draw_accuracy_vs_fork_epoch(tmp_path)
+    assert "results.csv, signals.csv, figures/accuracy_vs_fork_epoch.png" in flat(tmp_path)
+
+
+def test_nothing_finished_reads_sensibly(tmp_path):
+    assert summary.summarize(tmp_path) == "Runs: none yet."
+    workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]))
+    assert summary.summarize(tmp_path) == (
+        "Runs: 0 finished, 0 diverged, 0 skipped, 1 unfinished (not in results.csv).\n"
+        "No dense run has finished yet."
+    )
+
+
+def test_lines_fit_in_100_characters(tmp_path):
+    signals = [{"fisher_trace": value, "kl_uniform_bits": value} for value in (1.0, 2.0, 4.0, 3.0)]
+    write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    assert max(len(line) for line in summary.summarize(tmp_path).splitlines()) <= 100

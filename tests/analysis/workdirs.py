@@ -1,0 +1,116 @@
+"""Hand-made workdirs: the files an experiment leaves, with numbers chosen by the test."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_config(workdir: Path, *, num_epochs: int = 40) -> None:
+    sections = {
+        "data": {"name": "digits"},
+        "model": {"name": "resnet8"},
+        "train": {"num_epochs": num_epochs},
+        "pruning": {"layers": "conv_kernels"},
+        "signals": {"fisher_layers": "conv_kernels"},
+    }
+    (workdir / "config.json").write_text(json.dumps(sections))
+
+
+def records(
+    first_epoch: int,
+    test_accuracy: Sequence[float],
+    *,
+    validation_accuracy: Sequence[float] | None = None,
+    signals: Sequence[Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """One record an epoch after `first_epoch`; the other metrics follow from the epoch."""
+    made = []
+    for index, accuracy in enumerate(test_accuracy):
+        epoch = first_epoch + index + 1
+        validation = None if validation_accuracy is None else validation_accuracy[index]
+        record = {
+            "epoch": epoch,
+            "step": 9 * epoch,
+            "learning_rate": 0.1 / epoch,
+            "train_loss": 1.0 / epoch,
+            "train_accuracy": 0.99,
+            "validation_loss": None if validation is None else 0.5,
+            "validation_accuracy": validation,
+            "test_loss": 0.25,
+            "test_accuracy": accuracy,
+            "seconds": 0.5,
+        }
+        made.append(record if signals is None else {**record, "signals": signals[index]})
+    return made
+
+
+def write_trunk(
+    workdir: Path,
+    seed: int,
+    run_records: Iterable[dict[str, Any]],
+    *,
+    last_epoch: int = 40,
+    result: dict[str, Any] | None = None,
+) -> Path:
+    description = {
+        "kind": "trunk",
+        "trunk_seed": seed,
+        **dict.fromkeys(("fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate")),
+        "first_epoch": 0,
+        "last_epoch": last_epoch,
+    }
+    return _write(workdir / "trunks" / f"seed-{seed}", description, run_records, result)
+
+
+def write_fork(
+    workdir: Path,
+    seed: int,
+    fork_epoch: int,
+    run_records: Iterable[dict[str, Any]],
+    *,
+    sparsity: float = 0.97,
+    scope: str = "global",
+    rule: str = "paper_a",
+    replicate: int = 0,
+    last_epoch: int = 40,
+    result: dict[str, Any] | None = None,
+) -> Path:
+    description = {
+        "kind": "fork",
+        "trunk_seed": seed,
+        "fork_epoch": fork_epoch,
+        "criterion": "magnitude",
+        "scope": scope,
+        "sparsity": sparsity,
+        "rule": rule,
+        "replicate": replicate,
+        "first_epoch": fork_epoch,
+        "last_epoch": last_epoch,
+    }
+    name = f"seed-{seed}_epoch-{fork_epoch}_magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
+    return _write(workdir / "forks" / name, description, run_records, result)
+
+
+def finished(epoch: int = 40, achieved_sparsity: float = 0.0) -> dict[str, Any]:
+    return {
+        "status": "finished",
+        "epoch": epoch,
+        "step": 9 * epoch,
+        "achieved_sparsity": achieved_sparsity,
+        "reason": None,
+    }
+
+
+def _write(
+    directory: Path,
+    description: dict[str, Any],
+    run_records: Iterable[dict[str, Any]],
+    result: dict[str, Any] | None,
+) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "run.json").write_text(json.dumps(description))
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in run_records))
+    if result is not None:
+        (directory / "result.json").write_text(json.dumps(result))
+    return directory

@@ -1,0 +1,35 @@
+"""Settings and small experiments shared by all tests."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny import tiny_experiment
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory) -> Path:
+    """40 + 16 grey 8x8 images of two classes, bright top or bright bottom, with noise."""
+    rng = np.random.default_rng(0)
+
+    def images(num):
+        labels = np.arange(num) % 2
+        pixels = rng.integers(0, 120, (num, 8, 8, 1))
+        pixels[labels == 0, :4] += 100
+        pixels[labels == 1, 4:] += 100
+        return pixels.astype(np.uint8), labels
+
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    (x_train, y_train), (x_test, y_test) = images(40), images(16)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path
+
+
+@pytest.fixture
+def tiny_config(tiny_npz) -> ConfigDict:
+    """A whole experiment in seconds."""
+    return tiny_experiment(tiny_npz)

@@ -1,0 +1,92 @@
+"""Specs and small CIFAR look-alikes that the tests of `earlyprune_jax.data` share."""
+
+import dataclasses
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from earlyprune_jax.data.archive import ARCHIVES, Archive
+from earlyprune_jax.data.prepare import prepare
+from earlyprune_jax.spec import DataSpec
+
+CHANNELS = {"cifar10": 3, "cifar100": 3}
+CLASSES = {"cifar10": 10, "cifar100": 100}
+
+
+@dataclasses.dataclass(frozen=True)
+class Official:
+    """An archive on disk in the official format, and the arrays it was made from."""
+
+    facts: Archive
+    file: Path
+    images: dict[str, np.ndarray]
+    labels: dict[str, dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A TFDS directory made from an `Official` archive."""
+
+    data_dir: Path
+    path: Path
+    official: Official
+
+
+def make_spec(name: str = "digits", **changes) -> DataSpec:
+    """A valid spec of a source with the given keys changed."""
+    channels = CHANNELS.get(name, 1)
+    spec = DataSpec(
+        name=name,
+        data_dir="",
+        num_classes=CLASSES.get(name, 10),
+        train_fraction=1.0,
+        validation_fraction=0.0,
+        test_fraction=1.0,
+        split_seed=0,
+        crop_padding=0,
+        horizontal_flip=False,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+def write_official(folder: Path, name: str, num_per_member: int) -> Official:
+    """Writes random images in the official binary layout, with its own checksum."""
+    rng = np.random.default_rng(0)
+    facts = ARCHIVES[name]
+    sizes = {"coarse_label": 20, "label": CLASSES[name]}
+    members, images, labels = {}, {}, {}
+    for split, names in (("train", facts.train_members), ("test", facts.test_members)):
+        num_images = num_per_member * len(names)
+        planes = rng.integers(0, 256, (num_images, 3, 32, 32), np.uint8)
+        images[split] = np.moveaxis(planes, 1, 3)
+        labels[split] = {
+            label: rng.permutation(np.arange(num_images) % sizes[label]).astype(np.uint8)
+            for label, _ in facts.labels
+        }
+        columns = [values[:, None] for values in labels[split].values()]
+        records = np.concatenate([*columns, planes.reshape(num_images, -1)], axis=1)
+        for i, member in enumerate(names):
+            members[member] = records[i * num_per_member : (i + 1) * num_per_member].tobytes()
+    for label, member in facts.labels:
+        members[member] = "".join(f"{label}_{i}\n" for i in range(sizes[label])).encode() + b"\n"
+    file = folder / f"{name}.tar.gz"
+    with tarfile.open(file, "w:gz") as tar:
+        for member, data in members.items():
+            info = tarfile.TarInfo(f"{facts.folder}/{member}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Official(dataclasses.replace(facts, sha256=sha256), file, images, labels)
+
+
+def write_prepared(folder: Path, name: str, num_per_member: int) -> Prepared:
+    """Prepares a TFDS directory from such an archive."""
+    official = write_official(folder, name, num_per_member)
+    data_dir = folder / "tfds"
+    path = prepare(name, data_dir, archive_file=official.file, archive=official.facts)
+    return Prepared(data_dir, path, official)

@@ -1,0 +1,139 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from earlyprune_jax import data
+from earlyprune_jax.validate import InvalidInput
+
+
+@pytest.fixture
+def spec_of(make_spec, tmp_path):
+    """Saves arrays and gives the spec that names the file."""
+
+    def save(arrays, **changes):
+        path = tmp_path / "images.npz"
+        np.savez(path, **arrays)
+        keys = {"num_classes": 3, "mean": (0.5,) * 2, "std": (0.25,) * 2} | changes
+        return make_spec(f"npz:{path}", **keys)
+
+    return save
+
+
+def only_problem(spec):
+    (problem,) = data.check(spec)
+    with pytest.raises(InvalidInput) as caught:
+        data.load(spec)
+    assert caught.value.problems == (problem,)
+    return problem
+
+
+def test_arrays_come_back_unchanged_with_int32_labels(spec_of, npz_arrays):
+    loaded = data.load(spec_of(npz_arrays))
+    assert loaded.validation is None and loaded.num_classes == 3
+    for name, split in (("train", loaded.train), ("test", loaded.test)):
+        assert np.array_equal(split.images, npz_arrays[f"x_{name}"])
+        assert np.array_equal(split.labels, npz_arrays[f"y_{name}"])
+        assert split.labels.dtype == np.int32
+
+
+def test_compressed_and_fortran_ordered_archives_are_read(make_spec, npz_arrays, tmp_path):
+    arrays = npz_arrays | {"x_train": np.asfortranarray(npz_arrays["x_train"])}
+    np.savez_compressed(tmp_path / "small.npz", **arrays)
+    spec = make_spec(f"npz:{tmp_path}/small.npz", num_classes=3, mean=(0.5,) * 2, std=(0.25,) * 2)
+    images = data.load(spec).train.images
+    assert images.flags.c_contiguous and np.array_equal(images, npz_arrays["x_train"])
+
+
+def test_missing_file_says_how_to_write_one(make_spec, tmp_path):
+    problem = only_problem(make_spec(f"npz:{tmp_path}/none.npz"))
+    assert "to name a file that exists" in problem and "numpy.savez(" in problem
+
+
+def test_no_path_is_refused(make_spec):
+    assert "to be npz:PATH" in only_problem(make_spec("npz:"))
+
+
+@pytest.mark.parametrize("damage", ["text", "npy", "cut"])
+def test_a_file_that_is_no_archive_is_refused(make_spec, npz_arrays, tmp_path, damage):
+    path = tmp_path / "broken.npz"
+    if damage == "text":
+        path.write_text("x_train = 1, 2, 3")
+    elif damage == "npy":
+        with path.open("wb") as file:
+            np.save(file, npz_arrays["x_train"])
+    else:
+        np.savez(path, **npz_arrays)
+        path.write_bytes(path.read_bytes()[:-100])
+    assert "to be a NumPy .npz archive (" in only_problem(make_spec(f"npz:{path}"))
+
+
+def test_flipped_image_bytes_are_found_when_they_are_read(spec_of, npz_arrays, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 64, 64, 2), np.uint8)
+    spec = spec_of(npz_arrays | {"x_train": images, "x_test": images[:9]})
+    path = tmp_path / "images.npz"
+    content = bytearray(path.read_bytes())
+    content[content.find(images[-1].tobytes()) + 5] ^= 1
+    path.write_bytes(bytes(content))
+    assert data.check(spec) == []
+    with pytest.raises(InvalidInput, match="undamaged archive .*CRC"):
+        data.load(spec)
+
+
+def test_an_array_shorter_than_its_header_says_is_refused(make_spec, npz_arrays, tmp_path):
+    path = tmp_path / "short.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, array in npz_arrays.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            content = member.getvalue()
+            archive.writestr(f"{key}.npy", content[:-1] if key == "x_test" else content)
+    assert "x_test is cut off: 647 bytes" in only_problem(make_spec(f"npz:{path}"))
+
+
+def test_all_missing_keys_are_named_at_once(spec_of, npz_arrays):
+    del npz_arrays["x_test"], npz_arrays["y_train"]
+    assert "to hold y_train, x_test too" in only_problem(spec_of(npz_arrays))
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "message"),
+    [
+        ("x_train", np.zeros((30, 6, 6, 2), np.float32), "'float32' to be uint8. Store pixels as 0 .. 255"),
+        ("x_train", np.zeros((30, 6, 6), np.uint8), "(30, 6, 6) to be [N, H, H, C]. Grey images"),
+        ("x_train", np.zeros((30, 6, 5, 2), np.uint8), "(30, 6, 5, 2) to have square images"),
+        ("x_train", np.zeros((0, 6, 6, 2), np.uint8), "to have no empty axis"),
+        ("y_train", np.arange(30) % 3 / 1.0, "'float64' to be an integer type"),
+        ("y_train", np.zeros((30, 3), np.int32), "(30, 3) to be [N]"),
+        ("y_train", np.arange(29) % 3, "length of"),
+        ("y_train", np.arange(30) % 5, "=[3, 4] in [0, 3). Set data.num_classes"),
+        ("y_test", np.arange(9) - 1, "=[-1, 3, '...', 7] in [0, 3)"),
+        ("y_test", np.full(9, 2**63, np.uint64), "in [0, 3)"),
+        ("x_test", np.zeros((9, 4, 4, 2), np.uint8), "(4, 4, 2) to be (6, 6, 2), as in x_train"),
+        ("y_train", np.array([{"class": 1}] * 30), "'object' to be an integer type"),
+    ],
+)
+def test_a_wrong_array_is_refused_by_name(spec_of, npz_arrays, key, array, message):
+    problem = only_problem(spec_of(npz_arrays | {key: array}))
+    assert message in problem and f":{key}" in problem
+
+
+def test_every_problem_of_an_archive_is_reported(spec_of, npz_arrays):
+    wrong = {"x_train": np.zeros((30, 6, 5, 2)), "y_test": np.zeros(9)}
+    problems = data.check(spec_of(npz_arrays | wrong, data_dir="somewhere"))
+    assert [
+        text for text in ("uint8", "square", "integer", "data.data_dir") if text in "\n".join(problems)
+    ] == [
+        "uint8",
+        "square",
+        "integer",
+        "data.data_dir",
+    ]
+    assert len(problems) == 4
+
+
+def test_a_class_without_images_is_legal(spec_of, npz_arrays):
+    spec = spec_of(npz_arrays, num_classes=4, validation_fraction=0.2)
+    assert data.check(spec) == []
+    assert len(data.load(spec).train) == 24

@@ -1,0 +1,225 @@
+"""Configs: every problem at once, in one wording, before anything is compiled or written."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import digits
+from earlyprune_jax import config, main
+from earlyprune_jax.validate import InvalidInput
+
+MINIMAL = {"data.train_fraction": "0.5"}
+
+
+def problems(overrides: dict[str, str], base=None) -> tuple[str, ...]:
+    with pytest.raises(InvalidInput) as caught:
+        config.resolve(base or digits.get_config(), list(overrides.items()))
+    return caught.value.problems
+
+
+def test_overrides_are_read_as_the_type_of_their_key():
+    spec = config.resolve(
+        digits.get_config(),
+        [
+            ("optim.learning_rate", "5e-2"),
+            ("optim.nesterov", "true"),
+            ("train.seeds", "(3, 4)"),
+            ("pruning.sparsities", "0.5,0.9"),
+            ("fork.rules", "paper_a,matched_anneal"),
+            ("fork.epochs", "2"),
+        ],
+    )
+    assert spec.optim.learning_rate == 0.05
+    assert spec.optim.nesterov is True
+    assert spec.train.seeds == (3, 4)
+    assert spec.pruning.sparsities == (0.5, 0.9)
+    assert spec.fork.rules == ("paper_a", "matched_anneal")
+    assert spec.fork.epochs == (2,)
+
+
+def test_the_run_id_follows_the_content_only():
+    spec = config.resolve(digits.get_config())
+    same = config.resolve(digits.get_config(), [("optim.learning_rate", "0.10")])
+    other = config.resolve(digits.get_config(), [("optim.learning_rate", "0.11")])
+    assert spec.run_id() == same.run_id() != other.run_id()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.optim.learning_rate = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [
+        ("optim.learning_rate", "nan", "in (0, inf)"),
+        ("optim.learning_rate", "inf", "in (0, inf)"),
+        ("optim.learning_rate", "fast", "to be a number"),
+        ("optim.momentum", "1.0", "in [0, 1)"),
+        ("optim.lerning_rate", "0.1", "Did you mean 'optim.learning_rate'?"),
+        ("learning_rate", "0.1", "Did you mean 'optim.learning_rate'?"),
+        ("train.num_epochs", "-5", "in [1, inf)"),
+        ("train.num_epochs", "4.5", "to be a whole number"),
+        ("train.seeds", "1,1", "to have no element twice"),
+        ("train.seeds", "", "at least 1 element"),
+        ("train.precision", "float16", "one of float32, bfloat16"),
+        ("train.batch_size", "601", "to be at most 600"),
+        ("pruning.sparsities", "1.0", "in [0, 1)"),
+        ("pruning.sparsities", "0.5,-0.1", "in [0, 1)"),
+        ("pruning.criteria", "magnitud", "Did you mean 'magnitude'?"),
+        ("pruning.layers", "regex:no_such_layer", "to select at least one parameter"),
+        ("fork.epochs", "2,41", "at most"),
+        ("fork.epochs", "40", "to be at most 39"),
+        ("fork.rules", "paper_b", "one of paper_a"),
+        ("schedule.name", "exponentail", "Did you mean 'exponential'?"),
+        ("model.name", "resnet2O", "Did you mean 'resnet20'?"),
+        ("data.name", "cifar11", "cifar10"),
+        ("data.validation_fraction", "1.0", "in [0, 1)"),
+        ("signals.fisher_labels", "exact,", "one of sampled"),
+        ("signals.num_examples", "601", "to be at most 600"),
+        ("optim.nesterov", "maybe", "true or false"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(key, text, words):
+    found = problems({key: text})
+    assert len(found) == 1
+    assert words in found[0]
+    assert key.split(".")[-1] in found[0]
+
+
+def test_every_problem_is_reported_together():
+    found = problems(
+        {
+            "optim.learning_rate": "nan",
+            "train.num_epochs": "0",
+            "model.name": "resnet21",
+            "pruning.sparsities": "2",
+            "no.such": "1",
+            "data.name": "npz:/nowhere/at/all.npz",
+        }
+    )
+    assert len(found) == 6
+
+
+def test_missing_and_unknown_keys_of_a_file_are_named():
+    values = digits.get_config().to_dict()
+    values["optim"]["momentun"] = values["optim"].pop("momentum")
+    values["extra"] = 1
+    text = "\n".join(problems({}, ConfigDict(values)))
+    assert "Missing config key 'optim.momentum'" in text
+    assert "Unknown config key 'optim.momentun'. Did you mean 'optim.momentum'?" in text
+    assert "Unknown config key 'extra'" in text
+
+
+def test_a_wrong_type_in_a_file_is_named():
+    values = digits.get_config().to_dict()
+    values["train"]["num_epochs"] = "forty"
+    values["optim"]["nesterov"] = 1
+    values["pruning"]["sparsities"] = 0.9
+    text = "\n".join(problems({}, ConfigDict(values)))
+    assert "train.num_epochs='forty' to be a whole number" in text
+    assert "optim.nesterov=1 to be true or false" in text
+    assert "pruning.sparsities=0.9 to be numbers separated by commas" in text
+
+
+def test_local_pruning_that_empties_a_layer_is_refused_before_training():
+    (found,) = problems({"pruning.scopes": "local", "pruning.sparsities": "0.999"})
+    assert "stem_conv/kernel (144 weights)" in found
+
+
+def test_the_batch_estimator_with_other_labels_is_refused():
+    (found,) = problems({"signals.fisher_estimator": "batch", "signals.fisher_labels": "true"})
+    assert "cross terms" in found
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x_train": np.zeros((8, 8, 7, 1), np.uint8)}, "square"),
+        ({"y_train": np.array([0, 1, 2, 3, 0, 1, 2, 3])}, "[0, 2)"),
+        ({"y_train": None}, "y_train"),
+    ],
+)
+def test_a_broken_npz_exits_2_and_writes_nothing(tmp_path, capsys, arrays, words):
+    sound = {
+        "x_train": np.zeros((8, 8, 8, 1), np.uint8),
+        "y_train": np.arange(8) % 2,
+        "x_test": np.zeros((4, 8, 8, 1), np.uint8),
+        "y_test": np.arange(4) % 2,
+    }
+    saved = {name: array for name, array in (sound | arrays).items() if array is not None}
+    np.savez(tmp_path / "data.npz", **saved)
+    arguments = [
+        "--config=configs/digits.py",
+        f"--config.data.name=npz:{tmp_path / 'data.npz'}",
+        "--config.data.num_classes=2",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    assert main.main(arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_directory_exits_2_and_says_how_to_get_it(tmp_path, capsys):
+    arguments = [
+        "--config=configs/cifar10.py",
+        f"--config.data.data_dir={tmp_path / 'absent'}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    assert main.main(arguments) == 2
+    assert "earlyprune_jax.data.prepare" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--config=configs/nothing.py"],
+        ["--config=README.md"],
+        ["--config=configs/digits.py", "--confg=1"],
+    ],
+)
+def test_unusable_arguments_exit_2(arguments, capsys):
+    assert main.main(arguments) == 2
+    assert "problem" in capsys.readouterr().err
+
+
+def test_help_exits_0_and_explains_every_key(capsys):
+    assert main.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(key in text for key in config.KEYS)
+
+
+def test_dry_run_touches_nothing(tmp_path, capsys, monkeypatch):
+    root = main.__file__
+    monkeypatch.chdir(tmp_path)
+    config_file = f"{root.rsplit('/', 2)[0]}/configs/digits.py"
+    assert main.main([f"--config={config_file}", "--dry_run", "--config.train.num_epochs=50"]) == 0
+    text = capsys.readouterr().out
+    assert '"num_epochs": 50' in text
+    assert "trunks/seed-0: 50 epochs, 450 steps" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "preresnet20", "cifar10_small"])
+def test_every_config_resolves(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    spec = config.resolve(config.load_file(f"configs/{name}.py"))
+    assert len(spec.run_id()) == 8
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, earlyprune_jax; print([m for m in ('jax', 'flax', 'numpy') if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "[]"
+
+
+def test_pruning_imports_neither_data_sets_nor_checkpoints():
+    code = (
+        "import sys; from earlyprune_jax import pruning;"
+        "print([m for m in ('tensorflow_datasets', 'orbax', 'flax', 'sklearn') if m in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "[]"

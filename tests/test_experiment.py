@@ -1,0 +1,350 @@
+"""Whole experiments in seconds: records, restart, forks, divergence, compilations."""
+
+import csv
+import io
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny import tiny_experiment
+
+from earlyprune_jax import config, experiment, main
+from earlyprune_jax.data import load
+from earlyprune_jax.grid import plan
+from earlyprune_jax.grid.plan import Fork, Trunk
+from earlyprune_jax.training import engine as engines
+from earlyprune_jax.training import loop
+from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.records import RunRecords
+from earlyprune_jax.validate import InvalidInput
+
+RULES = "paper_a,continue,constant,matched_anneal"
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def resolve(base, **overrides):
+    return config.resolve(base, [(name.replace("__", "."), text) for name, text in overrides.items()])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, request):
+    """One workdir with a trunk and forks of every rule and of sparsity 0; and what XLA compiled."""
+    base = request.getfixturevalue("tiny_npz")
+    spec = config.resolve(
+        tiny_experiment(base),
+        [("fork.rules", RULES), ("pruning.sparsities", "0,0.5"), ("fork.epochs", "1,3")],
+    )
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    compiled = compilations(lambda: experiment.run(spec, workdir, quiet()))
+    return spec, workdir, compiled
+
+
+def compilations(work) -> list[str]:
+    """The names of the functions that XLA compiles during `work`."""
+    names: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record):
+            found = re.match(r"Compiling (?:jit\()?([\w<>]+)", record.getMessage())
+            if found:
+                names.append(found.group(1))
+
+    logger, handler = logging.getLogger("jax"), Collect()
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            work()
+    finally:
+        logger.removeHandler(handler)
+    return names
+
+
+def rows(workdir, name="results.csv"):
+    with (workdir / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def engine(finished):
+    spec, _, _ = finished
+    return engines.build(spec, load(spec.data))
+
+
+def state(engine, workdir, member, epoch):
+    store = CheckpointStore(workdir / member.directory / "checkpoints")
+    return store.restore(epoch, engine.state_shapes())
+
+
+def assert_equal_trees(first, second):
+    for (path, a), b in zip(jax.tree.leaves_with_path(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def fork(rule, sparsity, epoch):
+    return Fork(0, epoch, "magnitude", "global", sparsity, rule, 0)
+
+
+def test_the_train_step_is_compiled_once_for_trunk_and_all_forks(finished):
+    _, _, compiled = finished
+    for name in ("train_step", "eval_step", "fisher_trace_step", "kl_uniform_step"):
+        assert compiled.count(name) == 1, compiled
+
+
+def test_an_unpruned_fork_that_continues_is_its_trunk_bit_for_bit(engine, finished):
+    spec, workdir, _ = finished
+    for epoch in (1, 3):
+        dense = state(engine, workdir, Trunk(0), 4)
+        assert_equal_trees(state(engine, workdir, fork("continue", 0.0, epoch), 4), dense)
+
+
+@pytest.mark.parametrize("rule", RULES.split(","))
+def test_removed_weights_and_momenta_are_zero_after_training_and_the_count_is_exact(engine, finished, rule):
+    spec, workdir, _ = finished
+    last = 3 + (spec.fork.constant_num_epochs if rule == "constant" else 1)
+    pruned = state(engine, workdir, fork(rule, 0.5, 3), last)
+    (momentum,) = [part.trace for part in pruned.opt_state if hasattr(part, "trace")]
+    conv = [leaf.size for leaf in jax.tree.leaves(pruned.params) if leaf.ndim == 4]
+    removed = 0
+    for keep, weight, moment in zip(
+        *map(jax.tree.leaves, (pruned.mask, pruned.params, momentum)), strict=True
+    ):
+        assert not np.any(weight[~keep])
+        assert not np.any(moment[~keep])
+        removed += int((~keep).sum())
+    assert removed == round(0.5 * sum(conv))
+
+
+def test_the_mask_is_the_trunks_smallest_weights_at_the_fork_epoch(engine, finished):
+    spec, workdir, _ = finished
+    dense = state(engine, workdir, Trunk(0), 1)
+    mask = state(engine, workdir, fork("paper_a", 0.5, 1), 4).mask
+    weights = np.concatenate(
+        [np.abs(leaf).ravel() for leaf in jax.tree.leaves(dense.params) if leaf.ndim == 4]
+    )
+    kept = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(mask) if leaf.ndim == 4])
+    order = np.argsort(weights, kind="stable")
+    expected = np.ones(weights.size, bool)
+    expected[order[: round(0.5 * weights.size)]] = False
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_results_hold_one_row_a_run_with_its_axes_and_rates(finished):
+    spec, workdir, _ = finished
+    table = rows(workdir)
+    assert len(table) == 1 + 4 * 2 * 2
+    assert [row["kind"] for row in table].count("trunk") == 1
+    by_rule = {row["rule"]: row for row in table if row["fork_epoch"] == "3" and row["sparsity"] == "0.5"}
+    rate, decay = spec.optim.learning_rate, spec.schedule.exponential_decay_rate
+    finals = {name: float(row["final_lr"]) for name, row in by_rule.items()}
+    assert finals["paper_a"] == pytest.approx(rate * (1 - 0.9 * 3 / 4), rel=1e-5)
+    assert finals["continue"] == finals["matched_anneal"] == pytest.approx(rate * decay**3, rel=1e-5)
+    assert finals["constant"] == pytest.approx(spec.fork.constant_learning_rate)
+    assert {name: row["epochs_trained"] for name, row in by_rule.items()} == {
+        "paper_a": "1",
+        "continue": "1",
+        "matched_anneal": "1",
+        "constant": str(spec.fork.constant_num_epochs),
+    }
+    assert by_rule["paper_a"]["validation_accuracy"] == by_rule["paper_a"]["validation_epoch"] == ""
+
+
+def test_signals_hold_one_row_an_epoch_and_per_layer_values_sum_to_the_total(finished):
+    _, workdir, _ = finished
+    table = rows(workdir, "signals.csv")
+    assert [row["epoch"] for row in table] == ["1", "2", "3", "4"]
+    for row, entry in zip(table, RunRecords(workdir / Trunk(0).directory).epochs(), strict=True):
+        parts = entry["signals"]["fisher_trace_by_parameter"]
+        conv = sum(value for name, value in parts.items() if "conv" in name)
+        assert float(row["fisher_trace"]) == pytest.approx(conv)
+        assert float(row["fisher_trace_all"]) == pytest.approx(sum(parts.values()))
+        assert float(row["kl_uniform_bits"]) > 0
+
+
+def test_the_run_directory_explains_itself(finished):
+    spec, workdir, _ = finished
+    assert json.loads((workdir / "config.json").read_text()) == spec.to_dict()
+    (session,) = json.loads((workdir / "env.json").read_text())
+    assert session["packages"]["jax"] == jax.__version__
+    assert session["execution"] == "loop"
+    assert len(session["data_sha256"]) == 64
+    identity = json.loads((workdir / fork("paper_a", 0.5, 3).directory / "run.json").read_text())
+    assert (identity["kind"], identity["fork_epoch"], identity["last_epoch"]) == ("fork", 3, 4)
+    assert (workdir / "figures" / "accuracy_vs_fork_epoch.png").stat().st_size > 10_000
+
+
+def test_recorded_test_accuracy_is_that_of_the_saved_network(engine, finished):
+    spec, workdir, _ = finished
+    for member in (Trunk(0), fork("paper_a", 0.5, 1)):
+        saved = engines.on_device(state(engine, workdir, member, 4))
+        entry = RunRecords(workdir / member.directory).epochs()[-1]
+        assert engine.evaluate(saved, "test")["loss"] == pytest.approx(entry["test_loss"], rel=1e-6)
+        assert engine.evaluate(saved, "test")["accuracy"] == entry["test_accuracy"]
+
+
+def test_a_finished_workdir_is_read_not_trained(finished):
+    spec, workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("metrics.jsonl")}
+    compiled = compilations(lambda: experiment.run(spec, workdir, quiet()))
+    assert compiled == []
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("metrics.jsonl")} == before
+    assert len(json.loads((workdir / "env.json").read_text())) == 1
+
+
+def test_another_config_is_refused_with_the_differing_keys(finished):
+    spec, workdir, _ = finished
+    other = config.resolve(
+        tiny_experiment(Path(spec.data.name.removeprefix("npz:"))), [("optim.momentum", "0.8")]
+    )
+    with pytest.raises(InvalidInput) as caught:
+        experiment.run(other, workdir, quiet())
+    assert "optim.momentum: 0.9 there, 0.8 now" in str(caught.value)
+    assert "fork.rules" in str(caught.value)
+    assert "optim.learning_rate" not in str(caught.value)
+
+
+class Crash(Exception):
+    """Stands for a power failure in the middle of a run."""
+
+
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
+    engine, finished, tmp_path, num_epochs
+):
+    spec, workdir, _ = finished
+    records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
+    records.start(plan.identity(Trunk(0), 4))
+
+    def crash(entry):
+        if entry["epoch"] == num_epochs:
+            raise Crash
+
+    training = Trunk(0).training(spec, engine.steps_per_epoch)
+    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=True, save=loop.SavePolicy(0, None))
+    with pytest.raises(Crash):
+        loop.train(engine, run, records, store, crash)
+    # Worse than the crash: a torn line, and a checkpoint whose record was never written.
+    metrics = records.directory / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"epoch": ')
+    shutil.copytree(store.directory / str(num_epochs), store.directory / str(num_epochs + 1))
+    resumed = loop.train(engine, run, records, store, lambda entry: None)
+    assert resumed["status"] == "finished"
+    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, Trunk(0), 4))
+    reference = RunRecords(workdir / Trunk(0).directory).epochs()
+    without_time = [{k: v for k, v in entry.items() if k != "seconds"} for entry in records.epochs()]
+    assert without_time == [{k: v for k, v in entry.items() if k != "seconds"} for entry in reference]
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finished, tmp_path):
+    spec, workdir, _ = finished
+    source = workdir / Trunk(0).directory
+    shutil.copytree(source, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
+    biggest = max((store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    biggest.write_bytes(b"\0" * biggest.stat().st_size)
+    training = Trunk(0).training(spec, engine.steps_per_epoch)
+    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=True, save=loop.SavePolicy(0, None))
+    with pytest.warns(UserWarning, match="Going back to an older checkpoint"):
+        loop.train(engine, run, records, store, lambda entry: None)
+    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, Trunk(0), 4))
+
+
+def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp_path):
+    spec = resolve(
+        tiny_config,
+        optim__learning_rate="1e12",
+        fork__epochs="0,3",
+        fork__rules="constant",
+        signals__names="",
+    )
+    outcome = experiment.run(spec, tmp_path / "run", quiet())
+    trunk, early, late = rows(tmp_path / "run")
+    assert trunk["status"] == "diverged"
+    assert 1 <= int(trunk["diverged_epoch"]) <= 3
+    assert (
+        (int(trunk["diverged_epoch"]) - 1) * 5
+        <= int(trunk["diverged_step"])
+        < int(trunk["diverged_epoch"]) * 5
+    )
+    assert early["status"] == "finished"
+    assert late["status"] == "skipped"
+    assert "diverged in epoch" in late["reason"]
+    assert "1 diverged" in outcome.summary
+
+
+def test_validation_chooses_and_replicates_differ(tiny_config, tmp_path):
+    spec = resolve(
+        tiny_config,
+        data__validation_fraction="0.2",
+        train__num_epochs="2",
+        train__keep_checkpoints="fork_epochs",
+        fork__epochs="1",
+        fork__num_replicates="2",
+        schedule__step_boundaries_epochs="1",
+        signals__names="kl_uniform",
+    )
+    experiment.run(spec, tmp_path / "run", quiet())
+    trunk, first, second = rows(tmp_path / "run")
+    assert trunk["validation_accuracy"] != ""
+    assert int(trunk["validation_epoch"]) in (1, 2)
+    assert first["train_loss"] != second["train_loss"]
+    saved = CheckpointStore(tmp_path / "run" / Trunk(0).directory / "checkpoints").epochs()
+    assert saved == [1, 2]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precision):
+    spec = resolve(tiny_config, train__precision=precision)
+    final = {}
+    for form in ("loop", "scan"):
+        engine = engines.build(spec, load(spec.data), form=form)
+        current, trained, _ = engine.train_epoch(engine.new_state(0), np.full(5, 0.05, np.float32))
+        final[form] = (trained, engine.evaluate(current, "test"), engine.measure(current, 1))
+        assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(current.params))
+    tolerance = 1e-3 if precision == "float32" else 0.1
+    assert final["loop"][0]["loss"] == pytest.approx(final["scan"][0]["loss"], rel=tolerance)
+    assert final["loop"][1]["loss"] == pytest.approx(final["scan"][1]["loss"], rel=tolerance)
+    assert final["loop"][2]["kl_uniform_bits"] == pytest.approx(
+        final["scan"][2]["kl_uniform_bits"], rel=tolerance
+    )
+
+
+def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_path, capsys):
+    arguments = [
+        "--config=configs/digits.py",
+        f"--config.data.name=npz:{tiny_npz}",
+        "--config.data.num_classes=2",
+        "--config.data.train_fraction=1.0",
+        "--config.train.num_epochs=2",
+        "--config.train.batch_size=8",
+        "--config.train.seeds=0",
+        "--config.fork.epochs=1",
+        "--config.model.width_multiplier=0.125",
+        "--config.signals.names=kl_uniform",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    assert main.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("epoch 1" in line and line.startswith("trunk seed 0") for line in lines) == 1
+    assert sum(line.startswith(("trunk", "fork")) for line in lines) == 3
+    assert any("Best of 1 fork" in line or "fork" in line.lower() for line in lines[-8:])
+
+
+def test_two_processes_cannot_share_a_workdir(finished, tmp_path):
+    from earlyprune_jax import workspace
+
+    with (
+        workspace.locked(tmp_path),
+        pytest.raises(InvalidInput, match="another process"),
+        workspace.locked(tmp_path),
+    ):
+        pass

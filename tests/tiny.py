@@ -1,0 +1,35 @@
+"""The smallest whole experiment."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+
+def tiny_experiment(npz: Path) -> ConfigDict:
+    """A 2-channel ResNet-8, 4 epochs of 5 steps, one fork at epoch 2."""
+    config = digits.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.name": f"npz:{npz}",
+            "data.num_classes": 2,
+            "data.train_fraction": 1.0,
+            "data.validation_fraction": 0.0,
+            "data.crop_padding": 1,
+            "data.horizontal_flip": True,
+            "model.width_multiplier": 0.125,
+            "train.seeds": (0,),
+            "train.num_epochs": 4,
+            "train.batch_size": 8,
+            "train.eval_batch_size": 16,
+            "optim.learning_rate": 0.05,
+            "fork.epochs": (2,),
+            "pruning.sparsities": (0.5,),
+            "schedule.exponential_decay_rate": 0.5,
+            "schedule.step_boundaries_epochs": (2,),
+            "signals.num_examples": 12,
+            "signals.batch_size": 8,
+        }
+    )
+    return config
