@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             },
             "train": {
                 "seeds": (0,),
-                "num_epochs": 20,
+                "num_epochs": 24,
                 "batch_size": 64,
                 "eval_batch_size": 500,
                 "precision": "float32",
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
             "schedule": {
                 "name": "exponential",
                 "per": "epoch",
-                "exponential_decay_rate": 0.8,
+                "exponential_decay_rate": 0.85,
                 "end_learning_rate": 0.0,
                 "step_boundaries_epochs": (10, 15),
                 "step_factor": 0.1,
@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
                 "layers": "conv_kernels",
             },
             "fork": {
-                "epochs": (2, 5, 8, 12, 16, 19),
+                "epochs": (2, 6, 10, 14, 18, 22),
                 "rules": ("paper_a",),
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,

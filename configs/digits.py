@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
                 "mean": (0.3,),
                 "std": (0.38,),
             },
-            "model": {"name": "resnet8", "width_multiplier": 1.0},
+            "model": {"name": "resnet8", "width_multiplier": 0.75},
             "train": {
                 "seeds": (0, 1, 2),
                 "num_epochs": 40,
@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
                 "layers": "conv_kernels",
             },
             "fork": {
-                "epochs": (1, 2, 4, 8, 12, 20, 28, 36),
+                "epochs": (1, 2, 4, 8, 12, 16, 20, 28, 34),
                 "rules": ("paper_a",),
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,

@@ -6,15 +6,13 @@ import importlib.util
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
-from earlyprune_jax import data, models, pruning
-from earlyprune_jax.pruning import allocation
-from earlyprune_jax.pruning.selection import check_layers
+from earlyprune_jax import config_checks
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import fork_rules, tasks
 from earlyprune_jax.validate import InvalidInput, expected, nearest
 
 SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(RunSpec)}
@@ -73,20 +71,21 @@ def resolve(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> Ru
     values = config.to_dict()
     problems = [problem for name, text in overrides for problem in _override(values, name, text)]
     problems += _check_keys(values)
-    sections = {}
+    sections, sound = {}, set()
     for name, section in SECTIONS.items():
-        found, made = _section(name, section, values.get(name, {}))
+        sections[name], found = _section(name, section, values.get(name))
+        if sections[name] is not None and not found:
+            found = config_checks.check_section(name, sections[name])
         problems += found
-        sections[name] = made
-    # Facts about several keys are checked as far as their sections are sound by themselves.
-    problems += _check_names(sections)
+        sound |= set() if found else {name}
+    # RunSpec in all but name: a check sees only the sections it needs, and those are sound.
+    partial = cast(RunSpec, SimpleNamespace(**sections))
+    for needs, check in config_checks.CROSS_CHECKS:
+        if needs <= sound:
+            problems += check(partial)
     if problems:
         raise InvalidInput(problems)
-    spec = RunSpec(**sections)
-    problems = _check_together(spec)
-    if problems:
-        raise InvalidInput(problems)
-    return spec
+    return RunSpec(**sections)
 
 
 def describe_keys() -> str:
@@ -147,8 +146,8 @@ def _unknown_key(name: str) -> str:
     return f"Unknown config key {name!r}. {hint or 'Run with --help for all keys.'}"
 
 
-def _section(name: str, section: Any, values: Any) -> tuple[list[str], Any]:
-    """The section's problems, and the section itself if it has none."""
+def _section(name: str, section: Any, values: Any) -> tuple[Any, list[str]]:
+    """The section, or None if a key is missing or of another type; and its keys' problems."""
     problems, accepted = [], {}
     for field in dataclasses.fields(section):
         thing = f"{name}.{field.name}"
@@ -163,7 +162,8 @@ def _section(name: str, section: Any, values: Any) -> tuple[list[str], Any]:
         if allowed:
             problems.append(expected(thing, value, allowed))
         accepted[field.name] = value
-    return problems, section(**accepted) if not problems else None
+    complete = len(accepted) == len(dataclasses.fields(section))
+    return (section(**accepted) if complete else None), problems
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -185,88 +185,3 @@ def _type_name(kind: Any) -> str:
         plural = {int: "whole numbers", float: "numbers", str: "names"}
         return f"{plural[typing.get_args(kind)[0]]} separated by commas"
     return names[kind]
-
-
-def _check_names(sections: dict[str, Any]) -> list[str]:
-    """Names that other modules know, section by section."""
-    problems = []
-    if sections["model"]:
-        problems += models.check(sections["model"].name)
-    if sections["data"]:
-        problems += data.check(sections["data"])
-    if sections["pruning"]:
-        problems += check_layers(sections["pruning"].layers, "pruning.layers")
-    if sections["signals"]:
-        problems += check_layers(sections["signals"].fisher_layers, "signals.fisher_layers")
-        problems += _check_fisher(sections["signals"])
-    if sections["fork"] and sections["train"]:
-        beyond = [t for t in sections["fork"].epochs if t > sections["train"].num_epochs]
-        if beyond:
-            allowed = f"to be at most train.num_epochs={sections['train'].num_epochs}"
-            problems.append(
-                expected("fork.epochs", sections["fork"].epochs, allowed, "Forks leave the trunk.")
-            )
-    return problems
-
-
-def _check_fisher(signals: Any) -> list[str]:
-    if signals.fisher_estimator == "batch" and signals.fisher_labels != "sampled":
-        remedy = (
-            "Only sampled labels make the cross terms of a batch vanish: use fisher_estimator per_example."
-        )
-        return [
-            expected(
-                "signals.fisher_labels", signals.fisher_labels, "to be sampled with estimator batch", remedy
-            )
-        ]
-    return []
-
-
-def _check_together(spec: RunSpec) -> list[str]:
-    """Facts that need sound sections: sizes, learning rates, layers of this network."""
-    sizes = data.sizes(spec.data)
-    problems = []
-    limits = {"train.batch_size": spec.train.batch_size, "signals.num_examples": spec.signals.num_examples}
-    for thing, value in limits.items():
-        if value > sizes.num_train:
-            remedy = f"{spec.data.name} gives that many training images with these splits."
-            problems.append(expected(thing, value, f"to be at most {sizes.num_train}", remedy))
-    late = [epoch for epoch in spec.schedule.step_boundaries_epochs if epoch >= spec.train.num_epochs]
-    if spec.schedule.name == "step" and late:
-        allowed = f"to lie before train.num_epochs={spec.train.num_epochs}"
-        problems.append(
-            expected("schedule.step_boundaries_epochs", spec.schedule.step_boundaries_epochs, allowed)
-        )
-    if (
-        spec.schedule.name in ("cosine", "linear")
-        and spec.schedule.end_learning_rate > spec.optim.learning_rate
-    ):
-        allowed = f"to be at most optim.learning_rate={spec.optim.learning_rate}"
-        problems.append(expected("schedule.end_learning_rate", spec.schedule.end_learning_rate, allowed))
-    if not problems:
-        problems += fork_rules.check(spec, data.steps_per_epoch(sizes.num_train, spec.train.batch_size))
-    return problems + _check_layers_of_model(spec, sizes.image_shape)
-
-
-def _check_layers_of_model(spec: RunSpec, image_shape: tuple[int, int, int]) -> list[str]:
-    task = tasks.classification(
-        spec.data, spec.model, precision=spec.train.precision, image_shape=image_shape
-    )
-    params = task.shapes()["params"]
-    problems = []
-    for thing, layers in (
-        ("pruning.layers", spec.pruning.layers),
-        ("signals.fisher_layers", spec.signals.fisher_layers),
-    ):
-        try:
-            selected = pruning.select(params, layers)
-        except InvalidInput as error:
-            problems += [f"{thing}: {problem}" for problem in error.problems]
-            continue
-        if thing == "pruning.layers":
-            counts = allocation.prunable_sizes(params, selected)
-            for scope in spec.pruning.scopes:
-                for sparsity in spec.pruning.sparsities:
-                    found = allocation.check_sparsity(counts, sparsity, scope)
-                    problems += [f"pruning.sparsities: {problem}" for problem in found]
-    return problems

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
-import jax
 from rich.console import Console
 
 from earlyprune_jax import data, progress, pruning, workspace
@@ -14,12 +12,12 @@ from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.plan import AnyRun, Fork, Trunk
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import loop, optim, state, tasks
+from earlyprune_jax.training import loop, state
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.engine import Engine
+from earlyprune_jax.training.fork_rules import Training
 from earlyprune_jax.training.loop import SavePolicy
 from earlyprune_jax.training.records import RunRecords
-from earlyprune_jax.validate import InvalidInput
 
 FORK_SAVE_SECONDS = 60.0
 
@@ -32,7 +30,7 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def run(spec: RunSpec, workdir: Path, console: Console | None = None) -> Outcome:
+def run(spec: RunSpec, workdir: Path | str, console: Console | None = None) -> Outcome:
     """Does the whole experiment, or what is left of it, in a directory.
 
     Trains every trunk and every fork of the plan that has no result yet, going on from the
@@ -51,84 +49,87 @@ def run(spec: RunSpec, workdir: Path, console: Console | None = None) -> Outcome
         >>> from configs import digits
         >>> from earlyprune_jax import config
         >>> spec = config.resolve(digits.get_config())
-        >>> outcome = run(spec, Path("runs/digits"))     # doctest: +SKIP
+        >>> outcome = run(spec, "runs/digits")     # doctest: +SKIP
     """
-    problems = workspace.check(workdir, spec)
-    if problems:
-        raise InvalidInput(problems)
-    unfinished = [member for member in plan.runs(spec) if _records(workdir, member).result() is None]
-    if not unfinished and (workdir / "config.json").is_file():
+    workdir = Path(workdir)
+    workspace.require(workdir, spec)
+    if (workdir / "config.json").is_file() and not _unfinished(workdir, spec):
         return Outcome(_publish(workdir), ())
     # Before the first write: a data set that cannot be had must leave no trace.
     dataset = data.load(spec.data)
     workdir.mkdir(parents=True, exist_ok=True)
     with workspace.locked(workdir):
+        workspace.require(workdir, spec)
         engine = engines.build(spec, dataset)
         workspace.describe(workdir, spec, form=engine.form, data_digest=dataset.digest())
-        failures = _run_all(engine, unfinished, workdir, console or Console())
-    return Outcome(_publish(workdir), failures)
+        failures = _run_all(engine, _unfinished(workdir, spec), workdir, console or Console())
+        return Outcome(_publish(workdir), failures)
 
 
-def _run_all(engine: Engine, unfinished: list[AnyRun], workdir: Path, console: Console) -> tuple[str, ...]:
+def _unfinished(workdir: Path, spec: RunSpec) -> list[AnyRun]:
+    return [member for member in plan.runs(spec) if _records(workdir, member).result() is None]
+
+
+def _publish(workdir: Path) -> str:
+    results.write_tables(workdir)
+    figures.draw_accuracy_vs_fork_epoch(workdir)
+    return summary.summarize(workdir)
+
+
+def _run_all(engine: Engine, members: list[AnyRun], workdir: Path, console: Console) -> tuple[str, ...]:
     failures = []
-    lengths = {
-        member: member.training(engine.spec, engine.steps_per_epoch).num_epochs for member in unfinished
-    }
-    with progress.shown(sum(lengths.values()), console) as advance:
-        for member in unfinished:
-            records = _records(workdir, member)
+    trainings = {member: member.training(engine.spec, engine.steps_per_epoch) for member in members}
+    with progress.shown(sum(training.num_epochs for training in trainings.values()), console) as advance:
+        for member, training in trainings.items():
             try:
-                _run_one(engine, member, workdir, functools.partial(advance, member.label))
+                _run_one(engine, member, training, workdir, functools.partial(advance, member.label))
             except CheckpointError as error:
                 failures.append(f"{member.label}: {error}")
-            for _ in range(lengths[member] - len(records.epochs())):
+            for _ in range(training.num_epochs - len(_records(workdir, member).epochs())):
                 advance(member.label, None)
             results.write_tables(workdir)
     return tuple(failures)
 
 
-def _run_one(engine: Engine, member: AnyRun, workdir: Path, report: loop.Report) -> None:
-    training = member.training(engine.spec, engine.steps_per_epoch)
-    records, store = _records(workdir, member), _store(workdir, member)
+def _run_one(engine: Engine, member: AnyRun, training: Training, workdir: Path, report: loop.Report) -> None:
+    records = _records(workdir, member)
     records.start(plan.identity(member, training.num_epochs))
-    if isinstance(member, Trunk):
-        keep = (
-            frozenset(engine.spec.fork.epochs)
-            if engine.spec.train.keep_checkpoints == "fork_epochs"
-            else None
-        )
-        initial = functools.partial(engine.new_state, member.trunk_seed)
-        dense = loop.Run(training, 0, initial, measure=True, save=SavePolicy(0, keep))
-        loop.train(engine, dense, records, store, report)
-        return
     reason = _unreachable(workdir, member)
     if reason:
-        records.finish(
-            {"status": "skipped", "epoch": None, "step": None, "achieved_sparsity": None, "reason": reason}
-        )
+        records.finish({"status": "skipped", "reason": reason})
         return
-    initial = functools.partial(_fork_state, engine, member, workdir, training.reset_momentum)
+    prepared = _prepare(engine, member, training, workdir)
+    loop.train(engine, prepared, records, _store(workdir, member), report)
+
+
+def _prepare(engine: Engine, member: AnyRun, training: Training, workdir: Path) -> loop.Run:
+    if isinstance(member, Trunk):
+        initial = functools.partial(engine.new_state, member.trunk_seed)
+        only_forks = engine.spec.train.keep_checkpoints == "fork_epochs"
+        save = SavePolicy(0, frozenset(engine.spec.fork.epochs) if only_forks else None)
+        return loop.Run(training, 0, initial, measure=True, save=save)
+    initial = functools.partial(_prune, engine, member, training, workdir)
     save = SavePolicy(FORK_SAVE_SECONDS, frozenset())
-    pruned = loop.Run(training, member.fork_epoch, initial, measure=False, save=save)
-    loop.train(engine, pruned, records, store, report)
+    return loop.Run(training, member.fork_epoch, initial, measure=False, save=save)
 
 
-def _fork_state(engine: Engine, fork: Fork, workdir: Path, reset_momentum: bool) -> state.TrainState:
-    parent = _store(workdir, Trunk(fork.trunk_seed))
-    dense = parent.restore(fork.fork_epoch, engine.state_shapes())
+def _prune(engine: Engine, fork: Fork, training: Training, workdir: Path) -> state.TrainState:
+    """The fork's first state: its trunk at the fork epoch, less the weights with the lowest scores."""
+    dense = _store(workdir, Trunk(fork.trunk_seed)).restore(fork.fork_epoch, engine.state_shapes())
     scores = pruning.CRITERIA[fork.criterion](dense.params)
     mask = pruning.allocate(scores, engine.prunable, sparsity=fork.sparsity, scope=fork.scope)
-    pruned = state.fork(
-        dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset_momentum
-    )
+    reset = training.reset_momentum
+    pruned = state.fork(dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset)
     return engines.on_device(pruned)
 
 
-def _unreachable(workdir: Path, fork: Fork) -> str:
-    """Why the trunk never got to the fork's epoch, or nothing."""
-    trunk = Trunk(fork.trunk_seed)
+def _unreachable(workdir: Path, member: AnyRun) -> str:
+    """Why a fork's trunk never got to the fork epoch, or nothing."""
+    if isinstance(member, Trunk):
+        return ""
+    trunk = Trunk(member.trunk_seed)
     ended = _records(workdir, trunk).result()
-    if ended and ended["status"] == "diverged" and ended["epoch"] <= fork.fork_epoch:
+    if ended and ended["status"] == "diverged" and ended["epoch"] <= member.fork_epoch:
         return f"{trunk.label} diverged in epoch {ended['epoch']}"
     return ""
 
@@ -139,36 +140,3 @@ def _records(workdir: Path, member: AnyRun) -> RunRecords:
 
 def _store(workdir: Path, member: AnyRun) -> CheckpointStore:
     return CheckpointStore(workdir / member.directory / "checkpoints")
-
-
-def _publish(workdir: Path) -> str:
-    results.write_tables(workdir)
-    figures.draw_accuracy_vs_fork_epoch(workdir)
-    return summary.summarize(workdir)
-
-
-def preview(spec: RunSpec) -> str:
-    """What `run` would do, without touching anything: config, runs, steps, disk."""
-    sizes = data.sizes(spec.data)
-    per_epoch = data.steps_per_epoch(sizes.num_train, spec.train.batch_size)
-    task = tasks.classification(
-        spec.data, spec.model, precision=spec.train.precision, image_shape=sizes.image_shape
-    )
-    cost = plan.cost(spec, steps_per_epoch=per_epoch, state_bytes=_state_bytes(spec, task))
-    lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (id {spec.run_id()}):"]
-    for member in plan.runs(spec):
-        length = member.training(spec, per_epoch).num_epochs
-        lines.append(f"  {member.directory}: {length} epochs, {length * per_epoch} steps")
-    lines += [
-        "",
-        f"Images: {sizes.num_train} train, {sizes.num_validation} validation, {sizes.num_test} test, "
-        f"{per_epoch} steps an epoch",
-        f"Total: {len(plan.runs(spec))} runs, {cost.num_epochs} epochs, {cost.num_steps} training steps",
-        f"Disk: {cost.num_checkpoints} checkpoints, about {cost.disk_bytes / 1e6:.0f} MB",
-    ]
-    return "\n".join(lines)
-
-
-def _state_bytes(spec: RunSpec, task: tasks.Task) -> int:
-    make = engines.state_maker(task, optim.sgd(spec.optim))
-    return plan.tree_bytes(jax.eval_shape(make, jax.ShapeDtypeStruct((2,), "uint32")))

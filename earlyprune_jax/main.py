@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(flags: argparse.Namespace, rest: list[str]) -> int:
-    from earlyprune_jax import config, experiment
+    from earlyprune_jax import config, experiment, preview, workspace
     from earlyprune_jax.validate import InvalidInput
 
     overrides, problems = split_overrides(rest)
@@ -50,10 +50,11 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
         problems += error.problems
     if problems or spec is None:
         raise InvalidInput(problems)
-    if flags.dry_run:
-        print(experiment.preview(spec))
-        return 0
     workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}-{spec.run_id()}")
+    if flags.dry_run:
+        workspace.require(workdir, spec)
+        print(preview.preview(spec))
+        return 0
     print(f"Workdir: {workdir}", flush=True)
     outcome = experiment.run(spec, workdir)
     print(outcome.summary)
@@ -78,7 +79,12 @@ def split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[s
             problems.append(f"Unknown argument {argument}. See --help.")
             continue
         name, equals, value = argument.removeprefix(OVERRIDE).partition("=")
-        overrides.append((name, value if equals else next(remaining, "")))
+        if not equals:
+            value = next(remaining, None)
+        if value is None:
+            problems.append(f"Argument {argument} needs a value: {argument}=VALUE.")
+        else:
+            overrides.append((name, value))
     return overrides, problems
 
 

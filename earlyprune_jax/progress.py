@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 Advance = Callable[[str, dict[str, Any] | None], None]
-"""(run name, an epoch's entry or None for an epoch that will never be trained) -> shown."""
+"""(run name, an epoch's entry) -> shown; None for an epoch that is not trained now."""
 
 
 @contextlib.contextmanager

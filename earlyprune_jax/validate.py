@@ -67,7 +67,8 @@ def one_of(*choices: str) -> Check:
     def check(value: Any) -> str | None:
         if value in choices:
             return None
-        return f"to be one of {', '.join(choices)}. {nearest(value, choices)}".rstrip(". ")
+        hint = nearest(value, choices).lower()
+        return f"to be one of {', '.join(choices)}" + (f" ({hint})" if hint else "")
 
     return check
 

@@ -44,6 +44,13 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
     return [expected("--workdir", str(workdir), "to hold the same experiment", remedy + "\n".join(differing))]
 
 
+def require(workdir: Path, spec: RunSpec) -> None:
+    """Raises InvalidInput with what `check` finds."""
+    problems = check(workdir, spec)
+    if problems:
+        raise InvalidInput(problems)
+
+
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
     """Holds the workdir for this process; two writers would corrupt each other's checkpoints.

@@ -10,8 +10,9 @@ LAYERS = [
     {"signals"},
     {"training"},
     {"grid", "progress"},
-    {"config", "workspace"},
-    {"experiment"},
+    {"config_checks", "workspace"},
+    {"config"},
+    {"experiment", "preview"},
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -61,7 +61,7 @@ def per_example_sums(log_probs: LogProbs, params: Params, batch: Any, labels: Ar
         The structure of `params` with scalar float32 leaves.
 
     Example:
-        >>> log_probs = lambda params, batch: jax.nn.log_softmax(batch["x"] * params)
+        >>> log_probs = lambda params, batch: jax.nn.log_softmax(batch["x"] * params[None])
         >>> batch = {"x": jnp.array([[1.0, 0.0]])}
         >>> sums = per_example_sums(log_probs, jnp.zeros(2), batch, jnp.array([0]), jnp.ones(1))
         >>> round(float(sums), 6)      # d log p_0 = x (1[y=c] - p) = (1/2, 0)

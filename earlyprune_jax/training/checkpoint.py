@@ -83,6 +83,12 @@ class CheckpointStore:
         tree = _read(path, template)
         return jax.tree.unflatten(jax.tree.structure(like), [tree[name] for name in template])
 
+    def discard_interrupted(self) -> None:
+        """Deletes what a save that was killed left behind."""
+        for entry in self.directory.glob("*"):
+            if not entry.name.isdigit():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
     def keep_only(self, epochs: Collection[int]) -> None:
         """Deletes the checkpoints of all other epochs."""
         for epoch in set(self.epochs()).difference(epochs):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import optax
 
-from earlyprune_jax.spec import RunSpec, ScheduleSpec
+from earlyprune_jax.spec import ForkSpec, RunSpec, ScheduleSpec
 from earlyprune_jax.training import schedules
 from earlyprune_jax.validate import expected
 
@@ -92,29 +92,29 @@ def trunk_final_learning_rate(spec: RunSpec, steps_per_epoch: int) -> float:
     return np.asarray(trunk(spec, steps_per_epoch).schedule(last_step)).item()
 
 
-def check(spec: RunSpec, steps_per_epoch: int) -> list[str]:
-    """Forks whose learning rate would rise instead of fall, or that would not train at all."""
+def check_epochs(fork: ForkSpec, num_epochs: int) -> list[str]:
+    """Forks that would leave after their trunk's end, or have nothing left to train."""
     problems = []
-    num_epochs = spec.train.num_epochs
-    for rule in spec.fork.rules:
+    for rule in fork.rules:
         latest = num_epochs if rule == "constant" else num_epochs - 1
-        beyond = [epoch for epoch in spec.fork.epochs if epoch > latest]
-        if beyond:
-            remedy = (
-                f"The trunk has train.num_epochs={num_epochs}, and forks of rule {rule!r} train what remains."
-            )
-            remedy = remedy if rule != "constant" else f"The trunk has train.num_epochs={num_epochs}."
-            problems.append(expected("fork.epochs", spec.fork.epochs, f"to be at most {latest}", remedy))
+        if max(fork.epochs, default=0) > latest:
+            remedy = f"The trunk has train.num_epochs={num_epochs}"
+            remedy += "." if rule == "constant" else f", and a fork of rule {rule} trains what remains."
+            problems.append(expected("fork.epochs", fork.epochs, f"to be at most {latest}", remedy))
+    return problems
+
+
+def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
+    """Forks whose learning rate would rise instead of fall."""
     ends = {
         "matched_anneal": trunk_final_learning_rate(spec, steps_per_epoch),
         "paper_a": spec.schedule.end_learning_rate if spec.schedule.name in ("cosine", "linear") else 0.0,
     }
-    for rule in ends.keys() & set(spec.fork.rules):
-        rising = [
-            t for t in spec.fork.epochs if t < num_epochs and _maximum(spec, t) < ends[rule] * (1 - 1e-6)
-        ]
+    problems = []
+    for rule in sorted(ends.keys() & set(spec.fork.rules)):
+        rising = [epoch for epoch in spec.fork.epochs if _maximum(spec, epoch) < ends[rule] * (1 - 1e-6)]
         if rising:
-            allowed = f"to leave Eq. (6)'s maximum above the final rate {ends[rule]:.4g} of rule {rule!r}"
+            allowed = f"to leave Eq. (6)'s maximum above the final rate {ends[rule]:.4g} of rule {rule}"
             remedy = f"The rate would rise in forks at {rising}. Fork earlier, or lower the final rate."
             problems.append(expected("fork.epochs", spec.fork.epochs, allowed, remedy))
     return problems

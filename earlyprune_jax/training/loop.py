@@ -15,8 +15,8 @@ from earlyprune_jax.training.records import RunRecords
 from earlyprune_jax.training.state import TrainState
 from earlyprune_jax.training.steps import NEVER
 
-Report = Callable[[dict[str, Any]], None]
-"""Called with every finished epoch's entry, old ones included when a run is resumed."""
+Report = Callable[[dict[str, Any] | None], None]
+"""Called with every epoch's entry when it is finished; with None for one finished earlier."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,10 @@ def train(
         {"status": "finished" | "diverged", "epoch", "step", "achieved_sparsity"}; also written
         to result.json. A run diverges at its first step with a non-finite loss and stops.
     """
+    store.discard_interrupted()
     state, done = _resume(engine, run, records, store)
-    for entry in records.epochs():
-        report(entry)
+    for _ in range(done):
+        report(None)
     sparsity = pruning.sparsity(state.mask, engine.prunable)
     saved_at = time.monotonic()
     for index in range(done, run.training.num_epochs):
@@ -89,8 +90,9 @@ def train(
         if is_last or time.monotonic() - saved_at >= run.save.seconds:
             _save(run.save, store, epoch, state)
             saved_at = time.monotonic()
-        records.append(entry | {"seconds": time.monotonic() - started})
-        report(records.epochs()[-1])
+        entry["seconds"] = time.monotonic() - started
+        records.append(entry)
+        report(entry)
     return _finish(records, "finished", run.first_epoch + run.training.num_epochs, int(state.step), sparsity)
 
 

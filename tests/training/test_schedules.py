@@ -135,6 +135,6 @@ def test_constant_trains_its_own_length_at_its_own_rate():
 def test_a_fork_whose_rate_would_rise_is_refused():
     resolved = dataclasses.replace(spec(), fork=dataclasses.replace(spec().fork, rules=("matched_anneal",)))
     slow = dataclasses.replace(resolved.schedule, exponential_decay_rate=0.999)
-    problems = fork_rules.check(dataclasses.replace(resolved, schedule=slow), SPE)
+    problems = fork_rules.check_rates(dataclasses.replace(resolved, schedule=slow), SPE)
     assert len(problems) == 1
-    assert "would rise in forks at [100, 140, 180]" in problems[0]
+    assert "would rise in forks at [60, 100, 140, 180]" in problems[0]
