@@ -5,9 +5,7 @@ is image i of the official files and published index lists apply. CIFAR-100 labe
 the 100 fine ones. A directory may hold fewer images than the official set.
 """
 
-import dataclasses
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +13,12 @@ import numpy as np
 
 from earlyprune_jax.data.archive import IMAGE_SHAPE
 from earlyprune_jax.data.dataset import Facts, Source, Split
+from earlyprune_jax.data.tfds_directory import RECORD_FORMAT, default_data_dir, find, prepare_command
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected
 
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 _NUM_TRAIN, _NUM_TEST = 50_000, 10_000
-_FORMAT = "array_record"
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a TFDS directory holds under a name.
-
-    `is_prepared` and `problems` exclude one another; with neither there is nothing yet.
-    """
-
-    path: Path
-    is_prepared: bool = False
-    problems: tuple[str, ...] = ()
-    builder: Any = None
-
-
-def default_data_dir() -> Path:
-    """Where TFDS keeps its data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def find(name: str, data_dir: Path) -> Found:
-    """Looks for a readable data set in a TFDS directory; writes nothing, reads no image."""
-    import tensorflow_datasets as tfds
-
-    path = data_dir / name / str(tfds.builder_cls(name).VERSION)
-    if not path.is_dir():
-        return Found(path)
-    remedy = f"Prepare it in another directory: {_command(name)}, then set data.data_dir=DIR."
-
-    def unusable(allowed: str) -> Found:
-        return Found(path, problems=(expected("data.data_dir", str(data_dir), allowed, remedy),))
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        splits = builder.info.splits
-        formats = {file_format.value for file_format in builder.info.available_file_formats()}
-    except Exception as error:  # TFDS lets protobuf's, JSON's and its own errors through
-        return unusable(f"to hold {name} with a readable dataset_info.json in {path} ({error})")
-    if not {"train", "test"} <= set(splits):
-        return unusable(f"to hold a finished {name} with splits train and test in {path}")
-    if _FORMAT not in formats:
-        return unusable(f"to hold {name} as {_FORMAT}, not {', '.join(sorted(formats))}, in {path}")
-    files = [Path(file) for split in ("train", "test") for file in splits[split].filepaths]
-    missing = [file.name for file in files if not file.is_file() or file.stat().st_size == 0]
-    if missing:
-        return unusable(f"to hold all of {name}; {', '.join(missing)} is missing in {path}")
-    return Found(path, is_prepared=True, builder=builder)
 
 
 def inspect(spec: DataSpec) -> tuple[list[str], Facts]:
@@ -88,7 +39,7 @@ def inspect(spec: DataSpec) -> tuple[list[str], Facts]:
     problems += found.problems
     if not found.is_prepared:
         if spec.data_dir and data_dir.is_dir() and not found.problems:
-            remedy = f"Prepare it: {_command(spec.name, spec.data_dir)}."
+            remedy = f"Prepare it: {prepare_command(spec.name, spec.data_dir)}."
             allowed = f"to hold {spec.name} in {found.path}"
             problems.append(expected("data.data_dir", spec.data_dir, allowed, remedy))
         return problems, official
@@ -130,16 +81,11 @@ def _data_dir(spec: DataSpec) -> Path:
     return Path(spec.data_dir).expanduser() if spec.data_dir else default_data_dir()
 
 
-def _command(name: str, directory: str = "DIR") -> str:
-    return f"`python -m earlyprune_jax.data.prepare {name} {directory} [--archive FILE]`"
-
-
 def _directory_problems(spec: DataSpec, data_dir: Path) -> list[str]:
     if not spec.data_dir or data_dir.is_dir():
         return []
-    remedy = (
-        f"Prepare it: {_command(spec.name, spec.data_dir)}, or set data.data_dir='' for the TFDS default."
-    )
+    command = prepare_command(spec.name, spec.data_dir)
+    remedy = f"Prepare it: {command}, or set data.data_dir='' for the TFDS default."
     return [expected("data.data_dir", spec.data_dir, "to be a directory that exists", remedy)]
 
 
@@ -150,7 +96,7 @@ def _records(builder: Any, split: str) -> list[dict[str, Any]]:
     # Decoding with Pillow ourselves is faster here than through TFDS, and the same with
     # or without OpenCV on the machine.
     source = builder.as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}, file_format=_FORMAT
+        split, decoders={"image": tfds.decode.SkipDecoding()}, file_format=RECORD_FORMAT
     )
     try:
         records = source.__getitems__(list(range(len(source))))
@@ -182,5 +128,5 @@ def _damaged(builder: Any, split: str, error: Exception) -> str:
         "data.data_dir",
         data_dir,
         f"to hold readable {split} records of {name} ({type(error).__name__}: {error})",
-        f"Delete {builder.data_dir} and prepare it again: {_command(name, data_dir)}.",
+        f"Delete {builder.data_dir} and prepare it again: {prepare_command(name, data_dir)}.",
     )

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax.data import archive as archives
-from earlyprune_jax.data import cifar
 from earlyprune_jax.data.archive import ARCHIVES, Archive, Contents
+from earlyprune_jax.data.tfds_directory import find
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
 
@@ -56,7 +56,7 @@ def prepare(
         raise InvalidInput([unknown_choice("name", name, list(ARCHIVES))])
     archive = archive or ARCHIVES[name]
     data_dir = Path(data_dir).expanduser().absolute()
-    found = cifar.find(name, data_dir)
+    found = find(name, data_dir)
     if found.problems:
         raise InvalidInput(found.problems)
     if found.is_prepared:
@@ -77,7 +77,7 @@ def prepare(
             written.rename(found.path)
         except OSError:
             # Another process may have been first; its files are as good as these.
-            if not cifar.find(name, data_dir).is_prepared:
+            if not find(name, data_dir).is_prepared:
                 raise
     return found.path
 

@@ -15,7 +15,7 @@ from earlyprune_jax.data import Dataset
 from earlyprune_jax.pruning import select
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import optim, state, steps, tasks
-from earlyprune_jax.training.execution import Runner, execution_form, runner
+from earlyprune_jax.training.execution import Runner, execution_form, once_options, runner
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
 
 Means = dict[str, float | None]
@@ -153,8 +153,7 @@ def state_maker(task: tasks.Task, optimizer: optax.GradientTransformation) -> Ca
     def make(key):
         return state.create(task.init(stream_key(key, Stream.INIT)), optimizer, key)
 
-    # Runs once a trunk: XLA's optimizer would take longer than the initialisation itself.
-    return jax.jit(make, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(make, compiler_options=once_options(jax.default_backend()))
 
 
 def on_device(tree: Any) -> Any:

@@ -28,6 +28,11 @@ def execution_form(backend: str) -> str:
     return "loop" if backend == "cpu" else "scan"
 
 
+def once_options(backend: str) -> dict[str, int]:
+    """Compiler options of a function that runs once a trunk: on CPU, optimising takes longer than running."""
+    return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
+
+
 def runner(step: Step, *, form: str, name: str) -> Runner:
     """Compiles a step into a function that runs many; the carry's buffers are donated.
 

@@ -11,7 +11,7 @@ import pytest
 from synthetic import write_official
 
 from earlyprune_jax.data import archive as archives
-from earlyprune_jax.data import cifar, load
+from earlyprune_jax.data import load, tfds_directory
 from earlyprune_jax.data.archive import ARCHIVES
 from earlyprune_jax.data.prepare import main, prepare
 from earlyprune_jax.validate import InvalidInput
@@ -133,7 +133,7 @@ def test_a_directory_that_is_a_file_is_refused(official, tmp_path):
 
 def test_the_archive_is_downloaded_verified_and_prepared(served, official, tmp_path, capsys):
     path = prepare("cifar10", tmp_path / "tfds", archive=served)
-    assert cifar.find("cifar10", tmp_path / "tfds").is_prepared
+    assert tfds_directory.find("cifar10", tmp_path / "tfds").is_prepared
     assert [file.name for file in (tmp_path / "tfds").iterdir()] == ["cifar10"]
     assert path.parent.name == "cifar10"
     assert f"Downloading {served.url}" in capsys.readouterr().err
