@@ -1,0 +1,76 @@
+"""A real process, really stopped: SIGTERM and SIGKILL lose nothing that was finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from earlyprune_jax import main
+
+ROOT = Path(__file__).parent.parent
+DEADLINE_SECONDS = 120
+EXIT_CODES = {signal.SIGTERM: main.INTERRUPTED, signal.SIGKILL: -signal.SIGKILL}
+
+
+def arguments(npz: Path, workdir: Path) -> list[str]:
+    return [
+        f"--config={ROOT / 'configs' / 'digits.py'}",
+        f"--config.data.name=npz:{npz}",
+        "--config.data.num_classes=2",
+        "--config.data.train_fraction=1.0",
+        "--config.train.num_epochs=30",
+        "--config.train.batch_size=8",
+        "--config.train.seeds=0",
+        "--config.fork.epochs=26",
+        "--config.model.width_multiplier=0.125",
+        "--config.signals.names=kl_uniform",
+        f"--workdir={workdir}",
+    ]
+
+
+def metrics(workdir: Path) -> dict[str, list[dict]]:
+    """Every run's entries without their times."""
+    found = {}
+    for path in sorted(workdir.glob("*/*/metrics.jsonl")):
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parent.name] = [{k: v for k, v in e.items() if k != "seconds"} for e in entries]
+    return found
+
+
+def stop(command: list[str], trigger: Path, how: signal.Signals) -> int:
+    """Starts a process, signals it once the trigger file has two lines, returns its exit code."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (trigger.is_file() and trigger.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    return process.wait(DEADLINE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_npz, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert main.main(arguments(tiny_npz, workdir)) == 0
+    return metrics(workdir)
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGTERM, main.INTERRUPTED), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_stopped_process_goes_on_where_it_was_and_ends_the_same(
+    tiny_npz, tmp_path, uninterrupted, how, code
+):
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "earlyprune_jax.main", *arguments(tiny_npz, workdir)]
+    trunk = workdir / "trunks" / "seed-0"
+    assert stop(command, trunk / "metrics.jsonl", how) == EXIT_CODES[how]
+    assert not (trunk / "result.json").exists()
+    assert main.main(arguments(tiny_npz, workdir)) == 0
+    assert metrics(workdir) == uninterrupted
