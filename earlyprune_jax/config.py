@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,22 +71,34 @@ def resolve(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> Ru
     """
     values = config.to_dict()
     problems = [problem for name, text in overrides for problem in _override(values, name, text)]
-    problems += _check_keys(values)
-    sections, sound = {}, set()
-    for name, section in SECTIONS.items():
-        sections[name], found = _section(name, section, values.get(name))
-        if sections[name] is not None and not found:
-            found = config_checks.check_section(name, sections[name])
-        problems += found
-        sound |= set() if found else {name}
-    # RunSpec in all but name: a check sees only the sections it needs, and those are sound.
-    partial = cast(RunSpec, SimpleNamespace(**sections))
+    problems += _unknown_keys(values)
+    accepted, found = _read_keys(values)
+    problems += [problem for key_problems in found.values() for problem in key_problems]
+    # RunSpec in all but name: a check sees only the keys it needs, and those are there.
+    partial = cast(RunSpec, SimpleNamespace(**{name: _partial(name, accepted[name]) for name in SECTIONS}))
+    absent = {name for name in KEYS if name.split(".")[1] not in accepted[name.split(".")[0]]}
+    unsound = set(found)
+    for needs, check in config_checks.KEY_CHECKS:
+        keys = _expand(needs)
+        if not keys & absent and (wrong := check(partial)):
+            problems += wrong
+            unsound |= keys
     for needs, check in config_checks.CROSS_CHECKS:
-        if needs <= sound:
+        if not _expand(needs) & unsound:
             problems += check(partial)
     if problems:
         raise InvalidInput(problems)
-    return RunSpec(**sections)
+    return RunSpec(**vars(partial))
+
+
+def _expand(needs: set[str]) -> set[str]:
+    """A section's name stands for all of its keys."""
+    return {name for name in KEYS if name in needs or name.split(".")[0] in needs}
+
+
+def _partial(name: str, accepted: dict[str, Any]) -> Any:
+    complete = len(accepted) == len(dataclasses.fields(SECTIONS[name]))
+    return SECTIONS[name](**accepted) if complete else SimpleNamespace(**accepted)
 
 
 def describe_keys() -> str:
@@ -130,7 +143,7 @@ def _override(values: dict[str, Any], name: str, text: str) -> list[str]:
     return []
 
 
-def _check_keys(values: dict[str, Any]) -> list[str]:
+def _unknown_keys(values: dict[str, Any]) -> list[str]:
     problems = []
     for name, section in values.items():
         if name not in SECTIONS or not isinstance(section, dict):
@@ -141,29 +154,33 @@ def _check_keys(values: dict[str, Any]) -> list[str]:
 
 
 def _unknown_key(name: str) -> str:
-    by_leaf = [known for known in KEYS if known.split(".")[1] == name.split(".")[-1]]
-    hint = f"Did you mean {by_leaf[0]!r}?" if by_leaf else nearest(name, KEYS)
+    section, _, leaf = name.rpartition(".")
+    same_leaf = [known for known in KEYS if known.split(".")[1] == leaf]
+    same_section = [known for known in KEYS if known.split(".")[0] == section]
+    hint = f"Did you mean {same_leaf[0]!r}?" if same_leaf and not same_section else ""
+    hint = hint or nearest(name, same_section or KEYS)
     return f"Unknown config key {name!r}. {hint or 'Run with --help for all keys.'}"
 
 
-def _section(name: str, section: Any, values: Any) -> tuple[Any, list[str]]:
-    """The section, or None if a key is missing or of another type; and its keys' problems."""
-    problems, accepted = [], {}
-    for field in dataclasses.fields(section):
-        thing = f"{name}.{field.name}"
-        if not isinstance(values, dict) or field.name not in values:
-            problems.append(f"Missing config key {thing!r}: {field.metadata['doc']}.")
+def _read_keys(values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """Section -> key -> value of the right type, in range or not; and full key -> its problems."""
+    accepted: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    problems = {}
+    for full_name, field in KEYS.items():
+        section, name = full_name.split(".")
+        given = values.get(section)
+        if not isinstance(given, dict) or name not in given:
+            problems[full_name] = [f"Missing config key {full_name!r}: {field.metadata['doc']}."]
             continue
-        value = _convert(values[field.name], field.type)
+        value = _convert(given[name], field.type)
         if value is None:
-            problems.append(expected(thing, values[field.name], f"to be {_type_name(field.type)}"))
+            problems[full_name] = [expected(full_name, given[name], f"to be {_type_name(field.type)}")]
             continue
+        accepted[section][name] = value
         allowed = field.metadata["check"](value)
         if allowed:
-            problems.append(expected(thing, value, allowed))
-        accepted[field.name] = value
-    complete = len(accepted) == len(dataclasses.fields(section))
-    return (section(**accepted) if complete else None), problems
+            problems[full_name] = [expected(full_name, value, allowed)]
+    return accepted, problems
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -175,7 +192,7 @@ def _convert(value: Any, kind: Any) -> Any:
         converted = tuple(_convert(item, element) for item in value)
         return None if None in converted else converted
     if kind is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf
     return value if type(value) is kind else None
 
 

@@ -1,31 +1,49 @@
 """What a config's values must satisfy beyond each key's own range."""
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from earlyprune_jax import data, models, pruning
+from earlyprune_jax import data, models, pruning, signals
 from earlyprune_jax.pruning import allocation
 from earlyprune_jax.pruning.selection import check_layers
-from earlyprune_jax.spec import PruningSpec, RunSpec, SignalSpec
-from earlyprune_jax.training import fork_rules, tasks
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.signals import fisher
+from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.training import fork_rules, schedules, tasks
+from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+
+REGISTERED: dict[str, Iterable[str]] = {
+    "pruning.criteria": pruning.CRITERIA,
+    "pruning.scopes": pruning.SCOPES,
+    "fork.rules": fork_rules.RULES,
+    "schedule.name": schedules.CURVES,
+    "signals.names": signals.NAMES,
+    "signals.fisher_labels": fisher.LABELS,
+    "signals.fisher_estimator": fisher.ESTIMATORS,
+}
+"""Keys whose names are registered where they are implemented."""
+
+LAYER_KEYS = ("pruning.layers", "signals.fisher_layers")
 
 
-def check_section(name: str, section: Any) -> list[str]:
-    """What other modules know of one section's values."""
-    if name == "data":
-        return data.check(section)
-    if name == "model":
-        return models.check(section.name)
-    if name == "pruning":
-        return check_layers(section.layers, "pruning.layers")
-    if name == "signals":
-        return check_layers(section.fisher_layers, "signals.fisher_layers") + _check_fisher(section)
-    return []
+def _value(spec: RunSpec, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(spec, section), name)
 
 
-def _check_fisher(signals: SignalSpec) -> list[str]:
+def _check_registered(spec: RunSpec, key: str) -> list[str]:
+    value, choices = _value(spec, key), tuple(REGISTERED[key])
+    given = value if isinstance(value, tuple) else (value,)
+    return [unknown_choice(key, name, choices) for name in given if name not in choices]
+
+
+def _check_layer_name(spec: RunSpec, key: str) -> list[str]:
+    return check_layers(_value(spec, key), key)
+
+
+def _check_fisher(spec: RunSpec) -> list[str]:
+    signals = spec.signals
     if signals.fisher_estimator == "batch" and signals.fisher_labels != "sampled":
         allowed = "to be sampled with fisher_estimator batch"
         remedy = "Only sampled labels make a batch's cross terms vanish: use fisher_estimator per_example."
@@ -33,69 +51,89 @@ def _check_fisher(signals: SignalSpec) -> list[str]:
     return []
 
 
-def _check_examples(spec: RunSpec) -> list[str]:
+def _check_examples(spec: RunSpec, key: str) -> list[str]:
     num_train = data.sizes(spec.data).num_train
     remedy = f"{spec.data.name} gives that many training images with these splits."
-    wanted = {"train.batch_size": spec.train.batch_size, "signals.num_examples": spec.signals.num_examples}
-    return [
-        expected(thing, value, f"to be at most {num_train}", remedy)
-        for thing, value in wanted.items()
-        if value > num_train
-    ]
+    value = _value(spec, key)
+    return [expected(key, value, f"to be at most {num_train}", remedy)] if value > num_train else []
 
 
 def _check_fork_epochs(spec: RunSpec) -> list[str]:
     return fork_rules.check_epochs(spec.fork, spec.train.num_epochs)
 
 
-def _check_schedule(spec: RunSpec) -> list[str]:
-    schedule, problems = spec.schedule, []
-    if schedule.name == "step" and max(schedule.step_boundaries_epochs, default=0) >= spec.train.num_epochs:
-        allowed = f"to lie before train.num_epochs={spec.train.num_epochs}"
-        problems.append(expected("schedule.step_boundaries_epochs", schedule.step_boundaries_epochs, allowed))
-    if schedule.name in ("cosine", "linear") and schedule.end_learning_rate > spec.optim.learning_rate:
-        allowed = f"to be at most optim.learning_rate={spec.optim.learning_rate}"
-        problems.append(expected("schedule.end_learning_rate", schedule.end_learning_rate, allowed))
-    return problems
+def _check_boundaries(spec: RunSpec) -> list[str]:
+    boundaries = spec.schedule.step_boundaries_epochs
+    if spec.schedule.name != "step" or max(boundaries, default=0) < spec.train.num_epochs:
+        return []
+    allowed = f"to lie before train.num_epochs={spec.train.num_epochs}"
+    return [expected("schedule.step_boundaries_epochs", boundaries, allowed)]
+
+
+def _check_end(spec: RunSpec) -> list[str]:
+    end, maximum = spec.schedule.end_learning_rate, spec.optim.learning_rate
+    if spec.schedule.name not in ("cosine", "linear") or end <= maximum:
+        return []
+    return [expected("schedule.end_learning_rate", end, f"to be at most optim.learning_rate={maximum}")]
 
 
 def _check_fork_rates(spec: RunSpec) -> list[str]:
     num_train = data.sizes(spec.data).num_train
-    if _check_schedule(spec) or _check_fork_epochs(spec) or spec.train.batch_size > num_train:
+    if _check_boundaries(spec) or _check_end(spec) or spec.train.batch_size > num_train:
         return []  # rates mean nothing yet
     return fork_rules.check_rates(spec, data.steps_per_epoch(num_train, spec.train.batch_size))
 
 
-def _check_layers_of_model(spec: RunSpec) -> list[str]:
-    shape = data.sizes(spec.data).image_shape
-    task = tasks.classification(spec.data, spec.model, precision=spec.train.precision, image_shape=shape)
-    params = task.shapes()["params"]
-    problems = []
-    for thing in ("pruning.layers", "signals.fisher_layers"):
-        section, key = thing.split(".")
-        try:
-            selected = pruning.select(params, getattr(getattr(spec, section), key))
-        except InvalidInput as error:
-            problems += [f"{thing}: {problem}" for problem in error.problems]
-            continue
-        if section == "pruning":
-            problems += _check_sparsities(spec.pruning, allocation.prunable_sizes(params, selected))
-    return problems
+def _check_selection(spec: RunSpec, key: str) -> list[str]:
+    try:
+        pruning.select(_params(spec), _value(spec, key))
+    except InvalidInput as error:
+        return [f"{key}: {problem}" for problem in error.problems]
+    return []
 
 
-def _check_sparsities(spec: PruningSpec, sizes: dict[str, int]) -> list[str]:
+def _check_sparsities(spec: RunSpec) -> list[str]:
+    if _check_selection(spec, "pruning.layers"):
+        return []
+    params = _params(spec)
+    sizes = allocation.prunable_sizes(params, pruning.select(params, spec.pruning.layers))
     return [
         f"pruning.sparsities: {problem}"
-        for scope, sparsity in itertools.product(spec.scopes, spec.sparsities)
+        for scope, sparsity in itertools.product(spec.pruning.scopes, spec.pruning.sparsities)
         for problem in allocation.check_sparsity(sizes, sparsity, scope)
     ]
 
 
-CROSS_CHECKS: tuple[tuple[set[str], Callable[[RunSpec], list[str]]], ...] = (
-    ({"data", "train", "signals"}, _check_examples),
-    ({"train", "fork"}, _check_fork_epochs),
-    ({"train", "optim", "schedule"}, _check_schedule),
-    ({"data", "train", "optim", "schedule", "fork"}, _check_fork_rates),
-    ({"data", "model", "train", "pruning", "signals"}, _check_layers_of_model),
+def _params(spec: RunSpec) -> Any:
+    """The shapes of the network's parameters; nothing is computed."""
+    shape = data.sizes(spec.data).image_shape
+    task = tasks.classification(spec.data, spec.model, precision=spec.train.precision, image_shape=shape)
+    return task.shapes()["params"]
+
+
+Checks = tuple[tuple[set[str], Callable[[RunSpec], list[str]]], ...]
+"""What a check needs, keys or whole sections, and the check."""
+
+KEY_CHECKS: Checks = (
+    ({"data"}, lambda spec: data.check(spec.data)),
+    ({"model.name"}, lambda spec: models.check(spec.model.name)),
+    *(({key}, functools.partial(_check_registered, key=key)) for key in REGISTERED),
+    *(({key}, functools.partial(_check_layer_name, key=key)) for key in LAYER_KEYS),
 )
-"""Facts that several sections make together, each with the sections it needs to be sound."""
+"""What other modules know of single keys; run on values of the right type."""
+
+NETWORK = {"data", "model", "train.precision"}
+"""What decides the shapes of a network's parameters."""
+
+CROSS_CHECKS: Checks = (
+    ({"signals.fisher_estimator", "signals.fisher_labels"}, _check_fisher),
+    ({"data", "train.batch_size"}, functools.partial(_check_examples, key="train.batch_size")),
+    ({"data", "signals.num_examples"}, functools.partial(_check_examples, key="signals.num_examples")),
+    ({"train.num_epochs", "fork.epochs", "fork.rules"}, _check_fork_epochs),
+    ({"train.num_epochs", "schedule.name", "schedule.step_boundaries_epochs"}, _check_boundaries),
+    ({"optim.learning_rate", "schedule.name", "schedule.end_learning_rate"}, _check_end),
+    ({"data", "train", "optim", "schedule", "fork"}, _check_fork_rates),
+    *(({*NETWORK, key}, functools.partial(_check_selection, key=key)) for key in LAYER_KEYS),
+    ({*NETWORK, "pruning"}, _check_sparsities),
+)
+"""Facts that several keys make together; run where the keys they need are sound."""

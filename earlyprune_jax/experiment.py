@@ -10,6 +10,7 @@ from earlyprune_jax import data, progress, pruning, workspace
 from earlyprune_jax.analysis import figures, results, summary
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.plan import AnyRun, Fork, Trunk
+from earlyprune_jax.records import RunRecords
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import loop, state
@@ -17,7 +18,6 @@ from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.fork_rules import Training
 from earlyprune_jax.training.loop import SavePolicy
-from earlyprune_jax.training.records import RunRecords
 
 FORK_SAVE_SECONDS = 60.0
 

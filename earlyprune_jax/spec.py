@@ -12,6 +12,10 @@ from typing import Any
 
 from earlyprune_jax.validate import Check, anything, each, one_of, within
 
+FLOAT32_MAX = 3.4e38
+NAMES = each(anything, at_least=1)
+"""A check for names that `config_checks` looks up where they are registered."""
+
 
 def key(doc: str, check: Check = anything) -> Any:
     """Declares a config key: its meaning and the check its value must pass."""
@@ -38,7 +42,7 @@ class DataSpec:
         "fraction of the test images reported on, stratified; 1 in any result to be compared",
         within(0, 1, open_low=True),
     )
-    split_seed: int = key("seed of the subsets and of the validation split", within(0))
+    split_seed: int = key("seed of the subsets and of the validation split", within(0, 2**63))
     crop_padding: int = key("random crop after zero padding by this many pixels; 0 = off", within(0))
     horizontal_flip: bool = key("random horizontal flip")
     mean: tuple[float, ...] = key(
@@ -54,17 +58,17 @@ class ModelSpec:
     """Which network."""
 
     name: str = key("resnet8 ... resnet110, resnet18, preresnet20 ... preresnet110 and their variants")
-    width_multiplier: float = key("scales every layer's channels", within(0, open_low=True))
+    width_multiplier: float = key("scales every layer's channels", within(0, 100, open_low=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
     """The dense runs (trunks)."""
 
-    seeds: tuple[int, ...] = key("one trunk per seed", each(within(0), at_least=1))
-    num_epochs: int = key("length T of a trunk in epochs", within(1))
-    batch_size: int = key("examples per training step", within(1))
-    eval_batch_size: int = key("examples per evaluation step", within(1))
+    seeds: tuple[int, ...] = key("one trunk per seed", each(within(0, 2**32 - 1), at_least=1))
+    num_epochs: int = key("length T of a trunk in epochs", within(1, 10**6))
+    batch_size: int = key("examples per training step", within(1, 10**6))
+    eval_batch_size: int = key("examples per evaluation step", within(1, 10**6))
     precision: str = key("compute type of the layers; parameters stay float32", one_of("float32", "bfloat16"))
     keep_checkpoints: str = key(
         "which trunk checkpoints stay on disk: all, or those at fork epochs and the newest",
@@ -76,7 +80,7 @@ class TrainSpec:
 class OptimSpec:
     """Stochastic gradient descent with momentum."""
 
-    learning_rate: float = key("the trunk's maximum learning rate", within(0, open_low=True))
+    learning_rate: float = key("the trunk's maximum learning rate", within(0, FLOAT32_MAX, open_low=True))
     momentum: float = key("momentum coefficient; 0 = none", within(0, 1, open_high=True))
     nesterov: bool = key("Nesterov momentum")
     weight_decay: float = key("L2 coefficient added to the gradient", within(0))
@@ -89,7 +93,6 @@ class ScheduleSpec:
 
     name: str = key(
         "exponential, cosine, linear, step or constant",
-        one_of("exponential", "cosine", "linear", "step", "constant"),
     )
     per: str = key("the rate changes once an epoch, or every step", one_of("epoch", "step"))
     exponential_decay_rate: float = key("exponential: factor per epoch", within(0, 1, open_low=True))
@@ -104,12 +107,10 @@ class ScheduleSpec:
 class PruningSpec:
     """What a fork removes. Tuples are axes of the grid."""
 
-    criteria: tuple[str, ...] = key(
-        "scores that decide which weights stay", each(one_of("magnitude"), at_least=1)
-    )
+    criteria: tuple[str, ...] = key("scores that decide which weights stay", NAMES)
     scopes: tuple[str, ...] = key(
         "global: one ranking over all prunable weights; local: the same ratio in each layer",
-        each(one_of("global", "local"), at_least=1),
+        NAMES,
     )
     sparsities: tuple[float, ...] = key(
         "fractions of the prunable weights removed", each(within(0, 1, open_high=True), at_least=1)
@@ -126,29 +127,27 @@ class ForkSpec:
     epochs: tuple[int, ...] = key("trunk epochs t after which forks are pruned", each(within(0)))
     rules: tuple[str, ...] = key(
         "learning-rate rules of the forks",
-        each(one_of("paper_a", "continue", "matched_anneal", "constant"), at_least=1),
+        NAMES,
     )
-    num_replicates: int = key("forks of every cell, each with its own data order", within(1))
-    constant_learning_rate: float = key("rule constant: the rate", within(0, open_low=True))
-    constant_num_epochs: int = key("rule constant: epochs trained after the fork", within(1))
+    num_replicates: int = key("forks of every cell, each with its own data order", within(1, 10**6))
+    constant_learning_rate: float = key("rule constant: the rate", within(0, FLOAT32_MAX, open_low=True))
+    constant_num_epochs: int = key("rule constant: epochs trained after the fork", within(1, 10**6))
 
 
 @dataclasses.dataclass(frozen=True)
 class SignalSpec:
     """What is measured along the trunk after every epoch."""
 
-    names: tuple[str, ...] = key("fisher_trace, kl_uniform", each(one_of("fisher_trace", "kl_uniform")))
+    names: tuple[str, ...] = key("fisher_trace, kl_uniform", each(anything))
     num_examples: int = key("training images the signals are measured on; 0 = all", within(0))
-    batch_size: int = key("examples per signal step", within(1))
+    batch_size: int = key("examples per signal step", within(1, 10**6))
     augment: bool = key("measure on augmented images, as paper A's config says")
     fisher_estimator: str = key(
         "per_example: mean of squared gradient norms; batch: B |batch mean|^2 (paper A's code)",
-        one_of("per_example", "batch"),
     )
     fisher_labels: str = key(
         "labels of tr(F): sampled from the model (Eq. 3), exact (sum over classes), "
         "argmax (Eq. 4 read literally), true (empirical Fisher)",
-        one_of("sampled", "exact", "argmax", "true"),
     )
     fisher_layers: str = key("layers summed into fisher_trace; like pruning.layers")
 

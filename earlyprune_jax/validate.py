@@ -76,12 +76,12 @@ def one_of(*choices: str) -> Check:
 def within(low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Check:
     """A check that a finite number lies in an interval; ends belong to it unless opened."""
     open_high = open_high or high == math.inf
-    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    interval = f"{'(' if open_low else '['}{low:.10g}, {high:.10g}{')' if open_high else ']'}"
 
     def check(value: float) -> str | None:
         above = value > low if open_low else value >= low
         below = value < high if open_high else value <= high
-        return None if math.isfinite(value) and above and below else f"in {interval}"
+        return None if above and below and value == value else f"in {interval}"
 
     return check
 

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 
 from earlyprune_jax import __version__
+from earlyprune_jax.records import read_json, write_json
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training.records import read_json, write_json
 from earlyprune_jax.validate import InvalidInput, expected
 
 PACKAGES = (

@@ -53,13 +53,13 @@ def test_the_run_id_follows_the_content_only():
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        ("optim.learning_rate", "nan", "in (0, inf)"),
-        ("optim.learning_rate", "inf", "in (0, inf)"),
+        ("optim.learning_rate", "nan", "in (0, 3.4e+38]"),
+        ("optim.learning_rate", "inf", "in (0, 3.4e+38]"),
         ("optim.learning_rate", "fast", "to be a number"),
         ("optim.momentum", "1.0", "in [0, 1)"),
         ("optim.lerning_rate", "0.1", "Did you mean 'optim.learning_rate'?"),
         ("learning_rate", "0.1", "Did you mean 'optim.learning_rate'?"),
-        ("train.num_epochs", "-5", "in [1, inf)"),
+        ("train.num_epochs", "-5", "in [1, 1000000]"),
         ("train.num_epochs", "4.5", "to be a whole number"),
         ("train.seeds", "1,1", "to have no element twice"),
         ("train.seeds", "", "at least 1 element"),
@@ -67,16 +67,21 @@ def test_the_run_id_follows_the_content_only():
         ("train.batch_size", "601", "to be at most 600"),
         ("pruning.sparsities", "1.0", "in [0, 1)"),
         ("pruning.sparsities", "0.5,-0.1", "in [0, 1)"),
-        ("pruning.criteria", "magnitud", "did you mean 'magnitude'?"),
+        ("pruning.criteria", "magnitud", "Did you mean 'magnitude'?"),
         ("pruning.layers", "regex:no_such_layer", "to select at least one parameter"),
-        ("fork.epochs", "2,41", "at most"),
-        ("fork.epochs", "40", "to be at most 39"),
+        ("fork.epochs", "2,41", "no epoch beyond 39"),
+        ("fork.epochs", "40", "no epoch beyond 39"),
         ("fork.rules", "paper_b", "one of paper_a"),
-        ("schedule.name", "exponentail", "did you mean 'exponential'?"),
+        ("schedule.name", "exponentail", "Did you mean 'exponential'?"),
         ("model.name", "resnet2O", "Did you mean 'resnet20'?"),
         ("data.name", "cifar11", "cifar10"),
         ("data.validation_fraction", "1.0", "in [0, 1)"),
         ("signals.fisher_labels", "exact,", "one of sampled"),
+        ("train.seeds", "4294967296", "in [0, 4294967295]"),
+        ("train.num_epochs", "9" * 30, "in [1, 1000000]"),
+        ("model.width_multiplier", "1e300", "in (0, 100]"),
+        ("optim.learning_rate", "1e300", "in (0, 3.4e+38]"),
+        ("train.epochs", "3", "Did you mean 'train.num_epochs'?"),
         ("signals.num_examples", "601", "to be at most 600"),
         ("optim.nesterov", "maybe", "true or false"),
     ],
@@ -105,10 +110,11 @@ def test_every_problem_is_reported_together():
 
 
 def test_facts_of_sound_sections_are_checked_beside_broken_ones():
-    found = problems({"optim.momentum": "2", "train.batch_size": "5000", "fork.epochs": "99"})
+    found = problems({"optim.momentum": "2", "train.batch_size": "-5", "fork.epochs": "99", "data.mean": "7"})
     assert [problem.split("=")[0] for problem in found] == [
-        "Expected optim.momentum",
+        "Expected data.mean",
         "Expected train.batch_size",
+        "Expected optim.momentum",
         "Expected fork.epochs",
     ]
 

@@ -18,10 +18,10 @@ from earlyprune_jax import config, experiment, main
 from earlyprune_jax.data import load
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.plan import Fork, Trunk
+from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import loop
 from earlyprune_jax.training.checkpoint import CheckpointStore
-from earlyprune_jax.training.records import RunRecords
 from earlyprune_jax.validate import InvalidInput
 
 RULES = "paper_a,continue,constant,matched_anneal"
@@ -336,7 +336,10 @@ def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_p
     lines = capsys.readouterr().out.splitlines()
     assert sum("epoch 1" in line and line.startswith("trunk seed 0") for line in lines) == 1
     assert sum(line.startswith(("trunk", "fork")) for line in lines) == 3
-    assert any("Best of 1 fork" in line or "fork" in line.lower() for line in lines[-8:])
+    dense, pruned = (f"{100 * float(row['test_accuracy']):.2f} %" for row in rows(tmp_path / "run"))
+    assert "Runs: 2 finished, 0 diverged, 0 skipped." in lines
+    assert f"Dense, never pruned: {dense} test accuracy at the last epoch (one seed)." in lines
+    assert f"  Only fork epoch: 1, test accuracy {pruned} (n = 1)." in lines
 
 
 def test_two_processes_cannot_share_a_workdir(finished, tmp_path):

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from earlyprune_jax import records
 from earlyprune_jax.analysis import curves, labels, panels, peaks, results
 from earlyprune_jax.analysis.panels import Content
 
@@ -50,7 +51,7 @@ def draw_accuracy_vs_fork_epoch(workdir: str | Path) -> list[Path]:
     directory.mkdir(exist_ok=True)
     paths = [directory / f"accuracy_vs_fork_epoch.{extension}" for extension in ("png", "svg")]
     for path in paths:
-        results.replace_file(path, _render(figure, path.suffix[1:]))
+        records.replace_file(path, _render(figure, path.suffix[1:]))
     return paths
 
 

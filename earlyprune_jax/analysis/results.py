@@ -3,13 +3,12 @@
 import csv
 import dataclasses
 import io
-import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from earlyprune_jax import records
 from earlyprune_jax.validate import InvalidInput, expected
 
 AXES = ("trunk_seed", "fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate")
@@ -77,7 +76,6 @@ def read_runs(workdir: str | Path) -> list[Run]:
 
     A directory without run.json is not a run, and an absent `trunks` or `forks` holds none.
     The last line of metrics.jsonl may be torn (a crash while writing) and is then dropped.
-    An epoch that stands twice (a resume went back) counts once, as last written.
 
     Args:
         workdir: The experiment's directory.
@@ -155,26 +153,8 @@ def write_tables(workdir: str | Path) -> list[Path]:
     paths = []
     for name, (columns, rows) in tables.items():
         paths.append(Path(workdir) / name)
-        replace_file(paths[-1], _csv_text(columns, rows).encode())
+        records.replace_file(paths[-1], _csv_text(columns, rows).encode())
     return paths
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
-        >>> replace_file(path, b"a,b")
-        >>> path.read_bytes()
-        b'a,b'
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
@@ -184,55 +164,17 @@ def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
         >>> read_config("no/such/workdir")
         {}
     """
-    path = Path(workdir) / "config.json"
-    return _read_object(path) if path.exists() else {}
+    return records.read_json(Path(workdir) / "config.json") or {}
 
 
 def _read_run(directory: Path) -> Run:
-    description = _read_object(directory / "run.json")
+    description = records.read_json(directory / "run.json")
     needed = ("kind", "trunk_seed", "first_epoch", "last_epoch")
     if missing := [name for name in needed if description.get(name) is None]:
         raise InvalidInput([expected(str(directory / "run.json"), sorted(description), f"to have {missing}")])
     identity: dict[str, Any] = {name: description.get(name) for name in {*needed, *AXES}}
-    result_path = directory / "result.json"
-    return Run(
-        name=directory.name,
-        **identity,
-        records=_read_records(directory / "metrics.jsonl"),
-        result=_read_object(result_path, needs="status") if result_path.exists() else None,
-    )
-
-
-def _read_object(path: Path, needs: str | None = None) -> dict[str, Any]:
-    text = path.read_text()
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict) or (needs and needs not in value):
-        allowed = f"to be a JSON object{f' with {needs!r}' if needs else ''}"
-        raise InvalidInput([expected(str(path), text[:80], allowed, "Delete the damaged run to repeat it.")])
-    return value
-
-
-def _read_records(path: Path) -> tuple[dict[str, Any], ...]:
-    # errors="replace": a torn line may end inside a multi-byte character.
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    records = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            records[record["epoch"]] = record
-        except (json.JSONDecodeError, KeyError, TypeError):
-            if number < len(lines):
-                problem = expected(
-                    f"{path}, line {number},",
-                    line[:80],
-                    "to be a JSON object with 'epoch'",
-                    "Only the last line may be torn. Delete the damaged run to repeat it.",
-                )
-                raise InvalidInput([problem]) from None
-    return tuple(records[epoch] for epoch in sorted(records))
+    run = records.RunRecords(directory)
+    return Run(name=directory.name, **identity, records=tuple(run.epochs()), result=run.result())
 
 
 def _result_row(run: Run) -> dict[str, Any]:

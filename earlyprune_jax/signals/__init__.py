@@ -8,7 +8,9 @@ from earlyprune_jax.signals.kl_uniform import kl_uniform
 from earlyprune_jax.signals.signal import Signal
 from earlyprune_jax.spec import SignalSpec
 
-__all__ = ["Signal", "build", "kl_uniform"]
+__all__ = ["NAMES", "Signal", "build", "kl_uniform"]
+
+NAMES = ("fisher_trace", "kl_uniform")
 
 
 def build(spec: SignalSpec, *, counted: Any, num_classes: int) -> tuple[Signal, ...]:

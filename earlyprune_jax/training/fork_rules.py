@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import optax
 
 from earlyprune_jax.spec import ForkSpec, RunSpec, ScheduleSpec
@@ -83,13 +82,20 @@ def constant(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
     return Training(spec.fork.constant_num_epochs, schedule, reset_momentum=True)
 
 
+SMALLEST_RATE = 1e-30
+"""Below this, ratios of rates leave the range of float32."""
+
 RULES = {"paper_a": paper_a, "matched_anneal": matched_anneal, "continue": continued, "constant": constant}
 
 
 def trunk_final_learning_rate(spec: RunSpec, steps_per_epoch: int) -> float:
     """The rate of the trunk's last step."""
-    last_step = spec.train.num_epochs * steps_per_epoch - 1
-    return np.asarray(trunk(spec, steps_per_epoch).schedule(last_step)).item()
+    return schedules.final_rate(
+        spec.schedule,
+        max_learning_rate=spec.optim.learning_rate,
+        num_epochs=spec.train.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
 
 
 def check_epochs(fork: ForkSpec, num_epochs: int) -> list[str]:
@@ -100,14 +106,15 @@ def check_epochs(fork: ForkSpec, num_epochs: int) -> list[str]:
         if max(fork.epochs, default=0) > latest:
             remedy = f"The trunk has train.num_epochs={num_epochs}"
             remedy += "." if rule == "constant" else f", and a fork of rule {rule} trains what remains."
-            problems.append(expected("fork.epochs", fork.epochs, f"to be at most {latest}", remedy))
+            problems.append(expected("fork.epochs", fork.epochs, f"to have no epoch beyond {latest}", remedy))
     return problems
 
 
 def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
-    """Forks whose learning rate would rise instead of fall."""
+    """Forks whose learning rate would rise instead of fall, or fall to nothing."""
+    trunk_end = trunk_final_learning_rate(spec, steps_per_epoch)
     ends = {
-        "matched_anneal": trunk_final_learning_rate(spec, steps_per_epoch),
+        "matched_anneal": trunk_end,
         "paper_a": spec.schedule.end_learning_rate if spec.schedule.name in ("cosine", "linear") else 0.0,
     }
     problems = []
@@ -115,8 +122,13 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
         rising = [epoch for epoch in spec.fork.epochs if _maximum(spec, epoch) < ends[rule] * (1 - 1e-6)]
         if rising:
             allowed = f"to leave Eq. (6)'s maximum above the final rate {ends[rule]:.4g} of rule {rule}"
-            remedy = f"The rate would rise in forks at {rising}. Fork earlier, or lower the final rate."
+            remedy = f"It would rise in forks at {rising}: fork earlier, end lower, or use rule continue."
             problems.append(expected("fork.epochs", spec.fork.epochs, allowed, remedy))
+    by_ratio = spec.schedule.name in ("exponential", "step")
+    if "matched_anneal" in spec.fork.rules and by_ratio and trunk_end < SMALLEST_RATE:
+        allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for rule matched_anneal"
+        remedy = f"It ends at {trunk_end:.3g}: decay more slowly, or use rule paper_a."
+        problems.append(expected("schedule.name", spec.schedule.name, allowed, remedy))
     return problems
 
 
@@ -139,7 +151,7 @@ def _fit(
 ) -> ScheduleSpec | None:
     """The trunk's schedule with parameters such that it falls from `maximum` to `final`."""
     schedule = spec.schedule
-    epochs_of_decay = num_epochs - (1 if schedule.per == "epoch" else 1 / steps_per_epoch)
+    epochs_of_decay = schedules.epochs_of_decay(schedule, num_epochs, steps_per_epoch)
     if schedule.name == "exponential" and epochs_of_decay:
         return dataclasses.replace(
             schedule, exponential_decay_rate=(final / maximum) ** (1 / epochs_of_decay)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from earlyprune_jax import pruning
+from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import schedules
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.engine import Engine, on_device
 from earlyprune_jax.training.fork_rules import Training
-from earlyprune_jax.training.records import RunRecords
 from earlyprune_jax.training.state import TrainState
 from earlyprune_jax.training.steps import NEVER
 

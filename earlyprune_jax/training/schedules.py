@@ -78,6 +78,32 @@ def make(
     return lambda step: curve(jnp.asarray(step) // steps_per_unit)
 
 
+def final_rate(
+    spec: ScheduleSpec, *, max_learning_rate: float, num_epochs: int, steps_per_epoch: int
+) -> float:
+    """The rate of the last step of `make`'s schedule, in closed form and double precision.
+
+    Example:
+        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
+        >>> round(final_rate(spec, max_learning_rate=0.1, num_epochs=3, steps_per_epoch=10), 6)
+        0.09409
+    """
+    decay_epochs = epochs_of_decay(spec, num_epochs, steps_per_epoch)
+    if spec.name == "exponential":
+        return max_learning_rate * spec.exponential_decay_rate**decay_epochs
+    if spec.name in ("cosine", "linear") and decay_epochs:
+        return spec.end_learning_rate
+    if spec.name == "step":
+        passed = sum(epoch < num_epochs for epoch in spec.step_boundaries_epochs)
+        return max_learning_rate * spec.step_factor**passed
+    return max_learning_rate
+
+
+def epochs_of_decay(spec: ScheduleSpec, num_epochs: int, steps_per_epoch: int) -> float:
+    """How long after its first unit a run's last one begins, in epochs."""
+    return num_epochs - (1 if spec.per == "epoch" else 1 / steps_per_epoch)
+
+
 def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -> np.ndarray:
     """The learning rates of a run's epoch `index` (from 0), [steps_per_epoch] float32.
 

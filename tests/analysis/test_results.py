@@ -123,7 +123,7 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path):
     directory = workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5, 0.6]))
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     (directory / "metrics.jsonl").write_text("\n".join([lines[0][:20], lines[1]]))
-    with pytest.raises(InvalidInput, match=r"metrics\.jsonl, line 1,"):
+    with pytest.raises(InvalidInput, match=r"metrics\.jsonl, line 1="):
         results.read_runs(tmp_path)
 
 
@@ -133,13 +133,6 @@ def test_damaged_json_is_an_error_that_names_the_file(tmp_path, name):
     (directory / name).write_text("{")
     with pytest.raises(InvalidInput, match=name.replace(".", r"\.")):
         results.read_runs(tmp_path)
-
-
-def test_a_repeated_epoch_counts_once_as_last_written(tmp_path):
-    made = [*workdirs.records(0, [0.5, 0.6]), *workdirs.records(1, [0.7])]
-    workdirs.write_trunk(tmp_path, 0, made, result=workdirs.finished(2))
-    (row,) = results.result_rows(results.read_runs(tmp_path))
-    assert (row["test_accuracy"], row["seconds"]) == (0.7, 1.0)
 
 
 def test_rows_are_sorted_trunks_first_and_numbers_as_numbers(tmp_path):

@@ -132,6 +132,23 @@ def test_constant_trains_its_own_length_at_its_own_rate():
     assert set(table(training.schedule, 100).tolist()) == {np.float32(1e-3).item()}
 
 
+@pytest.mark.parametrize("per", ["epoch", "step"])
+@pytest.mark.parametrize("name", list(schedules.CURVES))
+@pytest.mark.parametrize("num_epochs", [1, 2, 160])
+def test_the_closed_form_of_the_final_rate_is_the_schedules_last_value(name, per, num_epochs):
+    resolved = spec(name=name, per=per, end_learning_rate=0.0005)
+    options = {"max_learning_rate": 0.07, "num_epochs": num_epochs, "steps_per_epoch": SPE}
+    last = np.asarray(schedules.make(resolved.schedule, **options)(num_epochs * SPE - 1)).item()
+    assert schedules.final_rate(resolved.schedule, **options) == pytest.approx(last, rel=1e-4)
+
+
+def test_matched_anneal_to_a_vanishing_rate_is_refused():
+    resolved = spec(exponential_decay_rate=0.1)
+    fork = dataclasses.replace(resolved.fork, rules=("matched_anneal",))
+    (problem,) = fork_rules.check_rates(dataclasses.replace(resolved, fork=fork), SPE)
+    assert "decay more slowly" in problem
+
+
 def test_a_fork_whose_rate_would_rise_is_refused():
     resolved = dataclasses.replace(spec(), fork=dataclasses.replace(spec().fork, rules=("matched_anneal",)))
     slow = dataclasses.replace(resolved.schedule, exponential_decay_rate=0.999)

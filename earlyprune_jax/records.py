@@ -1,0 +1,134 @@
+"""What a run leaves on disk besides checkpoints: run.json, metrics.jsonl, result.json.
+
+The one place that reads and writes these files, for the engine and for the analysis. A file
+is replaced in one step and reaches the disk before it does; one that is damaged all the same
+is named, with the remedy.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from earlyprune_jax.validate import InvalidInput, expected
+
+REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new one, never a part.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+        >>> replace_file(path, b"a,b")
+        >>> path.read_bytes()
+        b'a,b'
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            # Without this a power cut can leave the new name on an empty file.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON, replacing the file in one step."""
+    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The file's value, or None if there is no such file.
+
+    Raises:
+        InvalidInput: the file does not hold JSON of that kind.
+    """
+    if not path.is_file():
+        return None
+    return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path))
+
+
+def plain(value: Any) -> Any:
+    """The value with every non-finite number as None: JSON knows neither inf nor nan.
+
+    Example:
+        >>> plain({"a": [1.0, math.inf]})
+        {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class RunRecords:
+    """The records of one run directory; one JSON line an epoch, flushed to the disk.
+
+    Example:
+        >>> import tempfile
+        >>> records = RunRecords(Path(tempfile.mkdtemp()))
+        >>> records.append({"epoch": 1, "test_accuracy": 0.5})
+        >>> records.epochs(), records.result()
+        ([{'epoch': 1, 'test_accuracy': 0.5}], None)
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._metrics = directory / "metrics.jsonl"
+
+    def start(self, identity: dict[str, Any]) -> None:
+        """Makes the directory and says in run.json what runs here."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.directory / "run.json", identity)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The finished epochs' entries; a torn last line, left by a crash, is not one.
+
+        Raises:
+            InvalidInput: another line is damaged; names it.
+        """
+        if not self._metrics.is_file():
+            return []
+        *whole, _torn = self._metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        return [_parse(line, dict, f"{self._metrics}, line {number}") for number, line in enumerate(whole, 1)]
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Adds one epoch; non-finite numbers become null."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(entry), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate(self, num_entries: int) -> None:
+        """Keeps the first entries only: those a resumed run will not train again."""
+        lines = [json.dumps(entry) + "\n" for entry in self.epochs()[:num_entries]]
+        replace_file(self._metrics, "".join(lines).encode())
+
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended, `status` and more, or None while it is unfinished."""
+        path = self.directory / "result.json"
+        result = read_json(path)
+        if result is not None and "status" not in result:
+            raise InvalidInput([expected(str(path), result, "to have a status", REMEDY)])
+        return result
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Marks the run as ended: it will not be trained again."""
+        write_json(self.directory / "result.json", result)
+
+
+def _parse(text: str, kind: type, place: str) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput([expected(place, text[:60], f"to be JSON ({error})", REMEDY)]) from error
+    if not isinstance(value, kind):
+        raise InvalidInput([expected(place, text[:60], f"to hold a JSON {kind.__name__}", REMEDY)])
+    return value
