@@ -1,6 +1,6 @@
 """The story on one screen: a plan, its trunks, their forks, the tables, the figure, the summary."""
 
-import dataclasses
+import contextlib
 import functools
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from earlyprune_jax.records import RunRecords
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import loop, state
-from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
+from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.fork_rules import Training
 from earlyprune_jax.training.loop import SavePolicy
@@ -22,15 +22,7 @@ from earlyprune_jax.training.loop import SavePolicy
 FORK_SAVE_SECONDS = 60.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a call of `run` leaves: the closing text, and runs that could not be completed."""
-
-    summary: str
-    failures: tuple[str, ...]
-
-
-def run(spec: RunSpec, workdir: Path | str, console: Console | None = None) -> Outcome:
+def run(spec: RunSpec, workdir: Path | str, console: Console | None = None) -> str:
     """Does the whole experiment, or what is left of it, in a directory.
 
     Trains every trunk and every fork of the plan that has no result yet, going on from the
@@ -42,53 +34,54 @@ def run(spec: RunSpec, workdir: Path | str, console: Console | None = None) -> O
         workdir: absent, empty, or holding this same experiment.
         console: where progress goes; None = standard output.
 
+    Returns:
+        The closing summary.
+
     Raises:
-        InvalidInput: the workdir holds another experiment or is in use, or the data cannot be had.
+        InvalidInput: the workdir holds another experiment, is in use or cannot be written, or
+            the data cannot be had or have changed.
 
     Example:
         >>> from configs import digits
         >>> from earlyprune_jax import config
         >>> spec = config.resolve(digits.get_config())
-        >>> outcome = run(spec, "runs/digits")     # doctest: +SKIP
+        >>> print(run(spec, "runs/digits"))     # doctest: +SKIP
     """
     workdir = Path(workdir)
     workspace.require(workdir, spec)
     if (workdir / "config.json").is_file() and not _unfinished(workdir, spec):
-        return Outcome(_publish(workdir), ())
+        # All is there already: a read-only copy is good enough to be summed up.
+        with contextlib.suppress(OSError):
+            _publish(workdir)
+        return summary.summarize(workdir)
     # Before the first write: a data set that cannot be had must leave no trace.
     dataset = data.load(spec.data)
-    workdir.mkdir(parents=True, exist_ok=True)
     with workspace.locked(workdir):
         workspace.require(workdir, spec)
         engine = engines.build(spec, dataset)
         workspace.describe(workdir, spec, form=engine.form, data_digest=dataset.digest())
-        failures = _run_all(engine, _unfinished(workdir, spec), workdir, console or Console())
-        return Outcome(_publish(workdir), failures)
+        _run_all(engine, _unfinished(workdir, spec), workdir, console or Console())
+        _publish(workdir)
+    return summary.summarize(workdir)
 
 
 def _unfinished(workdir: Path, spec: RunSpec) -> list[AnyRun]:
     return [member for member in plan.runs(spec) if _records(workdir, member).result() is None]
 
 
-def _publish(workdir: Path) -> str:
+def _publish(workdir: Path) -> None:
     results.write_tables(workdir)
     figures.draw_accuracy_vs_fork_epoch(workdir)
-    return summary.summarize(workdir)
 
 
-def _run_all(engine: Engine, members: list[AnyRun], workdir: Path, console: Console) -> tuple[str, ...]:
-    failures = []
+def _run_all(engine: Engine, members: list[AnyRun], workdir: Path, console: Console) -> None:
     trainings = {member: member.training(engine.spec, engine.steps_per_epoch) for member in members}
     with progress.shown(sum(training.num_epochs for training in trainings.values()), console) as advance:
         for member, training in trainings.items():
-            try:
-                _run_one(engine, member, training, workdir, functools.partial(advance, member.label))
-            except CheckpointError as error:
-                failures.append(f"{member.label}: {error}")
+            _run_one(engine, member, training, workdir, functools.partial(advance, member.label))
             for _ in range(training.num_epochs - len(_records(workdir, member).epochs())):
                 advance(member.label, None)
             results.write_tables(workdir)
-    return tuple(failures)
 
 
 def _run_one(engine: Engine, member: AnyRun, training: Training, workdir: Path, report: loop.Report) -> None:
@@ -115,7 +108,9 @@ def _prepare(engine: Engine, member: AnyRun, training: Training, workdir: Path) 
 
 def _prune(engine: Engine, fork: Fork, training: Training, workdir: Path) -> state.TrainState:
     """The fork's first state: its trunk at the fork epoch, less the weights with the lowest scores."""
-    dense = _store(workdir, Trunk(fork.trunk_seed)).restore(fork.fork_epoch, engine.state_shapes())
+    trunk = Trunk(fork.trunk_seed)
+    prepared = _prepare(engine, trunk, trunk.training(engine.spec, engine.steps_per_epoch), workdir)
+    dense = loop.state_after(engine, prepared, _store(workdir, trunk), fork.fork_epoch)
     scores = pruning.CRITERIA[fork.criterion](dense.params)
     mask = pruning.allocate(scores, engine.prunable, sparsity=fork.sparsity, scope=fork.scope)
     reset = training.reset_momentum

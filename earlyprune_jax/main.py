@@ -18,8 +18,8 @@ def main(argv: list[str]) -> int:
     """Runs an experiment from command-line arguments.
 
     Returns:
-        0 = all done; 1 = a checkpoint failed, the rest is done; 2 = bad input, nothing was
-        written; 130 = interrupted, the same command goes on.
+        0 = all done; 2 = bad input, nothing was written; 130 = interrupted, the same command
+        goes on.
     """
     parser = _parser()
     flags, rest = parser.parse_known_args(argv)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last finished epoch.", file=sys.stderr)
+        print("\nInterrupted. The same command goes on from the last saved epoch.", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -59,10 +59,8 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
         print(preview.preview(spec))
         return 0
     print(f"Workdir: {workdir}", flush=True)
-    outcome = experiment.run(spec, workdir)
-    print(outcome.summary)
-    print("\n".join(outcome.failures), file=sys.stderr, end="\n" if outcome.failures else "")
-    return 1 if outcome.failures else 0
+    print(experiment.run(spec, workdir))
+    return 0
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,28 @@ PACKAGES = (
 )
 
 
+PLACE = ("execution", "device")
+"""What has to stay the same for a resumed run to be bitwise the run it would have been."""
+
+OWN_FILES = ("results.csv", "signals.csv", "env.json", "figures", "trunks", "forks")
+
+
 def check(workdir: Path, spec: RunSpec) -> list[str]:
     """Why this experiment cannot live in this directory; an empty or absent one is always fine."""
     if workdir.exists() and not workdir.is_dir():
         return [expected("--workdir", str(workdir), "to be a directory", "It is a file.")]
     held = read_json(workdir / "config.json")
-    if held is None or held == spec.to_dict():
+    if held is None:
+        foreign = [name for name in OWN_FILES if (workdir / name).exists()]
+        allowed = f"to hold none of {', '.join(foreign)} without a config.json"
+        remedy = "They would be overwritten: choose another directory."
+        return [expected("--workdir", str(workdir), allowed, remedy)] if foreign else []
+    if held == spec.to_dict():
         return []
-    differing = [
-        f"  {name}: {old!r} there, {new!r} now" for name, old, new in _differences(held, spec.to_dict())
-    ]
+    differing = _differences(held, spec.to_dict())
+    lines = [f"  {name}: {old!r} there, {new!r} now" for name, old, new in differing]
     remedy = "Choose another --workdir, or the config that was used there. Differing keys:\n"
-    return [expected("--workdir", str(workdir), "to hold the same experiment", remedy + "\n".join(differing))]
+    return [expected("--workdir", str(workdir), "to hold the same experiment", remedy + "\n".join(lines))]
 
 
 def require(workdir: Path, spec: RunSpec) -> None:
@@ -53,29 +64,46 @@ def require(workdir: Path, spec: RunSpec) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for this process; two writers would corrupt each other's checkpoints.
+    """Makes the workdir and holds it; two writing processes would corrupt each other's checkpoints.
 
     Raises:
-        InvalidInput: another process holds it.
+        InvalidInput: another process holds it, or it cannot be written.
     """
-    with (workdir / ".lock").open("w") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        allowed = f"to be a directory that can be written ({error.strerror})"
+        raise InvalidInput([expected("--workdir", str(workdir), allowed, "Choose another.")]) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            remedy = "Wait for it, stop it, or choose another directory."
-            raise InvalidInput(
-                [expected("--workdir", str(workdir), "not to be in use by another process", remedy)]
-            ) from error
+            allowed, remedy = "not to be in use by another process", "Wait for it, or choose another."
+            raise InvalidInput([expected("--workdir", str(workdir), allowed, remedy)]) from error
         yield
 
 
 def describe(workdir: Path, spec: RunSpec, *, form: str, data_digest: str) -> None:
-    """Writes config.json, and adds this session's versions and hardware to env.json."""
+    """Writes config.json, and adds this session's versions and hardware to env.json.
+
+    Raises:
+        InvalidInput: earlier runs here were made with other data of the same name.
+    """
+    sessions = read_json(workdir / "env.json", list) or []
+    session = environment() | {"execution": form, "data_sha256": data_digest}
+    last = sessions[-1] if sessions else session
+    if last["data_sha256"] != data_digest:
+        allowed = f"to hold the data that runs in {workdir} were trained on (SHA-256 {last['data_sha256']})"
+        remedy = "It has changed since: restore it, or choose another --workdir."
+        raise InvalidInput([expected("data.name", spec.data.name, allowed, remedy)])
+    moved = [f"{key} {last[key]} -> {session[key]}" for key in PLACE if last[key] != session[key]]
+    if moved:
+        warnings.warn(
+            f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run.", stacklevel=2
+        )
     write_json(workdir / "config.json", spec.to_dict())
-    sessions = read_json(workdir / "env.json") or []
-    write_json(
-        workdir / "env.json", [*sessions, environment() | {"execution": form, "data_sha256": data_digest}]
-    )
+    write_json(workdir / "env.json", [*sessions, session])
 
 
 def environment() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Whole experiments in seconds: records, restart, forks, divergence, compilations."""
 
+import contextlib
 import csv
 import io
 import json
@@ -258,6 +259,94 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finis
     assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, Trunk(0), 4))
 
 
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished workdir that a test may damage, and its spec."""
+    spec, workdir, _ = finished
+    shutil.copytree(workdir, tmp_path / "copy")
+    return spec, tmp_path / "copy"
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_forks_lost_parent_checkpoint_is_made_again(copied, finished, damage):
+    spec, workdir = copied
+    lost = fork("paper_a", 0.5, 3)
+    parent = workdir / Trunk(0).directory / "checkpoints" / "3"
+    if damage == "missing":
+        shutil.rmtree(parent)
+    else:
+        shutil.rmtree(parent / "state")
+    shutil.rmtree(workdir / lost.directory)
+    with (
+        contextlib.nullcontext()
+        if damage == "missing"
+        else pytest.warns(UserWarning, match="older checkpoint")
+    ):
+        experiment.run(spec, workdir, quiet())
+    timeless = [
+        [
+            {k: v for k, v in entry.items() if k != "seconds"}
+            for entry in RunRecords(d / lost.directory).epochs()
+        ]
+        for d in (workdir, finished[1])
+    ]
+    assert timeless[0] == timeless[1]
+    assert CheckpointStore(parent.parent).epochs() == [0, 1, 2, 3, 4]
+
+
+def test_changed_data_under_the_same_name_are_refused(copied):
+    spec, workdir = copied
+    shutil.rmtree(workdir / fork("paper_a", 0.5, 3).directory)
+    path = Path(spec.data.name.removeprefix("npz:"))
+    original = path.read_bytes()
+    arrays = dict(np.load(path))
+    try:
+        np.savez(path, **(arrays | {"y_train": 1 - arrays["y_train"]}))
+        with pytest.raises(InvalidInput, match="has changed since"):
+            experiment.run(spec, workdir, quiet())
+    finally:
+        path.write_bytes(original)
+
+
+def test_files_that_are_not_its_own_are_not_overwritten(finished, tmp_path):
+    (tmp_path / "results.csv").write_text("precious")
+    with pytest.raises(InvalidInput, match="results.csv without a config.json"):
+        experiment.run(finished[0], tmp_path, quiet())
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="can be written"):
+        experiment.run(finished[0], tmp_path / "file" / "run", quiet())
+
+
+def test_a_damaged_result_is_named(copied):
+    spec, workdir = copied
+    (workdir / Trunk(0).directory / "result.json").write_text("")
+    with pytest.raises(InvalidInput, match="result.json"):
+        experiment.run(spec, workdir, quiet())
+
+
+def test_an_epoch_that_leaves_nonfinite_weights_is_a_divergence(tiny_config, tmp_path):
+    # One step an epoch: its loss is finite, only the weights it leaves are not.
+    spec = resolve(
+        tiny_config,
+        train__batch_size="40",
+        train__num_epochs="2",
+        optim__learning_rate="3e38",
+        optim__weight_decay="1e30",
+        schedule__step_boundaries_epochs="1",
+        fork__epochs="1",
+        signals__names="",
+    )
+    summary = experiment.run(spec, tmp_path / "run", quiet())
+    trunk, skipped = rows(tmp_path / "run")
+    assert (trunk["status"], trunk["diverged_epoch"], trunk["diverged_step"]) == ("diverged", "1", "0")
+    assert skipped["status"] == "skipped"
+    assert "1 diverged, 1 skipped" in summary
+
+
 def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp_path):
     spec = resolve(
         tiny_config,
@@ -278,7 +367,7 @@ def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp
     assert early["status"] == "finished"
     assert late["status"] == "skipped"
     assert "diverged in epoch" in late["reason"]
-    assert "1 diverged" in outcome.summary
+    assert "1 diverged" in outcome
 
 
 def test_validation_chooses_and_replicates_differ(tiny_config, tmp_path):

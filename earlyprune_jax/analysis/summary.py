@@ -159,16 +159,20 @@ def _runner_up_text(curve: Curve, ranked: Sequence[int]) -> str:
     text = f"Runner-up: {second}"
     if difference is None:
         return f"{text}; no seed has both, so the lead cannot be judged."
+    if difference.mean == 0:
+        return f"{text}, with the same {metric.replace('_', ' ')}: neither is better."
     text += f"; the best leads by {100 * difference.mean:.2f} points of {metric.replace('_', ' ')}"
-    if difference.std is None:
-        return f"{text}. With one seed the noise is unknown: take neither as settled."
+    # Equal differences of two or three seeds are chance (accuracies are multiples of 1/n), not certainty.
+    if difference.n < 3 or not difference.std:
+        seeds = "one seed" if difference.n == 1 else f"{difference.n} seeds"
+        return f"{text}. With {seeds} the noise is unknown: take neither as settled."
     noise = 100 * difference.half_width()
-    if 100 * difference.mean > noise:
-        return f"{text}, more than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds)."
-    return (
-        f"{text}, less than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds): "
-        "which of the two is better is not settled."
+    verdict = (
+        f"more than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds)."
+        if 100 * difference.mean > noise
+        else f"less than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds): not settled which is better."
     )
+    return f"{text}, {verdict}"
 
 
 def _worst_text(curve: Curve) -> str:

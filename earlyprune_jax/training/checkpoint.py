@@ -99,7 +99,7 @@ class CheckpointStore:
 
 
 def _read(path: Path, template: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    remedy = "Delete this directory: the same command then trains from the newest sound checkpoint before it."
+    remedy = "The epochs since the newest sound checkpoint before it have to be trained again."
     try:
         metadata = ocp.metadata(str(path))
         differing = _differences(metadata.metadata, template)

@@ -76,13 +76,17 @@ class Engine:
 
         Returns:
             The new state; the means of loss and accuracy over the epoch's augmented batches,
-            in training mode; and the first step with a non-finite loss, `steps.NEVER` if none.
+            in training mode; and the first step with a non-finite loss, or the last if it left
+            non-finite weights or statistics, `steps.NEVER` if neither.
         """
         epoch = int(current.step) // self.steps_per_epoch
         order = self.make_order(stream_key(current.key, Stream.ORDER), epoch)
         carry = on_device((current, steps.zero_train_sums()))
         new_state, sums = self.run_train(carry, (order, rates), self.splits["train"])
-        return new_state, _means(sums), int(sums["first_nonfinite_step"])
+        nonfinite_step = int(sums["first_nonfinite_step"])
+        if nonfinite_step == steps.NEVER and not _all_finite((new_state.params, new_state.batch_stats)):
+            nonfinite_step = int(new_state.step) - 1
+        return new_state, _means(sums), nonfinite_step
 
     def evaluate(self, current: TrainState, split: str) -> Means:
         """Mean loss (nats) and accuracy over a whole split, evaluation mode; None if it is absent."""
@@ -164,7 +168,8 @@ def on_device(tree: Any) -> Any:
 def probe_indices(num_train: int, num_examples: int, seed: int) -> np.ndarray:
     """The training images the signals are measured on: a fixed random subset, or all if 0."""
     count = num_examples or num_train
-    return np.sort(np.random.default_rng(seed).permutation(num_train)[:count])
+    # A bit generator's raw stream is the same in every NumPy; a Generator's methods need not be.
+    return np.sort(np.argsort(np.random.PCG64(seed).random_raw(num_train), kind="stable")[:count])
 
 
 def padded_batches(indices: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -201,9 +206,14 @@ def _splits_on_device(dataset: Dataset) -> dict[str, Any]:
     )
 
 
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def _means(sums: Any) -> Means:
     host = jax.device_get(sums)
     return {
-        name: float(host[source] / host["count"])
+        name: float(host[source]) / float(host["count"])
         for name, source in (("loss", "loss"), ("accuracy", "correct"))
     }

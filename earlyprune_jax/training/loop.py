@@ -1,6 +1,7 @@
 """One run, trunk or fork: epochs trained, measured, saved and recorded, from where it stopped."""
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -62,7 +63,9 @@ def train(
 
     Returns:
         {"status": "finished" | "diverged", "epoch", "step", "achieved_sparsity"}; also written
-        to result.json. A run diverges at its first step with a non-finite loss and stops.
+        to result.json. A run diverges at its first step with a non-finite loss, or at the last
+        step of an epoch that leaves non-finite weights or evaluates to a non-finite loss; it
+        stops there, and nothing of that epoch is kept.
     """
     store.discard_interrupted()
     state, done = _resume(engine, run, records, store)
@@ -73,46 +76,61 @@ def train(
     for index in range(done, run.training.num_epochs):
         started, epoch = time.monotonic(), run.first_epoch + index + 1
         rates = schedules.rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
-        state, trained, first_nonfinite_step = engine.train_epoch(state, rates)
-        if first_nonfinite_step != NEVER:
-            return _finish(records, "diverged", epoch, first_nonfinite_step, sparsity)
-        entry = {
-            "epoch": epoch,
-            "step": int(state.step),
-            "learning_rate": float(rates[-1]),
-        }
+        state, trained, nonfinite_step = engine.train_epoch(state, rates)
+        if nonfinite_step != NEVER:
+            return _finish(records, "diverged", epoch, nonfinite_step, sparsity)
+        entry = {"epoch": epoch, "step": int(state.step), "learning_rate": float(rates[-1])}
         entry |= _named("train", trained)
         for split in ("validation", "test"):
             entry |= _named(split, engine.evaluate(state, split))
+        if not all(math.isfinite(value) for value in entry.values() if value is not None):
+            return _finish(records, "diverged", epoch, int(state.step) - 1, sparsity)
         if run.measure:
             entry["signals"] = engine.measure(state, epoch)
+        entry["seconds"] = time.monotonic() - started
+        # Recorded first: a checkpoint that its records do not reach could not be resumed from.
+        records.append(entry)
         is_last = index + 1 == run.training.num_epochs
         if is_last or time.monotonic() - saved_at >= run.save.seconds:
             _save(run.save, store, epoch, state)
             saved_at = time.monotonic()
-        entry["seconds"] = time.monotonic() - started
-        records.append(entry)
         report(entry)
     return _finish(records, "finished", run.first_epoch + run.training.num_epochs, int(state.step), sparsity)
 
 
+def state_after(engine: Engine, run: Run, store: CheckpointStore, epoch: int) -> TrainState:
+    """The state of a run after an epoch it has trained, from its checkpoint.
+
+    Where that checkpoint is missing or damaged, the epochs since the newest sound one before
+    it are trained again, to the same state, and saved.
+    """
+    state, found = _newest_sound(engine, run, store, epoch)
+    for index in range(found - run.first_epoch, epoch - run.first_epoch):
+        rates = schedules.rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
+        state, _, _ = engine.train_epoch(state, rates)
+    if found != epoch:
+        store.save(epoch, state)
+    return state
+
+
 def _resume(engine: Engine, run: Run, records: RunRecords, store: CheckpointStore) -> tuple[TrainState, int]:
     """The newest sound state that its records reach, and how many epochs it has behind it."""
-    recorded = run.first_epoch + len(records.epochs())
-    initial = run.initial()
+    state, found = _newest_sound(engine, run, store, run.first_epoch + len(records.epochs()))
+    records.truncate(found - run.first_epoch)
+    if found == run.first_epoch and run.save.seconds == 0:
+        _save(run.save, store, found, state)
+    return state, found - run.first_epoch
+
+
+def _newest_sound(engine: Engine, run: Run, store: CheckpointStore, latest: int) -> tuple[TrainState, int]:
+    """The newest readable checkpoint up to an epoch, or the run's start; and its epoch."""
     for epoch in sorted(store.epochs(), reverse=True):
-        if run.first_epoch < epoch <= recorded:
+        if run.first_epoch < epoch <= latest:
             try:
-                state = on_device(store.restore(epoch, initial))
+                return on_device(store.restore(epoch, engine.state_shapes())), epoch
             except CheckpointError as error:
                 warnings.warn(f"{error} Going back to an older checkpoint.", stacklevel=2)
-                continue
-            records.truncate(epoch - run.first_epoch)
-            return state, epoch - run.first_epoch
-    records.truncate(0)
-    if run.save.seconds == 0:
-        _save(run.save, store, run.first_epoch, initial)
-    return initial, 0
+    return run.initial(), run.first_epoch
 
 
 def _save(policy: SavePolicy, store: CheckpointStore, epoch: int, state: TrainState) -> None:

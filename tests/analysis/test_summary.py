@@ -42,7 +42,7 @@ def test_a_lead_within_the_noise_is_called_that(tmp_path):
     write_experiment(tmp_path, CELLS, DENSE)
     text = flat(tmp_path)
     assert "Runner-up: 3; the best leads by 1.00 points of test accuracy, less than the noise" in text
-    assert "(+- 4.30, 95 %, 3 seeds): which of the two is better is not settled." in text
+    assert "(+- 4.30, 95 %, 3 seeds): not settled which is better." in text
 
 
 def test_a_lead_beyond_the_noise_is_called_that(tmp_path):

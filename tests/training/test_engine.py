@@ -1,0 +1,223 @@
+"""The engine and the loop against numpy: order, evaluation, the probe, what a crash leaves behind."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import tiny_experiment
+
+from earlyprune_jax import config, data
+from earlyprune_jax.data import load
+from earlyprune_jax.grid import plan
+from earlyprune_jax.grid.plan import Trunk
+from earlyprune_jax.records import RunRecords
+from earlyprune_jax.training import engine as engines
+from earlyprune_jax.training import loop, state, steps
+from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.execution import runner
+from earlyprune_jax.training.state import Stream, stream_key
+from earlyprune_jax.training.tasks import Task
+
+NUM_TRAIN, BATCH, STEPS, PROBE = 40, 12, 3, 12
+
+
+def build(npz, augment: str) -> engines.Engine:
+    """The tiny experiment with a batch size that leaves 4 of its 40 images out of every epoch."""
+    changes = [
+        ("train.batch_size", str(BATCH)),
+        ("signals.names", "kl_uniform"),
+        ("signals.augment", augment),
+    ]
+    spec = config.resolve(tiny_experiment(npz), changes)
+    return engines.build(spec, load(spec.data))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_npz):
+    return build(tiny_npz, "false")
+
+
+@pytest.fixture(scope="module")
+def trained(engine):
+    """A state after one epoch: BN statistics and predictions are no longer those of a new network."""
+    return engine.train_epoch(engine.new_state(0), np.full(STEPS, 0.05, np.float32))[0]
+
+
+@pytest.fixture(scope="module")
+def log_probs(engine, trained) -> dict[str, np.ndarray]:
+    """Split -> [N, C] of the trained state: the stored images, normalised here, as one batch."""
+    spec, splits = engine.spec.data, ("train", "test")
+    images = np.concatenate([engine.splits[split]["images"] for split in splits])
+    batch = {"images": jnp.asarray((images / 255.0 - spec.mean) / spec.std, jnp.float32)}
+    rows = jax.jit(engine.task.log_probs)(trained.params, trained.batch_stats, batch)
+    return dict(zip(splits, np.split(np.asarray(rows, np.float64), [NUM_TRAIN]), strict=True))
+
+
+# The probe
+
+
+@pytest.mark.parametrize(("num_examples", "count"), [(12, 12), (1, 1), (40, 40), (0, 40)])
+def test_the_probe_is_that_many_different_images_in_ascending_order(num_examples, count):
+    probe = engines.probe_indices(NUM_TRAIN, num_examples, seed=3)
+    assert len(probe) == count
+    assert np.all(np.diff(probe) > 0)
+    assert probe[0] >= 0
+    assert probe[-1] < NUM_TRAIN
+
+
+def test_the_probe_is_a_function_of_its_seed_and_not_the_first_images():
+    probes = {tuple(engines.probe_indices(NUM_TRAIN, PROBE, seed)) for seed in (0, 1, 2, 0)}
+    assert len(probes) == 3
+    assert tuple(range(PROBE)) not in probes
+
+
+@pytest.fixture(scope="module")
+def stored_bits(engine, log_probs) -> float:
+    """KL_uniform (paper A, Eq. 5) in bits, the mean over the probe's stored images."""
+    rows = log_probs["train"][engine.probe]
+    return float(np.mean(-math.log(2) - rows.mean(axis=1)) / math.log(2))
+
+
+def test_a_signal_is_the_mean_over_exactly_the_probe_images(engine, trained, stored_bits):
+    assert len(engine.probe) == PROBE
+    measured = engine.measure(trained, 1)["kl_uniform_bits"]
+    assert measured == pytest.approx(stored_bits, rel=1e-5)
+    assert engine.measure(trained, 2)["kl_uniform_bits"] == measured
+
+
+def test_a_signal_measured_with_augmentation_differs_and_changes_with_the_epoch(
+    tiny_npz, trained, stored_bits
+):
+    augmented = build(tiny_npz, "true")
+    values = [augmented.measure(trained, epoch)["kl_uniform_bits"] for epoch in (1, 2, 1)]
+    assert values[0] == values[2]
+    assert abs(values[0] - values[1]) > 1e-3 * stored_bits
+    assert min(abs(value - stored_bits) for value in values) > 1e-3 * stored_bits
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("batch_size", [7, 16, 100])
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_evaluation_counts_every_image_once_whatever_the_batch_size(
+    engine, trained, log_probs, split, batch_size
+):
+    train = dataclasses.replace(engine.spec.train, eval_batch_size=batch_size)
+    cut = dataclasses.replace(engine, spec=dataclasses.replace(engine.spec, train=train))
+    rows, labels = log_probs[split], np.asarray(engine.splits[split]["labels"])
+    measured = cut.evaluate(trained, split)
+    assert measured["loss"] == pytest.approx(-rows[np.arange(len(labels)), labels].mean(), rel=1e-5)
+    assert measured["accuracy"] == pytest.approx((rows.argmax(axis=1) == labels).mean(), abs=1e-6)
+
+
+def test_an_absent_split_measures_nothing(engine, trained):
+    assert engine.evaluate(trained, "validation") == {"loss": None, "accuracy": None}
+
+
+# Order
+
+
+def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, Task]:
+    """The engine with a task that learns nothing and keeps in batch_stats the rows of every step."""
+
+    def init(key):
+        stats = {"rows": jnp.full((num_epochs * STEPS, BATCH), -1), "next": jnp.zeros((), jnp.int32)}
+        return {"params": {"w": jnp.zeros(())}, "batch_stats": stats}
+
+    def batch(split, indices, key):
+        return indices
+
+    def train_loss(params, stats, rows):
+        seen = {"rows": stats["rows"].at[stats["next"]].set(rows), "next": stats["next"] + 1}
+        return params["w"], (steps.zero_sums() | {"count": jnp.ones(())}, seen)
+
+    task = Task(init, batch, train_loss, engine.task.eval_sums, engine.task.log_probs)
+    train = runner(steps.train_step(task, optax.identity()), form="loop", name="train_step")
+    return dataclasses.replace(engine, task=task, optimizer=optax.identity(), run_train=train), task
+
+
+def rows_seen(engine, num_epochs: int, key, first_epoch: int = 0) -> np.ndarray:
+    """[num_epochs, STEPS, BATCH] rows of the training split, in the order of the steps."""
+    recorder, task = recording(engine, num_epochs)
+    # A copy of the key: the compiled step donates it.
+    current = state.create(task.init(key), optax.identity(), jnp.array(key))
+    current = dataclasses.replace(current, step=jnp.int32(first_epoch * STEPS))
+    for _ in range(num_epochs):
+        current, _, _ = recorder.train_epoch(current, np.full(STEPS, 0.1, np.float32))
+    assert int(current.step) == (first_epoch + num_epochs) * STEPS
+    return np.asarray(current.batch_stats["rows"]).reshape(num_epochs, STEPS, BATCH)
+
+
+def test_every_epoch_sees_its_own_order_and_each_image_at_most_once(engine):
+    key = jax.random.PRNGKey(5)
+    seen = rows_seen(engine, 3, key)
+    for epoch, rows in enumerate(seen):
+        expected = data.epoch_order(stream_key(key, Stream.ORDER), epoch, NUM_TRAIN, BATCH)
+        np.testing.assert_array_equal(rows, expected)
+        assert len(np.unique(rows)) == STEPS * BATCH
+        assert rows.min() >= 0
+        assert rows.max() < NUM_TRAIN
+    assert len({rows.tobytes() for rows in seen}) == 3
+
+
+def test_a_run_that_starts_in_a_later_epoch_goes_on_in_the_order_of_that_epoch(engine):
+    key = jax.random.PRNGKey(5)
+    np.testing.assert_array_equal(rows_seen(engine, 1, key, first_epoch=2), rows_seen(engine, 3, key)[2:])
+
+
+# What a crash leaves behind
+
+
+def leave_interrupted_save(store: CheckpointStore, epoch: int):
+    """What a save killed half way leaves: a directory of another name, with files."""
+    leftover = store.directory / f"{epoch}.orbax-checkpoint-tmp"
+    (leftover / "d").mkdir(parents=True)
+    (leftover / "d" / "part").write_bytes(b"\0" * 100)
+
+
+def test_an_interrupted_save_is_discarded_and_whole_checkpoints_stay(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store.discard_interrupted()
+    assert not store.directory.exists()
+    tree = {"w": np.arange(3.0)}
+    for epoch in (0, 10):
+        store.save(epoch, tree)
+    leave_interrupted_save(store, 3)
+    (store.directory / "lock.tmp").write_text("")
+    assert store.epochs() == [0, 10]
+    store.discard_interrupted()
+    assert sorted(entry.name for entry in store.directory.iterdir()) == ["0", "10"]
+    for epoch in (0, 10):
+        np.testing.assert_array_equal(store.restore(epoch, tree)["w"], tree["w"])
+
+
+class Crash(Exception):
+    """Stands for a power failure after an epoch."""
+
+
+def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engine, tmp_path):
+    records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
+    records.start(plan.identity(Trunk(0), 4))
+    training = Trunk(0).training(engine.spec, engine.steps_per_epoch)
+    save = loop.SavePolicy(0, None)
+    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=False, save=save)
+
+    def crash(entry):
+        if entry["epoch"] == 2:
+            raise Crash
+
+    with pytest.raises(Crash):
+        loop.train(engine, run, records, store, crash)
+    # One of an epoch that will be saved again, one that no later save would replace.
+    leave_interrupted_save(store, 3)
+    leave_interrupted_save(store, 9)
+    before = {epoch: (store.directory / str(epoch)).stat().st_mtime_ns for epoch in store.epochs()}
+    assert sorted(before) == [0, 1, 2]
+    loop.train(engine, run, records, store, lambda entry: None)
+    assert sorted(entry.name for entry in store.directory.iterdir()) == ["0", "1", "2", "3", "4"]
+    assert {e: (store.directory / str(e)).stat().st_mtime_ns for e in before} == before
