@@ -86,13 +86,21 @@ def _run_all(engine: Engine, members: list[AnyRun], workdir: Path, console: Cons
 
 def _run_one(engine: Engine, member: AnyRun, training: Training, workdir: Path, report: loop.Report) -> None:
     records = _records(workdir, member)
-    records.start(plan.identity(member, training.num_epochs))
+    records.start(plan.identity(member, training.num_epochs) | _parentage(workdir, member))
     reason = _unreachable(workdir, member)
     if reason:
         records.finish({"status": "skipped", "reason": reason})
         return
     prepared = _prepare(engine, member, training, workdir)
     loop.train(engine, prepared, records, _store(workdir, member), report)
+
+
+def _parentage(workdir: Path, member: AnyRun) -> dict[str, str | None]:
+    """Which saved state a fork starts from, for run.json."""
+    if isinstance(member, Trunk):
+        return {}
+    trunk = Trunk(member.trunk_seed)
+    return {"parent": trunk.directory, "parent_sha256": _store(workdir, trunk).sha256(member.fork_epoch)}
 
 
 def _prepare(engine: Engine, member: AnyRun, training: Training, workdir: Path) -> loop.Run:

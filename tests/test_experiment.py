@@ -179,6 +179,9 @@ def test_the_run_directory_explains_itself(finished):
     assert len(session["data_sha256"]) == 64
     identity = json.loads((workdir / fork("paper_a", 0.5, 3).directory / "run.json").read_text())
     assert (identity["kind"], identity["fork_epoch"], identity["last_epoch"]) == ("fork", 3, 4)
+    parent = CheckpointStore(workdir / identity["parent"] / "checkpoints")
+    assert identity["parent_sha256"] == parent.sha256(3) != parent.sha256(2)
+    assert parent.sha256(99) is None
     assert (workdir / "figures" / "accuracy_vs_fork_epoch.png").stat().st_size > 10_000
 
 

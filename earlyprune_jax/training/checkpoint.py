@@ -83,6 +83,15 @@ class CheckpointStore:
         tree = _read(path, template)
         return jax.tree.unflatten(jax.tree.structure(like), [tree[name] for name in template])
 
+    def sha256(self, epoch: int) -> str | None:
+        """The digest stored with a checkpoint, or None if there is none to be read."""
+        try:
+            metadata = ocp.metadata(str(self._path(epoch))).custom_metadata
+        except Exception:  # Orbax raises many types for what is absent or damaged
+            return None
+        stored = metadata.get("sha256") if isinstance(metadata, dict) else None
+        return stored if isinstance(stored, str) else None
+
     def discard_interrupted(self) -> None:
         """Deletes what a save that was killed left behind."""
         for entry in self.directory.glob("*"):
