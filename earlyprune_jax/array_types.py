@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax
 
 Array = jax.Array
@@ -15,8 +16,8 @@ Params = Mapping[str, Any]
 Variables = Mapping[str, Any]
 """What a Linen module applies: {"params": Params, "batch_stats": ...}."""
 
-Mask = Any
+Mask = chex.ArrayTree
 """The structure of the params, bool: True = kept; all True where a leaf is not prunable."""
 
-Scores = Any
+Scores = chex.ArrayTree
 """The structure of the params, float: higher = keep."""
