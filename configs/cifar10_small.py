@@ -1,6 +1,14 @@
 """Real CIFAR-10 on a CPU: ResNet-20 on 2,500 training images, minutes instead of days.
 
+Claim: with 90 % of the convolution weights removed, forks from the middle of training lose
+nothing against the dense network; the earliest and the latest lose four to five points.
 Command: python -m earlyprune_jax.main --config=configs/cifar10_small.py
+Cost: 1 trunk of 24 epochs and 6 forks: 96 epochs of 39 steps, 17 minutes on 2 CPU
+cores that ran tests beside it.
+Expected (last-epoch accuracy on 1,000 test images, mean +- std, n = 3 with
+--config.train.seeds=0,1,2; see results/README.md): dense 51.3 +- 1.9 %; forks at 2, 6, 10, 14, 18,
+22: 47.4 +- 1.5, 49.8 +- 1.9, 51.4 +- 1.4, 50.8 +- 0.8, 49.3 +- 0.5, 46.1 +- 1.5. Both signals
+still rise at the end: 24 epochs are too few for their peaks.
 """
 
 from ml_collections import ConfigDict
