@@ -85,7 +85,7 @@ def identity(run: AnyRun, num_epochs: int) -> dict[str, Any]:
 
 
 def runs(spec: RunSpec) -> list[AnyRun]:
-    """Every run, each trunk directly before its forks, so that each seed's picture completes early."""
+    """Every run, each trunk directly before its forks: results.csv holds whole seeds early."""
     fork, pruning = spec.fork, spec.pruning
     axes = (
         fork.epochs,
