@@ -43,11 +43,11 @@ def _check_layer_name(spec: RunSpec, key: str) -> list[str]:
 
 
 def _check_fisher(spec: RunSpec) -> list[str]:
-    signals = spec.signals
-    if signals.fisher_estimator == "batch" and signals.fisher_labels != "sampled":
+    labels = spec.signals.fisher_labels
+    if spec.signals.fisher_estimator == "batch" and labels != "sampled":
         allowed = "to be sampled with fisher_estimator batch"
         remedy = "Only sampled labels make a batch's cross terms vanish: use fisher_estimator per_example."
-        return [expected("signals.fisher_labels", signals.fisher_labels, allowed, remedy)]
+        return [expected("signals.fisher_labels", labels, allowed, remedy)]
     return []
 
 

@@ -96,7 +96,7 @@ def _run_one(engine: Engine, member: AnyRun, training: Training, workdir: Path, 
 
 
 def _parentage(workdir: Path, member: AnyRun) -> dict[str, str | None]:
-    """Which saved state a fork starts from, for run.json."""
+    """Which saved state a fork starts from, for run.json; no digest if it has to be made again."""
     if isinstance(member, Trunk):
         return {}
     trunk = Trunk(member.trunk_seed)

@@ -43,7 +43,7 @@ def write_json(path: Path, value: Any) -> None:
     replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
     """The file's value, or None if there is no such file.
 
     Raises:
@@ -51,7 +51,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     """
     if not path.is_file():
         return None
-    return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path))
+    return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path), remedy)
 
 
 def plain(value: Any) -> Any:
@@ -124,11 +124,11 @@ class RunRecords:
         write_json(self.directory / "result.json", result)
 
 
-def _parse(text: str, kind: type, place: str) -> Any:
+def _parse(text: str, kind: type, place: str, remedy: str = REMEDY) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidInput([expected(place, text[:60], f"to be JSON ({error})", REMEDY)]) from error
+        raise InvalidInput([expected(place, text[:60], f"to be JSON ({error})", remedy)]) from error
     if not isinstance(value, kind):
-        raise InvalidInput([expected(place, text[:60], f"to hold a JSON {kind.__name__}", REMEDY)])
+        raise InvalidInput([expected(place, text[:60], f"to hold a JSON {kind.__name__}", remedy)])
     return value

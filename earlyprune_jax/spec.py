@@ -83,7 +83,7 @@ class OptimSpec:
     learning_rate: float = key("the trunk's maximum learning rate", within(0, FLOAT32_MAX, open_low=True))
     momentum: float = key("momentum coefficient; 0 = none", within(0, 1, open_high=True))
     nesterov: bool = key("Nesterov momentum")
-    weight_decay: float = key("L2 coefficient added to the gradient", within(0))
+    weight_decay: float = key("L2 coefficient added to the gradient", within(0, FLOAT32_MAX))
     weight_decay_on: str = key("all parameters, or kernels only", one_of("all", "kernels"))
 
 

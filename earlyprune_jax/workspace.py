@@ -34,6 +34,8 @@ PACKAGES = (
 PLACE = ("execution", "device")
 """What has to stay the same for a resumed run to be bitwise the run it would have been."""
 
+REMEDY = "Restore the file, or choose another --workdir."
+
 OWN_FILES = ("results.csv", "signals.csv", "env.json", "figures", "trunks", "forks")
 
 
@@ -41,7 +43,7 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
     """Why this experiment cannot live in this directory; an empty or absent one is always fine."""
     if workdir.exists() and not workdir.is_dir():
         return [expected("--workdir", str(workdir), "to be a directory", "It is a file.")]
-    held = read_json(workdir / "config.json")
+    held = read_json(workdir / "config.json", remedy=REMEDY)
     if held is None:
         foreign = [name for name in OWN_FILES if (workdir / name).exists()]
         allowed = f"to hold none of {', '.join(foreign)} without a config.json"
@@ -90,7 +92,7 @@ def describe(workdir: Path, spec: RunSpec, *, form: str, data_digest: str) -> No
     Raises:
         InvalidInput: earlier runs here were made with other data of the same name.
     """
-    sessions = read_json(workdir / "env.json", list) or []
+    sessions = read_json(workdir / "env.json", list, remedy=REMEDY) or []
     session = environment() | {"execution": form, "data_sha256": data_digest}
     last = sessions[-1] if sessions else session
     if last["data_sha256"] != data_digest:

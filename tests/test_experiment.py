@@ -85,6 +85,12 @@ def state(engine, workdir, member, epoch):
     return store.restore(epoch, engine.state_shapes())
 
 
+def timeless(directory):
+    """A run's entries without what no two runs share."""
+    entries = RunRecords(directory).epochs()
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+
+
 def assert_equal_trees(first, second):
     for (path, a), b in zip(jax.tree.leaves_with_path(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
@@ -242,9 +248,7 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
     resumed = loop.train(engine, run, records, store, lambda entry: None)
     assert resumed["status"] == "finished"
     assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, Trunk(0), 4))
-    reference = RunRecords(workdir / Trunk(0).directory).epochs()
-    without_time = [{k: v for k, v in entry.items() if k != "seconds"} for entry in records.epochs()]
-    assert without_time == [{k: v for k, v in entry.items() if k != "seconds"} for entry in reference]
+    assert timeless(records.directory) == timeless(workdir / Trunk(0).directory)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finished, tmp_path):
@@ -286,15 +290,35 @@ def test_a_forks_lost_parent_checkpoint_is_made_again(copied, finished, damage):
         else pytest.warns(UserWarning, match="older checkpoint")
     ):
         experiment.run(spec, workdir, quiet())
-    timeless = [
-        [
-            {k: v for k, v in entry.items() if k != "seconds"}
-            for entry in RunRecords(d / lost.directory).epochs()
-        ]
-        for d in (workdir, finished[1])
-    ]
-    assert timeless[0] == timeless[1]
+    assert timeless(workdir / lost.directory) == timeless(finished[1] / lost.directory)
     assert CheckpointStore(parent.parent).epochs() == [0, 1, 2, 3, 4]
+
+
+def test_a_finished_workdir_that_cannot_be_written_is_still_summed_up(copied, finished):
+    spec, workdir = copied
+    (workdir / "results.csv").unlink()
+    (workdir / "results.csv" / "in the way").mkdir(parents=True)
+    assert (
+        experiment.run(spec, workdir, quiet()).splitlines()[:-2]
+        == experiment.run(spec, finished[1], quiet()).splitlines()[:-2]
+    )
+
+
+def test_a_damaged_config_names_the_file_and_does_not_ask_to_delete_the_workdir(copied):
+    spec, workdir = copied
+    (workdir / "config.json").write_text("{")
+    with pytest.raises(InvalidInput, match="config.json.*choose another --workdir"):
+        experiment.run(spec, workdir, quiet())
+
+
+def test_a_fork_at_epoch_0_starts_from_the_saved_initial_state(engine, finished, tmp_path):
+    spec, workdir, _ = finished
+    store = CheckpointStore(tmp_path / "checkpoints")
+    other = engine.new_state(5)
+    store.save(0, other)
+    training = Trunk(0).training(spec, engine.steps_per_epoch)
+    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=True, save=loop.SavePolicy(0, None))
+    assert_equal_trees(loop.state_after(engine, run, store, 0), other)
 
 
 def test_changed_data_under_the_same_name_are_refused(copied):

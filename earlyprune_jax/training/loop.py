@@ -57,9 +57,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains a run to its end and returns its result; an interrupted one goes on where it stopped.
 
-    On one machine, an interrupted and resumed run is bitwise equal to an uninterrupted one:
-    it restarts at an epoch boundary from a saved state, and randomness is a function of
-    (key, step).
+    A run restarts at an epoch boundary from a saved state, and randomness is a function of
+    (key, step): on one CPU machine a resumed run is bitwise equal to an uninterrupted one.
 
     Returns:
         {"status": "finished" | "diverged", "epoch", "step", "achieved_sparsity"}; also written
@@ -125,7 +124,7 @@ def _resume(engine: Engine, run: Run, records: RunRecords, store: CheckpointStor
 def _newest_sound(engine: Engine, run: Run, store: CheckpointStore, latest: int) -> tuple[TrainState, int]:
     """The newest readable checkpoint up to an epoch, or the run's start; and its epoch."""
     for epoch in sorted(store.epochs(), reverse=True):
-        if run.first_epoch < epoch <= latest:
+        if run.first_epoch <= epoch <= latest:
             try:
                 return on_device(store.restore(epoch, engine.state_shapes())), epoch
             except CheckpointError as error:
