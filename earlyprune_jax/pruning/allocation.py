@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Scores
-from earlyprune_jax.pruning.selection import path_name
+from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.validate import InvalidInput, expected
 
 SCOPES = ("global", "local")

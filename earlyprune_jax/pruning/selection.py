@@ -1,4 +1,4 @@
-"""Which leaves of a parameter tree may be pruned, chosen by name."""
+"""Which leaves of a parameter tree may be pruned, and why the others may not."""
 
 import re
 from collections.abc import Callable
@@ -7,29 +7,38 @@ from typing import Any
 import jax
 
 from earlyprune_jax.array_types import Params
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name
 from earlyprune_jax.validate import InvalidInput, expected, nearest
 
 REGEX_PREFIX = "regex:"
+KERNEL_NAMES = ("kernel", "weight")
+
+Layers = str | Callable[[str, Any], bool]
+"""A named set, `regex:PATTERN`, or a predicate on (path, leaf)."""
+
+Exclusion = Callable[[str, Any], str]
+"""Why the leaf at a path does not belong to a set, or nothing if it does."""
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """The slash-joined name of a pytree path, e.g. `stage1_block0/conv1/kernel`.
-
-    Example:
-        >>> path_name((jax.tree_util.DictKey("stem_conv"), jax.tree_util.DictKey("kernel")))
-        'stem_conv/kernel'
-    """
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _not_a_kernel(path: str, leaf: Any) -> str:
+    name = path.rsplit("/", 1)[-1]
+    if name not in KERNEL_NAMES:
+        return f"is not named {' or '.join(KERNEL_NAMES)}"
+    return "" if leaf.ndim >= 2 else f"has {leaf.ndim} axes, kernels have 2 or more"
 
 
-def _is_kernel(path: str, leaf: Any) -> bool:
-    return path.rsplit("/", 1)[-1] == "kernel" and leaf.ndim >= 2
+def _not_a_conv_kernel(path: str, leaf: Any) -> str:
+    return _not_a_kernel(path, leaf) or ("" if leaf.ndim > 2 else "has 2 axes, conv kernels have more")
 
 
-NAMED_SETS: dict[str, Callable[[str, Any], bool]] = {
-    "conv_kernels": lambda path, leaf: _is_kernel(path, leaf) and leaf.ndim > 2,
-    "dense_kernels": lambda path, leaf: _is_kernel(path, leaf) and leaf.ndim == 2,
-    "all_kernels": _is_kernel,
+def _not_a_dense_kernel(path: str, leaf: Any) -> str:
+    return _not_a_kernel(path, leaf) or ("" if leaf.ndim == 2 else f"has {leaf.ndim} axes, dense kernels 2")
+
+
+NAMED_SETS: dict[str, Exclusion] = {
+    "conv_kernels": _not_a_conv_kernel,
+    "dense_kernels": _not_a_dense_kernel,
+    "all_kernels": _not_a_kernel,
 }
 
 
@@ -38,25 +47,53 @@ def check_layers(layers: str, thing: str = "layers") -> list[str]:
     if layers in NAMED_SETS:
         return []
     if layers.startswith(REGEX_PREFIX):
-        try:
-            re.compile(layers.removeprefix(REGEX_PREFIX))
-        except re.error as error:
-            return [expected(thing, layers, "to hold a valid regular expression", f"It says: {error}.")]
-        return []
+        return check_pattern(layers.removeprefix(REGEX_PREFIX), thing)
     allowed = f"to be one of {', '.join(NAMED_SETS)}, or {REGEX_PREFIX}PATTERN"
     return [expected(thing, layers, allowed, nearest(layers, NAMED_SETS))]
 
 
-def select(params: Params, layers: str) -> Any:
-    """Marks the leaves that belong to a named set of layers.
+def check_pattern(pattern: str, thing: str) -> list[str]:
+    """The problem of a regular expression that does not compile, if it does not."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return [expected(thing, pattern, "to hold a valid regular expression", f"It says: {error}.")]
+    return []
 
-    Works on concrete parameters and on `jax.eval_shape` results alike.
+
+def exclusions(params: Params, layers: Layers) -> dict[str, str]:
+    """Path -> reason for every leaf that may not be pruned.
 
     Args:
-        params: a pytree of arrays.
-        layers: `conv_kernels` (leaves named `kernel` with more than 2 axes: 1x1 shortcuts and
-            the stem included), `dense_kernels` (2 axes), `all_kernels`, or `regex:PATTERN`,
-            searched in the slash-joined path of every leaf.
+        params: any pytree; shapes are enough.
+        layers: as in `select`.
+
+    Raises:
+        InvalidInput: unknown name or broken pattern.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 2)), "bias": jnp.ones(2)}, "steps": 7}
+        >>> exclusions(params, "conv_kernels")
+        {'conv/bias': 'is not named kernel or weight', 'steps': 'is a int, not a floating-point array'}
+    """
+    excluded = _exclusion(layers)
+    reasons = {name: _not_a_weight(leaf) or excluded(name, leaf) for name, leaf in named_leaves(params)}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def select(params: Params, layers: Layers) -> Any:
+    """Marks the leaves that belong to a set of layers.
+
+    Works on concrete parameters and on `jax.eval_shape` results alike. Leaves that are not
+    floating-point arrays never belong, whatever the set.
+
+    Args:
+        params: any pytree.
+        layers: `conv_kernels` (leaves named `kernel` or `weight` with more than 2 axes: 1x1
+            shortcuts and the stem included), `dense_kernels` (2 axes), `all_kernels` (both),
+            `regex:PATTERN`, searched in the slash-joined path of every leaf, or a predicate
+            (path, leaf) -> bool.
 
     Returns:
         The structure of `params` with Python bools: True = prunable.
@@ -70,17 +107,29 @@ def select(params: Params, layers: str) -> Any:
         >>> select(params, "conv_kernels")
         {'conv': {'kernel': True}, 'norm': {'scale': False}}
     """
+    reasons = exclusions(params, layers)
+    leaves = named_leaves(params)
+    if len(reasons) == len(leaves):
+        why = "; ".join(f"{name} {reason}" for name, reason in list(reasons.items())[:8])
+        remedy = f"Of {len(leaves)} leaves none belongs: {why or 'there are none'}."
+        raise InvalidInput([expected("layers", layers, "to select at least one parameter", remedy)])
+    return jax.tree.map_with_path(lambda path, _: path_name(path) not in reasons, params)
+
+
+def _not_a_weight(leaf: Any) -> str:
+    if is_weight(leaf):
+        return ""
+    kind = f"an array of {leaf.dtype}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
+    return f"is {kind}, not a floating-point array"
+
+
+def _exclusion(layers: Layers) -> Exclusion:
+    if callable(layers):
+        return lambda path, leaf: "" if layers(path, leaf) else "the predicate left it out"
     problems = check_layers(layers)
     if problems:
         raise InvalidInput(problems)
     if layers in NAMED_SETS:
-        belongs = NAMED_SETS[layers]
-    else:
-        pattern = re.compile(layers.removeprefix(REGEX_PREFIX))
-        belongs = lambda path, leaf: pattern.search(path) is not None  # noqa: E731
-    selected = jax.tree.map_with_path(lambda path, leaf: belongs(path_name(path), leaf), params)
-    if not any(jax.tree.leaves(selected)):
-        names = ", ".join(path_name(path) for path, _ in jax.tree.leaves_with_path(params)[:8])
-        remedy = f"The paths begin: {names}."
-        raise InvalidInput([expected("layers", layers, "to select at least one parameter", remedy)])
-    return selected
+        return NAMED_SETS[layers]
+    pattern = re.compile(layers.removeprefix(REGEX_PREFIX))
+    return lambda path, leaf: "" if pattern.search(path) else f"does not match {pattern.pattern}"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey
-from earlyprune_jax.pruning.selection import path_name
+from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.signals.signal import LogProbs, Signal
 
 LABELS = ("sampled", "exact", "argmax", "true")

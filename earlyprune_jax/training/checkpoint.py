@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from earlyprune_jax.pruning.selection import path_name
+from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.validate import expected
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from earlyprune_jax.pruning.selection import path_name
+from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.spec import OptimSpec
 
 

@@ -1,0 +1,96 @@
+"""What every other module here asks of a pytree: the names of its leaves, and which are weights.
+
+Parameters come as Linen dicts, NNX states, Equinox modules, lists, tuples or one bare array,
+and may hold leaves that are no weights: integer arrays, keys, functions, Python numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax.array_types import Array, Params
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The slash-joined name of a pytree path, e.g. `stage1_block0/conv1/kernel`.
+
+    The field in which an NNX variable holds its array is left out, so that the same network has
+    the same names in Linen and NNX.
+
+    Example:
+        >>> path_name((jax.tree_util.DictKey("stem_conv"), jax.tree_util.DictKey("kernel")))
+        'stem_conv/kernel'
+        >>> path_name((jax.tree_util.DictKey("kernel"), jax.tree_util.GetAttrKey("value")))
+        'kernel'
+    """
+    if len(path) > 1 and path[-1] in _VARIABLE_FIELDS and isinstance(path[-2], jax.tree_util.DictKey):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+_VARIABLE_FIELDS = (jax.tree_util.GetAttrKey("value"), jax.tree_util.GetAttrKey("raw_value"))
+
+
+def is_weight(leaf: Any) -> bool:
+    """Whether a leaf is an array of floating-point or complex numbers, or the shape of one.
+
+    Example:
+        >>> is_weight(jnp.zeros(2)), is_weight(jnp.arange(2)), is_weight(0.5), is_weight(jnp.tanh)
+        (True, False, False, False)
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and hasattr(leaf, "shape") and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(name, leaf) of every leaf, in the tree's own order.
+
+    Example:
+        >>> named_leaves({"b": 1, "a": [2, 3]})
+        [('a/0', 2), ('a/1', 3), ('b', 1)]
+    """
+    return [(path_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def split_weights(params: Params) -> tuple[list[Array], Callable[[list[Array]], Params]]:
+    """The weights of a tree as a list, and the function that puts such a list back among the rest.
+
+    What is differentiated, scored or traced is the list, so other leaves never reach `jax.grad`.
+
+    Example:
+        >>> weights, merge = split_weights({"act": jnp.tanh, "w": jnp.ones(2)})
+        >>> merge([2 * weight for weight in weights])["w"].tolist()
+        [2.0, 2.0]
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    places = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
+
+    def merge(weights: list[Array]) -> Params:
+        filled = list(leaves)
+        for place, weight in zip(places, weights, strict=True):
+            filled[place] = weight
+        return jax.tree.unflatten(treedef, filled)
+
+    return [leaves[place] for place in places], merge
+
+
+def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
+    """Applies a function to every weight; other leaves become zeros of their shape.
+
+    Args:
+        function: (leaf of params, leaves of the others) -> array.
+        params: any pytree.
+        others: trees of the structure of `params`.
+
+    Example:
+        >>> map_weights(jnp.abs, {"n": 3, "w": jnp.array([-1.0])})
+        {'n': array(0., dtype=float32), 'w': Array([1.], dtype=float32)}
+    """
+
+    def one(leaf: Any, *rest: Any) -> Any:
+        return function(leaf, *rest) if is_weight(leaf) else np.zeros(np.shape(leaf), np.float32)
+
+    return jax.tree.map(one, params, *others)
