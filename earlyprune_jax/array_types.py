@@ -7,17 +7,17 @@ import chex
 import jax
 
 Array = jax.Array
-PRNGKey = jax.Array
+PRNGKey = chex.PRNGKey
 """A raw uint32 key of shape [2], so that a training state holds plain arrays only."""
 
-Params = Mapping[str, Any]
-"""A nested mapping of parameter arrays, as Linen makes it."""
+Params = Any
+"""A pytree of parameters: Linen's nested dicts, an NNX state, an Equinox module, lists, one array."""
 
 Variables = Mapping[str, Any]
 """What a Linen module applies: {"params": Params, "batch_stats": ...}."""
 
-Mask = chex.ArrayTree
+Mask = Any
 """The structure of the params, bool: True = kept; all True where a leaf is not prunable."""
 
-Scores = chex.ArrayTree
+Scores = Any
 """The structure of the params, float: higher = keep."""

@@ -44,7 +44,8 @@ def nearest(value: str, choices: Iterable[str]) -> str:
         >>> nearest("resnet2O", ["resnet20", "resnet18"])
         "Did you mean 'resnet20'?"
     """
-    close = difflib.get_close_matches(str(value), list(choices), n=5, cutoff=0.5)
+    value = str(value)
+    close = difflib.get_close_matches(value, list(choices), n=5, cutoff=0.5)
     # Names often differ in their last digit: a longer common beginning breaks ties.
     ranked = sorted(
         close, key=lambda name: (-_likeness(value, name), -len(os.path.commonprefix([value, name])))

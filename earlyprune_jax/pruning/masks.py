@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params
+from earlyprune_jax.pruning.trees import is_weight, named_leaves
+from earlyprune_jax.validate import InvalidInput, expected
 
 
 def full(params: Params) -> Mask:
@@ -16,7 +18,12 @@ def full(params: Params) -> Mask:
         >>> full({"kernel": jnp.zeros(2)})["kernel"].tolist()
         [True, True]
     """
-    return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), params)
+    return jax.tree.map(_all_true, params)
+
+
+def _all_true(leaf: Any) -> Any:
+    # ones_like keeps the sharding of an array; shapes and other leaves have none.
+    return jnp.ones_like(leaf, bool) if isinstance(leaf, jax.Array) else jnp.ones(np.shape(leaf), bool)
 
 
 def apply(mask: Mask, tree: Any) -> Any:
@@ -24,14 +31,79 @@ def apply(mask: Mask, tree: Any) -> Any:
 
     Args:
         mask: bool leaves, the structure and shapes of `tree`.
-        tree: parameters, gradients or momenta.
+        tree: parameters, gradients or moments; leaves that are no floating-point arrays stay as
+            they are.
+
+    Raises:
+        InvalidInput: the mask does not fit; every leaf that does not is named.
 
     Example:
         >>> apply({"w": jnp.array([True, False])}, {"w": jnp.array([2.0, jnp.inf])})["w"].tolist()
         [2.0, 0.0]
     """
+    check(mask, tree)
+    return jax.tree.map(apply_leaf, mask, tree)
+
+
+def apply_leaf(keep: Any, leaf: Any) -> Any:
+    """`apply` on one leaf, to whose trailing axes the mask belongs; axes before them are extra."""
+    if not is_weight(leaf):
+        return leaf
     # A product would turn a removed inf into nan and a removed -1 into -0.0.
-    return jax.tree.map(lambda keep, leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), mask, tree)
+    return jnp.where(jnp.broadcast_to(keep, leaf.shape), leaf, jnp.zeros_like(leaf))
+
+
+def check(mask: Mask, tree: Any) -> None:
+    """Makes sure that a mask fits a tree: the same containers, paths and shapes, bool throughout.
+
+    Raises:
+        InvalidInput: every leaf that differs, by its path.
+
+    Example:
+        >>> check({"w": jnp.ones(2)}, {"w": jnp.ones(3)})
+        Traceback (most recent call last):
+        ...
+        earlyprune_jax.validate.InvalidInput: Expected dtype of mask at w='float32' to be bool. ...
+        Expected shape of mask at w=(2,) to be (3,), that of the leaf.
+    """
+    given = dict(named_leaves(mask))
+    problems = _check_paths(mask, tree) + [
+        problem
+        for name, leaf in named_leaves(tree)
+        if name in given
+        for problem in _check_leaf(name, given[name], leaf)
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _check_paths(mask: Mask, tree: Any) -> list[str]:
+    if jax.tree.structure(mask) == jax.tree.structure(tree):
+        return []
+    masked, wanted = ([name for name, _ in named_leaves(side)] for side in (mask, tree))
+    missing = [name for name in wanted if name not in masked]
+    extra = [name for name in masked if name not in wanted]
+    if not missing and not extra:
+        kinds = f"{jax.tree.structure(mask)}"[:200]
+        remedy = "The paths agree, the containers do not: make the mask from the same tree."
+        return [expected("structure of mask", kinds, "to be that of the tree", remedy)]
+    remedy = "Make the mask with prune, allocate or full from the same tree."
+    problems = [expected("mask at", name, "to be there", remedy) for name in missing]
+    return problems + [
+        expected("mask at", name, "not to be there: the tree has no such leaf") for name in extra
+    ]
+
+
+def _check_leaf(name: str, keep: Any, leaf: Any) -> list[str]:
+    problems = []
+    dtype = keep.dtype if hasattr(keep, "dtype") else np.asarray(keep).dtype
+    if dtype != np.bool_:
+        remedy = "Turn it into booleans, True = kept, e.g. by `!= 0`."
+        problems.append(expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy))
+    if np.shape(keep) != np.shape(leaf):
+        allowed = f"to be {np.shape(leaf)}, that of the leaf"
+        problems.append(expected(f"shape of mask at {name}", np.shape(keep), allowed))
+    return problems
 
 
 def count_removed(mask: Mask) -> int:
@@ -46,6 +118,9 @@ def sparsity(mask: Mask, prunable: Any) -> float:
         mask: bool leaves.
         prunable: the structure of `mask` with Python bools, from `selection.select`.
 
+    Raises:
+        InvalidInput: nothing is prunable.
+
     Example:
         >>> sparsity({"w": jnp.array([True, False]), "b": jnp.array([True])}, {"w": True, "b": False})
         0.5
@@ -53,4 +128,41 @@ def sparsity(mask: Mask, prunable: Any) -> float:
     chosen = [
         leaf for leaf, take in zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True) if take
     ]
-    return count_removed(chosen) / sum(int(np.size(leaf)) for leaf in chosen)
+    num_weights = sum(int(np.size(leaf)) for leaf in chosen)
+    if not num_weights:
+        raise InvalidInput([expected("prunable", "no weight", "to mark at least one")])
+    return count_removed(chosen) / num_weights
+
+
+def moments(mask: Mask, opt_state: Any) -> Any:
+    """Sets the removed weights' entries of every moment inside an Optax state to 0.
+
+    A moment is a leaf whose path ends with a parameter's path and whose last axes are that parameter's:
+    momentum, second moments, averages, accumulated gradients, L-BFGS histories, also inside `chain`,
+    `masked`, `partition`, `MultiSteps` and `inject_hyperparams`. Statistics that several weights
+    share, Adafactor's rows and columns, belong to no weight and are left alone.
+
+    Args:
+        mask: the structure of the params that the state was made for.
+        opt_state: any Optax state.
+
+    Example:
+        >>> import optax
+        >>> state = optax.sgd(0.1, momentum=0.9).init({"w": jnp.ones(2)})
+        >>> state = jax.tree.map(jnp.ones_like, state)
+        >>> moments({"w": jnp.array([True, False])}, state)[0].trace["w"].tolist()
+        [1.0, 0.0]
+    """
+    kept = dict(jax.tree.leaves_with_path(mask))
+
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+        # The longest ending first: {"kernel": ..., "head": {"kernel": ...}} has two that fit.
+        endings = [kept[path[start:]] for start in range(len(path) + 1) if path[start:] in kept]
+        return apply_leaf(endings[0], leaf) if endings and _ends_like(leaf, endings[0]) else leaf
+
+    return jax.tree.map_with_path(one, opt_state)
+
+
+def _ends_like(leaf: Any, keep: Any) -> bool:
+    extra_axes = np.ndim(leaf) - np.ndim(keep)
+    return extra_axes >= 0 and np.shape(leaf)[extra_axes:] == np.shape(keep)

@@ -44,9 +44,9 @@ NAMED_SETS: dict[str, Exclusion] = {
 
 def check_layers(layers: str, thing: str = "layers") -> list[str]:
     """The problems of a layer selection's name, before any parameters are known."""
-    if layers in NAMED_SETS:
+    if isinstance(layers, str) and layers in NAMED_SETS:
         return []
-    if layers.startswith(REGEX_PREFIX):
+    if isinstance(layers, str) and layers.startswith(REGEX_PREFIX):
         return check_pattern(layers.removeprefix(REGEX_PREFIX), thing)
     allowed = f"to be one of {', '.join(NAMED_SETS)}, or {REGEX_PREFIX}PATTERN"
     return [expected(thing, layers, allowed, nearest(layers, NAMED_SETS))]
@@ -56,7 +56,7 @@ def check_pattern(pattern: str, thing: str) -> list[str]:
     """The problem of a regular expression that does not compile, if it does not."""
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         return [expected(thing, pattern, "to hold a valid regular expression", f"It says: {error}.")]
     return []
 

@@ -1,71 +1,22 @@
-"""Masks, selection and exact counts."""
+"""Masks: applied exactly, checked against a tree, counted."""
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
+import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from earlyprune_jax import models, pruning
-from earlyprune_jax.pruning import allocation, selection
 from earlyprune_jax.validate import InvalidInput
 
 
 @pytest.fixture(scope="module")
 def params():
     model = models.build("resnet8", num_classes=10)
-    return model.init(jax.random.PRNGKey(0), jnp.zeros((1, 8, 8, 1)), train=False)["params"]
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.floats(0, 0.99))
-def test_removes_exactly_the_first_k_of_a_stable_sort(values, sparsity):
-    scores = np.array(values, np.float32)
-    count = allocation.num_removed(sparsity, scores.size)
-    brute = np.ones(scores.size, bool)
-    brute[np.argsort(scores, kind="stable")[:count]] = False
-    np.testing.assert_array_equal(allocation.keep_highest(scores, count), brute)
-
-
-@pytest.mark.parametrize("sparsity", [0.0, 0.123, 0.5, 0.8, 0.97])
-def test_global_pruning_of_a_resnet_removes_the_smallest_weights_exactly(params, sparsity):
-    mask = pruning.prune(params, sparsity=sparsity, scope="global")
-    conv = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
-    total = sum(leaf.size for leaf in conv)
-    assert pruning.count_removed(mask) == round(sparsity * total)
-    kept = np.concatenate([np.asarray(m).ravel() for m in jax.tree.leaves(mask) if m.ndim == 4])
-    magnitudes = np.abs(np.concatenate([leaf.ravel() for leaf in conv]))
-    if sparsity > 0:
-        assert magnitudes[~kept].max() <= magnitudes[kept].min()
-
-
-def test_local_pruning_removes_the_same_ratio_in_every_layer(params):
-    mask = pruning.prune(params, sparsity=0.8, scope="local")
-    for leaf, keep in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True):
-        expected = round(0.8 * leaf.size) if leaf.ndim == 4 else 0
-        assert np.size(keep) - np.count_nonzero(keep) == expected
-
-
-def test_classifier_norms_and_biases_are_never_pruned_by_default(params):
-    mask = pruning.prune(params, sparsity=0.97)
-    for (path, leaf), keep in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(mask), strict=True):
-        if leaf.ndim != 4:
-            assert np.all(keep), selection.path_name(path)
-
-
-def test_sparsity_zero_is_the_all_true_mask(params):
-    pruned, full = pruning.prune(params, sparsity=0.0), pruning.full(params)
-    assert all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(pruned), jax.tree.leaves(full), strict=True)
-    )
-
-
-def test_a_regular_expression_selects_by_path(params):
-    selected = pruning.select(params, "regex:stage2.*conv")
-    names = [selection.path_name(path) for path, take in jax.tree.leaves_with_path(selected) if take]
-    assert names
-    assert all("stage2" in name and "conv" in name for name in names)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"])
 
 
 def test_achieved_sparsity_counts_prunable_weights_only(params):
@@ -75,30 +26,10 @@ def test_achieved_sparsity_counts_prunable_weights_only(params):
     assert pruning.sparsity(mask, prunable) == round(0.5 * total) / total
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"sparsity": 1.0}, "in [0, 1)"),
-        ({"sparsity": -0.1}, "in [0, 1)"),
-        ({"sparsity": 0.5, "scope": "locl"}, "global, local"),
-        ({"sparsity": 0.5, "criterion": "magnitud"}, "Did you mean 'magnitude'?"),
-        ({"sparsity": 0.5, "layers": "conv_kernel"}, "Did you mean 'conv_kernels'?"),
-        ({"sparsity": 0.5, "layers": "regex:nothing"}, "to select at least one parameter"),
-        ({"sparsity": 0.5, "layers": "regex:("}, "valid regular expression"),
-        ({"sparsity": 0.999, "scope": "local"}, "stem_conv/kernel (144 weights)"),
-    ],
-)
-def test_bad_options_are_refused_with_the_remedy(params, options, words):
-    with pytest.raises(InvalidInput) as caught:
-        pruning.prune(params, **options)
-    assert words in str(caught.value)
-
-
-def test_nan_scores_are_refused_by_path(params):
-    broken = jax.tree.map(lambda leaf: leaf, params)
-    broken["stem_conv"] = {"kernel": broken["stem_conv"]["kernel"].at[0, 0, 0, 0].set(jnp.nan)}
-    with pytest.raises(InvalidInput, match="stem_conv/kernel.*1 NaN"):
-        pruning.prune(broken, sparsity=0.5)
+def test_sparsity_of_nothing_is_refused():
+    mask = {"w": jnp.ones(2, bool)}
+    with pytest.raises(InvalidInput, match="prunable='no weight'"):
+        pruning.sparsity(mask, {"w": False})
 
 
 def test_applying_a_mask_leaves_exact_positive_zeros_even_of_nonfinite_values():
@@ -106,3 +37,94 @@ def test_applying_a_mask_leaves_exact_positive_zeros_even_of_nonfinite_values():
     masked = pruning.apply({"w": jnp.array([False, False, False, True])}, tree)["w"]
     assert masked.tolist() == [0.0, 0.0, 0.0, 2.0]
     assert not np.signbit(np.asarray(masked)).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_kept_numbers_keep_every_bit_and_removed_ones_lose_all(dtype):
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    numbers = every[~np.isnan(every.astype(np.float32))]
+    keep = np.random.default_rng(0).random(numbers.size) < 0.5
+    masked = np.asarray(pruning.apply(keep, numbers)).view(np.uint16)
+    np.testing.assert_array_equal(masked, np.where(keep, numbers.view(np.uint16), 0))
+
+
+def test_applying_works_inside_jit_and_twice_is_once(params):
+    mask = pruning.prune(params, sparsity=0.7)
+    once = jax.jit(pruning.apply)(mask, params)
+    jax.tree.map(np.testing.assert_array_equal, once, pruning.apply(mask, params))
+    jax.tree.map(np.testing.assert_array_equal, once, pruning.apply(mask, once))
+
+
+def test_the_full_mask_is_true_everywhere_and_made_of_shapes_too(params):
+    for tree in (params, jax.eval_shape(lambda: params), {"f": jnp.tanh, "k": jax.random.key(0), "n": 3}):
+        mask = pruning.full(tree)
+        assert jax.tree.structure(mask) == jax.tree.structure(tree)
+        assert pruning.count_removed(mask) == 0
+        assert all(keep.dtype == bool for keep in jax.tree.leaves(mask))
+        pruning.check(mask, tree)
+
+
+def problems(mask, tree) -> tuple[str, ...]:
+    for function in (pruning.check, pruning.apply):
+        with pytest.raises(InvalidInput) as caught:
+            function(mask, tree)
+    return caught.value.problems
+
+
+TREE = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "head": jnp.ones(4), "n": 3}
+
+
+def test_a_mask_of_other_dtypes_and_shapes_is_refused_leaf_by_leaf():
+    mask = pruning.full(TREE) | {"a": {"kernel": jnp.ones((3, 2), bool), "bias": jnp.ones(3)}}
+    found = problems(mask | {"head": jnp.ones(5, jnp.int8)}, TREE)
+    assert len(found) == 4
+    assert "dtype of mask at a/bias='float32' to be bool" in found[0]
+    assert "shape of mask at a/kernel=(3, 2) to be (2, 3)" in found[1]
+    assert "dtype of mask at head='int8'" in found[2]
+    assert "shape of mask at head=(5,) to be (4,)" in found[3]
+
+
+def test_missing_and_unexpected_leaves_are_named_and_the_others_still_checked():
+    mask = {"a": {"kernel": jnp.ones((2, 3)), "gain": jnp.ones(3, bool)}, "n": jnp.array(True)}
+    found = "\n".join(problems(mask, TREE))
+    assert len(found.splitlines()) == 4
+    assert "mask at='a/bias' to be there" in found
+    assert "mask at='head' to be there" in found
+    assert "mask at='a/gain' not to be there" in found
+    assert "dtype of mask at a/kernel='float32'" in found
+
+
+@pytest.mark.parametrize(
+    ("mask", "tree"),
+    [
+        ([jnp.ones(2, bool)], (jnp.ones(2),)),
+        ({"a": (jnp.ones(2, bool),)}, {"a": [jnp.ones(2)]}),
+    ],
+)
+def test_other_containers_with_equal_paths_are_refused(mask, tree):
+    (problem,) = problems(mask, tree)
+    assert "The paths agree, the containers do not" in problem
+
+
+def test_a_mask_for_another_model_names_every_leaf_that_differs(params):
+    mask = pruning.full({name: leaf for name, leaf in params.items() if not name.startswith("stage2")})
+    found = problems(mask, params)
+    assert len(found) == len(jax.tree.leaves({n: p for n, p in params.items() if n.startswith("stage2")}))
+    assert all("stage2" in problem for problem in found)
+
+
+def test_none_is_no_mask():
+    assert problems({"a": {"kernel": None, "bias": None}, "head": None, "n": None}, TREE)
+    assert problems(None, TREE)
+
+
+def test_moments_are_zero_where_weights_are_removed_and_untouched_elsewhere(params):
+    mask = pruning.prune(params, sparsity=0.6, layers="all_kernels")
+    state = optax.chain(optax.clip(1.0), optax.adam(1e-3)).init(params)
+    ones = jax.tree.map(jnp.ones_like, state)
+    adam = pruning.moments(mask, ones)[1][0]
+    for moment in (adam.mu, adam.nu):
+        jax.tree.map(
+            lambda leaf, keep: np.testing.assert_array_equal(leaf, np.asarray(keep) * 1.0), moment, mask
+        )
+    assert adam.count == 1

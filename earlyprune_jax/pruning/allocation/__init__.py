@@ -1,0 +1,1 @@
+"""From scores and a sparsity to a mask: budgets, rankings, patterns."""

@@ -1,0 +1,228 @@
+"""What is removed as a whole: single weights, blocks of them, or all but N of every M along an axis.
+
+A pattern says how many units a leaf has, how many of them a sparsity removes, and which, given
+scores. It works on NumPy arrays and, inside jit, on traced ones. Output channels, which reach
+through normalisations and residual additions into other leaves, are in `channels`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from earlyprune_jax.pruning.allocation import budgets, ranking
+from earlyprune_jax.pruning.allocation.budgets import SCOPES, Layer, Sparsity
+from earlyprune_jax.validate import expected
+
+
+class Pattern(Protocol):
+    """The three questions that `allocate` and `transform` ask of a pattern."""
+
+    def check(
+        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
+    ) -> list[str]:
+        """Every problem of pruning leaves of these shapes (path -> shape), before any score is known."""
+        ...
+
+    def counts(
+        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
+    ) -> tuple[int, ...]:
+        """How many units go: one number for each ranking that `masks` makes."""
+        ...
+
+    def masks(self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any) -> list[Any]:
+        """Which weights stay: one bool array a leaf of scores."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Blocks of weights, ranked by their mean score; blocks of one weight are unstructured pruning.
+
+    Sparsity, counts and `min_kept` count blocks.
+
+    Attributes:
+        shape: a block's extent along the last axes of every leaf; axes before them have extent 1, and
+            -1 means the whole axis. `()` is a single weight. In Linen's layout [height, width, in,
+            out], `(16, 16)` is a tile of 16 inputs by 16 outputs at one kernel position, and
+            `(-1, -1, -1, 1)` a whole filter.
+
+    Source: Narang et al. 2017, "Block-sparse recurrent neural networks".
+
+    Example:
+        >>> scores = [np.array([[1.0, 1.0, 9.0, 9.0], [1.0, 1.0, 0.0, 9.0]])]
+        >>> Blocks((2, 2)).masks(scores, (1,), "global", 0, np)[0].tolist()
+        [[False, False, True, True], [False, False, True, True]]
+    """
+
+    shape: tuple[int, ...] = ()
+
+    def check(
+        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
+    ) -> list[str]:
+        """See `Pattern`: extents that are no divisors of their axes, then the budget's problems."""
+        problems = [problem for path, shape in shapes.items() for problem in self._check_leaf(path, shape)]
+        return problems or budgets.check_budget(self._layers(shapes), sparsity, scope, min_kept)
+
+    def counts(
+        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
+    ) -> tuple[int, ...]:
+        """See `Pattern`: one count if the scope ranks layers together, else one a layer."""
+        return budgets.budget(self._layers(shapes), sparsity, scope, min_kept)
+
+    def masks(self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any) -> list[Any]:
+        """See `Pattern`."""
+        units = [self._pool(leaf) for leaf in scores]
+        rescale = SCOPES[scope].rescale
+        units = [rescale(leaf, xp) for leaf in units] if rescale else units
+        keep = ranking.keep_highest if xp is np else ranking.keep_highest_traced
+        if not SCOPES[scope].together:
+            kept = [keep([leaf], count)[0] for leaf, count in zip(units, counts, strict=True)]
+        else:
+            protected = [_protect(leaf, min_kept, keep, xp) for leaf in units] if min_kept else units
+            kept = keep(protected, counts[0])
+        return [self._spread(keep, leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
+
+    def _extent(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A block's extent along every axis of a leaf."""
+        padded = (1,) * (len(shape) - len(self.shape)) + self.shape
+        return tuple(axis if extent == -1 else extent for axis, extent in zip(shape, padded, strict=True))
+
+    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
+        thing = f"block shape at {path}"
+        if not isinstance(self.shape, tuple):
+            return [expected(thing, self.shape, "to be a tuple")]
+        if len(self.shape) > len(shape):
+            return [expected(thing, self.shape, f"to have at most the {len(shape)} axes of {shape}")]
+        if any(
+            not isinstance(extent, int) or extent == 0 or extent < -1 or axis % extent
+            for axis, extent in zip(shape, self._extent(shape), strict=True)
+        ):
+            remedy = "Give divisors, -1 for a whole axis, or leave this leaf out by `layers`."
+            return [expected(thing, self.shape, f"to divide its shape {shape}", remedy)]
+        return []
+
+    def _layers(self, shapes: dict[str, tuple[int, ...]]) -> list[Layer]:
+        return [
+            Layer(path, shape, math.prod(shape) // math.prod(self._extent(shape)))
+            for path, shape in shapes.items()
+        ]
+
+    def _pool(self, scores: Any) -> Any:
+        """The mean score of every block: the shape of the leaf divided by the extent."""
+        extent = self._extent(scores.shape)
+        if math.prod(extent) == 1:
+            return scores
+        split = [
+            part for axis, size in zip(scores.shape, extent, strict=True) for part in (axis // size, size)
+        ]
+        return scores.reshape(split).mean(axis=tuple(range(1, len(split), 2)))
+
+    def _spread(self, kept: Any, shape: tuple[int, ...]) -> Any:
+        """Gives every weight the fate of its block."""
+        for axis, size in enumerate(self._extent(shape)):
+            kept = kept.repeat(size, axis=axis) if size > 1 else kept
+        return kept
+
+
+def _protect(scores: Any, min_kept: int, keep: Any, xp: Any) -> Any:
+    """Lifts a layer's `min_kept` highest scores above all finite ones."""
+    rest = keep([scores], max(0, scores.size - min_kept))[0]
+    finite = xp.minimum(scores, xp.finfo(scores.dtype).max)
+    return xp.where(rest, xp.asarray(np.inf, scores.dtype), finite)
+
+
+@dataclasses.dataclass(frozen=True)
+class NM:
+    """N:M: of every M consecutive weights along an axis the N with the highest scores are kept.
+
+    Its sparsity is 1 - N/M, in every group; 2:4 along the input axis is what sparse tensor cores take.
+
+    Attributes:
+        kept: N, in [1, M].
+        group: M.
+        axis: the axis that M divides; -2 is the input axis in Linen's and NNX's layout, 1 in
+            Equinox's.
+
+    Source: Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks".
+
+    Example:
+        >>> scores = [np.array([[4.0], [1.0], [3.0], [2.0]])]
+        >>> NM(2, 4).masks(scores, (2,), "local", 0, np)[0].ravel().tolist()
+        [True, False, True, False]
+    """
+
+    kept: int
+    group: int
+    axis: int = -2
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction that the pattern removes, 1 - N/M."""
+        return 1 - self.kept / self.group
+
+    def check(
+        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
+    ) -> list[str]:
+        """See `Pattern`: N:M itself, its axis, and any other sparsity, scope or minimum than its own."""
+        problems = self._check_options(sparsity, scope, min_kept)
+        return problems or [
+            problem for path, shape in shapes.items() for problem in self._check_leaf(path, shape)
+        ]
+
+    def counts(
+        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
+    ) -> tuple[int, ...]:
+        """See `Pattern`: how many of each group go, for every leaf."""
+        del scope, min_kept
+        return (self.group - self.kept if sparsity else 0,) * len(shapes)
+
+    def masks(self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any) -> list[Any]:
+        """See `Pattern`."""
+        del scope, min_kept
+        return [self._mask(leaf, count, xp) for leaf, count in zip(scores, counts, strict=True)]
+
+    def _mask(self, scores: Any, count: Any, xp: Any) -> Any:
+        moved = xp.moveaxis(scores, self.axis, -1)
+        groups = moved.reshape(-1, self.group)
+        # As in `keep_highest_traced`: compared as floats, subnormal scores may all be 0.
+        groups = groups if xp is np else ranking.order_key(groups)
+        # The rank of a score in its group is the argsort of the argsort; stable: ties by index.
+        rank = xp.argsort(xp.argsort(groups, axis=-1, stable=True), axis=-1, stable=True)
+        return xp.moveaxis((rank >= count).reshape(moved.shape), -1, self.axis)
+
+    def _check_options(self, sparsity: Sparsity, scope: str, min_kept: int) -> list[str]:
+        name = f"{self.kept}:{self.group}"
+        if not (_is_count(self.kept) and _is_count(self.group) and 1 <= self.kept <= self.group):
+            return [expected("N:M", name, "to be whole numbers with 1 <= N <= M")]
+        problems = []
+        if not _is_count(self.axis):
+            problems.append(expected("axis", self.axis, "to be a whole number"))
+        # 1 - N/M and the same fraction as a user writes it may differ in the last bit.
+        if not budgets.is_number(sparsity) or not (
+            sparsity == 0 or math.isclose(sparsity, self.sparsity, rel_tol=1e-6)
+        ):
+            problems.append(expected("sparsity", sparsity, f"to be that of {name}, {self.sparsity:g}, or 0"))
+        if scope != "local":
+            problems.append(expected("scope", scope, f"to be local: {name} removes the same of each group"))
+        if min_kept:
+            problems.append(expected("min_kept", min_kept, f"to be 0: {name} keeps N of each group"))
+        return problems
+
+    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
+        if not -len(shape) <= self.axis < len(shape):
+            return [expected(f"axis at {path}", self.axis, f"to be an axis of its shape {shape}")]
+        if shape[self.axis] % self.group:
+            remedy = "Choose another axis, or leave this leaf out by `layers`."
+            allowed = f"to be a multiple of {self.group}"
+            return [expected(f"length of axis {self.axis} at {path}", shape[self.axis], allowed, remedy)]
+        return []
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+UNSTRUCTURED = Blocks()

@@ -1,0 +1,195 @@
+"""Which weights are the lowest: exact counts, equal scores removed in the order of their index.
+
+`keep_highest` works on the host with NumPy, `keep_highest_traced` inside jit, where the count may be
+traced and the scores sharded. Both mark exactly the first `count` entries of a stable ascending
+sort over all leaves together; a test holds them equal.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax.array_types import Array
+
+
+def keep_highest(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """Marks all entries but the `count` lowest over several arrays, in O(n).
+
+    Memory beyond the scores: the masks, and at most one copy of the scores, where they are few or
+    many of them are equal.
+
+    Args:
+        scores: float arrays without NaN.
+        count: how many to remove, in [0, n].
+
+    Returns:
+        Bool arrays of the same shapes, True = kept.
+
+    Example:
+        >>> [kept.tolist() for kept in keep_highest([np.array([3.0, 1.0]), np.array([1.0, 2.0])], 1)]
+        [[True, False], [True, True]]
+    """
+    # In the order of the index, whatever the order in memory: a transposed array becomes a copy.
+    flat = [leaf.reshape(-1) for leaf in scores]
+    kept = _keep_by_sample(flat, count) or _keep_by_selection(flat, count)
+    return [keep.reshape(leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
+
+
+def _keep_by_selection(flat: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """`keep_highest` by selecting the threshold among all scores."""
+    if count == 0:
+        return [np.ones(leaf.size, bool) for leaf in flat]
+    every = np.concatenate(flat)
+    every.partition(count - 1)
+    threshold = every[count - 1]
+    kept = [leaf >= threshold for leaf in flat]
+    num_ties = count - sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
+    for keep, leaf in zip(kept, flat, strict=True):
+        ties = np.flatnonzero(leaf == threshold)[:num_ties]
+        keep[ties] = False
+        num_ties -= ties.size
+    return kept
+
+
+def _keep_by_sample(flat: Sequence[np.ndarray], count: int) -> list[np.ndarray] | None:
+    """`keep_highest` of many scores: a sample brackets the threshold, which is selected inside.
+
+    None where there are few scores, or the bracket missed, or ties put too many inside.
+    """
+    num_scores = sum(leaf.size for leaf in flat)
+    if num_scores < _WORTH_SAMPLING:
+        return None
+    low, high = _bracket(flat, count / num_scores)
+    kept, places, between, room = [], [], [], num_scores // 8
+    for leaf in flat:
+        keep = leaf >= low
+        inside = leaf <= high
+        inside &= keep
+        room -= int(np.count_nonzero(inside))
+        if room < 0:
+            return None
+        kept.append(keep)
+        places.append(np.flatnonzero(inside))
+        between.append(leaf[places[-1]])
+    count -= sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
+    if not 0 <= count <= sum(place.size for place in places):
+        return None
+    for keep, place, fate in zip(kept, places, _keep_by_selection(between, count), strict=True):
+        keep[place] = fate
+    return kept
+
+
+def _bracket(flat: Sequence[np.ndarray], share: float) -> tuple[Any, Any]:
+    """Two scores between which the quantile `share` lies, but for one chance in a million."""
+    sample = np.concatenate([leaf[::_SAMPLE_EVERY] for leaf in flat])
+    sample.sort()
+    margin = 5 * math.sqrt(share * (1 - share) / sample.size)
+    first = math.floor((share - margin) * sample.size) - 1
+    last = math.ceil((share + margin) * sample.size) + 1
+    return (
+        sample[first] if first >= 0 else -np.inf,
+        sample[last] if last < sample.size else np.inf,
+    )
+
+
+_WORTH_SAMPLING = 2**18
+# A prime: steps that divide the number of channels would sample few of them.
+_SAMPLE_EVERY = 127
+
+
+def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
+    """`keep_highest` inside jit: finds the threshold by bisecting the bits of the scores.
+
+    Needs reductions only, no sort and no concatenation, so sharded leaves stay where they are.
+    NaN cannot be refused here; it ranks above everything and is kept.
+
+    Args:
+        scores: float arrays.
+        count: scalar int32, may be traced; how many to remove, in [0, n].
+
+    Returns:
+        Bool arrays of the same shapes, True = kept.
+
+    Example:
+        >>> scores = [jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0])]
+        >>> [kept.tolist() for kept in jax.jit(keep_highest_traced)(scores, 1)]
+        [[True, False], [True, True]]
+    """
+    # Keys of one width, or their order would mean nothing between leaves.
+    wide = jnp.result_type(jnp.float32, *scores)
+    keys = [order_key(leaf.astype(wide)) for leaf in scores]
+    threshold = _kth_lowest_key(keys, count)
+    num_ties = count - sum(jnp.sum(key < threshold, dtype=jnp.int32) for key in keys)
+    kept = []
+    for key in keys:
+        tie = key == threshold
+        number = jnp.cumsum(tie.reshape(-1), dtype=jnp.int32).reshape(key.shape)
+        removed = (key < threshold) | (tie & (number <= num_ties))
+        kept.append(~removed | (count == 0))
+        num_ties = num_ties - jnp.sum(tie, dtype=jnp.int32)
+    return kept
+
+
+def order_key(scores: Array) -> Array:
+    """Unsigned integers in the order of the scores: -0 equals 0, NaN comes last."""
+    # Integers, because XLA may flush subnormal numbers to 0 when it compares floats.
+    wide = scores if scores.dtype == jnp.float64 else scores.astype(jnp.float32)
+    unsigned = jnp.uint64 if wide.dtype == jnp.float64 else jnp.uint32
+    bits = jax.lax.bitcast_convert_type(wide, unsigned)
+    sign = jnp.asarray(1 << (8 * wide.dtype.itemsize - 1), unsigned)
+    bits = jnp.where(bits == sign, jnp.zeros_like(bits), bits)
+    key = jnp.where(bits & sign, ~bits, bits | sign)
+    return jnp.where(jnp.isnan(wide), jnp.asarray(jnp.iinfo(unsigned).max, unsigned), key)
+
+
+def _kth_lowest_key(keys: Sequence[Array], k: Array) -> Array:
+    """The largest key that fewer than k keys lie below, found bit by bit from the highest."""
+    dtype = jnp.result_type(*keys)
+    num_bits = 8 * dtype.itemsize
+
+    def decide(index, found):
+        candidate = found | (jnp.ones((), dtype) << (num_bits - 1 - index).astype(dtype))
+        num_below = sum(jnp.sum(key < candidate, dtype=jnp.int32) for key in keys)
+        return jnp.where(num_below < k, candidate, found)
+
+    return jax.lax.fori_loop(0, num_bits, decide, jnp.zeros((), dtype))
+
+
+def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
+    """Layer-adaptive magnitude: s_u^2 / (sum of s_v^2 over all v of the layer ranked at or above u).
+
+    A layer's highest weight has the value 1, so ranking these over all layers leaves every
+    layer at least one. Accumulated in float64 on the host, float32 in jit. A score of -inf, a weight
+    already removed, stays -inf.
+
+    Args:
+        scores: magnitudes of one layer, not negative.
+        xp: `numpy`, or `jax.numpy` inside jit.
+
+    Returns:
+        The shape of `scores`, in (0, 1], or 0 where the score is 0.
+
+    Source: Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", Eq. 5.
+
+    Example:
+        >>> lamp(np.array([1.0, 2.0, 0.0])).tolist()
+        [0.2, 1.0, 0.0]
+    """
+    flat = scores.reshape(-1)
+    order = xp.argsort(flat, stable=True)
+    ascending = flat[order].astype(np.float64 if xp is np else xp.promote_types(flat.dtype, np.float32))
+    # The formula is free of scale: relative to the highest no square overflows, and its own is 1.
+    highest = xp.max(ascending, initial=0)
+    below = ascending < highest
+    relative = xp.where(below, xp.maximum(ascending, 0), highest > 0) / xp.where(
+        below & (highest > 0), highest, 1
+    )
+    squares = relative**2
+    at_or_above = xp.flip(xp.cumsum(xp.flip(squares)))
+    values = xp.where(ascending < 0, -np.inf, squares / xp.where(at_or_above > 0, at_or_above, 1))
+    # The inverse permutation puts each value back in its place.
+    return values[xp.argsort(order, stable=True)].reshape(scores.shape)
