@@ -11,40 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.array_types import Array, Params
+from earlyprune_jax.pruning.scores.fisher import choose_labels
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.signals.signal import LogProbs, Signal
-
-LABELS = ("sampled", "exact", "argmax", "true")
-ESTIMATORS = ("per_example", "batch")
-
-
-def choose_labels(
-    rule: str, log_probs: Array, true_labels: Array, key: PRNGKey, pass_index: Array
-) -> tuple[Array, Array]:
-    """The labels whose gradients are squared, and each one's weight.
-
-    Args:
-        rule: `sampled` draws y ~ p(y|x), one an image (unbiased for Eq. 3); `exact` takes class
-            `pass_index` with weight p(y|x), so that C passes sum to Eq. 3 itself; `argmax` takes
-            the predicted label (Eq. 4 read literally); `true` the data's (empirical Fisher).
-        log_probs: [B, C].
-        true_labels: [B] int.
-        key: used by `sampled` only.
-        pass_index: scalar int, used by `exact` only.
-
-    Returns:
-        labels [B] int32 and weights [B] float32.
-    """
-    ones = jnp.ones(log_probs.shape[0])
-    if rule == "sampled":
-        return jax.random.categorical(key, log_probs), ones
-    if rule == "argmax":
-        return jnp.argmax(log_probs, axis=-1), ones
-    if rule == "true":
-        return true_labels, ones
-    labels = jnp.full(log_probs.shape[0], pass_index)
-    return labels, jnp.exp(jnp.take(log_probs, pass_index, axis=-1))
 
 
 def per_example_sums(log_probs: LogProbs, params: Params, batch: Any, labels: Array, weights: Array) -> Any:

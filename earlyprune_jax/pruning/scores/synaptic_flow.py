@@ -1,0 +1,184 @@
+"""SynFlow: scores without data, and the iterated pruning that never cuts a network apart.
+
+Synaptic flow is conserved: the scores of every layer add up to the same number, and so do those
+into and out of every hidden unit. A layer with few weights left therefore has high ones; removing
+few weights at a time and scoring again keeps every layer alive down to the highest
+compression there is. One-shot scores do not have that property.
+"""
+
+import contextlib
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax.array_types import Array, Mask, Params, Scores
+from earlyprune_jax.pruning.allocation.allocate import allocate
+from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
+from earlyprune_jax.pruning.trees import is_weight, named_leaves
+from earlyprune_jax.validate import InvalidInput, expected
+
+Forward = Callable[[Params, Any], Array]
+"""(params, inputs) -> outputs of any shape, in evaluation mode."""
+
+
+def synflow(forward: Forward, params: Params, inputs: Any) -> Scores:
+    """|w| dR/d|w|, R = the sum of forward(|params|, ones), in float64.
+
+    For a network of bias-free linear and ReLU layers, R = 1^T |W_L| ... |W_1| 1 and a weight's score
+    is the sum over all paths through it of the product of their |w|. All weights are made positive,
+    biases and norm scales too. R grows exponentially with depth and leaves float32; so all is
+    computed with 64-bit types. A network that casts to a fixed type (`dtype=jnp.float32` in a
+    Linen layer) still computes in that type.
+
+    Args:
+        forward: (params, inputs) -> outputs, in evaluation mode (close over the batch statistics:
+            those of initialisation, mean 0 and variance 1, keep the theory).
+        params: any pytree.
+        inputs: what `forward` takes, e.g. jnp.ones((1, 32, 32, 3)). Floating-point arrays in it
+            become ones of the same shape, whatever they hold; others (token ids) stay.
+
+    Returns:
+        The structure of `params` with NumPy float64 arrays, >= 0; zeros where a leaf is no weight.
+
+    Raises:
+        InvalidInput: the outputs or scores are not finite, or all scores are 0.
+
+    Source: Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving
+    synaptic flow", Eq. 2 and Algorithm 1.
+
+    Example:
+        >>> forward = lambda params, x: x @ params["first"] @ params["second"]
+        >>> params = {"first": jnp.array([[1.0, -2.0]]), "second": jnp.array([[3.0], [0.5]])}
+        >>> scores = synflow(forward, params, jnp.ones((1, 1)))
+        >>> scores["first"].tolist(), scores["second"].tolist()      # two paths: 1 * 3 and 2 * 0.5
+        ([[3.0, 1.0]], [[3.0], [1.0]])
+    """
+    weights = _magnitudes(params)
+    return scores_like(params, _flow(forward, params, inputs)(weights))
+
+
+def synflow_mask(
+    forward: Forward, params: Params, prunable: Any, inputs: Any, *, sparsity: float, rounds: int = 100
+) -> Mask:
+    """Prunes by SynFlow in many small steps, scoring what is left before each.
+
+    After round k the fraction (1 - sparsity)^(k / rounds) of the prunable weights is kept, over all
+    of them together; what is removed stays removed. The final count is exact. With enough rounds no
+    layer loses all its weights unless the sparsity leaves fewer weights than the network needs.
+
+    Args:
+        forward, params, inputs: as in `synflow`.
+        prunable: the structure of `params` with Python bools, from `selection.select`.
+        sparsity: fraction of the prunable weights removed, in [0, 1).
+        rounds: how often scores are computed; the paper's 100.
+
+    Returns:
+        The structure of `params`, bool: True = kept; all True where not prunable.
+
+    Raises:
+        InvalidInput: as `synflow` and `allocation.allocate`; `rounds` below 1; a sparsity at which
+            no path through the network is left.
+
+    Source: Tanaka et al. 2020, Algorithm 1.
+
+    Example:
+        >>> forward = lambda params, x: x @ params["first"] @ params["second"]
+        >>> params = {"first": jnp.array([[1.0, -2.0]]), "second": jnp.array([[3.0], [0.5]])}
+        >>> prunable = {"first": True, "second": True}
+        >>> mask = synflow_mask(forward, params, prunable, jnp.ones((1, 1)), sparsity=0.5)
+        >>> mask["first"].tolist(), mask["second"].tolist()
+        ([[True, False]], [[True], [False]])
+    """
+    _check_options(sparsity, rounds)
+    flow = _flow(forward, params, inputs)
+    magnitudes = _magnitudes(params)
+    kept: list[Any] = [np.ones(weight.shape, bool) for weight in magnitudes]
+    mask: Any = None
+    for index in range(1, rounds + 1):
+        scores = flow([np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)])
+        # No score is below 0, so that removed weights come first and stay removed.
+        ranked = [np.where(keep, score, -1.0) for keep, score in zip(kept, scores, strict=True)]
+        target = sparsity if index == rounds else 1 - (1 - sparsity) ** (index / rounds)
+        mask = allocate(scores_like(params, ranked), prunable, sparsity=target, scope="global")
+        kept = [np.asarray(leaf) for leaf in _weight_leaves(params, mask)]
+    flow([np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)])  # refuses a cut network
+    return mask
+
+
+def _flow(forward: Forward, params: Params, inputs: Any) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """|weights| in float64 -> their scores, compiled once."""
+    _, merge = weights_of(params)
+    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
+
+    def total(weights, inputs):
+        outputs = forward(merge(weights), inputs)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(outputs))
+
+    @jax.jit
+    def score(weights, inputs):
+        flow, gradients = jax.value_and_grad(total)(weights, inputs)
+        return flow, [w * g for w, g in zip(weights, gradients, strict=True)]
+
+    def scores(weights: list[np.ndarray]) -> list[np.ndarray]:
+        with _sixty_four_bits():
+            flow, found = score(weights, jax.tree.map(_ones, inputs))
+            arrays = [np.asarray(leaf, np.float64) for leaf in found]
+        _require_flow(float(flow), arrays, names)
+        return arrays
+
+    return scores
+
+
+def _require_flow(flow: float, scores: list[np.ndarray], names: list[str]) -> None:
+    bad = [
+        name or "the root" for name, leaf in zip(names, scores, strict=True) if not np.isfinite(leaf).all()
+    ]
+    if bad or not math.isfinite(flow):
+        where = f"R={flow}; scores not finite at {', '.join(bad[:8])}" if bad else f"R={flow}"
+        remedy = "Give the weights finite values, and the layers no fixed dtype: float32 ends at 3e38."
+        raise InvalidInput([expected("synaptic flow", where, "to be finite", remedy)])
+    if not any(leaf.any() for leaf in scores):
+        remedy = "Every path holds a removed or zero weight. Lower the sparsity, or raise rounds."
+        raise InvalidInput(
+            [expected("synaptic flow", flow, "to have a weight with a positive score", remedy)]
+        )
+
+
+def _magnitudes(params: Params) -> list[np.ndarray]:
+    weights_of(params)  # refuses what has none
+    # Not what it returns: NumPy's float64 weights would come as float32.
+    return [np.abs(np.asarray(leaf).astype(np.float64)) for leaf in _weight_leaves(params, params)]
+
+
+def _weight_leaves(params: Params, tree: Any) -> list[Any]:
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(tree), strict=True)
+    return [other for leaf, other in pairs if is_weight(leaf)]
+
+
+def _ones(leaf: Any) -> Any:
+    return np.ones(leaf.shape, np.float64) if is_weight(leaf) else leaf
+
+
+def _sixty_four_bits() -> contextlib.AbstractContextManager[Any]:
+    """JAX's 64-bit types for a while, in this thread only."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    # jax < 0.8 has it elsewhere; read by name, because later ones have it there no more.
+    return importlib.import_module("jax.experimental").enable_x64(True)
+
+
+def _check_options(sparsity: float, rounds: int) -> None:
+    problems = []
+    if not 0 <= sparsity < 1:
+        problems.append(
+            expected("sparsity", sparsity, "in [0, 1)", "It is the fraction of the weights removed.")
+        )
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
+        problems.append(expected("rounds", rounds, "to be an integer of at least 1", "The paper takes 100."))
+    if problems:
+        raise InvalidInput(problems)

@@ -1,0 +1,265 @@
+"""Scores that rank weights, higher = keep: those that need no data, or data already averaged.
+
+Each is a pure function of pytrees that can run inside jit. Results have the structure of the
+parameters; leaves that are no weights (integers, functions, numbers) get zeros. Which of the
+weights may be removed is not decided here: scores cover biases and norm scales too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
+from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, path_name
+from earlyprune_jax.validate import InvalidInput, expected, nearest
+
+
+def magnitude(params: Params) -> Scores:
+    """The absolute value of every weight, |w|.
+
+    Half-precision weights are scored in float32, which is exact; wider types keep their own.
+
+    Args:
+        params: any pytree.
+
+    Returns:
+        The structure of `params`.
+
+    Source: Han et al. 2015, "Learning both weights and connections"; paper A, section 3.
+
+    Example:
+        >>> magnitude({"w": jnp.array([-2.0, 1.0]), "steps": 3})
+        {'steps': array(0., dtype=float32), 'w': Array([2., 1.], dtype=float32)}
+    """
+
+    def absolute(w: Array) -> Array:
+        values = jnp.abs(w)
+        return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+    return map_weights(absolute, params)
+
+
+def magnitude_increase(params: Params, initial_params: Params) -> Scores:
+    """How much farther from zero every weight is than it was: |w| - |w_0|, in float32.
+
+    Args:
+        params: the weights now, any pytree.
+        initial_params: the weights at initialisation (or any earlier time), the same structure.
+
+    Returns:
+        The structure of `params`; negative for weights that shrank.
+
+    Raises:
+        InvalidInput: the trees differ in structure or shapes.
+
+    Source: Zhou et al. 2019, "Deconstructing Lottery Tickets" (mask criterion "magnitude increase").
+
+    Example:
+        >>> magnitude_increase({"w": jnp.array([-2.0, 1.0])}, {"w": jnp.array([0.5, -3.0])})["w"].tolist()
+        [1.5, -2.0]
+    """
+    require_like(params, initial_params, "initial_params")
+    return map_weights(lambda w, w0: _float32(jnp.abs(w)) - _float32(jnp.abs(w0)), params, initial_params)
+
+
+def random(params: Params, key: PRNGKey) -> Scores:
+    """Independent uniform numbers in [0, 1): the control every criterion has to beat.
+
+    A function of (key, place of the leaf in the tree, shape of the leaf): adding a leaf at the end
+    changes no other leaf's scores. A uniform float32 takes 2**23 values, so that large layers
+    hold some ties.
+
+    Args:
+        params: any pytree; only shapes matter.
+        key: a PRNG key.
+
+    Returns:
+        The structure of `params`, float32.
+
+    Raises:
+        InvalidInput: `key` is not one PRNG key.
+
+    Example:
+        >>> scores = random({"w": jnp.zeros(3)}, jax.random.key(0))["w"]
+        >>> bool(((0 <= scores) & (scores < 1)).all())
+        True
+    """
+    require_key(key)
+    leaves, treedef = jax.tree.flatten(params)
+    drawn = [
+        jax.random.uniform(jax.random.fold_in(key, index), leaf.shape, jnp.float32)
+        if is_weight(leaf)
+        else np.zeros(np.shape(leaf), np.float32)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(treedef, drawn)
+
+
+def zeros(params: Params) -> Scores:
+    """Zero for every weight, float32: what `movement` starts from.
+
+    Example:
+        >>> zeros({"w": jnp.ones(2)})["w"].tolist()
+        [0.0, 0.0]
+    """
+    return map_weights(lambda w: jnp.zeros(w.shape, jnp.float32), params)
+
+
+def movement(accumulated: Scores, params: Params, grads: Params) -> Scores:
+    """One training step of movement pruning: S <- S - w g, in float32.
+
+    Weights that gradient descent moves away from zero gain, those it moves towards zero lose:
+    after T steps S = -sum_t w_t g_t, the scores of Sanh et al. up to their learning rate, which
+    leaves the order as it is.
+
+    Args:
+        accumulated: the scores so far; `zeros(params)` before the first step.
+        params: the weights before the step.
+        grads: the gradient of the training loss at `params`.
+
+    Returns:
+        The structure of `params`, float32.
+
+    Raises:
+        InvalidInput: the trees differ in structure or shapes.
+
+    Source: Sanh et al. 2020, "Movement Pruning: Adaptive Sparsity by Fine-Tuning".
+
+    Example:
+        >>> params, grads = {"w": jnp.array([2.0, 2.0])}, {"w": jnp.array([-1.0, 0.5])}
+        >>> movement(zeros(params), params, grads)["w"].tolist()
+        [2.0, -1.0]
+    """
+    require_like(params, accumulated, "accumulated")
+    require_like(params, grads, "grads")
+    return map_weights(lambda w, s, g: _float32(s) - _float32(w) * _float32(g), params, accumulated, grads)
+
+
+def obd(params: Params, hessian_diagonal: Params) -> Scores:
+    """Optimal Brain Damage: the loss added by removing one weight, w^2 H / 2, in float32.
+
+    Exact where the loss is quadratic, at a minimum of it, with a diagonal Hessian. With the
+    Fisher diagonal as H (they agree in expectation at a minimum of the negative log-likelihood)
+    it is never negative.
+
+    Args:
+        params: any pytree.
+        hessian_diagonal: the structure of `params`: H_ii, e.g. from
+            `fisher_diagonal.fisher_diagonal`.
+
+    Returns:
+        The structure of `params`, float32.
+
+    Raises:
+        InvalidInput: the trees differ in structure or shapes.
+
+    Source: LeCun et al. 1990, "Optimal Brain Damage".
+
+    Example:
+        >>> obd({"w": jnp.array([2.0, -1.0])}, {"w": jnp.array([0.5, 4.0])})["w"].tolist()
+        [1.0, 2.0]
+    """
+    require_like(params, hessian_diagonal, "hessian_diagonal")
+    return map_weights(lambda w, h: _float32(w) ** 2 * _float32(h) / 2, params, hessian_diagonal)
+
+
+def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
+    """|w| times the l2 norm of the input that the weight multiplies, in float32.
+
+    For a dense kernel [in, out]: |w_ij| ||X_i||, X_i all values of input feature i over the
+    examples. The paper then compares weights that share an output; that is for the allocation.
+
+    Args:
+        params: any pytree.
+        input_norms: name of a weight (`stem_conv/kernel`) -> array with as many axes as the weight,
+            each of the weight's length or 1, e.g. [in, 1] or [height, width, in, 1], as
+            `taps.input_norms` makes it; or a nested tree of such arrays.
+
+    Returns:
+        The structure of `params`, float32. Weights without a norm (biases, norm scales) get NaN,
+        not a number that would rank them: allocation refuses NaN by path if they are prunable.
+
+    Raises:
+        InvalidInput: a name that is no weight of `params`, or a shape that does not fit.
+
+    Source: Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models", Eq. 1.
+
+    Example:
+        >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]])}}
+        >>> wanda(params, {"dense/kernel": jnp.array([[4.0], [1.0]])})["dense"]["kernel"].tolist()
+        [[4.0, 8.0], [3.0, 0.5]]
+    """
+    norms = dict(named_leaves(input_norms))
+    _require_fitting(params, norms)
+
+    def score(path: Any, w: Any) -> Any:
+        if not is_weight(w):
+            return np.zeros(np.shape(w), np.float32)
+        norm = norms.get(path_name(path))
+        # Made by NumPy, so that jax_debug_nans does not take it for an accident.
+        return np.full(w.shape, np.nan, np.float32) if norm is None else _float32(jnp.abs(w)) * _float32(norm)
+
+    return jax.tree.map_with_path(score, params)
+
+
+def require_like(params: Params, tree: Any, thing: str) -> None:
+    """Refuses a tree that has not the structure of `params`, or not its weights' shapes.
+
+    Raises:
+        InvalidInput: naming every leaf that is missing, not expected, or of another shape.
+    """
+    wanted, given = dict(named_leaves(params)), dict(named_leaves(tree))
+    problems = [
+        expected(f"{thing} at {name}", "nothing", "to hold a leaf, as params does")
+        for name in wanted
+        if name not in given
+    ]
+    problems += [
+        expected(f"{thing} at {name}", np.shape(given[name]), "to be absent: params has no such leaf")
+        for name in given
+        if name not in wanted
+    ]
+    problems += [
+        expected(f"{thing} at {name}, its shape,", np.shape(given[name]), f"to be {np.shape(leaf)}")
+        for name, leaf in wanted.items()
+        if name in given and is_weight(leaf) and np.shape(given[name]) != np.shape(leaf)
+    ]
+    if not problems and jax.tree.structure(params) != jax.tree.structure(tree):
+        given_structure = str(jax.tree.structure(tree))
+        allowed = f"to have the structure of params, {jax.tree.structure(params)}"
+        problems = [expected(thing, given_structure, allowed, "Make it with jax.tree.map over params.")]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def require_key(key: PRNGKey) -> None:
+    """Refuses what is not a single PRNG key, old style or new."""
+    dtype = getattr(key, "dtype", np.dtype(object))
+    typed = jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
+    if not typed and not (dtype == np.uint32 and np.ndim(key) == 1):
+        allowed = "to be one PRNG key"
+        raise InvalidInput([expected("key", key, allowed, "Make one with jax.random.key(seed).")])
+
+
+def _require_fitting(params: Params, norms: Mapping[str, Any]) -> None:
+    weights = {name: leaf for name, leaf in named_leaves(params) if is_weight(leaf)}
+    problems = []
+    for name, norm in norms.items():
+        if name not in weights:
+            hint = nearest(name, weights) or f"The weights are {', '.join(list(weights)[:8])}."
+            problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
+            continue
+        shape, given = np.shape(weights[name]), np.shape(norm)
+        if len(given) != len(shape) or any(n not in (1, size) for n, size in zip(given, shape, strict=True)):
+            remedy = "Keep the axes: 1 where all weights along it share their input."
+            allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
+            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _float32(array: Any) -> Array:
+    return jnp.asarray(array).astype(jnp.float32)

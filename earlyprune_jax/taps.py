@@ -1,0 +1,202 @@
+"""What flows into the layers of a Linen module, taken while it runs, without changing the module.
+
+Calls of `nn.Conv`, `nn.Dense` and `nn.DenseGeneral`, and of modules that subclass them, are
+intercepted; each adds its sums to a variable collection beside its parameters, so that layers used
+twice add up and rematerialised layers work.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import errors
+from flax import linen as nn
+
+from earlyprune_jax.array_types import Array, Variables
+from earlyprune_jax.pruning.scores.batches import Batches, checked
+from earlyprune_jax.pruning.selection import Layers, select
+from earlyprune_jax.pruning.trees import named_leaves
+from earlyprune_jax.validate import InvalidInput, expected
+
+COLLECTION = "input_square_sums"
+"""The variable collection in which the sums travel."""
+
+
+def input_norms(
+    module: nn.Module,
+    variables: Variables,
+    batches: Batches,
+    *,
+    inputs: Callable[[Any], tuple[Any, ...]] = lambda batch: (batch,),
+    layers: Layers = "all_kernels",
+    **apply_options: Any,
+) -> dict[str, np.ndarray]:
+    """The l2 norm of what every kernel entry multiplies, over all examples and positions.
+
+    sqrt(sum x^2), x all values that meet the entry, in float32 (summed over batches in float64):
+    a sum over examples, not a mean. Shapes broadcast to the kernel:
+
+    - Dense: [in, 1]; every position of [..., in] counts.
+    - DenseGeneral: the contracted (and batch) axes, then 1 for every feature axis.
+    - Conv: [*kernel_size, in, 1], each kernel position over the pixels it really sees, given stride,
+      padding, dilation; zero padding adds 0. With feature groups every output sees its own group:
+      [*kernel_size, in / groups, out].
+
+    A module applied twice adds both. A subclass counts what it hands to its parent's `__call__`, or, if
+    it never calls that, what it is called with. Inside `nn.scan` and `nn.vmap` nothing is recorded
+    unless they carry the collection `input_square_sums`.
+
+    Args:
+        module: a Linen module.
+        variables: {"params": ..., "batch_stats": ...}.
+        batches: pytrees of arrays with a leading example axis; consumed to the end, one at a time.
+        inputs: batch -> the positional arguments of the module, e.g.
+            `lambda batch: (batch["images"],)`.
+        layers: which leaves of the params are asked for, as in `selection.select`.
+        apply_options: for `module.apply`: what asks the module for evaluation mode
+            (`train=False` for the models here), `method`, `rngs`.
+
+    Returns:
+        Slash path of each selected leaf (`stem_conv/kernel`) -> float32 array; what `scores.wanda`
+        takes.
+
+    Raises:
+        InvalidInput: a selected leaf that no supported call has fed, a module in training mode, a
+            norm that is not finite (with path and batch), bad batches.
+
+    Example:
+        >>> module = nn.Dense(2)
+        >>> variables = module.init(jax.random.key(0), jnp.ones((1, 2)))
+        >>> batches = [jnp.array([[3.0, 1.0], [4.0, 0.0]]), jnp.array([[0.0, 0.0]])]
+        >>> input_norms(module, variables, batches)["kernel"].tolist()
+        [[5.0], [1.0]]
+    """
+    if "mutable" in apply_options:
+        given, remedy = apply_options["mutable"], "Nothing may change while norms are taken: leave it out."
+        raise InvalidInput([expected("apply option mutable", given, "to be absent", remedy)])
+    selected = select(variables["params"], layers)
+    wanted = [name for name, take in named_leaves(selected) if take]
+    # Typed as Any: Linen's annotation of apply covers every combination of its options.
+    apply: Any = module.apply
+
+    @jax.jit
+    def square_sums(variables, batch):
+        with nn.intercept_methods(_interceptor()):
+            _, updated = apply(variables, *inputs(batch), mutable=[COLLECTION], **apply_options)
+        return updated.get(COLLECTION, {})
+
+    totals: dict[str, np.ndarray] = {}
+    for number, batch, _ in checked(batches):
+        sums = dict(named_leaves(_run(square_sums, variables, batch)))
+        _require_taps(wanted, sums, number)
+        for name in wanted:
+            totals[name] = totals.get(name, 0.0) + np.asarray(sums[name], np.float64)
+    return {name: np.sqrt(total).astype(np.float32) for name, total in totals.items()}
+
+
+class _ConvProbe(nn.Conv):
+    """A convolution made to measure another; a class of its own, so that it is not measured itself."""
+
+
+def _interceptor() -> Callable[..., Any]:
+    """What Linen calls around every method: lets it run, and sows sums beside the module's kernel."""
+    running: list[list[Any]] = []  # [layer, whether its parent class's call has run inside]
+
+    def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer, measure = context.module, _rule(context)
+        if measure is None:
+            return next_call(*args, **kwargs)
+        running.append([layer, False])
+        outputs = next_call(*args, **kwargs)
+        _, measured_inside = running.pop()
+        # super().__call__ is intercepted too: the innermost call is the one that multiplies.
+        if running and running[-1][0] is layer:
+            running[-1][1] = True
+        if not measured_inside:
+            squares = jnp.square(jnp.asarray(args[0] if args else kwargs["inputs"], jnp.float32))
+            sums = measure(layer, squares)
+            layer.sow(COLLECTION, "kernel", sums, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros(()))
+        return outputs
+
+    return tap
+
+
+def _rule(context: Any) -> Callable[[Any, Array], Array] | None:
+    if context.method_name != "__call__" or isinstance(context.module, _ConvProbe):
+        return None
+    return next((rule for kind, rule in RULES.items() if isinstance(context.module, kind)), None)
+
+
+def _dense_sums(layer: Any, squares: Array) -> Array:
+    """[..., in] -> [in, 1]."""
+    return jnp.sum(squares, axis=tuple(range(squares.ndim - 1)))[:, None]
+
+
+def _dense_general_sums(layer: Any, squares: Array) -> Array:
+    """Sums over every axis but the contracted and batch ones, which come in the kernel's order."""
+    axes = {axis % squares.ndim for axis in (*_as_tuple(layer.axis), *_as_tuple(layer.batch_dims))}
+    sums = jnp.sum(squares, axis=tuple(axis for axis in range(squares.ndim) if axis not in axes))
+    return sums.reshape(sums.shape + (1,) * len(_as_tuple(layer.features)))
+
+
+def _conv_sums(layer: Any, squares: Array) -> Array:
+    """[..., *spatial, in] -> [*kernel_size, in / groups, 1 or out].
+
+    sum(conv(x^2, k)) is linear in k, and its coefficients are the sums over what each entry sees.
+    """
+    groups, size = layer.feature_group_count, _as_tuple(layer.kernel_size)
+    probe = _ConvProbe(
+        features=groups,
+        kernel_size=size,
+        strides=layer.strides,
+        padding=layer.padding,
+        input_dilation=layer.input_dilation,
+        kernel_dilation=layer.kernel_dilation,
+        feature_group_count=groups,
+        use_bias=False,
+        dtype=jnp.float32,
+        precision=jax.lax.Precision.HIGHEST,
+        parent=None,
+    )
+    kernel = jnp.zeros((*size, squares.shape[-1] // groups, groups))
+    apply: Any = probe.apply
+    sums = jax.grad(lambda k: jnp.sum(apply({"params": {"kernel": k}}, squares)))(kernel)
+    return sums if groups == 1 else jnp.repeat(sums, layer.features // groups, axis=-1)
+
+
+RULES: dict[type, Callable[[Any, Array], Array]] = {
+    nn.Conv: _conv_sums,
+    nn.Dense: _dense_sums,
+    nn.DenseGeneral: _dense_general_sums,
+}
+"""Layer class -> (layer, squared inputs) -> sums in the kernel's shape."""
+
+
+def _as_tuple(value: Any) -> tuple[int, ...]:
+    return tuple(value) if hasattr(value, "__iter__") else (value,)
+
+
+def _run(square_sums: Callable[..., Any], variables: Variables, batch: Any) -> Any:
+    try:
+        return square_sums(variables, batch)
+    except errors.ModifyScopeVariableError as error:
+        remedy = "Ask for evaluation mode, e.g. train=False."
+        raise InvalidInput([expected("module", str(error), "to change no variables", remedy)]) from error
+
+
+def _require_taps(wanted: list[str], sums: dict[str, Any], number: int) -> None:
+    supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
+    remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm yourself."
+    problems = [
+        expected("input norms at", name, "to be tapped", remedy) for name in wanted if name not in sums
+    ]
+    remedy = "Look at that batch and the layers before."
+    problems += [
+        expected(f"input norm at {name}", "not finite", f"to be finite at batch {number} (from 0)", remedy)
+        for name in wanted
+        if name in sums and not np.isfinite(sums[name]).all()
+    ]
+    if problems:
+        raise InvalidInput(problems)
