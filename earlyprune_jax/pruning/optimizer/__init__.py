@@ -1,0 +1,1 @@
+"""Pruning while training: schedules, and an Optax transformation that follows them."""

@@ -1,0 +1,100 @@
+"""Scores that an optimizer can keep up by itself: what to remember of each step, and how to rank.
+
+Everything here runs inside jit on the parameters and gradients that the optimizer sees. Scores
+that need a pass over data of their own are in `gradient_scores`, `fisher_diagonal` and `synflow`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from earlyprune_jax.array_types import Params, Scores
+from earlyprune_jax.pruning.scores import weights as scores
+from earlyprune_jax.pruning.trees import map_weights
+from earlyprune_jax.validate import InvalidInput, unknown_choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """A score kept up along training.
+
+    Attributes:
+        init: params -> memory, any pytree of arrays.
+        update: (memory, params before the update, gradients) -> memory.
+        scores: (memory, params after the update) -> scores, higher = keep.
+    """
+
+    init: Callable[[Params], Any]
+    update: Callable[[Any, Params, Any], Any]
+    scores: Callable[[Any, Params], Scores]
+
+
+def of_params(function: Callable[[Params], Scores]) -> Criterion:
+    """A criterion that looks at the parameters alone and remembers nothing.
+
+    Example:
+        >>> signed = of_params(lambda params: params)
+        >>> signed.scores(signed.init(2.0), 2.0)
+        2.0
+    """
+    return Criterion(
+        init=lambda params: (),
+        update=lambda memory, params, grads: (),
+        scores=lambda memory, params: function(params),
+    )
+
+
+def random(seed: int = 0) -> Criterion:
+    """The control: scores drawn once from a seed."""
+    return of_params(lambda params: scores.random(params, jax.random.key(seed)))
+
+
+def movement() -> Criterion:
+    """The sum over steps of -w dL/dw: high where training moves a weight away from zero.
+
+    Source: Sanh et al. 2020, "Movement pruning", Eq. 7, with the learning rate left out.
+    """
+    return Criterion(scores.zeros, scores.movement, lambda memory, params: memory)
+
+
+def taylor() -> Criterion:
+    """|w * g|, with g the mean of the gradients of every step since training began.
+
+    Source: Molchanov et al. 2019, "Importance estimation for neural network pruning", Eq. 8.
+    """
+
+    def update(memory: Any, params: Params, grads: Any) -> Any:
+        add = lambda w, total, grad: total + grad.astype(jnp.float32)  # noqa: E731
+        return map_weights(add, params, memory, grads)
+
+    def rank(memory: Any, params: Params) -> Scores:
+        # The number of steps is the same for all weights: a sum ranks as a mean does.
+        return map_weights(lambda w, total: jnp.abs(w.astype(jnp.float32) * total), params, memory)
+
+    return Criterion(scores.zeros, update, rank)
+
+
+CRITERIA: dict[str, Callable[[], Criterion]] = {
+    "magnitude": lambda: of_params(scores.magnitude),
+    "movement": movement,
+    "random": random,
+    "taylor": taylor,
+}
+
+
+def resolve(criterion: str | Criterion | Callable[[Params], Scores]) -> Criterion:
+    """A name, a criterion, or a function of the parameters, as a criterion.
+
+    Raises:
+        InvalidInput: unknown name.
+    """
+    if isinstance(criterion, Criterion):
+        return criterion
+    if callable(criterion):
+        return of_params(criterion)
+    if criterion not in CRITERIA:
+        raise InvalidInput([unknown_choice("criterion", criterion, tuple(CRITERIA))])
+    return CRITERIA[criterion]()

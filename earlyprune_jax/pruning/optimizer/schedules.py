@@ -1,0 +1,252 @@
+"""When to prune and how hard: functions from a step to the sparsity wanted from then on.
+
+A step counts updates done, so a weight removed "at step 100" was trained by 100 updates. Every
+schedule is a table of events known beforehand, which makes counts exact inside jit: the number
+of weights each event removes is worked out on the host.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax.pruning.allocation.budgets import Sparsity, is_number
+from earlyprune_jax.validate import InvalidInput, expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Piecewise constant: after `steps[i]` updates the sparsity is `sparsities[i]`; before the first, 0.
+
+    Attributes:
+        steps: increasing, from 0; none = never prune.
+        sparsities: one a step, never falling; each a fraction in [0, 1) or a mapping from regular
+            expressions to fractions.
+        rewind_to: where the weights and the optimizer state go back to at every event: their values
+            after this many updates; None = they stay as they are.
+
+    Raises:
+        InvalidInput: with every problem found.
+
+    Example:
+        >>> schedule = Schedule((10, 20), (0.5, 0.75))
+        >>> [schedule(step) for step in (9, 10, 19, 20, 99)]
+        [0.0, 0.5, 0.5, 0.75, 0.75]
+    """
+
+    steps: tuple[int, ...]
+    sparsities: tuple[Sparsity, ...]
+    rewind_to: int | None = None
+
+    def __post_init__(self):
+        problems = _check_events(self.steps, self.sparsities) + _check_rewind(self.steps, self.rewind_to)
+        if problems:
+            raise InvalidInput(problems)
+
+    def __call__(self, step: Any) -> Any:
+        """The sparsity wanted after `step` updates; traced steps give traced sparsities."""
+        level = self.level(step)
+        if isinstance(level, jax.Array):
+            return jnp.asarray((0.0, *self.sparsities), jnp.float32)[level]
+        return (0.0, *self.sparsities)[int(level)]
+
+    def level(self, step: Any) -> Any:
+        """How many events lie at or before `step`."""
+        xp = jnp if isinstance(step, jax.Array) else np
+        # A comparison, not a search: a handful of events, and no copy of the table in a loop.
+        return xp.sum(xp.asarray(self.steps, np.int32) <= step).astype(np.int32)
+
+
+def one_shot(sparsity: Sparsity, *, at: float, steps_per_epoch: int | None = None) -> Schedule:
+    """Prunes once.
+
+    Args:
+        sparsity: fraction removed, or one a regular expression.
+        at: the step; with `steps_per_epoch`, the epoch: 10 means after 10 whole epochs.
+        steps_per_epoch: None = durations are steps.
+
+    Raises:
+        InvalidInput: with every problem found.
+
+    Example:
+        >>> one_shot(0.8, at=10, steps_per_epoch=390).steps
+        (3900,)
+    """
+    _check_durations({"at": at}, steps_per_epoch)
+    return Schedule((_in_steps(at, steps_per_epoch),), (sparsity,))
+
+
+def polynomial(
+    sparsity: Sparsity,
+    *,
+    begin: float,
+    end: float,
+    every: float,
+    initial: float = 0.0,
+    power: float = 3.0,
+    steps_per_epoch: int | None = None,
+) -> Schedule:
+    """Gradual pruning: s(t) = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^power.
+
+    Events at begin, begin + every, ..., and at `end`, where the final sparsity is reached exactly.
+
+    Args:
+        sparsity: s_f, reached at `end`; a mapping gives every layer its own.
+        begin: first event; steps, or epochs with `steps_per_epoch`.
+        end: last event.
+        every: distance between events.
+        initial: s_i, the sparsity at `begin`.
+        power: 3 in the source; 1 removes the same amount each time.
+        steps_per_epoch: None = durations are steps.
+
+    Raises:
+        InvalidInput: with every problem found.
+
+    Source: Zhu and Gupta 2017, "To prune, or not to prune", Eq. 1.
+
+    Example:
+        >>> schedule = polynomial(0.8, begin=0, end=4, every=2)
+        >>> schedule.steps, [round(value, 6) for value in schedule.sparsities]
+        ((0, 2, 4), [0.0, 0.7, 0.8])
+    """
+    _check_durations({"begin": begin, "end": end, "every": every}, steps_per_epoch)
+    first, last, gap = (_in_steps(value, steps_per_epoch) for value in (begin, end, every))
+    problems = _check_fractions((sparsity, initial))
+    problems += [] if first < last else [expected("end", end, f"to be after begin={begin}")]
+    problems += [] if gap > 0 else [expected("every", every, "to be at least one step")]
+    problems += [] if is_number(power) and power > 0 else [expected("power", power, "to be above 0")]
+    if problems:
+        raise InvalidInput(problems)
+    steps = (*range(first, last, gap), last)
+    left = [(1 - (step - first) / (last - first)) ** power for step in steps]
+    return Schedule(steps, tuple(_scale(sparsity, initial, fraction) for fraction in left))
+
+
+def iterative(
+    fraction: float,
+    *,
+    num_rounds: int,
+    begin: float,
+    every: float,
+    rewind_to: float | None = None,
+    steps_per_epoch: int | None = None,
+) -> Schedule:
+    """Removes a fraction of what remains, round after round: s_k = 1 - (1 - fraction)^k.
+
+    With `rewind_to`, every round ends by putting the kept weights and the optimizer's state,
+    learning-rate schedules included, back to where they were then.
+
+    Args:
+        fraction: of the remaining weights, removed in each round, in (0, 1).
+        num_rounds: how many.
+        begin: the first round's end; steps, or epochs with `steps_per_epoch`.
+        every: from one round's end to the next.
+        rewind_to: as in `Schedule`, before `begin`; None = train on from where each round ended.
+        steps_per_epoch: None = durations are steps.
+
+    Raises:
+        InvalidInput: with every problem found.
+
+    Source: Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis".
+
+    Example:
+        >>> iterative(0.5, num_rounds=3, begin=100, every=100, rewind_to=10).sparsities
+        (0.5, 0.75, 0.875)
+    """
+    durations = {"begin": begin, "every": every} | ({} if rewind_to is None else {"rewind_to": rewind_to})
+    _check_durations(durations, steps_per_epoch)
+    first, gap = _in_steps(begin, steps_per_epoch), _in_steps(every, steps_per_epoch)
+    problems = (
+        [] if is_number(fraction) and 0 < fraction < 1 else [expected("fraction", fraction, "in (0, 1)")]
+    )
+    problems += _check_whole("num_rounds", num_rounds, at_least=1)
+    problems += [] if gap > 0 else [expected("every", every, "to be at least one step")]
+    if problems:
+        raise InvalidInput(problems)
+    steps = tuple(first + number * gap for number in range(num_rounds))
+    sparsities = tuple(1 - (1 - fraction) ** number for number in range(1, num_rounds + 1))
+    return Schedule(steps, sparsities, None if rewind_to is None else _in_steps(rewind_to, steps_per_epoch))
+
+
+def _in_steps(duration: float, steps_per_epoch: int | None) -> int:
+    return round(duration * (steps_per_epoch or 1))
+
+
+def _scale(sparsity: Sparsity, initial: float, left: float) -> Sparsity:
+    """The way from `initial` to `sparsity`, of which the fraction `left` is left."""
+    if isinstance(sparsity, Mapping):
+        return {pattern: _toward(value, initial, left) for pattern, value in sparsity.items()}
+    return _toward(sparsity, initial, left)
+
+
+def _toward(final: float, initial: float, left: float) -> float:
+    # Written so that nothing left gives `final` itself, to the last bit.
+    return final + (initial - final) * left
+
+
+def _check_durations(durations: dict[str, float], steps_per_epoch: int | None) -> None:
+    problems = []
+    if steps_per_epoch is not None:
+        problems += _check_whole("steps_per_epoch", steps_per_epoch, at_least=1)
+    for name, value in durations.items():
+        if not is_number(value) or not 0 <= value < np.inf:
+            problems.append(expected(name, value, "to be 0 or more"))
+        elif steps_per_epoch is None and value != int(value):
+            remedy = "Durations are steps unless steps_per_epoch is given."
+            problems.append(expected(name, value, "to be a whole number of steps", remedy))
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _check_events(steps: tuple[int, ...], sparsities: tuple[Sparsity, ...]) -> list[str]:
+    if not isinstance(steps, tuple) or not isinstance(sparsities, tuple):
+        return [expected("steps and sparsities", (steps, sparsities), "to be tuples")]
+    if len(steps) != len(sparsities):
+        return [expected("steps", steps, f"to be as many as the sparsities, {len(sparsities)}")]
+    problems = [problem for step in steps for problem in _check_whole("step", step, at_least=0)]
+    if not problems and any(first >= second for first, second in zip(steps, steps[1:], strict=False)):
+        problems.append(expected("steps", steps, "to increase"))
+    wrong = _check_fractions(sparsities)
+    return problems + (wrong or _check_falling(sparsities))
+
+
+def _check_whole(thing: str, value: Any, at_least: int) -> list[str]:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    # A traced step is an int32, so an event after its last one cannot be compared with it.
+    if is_whole and at_least <= value <= np.iinfo(np.int32).max:
+        return []
+    return [expected(thing, value, f"to be a whole number, {at_least} or more, below 2**31")]
+
+
+def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
+    values = [value for one in sparsities for value in (one.values() if isinstance(one, Mapping) else (one,))]
+    return [
+        expected("sparsity", value, "in [0, 1)", "It is the fraction removed.")
+        for value in values
+        if not (is_number(value) and 0 <= value < 1)
+    ]
+
+
+def _check_falling(sparsities: tuple[Sparsity, ...]) -> list[str]:
+    mappings = [isinstance(one, Mapping) for one in sparsities]
+    if any(mappings) and (not all(mappings) or len({tuple(one) for one in sparsities}) > 1):  # type: ignore[arg-type]
+        return [expected("sparsities", sparsities, "to be all numbers, or mappings of the same patterns")]
+    rows = [list(one.values()) if isinstance(one, Mapping) else [one] for one in sparsities]
+    if len(rows) > 1 and np.any(np.diff(np.asarray(rows), axis=0) < 0):
+        return [expected("sparsities", sparsities, "never to fall", "A removed weight stays removed.")]
+    return []
+
+
+def _check_rewind(steps: tuple[int, ...], rewind_to: int | None) -> list[str]:
+    if rewind_to is None:
+        return []
+    problems = _check_whole("rewind_to", rewind_to, at_least=0)
+    if problems or not isinstance(steps, tuple) or (steps and rewind_to < steps[0]):
+        return problems
+    return [expected("rewind_to", rewind_to, f"to be before the first pruning, at {steps[:1]}")]
+
+
+NEVER_PRUNE = Schedule((), ())

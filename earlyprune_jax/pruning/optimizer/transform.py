@@ -1,0 +1,252 @@
+"""An Optax transformation that prunes by schedule and keeps removed weights at exactly 0."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType
+
+from earlyprune_jax.array_types import Array, Mask, Params, Scores
+from earlyprune_jax.pruning import masks
+from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
+from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
+from earlyprune_jax.pruning.optimizer import criteria
+from earlyprune_jax.pruning.optimizer.criteria import Criterion
+from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Schedule
+from earlyprune_jax.pruning.optimizer.state import NEVER, PruningState
+from earlyprune_jax.pruning.selection import Layers, select
+from earlyprune_jax.pruning.trees import is_weight
+from earlyprune_jax.validate import InvalidInput, expected
+
+
+def transform(
+    inner: optax.GradientTransformation,
+    schedule: Schedule = NEVER_PRUNE,
+    *,
+    criterion: str | Criterion | Callable[[Params], Scores] = "magnitude",
+    layers: Layers = "conv_kernels",
+    scope: str = "global",
+    pattern: Pattern = UNSTRUCTURED,
+    min_kept: int = 0,
+    mask: Mask | None = None,
+    wait_for_trigger: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Wraps an optimizer so that it prunes by schedule, inside jit.
+
+    After every update, `optax.apply_updates` gives parameters whose removed weights are exactly +0.0,
+    and every moment of theirs in the inner state is 0, whatever the inner chain (`masks.moments`
+    says what a moment is). Nothing else has to be called. Removed weights stay removed. It belongs
+    outermost: clipping, decay and learning rates inside; `MultiSteps` may be on either side.
+
+    At an event after `s` updates the parameters that update `s` makes are ranked, and exactly the
+    event's count is removed. An event at 0 is decided by `init`: the first update puts its weights
+    to 0, or, before it, `params = pruning.apply(pruning.get_mask(state), params)`.
+
+    A weight that is NaN or infinite already cannot be brought to 0 by adding an update.
+
+    Between events it costs an element-wise select on gradients, parameters and moments; an event
+    costs some 40 passes over the scores. Under `vmap` over states every update pays for an event.
+
+    Args:
+        inner: any optimizer; extra arguments (`value`, `grad`, `value_fn`, ...) reach it unchanged.
+        schedule: when and how hard; by default never: only `mask`, or masks given by `replace_mask`.
+        criterion: `magnitude`, `movement`, `random`, `taylor`, a function params -> scores, or a
+            `Criterion`.
+        layers: as in `select`.
+        scope: as in `allocate`.
+        pattern: as in `allocate`; an `NM` schedule has one event, of the pattern's own sparsity.
+        min_kept: as in `allocate`.
+        mask: what is removed from the start; None = nothing.
+        wait_for_trigger: the schedule's steps count from a call of `pruning.trigger`.
+
+    Returns:
+        An Optax transformation with a `PruningState`. Its update needs `params`.
+
+    Raises:
+        InvalidInput: here for options, in `init` for what does not fit the parameters, with every
+            problem found. NaN scores cannot raise inside jit: they rank highest and stay.
+
+    Example:
+        >>> from earlyprune_jax.pruning.optimizer.schedules import one_shot
+        >>> optimizer = transform(optax.sgd(0.1), one_shot(0.5, at=1), layers=lambda path, leaf: True)
+        >>> params = {"w": jnp.array([1.0, -2.0, 3.0, -4.0])}
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update({"w": jnp.zeros(4)}, state, params)
+        >>> optax.apply_updates(params, updates)["w"].tolist()
+        [0.0, 0.0, 3.0, -4.0]
+    """
+    ranked_by = criteria.resolve(criterion)
+    events = _Events(schedule, ranked_by, layers, scope, pattern, min_kept, wait_for_trigger)
+    events.check_options()
+    wrapped = optax.with_extra_args_support(inner)
+
+    def init(params: Params) -> PruningState:
+        events.check(params)
+        first = masks.full(params) if mask is None else mask
+        masks.check(first, params)
+        inner_state = wrapped.init(params)
+        state = PruningState(
+            num_updates=jnp.zeros((), jnp.int32),
+            trigger_step=jnp.asarray(NEVER if wait_for_trigger else 0, jnp.int32),
+            level=jnp.zeros((), jnp.int32),
+            mask=first,
+            memory=events.criterion.init(params),
+            # A copy, because the caller may donate its params to the first update.
+            snapshot=jax.tree.map(jnp.copy, (params, inner_state)) if events.rewinds else (),
+            inner_state=inner_state,
+        )
+        return events.prune(state, params)
+
+    def update(updates: Any, state: Any, params: Params = None, **extra_args: Any) -> Any:
+        if params is None:
+            remedy = "Call update(gradients, state, params)."
+            raise InvalidInput([expected("params", params, "to be given to the update", remedy)])
+        grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
+        memory = events.criterion.update(state.memory, masked, grads)
+        updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)
+        state = state._replace(num_updates=state.num_updates + 1, memory=memory, inner_state=inner_state)
+        proposed = optax.apply_updates(masked, updates)
+        pruned = events.prune(state, proposed)
+        due = pruned.level > state.level
+        if events.rewinds:
+            pruned = events.remember(pruned, proposed)
+            updates, pruned = _rewind(due, updates, pruned, params)
+        inner_state = _forget_losses(due, masks.moments(pruned.mask, pruned.inner_state))
+        updates = jax.tree.map(_exact_update, pruned.mask, updates, params)
+        return updates, pruned._replace(inner_state=inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Events:
+    """A schedule's events on a parameter tree: what each removes, and whether one is due."""
+
+    schedule: Schedule
+    criterion: Criterion
+    layers: Layers
+    scope: str
+    pattern: Pattern
+    min_kept: int
+    waits: bool
+
+    @property
+    def rewinds(self) -> bool:
+        return self.schedule.rewind_to is not None
+
+    def check_options(self) -> None:
+        """Raises for options that no parameters could make right."""
+        problems = []
+        if self.waits and not self.schedule.steps:
+            remedy = "Without one there is nothing to trigger."
+            problems.append(expected("schedule", (), "to have an event with wait_for_trigger", remedy))
+        if self.rewinds and self.waits:
+            remedy = "A trigger comes at a step unknown beforehand: rewind from a checkpoint of your own."
+            problems.append(expected("rewind_to", self.schedule.rewind_to, "to be None", remedy))
+        if problems:
+            raise InvalidInput(problems)
+
+    def check(self, params: Params) -> None:
+        """Raises for every event that does not fit the parameters."""
+        shapes = prunable_shapes(params, select(params, self.layers))
+        problems = [
+            problem
+            for sparsity in self.schedule.sparsities
+            for problem in check_allocation(shapes, sparsity, self.scope, self.pattern, self.min_kept)
+        ]
+        if problems:
+            raise InvalidInput(dict.fromkeys(problems))
+
+    def prune(self, state: PruningState, params: Params) -> PruningState:
+        """The state with the mask and the level that its number of updates asks for."""
+        if not self.schedule.steps:
+            return state
+        elapsed = jnp.asarray(state.num_updates - state.trigger_step)
+        level = jnp.asarray(self.schedule.level(elapsed), jnp.int32)
+        # No event may lie ahead of a schedule that waits: NEVER makes `elapsed` negative.
+        mask = jax.lax.cond(
+            level > state.level,
+            lambda: self._mask(state.mask, self.criterion.scores(state.memory, params), level),
+            lambda: state.mask,
+        )
+        return state._replace(mask=mask, level=jnp.maximum(level, state.level))
+
+    def remember(self, state: PruningState, params: Params) -> PruningState:
+        """The state with a snapshot, if this is the update to rewind to."""
+        here = state.num_updates == self.schedule.rewind_to
+        now = (params, state.inner_state)
+        snapshot = jax.tree.map(lambda new, old: jnp.where(here, new, old), now, state.snapshot)
+        return state._replace(snapshot=snapshot)
+
+    def _mask(self, mask: Mask, scores: Scores, level: Array) -> Mask:
+        prunable = select(scores, self.layers)
+        flags = jax.tree.leaves(prunable)
+        kept, treedef = jax.tree.flatten(mask)
+        lowest = lambda keep, score: jnp.where(keep, score, -jnp.inf)  # noqa: E731
+        ranked = [
+            lowest(keep, score)
+            for keep, score, take in zip(kept, jax.tree.leaves(scores), flags, strict=True)
+            if take
+        ]
+        counts = jnp.asarray(self._counts(prunable_shapes(scores, prunable)))[level - 1]
+
+        def rank(leaves: list[Array], removed: Array) -> list[Array]:
+            return self.pattern.masks(leaves, removed, self.scope, self.min_kept, jnp)
+
+        made = iter(_automatically_sharded(rank, ranked)(ranked, counts))
+        # A mask from outside may have removed more than the schedule asks for: nothing comes back.
+        return jax.tree.unflatten(
+            treedef, [keep & next(made) if take else keep for keep, take in zip(kept, flags, strict=True)]
+        )
+
+    def _counts(self, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
+        """[events, rankings] int32: exact, because no rounding of a sparsity happens inside jit."""
+        events = self.schedule.sparsities
+        rows = [self.pattern.counts(shapes, sparsity, self.scope, self.min_kept) for sparsity in events]
+        return np.asarray(rows, np.int32)
+
+
+def _automatically_sharded(
+    rank: Callable[..., list[Array]], leaves: list[Array]
+) -> Callable[..., list[Array]]:
+    """A ranking whose masks are sharded as the leaves are, also where shardings are explicit types."""
+    shardings = [jax.typeof(leaf).sharding for leaf in leaves]
+    if not any(AxisType.Explicit in sharding.mesh.axis_types for sharding in shardings):
+        return rank
+    # A ranking crosses all shards: reshapes and cumulative sums have no explicit sharding of their own.
+    automatic: Any = jax.sharding.auto_axes(rank, out_sharding=shardings)
+    return automatic
+
+
+def _rewind(due: Array, updates: Any, state: PruningState, params: Params) -> tuple[Any, PruningState]:
+    """If due: updates that lead back to the snapshot's parameters, and its inner state."""
+    old_params, old_inner_state = state.snapshot
+    back = lambda update, old, now: jnp.where(due, (old - now).astype(update.dtype), update)  # noqa: E731
+    inner_state = jax.tree.map(lambda old, now: jnp.where(due, old, now), old_inner_state, state.inner_state)
+    return jax.tree.map(back, updates, old_params, params), state._replace(inner_state=inner_state)
+
+
+def _exact_update(keep: Array, update: Any, param: Any) -> Any:
+    """The update that leaves exactly +0.0 where a weight is removed: p + (-p)."""
+    if not is_weight(update):
+        return update
+    # In the wider of both types, or -p would be rounded and p - p no longer 0.
+    exact = update.astype(jnp.promote_types(update.dtype, param.dtype))
+    return jnp.where(keep, exact, -param.astype(exact.dtype))
+
+
+def _forget_losses(due: Array, inner_state: Any) -> Any:
+    """If due: makes line searches compute the loss anew instead of reusing the dense network's."""
+
+    def remembers_loss(node: Any) -> bool:
+        return {"value", "grad"} <= set(getattr(node, "_fields", ()))
+
+    def forget(node: Any) -> Any:
+        # Optax recomputes a remembered loss that is infinite.
+        return node._replace(value=jnp.where(due, jnp.inf, node.value)) if remembers_loss(node) else node
+
+    return jax.tree.map(forget, inner_state, is_leaf=remembers_loss)
