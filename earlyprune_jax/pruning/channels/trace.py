@@ -1,0 +1,157 @@
+"""A network as a list of steps with the ids of every axis: what the channel functions work on."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import Literal
+
+from earlyprune_jax.pruning.channels.graph import (
+    ChannelGraph,
+    Step,
+    Tensor,
+    no_rule,
+    tracked,
+    whole,
+    zero_slices,
+)
+from earlyprune_jax.pruning.channels.rules import RULES
+from earlyprune_jax.pruning.trees import is_weight
+
+Apply = Callable[[Any, Any], Any]
+"""(variables, inputs) -> outputs, in evaluation mode: pure, and nothing but the outputs comes out."""
+
+INLINED = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
+WITH_DERIVATIVE = ("custom_jvp_call", "custom_vjp_call")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """One execution of a network on abstract arrays.
+
+    Attributes:
+        graph: ids, joins, pins and steps.
+        weights: one tensor for every weight of the variables, in the tree's order.
+        inputs: one tensor for every leaf of the inputs.
+        outputs: one tensor for every leaf of the outputs.
+        outputs_tree: their structure.
+    """
+
+    graph: ChannelGraph
+    weights: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    outputs_tree: Any
+
+
+def trace_network(
+    apply: Apply, variables: Any, inputs: Any, zeros: Sequence[tuple[np.ndarray, ...]] | None = None
+) -> Trace:
+    """Traces a network without computing anything.
+
+    Args:
+        apply: (variables, inputs) -> outputs.
+        variables: any pytree; of its weights the shapes are enough, other leaves are used as they are.
+        inputs: any pytree of arrays or shapes.
+        zeros: for every weight and axis, [n] bool: the slices that a mask makes zero. By default
+            all of them: what holds then holds for every mask that removes whole groups.
+    """
+    leaves, treedef = jax.tree.flatten(variables)
+    places = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
+    shapes = [jax.ShapeDtypeStruct(leaves[place].shape, leaves[place].dtype) for place in places]
+
+    def call(weights: list[Any], given: Any) -> Any:
+        filled = list(leaves)
+        for place, weight in zip(places, weights, strict=True):
+            filled[place] = weight
+        return apply(jax.tree.unflatten(treedef, filled), given)
+
+    closed, out_shape = jax.make_jaxpr(call, return_shape=True)(shapes, inputs)
+    if zeros is None:
+        zeros = [tuple(np.ones(size, bool) for size in shape.shape) for shape in shapes]
+    graph = ChannelGraph()
+    weights = [tracked(graph, shape.shape, zero) for shape, zero in zip(shapes, zeros, strict=True)]
+    given = [whole(v.aval.shape, "belongs to the inputs") for v in closed.jaxpr.invars[len(weights) :]]
+    outputs = inline(graph, closed.jaxpr, closed.consts, [*weights, *given])
+    for axis in (axis for tensor in outputs for axis in tensor.axes):
+        graph.pin(axis, "belongs to the outputs")
+    _pin_unused(graph, weights)
+    return Trace(graph, tuple(weights), tuple(given), tuple(outputs), jax.tree.structure(out_shape))
+
+
+def inline(graph: ChannelGraph, jaxpr: Any, consts: Sequence[Any], args: Sequence[Tensor]) -> list[Tensor]:
+    """Applies the rules to every equation that the results need; returns the results."""
+    constants = [constant(graph, value) for value in consts]
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
+
+    def read(atom: Any) -> Tensor:
+        return constant(graph, atom.val) if isinstance(atom, Literal) else known[atom]
+
+    for eqn in _needed(jaxpr):
+        results = _apply_rule(graph, eqn, [read(atom) for atom in eqn.invars])
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """The equations that the results depend on, or that have effects, in order."""
+    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or wanted.intersection(eqn.outvars):
+            wanted.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
+            kept.append(eqn)
+    return kept[::-1]
+
+
+def _apply_rule(graph: ChannelGraph, eqn: Any, inputs: list[Tensor]) -> list[Tensor]:
+    name = eqn.primitive.name
+    if name in INLINED:
+        return inline(graph, *body_of(eqn), inputs)
+    outer, body = graph.steps, None
+    if name in WITH_DERIVATIVE:
+        graph.steps = []
+        outputs = inline(graph, *body_of(eqn), inputs)
+        graph.steps, body = outer, tuple(graph.steps)
+    else:
+        outputs = RULES.get(name, no_rule)(graph, eqn, inputs)
+    graph.steps.append(Step(eqn, tuple(inputs), tuple(outputs), body))
+    return outputs
+
+
+def all_steps(steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps, and those inside them."""
+    for step in steps:
+        yield step
+        yield from all_steps(step.body or ())
+
+
+def body_of(eqn: Any) -> tuple[Any, Sequence[Any]]:
+    """The jaxpr inside a call, and its constants."""
+    params = eqn.params
+    inner = params.get("jaxpr") or params.get("call_jaxpr") or params["fun_jaxpr"]
+    return (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+
+
+def constant(graph: ChannelGraph, value: Any) -> Tensor:
+    """The tensor of a constant: it may lose whatever what it meets loses."""
+    shape, dtype = np.shape(value), jnp.result_type(value)
+    numeric = jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
+    if isinstance(value, Tracer) or not numeric:
+        return whole(shape, "meets a constant of unknown values", value=value)
+    nonzero = np.asarray(value) != 0
+    if not shape:
+        return Tensor((), (), (), all_zero=not nonzero, value=value)
+    return tracked(graph, shape, zero_slices(nonzero), value)
+
+
+def _pin_unused(graph: ChannelGraph, weights: Sequence[Tensor]) -> None:
+    used = {id(tensor) for step in graph.steps for tensor in step.inputs}
+    for tensor in weights:
+        if id(tensor) not in used:
+            for axis in tensor.axes:
+                graph.pin(axis, "is not used")
