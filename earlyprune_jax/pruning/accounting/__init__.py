@@ -1,0 +1,1 @@
+"""What a mask removed: counts, warnings, multiply-accumulates."""
