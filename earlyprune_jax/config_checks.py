@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from earlyprune_jax import data, models, pruning, signals
-from earlyprune_jax.pruning import allocation
+from earlyprune_jax.pruning import UNSTRUCTURED
+from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
+from earlyprune_jax.pruning.scores import fisher
 from earlyprune_jax.pruning.selection import check_layers
-from earlyprune_jax.signals import fisher
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import fork_rules, schedules, tasks
+from earlyprune_jax.training import fork_rules, fork_scores, schedules, tasks
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
 REGISTERED: dict[str, Iterable[str]] = {
-    "pruning.criteria": pruning.CRITERIA,
+    "pruning.criteria": fork_scores.CRITERIA,
     "pruning.scopes": pruning.SCOPES,
     "fork.rules": fork_rules.RULES,
     "schedule.name": schedules.CURVES,
@@ -96,11 +97,11 @@ def _check_sparsities(spec: RunSpec) -> list[str]:
     if _check_selection(spec, "pruning.layers"):
         return []
     params = _params(spec)
-    sizes = allocation.prunable_sizes(params, pruning.select(params, spec.pruning.layers))
+    shapes = prunable_shapes(params, pruning.select(params, spec.pruning.layers))
     return [
         f"pruning.sparsities: {problem}"
         for scope, sparsity in itertools.product(spec.pruning.scopes, spec.pruning.sparsities)
-        for problem in allocation.check_sparsity(sizes, sparsity, scope)
+        for problem in check_allocation(shapes, sparsity, scope, UNSTRUCTURED, 0)
     ]
 
 

@@ -13,7 +13,7 @@ from earlyprune_jax.grid.plan import AnyRun, Fork, Trunk
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import loop, state
+from earlyprune_jax.training import fork_scores, loop, state
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.fork_rules import Training
@@ -119,7 +119,7 @@ def _prune(engine: Engine, fork: Fork, training: Training, workdir: Path) -> sta
     trunk = Trunk(fork.trunk_seed)
     prepared = _prepare(engine, trunk, trunk.training(engine.spec, engine.steps_per_epoch), workdir)
     dense = loop.state_after(engine, prepared, _store(workdir, trunk), fork.fork_epoch)
-    scores = pruning.CRITERIA[fork.criterion](dense.params)
+    scores = fork_scores.CRITERIA[fork.criterion](engine, dense)
     mask = pruning.allocate(scores, engine.prunable, sparsity=fork.sparsity, scope=fork.scope)
     reset = training.reset_momentum
     pruned = state.fork(dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset)

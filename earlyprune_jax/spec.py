@@ -107,9 +107,12 @@ class ScheduleSpec:
 class PruningSpec:
     """What a fork removes. Tuples are axes of the grid."""
 
-    criteria: tuple[str, ...] = key("scores that decide which weights stay", NAMES)
+    criteria: tuple[str, ...] = key(
+        "scores that decide which weights stay: magnitude, random, fisher, obd, taylor, grasp", NAMES
+    )
     scopes: tuple[str, ...] = key(
-        "global: one ranking over all prunable weights; local: the same ratio in each layer",
+        "global: one ranking over all prunable weights; local: the same ratio in each layer; "
+        "uniform: local, with the total exact; erk, lamp: docs/pruning.md",
         NAMES,
     )
     sparsities: tuple[float, ...] = key(

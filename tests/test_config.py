@@ -142,7 +142,7 @@ def test_a_wrong_type_in_a_file_is_named():
 
 def test_local_pruning_that_empties_a_layer_is_refused_before_training():
     (found,) = problems({"pruning.scopes": "local", "pruning.sparsities": "0.999"})
-    assert "stem_conv/kernel (108 weights)" in found
+    assert "108 of 108 at stem_conv/kernel" in found
 
 
 def test_the_batch_estimator_with_other_labels_is_refused():

@@ -37,6 +37,7 @@ class Stream(enum.IntEnum):
     AUGMENT = 2
     SIGNAL = 3
     REPLICATE = 4
+    PRUNE = 5
 
 
 def stream_key(key: PRNGKey, stream: Stream, index: Any = 0) -> PRNGKey:
@@ -70,7 +71,7 @@ def fork(
     Args:
         state: the trunk after the fork epoch.
         mask: True = kept.
-        optimizer: used for a fresh optimizer state, or to find the momenta in the old one.
+        optimizer: makes the fresh optimizer state.
         replicate: 0 keeps the trunk's key; others draw their own data order and augmentation.
         reset_momentum: start with zero momentum (paper A) or carry it over, masked.
 
@@ -78,13 +79,6 @@ def fork(
         A state whose removed weights and momenta are exactly 0.
     """
     params = masks.apply(mask, state.params)
-    opt_state = optimizer.init(params) if reset_momentum else mask_moments(optimizer, mask, state.opt_state)
+    opt_state = optimizer.init(params) if reset_momentum else masks.moments(mask, state.opt_state)
     key = stream_key(state.key, Stream.REPLICATE, replicate) if replicate else state.key
     return dataclasses.replace(state, params=params, opt_state=opt_state, mask=mask, key=key)
-
-
-def mask_moments(optimizer: optax.GradientTransformation, mask: Mask, opt_state: Any) -> Any:
-    """Sets the removed entries of every params-shaped tree inside an Optax state to 0."""
-    return optax.tree_utils.tree_map_params(
-        optimizer, lambda moment, keep: jnp.where(keep, moment, jnp.zeros_like(moment)), opt_state, mask
-    )

@@ -10,7 +10,7 @@ import optax
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.signals import Signal
 from earlyprune_jax.training.execution import Step
-from earlyprune_jax.training.state import Stream, TrainState, mask_moments, stream_key
+from earlyprune_jax.training.state import Stream, TrainState, stream_key
 from earlyprune_jax.training.tasks import Sums, Task
 
 NEVER = -1
@@ -47,7 +47,7 @@ def train_step(task: Task, optimizer: optax.GradientTransformation) -> Step:
             step=state.step + 1,
             params=masks.apply(state.mask, optax.apply_updates(state.params, updates)),
             batch_stats=batch_stats,
-            opt_state=mask_moments(optimizer, state.mask, opt_state),
+            opt_state=masks.moments(state.mask, opt_state),
         )
         return new_state, _add(sums, added, loss, state.step)
 
