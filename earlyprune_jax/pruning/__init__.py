@@ -1,65 +1,92 @@
-"""Pruning masks as pytrees of booleans, usable from any JAX training loop.
+"""Pruning masks as pytrees of booleans, usable from any JAX training loop; docs/pruning.md shows how.
 
 from earlyprune_jax import pruning
 mask = pruning.prune(params, sparsity=0.8)      # True = kept
 params = pruning.apply(mask, params)            # removed weights are exactly 0
 """
 
-from earlyprune_jax.array_types import Mask, Params
-from earlyprune_jax.pruning.allocation import SCOPES, allocate
-from earlyprune_jax.pruning.masks import apply, count_removed, full, sparsity
-from earlyprune_jax.pruning.scores import CRITERIA, magnitude
-from earlyprune_jax.pruning.selection import select
-from earlyprune_jax.validate import InvalidInput, unknown_choice
+from earlyprune_jax.pruning import scores
+from earlyprune_jax.pruning.accounting.account import Ledger, LedgerRow
+from earlyprune_jax.pruning.accounting.costs import macs
+from earlyprune_jax.pruning.accounting.ledger import ledger
+from earlyprune_jax.pruning.allocation.allocate import PruningWarning, allocate
+from earlyprune_jax.pruning.allocation.budgets import SCOPES
+from earlyprune_jax.pruning.allocation.patterns import NM, UNSTRUCTURED, Blocks
+from earlyprune_jax.pruning.allocation.prune import prune
+from earlyprune_jax.pruning.channels.channel_masks import channel_mask
+from earlyprune_jax.pruning.channels.compact import compact
+from earlyprune_jax.pruning.channels.groups import ChannelGroup, ChannelGroups, channel_groups
+from earlyprune_jax.pruning.comparison import (
+    Overlap,
+    compression,
+    density,
+    from_compression,
+    from_density,
+    hamming,
+    overlap,
+)
+from earlyprune_jax.pruning.export.files import (
+    SavedFile,
+    encoded_bytes,
+    load_dense,
+    load_sparse,
+    save_dense,
+    save_sparse,
+)
+from earlyprune_jax.pruning.masks import apply, check, count_removed, full, moments, sparsity
+from earlyprune_jax.pruning.optimizer.criteria import Criterion
+from earlyprune_jax.pruning.optimizer.schedules import Schedule, iterative, one_shot, polynomial
+from earlyprune_jax.pruning.optimizer.state import PruningState, get_mask, replace_mask, trigger
+from earlyprune_jax.pruning.optimizer.transform import transform
+from earlyprune_jax.pruning.selection import exclusions, select
 
 __all__ = [
-    "CRITERIA",
+    "NM",
     "SCOPES",
+    "UNSTRUCTURED",
+    "Blocks",
+    "ChannelGroup",
+    "ChannelGroups",
+    "Criterion",
+    "Ledger",
+    "LedgerRow",
+    "Overlap",
+    "PruningState",
+    "PruningWarning",
+    "SavedFile",
+    "Schedule",
     "allocate",
     "apply",
+    "channel_groups",
+    "channel_mask",
+    "check",
+    "compact",
+    "compression",
     "count_removed",
+    "density",
+    "encoded_bytes",
+    "exclusions",
+    "from_compression",
+    "from_density",
     "full",
-    "magnitude",
+    "get_mask",
+    "hamming",
+    "iterative",
+    "ledger",
+    "load_dense",
+    "load_sparse",
+    "macs",
+    "moments",
+    "one_shot",
+    "overlap",
+    "polynomial",
     "prune",
+    "replace_mask",
+    "save_dense",
+    "save_sparse",
+    "scores",
     "select",
     "sparsity",
+    "transform",
+    "trigger",
 ]
-
-
-def prune(
-    params: Params,
-    *,
-    sparsity: float,
-    criterion: str = "magnitude",
-    scope: str = "global",
-    layers: str = "conv_kernels",
-) -> Mask:
-    """One-shot pruning: the mask that removes the lowest-scored fraction of the selected weights.
-
-    Removes exactly round(sparsity * n) weights, over all selected leaves (`global`) or in
-    each (`local`); equal scores are broken by index.
-
-    Args:
-        params: a pytree of arrays.
-        sparsity: fraction removed, in [0, 1).
-        criterion: `magnitude`.
-        scope: `global` or `local`.
-        layers: `conv_kernels`, `dense_kernels`, `all_kernels` or `regex:PATTERN`.
-
-    Returns:
-        The structure of `params`, bool: True = kept; all True on leaves not selected.
-
-    Raises:
-        InvalidInput: with every problem found.
-
-    Source: paper A, section 3 ("Pruning").
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> params = {"dense": {"kernel": jnp.array([[0.1, -3.0], [2.0, 0.2]]), "bias": jnp.zeros(2)}}
-        >>> prune(params, sparsity=0.5, layers="all_kernels")["dense"]["kernel"].tolist()
-        [[False, True], [True, False]]
-    """
-    if criterion not in CRITERIA:
-        raise InvalidInput([unknown_choice("criterion", criterion, tuple(CRITERIA))])
-    return allocate(CRITERIA[criterion](params), select(params, layers), sparsity=sparsity, scope=scope)

@@ -1,0 +1,48 @@
+"""`from earlyprune_jax import pruning` is for any JAX code: it brings in little."""
+
+import subprocess
+import sys
+
+HEAVY = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "orbax",
+    "flax",
+    "matplotlib",
+    "sklearn",
+    "ml_collections",
+    "equinox",
+    "torch",
+    "PIL",
+    "pandas",
+)
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print('\\n'.join(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(printed.stdout.split())
+
+
+def test_pruning_imports_no_data_sets_checkpoints_models_or_figures():
+    loaded = modules_after("from earlyprune_jax import pruning")
+    assert not {name.split(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_pruning_takes_no_other_part_of_the_package():
+    loaded = modules_after("from earlyprune_jax import pruning")
+    parts = {name.split(".")[1] for name in loaded if name.startswith("earlyprune_jax.")}
+    assert "pruning" in parts
+    assert parts <= {"array_types", "pruning", "records", "validate"}
+
+
+def test_every_public_name_is_there_documented_and_listed_once():
+    from earlyprune_jax import pruning
+
+    assert len(set(pruning.__all__)) == len(pruning.__all__)
+    undocumented = [
+        name
+        for name in pruning.__all__
+        if callable(getattr(pruning, name)) and not (getattr(pruning, name).__doc__ or "").strip()
+    ]
+    assert not undocumented
