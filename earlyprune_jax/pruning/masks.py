@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
@@ -49,6 +50,9 @@ def apply_leaf(keep: Any, leaf: Any) -> Any:
     """`apply` on one leaf, to whose trailing axes the mask belongs; axes before them are extra."""
     if not is_weight(leaf):
         return leaf
+    if isinstance(leaf, np.ndarray) and not isinstance(keep, Tracer):
+        # On the host, because JAX would round float64 unless told otherwise.
+        return np.where(np.broadcast_to(keep, leaf.shape), leaf, np.zeros_like(leaf))
     # A product would turn a removed inf into nan and a removed -1 into -0.0.
     return jnp.where(jnp.broadcast_to(keep, leaf.shape), leaf, jnp.zeros_like(leaf))
 

@@ -75,7 +75,7 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         >>> import jax.numpy as jnp
         >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 2)), "bias": jnp.ones(2)}, "steps": 7}
         >>> exclusions(params, "conv_kernels")
-        {'conv/bias': 'is not named kernel or weight', 'steps': 'is a int, not a floating-point array'}
+        {'conv/bias': 'is not named kernel or weight', 'steps': 'is of type int, not a floating-point array'}
     """
     excluded = _exclusion(layers)
     reasons = {name: _not_a_weight(leaf) or excluded(name, leaf) for name, leaf in named_leaves(params)}
@@ -119,7 +119,7 @@ def select(params: Params, layers: Layers) -> Any:
 def _not_a_weight(leaf: Any) -> str:
     if is_weight(leaf):
         return ""
-    kind = f"an array of {leaf.dtype}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
+    kind = f"an array of {leaf.dtype}" if hasattr(leaf, "dtype") else f"of type {type(leaf).__name__}"
     return f"is {kind}, not a floating-point array"
 
 

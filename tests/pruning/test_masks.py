@@ -128,3 +128,10 @@ def test_moments_are_zero_where_weights_are_removed_and_untouched_elsewhere(para
             lambda leaf, keep: np.testing.assert_array_equal(leaf, np.asarray(keep) * 1.0), moment, mask
         )
     assert adam.count == 1
+
+
+def test_a_numpy_float64_tree_stays_float64_to_the_last_bit():
+    tree = {"w": np.array([1 / 3, 2 / 3])}
+    masked = pruning.apply({"w": jnp.array([True, False])}, tree)["w"]
+    assert masked.dtype == np.float64
+    assert masked.tolist() == [1 / 3, 0.0]

@@ -169,7 +169,7 @@ def test_reasons_by_hand():
         "conv/bias": name,
         "count": f"is an array of int32, {not_named}",
         "key": f"is an array of key<fry>, {not_named}",
-        "half": f"is a float, {not_named}",
+        "half": f"is of type float, {not_named}",
         "dense/kernel": "has 1 axes, kernels have 2 or more",
     }
     assert pruning.exclusions(tree, "all_kernels") == shared

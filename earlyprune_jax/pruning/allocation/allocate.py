@@ -111,6 +111,8 @@ def check_allocation(
     shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, pattern: Pattern, min_kept: int
 ) -> list[str]:
     """The problems of pruning leaves of the given shapes (path -> shape), before any score is known."""
+    if not hasattr(pattern, "masks"):
+        return [expected("pattern", pattern, "to be UNSTRUCTURED, Blocks(...) or NM(...)")]
     if not shapes:
         return [expected("prunable", "no leaf", "to mark at least one", "Choose other `layers`.")]
     return pattern.check(shapes, sparsity, scope, min_kept)
@@ -136,6 +138,9 @@ def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
         for name, flag in flags
         if not isinstance(flag, bool | np.bool_)
     ]
+    rename = "Rename a key with a slash in it."
+    twice = sorted({name for name in wanted if wanted.count(name) > 1})
+    problems += [expected("path", name, "to be that of one leaf", rename) for name in twice]
     return problems or [
         expected(f"scores at {name}", leaf, "to be an array where prunable")
         for (name, leaf), (_, flag) in zip(leaves, flags, strict=True)

@@ -49,6 +49,9 @@ class Schedule:
     def __call__(self, step: Any) -> Any:
         """The sparsity wanted after `step` updates; traced steps give traced sparsities."""
         level = self.level(step)
+        if isinstance(level, jax.Array) and any(isinstance(one, Mapping) for one in self.sparsities):
+            remedy = "A mapping is no number that could be traced: take `level`, and the table yourself."
+            raise InvalidInput([expected("step", step, "to be a number outside jit", remedy)])
         if isinstance(level, jax.Array):
             return jnp.asarray((0.0, *self.sparsities), jnp.float32)[level]
         return (0.0, *self.sparsities)[int(level)]

@@ -186,9 +186,10 @@ class _Events:
         prunable = select(scores, self.layers)
         flags = jax.tree.leaves(prunable)
         kept, treedef = jax.tree.flatten(mask)
-        lowest = lambda keep, score: jnp.where(keep, score, -jnp.inf)  # noqa: E731
+        # In float32 at least: a block's mean would be rounded in a half-precision type.
+        wide = lambda score: score.astype(jnp.promote_types(score.dtype, jnp.float32))  # noqa: E731
         ranked = [
-            lowest(keep, score)
+            jnp.where(keep, wide(score), -jnp.inf)
             for keep, score, take in zip(kept, jax.tree.leaves(scores), flags, strict=True)
             if take
         ]

@@ -462,3 +462,14 @@ def test_host_and_traced_ranking_agree_on_a_whole_network(params):
         [np.asarray(keep) for keep in traced],
         ranking.keep_highest([np.asarray(one) for one in leaves], count),
     )
+
+
+def test_two_leaves_of_one_path_are_refused_by_name():
+    tree = {"a/kernel": np.ones(3), "a": {"kernel": np.arange(3.0)}}
+    with pytest.raises(InvalidInput, match="path='a/kernel' to be that of one leaf"):
+        pruning.allocate(tree, jax.tree.map(lambda _: True, tree), sparsity=0.5)
+
+
+def test_a_pattern_written_as_text_is_refused():
+    with pytest.raises(InvalidInput, match="pattern='2:4' to be UNSTRUCTURED, Blocks"):
+        pruning.prune({"kernel": np.ones((4, 4))}, sparsity=0.5, pattern="2:4", layers="all_kernels")  # type: ignore[arg-type]
