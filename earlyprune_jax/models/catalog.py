@@ -88,8 +88,9 @@ def build(
 
     `module.init(key, images, train=False)` makes {"params", "batch_stats"}, initialised as the
     published code does; `module.apply(variables, images, train=...)` maps normalised images
-    [B, H, W, C] to float32 logits [B, num_classes]. With train=True, batch norm uses the batch's
-    statistics and needs mutable=["batch_stats"]. Parameters and statistics are float32.
+    [B, H, W, C] to logits [B, num_classes], float32 unless computed in float64. With train=True,
+    batch norm uses the batch's statistics and needs mutable=["batch_stats"]. Parameters and
+    statistics are float32.
     Equal arguments give equal modules (one compilation when passed to jit as static).
 
     Names: resnet8/14/20/32/44/56/110, 3 stages of 16, 32, 64 channels, (depth - 2) / 6 blocks
@@ -102,8 +103,9 @@ def build(
         name: one of `names()`.
         num_classes: number of logits, at least 2.
         width_multiplier: every layer's channels c become max(1, floor(c * width_multiplier + 1/2)).
-        dtype: compute type of the layers, float32 or bfloat16. Pooling, classifier and logits
-            stay float32.
+        dtype: compute type of the layers: float32, bfloat16, or (where JAX has x64 enabled)
+            float64, which SynFlow wants of deep networks. Pooling, classifier and logits are
+            float32 at least.
 
     Returns:
         A module; hashable, comparable.
@@ -146,7 +148,7 @@ def _argument_problems(num_classes: Any, width_multiplier: Any, dtype: Any) -> l
     if allowed:
         problems.append(expected("model.width_multiplier", width_multiplier, allowed))
     if not _is_compute_type(dtype):
-        problems.append(expected("dtype", dtype, "to be float32 or bfloat16"))
+        problems.append(expected("dtype", dtype, "to be float32, bfloat16 or float64"))
     return problems
 
 
@@ -157,6 +159,6 @@ def _is_a(kind: type, value: Any) -> bool:
 
 def _is_compute_type(dtype: Any) -> bool:
     try:
-        return jnp.dtype(dtype).name in ("float32", "bfloat16")
+        return jnp.dtype(dtype).name in ("float32", "bfloat16", "float64")
     except TypeError:
         return False

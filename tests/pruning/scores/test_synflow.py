@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from earlyprune_jax import models
 from earlyprune_jax.pruning.allocation.allocate import PruningWarning, allocate
 from earlyprune_jax.pruning.scores.gradients import snip
 from earlyprune_jax.pruning.scores.synaptic_flow import synflow, synflow_mask
@@ -245,3 +246,17 @@ def test_a_sparsity_that_cuts_every_path_is_refused():
     total = sum(matrix.size for matrix in matrices)
     with pytest.warns(PruningWarning), pytest.raises(InvalidInput, match="Lower the sparsity"):
         synflow_mask(forward, matrices, [True] * 4, jnp.ones((1, 4)), sparsity=1 - 3 / total, rounds=300)
+
+
+def test_a_deep_residual_network_is_scored_where_float32_would_overflow():
+    images = jnp.zeros((1, 8, 8, 3))
+    initial = models.build("resnet44", num_classes=10)
+    variables = jax.jit(lambda key: initial.init(key, images, train=False))(jax.random.key(0))
+    wide: Any = models.build("resnet44", num_classes=10, dtype="float64")
+
+    def forward(params, inputs):
+        return wide.apply({**variables, "params": params}, inputs, train=False)
+
+    found = synflow(forward, variables["params"], jnp.ones((1, 8, 8, 3)))
+    highest = max(leaf.max() for leaf in jax.tree.leaves(found))
+    assert np.finfo(np.float32).max < highest < np.inf
