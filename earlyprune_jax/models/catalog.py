@@ -159,6 +159,7 @@ def _is_a(kind: type, value: Any) -> bool:
 
 def _is_compute_type(dtype: Any) -> bool:
     try:
-        return jnp.dtype(dtype).name in ("float32", "bfloat16", "float64")
+        # NumPy takes None for float64.
+        return dtype is not None and jnp.dtype(dtype).name in ("float32", "bfloat16", "float64")
     except TypeError:
         return False

@@ -248,6 +248,7 @@ def test_a_sparsity_that_cuts_every_path_is_refused():
         synflow_mask(forward, matrices, [True] * 4, jnp.ones((1, 4)), sparsity=1 - 3 / total, rounds=300)
 
 
+@pytest.mark.slow
 def test_a_deep_residual_network_is_scored_where_float32_would_overflow():
     images = jnp.zeros((1, 8, 8, 3))
     initial = models.build("resnet44", num_classes=10)
