@@ -70,7 +70,9 @@ def replace_mask(opt_state: Any, mask: Mask) -> Any:
     masks.check(mask, _only(opt_state).mask)
 
     def replaced(state: PruningState) -> PruningState:
-        return state._replace(mask=mask, inner_state=masks.moments(mask, state.inner_state))
+        # A copy, because a training loop may donate the state, and the caller keeps its mask.
+        own = jax.tree.map(jnp.copy, mask)
+        return state._replace(mask=own, inner_state=masks.moments(own, state.inner_state))
 
     return _replace_states(opt_state, replaced)
 

@@ -86,7 +86,8 @@ def transform(
 
     def init(params: Params) -> PruningState:
         events.check(params)
-        first = masks.full(params) if mask is None else mask
+        # Copies of what the caller holds: a training loop may donate this state.
+        first = masks.full(params) if mask is None else jax.tree.map(jnp.copy, mask)
         masks.check(first, params)
         inner_state = wrapped.init(params)
         state = PruningState(
@@ -95,7 +96,6 @@ def transform(
             level=jnp.zeros((), jnp.int32),
             mask=first,
             memory=events.criterion.init(params),
-            # A copy, because the caller may donate its params to the first update.
             snapshot=jax.tree.map(jnp.copy, (params, inner_state)) if events.rewinds else (),
             inner_state=inner_state,
         )
@@ -170,7 +170,7 @@ class _Events:
         # No event may lie ahead of a schedule that waits: NEVER makes `elapsed` negative.
         mask = jax.lax.cond(
             level > state.level,
-            lambda: self._mask(state.mask, self.criterion.scores(state.memory, params), level),
+            lambda: self._mask(state, params, level),
             lambda: state.mask,
         )
         return state._replace(mask=mask, level=jnp.maximum(level, state.level))
@@ -182,10 +182,10 @@ class _Events:
         snapshot = jax.tree.map(lambda new, old: jnp.where(here, new, old), now, state.snapshot)
         return state._replace(snapshot=snapshot)
 
-    def _mask(self, mask: Mask, scores: Scores, level: Array) -> Mask:
-        prunable = select(scores, self.layers)
-        flags = jax.tree.leaves(prunable)
-        kept, treedef = jax.tree.flatten(mask)
+    def _mask(self, state: PruningState, params: Params, level: Array) -> Mask:
+        prunable = select(params, self.layers)
+        scores, flags = self.criterion.scores(state.memory, params), jax.tree.leaves(prunable)
+        kept, treedef = jax.tree.flatten(state.mask)
         # In float32 at least: a block's mean would be rounded in a half-precision type.
         wide = lambda score: score.astype(jnp.promote_types(score.dtype, jnp.float32))  # noqa: E731
         ranked = [
@@ -193,7 +193,7 @@ class _Events:
             for keep, score, take in zip(kept, jax.tree.leaves(scores), flags, strict=True)
             if take
         ]
-        counts = jnp.asarray(self._counts(prunable_shapes(scores, prunable)))[level - 1]
+        counts = jnp.asarray(self._counts(prunable_shapes(params, prunable)))[level - 1]
 
         def rank(leaves: list[Array], removed: Array) -> list[Array]:
             return self.pattern.masks(leaves, removed, self.scope, self.min_kept, jnp)

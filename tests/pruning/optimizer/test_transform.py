@@ -240,6 +240,27 @@ def test_a_schedule_never_gives_back_what_a_mask_from_outside_removed():
     assert not np.any(np.asarray(get_mask(state)["kernel"]) & ~np.asarray(outside["kernel"]))
 
 
+def test_a_donated_state_takes_no_mask_of_the_callers_with_it():
+    mask = pruning.prune(network(), sparsity=0.5, layers="all_kernels")
+    optimizer = transform(optax.sgd(0.1, momentum=0.9), layers="all_kernels", mask=mask)
+    step = jax.jit(compiled_step(optimizer), donate_argnums=(0, 1))
+    params = network()
+    state: Any = optimizer.init(params)
+    params, state = step(params, state)
+    params, state = step(params, replace_mask(state, mask))
+    assert pruning.count_removed(mask) == 16
+    assert np.count_nonzero(params["kernel"]) == 16
+
+
+def test_leaves_that_are_no_weights_are_never_ranked():
+    params = {"kernel": jnp.arange(1.0, 5.0), "steps": jnp.arange(8)}
+    optimizer = transform(optax.set_to_zero(), one_shot(0.5, at=1), layers="regex:.")
+    updates = {"kernel": jnp.zeros(4), "steps": jnp.zeros(8, int)}
+    _, state = optimizer.update(updates, optimizer.init(params), params)
+    assert get_mask(state)["kernel"].tolist() == [False, False, True, True]
+    assert get_mask(state)["steps"].all()
+
+
 def test_a_saved_state_goes_on_bitwise(tmp_path):
     optimizer = transform(optax.adamw(0.01), polynomial(0.8, begin=2, end=8, every=2), layers="all_kernels")
     step, (params, state) = compiled_step(optimizer), train(optimizer, 4)
