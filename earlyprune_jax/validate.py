@@ -62,6 +62,17 @@ def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:
     return expected(thing, value, f"to be one of {', '.join(choices)}", nearest(value, choices))
 
 
+def shortened(problems: list[str], at_most: int = 12) -> list[str]:
+    """The first problems of many of one kind, and how many more there are.
+
+    Example:
+        >>> shortened(["a", "b", "c"], at_most=2)
+        ['a', 'b', '... and 1 more like it.']
+    """
+    rest = len(problems) - at_most
+    return problems if rest <= 0 else [*problems[:at_most], f"... and {rest} more like it."]
+
+
 def one_of(*choices: str) -> Check:
     """A check that passes the given names only."""
 

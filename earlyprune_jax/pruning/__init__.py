@@ -33,12 +33,13 @@ from earlyprune_jax.pruning.export.files import (
     save_dense,
     save_sparse,
 )
-from earlyprune_jax.pruning.masks import apply, check, count_removed, full, moments, sparsity
+from earlyprune_jax.pruning.masks import apply, check, count_removed, full, intersection, moments, sparsity
 from earlyprune_jax.pruning.optimizer.criteria import Criterion
 from earlyprune_jax.pruning.optimizer.schedules import Schedule, iterative, one_shot, polynomial
 from earlyprune_jax.pruning.optimizer.state import PruningState, get_mask, replace_mask, trigger
 from earlyprune_jax.pruning.optimizer.transform import transform
 from earlyprune_jax.pruning.selection import exclusions, select
+from earlyprune_jax.validate import InvalidInput
 
 __all__ = [
     "NM",
@@ -48,6 +49,7 @@ __all__ = [
     "ChannelGroup",
     "ChannelGroups",
     "Criterion",
+    "InvalidInput",
     "Ledger",
     "LedgerRow",
     "Overlap",
@@ -71,6 +73,7 @@ __all__ = [
     "full",
     "get_mask",
     "hamming",
+    "intersection",
     "iterative",
     "ledger",
     "load_dense",

@@ -1,5 +1,6 @@
 """Boolean masks over parameter trees: True = kept, all True where nothing is prunable."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ import numpy as np
 from jax.core import Tracer
 
 from earlyprune_jax.array_types import Mask, Params
-from earlyprune_jax.pruning.trees import is_weight, named_leaves
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, structure_problems
+from earlyprune_jax.validate import InvalidInput, expected, shortened
 
 
 def full(params: Params) -> Mask:
@@ -70,44 +71,33 @@ def check(mask: Mask, tree: Any) -> None:
         earlyprune_jax.validate.InvalidInput: Expected dtype of mask at w='float32' to be bool. ...
         Expected shape of mask at w=(2,) to be (3,), that of the leaf.
     """
-    given = dict(named_leaves(mask))
-    problems = _check_paths(mask, tree) + [
-        problem
-        for name, leaf in named_leaves(tree)
-        if name in given
-        for problem in _check_leaf(name, given[name], leaf)
-    ]
+    leaves = dict(named_leaves(tree))
+    problems = structure_problems("mask", mask, tree)
+    shared = [(name, keep) for name, keep in named_leaves(mask) if name in leaves]
+    problems += shortened(
+        [
+            text
+            for name, keep in shared
+            for text in (*_check_dtype(name, keep), *_check_shape(name, keep, leaves[name]))
+        ]
+    )
     if problems:
         raise InvalidInput(problems)
 
 
-def _check_paths(mask: Mask, tree: Any) -> list[str]:
-    if jax.tree.structure(mask) == jax.tree.structure(tree):
-        return []
-    masked, wanted = ([name for name, _ in named_leaves(side)] for side in (mask, tree))
-    missing = [name for name in wanted if name not in masked]
-    extra = [name for name in masked if name not in wanted]
-    if not missing and not extra:
-        kinds = f"{jax.tree.structure(mask)}"[:200]
-        remedy = "The paths agree, the containers do not: make the mask from the same tree."
-        return [expected("structure of mask", kinds, "to be that of the tree", remedy)]
-    remedy = "Make the mask with prune, allocate or full from the same tree."
-    problems = [expected("mask at", name, "to be there", remedy) for name in missing]
-    return problems + [
-        expected("mask at", name, "not to be there: the tree has no such leaf") for name in extra
-    ]
-
-
-def _check_leaf(name: str, keep: Any, leaf: Any) -> list[str]:
-    problems = []
+def _check_dtype(name: str, keep: Any) -> list[str]:
     dtype = keep.dtype if hasattr(keep, "dtype") else np.asarray(keep).dtype
-    if dtype != np.bool_:
-        remedy = "Turn it into booleans, True = kept, e.g. by `!= 0`."
-        problems.append(expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy))
-    if np.shape(keep) != np.shape(leaf):
-        allowed = f"to be {np.shape(leaf)}, that of the leaf"
-        problems.append(expected(f"shape of mask at {name}", np.shape(keep), allowed))
-    return problems
+    if dtype == np.bool_:
+        return []
+    remedy = "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first, then the tree."
+    return [expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy)]
+
+
+def _check_shape(name: str, keep: Any, leaf: Any) -> list[str]:
+    if np.shape(keep) == np.shape(leaf):
+        return []
+    allowed = f"to be {np.shape(leaf)}, that of the leaf"
+    return [expected(f"shape of mask at {name}", np.shape(keep), allowed)]
 
 
 def count_removed(mask: Mask) -> int:
@@ -129,6 +119,9 @@ def sparsity(mask: Mask, prunable: Any) -> float:
         >>> sparsity({"w": jnp.array([True, False]), "b": jnp.array([True])}, {"w": True, "b": False})
         0.5
     """
+    problems = structure_problems("prunable", prunable, mask)
+    if problems:
+        raise InvalidInput(problems)
     chosen = [
         leaf for leaf, take in zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True) if take
     ]
@@ -170,3 +163,18 @@ def moments(mask: Mask, opt_state: Any) -> Any:
 def _ends_like(leaf: Any, keep: Any) -> bool:
     extra_axes = np.ndim(leaf) - np.ndim(keep)
     return extra_axes >= 0 and np.shape(leaf)[extra_axes:] == np.shape(keep)
+
+
+def intersection(*masks: Mask) -> Mask:
+    """Keeps what every mask keeps: for patterns or layers that were pruned one after another.
+
+    Raises:
+        InvalidInput: masks that do not fit the first.
+
+    Example:
+        >>> intersection({"w": jnp.array([True, False])}, {"w": jnp.array([True, True])})["w"].tolist()
+        [True, False]
+    """
+    for other in masks:
+        check(other, masks[0])
+    return jax.tree.map(lambda *leaves: functools.reduce(jnp.logical_and, leaves), *masks)

@@ -21,7 +21,8 @@ Exclusion = Callable[[str, Any], str]
 
 
 def _not_a_kernel(path: str, leaf: Any) -> str:
-    name = path.rsplit("/", 1)[-1]
+    # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
+    name = path.removesuffix("/value").rsplit("/", 1)[-1]
     if name not in KERNEL_NAMES:
         return f"is not named {' or '.join(KERNEL_NAMES)}"
     return "" if leaf.ndim >= 2 else f"has {leaf.ndim} axes, kernels have 2 or more"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params
+from earlyprune_jax.validate import expected, shortened
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -94,3 +95,48 @@ def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
         return function(leaf, *rest) if is_weight(leaf) else np.zeros(np.shape(leaf), np.float32)
 
     return jax.tree.map(one, params, *others)
+
+
+def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
+    """Why a tree has not the structure of another, leaf by leaf; nothing if it has.
+
+    Example:
+        >>> structure_problems("mask", {"a": 1, "c": 1}, {"a": 1, "b": 1})[0]
+        "Expected mask at='b' to be there. Make it from the same tree."
+        >>> structure_problems("mask", {"params": {"a": 1}}, {"a": 1})
+        ["Expected paths of mask='params/a' to be like 'a'. Take its part ['params']."]
+    """
+    if jax.tree.structure(given) == jax.tree.structure(wanted):
+        return []
+    if isinstance(given, str) or callable(given) and jax.tree.leaves(given) == [given]:
+        remedy = "A name or a function is no tree: call it, and give what it returns."
+        return [expected(thing, given, "to be a tree like the parameters", remedy)]
+    given_names, wanted_names = ([name for name, _ in named_leaves(tree)] for tree in (given, wanted))
+    if given_names and wanted_names and not set(given_names) & set(wanted_names):
+        first, like = given_names[0], wanted_names[0]
+        return [expected(f"paths of {thing}", first, f"to be like {like!r}", _part(first, like))]
+    remedy = "Make it from the same tree."
+    missing = [
+        expected(f"{thing} at", name, "to be there", remedy)
+        for name in wanted_names
+        if name not in given_names
+    ]
+    extra = [
+        expected(f"{thing} at", name, "not to be there", "The other tree has no such leaf.")
+        for name in given_names
+        if name not in wanted_names
+    ]
+    if missing or extra:
+        return shortened(missing) + shortened(extra)
+    kinds = f"{jax.tree.structure(given)}"[:200]
+    remedy = "The paths agree, the containers do not. For an optimizer's mask: get_mask(..., like=params)."
+    return [expected(f"structure of {thing}", kinds, "to be that of the tree", remedy)]
+
+
+def _part(given: str, wanted: str) -> str:
+    """What to do about paths of which one side has a beginning that the other has not."""
+    for longer, shorter, words in ((given, wanted, "Take its part"), (wanted, given, "It is only the part")):
+        if longer.endswith(f"/{shorter}"):
+            keys = longer.removesuffix(f"/{shorter}").split("/")
+            return f"{words} {''.join(f'[{key!r}]' for key in keys)}."
+    return "Make it from the same tree."

@@ -10,6 +10,7 @@ from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import masks, selection
 from earlyprune_jax.pruning.accounting import costs
 from earlyprune_jax.pruning.accounting.account import Ledger, LedgerRow, Total
+from earlyprune_jax.pruning.allocation.budgets import check_used, layer_sparsities
 from earlyprune_jax.pruning.comparison import rate_problems
 from earlyprune_jax.pruning.selection import Layers
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
@@ -39,14 +40,14 @@ def ledger(
         params: any pytree; shapes are enough.
         mask: bool leaves, True = kept.
         layers: the leaves that may be pruned, as in `select`.
-        requested: nothing; the sparsity over all prunable leaves together; or path -> sparsity of
-            that leaf.
+        requested: nothing; the sparsity over all prunable leaves together; or a mapping from regular
+            expressions to sparsities, as `prune` takes it.
         macs: path -> multiply-accumulates of one example, from `costs.macs`; what is left is that
             times the kept fraction, as if a kernel could skip every removed weight.
 
     Raises:
         InvalidInput: a mask of another structure, unknown `layers`, sparsities outside [0, 1],
-            paths in `requested` or `macs` that are no leaf, or no prunable one.
+            patterns in `requested` that match no prunable leaf, paths in `macs` that are no leaf.
 
     Example:
         >>> params = {"conv": {"kernel": np.ones((3, 3, 2, 4)), "bias": np.ones(4)}}
@@ -67,11 +68,12 @@ def ledger(
     masks.check(mask, params)
     excluded = selection.exclusions(params, layers)
     leaves = named_leaves(params)
-    problems = _requested_problems(requested, leaves, excluded)
+    problems = _requested_problems(requested, [name for name, _ in leaves if name not in excluded])
     problems += _unknown_paths("macs", macs or {}, [costs.NO_WEIGHTS, *dict(leaves)])
     if problems:
         raise InvalidInput(problems)
-    per_leaf = requested if isinstance(requested, Mapping) else {}
+    prunable_names = [name for name, _ in leaves if name not in excluded]
+    per_leaf = layer_sparsities(prunable_names, requested) if isinstance(requested, Mapping) else {}
     overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
     left = costs.macs_left(macs, mask) if macs is not None else {}
     rows = tuple(
@@ -141,13 +143,18 @@ def _warnings(rows: Sequence[LedgerRow], prunable: Total, requested: float | Non
     sentences = [sentence for row in rows for sentence in _row_warnings(row)]
     if not prunable.size:
         sentences.append("No leaf may be pruned: `layers` selects none.")
+    touched = [f"{row.path} ({row.removed} of {row.size})" for row in rows if row.excluded and row.removed]
+    if touched:
+        sentences.append(
+            f"The mask also removes weights of leaves that `layers` excludes: {', '.join(touched)}. "
+            "Give the `layers` it was made with; masks of channels do so on purpose."
+        )
     return sentences + _missed("All prunable leaves together", prunable, requested)
 
 
 def _row_warnings(row: LedgerRow) -> list[str]:
     if row.excluded:
-        removed = f"{row.path} {row.excluded}, yet the mask removes {row.removed} of its {row.size} weights."
-        return [removed] if row.removed else []
+        return []
     missed = _missed(row.path, row, row.requested)
     if row.collapsed:
         return [f"{row.path} lost all of its {row.size} weights: nothing passes through it.", *missed]
@@ -187,21 +194,15 @@ def _ineffective(leaves: Sequence[tuple[str, Any]], mask: Mask) -> list[str]:
     ]
 
 
-def _requested_problems(
-    requested: float | Mapping[str, float] | None,
-    leaves: Sequence[tuple[str, Any]],
-    excluded: Mapping[str, str],
-) -> list[str]:
+def _requested_problems(requested: float | Mapping[str, float] | None, prunable: Sequence[str]) -> list[str]:
     if requested is None:
         return []
     if not isinstance(requested, Mapping):
         return rate_problems("requested", requested, within(0, 1))
-    problems = _unknown_paths("requested", requested, [name for name, _ in leaves])
-    for name, sparsity in requested.items():
-        problems += rate_problems(f"requested for {name}", sparsity, within(0, 1))
-        if name in excluded:
-            remedy = f"It {excluded[name]}: leave it out, or choose other `layers`."
-            problems.append(expected("requested for", name, "to be a prunable leaf", remedy))
+    problems = []
+    for pattern, sparsity in requested.items():
+        problems += rate_problems(f"requested for {pattern}", sparsity, within(0, 1))
+        problems += check_used(pattern, requested, prunable)
     return problems
 
 

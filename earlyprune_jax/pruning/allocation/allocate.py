@@ -14,7 +14,7 @@ import numpy as np
 from earlyprune_jax.array_types import Mask, Scores
 from earlyprune_jax.pruning.allocation.budgets import SCOPES, Sparsity
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
-from earlyprune_jax.pruning.trees import named_leaves
+from earlyprune_jax.pruning.trees import named_leaves, structure_problems
 from earlyprune_jax.validate import InvalidInput, expected
 
 
@@ -111,7 +111,7 @@ def check_allocation(
     shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, pattern: Pattern, min_kept: int
 ) -> list[str]:
     """The problems of pruning leaves of the given shapes (path -> shape), before any score is known."""
-    if not hasattr(pattern, "masks"):
+    if isinstance(pattern, type) or not hasattr(pattern, "masks"):
         return [expected("pattern", pattern, "to be UNSTRUCTURED, Blocks(...) or NM(...)")]
     if not shapes:
         return [expected("prunable", "no leaf", "to mark at least one", "Choose other `layers`.")]
@@ -120,30 +120,21 @@ def check_allocation(
 
 def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
     """The problems of `prunable` as a choice among the leaves of `scores`."""
-    flags, leaves = named_leaves(prunable), named_leaves(scores)
-    given, wanted = ([name for name, _ in side] for side in (flags, leaves))
     remedy = "Make it with select from a tree of the structure of the scores."
-    if given != wanted:
-        problems = [
-            expected("prunable at", name, "to be there", remedy) for name in wanted if name not in given
-        ]
-        problems += [
-            expected("prunable at", name, "not to be there: scores has no such leaf", remedy)
-            for name in given
-            if name not in wanted
-        ]
-        return problems or [expected("order of prunable", given[:8], "to be that of the scores", remedy)]
-    problems = [
+    problems = structure_problems("prunable", prunable, scores)
+    names = [name for name, _ in named_leaves(scores)]
+    problems += [
+        expected("path", name, "to be that of one leaf", "Rename a key with a slash in it.")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    problems += [
         expected(f"prunable at {name}", flag, "to be True or False", remedy)
-        for name, flag in flags
+        for name, flag in named_leaves(prunable)
         if not isinstance(flag, bool | np.bool_)
     ]
-    rename = "Rename a key with a slash in it."
-    twice = sorted({name for name in wanted if wanted.count(name) > 1})
-    problems += [expected("path", name, "to be that of one leaf", rename) for name in twice]
     return problems or [
         expected(f"scores at {name}", leaf, "to be an array where prunable")
-        for (name, leaf), (_, flag) in zip(leaves, flags, strict=True)
+        for (name, leaf), flag in zip(named_leaves(scores), jax.tree.leaves(prunable), strict=True)
         if flag and not hasattr(leaf, "shape")
     ]
 

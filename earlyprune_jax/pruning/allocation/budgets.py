@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.pruning.allocation.ranking import lamp
@@ -171,15 +173,19 @@ def check_budget(layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_ke
     if problems:
         return problems
     if isinstance(sparsity, Mapping):
-        problems = [problem for pattern in sparsity for problem in _check_used(pattern, sparsity, layers)]
+        paths = [layer.path for layer in layers]
+        problems = [problem for pattern in sparsity for problem in check_used(pattern, sparsity, paths)]
     return problems or _check_room(layers, sparsity, SCOPES[scope], min_kept)
 
 
-def _check_used(pattern: str, targets: Mapping[str, float], layers: Sequence[Layer]) -> list[str]:
-    """The problem of a pattern that decides for no layer."""
-    matched = [layer.path for layer in layers if re.search(pattern, layer.path)]
+def check_used(pattern: str, targets: Mapping[str, float], paths: Sequence[str]) -> list[str]:
+    """The problem of a pattern that decides for none of the prunable paths."""
+    if problems := check_pattern(pattern, "sparsity"):
+        return problems
+    matched = [path for path in paths if re.search(pattern, path)]
     if not matched:
-        return [expected("sparsity", pattern, "to match the path of a prunable layer", _paths(layers))]
+        remedy = f"The paths begin: {', '.join(paths[:8])}."
+        return [expected("sparsity", pattern, "to match the path of a prunable layer", remedy)]
     earlier = list(targets)[: list(targets).index(pattern)]
     if all(any(re.search(other, path) for other in earlier) for path in matched):
         remedy = f"Patterns before it match all its layers, {', '.join(matched[:8])}: put it first."
@@ -208,13 +214,18 @@ def check_options(sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str
 
 
 def _check_fraction(value: float, thing: str) -> list[str]:
-    if is_number(value) and 0 <= value < 1:
+    if not is_number(value):
+        return [expected(thing, value, "in [0, 1)", "Give a number, the fraction of the weights removed.")]
+    if 0 <= value < 1:
         return []
-    return [expected(thing, value, "in [0, 1)", "It is the fraction of the weights removed.")]
+    meant = f"Did you mean {float(value) / 100:g}? " if 1 < value < 100 else ""
+    return [expected(thing, value, "in [0, 1)", f"{meant}It is the fraction of the weights removed.")]
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a real number; True and False are none."""
+    """Whether a value is a real number, also as an array without axes; True and False are none."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return value.shape == () and jnp.issubdtype(value.dtype, jnp.number)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
@@ -250,7 +261,3 @@ def _check_each(layers: Sequence[Layer], sparsity: Sparsity, min_kept: int) -> l
 def _capacity(layer: Layer, least: int) -> int:
     """How many units a layer can lose and keep `least`."""
     return max(0, layer.num_units - least)
-
-
-def _paths(layers: Sequence[Layer]) -> str:
-    return f"The paths begin: {', '.join(layer.path for layer in layers[:8])}."

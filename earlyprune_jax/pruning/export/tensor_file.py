@@ -1,5 +1,6 @@
 """A safetensors file as names to arrays and strings to strings: written whole, read with every check."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from earlyprune_jax.validate import InvalidInput, expected
 
 SPARSE, DENSE = "earlyprune_jax/sparse", "earlyprune_jax/dense"
 VERSION = "1"
+CHECKSUM = "sha256"
 
 
 def write(
@@ -31,7 +33,7 @@ def write(
     ordered = {
         name: array if array.flags.c_contiguous else array.copy(order="C") for name, array in tensors.items()
     }
-    content = safetensors.numpy.save(ordered, dict(metadata))
+    content = safetensors.numpy.save(ordered, {**metadata, CHECKSUM: _checksum(ordered)})
     try:
         replace_file(Path(path), content)
     except OSError as error:
@@ -65,7 +67,19 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         raise InvalidInput(unknown)
     # The library gives no way to the metadata of bytes: 8 bytes of length, then the header as JSON.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return {name: _array(entry) for name, entry in entries}, header.get("__metadata__", {})
+    tensors, metadata = {name: _array(entry) for name, entry in entries}, header.get("__metadata__", {})
+    if metadata.get(CHECKSUM, digest := _checksum(tensors)) != digest:
+        remedy = "Its numbers changed after it was written: save it again, or take another copy."
+        raise InvalidInput([expected(f"{CHECKSUM} of {path}", digest, f"to be {metadata[CHECKSUM]}", remedy)])
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name]).view(np.uint8).reshape(-1).data)
+    return digest.hexdigest()
 
 
 def metadata_of(file_format: str, encoding: str, tensors: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
+from earlyprune_jax.pruning.trees import named_leaves
 from earlyprune_jax.validate import InvalidInput, expected
 
 NEVER = np.iinfo(np.int32).max
@@ -38,11 +39,16 @@ class PruningState(NamedTuple):
     inner_state: Any
 
 
-def get_mask(opt_state: Any) -> Mask:
+def get_mask(opt_state: Any, like: Any = None) -> Mask:
     """The mask inside an optimizer state that has one `transform`, at any depth.
 
+    Args:
+        opt_state: with one `transform`, at any depth.
+        like: a tree whose containers the mask is to have: `nnx.Optimizer` keeps variables of its own
+            kind, so that its mask fits the model's state only so. None = as it is in the state.
+
     Raises:
-        InvalidInput: there is none, or several.
+        InvalidInput: there is none, or several; or other paths than those of `like`.
 
     Example:
         >>> import optax
@@ -51,7 +57,12 @@ def get_mask(opt_state: Any) -> Mask:
         >>> get_mask(state)["kernel"].tolist()
         [[True, True]]
     """
-    return _only(opt_state).mask
+    mask = _only(opt_state).mask
+    if like is None:
+        return mask
+    fitting = _in_containers(mask, like)
+    masks.check(fitting, like)
+    return fitting
 
 
 def replace_mask(opt_state: Any, mask: Mask) -> Any:
@@ -67,11 +78,12 @@ def replace_mask(opt_state: Any, mask: Mask) -> Any:
     Raises:
         InvalidInput: no pruning state or several, or a mask that does not fit, by path.
     """
-    masks.check(mask, _only(opt_state).mask)
+    fitting = _in_containers(mask, _only(opt_state).mask)
+    masks.check(fitting, _only(opt_state).mask)
 
     def replaced(state: PruningState) -> PruningState:
         # A copy, because a training loop may donate the state, and the caller keeps its mask.
-        own = jax.tree.map(jnp.copy, mask)
+        own = jax.tree.map(jnp.copy, fitting)
         return state._replace(mask=own, inner_state=masks.moments(own, state.inner_state))
 
     return _replace_states(opt_state, replaced)
@@ -90,10 +102,21 @@ def trigger(opt_state: Any, now: Any = True) -> Any:
     _only(opt_state)
 
     def started(state: PruningState) -> PruningState:
-        starts = jnp.asarray(now) & (state.trigger_step == NEVER)
-        return state._replace(trigger_step=jnp.where(starts, state.num_updates, state.trigger_step))
+        # Through tree.map, because nnx.Optimizer keeps each array in a variable.
+        step = jax.tree.map(
+            lambda step, done: jnp.where(jnp.asarray(now) & (step == NEVER), done, step),
+            state.trigger_step,
+            state.num_updates,
+        )
+        return state._replace(trigger_step=step)
 
     return _replace_states(opt_state, started)
+
+
+def _in_containers(mask: Mask, like: Any) -> Mask:
+    """The mask in the containers of another tree, if the paths agree; else as it is."""
+    same = [name for name, _ in named_leaves(mask)] == [name for name, _ in named_leaves(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(mask)) if same else mask
 
 
 def _is_pruning_state(node: Any) -> bool:

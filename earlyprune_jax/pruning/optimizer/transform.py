@@ -18,6 +18,7 @@ from earlyprune_jax.pruning.optimizer import criteria
 from earlyprune_jax.pruning.optimizer.criteria import Criterion
 from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Schedule
 from earlyprune_jax.pruning.optimizer.state import NEVER, PruningState
+from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import is_weight
 from earlyprune_jax.validate import InvalidInput, expected
@@ -82,6 +83,9 @@ def transform(
     ranked_by = criteria.resolve(criterion)
     events = _Events(schedule, ranked_by, layers, scope, pattern, min_kept, wait_for_trigger)
     events.check_options()
+    if not isinstance(inner, optax.GradientTransformation):
+        remedy = "Call it first: transform(optax.adam(1e-3), ...)."
+        raise InvalidInput([expected("inner", inner, "to be an Optax optimizer", remedy)])
     wrapped = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> PruningState:
@@ -105,6 +109,10 @@ def transform(
         if params is None:
             remedy = "Call update(gradients, state, params)."
             raise InvalidInput([expected("params", params, "to be given to the update", remedy)])
+        if not isinstance(state, PruningState):
+            remedy = "Make it with the init of this same optimizer."
+            kind = type(state).__name__
+            raise InvalidInput([expected("type of state", kind, "to be PruningState", remedy)])
         grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
         memory = events.criterion.update(state.memory, masked, grads)
         updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)
@@ -140,6 +148,9 @@ class _Events:
 
     def check_options(self) -> None:
         """Raises for options that no parameters could make right."""
+        if not isinstance(self.schedule, Schedule):
+            remedy = "Make one with one_shot, polynomial or iterative."
+            raise InvalidInput([expected("schedule", self.schedule, "to be a Schedule", remedy)])
         problems = []
         if self.waits and not self.schedule.steps:
             remedy = "Without one there is nothing to trigger."
@@ -151,7 +162,9 @@ class _Events:
             raise InvalidInput(problems)
 
     def check(self, params: Params) -> None:
-        """Raises for every event that does not fit the parameters."""
+        """Raises for every event that does not fit the parameters; masks from outside need no layers."""
+        if not self.schedule.steps:
+            return
         shapes = prunable_shapes(params, select(params, self.layers))
         problems = [
             problem
@@ -185,6 +198,7 @@ class _Events:
     def _mask(self, state: PruningState, params: Params, level: Array) -> Mask:
         prunable = select(params, self.layers)
         scores, flags = self.criterion.scores(state.memory, params), jax.tree.leaves(prunable)
+        require_like(params, scores, "scores of the criterion")
         kept, treedef = jax.tree.flatten(state.mask)
         # In float32 at least: a block's mean would be rounded in a half-precision type.
         wide = lambda score: score.astype(jnp.promote_types(score.dtype, jnp.float32))  # noqa: E731

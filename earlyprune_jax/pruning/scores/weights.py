@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
-from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, path_name
-from earlyprune_jax.validate import InvalidInput, expected, nearest
+from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, path_name, structure_problems
+from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened
 
 
 def magnitude(params: Params) -> Scores:
@@ -211,26 +211,15 @@ def require_like(params: Params, tree: Any, thing: str) -> None:
     Raises:
         InvalidInput: naming every leaf that is missing, not expected, or of another shape.
     """
-    wanted, given = dict(named_leaves(params)), dict(named_leaves(tree))
-    problems = [
-        expected(f"{thing} at {name}", "nothing", "to hold a leaf, as params does")
-        for name in wanted
-        if name not in given
-    ]
-    problems += [
-        expected(f"{thing} at {name}", np.shape(given[name]), "to be absent: params has no such leaf")
-        for name in given
-        if name not in wanted
-    ]
-    problems += [
-        expected(f"{thing} at {name}, its shape,", np.shape(given[name]), f"to be {np.shape(leaf)}")
-        for name, leaf in wanted.items()
-        if name in given and is_weight(leaf) and np.shape(given[name]) != np.shape(leaf)
-    ]
-    if not problems and jax.tree.structure(params) != jax.tree.structure(tree):
-        given_structure = str(jax.tree.structure(tree))
-        allowed = f"to have the structure of params, {jax.tree.structure(params)}"
-        problems = [expected(thing, given_structure, allowed, "Make it with jax.tree.map over params.")]
+    problems = structure_problems(thing, tree, params)
+    wanted = dict(named_leaves(params))
+    problems += shortened(
+        [
+            expected(f"{thing} at {name}, its shape,", np.shape(given), f"to be {np.shape(wanted[name])}")
+            for name, given in named_leaves(tree)
+            if name in wanted and is_weight(wanted[name]) and np.shape(given) != np.shape(wanted[name])
+        ]
+    )
     if problems:
         raise InvalidInput(problems)
 

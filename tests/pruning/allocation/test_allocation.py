@@ -411,8 +411,12 @@ def test_nothing_prunable_is_refused():
     [
         ({"a": True}, ["prunable at='b' to be there"]),
         ({"a": True, "b": True, "c": False}, ["prunable at='c' not to be there"]),
-        ([True, False], ["at='a'", "at='b'", "at='0'", "at='1'"]),
-        (True, ["at='a'", "at='b'", "at=''"]),
+        ([True, False], ["paths of prunable='0' to be like 'a'"]),
+        (True, ["paths of prunable='' to be like 'a'"]),
+        (
+            {"params": {"a": True, "b": True}},
+            ["Take its part ['params']"],
+        ),
         ({"a": True, "b": np.array([True, False, True, False])}, ["prunable at b=array([ True"]),
         ({"a": 1, "b": True}, ["prunable at a=1 to be True or False"]),
     ],
@@ -434,7 +438,7 @@ def test_a_score_that_is_no_array_is_refused_where_it_counts():
 
 def test_scores_that_do_not_fit_the_parameters_are_refused_by_path(params):
     scores = jax.tree.map(jnp.abs, params)
-    with pytest.raises(InvalidInput, match="scores at stem_conv/kernel"):
+    with pytest.raises(InvalidInput, match="scores at='stem_conv/kernel' to be there"):
         pruning.prune(params, sparsity=0.5, scores={key: scores[key] for key in scores if key != "stem_conv"})
     turned = scores | {"stem_conv": {"kernel": scores["stem_conv"]["kernel"].T}}
     with pytest.raises(InvalidInput, match=r"scores at stem_conv/kernel.*\(16, 1, 3, 3\)"):

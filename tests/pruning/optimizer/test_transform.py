@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import serialization
+from flax import nnx, serialization
 
 from earlyprune_jax import pruning
 from earlyprune_jax.pruning import (
@@ -250,6 +250,45 @@ def test_a_donated_state_takes_no_mask_of_the_callers_with_it():
     params, state = step(params, replace_mask(state, mask))
     assert pruning.count_removed(mask) == 16
     assert np.count_nonzero(params["kernel"]) == 16
+
+
+def test_nnx_optimizers_prune_wait_and_take_masks_from_outside():
+    model = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+    wrapped = transform(optax.adam(0.01), one_shot(0.5, at=1), layers="all_kernels", wait_for_trigger=True)
+    optimizer = nnx.Optimizer(model, wrapped, wrt=nnx.Param)
+
+    def loss_of(model):
+        return jnp.mean((model(INPUTS) - TARGETS) ** 2)
+
+    @nnx.jit
+    def step(model, optimizer):
+        optimizer.update(model, nnx.grad(loss_of)(model))
+
+    def num_zeros():
+        return int(np.sum(np.asarray(model.kernel[...]) == 0))
+
+    step(model, optimizer)
+    assert num_zeros() == 0
+    optimizer.opt_state = trigger(optimizer.opt_state)
+    step(model, optimizer)
+    assert num_zeros() == 16
+    weights = nnx.state(model, nnx.Param)
+    mask = get_mask(optimizer.opt_state, like=weights)
+    assert pruning.ledger(weights, mask, layers="all_kernels", requested=0.5).warnings == ()
+    optimizer.opt_state = replace_mask(
+        optimizer.opt_state, pruning.prune(weights, sparsity=0.75, layers="all_kernels")
+    )
+    step(model, optimizer)
+    assert num_zeros() == 24
+
+
+def test_masks_from_outside_need_no_layers():
+    mask = {"w": jnp.array([True, False])}
+    optimizer = transform(optax.sgd(0.1), mask=mask)
+    params = {"w": jnp.ones(2)}
+    updates, _ = optimizer.update({"w": jnp.zeros(2)}, optimizer.init(params), params)
+    moved: Any = optax.apply_updates(params, updates)
+    assert moved["w"].tolist() == [1.0, 0.0]
 
 
 def test_leaves_that_are_no_weights_are_never_ranked():

@@ -119,13 +119,16 @@ def test_functions_and_integers_among_an_equinox_modules_leaves_score_zero():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: scores.obd(PARAMS, {"layer": PARAMS["layer"]}), "hessian_diagonal at steps='nothing'"),
+        (lambda: scores.obd(PARAMS, {"layer": PARAMS["layer"]}), "hessian_diagonal at='steps' to be there"),
         (
             lambda: scores.obd(PARAMS, tree_of(jnp.ones((2, 1)), [0.0, 0.0])),
             "hessian_diagonal at layer/kernel",
         ),
-        (lambda: scores.movement(scores.zeros(PARAMS), PARAMS, {**PARAMS, "more": 1}), "grads at more"),
-        (lambda: scores.magnitude_increase([jnp.ones(2)], (jnp.ones(2),)), "the structure of params"),
+        (
+            lambda: scores.movement(scores.zeros(PARAMS), PARAMS, {**PARAMS, "more": 1}),
+            "grads at='more' not",
+        ),
+        (lambda: scores.magnitude_increase([jnp.ones(2)], (jnp.ones(2),)), "structure of initial_params"),
         (lambda: scores.random(PARAMS, jnp.ones(2)), "to be one PRNG key. Make one"),
         (lambda: scores.random(PARAMS, jax.random.split(jax.random.key(0))), "to be one PRNG key"),
         (lambda: scores.wanda(PARAMS, {"layer/kernl": np.ones((2, 1))}), "Did you mean 'layer/kernel'?"),
