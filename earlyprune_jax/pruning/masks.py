@@ -1,5 +1,6 @@
 """Boolean masks over parameter trees: True = kept, all True where nothing is prunable."""
 
+import collections
 import functools
 from typing import Any
 
@@ -137,7 +138,8 @@ def moments(mask: Mask, opt_state: Any) -> Any:
     A moment is a leaf whose path ends with a parameter's path and whose last axes are that parameter's:
     momentum, second moments, averages, accumulated gradients, L-BFGS histories, also inside `chain`,
     `masked`, `partition`, `MultiSteps` and `inject_hyperparams`. Statistics that several weights
-    share, Adafactor's rows and columns, belong to no weight and are left alone.
+    share, Adafactor's rows and columns, belong to no weight and are left alone; so is what `optax.flatten`
+    or `split_real_and_imaginary` moved elsewhere.
 
     Args:
         mask: the structure of the params that the state was made for.
@@ -150,14 +152,36 @@ def moments(mask: Mask, opt_state: Any) -> Any:
         >>> moments({"w": jnp.array([True, False])}, state)[0].trace["w"].tolist()
         [1.0, 0.0]
     """
+    check(mask, mask)
     kept = dict(jax.tree.leaves_with_path(mask))
+    under = _by_beginning(opt_state)
+
+    def belongs(path: tuple[Any, ...], start: int) -> bool:
+        ending = path[start:]
+        if ending not in kept:
+            return False
+        # Numbers alone, of lists or of one bare array, say too little: there the whole subtree must fit.
+        named = any(not isinstance(key, jax.tree_util.SequenceKey) for key in ending)
+        if named:
+            return True
+        return all(rest in kept and _ends_like(leaf, kept[rest]) for rest, leaf in under[path[:start]])
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         # The longest ending first: {"kernel": ..., "head": {"kernel": ...}} has two that fit.
-        endings = [kept[path[start:]] for start in range(len(path) + 1) if path[start:] in kept]
-        return apply_leaf(endings[0], leaf) if endings and _ends_like(leaf, endings[0]) else leaf
+        start = next((start for start in range(len(path) + 1) if belongs(path, start)), None)
+        keep = None if start is None else kept[path[start:]]
+        return leaf if keep is None or not _ends_like(leaf, keep) else apply_leaf(keep, leaf)
 
     return jax.tree.map_with_path(one, opt_state)
+
+
+def _by_beginning(tree: Any) -> dict[tuple[Any, ...], list[tuple[tuple[Any, ...], Any]]]:
+    """Every beginning of a path -> what is below it: (rest of the path, leaf)."""
+    below = collections.defaultdict(list)
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        for start in range(len(path) + 1):
+            below[path[:start]].append((path[start:], leaf))
+    return below
 
 
 def _ends_like(leaf: Any, keep: Any) -> bool:

@@ -109,8 +109,16 @@ class Ledger:
             table.add_row(name, "", *_cells(total, requested, with_requested, with_macs))
         return table
 
+    def excluded(self) -> dict[str, list[str]]:
+        """Reason -> paths of the leaves that may not be pruned for it."""
+        reasons: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.excluded:
+                reasons.setdefault(row.excluded, []).append(row.path)
+        return reasons
+
     def __str__(self) -> str:
-        """The table and the warnings as plain text, as wide as the table needs."""
+        """The table, what is not prunable and why, and the warnings, as plain text."""
         table = self.table()
         # Inside a notebook a console would display what it is told to write.
         console = Console(file=io.StringIO(), width=1000, color_system=None, force_jupyter=False)
@@ -118,7 +126,12 @@ class Ledger:
         with console.capture() as captured:
             console.print(table, width=width)
         lines = [line.rstrip() for line in captured.get().splitlines()]
-        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+        excluded = [f"Not prunable: {_few(paths)}: {reason}." for reason, paths in self.excluded().items()]
+        return "\n".join(lines + excluded + [f"Warning: {warning}" for warning in self.warnings])
+
+
+def _few(paths: list[str]) -> str:
+    return ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
 
 
 def _any_requested(account: Ledger) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from earlyprune_jax.array_types import Mask, Scores
 from earlyprune_jax.pruning.allocation.budgets import SCOPES, Sparsity
-from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
+from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
 from earlyprune_jax.pruning.trees import named_leaves, structure_problems
 from earlyprune_jax.validate import InvalidInput, expected
 
@@ -111,8 +111,8 @@ def check_allocation(
     shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, pattern: Pattern, min_kept: int
 ) -> list[str]:
     """The problems of pruning leaves of the given shapes (path -> shape), before any score is known."""
-    if isinstance(pattern, type) or not hasattr(pattern, "masks"):
-        return [expected("pattern", pattern, "to be UNSTRUCTURED, Blocks(...) or NM(...)")]
+    if problems := check_is_pattern(pattern):
+        return problems
     if not shapes:
         return [expected("prunable", "no leaf", "to mark at least one", "Choose other `layers`.")]
     return pattern.check(shapes, sparsity, scope, min_kept)
@@ -156,7 +156,8 @@ def _check_scores(scores: dict[str, np.ndarray], scope: str) -> None:
         # NumPy's maximum is NaN where any entry is: counting is left to the rare case.
         if leaf.size and np.isnan(leaf.max()):
             count = f"{np.isnan(leaf).sum()} NaN"
-            problems.append(expected(f"scores at {path}", count, "without NaN", "Did training diverge?"))
+            remedy = "Score weights that are finite, or leave it out by `layers`."
+            problems.append(expected(f"scores at {path}", count, "without NaN", remedy))
         elif scope == "lamp" and leaf.size and leaf.min() < 0:
             remedy = "Scope lamp squares magnitudes: take scores that are not signed, or another scope."
             problems.append(expected(f"lowest score at {path}", float(leaf.min()), "to be 0 or more", remedy))

@@ -205,15 +205,15 @@ def check_options(sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str
         if not sparsity:
             problems.append(expected("sparsity", sparsity, "to hold at least one pattern"))
         for pattern, value in sparsity.items():
-            problems += check_pattern(pattern, "sparsity") + _check_fraction(value, f"sparsity[{pattern!r}]")
+            problems += check_pattern(pattern, "sparsity") + check_fraction(value, f"sparsity[{pattern!r}]")
     else:
-        problems += _check_fraction(sparsity, "sparsity")
+        problems += check_fraction(sparsity, "sparsity")
     if isinstance(min_kept, bool) or not isinstance(min_kept, int) or min_kept < 0:
         problems.append(expected("min_kept", min_kept, "to be a whole number of units, 0 or more"))
     return problems
 
 
-def _check_fraction(value: float, thing: str) -> list[str]:
+def check_fraction(value: float, thing: str) -> list[str]:
     if not is_number(value):
         return [expected(thing, value, "in [0, 1)", "Give a number, the fraction of the weights removed.")]
     if 0 <= value < 1:

@@ -81,8 +81,7 @@ class Blocks:
         if not SCOPES[scope].together:
             kept = [keep([leaf], count)[0] for leaf, count in zip(units, counts, strict=True)]
         else:
-            protected = [_protect(leaf, min_kept, keep, xp) for leaf in units] if min_kept else units
-            kept = keep(protected, counts[0])
+            kept = _keep_together(units, counts[0], min_kept, keep, xp)
         return [self._spread(keep, leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
 
     def _extent(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,6 +124,16 @@ class Blocks:
         for axis, size in enumerate(self._extent(shape)):
             kept = kept.repeat(size, axis=axis) if size > 1 else kept
         return kept
+
+
+def _keep_together(units: Sequence[Any], count: Any, min_kept: int, keep: Any, xp: Any) -> list[Any]:
+    """One ranking of all layers that leaves each its `min_kept` highest."""
+    if xp is np:
+        kept = keep(units, count)
+        if all(np.count_nonzero(leaf) >= min(min_kept, leaf.size) for leaf in kept):
+            # No layer lost a protected unit, so protecting them would change nothing.
+            return kept
+    return keep([_protect(leaf, min_kept, keep, xp) for leaf in units] if min_kept else units, count)
 
 
 def _protect(scores: Any, min_kept: int, keep: Any, xp: Any) -> Any:
@@ -226,3 +235,10 @@ def _is_count(value: Any) -> bool:
 
 
 UNSTRUCTURED = Blocks()
+
+
+def check_is_pattern(pattern: Any) -> list[str]:
+    """The problem of what is no pattern: a name, a class that was not called."""
+    if hasattr(pattern, "masks") and not isinstance(pattern, type):
+        return []
+    return [expected("pattern", pattern, "to be UNSTRUCTURED, Blocks(...) or NM(...)")]

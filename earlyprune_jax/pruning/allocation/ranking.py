@@ -45,25 +45,37 @@ def _keep_by_selection(flat: Sequence[np.ndarray], count: int) -> list[np.ndarra
         return [np.ones(leaf.size, bool) for leaf in flat]
     every = np.concatenate(flat)
     every.partition(count - 1)
-    threshold = every[count - 1]
+    return _cut(flat, every[count - 1], count) or []
+
+
+def _cut(flat: Sequence[np.ndarray], threshold: Any, count: int) -> list[np.ndarray] | None:
+    """Removes what lies below the threshold and the first of what equals it; None if it is another one."""
     kept = [leaf >= threshold for leaf in flat]
     num_ties = count - sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
+    if num_ties < 0:
+        return None
     for keep, leaf in zip(kept, flat, strict=True):
-        ties = np.flatnonzero(leaf == threshold)[:num_ties]
-        keep[ties] = False
-        num_ties -= ties.size
-    return kept
+        ties = leaf == threshold
+        here = int(np.count_nonzero(ties)) if num_ties else 0
+        if here <= num_ties:
+            keep &= ~ties if here else True
+        else:
+            keep[np.flatnonzero(ties)[:num_ties]] = False
+        num_ties -= min(here, num_ties)
+    return kept if num_ties == 0 else None
 
 
 def _keep_by_sample(flat: Sequence[np.ndarray], count: int) -> list[np.ndarray] | None:
     """`keep_highest` of many scores: a sample brackets the threshold, which is selected inside.
 
-    None where there are few scores, or the bracket missed, or ties put too many inside.
+    None where there are few scores, or the bracket missed, or too many lie inside.
     """
     num_scores = sum(leaf.size for leaf in flat)
     if num_scores < _WORTH_SAMPLING:
         return None
     low, high = _bracket(flat, count / num_scores)
+    if low == high:
+        return _cut(flat, low, count)
     kept, places, between, room = [], [], [], num_scores // 8
     for leaf in flat:
         keep = leaf >= low
@@ -191,5 +203,12 @@ def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
     squares = relative**2
     at_or_above = xp.flip(xp.cumsum(xp.flip(squares)))
     values = xp.where(ascending < 0, -np.inf, squares / xp.where(at_or_above > 0, at_or_above, 1))
-    # The inverse permutation puts each value back in its place.
-    return values[xp.argsort(order, stable=True)].reshape(scores.shape)
+    placed = _placed(values, order) if xp is np else xp.zeros_like(values).at[order].set(values)
+    return placed.reshape(scores.shape)
+
+
+def _placed(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Puts sorted values back where they came from."""
+    placed = np.empty_like(values)
+    placed[order] = values
+    return placed

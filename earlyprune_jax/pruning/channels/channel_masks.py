@@ -1,5 +1,6 @@
 """Masks that remove the lowest-scored channels, everywhere they occur."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Scores
+from earlyprune_jax.pruning.allocation.allocate import PruningWarning
+from earlyprune_jax.pruning.allocation.budgets import check_fraction
 from earlyprune_jax.pruning.allocation.ranking import keep_highest
 from earlyprune_jax.pruning.channels.groups import ChannelGroup, ChannelGroups, Slices
 from earlyprune_jax.pruning.selection import Layers, exclusions
@@ -81,14 +84,13 @@ def channel_mask(
         raise InvalidInput([_nothing_removable(groups, layers, selected)])
     values = _group_scores(scores, candidates, selected)
     removed = _lowest(values, candidates, sparsity, scope, min_kept)
+    _warn(values, removed, candidates)
     return _without(scores, [group for group, gone in zip(candidates, removed, strict=True) if gone])
 
 
 def _check_options(scores: Scores, groups: ChannelGroups, sparsity: float, scope: str, min_kept: int) -> None:
     problems = []
-    if not 0 <= sparsity < 1:
-        remedy = "It is the fraction of the channels removed."
-        problems.append(expected("sparsity", sparsity, "in [0, 1)", remedy))
+    problems += check_fraction(sparsity, "sparsity")
     if scope not in CHANNEL_SCOPES:
         problems.append(unknown_choice("scope", scope, CHANNEL_SCOPES))
     if isinstance(min_kept, bool) or not isinstance(min_kept, int) or min_kept < 0:
@@ -155,6 +157,18 @@ def _lowest(
     if problems:
         raise InvalidInput(problems)
     return removed
+
+
+def _warn(values: np.ndarray, removed: np.ndarray, candidates: Sequence[ChannelGroup]) -> None:
+    """Warns where the index decided, and of layers without a channel left."""
+    if removed.any() and len(values) > 1 and (values == values[0]).all():
+        text = f"All channels' scores are equal ({values[0]:g}): the index alone decides which go."
+        warnings.warn(text, PruningWarning, stacklevel=3)
+    left = {group.coupled for group, gone in zip(candidates, removed, strict=True) if not gone}
+    emptied = {it.path for group in candidates if group.coupled not in left for it in group.outputs}
+    if emptied:
+        text = f"Every channel is removed at {', '.join(sorted(emptied))}. min_kept=1 prevents it."
+        warnings.warn(text, PruningWarning, stacklevel=3)
 
 
 def _too_many(

@@ -1,7 +1,7 @@
 """Which indices of which axes of a network's arrays stand or fall together.
 
 Every index of every axis of every weight has an id. Ids travel with the arrays through the
-operations of the network (channel_rules.py); where two must be removed together they are
+operations of the network (rules.py); where two must be removed together they are
 joined, where one cannot be removed it is pinned, with the reason. What is joined is a group.
 """
 

@@ -1,4 +1,4 @@
-"""How operations that move, cut or join axes pass on their ids; the rules of channel_rules.py, continued."""
+"""How operations that move, cut or join axes pass on their ids; the rules of rules.py, continued."""
 
 import math
 from collections.abc import Sequence

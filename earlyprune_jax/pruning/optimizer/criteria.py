@@ -1,7 +1,7 @@
 """Scores that an optimizer can keep up by itself: what to remember of each step, and how to rank.
 
 Everything here runs inside jit on the parameters and gradients that the optimizer sees. Scores
-that need a pass over data of their own are in `gradient_scores`, `fisher_diagonal` and `synflow`.
+that need a pass over data of their own are in `earlyprune_jax.pruning.scores`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from earlyprune_jax.array_types import Params, Scores
 from earlyprune_jax.pruning.scores import weights as scores
 from earlyprune_jax.pruning.trees import map_weights
-from earlyprune_jax.validate import InvalidInput, unknown_choice
+from earlyprune_jax.validate import expected, unknown_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Criterion:
         init: params -> memory, any pytree of arrays.
         update: (memory, params before the update, gradients) -> memory.
         scores: (memory, params after the update) -> scores, higher = keep.
+        signed: scores may be negative; scope `lamp`, which squares them, refuses such a criterion.
     """
 
     init: Callable[[Params], Any]
     update: Callable[[Any, Params, Any], Any]
     scores: Callable[[Any, Params], Scores]
+    signed: bool = False
 
 
 def of_params(function: Callable[[Params], Scores]) -> Criterion:
@@ -55,26 +57,39 @@ def random(seed: int = 0) -> Criterion:
 def movement() -> Criterion:
     """The sum over steps of -w dL/dw: high where training moves a weight away from zero.
 
+    A step whose gradient of a weight is not finite does not count for that weight.
+
     Source: Sanh et al. 2020, "Movement pruning", Eq. 7, with the learning rate left out.
     """
-    return Criterion(scores.zeros, scores.movement, lambda memory, params: memory)
+
+    def update(memory: Any, params: Params, grads: Any) -> Any:
+        return _where_finite(scores.movement(memory, params, grads), memory)
+
+    return Criterion(scores.zeros, update, lambda memory, params: memory, signed=True)
 
 
 def taylor() -> Criterion:
     """|w * g|, with g the mean of the gradients of every step since training began.
+
+    A step whose gradient of a weight is not finite does not count for that weight.
 
     Source: Molchanov et al. 2019, "Importance estimation for neural network pruning", Eq. 8.
     """
 
     def update(memory: Any, params: Params, grads: Any) -> Any:
         add = lambda w, total, grad: total + grad.astype(jnp.float32)  # noqa: E731
-        return map_weights(add, params, memory, grads)
+        return _where_finite(map_weights(add, params, memory, grads), memory)
 
     def rank(memory: Any, params: Params) -> Scores:
         # The number of steps is the same for all weights: a sum ranks as a mean does.
         return map_weights(lambda w, total: jnp.abs(w.astype(jnp.float32) * total), params, memory)
 
     return Criterion(scores.zeros, update, rank)
+
+
+def _where_finite(new: Any, old: Any) -> Any:
+    """The new memory, but the old where the new is not finite: one bad step must not spoil the rest."""
+    return jax.tree.map(lambda after, before: jnp.where(jnp.isfinite(after), after, before), new, old)
 
 
 CRITERIA: dict[str, Callable[[], Criterion]] = {
@@ -85,16 +100,17 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
 }
 
 
-def resolve(criterion: str | Criterion | Callable[[Params], Scores]) -> Criterion:
-    """A name, a criterion, or a function of the parameters, as a criterion.
+def check(criterion: Any) -> list[str]:
+    """The problem of what is neither a name, nor a criterion, nor a function."""
+    if isinstance(criterion, Criterion) or callable(criterion):
+        return []
+    if isinstance(criterion, str):
+        return [] if criterion in CRITERIA else [unknown_choice("criterion", criterion, tuple(CRITERIA))]
+    return [expected("criterion", criterion, "to be a name, a Criterion or a function params -> scores")]
 
-    Raises:
-        InvalidInput: unknown name.
-    """
+
+def resolve(criterion: str | Criterion | Callable[[Params], Scores]) -> Criterion:
+    """A name, a criterion, or a function of the parameters, as a criterion; for what passed `check`."""
     if isinstance(criterion, Criterion):
         return criterion
-    if callable(criterion):
-        return of_params(criterion)
-    if criterion not in CRITERIA:
-        raise InvalidInput([unknown_choice("criterion", criterion, tuple(CRITERIA))])
-    return CRITERIA[criterion]()
+    return of_params(criterion) if callable(criterion) else CRITERIA[criterion]()

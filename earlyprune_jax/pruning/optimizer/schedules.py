@@ -42,9 +42,7 @@ class Schedule:
     rewind_to: int | None = None
 
     def __post_init__(self):
-        problems = _check_events(self.steps, self.sparsities) + _check_rewind(self.steps, self.rewind_to)
-        if problems:
-            raise InvalidInput(problems)
+        _raise_if(_check_events(self.steps, self.sparsities) + _check_rewind(self.steps, self.rewind_to))
 
     def __call__(self, step: Any) -> Any:
         """The sparsity wanted after `step` updates; traced steps give traced sparsities."""
@@ -78,7 +76,7 @@ def one_shot(sparsity: Sparsity, *, at: float, steps_per_epoch: int | None = Non
         >>> one_shot(0.8, at=10, steps_per_epoch=390).steps
         (3900,)
     """
-    _check_durations({"at": at}, steps_per_epoch)
+    _raise_if(_check_durations({"at": at}, steps_per_epoch) + _check_fractions((sparsity,)))
     return Schedule((_in_steps(at, steps_per_epoch),), (sparsity,))
 
 
@@ -115,14 +113,14 @@ def polynomial(
         >>> schedule.steps, [round(value, 6) for value in schedule.sparsities]
         ((0, 2, 4), [0.0, 0.7, 0.8])
     """
-    _check_durations({"begin": begin, "end": end, "every": every}, steps_per_epoch)
-    first, last, gap = (_in_steps(value, steps_per_epoch) for value in (begin, end, every))
     problems = _check_fractions((sparsity, initial))
-    problems += [] if first < last else [expected("end", end, f"to be after begin={begin}")]
-    problems += [] if gap > 0 else [expected("every", every, "to be at least one step")]
     problems += [] if is_number(power) and power > 0 else [expected("power", power, "to be above 0")]
-    if problems:
-        raise InvalidInput(problems)
+    wrong = _check_durations({"begin": begin, "end": end}, steps_per_epoch)
+    gap = _check_durations({"every": every}, steps_per_epoch, at_least_a_step=True)
+    if not wrong and _in_steps(begin, steps_per_epoch) >= _in_steps(end, steps_per_epoch):
+        wrong = [expected("end", end, f"to be after begin={begin}")]
+    _raise_if([*problems, *wrong, *gap])
+    first, last, gap = (_in_steps(value, steps_per_epoch) for value in (begin, end, every))
     steps = (*range(first, last, gap), last)
     left = [(1 - (step - first) / (last - first)) ** power for step in steps]
     return Schedule(steps, tuple(_scale(sparsity, initial, fraction) for fraction in left))
@@ -140,7 +138,10 @@ def iterative(
     """Removes a fraction of what remains, round after round: s_k = 1 - (1 - fraction)^k.
 
     With `rewind_to`, every round ends by putting the kept weights and the optimizer's state,
-    learning-rate schedules included, back to where they were then.
+    learning-rate schedules included, back to where they were then (weights to the last bit or two:
+    an update is a difference). Batch statistics, the data's order and what a criterion remembers
+    are not the optimizer's and stay. Later rounds are as long as the first if every = begin -
+    rewind_to; the last round needs as many updates after its event.
 
     Args:
         fraction: of the remaining weights, removed in each round, in (0, 1).
@@ -159,16 +160,15 @@ def iterative(
         >>> iterative(0.5, num_rounds=3, begin=100, every=100, rewind_to=10).sparsities
         (0.5, 0.75, 0.875)
     """
-    durations = {"begin": begin, "every": every} | ({} if rewind_to is None else {"rewind_to": rewind_to})
-    _check_durations(durations, steps_per_epoch)
-    first, gap = _in_steps(begin, steps_per_epoch), _in_steps(every, steps_per_epoch)
     problems = (
         [] if is_number(fraction) and 0 < fraction < 1 else [expected("fraction", fraction, "in (0, 1)")]
     )
     problems += _check_whole("num_rounds", num_rounds, at_least=1)
-    problems += [] if gap > 0 else [expected("every", every, "to be at least one step")]
-    if problems:
-        raise InvalidInput(problems)
+    durations = {"begin": begin} | ({} if rewind_to is None else {"rewind_to": rewind_to})
+    problems += _check_durations(durations, steps_per_epoch)
+    problems += _check_durations({"every": every}, steps_per_epoch, at_least_a_step=True)
+    _raise_if(problems)
+    first, gap = _in_steps(begin, steps_per_epoch), _in_steps(every, steps_per_epoch)
     steps = tuple(first + number * gap for number in range(num_rounds))
     sparsities = tuple(1 - (1 - fraction) ** number for number in range(1, num_rounds + 1))
     return Schedule(steps, sparsities, None if rewind_to is None else _in_steps(rewind_to, steps_per_epoch))
@@ -190,7 +190,14 @@ def _toward(final: float, initial: float, left: float) -> float:
     return final + (initial - final) * left
 
 
-def _check_durations(durations: dict[str, float], steps_per_epoch: int | None) -> None:
+def _raise_if(problems: list[str]) -> None:
+    if problems:
+        raise InvalidInput(dict.fromkeys(problems))
+
+
+def _check_durations(
+    durations: dict[str, float], steps_per_epoch: int | None, *, at_least_a_step: bool = False
+) -> list[str]:
     problems = []
     if steps_per_epoch is not None:
         problems += _check_whole("steps_per_epoch", steps_per_epoch, at_least=1)
@@ -200,8 +207,9 @@ def _check_durations(durations: dict[str, float], steps_per_epoch: int | None) -
         elif steps_per_epoch is None and value != int(value):
             remedy = "Durations are steps unless steps_per_epoch is given."
             problems.append(expected(name, value, "to be a whole number of steps", remedy))
-    if problems:
-        raise InvalidInput(problems)
+        elif not problems and at_least_a_step and _in_steps(value, steps_per_epoch) < 1:
+            problems.append(expected(name, value, "to be at least one step"))
+    return problems
 
 
 def _check_events(steps: tuple[int, ...], sparsities: tuple[Sparsity, ...]) -> list[str]:

@@ -13,13 +13,14 @@ from jax.sharding import AxisType
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
-from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
+from earlyprune_jax.pruning.allocation.budgets import check_options
+from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
 from earlyprune_jax.pruning.optimizer import criteria
 from earlyprune_jax.pruning.optimizer.criteria import Criterion
 from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Schedule
 from earlyprune_jax.pruning.optimizer.state import NEVER, PruningState
 from earlyprune_jax.pruning.scores.weights import require_like
-from earlyprune_jax.pruning.selection import Layers, select
+from earlyprune_jax.pruning.selection import Layers, check_layers, select
 from earlyprune_jax.pruning.trees import is_weight
 from earlyprune_jax.validate import InvalidInput, expected
 
@@ -80,12 +81,8 @@ def transform(
         >>> optax.apply_updates(params, updates)["w"].tolist()
         [0.0, 0.0, 3.0, -4.0]
     """
-    ranked_by = criteria.resolve(criterion)
-    events = _Events(schedule, ranked_by, layers, scope, pattern, min_kept, wait_for_trigger)
-    events.check_options()
-    if not isinstance(inner, optax.GradientTransformation):
-        remedy = "Call it first: transform(optax.adam(1e-3), ...)."
-        raise InvalidInput([expected("inner", inner, "to be an Optax optimizer", remedy)])
+    _check_arguments(inner, schedule, criterion, layers, scope, pattern, min_kept, wait_for_trigger)
+    events = _Events(schedule, criteria.resolve(criterion), layers, scope, pattern, min_kept)
     wrapped = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> PruningState:
@@ -130,6 +127,49 @@ def transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _check_arguments(
+    inner: Any,
+    schedule: Any,
+    criterion: Any,
+    layers: Any,
+    scope: str,
+    pattern: Any,
+    min_kept: int,
+    waits: bool,
+) -> None:
+    """Raises for arguments that no parameters could make right, all at once."""
+    problems = [] if callable(layers) else check_layers(layers)
+    problems += check_is_pattern(pattern) + criteria.check(criterion)
+    if not isinstance(inner, optax.GradientTransformation):
+        remedy = "Call it first: transform(optax.adam(1e-3), ...)."
+        problems.append(expected("inner", inner, "to be an Optax optimizer", remedy))
+    if isinstance(schedule, Schedule):
+        problems += _check_schedule(schedule, scope, min_kept, waits)
+    else:
+        remedy = "Make one with one_shot, polynomial or iterative."
+        problems.append(expected("schedule", schedule, "to be a Schedule", remedy))
+    if scope == "lamp" and not problems and criteria.resolve(criterion).signed:
+        remedy = "It squares scores, and this criterion's may be negative: take scope global."
+        problems.append(expected("scope", scope, "not to be lamp", remedy))
+    if problems:
+        raise InvalidInput(dict.fromkeys(problems))
+
+
+def _check_schedule(schedule: Schedule, scope: str, min_kept: int, waits: bool) -> list[str]:
+    problems = [
+        problem
+        for sparsity in schedule.sparsities or (0.0,)
+        for problem in check_options(sparsity, scope, min_kept)
+    ]
+    if waits and not schedule.steps:
+        remedy = "Without one there is nothing to trigger."
+        problems.append(expected("schedule", (), "to have an event with wait_for_trigger", remedy))
+    if waits and schedule.rewind_to is not None:
+        remedy = "A trigger comes at a step unknown beforehand: rewind from a checkpoint of your own."
+        problems.append(expected("rewind_to", schedule.rewind_to, "to be None", remedy))
+    return problems
+
+
 @dataclasses.dataclass(frozen=True)
 class _Events:
     """A schedule's events on a parameter tree: what each removes, and whether one is due."""
@@ -140,26 +180,10 @@ class _Events:
     scope: str
     pattern: Pattern
     min_kept: int
-    waits: bool
 
     @property
     def rewinds(self) -> bool:
         return self.schedule.rewind_to is not None
-
-    def check_options(self) -> None:
-        """Raises for options that no parameters could make right."""
-        if not isinstance(self.schedule, Schedule):
-            remedy = "Make one with one_shot, polynomial or iterative."
-            raise InvalidInput([expected("schedule", self.schedule, "to be a Schedule", remedy)])
-        problems = []
-        if self.waits and not self.schedule.steps:
-            remedy = "Without one there is nothing to trigger."
-            problems.append(expected("schedule", (), "to have an event with wait_for_trigger", remedy))
-        if self.rewinds and self.waits:
-            remedy = "A trigger comes at a step unknown beforehand: rewind from a checkpoint of your own."
-            problems.append(expected("rewind_to", self.schedule.rewind_to, "to be None", remedy))
-        if problems:
-            raise InvalidInput(problems)
 
     def check(self, params: Params) -> None:
         """Raises for every event that does not fit the parameters; masks from outside need no layers."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning.allocation.allocate import allocate
+from earlyprune_jax.pruning.allocation.budgets import check_fraction
 from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.validate import InvalidInput, expected
@@ -173,11 +174,7 @@ def _sixty_four_bits() -> contextlib.AbstractContextManager[Any]:
 
 
 def _check_options(sparsity: float, rounds: int) -> None:
-    problems = []
-    if not 0 <= sparsity < 1:
-        problems.append(
-            expected("sparsity", sparsity, "in [0, 1)", "It is the fraction of the weights removed.")
-        )
+    problems = check_fraction(sparsity, "sparsity")
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
         problems.append(expected("rounds", rounds, "to be an integer of at least 1", "The paper takes 100."))
     if problems:

@@ -148,7 +148,7 @@ def obd(params: Params, hessian_diagonal: Params) -> Scores:
     Args:
         params: any pytree.
         hessian_diagonal: the structure of `params`: H_ii, e.g. from
-            `fisher_diagonal.fisher_diagonal`.
+            `fisher_diagonal`.
 
     Returns:
         The structure of `params`, float32.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from earlyprune_jax import models
+from earlyprune_jax.pruning import PruningWarning
 from earlyprune_jax.pruning.channels.channel_masks import channel_mask
 from earlyprune_jax.pruning.channels.groups import channel_groups
 from earlyprune_jax.pruning.trees import named_leaves
@@ -389,7 +390,8 @@ def test_the_mask_is_false_exactly_at_the_members_of_removed_groups(net):
 
 def test_equal_scores_go_in_the_order_of_the_tree(net):
     variables, groups = net
-    mask = channel_mask(jax.tree.map(jnp.ones_like, variables), groups, sparsity=0.34, min_kept=1)
+    with pytest.warns(PruningWarning, match="All channels' scores are equal"):
+        mask = channel_mask(jax.tree.map(jnp.ones_like, variables), groups, sparsity=0.34, min_kept=1)
     # Of a one stays; the stem's channels come next, as the input slices of a's kernel.
     assert removed_outputs(mask) == {("a", 0), ("stem", 0), ("stem", 1)}
 
@@ -452,7 +454,8 @@ def test_a_whole_layer_goes_only_where_allowed(net):
     scores = jax.tree.map(jnp.ones_like, variables) | {"a": jax.tree.map(jnp.zeros_like, variables["a"])}
     kept = channel_mask(scores, groups, sparsity=0.23)
     assert ("a", 1) not in removed_outputs(kept)
-    gone = channel_mask(scores, groups, sparsity=0.23, min_kept=0)
+    with pytest.warns(PruningWarning, match="Every channel is removed at a/kernel. min_kept=1 prevents"):
+        gone = channel_mask(scores, groups, sparsity=0.23, min_kept=0)
     assert removed_outputs(gone) == {("a", 0), ("a", 1)}
 
 

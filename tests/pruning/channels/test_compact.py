@@ -187,6 +187,7 @@ OPERATIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::earlyprune_jax.pruning.PruningWarning")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_that_passes_channels_on_gives_the_masked_result(operation):
     def hidden(v, x):

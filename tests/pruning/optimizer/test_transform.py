@@ -429,6 +429,74 @@ def test_every_problem_of_the_options_is_named_before_training():
             transform(optax.sgd(0.1), one_shot(0.5, at=1), **(options | wrong)).init(network())
 
 
+def test_arguments_that_nothing_could_make_right_are_named_together():
+    with pytest.raises(InvalidInput) as caught:
+        transform(
+            optax.sgd,  # type: ignore[arg-type]
+            one_shot(0.5, at=1),
+            criterion="magnitud",
+            layers="kernels",
+            scope="bogus",
+            pattern="2:4",  # type: ignore[arg-type]
+            min_kept=-1,
+        )
+    things = (
+        "layers='kernels'",
+        "pattern='2:4'",
+        "criterion='magnitud'",
+        "inner=",
+        "scope='bogus'",
+        "min_kept=-1",
+    )
+    assert len(caught.value.problems) == len(things)
+    assert all(thing in str(caught.value) for thing in things)
+    with pytest.raises(InvalidInput, match="schedule=0.5 to be a Schedule"):
+        transform(optax.sgd(0.1), 0.5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="scope='bogus'"):
+        transform(optax.sgd(0.1), scope="bogus")
+    with pytest.raises(InvalidInput, match="scope='lamp' not to be lamp"):
+        transform(optax.sgd(0.1), one_shot(0.5, at=1), criterion="movement", scope="lamp")
+    state = transform(optax.sgd(0.1)).init(network())
+    with pytest.raises(InvalidInput, match="type of state='tuple' to be PruningState"):
+        transform(optax.sgd(0.1)).update(network(), state.inner_state, network())  # type: ignore[attr-defined]
+
+
+def test_a_criterion_of_another_structure_is_refused_by_path():
+    optimizer = transform(
+        optax.sgd(0.1), one_shot(0.5, at=1), layers="all_kernels", criterion=lambda p: {"kernel": p["kernel"]}
+    )
+    with pytest.raises(InvalidInput, match="scores of the criterion at='bias' to be there"):
+        optimizer.init(network())
+
+
+@pytest.mark.parametrize("criterion", ["movement", "taylor"])
+def test_one_bad_gradient_does_not_spoil_what_is_remembered(criterion):
+    inner = optax.apply_if_finite(optax.sgd(0.05), max_consecutive_errors=9)
+    optimizer = transform(inner, one_shot(0.5, at=4), layers="all_kernels", criterion=criterion)
+    params = network()
+    state: Any = optimizer.init(params)
+    for update in range(4):
+        grads = jax.grad(loss)(params)
+        grads = jax.tree.map(lambda g: g * jnp.nan, grads) if update == 1 else grads
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.memory))
+    kept = np.asarray(get_mask(state)["kernel"])
+    assert kept.sum() == 16 and kept.ravel()[:16].any()
+
+
+def test_numbered_leaves_are_moments_only_where_the_whole_subtree_is_params_shaped():
+    params = [jnp.ones((4, 4)), jnp.ones(4)]
+    mask = [jnp.ones((4, 4), bool), jnp.array([True, False, True, False])]
+    state: Any = jax.tree.map(jnp.ones_like, optax.sm3(0.1, momentum=0.9).init(params))
+    masked: Any = pruning.moments(mask, state)
+    # SM3 keeps an accumulator an axis: mu[0][1] belongs to the kernel's columns, not to the bias.
+    assert all(np.asarray(leaf).all() for leaf in jax.tree.leaves(masked[0].mu))
+    assert masked[0].nu[1].tolist() == [1.0, 0.0, 1.0, 0.0]
+    trace: Any = jax.tree.map(jnp.ones_like, optax.trace(0.9).init(params))
+    assert pruning.moments(mask, trace).trace[1].tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
 def test_calls_that_cannot_work_say_what_to_do():
     optimizer = transform(optax.sgd(0.1), layers="all_kernels")
     state: Any = optimizer.init(network())

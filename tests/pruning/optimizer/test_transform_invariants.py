@@ -149,6 +149,10 @@ def test_different_optimizers_for_different_leaves_keep_the_invariant():
     assert not removed_entries(mask, params).any()
 
 
+def kernels_only(tree):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+
+
 LINKS = {
     "clip": lambda: optax.clip_by_global_norm(0.5),
     "decay": lambda: optax.add_decayed_weights(0.1),
@@ -160,6 +164,11 @@ LINKS = {
     "trust": lambda: optax.scale_by_trust_ratio(),
     "noise": lambda: optax.add_noise(0.1, 0.55, 0),
     "every": lambda: optax.apply_every(2),
+    "injected": lambda: optax.inject_hyperparams(optax.scale)(step_size=0.5),
+    "masked": lambda: optax.masked(
+        optax.scale_by_adam(), lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)
+    ),
+    "factored": lambda: optax.scale_by_factored_rms(min_dim_size_to_factor=4),
     "nothing": optax.identity,
 }
 
