@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, repeated_paths
 from earlyprune_jax.validate import InvalidInput, expected, nearest
 
 REGEX_PREFIX = "regex:"
@@ -70,7 +70,7 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         layers: as in `select`.
 
     Raises:
-        InvalidInput: unknown name or broken pattern.
+        InvalidInput: unknown name or broken pattern; two leaves with one path.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,6 +79,8 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         {'conv/bias': 'is not named kernel or weight', 'steps': 'is of type int, not a floating-point array'}
     """
     excluded = _exclusion(layers)
+    if problems := repeated_paths(params):
+        raise InvalidInput(problems)
     reasons = {name: _not_a_weight(leaf) or excluded(name, leaf) for name, leaf in named_leaves(params)}
     return {name: reason for name, reason in reasons.items() if reason}
 

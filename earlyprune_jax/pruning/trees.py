@@ -4,6 +4,7 @@ Parameters come as Linen dicts, NNX states, Equinox modules, lists, tuples or on
 and may hold leaves that are no weights: integer arrays, keys, functions, Python numbers.
 """
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,22 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
         [('a/0', 2), ('a/1', 3), ('b', 1)]
     """
     return [(path_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def repeated_paths(tree: Any) -> list[str]:
+    """The problems of a tree in which two leaves have one name, as {"a/b": 1, "a": {"b": 2}} has.
+
+    Example:
+        >>> repeated_paths({"a/b": 1, "a": {"b": 2}})
+        ["Expected path='a/b' to be that of one leaf. Rename a key with a slash in it."]
+    """
+    counts = collections.Counter(name for name, _ in named_leaves(tree))
+    remedy = "Rename a key with a slash in it."
+    return [
+        expected("path", name, "to be that of one leaf", remedy)
+        for name, count in counts.items()
+        if count > 1
+    ]
 
 
 def split_weights(params: Params) -> tuple[list[Array], Callable[[list[Array]], Params]]:

@@ -14,7 +14,7 @@ import numpy as np
 from earlyprune_jax.array_types import Mask, Scores
 from earlyprune_jax.pruning.allocation.budgets import SCOPES, Sparsity
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
-from earlyprune_jax.pruning.trees import named_leaves, structure_problems
+from earlyprune_jax.pruning.trees import named_leaves, repeated_paths, structure_problems
 from earlyprune_jax.validate import InvalidInput, expected
 
 
@@ -121,12 +121,7 @@ def check_allocation(
 def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
     """The problems of `prunable` as a choice among the leaves of `scores`."""
     remedy = "Make it with select from a tree of the structure of the scores."
-    problems = structure_problems("prunable", prunable, scores)
-    names = [name for name, _ in named_leaves(scores)]
-    problems += [
-        expected("path", name, "to be that of one leaf", "Rename a key with a slash in it.")
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
+    problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
     problems += [
         expected(f"prunable at {name}", flag, "to be True or False", remedy)
         for name, flag in named_leaves(prunable)

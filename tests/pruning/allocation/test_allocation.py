@@ -472,6 +472,8 @@ def test_two_leaves_of_one_path_are_refused_by_name():
     tree = {"a/kernel": np.ones(3), "a": {"kernel": np.arange(3.0)}}
     with pytest.raises(InvalidInput, match="path='a/kernel' to be that of one leaf"):
         pruning.allocate(tree, jax.tree.map(lambda _: True, tree), sparsity=0.5)
+    with pytest.raises(InvalidInput, match="path='a/kernel' to be that of one leaf"):
+        pruning.select(tree, "regex:.")
 
 
 def test_a_pattern_written_as_text_is_refused():
