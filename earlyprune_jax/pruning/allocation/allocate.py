@@ -14,6 +14,7 @@ import numpy as np
 from earlyprune_jax.array_types import Mask, Scores
 from earlyprune_jax.pruning.allocation.budgets import SCOPES, Sparsity
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
+from earlyprune_jax.pruning.selection import Layers, check_layers
 from earlyprune_jax.pruning.trees import named_leaves, repeated_paths, structure_problems
 from earlyprune_jax.validate import InvalidInput, expected
 
@@ -105,6 +106,11 @@ def allocate(
         for leaf, take in zip(leaves, flags, strict=True)
     ]
     return jax.device_put(jax.tree.unflatten(treedef, every))
+
+
+def check_choice(layers: Layers, pattern: Any) -> list[str]:
+    """The problems of what may be pruned and what goes as a whole, before any network is known."""
+    return ([] if callable(layers) else check_layers(layers)) + check_is_pattern(pattern)
 
 
 def check_allocation(

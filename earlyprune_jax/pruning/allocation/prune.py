@@ -6,11 +6,12 @@ import jax
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params, Scores
-from earlyprune_jax.pruning.allocation.allocate import allocate
-from earlyprune_jax.pruning.allocation.budgets import Sparsity
+from earlyprune_jax.pruning.allocation.allocate import allocate, check_choice
+from earlyprune_jax.pruning.allocation.budgets import Sparsity, check_options
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, select
+from earlyprune_jax.validate import InvalidInput
 
 
 def prune(
@@ -51,6 +52,9 @@ def prune(
         >>> prune(params, sparsity=0.5, layers="all_kernels")["dense"]["kernel"].tolist()
         [[False, True], [True, False]]
     """
+    problems = check_choice(layers, pattern) + check_options(sparsity, scope, min_kept)
+    if problems:
+        raise InvalidInput(problems)
     if scores is not None:
         require_like(params, scores, "scores")
     prunable = select(params, layers)

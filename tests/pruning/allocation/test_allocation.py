@@ -261,7 +261,10 @@ def params():
     model = models.build("resnet8", num_classes=10)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
     rng = np.random.default_rng(0)
-    draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)  # noqa: E731
+
+    def draw(leaf):
+        return jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
+
     return jax.tree.map(draw, shapes["params"])
 
 
@@ -479,3 +482,17 @@ def test_two_leaves_of_one_path_are_refused_by_name():
 def test_a_pattern_written_as_text_is_refused():
     with pytest.raises(InvalidInput, match="pattern='2:4' to be UNSTRUCTURED, Blocks"):
         pruning.prune({"kernel": np.ones((4, 4))}, sparsity=0.5, pattern="2:4", layers="all_kernels")  # type: ignore[arg-type]
+
+
+def test_every_wrong_argument_of_prune_is_named_at_once():
+    with pytest.raises(InvalidInput) as caught:
+        pruning.prune(
+            {"kernel": np.ones((4, 4))},
+            sparsity=1.5,
+            scope="bogus",
+            layers="kernels",
+            pattern=pruning.NM,  # type: ignore[arg-type]
+            min_kept=-1,
+        )
+    for thing in ("sparsity=1.5", "scope='bogus'", "layers='kernels'", "pattern=", "min_kept=-1"):
+        assert thing in str(caught.value)
