@@ -4,14 +4,14 @@ Python looks for modules beside a script first, so that this file would stand fo
 library's `select` in every script of this folder. Imported, it therefore hands on the real one.
 """
 
-import os.path
 import sys
+from pathlib import Path
 
-HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
-OTHER_PLACES = [place for place in sys.path if os.path.abspath(place) != HERE]  # noqa: PTH100
+HERE = Path(__file__).resolve().parent
+OTHER_PLACES = [place for place in sys.path if Path(place).resolve() != HERE]
 
 if __name__ == "__main__":
-    sys.path[:] = [os.path.dirname(HERE), *OTHER_PLACES]  # noqa: PTH120
+    sys.path[:] = [str(HERE.parent), *OTHER_PLACES]
     from benchmarks.mask_selection import main
 
     main()
@@ -19,6 +19,6 @@ else:
     places = sys.path[:]
     sys.path[:] = OTHER_PLACES
     del sys.modules["select"]
-    import select  # noqa: F401
-
+    # What asked for this name gets the standard library's module, from sys.modules.
+    __import__("select")
     sys.path[:] = places

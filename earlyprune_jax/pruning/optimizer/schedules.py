@@ -242,8 +242,8 @@ def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
 
 
 def _check_falling(sparsities: tuple[Sparsity, ...]) -> list[str]:
-    mappings = [isinstance(one, Mapping) for one in sparsities]
-    if any(mappings) and (not all(mappings) or len({tuple(one) for one in sparsities}) > 1):  # type: ignore[arg-type]
+    patterns = {tuple(one) if isinstance(one, Mapping) else None for one in sparsities}
+    if len(patterns) > 1:
         return [expected("sparsities", sparsities, "to be all numbers, or mappings of the same patterns")]
     rows = [list(one.values()) if isinstance(one, Mapping) else [one] for one in sparsities]
     if len(rows) > 1 and np.any(np.diff(np.asarray(rows), axis=0) < 0):

@@ -12,15 +12,15 @@ from jax.sharding import AxisType
 
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
+from earlyprune_jax.pruning.allocation.allocate import check_allocation, check_choice, prunable_shapes
 from earlyprune_jax.pruning.allocation.budgets import check_options
-from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
+from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
 from earlyprune_jax.pruning.optimizer import criteria
 from earlyprune_jax.pruning.optimizer.criteria import Criterion
 from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Schedule
 from earlyprune_jax.pruning.optimizer.state import NEVER, PruningState
 from earlyprune_jax.pruning.scores.weights import require_like
-from earlyprune_jax.pruning.selection import Layers, check_layers, select
+from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import is_weight
 from earlyprune_jax.validate import InvalidInput, expected
 
@@ -138,8 +138,7 @@ def _check_arguments(
     waits: bool,
 ) -> None:
     """Raises for arguments that no parameters could make right, all at once."""
-    problems = [] if callable(layers) else check_layers(layers)
-    problems += check_is_pattern(pattern) + criteria.check(criterion)
+    problems = check_choice(layers, pattern) + criteria.check(criterion)
     if not isinstance(inner, optax.GradientTransformation):
         remedy = "Call it first: transform(optax.adam(1e-3), ...)."
         problems.append(expected("inner", inner, "to be an Optax optimizer", remedy))
@@ -224,10 +223,8 @@ class _Events:
         scores, flags = self.criterion.scores(state.memory, params), jax.tree.leaves(prunable)
         require_like(params, scores, "scores of the criterion")
         kept, treedef = jax.tree.flatten(state.mask)
-        # In float32 at least: a block's mean would be rounded in a half-precision type.
-        wide = lambda score: score.astype(jnp.promote_types(score.dtype, jnp.float32))  # noqa: E731
         ranked = [
-            jnp.where(keep, wide(score), -jnp.inf)
+            jnp.where(keep, _at_least_float32(score), -jnp.inf)
             for keep, score, take in zip(kept, jax.tree.leaves(scores), flags, strict=True)
             if take
         ]
@@ -261,10 +258,18 @@ def _automatically_sharded(
     return automatic
 
 
+def _at_least_float32(score: Array) -> Array:
+    """A score wide enough for the means of blocks, which a half-precision type would round."""
+    return score.astype(jnp.promote_types(score.dtype, jnp.float32))
+
+
 def _rewind(due: Array, updates: Any, state: PruningState, params: Params) -> tuple[Any, PruningState]:
     """If due: updates that lead back to the snapshot's parameters, and its inner state."""
     old_params, old_inner_state = state.snapshot
-    back = lambda update, old, now: jnp.where(due, (old - now).astype(update.dtype), update)  # noqa: E731
+
+    def back(update: Array, old: Array, now: Array) -> Array:
+        return jnp.where(due, (old - now).astype(update.dtype), update)
+
     inner_state = jax.tree.map(lambda old, now: jnp.where(due, old, now), old_inner_state, state.inner_state)
     return jax.tree.map(back, updates, old_params, params), state._replace(inner_state=inner_state)
 
