@@ -2,6 +2,7 @@
 
     python benchmarks/select.py                           # ResNet-18, 11.2 M weights
     python benchmarks/select.py --num_weights 125000000   # synthetic layers, peak memory
+    python benchmarks/select.py --variants                # ties, min_kept, the other scopes, 2:4
 
 Times are medians of interleaved repeats: every round runs each contestant once, so that a slow
 moment of the machine meets all. Memory is that of a fresh process which holds the weights and has
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,26 @@ def contestants(params: Any) -> dict[str, Callable[[], Any]]:
         "numpy.partition": lambda: np.partition(flat, place),
         "allocate": lambda: jax.block_until_ready(pruning.allocate(scores, prunable, sparsity=SPARSITY)),
         "prune": lambda: jax.block_until_ready(pruning.prune(params, sparsity=SPARSITY)),
+    }
+
+
+def variants(params: Any) -> dict[str, Callable[[], Any]]:
+    """`allocate` where it has more to do: on tied scores, with a minimum, in other scopes, by 2:4."""
+    scores, prunable = magnitudes(params), pruning.select(params, "conv_kernels")
+    quarters = jax.tree.map(lambda leaf: np.round(4 * leaf / leaf.std()) / 4, scores)
+    equal = jax.tree.map(np.ones_like, scores)
+    # A stem's three input channels are no multiple of four.
+    fours = jax.tree.map(lambda leaf, take: take and leaf.shape[-2] % 4 == 0, scores, prunable)
+
+    def made(given: Any, chosen: Any = prunable, sparsity: float = SPARSITY, **options: Any):
+        return lambda: pruning.allocate(given, chosen, sparsity=sparsity, **options)
+
+    return {
+        "rounded scores": made(quarters),
+        "equal scores": made(equal),
+        "min_kept=1": made(scores, min_kept=1),
+        **{scope: made(scores, scope=scope) for scope in ("local", "uniform", "erk", "lamp")},
+        "2:4": made(scores, fours, 0.5, scope="local", pattern=pruning.NM(2, 4)),
     }
 
 
@@ -132,7 +154,7 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def report(num_weights: int | None, num_repeats: int) -> None:
+def report(num_weights: int | None, num_repeats: int, with_variants: bool) -> None:
     print(f"{cpu_name()}, {os.cpu_count()} cores; Python {platform.python_version()},", end=" ")
     print(f"JAX {jax.__version__}, NumPy {np.__version__}")
     params = make_params(num_weights)
@@ -140,7 +162,8 @@ def report(num_weights: int | None, num_repeats: int) -> None:
     sizes = zip(jax.tree.leaves(params), jax.tree.leaves(prunable), strict=True)
     total = sum(leaf.size for leaf, take in sizes if take)
     print(f"{total:,} prunable weights, global, sparsity {SPARSITY}; medians of {num_repeats} interleaved")
-    seconds = interleaved_medians(contestants(params), num_repeats)
+    more = variants(params) if with_variants else {}
+    seconds = interleaved_medians(contestants(params) | more, num_repeats)
     for name, value in seconds.items():
         print(f"{name:16} {1e3 * value:9.1f} ms  {value / seconds['numpy.partition']:5.2f} x")
     if not Path("/proc/self/clear_refs").exists():
@@ -159,12 +182,15 @@ def main() -> None:
         "--num_weights", type=int, help="synthetic layers of this many weights; left out: ResNet-18"
     )
     parser.add_argument("--num_repeats", type=int, default=21)
+    parser.add_argument("--variants", action="store_true", help="also ties, min_kept, other scopes, 2:4")
     parser.add_argument("--measure", choices=("allocate", "prune"), help="one memory measurement, as bytes")
     args = parser.parse_args()
     if args.measure:
         measure_memory(args.num_weights, args.measure)
     else:
-        report(args.num_weights, args.num_repeats)
+        # Ties are meant here.
+        warnings.simplefilter("ignore", pruning.PruningWarning)
+        report(args.num_weights, args.num_repeats, args.variants)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def allocate(
     | `local` | each layer by itself | round(sparsity * n_l) in each layer l |
     | `uniform` | each layer by itself | round(sparsity * n) in all, of each layer the same fraction |
     | `erk` | each layer by itself | round(sparsity * n) in all, by `erk_densities` |
-    | `lamp` | all together, by `lamp` of the scores | round(sparsity * n) in all; no layer loses everything |
+    | `lamp` | all together, by `lamp` of the scores | round(sparsity * n) in all; a layer of zeros may go |
 
-    Runs on the host. Memory beyond the scores: one copy of them and the mask.
+    Runs on the host. Memory beyond the scores: at most one copy of them, and the mask.
 
     Args:
         scores: float leaves, higher = keep; leaves that are not prunable are not looked at.
