@@ -77,7 +77,9 @@ def contestants(params: Any) -> dict[str, Callable[[], Any]]:
 def variants(params: Any) -> dict[str, Callable[[], Any]]:
     """`allocate` where it has more to do: on tied scores, with a minimum, in other scopes, by 2:4."""
     scores, prunable = magnitudes(params), pruning.select(params, "conv_kernels")
-    quarters = jax.tree.map(lambda leaf: np.round(4 * leaf / leaf.std()) / 4, scores)
+    quarters = jax.tree.map(
+        lambda leaf, take: np.round(4 * leaf / leaf.std()) / 4 if take else leaf, scores, prunable
+    )
     equal = jax.tree.map(np.ones_like, scores)
     # A stem's three input channels are no multiple of four.
     fours = jax.tree.map(lambda leaf, take: take and leaf.shape[-2] % 4 == 0, scores, prunable)
