@@ -87,12 +87,13 @@ def variants(params: Any) -> dict[str, Callable[[], Any]]:
     def made(given: Any, chosen: Any = prunable, sparsity: float = SPARSITY, **options: Any):
         return lambda: pruning.allocate(given, chosen, sparsity=sparsity, **options)
 
+    by_fours = made(scores, fours, 0.5, scope="local", pattern=pruning.NM(2, 4))
     return {
         "rounded scores": made(quarters),
         "equal scores": made(equal),
         "min_kept=1": made(scores, min_kept=1),
         **{scope: made(scores, scope=scope) for scope in ("local", "uniform", "erk", "lamp")},
-        "2:4": made(scores, fours, 0.5, scope="local", pattern=pruning.NM(2, 4)),
+        **({"2:4": by_fours} if any(jax.tree.leaves(fours)) else {}),
     }
 
 
