@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "earlyprune_jax"
 LAYERS = [
-    {"validate", "array_types", "spec", "records", "analysis", "__init__"},
+    {"validate", "array_types", "spec", "records", "triggers", "analysis", "__init__"},
     {"pruning", "data", "models"},
     {"taps"},
     {"signals"},
@@ -17,7 +17,7 @@ LAYERS = [
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BASE = {"validate", "array_types", "spec", "records", "__init__"}
+BASE = {"validate", "array_types", "spec", "records", "triggers", "__init__"}
 
 
 def imported(path: Path) -> set[str]:

@@ -1,0 +1,36 @@
+"""When to prune, decided from the measured past: rules that are pure functions of a history.
+
+A history is one flat mapping an epoch, as `records.flat` makes it of an epoch's record:
+
+    >>> history = [{"epoch": e, "fisher_trace": f} for e, f in enumerate((1.0, 4.0, 9.0, 5.0, 2.0), start=1)]
+    >>> trigger = parse("first(peak(fisher_trace), epoch(20))")
+    >>> trigger(history[:4]), trigger(history)
+    (None, Firing(epoch=5, marked_epoch=3, reason='fisher_trace was largest at epoch 3 (9), 78 % lower at 5'))
+
+The same rule serves a run that prunes itself (it asks after every epoch, knowing the past only)
+and a replay over a finished one: both get the same answer. In a config it is written as the
+text that `parse` reads; `RULES` holds every rule by its name there.
+"""
+
+from earlyprune_jax.triggers.combinations import All, First
+from earlyprune_jax.triggers.rules import AtEpoch, EarlyBird, EarlyCrop, Peak, Plateau, Threshold
+from earlyprune_jax.triggers.text import RULES, check, parse
+from earlyprune_jax.triggers.trigger import Firing, History, Trigger, first_firing
+
+__all__ = [
+    "RULES",
+    "All",
+    "AtEpoch",
+    "EarlyBird",
+    "EarlyCrop",
+    "Firing",
+    "First",
+    "History",
+    "Peak",
+    "Plateau",
+    "Threshold",
+    "Trigger",
+    "check",
+    "first_firing",
+    "parse",
+]

@@ -1,0 +1,238 @@
+"""The single rules. Each makes one pass over what was measured, and so can only know the past."""
+
+import dataclasses
+import itertools
+import math
+from typing import ClassVar
+
+from earlyprune_jax.triggers.trigger import Firing, History, Trigger, fires_at, is_finite, measured, option
+from earlyprune_jax.validate import InvalidInput, within
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak(Trigger):
+    """A column has peaked: it was largest some measurements ago and has fallen since.
+
+    With measurements x_1, x_2, ... (epochs without a value do not count) and s_i the mean of
+    x_i and the `smoothing` - 1 before it (defined once there are so many), let p be the first
+    place of the largest s so far. Fires at the first i >= p + `patience` with
+    s_i <= s_p - `min_drop` |s_p|. Marks the epoch of the largest x that s_p averages. A largest
+    first measurement counts as a peak: `after` skips a transient at the start.
+
+    Attributes:
+        column: what is watched.
+        smoothing: measurements averaged.
+        patience: measurements after the peak before it is believed; a higher one starts anew.
+        min_drop: by what part of the peak's size the column must have fallen; 0 = any that is
+            not higher.
+        after: measurements up to this epoch are ignored.
+
+    Example:
+        >>> values = (1.0, 2.0, 9.0, 8.8, 8.7, 4.0)
+        >>> firing = Peak("x")([{"epoch": epoch, "x": x} for epoch, x in enumerate(values, start=1)])
+        >>> firing.epoch, firing.marked_epoch
+        (6, 3)
+    """
+
+    name: ClassVar[str] = "peak"
+    example: ClassVar[str] = "peak(fisher_trace, patience=2)"
+    column: str = option("column", dataclasses.MISSING)
+    smoothing: int = option("whole number", 1, within(1))
+    patience: int = option("whole number", 2, within(1))
+    min_drop: float = option("number", 0.05, within(0, 1, open_high=True))
+    after: int = option("whole number", 0, within(0))
+
+    @property
+    def looks_back(self) -> bool:
+        """True: a peak is known only some epochs later."""
+        return True
+
+    def __call__(self, history: History) -> Firing | None:
+        points = [point for point in measured(history, self.column) if point[0] > self.after]
+        top, top_level = 0, -math.inf
+        for last in range(self.smoothing - 1, len(points)):
+            level = self._level(points, last)
+            if level > top_level:
+                top, top_level = last, level
+            elif last - top >= self.patience and level <= top_level - self.min_drop * abs(top_level):
+                return self._firing(points[top - self.smoothing + 1 : top + 1], points[last][0], level)
+        return None
+
+    def _level(self, points: list[tuple[int, float]], last: int) -> float:
+        # Divided before they are added: a sum of large numbers would overflow.
+        return math.fsum(x / self.smoothing for _, x in points[last - self.smoothing + 1 : last + 1])
+
+    def _firing(self, window: list[tuple[int, float]], now: int, level: float) -> Firing:
+        marked, value = max(window, key=lambda point: point[1])
+        top_level = self._level(window, len(window) - 1)
+        lower = f"{100 * (top_level - level) / abs(top_level):.0f} % lower" if top_level else "no higher"
+        smoothed = f" (means of {self.smoothing} measurements)" if self.smoothing > 1 else ""
+        reason = f"{self.column} was largest at epoch {marked} ({value:.4g}), {lower} at {now}{smoothed}"
+        return Firing(now, marked, reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyBird(Trigger):
+    """Early-Bird: the pruning mask has stopped changing.
+
+    Fires at the first measurement of `column` <= `threshold`. The signal mask_distance is the
+    largest normalised Hamming distance between the newest mask and each of the 4 before it, and
+    has no value before there are 5 masks. (You et al., Drawing Early-Bird Tickets, ICLR 2020: a
+    queue of 5 masks, threshold 0.1.)
+
+    Attributes:
+        column: the largest distance to each of the older masks.
+        threshold: the distance up to which masks count as equal.
+
+    Example:
+        >>> EarlyBird()([{"epoch": 5, "mask_distance": 0.2}, {"epoch": 6, "mask_distance": 0.1}]).epoch
+        6
+    """
+
+    name: ClassVar[str] = "early_bird"
+    example: ClassVar[str] = "early_bird(threshold=0.1)"
+    column: str = option("column", "mask_distance")
+    threshold: float = option("number", 0.1, within(0, 1))
+
+    def __call__(self, history: History) -> Firing | None:
+        for epoch, distance in measured(history, self.column):
+            if distance <= self.threshold:
+                return fires_at(epoch, f"{self.column} was {distance:.4g} at epoch {epoch}")
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyCrop(Trigger):
+    """EarlyCroP: the weights' distance from those of epoch 1 has stopped growing fast.
+
+    With d_t = ||w_ref - w_t|| / ||w_ref|| in `column`, fires at the first epoch whose change
+    |d_t - d_(t-1)| is below (1 - `sparsity`) times the first such change. Where epochs were not
+    measured, the change between measurements is divided by the epochs between them. (Rachwan et
+    al., Winning the Lottery Ahead of Time, ICML 2022.)
+
+    Attributes:
+        column: d_t, the signal weight_change.
+        sparsity: the fraction to be removed; a larger one waits longer. Must be given.
+
+    Example:
+        >>> distances = (0.0, 1.0, 1.4, 1.45)  # changes 1, 0.4, 0.05
+        >>> history = [{"epoch": epoch, "weight_change": d} for epoch, d in enumerate(distances, start=1)]
+        >>> EarlyCrop(sparsity=0.9)(history).epoch, EarlyCrop(sparsity=0.5)(history).epoch
+        (4, 3)
+    """
+
+    name: ClassVar[str] = "early_crop"
+    example: ClassVar[str] = "early_crop(sparsity=0.9)"
+    column: str = option("column", "weight_change")
+    sparsity: float = option("number", check=within(0, 1, open_high=True), kw_only=True)
+
+    def __call__(self, history: History) -> Firing | None:
+        first = None
+        for (before, old), (epoch, new) in itertools.pairwise(measured(history, self.column)):
+            change = abs(new - old) / (epoch - before)
+            first = change if first is None else first
+            if change < (1 - self.sparsity) * first:
+                share = f"{100 * change / first:.2g} % of its first change"
+                return fires_at(epoch, f"{self.column} changed by {change:.3g} in epoch {epoch}, {share}")
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(Trigger):
+    """A column has passed a value: fires at the first measurement above `above`, or below `below`.
+
+    Attributes:
+        column: what is watched.
+        above: fires where the column is greater; exactly one of the two is given.
+        below: fires where the column is smaller.
+
+    Example:
+        >>> Threshold("train_accuracy", above=0.9)([{"epoch": 3, "train_accuracy": 0.91}]).epoch
+        3
+    """
+
+    name: ClassVar[str] = "threshold"
+    example: ClassVar[str] = "threshold(train_accuracy, above=0.9)"
+    column: str = option("column", dataclasses.MISSING)
+    above: float | None = option("number", None)
+    below: float | None = option("number", None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.above is None) == (self.below is None):
+            given = "neither" if self.above is None else "both"
+            thing = f"Expected threshold({self.column}, ...) to have one of above=, below="
+            raise InvalidInput([f"{thing}; it has {given}. E.g. {self.example}."])
+
+    def __call__(self, history: History) -> Firing | None:
+        for epoch, value in measured(history, self.column):
+            if self.above is not None and value > self.above:
+                return fires_at(
+                    epoch, f"{self.column} was {value:.4g} at epoch {epoch}, above {self.above:g}"
+                )
+            if self.below is not None and value < self.below:
+                return fires_at(
+                    epoch, f"{self.column} was {value:.4g} at epoch {epoch}, below {self.below:g}"
+                )
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class AtEpoch(Trigger):
+    """A fixed epoch: fires at the first epoch of the history that is at least `n`.
+
+    Attributes:
+        n: the epoch, from 1. (Pruning before any training needs no rule.)
+
+    Example:
+        >>> AtEpoch(20)([{"epoch": 19}]) is None, str(AtEpoch(20))
+        (True, 'epoch(20)')
+    """
+
+    name: ClassVar[str] = "epoch"
+    example: ClassVar[str] = "epoch(20)"
+    n: int = option("whole number", check=within(1))
+
+    def __call__(self, history: History) -> Firing | None:
+        reached = (entry["epoch"] for entry in history if entry["epoch"] >= self.n)
+        return next((fires_at(epoch, f"epoch {self.n} was reached") for epoch in reached), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau(Trigger):
+    """A column has stopped changing.
+
+    Fires at the first measurement where the last `patience` + 1 measurements x satisfy
+    (max x - min x) / max |x| < `min_change`, or are all equal.
+
+    Attributes:
+        column: what is watched.
+        patience: measurements after the first of the window.
+        min_change: the relative range that still counts as change.
+
+    Example:
+        >>> values = (4.0, 2.0, 1.0, 1.0, 0.99)
+        >>> history = [{"epoch": epoch, "loss": x} for epoch, x in enumerate(values, start=1)]
+        >>> Plateau("loss", patience=2)(history).epoch
+        5
+    """
+
+    name: ClassVar[str] = "plateau"
+    example: ClassVar[str] = "plateau(train_loss, patience=5)"
+    column: str = option("column", dataclasses.MISSING)
+    patience: int = option("whole number", 5, within(1))
+    min_change: float = option("number", 0.02, within(0, open_low=True))
+
+    def __call__(self, history: History) -> Firing | None:
+        points = measured(history, self.column)
+        for last in range(self.patience, len(points)):
+            window = [value for _, value in points[last - self.patience : last + 1]]
+            change = max(window) - min(window)
+            size = max(abs(value) for value in window)
+            if change == 0 or (is_finite(change) and change < self.min_change * size):
+                since, epoch = points[last - self.patience][0], points[last][0]
+                share = 100 * change / size if size else 0.0
+                return fires_at(
+                    epoch, f"{self.column} varied by {share:.2g} % over epochs {since} to {epoch}"
+                )
+        return None

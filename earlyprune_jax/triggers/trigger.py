@@ -1,0 +1,170 @@
+"""What every rule is: a frozen value that maps the measured past to "now", "then", or nothing."""
+
+import dataclasses
+import keyword
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from earlyprune_jax.validate import Check, InvalidInput, anything, expected
+
+History = Sequence[Mapping[str, Any]]
+"""One mapping an epoch, ascending, of the past only: "epoch" and columns of numbers or None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Firing:
+    """A rule's decision.
+
+    Attributes:
+        epoch: the epoch after which the rule fired: the first at which it could know.
+        marked_epoch: the epoch the rule says was right; before `epoch` where a rule looks back.
+        reason: what was seen, with its numbers.
+    """
+
+    epoch: int
+    marked_epoch: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Trigger:
+    """A rule: history -> its first firing, or None while it has not fired.
+
+    Guarantees, for every rule:
+
+    - It is causal: appending epochs never changes a firing, and `trigger(history)` is the
+      first that any beginning of the history gives. So asking after every epoch (online) and
+      asking once at the end (offline) agree; it fires *now* if `firing.epoch` is the last epoch.
+    - Values that are missing, None or not finite are skipped: such an epoch was not measured.
+    - It never reads a test metric, and reads nothing but `columns` and the epochs.
+    - `parse(str(trigger)) == trigger`.
+
+    Raises:
+        InvalidInput: (when made) an option is of the wrong type or out of range; names all.
+    """
+
+    name: ClassVar[str]
+    """What the rule is called in a config."""
+
+    example: ClassVar[str]
+    """A text that makes one."""
+
+    def __post_init__(self):
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if problems := check_options(type(self), options):
+            raise InvalidInput(problems)
+        for field in dataclasses.fields(self):
+            # Equal rules have equal texts: 1 and 1.0 are the same option.
+            if kind_of(field) == "number" and options[field.name] is not None:
+                object.__setattr__(self, field.name, float(options[field.name]))
+
+    def __call__(self, history: History) -> Firing | None:
+        """The rule's first firing in the history; None while it has not fired."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads, each once, in the order of its text."""
+        return tuple(
+            getattr(self, field.name) for field in dataclasses.fields(self) if kind_of(field) == "column"
+        )
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a marked epoch can lie before the epoch of firing."""
+        return False
+
+    def __str__(self) -> str:
+        """The canonical text: the first argument without a name, no option at its default."""
+        parts = []
+        for index, field in enumerate(dataclasses.fields(self)):
+            value = getattr(self, field.name)
+            if value != field.default:
+                name = "" if index == 0 else f"{field.name}="
+                parts.append(name + _value_text(value))
+        return f"{self.name}({', '.join(parts)})"
+
+
+def first_firing(trigger: Trigger, history: History) -> Firing | None:
+    """What a run that asks after every epoch gets: `trigger` asked of every beginning in turn.
+
+    By the guarantee of `Trigger` equal to `trigger(history)`, which takes one pass.
+
+    Example:
+        >>> from earlyprune_jax.triggers import AtEpoch
+        >>> first_firing(AtEpoch(2), [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}])
+        Firing(epoch=2, marked_epoch=2, reason='epoch 2 was reached')
+    """
+    beginnings = (history[:stop] for stop in range(1, len(history) + 1))
+    return next((firing for beginning in beginnings if (firing := trigger(beginning))), None)
+
+
+def option(kind: str, default: Any = dataclasses.MISSING, check: Check = anything, **how: Any) -> Any:
+    """Declares an option of a rule: a column, a whole number, or a number; and its range."""
+    return dataclasses.field(default=default, metadata={"kind": kind, "check": check}, **how)
+
+
+def kind_of(field: dataclasses.Field) -> str:
+    """The kind given to `option`; empty for anything else."""
+    return field.metadata.get("kind", "")
+
+
+def measured(history: History, column: str) -> list[tuple[int, float]]:
+    """(epoch, value) wherever the column holds a finite number.
+
+    Example:
+        >>> measured([{"epoch": 1, "x": 2.0}, {"epoch": 2, "x": None}, {"epoch": 3}], "x")
+        [(1, 2.0)]
+    """
+    return [(entry["epoch"], float(entry[column])) for entry in history if is_finite(entry.get(column))]
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number; a bool is none."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def fires_at(epoch: int, reason: str) -> Firing:
+    """The firing of a rule that does not look back."""
+    return Firing(epoch, epoch, reason)
+
+
+def check_column(value: Any) -> str | None:
+    """What is allowed as a column if the value is not, else None."""
+    if not isinstance(value, str) or not value:
+        return "to be the name of a column"
+    return "to be no test metric" if value.startswith("test_") else None
+
+
+def check_options(rule: type[Trigger], options: Mapping[str, Any]) -> list[str]:
+    """The problems of some of a rule's options: type and range."""
+    fields = (field for field in dataclasses.fields(rule) if field.name in options)
+    return [problem for field in fields for problem in _check_option(rule.name, field, options[field.name])]
+
+
+def _check_option(rule: str, field: dataclasses.Field, value: Any) -> list[str]:
+    kind, thing = kind_of(field), f"{rule}({field.name})"
+    if kind == "column":
+        allowed = check_column(value)
+        remedy = "Decisions never look at the test set: use a train or validation metric, or a signal."
+        return [expected(thing, value, allowed, remedy if "test" in allowed else "")] if allowed else []
+    if not kind or (value is None and field.default is None):
+        return []
+    if kind == "whole number" and (not isinstance(value, int) or isinstance(value, bool)):
+        return [expected(thing, value, "to be a whole number")]
+    if not is_finite(value):
+        return [expected(thing, value, "to be a finite number")]
+    allowed = field.metadata["check"](value)
+    return [expected(thing, value, allowed)] if allowed else []
+
+
+def _value_text(value: Any) -> str:
+    bare = isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)
+    return value if bare else repr(value)
