@@ -68,6 +68,19 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def flat(entry: dict[str, Any]) -> dict[str, float | None]:
+    """An epoch's entry as triggers see it: every single number, those of its signals too, by column.
+
+    What is not finite is None; numbers per parameter and the costs of signals are left out.
+
+    Example:
+        >>> flat({"epoch": 1, "train_loss": math.nan, "signals": {"kl_uniform_bits": 2.0, "by": {"w": 1.0}}})
+        {'epoch': 1, 'train_loss': None, 'kl_uniform_bits': 2.0}
+    """
+    numbers = {**entry, **(entry.get("signals") or {})}
+    return plain({name: value for name, value in numbers.items() if not isinstance(value, dict)})
+
+
 class RunRecords:
     """The records of one run directory; one JSON line an epoch, flushed to the disk.
 

@@ -59,17 +59,21 @@ def stats(values: Iterable[float | None]) -> Stats:
 
 
 def dense_runs(runs: Iterable[Run]) -> list[Run]:
-    """The finished trunks that have a test accuracy: the baseline.
+    """The trunks trained to their last epoch that have a test accuracy: the baseline.
+
+    A trunk that its trigger ended early is none.
 
     Example:
         >>> dense_runs([])
         []
     """
-    return [run for run in runs if run.kind == "trunk" and _has_test_accuracy(run)]
+    return [run for run in runs if run.kind == "trunk" and run.complete and _has_test_accuracy(run)]
 
 
-def fork_curves(runs: Iterable[Run]) -> list[Curve]:
+def fork_curves(runs: Iterable[Run], kind: str = "fork") -> list[Curve]:
     """Groups the finished forks into curves, in the order of `read_runs`.
+
+    With `kind` "online" the runs that pruned themselves: at few epochs, and not the same in all seeds.
 
     Diverged, skipped and unfinished forks are left out, so a fork epoch may rest on fewer
     seeds than its neighbours: `Stats.n` says on how many.
@@ -80,7 +84,7 @@ def fork_curves(runs: Iterable[Run]) -> list[Curve]:
     """
     groups: dict[tuple, dict[int, list[Run]]] = {}
     for run in runs:
-        if run.kind == "fork" and run.fork_epoch is not None and _has_test_accuracy(run):
+        if run.kind == kind and run.fork_epoch is not None and _has_test_accuracy(run):
             key = tuple(getattr(run, axis) for axis in CURVE_AXES)
             groups.setdefault(key, {}).setdefault(run.fork_epoch, []).append(run)
     return [
@@ -100,7 +104,13 @@ def ranked_epochs(curve: Curve) -> list[int]:
     """Fork epochs, best first, by the mean last-epoch `selection_metric`; the earlier of equals first."""
     metric = selection_metric(curve)
     means = {epoch: stats(run.last(metric) for run in group).mean for epoch, group in curve.runs.items()}
-    return sorted(means, key=lambda epoch: (-means[epoch], epoch))
+    # Equal means of the same numbers in another order may differ in their last bits.
+    return sorted(means, key=lambda epoch: (-round(means[epoch], 12), epoch))
+
+
+def is_zero(difference: float) -> bool:
+    """Whether a difference of mean accuracies is none: nothing but rounding."""
+    return abs(difference) < 1e-12
 
 
 def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Stats | None:
@@ -117,9 +127,25 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) 
     Returns:
         The statistics over common seeds, or None where there is none.
     """
-    left, right = _by_seed(first, metric), _by_seed(second, metric)
+    left, right = by_seed(first, metric), by_seed(second, metric)
     common = sorted(left.keys() & right.keys())
     return stats(left[seed] - right[seed] for seed in common) if common else None
+
+
+def clearly_better(first: Sequence[Run], second: Sequence[Run], metric: str) -> bool:
+    """Whether the first leads by more than the noise: the half width of the 95 % interval of the lead.
+
+    The interval is Student's, of the per-seed differences. Never with fewer than three common seeds, nor
+    with equal differences: accuracies are multiples of 1/n, so that these are chance, not certainty.
+
+    Example:
+        >>> clearly_better([], [], "test_accuracy")
+        False
+    """
+    lead = paired_difference(first, second, metric)
+    if lead is None or lead.n < 3 or not lead.std:
+        return False
+    return lead.mean > lead.half_width()
 
 
 def varying(curves: Sequence[Curve]) -> list[str]:
@@ -132,13 +158,21 @@ def varying(curves: Sequence[Curve]) -> list[str]:
     return [axis for axis in CURVE_AXES if len({getattr(curve, axis) for curve in curves}) > 1]
 
 
-def _by_seed(runs: Sequence[Run], metric: str) -> dict[int, float]:
+def by_seed(runs: Iterable[Run], metric: str) -> dict[int, float]:
+    """Trunk seed -> mean over its runs (replicates) of the metric at the last epoch; ascending seeds.
+
+    Seeds without a value are left out.
+
+    Example:
+        >>> by_seed([], "test_accuracy")
+        {}
+    """
     seeds: dict[int, list[float | None]] = {}
     for run in runs:
         seeds.setdefault(run.trunk_seed, []).append(run.last(metric))
     return {
         seed: stats(values).mean
-        for seed, values in seeds.items()
+        for seed, values in sorted(seeds.items())
         if any(value is not None for value in values)
     }
 

@@ -26,9 +26,10 @@ def draw_accuracy_vs_fork_epoch(workdir: str | Path) -> list[Path]:
     Left axis: test accuracy (%) at the last epoch: mean over trunk seeds and replicates, +- one
     sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
     sparsity, rule), a star at the best fork epoch (chosen on validation accuracy where every run
-    has one), the dense baseline as a line with its +- std band. Right axis: each signal's mean
-    over trunk seeds divided by its largest magnitude, its peak marked. Diverged runs are left out
-    and counted in the subtitle. The same files give the same bytes with the same matplotlib.
+    has one), the dense baseline as a line with its +- std band; runs that pruned themselves as
+    single marks. Right axis: each headline signal's mean over trunk seeds divided by its largest
+    magnitude, its peak marked. Diverged runs are left out and counted in the subtitle. The same
+    files give the same bytes with the same matplotlib.
 
     Args:
         workdir: The experiment's directory.
@@ -44,14 +45,14 @@ def draw_accuracy_vs_fork_epoch(workdir: str | Path) -> list[Path]:
         []
     """
     content = read_content(workdir)
-    if not (content.dense or content.curves or content.signals):
+    if not (content.has_accuracy or content.signals):
         return []
     figure = _draw(content)
     directory = Path(workdir) / "figures"
     directory.mkdir(exist_ok=True)
     paths = [directory / f"accuracy_vs_fork_epoch.{extension}" for extension in ("png", "svg")]
     for path in paths:
-        records.replace_file(path, _render(figure, path.suffix[1:]))
+        records.replace_file(path, render(figure, path.suffix[1:]))
     return paths
 
 
@@ -64,7 +65,7 @@ def read_content(workdir: str | Path) -> Content:
     """
     runs = results.read_runs(workdir)
     config = results.read_config(workdir)
-    rows = results.signal_rows(peaks.comparable_trunks(runs))
+    rows = peaks.comparable_rows(runs)
     drawable = [name for name in peaks.headline_signals(rows) if peaks.mean_peak(rows, name)]
     last_epochs = [run.last_epoch for run in runs if run.kind == "trunk"] or [run.last_epoch for run in runs]
     return Content(
@@ -72,6 +73,7 @@ def read_content(workdir: str | Path) -> Content:
         runs=tuple(runs),
         dense=tuple(curves.dense_runs(runs)),
         curves=tuple(curves.fork_curves(runs)),
+        online=tuple(curves.fork_curves(runs, "online")),
         signal_rows=tuple(rows),
         signals=tuple(drawable),
         num_epochs=config.get("train", {}).get("num_epochs") or max(last_epochs, default=1),
@@ -86,7 +88,7 @@ def _draw(content: Content) -> "Figure":
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     share = panels.signal_share(content)
-    if content.dense or content.curves:
+    if content.has_accuracy:
         handles = panels.draw_accuracy(axes, content, share)
     else:
         handles = []
@@ -146,9 +148,10 @@ def _subtitle(content: Content) -> list[str]:
     """Lines: what does not vary; on how many seeds, and what was left out."""
     data, model = (content.config.get(section, {}).get("name") for section in ("data", "model"))
     parts = [", ".join(str(part) for part in (data, model, f"T = {content.num_epochs} epochs") if part)]
-    if content.curves:
-        shared = [axis for axis in curves.CURVE_AXES if axis not in curves.varying(content.curves)]
-        fixed = labels.curve_label(content.curves[0], shared)
+    pruned = (*content.curves, *content.online)
+    if pruned:
+        shared = [axis for axis in curves.CURVE_AXES if axis not in curves.varying(pruned)]
+        fixed = labels.curve_label(pruned[0], shared)
         parts.append(f"forks: {fixed}" if fixed else "")
     num_diverged = sum(run.status == "diverged" for run in content.runs)
     left_out = f"{num_diverged} diverged run{'s' * (num_diverged > 1)} left out" if num_diverged else ""
@@ -157,16 +160,18 @@ def _subtitle(content: Content) -> list[str]:
 
 
 def _seeds_text(content: Content) -> str:
-    members = [run for curve in content.curves for group in curve.runs.values() for run in group]
+    pruned = (*content.curves, *content.online)
+    members = [run for curve in pruned for group in curve.runs.values() for run in group]
     seeds = {run.trunk_seed for run in (*members, *content.dense)}
-    sizes = [len(group) for curve in content.curves for group in curve.runs.values()] + [len(content.dense)]
+    sizes = [len(group) for curve in pruned for group in curve.runs.values()] + [len(content.dense)]
     text = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}" if seeds else ""
     if max(sizes) < 2:
         return f"{text}, so the noise is unknown" if len(seeds) == 1 else text
     return f"{text}: mean ± one standard deviation{'; dots are single runs' if members else ''}"
 
 
-def _render(figure: "Figure", extension: str) -> bytes:
+def render(figure: "Figure", extension: str) -> bytes:
+    """The bytes of a png or svg file: the same for the same figure, with the same matplotlib."""
     import matplotlib
 
     buffer = io.BytesIO()

@@ -48,6 +48,8 @@ def signal_label(name: str, config: Mapping[str, Any], *, short: bool = False) -
         "fisher_trace": ("tr(F)", f", {layers}"),
         "fisher_trace_all": ("tr(F)", ", all parameters"),
         "kl_uniform_bits": ("KL_uniform", ""),
+        "kl_uniform": ("KL_uniform", ""),
+        "random_distance": ("random distance", ""),
     }
     base, detail = known.get(name, (name.removesuffix(_unit_suffix(name)), ""))
     return base if short else base + detail

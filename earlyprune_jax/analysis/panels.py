@@ -34,16 +34,22 @@ class Content:
     runs: tuple[Run, ...]
     dense: tuple[Run, ...]
     curves: tuple[Curve, ...]
+    online: tuple[Curve, ...]
     signal_rows: tuple[dict[str, Any], ...]
     signals: tuple[str, ...]
     num_epochs: int
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether there is anything for the upper part."""
+        return bool(self.dense or self.curves or self.online)
 
 
 def signal_share(content: Content) -> float:
     """The part of the height, from below, that belongs to the signals."""
     if not content.signals:
         return 0.0
-    return SIGNAL_SHARE if content.dense or content.curves else 1.0
+    return SIGNAL_SHARE if content.has_accuracy else 1.0
 
 
 def draw_accuracy(axes: "Axes", content: Content, share: float) -> list[Any]:
@@ -52,9 +58,10 @@ def draw_accuracy(axes: "Axes", content: Content, share: float) -> list[Any]:
     _place(axes, low, high, share + (0.03 if share else 0.04), 1 - HEADROOM, max_ticks=6)
     axes.set_ylabel("test accuracy (%)\nat the last epoch", y=(share + 1 - HEADROOM) / 2)
     handles = [_draw_curve(axes, content, index, curve) for index, curve in enumerate(content.curves)]
+    handles += [_draw_online(axes, content, index) for index in range(len(content.online))]
     if any(len(curve.runs) > 1 for curve in content.curves):
         handles.append(_draw_best(axes, content))
-    elif not content.curves:
+    elif not content.curves and not content.online:
         words = {"transform": axes.transAxes, "ha": "center", "va": "center", "color": GREYS[1]}
         axes.text(0.5, 1 - HEADROOM / 2, "no fork has finished yet", **words)
     return [*handles, _draw_dense(axes, content)] if content.dense else handles
@@ -63,12 +70,13 @@ def draw_accuracy(axes: "Axes", content: Content, share: float) -> list[Any]:
 def _accuracy_range(content: Content) -> tuple[float, float]:
     """The lowest and highest accuracy drawn (%), whiskers included, kept apart if nearly equal."""
     cells = [curve.test(epoch) for curve in content.curves for epoch in curve.runs]
+    pruned = (*content.curves, *content.online)
     cells += [curves.stats(run.last("test_accuracy") for run in content.dense)] if content.dense else []
-    members = [run for curve in content.curves for group in curve.runs.values() for run in group]
+    members = [run for curve in pruned for group in curve.runs.values() for run in group]
     ends = [cell.mean + sign * (cell.std or 0.0) for cell in cells for sign in (-1, 1)]
     ends += [run.last("test_accuracy") or 0.0 for run in members]
     low, high = 100 * min(ends), 100 * max(ends)
-    lacking = max(0.0, (0.5 if content.curves else 5.0) - (high - low)) / 2
+    lacking = max(0.0, (0.5 if pruned else 5.0) - (high - low)) / 2
     return low - lacking, high + lacking
 
 
@@ -120,6 +128,27 @@ def _draw_curve(axes: "Axes", content: Content, index: int, curve: Curve) -> Any
             # Beside the whisker, which would hide them.
             beside = place + (0.011 if len(content.curves) == 1 else 0.006) * content.num_epochs
             axes.scatter([beside] * len(values), values, s=12, color=color, alpha=0.5, linewidths=0, zorder=3)
+    return drawn
+
+
+def _draw_online(axes: "Axes", content: Content, index: int) -> Any:
+    """A mark for every run that pruned itself, at the epoch it chose."""
+    curve, place = content.online[index], len(content.curves) + index
+    members = [run for group in curve.runs.values() for run in group]
+    epochs = sorted(curve.runs)
+    name = labels.curve_label(curve, curves.varying((*content.curves, *content.online)))
+    where = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+    accuracy = labels.percent(curves.stats(run.last("test_accuracy") for run in members))
+    (drawn,) = axes.plot(
+        [epoch for epoch, group in curve.runs.items() for _ in group],
+        [100 * (run.last("test_accuracy") or 0.0) for run in members],
+        linestyle="",
+        color=COLORS[place % len(COLORS)],
+        marker=MARKERS[place % len(MARKERS)],
+        markersize=7,
+        zorder=5,
+        label=f"{f'{name}, ' if name else ''}pruned itself: {accuracy} at {where}",
+    )
     return drawn
 
 

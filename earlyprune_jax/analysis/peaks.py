@@ -6,10 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.results import Run
 
 PLATEAU_FRACTION = 0.02
 """Epochs whose value lies within this fraction of the maximum belong to its plateau."""
+HEADLINE = ("fisher_trace", "kl_uniform_bits", "random_distance")
+"""The signals of the two papers: what the figure shows and the summary describes."""
+SPREADS = ("_standard_error", "_std")
+OTHER_READINGS = {
+    "fisher_trace_all": "fisher_trace",
+    "kl_uniform_nats": "kl_uniform_bits",
+    "random_distance_plain": "random_distance",
+}
+"""Columns that say nothing that another, where it is there, does not say."""
 FLAT_SHARE = 0.25
 """A plateau over at least this share of the measured epochs makes the maximum flat."""
 
@@ -44,15 +54,27 @@ def signal_names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in (rows[0] if rows else {}) if name not in ("trunk_seed", "epoch")]
 
 
-def headline_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The signals worth showing: all of them, but one Fisher trace (that of the prunable kernels).
+def main_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The signals that stand for something: no standard errors, one column a quantity.
 
     Example:
-        >>> headline_signals([{"trunk_seed": 0, "epoch": 1, "fisher_trace": 3.0, "fisher_trace_all": 4.0}])
+        >>> main_signals([{"trunk_seed": 0, "epoch": 1, "fisher_trace": 3.0, "fisher_trace_all": 4.0}])
         ['fisher_trace']
     """
     names = signal_names(rows)
-    return [name for name in names if name != "fisher_trace_all" or "fisher_trace" not in names]
+    values = [name for name in names if not name.endswith(SPREADS)]
+    return [name for name in values if OTHER_READINGS.get(name) not in names]
+
+
+def headline_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The signals shown and described: those of `HEADLINE`, or where none is there the first three.
+
+    Example:
+        >>> headline_signals([{"trunk_seed": 0, "epoch": 1, "mask_distance": 0.1, "fisher_trace": 3.0}])
+        ['fisher_trace']
+    """
+    names = main_signals(rows)
+    return [name for name in HEADLINE if name in names] or names[: len(HEADLINE)]
 
 
 def comparable_trunks(runs: Sequence[Run]) -> list[Run]:
@@ -68,6 +90,21 @@ def comparable_trunks(runs: Sequence[Run]) -> list[Run]:
     trunks = [run for run in runs if run.kind == "trunk"]
     finished = [run for run in trunks if run.status == "finished"]
     return finished or [run for run in trunks if run.status == "unfinished"]
+
+
+def comparable_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The rows of `results.signal_rows` of the comparable trunks, up to the epoch all have reached.
+
+    Trunks that a trigger ended have not all reached the same; unfinished ones keep all they have.
+
+    Example:
+        >>> comparable_rows([])
+        []
+    """
+    trunks = comparable_trunks(runs)
+    rows = results.signal_rows(trunks)
+    ends = [run.records[-1]["epoch"] for run in trunks if run.status == "finished" and run.records]
+    return [row for row in rows if not ends or row["epoch"] <= min(ends)]
 
 
 def mean_curve(rows: Sequence[dict[str, Any]], signal: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,9 @@ from earlyprune_jax import records
 from earlyprune_jax.validate import InvalidInput, expected
 
 AXES = ("trunk_seed", "fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate")
+ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
+"""What run.json says of a run that pruned itself; `fork_epoch` is then the epoch of its weights."""
+KINDS = ("trunk", "fork", "online")
 LAST_EPOCH_METRICS = (
     "train_loss",
     "train_accuracy",
@@ -36,6 +39,7 @@ RESULT_COLUMNS = (
     "diverged_step",
     "seconds",
     "reason",
+    *ONLINE,
 )
 
 
@@ -44,7 +48,9 @@ class Run:
     """One run directory as written: what it is, its finished epochs, how it ended.
 
     `records` holds one entry per finished epoch, ascending; `result` is None while the
-    run is unfinished. Axes that a trunk does not have are None.
+    run is unfinished. Axes that a trunk does not have are None. Only a run of kind "online", which
+    pruned itself, has a trigger and a mode; its `fired_epoch` is None where the trigger never
+    fired, and its `fork_epoch` where it stayed dense.
     """
 
     name: str
@@ -60,11 +66,22 @@ class Run:
     last_epoch: int
     records: tuple[dict[str, Any], ...]
     result: dict[str, Any] | None
+    trigger: str | None = None
+    fired_epoch: int | None = None
+    marked_epoch: int | None = None
+    mode: str | None = None
+    reason: str | None = None
 
     @property
     def status(self) -> str:
         """finished, diverged, skipped, or unfinished where no result has been written."""
         return "unfinished" if self.result is None else self.result["status"]
+
+    @property
+    def complete(self) -> bool:
+        """Finished, and trained to the last epoch planned: a trunk that a trigger ended is not."""
+        reached = self.records[-1]["epoch"] >= self.last_epoch if self.records else False
+        return self.status == "finished" and reached
 
     def last(self, metric: str) -> float | None:
         """The metric at the last finished epoch, or None without an epoch or a value."""
@@ -74,7 +91,7 @@ class Run:
 def read_runs(workdir: str | Path) -> list[Run]:
     """Reads every run of a workdir, trunks first, then sorted by all axes.
 
-    A directory without run.json is not a run, and an absent `trunks` or `forks` holds none.
+    A directory without run.json is not a run; any of `trunks`, `forks` and `online` may be absent.
     The last line of metrics.jsonl may be torn (a crash while writing) and is then dropped.
 
     Args:
@@ -90,7 +107,8 @@ def read_runs(workdir: str | Path) -> list[Run]:
         >>> read_runs("no/such/workdir")
         []
     """
-    paths = [path for group in ("trunks", "forks") for path in Path(workdir).glob(f"{group}/*/run.json")]
+    groups = ("trunks", "forks", "online")
+    paths = [path for group in groups for path in Path(workdir).glob(f"{group}/*/run.json")]
     return sorted((_read_run(path.parent) for path in paths), key=_sort_key)
 
 
@@ -153,7 +171,7 @@ def write_tables(workdir: str | Path) -> list[Path]:
     paths = []
     for name, (columns, rows) in tables.items():
         paths.append(Path(workdir) / name)
-        records.replace_file(paths[-1], _csv_text(columns, rows).encode())
+        records.replace_file(paths[-1], csv_text(columns, rows).encode())
     return paths
 
 
@@ -172,7 +190,8 @@ def _read_run(directory: Path) -> Run:
     needed = ("kind", "trunk_seed", "first_epoch", "last_epoch")
     if missing := [name for name in needed if description.get(name) is None]:
         raise InvalidInput([expected(str(directory / "run.json"), sorted(description), f"to have {missing}")])
-    identity: dict[str, Any] = {name: description.get(name) for name in {*needed, *AXES}}
+    names = {*needed, *AXES, *ONLINE, "reason"}
+    identity: dict[str, Any] = {name: description.get(name) for name in names}
     run = records.RunRecords(directory)
     return Run(name=directory.name, **identity, records=tuple(run.epochs()), result=run.result())
 
@@ -197,7 +216,8 @@ def _result_row(run: Run) -> dict[str, Any]:
         "diverged_epoch": diverged.get("epoch"),
         "diverged_step": diverged.get("step"),
         "seconds": sum(record.get("seconds") or 0.0 for record in run.records) if run.records else None,
-        "reason": result.get("reason"),
+        "reason": result.get("reason") or run.reason,
+        **{name: getattr(run, name) for name in ONLINE},
     }
     return {column: values[column] for column in RESULT_COLUMNS}
 
@@ -215,14 +235,20 @@ def _is_number(value: Any) -> bool:
 def _sort_key(run: Run) -> tuple[Any, ...]:
     # None sorts before every value: (False,) < (True, value).
     axes = ((value is not None, *([] if value is None else [value])) for value in _axis_values(run))
-    return (run.kind != "trunk", *axes)
+    return (KINDS.index(run.kind) if run.kind in KINDS else len(KINDS), *axes)
 
 
 def _axis_values(run: Run) -> list[Any]:
     return [getattr(run, axis) for axis in AXES]
 
 
-def _csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    """A table's text: floats by `repr`, no value as an empty cell.
+
+    Example:
+        >>> csv_text(("a", "b"), [{"a": 0.1, "b": None}])
+        'a,b\\n0.1,\\n'
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

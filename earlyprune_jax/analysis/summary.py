@@ -6,24 +6,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax.analysis import curves, labels, peaks, results
+from earlyprune_jax.analysis import (
+    curves,
+    labels,
+    online_text,
+    recommendation,
+    regret,
+    results,
+    rules,
+    rules_text,
+    signal_cost,
+    signals_text,
+)
 from earlyprune_jax.analysis.curves import Curve, Stats
-from earlyprune_jax.analysis.peaks import Peak
+from earlyprune_jax.analysis.regret import Grid, Outcome
 from earlyprune_jax.analysis.results import Run
 
 WIDTH = 100
-FIGURES = tuple(f"figures/accuracy_vs_fork_epoch.{extension}" for extension in ("png", "svg"))
-FILES = ("results.csv", "signals.csv", *FIGURES)
+FIGURES = tuple(
+    f"figures/{name}.{extension}"
+    for name in ("accuracy_vs_fork_epoch", "rules")
+    for extension in ("png", "svg")
+)
+TABLES = ("results.csv", "signals.csv", "rules.csv", "rule_choices.csv", "signal_correlations.csv")
+FILES = (*TABLES, *FIGURES)
+MAX_RULE_LINES = 4
 
 
 def summarize(workdir: str | Path) -> str:
-    """Says in plain text which fork epoch was best, at what cost, and where the signals peaked.
+    """Says in plain text which fork epoch was best, at what cost, where the signals peaked, what to do.
 
     Accuracies are last-epoch test accuracies in percent: mean +- sample standard deviation (n - 1)
     over runs. A fork epoch is chosen on last-epoch validation accuracy where every run of its
     curve has one; otherwise on the test accuracy that is reported, and the text says so. A lead
     over the runner-up counts as more than noise when it exceeds the half width of the 95 %
-    confidence interval (Student's t) of the per-seed differences.
+    confidence interval (Student's t) of the per-seed differences. The last paragraph is one
+    sentence, the recommendation.
 
     Args:
         workdir: The experiment's directory, finished or not.
@@ -40,15 +58,20 @@ def summarize(workdir: str | Path) -> str:
     """
     runs = results.read_runs(workdir)
     config = results.read_config(workdir)
-    mean_peaks = _mean_peaks(runs)
-    all_curves = curves.fork_curves(runs)
+    data = regret.grid(runs, config)
+    online = curves.fork_curves(runs, "online")
+    outcomes = rules.replay_grid(data, config)
     paragraphs = [
         _runs_text(runs),
         _dense_text(runs),
-        *_signal_paragraphs(runs, config),
-        _selection_text(all_curves),
-        *(text for curve in all_curves for text in _curve_paragraphs(curve, runs, config, mean_peaks)),
+        *signals_text.paragraphs(runs, config),
+        signal_cost.sentence(runs, signal_cost.read_budget(workdir)),
+        _selection_text(data.curves),
+        *(text for curve in data.curves for text in _curve_paragraphs(curve, runs, config, data)),
+        *(text for curve in online for text in _online_paragraphs(curve, runs)),
+        *_rule_paragraphs(data, outcomes),
         _files_text(Path(workdir)),
+        recommendation.recommend(runs, outcomes, data.num_epochs),
     ]
     return "\n".join(_wrap(paragraph) for paragraph in paragraphs if paragraph is not None)
 
@@ -66,46 +89,19 @@ def _runs_text(runs: Sequence[Run]) -> str:
 def _dense_text(runs: Sequence[Run]) -> str | None:
     dense = curves.dense_runs(runs)
     if not dense:
-        return "No dense run has finished yet." if runs else None
+        pruned_itself = any(run.kind == "online" and run.fork_epoch is not None for run in runs)
+        # Every trunk that its trigger has ended is no baseline, and never will be.
+        return "No dense run has finished yet." if runs and not pruned_itself else None
     accuracy = curves.stats(run.last("test_accuracy") for run in dense)
     number = labels.percent(accuracy, decimals=2, plus_minus="+-")
     meaning = "one seed" if accuracy.std is None else f"mean +- std, n = {accuracy.n}"
     return f"Dense, never pruned: {number} test accuracy at the last epoch ({meaning})."
 
 
-def _mean_peaks(runs: Sequence[Run]) -> list[Peak]:
-    rows = results.signal_rows(peaks.comparable_trunks(runs))
-    found = (peaks.mean_peak(rows, name) for name in peaks.headline_signals(rows))
-    return [peak for peak in found if peak is not None]
-
-
-def _signal_paragraphs(runs: Sequence[Run], config: Mapping[str, Any]) -> Iterator[str]:
-    rows = results.signal_rows(peaks.comparable_trunks(runs))
-    found = _mean_peaks(runs)
-    if found:
-        yield "Signals along the dense runs (mean over seeds):"
-    for peak in found:
-        epochs = sorted(own.epoch for own in peaks.seed_peaks(rows, peak.signal))
-        seeds = f"; single seeds: {_range(epochs)}" if len(epochs) > 1 else ""
-        yield f"  {labels.signal_label(peak.signal, config)}: {_peak_text(peak)}{seeds}."
-
-
-def _peak_text(peak: Peak) -> str:
-    value = labels.quantity(peak.value, peak.signal)
-    if peak.edge == "last":
-        text = f"largest at the last epoch, {peak.epoch} ({value}): an edge, so no peak was reached"
-    elif peak.edge == "first":
-        text = f"largest at the first epoch, {peak.epoch} ({value}): an edge, not an interior peak"
-    else:
-        text = f"{'maximum' if peak.flat else 'peak'} at epoch {peak.epoch} ({value})"
-    if peak.flat:
-        text += f"; flat, within 2 % of it over epochs {_range(peak.plateau)}"
-    return text
-
-
 def _curve_paragraphs(
-    curve: Curve, runs: Sequence[Run], config: Mapping[str, Any], mean_peaks: Sequence[Peak]
+    curve: Curve, runs: Sequence[Run], config: Mapping[str, Any], data: Grid
 ) -> Iterator[str | None]:
+    mean_peaks = signals_text.mean_peaks(runs)
     ranked = curves.ranked_epochs(curve)
     yield f"Forks: {labels.curve_label(curve)}"
     yield f"  {_best_text(curve, ranked)}"
@@ -114,8 +110,43 @@ def _curve_paragraphs(
         yield f"  {_runner_up_text(curve, ranked)}"
         yield f"  {_worst_text(curve)}"
     if mean_peaks:
-        yield f"  {_distance_text(ranked[0], mean_peaks, config)}"
+        yield f"  {signals_text.distance_sentence(ranked[0], mean_peaks, config)}"
+    signals = [peak.signal for peak in mean_peaks]
+    if related := signals_text.correlation_sentence(curve, signals, config, data):
+        yield f"  {related}"
     yield _missing_text(curve, runs)
+
+
+def _online_paragraphs(curve: Curve, runs: Sequence[Run]) -> Iterator[str | None]:
+    yield from online_text.paragraphs(curve)
+    yield _missing_text(curve, runs, "online")
+
+
+def _missing_text(curve: Curve, runs: Sequence[Run], kind: str = "fork") -> str | None:
+    """Which runs of this curve its means do not contain."""
+    axes = tuple(getattr(curve, axis) for axis in curves.CURVE_AXES)
+    own = [r for r in runs if r.kind == kind and tuple(getattr(r, a) for a in curves.CURVE_AXES) == axes]
+    missing = [run for run in own if run.status != "finished"]
+    if not missing:
+        return None
+    where = ("" if run.fork_epoch is None else f"epoch {run.fork_epoch} " for run in missing)
+    named = [f"{place}seed {run.trunk_seed} {run.status}" for place, run in zip(where, missing, strict=True)]
+    more = f", and {len(missing) - 6} more" if len(missing) > 6 else ""
+    return f"  Not in these numbers: {', '.join(named[:6])}{more}."
+
+
+def _rule_paragraphs(data: Grid, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """A line a curve: the best rule against random time and a fixed fraction."""
+    grouped = [[one for one in outcomes if one.curve == curve] for curve in data.curves]
+    if len(grouped) == 1:
+        yield f"Rules, replayed on the signals: {rules_text.rules_sentence(grouped[0])}"
+    elif grouped:
+        yield "Rules, replayed on the signals:"
+        axes = curves.varying(data.curves)
+        for curve, own in list(zip(data.curves, grouped, strict=True))[:MAX_RULE_LINES]:
+            yield f"  {labels.curve_label(curve, axes)}: {rules_text.rules_sentence(own)}"
+        if len(grouped) > MAX_RULE_LINES:
+            yield f"  {len(grouped) - MAX_RULE_LINES} more curves in rules.csv."
 
 
 def _selection_text(all_curves: Sequence[Curve]) -> str | None:
@@ -159,7 +190,7 @@ def _runner_up_text(curve: Curve, ranked: Sequence[int]) -> str:
     text = f"Runner-up: {second}"
     if difference is None:
         return f"{text}; no seed has both, so the lead cannot be judged."
-    if difference.mean == 0:
+    if curves.is_zero(difference.mean):
         return f"{text}, with the same {metric.replace('_', ' ')}: neither is better."
     text += f"; the best leads by {100 * difference.mean:.2f} points of {metric.replace('_', ' ')}"
     # Equal differences of two or three seeds are chance (accuracies are multiples of 1/n), not certainty.
@@ -185,29 +216,6 @@ def _worst_text(curve: Curve) -> str:
     )
 
 
-def _distance_text(best: int, mean_peaks: Sequence[Peak], config: Mapping[str, Any]) -> str:
-    words = []
-    for peak in mean_peaks:
-        distance = peak.epoch - best
-        side = "after" if distance > 0 else "before" if distance < 0 else "at it"
-        size = f"{abs(distance)} epoch{'s' * (abs(distance) != 1)} " if distance else ""
-        caveat = " (an edge, no peak)" if peak.edge else " (flat)" if peak.flat else ""
-        words.append(f"{labels.signal_label(peak.signal, config, short=True)} {size}{side}{caveat}")
-    return f"Signal maxima relative to this epoch: {', '.join(words)}."
-
-
-def _missing_text(curve: Curve, runs: Sequence[Run]) -> str | None:
-    """Which forks of this curve its means do not contain."""
-    axes = tuple(getattr(curve, axis) for axis in curves.CURVE_AXES)
-    own = [r for r in runs if r.kind == "fork" and tuple(getattr(r, a) for a in curves.CURVE_AXES) == axes]
-    missing = [run for run in own if run.status != "finished"]
-    if not missing:
-        return None
-    named = [f"epoch {run.fork_epoch} seed {run.trunk_seed} {run.status}" for run in missing[:6]]
-    more = f", and {len(missing) - 6} more" if len(missing) > 6 else ""
-    return f"  Not in these numbers: {', '.join(named)}{more}."
-
-
 def _files_text(workdir: Path) -> str | None:
     present = [name for name in FILES if (workdir / name).exists()]
     return f"Files in {workdir}: {', '.join(present)}" if present else None
@@ -215,10 +223,6 @@ def _files_text(workdir: Path) -> str | None:
 
 def _accuracy(accuracy: Stats) -> str:
     return f"{labels.percent(accuracy, decimals=2, plus_minus='+-')} (n = {accuracy.n})"
-
-
-def _range(epochs: Sequence[int]) -> str:
-    return f"{epochs[0]}" if epochs[0] == epochs[-1] else f"{epochs[0]} to {epochs[-1]}"
 
 
 def _wrap(paragraph: str) -> str:

@@ -73,7 +73,8 @@ def test_paired_difference_averages_replicates_and_drops_lone_seeds(tmp_path):
         made = workdirs.records(2, [accuracy])
         workdirs.write_fork(tmp_path, seed, 2, made, replicate=replicate, result=workdirs.finished())
     for seed, accuracy in ((0, 0.8), (1, 0.7)):
-        workdirs.write_trunk(tmp_path, seed, workdirs.records(0, [accuracy]), result=workdirs.finished(1))
+        made = workdirs.records(0, [accuracy])
+        workdirs.write_trunk(tmp_path, seed, made, last_epoch=1, result=workdirs.finished(1))
     runs = results.read_runs(tmp_path)
     difference = curves.paired_difference(
         only_curve(tmp_path).runs[2], curves.dense_runs(runs), "test_accuracy"
@@ -91,3 +92,49 @@ def test_diverged_forks_and_trunks_are_left_out(tmp_path):
     runs = results.read_runs(tmp_path)
     assert curves.fork_curves(runs) == []
     assert curves.dense_runs(runs) == []
+
+
+def test_a_trunk_that_its_trigger_ended_is_no_dense_baseline(tmp_path):
+    made = workdirs.records(0, [0.5, 0.6, 0.7])
+    workdirs.write_trunk(tmp_path, 0, made, last_epoch=4, result=workdirs.finished(3))
+    workdirs.write_trunk(tmp_path, 1, made, last_epoch=3, result=workdirs.finished(3))
+    runs = results.read_runs(tmp_path)
+    assert [run.trunk_seed for run in curves.dense_runs(runs)] == [1]
+
+
+def test_runs_that_pruned_themselves_are_curves_of_their_own_kind(tmp_path):
+    write_cell(tmp_path, 2, [0.9])
+    for seed, epoch in ((0, 5), (1, 7)):
+        made = workdirs.records(epoch, [0.8])
+        workdirs.write_online(tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished())
+    runs = results.read_runs(tmp_path)
+    (online,) = curves.fork_curves(runs, "online")
+    assert list(online.runs) == [5, 7]
+    assert list(only_curve(tmp_path).runs) == [2]
+
+
+def test_equal_means_that_differ_in_their_last_bits_are_equal(tmp_path):
+    # (0.1 + 0.2 + 0.3) / 3 and (0.3 + 0.2 + 0.1) / 3 differ by one bit.
+    write_cell(tmp_path, 2, [0.1, 0.2, 0.3])
+    write_cell(tmp_path, 4, [0.3, 0.2, 0.1])
+    assert curves.ranked_epochs(only_curve(tmp_path)) == [2, 4]
+    write_cell(tmp_path, 1, [0.3, 0.2, 0.1])
+    assert curves.ranked_epochs(only_curve(tmp_path)) == [1, 2, 4]
+
+
+def test_clearly_better_needs_three_seeds_and_a_lead_beyond_the_noise(tmp_path):
+    # Leads .02, .03, .04: mean .03, half width 4.303 * .01 / sqrt(3) = .0248.
+    write_cell(tmp_path, 2, [0.92, 0.93, 0.94])
+    write_cell(tmp_path, 4, [0.90, 0.90, 0.90])
+    # Leads .00, .03, .06: half width .0745.
+    write_cell(tmp_path, 6, [0.92, 0.90, 0.88])
+    runs = only_curve(tmp_path).runs
+    assert curves.clearly_better(runs[2], runs[4], "test_accuracy")
+    assert not curves.clearly_better(runs[4], runs[2], "test_accuracy")
+    assert not curves.clearly_better(runs[2], runs[6], "test_accuracy")
+    assert not curves.clearly_better(runs[2][:2], runs[4], "test_accuracy")
+    # Three equal leads: no spread, and no certainty.
+    write_cell(tmp_path, 8, [0.5, 0.5, 0.5])
+    write_cell(tmp_path, 10, [0.75, 0.75, 0.75])
+    runs = only_curve(tmp_path).runs
+    assert not curves.clearly_better(runs[10], runs[8], "test_accuracy")

@@ -80,3 +80,35 @@ def test_diverged_trunks_do_not_enter_the_mean(tmp_path):
 def test_while_no_trunk_has_finished_those_going_on_are_shown(tmp_path):
     workdirs.write_trunk(tmp_path, 2, workdirs.records(0, [0.5]))
     assert [run.trunk_seed for run in peaks.comparable_trunks(results.read_runs(tmp_path))] == [2]
+
+
+def test_standard_errors_and_other_readings_are_no_signals_of_their_own():
+    names = (
+        "mask_distance", "fisher_trace", "fisher_trace_standard_error", "fisher_trace_all", "random_distance",
+        "random_distance_std", "random_distance_plain", "kl_uniform_nats", "kl_uniform_bits",
+    )  # fmt: skip
+    table = [{"trunk_seed": 0, "epoch": 1, **dict.fromkeys(names, 1.0)}]
+    assert peaks.main_signals(table) == [
+        "mask_distance",
+        "fisher_trace",
+        "random_distance",
+        "kl_uniform_bits",
+    ]
+    assert peaks.headline_signals(table) == ["fisher_trace", "kl_uniform_bits", "random_distance"]
+
+
+def test_without_a_headline_signal_the_first_three_others_stand_in():
+    table = [{"trunk_seed": 0, "epoch": 1, "a": 1.0, "a_std": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}]
+    assert peaks.headline_signals(table) == ["a", "b", "c"]
+    assert peaks.headline_signals([{"trunk_seed": 0, "epoch": 1, "fisher_trace_all": 1.0}]) == [
+        "fisher_trace_all"
+    ]
+
+
+def test_trunks_that_their_triggers_ended_are_compared_up_to_the_first_end(tmp_path):
+    signals = [{"x": float(epoch)} for epoch in range(1, 6)]
+    for seed, stop in ((0, 5), (1, 3)):
+        made = workdirs.records(0, [0.5] * stop, signals=signals[:stop])
+        workdirs.write_trunk(tmp_path, seed, made, result=workdirs.finished(stop))
+    table = peaks.comparable_rows(results.read_runs(tmp_path))
+    assert {row["trunk_seed"]: row["epoch"] for row in table} == {0: 3, 1: 3}

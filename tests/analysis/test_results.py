@@ -33,7 +33,7 @@ def test_results_csv_has_the_documented_columns_in_order(two_runs):
         "kind,trunk_seed,fork_epoch,criterion,scope,sparsity,rule,replicate,status,achieved_sparsity,"
         "epochs_trained,final_lr,train_loss,train_accuracy,validation_loss,validation_accuracy,test_loss,"
         "test_accuracy,best_test_accuracy,best_test_epoch,validation_epoch,validation_epoch_test_accuracy,"
-        "diverged_epoch,diverged_step,seconds,reason"
+        "diverged_epoch,diverged_step,seconds,reason,trigger,fired_epoch,marked_epoch,mode"
     )
 
 
@@ -166,6 +166,22 @@ def test_every_scalar_signal_is_a_column_and_values_per_parameter_are_not(tmp_pa
     ]
 
 
+def test_a_run_that_pruned_itself_is_a_row_with_its_trigger(tmp_path):
+    made = workdirs.records(3, [0.4, 0.5])
+    axes = {"trigger": "first(peak(x), epoch(9))", "fired_epoch": 5, "marked_epoch": 3, "mode": "rewind"}
+    workdirs.write_online(tmp_path, 1, 3, made, **axes, result=workdirs.finished(5, 0.97))
+    workdirs.write_online(tmp_path, 0, None, [], result={"status": "skipped", "reason": "never fired"})
+    workdirs.write_fork(tmp_path, 9, 2, workdirs.records(2, [0.5]), result=workdirs.finished())
+    results.write_tables(tmp_path)
+    fork, dense, pruned = table(tmp_path / "results.csv")
+    assert (fork["kind"], fork["trigger"], fork["mode"], fork["fired_epoch"]) == ("fork", "", "", "")
+    assert (dense["kind"], dense["fork_epoch"], dense["fired_epoch"]) == ("online", "", "")
+    assert (dense["status"], dense["reason"]) == ("skipped", "never fired")
+    assert {name: pruned[name] for name in axes} == {name: str(value) for name, value in axes.items()}
+    assert (pruned["fork_epoch"], pruned["epochs_trained"], pruned["test_accuracy"]) == ("3", "2", "0.5")
+    assert pruned["reason"] == "first(peak(x), epoch(9)) fired"
+
+
 def test_tables_are_replaced_and_leave_no_temporary_file(two_runs):
     (two_runs / "results.csv").write_text("old")
     results.write_tables(two_runs)
@@ -180,11 +196,13 @@ def test_a_directory_without_run_json_is_not_a_run(tmp_path):
 
 def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]), result=workdirs.finished(1))
+    workdirs.write_fork(tmp_path, 0, 1, workdirs.records(1, [0.5]), result=workdirs.finished(2))
     code = (
         "import sys, json\n"
-        "from earlyprune_jax.analysis import figures, results, summary\n"
+        "from earlyprune_jax.analysis import figures, results, rules, summary\n"
         "early = 'matplotlib' in sys.modules\n"
         "figures.draw_accuracy_vs_fork_epoch(sys.argv[1]); summary.summarize(sys.argv[1])\n"
+        "assert len(rules.write(sys.argv[1])) == 5\n"
         "heavy = ('jax', 'flax', 'optax', 'orbax', 'matplotlib.pyplot')\n"
         "print(json.dumps([early, [name for name in heavy if name in sys.modules]]))"
     )

@@ -78,12 +78,15 @@ def test_an_interior_peak_is_named_with_its_distance(tmp_path):
 
 
 def test_an_edge_is_not_called_a_peak(tmp_path):
-    signals = [{"kl_uniform_bits": value, "x": -value} for value in (1.0, 2.0, 3.0, 4.0)]
+    signals = [{"kl_uniform_bits": value, "random_distance": -value} for value in (1.0, 2.0, 3.0, 4.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     text = flat(tmp_path)
     assert "largest at the last epoch, 4 (4.00 bits): an edge, so no peak was reached" in text
-    assert "x: largest at the first epoch, 1 (-1.00): an edge, not an interior peak" in text
-    assert "KL_uniform 2 epochs after (an edge, no peak), x 1 epoch before (an edge, no peak)" in text
+    assert "random distance: largest at the first epoch, 1 (-1.00): an edge, not an interior peak" in text
+    distances = (
+        "KL_uniform 2 epochs after (an edge, no peak), random distance 1 epoch before (an edge, no peak)"
+    )
+    assert distances in text
 
 
 def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
@@ -95,6 +98,39 @@ def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
     assert "Runs: 12 finished, 1 diverged, 0 skipped, 1 unfinished (not in results.csv)." in text
     assert "Not in these numbers: epoch 2 seed 8 diverged, epoch 2 seed 9 unfinished." in text
     assert "Best of 3 fork epochs: 2, test accuracy 92.00 +- 2.00 % (n = 3)." in text
+
+
+def test_signals_beside_the_headline_are_named_only(tmp_path):
+    signals = [{"fisher_trace": 1.0, "fisher_trace_standard_error": 0.1, "mask_distance": 0.5}] * 4
+    write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    text = flat(tmp_path)
+    assert "Also in signals.csv: mask_distance." in text
+    assert "standard_error" not in text
+    assert "mask_distance: " not in text
+
+
+def test_rank_correlations_stand_beside_that_of_the_epoch_number(tmp_path):
+    # Accuracies by seed at epochs 1, 2, 3: .70 .90 .91; .72 .92 .90; .74 .94 .92. Rising x: 1, .5, .5.
+    # y = 1, 3, 2: .5, 1, 1.
+    signals = [{"fisher_trace": x, "kl_uniform_bits": y} for x, y in ((1, 1), (2, 3), (3, 2), (4, 0))]
+    write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    text = flat(tmp_path)
+    assert "Rank correlation with fork accuracy: tr(F) 0.67 +- 0.29, KL_uniform 0.83 +- 0.29; " in text
+    assert "the epoch number itself 0.67 +- 0.29." in text
+
+
+def test_the_rules_are_summed_up_and_the_recommendation_comes_last(tmp_path):
+    # tr(F) peaks at 1 in all seeds: fired at 3, regrets 0, .02, .02 there; rewound to 1: .21, .20, .20.
+    signals = [{"fisher_trace": value} for value in (9.0, 5.0, 4.0, 3.0)]
+    write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    results.write_tables(tmp_path)
+    text = flat(tmp_path)
+    # plateau(train_accuracy), the other rule, has too few epochs to fire.
+    expected = "peak(fisher_trace) (best of 2 in hindsight): epoch 3, regret 1.3 +- 1.2 points; random time"
+    assert f"Rules, replayed on the signals: {expected}" in text
+    last = " ".join(summary.summarize(tmp_path).split("Recommendation: ")[1].split())
+    assert last.startswith("prune 97 % (magnitude, global) after epoch 2 of 4: 92.0 +- 2.0 % test accuracy, ")
+    assert text.index("Files in") < text.index("Recommendation: ")
 
 
 def test_files_are_listed_once_they_exist(tmp_path):
@@ -110,11 +146,15 @@ def test_nothing_finished_reads_sensibly(tmp_path):
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]))
     assert summary.summarize(tmp_path) == (
         "Runs: 0 finished, 0 diverged, 0 skipped, 1 unfinished (not in results.csv).\n"
-        "No dense run has finished yet."
+        "No dense run has finished yet.\n"
+        "Recommendation: none yet: the dense runs are still being trained."
     )
 
 
 def test_lines_fit_in_100_characters(tmp_path):
     signals = [{"fisher_trace": value, "kl_uniform_bits": value} for value in (1.0, 2.0, 4.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    workdirs.write_online(
+        tmp_path, 0, 3, workdirs.records(3, [0.9]), fired_epoch=3, result=workdirs.finished()
+    )
     assert max(len(line) for line in summary.summarize(tmp_path).splitlines()) <= 100

@@ -92,6 +92,42 @@ def write_fork(
     return _write(workdir / "forks" / name, description, run_records, result)
 
 
+def write_online(
+    workdir: Path,
+    seed: int,
+    fork_epoch: int | None,
+    run_records: Iterable[dict[str, Any]],
+    *,
+    trigger: str = "peak(fisher_trace)",
+    fired_epoch: int | None = None,
+    marked_epoch: int | None = None,
+    mode: str = "now",
+    sparsity: float = 0.97,
+    last_epoch: int = 40,
+    result: dict[str, Any] | None = None,
+) -> Path:
+    """A run that pruned itself; `fork_epoch` is the epoch of its weights."""
+    description = {
+        "kind": "online",
+        "trunk_seed": seed,
+        "fork_epoch": fork_epoch,
+        "criterion": "magnitude",
+        "scope": "global",
+        "sparsity": sparsity,
+        "rule": "paper_a",
+        "replicate": 0,
+        "first_epoch": fork_epoch or 0,
+        "last_epoch": last_epoch,
+        "trigger": trigger,
+        "fired_epoch": fired_epoch,
+        "marked_epoch": marked_epoch,
+        "mode": mode,
+        "reason": None if fired_epoch is None else f"{trigger} fired",
+    }
+    name = f"seed-{seed}_magnitude_global_s{sparsity}_paper_a_r0"
+    return _write(workdir / "online" / name, description, run_records, result)
+
+
 def finished(epoch: int = 40, achieved_sparsity: float = 0.0) -> dict[str, Any]:
     return {
         "status": "finished",

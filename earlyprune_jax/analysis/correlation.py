@@ -1,0 +1,95 @@
+"""Does a signal rank the fork epochs as their accuracy does? Spearman's rank correlation, per seed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from earlyprune_jax.analysis import curves, peaks
+from earlyprune_jax.analysis.curves import Curve, Stats
+from earlyprune_jax.analysis.regret import Grid, Truth, truths
+
+MIN_EPOCHS = 3
+"""Two epochs correlate perfectly whatever they hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+    """One signal against one curve.
+
+    Attributes:
+        signal: a column of the trunk's records.
+        over_seeds: of the seeds' coefficients; None where no seed has one.
+        epoch_itself: the same for the epoch number in the signal's place, over the same forks: whatever
+            rises or falls all along says no more than that.
+        num_epochs: the fewest fork epochs that a seed's coefficient rests on.
+    """
+
+    curve: Curve
+    signal: str
+    over_seeds: Stats | None
+    epoch_itself: Stats | None
+    num_epochs: int
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Pearson's correlation of the ranks, ties at their average rank; None where one side is constant.
+
+    Example:
+        >>> round(spearman([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0]), 6)
+        0.8
+        >>> spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+        True
+    """
+    x, y = (average_ranks(values) - (len(values) + 1) / 2 for values in (first, second))
+    size = float(np.sqrt(np.sum(x * x) * np.sum(y * y)))
+    return float(np.sum(x * y)) / size if size else None
+
+
+def average_ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 1, equal values at the mean of theirs; [n].
+
+    Example:
+        >>> average_ranks([5.0, 1.0, 5.0, 3.0]).tolist()
+        [3.5, 1.0, 3.5, 2.0]
+    """
+    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
+    """Every column that was measured along the trunks, largest mean magnitude first.
+
+    A seed's coefficient is over the fork epochs at which the column was measured, at least three.
+    Standard errors and the learning rate are left out.
+    """
+    names = [name for name in data.columns if not name.endswith(peaks.SPREADS) and name != "learning_rate"]
+    found = [correlation(data, curve, name) for name in names]
+    return tuple(sorted(found, key=lambda one: -abs(one.over_seeds.mean) if one.over_seeds else 1.0))
+
+
+def correlation(data: Grid, curve: Curve, signal: str) -> Correlation:
+    """One column's rank correlation with the accuracy of the curve's forks, and its control."""
+    own, control, sizes = [], [], []
+    for truth in truths(curve):
+        epochs, values = _at_forks(data, truth, signal)
+        accuracies = [truth.accuracy[epoch] for epoch in epochs]
+        coefficient = spearman(values, accuracies) if len(epochs) >= MIN_EPOCHS else None
+        if coefficient is not None:
+            sizes.append(len(epochs))
+            own.append(coefficient)
+            control.append(spearman(epochs, accuracies))
+    if not own:
+        return Correlation(curve, signal, None, None, 0)
+    return Correlation(curve, signal, curves.stats(own), curves.stats(control), min(sizes))
+
+
+def _at_forks(data: Grid, truth: Truth, signal: str) -> tuple[list[int], list[float]]:
+    """The seed's fork epochs at which the signal has a value, and the values."""
+    entries: Mapping[int, Mapping[str, Any]] = {
+        entry["epoch"]: entry for entry in data.histories.get(truth.trunk_seed, ())
+    }
+    known = [epoch for epoch in truth.accuracy if entries.get(epoch, {}).get(signal) is not None]
+    return known, [float(entries[epoch][signal]) for epoch in known]

@@ -1,0 +1,78 @@
+"""Runs that pruned themselves, in words: what each seed chose, and what can be said of it."""
+
+from collections.abc import Iterator, Sequence
+
+from earlyprune_jax.analysis import curves, labels
+from earlyprune_jax.analysis.curves import Curve
+from earlyprune_jax.analysis.results import Run
+
+MAX_NAMED = 6
+
+
+def paragraphs(curve: Curve) -> Iterator[str]:
+    """The trigger, the epoch each seed chose by it, and the accuracy that came of it."""
+    members = sorted(_members(curve), key=lambda run: run.trunk_seed)
+    chosen = [f"seed {run.trunk_seed} {_fired_text(run)}" for run in members[:MAX_NAMED]]
+    more = f", and {len(members) - MAX_NAMED} more" if len(members) > MAX_NAMED else ""
+    accuracy = curves.stats(run.last("test_accuracy") for run in members)
+    number = labels.percent(accuracy, decimals=2, plus_minus="+-")
+    yield f"Pruned by its own trigger: {labels.curve_label(curve)}"
+    yield f"  Trigger: {members[0].trigger}; pruned {', '.join(chosen)}{more}."
+    yield f"  Test accuracy {number} (n = {accuracy.n})."
+
+
+def sentence(online: Sequence[Curve], num_epochs: int) -> str:
+    """What takes the place of a recommendation: one choice without a comparison recommends nothing."""
+    members = [run for curve in online for run in _members(curve)]
+    by_seed = {run.trunk_seed: run for run in members}
+    pruned = sorted({epoch for curve in online for epoch in curve.runs})
+    rewound = any(run.mode == "rewind" and run.fired_epoch is not None for run in members)
+    never = sum(run.fired_epoch is None for run in by_seed.values())
+    dense = [_dense_epochs(run) for run in by_seed.values()]
+    axes = curves.varying(online) or ["sparsity"]
+    accuracies = [_accuracy(curve, axes) for curve in online[:4]]
+    parts = [
+        f"none from this run alone; it pruned itself after {_epochs(pruned)} of {num_epochs}",
+        f" (rule {members[0].trigger}{', rewound' if rewound else ''})",
+        f": {', '.join(accuracies)}{' and more' if len(online) > 4 else ''}",
+        f", {_saved(num_epochs, dense)} of dense training saved",
+        f"; the rule never fired in {never} of {_counted(len(by_seed), 'seed')}" if never else "",
+        "; whether that was best cannot be known from this run alone: a grid of forks would tell",
+    ]
+    return "".join(parts)
+
+
+def _members(curve: Curve) -> list[Run]:
+    return [run for group in curve.runs.values() for run in group]
+
+
+def _fired_text(run: Run) -> str:
+    if run.fired_epoch is None:
+        return f"after epoch {run.fork_epoch} (never fired)"
+    rewound = f" (fired at {run.fired_epoch}, rewound)" if run.mode == "rewind" else ""
+    return f"after epoch {run.fork_epoch}{rewound}"
+
+
+def _accuracy(curve: Curve, axes: Sequence[str]) -> str:
+    accuracy = curves.stats(run.last("test_accuracy") for run in _members(curve))
+    seeds = f" (n = {accuracy.n})" if accuracy.n > 1 else ""
+    number = labels.percent(accuracy, plus_minus="+-")
+    return f"{number} test accuracy with {labels.curve_label(curve, axes)}{seeds}"
+
+
+def _dense_epochs(run: Run) -> int:
+    """Epochs trained dense: up to the firing, or to the fallback epoch."""
+    return run.fired_epoch if run.fired_epoch is not None else run.fork_epoch or 0
+
+
+def _saved(num_epochs: int, dense: Sequence[int]) -> str:
+    low, high = num_epochs - max(dense), num_epochs - min(dense)
+    return _counted(low, "epoch") if low == high else f"{low} to {high} epochs"
+
+
+def _epochs(epochs: Sequence[int]) -> str:
+    return f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,269 @@
+"""Rules replayed over a finished grid: what each would have chosen, and what that would have cost.
+
+The truth of a seed is the test accuracy of its forks at the epochs that were measured. A rule sees
+the seed's trunk only, epoch by epoch. Between two measured forks the accuracy is interpolated
+and marked so; outside of them there is none.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from earlyprune_jax import records
+from earlyprune_jax.analysis import curves
+from earlyprune_jax.analysis.curves import Curve, Stats
+from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.triggers import Firing, History, Trigger
+
+FIXED_FRACTIONS = (0.1, 0.3, 0.5)
+NO_DECISION = ("step", "epoch", "seconds", "train_seconds")
+"""Numbers of a record that are no measurement of the network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a replay needs of a workdir.
+
+    Attributes:
+        curves: the finished forks.
+        histories: trunk seed -> what a trigger sees along its trunk.
+        num_epochs: T, the length of a trunk.
+    """
+
+    curves: tuple[Curve, ...]
+    histories: Mapping[int, History]
+    num_epochs: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What rules may look at: every measured number but test metrics and timings."""
+        entries = itertools.chain.from_iterable(self.histories.values())
+        names = dict.fromkeys(name for entry in entries for name in entry if entry[name] is not None)
+        return tuple(name for name in names if name not in NO_DECISION and not name.startswith("test_"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What the forks of one seed came to: fork epoch -> test accuracy, the mean over replicates."""
+
+    trunk_seed: int
+    accuracy: Mapping[int, float]
+
+    @property
+    def best_epoch(self) -> int:
+        """The measured fork epoch of the highest accuracy; the earliest of equals."""
+        return max(self.accuracy, key=lambda epoch: (self.accuracy[epoch], -epoch))
+
+    def at(self, epoch: float) -> float | None:
+        """The accuracy at an epoch, linear between measured forks; None outside of them.
+
+        Example:
+            >>> truth = Truth(0, {4: 0.5, 8: 0.9})
+            >>> truth.at(4), round(truth.at(5), 3), truth.at(9)
+            (0.5, 0.6, None)
+        """
+        if epoch in self.accuracy:
+            return self.accuracy[int(epoch)]
+        below = max((known for known in self.accuracy if known < epoch), default=None)
+        above = min((known for known in self.accuracy if known > epoch), default=None)
+        if below is None or above is None:
+            return None
+        weight = (epoch - below) / (above - below)
+        return (1 - weight) * self.accuracy[below] + weight * self.accuracy[above]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One seed's choice by one rule.
+
+    Attributes:
+        status: measured, interpolated, outside (of the measured forks: no accuracy), or never (the
+            rule did not fire).
+        fired_epoch: when the rule fired; None where it never did, and for baselines.
+        marked_epoch: the epoch it marked, likewise.
+        epoch: the epoch whose weights are pruned.
+        test_accuracy: of the fork there.
+        regret: that of the seed's best measured fork, less this; never negative.
+        dense_epochs: epochs trained dense; with a rewind up to the firing.
+        reason: what the rule saw.
+    """
+
+    trunk_seed: int
+    status: str
+    fired_epoch: int | None = None
+    marked_epoch: int | None = None
+    epoch: float | None = None
+    test_accuracy: float | None = None
+    regret: float | None = None
+    dense_epochs: float | None = None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One rule's choices in every seed of a curve.
+
+    Attributes:
+        trigger: the rule's canonical text, or a baseline's name.
+        kind: rule or baseline.
+        mode: now (pruned at the firing) or rewind (at the marked epoch).
+        num_epochs: T.
+    """
+
+    curve: Curve
+    trigger: str
+    kind: str
+    mode: str
+    choices: tuple[Choice, ...]
+    num_epochs: int
+
+    def over_seeds(self, name: str) -> Stats | None:
+        """Mean and std of a number of `Choice` over the seeds that have one; None without any."""
+        values = [getattr(choice, name) for choice in self.choices]
+        known = [value for value in values if value is not None]
+        return curves.stats(known) if known else None
+
+    @property
+    def saved_epochs(self) -> Stats | None:
+        """T less the epochs trained dense, over the seeds in which the rule fired."""
+        dense = [choice.dense_epochs for choice in self.choices if choice.dense_epochs is not None]
+        return curves.stats(self.num_epochs - epochs for epochs in dense) if dense else None
+
+    def count(self, *statuses: str) -> int:
+        """How many seeds have one of these statuses."""
+        return sum(choice.status in statuses for choice in self.choices)
+
+    @property
+    def num_evaluated(self) -> int:
+        """How many seeds have an accuracy."""
+        return self.count("measured", "interpolated")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has an accuracy: means over some seeds only cannot be compared."""
+        return self.num_evaluated == len(self.choices)
+
+
+def grid(runs: Sequence[Run], config: Mapping[str, Any]) -> Grid:
+    """Gathers what a replay needs from `results.read_runs` and `results.read_config`.
+
+    Example:
+        >>> grid([], {}).curves
+        ()
+    """
+    trunks = [run for run in runs if run.kind == "trunk"]
+    histories = {run.trunk_seed: [records.flat(record) for record in run.records] for run in trunks}
+    planned = config.get("train", {}).get("num_epochs")
+    num_epochs = planned or max((run.last_epoch for run in trunks or runs), default=0)
+    return Grid(tuple(curves.fork_curves(runs)), histories, num_epochs)
+
+
+def truths(curve: Curve) -> tuple[Truth, ...]:
+    """The curve's accuracies seed by seed, by ascending seed."""
+    cells: dict[int, dict[int, float]] = {}
+    for epoch, runs in curve.runs.items():
+        for seed, accuracy in curves.by_seed(runs, "test_accuracy").items():
+            cells.setdefault(seed, {})[epoch] = accuracy
+    return tuple(Truth(seed, cells[seed]) for seed in sorted(cells))
+
+
+def outcomes(data: Grid, curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcome, ...]:
+    """Every rule, and every baseline, on one curve: lowest mean regret first.
+
+    Rules that lack an accuracy in some seed come after those that have all. A rule that looks back
+    is listed twice: pruned when it fires, and rewound to the epoch it marks. The fork there had T less
+    that epoch to train; a run that rewinds itself has T less the epoch of firing, and so a little
+    less than what is shown.
+
+    Baselines: oracle (each seed's best measured fork: an upper bound, chosen on the accuracy that is
+    reported), best fixed epoch (in hindsight, the same for all seeds; chosen on validation
+    accuracy where there is one), fixed 10 %, 30 % and 50 % of T (nearest epoch), end (the last
+    measured fork), random time (the mean over all whole epochs between first and last measured fork).
+    """
+    found = [
+        _outcome(data, curve, str(rule), "rule", mode, _rule_chooser(data, rule, mode))
+        for rule in dict.fromkeys(rules)
+        for mode in ("now", "rewind")[: 1 + rule.looks_back]
+    ]
+    for name, chooser in _baselines(data, curve).items():
+        found.append(_outcome(data, curve, name, "baseline", "now", chooser))
+    return tuple(sorted(found, key=_order))
+
+
+def _outcome(
+    data: Grid, curve: Curve, trigger: str, kind: str, mode: str, choose: Callable[[Truth], Choice]
+) -> Outcome:
+    chosen = tuple(choose(truth) for truth in truths(curve))
+    return Outcome(curve, trigger, kind, mode, chosen, data.num_epochs)
+
+
+def _rule_chooser(data: Grid, rule: Trigger, mode: str) -> Callable[[Truth], Choice]:
+    def choose(truth: Truth) -> Choice:
+        firing = rule(data.histories.get(truth.trunk_seed, ()))
+        if firing is None:
+            return Choice(truth.trunk_seed, "never", reason="the rule never fired")
+        chosen = _at(truth, firing.marked_epoch if mode == "rewind" else firing.epoch)
+        return _fired(chosen, firing)
+
+    return choose
+
+
+def _fired(choice: Choice, firing: Firing) -> Choice:
+    return dataclasses.replace(
+        choice,
+        fired_epoch=firing.epoch,
+        marked_epoch=firing.marked_epoch,
+        # The epochs up to the firing were trained dense, whatever checkpoint was gone back to.
+        dense_epochs=firing.epoch,
+        reason=firing.reason,
+    )
+
+
+def _at(truth: Truth, epoch: int) -> Choice:
+    """The seed's choice if it is pruned at an epoch."""
+    accuracy = truth.at(epoch)
+    if accuracy is None:
+        return Choice(truth.trunk_seed, "outside", epoch=epoch, dense_epochs=epoch)
+    status = "measured" if epoch in truth.accuracy else "interpolated"
+    regret = max(truth.accuracy.values()) - accuracy
+    return Choice(truth.trunk_seed, status, None, None, epoch, accuracy, regret, epoch)
+
+
+def _baselines(data: Grid, curve: Curve) -> dict[str, Callable[[Truth], Choice]]:
+    best = curves.ranked_epochs(curve)[0]
+    fixed = {
+        f"fixed {100 * fraction:.0f} %": lambda truth, fraction=fraction: _at(
+            truth, int(fraction * data.num_epochs + 0.5)
+        )
+        for fraction in FIXED_FRACTIONS
+    }
+    return {
+        "oracle": lambda truth: _at(truth, truth.best_epoch),
+        "best fixed epoch": lambda truth: _at(truth, best),
+        **fixed,
+        "end": lambda truth: _at(truth, max(truth.accuracy)),
+        "random time": _at_random,
+    }
+
+
+def _at_random(truth: Truth) -> Choice:
+    """What is to be expected of an epoch drawn at random between the first and the last measured fork."""
+    epochs = range(min(truth.accuracy), max(truth.accuracy) + 1)
+    every = [_at(truth, epoch) for epoch in epochs]
+    accuracy, regret, epoch = (
+        sum(getattr(choice, name) for choice in every) / len(every)
+        for name in ("test_accuracy", "regret", "epoch")
+    )
+    status = "measured" if all(choice.status == "measured" for choice in every) else "interpolated"
+    return Choice(truth.trunk_seed, status, None, None, epoch, accuracy, regret, epoch)
+
+
+def _order(outcome: Outcome) -> tuple[Any, ...]:
+    regret, epoch = outcome.over_seeds("regret"), outcome.over_seeds("epoch")
+    missing = len(outcome.choices) - outcome.num_evaluated
+    # Rounded, so that the last bits of a mean decide nothing; the oracle stands before its equals.
+    value = (regret is None, round(regret.mean, 12) if regret else 0.0)
+    name = (outcome.trigger != "oracle", outcome.trigger, outcome.mode)
+    return (missing, *value, epoch.mean if epoch else math.inf, *name)

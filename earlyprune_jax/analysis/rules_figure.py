@@ -1,0 +1,203 @@
+"""The figure of the rules: the epochs each chose against the best ones, and what that cost.
+
+A row a rule, lowest mean regret first; baselines grey. Matplotlib is imported on use, pyplot never.
+"""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earlyprune_jax import records
+from earlyprune_jax.analysis import figures, labels, rules_text
+from earlyprune_jax.analysis.panels import COLORS, GREYS
+from earlyprune_jax.analysis.regret import Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_CURVES = 3
+ROW_INCHES = 0.27
+LINE_LENGTH = 46
+BAND = "#009E73"
+BASELINES = {
+    "oracle": "oracle: each seed's best fork",
+    "best fixed epoch": "best fixed epoch, in hindsight",
+    "end": "end: the last fork",
+}
+
+
+def draw(workdir: str | Path, outcomes: Sequence[Outcome]) -> list[Path]:
+    """Draws figures/rules.png and .svg: two panels for each of the first three curves.
+
+    Left: every seed's chosen epoch (filled: a fork was measured there; hollow: between two; cross:
+    outside of all), over the range of the seeds' best forks. Right: mean regret in points, +- one
+    sample standard deviation; the dotted line is random time's.
+
+    Args:
+        workdir: where `figures` lies or is made.
+        outcomes: curve by curve, as `rules.replay` gives them.
+
+    Returns:
+        The two paths; nothing is written, and the list is empty, without outcomes.
+
+    Example:
+        >>> draw("no/such/workdir", ())
+        []
+    """
+    if not outcomes:
+        return []
+    figure = _figure(outcomes)
+    directory = Path(workdir) / "figures"
+    directory.mkdir(exist_ok=True)
+    paths = [directory / f"rules.{extension}" for extension in ("png", "svg")]
+    for path in paths:
+        records.replace_file(path, figures.render(figure, path.suffix[1:]))
+    return paths
+
+
+def _figure(outcomes: Sequence[Outcome]) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    by_curve = itertools.groupby(outcomes, lambda one: labels.curve_label(one.curve))
+    # A rewind of what never fired is the same empty row again.
+    groups = [
+        [one for one in group if one.mode == "now" or one.count("never") < len(one.choices)]
+        for _, group in by_curve
+    ]
+    shown = groups[:MAX_CURVES]
+    sizes = [len(group) for group in shown]
+    figure = Figure(
+        layout="constrained", figsize=(9.6, sum(ROW_INCHES * size + 1.15 for size in sizes) + 0.75)
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        len(shown), 2, height_ratios=[size + 1.2 for size in sizes], width_ratios=(1.25, 1)
+    )
+    for row, group in enumerate(shown):
+        left = figure.add_subplot(grid[row, 0])
+        right = figure.add_subplot(grid[row, 1], sharey=left)
+        _draw_epochs(left, group, is_last=row == len(shown) - 1)
+        _draw_regrets(right, group, is_last=row == len(shown) - 1)
+        _name_rows(left, right, group)
+    hidden = len(groups) - len(shown)
+    more = f" ({len(shown)} of {len(groups)} curves; the others are in rules.csv)" if hidden else ""
+    figure.suptitle(f"Which rule would have chosen well{more}", x=0.01, ha="left", weight="bold")
+    figure.legend(handles=_legend(), loc="outside lower left", ncols=4, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _draw_epochs(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    oracle = rules_text.baseline(group, "oracle")
+    best = [choice.epoch for choice in oracle.choices if choice.epoch is not None] if oracle else []
+    if best:
+        # Half an epoch to both sides: a single best epoch is a band too.
+        axes.axvspan(min(best) - 0.5, max(best) + 0.5, color=BAND, alpha=0.18, linewidth=0, zorder=0)
+    for row, outcome in enumerate(group):
+        color = _color(outcome)
+        styles = _styles(color)
+        for index, choice in enumerate(outcome.choices):
+            if choice.epoch is not None:
+                # Seeds stand a little apart, or equal choices would look like one.
+                height = row + 0.36 * ((index + 0.5) / len(outcome.choices) - 0.5)
+                axes.scatter(choice.epoch, height, s=22, linewidths=1.1, zorder=3, **styles[choice.status])
+    forks = list(group[0].curve.runs)
+    axes.plot(
+        forks, [1.0] * len(forks), "|", color=GREYS[1], transform=axes.get_xaxis_transform(), markersize=7
+    )
+    axes.set_xlim(-0.02 * group[0].num_epochs, 1.02 * group[0].num_epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10], integer=True))
+    num_seeds, num_epochs = len(group[0].choices), group[0].num_epochs
+    size = f"{num_seeds} seed{'s' * (num_seeds != 1)}, T = {num_epochs}"
+    axes.set_title(f"{labels.curve_label(group[0].curve)}; {size}", loc="left", fontsize=9.5)
+    axes.set_xlabel("chosen epoch, one mark a seed" if is_last else "")
+
+
+def _draw_regrets(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> None:
+    random_time = rules_text.baseline(group, "random time")
+    reference = random_time.over_seeds("regret") if random_time else None
+    if reference:
+        axes.axvline(100 * reference.mean, color=GREYS[1], linestyle=":", linewidth=1.2, zorder=1)
+    ends = [0.1]
+    for row, outcome in enumerate(group):
+        found = outcome.over_seeds("regret")
+        place = (0.015, row)
+        words = rules_text.remarks(outcome)
+        if found:
+            mean, std = 100 * found.mean, 100 * (found.std or 0.0)
+            style = {"color": _color(outcome), "marker": "o", "markersize": 4.5, "capsize": 2.5, "zorder": 3}
+            axes.errorbar([mean], [row], xerr=[std] if std else None, elinewidth=1.1, **style)
+            ends.append(mean + std)
+            place, words = (1.01, row), rules_text.plus_minus(found, scale=100).replace("+-", "±")
+            words += "" if outcome.complete else f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6} if found is None else None
+        axes.annotate(
+            words,
+            place,
+            bbox=box,
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color=_color(outcome),
+        )
+    axes.set_xlim(-0.03 * max(ends), 1.06 * max(ends))
+    axes.set_xlabel("regret against each seed's best fork, points" if is_last else "")
+
+
+def _name_rows(left: "Axes", right: "Axes", group: Sequence[Outcome]) -> None:
+    left.set_ylim(len(group) - 0.4, -0.6)
+    left.set_yticks(range(len(group)), [_name(outcome) for outcome in group])
+    for tick, outcome in zip(left.get_yticklabels(), group, strict=True):
+        tick.set_color(_color(outcome))
+        tick.set_fontsize(7 if "\n" in tick.get_text() else 8.5)
+    right.tick_params(axis="y", left=False, labelleft=False)
+    for axes in (left, right):
+        axes.grid(axis="both", color="#ececec", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name(outcome: Outcome) -> str:
+    """The rule's name, shortened; a baseline's with what it is, for its colour says that it is one."""
+    if outcome.kind == "baseline":
+        return BASELINES.get(outcome.trigger, outcome.trigger)
+    name = rules_text.name(outcome)
+    if len(name) <= LINE_LENGTH:
+        return name
+    lines = textwrap.wrap(name, LINE_LENGTH)
+    # A long rule keeps its beginning and its end, which says whether it rewinds.
+    return f"{lines[0]}\n{lines[1] if len(lines) == 2 else '... ' + name[4 - LINE_LENGTH :]}"
+
+
+def _color(outcome: Outcome) -> str:
+    return GREYS[1] if outcome.kind == "baseline" else COLORS[0]
+
+
+def _styles(color: str) -> dict[str, dict[str, Any]]:
+    """How a choice is marked, by its status."""
+    return {
+        "measured": {"marker": "o", "color": color},
+        "interpolated": {"marker": "o", "facecolors": "white", "edgecolors": color},
+        "outside": {"marker": "x", "color": color},
+    }
+
+
+def _legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    dark = GREYS[0]
+    return [
+        Line2D([], [], marker="o", linestyle="", color=COLORS[0], label="rule"),
+        Line2D([], [], marker="o", linestyle="", color=GREYS[1], label="baseline"),
+        Line2D([], [], marker="|", linestyle="", color=GREYS[1], markersize=8, label="measured fork epoch"),
+        Patch(color=BAND, alpha=0.18, linewidth=0, label="range of the seeds' best forks"),
+        Line2D([], [], marker="o", linestyle="", color=dark, markerfacecolor="white", label="between forks"),
+        Line2D([], [], marker="x", linestyle="", color=dark, label="outside all forks: no accuracy"),
+        Line2D([], [], linestyle=":", color=GREYS[1], label="random time's regret"),
+    ]

@@ -1,0 +1,250 @@
+import csv
+import math
+import time
+
+import pytest
+import workdirs
+
+from earlyprune_jax.analysis import rules, rules_text
+from earlyprune_jax.validate import InvalidInput
+
+T = 10
+ACCURACY = {2: 0.84, 4: 0.90, 8: 0.70}
+SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 1, 1)]
+
+
+def write_grid(workdir, *, seeds=(0,), signals=SIGNALS, sparsities=(0.97,), grid=None, num_epochs=T):
+    """Seed 1 loses .1 everywhere, seed 2 .2, and so on."""
+    workdirs.write_config(workdir, num_epochs=num_epochs)
+    for seed in seeds:
+        made = workdirs.records(0, [0.95] * num_epochs, signals=signals)
+        workdirs.write_trunk(workdir, seed, made, last_epoch=num_epochs, result=workdirs.finished(num_epochs))
+        for sparsity in sparsities:
+            for epoch, accuracy in (grid or ACCURACY).items():
+                made = workdirs.records(epoch, [accuracy - 0.1 * seed])
+                workdirs.write_fork(
+                    workdir,
+                    seed,
+                    epoch,
+                    made,
+                    sparsity=sparsity,
+                    last_epoch=num_epochs,
+                    result=workdirs.finished(num_epochs),
+                )
+    return workdir
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def named(rows, **wanted):
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
+    write_grid(tmp_path, seeds=(0, 1), sparsities=(0.9, 0.97))
+    paths = rules.write(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [
+        "rules.csv",
+        "rule_choices.csv",
+        "signal_correlations.csv",
+        "figures/rules.png",
+        "figures/rules.svg",
+    ]
+    rows = table(tmp_path / "rules.csv")
+    # Two curves of seven baselines, peak now and rewound, and the plateau of train accuracy.
+    assert len(rows) == 2 * (7 + 2 + 1)
+    (now,) = named(rows, trigger="peak(fisher_trace)", mode="now", sparsity="0.97")
+    assert (now["criterion"], now["scope"], now["fork_rule"], now["kind"]) == (
+        "magnitude",
+        "global",
+        "paper_a",
+        "rule",
+    )
+    assert (now["num_seeds"], now["num_evaluated"], now["num_outside"], now["num_never_fired"]) == (
+        "2",
+        "2",
+        "0",
+        "0",
+    )
+    # Fired at 5: (3 * .9 + .7) / 4 = .85, and .75 in seed 1.
+    assert float(now["interpolated_share"]) == 1.0
+    assert (float(now["epoch_mean"]), float(now["epoch_std"])) == (5.0, 0.0)
+    assert float(now["test_accuracy_mean"]) == pytest.approx(0.8)
+    assert float(now["test_accuracy_std"]) == pytest.approx(0.1 / math.sqrt(2))
+    assert float(now["regret_mean"]) == pytest.approx(0.05)
+    assert (float(now["saved_epochs_mean"]), float(now["saved_epochs_std"])) == (5.0, 0.0)
+    (rewind,) = named(rows, trigger="peak(fisher_trace)", mode="rewind", sparsity="0.97")
+    assert float(rewind["regret_mean"]) == pytest.approx(0.03)
+    assert float(rewind["saved_epochs_mean"]) == 5.0
+    assert {row["trigger"] for row in named(rows, kind="baseline")} == {
+        "oracle",
+        "best fixed epoch",
+        "fixed 10 %",
+        "fixed 30 %",
+        "fixed 50 %",
+        "end",
+        "random time",
+    }
+
+
+def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
+    write_grid(tmp_path, seeds=(0, 1))
+    rules.write(tmp_path, ["epoch(9)", "threshold(fisher_trace, above=10)"])
+    rows = table(tmp_path / "rule_choices.csv")
+    first, second = named(rows, trigger="peak(fisher_trace)", mode="rewind")
+    assert (first["trunk_seed"], second["trunk_seed"]) == ("0", "1")
+    assert (first["fired_epoch"], first["marked_epoch"], first["epoch"]) == ("5", "3", "3")
+    assert (first["status"], first["dense_epochs"], first["saved_epochs"]) == ("interpolated", "5", "5")
+    assert float(second["test_accuracy"]) == pytest.approx(0.77)
+    assert first["reason"] == "fisher_trace was largest at epoch 3 (9), 56 % lower at 5"
+    (outside, _) = named(rows, trigger="epoch(9)")
+    assert (outside["status"], outside["test_accuracy"], outside["regret"], outside["saved_epochs"]) == (
+        "outside",
+        "",
+        "",
+        "1",
+    )
+    (never, _) = named(rows, trigger="threshold(fisher_trace, above=10.0)")
+    assert (never["status"], never["epoch"], never["dense_epochs"], never["saved_epochs"]) == (
+        "never",
+        "",
+        "",
+        "",
+    )
+
+
+def test_signal_correlations_csv_has_the_control_beside_each_signal(tmp_path):
+    write_grid(tmp_path, seeds=(0, 1))
+    rules.write(tmp_path)
+    (row,) = named(table(tmp_path / "signal_correlations.csv"), signal="fisher_trace")
+    # At 2, 4, 8: the trace ranks 2 3 1, as the accuracy does; the epochs 1 2 3: -.5.
+    assert float(row["spearman_mean"]) == pytest.approx(1.0)
+    assert float(row["spearman_std"]) == pytest.approx(0.0)
+    assert float(row["epoch_spearman_mean"]) == pytest.approx(-0.5)
+    assert (row["num_seeds"], row["num_epochs"]) == ("2", "3")
+
+
+def test_default_rules_are_those_whose_columns_were_measured(tmp_path):
+    every = {
+        "fisher_trace": 1.0,
+        "kl_uniform_bits": 1.0,
+        "random_distance": 1.0,
+        "mask_distance": 1.0,
+        "weight_change": 1.0,
+    }
+    write_grid(tmp_path, signals=[every] * T, sparsities=(0.8,))
+    assert {one.trigger for one in rules.replay(tmp_path) if one.kind == "rule"} == {
+        "peak(fisher_trace)",
+        "peak(kl_uniform_bits)",
+        "peak(random_distance)",
+        "early_bird()",
+        "early_crop(sparsity=0.8)",
+        "plateau(train_accuracy)",
+    }
+
+
+def test_the_rule_of_the_config_is_replayed_too(tmp_path):
+    write_grid(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    for text, expected in (
+        ("first(peak(fisher_trace), epoch(4))", {"first(peak(fisher_trace), epoch(4))"}),
+        ("peak( fisher_trace )", set()),
+        # What this version cannot read, or what was not measured, is left out.
+        ("peak(kl_uniform_bits)", set()),
+        ("moon_phase(x)", set()),
+        ("", set()),
+    ):
+        (tmp_path / "config.json").write_text(config[:-1] + f', "fork": {{"trigger": "{text}"}}}}')
+        found = {one.trigger for one in rules.replay(tmp_path) if one.kind == "rule"}
+        assert found == {"peak(fisher_trace)", "plateau(train_accuracy)"} | expected
+
+
+def test_rules_given_replace_the_default_ones_and_keep_the_baselines(tmp_path):
+    write_grid(tmp_path)
+    found = rules.replay(tmp_path, ["epoch(4)"])
+    assert [one.trigger for one in found if one.kind == "rule"] == ["epoch(4)"]
+    assert sum(one.kind == "baseline" for one in found) == 7
+
+
+def test_rules_that_cannot_be_used_are_named_all_at_once(tmp_path):
+    write_grid(tmp_path)
+    with pytest.raises(InvalidInput) as caught:
+        rules.replay(tmp_path, ["peek(x)", "peak(fisher_trac)", "epoch(4)"])
+    assert len(caught.value.problems) == 2
+    assert caught.value.problems[0].startswith("peek(x): Expected rule='peek'")
+    assert "Did you mean 'fisher_trace'?" in caught.value.problems[1]
+
+
+def test_a_workdir_without_forks_or_signals_is_no_error(tmp_path):
+    assert rules.write(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+    write_grid(tmp_path, signals=None)
+    found = rules.replay(tmp_path)
+    assert {one.trigger for one in found if one.kind == "rule"} == {"plateau(train_accuracy)"}
+    assert rules.write(tmp_path)
+
+
+def test_one_fork_epoch_is_enough(tmp_path):
+    write_grid(tmp_path, grid={4: 0.5})
+    found = {one.trigger: one for one in rules.replay(tmp_path, ["epoch(4)"])}
+    assert found["epoch(4)"].complete and found["random time"].complete
+    assert found["fixed 50 %"].count("outside") == 1
+    assert rules.write(tmp_path)
+
+
+def test_the_table_for_the_terminal(tmp_path):
+    write_grid(tmp_path, seeds=(0, 1))
+    lines = rules_text.table(rules.replay(tmp_path, ["peak(fisher_trace)", "epoch(9)"])).splitlines()
+    assert lines[0] == "Forks: magnitude, global, 97 % removed, rule paper_a; 2 seeds, T = 10 epochs"
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert cells[1] == [
+        "rule",
+        "pruned after epoch",
+        "test accuracy, %",
+        "regret, points",
+        "dense epochs saved",
+        "remarks",
+    ]
+    assert cells[2] == ["[oracle]", "4.0 +- 0.0", "85.0 +- 7.1", "0.0 +- 0.0", "6.0 +- 0.0"]
+    expected = ["3.0 +- 0.0", "82.0 +- 7.1", "3.0 +- 0.0", "5.0 +- 0.0", "interpolated in 2 of 2 seeds"]
+    assert ["peak(fisher_trace), rewind", *expected] in cells
+    assert ["epoch(9)", "9.0 +- 0.0", "-", "-", "1.0 +- 0.0", "outside the forks in 2 of 2 seeds"] in cells
+
+
+def test_the_command_prints_and_writes(tmp_path, capsys):
+    write_grid(tmp_path)
+    assert rules.main([str(tmp_path), "--rule", "epoch(4)", "--rule", "peak(fisher_trace, patience=3)"]) == 0
+    printed = capsys.readouterr().out
+    assert "epoch(4)" in printed and "peak(fisher_trace, patience=3), rewind" in printed
+    assert "[random time]" in printed and "Spearman's rho" in printed
+    assert {row["trigger"] for row in table(tmp_path / "rules.csv")} >= {"epoch(4)", "peak(fisher_trace)"}
+
+
+def test_the_command_exits_with_2_and_every_problem(tmp_path, capsys):
+    assert rules.main([str(tmp_path)]) == 2
+    assert "to hold finished forks" in capsys.readouterr().err
+    write_grid(tmp_path)
+    assert rules.main([str(tmp_path), "--rule", "peak(", "--rule", "epoch(0)"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 2
+    assert not (tmp_path / "rules.csv").exists()
+
+
+def test_ten_seeds_of_200_epochs_and_20_rules_take_seconds(tmp_path):
+    signals = [{"fisher_trace": 100.0 + epoch % 7 - abs(epoch - 90)} for epoch in range(200)]
+    write_grid(
+        tmp_path,
+        seeds=range(10),
+        signals=signals,
+        num_epochs=200,
+        grid={epoch: 0.99 - abs(epoch - 60) / 1000 for epoch in range(10, 200, 10)},
+    )
+    texts = [f"peak(fisher_trace, patience={patience}, smoothing=5)" for patience in range(1, 21)]
+    started = time.monotonic()
+    found = rules.replay(tmp_path, texts)
+    assert time.monotonic() - started < 5.0
+    assert len(found) == 40 + 7
