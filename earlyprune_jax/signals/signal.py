@@ -1,32 +1,72 @@
-"""What every signal is: sums over probe batches, then numbers."""
+"""What signals are: sums over probe batches, or functions of the weights, then numbers."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey
 
-LogProbs = Callable[[Params, Any], Array]
-"""(params, batch) -> log p(y|x), shape [B, C], natural log, BN in evaluation mode."""
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A classifier in evaluation mode, with everything but its parameters fixed.
+
+    Attributes:
+        apply: (variables, batch, **linen_options) -> logits [B, C]. `variables` is
+            {"params": params, **fixed}. Where `is_linen`, the options of a Linen module's `apply`
+            (`mutable`, ...) are passed on, so that its layers can be tapped.
+        fixed: the other variables, e.g. {"batch_stats": ...}.
+        is_linen: whether `apply` runs a Linen module.
+    """
+
+    apply: Callable[..., Any]
+    fixed: Mapping[str, Any]
+    is_linen: bool
+
+    def log_probs(self, params: Params, batch: Any) -> Array:
+        """log p(y|x), shape [B, C], natural log, float32."""
+        logits = self.apply({"params": params, **self.fixed}, batch)
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
-class Signal:
+class ProbeSignal:
     """A measurement of a network on probe images, accumulated batch by batch.
 
     Attributes:
         name: the signal's name in configs.
+        columns: what `numbers` returns that is one number (not a mapping), in order.
         num_passes: how often the probe images are visited; `pass_index` counts from 0.
         zero_sums: params -> the pytree of float32 zeros that `batch_sums` adds to.
-        batch_sums: (log_probs, params, batch, key, pass_index) -> a pytree of sums over the
-            batch; runs inside jit. `batch` holds `images`, `labels` and `weights` [B], with
-            weight 0 for padding.
-        numbers: (sums over everything, number of examples) -> column name -> number, or a
-            mapping parameter path -> number.
+        batch_sums: (network, params, batch, key, pass_index) -> a pytree of sums over the batch;
+            runs inside jit. `batch` holds `images`, `labels`, `numbers` [B] (each example's place
+            among the probe images) and `weights` [B], with weight 0 for padding.
+        numbers: (sums over everything, number of examples) -> column name -> number (None where
+            it is not defined), or a mapping parameter path -> number.
     """
 
     name: str
+    columns: tuple[str, ...]
     num_passes: int
     zero_sums: Callable[[Params], Any]
-    batch_sums: Callable[[LogProbs, Params, Any, PRNGKey, Array], Any]
+    batch_sums: Callable[[Network, Params, Any, PRNGKey, Array], Any]
     numbers: Callable[[Any, int], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSignal:
+    """A measurement of the weights alone.
+
+    Attributes:
+        name: the signal's name in configs.
+        columns: what `measure` returns.
+        measure: (params, key) -> column name -> number; called outside jit, compiles what it
+            needs once for a tree of given shapes.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    measure: Callable[[Params, PRNGKey], dict[str, float | None]]
