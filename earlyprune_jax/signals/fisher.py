@@ -1,106 +1,233 @@
-"""The trace of the Fisher information, per parameter leaf (paper A, Eqs. 3 and 4).
+"""The Fisher information of a classifier: its trace and diagonal, by layer, with standard errors.
 
-tr(F) = mean over images x of E_{y ~ p(y|x)} ||d log p(y|x) / d params||^2, natural log,
-BN in evaluation mode. Summed over all leaves it is the full trace; paper A plots the
-sum over convolution kernels.
+F = (1/N) sum_n E_{y ~ p(y|x_n)} [g g^T], g = d log p(y|x_n) / d params, natural log, BN in evaluation
+mode (paper A, Eqs. 3 and 4; Eq. 4's "predicted labels" can be read as `sampled` or `argmax`).
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from earlyprune_jax.array_types import Array, Params
-from earlyprune_jax.pruning.scores.fisher import choose_labels
-from earlyprune_jax.pruning.trees import path_name
-from earlyprune_jax.signals.signal import LogProbs, Signal
+from earlyprune_jax.array_types import Params, PRNGKey
+from earlyprune_jax.pruning import select
+from earlyprune_jax.pruning.scores.gradients import scores_like
+from earlyprune_jax.pruning.selection import Layers
+from earlyprune_jax.pruning.trees import is_weight
+from earlyprune_jax.signals import fisher_run
+from earlyprune_jax.signals.fisher_checks import check_options, require_arguments
+from earlyprune_jax.signals.fisher_run import Measured
+from earlyprune_jax.signals.fisher_signal import signal
+from earlyprune_jax.signals.fisher_squares import ESTIMATORS, METHODS, standard_error
+from earlyprune_jax.taps import is_linen
+
+__all__ = [
+    "ESTIMATORS",
+    "METHODS",
+    "FisherDiagonal",
+    "FisherTrace",
+    "check_options",
+    "fisher_diagonal",
+    "fisher_trace",
+    "signal",
+]
 
 
-def per_example_sums(log_probs: LogProbs, params: Params, batch: Any, labels: Array, weights: Array) -> Any:
-    """sum_i w_i ||d log p(y_i|x_i) / d leaf||^2 for every leaf, by vmapped per-example gradients.
+@dataclasses.dataclass(frozen=True)
+class FisherTrace:
+    """tr(F), the mean over images.
+
+    Attributes:
+        total: the sum over the counted parameters.
+        per_layer: path of a module ("" for the root) -> the sum over its own parameters, counted or not.
+        per_parameter: path of a leaf -> its value, counted or not. Any set of leaves sums to its trace.
+        standard_error: of `total`, from the spread over images: std(ddof=1) / sqrt(N) of the images'
+            own traces; for `batch` the spread over microbatches, each weighted by its images. It
+            holds the draw of labels and images, not that of the network. None for one image (one
+            microbatch).
+        num_examples: N.
+        estimator, method: that ran; `method` is "vmap" where a function was given with "layerwise".
+        notes: which modules fell back to vmap, and why.
+    """
+
+    total: float
+    per_layer: Mapping[str, float]
+    per_parameter: Mapping[str, float]
+    standard_error: float | None
+    num_examples: int
+    estimator: str
+    method: str
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FisherDiagonal(FisherTrace):
+    """The diagonal of F, and the numbers of `FisherTrace`.
+
+    Attributes:
+        diagonal: the structure of the params, float32, >= 0: the mean over images of E_y [g_i^2]; zeros
+            where a leaf is no weight. With `layers=None` its sum is `total`.
+    """
+
+    diagonal: Any
+
+
+def fisher_trace(
+    model: Any,
+    variables: Any,
+    images: Any,
+    *,
+    key: PRNGKey,
+    estimator: str = "sampled",
+    method: str = "layerwise",
+    microbatch_size: int | None = None,
+    labels: Any = None,
+    layers: Layers | None = None,
+    **apply_options: Any,
+) -> FisherTrace:
+    """tr(F) = (1/N) sum_n E_y ||d log p(y|x_n) / d params||^2: a mean over images, a sum over parameters.
+
+    Natural log, no division by classes or parameters, [0, inf). Estimators, of the expectation over y:
+
+    - `exact`: sum_c p(c|x) ||d log p(c|x)||^2, C passes over the images.
+    - `sampled`: one y ~ p(y|x) an image, unbiased for `exact`. The label is a function of (key, the
+      image's place in `images`) alone: every method and microbatch size takes the same ones.
+    - `argmax`: the predicted class (Eq. 4 read literally). Small where the network is sure.
+    - `empirical`: the data's `labels`; no estimate of the others (Kunstner et al. 2019).
+
+    Methods:
+
+    - `layerwise`: one backward pass a microbatch. The gradient of a layer's parameters is made of its
+      input and its output's cotangent. Exact for `nn.Conv`, `nn.Dense`, `nn.DenseGeneral`, `nn.Embed`,
+      `nn.BatchNorm`, `nn.LayerNorm`, `nn.RMSNorm` and `nn.GroupNorm`, shared ones included. All else
+      (subclasses, own parameters, layers inside `nn.scan`, parameters used outside their layer)
+      is measured by vmap, and `notes` say so.
+    - `vmap`: per-example gradients of everything; the reference. Any `model` will do.
+    - `batch`: per microbatch, B times the squared norm of the mean gradient (paper A's code, B = 128).
+      Unbiased for sampled labels only, whose cross terms have mean 0; a larger variance. Which images
+      share a microbatch matters.
+
+    Cost (ResNet-20, 128 images, 2 CPU cores), in plain gradients of the batch: layerwise LAYERWISE, vmap VMAP,
+    batch BATCH; see benchmarks/fisher.py. Sums over images are kept in float64.
 
     Args:
-        log_probs: (params, batch) -> [B, C].
-        params: parameters, any pytree.
-        batch: a pytree of arrays with leading axis B.
-        labels: [B] int.
-        weights: [B] float.
+        model: a Linen module; or a function (params, images) -> logits [B, C] in evaluation mode, e.g.
+            of an NNX state or an Equinox module. In it no example may depend on another.
+        variables: {"params": ..., "batch_stats": ...} for a module; the params, any pytree, for a function.
+        images: [N, ...] array, or a pytree of them, on the host or the device.
+        key: a PRNG key; used by `sampled`.
+        estimator: one of `ESTIMATORS`.
+        method: one of `METHODS`; `layerwise` is `vmap` where `model` is a function.
+        microbatch_size: images at once; bounds memory, and but for `batch` does not change the result beyond
+            rounding. None: see `fisher_run.default_microbatch_size` (1 GiB; 128 for `batch`).
+        labels: [N] integers, for `empirical`; the others ignore them.
+        layers: which leaves `total` sums, as `pruning.select` takes them; None: all. Paper A's
+            plots: "conv_kernels".
+        apply_options: further arguments of the model. A Linen module is asked for evaluation mode by
+            whichever of train, training, is_training, deterministic and use_running_average it takes.
 
-    Returns:
-        The structure of `params` with scalar float32 leaves.
+    Raises:
+        InvalidInput: all problems of the arguments at once; a module that is not in evaluation mode or
+            misses variables; logits of another shape, or of one class; logits or gradients that
+            are not finite (which image, which layer).
+
+    Source: paper A (Nunez et al.), Eqs. 3 and 4; the identity of `batch` from its code. Layerwise norms:
+    Goodfellow 2015, "Efficient per-example gradient computations"; Rochette et al. 2019 for
+    convolutions.
 
     Example:
-        >>> log_probs = lambda params, batch: jax.nn.log_softmax(batch["x"] * params[None])
-        >>> batch = {"x": jnp.array([[1.0, 0.0]])}
-        >>> sums = per_example_sums(log_probs, jnp.zeros(2), batch, jnp.array([0]), jnp.ones(1))
-        >>> round(float(sums), 6)      # d log p_0 = x (1[y=c] - p) = (1/2, 0)
-        0.25
+        >>> from flax import linen as nn
+        >>> x = np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)
+        >>> zeros = {"params": {"kernel": np.zeros((2, 2), np.float32)}}       # p = 1/2
+        >>> module = nn.Dense(2, use_bias=False)
+        >>> found = fisher_trace(module, zeros, x, key=jax.random.key(0), estimator="exact")
+        >>> found.total, found.standard_error     # the mean of |x|^2 sum_c p_c (1 - p_c) = |x|^2 / 2
+        (2.5, 2.0)
     """
-
-    def gradient(example, label):
-        single = jax.tree.map(lambda leaf: leaf[None], example)
-        return jax.grad(lambda p: log_probs(p, single)[0, label])(params)
-
-    gradients = jax.vmap(gradient)(batch, labels)
-    return jax.tree.map(
-        lambda g: jnp.dot(weights, jnp.sum(g.reshape(g.shape[0], -1) ** 2, axis=1)), gradients
+    options = {"estimator": estimator, "method": method, "labels": labels, "layers": layers}
+    measured = _measured(
+        model, variables, images, key, microbatch_size, options, apply_options, with_diagonal=False
     )
+    params = variables["params"] if is_linen(model) else variables
+    return FisherTrace(**_numbers(measured, params, layers, estimator))
 
 
-def batch_gradient_sums(
-    log_probs: LogProbs, params: Params, batch: Any, labels: Array, weights: Array
-) -> Any:
-    """||sum_i w_i d log p(y_i|x_i) / d leaf||^2 for every leaf: one backward pass a batch.
+def fisher_diagonal(
+    model: Any,
+    variables: Any,
+    images: Any,
+    *,
+    key: PRNGKey,
+    estimator: str = "sampled",
+    method: str = "layerwise",
+    microbatch_size: int | None = None,
+    labels: Any = None,
+    layers: Layers | None = None,
+    **apply_options: Any,
+) -> FisherDiagonal:
+    """F_ii = (1/N) sum_n E_y [(d log p(y|x_n) / d w_i)^2] of every weight w_i, and its trace.
 
-    With sampled labels the cross terms have mean 0, so this has the same expectation as
-    `per_example_sums`, with a larger variance; divided by the batch size it is paper A's
-    B * ||gradient of the mean cross-entropy||^2. With any other labels it is biased.
+    Estimators, methods, arguments and errors are those of `fisher_trace`. `layerwise` makes the
+    per-example gradients of one layer after the other, never of the whole network.
+
+    `pruning.scores.fisher_diagonal` is the same quantity (from any number of batches, by vmap), as
+    a score.
+
+    Example:
+        >>> logits = lambda params, x: x * params[None]
+        >>> x = np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)        # p = 1/2, d log p_0 = x (1/2, 0)
+        >>> zeros, key = np.zeros(2, np.float32), jax.random.key(0)
+        >>> fisher_diagonal(logits, zeros, x, key=key, estimator="exact").diagonal.tolist()
+        [1.25, 0.0]
     """
+    options = {"estimator": estimator, "method": method, "labels": labels, "layers": layers}
+    measured = _measured(
+        model, variables, images, key, microbatch_size, options, apply_options, with_diagonal=True
+    )
+    params = variables["params"] if is_linen(model) else variables
+    numbers = _numbers(measured, params, layers, estimator)
+    means = [np.asarray(leaf, np.float32) / numbers["num_examples"] for leaf in measured.diagonal or []]
+    return FisherDiagonal(**numbers, diagonal=scores_like(params, means))
 
-    def total(p):
-        chosen = jnp.take_along_axis(log_probs(p, batch), labels[:, None], axis=1)[:, 0]
-        return jnp.dot(weights, chosen)
 
-    return jax.tree.map(lambda g: jnp.sum(g**2), jax.grad(total)(params))
+def _measured(
+    model: Any,
+    variables: Any,
+    images: Any,
+    key: PRNGKey,
+    microbatch_size: int | None,
+    options: dict[str, Any],
+    apply_options: dict[str, Any],
+    *,
+    with_diagonal: bool,
+) -> Measured:
+    given = {"key": key, "microbatch_size": microbatch_size, "apply_options": apply_options}
+    require_arguments(model, variables, images, **given, **options)
+    wanted = {name: options[name] for name in ("estimator", "method", "labels")}
+    return fisher_run.measure(model, variables, images, **given, **wanted, with_diagonal=with_diagonal)
 
 
-def signal(*, estimator: str, labels: str, counted: Any, num_classes: int) -> Signal:
-    """tr(F) per parameter leaf, the mean over probe images.
-
-    Columns: `fisher_trace` (the counted leaves), `fisher_trace_all` (every leaf) and
-    `fisher_trace_by_parameter` (path -> value, whose sum over any subset of leaves is the
-    trace of that subset).
-
-    Cost, in training steps of the same batch: `per_example` 1.9 and B times the gradients'
-    memory, `batch` 1.0 (ResNet-20, B = 128, medians of 12 interleaved on 2 CPU cores).
-    `exact` labels multiply it by C.
-
-    Args:
-        estimator: `per_example` or `batch` (sampled labels only).
-        labels: `sampled`, `exact`, `argmax` or `true`.
-        counted: the structure of the params with Python bools: the leaves summed into
-            `fisher_trace`; paper A plots the conv kernels.
-        num_classes: C.
-    """
-    square: Callable[..., Any] = per_example_sums if estimator == "per_example" else batch_gradient_sums
-
-    def batch_sums(log_probs, params, batch, key, pass_index):
-        predicted = jax.lax.stop_gradient(log_probs(params, batch))
-        chosen, label_weights = choose_labels(labels, predicted, batch["labels"], key, pass_index)
-        return square(log_probs, params, batch, chosen, batch["weights"] * label_weights)
-
-    def numbers(sums, num_examples):
-        leaves = jax.tree.leaves_with_path(sums)
-        by_parameter = {path_name(path): float(value) / num_examples for path, value in leaves}
-        flags = jax.tree.leaves(counted)
-        return {
-            "fisher_trace": sum(v for v, take in zip(by_parameter.values(), flags, strict=True) if take),
-            "fisher_trace_all": sum(by_parameter.values()),
-            "fisher_trace_by_parameter": by_parameter,
-        }
-
-    def zero_sums(params):
-        return jax.tree.map(lambda _: jnp.zeros(()), params)
-
-    return Signal("fisher_trace", num_classes if labels == "exact" else 1, zero_sums, batch_sums, numbers)
+def _numbers(measured: Measured, params: Params, layers: Layers | None, estimator: str) -> dict[str, Any]:
+    """The fields of `FisherTrace`."""
+    size = int(measured.sizes.sum())
+    means = measured.values.sum(axis=1) / size
+    counted = np.ones(len(means), bool)
+    if layers is not None:
+        flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
+        counted = np.array([take for leaf, take in flags if is_weight(leaf)])
+    per_layer: dict[str, float] = {}
+    for name, mean in zip(measured.names, means, strict=True):
+        module = name.rpartition("/")[0]
+        per_layer[module] = per_layer.get(module, 0.0) + float(mean)
+    return {
+        "total": float(means[counted].sum()),
+        "per_layer": per_layer,
+        "per_parameter": dict(zip(measured.names, map(float, means), strict=True)),
+        "standard_error": standard_error(measured.values[counted].sum(axis=0), measured.sizes),
+        "num_examples": size,
+        "estimator": estimator,
+        "method": measured.method,
+        "notes": measured.notes,
+    }
