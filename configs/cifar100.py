@@ -63,7 +63,11 @@ def get_config() -> ConfigDict:
                 "layers": "conv_kernels",
             },
             "fork": {
+                "when": "epochs",
                 "epochs": (20, 40, 60, 80, 100, 120, 140, 160, 180),
+                "trigger": "peak(fisher_trace, smoothing=5, patience=10)",
+                "prune_at": "now",
+                "fallback_epoch": 100,
                 "rules": ("paper_a",),
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,
@@ -74,9 +78,12 @@ def get_config() -> ConfigDict:
                 "num_examples": 0,
                 "batch_size": 128,
                 "augment": False,
-                "fisher_estimator": "batch",
-                "fisher_labels": "sampled",
+                "max_overhead_fraction": 0.05,
+                "fisher_estimator": "sampled",
+                "fisher_method": "layerwise",
                 "fisher_layers": "conv_kernels",
+                "num_permutations": 5,
+                "min_eigenvalues": 0,
             },
         }
     )

@@ -65,7 +65,11 @@ def get_config() -> ConfigDict:
                 "layers": "conv_kernels",
             },
             "fork": {
+                "when": "epochs",
                 "epochs": (2, 6, 10, 14, 18, 22),
+                "trigger": "peak(fisher_trace, smoothing=3, patience=3)",
+                "prune_at": "now",
+                "fallback_epoch": 8,
                 "rules": ("paper_a",),
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,
@@ -76,9 +80,12 @@ def get_config() -> ConfigDict:
                 "num_examples": 500,
                 "batch_size": 128,
                 "augment": False,
-                "fisher_estimator": "per_example",
-                "fisher_labels": "sampled",
+                "max_overhead_fraction": 0.0,
+                "fisher_estimator": "sampled",
+                "fisher_method": "layerwise",
                 "fisher_layers": "conv_kernels",
+                "num_permutations": 5,
+                "min_eigenvalues": 0,
             },
         }
     )

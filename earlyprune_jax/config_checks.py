@@ -5,13 +5,13 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from earlyprune_jax import data, models, pruning, signals
+from earlyprune_jax import data, models, pruning, triggers
 from earlyprune_jax.pruning import UNSTRUCTURED
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
-from earlyprune_jax.pruning.scores import fisher
 from earlyprune_jax.pruning.selection import check_layers
+from earlyprune_jax.signals import fisher
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import fork_rules, fork_scores, schedules, tasks
+from earlyprune_jax.training import fork_rules, fork_scores, measurement, schedules, tasks
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
 REGISTERED: dict[str, Iterable[str]] = {
@@ -19,9 +19,9 @@ REGISTERED: dict[str, Iterable[str]] = {
     "pruning.scopes": pruning.SCOPES,
     "fork.rules": fork_rules.RULES,
     "schedule.name": schedules.CURVES,
-    "signals.names": signals.NAMES,
-    "signals.fisher_labels": fisher.LABELS,
+    "signals.names": measurement.NAMES,
     "signals.fisher_estimator": fisher.ESTIMATORS,
+    "signals.fisher_method": fisher.METHODS,
 }
 """Keys whose names are registered where they are implemented."""
 
@@ -44,12 +44,29 @@ def _check_layer_name(spec: RunSpec, key: str) -> list[str]:
 
 
 def _check_fisher(spec: RunSpec) -> list[str]:
-    labels = spec.signals.fisher_labels
-    if spec.signals.fisher_estimator == "batch" and labels != "sampled":
-        allowed = "to be sampled with fisher_estimator batch"
-        remedy = "Only sampled labels make a batch's cross terms vanish: use fisher_estimator per_example."
-        return [expected("signals.fisher_labels", labels, allowed, remedy)]
+    problems = fisher.check_options(spec.signals.fisher_estimator, spec.signals.fisher_method)
+    return [f"signals.fisher_*: {problem}" for problem in problems]
+
+
+def _check_trigger(spec: RunSpec) -> list[str]:
+    """A trigger that decides must find its columns; one that is only replayed may miss them."""
+    if spec.fork.when == "trigger":
+        problems = triggers.check(spec.fork.trigger, decidable_columns(spec))
+        return [f"fork.trigger: {problem}" for problem in problems]
+    try:
+        if spec.fork.trigger:
+            triggers.parse(spec.fork.trigger)
+    except InvalidInput as error:
+        return [f"fork.trigger: {problem}" for problem in error.problems]
     return []
+
+
+def decidable_columns(spec: RunSpec) -> tuple[str, ...]:
+    """What a trigger may look at: never the test set."""
+    splits = ("train", "validation") if spec.data.validation_fraction else ("train",)
+    metrics = (f"{split}_{name}" for split in splits for name in ("loss", "accuracy"))
+    spreads = ("_standard_error", "_std")
+    return (*metrics, *(column for column in measurement.columns(spec) if not column.endswith(spreads)))
 
 
 def _check_examples(spec: RunSpec, key: str) -> list[str]:
@@ -127,7 +144,11 @@ NETWORK = {"data", "model", "train.precision"}
 """What decides the shapes of a network's parameters."""
 
 CROSS_CHECKS: Checks = (
-    ({"signals.fisher_estimator", "signals.fisher_labels"}, _check_fisher),
+    ({"signals.fisher_estimator", "signals.fisher_method"}, _check_fisher),
+    (
+        {"fork.when", "fork.trigger", "data.validation_fraction", "data.num_classes", "signals"},
+        _check_trigger,
+    ),
     ({"data", "train.batch_size"}, functools.partial(_check_examples, key="train.batch_size")),
     ({"data", "signals.num_examples"}, functools.partial(_check_examples, key="signals.num_examples")),
     ({"train.num_epochs", "fork.epochs", "fork.rules"}, _check_fork_epochs),

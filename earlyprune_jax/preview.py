@@ -26,7 +26,12 @@ def preview(spec: RunSpec) -> str:
     lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (id {spec.run_id()}):"]
     for run in runs:
         num_epochs = run.training(spec, per_epoch).num_epochs
-        lines.append(f"  {run.directory}: {num_epochs} epochs, {num_epochs * per_epoch} steps")
+        most = "at most " * (spec.fork.when == "trigger")
+        lines.append(f"  {run.directory}: {most}{num_epochs} epochs, {num_epochs * per_epoch} steps")
+    if spec.fork.when == "trigger":
+        lines.append(
+            f"  {spec.fork.trigger} decides; dense and pruned part share {spec.train.num_epochs} epochs"
+        )
     splits = f"{sizes.num_train} train, {sizes.num_validation} validation, {sizes.num_test} test"
     lines += [
         "",

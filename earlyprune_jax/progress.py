@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from earlyprune_jax.analysis import peaks
+
 Advance = Callable[[str, dict[str, Any] | None], None]
 """(run name, an epoch's entry) -> shown; None for an epoch that is not trained now."""
 
@@ -53,6 +55,11 @@ def shown(num_epochs: int, console: Console) -> Iterator[Advance]:
         yield advance
 
 
+def say(console: Console, sentence: str) -> None:
+    """Prints a sentence as it is, above a bar where there is one."""
+    console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+
+
 def epoch_line(name: str, entry: dict[str, Any]) -> str:
     """One epoch in one line.
 
@@ -69,5 +76,6 @@ def epoch_line(name: str, entry: dict[str, Any]) -> str:
         parts.append(f"validation acc {entry['validation_accuracy']:.4f}")
     parts.append(f"test acc {entry['test_accuracy']:.4f}")
     measured = entry.get("signals", {})
-    parts += [f"{column} {value:.4g}" for column, value in measured.items() if isinstance(value, float)]
+    shown = [(name, measured[name]) for name in peaks.headline_signals([measured])]
+    parts += [f"{column} {value:.4g}" for column, value in shown if isinstance(value, float)]
     return "  ".join([*parts, f"{entry['seconds']:.1f} s"])

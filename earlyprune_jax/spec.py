@@ -127,7 +127,26 @@ class PruningSpec:
 class ForkSpec:
     """When forks leave the trunk, and how they train on. Tuples are axes of the grid."""
 
-    epochs: tuple[int, ...] = key("trunk epochs t after which forks are pruned", each(within(0)))
+    when: str = key(
+        "epochs: a grid of forks at fork.epochs; trigger: every run watches its own signals and prunes "
+        "itself once fork.trigger fires, within train.num_epochs",
+        one_of("epochs", "trigger"),
+    )
+    epochs: tuple[int, ...] = key(
+        "trunk epochs t after which forks are pruned (when=epochs)", each(within(0))
+    )
+    trigger: str = key(
+        "a rule such as peak(fisher_trace, patience=3); obeyed with when=trigger, and always among the rules "
+        "that are replayed over a finished grid"
+    )
+    prune_at: str = key(
+        "when=trigger, once it fires: prune now, or rewind to the checkpoint of the epoch that the rule "
+        "marks (a peak is known only epochs later)",
+        one_of("now", "rewind"),
+    )
+    fallback_epoch: int = key(
+        "when=trigger: prune after this epoch if nothing has fired by then; 0 = stay dense", within(0)
+    )
     rules: tuple[str, ...] = key(
         "learning-rate rules of the forks",
         NAMES,
@@ -141,18 +160,29 @@ class ForkSpec:
 class SignalSpec:
     """What is measured along the trunk after every epoch."""
 
-    names: tuple[str, ...] = key("fisher_trace, kl_uniform", each(anything))
+    names: tuple[str, ...] = key(
+        "fisher_trace, kl_uniform, random_distance, mask_distance, weight_change, gradient_norm, performance",
+        each(anything),
+    )
     num_examples: int = key("training images the signals are measured on; 0 = all", within(0))
     batch_size: int = key("examples per signal step", within(1, 10**6))
     augment: bool = key("measure on augmented images, as paper A's config says")
-    fisher_estimator: str = key(
-        "per_example: mean of squared gradient norms; batch: B |batch mean|^2 (paper A's code)",
+    max_overhead_fraction: float = key(
+        "signals may take this part of the training time; dearer ones look at fewer images, or at fewer "
+        "epochs; 0 = no limit",
+        within(0, 1000),
     )
-    fisher_labels: str = key(
+    fisher_estimator: str = key(
         "labels of tr(F): sampled from the model (Eq. 3), exact (sum over classes), "
-        "argmax (Eq. 4 read literally), true (empirical Fisher)",
+        "argmax (Eq. 4 read literally), empirical (the data's)",
+    )
+    fisher_method: str = key(
+        "per-example gradients by layerwise (fast) or vmap (reference), or batch: B |batch mean|^2 "
+        "(paper A's code; sampled labels only)",
     )
     fisher_layers: str = key("layers summed into fisher_trace; like pruning.layers")
+    num_permutations: int = key("random_distance: random matrices compared with, a layer", within(1, 1000))
+    min_eigenvalues: int = key("random_distance: layers with fewer eigenvalues are skipped", within(0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,19 @@ PLACE = ("execution", "device")
 
 REMEDY = "Restore the file, or choose another --workdir."
 
-OWN_FILES = ("results.csv", "signals.csv", "env.json", "figures", "trunks", "forks")
+OWN_FILES = (
+    "results.csv",
+    "signals.csv",
+    "rules.csv",
+    "rule_choices.csv",
+    "signal_correlations.csv",
+    "signal_budget.json",
+    "env.json",
+    "figures",
+    "trunks",
+    "forks",
+    "online",
+)
 
 
 def check(workdir: Path, spec: RunSpec) -> list[str]:

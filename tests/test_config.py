@@ -76,7 +76,7 @@ def test_the_run_id_follows_the_content_only():
         ("model.name", "resnet2O", "Did you mean 'resnet20'?"),
         ("data.name", "cifar11", "cifar10"),
         ("data.validation_fraction", "1.0", "in [0, 1)"),
-        ("signals.fisher_labels", "exact,", "one of sampled"),
+        ("signals.fisher_estimator", "exact,", "one of exact"),
         ("train.seeds", "4294967296", "in [0, 4294967295]"),
         ("train.num_epochs", "9" * 30, "in [1, 1000000]"),
         ("model.width_multiplier", "1e300", "in (0, 100]"),
@@ -146,7 +146,7 @@ def test_local_pruning_that_empties_a_layer_is_refused_before_training():
 
 
 def test_the_batch_estimator_with_other_labels_is_refused():
-    (found,) = problems({"signals.fisher_estimator": "batch", "signals.fisher_labels": "true"})
+    (found,) = problems({"signals.fisher_method": "batch", "signals.fisher_estimator": "argmax"})
     assert "cross terms" in found
 
 

@@ -21,7 +21,7 @@ from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.plan import Fork, Trunk
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import loop
+from earlyprune_jax.training import loop, measurement
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput
 
@@ -88,7 +88,7 @@ def state(engine, workdir, member, epoch):
 def timeless(directory):
     """A run's entries without what no two runs share."""
     entries = RunRecords(directory).epochs()
-    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+    return [{key: value for key, value in entry.items() if "seconds" not in key} for entry in entries]
 
 
 def assert_equal_trees(first, second):
@@ -221,6 +221,11 @@ def test_another_config_is_refused_with_the_differing_keys(finished):
     assert "optim.learning_rate" not in str(caught.value)
 
 
+def watch(engine) -> loop.Watch:
+    tools = measurement.instruments(engine)
+    return loop.Watch(tools, measurement.full_sampling(engine, tools), None)
+
+
 class Crash(Exception):
     """Stands for a power failure in the middle of a run."""
 
@@ -231,14 +236,14 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
 ):
     spec, workdir, _ = finished
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(plan.identity(Trunk(0), 4))
+    records.start(plan.identity(Trunk(0), 0, 4))
 
     def crash(entry):
         if entry["epoch"] == num_epochs:
             raise Crash
 
     training = Trunk(0).training(spec, engine.steps_per_epoch)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=True, save=loop.SavePolicy(0, None))
+    run = loop.Run(training, 0, lambda: engine.new_state(0), watch(engine), loop.SavePolicy(0, None))
     with pytest.raises(Crash):
         loop.train(engine, run, records, store, crash)
     # Worse than the crash: a torn line, and a checkpoint whose record was never written.
@@ -260,7 +265,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finis
     biggest = max((store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     biggest.write_bytes(b"\0" * biggest.stat().st_size)
     training = Trunk(0).training(spec, engine.steps_per_epoch)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=True, save=loop.SavePolicy(0, None))
+    run = loop.Run(training, 0, lambda: engine.new_state(0), watch(engine), loop.SavePolicy(0, None))
     with pytest.warns(UserWarning, match="Going back to an older checkpoint"):
         loop.train(engine, run, records, store, lambda entry: None)
     assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, Trunk(0), 4))
@@ -317,7 +322,7 @@ def test_a_fork_at_epoch_0_starts_from_the_saved_initial_state(engine, finished,
     other = engine.new_state(5)
     store.save(0, other)
     training = Trunk(0).training(spec, engine.steps_per_epoch)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=True, save=loop.SavePolicy(0, None))
+    run = loop.Run(training, 0, lambda: engine.new_state(0), watch(engine), loop.SavePolicy(0, None))
     assert_equal_trees(loop.state_after(engine, run, store, 0), other)
 
 
@@ -424,7 +429,8 @@ def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precis
     for form in ("loop", "scan"):
         engine = engines.build(spec, load(spec.data), form=form)
         current, trained, _ = engine.train_epoch(engine.new_state(0), np.full(5, 0.05, np.float32))
-        final[form] = (trained, engine.evaluate(current, "test"), engine.measure(current, 1))
+        watcher = measurement.Watcher(engine, watch(engine).tools, watch(engine).sampling, engine.new_state)
+        final[form] = (trained, engine.evaluate(current, "test"), watcher.measure(current, 1)[0])
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(current.params))
     tolerance = 1e-3 if precision == "float32" else 0.1
     assert final["loop"][0]["loss"] == pytest.approx(final["scan"][0]["loss"], rel=tolerance)

@@ -25,9 +25,11 @@ def tiny_experiment(npz: Path) -> ConfigDict:
             "train.eval_batch_size": 16,
             "optim.learning_rate": 0.05,
             "fork.epochs": (2,),
+            "fork.fallback_epoch": 0,
             "pruning.sparsities": (0.5,),
             "schedule.exponential_decay_rate": 0.5,
             "schedule.step_boundaries_epochs": (2,),
+            "signals.names": ("fisher_trace", "kl_uniform", "mask_distance", "weight_change"),
             "signals.num_examples": 12,
             "signals.batch_size": 8,
         }

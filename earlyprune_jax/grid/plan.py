@@ -64,23 +64,60 @@ class Fork:
         return fork_rules.RULES[self.rule](spec, self.fork_epoch, steps_per_epoch)
 
 
-AnyRun = Trunk | Fork
+@dataclasses.dataclass(frozen=True)
+class Online:
+    """A run that prunes itself: its trunk watches its signals, and stops when the trigger fires.
+
+    The dense part is the trunk's, shared by all cells of a seed; what is left of the trunk's epochs
+    is trained pruned.
+    """
+
+    trunk_seed: int
+    criterion: str
+    scope: str
+    sparsity: float
+    rule: str
+    replicate: int
+
+    @property
+    def directory(self) -> str:
+        """Where the pruned part lives, relative to the workdir."""
+        axes = f"{self.criterion}_{self.scope}_s{self.sparsity!r}_{self.rule}_r{self.replicate}"
+        return f"online/seed-{self.trunk_seed}_{axes}"
+
+    @property
+    def label(self) -> str:
+        """What progress calls the run."""
+        axes = f"{self.criterion} {self.scope} {self.sparsity!r} {self.rule}"
+        return f"online seed {self.trunk_seed}, {axes}" + f" #{self.replicate}" * bool(self.replicate)
+
+    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
+        """The longest it can get, while nobody knows when the trigger will fire: see `pruned_at`."""
+        return fork_rules.RULES[self.rule](spec, 1, steps_per_epoch)
+
+    def pruned_at(self, epoch: int) -> Fork:
+        """The fork this becomes, once it is known from which epoch's weights."""
+        return Fork(
+            self.trunk_seed, epoch, self.criterion, self.scope, self.sparsity, self.rule, self.replicate
+        )
 
 
-def identity(run: AnyRun, num_epochs: int) -> dict[str, Any]:
-    """What run.json says: kind and every axis (null where a trunk has none), first and last epoch.
+AnyRun = Trunk | Fork | Online
+
+
+def identity(run: AnyRun, first_epoch: int, num_epochs: int) -> dict[str, Any]:
+    """What run.json says: kind and every axis (null where a run has none), first and last epoch.
 
     Example:
-        >>> identity(Trunk(0), 40)["kind"], identity(Trunk(0), 40)["last_epoch"]
+        >>> identity(Trunk(0), 0, 40)["kind"], identity(Trunk(0), 0, 40)["last_epoch"]
         ('trunk', 40)
     """
     axes = dict.fromkeys(field.name for field in dataclasses.fields(Fork)) | dataclasses.asdict(run)
-    first = axes["fork_epoch"] or 0
     return {
         "kind": type(run).__name__.lower(),
         **axes,
-        "first_epoch": first,
-        "last_epoch": first + num_epochs,
+        "first_epoch": first_epoch,
+        "last_epoch": first_epoch + num_epochs,
     }
 
 
@@ -88,23 +125,27 @@ def runs(spec: RunSpec) -> list[AnyRun]:
     """Every run, each trunk directly before its forks: results.csv holds whole seeds early."""
     fork, pruning = spec.fork, spec.pruning
     axes = (
-        fork.epochs,
         pruning.criteria,
         pruning.scopes,
         pruning.sparsities,
         fork.rules,
         range(fork.num_replicates),
     )
-    return [
-        run
-        for seed in spec.train.seeds
-        for run in (Trunk(seed), *(Fork(seed, *cell) for cell in itertools.product(*axes)))
-    ]
+    cells = list(itertools.product(*axes))
+    if fork.when == "trigger":
+        return [
+            run
+            for seed in spec.train.seeds
+            for run in (Trunk(seed), *(Online(seed, *cell) for cell in cells))
+        ]
+    forked = itertools.product(fork.epochs, cells)
+    places = [(epoch, *cell) for epoch, cell in forked]
+    return [run for seed in spec.train.seeds for run in (Trunk(seed), *(Fork(seed, *at) for at in places))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a plan takes.
+    """What a plan takes, at most: runs that prune themselves share their trunk's epochs.
 
     Attributes:
         num_epochs: over all runs.
@@ -123,11 +164,22 @@ def cost(spec: RunSpec, *, steps_per_epoch: int, state_bytes: int) -> Cost:
     """Estimates a whole plan from its lengths and the size of one state."""
     planned = runs(spec)
     num_epochs = sum(run.training(spec, steps_per_epoch).num_epochs for run in planned)
+    if spec.fork.when == "trigger":
+        # A trunk that never stops leaves nothing for its pruned runs; one that stops at once, the most.
+        num_epochs -= len(spec.train.seeds) * (spec.train.num_epochs - 1)
     kept = spec.train.num_epochs + 1
     if spec.train.keep_checkpoints == "fork_epochs":
-        kept = len({*spec.fork.epochs, spec.train.num_epochs})
+        kept = len({*kept_epochs(spec), spec.train.num_epochs})
     num_checkpoints = sum(kept if isinstance(run, Trunk) else 1 for run in planned)
     return Cost(num_epochs, num_epochs * steps_per_epoch, num_checkpoints, num_checkpoints * state_bytes)
+
+
+def kept_epochs(spec: RunSpec) -> frozenset[int]:
+    """The trunk checkpoints that forks may start from, so far as it is known beforehand."""
+    if spec.fork.when == "epochs":
+        return frozenset(spec.fork.epochs)
+    # Any epoch may turn out to be the one to go back to.
+    return frozenset(range(spec.train.num_epochs)) if spec.fork.prune_at == "rewind" else frozenset()
 
 
 def tree_bytes(tree: Any) -> int:

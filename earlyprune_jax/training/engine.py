@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from earlyprune_jax import data, signals
+from earlyprune_jax import data
 from earlyprune_jax.array_types import Array, PRNGKey
 from earlyprune_jax.data import Dataset
 from earlyprune_jax.pruning import select
@@ -31,7 +31,7 @@ class Engine:
         optimizer: SGD without its learning rate.
         splits: name -> {"images", "labels"} on the device; "validation" may be absent.
         prunable: params structure with Python bools.
-        probe: indices of the training images the signals are measured on.
+        probe: indices of the training images that signals and data-driven scores look at.
         form: how step sequences are executed, `loop` or `scan`.
     """
 
@@ -41,11 +41,9 @@ class Engine:
     splits: dict[str, Any]
     prunable: Any
     probe: np.ndarray
-    signals: tuple[signals.Signal, ...]
     form: str
     run_train: Runner
     run_eval: Runner
-    run_signals: tuple[Runner, ...]
     make_order: Callable[[PRNGKey, int], Array]
     make_state: Callable[[PRNGKey], TrainState]
 
@@ -72,7 +70,7 @@ class Engine:
 
         Args:
             current: the state at an epoch's start.
-            rates: [steps_per_epoch] learning rates.
+            rates: [steps_per_epoch] learning rates; fewer train the epoch's first steps only.
 
         Returns:
             The new state; the means of loss and accuracy over the epoch's augmented batches,
@@ -80,7 +78,7 @@ class Engine:
             non-finite weights or statistics, `steps.NEVER` if neither.
         """
         epoch = int(current.step) // self.steps_per_epoch
-        order = self.make_order(stream_key(current.key, Stream.ORDER), epoch)
+        order = self.make_order(stream_key(current.key, Stream.ORDER), epoch)[: len(rates)]
         carry = on_device((current, steps.zero_train_sums()))
         new_state, sums = self.run_train(carry, (order, rates), self.splits["train"])
         nonfinite_step = int(sums["first_nonfinite_step"])
@@ -96,17 +94,6 @@ class Engine:
         batches = padded_batches(np.arange(len(arrays["labels"])), self.spec.train.eval_batch_size)
         constants = (current.params, current.batch_stats, arrays)
         return _means(self.run_eval(on_device(steps.zero_sums()), batches, constants))
-
-    def measure(self, current: TrainState, epoch: int) -> dict[str, Any]:
-        """Every signal of a state: column -> number, or parameter path -> number."""
-        results = {}
-        key = stream_key(current.key, Stream.SIGNAL, epoch)
-        constants = (current.params, current.batch_stats, self.splits["train"], key)
-        for signal, run in zip(self.signals, self.run_signals, strict=True):
-            inputs = _probe_inputs(self.probe, self.spec.signals.batch_size, signal.num_passes)
-            sums = run(on_device(signal.zero_sums(current.params)), inputs, constants)
-            results |= signal.numbers(jax.device_get(sums), len(self.probe))
-        return results
 
 
 def build(spec: RunSpec, dataset: Dataset, *, form: str | None = None) -> Engine:
@@ -124,8 +111,6 @@ def build(spec: RunSpec, dataset: Dataset, *, form: str | None = None) -> Engine
     )
     params = task.shapes()["params"]
     optimizer = optim.sgd(spec.optim)
-    counted = select(params, spec.signals.fisher_layers)
-    measured = signals.build(spec.signals, counted=counted, num_classes=spec.data.num_classes)
     num_train, batch_size = len(dataset.train.labels), spec.train.batch_size
     return Engine(
         spec=spec,
@@ -134,18 +119,9 @@ def build(spec: RunSpec, dataset: Dataset, *, form: str | None = None) -> Engine
         splits=_splits_on_device(dataset),
         prunable=select(params, spec.pruning.layers),
         probe=probe_indices(num_train, spec.signals.num_examples, spec.data.split_seed),
-        signals=measured,
         form=form,
         run_train=runner(steps.train_step(task, optimizer), form=form, name="train_step"),
         run_eval=runner(steps.eval_step(task), form=form, name="eval_step"),
-        run_signals=tuple(
-            runner(
-                steps.signal_step(task, signal, augment=spec.signals.augment),
-                form=form,
-                name=f"{signal.name}_step",
-            )
-            for signal in measured
-        ),
         make_state=state_maker(task, optimizer),
         make_order=jax.jit(lambda key, epoch: data.epoch_order(key, epoch, num_train, batch_size)),
     )
@@ -189,13 +165,6 @@ def padded_batches(indices: np.ndarray, batch_size: int) -> tuple[np.ndarray, np
     filled[: len(indices)] = indices
     weights = (np.arange(filled.size) < len(indices)).astype(np.float32)
     return filled.reshape(num_batches, batch_size), weights.reshape(num_batches, batch_size)
-
-
-def _probe_inputs(probe: np.ndarray, batch_size: int, num_passes: int) -> tuple[np.ndarray, ...]:
-    indices, weights = padded_batches(probe, batch_size)
-    numbers, passes = np.meshgrid(np.arange(len(indices)), np.arange(num_passes), indexing="ij")
-    numbers, passes = numbers.ravel().astype(np.int32), passes.ravel().astype(np.int32)
-    return indices[numbers], weights[numbers], numbers, passes
 
 
 def _splits_on_device(dataset: Dataset) -> dict[str, Any]:

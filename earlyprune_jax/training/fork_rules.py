@@ -100,6 +100,8 @@ def trunk_final_learning_rate(spec: RunSpec, steps_per_epoch: int) -> float:
 
 def check_epochs(fork: ForkSpec, num_epochs: int) -> list[str]:
     """Forks that would leave after their trunk's end, or have nothing left to train."""
+    if fork.when == "trigger":
+        return _check_online(fork, num_epochs)
     problems = []
     for rule in fork.rules:
         latest = num_epochs if rule == "constant" else num_epochs - 1
@@ -108,6 +110,30 @@ def check_epochs(fork: ForkSpec, num_epochs: int) -> list[str]:
             remedy += "." if rule == "constant" else f", and a fork of rule {rule} trains what remains."
             problems.append(expected("fork.epochs", fork.epochs, f"to have no epoch beyond {latest}", remedy))
     return problems
+
+
+def _check_online(fork: ForkSpec, num_epochs: int) -> list[str]:
+    problems = []
+    if "constant" in fork.rules:
+        remedy = (
+            "It trains fork.constant_num_epochs whenever it starts: use another rule, or fork.when=epochs."
+        )
+        allowed = "without constant where fork.when=trigger, which keeps to the trunk's epochs"
+        problems.append(expected("fork.rules", fork.rules, allowed, remedy))
+    if num_epochs < 2:
+        remedy = "A run that prunes itself needs an epoch before and one after."
+        problems.append(expected("train.num_epochs", num_epochs, "to be at least 2", remedy))
+    elif fork.fallback_epoch >= num_epochs:
+        remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
+        problems.append(
+            expected("fork.fallback_epoch", fork.fallback_epoch, f"to be below {num_epochs}", remedy)
+        )
+    return problems
+
+
+def possible_epochs(spec: RunSpec) -> tuple[int, ...]:
+    """Epochs at which forks may leave: those of the grid, or any where a trigger decides."""
+    return spec.fork.epochs if spec.fork.when == "epochs" else tuple(range(1, spec.train.num_epochs))
 
 
 def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
@@ -119,11 +145,12 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
     }
     problems = []
     for rule in sorted(ends.keys() & set(spec.fork.rules)):
-        rising = [epoch for epoch in spec.fork.epochs if _maximum(spec, epoch) < ends[rule] * (1 - 1e-6)]
+        rising = [epoch for epoch in possible_epochs(spec) if _maximum(spec, epoch) < ends[rule] * (1 - 1e-6)]
         if rising:
             allowed = f"to leave Eq. (6)'s maximum above the final rate {ends[rule]:.4g} of rule {rule}"
             remedy = f"It would rise in forks at {rising}: fork earlier, end lower, or use rule continue."
-            problems.append(expected("fork.epochs", spec.fork.epochs, allowed, remedy))
+            key, value = ("epochs", spec.fork.epochs) if spec.fork.when == "epochs" else ("when", "trigger")
+            problems.append(expected(f"fork.{key}", value, allowed, remedy))
     by_ratio = spec.schedule.name in ("exponential", "step")
     if "matched_anneal" in spec.fork.rules and by_ratio and trunk_end < SMALLEST_RATE:
         allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for rule matched_anneal"

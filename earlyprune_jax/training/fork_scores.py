@@ -30,7 +30,7 @@ class _Probe:
 
 
 def _log_probs(engine: Engine, state: TrainState) -> Callable[[Any, Any], jax.Array]:
-    return lambda params, batch: engine.task.log_probs(params, state.batch_stats, batch)
+    return engine.task.network(state.batch_stats).log_probs
 
 
 def _loss(engine: Engine, state: TrainState) -> Callable[[Any, Any], jax.Array]:
@@ -48,11 +48,12 @@ def _key(state: TrainState) -> jax.Array:
 
 
 def _fisher(engine: Engine, state: TrainState) -> Scores:
-    """The Fisher diagonal, with the labels and the estimator that the signal tr(F) is configured with."""
-    labels, estimator = engine.spec.signals.fisher_labels, engine.spec.signals.fisher_estimator
-    if labels == "true":
+    """The Fisher diagonal, by the estimator that the signal tr(F) is configured with."""
+    labels = engine.spec.signals.fisher_estimator
+    if labels == "empirical":
         return scores.empirical_fisher_diagonal(_loss(engine, state), state.params, _Probe(engine))
     log_probs = _log_probs(engine, state)
+    estimator = "batch" if engine.spec.signals.fisher_method == "batch" else "per_example"
     return scores.fisher_diagonal(
         log_probs, state.params, _Probe(engine), key=_key(state), labels=labels, estimator=estimator
     )

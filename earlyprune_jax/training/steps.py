@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.signals import Signal
+from earlyprune_jax.signals import ProbeSignal
 from earlyprune_jax.training.execution import Step
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
 from earlyprune_jax.training.tasks import Sums, Task
@@ -73,22 +73,21 @@ def eval_step(task: Task) -> Step:
     return step
 
 
-def signal_step(task: Task, signal: Signal, *, augment: bool) -> Step:
-    """One probe batch: (sums, (indices, weights, number, pass), constants) -> sums.
+def signal_step(task: Task, signal: ProbeSignal, *, augment: bool) -> Step:
+    """One probe batch: (sums, (indices [B], weights [B], number, pass), constants) -> sums.
 
-    The constants are (params, batch_stats, split, key).
+    The constants are (params, batch_stats, split, key). Augmentation is a function of (key, batch
+    number), labels that are drawn are one of (key, the image's place among the probe images).
     """
 
     def step(sums: Any, inputs: tuple[Any, Any, Any, Any], constants: tuple[Any, Any, Any, Any]):
         indices, weights, number, pass_index = inputs
         params, batch_stats, split, key = constants
-        augment_key, label_key = jax.random.split(jax.random.fold_in(key, number))
-        batch = {**task.batch(split, indices, augment_key if augment else None), "weights": weights}
-
-        def log_probs(p, examples):
-            return task.log_probs(p, batch_stats, examples)
-
-        added = signal.batch_sums(log_probs, params, batch, label_key, pass_index)
+        augment_key, signal_key = jax.random.split(key)
+        shown = task.batch(split, indices, jax.random.fold_in(augment_key, number) if augment else None)
+        places = number * len(indices) + jnp.arange(len(indices))
+        batch = {**shown, "weights": weights, "numbers": places}
+        added = signal.batch_sums(task.network(batch_stats), params, batch, signal_key, pass_index)
         return jax.tree.map(jnp.add, sums, added)
 
     return step

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from earlyprune_jax import data, models
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
+from earlyprune_jax.signals import Network
 from earlyprune_jax.spec import DataSpec, ModelSpec
 
 Sums = dict[str, Array]
@@ -24,7 +25,7 @@ class Task:
         batch: (split, indices [B], key or None) -> batch; a key augments it.
         train_loss: (params, batch_stats, batch) -> (mean loss, (sums, new batch_stats)).
         eval_sums: (params, batch_stats, batch, weights [B]) -> sums, BN in evaluation mode.
-        log_probs: (params, batch_stats, batch) -> [B, C] natural log, evaluation mode, float32
+        network: batch_stats -> the network that signals look at: evaluation mode, float32
             throughout whatever the compute type of training is.
     """
 
@@ -32,7 +33,7 @@ class Task:
     batch: Callable[[Any, Array, PRNGKey | None], Any]
     train_loss: Callable[[Params, Any, Any], tuple[Array, tuple[Sums, Any]]]
     eval_sums: Callable[[Params, Any, Any, Array], Sums]
-    log_probs: Callable[[Params, Any, Any], Array]
+    network: Callable[[Any], Network]
 
     def shapes(self) -> Any:
         """The shapes and types of a network's variables; nothing is computed or compiled."""
@@ -84,11 +85,13 @@ def classification(
         variables = {"params": params, "batch_stats": batch_stats}
         return _sums(forward(variables, examples["images"], train=False), examples["labels"], weights)
 
-    def log_probs(params, batch_stats, examples):
-        variables = {"params": params, "batch_stats": batch_stats}
-        return jax.nn.log_softmax(probe_forward(variables, examples["images"], train=False))
+    def apply_probe(variables, examples, **linen_options):
+        return probe_forward(variables, examples["images"], train=False, **linen_options)
 
-    return Task(init, batch, train_loss, eval_sums, log_probs)
+    def network(batch_stats):
+        return Network(apply_probe, {"batch_stats": batch_stats}, is_linen=True)
+
+    return Task(init, batch, train_loss, eval_sums, network)
 
 
 def _sums(logits: Array, labels: Array, weights: Array) -> Sums:

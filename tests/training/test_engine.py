@@ -16,7 +16,7 @@ from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.plan import Trunk
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import loop, state, steps
+from earlyprune_jax.training import loop, measurement, state, steps
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
@@ -53,11 +53,16 @@ def log_probs(engine, trained) -> dict[str, np.ndarray]:
     spec, splits = engine.spec.data, ("train", "test")
     images = np.concatenate([engine.splits[split]["images"] for split in splits])
     batch = {"images": jnp.asarray((images / 255.0 - spec.mean) / spec.std, jnp.float32)}
-    rows = jax.jit(engine.task.log_probs)(trained.params, trained.batch_stats, batch)
+    rows = jax.jit(engine.task.network(trained.batch_stats).log_probs)(trained.params, batch)
     return dict(zip(splits, np.split(np.asarray(rows, np.float64), [NUM_TRAIN]), strict=True))
 
 
 # The probe
+
+
+def measure(engine, current, epoch):
+    (tool,) = measurement.instruments(engine)
+    return tool.conclude(tool.observe(current, epoch, engine.probe), {})
 
 
 @pytest.mark.parametrize(("num_examples", "count"), [(12, 12), (1, 1), (40, 40), (0, 40)])
@@ -84,16 +89,16 @@ def stored_bits(engine, log_probs) -> float:
 
 def test_a_signal_is_the_mean_over_exactly_the_probe_images(engine, trained, stored_bits):
     assert len(engine.probe) == PROBE
-    measured = engine.measure(trained, 1)["kl_uniform_bits"]
+    measured = measure(engine, trained, 1)["kl_uniform_bits"]
     assert measured == pytest.approx(stored_bits, rel=1e-5)
-    assert engine.measure(trained, 2)["kl_uniform_bits"] == measured
+    assert measure(engine, trained, 2)["kl_uniform_bits"] == measured
 
 
 def test_a_signal_measured_with_augmentation_differs_and_changes_with_the_epoch(
     tiny_npz, trained, stored_bits
 ):
     augmented = build(tiny_npz, "true")
-    values = [augmented.measure(trained, epoch)["kl_uniform_bits"] for epoch in (1, 2, 1)]
+    values = [measure(augmented, trained, epoch)["kl_uniform_bits"] for epoch in (1, 2, 1)]
     assert values[0] == values[2]
     assert abs(values[0] - values[1]) > 1e-3 * stored_bits
     assert min(abs(value - stored_bits) for value in values) > 1e-3 * stored_bits
@@ -136,7 +141,7 @@ def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, 
         seen = {"rows": stats["rows"].at[stats["next"]].set(rows), "next": stats["next"] + 1}
         return params["w"], (steps.zero_sums() | {"count": jnp.ones(())}, seen)
 
-    task = Task(init, batch, train_loss, engine.task.eval_sums, engine.task.log_probs)
+    task = Task(init, batch, train_loss, engine.task.eval_sums, engine.task.network)
     train = runner(steps.train_step(task, optax.identity()), form="loop", name="train_step")
     return dataclasses.replace(engine, task=task, optimizer=optax.identity(), run_train=train), task
 
@@ -202,10 +207,10 @@ class Crash(Exception):
 
 def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engine, tmp_path):
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(plan.identity(Trunk(0), 4))
+    records.start(plan.identity(Trunk(0), 0, 4))
     training = Trunk(0).training(engine.spec, engine.steps_per_epoch)
     save = loop.SavePolicy(0, None)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), measure=False, save=save)
+    run = loop.Run(training, 0, lambda: engine.new_state(0), loop.NOT_WATCHED, save)
 
     def crash(entry):
         if entry["epoch"] == 2:

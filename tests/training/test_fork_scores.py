@@ -26,12 +26,12 @@ def explicit_gradients(engine, state, labels_of):
 
     def log_prob(params, images, label):
         batch = {"images": images, "labels": label}
-        return engine.task.log_probs(params, state.batch_stats, batch)[0, label[0]]
+        return engine.task.network(state.batch_stats).log_probs(params, batch)[0, label[0]]
 
     gradient = jax.jit(jax.grad(log_prob))
     for index in engine.probe:
         batch = engine.task.batch(split, jnp.asarray([index]), None)
-        row = engine.task.log_probs(state.params, state.batch_stats, batch)[0]
+        row = engine.task.network(state.batch_stats).log_probs(state.params, batch)[0]
         for label, weight in labels_of(row, int(batch["labels"][0])):
             gradients.append((weight, gradient(state.params, batch["images"], jnp.asarray([label]))))
     return gradients
@@ -40,7 +40,7 @@ def explicit_gradients(engine, state, labels_of):
 def test_fisher_uses_the_signals_labels_and_all_probe_examples(tiny_config):
     engine, state = built(
         tiny_config,
-        ("signals.fisher_labels", "exact"),
+        ("signals.fisher_estimator", "exact"),
         ("signals.num_examples", "7"),
         ("signals.batch_size", "3"),
     )
@@ -56,7 +56,7 @@ def test_fisher_uses_the_signals_labels_and_all_probe_examples(tiny_config):
 def test_true_labels_give_the_empirical_fisher_and_taylor_the_mean_gradient(tiny_config):
     engine, state = built(
         tiny_config,
-        ("signals.fisher_labels", "true"),
+        ("signals.fisher_estimator", "empirical"),
         ("signals.num_examples", "5"),
         ("signals.batch_size", "2"),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from earlyprune_jax.signals import Signal
+from earlyprune_jax.signals import Network, ProbeSignal
 from earlyprune_jax.training import state, steps
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
@@ -32,13 +32,16 @@ def noisy_task() -> Task:
         loss = jnp.mean(examples["x"] @ params["w"])
         return loss, ({"loss": loss, "correct": jnp.zeros(()), "count": jnp.ones(())}, stats)
 
-    def log_probs(params, stats, examples):
-        return examples["x"] * params["w"][None]
+    def logits(variables, examples):
+        return examples["x"] * variables["params"]["w"][None]
+
+    def network(stats):
+        return Network(logits, {"batch_stats": stats}, is_linen=False)
 
     def init(key):
         return {"params": {"w": jnp.ones(3)}}
 
-    return Task(init, batch, train_loss, lambda *_: {}, log_probs)
+    return Task(init, batch, train_loss, lambda *_: {}, network)
 
 
 def noise(key, size=2):
@@ -63,16 +66,18 @@ def test_every_train_step_augments_with_the_key_of_its_own_step(first_step):
     np.testing.assert_allclose(final.params["w"], w, rtol=1e-5)
 
 
-def input_sum() -> Signal:
-    """The weighted sum of the inputs, which log_probs shows at w = 1, and one draw from each label key."""
+def input_sum() -> ProbeSignal:
+    """The weighted sums of the inputs (the logits at w = 1) and of the places; a draw from each key."""
 
-    def batch_sums(log_probs, params, batch, key, pass_index):
-        return {"inputs": batch["weights"] @ log_probs(params, batch), "drawn": jax.random.normal(key)}
+    def batch_sums(network, params, batch, key, pass_index):
+        inputs = batch["weights"] @ network.apply({"params": params, **network.fixed}, batch)
+        places = batch["weights"] @ batch["numbers"]
+        return {"inputs": inputs, "drawn": jax.random.normal(key), "places": places}
 
     def zero_sums(params):
-        return {"inputs": jnp.zeros(3), "drawn": jnp.zeros(())}
+        return {"inputs": jnp.zeros(3), "drawn": jnp.zeros(()), "places": jnp.zeros(())}
 
-    return Signal("input_sum", 1, zero_sums, batch_sums, lambda sums, num: sums)
+    return ProbeSignal("input_sum", (), 1, zero_sums, batch_sums, lambda sums, num: sums)
 
 
 def measure(*, augment: bool):
@@ -88,17 +93,18 @@ def test_signals_see_the_stored_images_when_augmentation_is_off():
 
 
 def test_signals_see_images_augmented_by_their_batchs_key_when_it_is_on():
-    first, second = (jax.random.split(jax.random.fold_in(KEY, number))[0] for number in (0, 1))
+    first, second = (jax.random.fold_in(jax.random.split(KEY)[0], number) for number in (0, 1))
     added = noise(first).sum(axis=0) + noise(second)[0]
     seen = measure(augment=True)["inputs"]
     np.testing.assert_allclose(seen, X[[0, 1, 2]].sum(axis=0) + added, rtol=1e-5)
 
 
-def test_labels_are_drawn_alike_with_and_without_augmentation_and_afresh_for_every_batch():
-    keys = [jax.random.split(jax.random.fold_in(KEY, number))[1] for number in (0, 1)]
-    expected = sum(float(jax.random.normal(key)) for key in keys)
+def test_every_batch_gets_the_same_key_and_its_images_their_places_so_that_draws_can_follow_images():
+    drawn = 2 * float(jax.random.normal(jax.random.split(KEY)[1]))
     for augment in (False, True):
-        assert float(measure(augment=augment)["drawn"]) == pytest.approx(expected, rel=1e-5)
+        sums = measure(augment=augment)
+        assert float(sums["drawn"]) == pytest.approx(drawn, rel=1e-5)
+        assert float(sums["places"]) == 0 + 1 + 2
 
 
 def test_replicate_0_keeps_the_trunks_key_and_every_other_one_has_its_own():

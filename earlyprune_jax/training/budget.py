@@ -1,0 +1,175 @@
+"""What signals may cost: a part of the training time, kept by looking at fewer images or epochs.
+
+Costs are measured once, before the first trunk of a workdir, and the decision is written down: every
+trunk, and every continuation, measures the same.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from earlyprune_jax import records
+from earlyprune_jax.training import measurement
+from earlyprune_jax.training.engine import Engine
+from earlyprune_jax.training.measurement import Instrument, Sampling
+from earlyprune_jax.training.state import TrainState
+
+FILE = "signal_budget.json"
+NUM_TIMED_STEPS = 4
+"""Training steps that are timed where steps are called one by one; a scan is timed over an epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What measuring a signal once takes.
+
+    Attributes:
+        seconds: on all probe images.
+        num_batches: it takes this in as many equal parts; 1 where it cannot be divided.
+    """
+
+    seconds: float
+    num_batches: int
+
+
+def sampling(engine: Engine, tools: tuple[Instrument, ...], workdir: Path) -> dict[str, Sampling]:
+    """How much of every signal is measured: what a workdir has decided, or decides now.
+
+    With `signals.max_overhead_fraction` 0, or where all signals fit the budget, everything is measured.
+
+    Returns:
+        Signal name -> Sampling; also written to signal_budget.json where there is a limit.
+    """
+    fraction = engine.spec.signals.max_overhead_fraction
+    full = measurement.full_sampling(engine, tools)
+    if not tools or fraction == 0:
+        return full
+    decided = records.read_json(workdir / FILE)
+    if decided is None:
+        epoch_seconds, costs = _timed(engine, tools)
+        chosen = divide(costs, fraction * epoch_seconds)
+        decided = _described(engine, tools, fraction, epoch_seconds, costs, chosen)
+        records.write_json(workdir / FILE, decided)
+    own = decided["signals"]
+    return {name: Sampling(own[name]["num_examples"], own[name]["every_epochs"]) for name in full}
+
+
+def divide(costs: Mapping[str, Cost], allowed_seconds: float) -> dict[str, tuple[int, int]]:
+    """Shares a budget among signals: cheap ones are measured whole, dear ones share what is left.
+
+    A signal that needs no more than an equal share of what is left gets what it needs, until only dearer
+    ones are left; each of those gets an equal share, in whole batches. Where not even one batch
+    fits, it is measured after fewer epochs.
+
+    Args:
+        costs: signal -> what it takes.
+        allowed_seconds: an epoch, for all signals.
+
+    Returns:
+        Signal -> (batches measured, every how many epochs).
+
+    Example:
+        >>> divide({"cheap": Cost(1.0, 1), "dear": Cost(40.0, 10)}, 9.0)
+        {'cheap': (1, 1), 'dear': (2, 1)}
+        >>> divide({"dear": Cost(40.0, 10)}, 1.0)
+        {'dear': (1, 4)}
+    """
+    shares: dict[str, float] = {}
+    left, waiting = allowed_seconds, sorted(costs, key=lambda name: costs[name].seconds)
+    while waiting:
+        share = left / len(waiting)
+        name = waiting.pop(0)
+        shares[name] = min(costs[name].seconds, share)
+        left -= shares[name]
+    return {name: _affordable(cost, shares[name]) for name, cost in costs.items()}
+
+
+def sentence(name: str, chosen: Sampling, fraction: float) -> str:
+    """What is left out of a signal, and why.
+
+    Example:
+        >>> sentence("fisher_trace", Sampling(256, 1), 0.05)
+        'signals.max_overhead_fraction=0.05: fisher_trace looks at 256 images after every epoch.'
+    """
+    images = f" at {chosen.num_examples} images" if chosen.num_examples is not None else " at the weights"
+    when = "every epoch" if chosen.every_epochs == 1 else f"one in {chosen.every_epochs} epochs"
+    return f"signals.max_overhead_fraction={fraction!r}: {name} looks{images} after {when}."
+
+
+def _affordable(cost: Cost, share: float) -> tuple[int, int]:
+    if share >= cost.seconds:
+        return cost.num_batches, 1
+    batch_seconds = cost.seconds / cost.num_batches
+    # A share of nothing would ask for infinitely many epochs: once in a run is then enough.
+    every = math.ceil(min(batch_seconds / share, 10**6)) if share > 0 else 10**6
+    return max(1, math.floor(share / batch_seconds)), max(1, every)
+
+
+def _timed(engine: Engine, tools: tuple[Instrument, ...]) -> tuple[float, dict[str, Cost]]:
+    """Seconds of a training epoch, and what every signal costs; compilation is not counted."""
+    state = engine.new_state(engine.spec.train.seeds[0])
+    batch_size = min(engine.spec.signals.batch_size, len(engine.probe))
+    one_batch, num_batches = engine.probe[:batch_size], math.ceil(len(engine.probe) / batch_size)
+    costs = {}
+    for tool in tools:
+        divisible = tool.looks_at_images and num_batches > 1
+        probe = one_batch if divisible else engine.probe
+        seconds = _second_call(lambda tool=tool, probe=probe: _measured(tool, state, probe))
+        costs[tool.name] = Cost(seconds * num_batches, num_batches) if divisible else Cost(seconds, 1)
+    return _epoch_seconds(engine), costs
+
+
+def _measured(tool: Instrument, state: TrainState, probe: np.ndarray) -> dict[str, Any]:
+    """One measurement at epoch 1, compared with itself in the place of earlier epochs."""
+    observed = tool.observe(state, 1, probe)
+    past = tool.lookback(1 + measurement.NUM_OLDER_MASKS, 1)
+    return tool.conclude(observed, dict.fromkeys(past, observed))
+
+
+def _epoch_seconds(engine: Engine) -> float:
+    """Seconds of one training epoch, by a throw-away state."""
+    per_epoch = engine.steps_per_epoch
+    num_steps = per_epoch if engine.form == "scan" else min(NUM_TIMED_STEPS, per_epoch)
+    rates = np.full(num_steps, engine.spec.optim.learning_rate, np.float32)
+    states = [engine.new_state(engine.spec.train.seeds[0]) for _ in range(2)]
+    return _second_call(lambda: engine.train_epoch(states.pop(), rates)) * per_epoch / num_steps
+
+
+def _second_call(function: Callable[[], Any]) -> float:
+    """Seconds of the second call: the first one compiles."""
+    jax.block_until_ready(function())
+    started = time.monotonic()
+    jax.block_until_ready(function())
+    return time.monotonic() - started
+
+
+def _described(
+    engine: Engine,
+    tools: tuple[Instrument, ...],
+    fraction: float,
+    epoch_seconds: float,
+    costs: Mapping[str, Cost],
+    chosen: Mapping[str, tuple[int, int]],
+) -> dict[str, Any]:
+    """What signal_budget.json says."""
+    described = {}
+    for tool in tools:
+        num_batches, every_epochs = chosen[tool.name]
+        num_examples = min(num_batches * engine.spec.signals.batch_size, len(engine.probe))
+        described[tool.name] = {
+            "num_examples": num_examples if tool.looks_at_images else None,
+            "every_epochs": every_epochs,
+            "seconds_in_full": costs[tool.name].seconds,
+        }
+    return {
+        "max_overhead_fraction": fraction,
+        "train_seconds_per_epoch": epoch_seconds,
+        "num_examples": len(engine.probe),
+        "signals": described,
+    }

@@ -1,0 +1,256 @@
+"""Measuring a run along its epochs: the configured signals as instruments, and one run's watcher.
+
+An instrument observes a state and concludes numbers from what it has just observed and from what it
+observed some epochs earlier. Most need no earlier epoch; those that do (distances between masks,
+the way the weights have gone) find the states again in the run's checkpoints after an interruption,
+so that an interrupted run measures what an uninterrupted one does.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from earlyprune_jax import pruning, signals
+from earlyprune_jax.array_types import Params
+from earlyprune_jax.signals import ProbeSignal, WeightSignal
+from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.training import fork_scores, steps
+from earlyprune_jax.training.engine import Engine, on_device, padded_batches, probe_indices
+from earlyprune_jax.training.execution import runner
+from earlyprune_jax.training.state import Stream, TrainState, stream_key
+
+NUM_OLDER_MASKS = 4
+"""A mask is compared with that many older ones (Early-Bird's queue holds five)."""
+
+REFERENCE_EPOCH = 1
+"""The epoch whose weights EarlyCroP measures distances from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How much of a signal is measured.
+
+    Attributes:
+        num_examples: probe images looked at; None for a signal of the weights alone.
+        every_epochs: measured after epochs 1, 1 + every_epochs, ...
+    """
+
+    num_examples: int | None
+    every_epochs: int
+
+    def due(self, epoch: int) -> bool:
+        """Whether the signal is measured after this epoch."""
+        return (epoch - 1) % self.every_epochs == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Instrument:
+    """A configured signal, bound to the engine's data and compiled at first use.
+
+    Attributes:
+        name: the signal's name in configs.
+        columns: its numbers, None at epochs where it is not measured.
+        looks_at_images: whether fewer images make it cheaper.
+        observe: (state, epoch, probe indices) -> what is kept of that epoch.
+        lookback: (epoch, every_epochs) -> the earlier epochs that `conclude` needs.
+        conclude: (this epoch's observation, epoch -> earlier observation) -> column -> number,
+            or a mapping parameter path -> number.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    looks_at_images: bool
+    observe: Callable[[TrainState, int, np.ndarray], Any]
+    lookback: Callable[[int, int], tuple[int, ...]]
+    conclude: Callable[[Any, Mapping[int, Any]], dict[str, Any]]
+
+
+def instruments(engine: Engine) -> tuple[Instrument, ...]:
+    """The configured signals, in the order of `signals.names`."""
+    counted = pruning.select(engine.state_shapes().params, engine.spec.signals.fisher_layers)
+    made = []
+    for name in engine.spec.signals.names:
+        if name in TRAJECTORIES:
+            made.append(TRAJECTORIES[name](engine))
+            continue
+        signal = signals.build(
+            name,
+            engine.spec.signals,
+            counted=counted,
+            num_classes=engine.spec.data.num_classes,
+            num_examples=len(engine.probe),
+        )
+        made.append(_of_images(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal))
+    return tuple(made)
+
+
+def full_sampling(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Sampling]:
+    """Every signal after every epoch, on all probe images."""
+    return {tool.name: Sampling(len(engine.probe) if tool.looks_at_images else None, 1) for tool in tools}
+
+
+class Watcher:
+    """Measures one run after each of its epochs, in ascending order.
+
+    Args:
+        engine: whose data are looked at.
+        tools: the instruments.
+        sampling: name -> how much of it is measured.
+        state_after: epoch -> the run's state then; asked for epochs seen before an interruption.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tools: tuple[Instrument, ...],
+        sampling: Mapping[str, Sampling],
+        state_after: Callable[[int], TrainState],
+    ):
+        self._tools, self._sampling, self._state_after = tools, sampling, state_after
+        self._probes = {name: _probe(engine, own.num_examples) for name, own in sampling.items()}
+        self._seen: dict[str, dict[int, Any]] = {tool.name: {} for tool in tools}
+
+    def measure(self, state: TrainState, epoch: int) -> tuple[dict[str, Any], dict[str, float]]:
+        """Column -> number (None where a signal is not due), and signal -> seconds it took."""
+        numbers: dict[str, Any] = {}
+        seconds: dict[str, float] = {}
+        for tool in self._tools:
+            if not self._sampling[tool.name].due(epoch):
+                numbers |= dict.fromkeys(tool.columns)
+                continue
+            started = time.monotonic()
+            numbers |= self._measure_one(tool, state, epoch)
+            seconds[tool.name] = time.monotonic() - started
+        return numbers, seconds
+
+    def _measure_one(self, tool: Instrument, state: TrainState, epoch: int) -> dict[str, Any]:
+        seen, every = self._seen[tool.name], self._sampling[tool.name].every_epochs
+        earlier = tool.lookback(epoch, every)
+        for missing in (past for past in earlier if past not in seen):
+            seen[missing] = tool.observe(self._state_after(missing), missing, self._probes[tool.name])
+        current = tool.observe(state, epoch, self._probes[tool.name])
+        numbers = tool.conclude(current, {past: seen[past] for past in earlier})
+        needed = tool.lookback(epoch + every, every)
+        known = {**seen, epoch: current}
+        self._seen[tool.name] = {past: known[past] for past in needed if past in known}
+        return numbers
+
+
+def epochs_needed_after(
+    epoch: int, tools: tuple[Instrument, ...], sampling: Mapping[str, Sampling]
+) -> frozenset[int]:
+    """Epochs up to this one that a later measurement compares with: their checkpoints must stay."""
+    needed: set[int] = set()
+    for tool in tools:
+        every = sampling[tool.name].every_epochs
+        following = epoch + every - (epoch - 1) % every
+        needed |= {past for past in tool.lookback(following, every) if past <= epoch}
+    return frozenset(needed)
+
+
+def _probe(engine: Engine, num_examples: int | None) -> np.ndarray:
+    if num_examples is None or num_examples == len(engine.probe):
+        return engine.probe
+    # A smaller probe is a subset of a larger one.
+    return probe_indices(engine.num_train, num_examples, engine.spec.data.split_seed)
+
+
+def _of_images(engine: Engine, signal: ProbeSignal) -> Instrument:
+    step = steps.signal_step(engine.task, signal, augment=engine.spec.signals.augment)
+    run = runner(step, form=engine.form, name=f"{signal.name}_step")
+
+    def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
+        inputs = _probe_inputs(probe, engine.spec.signals.batch_size, signal.num_passes)
+        key = stream_key(state.key, Stream.SIGNAL, epoch)
+        constants = (state.params, state.batch_stats, engine.splits["train"], key)
+        sums = run(on_device(signal.zero_sums(state.params)), inputs, constants)
+        return signal.numbers(jax.device_get(sums), len(probe))
+
+    return Instrument(signal.name, signal.columns, True, observe, _no_lookback, _as_observed)
+
+
+def _of_weights(signal: WeightSignal) -> Instrument:
+    def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
+        return dict(signal.measure(state.params, stream_key(state.key, Stream.SIGNAL, epoch)))
+
+    return Instrument(signal.name, signal.columns, False, observe, _no_lookback, _as_observed)
+
+
+def _mask_distance(engine: Engine) -> Instrument:
+    """Early-Bird's distance between the masks of the grid's first criterion, scope and sparsity."""
+    asked = engine.spec.pruning
+    criterion = fork_scores.CRITERIA[asked.criteria[0]]
+
+    def observe(state: TrainState, epoch: int, probe: np.ndarray) -> Any:
+        scores = criterion(engine, state)
+        mask = pruning.allocate(scores, engine.prunable, sparsity=asked.sparsities[0], scope=asked.scopes[0])
+        return jax.block_until_ready(mask)
+
+    def lookback(epoch: int, every: int) -> tuple[int, ...]:
+        older = (epoch - every * (index + 1) for index in range(NUM_OLDER_MASKS))
+        return tuple(past for past in older if past >= 1)
+
+    def conclude(mask: Any, earlier: Mapping[int, Any]) -> dict[str, Any]:
+        if len(earlier) < NUM_OLDER_MASKS:
+            return {"mask_distance": None}
+        older = list(earlier.values())
+        return {"mask_distance": signals.early_bird_distance(mask, older, engine.prunable)}
+
+    return Instrument("mask_distance", ("mask_distance",), False, observe, lookback, conclude)
+
+
+def _weight_change(engine: Engine) -> Instrument:
+    """How far the prunable weights have moved since epoch 1, relative to what they were then."""
+
+    def observe(state: TrainState, epoch: int, probe: np.ndarray) -> Params:
+        # A copy: the next training step takes the state's own buffers.
+        return jax.device_get(state.params)
+
+    def lookback(epoch: int, every: int) -> tuple[int, ...]:
+        return (REFERENCE_EPOCH,) if epoch > REFERENCE_EPOCH else ()
+
+    def conclude(params: Params, earlier: Mapping[int, Any]) -> dict[str, Any]:
+        reference = earlier.get(REFERENCE_EPOCH, params)
+        return {"weight_change": signals.weight_change(reference, params, layers=engine.prunable)}
+
+    return Instrument("weight_change", ("weight_change",), False, observe, lookback, conclude)
+
+
+TRAJECTORIES: dict[str, Callable[[Engine], Instrument]] = {
+    "mask_distance": _mask_distance,
+    "weight_change": _weight_change,
+}
+"""Signals that compare epochs; each has one column, of its own name."""
+
+NAMES = (*signals.NAMES, *TRAJECTORIES)
+"""What `signals.names` may hold."""
+
+
+def columns(spec: RunSpec) -> tuple[str, ...]:
+    """The columns of the configured signals; nothing is computed."""
+    found: list[str] = []
+    for name in spec.signals.names:
+        if name in TRAJECTORIES:
+            found.append(name)
+        else:
+            found += signals.build(name, spec.signals, counted=None, num_classes=2, num_examples=1).columns
+    return tuple(found)
+
+
+def _no_lookback(epoch: int, every: int) -> tuple[int, ...]:
+    return ()
+
+
+def _as_observed(observation: dict[str, Any], earlier: Mapping[int, Any]) -> dict[str, Any]:
+    return observation
+
+
+def _probe_inputs(probe: np.ndarray, batch_size: int, num_passes: int) -> tuple[np.ndarray, ...]:
+    indices, weights = padded_batches(probe, batch_size)
+    numbers, passes = np.meshgrid(np.arange(len(indices)), np.arange(num_passes), indexing="ij")
+    numbers, passes = numbers.ravel().astype(np.int32), passes.ravel().astype(np.int32)
+    return indices[numbers], weights[numbers], numbers, passes

@@ -1,0 +1,93 @@
+"""Where a pruned run leaves its trunk: planned, fired, marked, fallen back to, or never."""
+
+import dataclasses
+
+import pytest
+from tiny import tiny_experiment
+
+from earlyprune_jax import config
+from earlyprune_jax.grid import plan
+from earlyprune_jax.grid.departures import departure, stopping_rule
+from earlyprune_jax.grid.plan import Fork, Online, Trunk
+
+MEMBER = Online(0, "magnitude", "global", 0.5, "paper_a", 0)
+# tr(F) is largest at epoch 2; peak(patience=2) knows at 4.
+HISTORY = [{"epoch": epoch, "fisher_trace": value} for epoch, value in enumerate((1.0, 9.0, 3.0, 2.0), 1)]
+FIRED = {"status": "finished", "epoch": 4, "fired": {"epoch": 4, "marked_epoch": 2, "reason": ""}}
+
+
+@pytest.fixture
+def spec(tiny_npz):
+    changes = [
+        ("fork.when", "trigger"),
+        ("fork.trigger", "peak(fisher_trace, patience=2)"),
+        ("fork.fallback_epoch", "0"),
+        ("train.num_epochs", "8"),
+    ]
+    return config.resolve(tiny_experiment(tiny_npz), changes)
+
+
+def change(spec, **changes):
+    return dataclasses.replace(spec, fork=dataclasses.replace(spec.fork, **changes))
+
+
+def test_pruning_now_takes_the_weights_of_the_epoch_at_which_the_rule_fired(spec):
+    leaving = departure(spec, MEMBER, FIRED, HISTORY)
+    assert leaving.fork == Fork(0, 4, "magnitude", "global", 0.5, "paper_a", 0)
+    assert leaving.dense_epochs == 4
+    assert leaving.described["fired_epoch"] == 4
+    assert leaving.described["marked_epoch"] == 2
+    assert "2 epochs of dense training beyond the epoch it marks, 2" in leaving.sentence
+
+
+def test_rewinding_takes_the_marked_epochs_weights_but_has_spent_the_epochs_up_to_the_firing(spec):
+    leaving = departure(change(spec, prune_at="rewind"), MEMBER, FIRED, HISTORY)
+    assert leaving.fork is not None
+    assert leaving.fork.fork_epoch == 2
+    assert leaving.dense_epochs == 4
+    assert "weights of epoch 2: 2 epochs of dense training thrown away" in leaving.sentence
+
+
+def test_the_fallback_prunes_where_nothing_has_fired_by_then_and_says_so(spec):
+    spec = change(spec, fallback_epoch=3)
+    rule = stopping_rule(spec)
+    assert rule is not None
+    rising = [{"epoch": epoch, "fisher_trace": float(epoch)} for epoch in (1, 2, 3)]
+    firing = rule(rising)
+    assert firing is not None
+    assert firing.epoch == 3
+    ended = {"status": "finished", "epoch": 3, "fired": dataclasses.asdict(firing)}
+    leaving = departure(spec, MEMBER, ended, rising)
+    assert leaving.fork is not None
+    assert leaving.fork.fork_epoch == 3
+    assert leaving.described["fired_epoch"] is None
+    assert "had not fired by fork.fallback_epoch=3" in leaving.sentence
+
+
+def test_a_rule_that_never_fired_without_a_fallback_leaves_the_network_dense_and_says_so(spec):
+    leaving = departure(spec, MEMBER, {"status": "finished", "epoch": 8}, HISTORY[:2])
+    assert leaving.fork is None
+    assert "peak(fisher_trace) did not fire before the last of 8 epochs" in leaving.sentence
+    assert "nothing was pruned" in leaving.sentence
+
+
+def test_a_trunk_that_diverged_leaves_nothing_to_prune(spec):
+    diverged = {"status": "diverged", "epoch": 3, "step": 20}
+    assert departure(spec, MEMBER, diverged, HISTORY[:2]).sentence == "trunk seed 0 diverged in epoch 3"
+    late, early = (Fork(0, epoch, "magnitude", "global", 0.5, "paper_a", 0) for epoch in (3, 2))
+    assert departure(spec, late, diverged, []).fork is None
+    assert departure(spec, early, diverged, []).fork == early
+
+
+def test_a_grid_has_no_stopping_rule(spec):
+    assert stopping_rule(change(spec, when="epochs")) is None
+
+
+def test_every_cell_of_a_seed_shares_one_trunk(spec):
+    two = dataclasses.replace(spec, pruning=dataclasses.replace(spec.pruning, sparsities=(0.5, 0.9)))
+    runs = plan.runs(two)
+    assert runs[0] == Trunk(0)
+    assert runs[1:] == [dataclasses.replace(MEMBER, sparsity=sparsity) for sparsity in (0.5, 0.9)]
+    # 8 epochs are shared by the dense and the first pruned part; a second pruned part adds at most 7.
+    assert plan.cost(spec, steps_per_epoch=5, state_bytes=1).num_epochs == 8
+    assert plan.cost(two, steps_per_epoch=5, state_bytes=1).num_epochs == 15

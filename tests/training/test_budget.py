@@ -1,0 +1,91 @@
+"""A budget is kept, cheap signals come first, and what was decided stays."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_experiment
+
+from earlyprune_jax import config
+from earlyprune_jax.data import load
+from earlyprune_jax.training import budget, measurement
+from earlyprune_jax.training import engine as engines
+from earlyprune_jax.training.budget import Cost
+from earlyprune_jax.training.measurement import Sampling
+
+COSTS = st.lists(st.tuples(st.floats(1e-4, 1e3), st.integers(1, 500)), min_size=1, max_size=7)
+
+
+def spent(cost: Cost, chosen: tuple[int, int]) -> float:
+    """Seconds an epoch."""
+    num_batches, every = chosen
+    return cost.seconds * num_batches / cost.num_batches / every
+
+
+@given(COSTS, st.floats(1e-3, 1e3))
+def test_the_parts_measured_never_cost_more_than_is_allowed(drawn, allowed):
+    costs = {str(place): Cost(*pair) for place, pair in enumerate(drawn)}
+    chosen = budget.divide(costs, allowed)
+    assert sum(spent(costs[name], chosen[name]) for name in costs) <= allowed * (1 + 1e-6)
+    for name, (num_batches, every) in chosen.items():
+        assert 1 <= num_batches <= costs[name].num_batches
+        assert every >= 1
+        assert every == 1 or num_batches == 1
+
+
+@given(COSTS, st.floats(1e-3, 1e3))
+def test_what_fits_an_equal_share_is_measured_whole(drawn, allowed):
+    costs = {str(place): Cost(*pair) for place, pair in enumerate(drawn)}
+    chosen = budget.divide(costs, allowed)
+    for name, cost in costs.items():
+        if cost.seconds <= allowed / len(costs):
+            assert chosen[name] == (cost.num_batches, 1)
+
+
+def test_a_dear_signal_gets_what_cheap_ones_leave():
+    costs = {"a": Cost(1.0, 1), "b": Cost(2.0, 4), "c": Cost(100.0, 50)}
+    # c's share is 13 - 1 - 2 = 10 seconds: 5 batches of 2.
+    assert budget.divide(costs, 13.0) == {"a": (1, 1), "b": (4, 1), "c": (5, 1)}
+
+
+def test_nothing_allowed_means_once_a_run():
+    assert budget.divide({"a": Cost(1.0, 1)}, 0.0)["a"][1] >= 10**6
+
+
+@pytest.fixture(scope="module")
+def limited(tiny_npz):
+    changes = [("signals.max_overhead_fraction", "1e-4"), ("signals.names", "kl_uniform,weight_change")]
+    spec = config.resolve(tiny_experiment(tiny_npz), changes)
+    return engines.build(spec, load(spec.data))
+
+
+def test_the_decision_is_written_down_and_obeyed_afterwards(limited, tmp_path):
+    tools = measurement.instruments(limited)
+    sampling = budget.sampling(limited, tools, tmp_path)
+    # Four orders of magnitude below an epoch of training: one batch, seldom.
+    assert sampling["kl_uniform"].num_examples == 8
+    assert sampling["kl_uniform"].every_epochs > 1
+    assert sampling["weight_change"].num_examples is None
+    written = json.loads((tmp_path / budget.FILE).read_text())
+    assert written["num_examples"] == 12
+    assert written["signals"]["kl_uniform"]["seconds_in_full"] > 0
+    written["signals"]["kl_uniform"]["every_epochs"] = 7
+    (tmp_path / budget.FILE).write_text(json.dumps(written))
+    assert budget.sampling(limited, tools, tmp_path)["kl_uniform"] == Sampling(8, 7)
+
+
+def test_without_a_limit_everything_is_measured_and_nothing_is_written(tiny_npz, tmp_path):
+    spec = config.resolve(tiny_experiment(tiny_npz), [("signals.names", "kl_uniform")])
+    engine = engines.build(spec, load(spec.data))
+    assert spec.signals.max_overhead_fraction == 0
+    sampling = budget.sampling(engine, measurement.instruments(engine), tmp_path)
+    assert sampling == {"kl_uniform": Sampling(12, 1)}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_smaller_probe_is_a_subset_of_a_larger_one():
+    large, small = (set(engines.probe_indices(100, count, 5)) for count in (40, 10))
+    assert small < large
+    assert np.all(np.diff(engines.probe_indices(100, 10, 5)) > 0)
