@@ -303,10 +303,11 @@ def test_a_finished_workdir_that_cannot_be_written_is_still_summed_up(copied, fi
     spec, workdir = copied
     (workdir / "results.csv").unlink()
     (workdir / "results.csv" / "in the way").mkdir(parents=True)
-    assert (
-        experiment.run(spec, workdir, quiet()).splitlines()[:-2]
-        == experiment.run(spec, finished[1], quiet()).splitlines()[:-2]
-    )
+    texts = [experiment.run(spec, place, quiet()) for place in (workdir, finished[1])]
+    # The files' place differs, and with it how that paragraph is wrapped.
+    without_files = [re.sub(r"\nFiles in .*?\n(?=\w)", "\n", text, flags=re.DOTALL) for text in texts]
+    assert without_files[0] == without_files[1]
+    assert "Recommendation" in without_files[0]
 
 
 def test_a_damaged_config_names_the_file_and_does_not_ask_to_delete_the_workdir(copied):
@@ -424,7 +425,7 @@ def test_validation_chooses_and_replicates_differ(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precision):
-    spec = resolve(tiny_config, train__precision=precision)
+    spec = resolve(tiny_config, train__precision=precision, signals__names="kl_uniform")
     final = {}
     for form in ("loop", "scan"):
         engine = engines.build(spec, load(spec.data), form=form)

@@ -71,21 +71,24 @@ def program_of(
     return Program(model, named, estimator, method, with_diagonal, treedef, others), arrays
 
 
-def _where_comparable(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps what is made of a program (and shapes), unless that cannot be compared: options may be arrays."""
+def _kept_for_modules(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps what is made of a program (and shapes) of a Linen module.
+
+    Not of a function: what it closes over, batch statistics say, may be others at the next call.
+    """
     kept = functools.lru_cache(maxsize=32)(make)
 
     def get(program: Program, *shapes: Any) -> Any:
         try:
             hash(program)
-        except TypeError:
+        except TypeError:  # options or attributes that cannot be compared: arrays, lists
             return make(program, *shapes)
-        return kept(program, *shapes)
+        return kept(program, *shapes) if taps.is_linen(program.model) else make(program, *shapes)
 
     return get
 
 
-@_where_comparable
+@_kept_for_modules
 def compiled_step(program: Program) -> Callable[..., Squares]:
     """The compiled measurement of one microbatch."""
 
@@ -130,7 +133,7 @@ def prepared(program: Program, arrays: list[Any], images: Any) -> Prepared:
     return _prepared_for(program, own, treedef, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves))
 
 
-@_where_comparable
+@_kept_for_modules
 def _prepared_for(program: Program, own: Any, treedef: Any, images: Any) -> Prepared:
     """Looks at a network through shapes alone; refuses one that is not in evaluation mode."""
     network, params = program.network([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in own])

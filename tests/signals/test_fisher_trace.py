@@ -347,3 +347,22 @@ def test_a_second_measurement_compiles_nothing(small):
     before = step._cache_size()
     fisher_trace(module, variables, IMAGES, key=jax.random.key(9))
     assert step._cache_size() == before > 0
+
+
+class Standardised:
+    """A bound method is equal to itself whatever its object has become."""
+
+    def __init__(self):
+        self.scale = 1.0
+
+    def logits(self, params, x):
+        return self.scale * linear(params, x)
+
+
+def test_a_function_is_not_remembered_with_what_it_closed_over():
+    model = Standardised()
+    before = fisher_trace(model.logits, LINEAR, ROWS, key=KEY, estimator="exact").total
+    model.scale = 0.0
+    after = fisher_trace(model.logits, LINEAR, ROWS, key=KEY, estimator="exact").total
+    assert before > 0
+    assert after == 0
