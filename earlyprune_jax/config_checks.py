@@ -9,7 +9,7 @@ from earlyprune_jax import data, models, pruning, triggers
 from earlyprune_jax.pruning import UNSTRUCTURED
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
 from earlyprune_jax.pruning.selection import check_layers
-from earlyprune_jax.signals import fisher
+from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import fork_rules, fork_scores, measurement, schedules, tasks
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
@@ -50,23 +50,27 @@ def _check_fisher(spec: RunSpec) -> list[str]:
 
 def _check_trigger(spec: RunSpec) -> list[str]:
     """A trigger that decides must find its columns; one that is only replayed may miss them."""
-    if spec.fork.when == "trigger":
-        problems = triggers.check(spec.fork.trigger, decidable_columns(spec))
-        return [f"fork.trigger: {problem}" for problem in problems]
-    try:
-        if spec.fork.trigger:
-            triggers.parse(spec.fork.trigger)
-    except InvalidInput as error:
-        return [f"fork.trigger: {problem}" for problem in error.problems]
-    return []
+    if spec.fork.when == "epochs" and not spec.fork.trigger:
+        return []
+    names = spec.signals.names if spec.fork.when == "trigger" else measurement.NAMES
+    problems = triggers.check(spec.fork.trigger, decidable_columns(spec, names))
+    if spec.fork.when == "trigger" and not problems:
+        problems = _check_reachable(triggers.parse(spec.fork.trigger), spec.train.num_epochs)
+    return [f"fork.trigger: {problem}" for problem in problems]
 
 
-def decidable_columns(spec: RunSpec) -> tuple[str, ...]:
-    """What a trigger may look at: never the test set."""
+def _check_reachable(trigger: triggers.Trigger, num_epochs: int) -> list[str]:
+    if not isinstance(trigger, triggers.AtEpoch) or trigger.n < num_epochs:
+        return []
+    remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
+    return [expected("epoch", trigger.n, f"to be below {num_epochs}", remedy)]
+
+
+def decidable_columns(spec: RunSpec, names: tuple[str, ...]) -> tuple[str, ...]:
+    """What a trigger may look at with these signals: never the test set."""
     splits = ("train", "validation") if spec.data.validation_fraction else ("train",)
     metrics = (f"{split}_{name}" for split in splits for name in ("loss", "accuracy"))
-    spreads = ("_standard_error", "_std")
-    return (*metrics, *(column for column in measurement.columns(spec) if not column.endswith(spreads)))
+    return (*metrics, "learning_rate", *measurement.columns(spec, names))
 
 
 def _check_examples(spec: RunSpec, key: str) -> list[str]:
@@ -122,6 +126,13 @@ def _check_sparsities(spec: RunSpec) -> list[str]:
     ]
 
 
+def _check_spectra(spec: RunSpec) -> list[str]:
+    if "random_distance" not in spec.signals.names:
+        return []
+    problems = spectral.check(_params(spec), min_eigenvalues=spec.signals.min_eigenvalues)
+    return [f"signals.min_eigenvalues={spec.signals.min_eigenvalues}: {problem}" for problem in problems]
+
+
 def _params(spec: RunSpec) -> Any:
     """The shapes of the network's parameters; nothing is computed."""
     shape = data.sizes(spec.data).image_shape
@@ -146,7 +157,7 @@ NETWORK = {"data", "model", "train.precision"}
 CROSS_CHECKS: Checks = (
     ({"signals.fisher_estimator", "signals.fisher_method"}, _check_fisher),
     (
-        {"fork.when", "fork.trigger", "data.validation_fraction", "data.num_classes", "signals"},
+        {"fork.when", "fork.trigger", "train.num_epochs", "data", "signals"},
         _check_trigger,
     ),
     ({"data", "train.batch_size"}, functools.partial(_check_examples, key="train.batch_size")),
@@ -157,5 +168,6 @@ CROSS_CHECKS: Checks = (
     ({"data", "train", "optim", "schedule", "fork"}, _check_fork_rates),
     *(({*NETWORK, key}, functools.partial(_check_selection, key=key)) for key in LAYER_KEYS),
     ({*NETWORK, "pruning"}, _check_sparsities),
+    ({*NETWORK, "signals.names", "signals.min_eigenvalues"}, _check_spectra),
 )
 """Facts that several keys make together; run where the keys they need are sound."""

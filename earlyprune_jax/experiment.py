@@ -97,8 +97,7 @@ def _watch(engine: Engine, workdir: Path, console: Console) -> Watch:
     sampling = budget.sampling(engine, tools, workdir)
     full = measurement.full_sampling(engine, tools)
     for name in (name for name in sampling if sampling[name] != full[name]):
-        fraction = engine.spec.signals.max_overhead_fraction
-        progress.say(console, budget.sentence(name, sampling[name], fraction))
+        progress.say(console, budget.sentence(name, sampling[name], engine.spec))
     return Watch(tools, sampling, stopping_rule(engine.spec))
 
 

@@ -170,7 +170,7 @@ class SignalSpec:
     max_overhead_fraction: float = key(
         "signals may take this part of the training time; dearer ones look at fewer images, or at fewer "
         "epochs; 0 = no limit",
-        within(0, 1000),
+        within(0, 1),
     )
     fisher_estimator: str = key(
         "labels of tr(F): sampled from the model (Eq. 3), exact (sum over classes), "

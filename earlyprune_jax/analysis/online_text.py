@@ -12,8 +12,10 @@ MAX_NAMED = 6
 def paragraphs(curve: Curve) -> Iterator[str]:
     """The trigger, the epoch each seed chose by it, and the accuracy that came of it."""
     members = sorted(_members(curve), key=lambda run: run.trunk_seed)
-    chosen = [f"seed {run.trunk_seed} {_fired_text(run)}" for run in members[:MAX_NAMED]]
-    more = f", and {len(members) - MAX_NAMED} more" if len(members) > MAX_NAMED else ""
+    # Replicates of a seed share its trunk, and so its epoch.
+    by_seed = {run.trunk_seed: run for run in members}
+    chosen = [f"seed {seed} {_fired_text(run)}" for seed, run in list(by_seed.items())[:MAX_NAMED]]
+    more = f", and {len(by_seed) - MAX_NAMED} more" if len(by_seed) > MAX_NAMED else ""
     accuracy = curves.stats(run.last("test_accuracy") for run in members)
     number = labels.percent(accuracy, decimals=2, plus_minus="+-")
     yield f"Pruned by its own trigger: {labels.curve_label(curve)}"
@@ -26,7 +28,7 @@ def sentence(online: Sequence[Curve], num_epochs: int) -> str:
     members = [run for curve in online for run in _members(curve)]
     by_seed = {run.trunk_seed: run for run in members}
     pruned = sorted({epoch for curve in online for epoch in curve.runs})
-    rewound = any(run.mode == "rewind" and run.fired_epoch is not None for run in members)
+    rewound = any(map(_rewound, members))
     never = sum(run.fired_epoch is None for run in by_seed.values())
     dense = [_dense_epochs(run) for run in by_seed.values()]
     axes = curves.varying(online) or ["sparsity"]
@@ -49,8 +51,13 @@ def _members(curve: Curve) -> list[Run]:
 def _fired_text(run: Run) -> str:
     if run.fired_epoch is None:
         return f"after epoch {run.fork_epoch} (never fired)"
-    rewound = f" (fired at {run.fired_epoch}, rewound)" if run.mode == "rewind" else ""
+    rewound = f" (fired at {run.fired_epoch}, rewound)" if _rewound(run) else ""
     return f"after epoch {run.fork_epoch}{rewound}"
+
+
+def _rewound(run: Run) -> bool:
+    """Whether older weights than those at the firing were pruned."""
+    return run.fired_epoch is not None and run.fork_epoch != run.fired_epoch
 
 
 def _accuracy(curve: Curve, axes: Sequence[str]) -> str:

@@ -52,7 +52,9 @@ def chosen_curve(forks: Sequence[Curve], dense: Sequence[Run]) -> tuple[Curve, s
     cheap = [index for index, loss in enumerate(losses) if loss <= TOLERANCE] if dense else []
     if cheap:
         best = min(cheap, key=lambda index: (-forks[index].sparsity, losses[index]))
-        return forks[best], f"of {len(forks)} settings the hardest pruning that loses at most one point"
+        where = curves.selection_metric(forks[best]).split("_")[0]
+        words = f"the hardest pruning that loses at most one point on {where}"
+        return forks[best], f"of {len(forks)} settings {words}"
     best = min(range(len(forks)), key=lambda index: losses[index])
     return forks[best], f"of {len(forks)} settings the one that loses least"
 
@@ -75,8 +77,11 @@ def _grid_text(
         _against_dense(curves.paired_difference(curve.runs[best], dense, "test_accuracy")),
         f"{_counted(num_epochs - best, 'epoch')} of dense training saved",
     ]
+    own = [one for one in outcomes if one.curve == curve]
+    if len(curve.runs) > 1 and (fixed := rules_text.baseline(own, "best fixed epoch")):
+        parts.append(f"regret {rules_text.regret_words(fixed)}")
     claims = [", ".join(part for part in parts if part), why, _how_sure(curve)]
-    claims.append(_rule_text([one for one in outcomes if one.curve == curve]))
+    claims.append(_rule_text(own))
     return "; ".join(claim for claim in claims if claim)
 
 

@@ -144,7 +144,7 @@ def default_rules(data: Grid, curve: Curve, config: Mapping[str, Any]) -> tuple[
         Peak("fisher_trace"),
         Peak("kl_uniform_bits"),
         Peak("random_distance"),
-        EarlyBird(),
+        *_early_birds(curve.sparsity),
         EarlyCrop(sparsity=curve.sparsity),
         Plateau("train_accuracy"),
         Plateau("validation_accuracy"),
@@ -154,6 +154,18 @@ def default_rules(data: Grid, curve: Curve, config: Mapping[str, Any]) -> tuple[
     configured = (triggers.parse(own),) if own and not triggers.check(own, data.columns) else ()
     usable = (rule for rule in candidates if set(rule.columns) <= set(data.columns))
     return (*configured, *usable)
+
+
+def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
+    """The paper's threshold where a mask can miss it, and a tenth of what masks can differ by at most.
+
+    Two masks of sparsity s differ on 2 min(s, 1 - s) of the weights at most: at s = 0.97 no mask is
+    farther than 0.06 from another, and a threshold of 0.1 means "after epoch 5".
+    """
+    largest = 2 * min(sparsity, 1 - sparsity)
+    thresholds = [0.1] if largest > 0.1 else []
+    scaled = float(f"{largest / 10:.3g}")
+    return tuple(EarlyBird(threshold=threshold) for threshold in dict.fromkeys([*thresholds, scaled]))
 
 
 def _read(workdir: str | Path) -> tuple[Grid, Mapping[str, Any]]:

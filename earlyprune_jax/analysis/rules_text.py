@@ -16,7 +16,9 @@ HEADINGS = (
     "remarks",
 )
 
-NOTES = """Mean +- std over seeds. [Brackets]: baselines; oracle: each seed's best measured fork.
+NOTES = """Mean +- std over seeds. [Brackets]: baselines; oracle: each seed's best measured fork. Accuracy and
+regret are on the test set; the best fixed epoch was chosen on validation, where there is such a split.
+end: the last measured fork; random time: the mean over all epochs from the first fork to the last.
 Between two measured forks accuracy is interpolated; outside of them there is none.
 Rewind: the fork at the epoch that the rule marks. All epochs up to the firing were trained dense,
 and a run that rewinds itself has only the epochs after the firing left; that fork had more.
@@ -106,7 +108,8 @@ def regret_words(outcome: Outcome) -> str:
 
     A mean of 0 without spread is exact, not noise.
     """
-    return f"{plus_minus(outcome.over_seeds('regret'), scale=100)} points"
+    interpolated = " (interpolated)" if outcome.count("interpolated") else ""
+    return f"{plus_minus(outcome.over_seeds('regret'), scale=100)} points{interpolated}"
 
 
 def best_rule(outcomes: Sequence[Outcome]) -> Outcome | None:

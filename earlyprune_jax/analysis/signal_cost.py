@@ -1,5 +1,6 @@
 """What measuring cost: each signal's part of the training time, and what was subsampled to keep it down."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def read_budget(workdir: str | Path) -> dict[str, Any]:
 def sentence(runs: Sequence[Run], budget: Mapping[str, Any]) -> str | None:
     """The signals' seconds over those of training, and what the budget left out; None if unrecorded.
 
-    Both are summed over the epochs of all trunks that recorded them. The dearest signals are named.
+    An epoch's seconds are the median over all trunks: the first epoch's also hold the compilation. A
+    signal that is measured every k epochs counts k times less. The dearest signals are named.
 
     Example:
         >>> sentence([], {"max_overhead_fraction": 0.05, "num_examples": 500, "signals":
@@ -40,13 +42,15 @@ def _shares(runs: Sequence[Run]) -> str:
     timed = [
         entry for entry in entries if entry.get("train_seconds") and entry.get("signal_seconds") is not None
     ]
-    total = sum(entry["train_seconds"] for entry in timed)
-    seconds: dict[str, float] = {}
-    for entry in timed:
-        for name, spent in entry["signal_seconds"].items():
-            seconds[name] = seconds.get(name, 0.0) + (spent or 0.0)
-    if not seconds or not total:
+    names = dict.fromkeys(name for entry in timed for name in entry["signal_seconds"])
+    if not names:
         return ""
+    total = len(timed) * statistics.median(entry["train_seconds"] for entry in timed)
+    seconds: dict[str, float] = {}
+    for name in names:
+        spent = [entry["signal_seconds"].get(name) for entry in timed]
+        known = [value for value in spent if value is not None]
+        seconds[name] = len(known) * statistics.median(known) if known else 0.0
     dearest = sorted(seconds, key=lambda name: (-seconds[name], name))
     named = [f"{_label(name)} {_percent(seconds[name] / total)}" for name in dearest[:NUM_NAMED]]
     rest = sum(seconds[name] for name in dearest[NUM_NAMED:])

@@ -31,10 +31,20 @@ def paragraphs(runs: Sequence[Run], config: Mapping[str, Any]) -> Iterator[str]:
     for peak in found:
         epochs = sorted(own.epoch for own in peaks.seed_peaks(rows, peak.signal))
         seeds = f"; single seeds: {_range(epochs)}" if len(epochs) > 1 else ""
-        yield f"  {labels.signal_label(peak.signal, config)}: {_peak_text(peak)}{seeds}."
+        seen, all_epochs = _num_measured(rows, peak.signal), len({row["epoch"] for row in rows})
+        if seen == 1:
+            only = f"{labels.quantity(peak.value, peak.signal)} at epoch {peak.epoch}, the only one measured"
+            yield f"  {labels.signal_label(peak.signal, config)}: {only}."
+            continue
+        sparse = f"; measured at {seen} of {all_epochs} epochs" if seen < all_epochs else ""
+        yield f"  {labels.signal_label(peak.signal, config)}: {_peak_text(peak)}{seeds}{sparse}."
     others = [name for name in peaks.main_signals(rows) if name not in peaks.headline_signals(rows)]
     if others:
         yield f"  Also in signals.csv: {', '.join(labels.signal_label(name, config) for name in others)}."
+
+
+def _num_measured(rows: Sequence[Mapping[str, Any]], signal: str) -> int:
+    return len({row["epoch"] for row in rows if row[signal] is not None})
 
 
 def _peak_text(peak: Peak) -> str:

@@ -86,7 +86,7 @@ def _cost(fired: int, marked: int, rewinds: bool) -> str:
         return f"Pruned after epoch {fired}, at once."
     if rewinds:
         return f"Pruned the weights of epoch {marked}: {epochs} of dense training thrown away."
-    return f"Pruned after epoch {fired}: {epochs} of dense training beyond the epoch it marks, {marked}."
+    return f"Pruned after epoch {fired}, {epochs} later than the one it marks, {marked}."
 
 
 def _why_dense(spec: RunSpec, rule: Trigger, member: Online, ended: Mapping[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ entries of a matrix leaves their distribution as it is and destroys the rest.
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -134,6 +135,24 @@ def signal(
     return WeightSignal("random_distance", columns, measure)
 
 
+def check(params: Params, *, layers: Layers = "all_kernels", min_eigenvalues: int = 0) -> list[str]:
+    """Why a tree of arrays or shapes has no random_distance, or nothing.
+
+    Example:
+        >>> check({"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}, min_eigenvalues=4)
+        []
+    """
+    chosen = jax.tree.leaves(select(params, layers))
+    leaves = zip(named_leaves(params), chosen, strict=True)
+    unfit = {name: _unfit_shape(leaf.shape, min_eigenvalues) for (name, leaf), take in leaves if take}
+    return [] if not all(unfit.values()) else [_no_spectrum(layers, unfit)]
+
+
+def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
+    why = "; ".join(shortened([f"{name or 'the root'} {reason}" for name, reason in skipped.items()]))
+    return expected("layers", layers, "to hold a matrix with a spectrum", f"{why}.")
+
+
 def _divergences(
     params: Params, key: PRNGKey, num_permutations: int, layers: Layers, min_eigenvalues: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -171,18 +190,23 @@ def _matrices(
     if infinite:
         raise InvalidInput(shortened(infinite))
     if not chosen:
-        why = "; ".join(shortened([f"{name or 'the root'} {reason}" for name, reason in skipped.items()]))
-        raise InvalidInput([expected("layers", layers, "to hold a matrix with a spectrum", f"{why}.")])
+        raise InvalidInput([_no_spectrum(layers, skipped)])
     return chosen, skipped
 
 
 def _unfit(array: np.ndarray, min_eigenvalues: int) -> str:
     """Why an array has no spectrum to speak of, or nothing if it has."""
-    if array.ndim < 2:
-        return f"has {array.ndim} axes, a matrix has 2"
-    if not np.any(array):
+    if array.ndim > 1 and not np.any(array):
         return "is 0 throughout"
-    count = array.size // max(array.shape[-2:])
+    return _unfit_shape(array.shape, min_eigenvalues)
+
+
+def _unfit_shape(shape: tuple[int, ...], min_eigenvalues: int) -> str:
+    if len(shape) < 2:
+        return f"has {len(shape)} axes, a matrix has 2"
+    if min(shape[-2:]) == 1:
+        return "is made of single rows or columns, whose only singular value no shuffling changes"
+    count = math.prod(shape) // max(shape[-2:])
     return f"has {count} eigenvalues, fewer than {min_eigenvalues}" if count < min_eigenvalues else ""
 
 

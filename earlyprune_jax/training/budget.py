@@ -6,6 +6,7 @@ trunk, and every continuation, measures the same.
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,12 +16,16 @@ import jax
 import numpy as np
 
 from earlyprune_jax import records
+from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import measurement
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.measurement import Instrument, Sampling
 from earlyprune_jax.training.state import TrainState
 
 FILE = "signal_budget.json"
+FEWEST_MEASUREMENTS = 5
+"""With fewer, a signal's course is not seen."""
+
 NUM_TIMED_STEPS = 4
 """Training steps that are timed where steps are called one by one; a scan is timed over an epoch."""
 
@@ -90,16 +95,29 @@ def divide(costs: Mapping[str, Cost], allowed_seconds: float) -> dict[str, tuple
     return {name: _affordable(cost, shares[name]) for name, cost in costs.items()}
 
 
-def sentence(name: str, chosen: Sampling, fraction: float) -> str:
-    """What is left out of a signal, and why.
+def sentence(name: str, chosen: Sampling, spec: RunSpec) -> str:
+    """What is left out of a signal and why, and whether what is left can show a course.
 
     Example:
-        >>> sentence("fisher_trace", Sampling(256, 1), 0.05)
-        'signals.max_overhead_fraction=0.05: fisher_trace looks at 256 images after every epoch.'
+        >>> from configs import cifar10
+        >>> from earlyprune_jax import config
+        >>> sentence("fisher_trace", Sampling(256, 2), config.resolve(cifar10.get_config()))
+        'signals.max_overhead_fraction=0.05: fisher_trace looks at 256 images after epochs 1, 3, ..., 199.'
     """
     images = f" at {chosen.num_examples} images" if chosen.num_examples is not None else " at the weights"
-    when = "every epoch" if chosen.every_epochs == 1 else f"one in {chosen.every_epochs} epochs"
-    return f"signals.max_overhead_fraction={fraction!r}: {name} looks{images} after {when}."
+    epochs = [epoch for epoch in range(1, spec.train.num_epochs + 1) if chosen.due(epoch)]
+    when = "every epoch" if chosen.every_epochs == 1 else f"epochs {_listed(epochs)}"
+    limit = f"signals.max_overhead_fraction={spec.signals.max_overhead_fraction!r}"
+    text = f"{limit}: {name} looks{images} after {when}."
+    if len(epochs) >= min(FEWEST_MEASUREMENTS, spec.train.num_epochs):
+        return text
+    times = "once" if len(epochs) == 1 else f"{len(epochs)} times"
+    remedy = "Raise the fraction, or measure fewer signals."
+    return f"{text} That is {times}: too few for a peak or a trigger. {remedy}"
+
+
+def _listed(epochs: list[int]) -> str:
+    return ", ".join(map(str, epochs if len(epochs) <= 3 else [*epochs[:2], "...", epochs[-1]]))
 
 
 def _affordable(cost: Cost, share: float) -> tuple[int, int]:
@@ -120,7 +138,7 @@ def _timed(engine: Engine, tools: tuple[Instrument, ...]) -> tuple[float, dict[s
     for tool in tools:
         divisible = tool.looks_at_images and num_batches > 1
         probe = one_batch if divisible else engine.probe
-        seconds = _second_call(lambda tool=tool, probe=probe: _measured(tool, state, probe))
+        seconds = _typical_seconds(lambda tool=tool, probe=probe: _measured(tool, state, probe))
         costs[tool.name] = Cost(seconds * num_batches, num_batches) if divisible else Cost(seconds, 1)
     return _epoch_seconds(engine), costs
 
@@ -137,16 +155,20 @@ def _epoch_seconds(engine: Engine) -> float:
     per_epoch = engine.steps_per_epoch
     num_steps = per_epoch if engine.form == "scan" else min(NUM_TIMED_STEPS, per_epoch)
     rates = np.full(num_steps, engine.spec.optim.learning_rate, np.float32)
-    states = [engine.new_state(engine.spec.train.seeds[0]) for _ in range(2)]
-    return _second_call(lambda: engine.train_epoch(states.pop(), rates)) * per_epoch / num_steps
+    # Every call takes its state's buffers.
+    states = [engine.new_state(engine.spec.train.seeds[0]) for _ in range(4)]
+    return _typical_seconds(lambda: engine.train_epoch(states.pop(), rates)) * per_epoch / num_steps
 
 
-def _second_call(function: Callable[[], Any]) -> float:
-    """Seconds of the second call: the first one compiles."""
+def _typical_seconds(function: Callable[[], Any]) -> float:
+    """The median of three calls' seconds, after one that compiles."""
     jax.block_until_ready(function())
-    started = time.monotonic()
-    jax.block_until_ready(function())
-    return time.monotonic() - started
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        jax.block_until_ready(function())
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds)
 
 
 def _described(

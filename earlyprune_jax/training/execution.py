@@ -5,7 +5,8 @@ step called from Python; on GPU and TPU a whole chunk under scan keeps the devic
 Results of the two forms differ in the last bits, so a run records which one made it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -33,13 +34,16 @@ def once_options(backend: str) -> dict[str, int]:
     return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
 
 
-def runner(step: Step, *, form: str, name: str) -> Runner:
+def runner(
+    step: Step, *, form: str, name: str, compiler_options: Mapping[str, Any] = MappingProxyType({})
+) -> Runner:
     """Compiles a step into a function that runs many; the carry's buffers are donated.
 
     Args:
         step: a pure function.
         form: `loop` or `scan`.
         name: shown in profiles and compilation logs.
+        compiler_options: for XLA.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,13 +57,13 @@ def runner(step: Step, *, form: str, name: str) -> Runner:
             return jax.lax.scan(lambda c, x: (step(c, x, constants), None), carry, inputs)[0]
 
         chunk.__name__ = name
-        return jax.jit(chunk, donate_argnums=0)
+        return jax.jit(chunk, donate_argnums=0, compiler_options=dict(compiler_options))
 
     def single(carry, inputs, constants):
         return step(carry, inputs, constants)
 
     single.__name__ = name
-    jitted = jax.jit(single, donate_argnums=0)
+    jitted = jax.jit(single, donate_argnums=0, compiler_options=dict(compiler_options))
 
     def loop(carry, inputs, constants):
         # Rows are cut on the host: slicing a device array would dispatch one computation a step.

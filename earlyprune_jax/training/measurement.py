@@ -17,6 +17,7 @@ import numpy as np
 from earlyprune_jax import pruning, signals
 from earlyprune_jax.array_types import Params
 from earlyprune_jax.signals import ProbeSignal, WeightSignal
+from earlyprune_jax.signals.fisher_program import memory_options
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import fork_scores, steps
 from earlyprune_jax.training.engine import Engine, on_device, padded_batches, probe_indices
@@ -161,7 +162,8 @@ def _probe(engine: Engine, num_examples: int | None) -> np.ndarray:
 
 def _of_images(engine: Engine, signal: ProbeSignal) -> Instrument:
     step = steps.signal_step(engine.task, signal, augment=engine.spec.signals.augment)
-    run = runner(step, form=engine.form, name=f"{signal.name}_step")
+    options = memory_options(jax.default_backend())
+    run = runner(step, form=engine.form, name=f"{signal.name}_step", compiler_options=options)
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
         inputs = _probe_inputs(probe, engine.spec.signals.batch_size, signal.num_passes)
@@ -230,10 +232,10 @@ NAMES = (*signals.NAMES, *TRAJECTORIES)
 """What `signals.names` may hold."""
 
 
-def columns(spec: RunSpec) -> tuple[str, ...]:
-    """The columns of the configured signals; nothing is computed."""
+def columns(spec: RunSpec, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of some signals; nothing is computed."""
     found: list[str] = []
-    for name in spec.signals.names:
+    for name in names:
         if name in TRAJECTORIES:
             found.append(name)
         else:

@@ -3,7 +3,6 @@
 import dataclasses
 import keyword
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -122,13 +121,17 @@ def measured(history: History, column: str) -> list[tuple[int, float]]:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a finite number; a bool is none."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    """Whether a value is a finite number, of Python, NumPy or JAX (an array of one); a bool is none."""
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         return False
     try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
+        return math.isfinite(float(value))
+    except (OverflowError, TypeError):  # an integer beyond every float; an array of several
         return False
+
+
+SPREADS = ("_standard_error", "_std")
+"""How columns end that say how sure another one is."""
 
 
 def fires_at(epoch: int, reason: str) -> Firing:
@@ -140,6 +143,8 @@ def check_column(value: Any) -> str | None:
     """What is allowed as a column if the value is not, else None."""
     if not isinstance(value, str) or not value:
         return "to be the name of a column"
+    if value.endswith(SPREADS):
+        return "to be a measurement, not its error"
     return "to be no test metric" if value.startswith("test_") else None
 
 

@@ -141,6 +141,7 @@ def test_default_rules_are_those_whose_columns_were_measured(tmp_path):
         "peak(kl_uniform_bits)",
         "peak(random_distance)",
         "early_bird()",
+        "early_bird(threshold=0.04)",
         "early_crop(sparsity=0.8)",
         "plateau(train_accuracy)",
     }
@@ -248,3 +249,10 @@ def test_ten_seeds_of_200_epochs_and_20_rules_take_seconds(tmp_path):
     found = rules.replay(tmp_path, texts)
     assert time.monotonic() - started < 5.0
     assert len(found) == 40 + 7
+
+
+def test_early_bird_has_no_threshold_that_every_pair_of_masks_meets(tmp_path):
+    # At 97 % two masks differ on 6 % of the weights at most: the paper's 0.1 would fire whatever happens.
+    write_grid(tmp_path, signals=[{"mask_distance": 0.05}] * T, sparsities=(0.97,))
+    names = {one.trigger for one in rules.replay(tmp_path) if one.trigger.startswith("early_bird")}
+    assert names == {"early_bird(threshold=0.006)"}

@@ -37,7 +37,7 @@ def test_pruning_now_takes_the_weights_of_the_epoch_at_which_the_rule_fired(spec
     assert leaving.dense_epochs == 4
     assert leaving.described["fired_epoch"] == 4
     assert leaving.described["marked_epoch"] == 2
-    assert "2 epochs of dense training beyond the epoch it marks, 2" in leaving.sentence
+    assert "Pruned after epoch 4, 2 epochs later than the one it marks, 2." in leaving.sentence
 
 
 def test_rewinding_takes_the_marked_epochs_weights_but_has_spent_the_epochs_up_to_the_firing(spec):

@@ -143,4 +143,4 @@ def test_weight_change_is_the_relative_distance_of_the_prunable_weights_from_epo
 def test_the_declared_columns_are_the_measured_ones(run_of_six_epochs, measured):
     engine, _ = run_of_six_epochs
     singles = [name for name, value in measured[-1].items() if not isinstance(value, dict)]
-    assert tuple(singles) == measurement.columns(engine.spec)
+    assert tuple(singles) == measurement.columns(engine.spec, engine.spec.signals.names)
