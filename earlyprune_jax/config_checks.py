@@ -50,13 +50,25 @@ def _check_fisher(spec: RunSpec) -> list[str]:
 
 def _check_trigger(spec: RunSpec) -> list[str]:
     """A trigger that decides must find its columns; one that is only replayed may miss them."""
-    if spec.fork.when == "epochs" and not spec.fork.trigger:
-        return []
+    if not spec.fork.trigger:
+        remedy = "Give a rule, such as peak(fisher_trace)."
+        needed = expected("fork.trigger", "", "to name a rule with fork.when=trigger", remedy)
+        return [needed] if spec.fork.when == "trigger" else []
+    rule = triggers.parse(spec.fork.trigger)
     names = spec.signals.names if spec.fork.when == "trigger" else measurement.NAMES
     problems = triggers.check(spec.fork.trigger, decidable_columns(spec, names))
-    if spec.fork.when == "trigger" and not problems:
-        problems = _check_reachable(triggers.parse(spec.fork.trigger), spec.train.num_epochs)
+    if spec.fork.when == "trigger":
+        problems += _check_reachable(rule, spec.train.num_epochs)
     return [f"fork.trigger: {problem}" for problem in problems]
+
+
+def _check_rule(spec: RunSpec) -> list[str]:
+    """Whether the trigger can be read at all; an empty one is none."""
+    try:
+        triggers.parse(spec.fork.trigger or "epoch(1)")
+    except InvalidInput as error:
+        return [f"fork.trigger: {problem}" for problem in error.problems]
+    return []
 
 
 def _check_reachable(trigger: triggers.Trigger, num_epochs: int) -> list[str]:
@@ -146,6 +158,7 @@ Checks = tuple[tuple[set[str], Callable[[RunSpec], list[str]]], ...]
 KEY_CHECKS: Checks = (
     ({"data"}, lambda spec: data.check(spec.data)),
     ({"model.name"}, lambda spec: models.check(spec.model.name)),
+    ({"fork.trigger"}, _check_rule),
     *(({key}, functools.partial(_check_registered, key=key)) for key in REGISTERED),
     *(({key}, functools.partial(_check_layer_name, key=key)) for key in LAYER_KEYS),
 )

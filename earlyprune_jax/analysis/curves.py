@@ -31,13 +31,17 @@ class Stats:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The finished forks of one (criterion, scope, sparsity, rule): fork epoch -> runs."""
+    """The finished forks of one (criterion, scope, sparsity, rule): fork epoch -> runs.
+
+    `diverged` holds (trunk seed, fork epoch) of those that diverged.
+    """
 
     criterion: str
     scope: str
     sparsity: float
     rule: str
     runs: Mapping[int, tuple[Run, ...]]
+    diverged: frozenset[tuple[int, int]] = frozenset()
 
     def test(self, fork_epoch: int) -> Stats:
         """Last-epoch test accuracy over all runs (seeds and replicates) of a fork epoch."""
@@ -83,12 +87,21 @@ def fork_curves(runs: Iterable[Run], kind: str = "fork") -> list[Curve]:
         []
     """
     groups: dict[tuple, dict[int, list[Run]]] = {}
+    diverged: dict[tuple, set[tuple[int, int]]] = {}
     for run in runs:
-        if run.kind == kind and run.fork_epoch is not None and _has_test_accuracy(run):
-            key = tuple(getattr(run, axis) for axis in CURVE_AXES)
+        if run.kind != kind or run.fork_epoch is None:
+            continue
+        key = tuple(getattr(run, axis) for axis in CURVE_AXES)
+        if _has_test_accuracy(run):
             groups.setdefault(key, {}).setdefault(run.fork_epoch, []).append(run)
+        elif run.status == "diverged":
+            diverged.setdefault(key, set()).add((run.trunk_seed, run.fork_epoch))
     return [
-        Curve(*key, runs={epoch: tuple(members) for epoch, members in sorted(by_epoch.items())})
+        Curve(
+            *key,
+            runs={epoch: tuple(members) for epoch, members in sorted(by_epoch.items())},
+            diverged=frozenset(diverged.get(key, ())),
+        )
         for key, by_epoch in sorted(groups.items())
     ]
 

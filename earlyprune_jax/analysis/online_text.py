@@ -23,13 +23,14 @@ def paragraphs(curve: Curve) -> Iterator[str]:
     yield f"  Test accuracy {number} (n = {accuracy.n})."
 
 
-def sentence(online: Sequence[Curve], num_epochs: int) -> str:
+def sentence(online: Sequence[Curve], runs: Sequence[Run], num_epochs: int) -> str:
     """What takes the place of a recommendation: one choice without a comparison recommends nothing."""
+    stayed_dense = {run.trunk_seed for run in runs if run.kind == "online" and run.fork_epoch is None}
     members = [run for curve in online for run in _members(curve)]
     by_seed = {run.trunk_seed: run for run in members}
     pruned = sorted({epoch for curve in online for epoch in curve.runs})
     rewound = any(map(_rewound, members))
-    never = sum(run.fired_epoch is None for run in by_seed.values())
+    never = sum(run.fired_epoch is None for run in by_seed.values()) + len(stayed_dense)
     dense = [_dense_epochs(run) for run in by_seed.values()]
     axes = curves.varying(online) or ["sparsity"]
     accuracies = [_accuracy(curve, axes) for curve in online[:4]]
@@ -38,7 +39,10 @@ def sentence(online: Sequence[Curve], num_epochs: int) -> str:
         f" (rule {members[0].trigger}{', rewound' if rewound else ''})",
         f": {', '.join(accuracies)}{' and more' if len(online) > 4 else ''}",
         f", {_saved(num_epochs, dense)} of dense training saved",
-        f"; the rule never fired in {never} of {_counted(len(by_seed), 'seed')}" if never else "",
+        f"; the rule never fired in {never} of {_counted(len(by_seed.keys() | stayed_dense), 'seed')}"
+        if never
+        else "",
+        f", and {len(stayed_dense)} stayed dense" if stayed_dense else "",
         "; whether that was best cannot be known from this run alone: a grid of forks would tell",
     ]
     return "".join(parts)

@@ -35,7 +35,7 @@ def recommend(runs: Sequence[Run], outcomes: Sequence[Outcome], num_epochs: int)
     if forks:
         return f"Recommendation: {_grid_text(forks, curves.dense_runs(runs), outcomes, num_epochs)}."
     if online:
-        return f"Recommendation: {online_text.sentence(online, num_epochs)}."
+        return f"Recommendation: {online_text.sentence(online, runs, num_epochs)}."
     return f"Recommendation: none{_why_none(runs)}."
 
 
@@ -94,6 +94,8 @@ def _what(curve: Curve, forks: Sequence[Curve]) -> str:
 def _against_dense(difference: Stats | None) -> str:
     if difference is None:
         return ""
+    if curves.is_zero(difference.mean) and not difference.std:
+        return "as good as dense"
     points = rules_text.plus_minus(Stats(abs(difference.mean), difference.std, difference.n), scale=100)
     return f"{points} points {'above' if difference.mean > 0 else 'below'} dense"
 
@@ -126,6 +128,11 @@ def _lead_text(curve: Curve, best: int, others: Sequence[int], metric: str) -> s
     lead = curves.paired_difference(curve.runs[best], curve.runs[rivals[0]], metric)
     if lead is not None and curves.is_zero(lead.mean):
         return f"not settled: epoch {rivals[0]} is as good on {where} ({seeds})"
+    if lead is not None and not lead.std:
+        return (
+            f"not settled: the lead over epoch {rivals[0]} is the same in all seeds, by chance, so that its "
+            f"noise is unknown ({seeds})"
+        )
     noun, verb = ("epoch", "is") if len(rivals) == 1 else ("epochs", "are")
     return f"not settled: {noun} {_listed(rivals)} {verb} within the noise on {where} (95 %, {seeds})"
 

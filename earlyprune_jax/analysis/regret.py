@@ -46,10 +46,14 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What the forks of one seed came to: fork epoch -> test accuracy, the mean over replicates."""
+    """What the forks of one seed came to: fork epoch -> test accuracy, the mean over replicates.
+
+    `diverged` holds the fork epochs at which a fork of the seed diverged.
+    """
 
     trunk_seed: int
     accuracy: Mapping[int, float]
+    diverged: frozenset[int] = frozenset()
 
     @property
     def best_epoch(self) -> int:
@@ -57,21 +61,35 @@ class Truth:
         return max(self.accuracy, key=lambda epoch: (self.accuracy[epoch], -epoch))
 
     def at(self, epoch: float) -> float | None:
-        """The accuracy at an epoch, linear between measured forks; None outside of them.
+        """The accuracy at an epoch, linear between measured forks; None outside, or where one diverged.
 
         Example:
             >>> truth = Truth(0, {4: 0.5, 8: 0.9})
             >>> truth.at(4), round(truth.at(5), 3), truth.at(9)
             (0.5, 0.6, None)
         """
+        if self.near_divergence(epoch):
+            return None
         if epoch in self.accuracy:
             return self.accuracy[int(epoch)]
-        below = max((known for known in self.accuracy if known < epoch), default=None)
-        above = min((known for known in self.accuracy if known > epoch), default=None)
+        below, above = self._neighbours(epoch)
         if below is None or above is None:
             return None
         weight = (epoch - below) / (above - below)
         return (1 - weight) * self.accuracy[below] + weight * self.accuracy[above]
+
+
+    def near_divergence(self, epoch: float) -> bool:
+        """Whether a fork diverged at this epoch, or between it and a measured neighbour."""
+        below, above = (epoch, epoch) if epoch in self.accuracy else self._neighbours(epoch)
+        low, high = (-math.inf if below is None else below), (math.inf if above is None else above)
+        return any(low < lost < high or lost == epoch for lost in self.diverged)
+
+    def _neighbours(self, epoch: float) -> tuple[int | None, int | None]:
+        """The measured fork epochs around one that is not."""
+        below = max((known for known in self.accuracy if known < epoch), default=None)
+        above = min((known for known in self.accuracy if known > epoch), default=None)
+        return below, above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +97,8 @@ class Choice:
     """One seed's choice by one rule.
 
     Attributes:
-        status: measured, interpolated, outside (of the measured forks: no accuracy), or never (the
-            rule did not fire).
+        status: measured, interpolated, outside (of the measured forks: no accuracy), diverged (a fork
+            there, or on the way to its neighbour: no accuracy either), or never (the rule did not fire).
         fired_epoch: when the rule fired; None where it never did, and for baselines.
         marked_epoch: the epoch it marked, likewise.
         epoch: the epoch whose weights are pruned.
@@ -166,7 +184,8 @@ def truths(curve: Curve) -> tuple[Truth, ...]:
     for epoch, runs in curve.runs.items():
         for seed, accuracy in curves.by_seed(runs, "test_accuracy").items():
             cells.setdefault(seed, {})[epoch] = accuracy
-    return tuple(Truth(seed, cells[seed]) for seed in sorted(cells))
+    lost = {seed: frozenset(epoch for own, epoch in curve.diverged if own == seed) for seed in cells}
+    return tuple(Truth(seed, cells[seed], lost[seed]) for seed in sorted(cells))
 
 
 def outcomes(data: Grid, curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcome, ...]:
@@ -225,7 +244,8 @@ def _at(truth: Truth, epoch: int) -> Choice:
     """The seed's choice if it is pruned at an epoch."""
     accuracy = truth.at(epoch)
     if accuracy is None:
-        return Choice(truth.trunk_seed, "outside", epoch=epoch, dense_epochs=epoch)
+        status = "diverged" if truth.near_divergence(epoch) else "outside"
+        return Choice(truth.trunk_seed, status, epoch=epoch, dense_epochs=epoch)
     status = "measured" if epoch in truth.accuracy else "interpolated"
     regret = max(truth.accuracy.values()) - accuracy
     return Choice(truth.trunk_seed, status, None, None, epoch, accuracy, regret, epoch)
@@ -252,6 +272,9 @@ def _at_random(truth: Truth) -> Choice:
     """What is to be expected of an epoch drawn at random between the first and the last measured fork."""
     epochs = range(min(truth.accuracy), max(truth.accuracy) + 1)
     every = [_at(truth, epoch) for epoch in epochs]
+    if any(choice.status == "diverged" for choice in every):
+        middle = sum(epochs) / len(epochs)
+        return Choice(truth.trunk_seed, "diverged", epoch=middle, dense_epochs=middle)
     accuracy, regret, epoch = (
         sum(getattr(choice, name) for choice in every) / len(every)
         for name in ("test_accuracy", "regret", "epoch")

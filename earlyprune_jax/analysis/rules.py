@@ -30,6 +30,7 @@ RULE_COLUMNS = (
     "num_seeds",
     "num_evaluated",
     "num_outside",
+    "num_diverged",
     "num_never_fired",
     "interpolated_share",
     *(f"{name}_{statistic}" for name in NUMBERS for statistic in ("mean", "std")),
@@ -196,6 +197,7 @@ def _rule_row(outcome: Outcome) -> dict[str, Any]:
         "num_seeds": len(outcome.choices),
         "num_evaluated": evaluated,
         "num_outside": outcome.count("outside"),
+        "num_diverged": outcome.count("diverged"),
         "num_never_fired": outcome.count("never"),
         "interpolated_share": interpolated / evaluated if evaluated else None,
     }

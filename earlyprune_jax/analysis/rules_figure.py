@@ -184,6 +184,7 @@ def _styles(color: str) -> dict[str, dict[str, Any]]:
         "measured": {"marker": "o", "color": color},
         "interpolated": {"marker": "o", "facecolors": "white", "edgecolors": color},
         "outside": {"marker": "x", "color": color},
+        "diverged": {"marker": "x", "color": color},
     }
 
 

@@ -83,6 +83,7 @@ def remarks(outcome: Outcome) -> str:
         for status, words in (
             ("never", "never fired"),
             ("outside", "outside the forks"),
+            ("diverged", "at a fork that diverged"),
             ("interpolated", "interpolated"),
         )
         if (count := outcome.count(status))

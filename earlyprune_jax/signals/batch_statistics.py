@@ -96,17 +96,19 @@ def training_pass(model: Any, options: Mapping[str, Any]) -> TrainingPass:
     """The compiled training-mode pass of a model; the same function for equal models and options."""
     mode = taps.training_options(model, options) if taps.is_linen(model) else options
     items = tuple(sorted(mode.items()))
-    # Arrays among the options or in the model cannot be looked up; such a pass is compiled by each call.
-    return (_known_pass if is_hashable((model, items)) else _new_pass)(model, items)
+    return (_known_pass if is_lasting(model, items) else _new_pass)(model, items)
 
 
-def is_hashable(value: Any) -> bool:
-    """Whether a value can be looked up in a cache."""
+def is_lasting(model: Any, items: Any) -> bool:
+    """Whether a compiled pass may serve a later call: an equal Linen module with equal options.
+
+    Other objects may have changed meanwhile; arrays among the options cannot be looked up.
+    """
     try:
-        hash(value)
+        hash((model, items))
     except TypeError:
         return False
-    return True
+    return taps.is_linen(model)
 
 
 def split(images: Any, batch_size: int) -> list[Any]:
@@ -128,7 +130,7 @@ def _new_pass(model: Any, items: tuple[tuple[str, Any], ...]) -> TrainingPass:
     return run
 
 
-_known_pass = functools.lru_cache(maxsize=8)(_new_pass)
+_known_pass = functools.lru_cache(maxsize=8, typed=True)(_new_pass)
 
 
 def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:

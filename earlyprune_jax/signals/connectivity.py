@@ -16,7 +16,7 @@ from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.signals.batch_statistics import (
     NO_OPTIONS,
     STATISTICS,
-    is_hashable,
+    is_lasting,
     reestimate,
     split,
     training_pass,
@@ -101,6 +101,9 @@ def linear_mode_connectivity(
         >>> measured.errors, measured.value
         ((0.0, 0.0, 0.0, 0.0, 0.5), 0.25)
     """
+    if not hasattr(model, "apply"):
+        remedy = "Give a Linen module, or an object whose apply takes {'params': ...} and images."
+        raise InvalidInput([expected("model", type(model).__name__, "to have a method apply", remedy)])
     labels = _checked(first, second, images, labels, num_points, batch_size)
     parts = split(images, batch_size)
     run_train, run_eval = training_pass(model, train_options), _evaluation(model, eval_options)
@@ -150,7 +153,7 @@ Evaluation = Callable[[Variables, Any], tuple[Any, Any, Any]]
 def _evaluation(model: Any, options: Mapping[str, Any]) -> Evaluation:
     mode = taps.evaluation_options(model, options) if taps.is_linen(model) else options
     items = tuple(sorted(mode.items()))
-    return (_known_evaluation if is_hashable((model, items)) else _new_evaluation)(model, items)
+    return (_known_evaluation if is_lasting(model, items) else _new_evaluation)(model, items)
 
 
 def _new_evaluation(model: Any, items: tuple[tuple[str, Any], ...]) -> Evaluation:
@@ -165,12 +168,12 @@ def _new_evaluation(model: Any, items: tuple[tuple[str, Any], ...]) -> Evaluatio
     return run
 
 
-_known_evaluation = functools.lru_cache(maxsize=8)(_new_evaluation)
+_known_evaluation = functools.lru_cache(maxsize=8, typed=True)(_new_evaluation)
 
 
 def _num_wrong(run: Evaluation, variables: Variables, parts: list[Any], labels: Any, alpha: float) -> int:
     """How many images are misclassified."""
-    outputs = [jax.device_get(run(variables, part)) for part in parts]
+    outputs = [jax.device_get(taps.evaluated(run, variables, part)) for part in parts]
     predictions = np.concatenate([output[0] for output in outputs])
     finite = np.concatenate([output[1] for output in outputs])
     problems = []

@@ -12,7 +12,7 @@ from earlyprune_jax.array_types import Array, Params, Variables
 from earlyprune_jax.pruning import select
 from earlyprune_jax.pruning.scores.gradients import weights_of
 from earlyprune_jax.pruning.scores.weights import require_key
-from earlyprune_jax.pruning.trees import is_weight, named_leaves
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, repeated_paths
 from earlyprune_jax.signals.fisher_squares import ESTIMATORS, METHODS
 from earlyprune_jax.validate import InvalidInput, expected, shortened, unknown_choice
 
@@ -134,7 +134,7 @@ def require_finite_squares(
             [expected(f"logits of images[{place}]{others}", "not finite", "to be finite", where)]
         )
     rows, units = np.nonzero(~np.isfinite(values))
-    place = start + int(units[0]) if values.shape[1] == len(finite) else start
+    place = start + int(units[0]) if values.shape[1] > 1 else start
     shown = shortened([names[row] for row in sorted(set(rows))], at_most=8)
     remedy = f"First for images[{place}], or with images near it; its logits are finite."
     raise InvalidInput([expected(f"gradient at {', '.join(shown)}", "not finite", "to be finite", remedy)])
@@ -196,7 +196,7 @@ def _collection_problems(variables: Any) -> list[str]:
 
 
 def _params_problems(params: Params, layers: Any) -> list[str]:
-    problems = _problems_of(lambda: weights_of(params))
+    problems = repeated_paths(params) + _problems_of(lambda: weights_of(params))
     if layers is not None and not problems:
         problems += _problems_of(lambda: select(params, layers))
     return problems

@@ -9,7 +9,6 @@ import jax
 
 from earlyprune_jax import taps
 from earlyprune_jax.array_types import Array, Params
-from earlyprune_jax.pruning.trees import split_weights
 from earlyprune_jax.signals.fisher_squares import Examples, Squares, batch_squares, label_rule
 from earlyprune_jax.signals.signal import Network
 
@@ -148,8 +147,16 @@ def _prepared_for(program: Program, own: Any, treedef: Any, images: Any) -> Prep
 
 def _logits_shape(network: Network, variables: Any, batch: Any) -> Any:
     """`jax.eval_shape` where some leaves may be no arrays: those are used as they are."""
-    weights, merge = split_weights(variables)
-    return jax.eval_shape(lambda weights, batch: network.apply(merge(weights), batch), weights, batch)
+    leaves, treedef = jax.tree.flatten(variables)
+    is_array = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves]
+
+    def logits(arrays: list[Any], batch: Any) -> Any:
+        filled = iter(arrays)
+        merged = [next(filled) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
+        return network.apply(jax.tree.unflatten(treedef, merged), batch)
+
+    arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+    return jax.eval_shape(logits, arrays, batch)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import jax
 
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.taps import interception
-from earlyprune_jax.taps.dependence import unchanged_input, used_inputs
+from earlyprune_jax.taps.dependence import primitives, unchanged_input, used_inputs
 from earlyprune_jax.taps.gradients import Gradient
 from earlyprune_jax.taps.interception import Apply, Path, Record, calls_of
 from earlyprune_jax.taps.layers import RULES
@@ -106,6 +106,9 @@ def _usable(apply: Apply, variables: Any, small: Any, large: Any) -> tuple[Found
         return interception.recorded(apply, variables, batch)[1]
 
     closed, records = jax.make_jaxpr(run, return_shape=True)(variables, small)
+    if any(name.startswith("custom_vjp") for name in primitives(closed.jaxpr)):
+        # Its backward pass is traced elsewhere: what a layer inside it has seen cannot come out.
+        return {}, dict.fromkeys(records, "the network has a backward pass of its own, by jax.custom_vjp")
     larger = jax.eval_shape(run, variables, large)
     origins = _origins(closed.jaxpr, records, variables)
     params: Any = variables["params"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 from jax.extend.core import Literal
 
 from earlyprune_jax.pruning.channels.trace import INLINED, WITH_DERIVATIVE, body_of
@@ -46,6 +47,24 @@ def unchanged_input(jaxpr: Any, result: int) -> int | None:
         [1, 0, None]
     """
     return _source(jaxpr, jaxpr.outvars[result])
+
+
+def primitives(jaxpr: Any) -> set[str]:
+    """The names of all primitives, those inside calls and loops too.
+
+    Example:
+        >>> {"neg", "sin"} < primitives(jax.make_jaxpr(jax.jit(lambda x: -jax.numpy.sin(x)))(1.0).jaxpr)
+        True
+    """
+    found = {eqn.primitive.name for eqn in jaxpr.eqns}
+    parameters = jax.tree.leaves([list(eqn.params.values()) for eqn in jaxpr.eqns], is_leaf=_is_jaxpr)
+    return found.union(
+        *(primitives(getattr(inner, "jaxpr", inner)) for inner in parameters if _is_jaxpr(inner))
+    )
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
 def _source(jaxpr: Any, atom: Any) -> int | None:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
-from flax.linen import module as linen_module
 from jax.core import Tracer
 
 from earlyprune_jax.array_types import Variables
+from earlyprune_jax.taps.interception import num_interceptors
 from earlyprune_jax.validate import InvalidInput, expected
 
 EVALUATION_VALUES = {
@@ -70,11 +70,10 @@ def evaluation_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def interceptor_problems() -> list[str]:
     """Why a Linen module cannot be measured here: a tapped layer would meet other interceptors twice."""
-    active = getattr(linen_module, "_global_interceptor_stack", ())
-    if not len(active):
+    if not num_interceptors():
         return []
     remedy = "Measure outside that context."
-    return [expected("interceptors of nn.intercept_methods", len(active), "to be none", remedy)]
+    return [expected("interceptors of nn.intercept_methods", num_interceptors(), "to be none", remedy)]
 
 
 def training_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:

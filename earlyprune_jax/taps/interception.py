@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from flax.linen import module as linen_module
+from jax.core import Tracer
 
 from earlyprune_jax.array_types import Array
 from earlyprune_jax.taps.layers import RULES, Call, read_call
@@ -105,11 +107,27 @@ def _record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     if not layer.scope.is_mutable_collection(RECORDS):
         return outputs
     x, refusal = read_call(rule, layer, context.method_name, args, kwargs)
+    refusal = refusal or _surroundings_refusal(x)
     own, state = _variables_of(layer)
     # Only what the rule knows: a scope shared with other modules holds theirs too.
     parameters = {name: own[name] for name in rule.parameters(layer) if name in own}
     _append(layer, Record(x, outputs, parameters, state, _unbound(layer), context.method_name, refusal))
     return outputs
+
+
+def _surroundings_refusal(x: Any) -> str:
+    """Why a layer cannot be tapped where it is called."""
+    if num_interceptors() > 1:
+        return "an interceptor of the network's own changes what it does"
+    # What is differentiated or mapped inside the network uses the parameters in ways no tap sees.
+    if isinstance(x, Tracer) and type(x).__name__ != "DynamicJaxprTracer":
+        return "it is called inside a transformation of the network's own, such as nn.vjp"
+    return ""
+
+
+def num_interceptors() -> int:
+    """How many contexts of `nn.intercept_methods` are active here."""
+    return len(getattr(linen_module, "_global_interceptor_stack", ()))
 
 
 def _tap() -> Callable[..., Any]:

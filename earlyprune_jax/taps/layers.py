@@ -209,6 +209,9 @@ def _batch_norm_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
 def _norm_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
     if 0 in _feature_axes(layer, x.ndim) or x.ndim < 2:
         return "it scales along the batch axis"
+    reduced = getattr(layer, "reduction_axes", None)
+    if reduced is not None and 0 in {axis % x.ndim for axis in as_tuple(reduced)}:
+        return "it normalises over the batch axis"
     return _no_other_arguments(layer, x, others)
 
 

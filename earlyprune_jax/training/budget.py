@@ -21,6 +21,7 @@ from earlyprune_jax.training import measurement
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.measurement import Instrument, Sampling
 from earlyprune_jax.training.state import TrainState
+from earlyprune_jax.validate import InvalidInput, expected
 
 FILE = "signal_budget.json"
 FEWEST_MEASUREMENTS = 5
@@ -55,7 +56,7 @@ def sampling(engine: Engine, tools: tuple[Instrument, ...], workdir: Path) -> di
     full = measurement.full_sampling(engine, tools)
     if not tools or fraction == 0:
         return full
-    decided = records.read_json(workdir / FILE)
+    decided = _decided(workdir / FILE, full)
     if decided is None:
         epoch_seconds, costs = _timed(engine, tools)
         chosen = divide(costs, fraction * epoch_seconds)
@@ -63,6 +64,32 @@ def sampling(engine: Engine, tools: tuple[Instrument, ...], workdir: Path) -> di
         records.write_json(workdir / FILE, decided)
     own = decided["signals"]
     return {name: Sampling(own[name]["num_examples"], own[name]["every_epochs"]) for name in full}
+
+
+def _decided(path: Path, full: Mapping[str, Sampling]) -> dict[str, Any] | None:
+    """What an earlier session has decided; None if there was none.
+
+    Raises:
+        InvalidInput: the file does not hold a decision about these signals.
+    """
+    remedy = "Delete this file alone: the signals' costs are then measured, and the budget divided, anew."
+    decided = records.read_json(path, remedy=remedy)
+    if decided is None:
+        return None
+    own = decided.get("signals")
+    if not isinstance(own, dict) or not all(_is_sampling(own.get(name), full[name]) for name in full):
+        allowed = f"to give num_examples and every_epochs of {', '.join(full)}"
+        raise InvalidInput([expected(str(path), own, allowed, remedy)])
+    return decided
+
+
+def _is_sampling(chosen: Any, full: Sampling) -> bool:
+    if not isinstance(chosen, dict):
+        return False
+    count, every = chosen.get("num_examples"), chosen.get("every_epochs")
+    most = full.num_examples
+    right_count = count is None if most is None else isinstance(count, int) and 1 <= count <= most
+    return right_count and isinstance(every, int) and every >= 1
 
 
 def divide(costs: Mapping[str, Cost], allowed_seconds: float) -> dict[str, tuple[int, int]]:
@@ -104,11 +131,11 @@ def sentence(name: str, chosen: Sampling, spec: RunSpec) -> str:
         >>> sentence("fisher_trace", Sampling(256, 2), config.resolve(cifar10.get_config()))
         'signals.max_overhead_fraction=0.05: fisher_trace looks at 256 images after epochs 1, 3, ..., 199.'
     """
-    images = f" at {chosen.num_examples} images" if chosen.num_examples is not None else " at the weights"
+    does = f"looks at {chosen.num_examples} images" if chosen.num_examples is not None else "is measured"
     epochs = [epoch for epoch in range(1, spec.train.num_epochs + 1) if chosen.due(epoch)]
     when = "every epoch" if chosen.every_epochs == 1 else f"epochs {_listed(epochs)}"
     limit = f"signals.max_overhead_fraction={spec.signals.max_overhead_fraction!r}"
-    text = f"{limit}: {name} looks{images} after {when}."
+    text = f"{limit}: {name} {does} after {when}."
     if len(epochs) >= min(FEWEST_MEASUREMENTS, spec.train.num_epochs):
         return text
     times = "once" if len(epochs) == 1 else f"{len(epochs)} times"

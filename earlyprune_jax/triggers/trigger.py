@@ -122,7 +122,8 @@ def measured(history: History, column: str) -> list[tuple[int, float]]:
 
 def is_finite(value: Any) -> bool:
     """Whether a value is a finite number, of Python, NumPy or JAX (an array of one); a bool is none."""
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+    is_boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
+    if is_boolean or isinstance(value, str) or not hasattr(value, "__float__"):
         return False
     try:
         return math.isfinite(float(value))

@@ -421,6 +421,72 @@ def test_layers_reached_past_nn_cond_are_not_tapped():
     agree(found, wanted)
 
 
+class Doubling(nn.Module):
+    """Doubles what its dense layers put out, by an interceptor of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        def double(next_call, args, kwargs, context):
+            return 2 * next_call(*args, **kwargs)
+
+        with nn.intercept_methods(double):
+            x = nn.Dense(4, name="inner")(x)
+        return nn.Dense(NUM_CLASSES, name="head")(jnp.tanh(x))
+
+
+class Differentiating(nn.Module):
+    """Puts a layer's derivative into what it computes."""
+
+    @nn.compact
+    def __call__(self, x):
+        y, backward = nn.vjp(lambda module, x: jnp.tanh(module(x)), nn.Dense(4, name="inner"), x)
+        return nn.Dense(NUM_CLASSES, name="head")(backward(jnp.ones_like(y))[1] + y)
+
+
+def test_layers_that_something_of_the_networks_own_surrounds_are_not_tapped():
+    for network, words in (
+        (Doubling(), "interceptor of the network's own"),
+        (Differentiating(), "inside a transformation of the network's own"),
+    ):
+        found, wanted, (note,) = squares(network, images(4))
+        assert set(found) == {"head/kernel", "head/bias"}
+        assert note.startswith("inner")
+        assert words in note
+        agree(found, wanted)
+
+
+class OwnBackward(nn.Module):
+    """A layer whose backward pass is given."""
+
+    @nn.compact
+    def __call__(self, x):
+        def run(module, x):
+            return module(x)
+
+        def forward(module, x):
+            return nn.vjp(run, module, x)
+
+        def backward(pullback, cotangent):
+            return pullback(cotangent)
+
+        wrapped = nn.custom_vjp(run, forward_fn=forward, backward_fn=backward)
+        return nn.Dense(NUM_CLASSES, name="head")(wrapped(nn.Dense(4, name="inner"), x))
+
+
+def test_a_network_with_a_backward_pass_of_its_own_is_not_tapped():
+    module, x = OwnBackward(), images(4)
+    variables = module.init(jax.random.key(0), x)
+    covered = taps.coverage(module.apply, variables, x)
+    assert not covered.taps
+    assert all("jax.custom_vjp" in note for note in covered.notes)
+
+
+def test_norms_over_the_batch_axis_are_not_tapped():
+    found, _, notes = squares(Network([nn.LayerNorm(reduction_axes=(0, 1))]), images(4))
+    assert set(found) == {"head/kernel"}
+    assert "it normalises over the batch axis" in notes[0]
+
+
 class Uneven(nn.Module):
     """A layer made in one branch of nn.cond: only that branch has records."""
 
