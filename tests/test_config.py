@@ -240,3 +240,15 @@ def test_pruning_imports_neither_data_sets_nor_checkpoints():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
+
+
+def test_a_replayed_rule_may_name_any_signal_but_none_that_there_is_not():
+    changes = [("fork.trigger", "peak(gradient_norm)"), ("signals.names", "kl_uniform")]
+    assert config.resolve(digits.get_config(), changes).fork.trigger == "peak(gradient_norm)"
+    (found,) = problems({"fork.trigger": "peak(nonsense)"})
+    assert "column='nonsense' to be one of" in found
+
+
+def test_a_minimum_that_leaves_no_layer_a_spectrum_is_refused_before_anything_is_written():
+    (found,) = problems({"signals.min_eigenvalues": "100000"})
+    assert "fewer than 100000" in found

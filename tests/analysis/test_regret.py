@@ -215,3 +215,24 @@ def test_an_unmeasured_signal_is_skipped_not_taken_for_a_fall(tmp_path):
         workdirs.write_fork(tmp_path, 0, epoch, made, last_epoch=T, result=workdirs.finished(T))
     outcome = outcomes(tmp_path, Peak("x"))["peak(x)", "now"]
     assert (chosen(outcome, "fired_epoch"), chosen(outcome, "marked_epoch")) == ([7], [3])
+
+
+def test_no_accuracy_is_made_up_at_or_beside_a_fork_that_diverged():
+    truth = regret.Truth(0, {1: 0.5, 3: 0.7, 7: 0.9, 9: 0.8}, diverged=frozenset({5}))
+    assert [truth.at(epoch) for epoch in (4, 5, 6)] == [None, None, None]
+    assert truth.at(2) == pytest.approx(0.6)
+    assert truth.at(8) == pytest.approx(0.85)
+    assert truth.at(7) == 0.9
+
+
+def test_a_rule_that_chose_a_diverging_fork_is_counted_and_never_called_the_best(workdir):
+    diverged = {"status": "diverged", "epoch": 7, "step": 60, "achieved_sparsity": 0.97}
+    workdirs.write_fork(workdir, 0, 6, workdirs.records(6, []), last_epoch=T, result=diverged)
+    found = outcomes(workdir, AtEpoch(5), AtEpoch(6))
+    for epoch in (5, 6):
+        outcome = found[f"epoch({epoch})", "now"]
+        assert chosen(outcome, "status") == ["diverged", "interpolated"]
+        assert chosen(outcome, "test_accuracy")[0] is None
+        assert not outcome.complete
+    assert chosen(found["random time", "now"], "status") == ["diverged", "interpolated"]
+    assert chosen(found["fixed 30 %", "now"], "status") == ["interpolated", "interpolated"]

@@ -366,3 +366,15 @@ def test_a_function_is_not_remembered_with_what_it_closed_over():
     after = fisher_trace(model.logits, LINEAR, ROWS, key=KEY, estimator="exact").total
     assert before > 0
     assert after == 0
+
+
+def test_leaves_that_are_no_weights_are_used_as_they_are():
+    params = {"w": LINEAR["kernel"], "scale": jnp.int32(3), "kept": jnp.ones(LINEAR["kernel"].shape[0], bool)}
+
+    def scaled(params, x):
+        return (params["scale"] * jnp.where(params["kept"][None], x, 0)) @ params["w"]
+
+    found = fisher_diagonal(scaled, params, ROWS, key=KEY, estimator="exact")
+    wanted = fisher_trace(lambda w, x: (3 * x) @ w, LINEAR["kernel"], ROWS, key=KEY, estimator="exact")
+    assert found.total == pytest.approx(wanted.total, rel=1e-6)
+    assert found.per_parameter.keys() == {"w"}

@@ -14,6 +14,7 @@ from earlyprune_jax.training import budget, measurement
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.budget import Cost
 from earlyprune_jax.training.measurement import Sampling
+from earlyprune_jax.validate import InvalidInput
 
 COSTS = st.lists(st.tuples(st.floats(1e-4, 1e3), st.integers(1, 500)), min_size=1, max_size=7)
 
@@ -89,3 +90,31 @@ def test_a_smaller_probe_is_a_subset_of_a_larger_one():
     large, small = (set(engines.probe_indices(100, count, 5)) for count in (40, 10))
     assert small < large
     assert np.all(np.diff(engines.probe_indices(100, 10, 5)) > 0)
+
+
+KL = {"num_examples": 8, "every_epochs": 1}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{}",
+        '{"signals": {"kl_uniform": {"num_examples": 8, "every_epochs": 1}}}',
+        json.dumps(
+            {"signals": {"kl_uniform": {**KL, "num_examples": 99}, "weight_change": {"every_epochs": 1}}}
+        ),
+        json.dumps({"signals": {"kl_uniform": KL, "weight_change": {"every_epochs": 0}}}),
+        "{",
+    ],
+)
+def test_a_damaged_decision_is_named_and_asks_for_no_more_than_itself(limited, tmp_path, damage):
+    (tmp_path / budget.FILE).write_text(damage)
+    with pytest.raises(InvalidInput, match=r"signal_budget.json.*Delete this file alone"):
+        budget.sampling(limited, measurement.instruments(limited), tmp_path)
+
+
+def test_a_signal_that_is_hardly_measured_is_said_to_be_of_no_use(tiny_npz):
+    spec = config.resolve(tiny_experiment(tiny_npz), [("train.num_epochs", "40")])
+    often, once = (budget.sentence("fisher_trace", Sampling(8, every), spec) for every in (4, 60))
+    assert often.endswith("looks at 8 images after epochs 1, 5, ..., 37.")
+    assert "after epochs 1. That is once: too few for a peak or a trigger." in once
