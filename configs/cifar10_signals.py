@@ -2,10 +2,15 @@
 
 ResNet-8 on 2,500 images without augmentation: it fits them all by epoch 30, so that signals which turn
 when fitting ends have time to turn. 90 % of the convolution weights are removed.
+Claim: early is best (epochs 1 to 10 of 40), and no signal's peak marks it: a fixed 10 % does as well.
 Command: python -m earlyprune_jax.main --config=configs/cifar10_signals.py --config.data.data_dir=DIR
 The run that decides by itself: add --config.fork.when=trigger
-Cost: TODO
-Expected: TODO
+Cost: 3 trunks of 40 epochs and 30 forks, 825 epochs of 39 steps: 57 minutes on 2 CPU cores with
+other work beside it; by itself: 120 epochs, 8 minutes.
+Expected (last-epoch accuracy on 1,000 test images, mean +- std, n = 3; see results/README.md): dense
+50.6 +- 0.9 %; forks at 1, 3, 6, 10, 14, 18, 22, 26, 30, 35: 47.9 +- 1.9, 49.0 +- 1.0, 50.2 +- 1.2,
+49.9 +- 0.6, 48.4 +- 1.3, 48.3 +- 0.2, 49.0 +- 1.5, 46.6 +- 1.0, 47.2 +- 0.4, 45.8 +- 2.8; tr(F) peaks
+at 17.
 """
 
 from ml_collections import ConfigDict
