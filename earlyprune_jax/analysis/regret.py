@@ -78,7 +78,6 @@ class Truth:
         weight = (epoch - below) / (above - below)
         return (1 - weight) * self.accuracy[below] + weight * self.accuracy[above]
 
-
     def near_divergence(self, epoch: float) -> bool:
         """Whether a fork diverged at this epoch, or between it and a measured neighbour."""
         below, above = (epoch, epoch) if epoch in self.accuracy else self._neighbours(epoch)
