@@ -38,7 +38,7 @@ def metrics(workdir: Path) -> dict[str, list[dict]]:
     found = {}
     for path in sorted(workdir.glob("*/*/metrics.jsonl")):
         entries = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.parent.name] = [{k: v for k, v in e.items() if k != "seconds"} for e in entries]
+        found[path.parent.name] = [{k: v for k, v in e.items() if "seconds" not in k} for e in entries]
     return found
 
 

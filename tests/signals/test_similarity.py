@@ -133,8 +133,8 @@ def test_disagreement_counts_different_predictions():
 def cka_by_hand(x, y):
     """From centred Gram matrices: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))."""
     centring = np.eye(len(x)) - 1 / len(x)
-    k, l = centring @ x @ x.T @ centring, centring @ y @ y.T @ centring  # noqa: E741
-    return np.trace(k @ l) / np.sqrt(np.trace(k @ k) * np.trace(l @ l))
+    first, second = centring @ x @ x.T @ centring, centring @ y @ y.T @ centring
+    return np.trace(first @ second) / np.sqrt(np.trace(first @ first) * np.trace(second @ second))
 
 
 @pytest.mark.parametrize(("num", "first_width", "second_width"), [(50, 4, 7), (6, 30, 3), (10, 40, 50)])
