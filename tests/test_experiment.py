@@ -42,7 +42,12 @@ def finished(tmp_path_factory, request):
     base = request.getfixturevalue("tiny_npz")
     spec = config.resolve(
         tiny_experiment(base),
-        [("fork.rules", RULES), ("pruning.sparsities", "0,0.5"), ("fork.epochs", "1,3")],
+        [
+            ("fork.rules", RULES),
+            ("pruning.sparsities", "0,0.5"),
+            ("fork.epochs", "1,3"),
+            ("signals.names", "fisher_trace,kl_uniform,mask_distance,weight_change"),
+        ],
     )
     workdir = tmp_path_factory.mktemp("finished") / "run"
     compiled = compilations(lambda: experiment.run(spec, workdir, quiet()))

@@ -21,6 +21,7 @@ def spec(tiny_npz):
     changes = [
         ("fork.when", "trigger"),
         ("fork.trigger", "peak(fisher_trace, patience=2)"),
+        ("signals.names", "fisher_trace"),
         ("fork.fallback_epoch", "0"),
         ("train.num_epochs", "8"),
     ]
