@@ -2,35 +2,46 @@
 
 from typing import Any
 
-from earlyprune_jax.signals import fisher, gradient_norm, performance, spectral
-from earlyprune_jax.signals import kl_uniform as kl
-from earlyprune_jax.signals.connectivity import linear_mode_connectivity
-from earlyprune_jax.signals.fisher import fisher_diagonal, fisher_trace
+from earlyprune_jax.signals import fisher, performance, spectral
+from earlyprune_jax.signals.batch_statistics import reestimated_statistics
+from earlyprune_jax.signals.connectivity import LinearModeConnectivity, linear_mode_connectivity
+from earlyprune_jax.signals.fisher import FisherDiagonal, FisherTrace, fisher_diagonal, fisher_trace
+from earlyprune_jax.signals.gradient_norm import gradient_norm
+from earlyprune_jax.signals.gradient_norm import signal as gradient_norm_signal
 from earlyprune_jax.signals.kl_uniform import kl_uniform
+from earlyprune_jax.signals.kl_uniform import signal as kl_uniform_signal
 from earlyprune_jax.signals.mask_distance import early_bird_distance, mask_distance
 from earlyprune_jax.signals.signal import Network, ProbeSignal, WeightSignal
-from earlyprune_jax.signals.similarity import disagreement, linear_cka, model_similarity
-from earlyprune_jax.signals.spectral import random_distance
-from earlyprune_jax.signals.weight_change import weight_change
+from earlyprune_jax.signals.similarity import ModelSimilarity, disagreement, linear_cka, model_similarity
+from earlyprune_jax.signals.spectral import RandomDistance, random_distance
+from earlyprune_jax.signals.weight_change import weight_change, weight_change_per_leaf
 from earlyprune_jax.spec import SignalSpec
 
 __all__ = [
     "NAMES",
+    "FisherDiagonal",
+    "FisherTrace",
+    "LinearModeConnectivity",
+    "ModelSimilarity",
     "Network",
     "ProbeSignal",
+    "RandomDistance",
     "WeightSignal",
     "build",
     "disagreement",
     "early_bird_distance",
     "fisher_diagonal",
     "fisher_trace",
+    "gradient_norm",
     "kl_uniform",
     "linear_cka",
     "linear_mode_connectivity",
     "mask_distance",
     "model_similarity",
     "random_distance",
+    "reestimated_statistics",
     "weight_change",
+    "weight_change_per_leaf",
 ]
 
 NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm", "performance")
@@ -57,11 +68,11 @@ def build(
             num_classes=num_classes,
             num_examples=num_examples,
         ),
-        "kl_uniform": kl.signal,
+        "kl_uniform": kl_uniform_signal,
         "random_distance": lambda: spectral.signal(
             num_permutations=spec.num_permutations, min_eigenvalues=spec.min_eigenvalues
         ),
-        "gradient_norm": gradient_norm.signal,
+        "gradient_norm": gradient_norm_signal,
         "performance": performance.signal,
     }
     return makers[name]()
