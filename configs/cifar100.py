@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
                 "name": "cifar100",
                 "data_dir": "",
                 "num_classes": 100,
-                "train_fraction": 1.0,
+                "train_fractions": (1.0,),
                 "validation_fraction": 0.0,
                 "test_fraction": 1.0,
                 "split_seed": 0,
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
                 "std": (0.247, 0.243, 0.261),
             },
             "model": {
-                "name": "resnet18",
+                "names": ("resnet18",),
                 "width_multiplier": 1.0,
             },
             "train": {
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
                 "weight_decay_on": "all",
             },
             "schedule": {
-                "name": "exponential",
+                "names": ("exponential",),
                 "per": "epoch",
                 "exponential_decay_rate": 0.97,
                 "end_learning_rate": 0.0,
@@ -72,6 +72,10 @@ def get_config() -> ConfigDict:
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,
                 "constant_num_epochs": 40,
+                "comparisons": (),
+                "baselines": (),
+                "search": "all",
+                "max_cells": 0,
             },
             "signals": {
                 "names": ("fisher_trace", "kl_uniform"),

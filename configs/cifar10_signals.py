@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
                 "name": "cifar10",
                 "data_dir": "",
                 "num_classes": 10,
-                "train_fraction": 0.05,
+                "train_fractions": (0.05,),
                 "validation_fraction": 0.02,
                 "test_fraction": 0.1,
                 "split_seed": 0,
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
                 "std": (0.247, 0.243, 0.261),
             },
             "model": {
-                "name": "resnet8",
+                "names": ("resnet8",),
                 "width_multiplier": 1.0,
             },
             "train": {
@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
                 "weight_decay_on": "all",
             },
             "schedule": {
-                "name": "exponential",
+                "names": ("exponential",),
                 "per": "epoch",
                 "exponential_decay_rate": 0.92,
                 "end_learning_rate": 0.0,
@@ -76,6 +76,10 @@ def get_config() -> ConfigDict:
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,
                 "constant_num_epochs": 40,
+                "comparisons": (),
+                "baselines": (),
+                "search": "all",
+                "max_cells": 0,
             },
             "signals": {
                 "names": (

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
                 "name": "cifar10",
                 "data_dir": "",
                 "num_classes": 10,
-                "train_fraction": 0.05,
+                "train_fractions": (0.05,),
                 "validation_fraction": 0.0,
                 "test_fraction": 0.1,
                 "split_seed": 0,
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
                 "std": (0.247, 0.243, 0.261),
             },
             "model": {
-                "name": "resnet20",
+                "names": ("resnet20",),
                 "width_multiplier": 1.0,
             },
             "train": {
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
                 "weight_decay_on": "all",
             },
             "schedule": {
-                "name": "exponential",
+                "names": ("exponential",),
                 "per": "epoch",
                 "exponential_decay_rate": 0.85,
                 "end_learning_rate": 0.0,
@@ -74,6 +74,10 @@ def get_config() -> ConfigDict:
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,
                 "constant_num_epochs": 40,
+                "comparisons": (),
+                "baselines": (),
+                "search": "all",
+                "max_cells": 0,
             },
             "signals": {
                 "names": ("fisher_trace", "kl_uniform"),

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
                 "name": "digits",
                 "data_dir": "",
                 "num_classes": 10,
-                "train_fraction": 0.625,
+                "train_fractions": (0.625,),
                 "validation_fraction": 0.2,
                 "test_fraction": 1.0,
                 "split_seed": 0,
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
                 "mean": (0.3,),
                 "std": (0.38,),
             },
-            "model": {"name": "resnet8", "width_multiplier": 0.75},
+            "model": {"names": ("resnet8",), "width_multiplier": 0.75},
             "train": {
                 "seeds": (0, 1, 2),
                 "num_epochs": 40,
@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
                 "weight_decay_on": "all",
             },
             "schedule": {
-                "name": "exponential",
+                "names": ("exponential",),
                 "per": "epoch",
                 "exponential_decay_rate": 0.856,
                 "end_learning_rate": 0.0,
@@ -70,6 +70,10 @@ def get_config() -> ConfigDict:
                 "num_replicates": 1,
                 "constant_learning_rate": 1e-3,
                 "constant_num_epochs": 10,
+                "comparisons": (),
+                "baselines": (),
+                "search": "all",
+                "max_cells": 0,
             },
             "signals": {
                 "names": (

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import inspect
 import math
 import typing
 from collections.abc import Sequence
@@ -13,10 +14,9 @@ from typing import Any, cast
 from ml_collections import ConfigDict
 
 from earlyprune_jax import config_checks
-from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.spec import SECTIONS, RunSpec
 from earlyprune_jax.validate import InvalidInput, expected, nearest
 
-SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(RunSpec)}
 KEYS = {
     f"{name}.{field.name}": field
     for name, section in SECTIONS.items()
@@ -26,21 +26,27 @@ KEYS = {
 
 
 def load_file(path: str) -> ConfigDict:
-    """Runs a config file's `get_config()`.
+    """Runs a config file's `get_config()`; of `FILE.py:FORM` its `get_config("FORM")`.
 
     Raises:
-        InvalidInput: no such file, not Python, or no ConfigDict from `get_config`.
+        InvalidInput: no such file, not Python, no such form, or no ConfigDict from `get_config`.
     """
-    remedy = "Configs are .py files that define get_config(); see configs/digits.py."
-    if not Path(path).is_file():
+    file, form = split_form(path)
+    remedy = (
+        "Configs are .py files that define get_config(), or get_config(form) for FILE.py:FORM; "
+        "see configs/digits.py."
+    )
+    if not Path(file).is_file():
         raise InvalidInput([expected("--config", path, "to be a file", remedy)])
-    module_spec = importlib.util.spec_from_file_location("earlyprune_jax_config", path)
+    module_spec = importlib.util.spec_from_file_location("earlyprune_jax_config", file)
     if module_spec is None or module_spec.loader is None:
         raise InvalidInput([expected("--config", path, "to be a Python file", remedy)])
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        config = module.get_config()
+        if form and not inspect.signature(module.get_config).parameters:
+            raise ValueError(f"this config has no forms, so none called {form!r}")
+        config = module.get_config(*([form] if form else []))
     except Exception as error:  # a config is the user's code: whatever it raises is the problem
         problem = expected("--config", path, "to define get_config() and run", remedy)
         raise InvalidInput([f"{problem} It raised {type(error).__name__}: {error}"]) from error
@@ -49,6 +55,28 @@ def load_file(path: str) -> ConfigDict:
             [expected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)]
         )
     return config
+
+
+def split_form(path: str) -> tuple[str, str]:
+    """The file of `FILE.py:FORM` and its form, which is empty where none is given.
+
+    Example:
+        >>> split_form("configs/two_regime.py:small"), split_form("configs/digits.py")
+        (('configs/two_regime.py', 'small'), ('configs/digits.py', ''))
+    """
+    stem, separator, form = path.rpartition(".py:")
+    return (f"{stem}.py", form) if separator and form else (path, "")
+
+
+def short_name(path: str) -> str:
+    """A config's name for directories.
+
+    Example:
+        >>> short_name("configs/two_regime.py:small")
+        'two_regime_small'
+    """
+    file, form = split_form(path)
+    return "_".join(part for part in (Path(file).stem, form) if part)
 
 
 def resolve(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> RunSpec:

@@ -26,6 +26,10 @@ class InvalidInput(ValueError):
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self):
+        # By default an exception is unpickled from its message: every letter would become a problem.
+        return type(self), (self.problems,)
+
 
 def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
     """The sentence every error is built from.

@@ -1,8 +1,10 @@
 """Configs: every problem at once, in one wording, before anything is compiled or written."""
 
 import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from configs import digits
 from earlyprune_jax import config, main
 from earlyprune_jax.validate import InvalidInput
 
-MINIMAL = {"data.train_fraction": "0.5"}
+MINIMAL = {"data.train_fractions": "0.5"}
 
 
 def problems(overrides: dict[str, str], base=None) -> tuple[str, ...]:
@@ -41,11 +43,12 @@ def test_overrides_are_read_as_the_type_of_their_key():
     assert spec.fork.epochs == (2,)
 
 
-def test_the_run_id_follows_the_content_only():
+def test_the_study_id_follows_the_content_and_not_the_axes():
     spec = config.resolve(digits.get_config())
     same = config.resolve(digits.get_config(), [("optim.learning_rate", "0.10")])
     other = config.resolve(digits.get_config(), [("optim.learning_rate", "0.11")])
-    assert spec.run_id() == same.run_id() != other.run_id()
+    longer = config.resolve(digits.get_config(), [("fork.epochs", "1,2,3"), ("train.seeds", "7")])
+    assert spec.study_id() == same.study_id() == longer.study_id() != other.study_id()
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.optim.learning_rate = 1.0  # type: ignore[misc]
 
@@ -72,8 +75,8 @@ def test_the_run_id_follows_the_content_only():
         ("fork.epochs", "2,41", "no epoch beyond 39"),
         ("fork.epochs", "40", "no epoch beyond 39"),
         ("fork.rules", "paper_b", "one of paper_a"),
-        ("schedule.name", "exponentail", "Did you mean 'exponential'?"),
-        ("model.name", "resnet2O", "Did you mean 'resnet20'?"),
+        ("schedule.names", "exponentail", "Did you mean 'exponential'?"),
+        ("model.names", "resnet2O", "Did you mean 'resnet20'?"),
         ("data.name", "cifar11", "cifar10"),
         ("data.validation_fraction", "1.0", "in [0, 1)"),
         ("signals.fisher_estimator", "exact,", "one of exact"),
@@ -98,7 +101,7 @@ def test_every_problem_is_reported_together():
         {
             "optim.learning_rate": "nan",
             "train.num_epochs": "0",
-            "model.name": "resnet21",
+            "model.names": "resnet21",
             "pruning.sparsities": "2",
             "no.such": "1",
             "data.name": "npz:/nowhere/at/all.npz",
@@ -216,15 +219,47 @@ def test_dry_run_touches_nothing(tmp_path, capsys, monkeypatch):
     assert main.main([f"--config={config_file}", "--dry_run", "--config.train.num_epochs=50"]) == 0
     text = capsys.readouterr().out
     assert '"num_epochs": 50' in text
-    assert "trunks/seed-0: 50 epochs, 450 steps" in text
+    assert re.search(r"trunks/resnet8_0.625_exponential_seed-0-[0-9a-f]{8}: 50 epochs, 450 steps", text)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "preresnet20", "cifar10_small"])
-def test_every_config_resolves(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_resolves_in_every_form(path, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    spec = config.resolve(config.load_file(f"configs/{name}.py"))
-    assert len(spec.run_id()) == 8
+    forms = ("", ":small") if "FORMS" in path.read_text() else ("",)
+    ids = {config.resolve(config.load_file(f"{path}{form}")).study_id() for form in forms}
+    assert len(ids) == len(forms)
+
+
+def test_the_forms_of_paper_b_scale_the_axis_they_are_named_for():
+    for form in ("", ":small"):
+        depth = config.resolve(config.load_file(f"configs/two_regime_depth.py{form}"))
+        amount = config.resolve(config.load_file(f"configs/two_regime_data.py{form}"))
+        assert len(depth.model.names) >= 3 and len(depth.data.train_fractions) == 1
+        assert len(amount.data.train_fractions) >= 3 and len(amount.model.names) == 1
+    assert depth.fork == amount.fork
+
+
+@pytest.mark.parametrize("path", ["configs/two_regime.py:smal", "configs/digits.py:small"])
+def test_a_form_that_a_config_lacks_is_named(path):
+    with pytest.raises(InvalidInput, match=f"Expected --config='{path}' to define get_config"):
+        config.load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workers=many"], "--workers='many' to be a number"),
+        (["--fork_width=wide"], "--fork_width='wide' to be a number"),
+        (["--max_minutes=soon"], "--max_minutes='soon' to be a number"),
+        (["--max_minutes=-1"], "--max_minutes=-1.0 to be above 0"),
+        (["--measure"], "--measure with --dry_run"),
+    ],
+)
+def test_options_that_cannot_be_used_exit_2(arguments, words, tmp_path, capsys):
+    assert main.main(["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_importing_the_package_imports_nothing_heavy():

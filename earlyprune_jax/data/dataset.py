@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -65,13 +66,7 @@ class Dataset:
             >>> Dataset("a", 2, dark, None, light).digest() == Dataset("a", 2, light, None, dark).digest()
             False
         """
-        running = hashlib.sha256()
-        for name in ("train", "validation", "test"):
-            split = getattr(self, name)
-            for array in () if split is None else (split.images, split.labels):
-                running.update(f"{name} {array.shape} {array.dtype.str}".encode())
-                running.update(np.ascontiguousarray(array).data)
-        return running.hexdigest()
+        return _digest({name: getattr(self, name) for name in ("train", "validation", "test")})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,3 +101,16 @@ class Source:
     train: Split
     test: Split
     class_names: tuple[str, ...] | None = None
+
+    def digest(self) -> str:
+        """SHA-256 over every array, as `Dataset.digest`: of the source, whatever is drawn from it."""
+        return _digest({"train": self.train, "test": self.test})
+
+
+def _digest(splits: Mapping[str, Split | None]) -> str:
+    running = hashlib.sha256()
+    for name, split in splits.items():
+        for array in () if split is None else (split.images, split.labels):
+            running.update(f"{name} {array.shape} {array.dtype.str}".encode())
+            running.update(np.ascontiguousarray(array).data)
+    return running.hexdigest()

@@ -53,7 +53,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **{f"resnet{d}": _option_a(d) for d in (8, 14)},
     "resnet18": _resnet18(),
     **{f"resnet{d}": _option_a(d) for d in (20, 32, 44, 56, 110)},
-    **{f"preresnet{d}": _preresnet(d, 6, False) for d in PRERESNET_DEPTHS},
+    **{f"preresnet{d}": _preresnet(d, 6, False) for d in (8, 14, *PRERESNET_DEPTHS)},
     **{f"preresnet{d}_rethinking": _preresnet(d, 9, d >= 44) for d in PRERESNET_DEPTHS},
     **{f"preresnet{d}_lottery": _preresnet(d, 6, d >= 44) for d in PRERESNET_DEPTHS},
 }
@@ -78,7 +78,7 @@ def check(name: str) -> list[str]:
         >>> check("resnet202")[0].split(". ")[1]
         "Did you mean 'resnet20'?"
     """
-    return [] if name in ARCHITECTURES else [validate.unknown_choice("model.name", name, names())]
+    return [] if name in ARCHITECTURES else [validate.unknown_choice("model.names", name, names())]
 
 
 def build(
@@ -95,7 +95,7 @@ def build(
 
     Names: resnet8/14/20/32/44/56/110, 3 stages of 16, 32, 64 channels, (depth - 2) / 6 blocks
     each, parameter-free shortcuts; resnet18, 4 stages of 64 ... 512, two blocks each, 1x1
-    shortcuts; preresnet20/38/44/56/110, (depth - 2) // 6 basic pre-activation blocks a stage.
+    shortcuts; preresnet8/14/20/38/44/56/110, (depth - 2) // 6 basic pre-activation blocks a stage.
     "PreResNet-44" and deeper mean other networks in related code: `preresnetD_lottery` has
     bottlenecks from depth 44, `preresnetD_rethinking` also (depth - 2) // 9 blocks a stage.
 

@@ -45,7 +45,7 @@ def test_an_empty_default_directory_counts_as_the_official_set_and_is_not_create
     make_spec, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "new"))
-    spec = make_spec("cifar100", validation_fraction=0.1, train_fraction=0.05)
+    spec = make_spec("cifar100", validation_fraction=0.1, train_fractions=(0.05,))
     assert data.check(spec) == []
     assert data.sizes(spec) == data.Sizes(2250, 5000, 10_000, (32, 32, 3))
     assert not (tmp_path / "new").exists()
@@ -125,9 +125,9 @@ def test_all_problems_of_a_spec_are_reported_at_once(make_spec, tmp_path):
 
 
 def test_fractions_are_checked_against_the_labels_of_a_small_directory(make_spec, cifar10_prepared):
-    spec = make_spec("cifar10", data_dir=str(cifar10_prepared.data_dir), train_fraction=0.1)
+    spec = make_spec("cifar10", data_dir=str(cifar10_prepared.data_dir), train_fractions=(0.1,))
     (problem,) = data.check(spec)
-    assert "data.train_fraction=0.1 to give every class an image. It gives 6 of 60 images" in problem
+    assert "data.train_fractions=0.1 to give every class an image. It gives 6 of 60 images" in problem
 
 
 def test_reading_is_silent(cifar10_prepared):

@@ -16,7 +16,7 @@ def rows(split):
 @pytest.mark.parametrize("train_fraction", [0.05, 0.37, 1.0])
 @pytest.mark.parametrize("validation_fraction", [0.0, 0.1, 0.25])
 def test_sizes_are_those_of_what_is_loaded(make_spec, train_fraction, validation_fraction):
-    spec = make_spec(train_fraction=train_fraction, validation_fraction=validation_fraction)
+    spec = make_spec(train_fractions=(train_fraction,), validation_fraction=validation_fraction)
     loaded, sizes = data.load(spec), data.sizes(spec)
     num_validation = len(loaded.validation) if loaded.validation else 0
     assert sizes == data.Sizes(
@@ -31,7 +31,7 @@ def test_sizes_of_a_small_cifar_are_those_of_what_is_loaded(make_spec, cifar100_
         "cifar100",
         data_dir=str(cifar100_prepared.data_dir),
         validation_fraction=0.0,
-        train_fraction=0.9,
+        train_fractions=(0.9,),
     )
     loaded = data.load(spec)
     assert data.sizes(spec) == data.Sizes(len(loaded.train), 0, len(loaded.test), (32, 32, 3))
@@ -39,7 +39,7 @@ def test_sizes_of_a_small_cifar_are_those_of_what_is_loaded(make_spec, cifar100_
 
 
 def test_the_validation_split_is_the_same_for_every_train_fraction(make_spec):
-    few = data.load(make_spec(validation_fraction=0.2, train_fraction=0.1))
+    few = data.load(make_spec(validation_fraction=0.2, train_fractions=(0.1,)))
     all_of_them = data.load(make_spec(validation_fraction=0.2))
     assert few.validation is not None and all_of_them.validation is not None
     assert np.array_equal(few.validation.images, all_of_them.validation.images)
@@ -60,7 +60,7 @@ def test_labels_travel_with_their_images(make_spec):
     label_of = {
         bytes(image): label for image, label in zip(whole.train.images, whole.train.labels, strict=True)
     }
-    parts = data.load(make_spec(validation_fraction=0.2, train_fraction=0.5))
+    parts = data.load(make_spec(validation_fraction=0.2, train_fractions=(0.5,)))
     assert parts.validation is not None
     for split in (parts.train, parts.validation):
         assert [label_of[bytes(image)] for image in split.images] == split.labels.tolist()
@@ -115,26 +115,33 @@ def test_shape_keys_are_checked_against_the_images(make_spec):
     assert "data.crop_padding=8 in [0, 8)" in problems[2]
 
 
+def _single(value):
+    return value[0] if isinstance(value, tuple) else value
+
+
 @pytest.mark.parametrize(
     ("keys", "problem_keys"),
     [
-        ({"train_fraction": 0.0001}, ["train_fraction"]),
-        ({"train_fraction": 0.005}, ["train_fraction"]),
+        ({"train_fractions": (0.0001,)}, ["train_fractions"]),
+        ({"train_fractions": (0.005,)}, ["train_fractions"]),
         ({"validation_fraction": 0.0001}, ["validation_fraction"]),
-        ({"validation_fraction": 0.9999}, ["train_fraction"]),
-        ({"validation_fraction": 0.001, "train_fraction": 0.001}, ["validation_fraction", "train_fraction"]),
+        ({"validation_fraction": 0.9999}, ["train_fractions"]),
+        (
+            {"validation_fraction": 0.001, "train_fractions": (0.001,)},
+            ["validation_fraction", "train_fractions"],
+        ),
     ],
 )
 def test_fractions_that_leave_a_class_without_images_are_refused(make_spec, keys, problem_keys):
     problems = data.check(make_spec(**keys))
     assert len(problems) == len(problem_keys)
     for problem, key in zip(problems, problem_keys, strict=True):
-        assert f"data.{key}={keys.get(key, 1.0)} to give every class an image" in problem
+        assert f"data.{key}={_single(keys.get(key, 1.0))} to give every class an image" in problem
 
 
 @pytest.mark.parametrize("value", [float("nan"), -1.0, 2.0])
 def test_fractions_out_of_range_are_left_to_the_range_check(make_spec, value):
-    assert data.check(make_spec(train_fraction=value)) == []
+    assert data.check(make_spec(train_fractions=(value,))) == []
     assert data.check(make_spec(validation_fraction=value)) == []
 
 
