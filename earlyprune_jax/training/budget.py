@@ -1,7 +1,7 @@
 """What signals may cost: a part of the training time, kept by looking at fewer images or epochs.
 
-Costs are measured once, before the first trunk of a workdir, and the decision is written down: every
-trunk, and every continuation, measures the same.
+Costs are measured once, before the first trunk of a network and data fraction, and the decision is written
+down: every trunk, and every continuation, measures the same.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from earlyprune_jax import records
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import measurement
 from earlyprune_jax.training.engine import Engine
+from earlyprune_jax.training.hosts import on_primary
 from earlyprune_jax.training.measurement import Instrument, Sampling
 from earlyprune_jax.training.state import TrainState
 from earlyprune_jax.validate import InvalidInput, expected
 
-FILE = "signal_budget.json"
 FEWEST_MEASUREMENTS = 5
 """With fewer, a signal's course is not seen."""
 
@@ -44,24 +44,26 @@ class Cost:
     num_batches: int
 
 
-def sampling(engine: Engine, tools: tuple[Instrument, ...], workdir: Path) -> dict[str, Sampling]:
-    """How much of every signal is measured: what a workdir has decided, or decides now.
+def sampling(engine: Engine, tools: tuple[Instrument, ...], path: Path) -> dict[str, Sampling]:
+    """How much of every signal is measured: what a file says has been decided, or is decided now.
 
     With `signals.max_overhead_fraction` 0, or where all signals fit the budget, everything is measured.
 
     Returns:
-        Signal name -> Sampling; also written to signal_budget.json where there is a limit.
+        Signal name -> Sampling; also written to the file where there is a limit.
     """
     fraction = engine.spec.signals.max_overhead_fraction
     full = measurement.full_sampling(engine, tools)
     if not tools or fraction == 0:
         return full
-    decided = _decided(workdir / FILE, full)
+    decided = on_primary(lambda: _decided(path, full))
     if decided is None:
         epoch_seconds, costs = _timed(engine, tools)
         chosen = divide(costs, fraction * epoch_seconds)
-        decided = _described(engine, tools, fraction, epoch_seconds, costs, chosen)
-        records.write_json(workdir / FILE, decided)
+        described = _described(engine, tools, fraction, epoch_seconds, costs, chosen)
+        on_primary(lambda: records.write_json(path, described))
+        # What process 0 has timed, not each for itself.
+        decided = on_primary(lambda: described)
     own = decided["signals"]
     return {name: Sampling(own[name]["num_examples"], own[name]["every_epochs"]) for name in full}
 
@@ -206,7 +208,7 @@ def _described(
     costs: Mapping[str, Cost],
     chosen: Mapping[str, tuple[int, int]],
 ) -> dict[str, Any]:
-    """What signal_budget.json says."""
+    """What the file says."""
     described = {}
     for tool in tools:
         num_batches, every_epochs = chosen[tool.name]

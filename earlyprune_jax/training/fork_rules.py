@@ -82,10 +82,32 @@ def constant(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
     return Training(spec.fork.constant_num_epochs, schedule, reset_momentum=True)
 
 
+def matched_budget(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
+    """The trunk's schedule goes on to its end, pruned; then come the epochs of rule `constant`.
+
+    Dense and pruned epochs together are T + fork.constant_num_epochs, whatever t: the budget of paper
+    B's forks at t = T. At t = 0 it prunes before training, at t = T it is `constant`.
+    """
+    remaining, tuned = spec.train.num_epochs - fork_epoch, constant(spec, fork_epoch, steps_per_epoch)
+    if not remaining:
+        return tuned
+    before = continued(spec, fork_epoch, steps_per_epoch)
+    schedule = optax.join_schedules([before.schedule, tuned.schedule], [remaining * steps_per_epoch])
+    return Training(remaining + tuned.num_epochs, schedule, reset_momentum=False)
+
+
 SMALLEST_RATE = 1e-30
 """Below this, ratios of rates leave the range of float32."""
 
-RULES = {"paper_a": paper_a, "matched_anneal": matched_anneal, "continue": continued, "constant": constant}
+RULES = {
+    "paper_a": paper_a,
+    "matched_anneal": matched_anneal,
+    "continue": continued,
+    "constant": constant,
+    "matched_budget": matched_budget,
+}
+FIXED_LENGTH = ("constant", "matched_budget")
+"""Rules whose forks go on after their trunk's last epoch."""
 
 
 def trunk_final_learning_rate(spec: RunSpec, steps_per_epoch: int) -> float:
@@ -104,21 +126,19 @@ def check_epochs(fork: ForkSpec, num_epochs: int) -> list[str]:
         return _check_online(fork, num_epochs)
     problems = []
     for rule in fork.rules:
-        latest = num_epochs if rule == "constant" else num_epochs - 1
+        latest = num_epochs if rule in FIXED_LENGTH else num_epochs - 1
         if max(fork.epochs, default=0) > latest:
             remedy = f"The trunk has train.num_epochs={num_epochs}"
-            remedy += "." if rule == "constant" else f", and a fork of rule {rule} trains what remains."
+            remedy += "." if rule in FIXED_LENGTH else f", and a fork of rule {rule} trains what remains."
             problems.append(expected("fork.epochs", fork.epochs, f"to have no epoch beyond {latest}", remedy))
     return problems
 
 
 def _check_online(fork: ForkSpec, num_epochs: int) -> list[str]:
     problems = []
-    if "constant" in fork.rules:
-        remedy = (
-            "It trains fork.constant_num_epochs whenever it starts: use another rule, or fork.when=epochs."
-        )
-        allowed = "without constant where fork.when=trigger, which keeps to the trunk's epochs"
+    for rule in (rule for rule in FIXED_LENGTH if rule in fork.rules):
+        remedy = "It adds fork.constant_num_epochs: use another rule, or fork.when=epochs."
+        allowed = f"without {rule} where fork.when=trigger, which keeps to the trunk's epochs"
         problems.append(expected("fork.rules", fork.rules, allowed, remedy))
     if num_epochs < 2:
         remedy = "A run that prunes itself needs an epoch before and one after."
@@ -155,7 +175,7 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
     if "matched_anneal" in spec.fork.rules and by_ratio and trunk_end < SMALLEST_RATE:
         allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for rule matched_anneal"
         remedy = f"It ends at {trunk_end:.3g}: decay more slowly, or use rule paper_a."
-        problems.append(expected("schedule.name", spec.schedule.name, allowed, remedy))
+        problems.append(expected("schedule.names", spec.schedule.name, allowed, remedy))
     return problems
 
 

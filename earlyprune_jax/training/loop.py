@@ -1,22 +1,28 @@
-"""One run, trunk or fork: epochs trained, measured, saved and recorded, from where it stopped."""
+"""Runs, trunks or forks: epochs trained, measured, saved and recorded, from where they stopped."""
 
 import dataclasses
+import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from earlyprune_jax import pruning
 from earlyprune_jax.records import RunRecords, flat
+from earlyprune_jax.training import cohort as cohorts
 from earlyprune_jax.training import measurement, schedules
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
-from earlyprune_jax.training.engine import Engine, on_device
+from earlyprune_jax.training.cohort import Cohort
+from earlyprune_jax.training.engine import Engine, EpochOutcome, Means
 from earlyprune_jax.training.fork_rules import Training
+from earlyprune_jax.training.hosts import on_primary
 from earlyprune_jax.training.measurement import Instrument, Sampling, Watcher
 from earlyprune_jax.training.state import TrainState
 from earlyprune_jax.training.steps import NEVER
-from earlyprune_jax.triggers import Firing, Trigger
+from earlyprune_jax.triggers import Trigger
 
 Report = Callable[[dict[str, Any] | None], None]
 """Called with every epoch's entry when it is finished; with None for one finished earlier."""
@@ -27,12 +33,12 @@ class SavePolicy:
     """When a run's state is saved, and which saves stay.
 
     Attributes:
-        seconds: the least time between saves; 0 = the initial state and every epoch. The last
-            epoch is always saved.
+        share: the part of the time that saves may take; None = the initial state and every epoch are
+            saved, whatever that costs. The last epoch is always saved.
         keep: epochs whose checkpoints stay beside the newest; None = all.
     """
 
-    seconds: float
+    share: float | None
     keep: frozenset[int] | None
 
 
@@ -51,6 +57,9 @@ class Watch:
     trigger: Trigger | None
 
 
+FIRST_GUESS_SECONDS = 0.3
+"""What a run's first save is taken to last."""
+
 NOT_WATCHED = Watch((), {}, None)
 
 
@@ -63,6 +72,10 @@ class Run:
         first_epoch: epochs of the trunk that lie behind the run's start; 0 for a trunk.
         initial: makes the state at the run's start.
         watch: what is measured after every epoch.
+        save: when its state is saved.
+        records: where its epochs and its end are written.
+        store: where its checkpoints are.
+        report: called after every epoch.
     """
 
     training: Training
@@ -70,130 +83,211 @@ class Run:
     initial: Callable[[], TrainState]
     watch: Watch
     save: SavePolicy
+    records: RunRecords
+    store: CheckpointStore
+    report: Report
 
 
-def train(
-    engine: Engine, run: Run, records: RunRecords, store: CheckpointStore, report: Report
-) -> dict[str, Any]:
-    """Trains a run to its end and returns its result; an interrupted one goes on where it stopped.
+def never() -> bool:
+    """A `stop` that lets every run reach its end."""
+    return False
+
+
+def train(engine: Engine, runs: Sequence[Run], stop: Callable[[], bool] = never, width: int = 1) -> None:
+    """Trains runs of one shape to their ends, side by side; an interrupted one goes on where it stopped.
 
     A run restarts at an epoch boundary from a saved state, and randomness is a function of
-    (key, step): on one CPU machine a resumed run is bitwise equal to an uninterrupted one.
+    (key, step): trained alone on one CPU machine a resumed run is bitwise equal to an uninterrupted one.
 
-    Returns:
-        {"status": "finished" | "diverged", "epoch", "step", "achieved_sparsity"}, and where a
-        trigger ended the run "fired": {"epoch", "marked_epoch", "reason"}; also written to
-        result.json. A run diverges at its first step with a non-finite loss, or at the last
-        step of an epoch that leaves non-finite weights or evaluates to a non-finite loss; it
-        stops there, and nothing of that epoch is kept.
+    How a run ended is written to its result.json: {"status": "finished" | "diverged", "epoch", "step",
+    "achieved_sparsity"}, and where a trigger ended it "fired": {"epoch", "marked_epoch", "reason"}. A run
+    diverges at its first step with a non-finite loss, or at the last step of an epoch that
+    leaves non-finite weights or evaluates to a non-finite loss; it stops there, and nothing of that epoch is
+    kept. The others go on.
+
+    Args:
+        engine: of the runs' network and data.
+        runs: one, or several if the backend is to train them as one batch.
+        stop: asked before every epoch; where it says yes all runs are saved and stay unfinished.
+        width: of the batch they make, which stays the same when some end before the others.
     """
-    store.discard_interrupted()
-    state, done = _resume(engine, run, records, store)
-    for _ in range(done):
-        report(None)
-    sparsity = pruning.sparsity(state.mask, engine.prunable)
-    watcher = Watcher(
-        engine, run.watch.tools, run.watch.sampling, lambda epoch: state_after(engine, run, store, epoch)
-    )
-    history = [flat(entry) for entry in records.epochs()]
-    saved_at, firing = time.monotonic(), None
-    for index in range(done, run.training.num_epochs):
-        # Asked before an epoch, not after one: a run that was interrupted in between asks again.
-        firing = run.watch.trigger(history) if run.watch.trigger and history else None
-        if firing:
-            break
-        state, entry, diverged_step = _epoch(engine, run, watcher, state, index)
-        if diverged_step != NEVER:
-            return _finish(records, "diverged", entry["epoch"], diverged_step, sparsity)
-        # Recorded first: a checkpoint that its records do not reach could not be resumed from.
-        records.append(entry)
-        history.append(flat(entry))
-        is_last = index + 1 == run.training.num_epochs
-        if is_last or time.monotonic() - saved_at >= run.save.seconds:
-            _save(run, store, entry["epoch"], state)
-            saved_at = time.monotonic()
-        report(entry)
-    return _finish(records, "finished", run.first_epoch + len(history), int(state.step), sparsity, firing)
+    live = [_Progress(engine, run) for run in runs]
+    cohort = cohorts.make(engine, [one.resume() for one in live], width)
+    while True:
+        going = [index for index, one in enumerate(live) if not one.ended()]
+        if not going:
+            return
+        if len(going) < len(live):
+            states = [cohort.state(index) for index in going]
+            live, cohort = [live[index] for index in going], cohorts.make(engine, states, width)
+        if stop():
+            for index, one in enumerate(live):
+                one.save(functools.partial(cohort.state, index))
+            return
+        _train_epoch(cohort, live)
 
 
-def _epoch(
-    engine: Engine, run: Run, watcher: Watcher, state: TrainState, index: int
-) -> tuple[TrainState, dict[str, Any], int]:
-    """Trains, evaluates and measures one epoch.
-
-    Returns:
-        The new state, the epoch's entry, and the step at which the run diverged or NEVER; of an
-        epoch that diverged the entry holds no more than was known by then.
-    """
+def _train_epoch(cohort: Cohort, live: Sequence["_Progress"]) -> None:
+    """Trains, evaluates and measures every run for one epoch, and records it."""
     started = time.monotonic()
-    rates = schedules.rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
-    state, trained, nonfinite_step = engine.train_epoch(state, rates)
-    entry: dict[str, Any] = {"epoch": run.first_epoch + index + 1, "step": int(state.step)}
-    entry["learning_rate"] = float(rates[-1])
-    entry |= _named("train", trained) | {"train_seconds": time.monotonic() - started}
-    if nonfinite_step != NEVER:
-        return state, entry, nonfinite_step
-    for split in ("validation", "test"):
-        entry |= _named(split, engine.evaluate(state, split))
-    if not all(math.isfinite(value) for value in entry.values() if value is not None):
-        return state, entry, int(state.step) - 1
-    if run.watch.tools:
-        entry["signals"], entry["signal_seconds"] = watcher.measure(state, entry["epoch"])
-    entry["seconds"] = time.monotonic() - started
-    return state, entry, NEVER
+    trained = cohort.train_epoch([one.rates() for one in live])
+    train_seconds = (time.monotonic() - started) / len(live)
+    measured = {split: cohort.evaluate(split) for split in ("validation", "test")}
+    # The runs of a batch share its time.
+    seconds = (time.monotonic() - started) / len(live)
+    for index, (one, epoch) in enumerate(zip(live, trained, strict=True)):
+        evaluated = {split: means[index] for split, means in measured.items()}
+        one.record(functools.partial(cohort.state, index), epoch, evaluated, train_seconds, seconds)
 
 
-def state_after(engine: Engine, run: Run, store: CheckpointStore, epoch: int) -> TrainState:
+class _Progress:
+    """How far one run is: its epochs on record, its last save, and how it ends."""
+
+    def __init__(self, engine: Engine, run: Run):
+        self.engine, self.run = engine, run
+        self.history: list[dict[str, Any]] = []
+        self.sparsity = 0.0
+        self.diverged: tuple[int, int] | None = None
+        self.saved_epoch, self.saved_at = -1, time.monotonic()
+        self.save_seconds = FIRST_GUESS_SECONDS
+        self.watcher = Watcher(
+            engine, run.watch.tools, run.watch.sampling, lambda epoch: state_after(engine, run, epoch)
+        )
+
+    def resume(self) -> TrainState:
+        """The newest sound state that the run's records reach."""
+        run = self.run
+        run.store.discard_interrupted()
+        latest = run.first_epoch + len(run.records.epochs())
+        state, found, is_saved = _newest_sound(self.engine, run, latest)
+        run.records.truncate(found - run.first_epoch)
+        if not is_saved and run.save.share is None:
+            _save(run, found, state)
+        self.history = [flat(entry) for entry in run.records.epochs()]
+        self.sparsity = pruning.sparsity(state.mask, self.engine.prunable)
+        self.saved_epoch = found
+        for _ in self.history:
+            run.report(None)
+        return state
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch on record."""
+        return self.run.first_epoch + len(self.history)
+
+    @property
+    def step(self) -> int:
+        """Training steps behind that epoch, counted from the start of the trunk."""
+        return self.epoch * self.engine.steps_per_epoch
+
+    def rates(self) -> np.ndarray:
+        """The learning rates of the next epoch."""
+        return schedules.rates_of_epoch(
+            self.run.training.schedule, len(self.history), self.engine.steps_per_epoch
+        )
+
+    def ended(self) -> bool:
+        """Whether no epoch is left to train; if so, how it ended is written down."""
+        if self.diverged:
+            epoch, step = self.diverged
+            self._finish({"status": "diverged", "epoch": epoch, "step": step})
+            return True
+        firing = None
+        if len(self.history) < self.run.training.num_epochs:
+            # Asked before an epoch, not after one: a run that was interrupted in between asks again.
+            trigger = self.run.watch.trigger
+            firing = trigger(self.history) if trigger and self.history else None
+            if firing is None:
+                return False
+        fired = {"fired": dataclasses.asdict(firing)} if firing else {}
+        self._finish({"status": "finished", "epoch": self.epoch, "step": self.step}, fired)
+        return True
+
+    def _finish(self, result: dict[str, Any], fired: dict[str, Any] | None = None) -> None:
+        self.run.records.finish(result | {"achieved_sparsity": self.sparsity} | (fired or {}))
+
+    def record(
+        self,
+        state: Callable[[], TrainState],
+        trained: EpochOutcome,
+        evaluated: dict[str, Means],
+        train_seconds: float,
+        seconds: float,
+    ) -> None:
+        """Writes down one epoch, unless the run has diverged in it."""
+        after = self.step + self.engine.steps_per_epoch
+        entry: dict[str, Any] = {"epoch": self.epoch + 1, "step": after}
+        entry["learning_rate"] = float(self.rates()[-1])
+        entry |= _named("train", trained.means) | {"train_seconds": train_seconds}
+        for split, means in evaluated.items():
+            entry |= _named(split, means)
+        step = trained.nonfinite_step
+        if step == NEVER and not all(math.isfinite(value) for value in entry.values() if value is not None):
+            step = after - 1
+        step = on_primary(lambda: step)
+        if step != NEVER:
+            self.diverged = (entry["epoch"], step)
+            return
+        started = time.monotonic()
+        if self.run.watch.tools:
+            entry["signals"], entry["signal_seconds"] = self.watcher.measure(state(), entry["epoch"])
+        entry["seconds"] = seconds + time.monotonic() - started
+        # Numbers that each process works out for itself, and times, may differ: all go by the primary's.
+        entry = on_primary(lambda: entry)
+        # Recorded first: a checkpoint that its records do not reach could not be resumed from.
+        self.run.records.append(entry)
+        self.history.append(flat(entry))
+        is_last = len(self.history) == self.run.training.num_epochs
+        if is_last or on_primary(self._save_is_due):
+            self.save(state)
+        self.run.report(entry)
+
+    def _save_is_due(self) -> bool:
+        """Whether another save is within its share of the time since the last one."""
+        share = self.run.save.share
+        return share is None or share * (time.monotonic() - self.saved_at) >= self.save_seconds
+
+    def save(self, state: Callable[[], TrainState]) -> None:
+        """Saves the state after the last epoch on record, unless that is done."""
+        if self.saved_epoch != self.epoch:
+            started = time.monotonic()
+            _save(self.run, self.epoch, state())
+            self.saved_epoch, self.saved_at = self.epoch, time.monotonic()
+            self.save_seconds = self.saved_at - started
+
+
+def state_after(engine: Engine, run: Run, epoch: int) -> TrainState:
     """The state of a run after an epoch it has trained, from its checkpoint.
 
     Where that checkpoint is missing or damaged, the epochs since the newest sound one before
     it are trained again, to the same state, and saved.
     """
-    state, found = _newest_sound(engine, run, store, epoch)
+    state, found, is_saved = _newest_sound(engine, run, epoch)
     for index in range(found - run.first_epoch, epoch - run.first_epoch):
         rates = schedules.rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
-        state, _, _ = engine.train_epoch(state, rates)
-    if found != epoch:
-        store.save(epoch, state)
+        state, _ = engine.train_epoch(state, rates)
+    if found != epoch or not is_saved:
+        run.store.save(epoch, state)
     return state
 
 
-def _resume(engine: Engine, run: Run, records: RunRecords, store: CheckpointStore) -> tuple[TrainState, int]:
-    """The newest sound state that its records reach, and how many epochs it has behind it."""
-    state, found = _newest_sound(engine, run, store, run.first_epoch + len(records.epochs()))
-    records.truncate(found - run.first_epoch)
-    if found == run.first_epoch and run.save.seconds == 0:
-        _save(run, store, found, state)
-    return state, found - run.first_epoch
-
-
-def _newest_sound(engine: Engine, run: Run, store: CheckpointStore, latest: int) -> tuple[TrainState, int]:
-    """The newest readable checkpoint up to an epoch, or the run's start; and its epoch."""
-    for epoch in sorted(store.epochs(), reverse=True):
+def _newest_sound(engine: Engine, run: Run, latest: int) -> tuple[TrainState, int, bool]:
+    """The newest readable checkpoint up to an epoch, or the run's start; its epoch; whether it is saved."""
+    for epoch in sorted(run.store.epochs(), reverse=True):
         if run.first_epoch <= epoch <= latest:
             try:
-                return on_device(store.restore(epoch, engine.state_shapes())), epoch
+                return engine.place(run.store.restore(epoch, engine.state_shapes())), epoch, True
             except CheckpointError as error:
                 warnings.warn(f"{error} Going back to an older checkpoint.", stacklevel=2)
-    return run.initial(), run.first_epoch
+    return run.initial(), run.first_epoch, False
 
 
-def _save(run: Run, store: CheckpointStore, epoch: int, state: TrainState) -> None:
-    store.save(epoch, state)
+def _save(run: Run, epoch: int, state: TrainState) -> None:
+    run.store.save(epoch, state)
     if run.save.keep is not None:
         compared = measurement.epochs_needed_after(epoch, run.watch.tools, run.watch.sampling)
-        store.keep_only(run.save.keep | compared | {epoch})
+        run.store.keep_only(run.save.keep | compared | {epoch})
 
 
-def _named(prefix: str, measured: dict[str, Any]) -> dict[str, Any]:
+def _named(prefix: str, measured: Means) -> dict[str, Any]:
     return {f"{prefix}_{name}": measured[name] for name in ("loss", "accuracy")}
-
-
-def _finish(
-    records: RunRecords, status: str, epoch: int, step: int, sparsity: float, firing: Firing | None = None
-) -> dict[str, Any]:
-    result: dict[str, Any] = {"status": status, "epoch": epoch, "step": step, "achieved_sparsity": sparsity}
-    if firing:
-        result["fired"] = dataclasses.asdict(firing)
-    records.finish(result)
-    return result

@@ -20,8 +20,9 @@ from earlyprune_jax.signals import ProbeSignal, WeightSignal
 from earlyprune_jax.signals.fisher_program import memory_options
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import fork_scores, steps
-from earlyprune_jax.training.engine import Engine, on_device, padded_batches, probe_indices
+from earlyprune_jax.training.engine import Engine, padded_batches, probe_indices
 from earlyprune_jax.training.execution import runner
+from earlyprune_jax.training.mesh import data_parallel
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
 
 NUM_OLDER_MASKS = 4
@@ -161,7 +162,8 @@ def _probe(engine: Engine, num_examples: int | None) -> np.ndarray:
 
 
 def _of_images(engine: Engine, signal: ProbeSignal) -> Instrument:
-    step = steps.signal_step(engine.task, signal, augment=engine.spec.signals.augment)
+    plain = steps.signal_step(engine.task, signal, augment=engine.spec.signals.augment)
+    step = data_parallel(plain, engine.mesh)
     options = memory_options(jax.default_backend())
     run = runner(step, form=engine.form, name=f"{signal.name}_step", compiler_options=options)
 
@@ -169,7 +171,7 @@ def _of_images(engine: Engine, signal: ProbeSignal) -> Instrument:
         inputs = _probe_inputs(probe, engine.spec.signals.batch_size, signal.num_passes)
         key = stream_key(state.key, Stream.SIGNAL, epoch)
         constants = (state.params, state.batch_stats, engine.splits["train"], key)
-        sums = run(on_device(signal.zero_sums(state.params)), inputs, constants)
+        sums = run(engine.place(signal.zero_sums(state.params)), inputs, constants)
         return signal.numbers(jax.device_get(sums), len(probe))
 
     return Instrument(signal.name, signal.columns, True, observe, _no_lookback, _as_observed)

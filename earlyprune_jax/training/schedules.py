@@ -66,7 +66,7 @@ def make(
     Source: paper A, section 4.1.4 and the formulas of its code.
 
     Example:
-        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
+        >>> spec = ScheduleSpec(("exponential",), "epoch", 0.97, 0.0, (), 0.1)
         >>> schedule = make(spec, max_learning_rate=0.1, num_epochs=3, steps_per_epoch=10)
         >>> [round(float(schedule(step)), 6) for step in (0, 9, 10, 29)]
         [0.1, 0.1, 0.097, 0.09409]
@@ -84,7 +84,7 @@ def final_rate(
     """The rate of the last step of `make`'s schedule, in closed form and double precision.
 
     Example:
-        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
+        >>> spec = ScheduleSpec(("exponential",), "epoch", 0.97, 0.0, (), 0.1)
         >>> round(final_rate(spec, max_learning_rate=0.1, num_epochs=3, steps_per_epoch=10), 6)
         0.09409
     """

@@ -1,6 +1,7 @@
 """The three steps that are compiled: train, evaluate, measure. One train step serves trunk and forks."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -69,6 +70,15 @@ def eval_step(task: Task) -> Step:
         params, batch_stats, split = constants
         added = task.eval_sums(params, batch_stats, task.batch(split, indices, None), weights)
         return {name: sums[name] + value for name, value in added.items()}
+
+    return step
+
+
+def predict_step(task: Task) -> Callable[[TrainState, jax.Array, Any], jax.Array]:
+    """One batch: (state, indices [B], split) -> log-probabilities [B, C], evaluation mode, float32."""
+
+    def step(state: TrainState, indices: jax.Array, split: Any) -> jax.Array:
+        return task.network(state.batch_stats).log_probs(state.params, task.batch(split, indices, None))
 
     return step
 

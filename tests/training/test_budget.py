@@ -64,24 +64,24 @@ def limited(tiny_npz):
 
 def test_the_decision_is_written_down_and_obeyed_afterwards(limited, tmp_path):
     tools = measurement.instruments(limited)
-    sampling = budget.sampling(limited, tools, tmp_path)
+    sampling = budget.sampling(limited, tools, tmp_path / "budget.json")
     # Four orders of magnitude below an epoch of training: one batch, seldom.
     assert sampling["kl_uniform"].num_examples == 8
     assert sampling["kl_uniform"].every_epochs > 1
     assert sampling["weight_change"].num_examples is None
-    written = json.loads((tmp_path / budget.FILE).read_text())
+    written = json.loads((tmp_path / "budget.json").read_text())
     assert written["num_examples"] == 12
     assert written["signals"]["kl_uniform"]["seconds_in_full"] > 0
     written["signals"]["kl_uniform"]["every_epochs"] = 7
-    (tmp_path / budget.FILE).write_text(json.dumps(written))
-    assert budget.sampling(limited, tools, tmp_path)["kl_uniform"] == Sampling(8, 7)
+    (tmp_path / "budget.json").write_text(json.dumps(written))
+    assert budget.sampling(limited, tools, tmp_path / "budget.json")["kl_uniform"] == Sampling(8, 7)
 
 
 def test_without_a_limit_everything_is_measured_and_nothing_is_written(tiny_npz, tmp_path):
     spec = config.resolve(tiny_experiment(tiny_npz), [("signals.names", "kl_uniform")])
     engine = engines.build(spec, load(spec.data))
     assert spec.signals.max_overhead_fraction == 0
-    sampling = budget.sampling(engine, measurement.instruments(engine), tmp_path)
+    sampling = budget.sampling(engine, measurement.instruments(engine), tmp_path / "budget.json")
     assert sampling == {"kl_uniform": Sampling(12, 1)}
     assert list(tmp_path.iterdir()) == []
 
@@ -108,9 +108,9 @@ KL = {"num_examples": 8, "every_epochs": 1}
     ],
 )
 def test_a_damaged_decision_is_named_and_asks_for_no_more_than_itself(limited, tmp_path, damage):
-    (tmp_path / budget.FILE).write_text(damage)
-    with pytest.raises(InvalidInput, match=r"signal_budget.json.*Delete this file alone"):
-        budget.sampling(limited, measurement.instruments(limited), tmp_path)
+    (tmp_path / "budget.json").write_text(damage)
+    with pytest.raises(InvalidInput, match=r"budget.json.*Delete this file alone"):
+        budget.sampling(limited, measurement.instruments(limited), tmp_path / "budget.json")
 
 
 def test_a_signal_that_is_hardly_measured_is_said_to_be_of_no_use(tiny_npz):

@@ -1,6 +1,7 @@
 """The engine and the loop against numpy: order, evaluation, the probe, what a crash leaves behind."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -8,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from members import trunk
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, data
 from earlyprune_jax.data import load
-from earlyprune_jax.grid import plan
-from earlyprune_jax.grid.plan import Trunk
+from earlyprune_jax.grid import identity
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import loop, measurement, state, steps
@@ -153,7 +154,7 @@ def rows_seen(engine, num_epochs: int, key, first_epoch: int = 0) -> np.ndarray:
     current = state.create(task.init(key), optax.identity(), jnp.array(key))
     current = dataclasses.replace(current, step=jnp.int32(first_epoch * STEPS))
     for _ in range(num_epochs):
-        current, _, _ = recorder.train_epoch(current, np.full(STEPS, 0.1, np.float32))
+        current, _ = recorder.train_epoch(current, np.full(STEPS, 0.1, np.float32))
     assert int(current.step) == (first_epoch + num_epochs) * STEPS
     return np.asarray(current.batch_stats["rows"]).reshape(num_epochs, STEPS, BATCH)
 
@@ -207,22 +208,24 @@ class Crash(Exception):
 
 def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engine, tmp_path):
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(plan.identity(Trunk(0), 0, 4))
-    training = Trunk(0).training(engine.spec, engine.steps_per_epoch)
-    save = loop.SavePolicy(0, None)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), loop.NOT_WATCHED, save)
+    records.start(identity.described(trunk(), 0, 4))
+    training = trunk().training(engine.spec, engine.steps_per_epoch)
+
+    def run(report):
+        initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
+        return loop.Run(training, 0, initial, loop.NOT_WATCHED, save, records, store, report)
 
     def crash(entry):
         if entry["epoch"] == 2:
             raise Crash
 
     with pytest.raises(Crash):
-        loop.train(engine, run, records, store, crash)
+        loop.train(engine, [run(crash)])
     # One of an epoch that will be saved again, one that no later save would replace.
     leave_interrupted_save(store, 3)
     leave_interrupted_save(store, 9)
     before = {epoch: (store.directory / str(epoch)).stat().st_mtime_ns for epoch in store.epochs()}
     assert sorted(before) == [0, 1, 2]
-    loop.train(engine, run, records, store, lambda entry: None)
+    loop.train(engine, [run(lambda entry: None)])
     assert sorted(entry.name for entry in store.directory.iterdir()) == ["0", "1", "2", "3", "4"]
     assert {e: (store.directory / str(e)).stat().st_mtime_ns for e in before} == before

@@ -88,7 +88,7 @@ def run_of_six_epochs(tiny_npz):
     engine = engines.build(spec, load(spec.data))
     current, states = engine.new_state(0), {}
     for epoch in range(1, 7):
-        current, _, _ = engine.train_epoch(current, np.full(engine.steps_per_epoch, 0.05, np.float32))
+        current, _ = engine.train_epoch(current, np.full(engine.steps_per_epoch, 0.05, np.float32))
         states[epoch] = jax.device_get(current)
     return engine, states
 

@@ -20,7 +20,7 @@ def table(schedule, num_steps):
 
 
 def rates(name, per="epoch", *, num_epochs=5, **changes):
-    spec = ScheduleSpec(name, per, 0.97, 0.01, (2, 4), 0.1)
+    spec = ScheduleSpec((name,), per, 0.97, 0.01, (2, 4), 0.1)
     spec = dataclasses.replace(spec, **changes)
     made = schedules.make(spec, max_learning_rate=0.1, num_epochs=num_epochs, steps_per_epoch=SPE)
     return table(made, num_epochs * SPE)
@@ -68,12 +68,12 @@ def test_a_one_epoch_run_trains_at_the_maximum():
 
 def spec(**schedule):
     overrides = {
-        "data.train_fraction": "0.5",
+        "data.train_fractions": "0.5",
         "train.num_epochs": "200",
         "fork.epochs": "20,60,100,140,180",
         "schedule.exponential_decay_rate": "0.97",
         "schedule.step_boundaries_epochs": "100,150",
-        **{f"schedule.{key}": str(value) for key, value in schedule.items()},
+        **{f"schedule.{'names' if key == 'name' else key}": str(value) for key, value in schedule.items()},
     }
     return config.resolve(digits.get_config(), list(overrides.items()))
 
