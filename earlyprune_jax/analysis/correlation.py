@@ -1,8 +1,7 @@
 """Does a signal rank the fork epochs as their accuracy does? Spearman's rank correlation, per seed."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,14 +65,19 @@ def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
     Standard errors and the learning rate are left out.
     """
     names = [name for name in data.columns if not name.endswith(peaks.SPREADS) and name != "learning_rate"]
-    found = [correlation(data, curve, name) for name in names]
+    seeds = truths(curve)
+    found = [_correlation(data, curve, seeds, name) for name in names]
     return tuple(sorted(found, key=lambda one: -abs(one.over_seeds.mean) if one.over_seeds else 1.0))
 
 
 def correlation(data: Grid, curve: Curve, signal: str) -> Correlation:
     """One column's rank correlation with the accuracy of the curve's forks, and its control."""
+    return _correlation(data, curve, truths(curve), signal)
+
+
+def _correlation(data: Grid, curve: Curve, seeds: Sequence[Truth], signal: str) -> Correlation:
     own, control, sizes = [], [], []
-    for truth in truths(curve):
+    for truth in seeds:
         epochs, values = _at_forks(data, truth, signal)
         accuracies = [truth.accuracy[epoch] for epoch in epochs]
         coefficient = spearman(values, accuracies) if len(epochs) >= MIN_EPOCHS else None
@@ -88,8 +92,6 @@ def correlation(data: Grid, curve: Curve, signal: str) -> Correlation:
 
 def _at_forks(data: Grid, truth: Truth, signal: str) -> tuple[list[int], list[float]]:
     """The seed's fork epochs at which the signal has a value, and the values."""
-    entries: Mapping[int, Mapping[str, Any]] = {
-        entry["epoch"]: entry for entry in data.histories.get(truth.trunk_seed, ())
-    }
+    entries = data.entries.get(truth.trunk_seed, {})
     known = [epoch for epoch in truth.accuracy if entries.get(epoch, {}).get(signal) is not None]
     return known, [float(entries[epoch][signal]) for epoch in known]

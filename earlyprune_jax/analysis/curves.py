@@ -3,11 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import LOST, Run, Setting
 
+BASELINE_RULES = ("constant", "matched_budget")
+"""The rules of `fork.baselines`."""
 CURVE_AXES = ("criterion", "scope", "sparsity", "rule")
 
 
@@ -31,9 +34,9 @@ class Stats:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The finished forks of one (criterion, scope, sparsity, rule): fork epoch -> runs.
+    """The finished forks of one setting, criterion, scope, sparsity and rule: fork epoch -> runs.
 
-    `diverged` holds (trunk seed, fork epoch) of those that diverged.
+    `diverged` holds (trunk seed, fork epoch) of those that diverged or failed.
     """
 
     criterion: str
@@ -42,6 +45,21 @@ class Curve:
     rule: str
     runs: Mapping[int, tuple[Run, ...]]
     diverged: frozenset[tuple[int, int]] = frozenset()
+
+    @property
+    def setting(self) -> Setting:
+        """The one setting of its runs; a curve without any has none."""
+        return next(iter(self.runs.values()))[0].setting
+
+    @property
+    def key(self) -> tuple[Setting, str, str, float, str]:
+        """What tells it from other curves."""
+        return (self.setting, self.criterion, self.scope, self.sparsity, self.rule)
+
+    @property
+    def members(self) -> tuple[Run, ...]:
+        """Its runs, by ascending fork epoch."""
+        return tuple(run for group in self.runs.values() for run in group)
 
     def test(self, fork_epoch: int) -> Stats:
         """Last-epoch test accuracy over all runs (seeds and replicates) of a fork epoch."""
@@ -74,12 +92,22 @@ def dense_runs(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.kind == "trunk" and run.complete and _has_test_accuracy(run)]
 
 
+def own_dense(curve: Curve, dense: Iterable[Run]) -> list[Run]:
+    """Those of the dense runs that the curve's forks may be compared with: of its setting.
+
+    Example:
+        >>> own_dense(Curve("magnitude", "global", 0.9, "paper_a", {}), [])
+        []
+    """
+    return [run for run in dense if run.setting == curve.setting]
+
+
 def fork_curves(runs: Iterable[Run], kind: str = "fork") -> list[Curve]:
-    """Groups the finished forks into curves, in the order of `read_runs`.
+    """Groups the finished forks into curves, sorted by setting and axes.
 
     With `kind` "online" the runs that pruned themselves: at few epochs, and not the same in all seeds.
 
-    Diverged, skipped and unfinished forks are left out, so a fork epoch may rest on fewer
+    Diverged, failed, skipped and unfinished forks are left out, so a fork epoch may rest on fewer
     seeds than its neighbours: `Stats.n` says on how many.
 
     Example:
@@ -91,14 +119,14 @@ def fork_curves(runs: Iterable[Run], kind: str = "fork") -> list[Curve]:
     for run in runs:
         if run.kind != kind or run.fork_epoch is None:
             continue
-        key = tuple(getattr(run, axis) for axis in CURVE_AXES)
+        key = (run.setting, *(getattr(run, axis) for axis in CURVE_AXES))
         if _has_test_accuracy(run):
             groups.setdefault(key, {}).setdefault(run.fork_epoch, []).append(run)
-        elif run.status == "diverged":
+        elif run.status in LOST:
             diverged.setdefault(key, set()).add((run.trunk_seed, run.fork_epoch))
     return [
         Curve(
-            *key,
+            *key[1:],
             runs={epoch: tuple(members) for epoch, members in sorted(by_epoch.items())},
             diverged=frozenset(diverged.get(key, ())),
         )
@@ -106,10 +134,37 @@ def fork_curves(runs: Iterable[Run], kind: str = "fork") -> list[Curve]:
     ]
 
 
+def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) -> list[Curve]:
+    """The curves of the grid: those that `fork.baselines` alone has put beside it are left out.
+
+    A baseline's criterion or rule is not among those of the config, its rule is constant or
+    matched_budget, and it forks at the trunk's start or end. It may be trained far longer than a
+    fork of the grid, so it is no candidate beside them.
+
+    Args:
+        all_curves: of `fork_curves`.
+        config: of `results.read_config`; all curves are kept where it does not name criteria and rules.
+
+    Example:
+        >>> without_baselines([], {})
+        []
+    """
+    rules, criteria = config.get("fork", {}).get("rules"), config.get("pruning", {}).get("criteria")
+    ends = {0, config.get("train", {}).get("num_epochs")}
+    if not rules or not criteria:
+        return list(all_curves)
+    return [
+        curve
+        for curve in all_curves
+        if (curve.rule in rules and curve.criterion in criteria)
+        or curve.rule not in BASELINE_RULES
+        or not ends.issuperset(curve.runs)
+    ]
+
+
 def selection_metric(curve: Curve) -> str:
     """What fork epochs are chosen on: validation accuracy if every run has it, else test accuracy."""
-    members = [run for group in curve.runs.values() for run in group]
-    has_validation = all(run.last("validation_accuracy") is not None for run in members)
+    has_validation = all(run.last("validation_accuracy") is not None for run in curve.members)
     return "validation_accuracy" if has_validation else "test_accuracy"
 
 
@@ -134,7 +189,7 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) 
 
     Args:
         first: Runs of one cell.
-        second: Runs of another cell, or the trunks.
+        second: Runs of another cell, or the trunks; of the same setting.
         metric: A metric of the last epoch.
 
     Returns:

@@ -8,34 +8,38 @@ compared with the best fork epoch by looking up. Matplotlib is imported on use, 
 import io
 import math
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earlyprune_jax import records
 from earlyprune_jax.analysis import curves, labels, panels, peaks, results
+from earlyprune_jax.analysis.curve_styles import MANY
 from earlyprune_jax.analysis.panels import Content
+from earlyprune_jax.analysis.runs import LOST, Run, Setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def draw_accuracy_vs_fork_epoch(workdir: str | Path) -> list[Path]:
-    """Draws figures/accuracy_vs_fork_epoch.png and .svg.
+def draw_accuracy_vs_fork_epoch(workdir: str | Path, *, runs: Sequence[Run] | None = None) -> list[Path]:
+    """Draws figures/accuracy_vs_fork_epoch.png and .svg, for several settings one of each a setting.
 
     Left axis: test accuracy (%) at the last epoch: mean over trunk seeds and replicates, +- one
     sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
     sparsity, rule), a star at the best fork epoch (chosen on validation accuracy where every run
     has one), the dense baseline as a line with its +- std band; runs that pruned themselves as
     single marks. Right axis: each headline signal's mean over trunk seeds divided by its largest
-    magnitude, its peak marked. Diverged runs are left out and counted in the subtitle. The same
-    files give the same bytes with the same matplotlib.
+    magnitude, its peak marked. Diverged and failed runs are left out and counted in the subtitle. The
+    same files give the same bytes with the same matplotlib.
 
     Args:
         workdir: The experiment's directory.
+        runs: Of `results.read_runs`, where they have been read already.
 
     Returns:
-        The two paths; nothing is written and the list is empty where nothing can be drawn yet.
+        The paths, two a setting; nothing is written and the list is empty where nothing can be drawn yet.
 
     Raises:
         InvalidInput: A file of the workdir is damaged.
@@ -44,27 +48,57 @@ def draw_accuracy_vs_fork_epoch(workdir: str | Path) -> list[Path]:
         >>> draw_accuracy_vs_fork_epoch("no/such/workdir")
         []
     """
-    content = read_content(workdir)
-    if not (content.has_accuracy or content.signals):
-        return []
-    figure = _draw(content)
-    directory = Path(workdir) / "figures"
-    directory.mkdir(exist_ok=True)
-    paths = [directory / f"accuracy_vs_fork_epoch.{extension}" for extension in ("png", "svg")]
-    for path in paths:
-        records.replace_file(path, render(figure, path.suffix[1:]))
+    runs = results.read_runs(workdir) if runs is None else runs
+    config, groups = results.read_config(workdir), results.by_setting(runs)
+    contents = {setting: gather(own, config) for setting, own in groups.items()}
+    several = len(groups) > 1
+    pictures = {
+        setting: _draw(content, labels.setting_label(setting, results.SETTING if several else ["model"]))
+        for setting, content in contents.items()
+        if content.has_accuracy or content.signals
+    }
+    return save(workdir, "accuracy_vs_fork_epoch", pictures, several=several)
+
+
+def save(
+    workdir: str | Path, name: str, pictures: Mapping[Setting, "Figure"], *, several: bool
+) -> list[Path]:
+    """Writes figures/NAME.png and .svg, or for several settings figures/NAME_SETTING.png and .svg.
+
+    Then those without a setting in their name, of the time when there was only one, are removed: they
+    would be taken for a picture of all.
+
+    Args:
+        workdir: Where `figures` lies or is made, if there is anything to write.
+        name: Of the figure.
+        pictures: A figure a setting.
+        several: Whether the workdir holds more than one setting.
+
+    Returns:
+        The paths written.
+
+    Example:
+        >>> save("no/such/workdir", "rules", {}, several=False)
+        []
+    """
+    directory, paths = Path(workdir) / "figures", []
+    for setting, figure in pictures.items():
+        directory.mkdir(exist_ok=True)
+        for extension in ("png", "svg"):
+            paths.append(directory / f"{name}{f'_{setting.slug}' * several}.{extension}")
+            records.replace_file(paths[-1], render(figure, extension))
+    for extension in ("png", "svg") if several and paths else ():
+        (directory / f"{name}.{extension}").unlink(missing_ok=True)
     return paths
 
 
-def read_content(workdir: str | Path) -> Content:
-    """Reads what the figure shows.
+def gather(runs: Sequence[Run], config: Mapping[str, Any]) -> Content:
+    """What the figure shows of the runs of one setting.
 
     Example:
-        >>> read_content("no/such/workdir").curves
+        >>> gather([], {}).curves
         ()
     """
-    runs = results.read_runs(workdir)
-    config = results.read_config(workdir)
     rows = peaks.comparable_rows(runs)
     drawable = [name for name in peaks.headline_signals(rows) if peaks.mean_peak(rows, name)]
     last_epochs = [run.last_epoch for run in runs if run.kind == "trunk"] or [run.last_epoch for run in runs]
@@ -80,7 +114,7 @@ def read_content(workdir: str | Path) -> Content:
     )
 
 
-def _draw(content: Content) -> "Figure":
+def _draw(content: Content, trunk: str) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -95,9 +129,10 @@ def _draw(content: Content) -> "Figure":
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
     handles += panels.draw_signals(axes, content, share) if content.signals else []
-    _dress(axes, content)
+    _dress(axes, _subtitle(content, trunk), content.num_epochs)
     num_legend_rows = _add_legend(figure, handles)
-    figure.set_size_inches(8.0, 4.9 + 0.2 * num_legend_rows)
+    taller = 1.6 if len(content.curves) > MANY else 0.0
+    figure.set_size_inches(8.0, 4.9 + taller + 0.2 * num_legend_rows)
     return figure
 
 
@@ -119,15 +154,15 @@ def _add_legend(figure: "Figure", handles: list[Any]) -> int:
     return math.ceil(len(handles) / num_columns)
 
 
-def _dress(axes: "Axes", content: Content) -> None:
+def _dress(axes: "Axes", lines: Sequence[str], num_epochs: int) -> None:
     """Axis of epochs, title and subtitle."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlim(-0.02 * content.num_epochs, 1.02 * content.num_epochs)
+    axes.set_xlim(-0.02 * num_epochs, 1.02 * num_epochs)
     axes.set_xlabel("fork epoch: epochs trained dense before pruning")
     axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    subtitle = "\n".join(textwrap.fill(line, 96) for line in _subtitle(content))
+    subtitle = "\n".join(textwrap.fill(line, 96) for line in lines)
     num_lines = subtitle.count("\n") + 1
     title = "When to prune: accuracy against the epoch of pruning"
     axes.set_title(title, loc="left", weight="bold", pad=10 + 12.5 * num_lines)
@@ -144,30 +179,33 @@ def _dress(axes: "Axes", content: Content) -> None:
     )
 
 
-def _subtitle(content: Content) -> list[str]:
+def _subtitle(content: Content, trunk: str) -> list[str]:
     """Lines: what does not vary; on how many seeds, and what was left out."""
-    data, model = (content.config.get(section, {}).get("name") for section in ("data", "model"))
-    parts = [", ".join(str(part) for part in (data, model, f"T = {content.num_epochs} epochs") if part)]
+    data = content.config.get("data", {}).get("name")
+    parts = [", ".join(str(part) for part in (data, trunk, f"T = {content.num_epochs} epochs") if part)]
     pruned = (*content.curves, *content.online)
     if pruned:
         shared = [axis for axis in curves.CURVE_AXES if axis not in curves.varying(pruned)]
         fixed = labels.curve_label(pruned[0], shared)
         parts.append(f"forks: {fixed}" if fixed else "")
-    num_diverged = sum(run.status == "diverged" for run in content.runs)
-    left_out = f"{num_diverged} diverged run{'s' * (num_diverged > 1)} left out" if num_diverged else ""
-    lines = parts, [_seeds_text(content), left_out]
+    counts = {status: sum(run.status == status for run in content.runs) for status in LOST}
+    left_out = [
+        f"{count} {status} run{'s' * (count > 1)} left out" for status, count in counts.items() if count
+    ]
+    lines = parts, [_seeds_text(content), *left_out]
     return ["; ".join(part for part in line if part) for line in lines if any(line)]
 
 
 def _seeds_text(content: Content) -> str:
     pruned = (*content.curves, *content.online)
-    members = [run for curve in pruned for group in curve.runs.values() for run in group]
+    members = [run for curve in pruned for run in curve.members]
     seeds = {run.trunk_seed for run in (*members, *content.dense)}
     sizes = [len(group) for curve in pruned for group in curve.runs.values()] + [len(content.dense)]
     text = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}" if seeds else ""
     if max(sizes) < 2:
         return f"{text}, so the noise is unknown" if len(seeds) == 1 else text
-    return f"{text}: mean ± one standard deviation{'; dots are single runs' if members else ''}"
+    dots = "; dots are single runs" if members and content.shows_single_runs else ""
+    return f"{text}: mean ± one standard deviation{dots}"
 
 
 def render(figure: "Figure", extension: str) -> bytes:

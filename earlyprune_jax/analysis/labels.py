@@ -1,10 +1,11 @@
-"""Words for curves, signals and numbers: the figure and the summary speak alike."""
+"""Words for curves, settings, signals and numbers: the figure and the summary speak alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from earlyprune_jax.analysis.curves import CURVE_AXES, Curve, Stats
 from earlyprune_jax.analysis.peaks import Peak
+from earlyprune_jax.analysis.runs import SETTING, Setting
 
 
 def percent(stats: Stats, *, decimals: int = 1, plus_minus: str = "±") -> str:
@@ -32,6 +33,35 @@ def curve_label(curve: Curve, axes: Sequence[str] = CURVE_AXES) -> str:
         "rule": f"rule {curve.rule}",
     }
     return ", ".join(words[axis] for axis in axes)
+
+
+def setting_label(setting: Setting, axes: Sequence[str] = SETTING) -> str:
+    """What the trunks of a setting are, on the given axes.
+
+    Example:
+        >>> setting_label(Setting("preresnet20", 0.1, "step"))
+        'preresnet20, 10 % of the training images, schedule step'
+        >>> setting_label(Setting("preresnet20", 1.0, "step"), ["model", "train_fraction"])
+        'preresnet20, all training images'
+    """
+    part = f"{100 * setting.train_fraction:.6g} % of the" if setting.train_fraction != 1 else "all"
+    words = {
+        "model": setting.model,
+        "train_fraction": f"{part} training images",
+        "schedule": f"schedule {setting.schedule}",
+    }
+    return ", ".join(words[axis] for axis in axes)
+
+
+def varying_settings(settings: Iterable[Setting]) -> list[str]:
+    """The axes on which settings differ.
+
+    Example:
+        >>> varying_settings([Setting("resnet20", 1.0, "step"), Setting("resnet56", 1.0, "step")])
+        ['model']
+    """
+    settings = set(settings)
+    return [axis for axis in SETTING if len({getattr(setting, axis) for setting in settings}) > 1]
 
 
 def signal_label(name: str, config: Mapping[str, Any], *, short: bool = False) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from earlyprune_jax.analysis import curves, labels
 from earlyprune_jax.analysis.curves import Curve
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Run, Setting
 
 MAX_NAMED = 6
 
 
 def paragraphs(curve: Curve) -> Iterator[str]:
     """The trigger, the epoch each seed chose by it, and the accuracy that came of it."""
-    members = sorted(_members(curve), key=lambda run: run.trunk_seed)
+    members = sorted(curve.members, key=lambda run: run.trunk_seed)
     # Replicates of a seed share its trunk, and so its epoch.
     by_seed = {run.trunk_seed: run for run in members}
     chosen = [f"seed {seed} {_fired_text(run)}" for seed, run in list(by_seed.items())[:MAX_NAMED]]
@@ -23,23 +23,37 @@ def paragraphs(curve: Curve) -> Iterator[str]:
     yield f"  Test accuracy {number} (n = {accuracy.n})."
 
 
+def lines(online: Sequence[Curve]) -> Iterator[str]:
+    """Of many curves a line each: at which epochs its runs were pruned, and their accuracy."""
+    axes = curves.varying(online)
+    shared = labels.curve_label(online[0], [axis for axis in curves.CURVE_AXES if axis not in axes])
+    yield f"Pruned by their own trigger, {online[0].members[0].trigger}{f': {shared}' * bool(shared)}"
+    for curve in online:
+        accuracy = curves.stats(run.last("test_accuracy") for run in curve.members)
+        number = labels.percent(accuracy, decimals=2, plus_minus="+-")
+        label, where = labels.curve_label(curve, axes), _epochs(sorted(curve.runs))
+        yield f"  {label}: after {where}, test accuracy {number} (n = {accuracy.n})."
+
+
 def sentence(online: Sequence[Curve], runs: Sequence[Run], num_epochs: int) -> str:
     """What takes the place of a recommendation: one choice without a comparison recommends nothing."""
-    stayed_dense = {run.trunk_seed for run in runs if run.kind == "online" and run.fork_epoch is None}
-    members = [run for curve in online for run in _members(curve)]
-    by_seed = {run.trunk_seed: run for run in members}
+    stayed_dense = {_trunk(run) for run in runs if run.kind == "online" and run.fork_epoch is None}
+    members = [run for curve in online for run in curve.members]
+    by_trunk = {_trunk(run): run for run in members}
+    noun = "seed" if len({run.setting for run in members}) == 1 else "trunk"
     pruned = sorted({epoch for curve in online for epoch in curve.runs})
     rewound = any(map(_rewound, members))
-    never = sum(run.fired_epoch is None for run in by_seed.values()) + len(stayed_dense)
-    dense = [_dense_epochs(run) for run in by_seed.values()]
+    never = sum(run.fired_epoch is None for run in by_trunk.values()) + len(stayed_dense)
+    dense = [_dense_epochs(run) for run in by_trunk.values()]
     axes = curves.varying(online) or ["sparsity"]
-    accuracies = [_accuracy(curve, axes) for curve in online[:4]]
+    setting_axes = labels.varying_settings(run.setting for run in members)
+    accuracies = [_accuracy(curve, axes, setting_axes) for curve in online[:4]]
     parts = [
         f"none from this run alone; it pruned itself after {_epochs(pruned)} of {num_epochs}",
         f" (rule {members[0].trigger}{', rewound' if rewound else ''})",
         f": {', '.join(accuracies)}{' and more' if len(online) > 4 else ''}",
         f", {_saved(num_epochs, dense)} of dense training saved",
-        f"; the rule never fired in {never} of {_counted(len(by_seed.keys() | stayed_dense), 'seed')}"
+        f"; the rule never fired in {never} of {_counted(len(by_trunk.keys() | stayed_dense), noun)}"
         if never
         else "",
         f", and {len(stayed_dense)} stayed dense" if stayed_dense else "",
@@ -48,8 +62,8 @@ def sentence(online: Sequence[Curve], runs: Sequence[Run], num_epochs: int) -> s
     return "".join(parts)
 
 
-def _members(curve: Curve) -> list[Run]:
-    return [run for group in curve.runs.values() for run in group]
+def _trunk(run: Run) -> tuple[Setting, int]:
+    return run.setting, run.trunk_seed
 
 
 def _fired_text(run: Run) -> str:
@@ -64,11 +78,12 @@ def _rewound(run: Run) -> bool:
     return run.fired_epoch is not None and run.fork_epoch != run.fired_epoch
 
 
-def _accuracy(curve: Curve, axes: Sequence[str]) -> str:
-    accuracy = curves.stats(run.last("test_accuracy") for run in _members(curve))
+def _accuracy(curve: Curve, axes: Sequence[str], setting_axes: Sequence[str]) -> str:
+    accuracy = curves.stats(run.last("test_accuracy") for run in curve.members)
     seeds = f" (n = {accuracy.n})" if accuracy.n > 1 else ""
     number = labels.percent(accuracy, plus_minus="+-")
-    return f"{number} test accuracy with {labels.curve_label(curve, axes)}{seeds}"
+    setting = f" of {labels.setting_label(curve.setting, setting_axes)}" if setting_axes else ""
+    return f"{number} test accuracy with {labels.curve_label(curve, axes)}{setting}{seeds}"
 
 
 def _dense_epochs(run: Run) -> int:

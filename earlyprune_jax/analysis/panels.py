@@ -10,25 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earlyprune_jax.analysis import curves, labels, peaks
+from earlyprune_jax.analysis.curve_styles import COLORS, DASHES, MANY, MARKERS, styles
 from earlyprune_jax.analysis.curves import Curve
 from earlyprune_jax.analysis.peaks import Peak
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours without yellow and black, then two of Tol's: apart for colour-blind readers.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288", "#882255")
-MARKERS = "os^DvPX<"
 GREYS = ("#404040", "#767676", "#595959", "#8c8c8c")
-DASHES = ("-", "--", "-.", ":")
 SIGNAL_SHARE = 0.40  # of the height, where there are accuracies too
 HEADROOM = 0.10  # of the height, for the label of the best fork epoch
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """Everything the figure shows, read from a workdir."""
+    """Everything the figure shows: the runs of one setting."""
 
     config: Mapping[str, Any]
     runs: tuple[Run, ...]
@@ -38,6 +35,11 @@ class Content:
     signal_rows: tuple[dict[str, Any], ...]
     signals: tuple[str, ...]
     num_epochs: int
+
+    @property
+    def shows_single_runs(self) -> bool:
+        """Whether every run is a dot beside its mean: the dots of many curves would hide them."""
+        return len(self.curves) <= MANY
 
     @property
     def has_accuracy(self) -> bool:
@@ -100,7 +102,7 @@ def _draw_dense(axes: "Axes", content: Content) -> Any:
 
 
 def _draw_curve(axes: "Axes", content: Content, index: int, curve: Curve) -> Any:
-    color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+    style = styles(content.curves)[index]
     epochs = np.array(list(curve.runs))
     cells = [curve.test(int(epoch)) for epoch in epochs]
     # Several curves stand a little beside their epoch, or their whiskers would hide one another.
@@ -111,23 +113,25 @@ def _draw_curve(axes: "Axes", content: Content, index: int, curve: Curve) -> Any
         x,
         [100 * cell.mean for cell in cells],
         yerr=[100 * (cell.std or 0.0) for cell in cells] if any(cell.std for cell in cells) else None,
-        color=color,
-        marker=marker,
-        markersize=6 if len(content.curves) <= 3 else 5,
+        color=style.color,
+        marker=style.marker,
+        markersize=6 if len(content.curves) <= 3 else 5 if len(content.curves) <= MANY else 4,
         linewidth=2.0 if len(content.curves) <= 3 else 1.5,
-        linestyle=DASHES[(index // len(COLORS)) % len(DASHES)],
+        linestyle=style.dashes,
         elinewidth=1.0,
         capsize=2.5,
         zorder=4,
         label=f"{name}: {'best ' * (len(epochs) > 1)}{labels.percent(curve.test(best))} at epoch {best}",
     )
-    for place, epoch in zip(x, epochs, strict=True):
+    for place, epoch in zip(x, epochs, strict=True) if content.shows_single_runs else ():
         members = curve.runs[int(epoch)]
         if len(members) > 1:
             values = [100 * (run.last("test_accuracy") or 0.0) for run in members]
             # Beside the whisker, which would hide them.
             beside = place + (0.011 if len(content.curves) == 1 else 0.006) * content.num_epochs
-            axes.scatter([beside] * len(values), values, s=12, color=color, alpha=0.5, linewidths=0, zorder=3)
+            axes.scatter(
+                [beside] * len(values), values, s=12, color=style.color, alpha=0.5, linewidths=0, zorder=3
+            )
     return drawn
 
 
@@ -172,7 +176,7 @@ def _draw_best(axes: "Axes", content: Content) -> Any:
         heights,
         marker="*",
         s=190,
-        color=[COLORS[index % len(COLORS)] for index in range(len(places))],
+        color=[style.color for style in styles(content.curves)],
         edgecolors="white",
         linewidths=0.8,
         zorder=6,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Run
 
 PLATEAU_FRACTION = 0.02
 """Epochs whose value lies within this fraction of the maximum belong to its plateau."""
@@ -51,7 +51,7 @@ def signal_names(rows: Sequence[dict[str, Any]]) -> list[str]:
         >>> signal_names([{"trunk_seed": 0, "epoch": 1, "fisher_trace": 3.0}])
         ['fisher_trace']
     """
-    return [name for name in (rows[0] if rows else {}) if name not in ("trunk_seed", "epoch")]
+    return [name for name in (rows[0] if rows else {}) if name not in results.SIGNAL_KEYS]
 
 
 def main_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -103,7 +103,7 @@ def comparable_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     trunks = comparable_trunks(runs)
     rows = results.signal_rows(trunks)
-    ends = [run.records[-1]["epoch"] for run in trunks if run.status == "finished" and run.records]
+    ends = [run.epochs.last["epoch"] for run in trunks if run.status == "finished" and run.records]
     return [row for row in rows if not ends or row["epoch"] <= min(ends)]
 
 

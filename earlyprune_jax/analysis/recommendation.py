@@ -1,29 +1,37 @@
 """The answer, in one sentence: when to prune, what that costs, how sure it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from earlyprune_jax.analysis import curves, labels, online_text, rules_text
 from earlyprune_jax.analysis.curves import Curve, Stats
 from earlyprune_jax.analysis.regret import Outcome
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import LOST, Run
 
 TOLERANCE = 0.01
 """Of several sparsities the highest that loses at most this much accuracy against dense is recommended."""
 NUMBER_WORDS = {1: "one seed", 2: "two seeds"}
 
 
-def recommend(runs: Sequence[Run], outcomes: Sequence[Outcome], num_epochs: int) -> str | None:
+def recommend(
+    runs: Sequence[Run],
+    outcomes: Sequence[Outcome],
+    num_epochs: int,
+    config: Mapping[str, Any] | None = None,
+) -> str | None:
     """One sentence that starts with "Recommendation: "; None where there are no runs.
 
     The fork epoch is chosen as everywhere, on validation accuracy where there is any; accuracies named
     are test accuracies at the last epoch, mean +- std over runs. Several curves: the hardest pruning
-    that loses at most one point against dense, or else what loses least. A run that pruned itself is
-    described, not recommended.
+    that loses at most one point against dense, or else what loses least; every curve against the dense
+    runs of its setting, and only those trained on the most data. A run that pruned itself is
+    described, not recommended; nor is a baseline beside the grid, see `curves.without_baselines`.
 
     Args:
-        runs: of `results.read_runs`.
+        runs: of `results.read_runs`, of all settings.
         outcomes: of `rules.replay`, for the same runs.
         num_epochs: T.
+        config: of `results.read_config`: tells baselines from the grid.
 
     Example:
         >>> recommend([], [], 40) is None
@@ -31,36 +39,56 @@ def recommend(runs: Sequence[Run], outcomes: Sequence[Outcome], num_epochs: int)
     """
     if not runs:
         return None
-    forks, online = curves.fork_curves(runs), curves.fork_curves(runs, "online")
+    every = curves.fork_curves(runs)
+    forks = curves.without_baselines(every, config or {})
+    online = curves.fork_curves(runs, "online")
     if forks:
         return f"Recommendation: {_grid_text(forks, curves.dense_runs(runs), outcomes, num_epochs)}."
     if online:
         return f"Recommendation: {online_text.sentence(online, runs, num_epochs)}."
-    return f"Recommendation: none{_why_none(runs)}."
+    why = " yet: only baselines beside the grid have finished" if every else _why_none(runs)
+    return f"Recommendation: none{why}."
 
 
 def chosen_curve(forks: Sequence[Curve], dense: Sequence[Run]) -> tuple[Curve, str]:
     """The curve to recommend, and by what it was chosen; the latter is empty for a single one.
 
-    Judged at each curve's best fork epoch, on its selection metric against the dense runs' where
-    there are any: the highest sparsity that loses at most `TOLERANCE`, and among its curves the one
-    that loses least; if none does, the one that loses least.
+    Judged at each curve's best fork epoch, on its selection metric against the dense runs' of its
+    setting where there are any: the highest sparsity that loses at most `TOLERANCE`, and among its
+    curves the one that loses least; if none does, the one that loses least.
     """
     if len(forks) == 1:
         return forks[0], ""
-    losses = [_loss(curve, dense) for curve in forks]
+    forks, count = _candidates(forks, dense)
+    losses = [_loss(curve, curves.own_dense(curve, dense)) for curve in forks]
     cheap = [index for index, loss in enumerate(losses) if loss <= TOLERANCE] if dense else []
     if cheap:
         best = min(cheap, key=lambda index: (-forks[index].sparsity, losses[index]))
         where = curves.selection_metric(forks[best]).split("_")[0]
-        words = f"the hardest pruning that loses at most one point on {where}"
-        return forks[best], f"of {len(forks)} settings {words}"
+        return forks[best], f"of {count} the hardest pruning that loses at most one point on {where}"
     best = min(range(len(forks)), key=lambda index: losses[index])
-    return forks[best], f"of {len(forks)} settings the one that loses least"
+    return forks[best], f"of {count} the one that loses least"
+
+
+def _candidates(forks: Sequence[Curve], dense: Sequence[Run]) -> tuple[list[Curve], str]:
+    """The curves to choose among, and how many these are, in words.
+
+    What loses little on a part of the data is no reason to train on that part. A loss is known only
+    where the dense runs have finished.
+    """
+    most = max(curve.setting.train_fraction for curve in forks)
+    on_most = [curve for curve in forks if curve.setting.train_fraction == most]
+    found = [curve for curve in on_most if curves.own_dense(curve, dense)] or on_most
+    settings = {curve.setting for curve in found}
+    if len(settings) == 1 and len(found) == len(forks):
+        return found, f"{len(found)} settings"
+    part = " on the most data" if len(on_most) < len(forks) else ""
+    where = f", {len(settings)} kinds of trunks," if len(settings) > 1 else ""
+    return found, f"{_counted(len(found), 'curve')}{part}{where}"
 
 
 def _loss(curve: Curve, dense: Sequence[Run]) -> float:
-    """What the best fork loses against dense, on what it was chosen on; without dense runs, its error."""
+    """What the best fork loses against its dense runs, on what it was chosen on; without any, its error."""
     metric, best = curves.selection_metric(curve), curve.runs[curves.ranked_epochs(curve)[0]]
     lead = curves.paired_difference(dense, best, metric)
     return lead.mean if lead else 1.0 - curves.stats(run.last(metric) for run in best).mean
@@ -70,6 +98,7 @@ def _grid_text(
     forks: Sequence[Curve], dense: Sequence[Run], outcomes: Sequence[Outcome], num_epochs: int
 ) -> str:
     curve, why = chosen_curve(forks, dense)
+    dense = curves.own_dense(curve, dense)
     best = curves.ranked_epochs(curve)[0]
     when = f"after epoch {best} of {num_epochs}" if best else "before training"
     parts = [
@@ -77,7 +106,7 @@ def _grid_text(
         _against_dense(curves.paired_difference(curve.runs[best], dense, "test_accuracy")),
         f"{_counted(num_epochs - best, 'epoch')} of dense training saved",
     ]
-    own = [one for one in outcomes if one.curve == curve]
+    own = [one for one in outcomes if one.curve.key == curve.key]
     if len(curve.runs) > 1 and (fixed := rules_text.baseline(own, "best fixed epoch")):
         parts.append(f"regret {rules_text.regret_words(fixed)}")
     claims = [", ".join(part for part in parts if part), why, _how_sure(curve)]
@@ -86,9 +115,11 @@ def _grid_text(
 
 
 def _what(curve: Curve, forks: Sequence[Curve]) -> str:
-    """How much is removed and how; the learning-rate rule where the forks have several."""
+    """How much is removed and how; the learning-rate rule and the setting where the forks have several."""
     axes = ["criterion", "scope"] + (["rule"] if "rule" in curves.varying(forks) else [])
-    return f"{100 * curve.sparsity:.6g} % ({labels.curve_label(curve, axes)})"
+    setting_axes = labels.varying_settings(one.setting for one in forks)
+    setting = f"; {labels.setting_label(curve.setting, setting_axes)}" if setting_axes else ""
+    return f"{100 * curve.sparsity:.6g} % ({labels.curve_label(curve, axes)}{setting})"
 
 
 def _against_dense(difference: Stats | None) -> str:
@@ -159,11 +190,11 @@ def _why_none(runs: Sequence[Run]) -> str:
         running = any(run.status == "unfinished" for run in runs)
         return f" yet: {'the dense runs are still being trained' if running else 'no fork has been trained'}"
     stayed_dense = [run for run in pruned if run.kind == "online" and run.fork_epoch is None]
-    if len(stayed_dense) == len(pruned) and not any(run.status == "diverged" for run in runs):
+    if len(stayed_dense) == len(pruned) and not any(run.status in LOST for run in runs):
         return f": the rule {stayed_dense[0].trigger} never fired, so nothing was pruned"
     counts = [
         f"{number} {status}"
-        for status in ("unfinished", "diverged", "skipped")
+        for status in ("unfinished", *LOST, "skipped")
         if (number := sum(run.status == status for run in pruned))
     ]
     yet = " yet" if any(run.status == "unfinished" for run in runs) else ""

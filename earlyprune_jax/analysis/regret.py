@@ -6,6 +6,7 @@ and marked so; outside of them there is none.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from earlyprune_jax import records
 from earlyprune_jax.analysis import curves
 from earlyprune_jax.analysis.curves import Curve, Stats
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Run
 from earlyprune_jax.triggers import Firing, History, Trigger
 
 FIXED_FRACTIONS = (0.1, 0.3, 0.5)
@@ -24,10 +25,10 @@ NO_DECISION = ("step", "epoch", "seconds", "train_seconds")
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What a replay needs of a workdir.
+    """What a replay needs of the runs of one setting.
 
     Attributes:
-        curves: the finished forks.
+        curves: the finished forks, but for baselines beside the grid.
         histories: trunk seed -> what a trigger sees along its trunk.
         num_epochs: T, the length of a trunk.
     """
@@ -36,19 +37,36 @@ class Grid:
     histories: Mapping[int, History]
     num_epochs: int
 
-    @property
+    @functools.cached_property
     def columns(self) -> tuple[str, ...]:
         """What rules may look at: every measured number but test metrics and timings."""
         entries = itertools.chain.from_iterable(self.histories.values())
         names = dict.fromkeys(name for entry in entries for name in entry if entry[name] is not None)
         return tuple(name for name in names if name not in NO_DECISION and not name.startswith("test_"))
 
+    @functools.cached_property
+    def entries(self) -> dict[int, dict[int, Mapping[str, Any]]]:
+        """Trunk seed -> epoch -> what was measured after it."""
+        return {
+            seed: {entry["epoch"]: entry for entry in history} for seed, history in self.histories.items()
+        }
+
+    def firing(self, rule: Trigger, trunk_seed: int) -> Firing | None:
+        """What the rule says of a seed's whole trunk: the same for all curves, so it is asked once."""
+        if (rule, trunk_seed) not in self._firings:
+            self._firings[rule, trunk_seed] = rule(self.histories.get(trunk_seed, ()))
+        return self._firings[rule, trunk_seed]
+
+    @functools.cached_property
+    def _firings(self) -> dict[tuple[Trigger, int], Firing | None]:
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
     """What the forks of one seed came to: fork epoch -> test accuracy, the mean over replicates.
 
-    `diverged` holds the fork epochs at which a fork of the seed diverged.
+    `diverged` holds the fork epochs at which a fork of the seed diverged or failed.
     """
 
     trunk_seed: int
@@ -164,7 +182,9 @@ class Outcome:
 
 
 def grid(runs: Sequence[Run], config: Mapping[str, Any]) -> Grid:
-    """Gathers what a replay needs from `results.read_runs` and `results.read_config`.
+    """Gathers what a replay needs from runs of one setting and `results.read_config`.
+
+    Trunks are known by their seed: use `results.by_setting` first.
 
     Example:
         >>> grid([], {}).curves
@@ -174,7 +194,8 @@ def grid(runs: Sequence[Run], config: Mapping[str, Any]) -> Grid:
     histories = {run.trunk_seed: [records.flat(record) for record in run.records] for run in trunks}
     planned = config.get("train", {}).get("num_epochs")
     num_epochs = planned or max((run.last_epoch for run in trunks or runs), default=0)
-    return Grid(tuple(curves.fork_curves(runs)), histories, num_epochs)
+    forks = curves.without_baselines(curves.fork_curves(runs), config)
+    return Grid(tuple(forks), histories, num_epochs)
 
 
 def truths(curve: Curve) -> tuple[Truth, ...]:
@@ -200,26 +221,24 @@ def outcomes(data: Grid, curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcom
     accuracy where there is one), fixed 10 %, 30 % and 50 % of T (nearest epoch), end (the last
     measured fork), random time (the mean over all whole epochs between first and last measured fork).
     """
+    seeds = truths(curve)
+
+    def outcome(trigger: str, kind: str, mode: str, choose: Callable[[Truth], Choice]) -> Outcome:
+        return Outcome(curve, trigger, kind, mode, tuple(map(choose, seeds)), data.num_epochs)
+
     found = [
-        _outcome(data, curve, str(rule), "rule", mode, _rule_chooser(data, rule, mode))
+        outcome(str(rule), "rule", mode, _rule_chooser(data, rule, mode))
         for rule in dict.fromkeys(rules)
         for mode in ("now", "rewind")[: 1 + rule.looks_back]
     ]
     for name, chooser in _baselines(data, curve).items():
-        found.append(_outcome(data, curve, name, "baseline", "now", chooser))
+        found.append(outcome(name, "baseline", "now", chooser))
     return tuple(sorted(found, key=_order))
-
-
-def _outcome(
-    data: Grid, curve: Curve, trigger: str, kind: str, mode: str, choose: Callable[[Truth], Choice]
-) -> Outcome:
-    chosen = tuple(choose(truth) for truth in truths(curve))
-    return Outcome(curve, trigger, kind, mode, chosen, data.num_epochs)
 
 
 def _rule_chooser(data: Grid, rule: Trigger, mode: str) -> Callable[[Truth], Choice]:
     def choose(truth: Truth) -> Choice:
-        firing = rule(data.histories.get(truth.trunk_seed, ()))
+        firing = data.firing(rule, truth.trunk_seed)
         if firing is None:
             return Choice(truth.trunk_seed, "never", reason="the rule never fired")
         chosen = _at(truth, firing.marked_epoch if mode == "rewind" else firing.epoch)

@@ -1,20 +1,43 @@
 """From the files of a workdir to rows: one per ended run, one per trunk epoch."""
 
 import csv
-import dataclasses
 import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.analysis.runs import (
+    AXES,
+    ONLINE,
+    SETTING,
+    Run,
+    Setting,
+    by_setting,
+    in_order,
+    is_number,
+    read_runs,
+)
 
-AXES = ("trunk_seed", "fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate")
-ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
-"""What run.json says of a run that pruned itself; `fork_epoch` is then the epoch of its weights."""
-KINDS = ("trunk", "fork", "online")
+__all__ = [
+    "AXES",
+    "ONLINE",
+    "RESULT_COLUMNS",
+    "SETTING",
+    "SIGNAL_KEYS",
+    "Run",
+    "Setting",
+    "by_setting",
+    "csv_text",
+    "read_config",
+    "read_runs",
+    "result_rows",
+    "signal_rows",
+    "write_tables",
+]
+
+SIGNAL_KEYS = (*SETTING, "trunk_seed", "epoch")
+"""What a row of signals.csv is about; its other columns are signals."""
 LAST_EPOCH_METRICS = (
     "train_loss",
     "train_accuracy",
@@ -43,75 +66,6 @@ RESULT_COLUMNS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run directory as written: what it is, its finished epochs, how it ended.
-
-    `records` holds one entry per finished epoch, ascending; `result` is None while the
-    run is unfinished. Axes that a trunk does not have are None. Only a run of kind "online", which
-    pruned itself, has a trigger and a mode; its `fired_epoch` is None where the trigger never
-    fired, and its `fork_epoch` where it stayed dense.
-    """
-
-    name: str
-    kind: str
-    trunk_seed: int
-    fork_epoch: int | None
-    criterion: str | None
-    scope: str | None
-    sparsity: float | None
-    rule: str | None
-    replicate: int | None
-    first_epoch: int
-    last_epoch: int
-    records: tuple[dict[str, Any], ...]
-    result: dict[str, Any] | None
-    trigger: str | None = None
-    fired_epoch: int | None = None
-    marked_epoch: int | None = None
-    mode: str | None = None
-    reason: str | None = None
-
-    @property
-    def status(self) -> str:
-        """finished, diverged, skipped, or unfinished where no result has been written."""
-        return "unfinished" if self.result is None else self.result["status"]
-
-    @property
-    def complete(self) -> bool:
-        """Finished, and trained to the last epoch planned: a trunk that a trigger ended is not."""
-        reached = self.records[-1]["epoch"] >= self.last_epoch if self.records else False
-        return self.status == "finished" and reached
-
-    def last(self, metric: str) -> float | None:
-        """The metric at the last finished epoch, or None without an epoch or a value."""
-        return self.records[-1].get(metric) if self.records else None
-
-
-def read_runs(workdir: str | Path) -> list[Run]:
-    """Reads every run of a workdir, trunks first, then sorted by all axes.
-
-    A directory without run.json is not a run; any of `trunks`, `forks` and `online` may be absent.
-    The last line of metrics.jsonl may be torn (a crash while writing) and is then dropped.
-
-    Args:
-        workdir: The experiment's directory.
-
-    Returns:
-        The runs, ended or not.
-
-    Raises:
-        InvalidInput: A file that a finished write cannot have left; names file and line.
-
-    Example:
-        >>> read_runs("no/such/workdir")
-        []
-    """
-    groups = ("trunks", "forks", "online")
-    paths = [path for group in groups for path in Path(workdir).glob(f"{group}/*/run.json")]
-    return sorted((_read_run(path.parent) for path in paths), key=_sort_key)
-
-
 def result_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """One row per ended run, with the keys `RESULT_COLUMNS`; unfinished runs have no row.
 
@@ -125,11 +79,11 @@ def result_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
         >>> result_rows([])
         []
     """
-    return [_result_row(run) for run in sorted(runs, key=_sort_key) if run.result is not None]
+    return list(_result_rows(runs))
 
 
 def signal_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """One row per trunk seed and epoch: trunk_seed, epoch, then every scalar signal.
+    """One row per trunk and epoch: its setting, trunk_seed, epoch, then every scalar signal.
 
     Unfinished trunks are included. All rows have the same keys, None where a record lacks a
     signal; entries that are not numbers (values per parameter) are left out.
@@ -138,13 +92,14 @@ def signal_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
         >>> signal_rows([])
         []
     """
-    trunks = sorted((run for run in runs if run.kind == "trunk"), key=_sort_key)
+    trunks = in_order(run for run in runs if run.kind == "trunk")
     measured = [(run, record, record.get("signals") or {}) for run in trunks for record in run.records]
     names = list(
-        dict.fromkeys(name for *_, signals in measured for name in signals if _is_number(signals[name]))
+        dict.fromkeys(name for *_, signals in measured for name in signals if is_number(signals[name]))
     )
     return [
         {
+            **{axis: getattr(run, axis) for axis in SETTING},
             "trunk_seed": run.trunk_seed,
             "epoch": record["epoch"],
             **{name: signals.get(name) for name in names},
@@ -153,21 +108,28 @@ def signal_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def write_tables(workdir: str | Path) -> list[Path]:
+def write_tables(workdir: str | Path, *, runs: Sequence[Run] | None = None) -> list[Path]:
     """Writes results.csv and signals.csv, each replaced in one step, and returns their paths.
 
     Floats are written with `repr`, so that reading them back gives the same bits; a cell is
     empty where there is no value.
+
+    Args:
+        workdir: An existing directory.
+        runs: What `read_runs` gave for it, where that is known already.
+
+    Raises:
+        InvalidInput: A file of the workdir is damaged.
 
     Example:
         >>> import tempfile
         >>> [path.name for path in write_tables(tempfile.mkdtemp())]
         ['results.csv', 'signals.csv']
     """
-    runs = read_runs(workdir)
+    runs = read_runs(workdir) if runs is None else runs
     signals = signal_rows(runs)
-    signal_columns = tuple(signals[0]) if signals else ("trunk_seed", "epoch")
-    tables = {"results.csv": (RESULT_COLUMNS, result_rows(runs)), "signals.csv": (signal_columns, signals)}
+    signal_columns = tuple(signals[0]) if signals else SIGNAL_KEYS
+    tables = {"results.csv": (RESULT_COLUMNS, _result_rows(runs)), "signals.csv": (signal_columns, signals)}
     paths = []
     for name, (columns, rows) in tables.items():
         paths.append(Path(workdir) / name)
@@ -185,28 +147,21 @@ def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
     return records.read_json(Path(workdir) / "config.json") or {}
 
 
-def _read_run(directory: Path) -> Run:
-    description = records.read_json(directory / "run.json")
-    needed = ("kind", "trunk_seed", "first_epoch", "last_epoch")
-    if missing := [name for name in needed if description.get(name) is None]:
-        raise InvalidInput([expected(str(directory / "run.json"), sorted(description), f"to have {missing}")])
-    names = {*needed, *AXES, *ONLINE, "reason"}
-    identity: dict[str, Any] = {name: description.get(name) for name in names}
-    run = records.RunRecords(directory)
-    return Run(name=directory.name, **identity, records=tuple(run.epochs()), result=run.result())
+def _result_rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
+    """One after the other: of ten thousand runs the rows would need as much memory as the runs."""
+    return (_result_row(run) for run in in_order(runs) if run.result is not None)
 
 
 def _result_row(run: Run) -> dict[str, Any]:
     result = run.result or {}
-    best = _argmax(run.records, "test_accuracy")
-    chosen = _argmax(run.records, "validation_accuracy")
+    best, chosen = run.epochs.best_test, run.epochs.best_validation
     diverged = result if run.status == "diverged" else {}
     values = {
         "kind": run.kind,
         **{axis: getattr(run, axis) for axis in AXES},
         "status": run.status,
         "achieved_sparsity": result.get("achieved_sparsity"),
-        "epochs_trained": run.records[-1]["epoch"] - run.first_epoch if run.records else 0,
+        "epochs_trained": run.epochs.last.get("epoch", run.first_epoch) - run.first_epoch,
         "final_lr": run.last("learning_rate"),
         **{metric: run.last(metric) for metric in LAST_EPOCH_METRICS},
         "best_test_accuracy": best.get("test_accuracy"),
@@ -215,31 +170,11 @@ def _result_row(run: Run) -> dict[str, Any]:
         "validation_epoch_test_accuracy": chosen.get("test_accuracy"),
         "diverged_epoch": diverged.get("epoch"),
         "diverged_step": diverged.get("step"),
-        "seconds": sum(record.get("seconds") or 0.0 for record in run.records) if run.records else None,
-        "reason": result.get("reason") or run.reason,
+        "seconds": run.epochs.seconds,
+        "reason": run.why,
         **{name: getattr(run, name) for name in ONLINE},
     }
     return {column: values[column] for column in RESULT_COLUMNS}
-
-
-def _argmax(records: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """The earliest record with the highest finite value; empty where there is none."""
-    usable = [r for r in records if _is_number(r.get(metric)) and math.isfinite(r[metric])]
-    return max(usable, key=lambda record: record[metric], default={})
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _sort_key(run: Run) -> tuple[Any, ...]:
-    # None sorts before every value: (False,) < (True, value).
-    axes = ((value is not None, *([] if value is None else [value])) for value in _axis_values(run))
-    return (KINDS.index(run.kind) if run.kind in KINDS else len(KINDS), *axes)
-
-
-def _axis_values(run: Run) -> list[Any]:
-    return [getattr(run, axis) for axis in AXES]
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:

@@ -3,8 +3,9 @@
 python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, patience=5)'
 
 Writes rules.csv (a row a curve, rule and mode), rule_choices.csv (a row a seed), signal_correlations.csv
-and figures/rules.png and .svg. In these files accuracies, regrets and shares are fractions, and
-`fork_rule` is the learning-rate rule of the forks, `trigger` the rule that chose the epoch.
+and figures/rules.png and .svg (of several settings one each, named after it). In these files
+accuracies, regrets and shares are fractions, and `fork_rule` is the learning-rate rule of the forks,
+`trigger` the rule that chose the epoch.
 """
 
 import argparse
@@ -17,10 +18,11 @@ from earlyprune_jax import records, triggers
 from earlyprune_jax.analysis import correlation, regret, results, rules_figure, rules_text
 from earlyprune_jax.analysis.curves import Curve, Stats
 from earlyprune_jax.analysis.regret import Choice, Grid, Outcome
+from earlyprune_jax.analysis.runs import Run
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
 from earlyprune_jax.validate import InvalidInput, expected
 
-CURVE_COLUMNS = ("criterion", "scope", "sparsity", "fork_rule")
+CURVE_COLUMNS = (*results.SETTING, "criterion", "scope", "sparsity", "fork_rule")
 NUMBERS = ("epoch", "test_accuracy", "regret", "saved_epochs")
 RULE_COLUMNS = (
     *CURVE_COLUMNS,
@@ -70,8 +72,8 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
         rules: texts for `triggers.parse`; None = `default_rules`.
 
     Returns:
-        The outcomes curve by curve, lowest mean regret first; see `regret.outcomes`. Empty where no
-        fork has finished.
+        The outcomes setting by setting and curve by curve, lowest mean regret first; see
+        `regret.outcomes`. Empty where no fork has finished.
 
     Raises:
         InvalidInput: a rule cannot be used (every problem of every rule), or a file is damaged.
@@ -80,17 +82,19 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
         >>> replay("no/such/workdir")
         ()
     """
-    data, config = _read(workdir)
-    own = None if rules is None else _parsed(rules, data.columns)
-    return replay_grid(data, config, own)
+    config = results.read_config(workdir)
+    grids = _grids(results.read_runs(workdir), config)
+    own = None if rules is None else _parsed(rules, grids)
+    return tuple(outcome for data in grids for outcome in replay_grid(data, config, own))
 
 
-def write(workdir: str | Path, extra: Iterable[str] = ()) -> list[Path]:
-    """Replays the default rules and some more, and writes tables and figure.
+def write(workdir: str | Path, extra: Iterable[str] = (), *, runs: Sequence[Run] | None = None) -> list[Path]:
+    """Replays the default rules and some more, and writes tables and figures.
 
     Args:
         workdir: an experiment's directory.
         extra: rules beside the default ones.
+        runs: of `results.read_runs`, where they have been read already.
 
     Returns:
         The paths written; empty where no fork has finished.
@@ -102,11 +106,16 @@ def write(workdir: str | Path, extra: Iterable[str] = ()) -> list[Path]:
         >>> write("no/such/workdir")
         []
     """
-    data, config = _read(workdir)
-    if not data.curves:
+    config = results.read_config(workdir)
+    runs = results.read_runs(workdir) if runs is None else runs
+    grids = _grids(runs, config)
+    if not any(data.curves for data in grids):
         return []
-    found = replay_grid(data, config, None, _parsed(extra, data.columns))
-    related = [one for curve in data.curves for one in correlation.correlations(data, curve)]
+    more = _parsed(extra, grids)
+    found = [outcome for data in grids for outcome in replay_grid(data, config, None, more)]
+    related = [
+        one for data in grids for curve in data.curves for one in correlation.correlations(data, curve)
+    ]
     tables = {
         "rules.csv": (RULE_COLUMNS, map(_rule_row, found)),
         "rule_choices.csv": (
@@ -119,7 +128,7 @@ def write(workdir: str | Path, extra: Iterable[str] = ()) -> list[Path]:
     for name, (columns, rows) in tables.items():
         paths.append(Path(workdir) / name)
         records.replace_file(paths[-1], results.csv_text(columns, rows).encode())
-    return paths + rules_figure.draw(workdir, found)
+    return paths + rules_figure.draw(workdir, found, several=len(results.by_setting(runs)) > 1)
 
 
 def replay_grid(
@@ -169,13 +178,13 @@ def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
     return tuple(EarlyBird(threshold=threshold) for threshold in dict.fromkeys([*thresholds, scaled]))
 
 
-def _read(workdir: str | Path) -> tuple[Grid, Mapping[str, Any]]:
-    config = results.read_config(workdir)
-    return regret.grid(results.read_runs(workdir), config), config
+def _grids(runs: Iterable[Run], config: Mapping[str, Any]) -> list[Grid]:
+    """One for each setting: trunks of two settings may share a seed."""
+    return [regret.grid(own, config) for own in results.by_setting(runs).values()]
 
 
-def _parsed(rules: Iterable[str], columns: Sequence[str]) -> tuple[Trigger, ...]:
-    rules = tuple(rules)
+def _parsed(rules: Iterable[str], grids: Iterable[Grid]) -> tuple[Trigger, ...]:
+    rules, columns = tuple(rules), tuple(dict.fromkeys(name for data in grids for name in data.columns))
     problems = [f"{text}: {problem}" for text in rules for problem in triggers.check(text, columns)]
     if problems:
         raise InvalidInput(problems)
@@ -183,8 +192,9 @@ def _parsed(rules: Iterable[str], columns: Sequence[str]) -> tuple[Trigger, ...]
 
 
 def _curve_cells(curve: Curve) -> dict[str, Any]:
-    axes = (curve.criterion, curve.scope, curve.sparsity, curve.rule)
-    return dict(zip(CURVE_COLUMNS, axes, strict=True))
+    setting, axes = curve.setting, (curve.criterion, curve.scope, curve.sparsity, curve.rule)
+    cells = (setting.model, setting.train_fraction, setting.schedule, *axes)
+    return dict(zip(CURVE_COLUMNS, cells, strict=True))
 
 
 def _rule_row(outcome: Outcome) -> dict[str, Any]:
@@ -235,6 +245,20 @@ def _mean_std(found: Stats | None) -> dict[str, float | None]:
     return {"mean": found.mean if found else None, "std": found.std if found else None}
 
 
+def _report(workdir: str, extra: Sequence[str]) -> str:
+    """Writes the files, and gives the tables for the terminal."""
+    runs, config = results.read_runs(workdir), results.read_config(workdir)
+    grids = _grids(runs, config)
+    if not any(data.curves for data in grids):
+        remedy = "Rules are judged by measured forks."
+        raise InvalidInput([expected("WORKDIR", workdir, "to hold finished forks", remedy)])
+    more = _parsed(extra, grids)
+    found = [outcome for data in grids for outcome in replay_grid(data, config, None, more)]
+    parts = [rules_text.table(found), rules_text.correlation_tables(grids)]
+    files = ", ".join(map(str, write(workdir, extra, runs=runs)))
+    return "\n".join([*parts, f"Files: {files}"])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
     parser = argparse.ArgumentParser(
@@ -252,14 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     flags = parser.parse_args(arguments)
     try:
-        data, config = _read(flags.workdir)
-        if not data.curves:
-            remedy = "Rules are judged by measured forks."
-            raise InvalidInput([expected("WORKDIR", flags.workdir, "to hold finished forks", remedy)])
-        found = replay_grid(data, config, None, _parsed(flags.rule, data.columns))
-        print(rules_text.table(found))
-        print(rules_text.correlation_table(data))
-        print("Files:", ", ".join(map(str, write(flags.workdir, flags.rule))))
+        print(_report(flags.workdir, flags.rule))
     except InvalidInput as error:
         print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
         return 2

@@ -3,16 +3,16 @@
 A row a rule, lowest mean regret first; baselines grey. Matplotlib is imported on use, pyplot never.
 """
 
-import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earlyprune_jax import records
 from earlyprune_jax.analysis import figures, labels, rules_text
-from earlyprune_jax.analysis.panels import COLORS, GREYS
+from earlyprune_jax.analysis.curve_styles import COLORS
+from earlyprune_jax.analysis.panels import GREYS
 from earlyprune_jax.analysis.regret import Outcome
+from earlyprune_jax.analysis.runs import Setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +29,10 @@ BASELINES = {
 }
 
 
-def draw(workdir: str | Path, outcomes: Sequence[Outcome]) -> list[Path]:
+def draw(workdir: str | Path, outcomes: Sequence[Outcome], *, several: bool = False) -> list[Path]:
     """Draws figures/rules.png and .svg: two panels for each of the first three curves.
+
+    Of several settings each has its own figure, rules_SETTING.png and .svg.
 
     Left: every seed's chosen epoch (filled: a fork was measured there; hollow: between two; cross:
     outside of all), over the range of the seeds' best forks. Right: mean regret in points, +- one
@@ -39,34 +41,30 @@ def draw(workdir: str | Path, outcomes: Sequence[Outcome]) -> list[Path]:
     Args:
         workdir: where `figures` lies or is made.
         outcomes: curve by curve, as `rules.replay` gives them.
+        several: whether the workdir holds more than one setting.
 
     Returns:
-        The two paths; nothing is written, and the list is empty, without outcomes.
+        The paths, two a setting; nothing is written, and the list is empty, without outcomes.
 
     Example:
         >>> draw("no/such/workdir", ())
         []
     """
-    if not outcomes:
-        return []
-    figure = _figure(outcomes)
-    directory = Path(workdir) / "figures"
-    directory.mkdir(exist_ok=True)
-    paths = [directory / f"rules.{extension}" for extension in ("png", "svg")]
-    for path in paths:
-        records.replace_file(path, figures.render(figure, path.suffix[1:]))
-    return paths
+    by_setting: dict[Setting, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_setting.setdefault(outcome.curve.setting, []).append(outcome)
+    pictures = {setting: _figure(own, named=several) for setting, own in by_setting.items()}
+    return figures.save(workdir, "rules", pictures, several=several)
 
 
-def _figure(outcomes: Sequence[Outcome]) -> "Figure":
+def _figure(outcomes: Sequence[Outcome], *, named: bool) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    by_curve = itertools.groupby(outcomes, lambda one: labels.curve_label(one.curve))
     # A rewind of what never fired is the same empty row again.
     groups = [
         [one for one in group if one.mode == "now" or one.count("never") < len(one.choices)]
-        for _, group in by_curve
+        for group in rules_text.by_curve(outcomes)
     ]
     shown = groups[:MAX_CURVES]
     sizes = [len(group) for group in shown]
@@ -85,7 +83,8 @@ def _figure(outcomes: Sequence[Outcome]) -> "Figure":
         _name_rows(left, right, group)
     hidden = len(groups) - len(shown)
     more = f" ({len(shown)} of {len(groups)} curves; the others are in rules.csv)" if hidden else ""
-    figure.suptitle(f"Which rule would have chosen well{more}", x=0.01, ha="left", weight="bold")
+    where = f": {labels.setting_label(outcomes[0].curve.setting)}" if named else ""
+    figure.suptitle(f"Which rule would have chosen well{where}{more}", x=0.01, ha="left", weight="bold")
     figure.legend(handles=_legend(), loc="outside lower left", ncols=4, frameon=False, fontsize=8.5)
     return figure
 
@@ -99,13 +98,17 @@ def _draw_epochs(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> No
         # Half an epoch to both sides: a single best epoch is a band too.
         axes.axvspan(min(best) - 0.5, max(best) + 0.5, color=BAND, alpha=0.18, linewidth=0, zorder=0)
     for row, outcome in enumerate(group):
-        color = _color(outcome)
-        styles = _styles(color)
+        marks: dict[str, list[tuple[float, float]]] = {}
         for index, choice in enumerate(outcome.choices):
             if choice.epoch is not None:
                 # Seeds stand a little apart, or equal choices would look like one.
                 height = row + 0.36 * ((index + 0.5) / len(outcome.choices) - 0.5)
-                axes.scatter(choice.epoch, height, s=22, linewidths=1.1, zorder=3, **styles[choice.status])
+                marks.setdefault(choice.status, []).append((choice.epoch, height))
+        for status, places in marks.items():
+            # One collection for many marks: each costs milliseconds, however few marks it holds.
+            axes.scatter(
+                *zip(*places, strict=True), s=22, linewidths=1.1, zorder=3, **_style(status, outcome)
+            )
     forks = list(group[0].curve.runs)
     axes.plot(
         forks, [1.0] * len(forks), "|", color=GREYS[1], transform=axes.get_xaxis_transform(), markersize=7
@@ -178,14 +181,12 @@ def _color(outcome: Outcome) -> str:
     return GREYS[1] if outcome.kind == "baseline" else COLORS[0]
 
 
-def _styles(color: str) -> dict[str, dict[str, Any]]:
-    """How a choice is marked, by its status."""
-    return {
-        "measured": {"marker": "o", "color": color},
-        "interpolated": {"marker": "o", "facecolors": "white", "edgecolors": color},
-        "outside": {"marker": "x", "color": color},
-        "diverged": {"marker": "x", "color": color},
-    }
+def _style(status: str, outcome: Outcome) -> dict[str, Any]:
+    """How a choice of that status is marked."""
+    color = _color(outcome)
+    if status == "interpolated":
+        return {"marker": "o", "facecolors": "white", "edgecolors": color}
+    return {"marker": "o" if status == "measured" else "x", "color": color}
 
 
 def _legend() -> list[Any]:

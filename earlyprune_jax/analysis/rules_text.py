@@ -1,10 +1,11 @@
 """The replay of rules in words and plain tables: for the terminal and the summary."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from earlyprune_jax.analysis import correlation
-from earlyprune_jax.analysis.curves import Stats
-from earlyprune_jax.analysis.labels import curve_label
+from earlyprune_jax.analysis.curves import Curve, Stats
+from earlyprune_jax.analysis.labels import curve_label, setting_label, varying_settings
 from earlyprune_jax.analysis.regret import Grid, Outcome
 
 HEADINGS = (
@@ -32,24 +33,38 @@ def table(outcomes: Iterable[Outcome]) -> str:
         >>> table([])
         'No fork has finished yet: nothing to replay.'
     """
-    by_curve: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_curve.setdefault(curve_label(outcome.curve), []).append(outcome)
-    if not by_curve:
+    groups = by_curve(outcomes)
+    if not groups:
         return "No fork has finished yet: nothing to replay."
+    axes = varying_settings(found[0].curve.setting for found in groups)
     parts = []
-    for label, found in by_curve.items():
-        seeds, epochs = len(found[0].choices), found[0].num_epochs
+    for found in groups:
+        seeds, epochs, label = len(found[0].choices), found[0].num_epochs, _label(found[0].curve, axes)
         parts.append(f"Forks: {label}; {seeds} seed{'s' * (seeds != 1)}, T = {epochs} epochs")
         parts.append(aligned([HEADINGS, *map(_row, found)]))
     return "\n".join([*parts, NOTES])
 
 
-def correlation_table(data: Grid) -> str:
+def by_curve(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+    """The outcomes of each curve, in their order.
+
+    Example:
+        >>> by_curve([])
+        []
+    """
+    groups: dict[Any, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.curve.key, []).append(outcome)
+    return list(groups.values())
+
+
+def correlation_tables(grids: Sequence[Grid]) -> str:
     """Rank correlation of every measured column with fork accuracy, a line a curve and column."""
+    curves = [(data, curve) for data in grids for curve in data.curves]
+    axes = varying_settings(curve.setting for _, curve in curves)
     parts = []
-    for curve in data.curves:
-        parts.append(f"Rank correlation with fork accuracy: {curve_label(curve)}")
+    for data, curve in curves:
+        parts.append(f"Rank correlation with fork accuracy: {_label(curve, axes)}")
         rows = [
             (
                 one.signal,
@@ -163,6 +178,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+def _label(curve: Curve, setting_axes: Sequence[str]) -> str:
+    """The curve's place; its setting first, where there are several."""
+    setting = setting_label(curve.setting, setting_axes) if setting_axes else ""
+    return ", ".join(filter(None, (setting, curve_label(curve))))
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

@@ -7,19 +7,20 @@ from typing import Any
 
 from earlyprune_jax import records
 from earlyprune_jax.analysis import labels
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Run
+from earlyprune_jax.spec import Setting
 
 NUM_NAMED = 3
 
 
-def read_budget(workdir: str | Path) -> dict[str, Any]:
-    """signal_budget.json, or empty where there was no limit.
+def read_budget(workdir: str | Path, setting: Setting) -> dict[str, Any]:
+    """What was decided for a setting's network and data, or empty where there was no limit.
 
     Example:
-        >>> read_budget("no/such/workdir")
+        >>> read_budget("no/such/workdir", Setting("resnet8", 1.0, "cosine"))
         {}
     """
-    return records.read_json(Path(workdir) / "signal_budget.json") or {}
+    return records.read_json(Path(workdir) / "signal_budgets" / f"{setting.network_slug}.json") or {}
 
 
 def sentence(runs: Sequence[Run], budget: Mapping[str, Any]) -> str | None:

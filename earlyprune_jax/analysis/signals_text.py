@@ -7,11 +7,11 @@ from earlyprune_jax.analysis import correlation, labels, peaks, rules_text
 from earlyprune_jax.analysis.curves import Curve, Stats
 from earlyprune_jax.analysis.peaks import Peak
 from earlyprune_jax.analysis.regret import Grid
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Run
 
 
 def mean_peaks(runs: Sequence[Run]) -> list[Peak]:
-    """The headline signals' peaks, of their means over the comparable trunks.
+    """The headline signals' peaks, of their means over the comparable trunks of one setting.
 
     Example:
         >>> mean_peaks([])
@@ -22,10 +22,15 @@ def mean_peaks(runs: Sequence[Run]) -> list[Peak]:
     return [peak for peak in found if peak is not None]
 
 
-def paragraphs(runs: Sequence[Run], config: Mapping[str, Any]) -> Iterator[str]:
-    """A line a headline signal: where it was largest, and whether that is a peak; then the others' names."""
+def paragraphs(runs: Sequence[Run], config: Mapping[str, Any], found: Sequence[Peak]) -> Iterator[str]:
+    """A line a headline signal: where it was largest, and whether that is a peak; then the others' names.
+
+    Args:
+        runs: of one setting.
+        config: of `results.read_config`.
+        found: what `mean_peaks` gives for these runs.
+    """
     rows = peaks.comparable_rows(runs)
-    found = mean_peaks(runs)
     if found:
         yield "Signals along the dense runs (mean over seeds):"
     for peak in found:

@@ -1,5 +1,6 @@
 """The closing text of an experiment: what came out, how sure that is, where the files are."""
 
+import dataclasses
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax.analysis import (
+    comparisons,
     curves,
+    curves_text,
     labels,
-    online_text,
     recommendation,
+    regimes,
     regret,
     results,
     rules,
@@ -18,33 +21,63 @@ from earlyprune_jax.analysis import (
     signal_cost,
     signals_text,
 )
-from earlyprune_jax.analysis.curves import Curve, Stats
+from earlyprune_jax.analysis.curves import Curve
 from earlyprune_jax.analysis.regret import Grid, Outcome
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Run
 
 WIDTH = 100
 FIGURES = tuple(
-    f"figures/{name}.{extension}"
-    for name in ("accuracy_vs_fork_epoch", "rules")
-    for extension in ("png", "svg")
+    (name, extension) for name in ("accuracy_vs_fork_epoch", "rules") for extension in ("png", "svg")
 )
-TABLES = ("results.csv", "signals.csv", "rules.csv", "rule_choices.csv", "signal_correlations.csv")
-FILES = (*TABLES, *FIGURES)
+REGIME_FIGURES = tuple(
+    (name, extension) for name in ("regimes", "training_curve") for extension in ("png", "svg")
+)
+"""How the names of the regimes' figures begin."""
+TABLES = (
+    "results.csv",
+    "signals.csv",
+    "rules.csv",
+    "rule_choices.csv",
+    "signal_correlations.csv",
+    "regimes.csv",
+    "regime_cells.csv",
+    "regime_alignment.csv",
+    "regime_baselines.csv",
+    "comparisons.csv",
+)
+MAX_NAMED = 6
 MAX_RULE_LINES = 4
 
 
-def summarize(workdir: str | Path) -> str:
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How much is said of a setting, which depends on how many there are.
+
+    Attributes:
+        several: whether how forks are selected has been said for all settings at once.
+        many_curves: whether a curve gets a line, not a block: counted over all settings.
+        num_rule_lines: of how many curves the rules are compared.
+    """
+
+    several: bool
+    many_curves: bool
+    num_rule_lines: int
+
+
+def summarize(workdir: str | Path, *, runs: Sequence[Run] | None = None) -> str:
     """Says in plain text which fork epoch was best, at what cost, where the signals peaked, what to do.
 
     Accuracies are last-epoch test accuracies in percent: mean +- sample standard deviation (n - 1)
     over runs. A fork epoch is chosen on last-epoch validation accuracy where every run of its
     curve has one; otherwise on the test accuracy that is reported, and the text says so. A lead
     over the runner-up counts as more than noise when it exceeds the half width of the 95 %
-    confidence interval (Student's t) of the per-seed differences. The last paragraph is one
+    confidence interval (Student's t) of the per-seed differences. Of several settings each has a
+    part of its own, since their trunks cannot be averaged or paired. The last paragraph is one
     sentence, the recommendation.
 
     Args:
         workdir: The experiment's directory, finished or not.
+        runs: Of `results.read_runs`, where they have been read already.
 
     Returns:
         Lines of at most 100 characters, without a trailing newline.
@@ -56,24 +89,54 @@ def summarize(workdir: str | Path) -> str:
         >>> print(summarize("no/such/workdir"))
         Runs: none yet.
     """
-    runs = results.read_runs(workdir)
+    runs = results.read_runs(workdir) if runs is None else runs
     config = results.read_config(workdir)
-    data = regret.grid(runs, config)
-    online = curves.fork_curves(runs, "online")
-    outcomes = rules.replay_grid(data, config)
-    paragraphs = [
-        _runs_text(runs),
-        _dense_text(runs),
-        *signals_text.paragraphs(runs, config),
-        signal_cost.sentence(runs, signal_cost.read_budget(workdir)),
-        _selection_text(data.curves),
-        *(text for curve in data.curves for text in _curve_paragraphs(curve, runs, config, data)),
-        *(text for curve in online for text in _online_paragraphs(curve, runs)),
-        *_rule_paragraphs(data, outcomes),
-        _files_text(Path(workdir)),
-        recommendation.recommend(runs, outcomes, data.num_epochs),
-    ]
+    groups = results.by_setting(runs)
+    grids = {setting: regret.grid(own, config) for setting, own in groups.items()}
+    outcomes = {setting: rules.replay_grid(data, config) for setting, data in grids.items()}
+    paragraphs: list[str | None] = [_runs_text(runs), _comparisons_text(workdir)]
+    several = len(groups) > 1
+    layout = Layout(
+        several=several,
+        many_curves=sum(len(data.curves) for data in grids.values()) > curves_text.MAX_BLOCKS,
+        num_rule_lines=1 if several else MAX_RULE_LINES,
+    )
+    if several:
+        every_curve = [curve for data in grids.values() for curve in data.curves]
+        paragraphs += _how_chosen(every_curve, layout)
+    for setting, own in groups.items():
+        paragraphs += [f"Trunks: {labels.setting_label(setting)}"] if several else []
+        budget = signal_cost.read_budget(workdir, setting)
+        paragraphs += _block(own, config, grids[setting], outcomes[setting], budget, layout)
+    paragraphs += regimes.paragraphs(regimes.analyse(workdir, runs))
+    every = [outcome for found in outcomes.values() for outcome in found]
+    num_epochs = max((data.num_epochs for data in grids.values()), default=0)
+    paragraphs += [_files_text(Path(workdir)), recommendation.recommend(runs, every, num_epochs, config)]
     return "\n".join(_wrap(paragraph) for paragraph in paragraphs if paragraph is not None)
+
+
+def _block(
+    runs: Sequence[Run],
+    config: Mapping[str, Any],
+    data: Grid,
+    outcomes: Sequence[Outcome],
+    budget: Mapping[str, Any],
+    layout: Layout,
+) -> Iterator[str | None]:
+    """What is said of one setting."""
+    mean_peaks = signals_text.mean_peaks(runs)
+    yield _dense_text(runs)
+    yield _failed_text(runs)
+    yield from signals_text.paragraphs(runs, config, mean_peaks)
+    yield signal_cost.sentence(runs, budget)
+    if not layout.several:
+        yield from _how_chosen(data.curves, layout)
+    if layout.many_curves:
+        yield from curves_text.table(data.curves, runs)
+    else:
+        yield from curves_text.paragraphs(data, runs, config, mean_peaks)
+    yield from curves_text.online_paragraphs(curves.fork_curves(runs, "online"), runs)
+    yield from _rule_paragraphs(data, outcomes, layout.num_rule_lines)
 
 
 def _runs_text(runs: Sequence[Run]) -> str:
@@ -81,9 +144,24 @@ def _runs_text(runs: Sequence[Run]) -> str:
         return "Runs: none yet."
     counts = Counter(run.status for run in runs)
     named = [f"{counts[status]} {status}" for status in ("finished", "diverged", "skipped")]
+    if counts["failed"]:
+        named.append(f"{counts['failed']} failed")
     if counts["unfinished"]:
         named.append(f"{counts['unfinished']} unfinished (not in results.csv)")
     return f"Runs: {', '.join(named)}."
+
+
+def _comparisons_text(workdir: str | Path) -> str | None:
+    """How the comparisons of replicates ended, where one failed."""
+    found = comparisons.read(workdir)
+    failed = [one for one in found if one.status == "failed"]
+    if not failed:
+        return None
+    counts = Counter(one.status for one in found)
+    named = [f"{counts[name]} {name}" for name in ("finished", "skipped", "unfinished") if counts[name]]
+    reasons = dict.fromkeys(one.reason or "no reason given" for one in failed)
+    why = textwrap.shorten("; ".join(reasons), curves_text.REASON_LENGTH, placeholder=" ...")
+    return f"Comparisons: {', '.join([*named, f'{len(failed)} failed'])} ({why})."
 
 
 def _dense_text(runs: Sequence[Run]) -> str | None:
@@ -98,55 +176,33 @@ def _dense_text(runs: Sequence[Run]) -> str | None:
     return f"Dense, never pruned: {number} test accuracy at the last epoch ({meaning})."
 
 
-def _curve_paragraphs(
-    curve: Curve, runs: Sequence[Run], config: Mapping[str, Any], data: Grid
-) -> Iterator[str | None]:
-    mean_peaks = signals_text.mean_peaks(runs)
-    ranked = curves.ranked_epochs(curve)
-    yield f"Forks: {labels.curve_label(curve)}"
-    yield f"  {_best_text(curve, ranked)}"
-    yield _against_dense_text(curve, ranked[0], curves.dense_runs(runs))
-    if len(ranked) > 1:
-        yield f"  {_runner_up_text(curve, ranked)}"
-        yield f"  {_worst_text(curve)}"
-    if mean_peaks:
-        yield f"  {signals_text.distance_sentence(ranked[0], mean_peaks, config)}"
-    signals = [peak.signal for peak in mean_peaks]
-    if related := signals_text.correlation_sentence(curve, signals, config, data):
-        yield f"  {related}"
-    yield _missing_text(curve, runs)
+def _failed_text(runs: Sequence[Run]) -> str | None:
+    """The trunks that raised: their forks are missing for that reason."""
+    failed = [run for run in runs if run.kind == "trunk" and run.status == "failed"]
+    named = ", ".join(f"seed {run.trunk_seed} {curves_text.ending(run)}" for run in failed[:MAX_NAMED])
+    more = f", and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
+    return f"Dense runs that did not finish: {named}{more}." if failed else None
 
 
-def _online_paragraphs(curve: Curve, runs: Sequence[Run]) -> Iterator[str | None]:
-    yield from online_text.paragraphs(curve)
-    yield _missing_text(curve, runs, "online")
-
-
-def _missing_text(curve: Curve, runs: Sequence[Run], kind: str = "fork") -> str | None:
-    """Which runs of this curve its means do not contain."""
-    axes = tuple(getattr(curve, axis) for axis in curves.CURVE_AXES)
-    own = [r for r in runs if r.kind == kind and tuple(getattr(r, a) for a in curves.CURVE_AXES) == axes]
-    missing = [run for run in own if run.status != "finished"]
-    if not missing:
-        return None
-    where = ("" if run.fork_epoch is None else f"epoch {run.fork_epoch} " for run in missing)
-    named = [f"{place}seed {run.trunk_seed} {run.status}" for place, run in zip(where, missing, strict=True)]
-    more = f", and {len(missing) - 6} more" if len(missing) > 6 else ""
-    return f"  Not in these numbers: {', '.join(named[:6])}{more}."
-
-
-def _rule_paragraphs(data: Grid, outcomes: Sequence[Outcome]) -> Iterator[str]:
+def _rule_paragraphs(data: Grid, outcomes: Sequence[Outcome], num_lines: int) -> Iterator[str]:
     """A line a curve: the best rule against random time and a fixed fraction."""
-    grouped = [[one for one in outcomes if one.curve == curve] for curve in data.curves]
+    grouped = rules_text.by_curve(outcomes)
     if len(grouped) == 1:
         yield f"Rules, replayed on the signals: {rules_text.rules_sentence(grouped[0])}"
     elif grouped:
         yield "Rules, replayed on the signals:"
         axes = curves.varying(data.curves)
-        for curve, own in list(zip(data.curves, grouped, strict=True))[:MAX_RULE_LINES]:
-            yield f"  {labels.curve_label(curve, axes)}: {rules_text.rules_sentence(own)}"
-        if len(grouped) > MAX_RULE_LINES:
-            yield f"  {len(grouped) - MAX_RULE_LINES} more curves in rules.csv."
+        for own in grouped[:num_lines]:
+            yield f"  {labels.curve_label(own[0].curve, axes)}: {rules_text.rules_sentence(own)}"
+        if rest := len(grouped[num_lines:]):
+            yield f"  {rest} more curve{'s' * (rest > 1)} in rules.csv."
+
+
+def _how_chosen(all_curves: Sequence[Curve], layout: Layout) -> Iterator[str | None]:
+    """What holds of the forks of all settings: how the best were chosen, and what their table means."""
+    yield _selection_text(all_curves)
+    if layout.many_curves:
+        yield curves_text.NOTES
 
 
 def _selection_text(all_curves: Sequence[Curve]) -> str | None:
@@ -162,67 +218,19 @@ def _selection_text(all_curves: Sequence[Curve]) -> str | None:
     )
 
 
-def _best_text(curve: Curve, ranked: Sequence[int]) -> str:
-    accuracy = _accuracy(curve.test(ranked[0]))
-    if len(ranked) == 1:
-        return f"Only fork epoch: {ranked[0]}, test accuracy {accuracy}."
-    text = f"Best of {len(ranked)} fork epochs: {ranked[0]}, test accuracy {accuracy}."
-    if ranked[0] in (min(ranked), max(ranked)):
-        side, beyond = ("earliest", "earlier") if ranked[0] == min(ranked) else ("latest", "later")
-        text += f" It is the {side} one tried: a better one may lie {beyond}."
-    return text
-
-
-def _against_dense_text(curve: Curve, best: int, dense: Sequence[Run]) -> str | None:
-    difference = curves.paired_difference(curve.runs[best], dense, "test_accuracy")
-    if difference is None:
-        return None
-    points = f"  Against dense: {100 * difference.mean:+.2f} points"
-    if difference.std is None:
-        return f"{points} (one seed: no estimate of the noise)."
-    return f"{points} +- {100 * difference.std:.2f} (std of the {difference.n} per-seed differences)."
-
-
-def _runner_up_text(curve: Curve, ranked: Sequence[int]) -> str:
-    best, second = ranked[:2]
-    metric = curves.selection_metric(curve)
-    difference = curves.paired_difference(curve.runs[best], curve.runs[second], metric)
-    text = f"Runner-up: {second}"
-    if difference is None:
-        return f"{text}; no seed has both, so the lead cannot be judged."
-    if curves.is_zero(difference.mean):
-        return f"{text}, with the same {metric.replace('_', ' ')}: neither is better."
-    text += f"; the best leads by {100 * difference.mean:.2f} points of {metric.replace('_', ' ')}"
-    # Equal differences of two or three seeds are chance (accuracies are multiples of 1/n), not certainty.
-    if difference.n < 3 or not difference.std:
-        seeds = "one seed" if difference.n == 1 else f"{difference.n} seeds"
-        return f"{text}. With {seeds} the noise is unknown: take neither as settled."
-    noise = 100 * difference.half_width()
-    verdict = (
-        f"more than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds)."
-        if 100 * difference.mean > noise
-        else f"less than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds): not settled which is better."
-    )
-    return f"{text}, {verdict}"
-
-
-def _worst_text(curve: Curve) -> str:
-    accuracies = {epoch: curve.test(epoch) for epoch in curve.runs}
-    worst = min(accuracies, key=lambda epoch: (accuracies[epoch].mean, epoch))
-    spread = max(cell.mean for cell in accuracies.values()) - accuracies[worst].mean
-    return (
-        f"Worst fork epoch: {worst}, test accuracy {_accuracy(accuracies[worst])}; "
-        f"{100 * spread:.2f} points between the highest and the lowest mean."
-    )
-
-
 def _files_text(workdir: Path) -> str | None:
-    present = [name for name in FILES if (workdir / name).exists()]
+    """The tables and figures there are; of several settings' figures of one kind the pattern."""
+    present = [name for name in TABLES if (workdir / name).exists()]
+    for name, extension in FIGURES:
+        if (workdir / f"figures/{name}.{extension}").exists():
+            present.append(f"figures/{name}.{extension}")
+        elif any(workdir.glob(f"figures/{name}_*.{extension}")):
+            present.append(f"figures/{name}_*.{extension}")
+    for name, extension in REGIME_FIGURES:
+        drawn = sorted(path.name for path in workdir.glob(f"figures/{name}*.{extension}"))
+        shown = drawn if len(drawn) < 2 else [f"{name}*.{extension}"]
+        present += [f"figures/{one}" for one in shown]
     return f"Files in {workdir}: {', '.join(present)}" if present else None
-
-
-def _accuracy(accuracy: Stats) -> str:
-    return f"{labels.percent(accuracy, decimals=2, plus_minus='+-')} (n = {accuracy.n})"
 
 
 def _wrap(paragraph: str) -> str:
