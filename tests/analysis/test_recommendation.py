@@ -30,7 +30,7 @@ def write_grid(
 def recommend(workdir):
     runs, config = results.read_runs(workdir), results.read_config(workdir)
     data = regret.grid(runs, config)
-    return recommendation.recommend(runs, rules.replay_grid(data, config), data.num_epochs)
+    return recommendation.recommend(runs, rules.replay_grid(data, config), data.num_epochs, config)
 
 
 CELLS = {2: (0.80, 0.82, 0.84), 4: (0.90, 0.92, 0.94), 8: (0.70, 0.73, 0.73)}
@@ -265,3 +265,30 @@ def test_online_runs_that_failed_are_named(tmp_path):
     workdirs.write_online(tmp_path, 2, None, [], result=skipped)
     text = " ".join(summary.summarize(tmp_path).split())
     assert "Not in these numbers: epoch 6 seed 1 diverged, seed 2 skipped." in text
+
+
+def test_a_baseline_beside_the_grid_is_neither_recommended_nor_told_as_a_grid(tmp_path):
+    write_grid(tmp_path, CELLS, rule="constant")
+    # Trained longer, it is better than all of the grid, and removes more.
+    write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, sparsity=0.99, rule="matched_budget")
+    workdirs.write_config(tmp_path, num_epochs=T, rules=["constant"], criteria=["magnitude"])
+    assert "prune 97 % (magnitude, global) after epoch 4 of 10" in (recommend(tmp_path) or "")
+    text = summary.summarize(tmp_path)
+    assert text.count("Forks: ") == 1 and "matched_budget" not in text
+    # As a rule of the grid it is one of its curves.
+    workdirs.write_config(
+        tmp_path, num_epochs=T, rules=["constant", "matched_budget"], criteria=["magnitude"]
+    )
+    assert "prune 99 % (magnitude, global" in (recommend(tmp_path) or "")
+
+
+def test_baselines_alone_recommend_nothing(tmp_path):
+    write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, rule="matched_budget")
+    workdirs.write_config(tmp_path, num_epochs=T, rules=["constant"], criteria=["magnitude"])
+    assert recommend(tmp_path) == "Recommendation: none yet: only baselines beside the grid have finished."
+
+
+def test_an_earlier_grid_of_another_rule_is_no_baseline(tmp_path):
+    write_grid(tmp_path, CELLS, rule="matched_budget")
+    workdirs.write_config(tmp_path, num_epochs=T, rules=["constant"], criteria=["magnitude"])
+    assert "after epoch 4 of 10" in (recommend(tmp_path) or "")

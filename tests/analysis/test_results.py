@@ -10,6 +10,8 @@ import workdirs
 from earlyprune_jax.analysis import results
 from earlyprune_jax.validate import InvalidInput
 
+SETTING_CELLS = {name: str(value) for name, value in workdirs.SETTING.items()}
+
 
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
@@ -30,7 +32,7 @@ def test_results_csv_has_the_documented_columns_in_order(two_runs):
     results.write_tables(two_runs)
     header = (two_runs / "results.csv").read_text().splitlines()[0]
     assert header == (
-        "kind,trunk_seed,fork_epoch,criterion,scope,sparsity,rule,replicate,status,achieved_sparsity,"
+        "kind,model,train_fraction,schedule,trunk_seed,fork_epoch,criterion,scope,sparsity,rule,replicate,status,achieved_sparsity,"
         "epochs_trained,final_lr,train_loss,train_accuracy,validation_loss,validation_accuracy,test_loss,"
         "test_accuracy,best_test_accuracy,best_test_epoch,validation_epoch,validation_epoch_test_accuracy,"
         "diverged_epoch,diverged_step,seconds,reason,trigger,fired_epoch,marked_epoch,mode"
@@ -85,8 +87,8 @@ def test_unfinished_run_has_no_result_row_but_its_signals_are_kept(tmp_path):
     results.write_tables(tmp_path)
     assert table(tmp_path / "results.csv") == []
     assert table(tmp_path / "signals.csv") == [
-        {"trunk_seed": "3", "epoch": "1", "fisher_trace": "3.0"},
-        {"trunk_seed": "3", "epoch": "2", "fisher_trace": "5.0"},
+        {**SETTING_CELLS, "trunk_seed": "3", "epoch": "1", "fisher_trace": "3.0"},
+        {**SETTING_CELLS, "trunk_seed": "3", "epoch": "2", "fisher_trace": "5.0"},
     ]
 
 
@@ -161,8 +163,8 @@ def test_every_scalar_signal_is_a_column_and_values_per_parameter_are_not(tmp_pa
     ]
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5, 0.5], signals=signals))
     assert results.signal_rows(results.read_runs(tmp_path)) == [
-        {"trunk_seed": 0, "epoch": 1, "fisher_trace": 2.0, "sharpness": None},
-        {"trunk_seed": 0, "epoch": 2, "fisher_trace": 3, "sharpness": 0.5},
+        {**workdirs.SETTING, "trunk_seed": 0, "epoch": 1, "fisher_trace": 2.0, "sharpness": None},
+        {**workdirs.SETTING, "trunk_seed": 0, "epoch": 2, "fisher_trace": 3, "sharpness": 0.5},
     ]
 
 

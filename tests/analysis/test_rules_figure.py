@@ -2,7 +2,7 @@ import xml.etree.ElementTree as ElementTree
 
 import workdirs
 
-from earlyprune_jax.analysis import figures, rules
+from earlyprune_jax.analysis import figures, results, rules
 
 T = 10
 SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 1, 1)]
@@ -96,4 +96,5 @@ def test_only_the_headline_signals_are_drawn(tmp_path):
     others = {"mask_distance": 1.0, "fisher_trace_standard_error": 1.0, "random_distance_std": 1.0}
     made = workdirs.records(0, [0.9] * 3, signals=[others | headline] * 3)
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=3, result=workdirs.finished(3))
-    assert figures.read_content(tmp_path).signals == ("fisher_trace", "random_distance")
+    content = figures.gather(results.read_runs(tmp_path), results.read_config(tmp_path))
+    assert content.signals == ("fisher_trace", "random_distance")

@@ -45,7 +45,8 @@ def test_what_the_budget_left_out_is_named(tmp_path):
         "; gradient_norm looked at 128 of 1200 images and was measured every 2 epochs."
     )
     assert signal_cost.sentence([], budget) == expected
-    (tmp_path / "signal_budget.json").write_text(json.dumps(budget))
+    (tmp_path / "signal_budgets").mkdir()
+    (tmp_path / "signal_budgets" / "resnet8_1.json").write_text(json.dumps(budget))
     write_trunk(tmp_path, signals={"fisher_trace": 0.1})
     text = " ".join(summary.summarize(tmp_path).split())
     assert f"Signals took 5 % of the training time (tr(F) 5 %). {expected}" in text

@@ -1,3 +1,7 @@
+import json
+
+import numpy as np
+import regime_workdirs
 import workdirs
 
 from earlyprune_jax.analysis import figures, results, summary
@@ -139,6 +143,24 @@ def test_files_are_listed_once_they_exist(tmp_path):
     results.write_tables(tmp_path)
     figures.draw_accuracy_vs_fork_epoch(tmp_path)
     assert "results.csv, signals.csv, figures/accuracy_vs_fork_epoch.png" in flat(tmp_path)
+    for name in ("regimes.csv", "regime_cells.csv", "comparisons.csv", "figures/training_curve.svg"):
+        (tmp_path / name).touch()
+    for name in ("regimes", "regimes_similarity"):
+        (tmp_path / f"figures/{name}.png").touch()
+    text = flat(tmp_path)
+    assert "signals.csv, regimes.csv, regime_cells.csv, comparisons.csv, figures/accuracy" in text
+    assert "figures/regimes*.png, figures/training_curve.svg" in text
+
+
+def test_failed_comparisons_are_counted_with_the_reason(tmp_path):
+    write_experiment(tmp_path, CELLS, DENSE)
+    test = np.array([[0.1], [0.2], [np.nan]])
+    regime_workdirs.write_comparisons(tmp_path, (0.5, 0.6, 0.7), (1,), test)
+    assert "Comparisons" not in flat(tmp_path)
+    path = next(tmp_path.glob("comparisons/*_0.6/result.json"))
+    path.write_text(json.dumps(workdirs.FAILED))
+    expected = "Comparisons: 1 finished, 1 skipped, 1 failed (RuntimeError: out of memory)."
+    assert expected in flat(tmp_path)
 
 
 def test_nothing_finished_reads_sensibly(tmp_path):

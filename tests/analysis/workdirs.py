@@ -5,13 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+SETTING = {"model": "resnet8", "train_fraction": 1.0, "schedule": "exponential"}
+FAILED = {"status": "failed", "reason": "RuntimeError: out of memory"}
 
-def write_config(workdir: Path, *, num_epochs: int = 40) -> None:
-    sections = {
+
+def write_config(
+    workdir: Path, *, num_epochs: int = 40, rules: Sequence[str] = (), criteria: Sequence[str] = ()
+) -> None:
+    sections: dict[str, dict[str, Any]] = {
         "data": {"name": "digits"},
-        "model": {"name": "resnet8"},
+        "model": {"names": ["resnet8"]},
         "train": {"num_epochs": num_epochs},
-        "pruning": {"layers": "conv_kernels"},
+        "pruning": {"layers": "conv_kernels"} | ({"criteria": list(criteria)} if criteria else {}),
+        "fork": {"rules": list(rules)} if rules else {},
         "signals": {"fisher_layers": "conv_kernels"},
     }
     (workdir / "config.json").write_text(json.dumps(sections))
@@ -52,15 +58,18 @@ def write_trunk(
     *,
     last_epoch: int = 40,
     result: dict[str, Any] | None = None,
+    setting: Mapping[str, Any] = SETTING,
 ) -> Path:
     description = {
         "kind": "trunk",
+        **setting,
         "trunk_seed": seed,
         **dict.fromkeys(("fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate")),
         "first_epoch": 0,
         "last_epoch": last_epoch,
     }
-    return _write(workdir / "trunks" / f"seed-{seed}", description, run_records, result)
+    name = f"{_prefix(setting)}seed-{seed}"
+    return _write(workdir / "trunks" / name, description, run_records, result)
 
 
 def write_fork(
@@ -75,9 +84,11 @@ def write_fork(
     replicate: int = 0,
     last_epoch: int = 40,
     result: dict[str, Any] | None = None,
+    setting: Mapping[str, Any] = SETTING,
 ) -> Path:
     description = {
         "kind": "fork",
+        **setting,
         "trunk_seed": seed,
         "fork_epoch": fork_epoch,
         "criterion": "magnitude",
@@ -88,7 +99,9 @@ def write_fork(
         "first_epoch": fork_epoch,
         "last_epoch": last_epoch,
     }
-    name = f"seed-{seed}_epoch-{fork_epoch}_magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
+    name = (
+        f"{_prefix(setting)}seed-{seed}_epoch-{fork_epoch}_magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
+    )
     return _write(workdir / "forks" / name, description, run_records, result)
 
 
@@ -105,10 +118,12 @@ def write_online(
     sparsity: float = 0.97,
     last_epoch: int = 40,
     result: dict[str, Any] | None = None,
+    setting: Mapping[str, Any] = SETTING,
 ) -> Path:
     """A run that pruned itself; `fork_epoch` is the epoch of its weights."""
     description = {
         "kind": "online",
+        **setting,
         "trunk_seed": seed,
         "fork_epoch": fork_epoch,
         "criterion": "magnitude",
@@ -124,7 +139,7 @@ def write_online(
         "mode": mode,
         "reason": None if fired_epoch is None else f"{trigger} fired",
     }
-    name = f"seed-{seed}_magnitude_global_s{sparsity}_paper_a_r0"
+    name = f"{_prefix(setting)}seed-{seed}_magnitude_global_s{sparsity}_paper_a_r0"
     return _write(workdir / "online" / name, description, run_records, result)
 
 
@@ -136,6 +151,11 @@ def finished(epoch: int = 40, achieved_sparsity: float = 0.0) -> dict[str, Any]:
         "achieved_sparsity": achieved_sparsity,
         "reason": None,
     }
+
+
+def _prefix(setting: Mapping[str, Any]) -> str:
+    """What sets the directories of another setting apart."""
+    return "" if setting == SETTING else "_".join(map(str, setting.values())) + "_"
 
 
 def _write(

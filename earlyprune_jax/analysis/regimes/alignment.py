@@ -1,0 +1,143 @@
+"""Does random_distance peak where pruning is best? Per trunk seed, beside rules that measure nothing."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from earlyprune_jax.analysis import curves, peaks, results
+from earlyprune_jax.analysis.curves import Stats
+from earlyprune_jax.analysis.regimes.best_epochs import best_column
+from earlyprune_jax.analysis.regimes.grids import RegimeGrid
+from earlyprune_jax.analysis.results import Run
+
+SIGNAL = "random_distance"
+FRACTIONS = (0.3, 0.5)
+"""Of the trunk's epochs: the controls that look at nothing."""
+FIRST_DROP = "first learning-rate drop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """One seed's best epoch of a row against the epoch that a marker points to.
+
+    Attributes:
+        marker: `SIGNAL`, or a control: "fixed 30 %", "fixed 50 %", `FIRST_DROP`.
+        edge: "first" or "last" where the signal is largest at an end of the measured epochs: no peak.
+        best_epoch: of the seed's own mean over replicates.
+        difference: marked epoch minus best epoch.
+    """
+
+    sparsity: float
+    trunk_seed: int
+    marker: str
+    marked_epoch: int
+    edge: str | None
+    best_epoch: int
+    difference: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Marker:
+    """A marker over the seeds of some rows: how far from their best epochs.
+
+    Attributes:
+        distance: mean and std over seeds of |marked - best|, each averaged over the rows.
+        offset: the same with sign.
+        num_edges: seeds in which the signal has no interior peak.
+    """
+
+    name: str
+    distance: Stats
+    offset: Stats
+    num_edges: int
+
+
+def alignments(grid: RegimeGrid, trunks: Sequence[Run], config: Mapping[str, Any]) -> tuple[Alignment, ...]:
+    """Every row, seed and marker of a grid.
+
+    Args:
+        grid: the grid.
+        trunks: of its setting.
+        config: the workdir's; where its step schedule drops the rate first.
+
+    Returns:
+        Row by row, seed by seed; markers in the order signal, fixed fractions, drop. A seed without a
+        finished fork in the row is left out, and so is the signal where it was not measured.
+    """
+    marked = _signal_peaks(trunks)
+    controls = _controls(grid, trunks, config)
+    found = []
+    for row, sparsity in enumerate(grid.sparsities):
+        for place, seed in enumerate(grid.seeds):
+            column = best_column(grid.by_seed[row, :, place])
+            if column is None:
+                continue
+            own = {SIGNAL: marked[seed]} if seed in marked else {}
+            for marker, (epoch, edge) in (own | controls).items():
+                best = grid.epochs[column]
+                found.append(Alignment(sparsity, seed, marker, epoch, edge, best, epoch - best))
+    return tuple(found)
+
+
+def over_rows(found: Iterable[Alignment], sparsities: Iterable[float]) -> tuple[Marker, ...]:
+    """The markers over some rows, the closest first.
+
+    Example:
+        >>> over_rows([], [0.9])
+        ()
+    """
+    wanted = set(sparsities)
+    by_marker: dict[str, dict[int, list[Alignment]]] = {}
+    for one in found:
+        if one.sparsity in wanted:
+            by_marker.setdefault(one.marker, {}).setdefault(one.trunk_seed, []).append(one)
+    markers = [_marker(name, list(seeds.values())) for name, seeds in by_marker.items()]
+    return tuple(sorted(markers, key=lambda marker: marker.distance.mean))
+
+
+def _marker(name: str, seeds: Sequence[Sequence[Alignment]]) -> Marker:
+    def averaged(size: Any) -> Stats:
+        return curves.stats(curves.stats(map(size, own)).mean for own in seeds)
+
+    return Marker(
+        name=name,
+        distance=averaged(lambda one: abs(one.difference)),
+        offset=averaged(lambda one: one.difference),
+        num_edges=sum(own[0].edge is not None for own in seeds),
+    )
+
+
+def _signal_peaks(trunks: Sequence[Run]) -> dict[int, tuple[int, str | None]]:
+    rows = results.signal_rows(run for run in trunks if run.complete)
+    if not rows or SIGNAL not in rows[0]:
+        return {}
+    return {
+        peak.trunk_seed: (peak.epoch, peak.edge)
+        for peak in peaks.seed_peaks(rows, SIGNAL)
+        if peak.trunk_seed is not None
+    }
+
+
+def _controls(
+    grid: RegimeGrid, trunks: Sequence[Run], config: Mapping[str, Any]
+) -> dict[str, tuple[int, str | None]]:
+    """Marker -> epoch, the same in every seed."""
+    num_epochs = max((run.last_epoch for run in trunks), default=max(grid.epochs))
+    found: dict[str, tuple[int, str | None]] = {
+        f"fixed {100 * fraction:.0f} %": (round(fraction * num_epochs), None) for fraction in FRACTIONS
+    }
+    drop = first_drop(grid.named["schedule"], config)
+    return found if drop is None else {**found, FIRST_DROP: (drop, None)}
+
+
+def first_drop(schedule: str, config: Mapping[str, Any]) -> int | None:
+    """The epoch after which a step schedule first lowers the rate; None for other schedules.
+
+    Example:
+        >>> first_drop("step", {"schedule": {"step_boundaries_epochs": [80, 120]}})
+        80
+        >>> first_drop("cosine", {"schedule": {"step_boundaries_epochs": [80, 120]}}) is None
+        True
+    """
+    boundaries = config.get("schedule", {}).get("step_boundaries_epochs") or ()
+    return min(boundaries) if schedule == "step" and boundaries else None

@@ -1,0 +1,221 @@
+"""The transition line from model similarity alone, and how well it agrees with the one from accuracy."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from earlyprune_jax.analysis.comparisons import Comparison
+from earlyprune_jax.analysis.correlation import spearman
+from earlyprune_jax.analysis.regimes.convergence import Convergence
+from earlyprune_jax.analysis.regimes.grids import KEY, RegimeGrid, mean_of
+from earlyprune_jax.analysis.regimes.transition import Line, Row
+
+MIN_ROWS = 3
+"""Two sparsities always split into two classes."""
+MIN_PAIRS = 4
+"""Rank correlations over fewer say nothing."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Similarity:
+    """The divergence between replicates over a grid, and the split of its rows.
+
+    Attributes:
+        divergence: [S, E] mean Jensen-Shannon divergence over trunk seeds, nats; NaN where none.
+        row_means: [S] its mean over the converged columns (all columns where none is converged) that the
+            rows have in common; NaN for a row that lacks one of them.
+        over_converged: whether it is over converged columns.
+        line: the smallest sparsity of the less similar class; None with fewer than three rows.
+        explained: share of the variance between rows that the two classes explain.
+        ramp_explained: the same share for a straight ramp over as many rows: what no break looks like.
+    """
+
+    divergence: np.ndarray
+    row_means: np.ndarray
+    over_converged: bool
+    line: float | None
+    explained: float | None
+    ramp_explained: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """The line from similarity against the line from accuracy.
+
+    Attributes:
+        sparsity_difference: similarity's line minus accuracy's; None where either is missing.
+        row_difference: the same in rows.
+        same_class: rows that both put on the same side: verdict "early" against the less similar class.
+        num_classed: rows with the verdict early or converged, and a class.
+        row_correlation: Spearman's, of a row's mean divergence and its early-stopping advantage.
+        sparsity_correlation: its control: the sparsity itself in the divergence's place.
+        num_rows: behind these two.
+        cell_correlation: Spearman's over cells, of divergence and test accuracy below the row's best.
+        num_cells: behind it.
+    """
+
+    sparsity_difference: float | None
+    row_difference: int | None
+    same_class: int
+    num_classed: int
+    row_correlation: float | None
+    sparsity_correlation: float | None
+    num_rows: int
+    cell_correlation: float | None
+    num_cells: int
+
+
+def measure(
+    grid: RegimeGrid, comparisons: Iterable[Comparison], convergence: Convergence | None
+) -> Similarity | None:
+    """The divergences of a grid's cells and the line they predict.
+
+    The rule: row means over converged columns that the rows share, in the order of sparsity, are split
+    in two where the squared distances to the means of the two classes add up to least. The rule always
+    finds a split; `explained` against `ramp_explained` says how abrupt it is.
+
+    Args:
+        grid: the grid.
+        comparisons: of the workdir; those of this grid are used, so far as finished.
+        convergence: of the trunks.
+
+    Returns:
+        The similarity; None where no cell was compared.
+    """
+    divergence = _divergences(grid, comparisons)
+    if not np.isfinite(divergence).any():
+        return None
+    late = [convergence is not None and epoch >= convergence.epoch for epoch in grid.epochs]
+    over_converged = bool(np.isfinite(divergence[:, late]).any())
+    row_means = shared_means(divergence[:, late] if over_converged else divergence)
+    known = np.flatnonzero(np.isfinite(row_means))
+    place, explained = split(row_means[known])
+    return Similarity(
+        divergence=divergence,
+        row_means=row_means,
+        over_converged=over_converged,
+        line=None if place is None else grid.sparsities[known[place]],
+        explained=explained,
+        ramp_explained=split(np.arange(len(known), dtype=float))[1],
+    )
+
+
+def shared_means(values: np.ndarray) -> np.ndarray:
+    """Means of rows [S] over the columns that they have in common; the divergence also depends on the column.
+
+    Where no column is common to all rows with values, the columns are those of the largest group that
+    shares one, and rows outside that group have no mean.
+
+    Args:
+        values: [S, E]; NaN where missing.
+
+    Example:
+        >>> shared_means(np.array([[1.0, 3.0], [np.nan, 4.0], [np.nan, np.nan]])).tolist()
+        [3.0, 4.0, nan]
+    """
+    present = np.isfinite(values)
+    if not present.any():
+        return np.full(len(values), np.nan)
+    group = present[:, int(np.argmax(present.sum(axis=0)))]
+    columns = present[group].all(axis=0)
+    return np.where(group, mean_of(values[:, columns], axis=1), np.nan)
+
+
+def split(values: np.ndarray) -> tuple[int | None, float | None]:
+    """Where ordered values part into a low and a high class, and how much of their variance that explains.
+
+    Minimises the summed squares within the classes; the first of equals. None where no split leaves
+    the upper part with the higher mean, all values are equal, or there are fewer than three.
+
+    Returns:
+        The first place of the upper class, and 1 - within / total.
+
+    Example:
+        >>> split(np.array([0.1, 0.1, 0.1, 0.5, 0.5]))
+        (3, 1.0)
+    """
+    total = float(np.sum((values - np.mean(values)) ** 2)) if len(values) else 0.0
+    if len(values) < MIN_ROWS or total < 1e-24:
+        return None, None
+    parts = [(values[:place], values[place:]) for place in range(1, len(values))]
+    within = [sum(float(np.sum((p - p.mean()) ** 2)) for p in both) for both in parts]
+    rising = [both[1].mean() > both[0].mean() for both in parts]
+    usable = [place for place in range(len(parts)) if rising[place]]
+    if not usable:
+        return None, None
+    best = min(usable, key=lambda place: (round(within[place] / total, 12), place))
+    return best + 1, 1 - within[best] / total
+
+
+def agreement(grid: RegimeGrid, similarity: Similarity, found: Sequence[Row], line: Line) -> Agreement:
+    """How well similarity and accuracy agree.
+
+    Args:
+        grid: the grid.
+        similarity: of it.
+        found: its rows.
+        line: its transition line.
+
+    Returns:
+        The agreement. Correlations over fewer than four are None.
+    """
+    classed = [row for row in found if row.verdict in ("early", "converged") and similarity.line is not None]
+    same = [(row.verdict == "early") == (row.sparsity >= (similarity.line or 0)) for row in classed]
+    pairs = [
+        (float(mean), row.advantage.mean, row.sparsity)
+        for mean, row in zip(similarity.row_means, found, strict=True)
+        if row.advantage is not None and np.isfinite(mean)
+    ]
+    cells = _cell_pairs(grid, similarity, found)
+    apart = _apart(grid, similarity.line, line.sparsity)
+    return Agreement(
+        sparsity_difference=apart[0],
+        row_difference=apart[1],
+        same_class=sum(same),
+        num_classed=len(classed),
+        row_correlation=_spearman([(one[0], one[1]) for one in pairs]),
+        sparsity_correlation=_spearman([(one[2], one[1]) for one in pairs]),
+        num_rows=len(pairs),
+        cell_correlation=_spearman(cells),
+        num_cells=len(cells),
+    )
+
+
+def _apart(grid: RegimeGrid, first: float | None, second: float | None) -> tuple[float | None, int | None]:
+    """The first line minus the second, in sparsity and in rows."""
+    if first is None or second is None:
+        return None, None
+    return first - second, grid.sparsities.index(first) - grid.sparsities.index(second)
+
+
+def _divergences(grid: RegimeGrid, comparisons: Iterable[Comparison]) -> np.ndarray:
+    rows = {sparsity: place for place, sparsity in enumerate(grid.sparsities)}
+    columns = {epoch: place for place, epoch in enumerate(grid.epochs)}
+    seeds: dict[tuple[int, int], list[float]] = {}
+    for one in comparisons:
+        known = one.sparsity in rows and one.fork_epoch in columns and one.model_similarity is not None
+        if known and tuple(getattr(one, axis) for axis in KEY) == grid.key:
+            place = (rows[one.sparsity], columns[one.fork_epoch])
+            seeds.setdefault(place, []).append(float(one.model_similarity or 0.0))
+    divergence = np.full((len(rows), len(columns)), np.nan)
+    for place, values in seeds.items():
+        divergence[place] = np.mean(values)
+    return divergence
+
+
+def _cell_pairs(grid: RegimeGrid, similarity: Similarity, found: Sequence[Row]) -> list[tuple[float, float]]:
+    means = mean_of(grid.test, axis=-1)
+    return [
+        (float(similarity.divergence[r, c]), float(means[r, row.best.column] - means[r, c]))
+        for r, row in enumerate(found)
+        if row.best is not None
+        for c in range(len(grid.epochs))
+        if np.isfinite(similarity.divergence[r, c]) and np.isfinite(means[r, c])
+    ]
+
+
+def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < MIN_PAIRS:
+        return None
+    return spearman([first for first, _ in pairs], [second for _, second in pairs])

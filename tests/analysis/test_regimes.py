@@ -1,0 +1,309 @@
+import csv
+import dataclasses
+import itertools
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import regime_workdirs as workdirs
+
+from earlyprune_jax.analysis import comparisons, regimes, results
+from earlyprune_jax.analysis.regimes import __main__ as command
+from earlyprune_jax.analysis.regimes import findings
+from earlyprune_jax.validate import InvalidInput
+
+FIGURES = ("regimes", "regimes_similarity", "regimes_random_distance", "training_curve")
+TABLES = (
+    "regimes.csv",
+    "regime_cells.csv",
+    "regime_alignment.csv",
+    "regime_baselines.csv",
+    "comparisons.csv",
+)
+
+
+def write_published(workdir, seeds=5, noise=0.0015):
+    """The published means with noise of ours, trunks whose random_distance peaks at 75 + 5 * seed."""
+    sparsities, test = workdirs.published(noise, seeds)
+    workdirs.write_forks(workdir, sparsities, workdirs.PUBLISHED_EPOCHS, test)
+    signals = {s: {"random_distance": [-abs(e - 75 - 5 * s) for e in range(1, 161)]} for s in range(seeds)}
+    workdirs.write_trunks(workdir, range(seeds), workdirs.step_trunk(), signals=signals)
+    rows = np.array([0.010, 0.012, 0.015, 0.02, 0.025, 0.03, 0.08, 0.085, 0.09])
+    divergence = np.outer(rows, np.linspace(1, 1.1, 16))
+    workdirs.write_comparisons(workdir, sparsities, workdirs.PUBLISHED_EPOCHS, divergence)
+    workdirs.write_config(workdir, step_boundaries_epochs=[80, 120])
+    return workdir
+
+
+def write_small(workdir, seeds=2, **axes):
+    """3 sparsities x 3 epochs; .9 is best at 10, the others at 20."""
+    means = np.array([[0.7, 0.8, 0.9], [0.6, 0.7, 0.8], [0.5, 0.7, 0.6]])
+    test = means[..., None] + np.linspace(0, 0.02, seeds) ** np.array([1.0, 1.1, 1.2])[:, None]
+    workdirs.write_forks(workdir, (0.5, 0.8, 0.9), (0, 10, 20), test[..., None], **axes)
+    workdirs.write_trunks(workdir, range(seeds), workdirs.step_trunk(20, 10), **axes)
+    return workdir
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def text_of(workdir):
+    return "\n".join(regimes.paragraphs(regimes.analyse(workdir)))
+
+
+def test_the_published_grid_comes_out_in_tables_text_and_figures(tmp_path):
+    write_published(tmp_path)
+    paths = regimes.write(tmp_path)
+    drawn = [f"figures/{name}.{extension}" for name in FIGURES for extension in ("png", "svg")]
+    assert [str(path.relative_to(tmp_path)) for path in paths] == [*TABLES, *drawn]
+    rows = table(tmp_path / "regimes.csv")
+    assert [row["sparsity"] for row in rows] == [
+        "0.2",
+        "0.6",
+        "0.8",
+        "0.86",
+        "0.9",
+        "0.92",
+        "0.93",
+        "0.94",
+        "0.95",
+    ]
+    assert (
+        {row["transition_sparsity"] for row in rows}
+        == {"0.93"}
+        == {row["similarity_transition_sparsity"] for row in rows}
+    )
+    heaviest = rows[-1]
+    assert (heaviest["verdict"], heaviest["similarity_class"]) == ("early", "less similar")
+    assert float(heaviest["p_early"]) <= float(heaviest["p_early_holm"]) <= 0.05
+    assert (heaviest["chosen_on"], heaviest["repeats"], heaviest["num_repeats"]) == (
+        "test_accuracy",
+        "seed",
+        "5",
+    )
+    assert float(heaviest["advantage_mean"]) == pytest.approx(0.1587 - 0.1458, abs=0.003)
+    cells = table(tmp_path / "regime_cells.csv")
+    assert len(cells) == 9 * 16 and sum(cell["is_best"] == "True" for cell in cells) == 9
+    last = cells[-1]
+    assert float(last["test_accuracy_mean"]) == pytest.approx(1 - 0.1744, abs=0.003)
+    assert float(last["below_best_mean"]) == pytest.approx(0.1458 - 0.1744, abs=0.004)
+    assert float(last["model_similarity"]) == pytest.approx(0.09 * 1.1)
+    assert len(table(tmp_path / "regime_alignment.csv")) == 9 * 5 * 4
+    assert {row["baseline"] for row in table(tmp_path / "regime_baselines.csv")} == {"prune at end"}
+
+
+def test_the_text_says_what_was_found_and_on_what_it_rests(tmp_path):
+    text = text_of(write_published(tmp_path))
+    assert "9 sparsities x 16 fork epochs, 5 seeds, chosen on test accuracy (no validation split)." in text
+    assert "Early is significantly better at 93, 94 and 95 % removed" in text
+    assert "the transition line lies at 93 %" in text
+    # Light rows lose less than a tenth of a point by stopping early: no second regime is claimed.
+    assert "Two regimes show" not in text and "At no sparsity is converged significantly better." in text
+    assert "Model similarity alone puts the line at 93 %" in text and "where accuracy puts it" in text
+    assert "first learning-rate drop:" in text and "Random distance's peak lies" in text
+    assert "one-sided, 5 % after Holm" in text
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path):
+    write_published(tmp_path, seeds=3)
+    first = {path: path.read_bytes() for path in regimes.write(tmp_path)}
+    assert {path: path.read_bytes() for path in regimes.write(tmp_path)} == first
+
+
+def test_two_seeds_are_said_to_be_too_few(tmp_path):
+    text = text_of(write_small(tmp_path))
+    assert "Two regimes cannot be tested: 2 seeds: the test needs 3." in text
+    assert "Untested, by the means alone the best epoch is early at 90 %." in text
+    assert "too few repeats for an interval" in text and "one-sided" not in text
+
+
+def test_replicates_of_a_single_seed_are_said_to_hold_the_noise_of_fine_tuning_only(tmp_path):
+    test = np.random.default_rng(0).normal(0.8, 0.01, (2, 2, 1, 3))
+    workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 20), test)
+    workdirs.write_trunks(tmp_path, [0], workdirs.step_trunk(20, 10))
+    text = text_of(tmp_path)
+    assert "1 seed x 3 replicates" in text and "the spread is that of fine-tuning alone" in text
+    assert "No sparsity's best epoch is significantly before convergence. Closest:" in text
+
+
+def test_constant_rate_trunks_stand_beside_the_others(tmp_path):
+    write_published(tmp_path)
+    sparsities, test = workdirs.published(0.0015, 5)
+    test[:] = test[:, -1:]
+    test += np.random.default_rng(0).normal(0, 0.001, test.shape)
+    workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test, schedule="constant")
+    workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(), schedule="constant")
+    text = text_of(tmp_path)
+    assert "rule constant): no sparsity is significantly early; with the step schedule early is" in text
+
+
+def test_depths_and_data_fractions_have_lines_and_figures(tmp_path):
+    write_small(tmp_path)
+    write_small(tmp_path, model="preresnet56")
+    write_small(tmp_path, train_fraction=0.1)
+    names = {path.name for path in regimes.write(tmp_path)}
+    assert {"regimes_depth.png", "regimes_data.svg", "regimes_optimal_epoch.png"} <= names
+    assert {"regimes_preresnet20_0.1.png", "regimes_preresnet56_1.0.svg"} <= names
+    text = text_of(tmp_path)
+    assert "Best epoch against model depth at 90 % removed" in text
+    assert "10 at 20, 10 at 56: the same at all." in text
+    assert "10 at 10 %, 10 at 100 %: the same at all." in text
+
+
+def test_baselines_have_sentences(tmp_path):
+    write_small(tmp_path, seeds=3)
+    write_small(tmp_path, seeds=3, rule="matched_budget", schedule="cosine")
+    workdirs.write_forks(tmp_path, (0.9,), (10,), np.full((1, 1, 3, 1), 0.2), criterion="random")
+    text = text_of(tmp_path)
+    assert "Two regimes show: early is significantly better at 90 % removed" in text
+    assert "Converged is significantly better at 50 and 80 %." in text
+    assert (
+        "Best epoch against baselines at the heaviest sparsity (left-out repeats; p without Holm): +10.22"
+        in text
+    )
+    init = "prune at init (epoch 0, 40 epochs in all, 10 fewer than the cell's 50)"
+    assert f"points (n = 3) over {init} at 90 %, p <= .05 at 3 of 3" in text
+    mask = "random mask (epoch 10, 50 epochs in all, as many as the cell)"
+    assert f"over {mask} at 90 %, p <= .05 at 1 of 1 sparsities" in text
+
+
+def test_many_grids_get_a_line_each(tmp_path):
+    for scope in ("a", "b", "c", "d"):
+        write_small_grid(tmp_path, scope)
+    workdirs.write_trunks(tmp_path, range(2), workdirs.step_trunk(20, 10))
+    text = text_of(tmp_path)
+    assert "Regimes of 4 grids (preresnet20, 100 % of the data, step schedule, magnitude, rule " in text
+    assert "\n  c; 2 sparsities x 3 fork epochs, 2 seeds: too little for a test." in text
+    assert "Best epoch (" not in text
+
+
+def write_small_grid(workdir, scope):
+    workdirs.write_forks(workdir, (0.5, 0.9), (0, 10, 20), np.full((2, 3, 2, 1), 0.5), scope=scope)
+
+
+def test_diverged_runs_are_hatched_counted_and_told(tmp_path):
+    write_small(tmp_path)
+    bad = np.full((1, 1, 2, 1), 0.1)
+    workdirs.write_forks(tmp_path, (0.95,), (10,), bad, status="diverged")
+    assert "2 runs diverged or failed and left out of these numbers." in text_of(tmp_path)
+    regimes.write(tmp_path)
+    (cell,) = [cell for cell in table(tmp_path / "regime_cells.csv") if cell["sparsity"] == "0.95"]
+    assert (cell["num_runs"], cell["num_failed"], cell["test_accuracy_mean"]) == ("0", "2", "")
+    svg = (tmp_path / "figures" / "regimes.svg").read_text()
+    assert "diverged or failed" in svg and "not measured" in svg
+
+
+def test_a_grid_in_the_making_is_no_error(tmp_path):
+    test = np.full((2, 3, 2, 1), 0.5)
+    test[1, 2] = test[0, 1:, 1] = np.nan
+    workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 10, 20), test)
+    assert "No trunk has been trained to its end" in text_of(tmp_path)
+    assert regimes.write(tmp_path)
+
+
+@pytest.mark.parametrize(("num_sparsities", "num_epochs"), [(1, 3), (3, 1)])
+def test_a_single_row_or_column_is_no_grid_and_leaves_nothing(tmp_path, num_sparsities, num_epochs):
+    test = np.full((num_sparsities, num_epochs, 3, 1), 0.5)
+    workdirs.write_forks(tmp_path, (0.5, 0.8, 0.9)[:num_sparsities], (0, 10, 20)[:num_epochs], test)
+    before = sorted(tmp_path.rglob("*"))
+    assert regimes.write(tmp_path) == [] and regimes.paragraphs(regimes.analyse(tmp_path)) == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_comparison_is_named_and_nothing_is_written(tmp_path):
+    write_small(tmp_path)
+    workdirs.write_comparisons(tmp_path, (0.5,), (0,), np.array([[0.1]]))
+    path = next(tmp_path.glob("comparisons/*/result.json"))
+    path.write_text("{")
+    with pytest.raises(InvalidInput, match="result.json"):
+        regimes.write(tmp_path)
+    assert not (tmp_path / "regimes.csv").exists()
+
+
+def test_a_fork_that_does_not_say_where_it_belongs_is_named(tmp_path):
+    write_small(tmp_path)
+    path = next(tmp_path.glob("forks/*_0.9_0/run.json"))
+    path.write_text(path.read_text().replace('"sparsity": 0.9', '"sparsity": null'))
+    with pytest.raises(InvalidInput, match=rf"{path.parent.name}/run.json=\['sparsity'\] not to be null"):
+        regimes.analyse(tmp_path)
+
+
+def test_the_command_prints_the_text_and_the_files(tmp_path, capsys):
+    write_small(tmp_path)
+    assert command.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Regimes: preresnet20") and "regimes.csv" in out
+    assert max(len(line) for line in out.split("Files:")[0].splitlines()) <= 100
+    assert command.main([str(tmp_path / "none")]) == 2
+    assert "at least 2 sparsities x 2 fork epochs" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module(tmp_path):
+    write_small(tmp_path)
+    arguments = [sys.executable, "-m", "earlyprune_jax.analysis.regimes", str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Regimes:")
+
+
+def test_analysis_of_thousands_of_runs_takes_seconds_at_most(tmp_path):
+    """9,600 forks: 10 seeds x 3 replicates x 16 epochs x 20 sparsities, of 60 accuracies."""
+    workdirs.write_forks(tmp_path, (0.5,), range(60), np.linspace(0.8, 0.9, 60).reshape(1, 60, 1, 1))
+    read = results.read_runs(tmp_path)
+    runs = [
+        dataclasses.replace(
+            read[(7 * seed + 3 * replicate + epoch + sparsity) % 60],
+            trunk_seed=seed,
+            replicate=replicate,
+            fork_epoch=10 * epoch,
+            sparsity=sparsity / 20,
+        )
+        for seed, replicate, epoch, sparsity in itertools.product(range(10), range(3), range(16), range(20))
+    ]
+    start = time.monotonic()
+    (found,) = findings.analyse(runs)
+    assert found.grid.num_runs.sum() == 9600
+    assert time.monotonic() - start < 5
+
+
+def test_reading_once_is_enough(tmp_path):
+    write_small(tmp_path)
+    runs = results.read_runs(tmp_path)
+    for path in tmp_path.glob("forks/*/run.json"):
+        path.unlink()
+    assert regimes.write(tmp_path, runs=runs)
+    assert comparisons.read(tmp_path) == []
+
+
+def test_verdicts_of_a_single_trunk_are_called_so_in_blocks_and_in_lines(tmp_path):
+    test = np.array([[0.7, 0.9, 0.8], [0.7, 0.9, 0.8]])[:, :, None, None]
+    test = test + np.random.default_rng(0).normal(0, 0.001, (2, 3, 1, 5))
+    scopes = ("a", "b", "c", "d")
+    workdirs.write_trunks(tmp_path, [0], workdirs.step_trunk(20, 10))
+    workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 10, 20), test, scope=scopes[0])
+    text = text_of(tmp_path)
+    assert "Early (this trunk) is significantly better at 50 and 90 % removed" in text
+    for scope in scopes[1:]:
+        workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 10, 20), test, scope=scope)
+    text = text_of(tmp_path)
+    assert "early (this trunk) is significantly better from 50 % on." in text
+    assert text.count("One trunk seed: the spread is that of fine-tuning alone") == 1
+
+
+def test_above_the_line_what_is_converged_is_told_from_what_is_not_settled(tmp_path):
+    means = np.array([[0.7, 0.9, 0.8], [0.7, 0.8, 0.9], [0.7, 0.8, 0.8], [0.7, 0.9, 0.8]])
+    test = means[..., None, None] + np.random.default_rng(0).normal(0, 0.001, (4, 3, 5, 1))
+    workdirs.write_forks(tmp_path, (0.5, 0.6, 0.7, 0.8), (0, 10, 20), test)
+    workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(20, 10))
+    expected = "above it, at 70 % the lead is not significant; at 60 % it is significantly the other way."
+    assert f"Not a clean line: {expected}" in text_of(tmp_path)
+
+
+def test_comparisons_without_a_grid_are_tabled(tmp_path):
+    workdirs.write_forks(tmp_path, (0.5,), (0,), np.full((1, 1, 1, 3), 0.5))
+    workdirs.write_comparisons(tmp_path, (0.5,), (0,), np.array([[0.1]]))
+    assert [path.name for path in regimes.write(tmp_path)] == ["comparisons.csv"]
+    assert len(table(tmp_path / "comparisons.csv")) == 1

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import regime_workdirs as workdirs
+from matplotlib.patches import Rectangle
+
+from earlyprune_jax.analysis import comparisons, results
+from earlyprune_jax.analysis.regimes import (
+    epoch_figures,
+    figures,
+    findings,
+    heatmaps,
+    scaling,
+    scaling_figures,
+)
+from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
+
+NAN = np.nan
+
+
+def published(tmp_path, **axes):
+    sparsities, test = workdirs.published(seeds=3)
+    workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test, **axes)
+    workdirs.write_trunks(tmp_path, range(3), workdirs.step_trunk(), **axes)
+
+
+def found_in(tmp_path):
+    return findings.analyse(results.read_runs(tmp_path), comparisons.read(tmp_path))
+
+
+def meshes_of(figure):
+    """The maps of a figure, colour bars left out."""
+    return [axes.collections[0] for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def map_of(values, **options):
+    values = np.array(values, dtype=float)
+    sparsities = tuple(np.linspace(0.1, 0.9, len(values)))
+    options.setdefault("failed", np.zeros(values.shape, dtype=bool))
+    return HeatMap("title", sparsities, tuple(range(values.shape[1])), values, **options)
+
+
+def test_the_maps_of_the_published_grid_hold_its_numbers_and_stars(tmp_path):
+    published(tmp_path)
+    (found,) = found_in(tmp_path)
+    accuracy, difference = figures.accuracy_map(found, ""), figures.difference_map(found, "")
+    error = 100 * workdirs.PUBLISHED_ERROR.T[::-1]
+    np.testing.assert_allclose(accuracy.values, 100 - error, atol=1e-9)
+    np.testing.assert_allclose(difference.values, error.min(axis=1, keepdims=True) - error, atol=1e-9)
+    starred = [workdirs.PUBLISHED_EPOCHS[column] for column in difference.stars]
+    assert starred == [110, 110, 90, 80, 70, 80, 80, 80, 60]
+    # Epoch 90 is the first converged column.
+    assert difference.boundary == 8
+
+
+def test_the_drawn_maps_show_every_cell_row_and_column_from_light_to_heavy(tmp_path):
+    published(tmp_path)
+    (found,) = found_in(tmp_path)
+    figure = figures.heat_maps(found)
+    for axes in (axes for axes in figure.axes if axes.get_label() != "<colorbar>"):
+        assert [int(tick.get_text()) for tick in axes.get_xticklabels()] == list(workdirs.PUBLISHED_EPOCHS)
+        ticks = [float(tick.get_text()) for tick in axes.get_yticklabels()]
+        assert ticks == [20, 60, 80, 86, 90, 92, 93, 94, 95] and axes.get_ylim() == (-0.5, 8.5)
+        assert len(axes.texts) == 9 * 16
+    lower = np.asarray(meshes_of(figure)[1].get_array(), dtype=float)
+    np.testing.assert_allclose(lower.ravel(), figures.difference_map(found, "").values.ravel())
+    # 5 % density at epoch 160: 14.58 - 17.44.
+    assert [axes.texts for axes in figure.axes][1][-1].get_text() == "\N{MINUS SIGN}2.9"
+
+
+def test_panels_of_a_series_share_one_colour_axis_a_row(tmp_path):
+    published(tmp_path)
+    published(tmp_path, model="preresnet56", rule="constant")
+    found = found_in(tmp_path)
+    (series,) = scaling.series([one.grid for one in found])
+    figure = scaling_figures.scaling_maps(series, {one.grid.key: one for one in found})
+    above, below = np.reshape([mesh.get_clim() for mesh in meshes_of(figure)], (2, 2, 2))
+    assert (above[0] == above[1]).all() and (below[0] == below[1]).all() and (above[0] != below[0]).all()
+
+
+def test_cells_without_a_number_are_hatched_by_what_is_wrong(tmp_path):
+    failed = np.array([[False, False], [True, False]])
+    one = map_of([[1, NAN], [NAN, 2]], failed=failed)
+    axes = figures.blank(3, 3).add_subplot()
+    heatmaps.draw(axes, one, heatmaps.limits([one]), decimals=1)
+    hatches = {p.get_xy(): p.get_hatch() for p in axes.patches if isinstance(p, Rectangle)}
+    assert hatches == {(0.5, -0.5): heatmaps.MISSING, (-0.5, 0.5): heatmaps.FAILED}
+    assert [text.get_text() for text in axes.texts] == ["1.0", "2.0"]
+    names = [handle.get_label() for handle in heatmaps.legend([one])]
+    assert names == ["not measured", "diverged or failed"]
+
+
+def test_numbers_stay_readable_on_dark_and_bright_cells():
+    one = map_of([[0.0, 1.0]])
+    axes = figures.blank(3, 3).add_subplot()
+    heatmaps.draw(axes, one, (0.0, 1.0, False), decimals=1)
+    assert [text.get_color() for text in axes.texts] == ["white", "black"]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([[-3.0, -2.0, -1.0, 0.0]], (-3.0, 0.0, False)),
+        # A quarter of the cells reaches 50 points down: they share the colour of -2.
+        ([[-50.0, -2.0, -2.0, -1.0, 0.0]], (-2.0, 0.0, True)),
+        ([[5.0, 5.0]], (4.5, 5.5, False)),
+        ([[NAN]], (0.0, 1.0, False)),
+    ],
+)
+def test_the_colour_axis_is_cut_only_where_a_few_cells_would_take_it_all(values, scale):
+    assert heatmaps.limits([map_of(values, may_cut=True)]) == pytest.approx(scale)
+
+
+def test_accuracies_are_never_cut():
+    assert heatmaps.limits([map_of([[10.0, 90.0, 91.0, 92.0, 93.0, 94.0]])]) == (10.0, 94.0, False)
+
+
+def test_colours_grow_lighter_with_the_value():
+    from matplotlib import colormaps
+
+    for name, sign in (("viridis", 1), ("viridis_r", -1)):
+        grey = colormaps[name](np.linspace(0, 1, 32))[:, :3] @ np.array([0.299, 0.587, 0.114])
+        assert (sign * np.diff(grey) > 0).all()
+
+
+def test_both_transition_lines_are_on_both_panels(tmp_path):
+    sparsities, test = workdirs.published(0.0015, 5)
+    workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
+    workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk())
+    divergence = np.outer([0.01] * 5 + [0.05] * 4, np.ones(16))
+    workdirs.write_comparisons(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, divergence)
+    (found,) = found_in(tmp_path)
+    figure = figures.similarity_maps(found)
+    assert figure is not None
+    for axes in (axes for axes in figure.axes if axes.get_label() != "<colorbar>"):
+        # Below 93 % (row 6) by accuracy, below 92 % (row 5) by similarity; and the converged columns.
+        ends = [np.asarray([line.get_xdata(), line.get_ydata()], dtype=float) for line in axes.lines]
+        assert [y[0] for _, y in ends if y[0] == y[1]] == pytest.approx([5.44, 4.56])
+        assert [x[0] for x, _ in ends if x[0] == x[1]] == [7.5]
+
+
+def test_figures_without_their_data_are_not_drawn(tmp_path):
+    published(tmp_path)
+    (found,) = found_in(tmp_path)
+    assert figures.similarity_maps(found) is None
+    assert epoch_figures.random_distance(found) is None
+    assert scaling_figures.optimal_epochs([], {}) is None
+    assert epoch_figures.training_curve(found) is not None
+
+
+def test_without_an_early_row_the_three_heaviest_are_shown_along_the_epochs(tmp_path):
+    published(tmp_path)
+    (found,) = found_in(tmp_path)
+    # Three equal seeds: the differences are chance, and nothing is significant.
+    assert found.early_sparsities == ()
+    assert [row.sparsity for row in epoch_figures.heavy_rows(found)] == [0.93, 0.94, 0.95]
+
+
+def test_optimal_epochs_are_drawn_a_line_a_high_sparsity(tmp_path):
+    published(tmp_path)
+    published(tmp_path, train_fraction=0.1)
+    found = found_in(tmp_path)
+    series = scaling.series([one.grid for one in found])
+    figure = scaling_figures.optimal_epochs(series, {one.grid.key: one for one in found})
+    assert figure is not None
+    (axes,) = figure.axes
+    drawn = {line.get_label(): list(line[0].get_ydata()) for line in axes.containers}
+    assert drawn == {
+        "90 % removed": [70, 70],
+        "92 % removed": [80, 80],
+        "93 % removed": [80, 80],
+        "94 % removed": [80, 80],
+        "95 % removed": [60, 60],
+    }
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10 %", "100 %"]

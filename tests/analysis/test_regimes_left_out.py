@@ -1,0 +1,143 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from earlyprune_jax.analysis.regimes import left_out
+
+NUM_TABLES = 1000
+MARGIN = 3 * math.sqrt(0.05 * 0.95 / NUM_TABLES)
+"""Three standard errors of a rejection rate of 5 %."""
+
+
+def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=None):
+    """How often the early columns come out better at 5 %, over tables of normal noise around `means`."""
+    rng = np.random.default_rng(seed)
+    means, rejected = np.asarray(means, dtype=float), 0
+    early, late = range(num_early), range(num_early, len(means))
+    for _ in range(NUM_TABLES):
+        table = means[:, None] + rng.normal(size=(len(means), num_repeats)) * np.reshape(spread, (-1, 1))
+        # What a seed adds to all epochs is no reason to reject.
+        table += rng.normal(size=num_repeats) * 5
+        found = left_out.lead(table, table if others is None else others(rng, means, table), early, late)
+        assert found is not None and found.p is not None
+        rejected += found.p <= 0.05
+    return rejected / NUM_TABLES
+
+
+@pytest.mark.parametrize("num_repeats", [3, 10])
+@pytest.mark.parametrize(("num_early", "num_late"), [(8, 8), (14, 1), (14, 2), (2, 8)])
+def test_without_a_difference_it_fires_in_at_most_5_percent(num_early, num_late, num_repeats):
+    assert rejection_rate(np.zeros(num_early + num_late), num_early, num_repeats) <= 0.05 + MARGIN
+
+
+@pytest.mark.parametrize("num_repeats", [3, 10])
+@pytest.mark.parametrize("gap", [0.5, 2.0])
+def test_with_a_single_good_converged_epoch_among_bad_ones_it_fires_in_at_most_5_percent(gap, num_repeats):
+    means = [*np.zeros(8), 0.0, *np.full(7, -gap)]
+    assert rejection_rate(means, 8, num_repeats) <= 0.05 + MARGIN
+
+
+@pytest.mark.parametrize("num_repeats", [3, 10])
+@pytest.mark.parametrize("spread", [[1.0] * 8 + [0.05] * 2, [5.0] + [1.0] * 9, np.linspace(4, 0.3, 10)])
+def test_with_unequal_noise_it_fires_in_at_most_5_percent(spread, num_repeats):
+    assert rejection_rate(np.zeros(10), 8, num_repeats, spread) <= 0.05 + MARGIN
+
+
+def test_students_t_on_the_same_differences_would_fire_far_too_often():
+    """The reason for the simulated null: left-out differences share the data they were chosen on."""
+    null = left_out.null_statistics(10, 14)
+    assert np.mean(null > scipy_stats.t.ppf(0.95, 9)) > 0.12
+
+
+@pytest.mark.parametrize("num_repeats", [3, 6, 10])
+def test_with_one_candidate_p_is_that_of_the_t_test(num_repeats):
+    rng = np.random.default_rng(num_repeats)
+    for shift in (-1.0, 0.0, 0.5, 1.0):
+        table = rng.normal(size=(2, num_repeats)) + np.array([[shift], [0.0]])
+        found = left_out.lead(table, table, [0], [1])
+        known = scipy_stats.ttest_rel(table[0], table[1], alternative="greater").pvalue
+        assert found is not None
+        assert found.p == pytest.approx(known, abs=4 * math.sqrt(known * (1 - known) / 20_000) + 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lead", "num_repeats", "power"), [(2, 10, 0.65), (3, 5, 0.55), (5, 5, 0.95), (8, 3, 0.9), (1, 10, 0.03)]
+)
+def test_a_real_lead_is_found_when_it_is_some_standard_deviations_large(lead, num_repeats, power):
+    means = np.zeros(16)
+    means[5] = lead
+    assert rejection_rate(means, 8, num_repeats) > power
+
+
+def test_choosing_on_validation_and_measuring_on_test_keeps_the_level():
+    def test_table(rng, means, table):
+        return table + rng.normal(size=table.shape) * 0.5
+
+    assert rejection_rate(np.zeros(16), 14, 5, others=test_table) <= 0.05 + MARGIN
+
+
+def test_the_lead_is_what_the_left_out_repeats_show():
+    # Others' means choose epoch 0 for repeat 2 and epoch 1 for repeats 0 and 1; the rival is epoch 2.
+    chosen_on = np.array([[0.6, 0.6, 0.1], [0.5, 0.5, 0.9]])
+    measured = np.array([[0.60, 0.60, 0.10], [0.50, 0.52, 0.90], [0.40, 0.40, 0.40]])
+    found = left_out.lead(np.vstack([chosen_on, [0.4] * 3]), measured, [0, 1], [2])
+    differences = [0.50 - 0.40, 0.52 - 0.40, 0.10 - 0.40]
+    assert found is not None
+    assert found.difference.mean == pytest.approx(np.mean(differences))
+    assert found.difference.std == pytest.approx(np.std(differences, ddof=1))
+    assert found.difference.n == 3
+
+
+def test_the_rival_is_the_luckiest_of_all_repeats():
+    measured = np.array([[0.5, 0.6, 0.7], [0.4, 0.4, 0.4], [0.3, 0.3, 0.9]])
+    found = left_out.lead(measured, measured, [0], [1, 2])
+    assert found is not None and found.difference.mean == pytest.approx(0.6 - 0.5)
+
+
+def test_two_repeats_have_a_lead_but_no_p():
+    measured = np.array([[0.5, 0.7], [0.4, 0.4]])
+    found = left_out.lead(measured, measured, [0], [1])
+    assert found is not None and found.difference.n == 2 and found.p is None
+
+
+def test_equal_differences_are_chance_not_certainty():
+    measured = np.array([[0.5, 0.6, 0.7], [0.4, 0.5, 0.6]])
+    found = left_out.lead(measured, measured, [0], [1])
+    assert found is not None and found.difference.mean == pytest.approx(0.1) and found.p == 1.0
+
+
+@pytest.mark.parametrize(
+    ("candidates", "rivals", "measured"),
+    [
+        ([], [1], [[0.5, 0.6], [0.4, 0.4]]),
+        ([0], [], [[0.5, 0.6], [0.4, 0.4]]),
+        ([0], [1], [[0.5, 0.6], [np.nan, np.nan]]),
+        ([0], [1], [[np.nan, 0.6], [0.4, np.nan]]),
+        ([0], [1], [[0.5], [0.4]]),
+    ],
+)
+def test_without_two_comparable_repeats_there_is_no_lead(candidates, rivals, measured):
+    table = np.array(measured)
+    assert left_out.lead(table, table, candidates, rivals) is None
+
+
+def test_a_repeat_without_the_chosen_epoch_is_measured_at_its_best_of_the_others_choice():
+    measured = np.array([[0.9, 0.9, np.nan], [0.7, 0.7, 0.8], [0.5, 0.5, 0.5]])
+    found = left_out.lead(measured, measured, [0, 1], [2])
+    assert found is not None
+    assert found.difference.mean == pytest.approx((0.4 + 0.4 + 0.3) / 3)
+
+
+def test_holm_agrees_with_its_definition():
+    # .01 * 4, .02 * 3, .03 * 2 (but not below the one before), .5.
+    assert left_out.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert left_out.holm([0.9, None, 0.8]) == [1.0, None, 1.0]
+    assert left_out.holm([]) == []
+
+
+def test_the_best_of_some_columns_looks_at_those_only():
+    table = np.array([[0.9, 0.9], [0.5, 0.5], [0.7, 0.7]])
+    assert left_out.best_of(table, [1, 2]) == 2
+    assert left_out.best_of(table, []) is None

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import regime_workdirs as workdirs
+
+from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.regimes import best_epochs, convergence, findings, transition
+from earlyprune_jax.analysis.regimes.convergence import Convergence
+from earlyprune_jax.analysis.regimes.grids import find
+
+EPOCHS = (10, 20, 80, 90, 120)
+CONVERGED = Convergence(85, {0: 85}, 160)
+
+
+def grid_of(tmp_path, means, num_seeds=5, noise=0.001, seed=0):
+    """Rows of means at sparsities .5, .6 ...; each seed with its own level."""
+    rng = np.random.default_rng(seed)
+    means = np.array(means)
+    test = means[..., None] + rng.normal(0, noise, (*means.shape, num_seeds)) + rng.normal(0, 0.02, num_seeds)
+    sparsities = [round(0.5 + 0.1 * place, 1) for place in range(len(means))]
+    workdirs.write_forks(tmp_path, sparsities, EPOCHS, test[..., None])
+    (grid,) = find(results.read_runs(tmp_path))
+    return grid
+
+
+LATE = [0.5, 0.6, 0.7, 0.9, 0.9]
+FLAT = [0.5, 0.6, 0.8, 0.8, 0.8]
+EARLY = [0.5, 0.6, 0.9, 0.7, 0.7]
+
+
+def test_rows_are_early_converged_or_not_settled(tmp_path):
+    rows = transition.rows(grid_of(tmp_path, [LATE, FLAT, EARLY]), CONVERGED)
+    assert [row.verdict for row in rows] == ["converged", "not settled", "early"]
+    late, _, early = rows
+    assert (late.early_epoch, late.converged_epoch in (90, 120)) == (80, True)
+    assert early.best is not None and early.best.epoch == early.early_epoch == 80
+    assert early.advantage is not None and early.advantage.mean == pytest.approx(0.2, abs=0.003)
+    assert early.early is not None and early.early_holm is not None and early.early_holm < 0.05
+    assert early.converged is not None and early.converged.p is not None and early.converged.p > 0.9
+
+
+def test_the_line_is_the_lightest_early_row(tmp_path):
+    rows = transition.rows(grid_of(tmp_path, [LATE, FLAT, EARLY, EARLY]), CONVERGED)
+    assert transition.line(rows) == transition.Line(0.7, (), 4)
+
+
+def test_an_early_row_below_one_that_is_not_is_no_clean_line(tmp_path):
+    rows = transition.rows(grid_of(tmp_path, [LATE, EARLY, FLAT, EARLY, LATE]), CONVERGED)
+    assert transition.line(rows) == transition.Line(0.6, (0.7, 0.9), 5)
+
+
+def test_without_an_early_row_there_is_no_line(tmp_path):
+    rows = transition.rows(grid_of(tmp_path, [LATE, FLAT]), CONVERGED)
+    assert transition.line(rows) == transition.Line(None, (), 2)
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "converged", "told"),
+    [
+        (2, CONVERGED, "2 seeds: the test needs 3"),
+        (1, CONVERGED, "1 seed: the test needs 3"),
+        (3, None, "no trunk has been trained to its end"),
+        (3, Convergence(121, {}, 160), "no fork from the convergence epoch 121"),
+        (3, Convergence(10, {}, 160), "no fork before the convergence epoch 10"),
+    ],
+)
+def test_what_cannot_be_tested_says_why(tmp_path, num_seeds, converged, told):
+    rows = transition.rows(grid_of(tmp_path, [LATE, EARLY], num_seeds), converged)
+    assert [row.verdict for row in rows] == ["untested", "untested"]
+    assert all(told in (row.reason or "") for row in rows)
+    assert transition.line(rows) == transition.Line(None, (), 0)
+
+
+def test_seeds_that_lack_the_compared_epochs_are_named_as_the_reason(tmp_path):
+    test = np.full((2, 5, 3, 1), 0.5)
+    test[:, 3:, 1:] = np.nan
+    workdirs.write_forks(tmp_path, (0.5, 0.9), EPOCHS, test)
+    (grid,) = find(results.read_runs(tmp_path))
+    rows = transition.rows(grid, CONVERGED)
+    assert {row.reason for row in rows} == {"fewer than 3 seeds have the epochs compared"}
+
+
+def test_a_grid_of_noise_rarely_has_a_line(tmp_path):
+    """Holm's promise over nine rows: at most 5 % of such grids; here 100 grids of 3 seeds."""
+    rng = np.random.default_rng(1)
+    test = rng.normal(0.9, 0.01, (9, 16, 3, 1))
+    workdirs.write_forks(tmp_path, [s / 10 for s in range(1, 10)], workdirs.PUBLISHED_EPOCHS, test)
+    (grid,) = find(results.read_runs(tmp_path))
+    num_lines = 0
+    for _ in range(100):
+        grid.test[:] = rng.normal(0.9, 0.01, grid.test.shape)
+        grid.chosen_on[:] = grid.test
+        num_lines += transition.line(transition.rows(grid, CONVERGED)).sparsity is not None
+    assert num_lines <= 5
+
+
+def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_path):
+    """From the means alone, that is all there is: from 10 % density down, 80 beats all that comes after."""
+    sparsities, test = workdirs.published()
+    workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
+    (grid,) = find(results.read_runs(tmp_path))
+    best = [best_epochs.best(grid, row) for row in range(9)]
+    assert [one.epoch for one in best if one] == [110, 110, 90, 80, 70, 80, 80, 80, 60]
+    # Densities of 10 % and below: best at the drop (80) or a little before, worse after it.
+    heavy = slice(sparsities.index(0.9), None)
+    means = grid.test[heavy, :, 0]
+    at = workdirs.PUBLISHED_EPOCHS.index
+    assert (means[:, at(80)] - means.max(axis=1) >= -0.0013).all()
+    assert (means[:, at(80)] - means[:, at(90)] > 0).all()
+    assert (means[:, at(80)] - means[:, at(160)] >= 0.0099).all()
+    # Light rows lose by stopping at 80.
+    assert (grid.test[:3, at(90) :, 0].max(axis=1) - grid.test[:3, at(80), 0] > 0.0007).all()
+    # 5 % density, epoch 160: 17.44 % error against 14.58 % at its best.
+    below = best_epochs.differences(grid, 8, at(60))[at(160)]
+    assert below is not None and below.mean == pytest.approx(0.1458 - 0.1744)
+
+
+def test_the_published_grid_with_seeds_of_its_noise_has_a_transition_line_at_high_sparsity(tmp_path):
+    """Published means, five seeds of .15 points of noise of ours: what the whole chain makes of them."""
+    sparsities, test = workdirs.published(noise=0.0015, seeds=5)
+    workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
+    workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk())
+    runs = results.read_runs(tmp_path)
+    (found,) = findings.analyse(runs)
+    assert found.convergence == convergence.of_trunks(runs)
+    assert found.convergence is not None and 80 < found.convergence.epoch <= 90
+    # At 92 % early leads by .1 to .4 points, too little for five seeds and nine rows.
+    assert found.line == transition.Line(0.93, (), 9)
+    assert {row.verdict for row in found.rows if row.sparsity <= 0.86} == {"not settled"}
+    assert found.early_sparsities == (0.93, 0.94, 0.95)
