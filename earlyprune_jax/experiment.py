@@ -1,46 +1,60 @@
-"""The story on one screen: a plan, its trunks, their forks, the tables, the figure, the summary."""
+"""The story on one screen: a study, what is left of it, this process or a pool at work, tables, summary."""
 
 import contextlib
 import functools
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
-from earlyprune_jax import data, progress, pruning, workspace
-from earlyprune_jax.analysis import figures, results, rules, summary
-from earlyprune_jax.grid import plan
-from earlyprune_jax.grid.departures import departure, stopping_rule
-from earlyprune_jax.grid.plan import AnyRun, Fork, Online, Trunk
-from earlyprune_jax.records import RunRecords, flat
-from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import budget, fork_rules, fork_scores, loop, measurement, state
+from earlyprune_jax import data, progress, workspace
+from earlyprune_jax.analysis import publish, results, summary
+from earlyprune_jax.grid import options, plan, pool
+from earlyprune_jax.grid.agenda import agenda
+from earlyprune_jax.grid.members import Comparison, Member
+from earlyprune_jax.grid.options import ALONE, Options
+from earlyprune_jax.grid.pool import Pool
+from earlyprune_jax.grid.run import orders, work
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.trainer import Talk, Trainer
+from earlyprune_jax.spec import RunSpec, content_hash
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training.checkpoint import CheckpointStore
-from earlyprune_jax.training.engine import Engine
-from earlyprune_jax.training.fork_rules import Training
-from earlyprune_jax.training.loop import SavePolicy, Watch
+from earlyprune_jax.training.execution import execution_form
+from earlyprune_jax.training.hosts import on_primary, require_same
+from earlyprune_jax.validate import InvalidInput
 
-FORK_SAVE_SECONDS = 60.0
+DONE, FAILED, UNFINISHED = 0, 1, 3
+"""How an experiment stands, as exit codes: all members ended well; some diverged or failed; time was up."""
+
+TABLES_SHARE = 0.05
+"""Tables are written along the way as long as that takes at most this part of the time."""
 
 
-def run(spec: RunSpec, workdir: Path | str, console: Console | None = None) -> str:
+def run(spec: RunSpec, workdir: Path | str, console: Console | None = None, *, how: Options = ALONE) -> str:
     """Does the whole experiment, or what is left of it, in a directory.
 
     Trains every trunk and every fork of the plan that has no result yet, going on from the
-    newest checkpoint; writes results.csv, signals.csv and the figure; returns the summary.
-    Finished work is never done twice. A run that diverges is recorded and the rest goes on.
+    newest checkpoint; writes results.csv, signals.csv and the figures; returns the summary.
+    Finished work is never done twice, and a grid that has grown since trains its new cells only. A run that
+    diverges or raises is recorded and the rest goes on. Several processes, on several machines too, may do
+    this at once in one directory. Processes that `hosts.initialize` has joined do it as one: each run's
+    batches are shared by all their devices, and process 0 alone reads and writes the workdir.
 
     Args:
         spec: from `config.resolve`.
-        workdir: absent, empty, or holding this same experiment.
+        workdir: absent, empty, or holding this same study: only axes may differ.
         console: where progress goes; None = standard output.
+        how: workers, batches, time limit.
 
     Returns:
         The closing summary.
 
     Raises:
-        InvalidInput: the workdir holds another experiment, is in use or cannot be written, or
-            the data cannot be had or have changed.
+        InvalidInput: the workdir holds another study or cannot be written, lacks what a fork starts from,
+            or the data cannot be had or have changed.
 
     Example:
         >>> from configs import digits
@@ -48,119 +62,145 @@ def run(spec: RunSpec, workdir: Path | str, console: Console | None = None) -> s
         >>> spec = config.resolve(digits.get_config())
         >>> print(run(spec, "runs/digits"))     # doctest: +SKIP
     """
-    workdir = Path(workdir)
-    workspace.require(workdir, spec)
-    if (workdir / "config.json").is_file() and not _unfinished(workdir, spec):
-        # All is there already: a read-only copy is good enough to be summed up.
-        with contextlib.suppress(OSError):
-            _publish(workdir)
-        return summary.summarize(workdir)
+    study = Study(spec, Path(workdir))
+    require_same("config", content_hash(spec.to_dict()))
+    finished = on_primary(lambda: _finished_earlier(study, how))
+    if finished is not None:
+        return finished
+    source, console = begin(study, how), console or Console()
+    _carry_out(study, source, how, console, _Tables(study.workdir, console).write_if_cheap)
+    return on_primary(lambda: _publish(study.workdir))
+
+
+def _finished_earlier(study: Study, how: Options) -> str | None:
+    """The summary of a study that has been finished; None where something is left to do."""
+    require(study, how)
+    if not (study.workdir / "config.json").is_file() or study.left(agenda(study)):
+        return None
+    # All is there already: a read-only copy is good enough to be summed up.
+    with contextlib.suppress(OSError):
+        return _publish(study.workdir)
+    return summary.summarize(study.workdir)
+
+
+def begin(study: Study, how: Options, *, trains: bool = True) -> data.Source:
+    """Reads the data, writes config.json and env.json, and lets members run again that failed.
+
+    Args:
+        study: what is to be done.
+        how: workers and batches.
+        trains: False = others will train, on other hardware perhaps.
+    """
     # Before the first write: a data set that cannot be had must leave no trace.
-    dataset = data.load(spec.data)
-    with workspace.locked(workdir):
-        workspace.require(workdir, spec)
-        engine = engines.build(spec, dataset)
-        workspace.describe(workdir, spec, form=engine.form, data_digest=dataset.digest())
-        _run_all(engine, _unfinished(workdir, spec), workdir, console or Console())
-        _publish(workdir)
-    return summary.summarize(workdir)
+    source = _enter(study, how, trains)
+    on_primary(lambda: study.forget_failures(plan.members(study.spec)))
+    return source
 
 
-def _unfinished(workdir: Path, spec: RunSpec) -> list[AnyRun]:
-    return [member for member in plan.runs(spec) if _records(workdir, member).result() is None]
+def take_part(study: Study, how: Options, *, closes: bool = False) -> None:
+    """Works on a study that `begin` has begun, beside others: what has failed stays so.
+
+    Args:
+        study: in whose workdir.
+        how: workers, batches, time limit, and which members: `how.only`.
+        closes: writes the tables and figures at the end, and prints the summary.
+    """
+    _carry_out(study, _enter(study, how, trains=True), how, Console(), lambda: None)
+    if closes:
+        print(_publish(study.workdir), flush=True)
 
 
-def _publish(workdir: Path) -> None:
-    results.write_tables(workdir)
-    rules.write(workdir)
-    figures.draw_accuracy_vs_fork_epoch(workdir)
+def _enter(study: Study, how: Options, trains: bool) -> data.Source:
+    source = data.read(study.spec.data)
+    form, digest = execution_form(jax.default_backend()), source.digest()
+    require_same("data", digest)
+    on_primary(
+        lambda: workspace.describe(
+            study.workdir, study.spec, form=form, data_digest=digest, how=how, trains=trains
+        )
+    )
+    return source
 
 
-def _run_all(engine: Engine, members: list[AnyRun], workdir: Path, console: Console) -> None:
-    watch = _watch(engine, workdir, console)
-    trainings = {member: member.training(engine.spec, engine.steps_per_epoch) for member in members}
-    with progress.shown(sum(training.num_epochs for training in trainings.values()), console) as advance:
-        for member, training in trainings.items():
-            report = functools.partial(advance, member.label)
-            if isinstance(member, Trunk):
-                _run_trunk(engine, member, watch, workdir, report)
-            else:
-                _run_pruned(engine, member, watch, workdir, report, console)
-            for _ in range(training.num_epochs - len(_records(workdir, member).epochs())):
-                advance(member.label, None)
-            results.write_tables(workdir)
+def require(study: Study, how: Options) -> None:
+    """Raises InvalidInput with everything that speaks against starting; nothing is written."""
+    problems = how.check() + pool.check(how)
+    if jax.process_count() > 1:
+        problems += how.check_together() + engines.indivisible(study.spec, jax.device_count())
+    require_study(study, problems)
 
 
-def _watch(engine: Engine, workdir: Path, console: Console) -> Watch:
-    """What is measured along every trunk, within its budget, and the rule that may end them."""
-    tools = measurement.instruments(engine)
-    sampling = budget.sampling(engine, tools, workdir)
-    full = measurement.full_sampling(engine, tools)
-    for name in (name for name in sampling if sampling[name] != full[name]):
-        progress.say(console, budget.sentence(name, sampling[name], engine.spec))
-    return Watch(tools, sampling, stopping_rule(engine.spec))
+def require_study(study: Study, problems: list[str]) -> None:
+    """As `require`, with the problems of how to do it found already."""
+    problems = problems + workspace.check(study.workdir, study.spec)
+    if not problems:
+        problems = study.check()
+    if problems:
+        raise InvalidInput(problems)
 
 
-def _run_trunk(engine: Engine, trunk: Trunk, watch: Watch, workdir: Path, report: loop.Report) -> None:
-    prepared = _prepare_trunk(engine, trunk, watch)
-    records = _records(workdir, trunk)
-    records.start(plan.identity(trunk, 0, prepared.training.num_epochs))
-    loop.train(engine, prepared, records, _store(workdir, trunk), report)
+def standing(spec: RunSpec, workdir: Path | str) -> int:
+    """How a study stands: `DONE`, `FAILED` or `UNFINISHED`."""
+    study = Study(spec, Path(workdir))
+    statuses = set(on_primary(lambda: study.statuses(agenda(study))))
+    if "unfinished" in statuses:
+        return UNFINISHED
+    return FAILED if statuses & {"failed", "diverged"} else DONE
 
 
-def _prepare_trunk(engine: Engine, trunk: Trunk, watch: Watch) -> loop.Run:
-    initial = functools.partial(engine.new_state, trunk.trunk_seed)
-    only_forks = engine.spec.train.keep_checkpoints == "fork_epochs"
-    save = SavePolicy(0, plan.kept_epochs(engine.spec) if only_forks else None)
-    training = trunk.training(engine.spec, engine.steps_per_epoch)
-    return loop.Run(training, 0, initial, watch, save)
+def _publish(workdir: Path) -> str:
+    """Writes tables and figures, and returns the summary, from one reading of the workdir."""
+    runs = results.read_runs(workdir)
+    publish.publish(workdir, runs=runs)
+    return summary.summarize(workdir, runs=runs)
 
 
-def _run_pruned(
-    engine: Engine,
-    member: Fork | Online,
-    watch: Watch,
-    workdir: Path,
-    report: loop.Report,
-    console: Console,
+def _carry_out(
+    study: Study, source: data.Source, how: Options, console: Console, after_epoch: Callable[[], None]
 ) -> None:
-    """Prunes a trunk where the plan or the trigger says, and trains what is left of its epochs."""
-    trunk, records = Trunk(member.trunk_seed), _records(workdir, member)
-    dense = _records(workdir, trunk)
-    leaving = departure(engine.spec, member, dense.result(), [flat(entry) for entry in dense.epochs()])
-    if leaving.sentence:
-        progress.say(console, f"{member.label}: {leaving.sentence}")
-    if leaving.fork is None:
-        records.start(plan.identity(member, leaving.dense_epochs, 0) | leaving.described)
-        records.finish({"status": "skipped", "reason": leaving.sentence})
-        return
-    fork, store = leaving.fork, _store(workdir, trunk)
-    training = fork_rules.RULES[fork.rule](engine.spec, leaving.dense_epochs, engine.steps_per_epoch)
-    identity = plan.identity(member, fork.fork_epoch, training.num_epochs) | {"fork_epoch": fork.fork_epoch}
-    # No digest if the trunk's checkpoint has to be made again.
-    parentage = {"parent": trunk.directory, "parent_sha256": store.sha256(fork.fork_epoch)}
-    records.start(identity | leaving.described | parentage)
-    initial = functools.partial(_prune, engine, fork, training, _prepare_trunk(engine, trunk, watch), store)
-    save = SavePolicy(FORK_SAVE_SECONDS, frozenset())
-    prepared = loop.Run(training, fork.fork_epoch, initial, loop.NOT_WATCHED, save)
-    loop.train(engine, prepared, records, _store(workdir, member), report)
+    unended = on_primary(lambda: study.unended(agenda(study)))
+    left = {member: _num_epochs(study, member) for member in unended}
+    moment = options.deadline(how.max_minutes)
+    # Clocks differ: where several processes train one run, process 0's says when time is up.
+    stop = functools.partial(on_primary, options.stop_at(moment))
+    with progress.shown(sum(left.values()), console) as advance:
+
+        def report(name: str, entry: dict | None) -> None:
+            advance(name, entry)
+            on_primary(after_epoch)
+
+        talk = Talk(report, functools.partial(progress.say, console), stop)
+        if how.num_workers > 1:
+            del source
+            Pool(study, how, moment, talk).run()
+        else:
+            trainer = Trainer(study, source, talk)
+            work(trainer, orders(trainer, only=how.only or None, asked_width=how.fork_width))
 
 
-def _prune(
-    engine: Engine, fork: Fork, training: Training, trunk: loop.Run, store: CheckpointStore
-) -> state.TrainState:
-    """The fork's first state: its trunk at the fork epoch, less the weights with the lowest scores."""
-    dense = loop.state_after(engine, trunk, store, fork.fork_epoch)
-    scores = fork_scores.CRITERIA[fork.criterion](engine, dense)
-    mask = pruning.allocate(scores, engine.prunable, sparsity=fork.sparsity, scope=fork.scope)
-    reset = training.reset_momentum
-    pruned = state.fork(dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset)
-    return engines.on_device(pruned)
+def _num_epochs(study: Study, member: Member) -> int:
+    if isinstance(member, Comparison):
+        return 0
+    return member.training(study.at(member.setting), 1).num_epochs
 
 
-def _records(workdir: Path, member: AnyRun) -> RunRecords:
-    return RunRecords(workdir / member.directory)
+class _Tables:
+    """The tables, written while the experiment runs: rarely enough to cost next to nothing."""
 
+    def __init__(self, workdir: Path, console: Console):
+        self._workdir, self._console, self._next = workdir, console, 0.0
 
-def _store(workdir: Path, member: AnyRun) -> CheckpointStore:
-    return CheckpointStore(workdir / member.directory / "checkpoints")
+    def write_if_cheap(self) -> None:
+        """Writes them, if the last time was long enough ago."""
+        started = time.monotonic()
+        if started < self._next:
+            return
+        try:
+            results.write_tables(self._workdir)
+        except (OSError, InvalidInput) as error:
+            # It is nothing that the run being trained has done; the end will tell if it lasts.
+            progress.say(self._console, f"The tables could not be written by now: {error}")
+            self._next = math.inf
+            return
+        ended = time.monotonic()
+        self._next = ended + (ended - started) / TABLES_SHARE

@@ -1,50 +1,177 @@
-"""What an experiment would do, for --dry_run: config, runs, steps, disk. Touches nothing."""
+"""What an experiment would do, for --dry_run: config, trunks, cells, groups, time, disk. Writes nothing."""
 
 import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import jax
 
 from earlyprune_jax import data
-from earlyprune_jax.grid import plan
-from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import engine, optim, tasks
+from earlyprune_jax.grid import identity, options, plan, step_time
+from earlyprune_jax.grid.agenda import agenda
+from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk
+from earlyprune_jax.grid.options import ALONE, Options
+from earlyprune_jax.grid.plan import Cost
+from earlyprune_jax.grid.study import Study, free_bytes
+from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.training import engine as engines
+from earlyprune_jax.training import optim, tasks
+
+MOST_LISTED = 40
 
 
-def preview(spec: RunSpec) -> str:
-    """The resolved config, every run with its length, and the plan's cost, as text.
+def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str:
+    """The resolved config, every run with its length, the groups, and the plan's cost, as text.
+
+    Args:
+        study: the spec, and the workdir in which part of it may be done already.
+        how: workers among which the estimated time is divided.
+        measure: time a few training steps of every network and data fraction, and estimate the whole.
 
     Example:
+        >>> from pathlib import Path
         >>> from configs import digits
         >>> from earlyprune_jax import config
-        >>> print(preview(config.resolve(digits.get_config())).splitlines()[-1])
+        >>> study = Study(config.resolve(digits.get_config()), Path("no/such/workdir"))
+        >>> print(preview(study).splitlines()[-1].split(";")[0])
         Disk: 150 checkpoints, about 57 MB
     """
-    sizes = data.sizes(spec.data)
-    per_epoch = data.steps_per_epoch(sizes.num_train, spec.train.batch_size)
-    runs = plan.runs(spec)
-    cost = plan.cost(spec, steps_per_epoch=per_epoch, state_bytes=_state_bytes(spec, sizes.image_shape))
-    lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (id {spec.run_id()}):"]
-    for run in runs:
-        num_epochs = run.training(spec, per_epoch).num_epochs
-        most = "at most " * (spec.fork.when == "trigger")
-        lines.append(f"  {run.directory}: {most}{num_epochs} epochs, {num_epochs * per_epoch} steps")
+    spec, members = study.spec, agenda(study)
+    runs = [member for member in members if not isinstance(member, Comparison)]
+    lengths = {setting: _steps_per_epoch(spec.at(setting)) for setting in spec.settings()}
+    lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (study {spec.study_id()}):"]
+    lines += _run_lines(study, runs, lengths)
+    lines += ["", *_group_lines(study, members, lengths), "", *_image_lines(spec)]
+    costs = _costs(spec, runs, lengths)
+    left = _costs(spec, [run for run in runs if not study.records(run).has_ended()], lengths)
+    lines.append(_total_line(runs, costs.values()))
+    lines += _left_lines(runs, study, left)
+    if measure:
+        lines.append(_time_line(spec, left, how))
+    num_checkpoints = sum(cost.num_checkpoints for cost in costs.values())
+    megabytes = sum(cost.disk_bytes for cost in costs.values()) / 1e6
+    free = free_bytes(study.workdir) / 1e6
+    lines.append(f"Disk: {num_checkpoints} checkpoints, about {megabytes:.0f} MB; {free:.0f} MB free")
+    return "\n".join(lines)
+
+
+def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -> list[str]:
+    spec, lines = study.spec, []
+    most = "at most " * (spec.fork.when == "trigger")
+    for run in runs[:MOST_LISTED]:
+        num_epochs = run.training(spec.at(run.setting), lengths[run.setting]).num_epochs
+        steps = num_epochs * lengths[run.setting]
+        lines.append(f"  {identity.directory(spec, run)}: {most}{num_epochs} epochs, {steps} steps")
+    if len(runs) > MOST_LISTED:
+        lines.append(f"  ... and {len(runs) - MOST_LISTED} more")
     if spec.fork.when == "trigger":
         lines.append(
             f"  {spec.fork.trigger} decides; dense and pruned part share {spec.train.num_epochs} epochs"
         )
-    splits = f"{sizes.num_train} train, {sizes.num_validation} validation, {sizes.num_test} test"
-    lines += [
-        "",
-        f"Images: {splits}; {per_epoch} steps an epoch",
-        f"Total: {len(runs)} runs, {cost.num_epochs} epochs, {cost.num_steps} training steps",
-        f"Disk: {cost.num_checkpoints} checkpoints, about {cost.disk_bytes / 1e6:.0f} MB",
-    ]
-    return "\n".join(lines)
+    if spec.fork.search == "coarse_to_fine":
+        most_cells = f", at most {spec.fork.max_cells} cells a curve" if spec.fork.max_cells else ""
+        lines.append(f"  and then the cells around the best of these{most_cells}")
+    return lines
 
 
-def _state_bytes(spec: RunSpec, image_shape: tuple[int, int, int]) -> int:
-    task = tasks.classification(
-        spec.data, spec.model, precision=spec.train.precision, image_shape=image_shape
+def _group_lines(study: Study, members: Sequence[Member], lengths: dict[Setting, int]) -> list[str]:
+    runs = [member for member in members if not isinstance(member, Comparison)]
+    groups = plan.groups(study.spec, runs, lengths.__getitem__)
+    found = Counter(
+        (group.model, group.train_fraction, group.num_epochs, isinstance(group.runs[0], Trunk))
+        for group in groups
     )
-    make = engine.state_maker(task, optim.sgd(spec.optim))
+    sizes = Counter()
+    for group in groups:
+        key = (group.model, group.train_fraction, group.num_epochs, isinstance(group.runs[0], Trunk))
+        sizes[key] += len(group.runs)
+    lines = ["Groups of one shape (forks of a group share a compilation, and may train as one batch):"]
+    for (model, fraction, num_epochs, dense), _ in found.items():
+        count = sizes[model, fraction, num_epochs, dense]
+        kind = "trunk" if dense else "fork"
+        what = f"{count} {kind}{'s' * (count > 1)} of {num_epochs} epochs"
+        lines.append(f"  {model}, {100 * fraction:g} % of the data: {what}")
+    compared = len(members) - len(runs)
+    return [*lines, f"Comparisons of replicates: {compared}"] if compared else lines
+
+
+def _image_lines(spec: RunSpec) -> list[str]:
+    lines = []
+    for fraction in spec.data.train_fractions:
+        one = next(setting for setting in spec.settings() if setting.train_fraction == fraction)
+        sizes = data.sizes(spec.at(one).data)
+        splits = f"{sizes.num_train} train, {sizes.num_validation} validation, {sizes.num_test} test"
+        lines.append(f"Images: {splits}; {_steps_per_epoch(spec.at(one))} steps an epoch")
+    return lines
+
+
+def _costs(spec: RunSpec, runs: Iterable[Run], lengths: dict[Setting, int]) -> dict[Setting, Cost]:
+    own: dict[Setting, list[Run]] = {setting: [] for setting in spec.settings()}
+    for run in runs:
+        own[run.setting].append(run)
+    return {
+        setting: plan.cost(
+            spec.at(setting),
+            members,
+            steps_per_epoch=lengths[setting],
+            state_bytes=_state_bytes(spec.at(setting)),
+        )
+        for setting, members in own.items()
+    }
+
+
+def _total_line(runs: Sequence[Run], costs: Iterable[Cost]) -> str:
+    costs = list(costs)
+    num_epochs, num_steps = (
+        sum(getattr(cost, name) for cost in costs) for name in ("num_epochs", "num_steps")
+    )
+    trunks = sum(isinstance(run, Trunk) for run in runs)
+    made_of = f"{len(runs)} runs ({trunks} trunk{'s' * (trunks != 1)}, {len(runs) - trunks} pruned)"
+    return f"Total: {made_of}, {num_epochs} epochs, {num_steps} training steps"
+
+
+def _left_lines(runs: Sequence[Run], study: Study, left: dict[Setting, Cost]) -> list[str]:
+    ended = sum(study.records(run).has_ended() for run in runs)
+    if not ended:
+        return []
+    num_steps = sum(cost.num_steps for cost in left.values())
+    return [f"Left to do: {len(runs) - ended} runs, {num_steps} training steps"]
+
+
+def _time_line(spec: RunSpec, left: dict[Setting, Cost], how: Options) -> str:
+    """The time all steps take, from a few of each network and data fraction on a worker's share of cores."""
+    cores = options.shares(options.usable_cores(), how.num_workers)[0]
+    timed = step_time.measured(spec, cores)
+    seconds = sum(cost.num_steps * timed[setting.network_slug] for setting, cost in left.items())
+    steps = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in timed.items())
+    workers = f" in {how.num_workers} workers" if how.num_workers > 1 else ""
+    about = _duration(seconds / how.num_workers)
+    on = f" on {len(cores)} core{'s' * (len(cores) > 1)}" if how.num_workers > 1 else ""
+    return (
+        f"Time: about {about}{workers} for the training steps left (a step{on}: {steps}, measured now, forks "
+        "one by one); evaluation, signals and compilation come on top"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """
+    Example:
+        >>> _duration(50), _duration(5000), _duration(500000)
+        ('1 minute', '84 minutes', '139 hours')
+    """
+    minutes = math.ceil(seconds / 60)
+    if minutes <= 120:
+        return f"{minutes} minute{'s' * (minutes != 1)}"
+    return f"{seconds / 3600:.0f} hours"
+
+
+def _steps_per_epoch(spec: RunSpec) -> int:
+    return data.steps_per_epoch(data.sizes(spec.data).num_train, spec.train.batch_size)
+
+
+def _state_bytes(spec: RunSpec) -> int:
+    shape = data.sizes(spec.data).image_shape
+    task = tasks.classification(spec.data, spec.model, precision=spec.train.precision, image_shape=shape)
+    make = engines.state_maker(task, optim.sgd(spec.optim))
     return plan.tree_bytes(jax.eval_shape(make, jax.ShapeDtypeStruct((2,), "uint32")))

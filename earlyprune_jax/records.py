@@ -8,6 +8,7 @@ is named, with the remedy.
 import json
 import math
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def replace_file(path: Path, content: bytes) -> None:
         >>> path.read_bytes()
         b'a,b'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two hosts that share a directory may run processes of the same id.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -131,6 +133,18 @@ class RunRecords:
         if result is not None and "status" not in result:
             raise InvalidInput([expected(str(path), result, "to have a status", REMEDY)])
         return result
+
+    def has_ended(self) -> bool:
+        """Whether there is a result, without reading it."""
+        return (self.directory / "result.json").is_file()
+
+    def description(self) -> dict[str, Any] | None:
+        """What `start` has said, or None."""
+        return read_json(self.directory / "run.json")
+
+    def forget_result(self) -> None:
+        """Takes back `finish`: the run goes on from where it is."""
+        (self.directory / "result.json").unlink(missing_ok=True)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run as ended: it will not be trained again."""

@@ -1,22 +1,21 @@
-"""A workdir: which experiment it holds, what made it, and that one process at a time writes it."""
+"""A workdir: which study it holds, and what made it."""
 
-import contextlib
-import fcntl
 import importlib.metadata
 import os
 import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from earlyprune_jax import __version__
+from earlyprune_jax.grid import claims, slurm_job
+from earlyprune_jax.grid.options import Options
 from earlyprune_jax.records import read_json, write_json
-from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.spec import RunSpec, fixed_keys
 from earlyprune_jax.validate import InvalidInput, expected
 
 PACKAGES = (
@@ -31,7 +30,7 @@ PACKAGES = (
 )
 
 
-PLACE = ("execution", "device")
+PLACE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """What has to stay the same for a resumed run to be bitwise the run it would have been."""
 
 REMEDY = "Restore the file, or choose another --workdir."
@@ -42,12 +41,20 @@ OWN_FILES = (
     "rules.csv",
     "rule_choices.csv",
     "signal_correlations.csv",
-    "signal_budget.json",
+    "comparisons.csv",
+    "regimes.csv",
+    "regime_cells.csv",
+    "regime_alignment.csv",
+    "regime_baselines.csv",
+    "signal_budgets",
+    "fork_widths",
     "env.json",
     "figures",
     "trunks",
     "forks",
     "online",
+    "comparisons",
+    "slurm",
 )
 
 
@@ -61,58 +68,64 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
         allowed = f"to hold none of {', '.join(foreign)} without a config.json"
         remedy = "They would be overwritten: choose another directory."
         return [expected("--workdir", str(workdir), allowed, remedy)] if foreign else []
-    if held == spec.to_dict():
+    differing = _differences(fixed_keys(held), spec.fixed()) + _moved_mask(held, spec)
+    if not differing:
         return []
-    differing = _differences(held, spec.to_dict())
     lines = [f"  {name}: {old!r} there, {new!r} now" for name, old, new in differing]
     remedy = "Choose another --workdir, or the config that was used there. Differing keys:\n"
-    return [expected("--workdir", str(workdir), "to hold the same experiment", remedy + "\n".join(lines))]
+    return [expected("--workdir", str(workdir), "to hold the same study", remedy + "\n".join(lines))]
 
 
-def require(workdir: Path, spec: RunSpec) -> None:
-    """Raises InvalidInput with what `check` finds."""
-    problems = check(workdir, spec)
-    if problems:
-        raise InvalidInput(problems)
+def _moved_mask(held: dict[str, Any], spec: RunSpec) -> list[tuple[str, Any, Any]]:
+    """Axes whose first value decides a signal of the trunks: mask_distance compares masks of that cell."""
+    if "mask_distance" not in spec.signals.names:
+        return []
+    now = spec.to_dict()["pruning"]
+    names = ("criteria", "scopes", "sparsities")
+    firsts = ((name, held.get("pruning", {}).get(name), now[name]) for name in names)
+    return [
+        (f"pruning.{name} (the first is mask_distance's)", old, new)
+        for name, old, new in firsts
+        if not old or old[0] != new[0]
+    ]
 
 
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Makes the workdir and holds it; two writing processes would corrupt each other's checkpoints.
+def describe(
+    workdir: Path, spec: RunSpec, *, form: str, data_digest: str, how: Options, trains: bool = True
+) -> None:
+    """Makes the workdir, writes config.json, and adds this session's versions and hardware to env.json.
+
+    A session that does not train, but has others do it, says so there: it may be of other hardware.
 
     Raises:
-        InvalidInput: another process holds it, or it cannot be written.
+        InvalidInput: the workdir cannot be written, or earlier runs here were made with other data of the
+            same name.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("w")
+        with claims.held(workdir):
+            _describe(workdir, spec, form, data_digest, how, trains)
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
         raise InvalidInput([expected("--workdir", str(workdir), allowed, "Choose another.")]) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            allowed, remedy = "not to be in use by another process", "Wait for it, or choose another."
-            raise InvalidInput([expected("--workdir", str(workdir), allowed, remedy)]) from error
-        yield
 
 
-def describe(workdir: Path, spec: RunSpec, *, form: str, data_digest: str) -> None:
-    """Writes config.json, and adds this session's versions and hardware to env.json.
-
-    Raises:
-        InvalidInput: earlier runs here were made with other data of the same name.
-    """
+def _describe(workdir: Path, spec: RunSpec, form: str, data_digest: str, how: Options, trains: bool) -> None:
     sessions = read_json(workdir / "env.json", list, remedy=REMEDY) or []
     session = environment() | {"execution": form, "data_sha256": data_digest}
+    session |= {"num_workers": how.num_workers, "fork_width": how.fork_width, "trains": trains}
     last = sessions[-1] if sessions else session
     if last["data_sha256"] != data_digest:
         allowed = f"to hold the data that runs in {workdir} were trained on (SHA-256 {last['data_sha256']})"
         remedy = "It has changed since: restore it, or choose another --workdir."
         raise InvalidInput([expected("data.name", spec.data.name, allowed, remedy)])
-    moved = [f"{key} {last[key]} -> {session[key]}" for key in PLACE if last[key] != session[key]]
-    if moved:
+    trained = next((each for each in reversed(sessions) if each.get("trains", True)), session)
+    moved = [
+        f"{key} {trained[key]} -> {session[key]}"
+        for key in PLACE
+        if trained.get(key, session[key]) != session[key]
+    ]
+    if moved and trains:
         warnings.warn(
             f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run.", stacklevel=2
         )
@@ -129,11 +142,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {"earlyprune-jax": __version__} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
+        "host": platform.node(),
+        "slurm_job": slurm_job.job_id(),
         "cpu": _cpu_model(),
         "num_cpus": os.cpu_count(),
         "backend": jax.default_backend(),
         "device": device.device_kind,
         "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 

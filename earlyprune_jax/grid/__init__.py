@@ -1,1 +1,1 @@
-"""The grid of runs: one trunk a seed, and every fork of every axis."""
+"""The grid: which members a study has, what they are called, who trains them, and where."""

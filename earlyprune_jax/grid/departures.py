@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earlyprune_jax import triggers
-from earlyprune_jax.grid.plan import Fork, Online, Trunk
+from earlyprune_jax.grid.members import Fork, Online, Pruned, label, trunk_of
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.triggers import Trigger
 
@@ -39,20 +39,20 @@ def stopping_rule(spec: RunSpec) -> Trigger | None:
 
 def departure(
     spec: RunSpec,
-    member: Fork | Online,
+    member: Pruned,
     ended: Mapping[str, Any] | None,
     history: Sequence[Mapping[str, Any]],
 ) -> Departure:
     """Decides from how the trunk ended.
 
     Args:
-        spec: the experiment.
+        spec: of the member's setting.
         member: a fork of the grid, or a run that prunes itself.
         ended: the trunk's result.json; None while it is unfinished.
         history: the trunk's records, flat.
     """
     if isinstance(member, Fork):
-        return _planned(member, ended)
+        return _planned(spec, member, ended)
     rule = triggers.parse(spec.fork.trigger)
     stopped = (ended or {}).get("fired")
     described = {"trigger": str(rule), "mode": spec.fork.prune_at, "fired_epoch": None, "marked_epoch": None}
@@ -71,12 +71,23 @@ def departure(
     return Departure(member.pruned_at(marked if rewinds else dense_epochs), dense_epochs, described, sentence)
 
 
-def _planned(fork: Fork, ended: Mapping[str, Any] | None) -> Departure:
+def _planned(spec: RunSpec, fork: Fork, ended: Mapping[str, Any] | None) -> Departure:
     """A fork of the grid starts unless its trunk never got there."""
-    if ended and ended["status"] == "diverged" and ended["epoch"] <= fork.fork_epoch:
-        reason = f"{Trunk(fork.trunk_seed).label} diverged in epoch {ended['epoch']}"
-        return Departure(None, fork.fork_epoch, {}, reason)
+    lost = _why_lost(spec, fork, ended)
+    # The last epoch of a run that diverged left nothing behind.
+    if lost and ended and ended.get("epoch", 0) <= fork.fork_epoch:
+        return Departure(None, fork.fork_epoch, {}, lost)
     return Departure(fork, fork.fork_epoch, {}, "")
+
+
+def _why_lost(spec: RunSpec, member: Pruned, ended: Mapping[str, Any] | None) -> str:
+    """How a trunk came to a bad end; nothing where it did not."""
+    if not ended or ended["status"] not in ("diverged", "failed"):
+        return ""
+    name = label(trunk_of(member), spec)
+    if ended["status"] == "diverged":
+        return f"{name} diverged in epoch {ended['epoch']}"
+    return f"{name} failed: {ended['reason']}"
 
 
 def _cost(fired: int, marked: int, rewinds: bool) -> str:
@@ -90,9 +101,7 @@ def _cost(fired: int, marked: int, rewinds: bool) -> str:
 
 
 def _why_dense(spec: RunSpec, rule: Trigger, member: Online, ended: Mapping[str, Any] | None) -> str:
-    if ended and ended["status"] == "diverged":
-        return f"{Trunk(member.trunk_seed).label} diverged in epoch {ended['epoch']}"
-    return (
+    return _why_lost(spec, member, ended) or (
         f"{rule} did not fire before the last of {spec.train.num_epochs} epochs, and "
         "fork.fallback_epoch=0: nothing was pruned"
     )

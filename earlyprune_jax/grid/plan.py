@@ -1,146 +1,116 @@
-"""From a spec to the runs it asks for, with their names, lengths and cost."""
+"""From a spec to the members it asks for, the groups that share a compilation, and what they cost."""
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
-from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import fork_rules
-from earlyprune_jax.training.fork_rules import Training
+from earlyprune_jax.grid.members import Comparison, Fork, Member, Online, Run, Trunk
+from earlyprune_jax.spec import RunSpec, Setting
+
+Cell = tuple[int, float]
+"""Fork epoch and sparsity."""
+
+Curve = tuple[str, str, str]
+"""Criterion, scope and learning-rate rule."""
+
+BASELINES: dict[str, Callable[[RunSpec], tuple[int, str, str]]] = {
+    "prune_at_init": lambda spec: (0, spec.pruning.criteria[0], "matched_budget"),
+    "prune_at_end": lambda spec: (spec.train.num_epochs, spec.pruning.criteria[0], "constant"),
+    "random_at_init": lambda spec: (0, "random", "matched_budget"),
+    "random_at_end": lambda spec: (spec.train.num_epochs, "random", "constant"),
+}
+"""Name -> fork epoch, criterion and rule; all train T + fork.constant_num_epochs epochs in all."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Trunk:
-    """A dense run."""
+class Group:
+    """Runs of one shape: one compilation serves them, and a device may train them side by side.
 
-    trunk_seed: int
-
-    @property
-    def directory(self) -> str:
-        """Where the run lives, relative to the workdir."""
-        return f"trunks/seed-{self.trunk_seed}"
-
-    @property
-    def label(self) -> str:
-        """What progress calls the run."""
-        return f"trunk seed {self.trunk_seed}"
-
-    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
-        """Length, schedule and momentum."""
-        return fork_rules.trunk(spec, steps_per_epoch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fork:
-    """A pruned run that leaves its trunk after `fork_epoch` epochs."""
-
-    trunk_seed: int
-    fork_epoch: int
-    criterion: str
-    scope: str
-    sparsity: float
-    rule: str
-    replicate: int
-
-    @property
-    def directory(self) -> str:
-        """Where the run lives, relative to the workdir."""
-        axes = f"{self.criterion}_{self.scope}_s{self.sparsity!r}_{self.rule}_r{self.replicate}"
-        return f"forks/seed-{self.trunk_seed}_epoch-{self.fork_epoch}_{axes}"
-
-    @property
-    def label(self) -> str:
-        """What progress calls the run."""
-        axes = f"{self.criterion} {self.scope} {self.sparsity!r} {self.rule}"
-        return f"fork seed {self.trunk_seed} at {self.fork_epoch}, {axes}" + (
-            f" #{self.replicate}" * bool(self.replicate)
-        )
-
-    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
-        """Length, schedule and momentum."""
-        return fork_rules.RULES[self.rule](spec, self.fork_epoch, steps_per_epoch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Online:
-    """A run that prunes itself: its trunk watches its signals, and stops when the trigger fires.
-
-    The dense part is the trunk's, shared by all cells of a seed; what is left of the trunk's epochs
-    is trained pruned.
+    Attributes:
+        model: the network.
+        train_fraction: the data.
+        num_epochs: how long each trains.
+        runs: the members.
     """
 
-    trunk_seed: int
-    criterion: str
-    scope: str
-    sparsity: float
-    rule: str
-    replicate: int
-
-    @property
-    def directory(self) -> str:
-        """Where the pruned part lives, relative to the workdir."""
-        axes = f"{self.criterion}_{self.scope}_s{self.sparsity!r}_{self.rule}_r{self.replicate}"
-        return f"online/seed-{self.trunk_seed}_{axes}"
-
-    @property
-    def label(self) -> str:
-        """What progress calls the run."""
-        axes = f"{self.criterion} {self.scope} {self.sparsity!r} {self.rule}"
-        return f"online seed {self.trunk_seed}, {axes}" + f" #{self.replicate}" * bool(self.replicate)
-
-    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
-        """The longest it can get, while nobody knows when the trigger will fire: see `pruned_at`."""
-        return fork_rules.RULES[self.rule](spec, 1, steps_per_epoch)
-
-    def pruned_at(self, epoch: int) -> Fork:
-        """The fork this becomes, once it is known from which epoch's weights."""
-        return Fork(
-            self.trunk_seed, epoch, self.criterion, self.scope, self.sparsity, self.rule, self.replicate
-        )
+    model: str
+    train_fraction: float
+    num_epochs: int
+    runs: tuple[Run, ...]
 
 
-AnyRun = Trunk | Fork | Online
+def members(spec: RunSpec) -> list[Member]:
+    """Every member of the full grid, each trunk directly before what starts from it.
 
-
-def identity(run: AnyRun, first_epoch: int, num_epochs: int) -> dict[str, Any]:
-    """What run.json says: kind and every axis (null where a run has none), first and last epoch.
-
-    Example:
-        >>> identity(Trunk(0), 0, 40)["kind"], identity(Trunk(0), 0, 40)["last_epoch"]
-        ('trunk', 40)
+    Replicates of a cell follow one another, and then their comparison. No member occurs twice, though a
+    baseline may be a cell of the grid.
     """
-    axes = dict.fromkeys(field.name for field in dataclasses.fields(Fork)) | dataclasses.asdict(run)
-    return {
-        "kind": type(run).__name__.lower(),
-        **axes,
-        "first_epoch": first_epoch,
-        "last_epoch": first_epoch + num_epochs,
-    }
+    return from_trunks(spec, lambda setting, seed: _everything(spec, setting, seed))
 
 
-def runs(spec: RunSpec) -> list[AnyRun]:
-    """Every run, each trunk directly before its forks: results.csv holds whole seeds early."""
-    fork, pruning = spec.fork, spec.pruning
-    axes = (
-        pruning.criteria,
-        pruning.scopes,
-        pruning.sparsities,
-        fork.rules,
-        range(fork.num_replicates),
+def from_trunks(spec: RunSpec, starting: Callable[[Setting, int], list[Member]]) -> list[Member]:
+    """Every trunk, each directly before what starts from it: (setting, seed) -> members."""
+    planned: list[Member] = []
+    for setting, seed in itertools.product(spec.settings(), spec.train.seeds):
+        planned += [Trunk(setting, seed), *starting(setting, seed)]
+    return list(dict.fromkeys(planned))
+
+
+def _everything(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
+    if spec.fork.when == "trigger":
+        return [Online(setting, seed, *cell) for cell in _online_cells(spec)]
+    lattice = itertools.product(spec.fork.epochs, spec.pruning.sparsities)
+    axes = itertools.product(lattice, curves(spec))
+    planned = [run for cell, curve in axes for run in replicates(spec, setting, seed, cell, curve)]
+    return planned + baselines(spec, setting, seed)
+
+
+def curves(spec: RunSpec) -> list[Curve]:
+    """Every criterion, scope and learning-rate rule."""
+    return list(itertools.product(spec.pruning.criteria, spec.pruning.scopes, spec.fork.rules))
+
+
+def replicates(spec: RunSpec, setting: Setting, seed: int, cell: Cell, curve: Curve) -> list[Member]:
+    """The forks of one trunk at one cell, and then their comparison if there is one."""
+    (epoch, sparsity), (criterion, scope, rule) = cell, curve
+    axes, count = (epoch, criterion, scope, sparsity, rule), spec.fork.num_replicates
+    runs: list[Member] = [Fork(setting, seed, *axes, number) for number in range(count)]
+    return [*runs, Comparison(setting, seed, *axes, count)] if spec.fork.comparisons else runs
+
+
+def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
+    """The forks of one trunk that `fork.baselines` puts beside the grid."""
+    axes = itertools.product(spec.fork.baselines, spec.pruning.scopes, spec.pruning.sparsities)
+    planned: list[Member] = []
+    for name, scope, sparsity in axes:
+        epoch, criterion, rule = BASELINES[name](spec)
+        planned += replicates(spec, setting, seed, (epoch, sparsity), (criterion, scope, rule))
+    return planned
+
+
+def _online_cells(spec: RunSpec) -> list[tuple[Any, ...]]:
+    pruning, numbers = spec.pruning, range(spec.fork.num_replicates)
+    return list(
+        itertools.product(pruning.criteria, pruning.scopes, pruning.sparsities, spec.fork.rules, numbers)
     )
-    cells = list(itertools.product(*axes))
-    if fork.when == "trigger":
-        return [
-            run
-            for seed in spec.train.seeds
-            for run in (Trunk(seed), *(Online(seed, *cell) for cell in cells))
-        ]
-    forked = itertools.product(fork.epochs, cells)
-    places = [(epoch, *cell) for epoch, cell in forked]
-    return [run for seed in spec.train.seeds for run in (Trunk(seed), *(Fork(seed, *at) for at in places))]
+
+
+def groups(spec: RunSpec, runs: Iterable[Run], steps_per_epoch: Callable[[Setting], int]) -> list[Group]:
+    """The runs by network, data and length, in their order.
+
+    A trunk, which is watched, is a group of its own.
+    """
+    found: dict[tuple[str, float, int, Trunk | None], list[Run]] = {}
+    for run in runs:
+        length = run.training(spec.at(run.setting), steps_per_epoch(run.setting)).num_epochs
+        alone = run if isinstance(run, Trunk) else None
+        shape = (run.setting.model, run.setting.train_fraction, length, alone)
+        found.setdefault(shape, []).append(run)
+    return [Group(model, fraction, length, tuple(own)) for (model, fraction, length, _), own in found.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,26 +130,40 @@ class Cost:
     disk_bytes: int
 
 
-def cost(spec: RunSpec, *, steps_per_epoch: int, state_bytes: int) -> Cost:
-    """Estimates a whole plan from its lengths and the size of one state."""
-    planned = runs(spec)
+def cost(spec: RunSpec, planned: Iterable[Run], *, steps_per_epoch: int, state_bytes: int) -> Cost:
+    """Estimates the runs of one setting from their lengths and the size of one state.
+
+    Args:
+        spec: of the setting.
+        planned: its runs.
+        steps_per_epoch: of its data.
+        state_bytes: of its network.
+    """
+    planned = list(planned)
     num_epochs = sum(run.training(spec, steps_per_epoch).num_epochs for run in planned)
+    trunks = sum(isinstance(run, Trunk) for run in planned)
     if spec.fork.when == "trigger":
         # A trunk that never stops leaves nothing for its pruned runs; one that stops at once, the most.
-        num_epochs -= len(spec.train.seeds) * (spec.train.num_epochs - 1)
-    kept = spec.train.num_epochs + 1
-    if spec.train.keep_checkpoints == "fork_epochs":
-        kept = len({*kept_epochs(spec), spec.train.num_epochs})
-    num_checkpoints = sum(kept if isinstance(run, Trunk) else 1 for run in planned)
+        num_epochs -= trunks * (spec.train.num_epochs - 1)
+    kept = kept_epochs(spec)
+    num_kept = spec.train.num_epochs + 1 if kept is None else len({*kept, spec.train.num_epochs})
+    num_checkpoints = trunks * num_kept + len(planned) - trunks
     return Cost(num_epochs, num_epochs * steps_per_epoch, num_checkpoints, num_checkpoints * state_bytes)
 
 
-def kept_epochs(spec: RunSpec) -> frozenset[int]:
-    """The trunk checkpoints that forks may start from, so far as it is known beforehand."""
+def kept_epochs(spec: RunSpec) -> frozenset[int] | None:
+    """The trunk checkpoints that stay on disk, so far as it is known beforehand; None = all."""
+    if spec.train.keep_checkpoints == "all":
+        return None
     if spec.fork.when == "epochs":
-        return frozenset(spec.fork.epochs)
+        return fork_epochs(spec)
     # Any epoch may turn out to be the one to go back to.
     return frozenset(range(spec.train.num_epochs)) if spec.fork.prune_at == "rewind" else frozenset()
+
+
+def fork_epochs(spec: RunSpec) -> frozenset[int]:
+    """Every epoch at which a fork leaves its trunk, baselines among them."""
+    return frozenset((*spec.fork.epochs, *(BASELINES[name](spec)[0] for name in spec.fork.baselines)))
 
 
 def tree_bytes(tree: Any) -> int:

@@ -1,0 +1,82 @@
+"""How a study is carried out, as opposed to what it is: none of this changes what a run is called."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+
+from earlyprune_jax.validate import expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Workers, batches and time.
+
+    Attributes:
+        num_workers: processes on this machine, each bound to its share of the cores; 1 = this process alone.
+        fork_width: forks trained as one batch; 0 = one on CPU, measured on accelerators.
+        max_minutes: no epoch begins later than that; what runs is then saved, and the same command goes on.
+        only: directories of the members to train, relative to the workdir; empty = all.
+    """
+
+    num_workers: int = 1
+    fork_width: int = 0
+    max_minutes: float = math.inf
+    only: tuple[str, ...] = ()
+
+    def check(self, num_cores: int | None = None) -> list[str]:
+        """Values that make no sense on so many cores; None = those of this process."""
+        problems = []
+        num_cores = num_cores or len(usable_cores())
+        if not 1 <= self.num_workers <= num_cores:
+            remedy = "Each worker needs a core of its own."
+            problems.append(expected("--workers", self.num_workers, f"in [1, {num_cores}]", remedy))
+        if self.fork_width < 0:
+            problems.append(expected("--fork_width", self.fork_width, "to be at least 0", "0 = measured."))
+        if not self.max_minutes > 0:
+            problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
+        return problems
+
+    def check_together(self) -> list[str]:
+        """What cannot be had where several processes train one run: `--distributed`, `--coordinator`."""
+        remedy = "They train one run at a time, on all their devices."
+        values = {"--workers": self.num_workers, "--fork_width": self.fork_width}
+        return [
+            expected(name, value, "to be 1 or left out where several hosts train as one", remedy)
+            for name, value in values.items()
+            if value > 1
+        ]
+
+
+ALONE = Options()
+"""This process, without a time limit."""
+
+
+def usable_cores() -> list[int]:
+    """The cores this process may run on, ascending."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def shares(cores: list[int], num_workers: int) -> list[list[int]]:
+    """The cores cut into equal parts, neighbours together; those left over go to the first.
+
+    Example:
+        >>> shares([0, 1, 2, 3, 4], 2)
+        [[0, 1, 2], [3, 4]]
+    """
+    each, more = divmod(len(cores), num_workers)
+    bounds = [index * each + min(index, more) for index in range(num_workers + 1)]
+    return [cores[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+def deadline(max_minutes: float) -> float:
+    """The wall-clock time, in seconds since the epoch, at which so many minutes from now are over."""
+    return time.time() + 60 * max_minutes
+
+
+def stop_at(moment: float) -> Callable[[], bool]:
+    """A function that says yes from that wall-clock time on."""
+    return lambda: time.time() >= moment

@@ -1,0 +1,219 @@
+"""One process at work on a study: it takes what is ready and free, trains it, and looks again.
+
+Several processes, on one machine or many, share a study by doing just this on the same workdir: locks keep
+them apart, and what one leaves unfinished another goes on with.
+"""
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from earlyprune_jax.grid import claims, identity, plan
+from earlyprune_jax.grid.agenda import agenda
+from earlyprune_jax.grid.claims import Busy, Claim
+from earlyprune_jax.grid.members import Fork, Member, Trunk, label
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.trainer import Trainer
+from earlyprune_jax.grid.width import fork_width
+from earlyprune_jax.training.hosts import is_primary, on_primary, require_same_error
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+"""Seconds between looks while all that is left is held by others: doubled each time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Orders:
+    """What one process is to do of a study.
+
+    Attributes:
+        only: directories of members; None = all.
+        width: member -> with how many others of its shape it may train as one batch, itself counted.
+        ended: called with every member that has ended, whoever trained it.
+    """
+
+    only: Collection[str] | None
+    width: Callable[[Fork], int]
+    ended: Callable[[Member], None]
+
+
+def orders(
+    trainer: Trainer,
+    *,
+    only: Collection[str] | None = None,
+    asked_width: int = 0,
+    ended: Callable[[Member], None] = lambda member: None,
+) -> Orders:
+    """Orders for a trainer, with batches of forks as wide as asked, or as this device likes them."""
+    study = trainer.study
+    num_forks = sum(isinstance(member, Fork) for member in plan.members(study.spec))
+    # Where all devices share a run's images, runs train one by one.
+    together = jax.process_count() > 1
+
+    def width(fork: Fork) -> int:
+        if together:
+            return 1
+        engine = trainer.engine(fork.setting)
+        return fork_width(engine, asked_width, num_forks, study.workdir / "fork_widths")
+
+    return Orders(only, width, ended)
+
+
+def work(trainer: Trainer, orders: Orders) -> None:
+    """Trains until every member has ended, or until the trainer is told to stop.
+
+    A member that raises is recorded as failed, with its reason; the others go on. So is a member at which
+    one process after another dies without finishing an epoch. Where several processes train one run, process
+    0 looks and claims for all.
+    """
+    study = trainer.study
+    pending = on_primary(partial(_pending, study, orders))
+    pause = SHORTEST_PAUSE
+    while pending and not trainer.talk.stop():
+        claim = Claim()
+        try:
+            taken, pending = on_primary(partial(_take, study, pending, claim, orders))
+            has_trained = bool(taken) and _train(trainer, orders, [(one, pending[one]) for one in taken])
+        finally:
+            claim.release()
+        if pending and not has_trained:
+            # What is left is being trained by others, who may die.
+            time.sleep(pause)
+        pause = SHORTEST_PAUSE if has_trained else min(2 * pause, LONGEST_PAUSE)
+        pending = pending or on_primary(partial(_pending, study, orders))
+
+
+def _pending(study: Study, orders: Orders) -> dict[Member, Path]:
+    """What has not ended, with its directory, in the order of the plan."""
+    names = {member: identity.directory(study.spec, member) for member in agenda(study)}
+    wanted = {member: name for member, name in names.items() if orders.only is None or name in orders.only}
+    return {
+        member: study.workdir / name
+        for member, name in wanted.items()
+        if not (study.workdir / name / "result.json").is_file()
+    }
+
+
+def _take(
+    study: Study, pending: dict[Member, Path], claim: Claim, orders: Orders
+) -> tuple[list[Member], dict[Member, Path]]:
+    """Claims the first member that is ready and free, and others that may train with it.
+
+    Returns:
+        What is claimed, and what is pending without the members that have ended meanwhile.
+    """
+    pending = dict(pending)
+    taken: list[Member] = []
+    ready: dict[tuple[Member, ...], bool] = {}
+    for member, directory in list(pending.items()):
+        if (directory / "result.json").is_file():
+            del pending[member]
+            orders.ended(member)
+            continue
+        # One at which a process has died may be to blame: it trains alone.
+        if taken and (claims.has_attempts(directory) or not _trains_with(study, taken[0], member)):
+            continue
+        if not _is_ready(study, member, ready) or not claim.take(directory):
+            continue
+        # Looked at before the lock was there: its last holder may have finished it in between. Opening the
+        # directory asks the server of a network file system, where looking for one file may not.
+        if any(entry.name == "result.json" for entry in directory.iterdir()):
+            continue
+        taken.append(member)
+        first = taken[0]
+        if not isinstance(first, Fork) or claims.has_attempts(directory):
+            break
+        if len(taken) >= orders.width(first):
+            break
+    return taken, pending
+
+
+def _is_ready(study: Study, member: Member, known: dict[tuple[Member, ...], bool]) -> bool:
+    """Whether what a member starts from is there; asked once a look for forks of one epoch."""
+    if not isinstance(member, Fork):
+        return study.is_ready(member)
+    start = (Trunk(member.setting, member.trunk_seed), dataclasses.replace(member, **_NO_CELL))
+    if start not in known:
+        known[start] = study.is_ready(member)
+    return known[start]
+
+
+_NO_CELL = {"criterion": "", "scope": "", "sparsity": 0.0, "rule": "", "replicate": 0}
+"""What readiness does not depend on."""
+
+
+def _trains_with(study: Study, first: Member, other: Member) -> bool:
+    """Whether two forks are of one shape: network, data, and epochs left to train."""
+    if not isinstance(first, Fork) or not isinstance(other, Fork):
+        return False
+    return _shape(study, first) == _shape(study, other)
+
+
+def _shape(study: Study, fork: Fork) -> tuple[object, ...]:
+    # Any number of steps an epoch: lengths in epochs do not depend on it.
+    length = fork.training(study.at(fork.setting), 1).num_epochs
+    trained = len(study.records(fork).epochs())
+    return fork.setting.model, fork.setting.train_fraction, length - trained
+
+
+def _train(trainer: Trainer, orders: Orders, taken: list[tuple[Member, Path]]) -> bool:
+    """Trains what has been claimed; where a batch raises, its members one by one, to find the culprit.
+
+    Returns:
+        Whether something was done; not where what it needs was held by another process.
+    """
+    members = on_primary(
+        lambda: [member for member, directory in taken if _may_try(trainer, member, directory)]
+    )
+    try:
+        return _train_members(trainer, orders, members)
+    finally:
+        # Not by on_primary: an interrupted process has nobody to talk to.
+        for _, directory in taken if is_primary() else ():
+            claims.forget_attempts(directory)
+
+
+def _train_members(trainer: Trainer, orders: Orders, members: list[Member]) -> bool:
+    if len(members) > 1 and isinstance(members[0], Fork):
+        try:
+            trainer.train(members, orders.width(members[0]))
+            return True
+        except Exception:  # whatever one member raises must not stop the others
+            members = on_primary(partial(trainer.study.unended, members))
+    has_done = [_train_alone(trainer, member) for member in members]
+    return all(has_done)
+
+
+def _train_alone(trainer: Trainer, member: Member) -> bool:
+    try:
+        trainer.train([member])
+    except Busy:
+        return False
+    except Exception as error:  # as in _train
+        require_same_error(error)
+        details = "".join(traceback.format_exception(error))
+        on_primary(partial(_fail, trainer, member, f"{type(error).__name__}: {error}", details))
+    return True
+
+
+def _may_try(trainer: Trainer, member: Member, directory: Path) -> bool:
+    """Notes the attempt; where too many processes have died at this very point, the member has failed."""
+    num_epochs = len(trainer.study.records(member).epochs())
+    if claims.attempt(directory, num_epochs) <= claims.MOST_ATTEMPTS:
+        return True
+    where = f"after its epoch {num_epochs}" if num_epochs else "before its first epoch"
+    _fail(trainer, member, f"{claims.MOST_ATTEMPTS} processes died one after another {where}", "")
+    return False
+
+
+def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
+    records = trainer.study.records(member)
+    if records.description() is None:
+        records.start(identity.described(member, getattr(member, "fork_epoch", 0), 0))
+    (records.directory / "error.txt").write_text(details or reason)
+    records.finish({"status": "failed", "reason": reason})
+    trainer.talk.say(f"{label(member, trainer.study.spec)} failed: {reason}")

@@ -1,0 +1,65 @@
+"""How long a training step takes here, measured in a process bound to the cores that a worker would have.
+
+python -m earlyprune_jax.grid.step_time < orders.json
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+NUM_TIMED_STEPS = 6
+
+
+def measured(spec: Any, cores: list[int]) -> dict[str, float]:
+    """Seconds of a step, by `Setting.network_slug`: the mean of a few, after those that compile.
+
+    Args:
+        spec: a RunSpec.
+        cores: that the measuring process may use.
+    """
+    told = json.dumps({"spec": spec.to_dict(), "cores": cores})
+    command = [sys.executable, "-m", "earlyprune_jax.grid.step_time"]
+    done = subprocess.run(command, input=told, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measures what it is told on stdin, and prints one line of JSON."""
+    told = json.loads(sys.stdin.read())
+    # Before JAX is imported: its threads are as many as there are cores then.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, told["cores"])
+    from earlyprune_jax import data
+    from earlyprune_jax.spec import from_dict
+    from earlyprune_jax.training import engine as engines
+
+    spec = from_dict(told["spec"])
+    source, seconds = data.read(spec.data), {}
+    for setting in spec.settings():
+        if setting.network_slug not in seconds:
+            own = spec.at(setting)
+            seconds[setting.network_slug] = _step_seconds(engines.build(own, data.split(source, own.data)))
+    print(json.dumps(seconds))
+
+
+def _step_seconds(engine: Any) -> float:
+    import jax
+    import numpy as np
+
+    num_steps = engine.steps_per_epoch
+    if engine.form == "loop":
+        num_steps = min(NUM_TIMED_STEPS, num_steps)
+    rates, seconds = np.zeros(num_steps, np.float32), 0.0
+    for _ in range(2):
+        state = jax.block_until_ready(engine.new_state(0))
+        started = time.monotonic()
+        engine.train_epoch(state, rates)
+        seconds = time.monotonic() - started
+    return seconds / num_steps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""A study on disk: a workdir whose members have a directory each, and say there how far they are."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from earlyprune_jax.grid import identity, plan
+from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
+from earlyprune_jax.records import RunRecords
+from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.primary_files import PrimaryRecords, PrimaryStore
+from earlyprune_jax.validate import expected, shortened
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A spec and the workdir that holds its members, those of earlier grids among them.
+
+    Where several processes train one run, the workdir is process 0's, and every method is called by all of
+    them, or within `hosts.on_primary`.
+    """
+
+    spec: RunSpec
+    workdir: Path
+
+    def at(self, setting: Setting) -> RunSpec:
+        """The spec of one setting."""
+        return self.spec.at(setting)
+
+    def records(self, member: Member) -> RunRecords:
+        """What a member has written."""
+        return PrimaryRecords(self.workdir / identity.directory(self.spec, member))
+
+    def store(self, run: Run) -> CheckpointStore:
+        """A run's checkpoints."""
+        return PrimaryStore(self.workdir / identity.directory(self.spec, run) / "checkpoints")
+
+    def unended(self, members: Iterable[Member]) -> list[Member]:
+        """Those that have no result yet."""
+        return [member for member in members if not self.records(member).has_ended()]
+
+    def left(self, members: Iterable[Member]) -> list[Member]:
+        """Those that another session would work on: without a result, or with one to be forgotten."""
+        return [member for member in members if self._is_left(member)]
+
+    def _is_left(self, member: Member) -> bool:
+        result = self.records(member).result()
+        return result is None or result["status"] == "failed" or bool(result.get("for_now"))
+
+    def statuses(self, members: Iterable[Member]) -> list[str]:
+        """How each has ended; unfinished where it has not."""
+        results = (self.records(member).result() for member in members)
+        return ["unfinished" if result is None else result["status"] for result in results]
+
+    def is_ready(self, member: Member) -> bool:
+        """Whether what a member starts from is there."""
+        if isinstance(member, Trunk):
+            return True
+        if isinstance(member, Comparison):
+            return all(self.records(fork).has_ended() for fork in member.forks())
+        trunk = trunk_of(member)
+        if self.records(trunk).has_ended():
+            return True
+        # A fork need not wait for the end of its trunk, only for its checkpoint.
+        return isinstance(member, Fork) and self.store(trunk).has(member.fork_epoch)
+
+    def forget_failures(self, members: Iterable[Member]) -> None:
+        """Lets members run again that failed, or were skipped for want of one that failed."""
+        for member in self.left(members):
+            self.records(member).forget_result()
+
+    def check(self) -> list[str]:
+        """Forks from epochs that a finished trunk of an earlier, smaller grid did not keep."""
+        if self.spec.fork.when == "trigger":
+            return []
+        problems = []
+        trunks = {trunk_of(member) for member in plan.members(self.spec)}
+        for trunk in sorted(trunks, key=lambda one: identity.directory(self.spec, one)):
+            lost = self._lost_epochs(trunk)
+            if lost:
+                where = self.workdir / identity.directory(self.spec, trunk)
+                allowed = f"to be among the checkpoints that {where} kept"
+                remedy = (
+                    f"Kept: {self.store(trunk).epochs()}. Fork there, or delete that directory and set "
+                    "train.keep_checkpoints=all: the trunk is then trained again."
+                )
+                problems.append(expected("fork.epochs", tuple(lost), allowed, remedy))
+        return shortened(problems)
+
+    def _lost_epochs(self, trunk: Trunk) -> list[int]:
+        records = self.records(trunk)
+        described = records.description()
+        kept = described.get("kept_epochs") if described else None
+        if kept is None:
+            return []
+        on_disk, reached = set(self.store(trunk).epochs()), len(records.epochs())
+        wanted = sorted(plan.fork_epochs(self.spec))
+        # The state before training is a function of the seed.
+        on_disk.add(0)
+        return [epoch for epoch in wanted if epoch < reached and epoch not in on_disk and epoch not in kept]
+
+
+def free_bytes(workdir: Path) -> int:
+    """What is free on the disk that a workdir is on, or will be."""
+    existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def described_trunk(spec: RunSpec, trunk: Trunk, num_epochs: int) -> dict[str, Any]:
+    """What run.json says of a trunk: which checkpoints stay, beside what it says of every run."""
+    kept = plan.kept_epochs(spec)
+    return identity.described(trunk, 0, num_epochs) | {"kept_epochs": None if kept is None else sorted(kept)}
