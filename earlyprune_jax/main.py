@@ -4,22 +4,34 @@ python -m earlyprune_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
 import argparse
+import contextlib
+import math
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-OVERRIDE = "--config."
-INTERRUPTED = 130
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from earlyprune_jax.grid.options import Options
+    from earlyprune_jax.grid.slurm import SlurmOptions
+    from earlyprune_jax.grid.study import Study
+
+KEYED = ("config", "slurm")
+"""`--config.SECTION.KEY=VALUE` and `--slurm.KEY=VALUE`."""
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: list[str]) -> int:
     """Runs an experiment from command-line arguments.
 
     Returns:
-        0 = all done; 2 = bad input, nothing was written; 130 = interrupted, the same command
-        goes on.
+        0 = all done; 1 = all done, but runs diverged or failed; 2 = bad input, nothing was written; 3 = time
+        is up, the same command goes on; 130 = interrupted, likewise.
     """
     parser = _parser()
     flags, rest = parser.parse_known_args(argv)
@@ -34,59 +46,171 @@ def main(argv: list[str]) -> int:
         count = len(error.problems)
         print(f"earlyprune_jax: {count} problem{'s' if count > 1 else ''}:", file=sys.stderr)
         print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last saved epoch.", file=sys.stderr)
         return INTERRUPTED
 
 
 def _run(flags: argparse.Namespace, rest: list[str]) -> int:
-    from earlyprune_jax import config, experiment, preview, workspace
+    from earlyprune_jax import config, experiment, preview
+    from earlyprune_jax.grid.study import Study
     from earlyprune_jax.validate import InvalidInput
 
-    overrides, problems = split_overrides(rest)
+    given, problems = split_keyed(rest)
+    cluster, wrong = _slurm_options(flags, given["slurm"])
+    problems += wrong
+    how, wrong = _options(flags, cluster)
+    problems += wrong + _together_problems(flags, how)
     if not flags.config:
         problems.append("Expected --config=FILE. Try --config=configs/digits.py; --help explains.")
     try:
-        spec = config.resolve(config.load_file(flags.config), overrides) if flags.config else None
+        spec = config.resolve(config.load_file(flags.config), given["config"]) if flags.config else None
     except InvalidInput as error:
         problems += error.problems
-    if problems or spec is None:
+    if problems or spec is None or how is None:
         raise InvalidInput(problems)
-    workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}-{spec.run_id()}")
+    workdir = Path(flags.workdir or f"runs/{config.short_name(flags.config)}-{spec.study_id()}")
+    study = Study(spec, workdir)
+    if cluster:
+        return _submit(study, how, cluster, flags)
     if flags.dry_run:
-        workspace.require(workdir, spec)
-        print(preview.preview(spec))
+        experiment.require(study, how)
+        print(preview.preview(study, how, measure=flags.measure))
         return 0
-    print(f"Workdir: {workdir}", flush=True)
-    print(experiment.run(spec, workdir))
+    return _carry_out(study, how, flags)
+
+
+def _carry_out(study: "Study", how: "Options", flags: argparse.Namespace) -> int:
+    from earlyprune_jax import experiment
+    from earlyprune_jax.training import hosts
+
+    if _is_together(flags):
+        hosts.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    with contextlib.nullcontext() if hosts.is_primary() else _silence():
+        print(f"Workdir: {study.workdir}", flush=True)
+        print(experiment.run(study.spec, study.workdir, how=how))
+        code = experiment.standing(study.spec, study.workdir)
+        if code == experiment.UNFINISHED:
+            up = "Time is up." if how.max_minutes < math.inf else "Not all could be done: see above."
+            print(f"{up} The same command goes on from here.", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _silence() -> "Iterator[None]":
+    """Of several processes that do one thing, one speaks."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _is_together(flags: argparse.Namespace) -> bool:
+    return flags.distributed or flags.coordinator is not None
+
+
+def _together_problems(flags: argparse.Namespace, how: "Options | None") -> list[str]:
+    """What is wrong with how several hosts are to train as one."""
+    from earlyprune_jax.training import hosts
+
+    problems = hosts.problems(flags.coordinator, flags.num_processes, flags.process_id)
+    if _is_together(flags):
+        problems += how.check_together() if how else []
+        if flags.slurm:
+            problems.append(
+                "Expected no --slurm with --distributed or --coordinator: its tasks are single processes. "
+                "Start this command in a job of several tasks by srun."
+            )
+    return problems
+
+
+def _submit(study: "Study", how: "Options", cluster: "SlurmOptions", flags: argparse.Namespace) -> int:
+    from earlyprune_jax import preview, submission
+
+    if flags.dry_run:
+        submission.require(study, how, cluster)
+        print(preview.preview(study, how, measure=flags.measure))
+        print(submission.preview(study, cluster))
+        return 0
+    print(f"Workdir: {study.workdir}", flush=True)
+    submitted = submission.submit(study, how, cluster)
+    if submitted is None:
+        print("Every run has ended: nothing was submitted. The same command without --slurm sums it up.")
+    else:
+        print(submission.announcement(submitted, study.workdir))
     return 0
 
 
-def split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Separates `--config.section.key=value` (or `... value`) from what is no flag at all.
+def _slurm_options(
+    flags: argparse.Namespace, given: list[tuple[str, str]]
+) -> "tuple[SlurmOptions | None, list[str]]":
+    """What to ask Slurm for, or what is wrong with that; neither without --slurm."""
+    if not flags.slurm:
+        named = ", ".join(f"--slurm.{name}" for name, _ in given)
+        return None, [f"Expected --slurm with {named}."] if given else []
+    from earlyprune_jax import submission
+
+    return submission.parse(given)
+
+
+def _options(flags: argparse.Namespace, cluster: "SlurmOptions | None") -> "tuple[Options | None, list[str]]":
+    """How to carry it out, or what is wrong with that."""
+    from earlyprune_jax.grid import pool
+    from earlyprune_jax.grid.options import Options
+    from earlyprune_jax.validate import expected
+
+    values, problems = {}, []
+    workers = flags.workers
+    if workers == "auto":
+        on_cluster = cluster and (1 if cluster.gpus else cluster.cpus)
+        workers = str(on_cluster or pool.num_useful())
+    for name, kind, text in (
+        ("num_workers", int, workers),
+        ("fork_width", int, flags.fork_width),
+        ("max_minutes", float, flags.max_minutes),
+    ):
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            flag = "workers" if name == "num_workers" else name
+            problems.append(expected(f"--{flag}", text, "to be a number"))
+    if flags.measure and not flags.dry_run:
+        problems.append(
+            "Expected --measure with --dry_run: it times a few steps to say how long all will take."
+        )
+    return (None if problems else Options(**values)), problems
+
+
+def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
+    """Separates `--config.section.key=value` and `--slurm.key=value` from what is no flag at all.
+
+    The value may also follow after a space.
 
     Returns:
-        (`section.key`, value) pairs, and a problem for every other argument.
+        config and slurm -> (key, value) pairs, and a problem for every other argument.
 
     Example:
-        >>> split_overrides(["--config.train.num_epochs=3", "--config.model.name", "resnet8", "--x"])
-        ([('train.num_epochs', '3'), ('model.name', 'resnet8')], ['Unknown argument --x. See --help.'])
+        >>> given, problems = split_keyed(["--config.train.num_epochs=3", "--slurm.cpus", "2", "--x"])
+        >>> given
+        {'config': [('train.num_epochs', '3')], 'slurm': [('cpus', '2')]}
+        >>> problems
+        ['Unknown argument --x. See --help.']
     """
-    overrides, problems = [], []
+    given: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KEYED}
+    problems = []
     remaining = iter(arguments)
     for argument in remaining:
-        if not argument.startswith(OVERRIDE):
+        kind, dot, rest = argument.removeprefix("--").partition(".")
+        if kind not in given or not dot or not argument.startswith("--"):
             problems.append(f"Unknown argument {argument}. See --help.")
             continue
-        name, equals, value = argument.removeprefix(OVERRIDE).partition("=")
+        name, equals, value = rest.partition("=")
         if not equals:
             value = next(remaining, None)
         if value is None:
             problems.append(f"Argument {argument} needs a value: {argument}=VALUE.")
         else:
-            overrides.append((name, value))
-    return overrides, problems
+            given[kind].append((name, value))
+    return given, problems
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,11 +221,49 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="a config file, e.g. configs/digits.py")
-    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>-<run id>")
     parser.add_argument(
-        "--dry_run", action="store_true", help="print config, runs, steps and disk; touch nothing"
+        "--config",
+        metavar="FILE",
+        help="a config file, e.g. configs/digits.py, or one of its forms, FILE.py:FORM",
     )
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>-<study id>")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print config, runs, groups, steps and disk; touch nothing"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="with --dry_run: time a few steps, and estimate the whole"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        default="1",
+        help="processes on this machine, each bound to its share of the cores; auto = one a core (CPU only)",
+    )
+    parser.add_argument(
+        "--fork_width",
+        metavar="N",
+        default="0",
+        help="forks trained as one batch; 0 = one on CPU, measured on accelerators",
+    )
+    parser.add_argument(
+        "--max_minutes",
+        metavar="M",
+        default="inf",
+        help="begin no epoch after M minutes; all is kept, and the same command goes on (exit code 3)",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="store_true",
+        help="submit to Slurm instead of running here; --slurm.minutes, partition, cpus, gpus, memory_gb, "
+        "num_tasks, max_parallel, extra: docs/scaling.md",
+    )
+    several = parser.add_argument_group("several hosts as one: the same command on each")
+    several.add_argument(
+        "--distributed", action="store_true", help="Slurm, Open MPI, TPU pods: JAX finds the others"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where process 0 listens")
+    several.add_argument("--num_processes", type=int, metavar="N", help="how many processes there are")
+    several.add_argument("--process_id", type=int, metavar="I", help="this one's number, from 0")
     parser.add_argument("-h", "--help", action="store_true", help="print this and exit")
     return parser
 
@@ -120,15 +282,24 @@ def _interrupt(signum, frame):
 
 def _leave(code: int) -> NoReturn:
     """Ends the process; an interrupted one at once, for all that is finished is on disk."""
-    if code == INTERRUPTED:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Threads of a checkpoint that was being written would hold a normal exit for five minutes.
-        os._exit(code)
+    if code in (BAD_INPUT, INTERRUPTED):
+        _leave_at_once(code)
     sys.exit(code)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A normal exit would wait: for threads of a checkpoint that was being written, or for other processes.
+    os._exit(code)
 
 
 if __name__ == "__main__":
     # A batch system's SIGTERM stops a run like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    _leave(main(sys.argv[1:]))
+    try:
+        exit_code = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        _leave_at_once(FAILED)
+    _leave(exit_code)

@@ -1,0 +1,104 @@
+"""What a job of Slurm does at its limit and on signals: real processes; scontrol only takes notes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from earlyprune_jax.grid import slurm_job
+
+done = Path(sys.argv[1])
+num_epochs, most = int(sys.argv[2]), 1000
+
+def standing():
+    count = len(done.read_text()) if done.exists() else 0
+    return {"a member": count} if count < num_epochs else {}
+
+def work(max_minutes):
+    end = time.time() + 60 * max_minutes
+    Path(f"{done}.begun").touch()
+    while standing() and time.time() < end:
+        time.sleep(0.05)
+        if num_epochs < most:
+            done.open("a").write(".")
+
+slurm_job.carry_out(work, standing, 60)
+print("returned")
+"""
+
+
+class Job:
+    """One run of the program as a job that ends in so many seconds."""
+
+    def __init__(self, tmp_path: Path, num_epochs: int, seconds: float):
+        scontrol, self._asked = tmp_path / "scontrol", tmp_path / "asked"
+        scontrol.write_text(f'#!/bin/sh\necho "$@" >> {self._asked}\n')
+        scontrol.chmod(0o755)
+        self.done = tmp_path / "done"
+        environment = os.environ | {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "SLURM_JOB_ID": "9",
+            "SLURM_ARRAY_JOB_ID": "7",
+            "SLURM_ARRAY_TASK_ID": "3",
+            "SLURM_JOB_END_TIME": str(time.time() + seconds),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, self.done, str(num_epochs)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        while not Path(f"{self.done}.begun").exists():
+            time.sleep(0.01)
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str, str]:
+        """Exit code, standard output and error, and what was asked of scontrol."""
+        printed, errors = self.process.communicate(timeout=60)
+        asked = self._asked.read_text() if self._asked.exists() else ""
+        return self.process.returncode, printed, errors, asked
+
+
+def test_a_job_that_has_done_all_returns_and_asks_for_nothing(tmp_path):
+    code, printed, errors, asked = Job(tmp_path, num_epochs=3, seconds=60).end()
+    assert (code, printed, errors, asked) == (0, "returned\n", "", "")
+
+
+def test_a_job_at_its_limit_is_requeued_by_its_number_in_the_array(tmp_path):
+    code, printed, _, asked = Job(tmp_path, num_epochs=999, seconds=3).end()
+    assert (code, asked) == (0, "requeue 7_3\n")
+    assert printed == "Time is up, unfinished members: 1; job 7_3 is requeued.\n"
+
+
+def test_a_job_that_gets_nowhere_within_its_limit_fails_and_is_not_requeued(tmp_path):
+    code, _, errors, asked = Job(tmp_path, num_epochs=1000, seconds=2).end()
+    assert (code, asked) == (1, "")
+    assert "raise --slurm.minutes" in errors
+
+
+def test_a_job_warned_before_its_first_epoch_was_preempted_and_is_requeued(tmp_path):
+    job = Job(tmp_path, num_epochs=1000, seconds=60)
+    job.signal(signal.SIGUSR2)
+    code, _, _, asked = job.end()
+    assert (code, asked) == (0, "requeue 7_3\n")
+
+
+@pytest.mark.parametrize("num_epochs", [999, 1000])
+def test_a_job_that_is_told_to_end_does_so_and_is_not_requeued(tmp_path, num_epochs):
+    job = Job(tmp_path, num_epochs, seconds=60)
+    job.signal(signal.SIGTERM)
+    code, _, _, asked = job.end()
+    assert (code, asked) == (130, "")
