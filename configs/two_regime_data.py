@@ -1,27 +1,47 @@
-"""Paper B, figure 2: PreResNet-20 on CIFAR-10, trained t epochs, pruned layerwise, fine-tuned 40.
+"""Paper B, figures 4 (second row), 5b, 9: the two regimes against the amount of training data.
 
-Claim: at high sparsity an early t is best, at low sparsity a late one.
-Command: python -m earlyprune_jax.main --config=configs/preresnet20.py
-Cost: 1 trunk of 160 epochs and 16 x 9 x 3 = 432 forks of 40: 17,440 epochs of 781 steps. An
-accelerator is needed; for a first look take fewer: --config.fork.epochs=20,60,80,100,160
---config.pruning.sparsities=0.95,0.8,0.2 --config.fork.num_replicates=1
-The report gives no numbers, and no list of prune ratios: these are the densities (5 ... 80 %) of
-the follow-up's published grid. The break between its regimes lies at epoch 80, where the trunk's
-rate first drops: for the control without that drop add --config.schedule.name=constant
+Claim: the more data, the earlier the best moment to prune; with 1 % of CIFAR-10 none is early.
+Command: python -m earlyprune_jax.main --config=configs/two_regime_data.py
+Cost: 4 trunks of 160 epochs and 4 x 432 forks of 40 on 1, 5, 10 and 100 % of the images: 1.16 times the
+steps of the grid on all of them. Subsets are stratified, the smaller within the larger.
+On a CPU: two_regime_data.py:small.
 """
 
 from ml_collections import ConfigDict
 
+FORMS = {
+    "": {},
+    "small": {
+        "data.train_fractions": (0.02, 0.05, 0.1),
+        "model.names": ("preresnet8",),
+        "data.validation_fraction": 0.02,
+        "data.test_fraction": 0.1,
+        "model.width_multiplier": 0.5,
+        "train.seeds": (0, 1, 2),
+        "train.num_epochs": 32,
+        "schedule.step_boundaries_epochs": (16, 24),
+        "pruning.sparsities": (0.95, 0.9, 0.8, 0.6, 0.2),
+        "fork.epochs": (4, 8, 12, 16, 20, 24, 32),
+        "fork.fallback_epoch": 16,
+        "fork.num_replicates": 2,
+        "fork.constant_learning_rate": 0.01,
+        "fork.constant_num_epochs": 6,
+        "signals.names": ("random_distance", "kl_uniform"),
+        "signals.num_examples": 500,
+        "signals.max_overhead_fraction": 0.0,
+    },
+}
 
-def get_config() -> ConfigDict:
-    """Every key of the experiment, as literals."""
-    return ConfigDict(
+
+def get_config(form: str = "") -> ConfigDict:
+    """Every key of the experiment, as literals; a form changes some."""
+    config = ConfigDict(
         {
             "data": {
                 "name": "cifar10",
                 "data_dir": "",
                 "num_classes": 10,
-                "train_fraction": 1.0,
+                "train_fractions": (0.01, 0.05, 0.1, 1.0),
                 "validation_fraction": 0.0,
                 "test_fraction": 1.0,
                 "split_seed": 0,
@@ -31,7 +51,7 @@ def get_config() -> ConfigDict:
                 "std": (0.2023, 0.1994, 0.201),
             },
             "model": {
-                "name": "preresnet20",
+                "names": ("preresnet20",),
                 "width_multiplier": 1.0,
             },
             "train": {
@@ -50,7 +70,7 @@ def get_config() -> ConfigDict:
                 "weight_decay_on": "all",
             },
             "schedule": {
-                "name": "step",
+                "names": ("step",),
                 "per": "epoch",
                 "exponential_decay_rate": 0.97,
                 "end_learning_rate": 0.0,
@@ -59,7 +79,7 @@ def get_config() -> ConfigDict:
             },
             "pruning": {
                 "criteria": ("magnitude",),
-                "scopes": ("local",),
+                "scopes": ("uniform",),
                 "sparsities": (0.95, 0.94, 0.93, 0.92, 0.9, 0.86, 0.8, 0.6, 0.2),
                 "layers": "conv_kernels",
             },
@@ -73,6 +93,10 @@ def get_config() -> ConfigDict:
                 "num_replicates": 3,
                 "constant_learning_rate": 1e-3,
                 "constant_num_epochs": 40,
+                "comparisons": ("model_similarity", "disagreement"),
+                "baselines": (),
+                "search": "all",
+                "max_cells": 0,
             },
             "signals": {
                 "names": ("random_distance", "fisher_trace", "kl_uniform"),
@@ -88,3 +112,7 @@ def get_config() -> ConfigDict:
             },
         }
     )
+    if form not in FORMS:
+        raise ValueError(f"Expected form {form!r} to be one of {', '.join(filter(None, FORMS))}, or none.")
+    config.update_from_flattened_dict(FORMS[form])
+    return config
