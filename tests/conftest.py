@@ -1,6 +1,18 @@
 """Settings and small experiments shared by all tests."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
+
+# Before JAX is imported. Experiments of tests compile the same few programs over and over, in this process
+# and in those it starts.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="earlyprune-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import numpy as np

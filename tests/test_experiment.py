@@ -2,9 +2,9 @@
 
 import contextlib
 import csv
+import functools
 import io
 import json
-import logging
 import re
 import shutil
 from pathlib import Path
@@ -12,13 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from members import compilations, fork, locate, trunk
+from members import store as store_of
 from rich.console import Console
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, experiment, main
 from earlyprune_jax.data import load
-from earlyprune_jax.grid import plan
-from earlyprune_jax.grid.plan import Fork, Trunk
+from earlyprune_jax.grid import identity
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import loop, measurement
@@ -54,26 +55,6 @@ def finished(tmp_path_factory, request):
     return spec, workdir, compiled
 
 
-def compilations(work) -> list[str]:
-    """The names of the functions that XLA compiles during `work`."""
-    names: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record):
-            found = re.match(r"Compiling (?:jit\()?([\w<>]+)", record.getMessage())
-            if found:
-                names.append(found.group(1))
-
-    logger, handler = logging.getLogger("jax"), Collect()
-    logger.addHandler(handler)
-    try:
-        with jax.log_compiles():
-            work()
-    finally:
-        logger.removeHandler(handler)
-    return names
-
-
 def rows(workdir, name="results.csv"):
     with (workdir / name).open() as file:
         return list(csv.DictReader(file))
@@ -86,8 +67,7 @@ def engine(finished):
 
 
 def state(engine, workdir, member, epoch):
-    store = CheckpointStore(workdir / member.directory / "checkpoints")
-    return store.restore(epoch, engine.state_shapes())
+    return store_of(workdir, member).restore(epoch, engine.state_shapes())
 
 
 def timeless(directory):
@@ -101,10 +81,6 @@ def assert_equal_trees(first, second):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
-def fork(rule, sparsity, epoch):
-    return Fork(0, epoch, "magnitude", "global", sparsity, rule, 0)
-
-
 def test_the_train_step_is_compiled_once_for_trunk_and_all_forks(finished):
     _, _, compiled = finished
     for name in ("train_step", "eval_step", "fisher_trace_step", "kl_uniform_step"):
@@ -114,15 +90,15 @@ def test_the_train_step_is_compiled_once_for_trunk_and_all_forks(finished):
 def test_an_unpruned_fork_that_continues_is_its_trunk_bit_for_bit(engine, finished):
     spec, workdir, _ = finished
     for epoch in (1, 3):
-        dense = state(engine, workdir, Trunk(0), 4)
-        assert_equal_trees(state(engine, workdir, fork("continue", 0.0, epoch), 4), dense)
+        dense = state(engine, workdir, trunk(), 4)
+        assert_equal_trees(state(engine, workdir, fork(epoch, "continue", 0.0), 4), dense)
 
 
 @pytest.mark.parametrize("rule", RULES.split(","))
 def test_removed_weights_and_momenta_are_zero_after_training_and_the_count_is_exact(engine, finished, rule):
     spec, workdir, _ = finished
     last = 3 + (spec.fork.constant_num_epochs if rule == "constant" else 1)
-    pruned = state(engine, workdir, fork(rule, 0.5, 3), last)
+    pruned = state(engine, workdir, fork(3, rule), last)
     (momentum,) = [part.trace for part in pruned.opt_state if hasattr(part, "trace")]
     conv = [leaf.size for leaf in jax.tree.leaves(pruned.params) if leaf.ndim == 4]
     removed = 0
@@ -137,8 +113,8 @@ def test_removed_weights_and_momenta_are_zero_after_training_and_the_count_is_ex
 
 def test_the_mask_is_the_trunks_smallest_weights_at_the_fork_epoch(engine, finished):
     spec, workdir, _ = finished
-    dense = state(engine, workdir, Trunk(0), 1)
-    mask = state(engine, workdir, fork("paper_a", 0.5, 1), 4).mask
+    dense = state(engine, workdir, trunk(), 1)
+    mask = state(engine, workdir, fork(1, "paper_a", 0.5), 4).mask
     weights = np.concatenate(
         [np.abs(leaf).ravel() for leaf in jax.tree.leaves(dense.params) if leaf.ndim == 4]
     )
@@ -173,7 +149,7 @@ def test_signals_hold_one_row_an_epoch_and_per_layer_values_sum_to_the_total(fin
     _, workdir, _ = finished
     table = rows(workdir, "signals.csv")
     assert [row["epoch"] for row in table] == ["1", "2", "3", "4"]
-    for row, entry in zip(table, RunRecords(workdir / Trunk(0).directory).epochs(), strict=True):
+    for row, entry in zip(table, RunRecords(locate(workdir, trunk())).epochs(), strict=True):
         parts = entry["signals"]["fisher_trace_by_parameter"]
         conv = sum(value for name, value in parts.items() if "conv" in name)
         assert float(row["fisher_trace"]) == pytest.approx(conv)
@@ -188,7 +164,7 @@ def test_the_run_directory_explains_itself(finished):
     assert session["packages"]["jax"] == jax.__version__
     assert session["execution"] == "loop"
     assert len(session["data_sha256"]) == 64
-    identity = json.loads((workdir / fork("paper_a", 0.5, 3).directory / "run.json").read_text())
+    identity = json.loads((locate(workdir, fork(3, "paper_a", 0.5)) / "run.json").read_text())
     assert (identity["kind"], identity["fork_epoch"], identity["last_epoch"]) == ("fork", 3, 4)
     parent = CheckpointStore(workdir / identity["parent"] / "checkpoints")
     assert identity["parent_sha256"] == parent.sha256(3) != parent.sha256(2)
@@ -198,9 +174,9 @@ def test_the_run_directory_explains_itself(finished):
 
 def test_recorded_test_accuracy_is_that_of_the_saved_network(engine, finished):
     spec, workdir, _ = finished
-    for member in (Trunk(0), fork("paper_a", 0.5, 1)):
-        saved = engines.on_device(state(engine, workdir, member, 4))
-        entry = RunRecords(workdir / member.directory).epochs()[-1]
+    for member in (trunk(), fork(1, "paper_a", 0.5)):
+        saved = engine.place(state(engine, workdir, member, 4))
+        entry = RunRecords(locate(workdir, member)).epochs()[-1]
         assert engine.evaluate(saved, "test")["loss"] == pytest.approx(entry["test_loss"], rel=1e-6)
         assert engine.evaluate(saved, "test")["accuracy"] == entry["test_accuracy"]
 
@@ -222,13 +198,20 @@ def test_another_config_is_refused_with_the_differing_keys(finished):
     with pytest.raises(InvalidInput) as caught:
         experiment.run(other, workdir, quiet())
     assert "optim.momentum: 0.9 there, 0.8 now" in str(caught.value)
-    assert "fork.rules" in str(caught.value)
+    assert "signals.names" in str(caught.value)
+    # Rules are an axis: they may differ.
+    assert "fork.rules" not in str(caught.value)
     assert "optim.learning_rate" not in str(caught.value)
 
 
 def watch(engine) -> loop.Watch:
     tools = measurement.instruments(engine)
     return loop.Watch(tools, measurement.full_sampling(engine, tools), None)
+
+
+def dense_run(engine, training, records, store, report=lambda entry: None) -> loop.Run:
+    initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
+    return loop.Run(training, 0, initial, watch(engine), save, records, store, report)
 
 
 class Crash(Exception):
@@ -241,39 +224,39 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
 ):
     spec, workdir, _ = finished
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(plan.identity(Trunk(0), 0, 4))
+    records.start(identity.described(trunk(), 0, 4))
 
     def crash(entry):
         if entry["epoch"] == num_epochs:
             raise Crash
 
-    training = Trunk(0).training(spec, engine.steps_per_epoch)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), watch(engine), loop.SavePolicy(0, None))
+    training = trunk().training(spec, engine.steps_per_epoch)
+    run = dense_run(engine, training, records, store)
     with pytest.raises(Crash):
-        loop.train(engine, run, records, store, crash)
+        loop.train(engine, [dense_run(engine, training, records, store, crash)])
     # Worse than the crash: a torn line, and a checkpoint whose record was never written.
     metrics = records.directory / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"epoch": ')
     shutil.copytree(store.directory / str(num_epochs), store.directory / str(num_epochs + 1))
-    resumed = loop.train(engine, run, records, store, lambda entry: None)
-    assert resumed["status"] == "finished"
-    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, Trunk(0), 4))
-    assert timeless(records.directory) == timeless(workdir / Trunk(0).directory)
+    loop.train(engine, [run])
+    assert (records.result() or {})["status"] == "finished"
+    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4))
+    assert timeless(records.directory) == timeless(locate(workdir, trunk()))
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finished, tmp_path):
     spec, workdir, _ = finished
-    source = workdir / Trunk(0).directory
+    source = locate(workdir, trunk())
     shutil.copytree(source, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
     biggest = max((store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     biggest.write_bytes(b"\0" * biggest.stat().st_size)
-    training = Trunk(0).training(spec, engine.steps_per_epoch)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), watch(engine), loop.SavePolicy(0, None))
+    training = trunk().training(spec, engine.steps_per_epoch)
+    run = dense_run(engine, training, records, store)
     with pytest.warns(UserWarning, match="Going back to an older checkpoint"):
-        loop.train(engine, run, records, store, lambda entry: None)
-    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, Trunk(0), 4))
+        loop.train(engine, [run])
+    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4))
 
 
 @pytest.fixture
@@ -287,20 +270,20 @@ def copied(finished, tmp_path):
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
 def test_a_forks_lost_parent_checkpoint_is_made_again(copied, finished, damage):
     spec, workdir = copied
-    lost = fork("paper_a", 0.5, 3)
-    parent = workdir / Trunk(0).directory / "checkpoints" / "3"
+    lost = fork(3, "paper_a", 0.5)
+    parent = locate(workdir, trunk()) / "checkpoints" / "3"
     if damage == "missing":
         shutil.rmtree(parent)
     else:
         shutil.rmtree(parent / "state")
-    shutil.rmtree(workdir / lost.directory)
+    shutil.rmtree(locate(workdir, lost))
     with (
         contextlib.nullcontext()
         if damage == "missing"
         else pytest.warns(UserWarning, match="older checkpoint")
     ):
         experiment.run(spec, workdir, quiet())
-    assert timeless(workdir / lost.directory) == timeless(finished[1] / lost.directory)
+    assert timeless(locate(workdir, lost)) == timeless(locate(finished[1], lost))
     assert CheckpointStore(parent.parent).epochs() == [0, 1, 2, 3, 4]
 
 
@@ -327,14 +310,14 @@ def test_a_fork_at_epoch_0_starts_from_the_saved_initial_state(engine, finished,
     store = CheckpointStore(tmp_path / "checkpoints")
     other = engine.new_state(5)
     store.save(0, other)
-    training = Trunk(0).training(spec, engine.steps_per_epoch)
-    run = loop.Run(training, 0, lambda: engine.new_state(0), watch(engine), loop.SavePolicy(0, None))
-    assert_equal_trees(loop.state_after(engine, run, store, 0), other)
+    training = trunk().training(spec, engine.steps_per_epoch)
+    run = dense_run(engine, training, RunRecords(tmp_path), store)
+    assert_equal_trees(loop.state_after(engine, run, 0), other)
 
 
 def test_changed_data_under_the_same_name_are_refused(copied):
     spec, workdir = copied
-    shutil.rmtree(workdir / fork("paper_a", 0.5, 3).directory)
+    shutil.rmtree(locate(workdir, fork(3, "paper_a", 0.5)))
     path = Path(spec.data.name.removeprefix("npz:"))
     original = path.read_bytes()
     arrays = dict(np.load(path))
@@ -361,7 +344,7 @@ def test_a_workdir_that_cannot_be_made_is_refused(finished, tmp_path):
 
 def test_a_damaged_result_is_named(copied):
     spec, workdir = copied
-    (workdir / Trunk(0).directory / "result.json").write_text("")
+    (locate(workdir, trunk()) / "result.json").write_text("")
     with pytest.raises(InvalidInput, match="result.json"):
         experiment.run(spec, workdir, quiet())
 
@@ -420,11 +403,11 @@ def test_validation_chooses_and_replicates_differ(tiny_config, tmp_path):
         signals__names="kl_uniform",
     )
     experiment.run(spec, tmp_path / "run", quiet())
-    trunk, first, second = rows(tmp_path / "run")
-    assert trunk["validation_accuracy"] != ""
-    assert int(trunk["validation_epoch"]) in (1, 2)
+    dense, first, second = rows(tmp_path / "run")
+    assert dense["validation_accuracy"] != ""
+    assert int(dense["validation_epoch"]) in (1, 2)
     assert first["train_loss"] != second["train_loss"]
-    saved = CheckpointStore(tmp_path / "run" / Trunk(0).directory / "checkpoints").epochs()
+    saved = CheckpointStore(locate(tmp_path / "run", trunk()) / "checkpoints").epochs()
     assert saved == [1, 2]
 
 
@@ -434,9 +417,9 @@ def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precis
     final = {}
     for form in ("loop", "scan"):
         engine = engines.build(spec, load(spec.data), form=form)
-        current, trained, _ = engine.train_epoch(engine.new_state(0), np.full(5, 0.05, np.float32))
+        current, outcome = engine.train_epoch(engine.new_state(0), np.full(5, 0.05, np.float32))
         watcher = measurement.Watcher(engine, watch(engine).tools, watch(engine).sampling, engine.new_state)
-        final[form] = (trained, engine.evaluate(current, "test"), watcher.measure(current, 1)[0])
+        final[form] = (outcome.means, engine.evaluate(current, "test"), watcher.measure(current, 1)[0])
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(current.params))
     tolerance = 1e-3 if precision == "float32" else 0.1
     assert final["loop"][0]["loss"] == pytest.approx(final["scan"][0]["loss"], rel=tolerance)
@@ -446,12 +429,32 @@ def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precis
     )
 
 
+def test_time_that_is_up_at_once_exits_3_and_the_same_command_goes_on(tiny_npz, tmp_path, capsys):
+    arguments = [
+        "--config=configs/digits.py",
+        f"--config.data.name=npz:{tiny_npz}",
+        "--config.data.num_classes=2",
+        "--config.data.train_fractions=1.0",
+        "--config.train.num_epochs=2",
+        "--config.train.batch_size=8",
+        "--config.train.seeds=0",
+        "--config.fork.epochs=1",
+        "--config.model.width_multiplier=0.125",
+        "--config.signals.names=kl_uniform",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    assert main.main([*arguments, "--max_minutes=1e-9"]) == 3
+    assert "Time is up. The same command goes on from here." in capsys.readouterr().err
+    assert main.main(["--dry_run", *arguments]) == 0
+    assert "(1 trunk, 1 pruned)" in capsys.readouterr().out
+
+
 def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_path, capsys):
     arguments = [
         "--config=configs/digits.py",
         f"--config.data.name=npz:{tiny_npz}",
         "--config.data.num_classes=2",
-        "--config.data.train_fraction=1.0",
+        "--config.data.train_fractions=1.0",
         "--config.train.num_epochs=2",
         "--config.train.batch_size=8",
         "--config.train.seeds=0",
@@ -468,14 +471,3 @@ def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_p
     assert "Runs: 2 finished, 0 diverged, 0 skipped." in lines
     assert f"Dense, never pruned: {dense} test accuracy at the last epoch (one seed)." in lines
     assert f"  Only fork epoch: 1, test accuracy {pruned} (n = 1)." in lines
-
-
-def test_two_processes_cannot_share_a_workdir(finished, tmp_path):
-    from earlyprune_jax import workspace
-
-    with (
-        workspace.locked(tmp_path),
-        pytest.raises(InvalidInput, match="another process"),
-        workspace.locked(tmp_path),
-    ):
-        pass

@@ -6,11 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from members import fork, locate
 from rich.console import Console
 
 from earlyprune_jax import config, experiment
 from earlyprune_jax.data import load
-from earlyprune_jax.grid.plan import Fork
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.execution import execution_form
@@ -32,7 +32,7 @@ def test_a_fork_whose_files_are_gone_is_trained_again_to_the_same_accuracy(tiny_
     spec = config.resolve(tiny_config, [("fork.rules", "paper_a,continue"), ("pruning.sparsities", "0,0.5")])
     workdir, quiet = tmp_path / "run", Console(file=io.StringIO())
     assert "5 finished, 0 diverged, 0 skipped" in experiment.run(spec, workdir, quiet)
-    lost = workdir / Fork(0, 2, "magnitude", "global", 0.5, "paper_a", 0).directory
+    lost = locate(workdir, fork(2))
     first = RunRecords(lost).epochs()
     others = {path: path.stat().st_mtime_ns for path in workdir.rglob("metrics.jsonl") if lost != path.parent}
     assert len(others) == 4
@@ -53,6 +53,6 @@ def test_scan_and_loop_agree_on_the_accelerator(tiny_config):
     losses = []
     for form in ("loop", "scan"):
         engine = engines.build(spec, load(spec.data), form=form)
-        current, _, _ = engine.train_epoch(engine.new_state(0), np.full(5, 0.01, np.float32))
+        current, _ = engine.train_epoch(engine.new_state(0), np.full(5, 0.01, np.float32))
         losses.append(engine.evaluate(current, "test")["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)

@@ -22,7 +22,7 @@ def arguments(npz: Path, workdir: Path) -> list[str]:
         f"--config={ROOT / 'configs' / 'digits.py'}",
         f"--config.data.name=npz:{npz}",
         "--config.data.num_classes=2",
-        "--config.data.train_fraction=1.0",
+        "--config.data.train_fractions=1.0",
         "--config.train.num_epochs=30",
         "--config.train.batch_size=8",
         "--config.train.seeds=0",
@@ -42,12 +42,12 @@ def metrics(workdir: Path) -> dict[str, list[dict]]:
     return found
 
 
-def stop(command: list[str], trigger: Path, how: signal.Signals) -> int:
-    """Starts a process, signals it once the trigger file has two lines, returns its exit code."""
+def stop(command: list[str], workdir: Path, how: signal.Signals) -> int:
+    """Starts a process, signals it once its trunk has two epochs, returns its exit code."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (trigger.is_file() and trigger.read_text().count("\n") >= 2):
+    while not any(path.read_text().count("\n") >= 2 for path in workdir.glob("trunks/*/metrics.jsonl")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(how)
@@ -69,8 +69,7 @@ def test_a_stopped_process_goes_on_where_it_was_and_ends_the_same(
 ):
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "earlyprune_jax.main", *arguments(tiny_npz, workdir)]
-    trunk = workdir / "trunks" / "seed-0"
-    assert stop(command, trunk / "metrics.jsonl", how) == EXIT_CODES[how]
-    assert not (trunk / "result.json").exists()
+    assert stop(command, workdir, how) == EXIT_CODES[how]
+    assert not list(workdir.glob("trunks/*/result.json"))
     assert main.main(arguments(tiny_npz, workdir)) == 0
     assert metrics(workdir) == uninterrupted

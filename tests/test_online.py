@@ -1,23 +1,25 @@
 """A run that watches its signals and prunes itself: its budget, its equality with a fork, its resumption."""
 
 import io
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from members import fork, locate, store, trunk
+from members import online as online_member
 from rich.console import Console
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, experiment, preview
 from earlyprune_jax.analysis import results
 from earlyprune_jax.data import load
-from earlyprune_jax.grid.plan import Fork, Online, Trunk
+from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput
 
-MEMBER = Online(0, "magnitude", "global", 0.5, "paper_a", 0)
+MEMBER = online_member()
 COMMON = [("signals.names", "kl_uniform"), ("train.num_epochs", "5")]
 
 
@@ -34,11 +36,11 @@ def online(tiny_npz, *changes, trigger="epoch(2)"):
 
 
 def pruned_epochs(workdir) -> list[dict]:
-    return RunRecords(workdir / MEMBER.directory).epochs()
+    return RunRecords(locate(workdir, MEMBER)).epochs()
 
 
 def final_state(workdir, member, engine, epoch=5):
-    return CheckpointStore(workdir / member.directory / "checkpoints").restore(epoch, engine.state_shapes())
+    return store(workdir, member).restore(epoch, engine.state_shapes())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def fired(tiny_npz, tmp_path_factory):
 
 def test_it_trains_as_many_epochs_as_the_trunk_would_have_and_no_dense_one_after_the_firing(fired):
     workdir, _ = fired
-    dense, pruned = RunRecords(workdir / Trunk(0).directory), RunRecords(workdir / MEMBER.directory)
+    dense, pruned = RunRecords(locate(workdir, trunk())), RunRecords(locate(workdir, MEMBER))
     assert [entry["epoch"] for entry in dense.epochs()] == [1, 2]
     assert [entry["epoch"] for entry in pruned.epochs()] == [3, 4, 5]
     assert (dense.result() or {})["fired"]["epoch"] == 2
@@ -72,8 +74,7 @@ def test_it_trains_as_many_epochs_as_the_trunk_would_have_and_no_dense_one_after
 
 def test_it_is_bitwise_the_fork_of_a_grid_at_that_epoch(fired, grid, engine):
     workdir, _ = fired
-    fork = Fork(0, 2, "magnitude", "global", 0.5, "paper_a", 0)
-    itself, other = final_state(workdir, MEMBER, engine), final_state(grid, fork, engine)
+    itself, other = final_state(workdir, MEMBER, engine), final_state(grid, fork(2), engine)
     jax.tree.map(np.testing.assert_array_equal, itself, other)
 
 
@@ -91,7 +92,7 @@ def test_rewinding_prunes_the_marked_weights_and_still_keeps_the_budget(tiny_npz
     trigger = "peak(train_loss, patience=2, min_drop=0.0)"
     spec = online(tiny_npz, ("fork.prune_at", "rewind"), trigger=trigger)
     experiment.run(spec, tmp_path / "run", quiet())
-    fired = (RunRecords(tmp_path / "run" / Trunk(0).directory).result() or {})["fired"]
+    fired = (RunRecords(locate(tmp_path / "run", trunk())).result() or {})["fired"]
     assert fired["marked_epoch"] < fired["epoch"]
     epochs = [entry["epoch"] for entry in pruned_epochs(tmp_path / "run")]
     left = 5 - fired["epoch"]
@@ -101,8 +102,8 @@ def test_rewinding_prunes_the_marked_weights_and_still_keeps_the_budget(tiny_npz
 def test_a_rule_that_never_fires_stays_dense_and_says_so(tiny_npz, tmp_path):
     spec = online(tiny_npz, ("fork.fallback_epoch", "0"), trigger="threshold(train_loss, above=1e9)")
     text = experiment.run(spec, tmp_path / "run", quiet())
-    assert len(RunRecords(tmp_path / "run" / Trunk(0).directory).epochs()) == 5
-    result = RunRecords(tmp_path / "run" / MEMBER.directory).result() or {}
+    assert len(RunRecords(locate(tmp_path / "run", trunk())).epochs()) == 5
+    result = RunRecords(locate(tmp_path / "run", MEMBER)).result() or {}
     assert result["status"] == "skipped"
     assert "did not fire before the last of 5 epochs" in result["reason"]
     assert "Dense, never pruned" in text
@@ -116,8 +117,8 @@ def test_the_fallback_epoch_prunes_a_run_whose_rule_is_silent(tiny_npz, tmp_path
     assert [entry["epoch"] for entry in pruned_epochs(tmp_path / "run")] == [4, 5]
 
 
-class Crash(Exception):
-    """Stands for a power failure."""
+class Crash(BaseException):
+    """Stands for a power failure: nobody records it."""
 
 
 @pytest.mark.parametrize("epoch", [2, 4])
@@ -145,9 +146,9 @@ def test_an_interrupted_run_decides_and_ends_as_an_uninterrupted_one(
 
 
 def test_the_preview_says_who_decides_and_what_it_costs_at_most(tiny_npz):
-    text = preview.preview(online(tiny_npz))
+    text = preview.preview(Study(online(tiny_npz), Path("absent")))
     assert "epoch(2) decides; dense and pruned part share 5 epochs" in text
-    assert "Total: 2 runs, 5 epochs" in text
+    assert "Total: 2 runs (1 trunk, 1 pruned), 5 epochs" in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def tiny_experiment(npz: Path) -> ConfigDict:
         {
             "data.name": f"npz:{npz}",
             "data.num_classes": 2,
-            "data.train_fraction": 1.0,
+            "data.train_fractions": (1.0,),
             "data.validation_fraction": 0.0,
             "data.crop_padding": 1,
             "data.horizontal_flip": True,

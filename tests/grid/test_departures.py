@@ -3,14 +3,15 @@
 import dataclasses
 
 import pytest
+from members import fork, online, trunk
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.departures import departure, stopping_rule
-from earlyprune_jax.grid.plan import Fork, Online, Trunk
+from earlyprune_jax.grid.members import Comparison, Run
 
-MEMBER = Online(0, "magnitude", "global", 0.5, "paper_a", 0)
+MEMBER = online()
 # tr(F) is largest at epoch 2; peak(patience=2) knows at 4.
 HISTORY = [{"epoch": epoch, "fisher_trace": value} for epoch, value in enumerate((1.0, 9.0, 3.0, 2.0), 1)]
 FIRED = {"status": "finished", "epoch": 4, "fired": {"epoch": 4, "marked_epoch": 2, "reason": ""}}
@@ -28,13 +29,17 @@ def spec(tiny_npz):
     return config.resolve(tiny_experiment(tiny_npz), changes)
 
 
+def runs_of(spec) -> list[Run]:
+    return [member for member in plan.members(spec) if not isinstance(member, Comparison)]
+
+
 def change(spec, **changes):
     return dataclasses.replace(spec, fork=dataclasses.replace(spec.fork, **changes))
 
 
 def test_pruning_now_takes_the_weights_of_the_epoch_at_which_the_rule_fired(spec):
     leaving = departure(spec, MEMBER, FIRED, HISTORY)
-    assert leaving.fork == Fork(0, 4, "magnitude", "global", 0.5, "paper_a", 0)
+    assert leaving.fork == fork(4)
     assert leaving.dense_epochs == 4
     assert leaving.described["fired_epoch"] == 4
     assert leaving.described["marked_epoch"] == 2
@@ -75,7 +80,7 @@ def test_a_rule_that_never_fired_without_a_fallback_leaves_the_network_dense_and
 def test_a_trunk_that_diverged_leaves_nothing_to_prune(spec):
     diverged = {"status": "diverged", "epoch": 3, "step": 20}
     assert departure(spec, MEMBER, diverged, HISTORY[:2]).sentence == "trunk seed 0 diverged in epoch 3"
-    late, early = (Fork(0, epoch, "magnitude", "global", 0.5, "paper_a", 0) for epoch in (3, 2))
+    late, early = fork(3), fork(2)
     assert departure(spec, late, diverged, []).fork is None
     assert departure(spec, early, diverged, []).fork == early
 
@@ -86,9 +91,9 @@ def test_a_grid_has_no_stopping_rule(spec):
 
 def test_every_cell_of_a_seed_shares_one_trunk(spec):
     two = dataclasses.replace(spec, pruning=dataclasses.replace(spec.pruning, sparsities=(0.5, 0.9)))
-    runs = plan.runs(two)
-    assert runs[0] == Trunk(0)
+    runs = plan.members(two)
+    assert runs[0] == trunk()
     assert runs[1:] == [dataclasses.replace(MEMBER, sparsity=sparsity) for sparsity in (0.5, 0.9)]
     # 8 epochs are shared by the dense and the first pruned part; a second pruned part adds at most 7.
-    assert plan.cost(spec, steps_per_epoch=5, state_bytes=1).num_epochs == 8
-    assert plan.cost(two, steps_per_epoch=5, state_bytes=1).num_epochs == 15
+    assert plan.cost(spec, runs_of(spec), steps_per_epoch=5, state_bytes=1).num_epochs == 8
+    assert plan.cost(two, runs_of(two), steps_per_epoch=5, state_bytes=1).num_epochs == 15

@@ -1,0 +1,56 @@
+"""Locks on members: one holder at a time, free again when it dies."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+from earlyprune_jax.grid import claims
+
+HOLDER = """
+    import sys, time
+    from pathlib import Path
+    from earlyprune_jax.grid.claims import Claim
+    claim = Claim()
+    print(claim.take(Path(sys.argv[1])), flush=True)
+    time.sleep(600)
+"""
+
+
+def start_holder(directory):
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(directory)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_another_process_cannot_take_what_is_held_until_its_holder_is_killed(tmp_path):
+    process, took = start_holder(tmp_path / "run")
+    try:
+        assert took == "True"
+        own = claims.Claim()
+        assert not own.take(tmp_path / "run")
+        assert own.take(tmp_path / "other")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert own.take(tmp_path / "run")
+        own.release()
+    finally:
+        process.kill()
+        if process.stdout:
+            process.stdout.close()
+
+
+def test_waiting_for_a_lock_ends_when_it_is_released(tmp_path):
+    with claims.held(tmp_path):
+        pass
+    with claims.held(tmp_path):
+        assert not claims.Claim().take(tmp_path)
+
+
+def test_attempts_count_only_those_that_got_nowhere(tmp_path):
+    assert [claims.attempt(tmp_path, epochs) for epochs in (0, 0, 2, 2, 2)] == [1, 2, 1, 2, 3]
+    claims.forget_attempts(tmp_path)
+    assert claims.attempt(tmp_path, 2) == 1
+    claims.forget_attempts(tmp_path)
+    claims.forget_attempts(tmp_path)

@@ -1,0 +1,175 @@
+"""Which members a grid has, what they are called, and what shares a compilation."""
+
+import dataclasses
+import itertools
+
+import pytest
+from members import fork, trunk
+from tiny import tiny_experiment
+
+from earlyprune_jax import config
+from earlyprune_jax.grid import identity, plan
+from earlyprune_jax.grid.members import Comparison, Fork, Trunk
+from earlyprune_jax.spec import from_dict
+from earlyprune_jax.validate import InvalidInput
+
+
+def resolve(npz, *changes):
+    return config.resolve(tiny_experiment(npz), list(changes))
+
+
+AXES = (
+    ("model.names", "resnet8,preresnet8"),
+    ("data.train_fractions", "0.5,1"),
+    ("schedule.names", "step,constant"),
+    ("train.seeds", "0,3"),
+    ("fork.epochs", "1,2"),
+    ("pruning.sparsities", "0.5,0.9"),
+    ("pruning.criteria", "magnitude,random"),
+    ("fork.rules", "constant,paper_a"),
+    ("fork.num_replicates", "2"),
+    ("fork.comparisons", "disagreement"),
+)
+
+
+@pytest.fixture(scope="module")
+def every_axis(tiny_npz):
+    return resolve(tiny_npz, *AXES)
+
+
+def test_every_combination_of_all_axes_is_a_member_once(every_axis):
+    members = plan.members(every_axis)
+    assert len(set(members)) == len(members)
+    trunks = [member for member in members if isinstance(member, Trunk)]
+    forks = {member for member in members if isinstance(member, Fork)}
+    assert len(trunks) == 2 * 2 * 2 * 2
+    cells = itertools.product((1, 2), ("magnitude", "random"), (0.5, 0.9), ("constant", "paper_a"), (0, 1))
+    cells = list(cells)
+    assert forks == {
+        Fork(setting, seed, epoch, criterion, "global", sparsity, rule, replicate)
+        for setting in every_axis.settings()
+        for seed in (0, 3)
+        for epoch, criterion, sparsity, rule, replicate in cells
+    }
+    assert sum(isinstance(member, Comparison) for member in members) == len(forks) // 2
+
+
+def test_a_trunk_stands_before_what_starts_from_it_and_replicates_before_their_comparison(every_axis):
+    place = {member: index for index, member in enumerate(plan.members(every_axis))}
+    for member, index in place.items():
+        if isinstance(member, Fork):
+            assert place[Trunk(member.setting, member.trunk_seed)] < index
+        elif isinstance(member, Comparison):
+            assert [place[one] for one in member.forks()] == [index - 2, index - 1]
+
+
+def test_names_differ_for_all_members_and_ids_do_not_depend_on_the_other_axes(every_axis, tiny_npz):
+    members = plan.members(every_axis)
+    names = {identity.directory(every_axis, member) for member in members}
+    ids = {identity.member_id(every_axis, member) for member in members}
+    assert len(names) == len(ids) == len(members)
+    smaller = resolve(tiny_npz, ("schedule.names", "step"), ("fork.rules", "constant"), ("train.seeds", "3"))
+    for member in plan.members(smaller):
+        inside = dataclasses.replace(every_axis, signals=smaller.signals)
+        assert identity.member_id(inside, member) == identity.member_id(smaller, member)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "changes_trunk", "changes_constant_fork"),
+    [
+        ("optim.momentum", "0.8", True, True),
+        ("train.batch_size", "4", True, True),
+        ("data.crop_padding", "0", True, True),
+        ("signals.names", "kl_uniform", True, True),
+        ("schedule.step_factor", "0.5", True, True),
+        ("fork.constant_learning_rate", "0.5", False, True),
+        ("fork.constant_num_epochs", "3", False, True),
+        ("pruning.layers", "all_kernels", False, True),
+        ("train.keep_checkpoints", "fork_epochs", False, False),
+        ("fork.epochs", "1,3", False, False),
+        ("train.seeds", "0,7", False, False),
+    ],
+)
+def test_an_id_changes_with_what_decides_the_numbers_and_with_nothing_else(
+    tiny_npz, key, text, changes_trunk, changes_constant_fork
+):
+    # Without mask_distance, a signal of trunks that depends on what is pruned.
+    base = (("signals.names", "weight_change"),)
+    first, second = resolve(tiny_npz, *base), resolve(tiny_npz, *base, (key, text))
+    for member, changes in ((trunk(), changes_trunk), (fork(2, "constant"), changes_constant_fork)):
+        differ = identity.member_id(first, member) != identity.member_id(second, member)
+        assert differ == changes
+
+
+def test_a_rule_that_does_not_use_the_constant_rate_keeps_its_forks_when_that_changes(tiny_npz):
+    first, second = resolve(tiny_npz), resolve(tiny_npz, ("fork.constant_learning_rate", "0.5"))
+    assert identity.member_id(first, fork(2)) == identity.member_id(second, fork(2))
+
+
+def test_the_trunk_of_mask_distance_depends_on_the_first_cell_only(tiny_npz):
+    with_masks = ("signals.names", "mask_distance")
+    first = resolve(tiny_npz, with_masks)
+    appended = resolve(tiny_npz, with_masks, ("pruning.sparsities", "0.5,0.9"))
+    prepended = resolve(tiny_npz, with_masks, ("pruning.sparsities", "0.9,0.5"))
+    ids = [identity.member_id(spec, trunk()) for spec in (first, appended, prepended)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_forks_of_one_network_data_and_length_are_one_group_and_a_trunk_is_one_of_its_own(tiny_npz):
+    changes = (("fork.epochs", "1,2,3"), ("fork.rules", "constant,paper_a"), ("train.seeds", "0,1"))
+    spec = resolve(tiny_npz, *changes, ("schedule.names", "step,cosine"))
+    runs = [member for member in plan.members(spec) if not isinstance(member, Comparison)]
+    groups = plan.groups(spec, runs, lambda setting: 5)
+    trunks = [group for group in groups if isinstance(group.runs[0], Trunk)]
+    assert [len(group.runs) for group in trunks] == [1] * 4
+    lengths = {group.num_epochs: len(group.runs) for group in groups if group not in trunks}
+    # paper_a trains what is left of 4 epochs: 3, 2, 1; constant always 10. 2 seeds, 2 schedules.
+    assert lengths == {3: 4, 2: 4, 1: 4, 10: 12}
+
+
+def test_baselines_spend_the_same_epochs_and_one_that_is_a_cell_is_not_trained_twice(tiny_npz):
+    names = ",".join(plan.BASELINES)
+    changes = (("fork.baselines", names), ("fork.rules", "constant"), ("fork.epochs", "2,4"))
+    spec = resolve(tiny_npz, *changes)
+    forks = [member for member in plan.members(spec) if isinstance(member, Fork)]
+    # prune_at_end is the cell at epoch 4 of the grid.
+    assert len(forks) == 2 + 3
+    budget = {run: run.fork_epoch + run.training(spec, 5).num_epochs for run in forks if run.fork_epoch != 2}
+    assert set(budget.values()) == {4 + spec.fork.constant_num_epochs}
+    assert {(run.fork_epoch, run.criterion, run.rule) for run in budget} == {
+        (0, "magnitude", "matched_budget"),
+        (4, "magnitude", "constant"),
+        (0, "random", "matched_budget"),
+        (4, "random", "constant"),
+    }
+    assert plan.fork_epochs(spec) == {0, 2, 4}
+
+
+def test_a_spec_survives_the_way_to_another_process(every_axis):
+    assert from_dict(every_axis.to_dict()) == every_axis
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fork.comparisons": "disagreement"}, "fork.num_replicates=1 to be at least 2"),
+        ({"fork.comparisons": "likeness", "fork.num_replicates": "2"}, "one of model_similarity"),
+        ({"fork.baselines": "prune_at_noon"}, "one of prune_at_init"),
+        ({"fork.max_cells": "5"}, "fork.max_cells=5 to be 0 with fork.search=all"),
+        ({"fork.when": "trigger", "fork.baselines": "prune_at_end"}, "fork.baselines"),
+        ({"fork.when": "trigger", "fork.rules": "matched_budget"}, "without matched_budget"),
+        ({"fork.when": "trigger", "fork.search": "coarse_to_fine"}, "fork.search"),
+        ({"model.names": "resnet8,resnet9"}, "resnet9"),
+        ({"model.names": "resnet8,resnet8"}, "no element twice"),
+        ({"data.train_fractions": "1,0.01"}, "data.train_fractions=0.01 to give every class an image"),
+        ({"data.train_fractions": "1,0.1"}, "train.batch_size=8 to be at most 4"),
+        ({"fork.epochs": "1,5", "fork.rules": "constant"}, "no epoch beyond 4"),
+        ({"pruning.sparsities": "0.9999", "pruning.scopes": "uniform"}, "in preresnet8"),
+    ],
+)  # fmt: skip
+def test_axes_that_contradict_one_another_are_refused(tiny_npz, changes, words):
+    if "in preresnet8" in words:
+        changes = changes | {"model.names": "resnet8,preresnet8"}
+    with pytest.raises(InvalidInput) as caught:
+        resolve(tiny_npz, *changes.items())
+    assert words in str(caught.value)

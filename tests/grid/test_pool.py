@@ -1,0 +1,162 @@
+"""Worker processes: the table of one process, killed workers, one compilation, ends that are reported."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from earlyprune_jax.grid import options, pool
+from earlyprune_jax.grid.options import Options
+from earlyprune_jax.records import RunRecords
+
+ROOT = Path(__file__).parent.parent.parent
+NUM_CELLS = 24
+NUM_KILLS = 5
+DEADLINE_SECONDS = 600
+
+pytestmark = pytest.mark.skipif(
+    len(options.usable_cores()) < 2 or not Path("/proc/self/task").is_dir(), reason="needs Linux and 2 cores"
+)
+
+
+def command(npz: Path, workdir: Path, *more: str) -> list[str]:
+    """3 epochs x 4 sparsities x 2 replicates: 24 forks of one trunk."""
+    changes = {
+        "data.name": f"npz:{npz}",
+        "data.num_classes": "2",
+        "data.train_fractions": "1.0",
+        "data.crop_padding": "1",
+        "model.width_multiplier": "0.125",
+        "train.num_epochs": "6",
+        "train.batch_size": "8",
+        "train.seeds": "0",
+        "schedule.step_boundaries_epochs": "3",
+        "fork.epochs": "1,3,5",
+        "fork.rules": "constant",
+        "fork.constant_num_epochs": "6",
+        "fork.num_replicates": "2",
+        "fork.comparisons": "disagreement",
+        "pruning.sparsities": "0.3,0.5,0.7,0.9",
+        "signals.names": "kl_uniform",
+    }
+    flags = [f"--config.{key}={value}" for key, value in changes.items()]
+    config = f"--config={ROOT / 'configs' / 'digits.py'}"
+    start = [sys.executable, "-m", "earlyprune_jax.main", config, *flags]
+    return [*start, "--workers=2", f"--workdir={workdir}", *more]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(arguments, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a running command."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in task.read_text().split()]
+    lines = {child: Path(f"/proc/{child}/cmdline") for child in found}
+    return [child for child, line in lines.items() if line.exists() and b"grid.worker" in line.read_bytes()]
+
+
+def num_epochs(workdir: Path) -> int:
+    return sum(path.read_text().count("\n") for path in workdir.glob("*/*/metrics.jsonl"))
+
+
+def table(workdir: Path) -> list[dict[str, str]]:
+    with (workdir / "results.csv").open() as file:
+        return [
+            {name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)
+        ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_npz, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("pool") / "run"
+    process = start(command(tiny_npz, workdir))
+    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    return workdir, text, process.returncode
+
+
+def test_two_workers_finish_a_grid_that_one_process_reports(undisturbed):
+    workdir, text, code = undisturbed
+    assert code == 0, text
+    assert "25 finished, 0 diverged, 0 skipped." in text
+    assert len(table(workdir)) == 1 + NUM_CELLS
+    assert len(list(workdir.glob("comparisons/*/result.json"))) == NUM_CELLS // 2
+    assert sum(line.startswith("fork seed 0 at") for line in text.splitlines()) == 6 * NUM_CELLS
+
+
+def test_killed_workers_change_nothing_in_the_end(tiny_npz, tmp_path, undisturbed):
+    """Five workers are killed, each some random time after the grid has moved on."""
+    workdir, rng = tmp_path / "run", random.Random(0)
+    process = start(command(tiny_npz, workdir))
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    seen = 0
+    for _ in range(NUM_KILLS):
+        while not (num_epochs(workdir) > seen and children(process.pid)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 1))
+        seen = num_epochs(workdir)
+        victims = children(process.pid)
+        if victims:
+            os.kill(rng.choice(victims), signal.SIGKILL)
+    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0, text
+    assert text.count("another takes its place") == NUM_KILLS
+    assert table(workdir) == table(undisturbed[0])
+    for path in workdir.glob("*/*/metrics.jsonl"):
+        epochs = [entry["epoch"] for entry in RunRecords(path.parent).epochs()]
+        assert epochs == list(range(epochs[0], epochs[0] + 6)), path
+    assert not list(workdir.glob("*/*/attempts.json"))
+
+
+def test_a_finished_grid_is_not_trained_again(undisturbed, tiny_npz):
+    workdir, _, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/metrics.jsonl")}
+    process = start(command(tiny_npz, workdir))
+    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0
+    assert "25 finished" in text
+    assert "epoch 2" not in text.split("Runs:")[0]
+    assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/metrics.jsonl")} == before
+
+
+def test_sigterm_stops_the_workers_too_and_the_same_command_goes_on(tiny_npz, tmp_path, undisturbed):
+    workdir = tmp_path / "run"
+    process = start(command(tiny_npz, workdir))
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while num_epochs(workdir) < 8:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    process = start(command(tiny_npz, workdir))
+    process.communicate(timeout=DEADLINE_SECONDS)
+    assert table(workdir) == table(undisturbed[0])
+
+
+def test_cores_are_shared_out_evenly_and_none_twice():
+    for num_cores in (2, 5, 8):
+        for num_workers in range(1, num_cores + 1):
+            parts = options.shares(list(range(num_cores)), num_workers)
+            assert sorted(core for part in parts for core in part) == list(range(num_cores))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_workers_are_for_cpus():
+    (problem,) = pool.check(Options(num_workers=2), backend=lambda: "gpu")
+    assert "--workers=2 to be 1 on gpu" in problem
+    assert pool.check(Options(num_workers=2), backend=lambda: "cpu") == []
+    assert pool.check(Options(num_workers=1), backend=lambda: "gpu") == []

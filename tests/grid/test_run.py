@@ -1,0 +1,311 @@
+"""One process at work: what a larger grid trains anew, what a failure leaves, where time ends."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from members import compilations, fork, locate, store, trunk
+from rich.console import Console
+from tiny import tiny_experiment
+
+from earlyprune_jax import config, data, experiment
+from earlyprune_jax.analysis import results
+from earlyprune_jax.data import load
+from earlyprune_jax.grid import claims, options, plan, trainer
+from earlyprune_jax.grid import run as grid_run
+from earlyprune_jax.grid.agenda import agenda
+from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.records import RunRecords
+from earlyprune_jax.training import engine as engines
+from earlyprune_jax.training import fork_scores
+from earlyprune_jax.validate import InvalidInput
+
+QUICK = (("signals.names", "kl_uniform"), ("fork.rules", "constant"), ("fork.constant_num_epochs", "1"))
+
+
+def resolve(npz, *changes):
+    return config.resolve(tiny_experiment(npz), [*QUICK, *changes])
+
+
+def run(spec, workdir, **how):
+    console = Console(file=io.StringIO())
+    text = experiment.run(spec, workdir, console, how=Options(**how))
+    return text, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def modified(workdir):
+    return {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/metrics.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def grown(tiny_npz, tmp_path_factory):
+    """A grid of one fork, and in the same workdir one of more epochs, sparsities, seeds and replicates."""
+    workdir = tmp_path_factory.mktemp("grown") / "run"
+    run(resolve(tiny_npz), workdir)
+    before = modified(workdir)
+    changes = (
+        ("fork.epochs", "2,3"),
+        ("pruning.sparsities", "0.5,0.9"),
+        ("train.seeds", "0,1"),
+        ("fork.num_replicates", "2"),
+        ("fork.comparisons", "model_similarity,disagreement"),
+    )
+    spec = resolve(tiny_npz, *changes)
+    run(spec, workdir)
+    return spec, workdir, before
+
+
+def test_a_larger_grid_trains_its_new_members_only(grown):
+    spec, workdir, before = grown
+    after = modified(workdir)
+    assert len(before) == 2
+    assert {path: after[path] for path in before} == before
+    assert len(after) == 2 + 2 * 2 * 2 * 2
+    assert experiment.standing(spec, workdir) == experiment.DONE
+    assert len(results.read_runs(workdir)) == len(after)
+
+
+def test_a_fork_of_a_grown_grid_is_bitwise_what_it_is_in_a_fresh_one(grown, tiny_npz, tmp_path):
+    spec, workdir, _ = grown
+    fresh = resolve(tiny_npz, ("fork.epochs", "3"), ("pruning.sparsities", "0.9"))
+    run(fresh, tmp_path / "fresh")
+    member = fork(3, "constant", 0.9)
+    assert store(tmp_path / "fresh", member).sha256(4) == store(workdir, member).sha256(4) is not None
+
+
+def test_a_comparison_is_that_of_its_replicates_saved_networks(grown):
+    spec, workdir, _ = grown
+    engine = engines.build(spec, load(spec.data))
+    states = [
+        engine.place(store(workdir, member).restore(4, engine.state_shapes()))
+        for member in (fork(3, "constant", 0.9), fork(3, "constant", 0.9, replicate=1))
+    ]
+    first, second = (engine.log_probs(state, "train") for state in states)
+    assert first.shape == (40, 2)
+    (path,) = workdir.glob("comparisons/*seed-0_epoch-3_magnitude_global_s0.9_constant_n2-*/result.json")
+    measured = json.loads(path.read_text())
+    assert measured["num_examples"] == 40
+    # Paper B, Eq. (1), written out.
+    p, q = (np.exp(rows.astype(float)) for rows in (first, second))
+    log_mean = np.log((p + q) / 2)
+    halves = (p * (first - log_mean)).sum(1) + (q * (second - log_mean)).sum(1)
+    assert measured["model_similarity"] == pytest.approx(halves.mean() / 2, rel=1e-3)
+    assert measured["disagreement"] == (first.argmax(1) != second.argmax(1)).mean()
+
+
+def test_every_cell_of_replicates_has_a_comparison(grown):
+    _, workdir, _ = grown
+    found = [json.loads(path.read_text())["status"] for path in workdir.glob("comparisons/*/result.json")]
+    assert found == ["finished"] * 8
+
+
+def test_a_fork_epoch_that_a_finished_trunk_did_not_keep_is_refused(tiny_npz, tmp_path):
+    kept = ("train.keep_checkpoints", "fork_epochs")
+    run(resolve(tiny_npz, kept), tmp_path / "run")
+    larger = resolve(tiny_npz, kept, ("fork.epochs", "1,2,4"))
+    before = modified(tmp_path / "run")
+    with pytest.raises(InvalidInput, match=r"fork.epochs=\(1,\) to be among the checkpoints.*Kept: \[2, 4\]"):
+        run(larger, tmp_path / "run")
+    assert modified(tmp_path / "run") == before
+
+
+def poison(monkeypatch, is_bad):
+    """A criterion that raises for some states: stands for whatever one member may run into."""
+    score = fork_scores.CRITERIA["magnitude"]
+
+    def sometimes(engine, state):
+        if is_bad(int(state.step)):
+            raise FloatingPointError("no such luck")
+        return score(engine, state)
+
+    monkeypatch.setitem(fork_scores.CRITERIA, "magnitude", sometimes)
+
+
+def test_a_member_that_raises_is_reported_the_others_finish_and_the_next_session_tries_again(
+    tiny_npz, tmp_path, monkeypatch
+):
+    spec = resolve(tiny_npz, ("fork.epochs", "1,2,3"))
+    with monkeypatch.context() as patched:
+        poison(patched, lambda step: step == 10)
+        text, said = run(spec, tmp_path / "run")
+    assert "3 finished, 0 diverged, 0 skipped, 1 failed" in text
+    assert "failed: FloatingPointError: no such luck" in said
+    assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
+    (row,) = [one for one in results.read_runs(tmp_path / "run") if one.status == "failed"]
+    assert (row.fork_epoch, row.result) == (
+        2,
+        {"status": "failed", "reason": "FloatingPointError: no such luck"},
+    )
+    assert "no such luck" in (locate(tmp_path / "run", fork(2, "constant")) / "error.txt").read_text()
+    text, _ = run(spec, tmp_path / "run")
+    assert "4 finished, 0 diverged, 0 skipped." in text
+    assert experiment.standing(spec, tmp_path / "run") == experiment.DONE
+
+
+def test_in_a_batch_only_the_member_that_raises_fails(tiny_npz, tmp_path, monkeypatch):
+    spec = resolve(tiny_npz, ("fork.epochs", "1,2,3"))
+    poison(monkeypatch, lambda step: step == 10)
+    text, _ = run(spec, tmp_path / "run", fork_width=3)
+    assert "3 finished, 0 diverged, 0 skipped, 1 failed" in text
+
+
+def test_forks_of_a_trunk_that_failed_are_skipped_and_tried_again_with_it(tiny_npz, tmp_path, monkeypatch):
+    spec = resolve(tiny_npz, ("fork.num_replicates", "2"), ("fork.comparisons", "disagreement"))
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "described_trunk", lambda *arguments: 1 / 0)
+        text, _ = run(spec, tmp_path / "run")
+    assert "0 finished, 0 diverged, 2 skipped, 1 failed" in text
+    text, _ = run(spec, tmp_path / "run")
+    assert "3 finished, 0 diverged, 0 skipped." in text
+    (path,) = (tmp_path / "run").glob("comparisons/*/result.json")
+    assert json.loads(path.read_text())["status"] == "finished"
+
+
+def test_a_member_at_which_process_after_process_dies_fails_and_the_others_finish(
+    tiny_npz, tmp_path, monkeypatch
+):
+    spec = resolve(tiny_npz, ("fork.epochs", "1,2"))
+    study = Study(spec, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(options, "stop_at", lambda moment: lambda: True)
+        run(spec, tmp_path / "run")
+    deadly = study.records(fork(1, "constant")).directory
+    deadly.mkdir(parents=True)
+    for _ in range(claims.MOST_ATTEMPTS):
+        claims.attempt(deadly, 0)
+    text, said = run(spec, tmp_path / "run")
+    assert "2 finished, 0 diverged, 0 skipped, 1 failed" in text
+    assert "5 processes died one after another before its first epoch" in said
+
+
+def test_when_time_is_up_all_is_kept_and_the_same_call_goes_on_to_the_same_end(
+    tiny_npz, tmp_path, monkeypatch
+):
+    spec = resolve(tiny_npz, ("fork.constant_num_epochs", "4"))
+    run(spec, tmp_path / "whole")
+    for epochs_allowed in (3, 2, 100):
+        asked = iter([False] * 2 + [False] * epochs_allowed)
+        with monkeypatch.context() as patched:
+            patched.setattr(options, "stop_at", lambda moment, asked=asked: lambda: next(asked, True))
+            run(spec, tmp_path / "parts")
+        unfinished = experiment.standing(spec, tmp_path / "parts") == experiment.UNFINISHED
+        assert unfinished == (epochs_allowed < 100)
+    for member in (trunk(), fork(2, "constant")):
+        last = 4 if member == trunk() else 6
+        whole, parts = (store(tmp_path / name, member) for name in ("whole", "parts"))
+        assert whole.sha256(last) == parts.sha256(last) is not None
+        epochs = RunRecords(locate(tmp_path / "parts", member)).epochs()
+        assert [entry["epoch"] for entry in epochs] == list(range(last - 3, last + 1))
+
+
+def test_forks_trained_as_a_batch_come_to_what_they_come_to_one_by_one(tiny_npz, tmp_path):
+    changes = (("fork.epochs", "1,2,3"), ("pruning.sparsities", "0.5,0.9"))
+    spec = resolve(tiny_npz, *changes)
+    run(spec, tmp_path / "alone")
+    run(spec, tmp_path / "batch", fork_width=4)
+    for member in plan.members(spec):
+        alone, batch = (
+            Study(spec, tmp_path / name).records(member).epochs()[-1] for name in ("alone", "batch")
+        )
+        assert batch["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-3)
+
+
+def test_a_search_tries_cells_around_the_best_and_stops_at_its_number(tiny_npz, tmp_path):
+    changes = (
+        ("fork.search", "coarse_to_fine"),
+        ("fork.epochs", "0,1,2,3,4"),
+        ("pruning.sparsities", "0.2,0.5,0.8"),
+        ("fork.max_cells", "11"),
+        ("data.validation_fraction", "0.2"),
+    )
+    spec = resolve(tiny_npz, *changes)
+    assert len(agenda(Study(spec, tmp_path / "run"))) == 1 + 9
+    run(spec, tmp_path / "run")
+    ended = agenda(Study(spec, tmp_path / "run"))
+    assert len(ended) == 1 + 11
+    assert experiment.standing(spec, tmp_path / "run") == experiment.DONE
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"num_workers": 0}, "--workers=0 in [1,"),
+        ({"num_workers": 10**6}, "--workers=1000000 in [1,"),
+        ({"fork_width": -1}, "--fork_width=-1"),
+        ({"max_minutes": 0.0}, "--max_minutes=0.0 to be above 0"),
+        ({"max_minutes": float("nan")}, "--max_minutes=nan"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_written(tiny_npz, tmp_path, how, words):
+    with pytest.raises(InvalidInput) as caught:
+        run(resolve(tiny_npz), tmp_path / "run", **how)
+    assert words in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_compiles_once_whatever_the_number_of_forks_in_it(tiny_npz, tmp_path):
+    # 7 forks in batches of 4: the second is filled up.
+    spec = resolve(tiny_npz, ("fork.num_replicates", "7"))
+    names = compilations(lambda: run(spec, tmp_path / "run", fork_width=4))
+    assert names.count("train_steps") == names.count("eval_steps") == 1
+
+
+def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_other(tiny_npz, tmp_path):
+    spec = resolve(tiny_npz, ("fork.num_replicates", "4"))
+    study = Study(spec, tmp_path / "run")
+    for number in (0, 2):
+        directory = study.records(fork(2, "constant", replicate=number)).directory
+        directory.mkdir(parents=True)
+        claims.attempt(directory, 0)
+    trained = []
+    source = data.read(spec.data)
+    teller = trainer.Talk(lambda name, entry: None, lambda sentence: None, lambda: False)
+    own = trainer.Trainer(study, source, teller)
+    train = own.train
+    own.train = lambda members, width=1: (trained.append(len(members)), train(members, width))[1]  # type: ignore[method-assign]
+    grid_run.work(own, grid_run.orders(own, asked_width=4))
+    # The trunk; then replicate 0, replicates 1 and 3 together, replicate 2.
+    assert trained == [1, 1, 2, 1]
+
+
+def test_adding_baselines_to_a_finished_grid_needs_no_checkpoint_of_the_state_before_training(
+    tiny_npz, tmp_path
+):
+    kept = ("train.keep_checkpoints", "fork_epochs")
+    run(resolve(tiny_npz, kept), tmp_path / "run")
+    text, _ = run(resolve(tiny_npz, kept, ("fork.baselines", "prune_at_init")), tmp_path / "run")
+    assert "3 finished, 0 diverged, 0 skipped." in text
+
+
+def test_a_study_whose_trunk_diverged_is_done_comparisons_included(tiny_npz, tmp_path):
+    changes = (
+        ("optim.learning_rate", "1e25"),
+        ("fork.num_replicates", "2"),
+        ("fork.comparisons", "disagreement"),
+    )
+    spec = resolve(tiny_npz, *changes)
+    run(spec, tmp_path / "run")
+    study = Study(spec, tmp_path / "run")
+    assert study.left(agenda(study)) == []
+    assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
+
+
+def test_a_table_that_cannot_be_written_meanwhile_fails_no_run(tiny_npz, tmp_path):
+    run(resolve(tiny_npz), tmp_path / "run")
+    metrics = locate(tmp_path / "run", fork(2, "constant")) / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text("{damaged\n" + whole)
+    larger = resolve(tiny_npz, ("pruning.sparsities", "0.5,0.9"))
+    with pytest.raises(InvalidInput, match="metrics.jsonl, line 1"):
+        run(larger, tmp_path / "run")
+    metrics.write_text(whole)
+    assert Study(larger, tmp_path / "run").statuses(plan.members(larger)) == ["finished"] * 3
+
+
+def test_another_rule_to_replay_is_no_other_study(tiny_npz, tmp_path):
+    run(resolve(tiny_npz), tmp_path / "run")
+    before = modified(tmp_path / "run")
+    run(resolve(tiny_npz, ("fork.trigger", "epoch(3)"), ("fork.fallback_epoch", "1")), tmp_path / "run")
+    assert modified(tmp_path / "run") == before
