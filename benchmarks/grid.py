@@ -1,6 +1,6 @@
 """Forks in worker processes against the same forks one after another in one process.
 
-python benchmarks/grid.py [--forks 16] [--epochs 3] [--steps 20] [--workers 2] [--rounds 2]
+python benchmarks/grid.py [--forks 8] [--epochs 2] [--steps 20] [--workers 2] [--rounds 1]
 
 A ResNet-20 on random 32x32 images, batches of 64. The trunk is trained once; then each round trains all
 forks of it in one process and in workers, turn about, from a copy of that workdir. Times are of whole
@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name, default in (("forks", 16), ("epochs", 3), ("steps", 20), ("workers", 2), ("rounds", 2)):
+    for name, default in (("forks", 8), ("epochs", 2), ("steps", 20), ("workers", 2), ("rounds", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     flags = parser.parse_args()
     times: dict[int, list[float]] = {1: [], flags.workers: []}
