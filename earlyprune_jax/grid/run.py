@@ -33,21 +33,13 @@ class Orders:
     Attributes:
         only: directories of members; None = all.
         width: member -> with how many others of its shape it may train as one batch, itself counted.
-        ended: called with every member that has ended, whoever trained it.
     """
 
     only: Collection[str] | None
     width: Callable[[Fork], int]
-    ended: Callable[[Member], None]
 
 
-def orders(
-    trainer: Trainer,
-    *,
-    only: Collection[str] | None = None,
-    asked_width: int = 0,
-    ended: Callable[[Member], None] = lambda member: None,
-) -> Orders:
+def orders(trainer: Trainer, *, only: Collection[str] | None = None, asked_width: int = 0) -> Orders:
     """Orders for a trainer, with batches of forks as wide as asked, or as this device likes them."""
     study = trainer.study
     num_forks = sum(isinstance(member, Fork) for member in plan.members(study.spec))
@@ -60,7 +52,7 @@ def orders(
         engine = trainer.engine(fork.setting)
         return fork_width(engine, asked_width, num_forks, study.workdir / "fork_widths")
 
-    return Orders(only, width, ended)
+    return Orders(only, width)
 
 
 def work(trainer: Trainer, orders: Orders) -> None:
@@ -112,7 +104,6 @@ def _take(
     for member, directory in list(pending.items()):
         if (directory / "result.json").is_file():
             del pending[member]
-            orders.ended(member)
             continue
         # One at which a process has died may be to blame: it trains alone.
         if taken and (claims.has_attempts(directory) or not _trains_with(study, taken[0], member)):
