@@ -98,8 +98,8 @@ class Pool:
         for line in process.stdout:
             try:
                 kind, what = json.loads(line)
-            except ValueError:
-                kind, what = "say", line.rstrip()  # a library's own words
+            except (ValueError, TypeError):
+                kind, what = "say", line.rstrip()  # a library's own words, be they a bare number
             self._told.put((place, kind, what))
         self._told.put((place, EXIT, process.wait()))
 
