@@ -1,8 +1,8 @@
 """Forks in worker processes against the same forks one after another in one process.
 
-python benchmarks/grid.py [--forks 8] [--epochs 2] [--steps 20] [--workers 2] [--rounds 1]
+python benchmarks/grid.py [--model resnet20] [--forks 12] [--epochs 2] [--steps 30] [--workers 2] [--rounds 1]
 
-A ResNet-20 on random 32x32 images, batches of 64. The trunk is trained once; then each round trains all
+A network on random 32x32 images, batches of 64. The trunk is trained once; then each round trains all
 forks of it in one process and in workers, turn about, from a copy of that workdir. Times are of whole
 commands, start-up, imports and compilation included. The train steps compiled by each process are
 counted from JAX's own log.
@@ -43,6 +43,7 @@ def command(
     images: Path, workdir: Path, num_forks: int, flags: argparse.Namespace, workers: int
 ) -> list[str]:
     changes = {
+        "model.names": flags.model,
         "data.name": f"npz:{images}",
         "data.train_fractions": "1",
         "data.test_fraction": "1",
@@ -77,7 +78,8 @@ def run(arguments: list[str]) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name, default in (("forks", 8), ("epochs", 2), ("steps", 20), ("workers", 2), ("rounds", 1)):
+    parser.add_argument("--model", default="resnet20")
+    for name, default in (("forks", 12), ("epochs", 2), ("steps", 30), ("workers", 2), ("rounds", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     flags = parser.parse_args()
     times: dict[int, list[float]] = {1: [], flags.workers: []}
@@ -94,7 +96,8 @@ def main() -> None:
                 seconds, compiled[workers] = run(arguments)
                 times[workers].append(seconds)
     print(
-        f"{flags.forks} forks of {flags.epochs} epochs of {flags.steps} steps, ResNet-20, batch {BATCH_SIZE}"
+        f"{flags.forks} forks of {flags.epochs} epochs of {flags.steps} steps, "
+        f"{flags.model}, batch {BATCH_SIZE}"
     )
     print("workers  seconds (each round)  train steps compiled")
     for workers, seconds in times.items():

@@ -13,6 +13,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from earlyprune_jax import memory
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -295,6 +297,7 @@ def _leave_at_once(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    memory.keep_freed()
     # A batch system's SIGTERM stops a run like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

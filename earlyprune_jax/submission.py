@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import config, data, experiment
+from earlyprune_jax import config, data, experiment, memory
 from earlyprune_jax.grid import identity, slurm, slurm_job, stages
 from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.members import Comparison, Member
@@ -49,6 +49,7 @@ class Task:
 
     def __call__(self) -> None:
         """Works until all is done, or until shortly before the limit; then it has the job requeued."""
+        memory.keep_freed()
         slurm_job.carry_out(self._work, self._standing, self.minutes)
 
     def _work(self, max_minutes: float) -> None:

@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any
 
+from earlyprune_jax import memory
+
 NUM_TIMED_STEPS = 6
 
 
@@ -32,6 +34,7 @@ def main() -> None:
     # Before JAX is imported: its threads are as many as there are cores then.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, told["cores"])
+    memory.keep_freed()
     from earlyprune_jax import data
     from earlyprune_jax.spec import from_dict
     from earlyprune_jax.training import engine as engines

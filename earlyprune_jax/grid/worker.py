@@ -9,6 +9,8 @@ import signal
 import sys
 from typing import Any
 
+from earlyprune_jax import memory
+
 INTERRUPTED = 130
 
 
@@ -18,6 +20,7 @@ def main() -> int:
     # Before JAX is imported: its threads are as many as there are cores then.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, told["cores"])
+    memory.keep_freed()
     signal.signal(signal.SIGTERM, _interrupt)
     # Slurm announces a job's limit with this to every process of it, and the default is to die.
     signal.signal(signal.SIGUSR2, _interrupt)
