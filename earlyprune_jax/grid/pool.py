@@ -1,5 +1,6 @@
 """Worker processes on this machine: started, listened to, replaced when they die, stopped in the end."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from earlyprune_jax.grid import options
+from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Talk
@@ -21,7 +23,8 @@ from earlyprune_jax.grid.worker import INTERRUPTED
 from earlyprune_jax.validate import InvalidInput, expected
 
 MOST_DEATHS = 8
-"""A worker that is killed so often in a row without an epoch in between is not started again."""
+"""A worker that is killed so often in a row, no epoch and no end of a member in between, is given up: more
+than `claims.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed before that."""
 
 BAD_INPUT = 2
 SECONDS_TO_LEAVE = 30
@@ -30,11 +33,19 @@ EXIT = "exit"
 
 @dataclasses.dataclass
 class _Worker:
-    """A place in the pool and the process that fills it now."""
+    """A place in the pool, the process that fills it now, and how its forerunners there have died.
+
+    Attributes:
+        cores: of this place.
+        process: the worker.
+        deaths: in a row, without progress in between.
+        unended: members without a result when the last one died.
+    """
 
     cores: list[int]
     process: subprocess.Popen[str]
     deaths: int = 0
+    unended: int = 0
 
 
 class Pool:
@@ -74,7 +85,12 @@ class Pool:
         command = [sys.executable, "-m", "earlyprune_jax.grid.worker"]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
         )
         told = {
             "spec": self._study.spec.to_dict(),
@@ -91,17 +107,15 @@ class Pool:
         """Passes on what a worker tells, and last of all that it has ended."""
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(json.dumps(told) + "\n")
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # It died at once: its exit is what counts.
-        for line in process.stdout:
-            try:
-                kind, what = json.loads(line)
-            except (ValueError, TypeError):
-                kind, what = "say", line.rstrip()  # a library's own words, be they a bare number
-            self._told.put((place, kind, what))
-        self._told.put((place, EXIT, process.wait()))
+            # Where it died at once its exit is what counts.
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(json.dumps(told) + "\n")
+            for line in process.stdout:
+                self._told.put((place, *message(line)))
+        finally:
+            # Whatever has come of listening: a worker whose end nobody hears of would be waited for.
+            process.stdout.close()
+            self._told.put((place, EXIT, process.wait()))
 
     def _hear(self, place: int, kind: str, what: Any) -> None:
         worker = self._workers[place]
@@ -109,8 +123,11 @@ class Pool:
             self._replace(place, worker, what)
             return
         if kind == "epoch":
-            worker.deaths = 0
-            self._talk.report(*what)
+            name, entry = what
+            # Without an entry it is one that an earlier process has trained.
+            if entry is not None:
+                worker.deaths = 0
+            self._talk.report(name, entry)
         elif kind == "problems":
             self._problems += what
         elif kind == "say":
@@ -118,7 +135,9 @@ class Pool:
 
     def _replace(self, place: int, worker: _Worker, code: int) -> None:
         """A worker that was killed is started again; one that has left, or cannot work, is not."""
-        worker.deaths += 1
+        unended = len(self._study.unended(agenda(self._study)))
+        has_progressed = unended < worker.unended
+        worker.deaths, worker.unended = 1 if has_progressed else worker.deaths + 1, unended
         was_killed = code < 0 or code == INTERRUPTED
         if was_killed and worker.deaths < MOST_DEATHS and not self._talk.stop():
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -138,6 +157,20 @@ class Pool:
                 worker.process.wait(SECONDS_TO_LEAVE)
             except subprocess.TimeoutExpired:
                 worker.process.kill()
+
+
+def message(line: str) -> tuple[str, Any]:
+    """What a worker tells in a line: a pair of its own, or a library's words, be they a bare number.
+
+    Example:
+        >>> message('["epoch", ["a fork", null]]'), message("42\\n"), message('["a", "b", "c"]')
+        (('epoch', ['a fork', None]), ('say', '42'), ('say', '["a", "b", "c"]'))
+    """
+    try:
+        kind, what = json.loads(line)
+    except (ValueError, TypeError):
+        return "say", line.rstrip()
+    return (kind, what) if isinstance(kind, str) else ("say", line.rstrip())
 
 
 def num_useful(backend: Callable[[], str] = jax.default_backend) -> int:

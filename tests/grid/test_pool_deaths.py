@@ -1,0 +1,95 @@
+"""How a pool takes what its workers say and how they end: scripted processes in the workers' places."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from members import fork
+from tiny import tiny_experiment
+
+from earlyprune_jax import config
+from earlyprune_jax.grid import pool
+from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.pool import MOST_DEATHS, Pool
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.trainer import Talk
+
+DIE = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+LEAVE = "pass"
+
+
+def tell(line: str) -> str:
+    return f"print({line!r}, flush=True); {DIE}"
+
+
+class Scripted(Pool):
+    """A pool of one, each of whose workers runs the next of some programs."""
+
+    def __init__(self, study: Study, programs: list[str]):
+        self.said, self.started = [], 0
+        self._programs = programs
+        talk = Talk(lambda name, entry: None, self.said.append, lambda: False)
+        super().__init__(study, Options(), 0.0, talk)
+
+    def _start(self, place, cores):
+        program = self._programs[self.started]
+        self.started += 1
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=pipe, stdout=pipe, encoding="utf-8", errors="replace"
+        )
+        threading.Thread(target=self._listen, args=(place, process, {}), daemon=True).start()
+        return process
+
+
+@pytest.fixture
+def study(tiny_npz, tmp_path):
+    return Study(config.resolve(tiny_experiment(tiny_npz), [("fork.rules", "constant")]), tmp_path)
+
+
+def test_a_worker_that_dies_over_and_over_is_given_up(study):
+    own = Scripted(study, [DIE] * 20)
+    own.run()
+    assert own.started == MOST_DEATHS
+    assert f"given up (it was killed {MOST_DEATHS} times in a row)" in own.said[-1]
+
+
+def test_epochs_that_an_earlier_process_has_trained_are_no_progress(study):
+    own = Scripted(study, [tell('["epoch", ["a fork", null]]')] * 20)
+    own.run()
+    assert own.started == MOST_DEATHS
+
+
+@pytest.mark.parametrize("progress", ["an epoch", "a member recorded as failed"])
+def test_deaths_are_counted_anew_after_progress(study, progress):
+    directory = study.records(fork(2, "constant")).directory
+    fail = f"""
+from pathlib import Path
+Path({str(directory)!r}).mkdir(parents=True)
+Path({str(directory / "result.json")!r}).write_text('{{"status": "failed"}}')
+{DIE}"""
+    between = tell('["epoch", ["a fork", {"epoch": 1}]]') if progress == "an epoch" else fail
+    few = [DIE] * (MOST_DEATHS - 2)
+    own = Scripted(study, [*few, between, *few, LEAVE])
+    own.run()
+    assert own.started == 2 * len(few) + 2
+    assert not any("given up" in sentence for sentence in own.said)
+
+
+def test_a_librarys_own_words_are_passed_on_whatever_they_are(study):
+    program = r"import sys; sys.stdout.buffer.write(b'42\n\xff\n[1, 2]\nnull\n')"
+    own = Scripted(study, [program])
+    own.run()
+    assert own.said == ["42", "\ufffd", "[1, 2]", "null"]
+
+
+def test_the_end_of_a_worker_is_heard_of_though_listening_fails(study, monkeypatch):
+    def fail(line):
+        raise ValueError(line)
+
+    monkeypatch.setattr(pool, "message", fail)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    own = Scripted(study, ["print('x')"])
+    own.run()
+    assert own.started == 1
