@@ -28,7 +28,7 @@ Standing = Mapping[Any, int]
 
 
 class NoProgressError(RuntimeError):
-    """A job has used up its time without finishing an epoch, and would do so again."""
+    """A job has left without finishing an epoch, and would do so again."""
 
 
 def carry_out(work: Callable[[float], None], standing: Callable[[], Standing], minutes: int) -> None:
@@ -40,7 +40,8 @@ def carry_out(work: Callable[[float], None], standing: Callable[[], Standing], m
         minutes: the job's limit, where Slurm does not say when it will end the job.
 
     Raises:
-        NoProgressError: no epoch was finished: the limit is too short.
+        NoProgressError: no epoch was finished, although the job had half of its limit, or was not told to
+            leave.
     """
     told: list[int] = []
     started, before = time.time(), standing()
@@ -55,11 +56,9 @@ def carry_out(work: Callable[[float], None], standing: Callable[[], Standing], m
     after = standing()
     if not after:
         return
-    if time.time() - started > LEAST_SHARE * (end - started) and not got_on(before, after):
-        raise NoProgressError(
-            f"No epoch was finished within {minutes} minutes: raise --slurm.minutes, so that a task has time "
-            "for several, and submit again."
-        )
+    was_short_of_time = time.time() - started > LEAST_SHARE * (end - started)
+    if not got_on(before, after) and (was_short_of_time or signal.SIGUSR2 not in told):
+        raise NoProgressError(_why_not(was_short_of_time, minutes))
     print(f"Time is up, unfinished members: {len(after)}; job {job_id()} is requeued.", flush=True)
     subprocess.run(["scontrol", "requeue", job_id()], check=True, timeout=60)
     _exit(0)
@@ -73,6 +72,13 @@ def got_on(before: Standing, after: Standing) -> bool:
         (True, True, False)
     """
     return any(member not in after or after[member] > count for member, count in before.items())
+
+
+def _why_not(was_short_of_time: bool, minutes: int) -> str:
+    if was_short_of_time:
+        remedy = "raise --slurm.minutes, so that a task has time for several, and submit again"
+        return f"No epoch was finished within {minutes} minutes: {remedy}."
+    return "No epoch was finished, and nobody is left to train one: see above; mend it, and submit again."
 
 
 def job_id() -> str:

@@ -24,7 +24,7 @@ def standing():
     return {"a member": count} if count < num_epochs else {}
 
 def work(max_minutes):
-    end = time.time() + 60 * max_minutes
+    end = time.time() + 60 * max_minutes * (num_epochs <= most)
     Path(f"{done}.begun").touch()
     while standing() and time.time() < end:
         time.sleep(0.05)
@@ -87,6 +87,12 @@ def test_a_job_that_gets_nowhere_within_its_limit_fails_and_is_not_requeued(tmp_
     code, _, errors, asked = Job(tmp_path, num_epochs=1000, seconds=2).end()
     assert (code, asked) == (1, "")
     assert "raise --slurm.minutes" in errors
+
+
+def test_a_job_whose_workers_have_left_with_nothing_done_fails_at_once_and_is_not_requeued(tmp_path):
+    code, _, errors, asked = Job(tmp_path, num_epochs=1001, seconds=60).end()
+    assert (code, asked) == (1, "")
+    assert "nobody is left to train one" in errors
 
 
 def test_a_job_warned_before_its_first_epoch_was_preempted_and_is_requeued(tmp_path):
