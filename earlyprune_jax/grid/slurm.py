@@ -7,6 +7,7 @@ been done stands in the workdir.
 import dataclasses
 import getpass
 import importlib.util
+import math
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -74,6 +75,8 @@ class SlurmOptions:
             for name, low in least.items()
             if not getattr(self, name) >= low
         ]
+        if self.memory_gb == math.inf:
+            problems.append(expected("--slurm.memory_gb", self.memory_gb, "to be finite", "0 = the default."))
         for text in self.extra:
             key = text.partition("=")[0].lstrip("-").replace("_", "-")
             if not key:
