@@ -148,8 +148,8 @@ class _Progress:
         self.history: list[dict[str, Any]] = []
         self.sparsity = 0.0
         self.diverged: tuple[int, int] | None = None
-        self.saved_epoch, self.saved_at = -1, time.monotonic()
-        self.save_seconds = FIRST_GUESS_SECONDS
+        self.saved_epoch = -1
+        self.unsaved_seconds, self.save_seconds = 0.0, FIRST_GUESS_SECONDS
         self.watcher = Watcher(
             engine, run.watch.tools, run.watch.sampling, lambda epoch: state_after(engine, run, epoch)
         )
@@ -237,23 +237,24 @@ class _Progress:
         # Recorded first: a checkpoint that its records do not reach could not be resumed from.
         self.run.records.append(entry)
         self.history.append(flat(entry))
+        self.unsaved_seconds += entry["seconds"]
         is_last = len(self.history) == self.run.training.num_epochs
         if is_last or on_primary(self._save_is_due):
             self.save(state)
         self.run.report(entry)
 
     def _save_is_due(self) -> bool:
-        """Whether another save is within its share of the time since the last one."""
+        """Whether another save is within its share of the run's own time since the last one."""
         share = self.run.save.share
-        return share is None or share * (time.monotonic() - self.saved_at) >= self.save_seconds
+        return share is None or share * self.unsaved_seconds >= self.save_seconds
 
     def save(self, state: Callable[[], TrainState]) -> None:
         """Saves the state after the last epoch on record, unless that is done."""
         if self.saved_epoch != self.epoch:
             started = time.monotonic()
             _save(self.run, self.epoch, state())
-            self.saved_epoch, self.saved_at = self.epoch, time.monotonic()
-            self.save_seconds = self.saved_at - started
+            self.saved_epoch, self.unsaved_seconds = self.epoch, 0.0
+            self.save_seconds = time.monotonic() - started
 
 
 def state_after(engine: Engine, run: Run, epoch: int) -> TrainState:

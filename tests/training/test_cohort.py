@@ -5,16 +5,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
+import optax
 import pytest
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, pruning
 from earlyprune_jax.data import load
-from earlyprune_jax.training import cohort, execution, state
+from earlyprune_jax.records import RunRecords
+from earlyprune_jax.training import cohort, execution, loop, state
 from earlyprune_jax.training import engine as engines
+from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.fork_rules import Training
 from earlyprune_jax.training.steps import NEVER
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,3 +133,41 @@ print("same")
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == "same\n", done.stderr
+
+
+def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(engine, tmp_path, monkeypatch):
+    """An epoch of a batch of 4 takes 40 s, 10 s a run; a save takes 1 s, 5 % of two epochs."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def save(run, epoch, state):
+        clock[0] += 1.0
+        saved.append((run.records.directory.name, epoch))
+
+    monkeypatch.setattr(loop, "_save", save)
+    train_epoch = cohort._Stack.train_epoch
+
+    def slowly(self, rates):
+        clock[0] += 40.0
+        return train_epoch(self, rates)
+
+    monkeypatch.setattr(cohort._Stack, "train_epoch", slowly)
+    runs = [
+        loop.Run(
+            Training(9, optax.constant_schedule(0.02), reset_momentum=True),
+            1,
+            initial=lambda seed=seed: pruned(engine, seed, 0.5),
+            watch=loop.NOT_WATCHED,
+            save=loop.SavePolicy(0.05, frozenset()),
+            records=RunRecords(tmp_path / str(seed)),
+            store=CheckpointStore(tmp_path / str(seed) / "checkpoints"),
+            report=lambda entry: None,
+        )
+        for seed in range(4)
+    ]
+    for one in runs:
+        one.records.start({})
+    loop.train(engine, runs, width=4)
+    # The first guess, 0.3 s, is due after one epoch.
+    assert [epoch for name, epoch in saved if name == "0"] == [2, 4, 6, 8, 10]
+    assert len(saved) == 4 * 5
