@@ -68,6 +68,9 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
         allowed = f"to hold none of {', '.join(foreign)} without a config.json"
         remedy = "They would be overwritten: choose another directory."
         return [expected("--workdir", str(workdir), allowed, remedy)] if foreign else []
+    if not all(isinstance(section, dict) for section in held.values()):
+        allowed = "to hold no config.json of another program"
+        return [expected("--workdir", str(workdir), allowed, "Choose another directory.")]
     differing = _differences(fixed_keys(held), spec.fixed()) + _moved_mask(held, spec)
     if not differing:
         return []
@@ -98,8 +101,8 @@ def describe(
     A session that does not train, but has others do it, says so there: it may be of other hardware.
 
     Raises:
-        InvalidInput: the workdir cannot be written, or earlier runs here were made with other data of the
-            same name.
+        InvalidInput: the workdir cannot be written, another study has been begun in it meanwhile, or earlier
+            runs here were made with other data of the same name.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,9 @@ def describe(
 
 
 def _describe(workdir: Path, spec: RunSpec, form: str, data_digest: str, how: Options, trains: bool) -> None:
+    problems = check(workdir, spec)
+    if problems:
+        raise InvalidInput(problems)
     sessions = read_json(workdir / "env.json", list, remedy=REMEDY) or []
     session = environment() | {"execution": form, "data_sha256": data_digest}
     session |= {"num_workers": how.num_workers, "fork_width": how.fork_width, "trains": trains}
