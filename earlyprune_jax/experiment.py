@@ -67,8 +67,8 @@ def run(spec: RunSpec, workdir: Path | str, console: Console | None = None, *, h
     finished = on_primary(lambda: _finished_earlier(study, how))
     if finished is not None:
         return finished
-    source, console = begin(study, how), console or Console()
-    _carry_out(study, source, how, console, _Tables(study.workdir, console).write_if_cheap)
+    console = console or Console()
+    _carry_out(study, begin(study, how), how, console, _Tables(study.workdir, console).write_if_cheap)
     return on_primary(lambda: _publish(study.workdir))
 
 
@@ -171,7 +171,7 @@ def _carry_out(
 
         talk = Talk(report, functools.partial(progress.say, console), stop)
         if how.num_workers > 1:
-            del source
+            del source  # Workers read the data themselves.
             Pool(study, how, moment, talk).run()
         else:
             trainer = Trainer(study, source, talk)

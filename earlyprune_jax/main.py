@@ -162,7 +162,10 @@ def _options(flags: argparse.Namespace, cluster: "SlurmOptions | None") -> "tupl
 
     values, problems = {}, []
     workers = flags.workers
-    if workers == "auto":
+    if workers == "auto" and _is_together(flags):
+        # And JAX must not look at its devices before the processes have met.
+        workers = "1"
+    elif workers == "auto":
         on_cluster = cluster and (1 if cluster.gpus else cluster.cpus)
         workers = str(on_cluster or pool.num_useful())
     for name, kind, text in (
