@@ -44,9 +44,10 @@ def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str
     lines += _run_lines(study, runs, lengths)
     lines += ["", *_group_lines(study, members, lengths), "", *_image_lines(spec)]
     costs = _costs(spec, runs, lengths)
-    left = _costs(spec, [run for run in runs if not study.records(run).has_ended()], lengths)
+    still = study.left(runs)
+    left = _costs(spec, still, lengths)
     lines.append(_total_line(runs, costs.values()))
-    lines += _left_lines(runs, study, left)
+    lines += _left_lines(runs, still, left)
     if measure:
         lines.append(_time_line(spec, left, how))
     num_checkpoints = sum(cost.num_checkpoints for cost in costs.values())
@@ -131,12 +132,11 @@ def _total_line(runs: Sequence[Run], costs: Iterable[Cost]) -> str:
     return f"Total: {made_of}, {num_epochs} epochs, {num_steps} training steps"
 
 
-def _left_lines(runs: Sequence[Run], study: Study, left: dict[Setting, Cost]) -> list[str]:
-    ended = sum(study.records(run).has_ended() for run in runs)
-    if not ended:
+def _left_lines(runs: Sequence[Run], still: Sequence[Member], left: dict[Setting, Cost]) -> list[str]:
+    if len(still) == len(runs):
         return []
     num_steps = sum(cost.num_steps for cost in left.values())
-    return [f"Left to do: {len(runs) - ended} runs, {num_steps} training steps"]
+    return [f"Left to do: {len(still)} runs, {num_steps} training steps"]
 
 
 def _time_line(spec: RunSpec, left: dict[Setting, Cost], how: Options) -> str:

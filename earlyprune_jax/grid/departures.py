@@ -74,8 +74,8 @@ def departure(
 def _planned(spec: RunSpec, fork: Fork, ended: Mapping[str, Any] | None) -> Departure:
     """A fork of the grid starts unless its trunk never got there."""
     lost = _why_lost(spec, fork, ended)
-    # The last epoch of a run that diverged left nothing behind.
-    if lost and ended and ended.get("epoch", 0) <= fork.fork_epoch:
+    # The last epoch of a run that diverged or failed left nothing behind.
+    if lost and ended and ended["epoch"] <= fork.fork_epoch:
         return Departure(None, fork.fork_epoch, {}, lost)
     return Departure(fork, fork.fork_epoch, {}, "")
 

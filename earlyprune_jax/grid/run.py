@@ -7,11 +7,9 @@ them apart, and what one leaves unfinished another goes on with.
 import dataclasses
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-
-import jax
 
 from earlyprune_jax.grid import claims, identity, plan
 from earlyprune_jax.grid.agenda import agenda
@@ -19,7 +17,7 @@ from earlyprune_jax.grid.claims import Busy, Claim
 from earlyprune_jax.grid.members import Fork, Member, Trunk, label
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
-from earlyprune_jax.grid.width import fork_width
+from earlyprune_jax.grid.width import Widths
 from earlyprune_jax.training.hosts import is_primary, on_primary, require_same_error
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
@@ -32,27 +30,19 @@ class Orders:
 
     Attributes:
         only: directories of members; None = all.
-        width: member -> with how many others of its shape it may train as one batch, itself counted.
+        widths: with how many others of its shape a fork may train as one batch.
     """
 
     only: Collection[str] | None
-    width: Callable[[Fork], int]
+    widths: Widths
 
 
 def orders(trainer: Trainer, *, only: Collection[str] | None = None, asked_width: int = 0) -> Orders:
     """Orders for a trainer, with batches of forks as wide as asked, or as this device likes them."""
     study = trainer.study
     num_forks = sum(isinstance(member, Fork) for member in plan.members(study.spec))
-    # Where all devices share a run's images, runs train one by one.
-    together = jax.process_count() > 1
-
-    def width(fork: Fork) -> int:
-        if together:
-            return 1
-        engine = trainer.engine(fork.setting)
-        return fork_width(engine, asked_width, num_forks, study.workdir / "fork_widths")
-
-    return Orders(only, width)
+    widths = Widths(trainer.engine, asked_width, num_forks, study.workdir / "fork_widths")
+    return Orders(None if only is None else frozenset(only), widths)
 
 
 def work(trainer: Trainer, orders: Orders) -> None:
@@ -73,7 +63,8 @@ def work(trainer: Trainer, orders: Orders) -> None:
         finally:
             claim.release()
         if pending and not has_trained:
-            # What is left is being trained by others, who may die.
+            # What is left is being trained by others, who may die; or needs something of theirs: it waits.
+            pending = _with_last(pending, taken)
             time.sleep(pause)
         pause = SHORTEST_PAUSE if has_trained else min(2 * pause, LONGEST_PAUSE)
         pending = pending or on_primary(partial(_pending, study, orders))
@@ -88,6 +79,12 @@ def _pending(study: Study, orders: Orders) -> dict[Member, Path]:
         for member, name in wanted.items()
         if not (study.workdir / name / "result.json").is_file()
     }
+
+
+def _with_last(pending: dict[Member, Path], last: Collection[Member]) -> dict[Member, Path]:
+    """The same in another order."""
+    first = {member: directory for member, directory in pending.items() if member not in last}
+    return first | pending
 
 
 def _take(
@@ -118,7 +115,7 @@ def _take(
         first = taken[0]
         if not isinstance(first, Fork) or claims.has_attempts(directory):
             break
-        if len(taken) >= orders.width(first):
+        if len(taken) >= orders.widths.of(first):
             break
     return taken, pending
 
@@ -171,12 +168,27 @@ def _train(trainer: Trainer, orders: Orders, taken: list[tuple[Member, Path]]) -
 def _train_members(trainer: Trainer, orders: Orders, members: list[Member]) -> bool:
     if len(members) > 1 and isinstance(members[0], Fork):
         try:
-            trainer.train(members, orders.width(members[0]))
+            trainer.train(members, orders.widths.of(members[0]))
             return True
-        except Exception:  # whatever one member raises must not stop the others
-            members = on_primary(partial(trainer.study.unended, members))
+        except Exception as error:  # whatever one member raises must not stop the others
+            return _train_parted(trainer, orders, members, error)
     has_done = [_train_alone(trainer, member) for member in members]
     return all(has_done)
+
+
+def _train_parted(trainer: Trainer, orders: Orders, batch: Sequence[Member], error: Exception) -> bool:
+    """Trains the members of a batch that raised one by one; if none raises, the batch was too wide."""
+    study, first = trainer.study, batch[0]
+    trainer.talk.say(f"A batch of {len(batch)} forks raised {_one_line(error)} They train one by one.")
+    has_done = [_train_alone(trainer, member) for member in study.unended(batch)]
+    if isinstance(first, Fork) and "failed" not in study.statuses(batch) and not trainer.talk.stop():
+        width = orders.widths.narrow(first, len(batch))
+        trainer.talk.say(f"Each did: batches of {first.setting.model} are of {width} from now on.")
+    return all(has_done)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(" .") + "."
 
 
 def _train_alone(trainer: Trainer, member: Member) -> bool:
@@ -206,5 +218,6 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
     if records.description() is None:
         records.start(identity.described(member, getattr(member, "fork_epoch", 0), 0))
     (records.directory / "error.txt").write_text(details or reason)
-    records.finish({"status": "failed", "reason": reason})
+    epoch = getattr(member, "fork_epoch", 0) + len(records.epochs()) + 1
+    records.finish({"status": "failed", "reason": reason, "epoch": epoch})
     trainer.talk.say(f"{label(member, trainer.study.spec)} failed: {reason}")

@@ -1,18 +1,23 @@
 """A study on disk: a workdir whose members have a directory each, and say there how far they are."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from earlyprune_jax.grid import identity, plan
+from earlyprune_jax.grid import claims, identity, plan
+from earlyprune_jax.grid.claims import Busy
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.primary_files import PrimaryRecords, PrimaryStore
 from earlyprune_jax.validate import expected, shortened
+
+
+AnyMember = TypeVar("AnyMember", bound=Member)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Study:
         """Those that have no result yet."""
         return [member for member in members if not self.records(member).has_ended()]
 
-    def left(self, members: Iterable[Member]) -> list[Member]:
+    def left(self, members: Iterable[AnyMember]) -> list[AnyMember]:
         """Those that another session would work on: without a result, or with one to be forgotten."""
         return [member for member in members if self._is_left(member)]
 
@@ -68,9 +73,17 @@ class Study:
         return isinstance(member, Fork) and self.store(trunk).has(member.fork_epoch)
 
     def forget_failures(self, members: Iterable[Member]) -> None:
-        """Lets members run again that failed, or were skipped for want of one that failed."""
+        """Lets members run again that failed, or were skipped for want of one that failed.
+
+        One that another process holds is left to it.
+        """
         for member in self.left(members):
-            self.records(member).forget_result()
+            records = self.records(member)
+            if records.has_ended():
+                with contextlib.suppress(Busy), claims.held_if_free(records.directory):
+                    # Looked at again: it may have been tried, and finished, by another process since.
+                    if self._is_left(member):
+                        records.forget_result()
 
     def check(self) -> list[str]:
         """Forks from epochs that a finished trunk of an earlier, smaller grid did not keep."""
@@ -97,10 +110,19 @@ class Study:
         if kept is None:
             return []
         on_disk, reached = set(self.store(trunk).epochs()), len(records.epochs())
-        wanted = sorted(plan.fork_epochs(self.spec))
         # The state before training is a function of the seed.
         on_disk.add(0)
-        return [epoch for epoch in wanted if epoch < reached and epoch not in on_disk and epoch not in kept]
+        lost = set(range(reached)) - on_disk - set(kept)
+        return sorted(lost & self._fork_epochs_left(trunk)) if lost else []
+
+    def _fork_epochs_left(self, trunk: Trunk) -> set[int]:
+        """From which epochs of a trunk forks are still to start."""
+        forks = (one for one in plan.members(self.spec) if isinstance(one, Fork) and trunk_of(one) == trunk)
+        epochs: set[int] = set()
+        for fork in forks:
+            if fork.fork_epoch not in epochs and self._is_left(fork):
+                epochs.add(fork.fork_epoch)
+        return epochs
 
 
 def free_bytes(workdir: Path) -> int:

@@ -1,37 +1,72 @@
 """How many forks of one shape train as one batch: as told, one on CPU, else as measured on this device."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from earlyprune_jax import records
+from earlyprune_jax.grid.members import Fork
+from earlyprune_jax.spec import Setting
 from earlyprune_jax.training import cohort, execution
 from earlyprune_jax.training.engine import Engine
 
 
-def fork_width(engine: Engine, asked: int, most: int, folder: Path) -> int:
-    """The width of a batch of forks.
+class Widths:
+    """The widths of batches, by network and data.
+
+    Args:
+        engine: of a setting's network and data; built only where a width has to be measured.
+        asked: what the user has set; 0 = one fork where this backend trains forks one after another, else
+            as many as was measured, with one epoch of throw-away runs a width.
+        most: as many forks as there are.
+        folder: where what has been measured is kept, by network, data and device.
+    """
+
+    def __init__(self, engine: Callable[[Setting], Engine], asked: int, most: int, folder: Path):
+        self._engine, self._asked, self._most, self._folder = engine, asked, most, folder
+        self._narrowed: dict[str, int] = {}
+
+    def of(self, fork: Fork) -> int:
+        """With how many forks of its shape one may train, itself counted."""
+        if jax.process_count() > 1:
+            # All devices share the images of one run.
+            return 1
+        limit = self._narrowed.get(fork.setting.network_slug)
+        width = self._unlimited(fork.setting)
+        return width if limit is None else min(width, limit)
+
+    def narrow(self, fork: Fork, num_tried: int) -> int:
+        """Halves the batches of a network and its data after so many forks did not fit; returns the width."""
+        width = self._narrowed[fork.setting.network_slug] = max(1, num_tried // 2)
+        return width
+
+    def _unlimited(self, setting: Setting) -> int:
+        if self._asked or not execution.batches_forks(jax.default_backend()):
+            return self._asked or 1
+        try:
+            return measured(self._engine(setting), self._most, self._folder)
+        except Exception:  # an engine that cannot be built: the fork, trained alone, will say so
+            return 1
+
+
+def measured(engine: Engine, most: int, folder: Path) -> int:
+    """The width that was measured on this device for so many forks or more, or is measured now.
 
     Args:
         engine: of the forks' network and data.
-        asked: what the user has set; 0 = measure.
         most: as many forks as there are.
-        folder: where what has been measured is kept, by network, data and device.
-
-    Returns:
-        `asked`; or 1 where forks of this backend train one after another; or what was measured, with one
-        epoch of throw-away runs a width.
+        folder: of the measured widths.
     """
-    if asked or not execution.batches_forks(jax.default_backend()):
-        return asked or 1
     network = engine.spec.settings()[0].network_slug
     device = jax.devices()[0].device_kind.replace(" ", "-").replace("/", "-")
     path = folder / f"{network}_{device}_x{engine.fork_mesh.num_devices}.json"
     known = records.read_json(path)
-    if known is None:
+    # What was as wide as there were forks might have been wider.
+    if known is None or known["width"] >= known["most"] < most:
         folder.mkdir(exist_ok=True)
-        known = {"width": measure(engine, most)}
+        known = {"width": measure(engine, most), "most": most}
         records.write_json(path, known)
     return max(1, min(known["width"], most))
 

@@ -97,3 +97,11 @@ def test_every_cell_of_a_seed_shares_one_trunk(spec):
     # 8 epochs are shared by the dense and the first pruned part; a second pruned part adds at most 7.
     assert plan.cost(spec, runs_of(spec), steps_per_epoch=5, state_bytes=1).num_epochs == 8
     assert plan.cost(two, runs_of(two), steps_per_epoch=5, state_bytes=1).num_epochs == 15
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_fork_starts_from_what_its_trunk_left_before_it_came_to_a_bad_end(spec, status):
+    spec = change(spec, when="epochs")
+    ended = {"status": status, "reason": "no luck", "epoch": 4}
+    assert departure(spec, fork(3), ended, ()).fork == fork(3)
+    assert departure(spec, fork(4), ended, ()).fork is None

@@ -9,7 +9,7 @@ from members import compilations, fork, locate, store, trunk
 from rich.console import Console
 from tiny import tiny_experiment
 
-from earlyprune_jax import config, data, experiment
+from earlyprune_jax import config, data, experiment, preview
 from earlyprune_jax.analysis import results
 from earlyprune_jax.data import load
 from earlyprune_jax.grid import claims, options, plan, trainer
@@ -19,7 +19,7 @@ from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import fork_scores
+from earlyprune_jax.training import fork_scores, loop
 from earlyprune_jax.validate import InvalidInput
 
 QUICK = (("signals.names", "kl_uniform"), ("fork.rules", "constant"), ("fork.constant_num_epochs", "1"))
@@ -134,10 +134,8 @@ def test_a_member_that_raises_is_reported_the_others_finish_and_the_next_session
     assert "failed: FloatingPointError: no such luck" in said
     assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
     (row,) = [one for one in results.read_runs(tmp_path / "run") if one.status == "failed"]
-    assert (row.fork_epoch, row.result) == (
-        2,
-        {"status": "failed", "reason": "FloatingPointError: no such luck"},
-    )
+    reason = "FloatingPointError: no such luck"
+    assert (row.fork_epoch, row.result) == (2, {"status": "failed", "reason": reason, "epoch": 3})
     assert "no such luck" in (locate(tmp_path / "run", fork(2, "constant")) / "error.txt").read_text()
     text, _ = run(spec, tmp_path / "run")
     assert "4 finished, 0 diverged, 0 skipped." in text
@@ -149,6 +147,113 @@ def test_in_a_batch_only_the_member_that_raises_fails(tiny_npz, tmp_path, monkey
     poison(monkeypatch, lambda step: step == 10)
     text, _ = run(spec, tmp_path / "run", fork_width=3)
     assert "3 finished, 0 diverged, 0 skipped, 1 failed" in text
+
+
+def test_forks_of_a_trunk_that_failed_start_from_the_checkpoints_it_has_left(tiny_npz, tmp_path, monkeypatch):
+    record = loop._Progress.record
+
+    def sometimes(self, *arguments):
+        if self.run.first_epoch == 0 and self.epoch == 3:
+            raise OSError("no space left")
+        record(self, *arguments)
+
+    monkeypatch.setattr(loop._Progress, "record", sometimes)
+    text, _ = run(resolve(tiny_npz, ("fork.epochs", "1,3,4")), tmp_path / "run")
+    assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text
+
+
+def test_a_network_that_cannot_be_built_fails_and_the_others_train(tiny_npz, tmp_path, monkeypatch):
+    build = engines.build
+
+    def sometimes(spec, *arguments, **options):
+        if spec.model.names == ("resnet14",):
+            raise MemoryError("too large")
+        return build(spec, *arguments, **options)
+
+    monkeypatch.setattr(engines, "build", sometimes)
+    spec = resolve(tiny_npz, ("model.names", "resnet14,resnet8"))
+    text, said = run(spec, tmp_path / "run")
+    assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text
+    assert "failed: MemoryError: too large" in said
+    assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
+
+
+def observed(study, sometimes=lambda members: None):
+    """A trainer, what it is asked to train, and what it says; `sometimes` may raise."""
+    trained, said = [], []
+    teller = trainer.Talk(lambda name, entry: None, said.append, lambda: False)
+    own = trainer.Trainer(study, data.read(study.spec.data), teller)
+    train = own.train
+
+    def watched(members, width=1):
+        trained.append(list(members))
+        sometimes(members)
+        train(members, width)
+
+    own.train = watched  # type: ignore[method-assign]
+    return own, trained, said
+
+
+def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, tmp_path):
+    def out_of_memory(members):
+        if len(members) > 2:
+            raise MemoryError("out of memory\nand a long story")
+
+    study = Study(resolve(tiny_npz, ("fork.num_replicates", "8")), tmp_path / "run")
+    own, trained, said = observed(study, out_of_memory)
+    grid_run.work(own, grid_run.orders(own, asked_width=4))
+    assert [len(members) for members in trained] == [1, 4, 1, 1, 1, 1, 2, 2]
+    assert said == [
+        "A batch of 4 forks raised MemoryError: out of memory. They train one by one.",
+        "Each did: batches of resnet8 are of 2 from now on.",
+    ]
+
+
+def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(tiny_npz, tmp_path, monkeypatch):
+    held = fork(1, "constant")
+    asked = iter([True, True])
+
+    def busy(members):
+        if members == [held] and next(asked, False):
+            raise claims.Busy("a trunk")
+
+    monkeypatch.setattr(grid_run, "SHORTEST_PAUSE", 0.0)
+    study = Study(resolve(tiny_npz, ("fork.epochs", "1,2,3")), tmp_path / "run")
+    own, trained, _ = observed(study, busy)
+    grid_run.work(own, grid_run.orders(own))
+    assert [getattr(one, "fork_epoch", 0) for (one,) in trained] == [0, 1, 2, 3, 1, 1]
+
+
+def test_a_failure_that_another_process_is_at_again_is_left_to_it(tiny_npz, tmp_path):
+    study = Study(resolve(tiny_npz), tmp_path / "run")
+    records, other = study.records(fork(2, "constant")), claims.Claim()
+    assert other.take(records.directory)
+    records.finish({"status": "failed", "reason": "", "epoch": 3})
+    study.forget_failures([fork(2, "constant")])
+    assert records.has_ended()
+    other.release()
+    study.forget_failures([fork(2, "constant")])
+    assert not records.has_ended()
+
+
+def test_a_checkpoint_that_no_fork_needs_any_more_may_be_gone(tiny_npz, tmp_path):
+    kept = ("train.keep_checkpoints", "fork_epochs")
+    changes = (kept, ("fork.epochs", "1,3"))
+    run(resolve(tiny_npz, *changes), tmp_path / "run")
+    description = locate(tmp_path / "run", trunk()) / "run.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"kept_epochs": [3, 4]}))
+    store(tmp_path / "run", trunk()).keep_only({3, 4})
+    text, _ = run(resolve(tiny_npz, *changes), tmp_path / "run")
+    assert "3 finished" in text
+    with pytest.raises(InvalidInput, match=r"fork.epochs=\(1,\) to be among the checkpoints"):
+        run(resolve(tiny_npz, *changes, ("fork.num_replicates", "2")), tmp_path / "run")
+
+
+def test_what_is_left_to_do_counts_members_that_failed(tiny_npz, tmp_path, monkeypatch):
+    spec = resolve(tiny_npz, ("fork.epochs", "1,2,3"))
+    poison(monkeypatch, lambda step: step == 10)
+    run(spec, tmp_path / "run")
+    assert "Left to do: 1 runs, 5 training steps" in preview.preview(Study(spec, tmp_path / "run"))
 
 
 def test_forks_of_a_trunk_that_failed_are_skipped_and_tried_again_with_it(tiny_npz, tmp_path, monkeypatch):
@@ -259,15 +364,10 @@ def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_ot
         directory = study.records(fork(2, "constant", replicate=number)).directory
         directory.mkdir(parents=True)
         claims.attempt(directory, 0)
-    trained = []
-    source = data.read(spec.data)
-    teller = trainer.Talk(lambda name, entry: None, lambda sentence: None, lambda: False)
-    own = trainer.Trainer(study, source, teller)
-    train = own.train
-    own.train = lambda members, width=1: (trained.append(len(members)), train(members, width))[1]  # type: ignore[method-assign]
+    own, trained, _ = observed(study)
     grid_run.work(own, grid_run.orders(own, asked_width=4))
     # The trunk; then replicate 0, replicates 1 and 3 together, replicate 2.
-    assert trained == [1, 1, 2, 1]
+    assert [len(members) for members in trained] == [1, 1, 2, 1]
 
 
 def test_adding_baselines_to_a_finished_grid_needs_no_checkpoint_of_the_state_before_training(

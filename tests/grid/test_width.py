@@ -1,0 +1,51 @@
+"""How wide batches of forks are: asked for, measured once, narrowed; and no engine built in vain."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+from members import SETTING, fork
+
+from earlyprune_jax.grid import width
+from earlyprune_jax.grid.width import Widths
+from earlyprune_jax.training import execution
+
+
+def no_engine(setting):
+    raise RuntimeError("no memory for this network")
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    monkeypatch.setattr(execution, "batches_forks", lambda backend: True)
+
+
+def test_no_engine_is_built_where_the_width_is_known(tmp_path):
+    assert Widths(no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
+    assert Widths(no_engine, asked=4, most=9, folder=tmp_path).of(fork(2)) == 4
+
+
+def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(tmp_path, batches):
+    assert Widths(no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
+
+
+def test_a_batch_that_did_not_fit_is_halved_for_its_network_only(tmp_path):
+    widths = Widths(no_engine, asked=8, most=9, folder=tmp_path)
+    assert widths.narrow(fork(2), 8) == 4
+    assert widths.of(fork(3)) == 4
+    other = dataclasses.replace(SETTING, model="resnet14")
+    assert widths.of(dataclasses.replace(fork(2), setting=other)) == 8
+    assert widths.narrow(fork(2), 1) == 1
+
+
+def test_a_width_as_wide_as_the_grid_was_is_measured_again_when_the_grid_has_grown(
+    tmp_path, monkeypatch, batches
+):
+    asked = []
+    monkeypatch.setattr(width, "measure", lambda engine, most: (asked.append(most), min(most, 64))[1])
+    engine = SimpleNamespace(
+        spec=SimpleNamespace(settings=lambda: [SETTING]), fork_mesh=SimpleNamespace(num_devices=1)
+    )
+    found = [width.measured(engine, most, tmp_path / "w") for most in (2, 2, 100, 50, 1000)]  # type: ignore[arg-type]
+    assert found == [2, 2, 64, 50, 64]
+    assert asked == [2, 100]
