@@ -11,8 +11,11 @@ MARGIN = 3 * math.sqrt(0.05 * 0.95 / NUM_TABLES)
 """Three standard errors of a rejection rate of 5 %."""
 
 
-def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=None):
-    """How often the early columns come out better at 5 %, over tables of normal noise around `means`."""
+def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=None, missing=()):
+    """How often the early columns come out better at 5 %, over tables of normal noise around `means`.
+
+    `missing` holds (column, repeat) of runs that there are not.
+    """
     rng = np.random.default_rng(seed)
     means, rejected = np.asarray(means, dtype=float), 0
     early, late = range(num_early), range(num_early, len(means))
@@ -20,6 +23,8 @@ def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=Non
         table = means[:, None] + rng.normal(size=(len(means), num_repeats)) * np.reshape(spread, (-1, 1))
         # What a seed adds to all epochs is no reason to reject.
         table += rng.normal(size=num_repeats) * 5
+        for place in missing:
+            table[place] = np.nan
         found = left_out.lead(table, table if others is None else others(rng, means, table), early, late)
         assert found is not None and found.p is not None
         rejected += found.p <= 0.05
@@ -43,6 +48,31 @@ def test_with_a_single_good_converged_epoch_among_bad_ones_it_fires_in_at_most_5
 @pytest.mark.parametrize("spread", [[1.0] * 8 + [0.05] * 2, [5.0] + [1.0] * 9, np.linspace(4, 0.3, 10)])
 def test_with_unequal_noise_it_fires_in_at_most_5_percent(spread, num_repeats):
     assert rejection_rate(np.zeros(10), 8, num_repeats, spread) <= 0.05 + MARGIN
+
+
+@pytest.mark.parametrize("gap", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize(
+    ("num_repeats", "num_missing", "level"), [(3, 1, 0.05), (4, 2, 0.07), (10, 1, 0.05), (10, 5, 0.05)]
+)
+def test_with_a_good_converged_epoch_that_lacks_runs_it_hardly_fires_more_often(
+    num_repeats, num_missing, level, gap
+):
+    means = [*np.zeros(8), 0.0, *np.full(7, -gap)]
+    missing = [(8, repeat) for repeat in range(num_missing)]
+    assert rejection_rate(means, 8, num_repeats, missing=missing) <= level + MARGIN
+
+
+@pytest.mark.parametrize("num_repeats", [3, 10])
+def test_with_early_epochs_that_lack_runs_it_fires_in_at_most_5_percent(num_repeats):
+    rng = np.random.default_rng(0)
+    missing = [place for place in np.ndindex(14, num_repeats) if rng.random() < 0.3]
+    assert rejection_rate(np.zeros(15), 14, num_repeats, missing=missing) <= 0.05 + MARGIN
+
+
+@pytest.mark.parametrize(("gap", "power"), [(0.0, 0.9), (2.0, 0.9), (5.0, 0.75)])
+def test_a_real_lead_is_found_although_the_best_converged_epoch_lacks_a_run_of_three(gap, power):
+    means = [*np.zeros(7), 8.0, 0.0, *np.full(7, -gap)]
+    assert rejection_rate(means, 8, 3, missing=[(8, 0)]) > power
 
 
 def test_students_t_on_the_same_differences_would_fire_far_too_often():
@@ -94,6 +124,28 @@ def test_the_rival_is_the_luckiest_of_all_repeats():
     measured = np.array([[0.5, 0.6, 0.7], [0.4, 0.4, 0.4], [0.3, 0.3, 0.9]])
     found = left_out.lead(measured, measured, [0], [1, 2])
     assert found is not None and found.difference.mean == pytest.approx(0.6 - 0.5)
+
+
+def test_the_luckiest_other_stands_in_where_the_rival_lacks_one_of_three_repeats():
+    measured = np.array([[0.5, 0.6, 0.7], [0.45, 0.45, np.nan], [0.3, 0.3, 0.4], [0.2, 0.2, 0.45]])
+    found = left_out.lead(measured, measured, [0], [1, 2, 3])
+    assert found is not None and found.p is not None
+    assert (found.difference.n, found.difference.mean) == (3, pytest.approx((0.05 + 0.15 + 0.25) / 3))
+
+
+def test_a_rival_with_three_repeats_is_compared_in_these():
+    measured = np.array([[0.5, 0.6, 0.7, 0.9], [0.4, 0.4, 0.6, np.nan], [0.3] * 4])
+    found = left_out.lead(measured, measured, [0], [1, 2])
+    assert found is not None
+    assert (found.difference.n, found.difference.mean) == (3, pytest.approx((0.1 + 0.2 + 0.1) / 3))
+
+
+def test_an_epoch_with_less_than_half_of_the_repeats_is_no_rival():
+    lone = [0.9, *[np.nan] * 4]
+    measured = np.array([[0.5, 0.6, 0.7, 0.6, 0.5], lone, [0.3] * 5])
+    found = left_out.lead(measured, measured, [0], [1, 2])
+    assert found is not None and found.p is not None
+    assert (found.difference.n, found.difference.mean) == (5, pytest.approx(0.58 - 0.3))
 
 
 def test_two_repeats_have_a_lead_but_no_p():

@@ -38,9 +38,15 @@ def lead(
     """The lead of the best candidate epoch over the best rival epoch of a row, without the luck of choosing.
 
     For each repeat r the candidate is the epoch with the highest mean of `chosen_on` over the other
-    repeats; the rival, the same for all, has the highest mean of `measured` over all repeats, r too:
-    what luck is left in it works against the candidates. d_r = measured[candidate, r] -
-    measured[rival, r], and t = mean(d) / (std(d) / sqrt(n)).
+    repeats, of those that r has; the rival, the same for all, has the highest mean of `measured` over
+    all repeats, r too: what luck is left in it works against the candidates. d_r =
+    measured[candidate, r] - measured[rival, r], and t = mean(d) / (std(d) / sqrt(n)).
+
+    Some runs may be missing. Epochs with less than half of the repeats of the most complete rival are
+    no rivals: too little is known of them. Where the rival has fewer than `MIN_REPEATS`, the highest
+    value of any rival stands in for it in each repeat that it lacks, so that one lost run of three leaves
+    the row tested. Passing the incomplete rival over would test too little: the candidates would have to
+    beat the second best only.
 
     As the d_r share the data they were chosen on, t is larger by chance than Student's: with 14
     candidates, one rival, 10 repeats and no difference at all, a t test at 5 % fires in 12 %. So p is
@@ -67,14 +73,23 @@ def lead(
     """
     if not len(candidates) or not len(rivals):
         return None
-    rival = best_column(row_means(measured[rivals]))
-    if rival is None:
-        return None
-    found = _left_out_differences(chosen_on[candidates], measured[candidates], measured[rivals[rival]])
+    rival = _rival(measured[rivals])
+    found = _left_out_differences(chosen_on[candidates], measured[candidates], rival)
     if len(found) < 2:
         return None
     difference = curves.stats(found)
     return Lead(difference, _p_value(difference, len(candidates)) if len(found) >= MIN_REPEATS else None)
+
+
+def _rival(measured: np.ndarray) -> np.ndarray:
+    """What the candidates are measured against in every repeat [R], of rivals [E, R]; NaN where nothing."""
+    counts = np.isfinite(measured).sum(axis=1)
+    known = measured[2 * counts >= counts.max()]
+    best, highest = best_column(row_means(known)), np.fmax.reduce(known, axis=0)
+    if best is None:
+        return highest
+    present = np.isfinite(known[best])
+    return known[best] if present.sum() >= MIN_REPEATS else np.where(present, known[best], highest)
 
 
 def _left_out_differences(chosen_on: np.ndarray, measured: np.ndarray, rival: np.ndarray) -> list[float]:
