@@ -154,6 +154,18 @@ def test_depths_and_data_fractions_have_lines_and_figures(tmp_path):
     assert "10 at 10 %, 10 at 100 %: the same at all." in text
 
 
+def test_two_families_of_models_have_a_figure_over_depth_each(tmp_path):
+    for model in ("preresnet20", "preresnet38", "preresnet20_lottery", "preresnet38_lottery"):
+        write_small(tmp_path, model=model)
+    names = [path.name for path in regimes.write(tmp_path) if path.name.startswith("regimes_depth")]
+    assert names == [
+        "regimes_depth_preresnet.png",
+        "regimes_depth_preresnet.svg",
+        "regimes_depth_preresnet_lottery.png",
+        "regimes_depth_preresnet_lottery.svg",
+    ]
+
+
 def test_baselines_have_sentences(tmp_path):
     write_small(tmp_path, seeds=3)
     write_small(tmp_path, seeds=3, rule="matched_budget", schedule="cosine")

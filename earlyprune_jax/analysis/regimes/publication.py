@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING
 from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.regimes import epoch_figures, figures, scaling, scaling_figures, words
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.regimes.scaling import DEPTH
+from earlyprune_jax.analysis.regimes.scaling import DATA, DEPTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_GRIDS = 4
 """Grids that get heat maps of their own; series over depth and data are drawn in any case."""
+OVER = {DEPTH: "regimes_depth", DATA: "regimes_data"}
+"""The figure of a series, by what it is over."""
 
 
 def draw(workdir: str | Path, findings: Sequence[Findings]) -> list[Path]:
     """Draws what the data allows: figures/<name>.png and .svg.
 
     `regimes` (Figures 2, 3, 8), `regimes_similarity` (6), `regimes_random_distance` (7) and
-    `training_curve` (10), with the axes on which grids differ at the end of the name;
-    `regimes_depth`, `regimes_data` (4, 9), `regimes_optimal_epoch` (5).
+    `training_curve` (10), `regimes_depth` and `regimes_data` (4, 9), with the axes on which grids, or
+    series, differ at the end of the name; `regimes_optimal_epoch` (5).
 
     Args:
         workdir: where `figures` lies or is made.
@@ -57,9 +59,9 @@ def _of_grids(
 def _across(findings: Sequence[Findings]) -> Iterator[tuple[str, "Figure | None"]]:
     by_key = {one.grid.key: one for one in findings}
     found = scaling.series([one.grid for one in findings])
-    for axis, name, inner in ((DEPTH, "regimes_depth", "model"), ("", "regimes_data", "train_fraction")):
-        own = [one for one in found if (one.axis == DEPTH) == (axis == DEPTH)]
-        axes = [other for other in words.varying([one.grids[0] for one in own]) if other != inner]
+    for axis, name in OVER.items():
+        own = [one for one in found if one.axis == axis]
+        axes = words.varying(own)
         for one in own[:MAX_GRIDS]:
-            yield f"{name}{words.slug(one.grids[0], axes)}", scaling_figures.scaling_maps(one, by_key)
+            yield f"{name}{words.slug(one, axes)}", scaling_figures.scaling_maps(one, by_key)
     yield "regimes_optimal_epoch", scaling_figures.optimal_epochs(found, by_key)

@@ -2,10 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from earlyprune_jax.analysis.regimes.grids import KEY, RegimeGrid
+from earlyprune_jax.analysis.regimes.grids import RegimeGrid
 
 DEPTH = "model depth"
 DATA = "data fraction"
@@ -18,13 +18,13 @@ class Series:
 
     Attributes:
         axis: `DEPTH` or `DATA`.
-        shared: the key of its grids, without what varies: for names and titles.
+        named: what its grids have in common, by axis of the key; of models of several depths the family.
         values: depths, or data fractions, ascending.
         grids: one a value.
     """
 
     axis: str
-    shared: tuple[Any, ...]
+    named: Mapping[str, Any]
     values: tuple[float, ...]
     grids: tuple[RegimeGrid, ...]
 
@@ -44,17 +44,17 @@ def series(grids: Iterable[RegimeGrid]) -> tuple[Series, ...]:
         named = grid.named
         family, depth = family_and_depth(named["model"])
         if depth is not None:
-            shared = tuple((named | {"model": family}).values())
+            shared = tuple((named | {"model": family}).items())
             groups.setdefault((DEPTH, shared), []).append((depth, grid))
-        shared = tuple(named[axis] for axis in KEY if axis != "train_fraction")
+        shared = tuple((axis, value) for axis, value in named.items() if axis != "train_fraction")
         groups.setdefault((DATA, shared), []).append((named["train_fraction"], grid))
     found = []
     for (axis, shared), members in groups.items():
         members.sort(key=lambda pair: pair[0])
         if len(members) > 1:
             values, own = zip(*members, strict=True)
-            found.append(Series(axis, shared, values, own))
-    return tuple(sorted(found, key=lambda one: (one.axis != DEPTH, tuple(map(str, one.shared)))))
+            found.append(Series(axis, dict(shared), values, own))
+    return tuple(sorted(found, key=lambda one: (one.axis != DEPTH, tuple(map(str, one.named.values())))))
 
 
 def family_and_depth(model: str) -> tuple[str, int | None]:

@@ -1,10 +1,17 @@
 """Words for grids, sparsities and their noise: figures and text speak alike."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from earlyprune_jax.analysis.curves import Stats
 from earlyprune_jax.analysis.regimes.grids import KEY, RegimeGrid
+
+
+class Named(Protocol):
+    """A grid, or a series of grids: what it is by axis of the key."""
+
+    @property
+    def named(self) -> Mapping[str, Any]: ...
 
 
 def removed(sparsity: float) -> str:
@@ -31,19 +38,19 @@ def grid_label(grid: RegimeGrid, axes: Sequence[str] = KEY) -> str:
     return ", ".join(words[axis] for axis in KEY if axis in axes)
 
 
-def slug(grid: RegimeGrid, axes: Sequence[str]) -> str:
-    """The end of a file's name that tells grids apart which differ on `axes`; empty without axes."""
-    return "".join(f"_{grid.named[axis]}" for axis in KEY if axis in axes)
+def slug(one: Named, axes: Sequence[str]) -> str:
+    """The end of a file's name: tells grids, or series, that differ on `axes` apart; empty without axes."""
+    return "".join(f"_{one.named[axis]}" for axis in KEY if axis in axes)
 
 
-def varying(grids: Sequence[RegimeGrid]) -> list[str]:
-    """The axes of the key on which grids differ.
+def varying(several: Sequence[Named]) -> list[str]:
+    """The axes of the key on which grids, or series over the same axis, differ.
 
     Example:
         >>> varying([])
         []
     """
-    return [axis for axis in KEY if len({grid.named[axis] for grid in grids}) > 1]
+    return [axis for axis in KEY if len({one.named.get(axis) for one in several}) > 1]
 
 
 def repeats(grid: RegimeGrid) -> str:
