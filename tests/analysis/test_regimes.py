@@ -11,7 +11,7 @@ import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import comparisons, regimes, results
 from earlyprune_jax.analysis.regimes import __main__ as command
-from earlyprune_jax.analysis.regimes import findings
+from earlyprune_jax.analysis.regimes import findings, publication
 from earlyprune_jax.validate import InvalidInput
 
 FIGURES = ("regimes", "regimes_similarity", "regimes_random_distance", "training_curve")
@@ -164,6 +164,23 @@ def test_two_families_of_models_have_a_figure_over_depth_each(tmp_path):
         "regimes_depth_preresnet_lottery.png",
         "regimes_depth_preresnet_lottery.svg",
     ]
+
+
+def test_figures_of_fewer_grids_do_not_stay_beside_those_of_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(publication, "MAX_GRIDS", 2)
+    others = {"regimes_of_mine.png", "rules.svg", "regimes.pdf"}
+    (tmp_path / "figures").mkdir()
+    for name in others:
+        (tmp_path / "figures" / name).touch()
+    drawn = []
+    for axes in ({}, {"model": "preresnet56"}, {"model": "a1", "schedule": "cosine"}):
+        write_small(tmp_path, 2, **axes)
+        drawn.append({path.name for path in regimes.write(tmp_path) if path.suffix != ".csv"})
+        assert {path.name for path in tmp_path.glob("figures/*")} == drawn[-1] | others
+    # The names grow with the axes on which grids differ; of three grids the first two have maps.
+    assert "regimes.png" in drawn[0] and "training_curve_preresnet56.svg" in drawn[1]
+    assert {"regimes_a1_cosine.png", "regimes_preresnet20_step.png", "regimes_depth.png"} <= drawn[2]
+    assert not any(name.startswith("regimes_preresnet56") for name in drawn[2])
 
 
 def test_baselines_have_sentences(tmp_path):

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ACCURACY = "test accuracy (%)"
 DIFFERENCE = "difference to the row's best, points"
 DIVERGENCE = "divergence (nats): larger = less similar"
+EXTENSIONS = ("png", "svg")
 
 
 def blank(width: float, height: float) -> "Figure":
@@ -37,12 +38,19 @@ def save(figure: "Figure", workdir: str | Path, stem: str) -> list[Path]:
     """Writes figures/<stem>.png and .svg, each in one step; the same figure gives the same bytes."""
     directory = Path(workdir) / "figures"
     directory.mkdir(exist_ok=True)
-    paths = [directory / f"{stem}.{extension}" for extension in ("png", "svg")]
+    paths = [directory / f"{stem}.{extension}" for extension in EXTENSIONS]
     for path in paths:
         records.replace_file(path, figures.render(figure, path.suffix[1:]))
         # The places found for the first file serve the second: finding them is half of the time.
         figure.set_layout_engine("none")
     return paths
+
+
+def remove(workdir: str | Path, stems: Container[str]) -> None:
+    """Removes the figures/<stem>.png and .svg that there are."""
+    for path in (Path(workdir) / "figures").glob("*"):
+        if path.suffix[1:] in EXTENSIONS and path.stem in stems:
+            path.unlink(missing_ok=True)
 
 
 def heat_maps(found: Findings) -> "Figure":

@@ -1,5 +1,6 @@
 """Words for grids, sparsities and their noise: figures and text speak alike."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -41,6 +42,12 @@ def grid_label(grid: RegimeGrid, axes: Sequence[str] = KEY) -> str:
 def slug(one: Named, axes: Sequence[str]) -> str:
     """The end of a file's name: tells grids, or series, that differ on `axes` apart; empty without axes."""
     return "".join(f"_{one.named[axis]}" for axis in KEY if axis in axes)
+
+
+def slugs(one: Named) -> set[str]:
+    """All that `slug` may say of a grid, or series, whichever others there are beside it."""
+    subsets = (itertools.combinations(KEY, size) for size in range(len(KEY) + 1))
+    return {slug(one, axes) for axes in itertools.chain(*subsets) if set(axes) <= set(one.named)}
 
 
 def varying(several: Sequence[Named]) -> list[str]:
