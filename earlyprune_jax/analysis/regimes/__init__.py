@@ -48,7 +48,7 @@ def write(
 
     Tables: regimes.csv (a row a grid and sparsity), regime_cells.csv (a row a cell), and where there is
     something to say comparisons.csv, regime_alignment.csv, regime_baselines.csv. Figures: see
-    `publication.figures`. The same files give the same bytes with the same matplotlib.
+    `publication.draw`. The same files give the same bytes with the same matplotlib.
 
     Args:
         workdir: an experiment's directory.

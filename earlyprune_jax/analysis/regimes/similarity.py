@@ -72,8 +72,9 @@ def measure(
     """The divergences of a grid's cells and the line they predict.
 
     The rule: row means over converged columns that the rows share, in the order of sparsity, are split
-    in two where the squared distances to the means of the two classes add up to least. The rule always
-    finds a split; `explained` against `ramp_explained` says how abrupt it is.
+    in two where the squared distances to the means of the two classes add up to least. A straight ramp
+    is split too; `explained` against `ramp_explained` says how abrupt the split is. See `split` for
+    where there is none.
 
     Args:
         grid: the grid.
