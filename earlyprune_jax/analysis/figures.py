@@ -30,9 +30,10 @@ def draw_accuracy_vs_fork_epoch(workdir: str | Path, *, runs: Sequence[Run] | No
     sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
     sparsity, rule), a star at the best fork epoch (chosen on validation accuracy where every run
     has one), the dense baseline as a line with its +- std band; runs that pruned themselves as
-    single marks. Right axis: each headline signal's mean over trunk seeds divided by its largest
-    magnitude, its peak marked. Diverged and failed runs are left out and counted in the subtitle. The
-    same files give the same bytes with the same matplotlib.
+    single marks; baselines beside the grid are left out, see `curves.without_baselines`. Right axis: each
+    headline signal's mean over trunk seeds divided by its largest magnitude, its peak marked. Diverged
+    and failed runs are left out and counted in the subtitle. The same files give the same bytes with the
+    same matplotlib.
 
     Args:
         workdir: The experiment's directory.
@@ -106,7 +107,7 @@ def gather(runs: Sequence[Run], config: Mapping[str, Any]) -> Content:
         config=config,
         runs=tuple(runs),
         dense=tuple(curves.dense_runs(runs)),
-        curves=tuple(curves.fork_curves(runs)),
+        curves=tuple(curves.without_baselines(curves.fork_curves(runs), config)),
         online=tuple(curves.fork_curves(runs, "online")),
         signal_rows=tuple(rows),
         signals=tuple(drawable),

@@ -65,7 +65,7 @@ def draw_accuracy(axes: "Axes", content: Content, share: float) -> list[Any]:
         handles.append(_draw_best(axes, content))
     elif not content.curves and not content.online:
         words = {"transform": axes.transAxes, "ha": "center", "va": "center", "color": GREYS[1]}
-        axes.text(0.5, 1 - HEADROOM / 2, "no fork has finished yet", **words)
+        axes.text(0.5, 1 - HEADROOM / 2, "no fork of the grid has finished yet", **words)
     return [*handles, _draw_dense(axes, content)] if content.dense else handles
 
 

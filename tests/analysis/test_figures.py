@@ -92,6 +92,29 @@ def test_eight_curves_are_all_in_the_legend(tmp_path):
     assert sum("removed, rule" in text and "at epoch 8" in text for text in texts) == 8
 
 
+def test_baselines_beside_the_grid_are_not_drawn(tmp_path):
+    write_experiment(tmp_path, num_seeds=1)
+    # Trained longer, it is above all of the grid.
+    made, axes = workdirs.records(0, [0.99]), {"rule": "matched_budget", "sparsity": 0.9}
+    workdirs.write_fork(tmp_path, 0, 0, made, result=workdirs.finished(), **axes)
+    rules = ["paper_a"]
+    workdirs.write_config(tmp_path, rules=rules, criteria=["magnitude"])
+    texts = drawn_texts(tmp_path)
+    assert "pruned forks: best 94.6 % at epoch 8" in texts
+    assert not any("matched_budget" in text or "99.0" in text for text in texts)
+    # As a rule of the grid it is one of its curves.
+    workdirs.write_config(tmp_path, rules=[*rules, "matched_budget"], criteria=["magnitude"])
+    assert any("rule matched_budget: 99.0 % at epoch 0" in text for text in drawn_texts(tmp_path))
+
+
+def test_baselines_alone_leave_the_figure_without_forks(tmp_path):
+    write_experiment(tmp_path, num_seeds=1, grid=())
+    made = workdirs.records(0, [0.99])
+    workdirs.write_fork(tmp_path, 0, 0, made, result=workdirs.finished(), rule="matched_budget")
+    workdirs.write_config(tmp_path, rules=["paper_a"], criteria=["magnitude"])
+    assert "no fork of the grid has finished yet" in drawn_texts(tmp_path)
+
+
 def test_validation_moves_the_star_and_the_figure_says_so(tmp_path):
     workdirs.write_config(tmp_path)
     for epoch, test, validation in ((2, 0.9, 0.5), (4, 0.8, 0.6)):
@@ -115,7 +138,7 @@ def test_diverged_runs_are_counted_and_left_out(tmp_path):
     ("grid", "signals", "expected"),
     [
         ((8,), SIGNALS, "pruned forks: 94.6 ± 1.0 % at epoch 8"),
-        ((), SIGNALS, "no fork has finished yet"),
+        ((), SIGNALS, "no fork of the grid has finished yet"),
         (GRID, None, "best fork epoch: 8 (94.6 %)"),
         (GRID, [{"x": -1.0 - epoch} for epoch in range(40)], "x: maximum -1.00 at first epoch 1 (no peak)"),
         (GRID, [{"x": 0.0}] * 40, "x: maximum 0.00 at first epoch 1 (no peak)"),
