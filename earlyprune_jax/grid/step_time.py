@@ -12,7 +12,7 @@ from typing import Any
 
 from earlyprune_jax import memory
 
-NUM_TIMED_STEPS = 6
+NUM_TIMED_STEPS = 12
 
 
 def measured(spec: Any, cores: list[int]) -> dict[str, float]:
