@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from earlyprune_jax import memory
+from earlyprune_jax import command_line, memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.grid.slurm import SlurmOptions
     from earlyprune_jax.grid.study import Study
-
-KEYED = ("config", "slurm")
-"""`--config.SECTION.KEY=VALUE` and `--slurm.KEY=VALUE`."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -35,7 +32,7 @@ def main(argv: list[str]) -> int:
         0 = all done; 1 = all done, but runs diverged or failed; 2 = bad input, nothing was written; 3 = time
         is up, the same command goes on; 130 = interrupted, likewise.
     """
-    parser = _parser()
+    parser = command_line.parser()
     flags, rest = parser.parse_known_args(argv)
     if flags.help:
         return _print_help(parser)
@@ -59,7 +56,7 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     from earlyprune_jax.grid.study import Study
     from earlyprune_jax.validate import InvalidInput
 
-    given, problems = split_keyed(rest)
+    given, problems = command_line.split_keyed(rest)
     cluster, wrong = _slurm_options(flags, given["slurm"])
     problems += wrong
     how, wrong = _options(flags, cluster)
@@ -183,94 +180,6 @@ def _options(flags: argparse.Namespace, cluster: "SlurmOptions | None") -> "tupl
             "Expected --measure with --dry_run: it times a few steps to say how long all will take."
         )
     return (None if problems else Options(**values)), problems
-
-
-def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
-    """Separates `--config.section.key=value` and `--slurm.key=value` from what is no flag at all.
-
-    The value may also follow after a space.
-
-    Returns:
-        config and slurm -> (key, value) pairs, and a problem for every other argument.
-
-    Example:
-        >>> given, problems = split_keyed(["--config.train.num_epochs=3", "--slurm.cpus", "2", "--x"])
-        >>> given
-        {'config': [('train.num_epochs', '3')], 'slurm': [('cpus', '2')]}
-        >>> problems
-        ['Unknown argument --x. See --help.']
-    """
-    given: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KEYED}
-    problems = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        kind, dot, rest = argument.removeprefix("--").partition(".")
-        if kind not in given or not dot or not argument.startswith("--"):
-            problems.append(f"Unknown argument {argument}. See --help.")
-            continue
-        name, equals, value = rest.partition("=")
-        if not equals:
-            value = next(remaining, None)
-        if value is None:
-            problems.append(f"Argument {argument} needs a value: {argument}=VALUE.")
-        else:
-            given[kind].append((name, value))
-    return given, problems
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m earlyprune_jax.main",
-        description="Train a dense trunk, measure its signals, fork pruned runs, show when pruning was best.",
-        epilog="Any config key can be overridden: --config.SECTION.KEY=VALUE (tuples as 0,1,2).",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="a config file, e.g. configs/digits.py, or one of its forms, FILE.py:FORM",
-    )
-    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>-<study id>")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print config, runs, groups, steps and disk; touch nothing"
-    )
-    parser.add_argument(
-        "--measure", action="store_true", help="with --dry_run: time a few steps, and estimate the whole"
-    )
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        default="1",
-        help="processes on this machine, each bound to its share of the cores; auto = one a core (CPU only)",
-    )
-    parser.add_argument(
-        "--fork_width",
-        metavar="N",
-        default="0",
-        help="forks trained as one batch; 0 = one on CPU, measured on accelerators",
-    )
-    parser.add_argument(
-        "--max_minutes",
-        metavar="M",
-        default="inf",
-        help="begin no epoch after M minutes; all is kept, and the same command goes on (exit code 3)",
-    )
-    parser.add_argument(
-        "--slurm",
-        action="store_true",
-        help="submit to Slurm instead of running here; --slurm.minutes, partition, cpus, gpus, memory_gb, "
-        "num_tasks, max_parallel, extra: docs/scaling.md",
-    )
-    several = parser.add_argument_group("several hosts as one: the same command on each")
-    several.add_argument(
-        "--distributed", action="store_true", help="Slurm, Open MPI, TPU pods: JAX finds the others"
-    )
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where process 0 listens")
-    several.add_argument("--num_processes", type=int, metavar="N", help="how many processes there are")
-    several.add_argument("--process_id", type=int, metavar="I", help="this one's number, from 0")
-    parser.add_argument("-h", "--help", action="store_true", help="print this and exit")
-    return parser
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "earlyprune_jax"
 LAYERS = [
-    {"validate", "array_types", "memory", "spec", "records", "triggers", "analysis", "__init__"},
+    {
+        "validate",
+        "array_types",
+        "memory",
+        "command_line",
+        "spec",
+        "records",
+        "triggers",
+        "analysis",
+        "__init__",
+    },
     {"pruning", "data", "models"},
     {"taps"},
     {"signals"},

@@ -16,7 +16,6 @@ from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.primary_files import PrimaryRecords, PrimaryStore
 from earlyprune_jax.validate import expected, shortened
 
-
 AnyMember = TypeVar("AnyMember", bound=Member)
 
 
