@@ -42,8 +42,9 @@ def lead(
     all repeats, r too: what luck is left in it works against the candidates. d_r =
     measured[candidate, r] - measured[rival, r], and t = mean(d) / (std(d) / sqrt(n)).
 
-    Some runs may be missing. Epochs with less than half of the repeats of the most complete rival are
-    no rivals: too little is known of them. Where the rival has fewer than `MIN_REPEATS`, the highest
+    Some runs may be missing. An epoch with fewer than `MIN_REPEATS` repeats that are less than half of the
+    most complete rival's is no rival, for too little is known of it; if it looks better than the rival,
+    there is no p. Where the rival has fewer than `MIN_REPEATS`, the highest
     value of any rival stands in for it in each repeat that it lacks, so that one lost run of three leaves
     the row tested. Passing the incomplete rival over would test too little: the candidates would have to
     beat the second best only.
@@ -73,23 +74,31 @@ def lead(
     """
     if not len(candidates) or not len(rivals):
         return None
-    rival = _rival(measured[rivals])
+    rival, is_clear = _rival(measured[rivals])
     found = _left_out_differences(chosen_on[candidates], measured[candidates], rival)
     if len(found) < 2:
         return None
     difference = curves.stats(found)
-    return Lead(difference, _p_value(difference, len(candidates)) if len(found) >= MIN_REPEATS else None)
+    is_tested = is_clear and len(found) >= MIN_REPEATS
+    return Lead(difference, _p_value(difference, len(candidates)) if is_tested else None)
 
 
-def _rival(measured: np.ndarray) -> np.ndarray:
-    """What the candidates are measured against in every repeat [R], of rivals [E, R]; NaN where nothing."""
-    counts = np.isfinite(measured).sum(axis=1)
-    known = measured[2 * counts >= counts.max()]
-    best, highest = best_column(row_means(known)), np.fmax.reduce(known, axis=0)
+def _rival(measured: np.ndarray) -> tuple[np.ndarray, bool]:
+    """What the candidates are measured against in every repeat, of rivals [E, R].
+
+    Returns:
+        [R], NaN where there is nothing; and whether no epoch of which too little is known looks better.
+    """
+    counts, means = np.isfinite(measured).sum(axis=1), row_means(measured)
+    is_known = (counts >= MIN_REPEATS) | (2 * counts >= counts.max())
+    highest = np.fmax.reduce(measured[is_known], axis=0)
+    best = best_column(np.where(is_known, means, np.nan))
     if best is None:
-        return highest
-    present = np.isfinite(known[best])
-    return known[best] if present.sum() >= MIN_REPEATS else np.where(present, known[best], highest)
+        return highest, False
+    is_clear = not (means[~is_known] > means[best]).any()
+    present = np.isfinite(measured[best])
+    rival = measured[best] if present.sum() >= MIN_REPEATS else np.where(present, measured[best], highest)
+    return rival, is_clear
 
 
 def _left_out_differences(chosen_on: np.ndarray, measured: np.ndarray, rival: np.ndarray) -> list[float]:
