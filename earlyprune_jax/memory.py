@@ -3,12 +3,14 @@
 import ctypes
 import os
 import platform
+import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, numbered as in glibc's malloc.h."""
 
 NEVER = 2**31 - 1
-MMAP_FROM_BYTES = 2**30
+MMAP_FROM_BYTES = (2**30, 2**25)
+"""Larger blocks are mapped one by one; older versions of glibc accept the second at most."""
 
 
 def keep_freed() -> bool:
@@ -21,7 +23,7 @@ def keep_freed() -> bool:
     (`jax_cpu_enable_async_dispatch` off, unless the environment says otherwise). In return the process stays
     as large as it has ever been.
 
-    It affects the whole process, so programs call it and libraries do not; before JAX is imported.
+    It affects the whole process, so programs call it and libraries do not; before JAX computes anything.
 
     Returns:
         Whether it took effect: on other C libraries (musl, macOS, Windows) nothing is done.
@@ -30,8 +32,10 @@ def keep_freed() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0")
     mallopt = ctypes.CDLL(None).mallopt
-    settings = {M_MMAP_THRESHOLD: MMAP_FROM_BYTES, M_TRIM_THRESHOLD: NEVER}
-    accepted = [mallopt(parameter, value) for parameter, value in settings.items()]
-    return all(accepted)
+    # In this order: a threshold of trimming alone would have every block above 128 KiB mapped.
+    if not any(mallopt(M_MMAP_THRESHOLD, size) for size in MMAP_FROM_BYTES):
+        return False
+    if os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0") == "0" and "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_cpu_enable_async_dispatch", False)
+    return bool(mallopt(M_TRIM_THRESHOLD, NEVER))
