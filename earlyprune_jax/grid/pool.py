@@ -15,7 +15,6 @@ from typing import Any
 import jax
 
 from earlyprune_jax.grid import options
-from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Talk
@@ -23,8 +22,10 @@ from earlyprune_jax.grid.worker import INTERRUPTED
 from earlyprune_jax.validate import InvalidInput, expected
 
 MOST_DEATHS = 8
-"""A worker that is killed so often in a row, no epoch and no end of a member in between, is given up: more
-than `claims.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed before that."""
+"""A worker that is killed so often in a row, and has finished no epoch and no member in between, is given up.
+
+More than `claims.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed before that.
+"""
 
 BAD_INPUT = 2
 SECONDS_TO_LEAVE = 30
@@ -39,13 +40,11 @@ class _Worker:
         cores: of this place.
         process: the worker.
         deaths: in a row, without progress in between.
-        unended: members without a result when the last one died.
     """
 
     cores: list[int]
     process: subprocess.Popen[str]
     deaths: int = 0
-    unended: int = 0
 
 
 class Pool:
@@ -128,6 +127,8 @@ class Pool:
             if entry is not None:
                 worker.deaths = 0
             self._talk.report(name, entry)
+        elif kind == "ended":
+            worker.deaths = 0
         elif kind == "problems":
             self._problems += what
         elif kind == "say":
@@ -135,9 +136,7 @@ class Pool:
 
     def _replace(self, place: int, worker: _Worker, code: int) -> None:
         """A worker that was killed is started again; one that has left, or cannot work, is not."""
-        unended = len(self._study.unended(agenda(self._study)))
-        has_progressed = unended < worker.unended
-        worker.deaths, worker.unended = 1 if has_progressed else worker.deaths + 1, unended
+        worker.deaths += 1
         was_killed = code < 0 or code == INTERRUPTED
         if was_killed and worker.deaths < MOST_DEATHS and not self._talk.stop():
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -39,11 +39,13 @@ class Talk:
         report: (member's label, an epoch's entry, or None for one that was trained earlier).
         say: a sentence that does not belong to an epoch.
         stop: asked before every epoch; where it says yes, what runs is saved and left unfinished.
+        ended: called whenever members have been dealt with: trained, saved, or recorded as failed.
     """
 
     report: Callable[[str, dict[str, Any] | None], None]
     say: Callable[[str], None]
     stop: Callable[[], bool]
+    ended: Callable[[], None] = lambda: None
 
 
 class _Equipment:

@@ -50,6 +50,7 @@ def _work(told: dict[str, Any]) -> None:
         report=lambda name, entry: _tell("epoch", [name, entry]),
         say=lambda sentence: _tell("say", sentence),
         stop=options.stop_at(told["deadline"]),
+        ended=lambda: _tell("ended", None),
     )
     trainer = Trainer(study, data.read(resolved.data), talk)
     _tell("ready", None)

@@ -5,7 +5,6 @@ import sys
 import threading
 
 import pytest
-from members import fork
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
@@ -61,17 +60,10 @@ def test_epochs_that_an_earlier_process_has_trained_are_no_progress(study):
     assert own.started == MOST_DEATHS
 
 
-@pytest.mark.parametrize("progress", ["an epoch", "a member recorded as failed"])
+@pytest.mark.parametrize("progress", ['["epoch", ["a fork", {"epoch": 1}]]', '["ended", null]'])
 def test_deaths_are_counted_anew_after_progress(study, progress):
-    directory = study.records(fork(2, "constant")).directory
-    fail = f"""
-from pathlib import Path
-Path({str(directory)!r}).mkdir(parents=True)
-Path({str(directory / "result.json")!r}).write_text('{{"status": "failed"}}')
-{DIE}"""
-    between = tell('["epoch", ["a fork", {"epoch": 1}]]') if progress == "an epoch" else fail
     few = [DIE] * (MOST_DEATHS - 2)
-    own = Scripted(study, [*few, between, *few, LEAVE])
+    own = Scripted(study, [*few, tell(progress), *few, LEAVE])
     own.run()
     assert own.started == 2 * len(few) + 2
     assert not any("given up" in sentence for sentence in own.said)
