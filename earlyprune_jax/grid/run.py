@@ -7,17 +7,18 @@ them apart, and what one leaves unfinished another goes on with.
 import dataclasses
 import time
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
 from earlyprune_jax.grid import claims, identity, plan
 from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.claims import Busy, Claim
-from earlyprune_jax.grid.members import Fork, Member, Trunk, label
+from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.width import Widths
+from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training.hosts import is_primary, on_primary, require_same_error
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
@@ -158,7 +159,10 @@ def _train(trainer: Trainer, orders: Orders, taken: list[tuple[Member, Path]]) -
         lambda: [member for member, directory in taken if _may_try(trainer, member, directory)]
     )
     try:
-        return _train_members(trainer, orders, members)
+        has_done = _train_members(trainer, orders, members)
+        if has_done:
+            trainer.talk.ended()
+        return has_done
     finally:
         # Not by on_primary: an interrupted process has nobody to talk to.
         for _, directory in taken if is_primary() else ():
@@ -166,25 +170,34 @@ def _train(trainer: Trainer, orders: Orders, taken: list[tuple[Member, Path]]) -
 
 
 def _train_members(trainer: Trainer, orders: Orders, members: list[Member]) -> bool:
-    if len(members) > 1 and isinstance(members[0], Fork):
-        try:
-            trainer.train(members, orders.widths.of(members[0]))
-            return True
-        except Exception as error:  # whatever one member raises must not stop the others
-            return _train_parted(trainer, orders, members, error)
-    has_done = [_train_alone(trainer, member) for member in members]
+    forks = [member for member in members if isinstance(member, Fork)]
+    if len(forks) > 1:
+        return _train_batch(trainer, orders, forks)
+    return all(_train_alone(trainer, member) for member in members)
+
+
+def _train_batch(trainer: Trainer, orders: Orders, members: list[Fork]) -> bool:
+    first, reason = members[0], ""
+    try:
+        trainer.train(members, orders.widths.of(first))
+        return True
+    except Busy:
+        pass
+    except Exception as error:  # whatever one member raises must not stop the others
+        # Its words only: through its traceback the error would hold all that the batch holds on the device.
+        reason = _one_line(error)
+        trainer.talk.say(f"A batch of {len(members)} forks raised {reason} They train one by one.")
+    has_done = [_train_alone(trainer, member) for member in trainer.study.unended(members)]
+    if reason and all(has_done) and "failed" not in trainer.study.statuses(members):
+        _narrow(trainer, orders, first)
     return all(has_done)
 
 
-def _train_parted(trainer: Trainer, orders: Orders, batch: Sequence[Member], error: Exception) -> bool:
-    """Trains the members of a batch that raised one by one; if none raises, the batch was too wide."""
-    study, first = trainer.study, batch[0]
-    trainer.talk.say(f"A batch of {len(batch)} forks raised {_one_line(error)} They train one by one.")
-    has_done = [_train_alone(trainer, member) for member in study.unended(batch)]
-    if isinstance(first, Fork) and "failed" not in study.statuses(batch) and not trainer.talk.stop():
-        width = orders.widths.narrow(first, len(batch))
-        trainer.talk.say(f"Each did: batches of {first.setting.model} are of {width} from now on.")
-    return all(has_done)
+def _narrow(trainer: Trainer, orders: Orders, fork: Fork) -> None:
+    """Each of its forks trains, and so the batch was too wide."""
+    if not trainer.talk.stop():
+        width = orders.widths.narrow(fork)
+        trainer.talk.say(f"Each did: batches of {fork.setting.model} are {width} wide from now on.")
 
 
 def _one_line(error: Exception) -> str:
@@ -218,6 +231,13 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
     if records.description() is None:
         records.start(identity.described(member, getattr(member, "fork_epoch", 0), 0))
     (records.directory / "error.txt").write_text(details or reason)
-    epoch = getattr(member, "fork_epoch", 0) + len(records.epochs()) + 1
-    records.finish({"status": "failed", "reason": reason, "epoch": epoch})
+    records.finish({"status": "failed", "reason": reason} | _failed_epoch(member, records))
     trainer.talk.say(f"{label(member, trainer.study.spec)} failed: {reason}")
+
+
+def _failed_epoch(member: Member, records: RunRecords) -> dict[str, int]:
+    """The epoch in which a run failed; a comparison has none."""
+    described = records.description()
+    if isinstance(member, Comparison) or described is None:
+        return {}
+    return {"epoch": described["first_epoch"] + len(records.epochs()) + 1}

@@ -37,18 +37,24 @@ class Widths:
         width = self._unlimited(fork.setting)
         return width if limit is None else min(width, limit)
 
-    def narrow(self, fork: Fork, num_tried: int) -> int:
-        """Halves the batches of a network and its data after so many forks did not fit; returns the width."""
-        width = self._narrowed[fork.setting.network_slug] = max(1, num_tried // 2)
+    def narrow(self, fork: Fork) -> int:
+        """Halves the batches of a network and its data, which did not fit; returns how wide they are then.
+
+        A batch has equally many forks on every device; below one on each, forks train one by one.
+        """
+        num_devices = self._engine(fork.setting).fork_mesh.num_devices
+        half = self.of(fork) // 2
+        width = self._narrowed[fork.setting.network_slug] = max(half - half % num_devices, 1)
         return width
 
     def _unlimited(self, setting: Setting) -> int:
         if self._asked or not execution.batches_forks(jax.default_backend()):
             return self._asked or 1
         try:
-            return measured(self._engine(setting), self._most, self._folder)
-        except Exception:  # an engine that cannot be built: the fork, trained alone, will say so
+            engine = self._engine(setting)
+        except Exception:  # a network that cannot be built: the fork, trained alone, will say so
             return 1
+        return measured(engine, self._most, self._folder)
 
 
 def measured(engine: Engine, most: int, folder: Path) -> int:
@@ -64,7 +70,7 @@ def measured(engine: Engine, most: int, folder: Path) -> int:
     path = folder / f"{network}_{device}_x{engine.fork_mesh.num_devices}.json"
     known = records.read_json(path)
     # What was as wide as there were forks might have been wider.
-    if known is None or known["width"] >= known["most"] < most:
+    if known is None or known["width"] >= known.get("most", 0) < most:
         folder.mkdir(exist_ok=True)
         known = {"width": measure(engine, most), "most": most}
         records.write_json(path, known)

@@ -1,8 +1,10 @@
 """One process at work: what a larger grid trains anew, what a failure leaves, where time ends."""
 
+import gc
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from members import compilations, fork, locate, store, trunk
@@ -15,11 +17,12 @@ from earlyprune_jax.data import load
 from earlyprune_jax.grid import claims, options, plan, trainer
 from earlyprune_jax.grid import run as grid_run
 from earlyprune_jax.grid.agenda import agenda
+from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
+from earlyprune_jax.training import cohort, fork_scores, loop
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import fork_scores, loop
 from earlyprune_jax.validate import InvalidInput
 
 QUICK = (("signals.names", "kl_uniform"), ("fork.rules", "constant"), ("fork.constant_num_epochs", "1"))
@@ -205,8 +208,54 @@ def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, 
     assert [len(members) for members in trained] == [1, 4, 1, 1, 1, 1, 2, 2]
     assert said == [
         "A batch of 4 forks raised MemoryError: out of memory. They train one by one.",
-        "Each did: batches of resnet8 are of 2 from now on.",
+        "Each did: batches of resnet8 are 2 wide from now on.",
     ]
+
+
+def test_forks_of_a_batch_that_raised_train_without_its_memory(tiny_npz, tmp_path, monkeypatch):
+    train_epoch, live = cohort._Stack.train_epoch, []
+
+    def out_of_memory(self, rates):
+        train_epoch(self, rates)
+        raise MemoryError
+
+    monkeypatch.setattr(cohort._Stack, "train_epoch", out_of_memory)
+    study = Study(resolve(tiny_npz, ("fork.num_replicates", "3")), tmp_path / "run")
+
+    def count(members):
+        gc.collect()
+        live.append(sum(array.nbytes for array in jax.live_arrays()))
+
+    own, trained, _ = observed(study, count)
+    grid_run.work(own, grid_run.orders(own, asked_width=16))
+    assert [len(members) for members in trained] == [1, 3, 1, 1, 1]
+    assert max(live[2:]) <= live[1]
+
+
+def test_a_batch_that_waits_for_another_process_says_nothing_and_stays_as_wide(
+    tiny_npz, tmp_path, monkeypatch
+):
+    asked = iter([True] * 4)
+
+    def busy(members):
+        if not isinstance(members[0], Trunk) and next(asked, False):
+            raise claims.Busy("a trunk")
+
+    monkeypatch.setattr(grid_run, "SHORTEST_PAUSE", 0.0)
+    study = Study(resolve(tiny_npz, ("fork.num_replicates", "3")), tmp_path / "run")
+    own, trained, said = observed(study, busy)
+    grid_run.work(own, grid_run.orders(own, asked_width=4))
+    # The batch and each of its forks find it held; then they train together.
+    assert [len(members) for members in trained] == [1, 3, 1, 1, 1, 3]
+    assert said == []
+
+
+def test_a_comparison_that_fails_has_no_epoch(tiny_npz, tmp_path, monkeypatch):
+    changes = (("fork.num_replicates", "2"), ("fork.comparisons", "disagreement"))
+    monkeypatch.setattr(trainer.comparisons, "measure", lambda *arguments: 1 / 0)
+    run(resolve(tiny_npz, *changes), tmp_path / "run")
+    (path,) = (tmp_path / "run").glob("comparisons/*/result.json")
+    assert json.loads(path.read_text()).keys() == {"status", "reason"}
 
 
 def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(tiny_npz, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from members import SETTING, fork
@@ -13,6 +14,11 @@ from earlyprune_jax.training import execution
 
 def no_engine(setting):
     raise RuntimeError("no memory for this network")
+
+
+def on_devices(num_devices) -> Any:
+    mesh, spec = SimpleNamespace(num_devices=num_devices), SimpleNamespace(settings=lambda: [SETTING])
+    return lambda setting: SimpleNamespace(spec=spec, fork_mesh=mesh)
 
 
 @pytest.fixture
@@ -30,12 +36,17 @@ def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(t
 
 
 def test_a_batch_that_did_not_fit_is_halved_for_its_network_only(tmp_path):
-    widths = Widths(no_engine, asked=8, most=9, folder=tmp_path)
-    assert widths.narrow(fork(2), 8) == 4
+    widths = Widths(on_devices(1), asked=8, most=9, folder=tmp_path)
+    assert widths.narrow(fork(2)) == 4
     assert widths.of(fork(3)) == 4
     other = dataclasses.replace(SETTING, model="resnet14")
     assert widths.of(dataclasses.replace(fork(2), setting=other)) == 8
-    assert widths.narrow(fork(2), 1) == 1
+    assert [widths.narrow(fork(2)) for _ in range(3)] == [2, 1, 1]
+
+
+def test_a_narrowed_batch_has_equally_many_forks_on_every_device_or_is_one(tmp_path):
+    widths = Widths(on_devices(4), asked=24, most=99, folder=tmp_path)
+    assert [widths.narrow(fork(2)) for _ in range(3)] == [12, 4, 1]
 
 
 def test_a_width_as_wide_as_the_grid_was_is_measured_again_when_the_grid_has_grown(
@@ -43,9 +54,7 @@ def test_a_width_as_wide_as_the_grid_was_is_measured_again_when_the_grid_has_gro
 ):
     asked = []
     monkeypatch.setattr(width, "measure", lambda engine, most: (asked.append(most), min(most, 64))[1])
-    engine = SimpleNamespace(
-        spec=SimpleNamespace(settings=lambda: [SETTING]), fork_mesh=SimpleNamespace(num_devices=1)
-    )
+    engine = on_devices(1)(SETTING)
     found = [width.measured(engine, most, tmp_path / "w") for most in (2, 2, 100, 50, 1000)]  # type: ignore[arg-type]
     assert found == [2, 2, 64, 50, 64]
     assert asked == [2, 100]
