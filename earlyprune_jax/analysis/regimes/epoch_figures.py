@@ -78,6 +78,7 @@ def _draw_row(axes: "Axes", found: Findings, row: Row, signal_rows: Sequence[dic
     title = f"{words.removed(row.sparsity)} % removed: best {row.best.epoch}, peak {measured[place]}"
     axes.set_title(f"{title} ({distance:+d})", loc="left", fontsize=9)
     axes.set_xlabel("training epoch", fontsize=8.5)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("test accuracy (%)", color=BLUE, fontsize=8.5)
     right.set_ylabel("random distance", color=RED, fontsize=8.5)
     for own, colour in ((axes, BLUE), (right, RED)):
@@ -106,6 +107,7 @@ def training_curve(found: Findings) -> "Figure | None":
     label = f"converged at epoch {epoch}{spread}"
     handles.append(axes.axvline(epoch, color="#404040", linestyle=":", linewidth=1.6, label=label))
     axes.set_xlabel("training epoch", fontsize=9)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("train loss (nats)", color=COLORS[0], fontsize=9)
     right.set_ylabel("train accuracy (%)", color=COLORS[1], fontsize=9)
     axes.set_ylim(bottom=0)

@@ -97,6 +97,7 @@ def _draw_series(
     axes.set_ylim(0, 1.04 * max(one.num_epochs or one.grid.epochs[-1] for one in findings))
     axes.set_xlabel(series.axis, fontsize=9)
     axes.set_ylabel("best epoch", fontsize=9)
+    axes.locator_params(axis="y", integer=True)
     axes.set_title(textwrap.fill(_shared_label(series), 52), loc="left", fontsize=8)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
