@@ -4,7 +4,8 @@ Claim: the more data, the earlier the best moment to prune; with 1 % of CIFAR-10
 Command: python -m earlyprune_jax.main --config=configs/two_regime_data.py
 Cost: 4 trunks of 160 epochs and 4 x 432 forks of 40 on 1, 5, 10 and 100 % of the images: 1.16 times the
 steps of the grid on all of them. Subsets are stratified, the smaller within the larger.
-On a CPU: two_regime_data.py:small.
+On a CPU: two_regime_data.py:small, PreResNet-8 on 2, 5 and 10 %, without model similarity: 720 epochs of 15
+to 76 steps, 18 minutes in 2 workers on 2 cores.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@ Claim: the deeper the network, the later the best moment to prune it; of deep on
 Command: python -m earlyprune_jax.main --config=configs/two_regime_depth.py
 Cost: 5 trunks of 160 epochs and 5 x 432 forks of 40, on an accelerator. Figure 4 shows PreResNet-44, the
 text lists 38 instead: both are here. Other networks that these names mean in related code: add _lottery
-or _rethinking to every name. On a CPU: two_regime_depth.py:small.
+or _rethinking to every name. On a CPU: two_regime_depth.py:small, PreResNet-8, -14 and -20 on 2,450 images,
+without model similarity: 720 epochs of 38 steps, 35 minutes in 2 workers on 2 cores with tests beside.
 """
 
 from ml_collections import ConfigDict
