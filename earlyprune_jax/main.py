@@ -61,6 +61,8 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     problems += wrong
     how, wrong = _options(flags, cluster)
     problems += wrong + _together_problems(flags, how)
+    # On a cluster the cores that count are those of a task: see submission.require.
+    problems += how.check() if how and not cluster else []
     if not flags.config:
         problems.append("Expected --config=FILE. Try --config=configs/digits.py; --help explains.")
     try:

@@ -262,6 +262,13 @@ def test_options_that_cannot_be_used_exit_2(arguments, words, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_options_and_keys_that_cannot_be_used_are_named_together(tmp_path, capsys):
+    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}"]
+    assert main.main([*arguments, "--workers=99999", "--config.fork.search=coarse"]) == 2
+    problems = capsys.readouterr().err
+    assert "2 problems" in problems and "--workers=99999" in problems and "fork.search" in problems
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, earlyprune_jax; print([m for m in ('jax', 'flax', 'numpy') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
