@@ -216,7 +216,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         exit_code = main(sys.argv[1:])
-    except Exception:
+    except Exception:  # a crash must leave at once: a normal exit waits for other processes
         traceback.print_exc()
         _leave_at_once(FAILED)
     _leave(exit_code)

@@ -209,7 +209,7 @@ def _train_alone(trainer: Trainer, member: Member) -> bool:
         trainer.train([member])
     except Busy:
         return False
-    except Exception as error:  # as in _train
+    except Exception as error:  # as in _train_batch
         require_same_error(error)
         details = "".join(traceback.format_exception(error))
         on_primary(partial(_fail, trainer, member, f"{type(error).__name__}: {error}", details))
