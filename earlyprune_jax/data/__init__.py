@@ -1,23 +1,22 @@
-"""Images as uint8 arrays in memory: sources, splits, order, augmentation."""
+"""Data as arrays in memory: sources, splits, order; augmentation of images."""
 
 from earlyprune_jax.data.augmentation import augment, normalize
-from earlyprune_jax.data.dataset import Dataset, Sizes, Source, Split
-from earlyprune_jax.data.loading import check, load, read, sizes, split
+from earlyprune_jax.data.images import normalisation
+from earlyprune_jax.data.loading import check, load, read, shapes, split
 from earlyprune_jax.data.order import epoch_order, steps_per_epoch
+from earlyprune_jax.data.source import Source
 from earlyprune_jax.data.splits import stratified_split
 
 __all__ = [
-    "Dataset",
-    "Sizes",
     "Source",
-    "Split",
     "augment",
     "check",
     "epoch_order",
     "load",
+    "normalisation",
     "normalize",
     "read",
-    "sizes",
+    "shapes",
     "split",
     "steps_per_epoch",
     "stratified_split",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax.data.archive import IMAGE_SHAPE
-from earlyprune_jax.data.dataset import Facts, Source, Split
+from earlyprune_jax.data.source import Facts, Source, image_facts, image_source, path_of
 from earlyprune_jax.data.tfds_directory import RECORD_FORMAT, default_data_dir, find, prepare_command
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected
@@ -27,14 +27,10 @@ def inspect(spec: DataSpec) -> tuple[list[str], Facts]:
     With nothing prepared yet, the facts are those of the official set. A directory with
     other sizes has its labels read (30 us each): their balance is not known beforehand.
     """
-    problems = []
     num_classes = NUM_CLASSES[spec.name]
-    if spec.num_classes != num_classes:
-        remedy = f"{spec.name} has that many."
-        problems.append(expected("data.num_classes", spec.num_classes, f"to be {num_classes}", remedy))
-    official = Facts((_NUM_TRAIN // num_classes,) * num_classes, _NUM_TEST, IMAGE_SHAPE)
+    official = image_facts((_NUM_TRAIN // num_classes,) * num_classes, _NUM_TEST, IMAGE_SHAPE)
     data_dir = _data_dir(spec)
-    problems += _directory_problems(spec, data_dir)
+    problems = _directory_problems(spec, data_dir)
     found = find(spec.name, data_dir)
     problems += found.problems
     if not found.is_prepared:
@@ -50,7 +46,7 @@ def inspect(spec: DataSpec) -> tuple[list[str], Facts]:
         counts = np.bincount(_read_labels(found.builder, "train"), minlength=num_classes)
     except InvalidInput as error:
         return [*problems, *error.problems], official
-    return problems, Facts(tuple(counts.tolist()), splits["test"].num_examples, IMAGE_SHAPE)
+    return problems, image_facts(tuple(counts.tolist()), splits["test"].num_examples, IMAGE_SHAPE)
 
 
 def load(spec: DataSpec) -> Source:
@@ -74,11 +70,11 @@ def load(spec: DataSpec) -> Source:
     builder = found.builder
     names = tuple(builder.info.features["label"].names)
     has_names = names != tuple(str(i) for i in range(len(names)))
-    return Source(_read(builder, "train"), _read(builder, "test"), names if has_names else None)
+    return image_source(_read(builder, "train"), _read(builder, "test"), names if has_names else None)
 
 
 def _data_dir(spec: DataSpec) -> Path:
-    return Path(spec.data_dir).expanduser() if spec.data_dir else default_data_dir()
+    return path_of(spec.data_dir) if spec.data_dir else default_data_dir()
 
 
 def _directory_problems(spec: DataSpec, data_dir: Path) -> list[str]:
@@ -109,7 +105,7 @@ def _read_labels(builder: Any, split: str) -> np.ndarray:
     return np.array([record["label"] for record in _records(builder, split)], np.int32)
 
 
-def _read(builder: Any, split: str) -> Split:
+def _read(builder: Any, split: str) -> dict[str, np.ndarray]:
     from PIL import Image
 
     records = _records(builder, split)
@@ -119,7 +115,7 @@ def _read(builder: Any, split: str) -> Split:
             image[...] = np.asarray(Image.open(io.BytesIO(record["image"])))
     except (OSError, ValueError, SyntaxError) as error:
         raise InvalidInput([_damaged(builder, split, error)]) from error
-    return Split(images, np.array([record["label"] for record in records], np.int32))
+    return {"images": images, "labels": np.array([record["label"] for record in records], np.int32)}
 
 
 def _damaged(builder: Any, split: str, error: Exception) -> str:

@@ -1,80 +1,88 @@
-"""From a DataSpec to a Dataset: check it, count it, load it."""
+"""From a DataSpec to the arrays of its splits: check it, count it, read it, split it."""
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from earlyprune_jax.data import cifar, digits, npz
-from earlyprune_jax.data.dataset import Dataset, Facts, Sizes, Source, Split
+from earlyprune_jax import references
+from earlyprune_jax.data import cifar, digits, folder, function, npz
+from earlyprune_jax.data.images import foreign_problems, key_problems
+from earlyprune_jax.data.source import Facts, Source, are_images, facts_of, num_examples, resized, take
 from earlyprune_jax.data.splits import class_shares, stratified_split
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
-CHOICES = ("digits", "cifar10", "cifar100", "npz:PATH")
-_MODULES: dict[str, ModuleType] = {"digits": digits, "cifar10": cifar, "cifar100": cifar}
+CHOICES = ("digits", "cifar10", "cifar100", "npz:PATH", "folder:PATH", "module:function")
+_SOURCES: dict[str, ModuleType] = {
+    "digits": digits,
+    "cifar10": cifar,
+    "cifar100": cifar,
+    npz.PREFIX: npz,
+    folder.PREFIX: folder,
+}
+"""Names and prefixes -> modules with `inspect` and `load`; import paths are `function`'s."""
 _VALIDATION, _SUBSET, _TEST = 0, 1, 2
 
 
 def check(spec: DataSpec) -> list[str]:
     """Every problem of the data section that can be found without reading an image.
 
-    Looks at directories, headers and labels; writes nothing and downloads nothing. Each
-    text names the key, its value, what is allowed and the remedy.
+    Looks at directories, headers and labels; writes nothing and downloads nothing. A function of the
+    user's is called, once per process. Each text names the key, its value, what is allowed and the remedy.
 
     Args:
-        spec: the data section, with one data fraction or several; its keys may be out of range.
+        spec: the data section; its keys may be out of range.
 
     Returns:
-        The problems; empty if `load` can be expected to work.
+        The problems; empty if `read` can be expected to work.
 
     Example:
         >>> from earlyprune_jax.data import check
-        >>> spec = DataSpec("digit", "", 10, (1.0,), 0.0, 1.0, 0, 0, False, (0.3,), (0.4,))
+        >>> spec = DataSpec("npz:", "", 10, 1.0, 0.0, 1.0, 0, 0, False, (0.3,), (0.4,))
         >>> print(*check(spec))
-        Expected data.name='digit' to be one of digits, cifar10, cifar100, npz:PATH. Did you mean 'digits'?
+        Expected data.name='npz:' to be npz:PATH. Put a path after the colon.
     """
     return _examine(spec)[0]
 
 
-def sizes(spec: DataSpec) -> Sizes:
-    """The sizes of what `load(spec)` gives, without reading an image.
+def shapes(spec: DataSpec) -> dict[str, Any]:
+    """Shapes and types of what `load(spec)` gives, without reading an image.
 
-    With N training images, round(validation_fraction * N) are held out, and
-    round(train_fraction * rest) of the others are used; of the test images
+    With N training examples, round(validation_fraction * N) are held out, and
+    round(train_fraction * rest) of the others are used; of the test examples
     round(test_fraction * num_test).
+
+    Returns:
+        Split -> its pytree of `jax.ShapeDtypeStruct`: train, test, and validation if there is one.
 
     Raises:
         InvalidInput: what `check` finds.
 
     Example:
-        >>> spec = DataSpec("digits", "", 10, (0.5,), 0.1, 1.0, 0, 0, False, (0.3,), (0.4,))
-        >>> sizes(spec)
-        Sizes(num_train=540, num_validation=120, num_test=597, image_shape=(8, 8, 1))
+        >>> spec = DataSpec("digits", "", 10, 0.5, 0.1, 1.0, 0, 0, False, (), ())
+        >>> shapes(spec)["train"]["images"].shape
+        (540, 8, 8, 1)
     """
-    facts = _facts(spec)
-    validation, train = _shares(spec, facts.class_counts, spec.train_fraction)
-    num_test = round(spec.test_fraction * facts.num_test)
-    return Sizes(int(train.sum()), int(validation.sum()), num_test, facts.image_shape)
+    problems, facts = _examine(spec)
+    if problems or facts is None:
+        raise InvalidInput(problems)
+    validation, train = (int(shares.sum()) for shares in _shares(spec, facts.counts))
+    reported = round(spec.test_fraction * num_examples(facts.test))
+    held = {"validation": resized(facts.train, validation)} if validation else {}
+    return {"train": resized(facts.train, train), **held, "test": resized(facts.test, reported)}
 
 
-def load(spec: DataSpec) -> Dataset:
-    """Reads a data set into memory and splits it.
-
-    Args:
-        spec: the data section of one setting.
-
-    Returns:
-        The data set; equal specs give equal digests.
+def load(spec: DataSpec) -> dict[str, Any]:
+    """Reads a data set into memory and splits it: `split` of `read`.
 
     Raises:
-        InvalidInput: what `check` finds, files that turn out damaged, or no network for
-            a CIFAR that still has to be fetched.
+        InvalidInput: as `read`.
 
     Example:
-        >>> spec = DataSpec("digits", "", 10, (0.5,), 0.1, 1.0, 0, 0, False, (0.3,), (0.4,))
-        >>> data = load(spec)
-        >>> len(data.train), len(data.validation), len(data.test)
-        (540, 120, 597)
+        >>> loaded = load(DataSpec("digits", "", 10, 0.5, 0.1, 1.0, 0, 0, False, (), ()))
+        >>> {name: len(rows["labels"]) for name, rows in loaded.items()}
+        {'train': 540, 'validation': 120, 'test': 597}
     """
     return split(read(spec), spec)
 
@@ -83,113 +91,105 @@ def read(spec: DataSpec) -> Source:
     """Reads a data set into memory as its makers split it: the same for every data fraction.
 
     Raises:
-        InvalidInput: as `load`.
+        InvalidInput: what `check` finds, files that turn out damaged, or no network for
+            a CIFAR that still has to be fetched.
     """
     problems, _ = _examine(spec)
     module = _module(spec.name)
     if problems or module is None:
         raise InvalidInput(problems)
     source = module.load(spec)
-    counts = np.bincount(source.train.labels, minlength=spec.num_classes)
-    facts = Facts(tuple(counts.tolist()), len(source.test), source.train.images.shape[1:])
     # Once more, on what was read: a directory prepared meanwhile may hold other classes.
-    if problems := _fraction_problems(spec, facts):
+    if problems := _fraction_problems(spec, facts_of(source)):
         raise InvalidInput(problems)
     return source
 
 
-def split(source: Source, spec: DataSpec) -> Dataset:
+def split(source: Source, spec: DataSpec) -> dict[str, Any]:
     """What a run sees of a source.
 
-    The validation split is drawn first, from all training images, so it is the same for
-    every data fraction; the subset is drawn from what remains. Both are stratified
-    and seeded by `split_seed` alone. Of the test set, `test_fraction` is kept; it gives
-    nothing to the other splits. Images keep the order of their source.
+    The validation split is drawn first, from all training examples, so it is the same for
+    every data fraction; the subset is drawn from what remains. Both are stratified, where the source
+    has strata, and seeded by `split_seed` alone. Of the test set, `test_fraction` is kept; it gives
+    nothing to the other splits. Examples keep the order of their source.
 
     Args:
         source: of `read`.
-        spec: the data section of one setting.
+        spec: the data section.
+
+    Returns:
+        Split -> pytree of read-only arrays: train, test, and validation if it is not empty.
     """
-    train, validation = _split(spec, source.train)
-    reported, _ = stratified_split(source.test.labels, spec.test_fraction, (spec.split_seed, _TEST))
-    test = source.test if len(reported) == len(source.test) else source.test.take(reported)
-    return Dataset(spec.name, spec.num_classes, train, validation, test, source.class_names)
+
+    def draw(strata: np.ndarray, fraction: float, purpose: int) -> tuple[np.ndarray, np.ndarray]:
+        return stratified_split(strata, fraction, (spec.split_seed, purpose))
+
+    strata = source.strata_of("train")
+    held, rest = draw(strata, spec.validation_fraction, _VALIDATION)
+    used, _ = draw(strata[rest], spec.train_fraction, _SUBSET)
+    reported, _ = draw(source.strata_of("test"), spec.test_fraction, _TEST)
+    validation = {"validation": take(source.train, held)} if len(held) else {}
+    return {"train": take(source.train, rest[used]), **validation, "test": take(source.test, reported)}
 
 
 def _module(name: str) -> ModuleType | None:
-    return npz if name.startswith(npz.PREFIX) else _MODULES.get(name)
+    prefix, colon, _ = name.partition(":")
+    found = _SOURCES.get(prefix + colon)
+    return function if found is None and references.is_import_path(name) else found
 
 
 def _examine(spec: DataSpec) -> tuple[list[str], Facts | None]:
     module = _module(spec.name)
     if module is None:
         return [unknown_choice("data.name", spec.name, CHOICES)], None
-    problems, facts = module.inspect(spec)
+    problems = []
+    if spec.data_dir and module is not cifar:
+        remedy = "It belongs to data.name=cifar10 or cifar100."
+        problems.append(expected("data.data_dir", spec.data_dir, f"to be '' for {spec.name}", remedy))
+    try:
+        found, facts = module.inspect(spec)
+    except OSError as error:  # a folder that may not be looked into, a path that is too long
+        return [*problems, expected("data.name", spec.name, f"to be readable ({error})")], None
+    problems += found
     if facts is not None:
-        problems = [*problems, *_shape_problems(spec, facts), *_fraction_problems(spec, facts)]
+        problems += key_problems(spec, facts) if are_images(facts.train) else foreign_problems(spec)
+        problems += _fraction_problems(spec, facts)
     return problems, facts
 
 
-def _facts(spec: DataSpec) -> Facts:
-    problems, facts = _examine(spec)
-    if problems or facts is None:
-        raise InvalidInput(problems)
-    return facts
-
-
-def _shares(
-    spec: DataSpec, class_counts: tuple[int, ...], train_fraction: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images of each class in the validation split and in the training subset."""
-    validation = class_shares(class_counts, spec.validation_fraction)
-    return validation, class_shares(np.asarray(class_counts) - validation, train_fraction)
-
-
-def _split(spec: DataSpec, train: Split) -> tuple[Split, Split | None]:
-    held, rest = stratified_split(train.labels, spec.validation_fraction, (spec.split_seed, _VALIDATION))
-    used, _ = stratified_split(train.labels[rest], spec.train_fraction, (spec.split_seed, _SUBSET))
-    return train.take(rest[used]), train.take(held) if len(held) else None
-
-
-def _shape_problems(spec: DataSpec, facts: Facts) -> list[str]:
-    problems = []
-    side, _, channels = facts.image_shape
-    for key, values in (("mean", spec.mean), ("std", spec.std)):
-        if len(values) != channels:
-            allowed = f"to have {channels} number{'s' if channels > 1 else ''}"
-            remedy = f"One per channel: images of {spec.name} are {side}x{side}x{channels}."
-            problems.append(expected(f"data.{key}", values, allowed, remedy))
-    if spec.crop_padding >= side:
-        remedy = f"Images of {spec.name} are {side}x{side}; a larger padding can push one out of sight."
-        problems.append(expected("data.crop_padding", spec.crop_padding, f"in [0, {side})", remedy))
-    return problems
+def _shares(spec: DataSpec, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Examples of each stratum in the validation split and in the training subset."""
+    validation = class_shares(counts, spec.validation_fraction)
+    return validation, class_shares(np.asarray(counts) - validation, spec.train_fraction)
 
 
 def _fraction_problems(spec: DataSpec, facts: Facts) -> list[str]:
-    """Fractions that leave a class without images, though the source has some of it."""
-    in_range = 0 <= spec.validation_fraction < 1 and 0 < spec.test_fraction <= 1
-    if not in_range or not all(0 < fraction <= 1 for fraction in spec.train_fractions):
+    """Fractions that leave a stratum without examples, though the source has some of it."""
+    drawn = (spec.train_fraction, spec.test_fraction)
+    if not (0 <= spec.validation_fraction < 1 and all(0 < fraction <= 1 for fraction in drawn)):
         return []  # the key's own range check says so
     problems = []
-    if round(spec.test_fraction * facts.num_test) < 1:
-        remedy = f"The source has {facts.num_test} test images. Raise it."
-        problems.append(expected("data.test_fraction", spec.test_fraction, "to leave a test image", remedy))
-    validation, _ = _shares(spec, facts.class_counts, 1.0)
+    num_test = num_examples(facts.test)
+    if round(spec.test_fraction * num_test) < 1:
+        remedy = f"The source has {num_test} test examples. Raise it."
+        problems.append(expected("data.test_fraction", spec.test_fraction, "to leave a test example", remedy))
+    validation, train = _shares(spec, facts.counts)
+    also = ""
     if spec.validation_fraction > 0:
-        problems += _empty_classes("validation_fraction", spec.validation_fraction, validation, facts)
-    also = f" or lower data.validation_fraction={spec.validation_fraction:g}" * (spec.validation_fraction > 0)
-    for fraction in spec.train_fractions:
-        _, train = _shares(spec, facts.class_counts, fraction)
-        problems += _empty_classes("train_fractions", fraction, train, facts, also)
-    return problems
+        problems += _empty_strata("validation_fraction", spec.validation_fraction, validation, facts)
+        also = f" or lower data.validation_fraction={spec.validation_fraction:g}"
+    return problems + _empty_strata("train_fraction", spec.train_fraction, train, facts, also)
 
 
-def _empty_classes(key: str, fraction: float, shares: np.ndarray, facts: Facts, also: str = "") -> list[str]:
-    empty = np.flatnonzero((np.asarray(facts.class_counts) > 0) & (shares == 0))
+def _empty_strata(key: str, fraction: float, shares: np.ndarray, facts: Facts, also: str = "") -> list[str]:
+    empty = np.flatnonzero((np.asarray(facts.counts) > 0) & (shares == 0))
     if not empty.size:
         return []
-    remedy = (
-        f"It gives {int(shares.sum())} of {sum(facts.class_counts)} images, none of them of "
-        f"{empty.size} classes (first: {empty[0]}). Raise it{also}."
-    )
-    return [expected(f"data.{key}", fraction, "to give every class an image", remedy)]
+    images = are_images(facts.train)
+    one, allowed, which = "image" if images else "example", "to leave an", ""
+    if len(facts.counts) > 1:
+        allowed = "to give every class an"
+        which = f", none of them of {empty.size} classes (first: {empty[0]})"
+        also += "" if images else ', or name the array other than "labels" if those are no classes'
+    remedy = f"It gives {int(shares.sum())} of {sum(facts.counts)} {one}s{which}. Raise it{also}."
+    return [expected(f"data.{key}", fraction, f"{allowed} {one}", remedy)]

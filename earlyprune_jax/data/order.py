@@ -24,7 +24,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
                     "train.batch_size",
                     batch_size,
                     f"in [1, {num_examples}]",
-                    f"There are {num_examples} training images and a step takes a full batch.",
+                    f"There are {num_examples} training examples and a step takes a full batch.",
                 )
             ]
         )

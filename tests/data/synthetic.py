@@ -6,8 +6,10 @@ import io
 import tarfile
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from earlyprune_jax import data
 from earlyprune_jax.data.archive import ARCHIVES, Archive
 from earlyprune_jax.data.prepare import prepare
 from earlyprune_jax.spec import DataSpec
@@ -42,7 +44,7 @@ def make_spec(name: str = "digits", **changes) -> DataSpec:
         name=name,
         data_dir="",
         num_classes=CLASSES.get(name, 10),
-        train_fractions=(1.0,),
+        train_fraction=1.0,
         validation_fraction=0.0,
         test_fraction=1.0,
         split_seed=0,
@@ -52,6 +54,11 @@ def make_spec(name: str = "digits", **changes) -> DataSpec:
         std=(0.25,) * channels,
     )
     return dataclasses.replace(spec, **changes)
+
+
+def sizes(spec: DataSpec) -> dict[str, int]:
+    """How many examples each split has, by `data.shapes`."""
+    return {name: jax.tree.leaves(rows)[0].shape[0] for name, rows in data.shapes(spec).items()}
 
 
 def write_official(folder: Path, name: str, num_per_member: int) -> Official:
@@ -76,10 +83,10 @@ def write_official(folder: Path, name: str, num_per_member: int) -> Official:
         members[member] = "".join(f"{label}_{i}\n" for i in range(sizes[label])).encode() + b"\n"
     file = folder / f"{name}.tar.gz"
     with tarfile.open(file, "w:gz") as tar:
-        for member, data in members.items():
+        for member, content in members.items():
             info = tarfile.TarInfo(f"{facts.folder}/{member}")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Official(dataclasses.replace(facts, sha256=sha256), file, images, labels)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import sizes
 
 from earlyprune_jax import data
 from earlyprune_jax.data import tfds_directory
@@ -25,10 +26,10 @@ def copied(cifar10_prepared, tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_images_and_fine_labels_come_back_bit_exact_in_the_official_order(name, request, make_spec):
     prepared = request.getfixturevalue(f"{name}_prepared")
-    loaded = data.load(make_spec(name, data_dir=str(prepared.data_dir)))
+    loaded = data.read(make_spec(name, data_dir=str(prepared.data_dir)))
     for split, found in (("train", loaded.train), ("test", loaded.test)):
-        assert np.array_equal(found.images, prepared.official.images[split])
-        assert np.array_equal(found.labels, prepared.official.labels[split]["label"])
+        assert np.array_equal(found["images"], prepared.official.images[split])
+        assert np.array_equal(found["labels"], prepared.official.labels[split]["label"])
     assert loaded.class_names is not None
     assert loaded.class_names[:2] == ("label_0", "label_1")
 
@@ -36,7 +37,7 @@ def test_images_and_fine_labels_come_back_bit_exact_in_the_official_order(name, 
 def test_the_default_directory_is_that_of_tfds(cifar10_prepared, make_spec, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(cifar10_prepared.data_dir))
     assert data.check(make_spec("cifar10")) == []
-    assert len(data.load(make_spec("cifar10")).train) == 60
+    assert sizes(make_spec("cifar10"))["train"] == 60
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert tfds_directory.default_data_dir() == Path.home() / "tensorflow_datasets"
 
@@ -45,9 +46,10 @@ def test_an_empty_default_directory_counts_as_the_official_set_and_is_not_create
     make_spec, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "new"))
-    spec = make_spec("cifar100", validation_fraction=0.1, train_fractions=(0.05,))
+    spec = make_spec("cifar100", validation_fraction=0.1, train_fraction=0.05)
     assert data.check(spec) == []
-    assert data.sizes(spec) == data.Sizes(2250, 5000, 10_000, (32, 32, 3))
+    assert sizes(spec) == {"train": 2250, "validation": 5000, "test": 10_000}
+    assert data.shapes(spec)["train"]["images"].shape == (2250, 32, 32, 3)
     assert not (tmp_path / "new").exists()
 
 
@@ -121,13 +123,13 @@ def test_all_problems_of_a_spec_are_reported_at_once(make_spec, tmp_path):
     )
     problems = data.check(spec)
     keys = [problem.split("=")[0].removeprefix("Expected ") for problem in problems]
-    assert keys == ["data.num_classes", "data.data_dir", "data.mean", "data.std", "data.crop_padding"]
+    assert keys == ["data.data_dir", "data.num_classes", "data.mean", "data.std", "data.crop_padding"]
 
 
 def test_fractions_are_checked_against_the_labels_of_a_small_directory(make_spec, cifar10_prepared):
-    spec = make_spec("cifar10", data_dir=str(cifar10_prepared.data_dir), train_fractions=(0.1,))
+    spec = make_spec("cifar10", data_dir=str(cifar10_prepared.data_dir), train_fraction=0.1)
     (problem,) = data.check(spec)
-    assert "data.train_fractions=0.1 to give every class an image. It gives 6 of 60 images" in problem
+    assert "data.train_fraction=0.1 to give every class an image. It gives 6 of 60 images" in problem
 
 
 def test_reading_is_silent(cifar10_prepared):
@@ -154,12 +156,12 @@ def test_the_real_cifar10_comes_back_with_the_published_digests(make_spec, tmp_p
         pytest.skip("there is no shared/data/prepare_data.py beside the repository")
     command = [sys.executable, str(SHARED / "prepare_data.py"), "tfds", str(tmp_path), "--set", "cifar10"]
     subprocess.run(command, check=True, capture_output=True)
-    loaded = data.load(make_spec("cifar10", data_dir=str(tmp_path)))
+    loaded = data.read(make_spec("cifar10", data_dir=str(tmp_path)))
     arrays = {
-        "x_train": loaded.train.images,
-        "x_test": loaded.test.images,
-        "y_train": loaded.train.labels.astype(np.uint8),
-        "y_test": loaded.test.labels.astype(np.uint8),
+        "x_train": loaded.train["images"],
+        "x_test": loaded.test["images"],
+        "y_train": loaded.train["labels"].astype(np.uint8),
+        "y_test": loaded.test["labels"].astype(np.uint8),
     }
     assert {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()} == {
         "x_train": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import zipfile
 
@@ -31,24 +32,59 @@ def only_problem(spec):
 
 def test_arrays_come_back_unchanged_with_int32_labels(spec_of, npz_arrays):
     loaded = data.load(spec_of(npz_arrays))
-    assert loaded.validation is None and loaded.num_classes == 3
-    for name, split in (("train", loaded.train), ("test", loaded.test)):
-        assert np.array_equal(split.images, npz_arrays[f"x_{name}"])
-        assert np.array_equal(split.labels, npz_arrays[f"y_{name}"])
-        assert split.labels.dtype == np.int32
+    assert set(loaded) == {"train", "test"}
+    for name, split in loaded.items():
+        assert np.array_equal(split["images"], npz_arrays[f"x_{name}"])
+        assert np.array_equal(split["labels"], npz_arrays[f"y_{name}"])
+        assert split["labels"].dtype == np.int32
+
+
+def test_images_need_not_be_square(spec_of, npz_arrays):
+    tall = {"x_train": npz_arrays["x_train"][:, :, :4], "x_test": npz_arrays["x_test"][:, :, :4]}
+    spec = spec_of(npz_arrays | tall, crop_padding=3)
+    assert data.check(spec) == []
+    assert data.shapes(spec)["test"]["images"].shape == (9, 6, 4, 2)
+    assert np.array_equal(data.load(spec)["train"]["images"], tall["x_train"])
+    (problem,) = data.check(dataclasses.replace(spec, crop_padding=4))
+    assert "data.crop_padding=4 in [0, 4)" in problem and "are 6x4;" in problem
+
+
+def test_computed_normalisation_is_that_of_all_training_images_of_the_source(spec_of, npz_arrays):
+    npz_arrays["x_train"][..., 1] //= 3
+    spec = spec_of(npz_arrays, mean=(), std=(), train_fraction=0.5, validation_fraction=0.2)
+    assert data.check(spec) == []
+    mean, std = data.normalisation(data.read(spec), spec)
+    scaled = npz_arrays["x_train"] / 255
+    np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, scaled.std((0, 1, 2)), rtol=1e-12)
+    given = dataclasses.replace(spec, std=(0.1, 0.2))
+    assert data.normalisation(data.read(spec), given) == (mean, (0.1, 0.2))
+
+
+def test_a_channel_of_one_value_is_not_divided_by_zero(spec_of, npz_arrays):
+    npz_arrays["x_train"][..., 0] = 51
+    spec = spec_of(npz_arrays, mean=(), std=())
+    mean, std = data.normalisation(data.read(spec), spec)
+    assert (mean[0], std[0]) == (0.2, 1.0) and std[1] < 1
 
 
 def test_compressed_and_fortran_ordered_archives_are_read(make_spec, npz_arrays, tmp_path):
     arrays = npz_arrays | {"x_train": np.asfortranarray(npz_arrays["x_train"])}
     np.savez_compressed(tmp_path / "small.npz", **arrays)
     spec = make_spec(f"npz:{tmp_path}/small.npz", num_classes=3, mean=(0.5,) * 2, std=(0.25,) * 2)
-    images = data.load(spec).train.images
+    images = data.load(spec)["train"]["images"]
     assert images.flags.c_contiguous and np.array_equal(images, npz_arrays["x_train"])
 
 
 def test_missing_file_says_how_to_write_one(make_spec, tmp_path):
     problem = only_problem(make_spec(f"npz:{tmp_path}/none.npz"))
     assert "to name a file that exists" in problem and "numpy.savez(" in problem
+
+
+@pytest.mark.parametrize("prefix", ["npz", "folder"])
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a\0b", "x" * 5000])
+def test_paths_that_cannot_be_looked_at_are_problems(make_spec, prefix, path):
+    assert f"data.name='{prefix}:" in only_problem(make_spec(f"{prefix}:{path}"))
 
 
 def test_no_path_is_refused(make_spec):
@@ -101,8 +137,8 @@ def test_all_missing_keys_are_named_at_once(spec_of, npz_arrays):
     ("key", "array", "message"),
     [
         ("x_train", np.zeros((30, 6, 6, 2), np.float32), "'float32' to be uint8. Store pixels as 0 .. 255"),
-        ("x_train", np.zeros((30, 6, 6), np.uint8), "(30, 6, 6) to be [N, H, H, C]. Grey images"),
-        ("x_train", np.zeros((30, 6, 5, 2), np.uint8), "(30, 6, 5, 2) to have square images"),
+        ("x_train", np.zeros((30, 6, 6), np.uint8), "(30, 6, 6) to be [N, H, W, C]. Grey images"),
+        ("x_test", np.zeros((9, 6, 5, 2), np.uint8), "(6, 5, 2) to be (6, 6, 2), as in npz:"),
         ("x_train", np.zeros((0, 6, 6, 2), np.uint8), "to have no empty axis"),
         ("y_train", np.arange(30) % 3 / 1.0, "'float64' to be an integer type"),
         ("y_train", np.zeros((30, 3), np.int32), "(30, 3) to be [N]"),
@@ -110,7 +146,7 @@ def test_all_missing_keys_are_named_at_once(spec_of, npz_arrays):
         ("y_train", np.arange(30) % 5, "=[3, 4] in [0, 3). Set data.num_classes"),
         ("y_test", np.arange(9) - 1, "=[-1, 3, '...', 7] in [0, 3)"),
         ("y_test", np.full(9, 2**63, np.uint64), "in [0, 3)"),
-        ("x_test", np.zeros((9, 4, 4, 2), np.uint8), "(4, 4, 2) to be (6, 6, 2), as in x_train"),
+        ("x_test", np.zeros((9, 4, 4, 2), np.uint8), "(4, 4, 2) to be (6, 6, 2), as in npz:"),
         ("y_train", np.array([{"class": 1}] * 30), "'object' to be an integer type"),
     ],
 )
@@ -120,20 +156,20 @@ def test_a_wrong_array_is_refused_by_name(spec_of, npz_arrays, key, array, messa
 
 
 def test_every_problem_of_an_archive_is_reported(spec_of, npz_arrays):
-    wrong = {"x_train": np.zeros((30, 6, 5, 2)), "y_test": np.zeros(9)}
+    wrong = {"x_train": np.zeros((30, 6, 0)), "y_train": np.arange(30), "y_test": np.zeros(9)}
     problems = data.check(spec_of(npz_arrays | wrong, data_dir="somewhere"))
-    assert [
-        text for text in ("uint8", "square", "integer", "data.data_dir") if text in "\n".join(problems)
-    ] == [
-        "uint8",
-        "square",
-        "integer",
-        "data.data_dir",
-    ]
-    assert len(problems) == 4
+    wanted = ("data.data_dir", "uint8", "[N, H, W, C]", "integer", "in [0, 3)")
+    for problem, text in zip(problems, wanted, strict=True):
+        assert text in problem
+
+
+@pytest.mark.parametrize("num_classes", [0, 1, -2])
+def test_images_without_classes_are_refused(spec_of, npz_arrays, num_classes):
+    spec = spec_of(npz_arrays, num_classes=num_classes)
+    assert f"data.num_classes={num_classes} to be at least 2 for images" in only_problem(spec)
 
 
 def test_a_class_without_images_is_legal(spec_of, npz_arrays):
     spec = spec_of(npz_arrays, num_classes=4, validation_fraction=0.2)
     assert data.check(spec) == []
-    assert len(data.load(spec).train) == 24
+    assert len(data.load(spec)["train"]["labels"]) == 24

@@ -145,8 +145,8 @@ def test_loading_from_an_empty_default_directory_fetches_and_prepares_it(
     monkeypatch.setitem(ARCHIVES, "cifar10", served)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
     loaded = load(make_spec("cifar10"))
-    assert np.array_equal(loaded.train.images, official.images["train"])
-    assert np.array_equal(loaded.test.labels, official.labels["test"]["label"])
+    assert np.array_equal(loaded["train"]["images"], official.images["train"])
+    assert np.array_equal(loaded["test"]["labels"], official.labels["test"]["label"])
 
 
 def test_a_download_that_differs_leaves_nothing(served, tmp_path):
