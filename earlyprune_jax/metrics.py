@@ -1,0 +1,56 @@
+"""What a task reports: named numbers, their unit, and which direction is better."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from earlyprune_jax.validate import InvalidInput, expected
+
+PERCENT = "%"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number that is reported for every split and epoch.
+
+    Attributes:
+        name: as in `train_NAME`, `validation_NAME`, `test_NAME`, the columns of records and tables.
+        unit: `%` for a fraction that is shown in percent; otherwise what stands behind the number.
+        larger_is_better: the direction.
+
+    Example:
+        >>> loss = Metric("loss", "nats", larger_is_better=False)
+        >>> loss.column("test"), loss.sign, Metric("accuracy", "%").scale
+        ('test_loss', -1.0, 100.0)
+    """
+
+    name: str
+    unit: str = ""
+    larger_is_better: bool = True
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise InvalidInput([expected("name of a metric", self.name, "to be an identifier", "E.g. loss.")])
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied by where it is shown."""
+        return 100.0 if self.unit == PERCENT else 1.0
+
+    @property
+    def sign(self) -> float:
+        """1 or -1: of `sign * value` the larger is the better."""
+        return 1.0 if self.larger_is_better else -1.0
+
+    def column(self, split: str) -> str:
+        """The metric of a split, as records and tables call it."""
+        return f"{split}_{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a file."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Metric":
+        """The inverse of `to_json`."""
+        return cls(values["name"], values["unit"], values["larger_is_better"])
