@@ -5,70 +5,55 @@ The engine writes them to comparisons/<name>/run.json and result.json; here they
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis import results, runs
+from earlyprune_jax.analysis import publish, results
+from earlyprune_jax.analysis import study as studies
+from earlyprune_jax.analysis.places import CURVE, SETTING, Place
+from earlyprune_jax.analysis.run_files import is_number
+from earlyprune_jax.analysis.study import Swept
 from earlyprune_jax.validate import InvalidInput, expected, shortened
 
-CELL = (*results.SETTING, "trunk_seed", "fork_epoch", "criterion", "scope", "sparsity", "rule")
-"""What a comparison is about: a run's axes without the replicate, for it is between replicates."""
 NUMBERS = ("num_examples", "model_similarity", "model_similarity_standard_error", "disagreement")
-COLUMNS = (*CELL, "replicates", "status", *NUMBERS)
-"""Of the table; further measures follow, then the reason."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
     """The replicates of one cell against one another.
 
     Attributes:
-        model_similarity: mean Jensen-Shannon divergence over images and pairs of replicates, nats, 0 to
-            ln 2: the larger, the LESS alike (its name is paper B's). None unless finished, and measured.
-        disagreement: share of images on which two replicates predict different classes.
+        cell: what it is about: a run's axes without the replicate, for it is between replicates.
         status: finished, skipped, failed, or unfinished where no result has been written.
-        others: every further number of result.json, by name: measures that are not known here.
+        numbers: every number of result.json, by name. `model_similarity` is the mean Jensen-Shannon
+            divergence over examples and pairs of replicates, nats, 0 to ln 2: the larger, the LESS alike
+            (its name is paper B's); `disagreement` the share of examples on which two replicates predict
+            different classes.
     """
 
-    model: str
-    train_fraction: float
-    schedule: str
-    trunk_seed: int
-    fork_epoch: int
-    criterion: str
-    scope: str
-    sparsity: float
-    rule: str
+    cell: Place
     replicates: tuple[int, ...]
     status: str
-    num_examples: int | None = None
-    model_similarity: float | None = None
-    model_similarity_standard_error: float | None = None
-    disagreement: float | None = None
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     reason: str | None = None
-    others: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def cell(self) -> tuple[Any, ...]:
-        """What it is about, in the order of `CELL`."""
-        return tuple(getattr(self, axis) for axis in CELL)
-
-    @property
-    def num_measured(self) -> int:
-        """How many numbers it came to."""
-        return len(self.others) + sum(getattr(self, name) is not None for name in NUMBERS)
+    def model_similarity(self) -> float | None:
+        """The divergence; None unless finished, and measured."""
+        return self.numbers.get("model_similarity")
 
 
-def read(workdir: str | Path) -> list[Comparison]:
-    """The comparisons of a workdir, one a cell, sorted by cell.
+def read(workdir: str | Path, swept: Swept | None = None) -> list[Comparison]:
+    """Reads the comparisons of a workdir, one per cell, sorted by cell.
 
     A cell that was compared again, with other replicates or by other measures, has several directories.
     A finished one counts before others, then the most replicates, the most numbers, the last by name.
 
     Args:
         workdir: an experiment's directory; one without comparisons has none.
+        swept: of its runs: keys that are axes of the cells too.
 
     Returns:
         The comparisons, ended or not.
@@ -80,11 +65,11 @@ def read(workdir: str | Path) -> list[Comparison]:
         >>> read("no/such/workdir")
         []
     """
-    found: dict[tuple[Any, ...], Comparison] = {}
+    found: dict[Place, Comparison] = {}
     problems: list[str] = []
     for path in sorted(Path(workdir).glob("comparisons/*/run.json")):
         try:
-            one = _read_one(path.parent)
+            one = _read_one(path, swept or Swept())
         except InvalidInput as error:
             problems += error.problems
             continue
@@ -96,63 +81,69 @@ def read(workdir: str | Path) -> list[Comparison]:
     return [found[cell] for cell in sorted(found)]
 
 
-def table(comparisons: Iterable[Comparison]) -> str:
-    """The text of comparisons.csv: a row an ended comparison; replicates joined by spaces.
+def rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Gives the rows of comparisons.csv: one per ended comparison; replicates joined by spaces.
 
     Numbers of measures that are not known here have columns of their own, sorted by name.
 
     Example:
-        >>> table([]).startswith("model,train_fraction,schedule,trunk_seed,fork_epoch,")
-        True
+        >>> rows([])
+        []
     """
     ended = [one for one in comparisons if one.status != "unfinished"]
-    names = sorted({name for one in ended for name in one.others})
-    rows = (
+    others = sorted({name for one in ended for name in one.numbers} - set(NUMBERS))
+    return [
         {
-            **{name: getattr(one, name) for name in (*COLUMNS, "reason")},
+            **one.cell.named,
             "replicates": " ".join(map(str, one.replicates)),
-            **{name: one.others.get(name) for name in names},
+            "status": one.status,
+            **{name: one.numbers.get(name) for name in (*NUMBERS, *others)},
+            "reason": one.reason,
         }
         for one in ended
-    )
-    return results.csv_text((*COLUMNS, *names, "reason"), rows)
+    ]
+
+
+def write(workdir: str | Path, comparisons: Sequence[Comparison]) -> list[Path]:
+    """Writes comparisons.csv where a comparison has ended.
+
+    Example:
+        >>> write("no/such/workdir", [])
+        []
+    """
+    found = rows(comparisons)
+    return [results.save(Path(workdir) / publish.COMPARISONS, found)] if found else []
 
 
 def _worth(one: Comparison) -> tuple[bool, int, int]:
     """What is kept of two comparisons of one cell: the one of more worth."""
-    return one.status == "finished", len(one.replicates), one.num_measured
+    return one.status == "finished", len(one.replicates), len(one.numbers)
 
 
-def _read_one(directory: Path) -> Comparison:
-    path = directory / "run.json"
+def _read_one(path: Path, swept: Swept) -> Comparison:
     described = records.read_json(path)
-    if missing := [name for name in (*CELL, "replicates") if described.get(name) is None]:
+    axes = (*SETTING, *swept.trunk, "trunk_seed", "fork_epoch", *CURVE, *swept.fork)
+    needed = [name for name in (*axes, "replicates") if "." not in name]
+    if missing := [name for name in needed if described.get(name) is None]:
         raise InvalidInput([expected(str(path), sorted(described), f"to have {missing}", records.REMEDY)])
-    cell: dict[str, Any] = {name: described[name] for name in CELL}
-    replicates = tuple(described["replicates"])
-    result = records.RunRecords(directory).result()
+    config = described.get("config") or {}
+    values = (studies.value_of(config, axis) if "." in axis else described[axis] for axis in axes)
+    cell, replicates = Place.of(axes, values), tuple(described["replicates"])
+    result = records.RunRecords(path.parent).result()
     if result is None:
-        return Comparison(**cell, replicates=replicates, status="unfinished")
-    numbers: dict[str, Any] = {name: result.get(name) for name in NUMBERS}
-    # An experiment may compare by other measures alone.
-    if "model_similarity" in result and not _is_divergence(numbers["model_similarity"]):
-        place = f"{directory / 'result.json'}: model_similarity"
+        return Comparison(cell, replicates, "unfinished")
+    _check(path.with_name("result.json"), result)
+    numbers = {name: value for name, value in result.items() if is_number(value)}
+    return Comparison(cell, replicates, result["status"], numbers, result.get("reason"))
+
+
+def _check(path: Path, result: Mapping[str, Any]) -> None:
+    divergence = result.get("model_similarity")
+    # An experiment may compare by other measures alone; a few roundings beyond the ends are no damage.
+    if "model_similarity" in result and not (
+        is_number(divergence) and -1e-4 <= divergence <= math.log(2) + 1e-4
+    ):
         allowed = "to be a divergence in nats, 0 to ln 2"
-        raise InvalidInput([expected(place, numbers["model_similarity"], allowed, records.REMEDY)])
-    if result["status"] == "finished" and not any(map(runs.is_number, result.values())):
-        place = str(directory / "result.json")
-        raise InvalidInput([expected(place, result, "to hold the number of a measure", records.REMEDY)])
-    others = {name: value for name, value in result.items() if runs.is_number(value) and name not in NUMBERS}
-    return Comparison(
-        **cell,
-        replicates=replicates,
-        status=result["status"],
-        **numbers,
-        reason=result.get("reason"),
-        others=others,
-    )
-
-
-def _is_divergence(value: Any) -> bool:
-    # A few float32 roundings beyond the ends are no damage.
-    return isinstance(value, int | float) and -1e-4 <= value <= math.log(2) + 1e-4
+        raise InvalidInput([expected(f"{path}: model_similarity", divergence, allowed, records.REMEDY)])
+    if result["status"] == "finished" and not any(map(is_number, result.values())):
+        raise InvalidInput([expected(str(path), result, "to hold the number of a measure", records.REMEDY)])

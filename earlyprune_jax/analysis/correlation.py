@@ -1,13 +1,12 @@
-"""Does a signal rank the fork epochs as their accuracy does? Spearman's rank correlation, per seed."""
+"""Does a signal rank the fork epochs as their forks' metric does? Spearman's rank correlation, per seed."""
 
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
-from earlyprune_jax.analysis import curves, peaks
-from earlyprune_jax.analysis.curves import Curve, Stats
+from earlyprune_jax.analysis import peaks
+from earlyprune_jax.analysis.curves import Curve
 from earlyprune_jax.analysis.regret import Grid, Truth, truths
+from earlyprune_jax.analysis.stats import Stats, stats
 
 MIN_EPOCHS = 3
 """Two epochs correlate perfectly whatever they hold."""
@@ -33,7 +32,7 @@ class Correlation:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Pearson's correlation of the ranks, ties at their average rank; None where one side is constant.
+    """Takes Spearman's rank correlation; None where one side is constant.
 
     Example:
         >>> round(spearman([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0]), 6)
@@ -41,25 +40,17 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
         >>> spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
         True
     """
-    x, y = (average_ranks(values) - (len(values) + 1) / 2 for values in (first, second))
-    size = float(np.sqrt(np.sum(x * x) * np.sum(y * y)))
-    return float(np.sum(x * y)) / size if size else None
+    from scipy.stats import spearmanr
 
-
-def average_ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks from 1, equal values at the mean of theirs; [n].
-
-    Example:
-        >>> average_ranks([5.0, 1.0, 5.0, 3.0]).tolist()
-        [3.5, 1.0, 3.5, 2.0]
-    """
-    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second)[0])  # pyright: ignore[reportArgumentType]
 
 
 def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
-    """Every column that was measured along the trunks, largest mean magnitude first.
+    """Correlates every column that was measured along the trunks, largest mean magnitude first.
+
+    A coefficient of 1 says that forks are the better the larger the column, whatever the metric's direction.
 
     A seed's coefficient is over the fork epochs at which the column was measured, at least three.
     Standard errors and the learning rate are left out.
@@ -67,11 +58,13 @@ def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
     names = [name for name in data.columns if not name.endswith(peaks.SPREADS) and name != "learning_rate"]
     seeds = truths(curve)
     found = [_correlation(data, curve, seeds, name) for name in names]
-    return tuple(sorted(found, key=lambda one: -abs(one.over_seeds.mean) if one.over_seeds else 1.0))
+    return tuple(
+        sorted(found, key=lambda one: -round(abs(one.over_seeds.mean), 12) if one.over_seeds else 1.0)
+    )
 
 
 def correlation(data: Grid, curve: Curve, signal: str) -> Correlation:
-    """One column's rank correlation with the accuracy of the curve's forks, and its control."""
+    """Correlates one column with the quality of the curve's forks, and the epoch number beside it."""
     return _correlation(data, curve, truths(curve), signal)
 
 
@@ -79,19 +72,19 @@ def _correlation(data: Grid, curve: Curve, seeds: Sequence[Truth], signal: str) 
     own, control, sizes = [], [], []
     for truth in seeds:
         epochs, values = _at_forks(data, truth, signal)
-        accuracies = [truth.accuracy[epoch] for epoch in epochs]
-        coefficient = spearman(values, accuracies) if len(epochs) >= MIN_EPOCHS else None
+        qualities = [truth.values[epoch] for epoch in epochs]
+        coefficient = spearman(values, qualities) if len(epochs) >= MIN_EPOCHS else None
         if coefficient is not None:
             sizes.append(len(epochs))
             own.append(coefficient)
-            control.append(spearman(epochs, accuracies))
+            control.append(spearman(epochs, qualities))
     if not own:
         return Correlation(curve, signal, None, None, 0)
-    return Correlation(curve, signal, curves.stats(own), curves.stats(control), min(sizes))
+    return Correlation(curve, signal, stats(own), stats(control), min(sizes))
 
 
 def _at_forks(data: Grid, truth: Truth, signal: str) -> tuple[list[int], list[float]]:
     """The seed's fork epochs at which the signal has a value, and the values."""
     entries = data.entries.get(truth.trunk_seed, {})
-    known = [epoch for epoch in truth.accuracy if entries.get(epoch, {}).get(signal) is not None]
+    known = [epoch for epoch in truth.values if entries.get(epoch, {}).get(signal) is not None]
     return known, [float(entries[epoch][signal]) for epoch in known]

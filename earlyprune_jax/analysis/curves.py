@@ -1,109 +1,107 @@
-"""Accuracy against fork epoch: the runs behind each point, the choice of the best, its noise."""
+"""Curves: the finished forks of one place along fork epochs, and the dense runs beside them."""
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from earlyprune_jax.analysis.runs import LOST, Run, Setting
+from earlyprune_jax.analysis.best_epoch import Ranking, rank
+from earlyprune_jax.analysis.cells import CellGrid, Cells, grid_of
+from earlyprune_jax.analysis.places import Place
+from earlyprune_jax.analysis.runs import LOST, Runs, Table
+from earlyprune_jax.analysis.stats import Stats, stats
+from earlyprune_jax.metrics import Metric
 
 BASELINE_RULES = ("constant", "matched_budget")
 """The rules of `fork.baselines`."""
-CURVE_AXES = ("criterion", "scope", "sparsity", "rule")
 
 
-@dataclasses.dataclass(frozen=True)
-class Stats:
-    """Mean, sample standard deviation (n - 1; None for one value) and count."""
-
-    mean: float
-    std: float | None
-    n: int
-
-    def half_width(self) -> float:
-        """Half the 95 % confidence interval of the mean, t(n-1) * std / sqrt(n); infinite for n = 1.
-
-        Example:
-            >>> round(Stats(0.0, 1.0, 4).half_width(), 3)
-            1.591
-        """
-        return math.inf if self.std is None else _t975(self.n - 1) * self.std / math.sqrt(self.n)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """The finished forks of one setting, criterion, scope, sparsity and rule: fork epoch -> runs.
+    """The finished forks of one place and sparsity.
 
-    `diverged` holds (trunk seed, fork epoch) of those that diverged or failed.
+    Attributes:
+        place: what tells it from other curves.
+        metric: the primary one.
+        runs: rows of `Runs.frame`, all with a test value.
+        lost: (trunk seed, fork epoch) of those that diverged or failed.
     """
 
-    criterion: str
-    scope: str
-    sparsity: float
-    rule: str
-    runs: Mapping[int, tuple[Run, ...]]
-    diverged: frozenset[tuple[int, int]] = frozenset()
+    place: Place
+    metric: Metric
+    runs: Table
+    lost: frozenset[tuple[int, int]] = frozenset()
 
     @property
-    def setting(self) -> Setting:
-        """The one setting of its runs; a curve without any has none."""
-        return next(iter(self.runs.values()))[0].setting
+    def setting(self) -> Place:
+        """The setting of its runs."""
+        return self.place.setting
+
+    @functools.cached_property
+    def grid(self) -> CellGrid:
+        """Its cells as a grid of one sparsity."""
+        return grid_of(self.place.without("sparsity"), self.metric, self.runs)
 
     @property
-    def key(self) -> tuple[Setting, str, str, float, str]:
-        """What tells it from other curves."""
-        return (self.setting, self.criterion, self.scope, self.sparsity, self.rule)
+    def cells(self) -> Cells:
+        """Its cells."""
+        return self.grid.row(0)
+
+    @functools.cached_property
+    def ranking(self) -> Ranking:
+        """Its fork epochs, best first, and which of them may be the best."""
+        return rank(self.cells)
 
     @property
-    def members(self) -> tuple[Run, ...]:
-        """Its runs, by ascending fork epoch."""
-        return tuple(run for group in self.runs.values() for run in group)
+    def epochs(self) -> tuple[int, ...]:
+        """Its fork epochs, ascending."""
+        return self.grid.epochs
 
-    def test(self, fork_epoch: int) -> Stats:
-        """Last-epoch test accuracy over all runs (seeds and replicates) of a fork epoch."""
-        return stats(run.last("test_accuracy") for run in self.runs[fork_epoch])
+    @property
+    def split(self) -> str:
+        """What its fork epochs are chosen on: validation if every run has it, else test."""
+        return self.grid.split
+
+    def at(self, fork_epoch: int) -> Table:
+        """Gives the runs of a fork epoch."""
+        return self.runs[self.runs["fork_epoch"] == fork_epoch]
+
+    def test(self, fork_epoch: int | None = None) -> Stats:
+        """Averages the last-epoch test metric over all runs (seeds, replicates), or those of a fork epoch."""
+        runs = self.runs if fork_epoch is None else self.at(fork_epoch)
+        return stats(runs[self.metric.column("test")])
+
+    def against(self, dense: Table, fork_epoch: int, split: str = "test") -> Stats | None:
+        """Compares a fork epoch with the dense runs of its setting: see `paired_difference`."""
+        return paired_difference(self.at(fork_epoch), own_dense(self, dense), self.metric.column(split))
 
 
-def stats(values: Iterable[float | None]) -> Stats:
-    """Mean and sample standard deviation of the values that are not None; at least one.
-
-    Example:
-        >>> stats([1.0, 2.0, 3.0])
-        Stats(mean=2.0, std=1.0, n=3)
-        >>> stats([4.0])
-        Stats(mean=4.0, std=None, n=1)
-    """
-    array = np.array([value for value in values if value is not None], dtype=float)
-    std = float(np.std(array, ddof=1)) if len(array) > 1 else None
-    return Stats(float(np.mean(array)), std, len(array))
-
-
-def dense_runs(runs: Iterable[Run]) -> list[Run]:
-    """The trunks trained to their last epoch that have a test accuracy: the baseline.
+def dense_runs(runs: Runs) -> Table:
+    """Gives the trunks trained to their last epoch that have a test value: the baseline.
 
     A trunk that its trigger ended early is none.
 
     Example:
-        >>> dense_runs([])
-        []
+        >>> from earlyprune_jax.analysis.runs import read_runs
+        >>> len(dense_runs(read_runs("no/such/workdir")))
+        0
     """
-    return [run for run in runs if run.kind == "trunk" and run.complete and _has_test_accuracy(run)]
+    frame = runs.frame
+    return frame[(frame["kind"] == "trunk") & frame["complete"] & frame[runs.metric.column("test")].notna()]
 
 
-def own_dense(curve: Curve, dense: Iterable[Run]) -> list[Run]:
-    """Those of the dense runs that the curve's forks may be compared with: of its setting.
-
-    Example:
-        >>> own_dense(Curve("magnitude", "global", 0.9, "paper_a", {}), [])
-        []
-    """
-    return [run for run in dense if run.setting == curve.setting]
+def own_dense(curve: Curve, dense: Table) -> Table:
+    """Keeps those of the dense runs that the curve's forks may be compared with: of its setting."""
+    same = np.ones(len(dense), dtype=bool)
+    for axis, value in curve.setting.items:
+        same &= np.array([own == value for own in dense[axis]], dtype=bool)
+    return dense[same]
 
 
-def fork_curves(runs: Iterable[Run], kind: str = "fork") -> list[Curve]:
-    """Groups the finished forks into curves, sorted by setting and axes.
+def fork_curves(runs: Runs, kind: str = "fork") -> list[Curve]:
+    """Groups the finished forks into curves, sorted by place.
 
     With `kind` "online" the runs that pruned themselves: at few epochs, and not the same in all seeds.
 
@@ -111,31 +109,24 @@ def fork_curves(runs: Iterable[Run], kind: str = "fork") -> list[Curve]:
     seeds than its neighbours: `Stats.n` says on how many.
 
     Example:
-        >>> fork_curves([])
+        >>> from earlyprune_jax.analysis.runs import read_runs
+        >>> fork_curves(read_runs("no/such/workdir"))
         []
     """
-    groups: dict[tuple, dict[int, list[Run]]] = {}
-    diverged: dict[tuple, set[tuple[int, int]]] = {}
-    for run in runs:
-        if run.kind != kind or run.fork_epoch is None:
-            continue
-        key = (run.setting, *(getattr(run, axis) for axis in CURVE_AXES))
-        if _has_test_accuracy(run):
-            groups.setdefault(key, {}).setdefault(run.fork_epoch, []).append(run)
-        elif run.status in LOST:
-            diverged.setdefault(key, set()).add((run.trunk_seed, run.fork_epoch))
-    return [
-        Curve(
-            *key[1:],
-            runs={epoch: tuple(members) for epoch, members in sorted(by_epoch.items())},
-            diverged=frozenset(diverged.get(key, ())),
-        )
-        for key, by_epoch in sorted(groups.items())
-    ]
+    frame = runs.frame
+    frame = frame[(frame["kind"] == kind) & frame["fork_epoch"].notna()]
+    axes, column, found = list(runs.curve_axes), runs.metric.column("test"), []
+    for values, own in frame.groupby(axes, sort=False, dropna=False) if len(frame) else ():
+        finished = own[(own["status"] == "finished") & own[column].notna()]
+        lost = own[own["status"].isin(LOST)]
+        pairs = frozenset(zip(lost["trunk_seed"], lost["fork_epoch"], strict=True))
+        if len(finished):
+            found.append(Curve(Place.of(axes, values), runs.metric, finished, pairs))
+    return sorted(found, key=lambda curve: curve.place)
 
 
 def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) -> list[Curve]:
-    """The curves of the grid: those that `fork.baselines` alone has put beside it are left out.
+    """Keeps the curves of the grid: those that `fork.baselines` alone has put beside it are left out.
 
     A baseline's criterion or rule is not among those of the config, its rule is constant or
     matched_budget, and it forks at the trunk's start or end. It may be trained far longer than a
@@ -143,46 +134,39 @@ def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) ->
 
     Args:
         all_curves: of `fork_curves`.
-        config: of `results.read_config`; all curves are kept where it does not name criteria and rules.
+        config: of `study.read_config`; all curves are kept where it does not name criteria and rules.
 
     Example:
         >>> without_baselines([], {})
         []
     """
     rules, criteria = config.get("fork", {}).get("rules"), config.get("pruning", {}).get("criteria")
-    ends = {0, config.get("train", {}).get("num_epochs")}
     if not rules or not criteria:
         return list(all_curves)
     return [
         curve
         for curve in all_curves
-        if (curve.rule in rules and curve.criterion in criteria)
-        or curve.rule not in BASELINE_RULES
-        or not ends.issuperset(curve.runs)
+        if (curve.place["rule"] in rules and curve.place["criterion"] in criteria)
+        or curve.place["rule"] not in BASELINE_RULES
+        or not {0, _trunk_epochs(curve, config)}.issuperset(curve.epochs)
     ]
 
 
-def selection_metric(curve: Curve) -> str:
-    """What fork epochs are chosen on: validation accuracy if every run has it, else test accuracy."""
-    has_validation = all(run.last("validation_accuracy") is not None for run in curve.members)
-    return "validation_accuracy" if has_validation else "test_accuracy"
+def _trunk_epochs(curve: Curve, config: Mapping[str, Any]) -> Any:
+    return curve.place.named.get("train.num_epochs", config.get("train", {}).get("num_epochs"))
 
 
-def ranked_epochs(curve: Curve) -> list[int]:
-    """Fork epochs, best first, by the mean last-epoch `selection_metric`; the earlier of equals first."""
-    metric = selection_metric(curve)
-    means = {epoch: stats(run.last(metric) for run in group).mean for epoch, group in curve.runs.items()}
-    # Equal means of the same numbers in another order may differ in their last bits.
-    return sorted(means, key=lambda epoch: (-round(means[epoch], 12), epoch))
+def by_seed(runs: Table, column: str) -> dict[int, float]:
+    """Averages a column over the runs (replicates) of each trunk seed; ascending seeds.
+
+    Seeds without a value are left out.
+    """
+    means = runs[column].groupby(runs["trunk_seed"].astype(int)).mean().dropna()
+    return {int(seed): float(mean) for seed, mean in means.items()}
 
 
-def is_zero(difference: float) -> bool:
-    """Whether a difference of mean accuracies is none: nothing but rounding."""
-    return abs(difference) < 1e-12
-
-
-def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Stats | None:
-    """Mean and std over trunk seeds of (first - second), each averaged over its replicates.
+def paired_difference(first: Table, second: Table, column: str) -> Stats | None:
+    """Takes mean and std over trunk seeds of (first - second), each averaged over its replicates.
 
     Pairing by seed removes what a seed gives to both, so the std is that of the difference
     itself. Seeds that only one side has are left out.
@@ -190,68 +174,11 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) 
     Args:
         first: Runs of one cell.
         second: Runs of another cell, or the trunks; of the same setting.
-        metric: A metric of the last epoch.
+        column: A metric of the last epoch, in its own direction.
 
     Returns:
         The statistics over common seeds, or None where there is none.
     """
-    left, right = by_seed(first, metric), by_seed(second, metric)
+    left, right = by_seed(first, column), by_seed(second, column)
     common = sorted(left.keys() & right.keys())
     return stats(left[seed] - right[seed] for seed in common) if common else None
-
-
-def clearly_better(first: Sequence[Run], second: Sequence[Run], metric: str) -> bool:
-    """Whether the first leads by more than the noise: the half width of the 95 % interval of the lead.
-
-    The interval is Student's, of the per-seed differences. Never with fewer than three common seeds, nor
-    with equal differences: accuracies are multiples of 1/n, so that these are chance, not certainty.
-
-    Example:
-        >>> clearly_better([], [], "test_accuracy")
-        False
-    """
-    lead = paired_difference(first, second, metric)
-    if lead is None or lead.n < 3 or not lead.std:
-        return False
-    return lead.mean > lead.half_width()
-
-
-def varying(curves: Sequence[Curve]) -> list[str]:
-    """The axes on which the curves differ.
-
-    Example:
-        >>> varying([Curve("magnitude", "global", s, "paper_a", {}) for s in (0.8, 0.9)])
-        ['sparsity']
-    """
-    return [axis for axis in CURVE_AXES if len({getattr(curve, axis) for curve in curves}) > 1]
-
-
-def by_seed(runs: Iterable[Run], metric: str) -> dict[int, float]:
-    """Trunk seed -> mean over its runs (replicates) of the metric at the last epoch; ascending seeds.
-
-    Seeds without a value are left out.
-
-    Example:
-        >>> by_seed([], "test_accuracy")
-        {}
-    """
-    seeds: dict[int, list[float | None]] = {}
-    for run in runs:
-        seeds.setdefault(run.trunk_seed, []).append(run.last(metric))
-    return {
-        seed: stats(values).mean
-        for seed, values in sorted(seeds.items())
-        if any(value is not None for value in values)
-    }
-
-
-def _has_test_accuracy(run: Run) -> bool:
-    return run.status == "finished" and run.last("test_accuracy") is not None
-
-
-def _t975(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: a table up to 5 degrees of freedom, then an expansion in 1/df."""
-    table = (12.706, 4.303, 3.182, 2.776, 2.571)
-    if degrees <= len(table):
-        return table[degrees - 1]
-    return 1.960 + 2.372 / degrees + 2.823 / degrees**2

@@ -1,47 +1,53 @@
-"""The forks of one setting in words: a block a curve, or of many curves a line each."""
+"""The forks of one setting in words: a block per curve, or of many curves a line each."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from earlyprune_jax.analysis import curves, labels, online_text, rules_text, signals_text
-from earlyprune_jax.analysis.curves import Curve, Stats
+from earlyprune_jax.analysis import curves, online_text, signals_text, words
+from earlyprune_jax.analysis.best_epoch import Ranking
+from earlyprune_jax.analysis.curves import Curve
+from earlyprune_jax.analysis.panels import kind_of
 from earlyprune_jax.analysis.peaks import Peak
+from earlyprune_jax.analysis.places import Place, shared, varying
 from earlyprune_jax.analysis.regret import Grid
-from earlyprune_jax.analysis.runs import Run
+from earlyprune_jax.analysis.runs import Runs, Table, each
+from earlyprune_jax.analysis.stats import Stats, is_zero
+from earlyprune_jax.metrics import Metric
 
 MAX_BLOCKS = 4
 MAX_NAMED = 6
 REASON_LENGTH = 60
-HEADINGS = ("epoch", "of", "test, %", "n", "against dense", "lead")
 NOTES = (
     "In the table of forks: the best of so many fork epochs (e: it is the earliest or the latest of them), "
-    "test accuracy there, mean +- std over n runs, points against dense, mean +- std over seeds, and "
-    "whether its lead over the runner-up is more than the noise (95 %, three seeds at least)."
+    "{test} there, mean +- std over n runs, the difference to dense{unit}, mean +- std over seeds, and "
+    "whether its lead over every other is more than the noise (95 %, three seeds at least)."
 )
-"""What the columns of `table` are: to be said once, however many tables there are."""
 
 
-def paragraphs(
-    data: Grid, runs: Sequence[Run], config: Mapping[str, Any], mean_peaks: Sequence[Peak]
-) -> Iterator[str]:
-    """What came of every curve of forks: where it was best, at what cost, how sure that is.
+def notes(metric: Metric) -> str:
+    """Explains the columns of `table`: to be said once, however many tables there are."""
+    unit = words.difference_unit(metric)
+    return NOTES.format(test=words.named(metric), unit=f" in {unit}" if unit else "")
+
+
+def paragraphs(data: Grid, runs: Runs, mean_peaks: Sequence[Peak]) -> Iterator[str]:
+    """Says what came of every curve of forks: where it was best, at what cost, how sure that is.
 
     Args:
         data: of `regret.grid`, of these runs.
         runs: of one setting.
-        config: of `results.read_config`.
         mean_peaks: of the signals along its trunks.
     """
     dense, missing = curves.dense_runs(runs), _missing(runs, "fork")
     for curve in data.curves:
-        yield from _block(curve, dense, config, data, mean_peaks)
-        if lost := missing.get(_axes(curve)):
+        yield from _block(curve, dense, runs, data, mean_peaks)
+        if lost := missing.get(curve.place):
             yield _missing_text(lost)
 
 
-def online_paragraphs(online: Sequence[Curve], runs: Sequence[Run]) -> Iterator[str]:
-    """What came of the runs that pruned themselves.
+def online_paragraphs(online: Sequence[Curve], runs: Runs) -> Iterator[str]:
+    """Says what came of the runs that pruned themselves.
 
     Args:
         online: of `curves.fork_curves`, of these runs.
@@ -55,30 +61,28 @@ def online_paragraphs(online: Sequence[Curve], runs: Sequence[Run]) -> Iterator[
         return
     for curve in online:
         yield from online_text.paragraphs(curve)
-        if lost := missing.get(_axes(curve)):
+        if lost := missing.get(curve.place):
             yield _missing_text(lost)
 
 
-def _block(
-    curve: Curve, dense: Sequence[Run], config: Mapping[str, Any], data: Grid, mean_peaks: Sequence[Peak]
-) -> Iterator[str]:
-    ranked = curves.ranked_epochs(curve)
-    yield f"Forks: {labels.curve_label(curve)}"
-    yield f"  {_best_text(curve, ranked)}"
-    if against := _against_dense_text(curve, ranked[0], dense):
+def _block(curve: Curve, dense: Table, runs: Runs, data: Grid, mean_peaks: Sequence[Peak]) -> Iterator[str]:
+    ranking = curve.ranking
+    yield f"Forks: {words.label(kind_of(curve))}"
+    yield f"  {_best_text(curve, ranking)}"
+    if against := _against_dense_text(curve, ranking.best, dense):
         yield against
-    if len(ranked) > 1:
-        yield f"  {_runner_up_text(curve, ranked)}"
+    if len(ranking.epochs) > 1:
+        yield f"  {_runner_up_text(curve, ranking)}"
         yield f"  {_worst_text(curve)}"
     if mean_peaks:
-        yield f"  {signals_text.distance_sentence(ranked[0], mean_peaks, config)}"
+        yield f"  {signals_text.distance_sentence(ranking.best, mean_peaks, runs.config)}"
     signals = [peak.signal for peak in mean_peaks]
-    if related := signals_text.correlation_sentence(curve, signals, config, data):
+    if related := signals_text.correlation_sentence(curve, signals, runs.config, data):
         yield f"  {related}"
 
 
-def table(all_curves: Sequence[Curve], runs: Sequence[Run]) -> Iterator[str]:
-    """The same in a line a curve, for more than `MAX_BLOCKS` of them; `NOTES` explains its columns.
+def table(all_curves: Sequence[Curve], runs: Runs) -> Iterator[str]:
+    """Says the same in a line per curve, for more than `MAX_BLOCKS` of them; `notes` explains its columns.
 
     Args:
         all_curves: of `curves.fork_curves`, of these runs.
@@ -86,139 +90,122 @@ def table(all_curves: Sequence[Curve], runs: Sequence[Run]) -> Iterator[str]:
     """
     if not all_curves:
         return
-    axes, dense = curves.varying(all_curves) or ["sparsity"], curves.dense_runs(runs)
-    shared = labels.curve_label(all_curves[0], [axis for axis in curves.CURVE_AXES if axis not in axes])
-    yield f"Forks{f': {shared}' * bool(shared)}; the best fork epoch of every curve:"
-    rows = [(_place(curve, axes), *_row(curve, dense)) for curve in all_curves]
-    yield from rules_text.aligned([(", ".join(axes), *HEADINGS), *rows]).split("\n")
+    kinds, metric = [kind_of(curve) for curve in all_curves], runs.metric
+    axes, dense = varying(kinds) or ["sparsity"], curves.dense_runs(runs)
+    same = words.label(shared(kinds).without(*axes))
+    yield f"Forks{f': {same}' * bool(same)}; the best fork epoch of every curve:"
+    test = ", ".join(filter(None, ("test", metric.unit)))
+    headings = (", ".join(axes), "epoch", "of", test, "n", "against dense", "lead")
+    rows = [(words.short(kind_of(curve).only(axes)), *_row(curve, dense)) for curve in all_curves]
+    yield from words.aligned([headings, *rows]).split("\n")
     if missing := _missing(runs, "fork"):
         yield _missing_text([run for lost in missing.values() for run in lost], by_sparsity=True)
 
 
-def _place(curve: Curve, axes: Sequence[str]) -> str:
-    """Where the curve lies on the axes, in as few characters as possible."""
-    return ", ".join(
-        f"{100 * curve.sparsity:.6g} %" if axis == "sparsity" else getattr(curve, axis) for axis in axes
-    )
-
-
-def _row(curve: Curve, dense: Sequence[Run]) -> tuple[str, ...]:
-    ranked = curves.ranked_epochs(curve)
-    accuracy = curve.test(ranked[0])
-    difference = curves.paired_difference(curve.runs[ranked[0]], dense, "test_accuracy")
-    is_edge = len(ranked) > 1 and ranked[0] in (min(ranked), max(ranked))
+def _row(curve: Curve, dense: Table) -> tuple[str, ...]:
+    ranking, metric = curve.ranking, curve.metric
+    found = curve.test(ranking.best)
+    against = words.difference(curve.against(dense, ranking.best), metric)
     return (
-        f"{ranked[0]}{' e' * is_edge}",
-        str(len(ranked)),
-        rules_text.plus_minus(accuracy, decimals=2, scale=100),
-        str(accuracy.n),
-        _signed(difference),
-        _lead_words(curve, ranked),
+        f"{ranking.best}{' e' * bool(ranking.edge)}",
+        str(len(ranking.epochs)),
+        words.amount(found, metric, decimals=2, unit=False),
+        str(found.n),
+        against.removesuffix(f" {words.difference_unit(metric)}"),
+        _lead_words(ranking),
     )
 
 
-def _signed(difference: Stats | None) -> str:
-    words = rules_text.plus_minus(difference, decimals=2, scale=100)
-    return f"+{words}" if difference and difference.mean > 0 else words
-
-
-def _lead_words(curve: Curve, ranked: Sequence[int]) -> str:
-    if len(ranked) == 1:
+def _lead_words(ranking: Ranking) -> str:
+    if len(ranking.epochs) == 1:
         return "-"
-    metric, (best, second) = curves.selection_metric(curve), ranked[:2]
-    lead = curves.paired_difference(curve.runs[best], curve.runs[second], metric)
-    if lead is None or lead.n < 3 or not lead.std:
+    if all(lead is None or lead.p is None for lead in ranking.leads.values()):
         return "unknown"
-    is_clear = curves.clearly_better(curve.runs[best], curve.runs[second], metric)
-    return "clear" if is_clear else "unsettled"
+    return "unsettled" if ranking.rivals else "clear"
 
 
-def _missing(runs: Sequence[Run], kind: str) -> dict[tuple[Any, ...], list[Run]]:
+def _missing(runs: Runs, kind: str) -> dict[Place, list[Any]]:
     """Place of a curve -> its runs that have not finished."""
-    found: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        if run.kind == kind and run.status != "finished":
-            found.setdefault(_axes(run), []).append(run)
+    frame, axes = runs.frame, list(runs.curve_axes)
+    lost = frame[(frame["kind"] == kind) & (frame["status"] != "finished")]
+    found: dict[Place, list[Any]] = {}
+    for values, run in zip(lost[axes].itertuples(index=False, name=None), each(lost), strict=True):
+        found.setdefault(Place.of(axes, values), []).append(run)
     return found
 
 
-def _axes(one: Curve | Run) -> tuple[Any, ...]:
-    return tuple(getattr(one, axis) for axis in curves.CURVE_AXES)
-
-
-def _missing_text(missing: Sequence[Run], *, by_sparsity: bool = False) -> str:
+def _missing_text(missing: Sequence[Any], *, by_sparsity: bool = False) -> str:
     """Which runs the means do not contain."""
     named = ", ".join(_named(run, by_sparsity) for run in missing[:MAX_NAMED])
     more = f", and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
     return f"  Not in these numbers: {named}{more}."
 
 
-def _named(run: Run, by_sparsity: bool) -> str:
-    where = f"{100 * (run.sparsity or 0):.6g} % " if by_sparsity else ""
+def _named(run: Any, by_sparsity: bool) -> str:
+    where = f"{words.removed(run.sparsity)} % " if by_sparsity else ""
     where += "" if run.fork_epoch is None else f"epoch {run.fork_epoch} "
     return f"{where}seed {run.trunk_seed} {ending(run)}"
 
 
-def ending(run: Run) -> str:
-    """How a run ended; if it failed, of what."""
-    if run.status != "failed" or not run.why:
+def ending(run: Any) -> str:
+    """Says how a run ended; if it failed, of what."""
+    if run.status != "failed" or not run.reason:
         return run.status
-    return f"failed ({textwrap.shorten(run.why, REASON_LENGTH, placeholder=' ...')})"
+    return f"failed ({textwrap.shorten(run.reason, REASON_LENGTH, placeholder=' ...')})"
 
 
-def _best_text(curve: Curve, ranked: Sequence[int]) -> str:
-    accuracy = _accuracy(curve.test(ranked[0]))
-    if len(ranked) == 1:
-        return f"Only fork epoch: {ranked[0]}, test accuracy {accuracy}."
-    text = f"Best of {len(ranked)} fork epochs: {ranked[0]}, test accuracy {accuracy}."
-    if ranked[0] in (min(ranked), max(ranked)):
-        side, beyond = ("earliest", "earlier") if ranked[0] == min(ranked) else ("latest", "later")
-        text += f" It is the {side} one tried: a better one may lie {beyond}."
+def _best_text(curve: Curve, ranking: Ranking) -> str:
+    found, test = _amount(curve, curve.test(ranking.best)), words.named(curve.metric)
+    if len(ranking.epochs) == 1:
+        return f"Only fork epoch: {ranking.best}, {test} {found}."
+    text = f"Best of {len(ranking.epochs)} fork epochs: {ranking.best}, {test} {found}."
+    if ranking.edge:
+        beyond = "earlier" if ranking.edge == "earliest" else "later"
+        text += f" It is the {ranking.edge} one tried: a better one may lie {beyond}."
     return text
 
 
-def _against_dense_text(curve: Curve, best: int, dense: Sequence[Run]) -> str | None:
-    difference = curves.paired_difference(curve.runs[best], dense, "test_accuracy")
-    if difference is None:
+def _against_dense_text(curve: Curve, best: int, dense: Table) -> str | None:
+    found = curve.against(dense, best)
+    if found is None:
         return None
-    points = f"  Against dense: {100 * difference.mean:+.2f} points"
-    if difference.std is None:
-        return f"{points} (one seed: no estimate of the noise)."
-    return f"{points} +- {100 * difference.std:.2f} (std of the {difference.n} per-seed differences)."
+    size = words.difference(found, curve.metric)
+    if found.std is None:
+        return f"  Against dense: {size} (one seed: no estimate of the noise)."
+    return f"  Against dense: {size} (std of the {found.n} per-seed differences)."
 
 
-def _runner_up_text(curve: Curve, ranked: Sequence[int]) -> str:
-    best, second = ranked[:2]
-    metric = curves.selection_metric(curve)
-    difference = curves.paired_difference(curve.runs[best], curve.runs[second], metric)
+def _runner_up_text(curve: Curve, ranking: Ranking) -> str:
+    second = ranking.epochs[1]
+    gap, lead, metric = ranking.gaps[second], ranking.leads[second], words.named(curve.metric, curve.split)
     text = f"Runner-up: {second}"
-    if difference is None:
-        return f"{text}; no seed has both, so the lead cannot be judged."
-    if curves.is_zero(difference.mean):
-        return f"{text}, with the same {metric.replace('_', ' ')}: neither is better."
-    text += f"; the best leads by {100 * difference.mean:.2f} points of {metric.replace('_', ' ')}"
-    # Equal differences of two or three seeds are chance (accuracies are multiples of 1/n), not certainty.
-    if difference.n < 3 or not difference.std:
-        seeds = "one seed" if difference.n == 1 else f"{difference.n} seeds"
-        return f"{text}. With {seeds} the noise is unknown: take neither as settled."
-    noise = 100 * difference.half_width()
-    verdict = (
-        f"more than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds)."
-        if 100 * difference.mean > noise
-        else f"less than the noise (+- {noise:.2f}, 95 %, {difference.n} seeds): not settled which is better."
-    )
-    return f"{text}, {verdict}"
+    if gap is None:
+        return f"{text}; no {ranking.repeat_kind} has both, so the lead cannot be judged."
+    if is_zero(gap.mean):
+        return f"{text}, with the same {metric}: neither is better."
+    size = words.difference(Stats(gap.mean, None, gap.n), curve.metric, sign=False)
+    text += f"; the best leads by {size} of {metric}"
+    repeats = words.plural(gap.n, ranking.repeat_kind)
+    # Equal differences of a few seeds are chance (shares are multiples of 1/n), not certainty.
+    if lead is None or lead.p is None or not lead.difference.std or is_zero(lead.difference.std):
+        return (
+            f"{text}. With {repeats.replace('1 ', 'one ', 1)} the noise is unknown: take neither as settled."
+        )
+    if lead.is_clear:
+        return f"{text}, more than the noise ({words.p_value(lead.p)}, {repeats})."
+    return f"{text}, less than the noise ({words.p_value(lead.p)}, {repeats}): not settled which is better."
 
 
 def _worst_text(curve: Curve) -> str:
-    accuracies = {epoch: curve.test(epoch) for epoch in curve.runs}
-    worst = min(accuracies, key=lambda epoch: (accuracies[epoch].mean, epoch))
-    spread = max(cell.mean for cell in accuracies.values()) - accuracies[worst].mean
+    found, metric = {epoch: curve.test(epoch) for epoch in curve.epochs}, curve.metric
+    worst = min(found, key=lambda epoch: (metric.sign * found[epoch].mean, epoch))
+    means = [cell.mean for cell in found.values()]
+    apart = words.difference(Stats(max(means) - min(means), None, 1), metric, sign=False)
     return (
-        f"Worst fork epoch: {worst}, test accuracy {_accuracy(accuracies[worst])}; "
-        f"{100 * spread:.2f} points between the highest and the lowest mean."
+        f"Worst fork epoch: {worst}, {words.named(metric)} {_amount(curve, found[worst])}; "
+        f"{apart} between the highest and the lowest mean."
     )
 
 
-def _accuracy(accuracy: Stats) -> str:
-    return f"{labels.percent(accuracy, decimals=2, plus_minus='+-')} (n = {accuracy.n})"
+def _amount(curve: Curve, found: Stats) -> str:
+    return f"{words.amount(found, curve.metric, decimals=2)} (n = {found.n})"

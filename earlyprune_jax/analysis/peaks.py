@@ -1,13 +1,13 @@
 """Where along the trunk a signal is largest, per trunk seed and for the mean over seeds."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.runs import Run
+from earlyprune_jax.analysis.places import SETTING
+from earlyprune_jax.analysis.runs import Runs, Table
 
 PLATEAU_FRACTION = 0.02
 """Epochs whose value lies within this fraction of the maximum belong to its plateau."""
@@ -44,18 +44,22 @@ class Peak:
     flat: bool
 
 
-def signal_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The signals of `results.signal_rows`, in column order.
+def signal_names(rows: Sequence[Iterable[str]]) -> list[str]:
+    """Lists the signals among the columns of a table, in order.
+
+    Args:
+        rows: the first tells the columns: a row as a mapping, or a frame.
 
     Example:
         >>> signal_names([{"trunk_seed": 0, "epoch": 1, "fisher_trace": 3.0}])
         ['fisher_trace']
     """
-    return [name for name in (rows[0] if rows else {}) if name not in results.SIGNAL_KEYS]
+    keys = {*SETTING, "trunk_seed", "epoch"}
+    return [name for name in (rows[0] if len(rows) else ()) if name not in keys and "." not in name]
 
 
-def main_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The signals that stand for something: no standard errors, one column a quantity.
+def main_signals(rows: Sequence[Iterable[str]]) -> list[str]:
+    """Lists the signals that stand for something: no standard errors, one column per quantity.
 
     Example:
         >>> main_signals([{"trunk_seed": 0, "epoch": 1, "fisher_trace": 3.0, "fisher_trace_all": 4.0}])
@@ -66,8 +70,8 @@ def main_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in values if OTHER_READINGS.get(name) not in names]
 
 
-def headline_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The signals shown and described: those of `HEADLINE`, or where none is there the first three.
+def headline_signals(rows: Sequence[Iterable[str]]) -> list[str]:
+    """Lists the signals shown and described: those of `HEADLINE`, or where none is there the first three.
 
     Example:
         >>> headline_signals([{"trunk_seed": 0, "epoch": 1, "mask_distance": 0.1, "fisher_trace": 3.0}])
@@ -77,86 +81,86 @@ def headline_signals(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in HEADLINE if name in names] or names[: len(HEADLINE)]
 
 
-def comparable_trunks(runs: Sequence[Run]) -> list[Run]:
-    """The trunks whose signals may be averaged: the finished ones, or while none is, all going on.
+def comparable_trunks(runs: Runs) -> Runs:
+    """Keeps the trunks whose signals may be averaged: the finished ones, or while none is, all going on.
 
     A trunk that stopped early would shift the mean curve at the epoch it stopped, which can
     look like a peak.
-
-    Example:
-        >>> comparable_trunks([])
-        []
     """
-    trunks = [run for run in runs if run.kind == "trunk"]
-    finished = [run for run in trunks if run.status == "finished"]
-    return finished or [run for run in trunks if run.status == "unfinished"]
+    trunks = runs.of_kind("trunk")
+    finished = trunks.where(trunks.frame["status"] == "finished")
+    return finished if len(finished) else trunks.where(trunks.frame["status"] == "unfinished")
 
 
-def comparable_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The rows of `results.signal_rows` of the comparable trunks, up to the epoch all have reached.
+def comparable_epochs(runs: Runs) -> Table:
+    """Gives `results.signal_table` of the comparable trunks, up to the epoch all have reached.
 
     Trunks that a trigger ended have not all reached the same; unfinished ones keep all they have.
 
-    Example:
-        >>> comparable_rows([])
-        []
+    Args:
+        runs: of one setting.
     """
     trunks = comparable_trunks(runs)
-    rows = results.signal_rows(trunks)
-    ends = [run.epochs.last["epoch"] for run in trunks if run.status == "finished" and run.records]
-    return [row for row in rows if not ends or row["epoch"] <= min(ends)]
+    table, frame = results.signal_table(trunks), trunks.frame
+    has_ended = (frame["status"] == "finished") & (frame["end_epoch"] > frame["first_epoch"])
+    ends = frame.loc[has_ended, "end_epoch"]
+    return table[table["epoch"] <= ends.min()] if len(ends) else table
 
 
-def mean_curve(rows: Sequence[dict[str, Any]], signal: str) -> tuple[np.ndarray, np.ndarray]:
-    """The signal's mean over trunk seeds at every epoch.
+def mean_curve(table: Table, signal: str) -> tuple[np.ndarray, np.ndarray]:
+    """Averages a signal over trunk seeds at every epoch.
 
     Values that are absent or not finite are ignored; an epoch without any other is left out.
 
     Args:
-        rows: Rows of `results.signal_rows`.
-        signal: A column of theirs.
+        table: of `results.signal_table`.
+        signal: a column of it.
 
     Returns:
         Epochs [E], ascending, and means [E] in the signal's unit.
 
     Example:
-        >>> rows = [{"trunk_seed": s, "epoch": 1, "x": x} for s, x in ((0, 1.0), (1, 2.0))]
-        >>> mean_curve(rows, "x")
+        >>> import pandas as pd
+        >>> mean_curve(pd.DataFrame({"trunk_seed": [0, 1], "epoch": [1, 1], "x": [1.0, 2.0]}), "x")
         (array([1]), array([1.5]))
     """
-    by_epoch: dict[int, list[float]] = {}
-    for row in rows:
-        if row[signal] is not None and np.isfinite(row[signal]):
-            by_epoch.setdefault(row["epoch"], []).append(row[signal])
-    epochs = sorted(by_epoch)
-    return np.array(epochs, dtype=int), np.array([np.mean(by_epoch[epoch]) for epoch in epochs])
+    values = table[signal].astype(float)
+    means = values[np.isfinite(values)].groupby(table["epoch"]).mean()
+    return means.index.to_numpy(dtype=int), means.to_numpy(dtype=float)
 
 
-def mean_peak(rows: Sequence[dict[str, Any]], signal: str) -> Peak | None:
-    """The peak of the mean over trunk seeds; None where nothing finite was measured.
+def mean_peak(table: Table, signal: str) -> Peak | None:
+    """Finds the peak of the mean over trunk seeds; None where nothing finite was measured.
 
     Guarantees the earliest epoch where several share the maximum.
 
     Example:
-        >>> rows = [{"trunk_seed": 0, "epoch": e, "x": x} for e, x in ((1, 1.0), (2, 5.0), (3, 5.0))]
-        >>> peak = mean_peak(rows, "x")
+        >>> import pandas as pd
+        >>> peak = mean_peak(pd.DataFrame({"trunk_seed": 0, "epoch": [1, 2, 3], "x": [1.0, 5.0, 5.0]}), "x")
         >>> peak.epoch, peak.value, peak.edge, peak.plateau, peak.flat
         (2, 5.0, None, (2, 3), True)
     """
-    return _peak(signal, None, *mean_curve(rows, signal))
+    return _peak(signal, None, *mean_curve(table, signal))
 
 
-def seed_peaks(rows: Sequence[dict[str, Any]], signal: str) -> list[Peak]:
-    """The signal's peak in each trunk seed that has a finite value, by ascending seed.
+def seed_peaks(table: Table, signal: str) -> list[Peak]:
+    """Finds the signal's peak in each trunk seed that has a finite value, by ascending seed.
 
     Example:
-        >>> rows = [{"trunk_seed": s, "epoch": e, "x": float(e - s)} for s in (0, 1) for e in (1, 2)]
-        >>> [(peak.trunk_seed, peak.epoch, peak.edge) for peak in seed_peaks(rows, "x")]
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"trunk_seed": [0, 0, 1, 1], "epoch": [1, 2, 1, 2], "x": [1.0, 2.0] * 2})
+        >>> [(peak.trunk_seed, peak.epoch, peak.edge) for peak in seed_peaks(table, "x")]
         [(0, 2, 'last'), (1, 2, 'last')]
     """
-    seeds = sorted({row["trunk_seed"] for row in rows})
-    by_seed = ([row for row in rows if row["trunk_seed"] == seed] for seed in seeds)
-    found = (_peak(signal, seed, *mean_curve(own, signal)) for seed, own in zip(seeds, by_seed, strict=True))
+    groups = table.groupby("trunk_seed", sort=True)
+    found = (_peak(signal, int(seed), *mean_curve(own, signal)) for seed, own in groups)
+    return [peak for peak in found if peak is not None]
+
+
+def mean_peaks(runs: Runs) -> list[Peak]:
+    """Finds the headline signals' peaks, of their means over the comparable trunks of one setting."""
+    table = comparable_epochs(runs)
+    found = (mean_peak(table, name) for name in headline_signals([table]))
     return [peak for peak in found if peak is not None]
 
 

@@ -1,122 +1,97 @@
-"""From the files of a workdir to rows: one per ended run, one per trunk epoch."""
+"""The tables results.csv, a row per ended run, and signals.csv, a row per trunk epoch; how any is written."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis.runs import (
-    AXES,
-    ONLINE,
-    SETTING,
-    Run,
-    Setting,
-    by_setting,
-    in_order,
-    is_number,
-    read_runs,
-)
+from earlyprune_jax.analysis import publish
+from earlyprune_jax.analysis.places import SETTING, Place
+from earlyprune_jax.analysis.run_files import is_number
+from earlyprune_jax.analysis.runs import ONLINE, Runs, Table, by_setting, read_runs, result_columns
+from earlyprune_jax.analysis.study import read_config
 
 __all__ = [
-    "AXES",
     "ONLINE",
-    "RESULT_COLUMNS",
     "SETTING",
-    "SIGNAL_KEYS",
-    "Run",
-    "Setting",
+    "Place",
+    "Runs",
     "by_setting",
     "csv_text",
     "read_config",
     "read_runs",
+    "read_table",
     "result_rows",
-    "signal_rows",
+    "result_table",
+    "save",
+    "signal_table",
     "write_tables",
 ]
 
-SIGNAL_KEYS = (*SETTING, "trunk_seed", "epoch")
-"""What a row of signals.csv is about; its other columns are signals."""
-LAST_EPOCH_METRICS = (
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
-RESULT_COLUMNS = (
-    "kind",
-    *AXES,
-    "status",
-    "achieved_sparsity",
-    "epochs_trained",
-    "final_lr",
-    *LAST_EPOCH_METRICS,
-    "best_test_accuracy",
-    "best_test_epoch",
-    "validation_epoch",
-    "validation_epoch_test_accuracy",
-    "diverged_epoch",
-    "diverged_step",
-    "seconds",
-    "reason",
-    *ONLINE,
-)
 
+def result_table(runs: Runs) -> Table:
+    """Tables the ended runs; unfinished ones have no row.
 
-def result_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """One row per ended run, with the keys `RESULT_COLUMNS`; unfinished runs have no row.
-
-    Losses are mean cross-entropy in nats, accuracies fractions, each at the last finished epoch.
-    `best_test_accuracy` is the maximum over epochs, chosen on test data as both papers do: an
-    optimistic number, kept for comparison with theirs. `validation_epoch` has the highest
-    validation accuracy (the earliest of equals) and is the honest choice. None where a value
-    does not exist.
+    Metrics are those of the last finished epoch, in their own unit, percents as fractions.
+    `best_test_METRIC` is the best over epochs, chosen on test data as both papers do: an optimistic
+    number, kept for comparison with theirs. `validation_epoch` has the best validation value of the
+    primary metric (the earliest of equals) and is the honest choice.
 
     Example:
-        >>> result_rows([])
-        []
+        >>> len(result_table(read_runs("no/such/workdir")))
+        0
     """
-    return list(_result_rows(runs))
+    frame = runs.frame
+    return frame.loc[frame["status"] != "unfinished", list(result_columns(runs.study, runs.swept))]
 
 
-def signal_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """One row per trunk and epoch: its setting, trunk_seed, epoch, then every scalar signal.
-
-    Unfinished trunks are included. All rows have the same keys, None where a record lacks a
-    signal; entries that are not numbers (values per parameter) are left out.
+def result_rows(runs: Runs) -> list[dict[str, Any]]:
+    """Gives the rows of `result_table`, None where there is no value.
 
     Example:
-        >>> signal_rows([])
+        >>> result_rows(read_runs("no/such/workdir"))
         []
     """
-    trunks = in_order(run for run in runs if run.kind == "trunk")
-    measured = [(run, record, record.get("signals") or {}) for run in trunks for record in run.records]
-    names = list(
-        dict.fromkeys(name for *_, signals in measured for name in signals if is_number(signals[name]))
-    )
-    return [
-        {
-            **{axis: getattr(run, axis) for axis in SETTING},
-            "trunk_seed": run.trunk_seed,
-            "epoch": record["epoch"],
-            **{name: signals.get(name) for name in names},
-        }
-        for run, record, signals in measured
+    return rows_of(result_table(runs))
+
+
+def signal_table(runs: Runs) -> Table:
+    """Tables the trunks' epochs: setting, trunk_seed, epoch, then every scalar signal.
+
+    Unfinished trunks are included; entries that are not numbers (values per parameter) are left out.
+
+    Example:
+        >>> list(signal_table(read_runs("no/such/workdir")))[-2:]
+        ['trunk_seed', 'epoch']
+    """
+    import pandas as pd
+
+    keys = [*runs.setting_axes, "trunk_seed"]
+    trunks = runs.of_kind("trunk").frame
+    measured = [
+        (values, entry["epoch"], entry.get("signals") or {})
+        for name, *values in trunks[["name", *keys]].itertuples(index=False, name=None)
+        for entry in runs.entries[name]
     ]
+    names = dict.fromkeys(name for *_, own in measured for name in own if is_number(own[name]))
+    table: dict[str, Any] = {
+        key: [values[place] for values, *_ in measured] for place, key in enumerate(keys)
+    }
+    table["epoch"] = [epoch for _, epoch, _ in measured]
+    table |= {name: [own.get(name) for *_, own in measured] for name in names}
+    return pd.DataFrame(table)
 
 
-def write_tables(workdir: str | Path, *, runs: Sequence[Run] | None = None) -> list[Path]:
+def write_tables(workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False) -> list[Path]:
     """Writes results.csv and signals.csv, each replaced in one step, and returns their paths.
 
-    Floats are written with `repr`, so that reading them back gives the same bits; a cell is
-    empty where there is no value.
+    Floats are written so that reading them back gives the same bits; a cell is empty where there is no
+    value.
 
     Args:
         workdir: An existing directory.
         runs: What `read_runs` gave for it, where that is known already.
+        parquet: Write results.parquet and signals.parquet too; needs pyarrow.
 
     Raises:
         InvalidInput: A file of the workdir is damaged.
@@ -127,71 +102,89 @@ def write_tables(workdir: str | Path, *, runs: Sequence[Run] | None = None) -> l
         ['results.csv', 'signals.csv']
     """
     runs = read_runs(workdir) if runs is None else runs
-    signals = signal_rows(runs)
-    signal_columns = tuple(signals[0]) if signals else SIGNAL_KEYS
-    tables = {"results.csv": (RESULT_COLUMNS, _result_rows(runs)), "signals.csv": (signal_columns, signals)}
-    paths = []
-    for name, (columns, rows) in tables.items():
-        paths.append(Path(workdir) / name)
-        records.replace_file(paths[-1], csv_text(columns, rows).encode())
+    tables = dict(zip(publish.RESULTS.tables, (result_table(runs), signal_table(runs)), strict=True))
+    paths = [save(Path(workdir) / name, table) for name, table in tables.items()]
+    if parquet:
+        paths += [save(path.with_suffix(".parquet"), tables[path.name]) for path in paths]
     return paths
 
 
-def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
-    """The resolved config {section: {key: value}}; empty where config.json is absent.
+def read_table(path: str | Path) -> Table:
+    """Reads a table that this package wrote, .csv or .parquet, every float as it was.
 
     Example:
-        >>> read_config("no/such/workdir")
-        {}
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+        >>> read_table(save(path, [{"a": 0.1 + 0.2, "b": None}]))["a"].item()
+        0.30000000000000004
     """
-    return records.read_json(Path(workdir) / "config.json") or {}
+    import pandas as pd
+
+    if Path(path).suffix == ".parquet":
+        return pd.read_parquet(path)
+    # Since pandas 3.1 floats are always read as they were, and asking for it is warned of.
+    is_exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
+    return pd.read_csv(path) if is_exact else pd.read_csv(path, float_precision="round_trip")
 
 
-def _result_rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
-    """One after the other: of ten thousand runs the rows would need as much memory as the runs."""
-    return (_result_row(run) for run in in_order(runs) if run.result is not None)
+def save(path: Path, rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Path:
+    """Writes a table in one step, as its suffix says: .csv or .parquet.
 
+    Args:
+        path: of the file.
+        rows: a frame, or one mapping per row.
+        columns: of the file; those of the first row if none are given.
 
-def _result_row(run: Run) -> dict[str, Any]:
-    result = run.result or {}
-    best, chosen = run.epochs.best_test, run.epochs.best_validation
-    diverged = result if run.status == "diverged" else {}
-    values = {
-        "kind": run.kind,
-        **{axis: getattr(run, axis) for axis in AXES},
-        "status": run.status,
-        "achieved_sparsity": result.get("achieved_sparsity"),
-        "epochs_trained": run.epochs.last.get("epoch", run.first_epoch) - run.first_epoch,
-        "final_lr": run.last("learning_rate"),
-        **{metric: run.last(metric) for metric in LAST_EPOCH_METRICS},
-        "best_test_accuracy": best.get("test_accuracy"),
-        "best_test_epoch": best.get("epoch"),
-        "validation_epoch": chosen.get("epoch"),
-        "validation_epoch_test_accuracy": chosen.get("test_accuracy"),
-        "diverged_epoch": diverged.get("epoch"),
-        "diverged_step": diverged.get("step"),
-        "seconds": run.epochs.seconds,
-        "reason": run.why,
-        **{name: getattr(run, name) for name in ONLINE},
-    }
-    return {column: values[column] for column in RESULT_COLUMNS}
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
-    """A table's text: floats by `repr`, no value as an empty cell.
+    Returns:
+        The path.
 
     Example:
-        >>> csv_text(("a", "b"), [{"a": 0.1, "b": None}])
+        >>> import tempfile
+        >>> save(Path(tempfile.mkdtemp()) / "table.csv", [{"a": 1, "b": None}]).read_text()
+        'a,b\\n1,\\n'
+    """
+    table = frame_of(rows, columns)
+    if path.suffix == ".parquet":
+        records.replace_file(path, table.convert_dtypes().to_parquet(index=False))
+    else:
+        records.replace_file(path, csv_text(table).encode())
+    return path
+
+
+def csv_text(rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Gives a table's text: floats with all their digits, no value as an empty cell.
+
+    Example:
+        >>> csv_text([{"a": 0.1, "b": None}])
         'a,b\\n0.1,\\n'
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
-    return text.getvalue()
+    return frame_of(rows, columns).to_csv(index=False, lineterminator="\n")
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return repr(value) if isinstance(value, float) else str(value)
+def frame_of(rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:
+    """Makes a frame of rows, in which whole numbers stay whole beside cells without a value.
+
+    Example:
+        >>> frame_of([{"a": 1}, {"a": None}])["a"].tolist()
+        [1, None]
+    """
+    import pandas as pd
+
+    if isinstance(rows, pd.DataFrame):
+        return rows
+    rows = list(rows)
+    columns = list(columns or (rows[0] if rows else ()))
+    # One list per column: rows of several columns would be searched for their type.
+    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype="object") for name in columns})
+
+
+def rows_of(table: Table) -> list[dict[str, Any]]:
+    """Gives the rows of a frame as dictionaries, None where there is no value.
+
+    Example:
+        >>> rows_of(frame_of([{"a": 1, "b": None}]))
+        [{'a': 1, 'b': None}]
+    """
+    present = table.notna()
+    kept = table.astype("object").where(present, None)
+    return kept.to_dict("records")

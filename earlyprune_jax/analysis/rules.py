@@ -2,66 +2,29 @@
 
 python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, patience=5)'
 
-Writes rules.csv (a row a curve, rule and mode), rule_choices.csv (a row a seed), signal_correlations.csv
-and figures/rules.png and .svg (of several settings one each, named after it). In these files
-accuracies, regrets and shares are fractions, and `fork_rule` is the learning-rate rule of the forks,
-`trigger` the rule that chose the epoch.
+Writes rules.csv (a row per curve, rule and mode), rule_choices.csv (a row per seed), signal_correlations.csv
+and figures/rules.png and .svg (of several settings one each, named after it). In these files metrics are in
+their own unit, percents and shares as fractions, and a regret is never negative; `fork_rule` is the
+learning-rate rule of the forks, `trigger` the rule that chose the epoch.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import records, triggers
-from earlyprune_jax.analysis import correlation, regret, results, rules_figure, rules_text
-from earlyprune_jax.analysis.curves import Curve, Stats
+from earlyprune_jax import references, triggers
+from earlyprune_jax.analysis import correlation, publish, regret, results, rules_figure, rules_text
+from earlyprune_jax.analysis.curves import Curve
 from earlyprune_jax.analysis.regret import Choice, Grid, Outcome
-from earlyprune_jax.analysis.runs import Run
+from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.stats import Stats
+from earlyprune_jax.metrics import Metric
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
 from earlyprune_jax.validate import InvalidInput, expected
 
-CURVE_COLUMNS = (*results.SETTING, "criterion", "scope", "sparsity", "fork_rule")
-NUMBERS = ("epoch", "test_accuracy", "regret", "saved_epochs")
-RULE_COLUMNS = (
-    *CURVE_COLUMNS,
-    "trigger",
-    "kind",
-    "mode",
-    "num_seeds",
-    "num_evaluated",
-    "num_outside",
-    "num_diverged",
-    "num_never_fired",
-    "interpolated_share",
-    *(f"{name}_{statistic}" for name in NUMBERS for statistic in ("mean", "std")),
-)
-CHOICE_COLUMNS = (
-    *CURVE_COLUMNS,
-    "trigger",
-    "kind",
-    "mode",
-    "trunk_seed",
-    "status",
-    "fired_epoch",
-    "marked_epoch",
-    "epoch",
-    "test_accuracy",
-    "regret",
-    "dense_epochs",
-    "saved_epochs",
-    "reason",
-)
-CORRELATION_COLUMNS = (
-    *CURVE_COLUMNS,
-    "signal",
-    "spearman_mean",
-    "spearman_std",
-    "epoch_spearman_mean",
-    "num_seeds",
-    "num_epochs",
-)
+CHOICE = ("trunk_seed", "status", "fired_epoch", "marked_epoch", "epoch")
 
 
 def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Outcome, ...]:
@@ -82,13 +45,13 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
         >>> replay("no/such/workdir")
         ()
     """
-    config = results.read_config(workdir)
-    grids = _grids(results.read_runs(workdir), config)
-    own = None if rules is None else _parsed(rules, grids)
-    return tuple(outcome for data in grids for outcome in replay_grid(data, config, own))
+    runs = results.read_runs(workdir)
+    grids = grids_of(runs)
+    own = None if rules is None else _parsed(rules, grids, runs)
+    return tuple(outcome for data in grids for outcome in replay_grid(data, runs, own))
 
 
-def write(workdir: str | Path, extra: Iterable[str] = (), *, runs: Sequence[Run] | None = None) -> list[Path]:
+def write(workdir: str | Path, extra: Iterable[str] = (), *, runs: Runs | None = None) -> list[Path]:
     """Replays the default rules and some more, and writes tables and figures.
 
     Args:
@@ -106,64 +69,98 @@ def write(workdir: str | Path, extra: Iterable[str] = (), *, runs: Sequence[Run]
         >>> write("no/such/workdir")
         []
     """
-    config = results.read_config(workdir)
     runs = results.read_runs(workdir) if runs is None else runs
-    grids = _grids(runs, config)
+    grids = grids_of(runs)
     if not any(data.curves for data in grids):
         return []
-    more = _parsed(extra, grids)
-    found = [outcome for data in grids for outcome in replay_grid(data, config, None, more)]
+    more = _parsed(extra, grids, runs)
+    found = [outcome for data in grids for outcome in replay_grid(data, runs, None, more)]
+    return _write(workdir, runs, grids, found)
+
+
+def _write(workdir: str | Path, runs: Runs, grids: Sequence[Grid], found: Sequence[Outcome]) -> list[Path]:
+    place = _curve_cells(found[0].curve)
     related = [
-        one for data in grids for curve in data.curves for one in correlation.correlations(data, curve)
+        _correlation_row(one)
+        for data in grids
+        for curve in data.curves
+        for one in correlation.correlations(data, curve)
     ]
-    tables = {
-        "rules.csv": (RULE_COLUMNS, map(_rule_row, found)),
-        "rule_choices.csv": (
-            CHOICE_COLUMNS,
-            (_choice_row(one, seed) for one in found for seed in one.choices),
-        ),
-        "signal_correlations.csv": (CORRELATION_COLUMNS, map(_correlation_row, related)),
-    }
-    paths = []
-    for name, (columns, rows) in tables.items():
-        paths.append(Path(workdir) / name)
-        records.replace_file(paths[-1], results.csv_text(columns, rows).encode())
+    names = ("spearman_mean", "spearman_std", "epoch_spearman_mean", "num_seeds", "num_epochs")
+    tables = (
+        ([_rule_row(one) for one in found], ()),
+        ([_choice_row(one, choice) for one in found for choice in one.choices], ()),
+        (related, (*place, "signal", *names)),
+    )
+    paths = [
+        results.save(Path(workdir) / name, rows, columns)
+        for name, (rows, columns) in zip(publish.RULES.tables, tables, strict=True)
+    ]
     return paths + rules_figure.draw(workdir, found, several=len(results.by_setting(runs)) > 1)
 
 
 def replay_grid(
-    data: Grid, config: Mapping[str, Any], own: Sequence[Trigger] | None = None, extra: Sequence[Trigger] = ()
+    data: Grid, runs: Runs, own: Sequence[Trigger] | None = None, extra: Sequence[Trigger] = ()
 ) -> tuple[Outcome, ...]:
-    """The same from what has been read: `own` rules, or None for the default ones, after `extra` ones."""
+    """Replays on what has been read: `own` rules, or None for the default ones, after `extra` ones."""
     return tuple(
         outcome
         for curve in data.curves
         for outcome in regret.outcomes(
-            data, curve, [*extra, *(default_rules(data, curve, config) if own is None else own)]
+            data, curve, [*extra, *(default_rules(data, curve, runs) if own is None else own)]
         )
     )
 
 
-def default_rules(data: Grid, curve: Curve, config: Mapping[str, Any]) -> tuple[Trigger, ...]:
-    """The rules worth trying with the columns that were measured, and the config's own.
+def default_rules(data: Grid, curve: Curve, runs: Runs) -> tuple[Trigger, ...]:
+    """Gives the rules worth trying with the columns that were measured, and the config's own.
 
-    Peaks of the papers' signals, Early-Bird, EarlyCroP at the curve's sparsity, and plateaus of train
-    and validation accuracy, each where its column exists.
+    Peaks of the papers' signals, Early-Bird, EarlyCroP at the curve's sparsity, and plateaus of the primary
+    metric on train and validation data, each where its column exists.
     """
+    sparsity = curve.place["sparsity"]
     candidates = (
         Peak("fisher_trace"),
         Peak("kl_uniform_bits"),
         Peak("random_distance"),
-        *_early_birds(curve.sparsity),
-        EarlyCrop(sparsity=curve.sparsity),
-        Plateau("train_accuracy"),
-        Plateau("validation_accuracy"),
+        *_early_birds(sparsity),
+        EarlyCrop(sparsity=sparsity),
+        Plateau(runs.metric.column("train")),
+        Plateau(runs.metric.column("validation")),
     )
-    own = config.get("fork", {}).get("trigger")
-    # A config of another version may hold a text that this one cannot read: it is left out.
-    configured = (triggers.parse(own),) if own and not triggers.check(own, data.columns) else ()
     usable = (rule for rule in candidates if set(rule.columns) <= set(data.columns))
-    return (*configured, *usable)
+    return (*configured(runs, data.columns)[0], *usable)
+
+
+def configured(runs: Runs, columns: Iterable[str]) -> tuple[tuple[Trigger, ...], str | None]:
+    """Loads the config's own rule, fork.trigger, which may be code of the user's.
+
+    Args:
+        runs: of a workdir.
+        columns: that were measured.
+
+    Returns:
+        The rule, if it can be used. And a line that says why not, of code that cannot be loaded; a built-in
+        rule that another version knew, or that looks at what was not measured, is left out silently.
+    """
+    text = runs.config.get("fork", {}).get("trigger")
+    if not text:
+        return (), None
+    try:
+        references.use_folder(runs.study.folder)
+        problems = triggers.check(text, columns)
+        if not problems:
+            return (triggers.parse(text),), None
+    except Exception as error:  # whatever code of the user's raises
+        problems = [str(error)]
+    is_own = ":" in text
+    return (), f"The rule fork.trigger={text} is not replayed: {problems[0]}" if is_own else None
+
+
+def trigger_note(runs: Runs, grids: Sequence[Grid]) -> str | None:
+    """Says why the config's own rule is not replayed; None where it is, or where nothing is."""
+    columns = dict.fromkeys(name for data in grids for name in data.columns)
+    return configured(runs, columns)[1] if any(data.curves for data in grids) else None
 
 
 def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
@@ -178,13 +175,14 @@ def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
     return tuple(EarlyBird(threshold=threshold) for threshold in dict.fromkeys([*thresholds, scaled]))
 
 
-def _grids(runs: Iterable[Run], config: Mapping[str, Any]) -> list[Grid]:
-    """One for each setting: trunks of two settings may share a seed."""
-    return [regret.grid(own, config) for own in results.by_setting(runs).values()]
+def grids_of(runs: Runs) -> list[Grid]:
+    """Gathers what a replay needs, setting by setting: trunks of two settings may share a seed."""
+    return [regret.grid(own) for own in results.by_setting(runs).values()]
 
 
-def _parsed(rules: Iterable[str], grids: Iterable[Grid]) -> tuple[Trigger, ...]:
+def _parsed(rules: Iterable[str], grids: Iterable[Grid], runs: Runs) -> tuple[Trigger, ...]:
     rules, columns = tuple(rules), tuple(dict.fromkeys(name for data in grids for name in data.columns))
+    references.use_folder(runs.study.folder)
     problems = [f"{text}: {problem}" for text in rules for problem in triggers.check(text, columns)]
     if problems:
         raise InvalidInput(problems)
@@ -192,18 +190,18 @@ def _parsed(rules: Iterable[str], grids: Iterable[Grid]) -> tuple[Trigger, ...]:
 
 
 def _curve_cells(curve: Curve) -> dict[str, Any]:
-    setting, axes = curve.setting, (curve.criterion, curve.scope, curve.sparsity, curve.rule)
-    cells = (setting.model, setting.train_fraction, setting.schedule, *axes)
-    return dict(zip(CURVE_COLUMNS, cells, strict=True))
+    return {("fork_rule" if axis == "rule" else axis): value for axis, value in curve.place.items}
+
+
+def _outcome_cells(outcome: Outcome) -> dict[str, Any]:
+    own = {"trigger": outcome.trigger, "kind": outcome.kind, "mode": outcome.mode}
+    return _curve_cells(outcome.curve) | own
 
 
 def _rule_row(outcome: Outcome) -> dict[str, Any]:
     interpolated, evaluated = outcome.count("interpolated"), outcome.num_evaluated
     row = {
-        **_curve_cells(outcome.curve),
-        "trigger": outcome.trigger,
-        "kind": outcome.kind,
-        "mode": outcome.mode,
+        **_outcome_cells(outcome),
         "num_seeds": len(outcome.choices),
         "num_evaluated": evaluated,
         "num_outside": outcome.count("outside"),
@@ -211,52 +209,62 @@ def _rule_row(outcome: Outcome) -> dict[str, Any]:
         "num_never_fired": outcome.count("never"),
         "interpolated_share": interpolated / evaluated if evaluated else None,
     }
-    for name in NUMBERS:
-        found = outcome.saved_epochs if name == "saved_epochs" else outcome.over_seeds(name)
-        row |= {f"{name}_{key}": value for key, value in _mean_std(found).items()}
+    numbers = {
+        "epoch": outcome.over_seeds("epoch"),
+        _test(outcome): outcome.over_seeds("test"),
+        "regret": outcome.over_seeds("regret"),
+        "saved_epochs": outcome.saved_epochs,
+    }
+    for name, found in numbers.items():
+        row |= _mean_std(name, found)
     return row
 
 
 def _choice_row(outcome: Outcome, choice: Choice) -> dict[str, Any]:
     dense = choice.dense_epochs
     return {
-        **_curve_cells(outcome.curve),
-        "trigger": outcome.trigger,
-        "kind": outcome.kind,
-        "mode": outcome.mode,
-        **{name: getattr(choice, name) for name in CHOICE_COLUMNS if hasattr(choice, name)},
+        **_outcome_cells(outcome),
+        **{name: getattr(choice, name) for name in CHOICE},
+        _test(outcome): choice.test,
+        "regret": choice.regret,
+        "dense_epochs": dense,
         "saved_epochs": None if dense is None else outcome.num_epochs - dense,
+        "reason": choice.reason,
     }
 
 
+def _test(outcome: Outcome) -> str:
+    metric: Metric = outcome.curve.metric
+    return metric.column("test")
+
+
 def _correlation_row(one: correlation.Correlation) -> dict[str, Any]:
-    coefficients = {f"spearman_{key}": value for key, value in _mean_std(one.over_seeds).items()}
     return {
         **_curve_cells(one.curve),
         "signal": one.signal,
-        **coefficients,
-        "epoch_spearman_mean": _mean_std(one.epoch_itself)["mean"],
+        **_mean_std("spearman", one.over_seeds),
+        "epoch_spearman_mean": one.epoch_itself.mean if one.epoch_itself else None,
         "num_seeds": one.over_seeds.n if one.over_seeds else 0,
         "num_epochs": one.num_epochs,
     }
 
 
-def _mean_std(found: Stats | None) -> dict[str, float | None]:
-    return {"mean": found.mean if found else None, "std": found.std if found else None}
+def _mean_std(name: str, found: Stats | None) -> dict[str, float | None]:
+    return {f"{name}_mean": found.mean if found else None, f"{name}_std": found.std if found else None}
 
 
 def _report(workdir: str, extra: Sequence[str]) -> str:
     """Writes the files, and gives the tables for the terminal."""
-    runs, config = results.read_runs(workdir), results.read_config(workdir)
-    grids = _grids(runs, config)
+    runs = results.read_runs(workdir)
+    grids = grids_of(runs)
     if not any(data.curves for data in grids):
         remedy = "Rules are judged by measured forks."
         raise InvalidInput([expected("WORKDIR", workdir, "to hold finished forks", remedy)])
-    more = _parsed(extra, grids)
-    found = [outcome for data in grids for outcome in replay_grid(data, config, None, more)]
-    parts = [rules_text.table(found), rules_text.correlation_tables(grids)]
-    files = ", ".join(map(str, write(workdir, extra, runs=runs)))
-    return "\n".join([*parts, f"Files: {files}"])
+    more = _parsed(extra, grids, runs)
+    found = [outcome for data in grids for outcome in replay_grid(data, runs, None, more)]
+    parts = [rules_text.table(found), rules_text.correlation_tables(grids), trigger_note(runs, grids)]
+    files = ", ".join(map(str, _write(workdir, runs, grids, found)))
+    return "\n".join([*filter(None, parts), f"Files: {files}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earlyprune_jax.analysis import figures, labels, rules_text
-from earlyprune_jax.analysis.curve_styles import COLORS
-from earlyprune_jax.analysis.panels import GREYS
+from earlyprune_jax.analysis import drawing, rules_text, words
+from earlyprune_jax.analysis.drawing import COLORS, GREYS
+from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.regret import Outcome
-from earlyprune_jax.analysis.runs import Setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+STEM = "rules"
 MAX_CURVES = 3
 ROW_INCHES = 0.27
 LINE_LENGTH = 46
@@ -35,7 +35,7 @@ def draw(workdir: str | Path, outcomes: Sequence[Outcome], *, several: bool = Fa
     Of several settings each has its own figure, rules_SETTING.png and .svg.
 
     Left: every seed's chosen epoch (filled: a fork was measured there; hollow: between two; cross:
-    outside of all), over the range of the seeds' best forks. Right: mean regret in points, +- one
+    outside of all), over the range of the seeds' best forks. Right: mean regret, +- one
     sample standard deviation; the dotted line is random time's.
 
     Args:
@@ -50,17 +50,18 @@ def draw(workdir: str | Path, outcomes: Sequence[Outcome], *, several: bool = Fa
         >>> draw("no/such/workdir", ())
         []
     """
-    by_setting: dict[Setting, list[Outcome]] = {}
+    by_setting: dict[Place, list[Outcome]] = {}
     for outcome in outcomes:
         by_setting.setdefault(outcome.curve.setting, []).append(outcome)
-    pictures = {setting: _figure(own, named=several) for setting, own in by_setting.items()}
-    return figures.save(workdir, "rules", pictures, several=several)
+    pictures = {
+        drawing.stem(STEM, setting if several else None): _figure(own, named=several)
+        for setting, own in by_setting.items()
+    }
+    possible = [STEM, *(drawing.stem(STEM, setting) for setting in by_setting)]
+    return drawing.save_all(workdir, pictures, possible=possible)
 
 
 def _figure(outcomes: Sequence[Outcome], *, named: bool) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     # A rewind of what never fired is the same empty row again.
     groups = [
         [one for one in group if one.mode == "now" or one.count("never") < len(one.choices)]
@@ -68,10 +69,7 @@ def _figure(outcomes: Sequence[Outcome], *, named: bool) -> "Figure":
     ]
     shown = groups[:MAX_CURVES]
     sizes = [len(group) for group in shown]
-    figure = Figure(
-        layout="constrained", figsize=(9.6, sum(ROW_INCHES * size + 1.15 for size in sizes) + 0.75)
-    )
-    FigureCanvasAgg(figure)
+    figure = drawing.blank(9.6, sum(ROW_INCHES * size + 1.15 for size in sizes) + 0.75)
     grid = figure.add_gridspec(
         len(shown), 2, height_ratios=[size + 1.2 for size in sizes], width_ratios=(1.25, 1)
     )
@@ -83,15 +81,13 @@ def _figure(outcomes: Sequence[Outcome], *, named: bool) -> "Figure":
         _name_rows(left, right, group)
     hidden = len(groups) - len(shown)
     more = f" ({len(shown)} of {len(groups)} curves; the others are in rules.csv)" if hidden else ""
-    where = f": {labels.setting_label(outcomes[0].curve.setting)}" if named else ""
+    where = f": {words.label(outcomes[0].curve.setting)}" if named else ""
     figure.suptitle(f"Which rule would have chosen well{where}{more}", x=0.01, ha="left", weight="bold")
     figure.legend(handles=_legend(), loc="outside lower left", ncols=4, frameon=False, fontsize=8.5)
     return figure
 
 
 def _draw_epochs(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     oracle = rules_text.baseline(group, "oracle")
     best = [choice.epoch for choice in oracle.choices if choice.epoch is not None] if oracle else []
     if best:
@@ -109,38 +105,38 @@ def _draw_epochs(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> No
             axes.scatter(
                 *zip(*places, strict=True), s=22, linewidths=1.1, zorder=3, **_style(status, outcome)
             )
-    forks = list(group[0].curve.runs)
+    forks = list(group[0].curve.epochs)
     axes.plot(
         forks, [1.0] * len(forks), "|", color=GREYS[1], transform=axes.get_xaxis_transform(), markersize=7
     )
-    axes.set_xlim(-0.02 * group[0].num_epochs, 1.02 * group[0].num_epochs)
-    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10], integer=True))
-    num_seeds, num_epochs = len(group[0].choices), group[0].num_epochs
-    size = f"{num_seeds} seed{'s' * (num_seeds != 1)}, T = {num_epochs}"
-    axes.set_title(f"{labels.curve_label(group[0].curve)}; {size}", loc="left", fontsize=9.5)
+    drawing.epoch_axis(axes, group[0].num_epochs)
+    size = f"{words.plural(len(group[0].choices), 'seed')}, T = {group[0].num_epochs}"
+    place = group[0].curve.place
+    axes.set_title(f"{words.label(place.without(*place.setting.axes))}; {size}", loc="left", fontsize=9.5)
     axes.set_xlabel("chosen epoch, one mark a seed" if is_last else "")
 
 
 def _draw_regrets(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> None:
+    metric = group[0].curve.metric
     random_time = rules_text.baseline(group, "random time")
     reference = random_time.over_seeds("regret") if random_time else None
     if reference:
-        axes.axvline(100 * reference.mean, color=GREYS[1], linestyle=":", linewidth=1.2, zorder=1)
-    ends = [0.1]
+        axes.axvline(metric.scale * reference.mean, color=GREYS[1], linestyle=":", linewidth=1.2, zorder=1)
+    ends = [metric.scale * 0.001]
     for row, outcome in enumerate(group):
         found = outcome.over_seeds("regret")
-        place = (0.015, row)
-        words = rules_text.remarks(outcome)
+        place, told = (0.015, row), rules_text.remarks(outcome)
         if found:
-            mean, std = 100 * found.mean, 100 * (found.std or 0.0)
+            mean, std = metric.scale * found.mean, metric.scale * (found.std or 0.0)
             style = {"color": _color(outcome), "marker": "o", "markersize": 4.5, "capsize": 2.5, "zorder": 3}
             axes.errorbar([mean], [row], xerr=[std] if std else None, elinewidth=1.1, **style)
             ends.append(mean + std)
-            place, words = (1.01, row), rules_text.plus_minus(found, scale=100).replace("+-", "±")
-            words += "" if outcome.complete else f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
+            lost = words.difference(found, metric, decimals=1, sign=False)
+            place, told = (1.01, row), drawing.spread(lost.removesuffix(f" {words.difference_unit(metric)}"))
+            told += "" if outcome.complete else f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6} if found is None else None
         axes.annotate(
-            words,
+            told,
             place,
             bbox=box,
             xycoords=("axes fraction", "data"),
@@ -149,7 +145,8 @@ def _draw_regrets(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> N
             color=_color(outcome),
         )
     axes.set_xlim(-0.03 * max(ends), 1.06 * max(ends))
-    axes.set_xlabel("regret against each seed's best fork, points" if is_last else "")
+    unit = ", ".join(filter(None, ("regret against each seed's best fork", words.difference_unit(metric))))
+    axes.set_xlabel(unit if is_last else "")
 
 
 def _name_rows(left: "Axes", right: "Axes", group: Sequence[Outcome]) -> None:
@@ -200,6 +197,6 @@ def _legend() -> list[Any]:
         Line2D([], [], marker="|", linestyle="", color=GREYS[1], markersize=8, label="measured fork epoch"),
         Patch(color=BAND, alpha=0.18, linewidth=0, label="range of the seeds' best forks"),
         Line2D([], [], marker="o", linestyle="", color=dark, markerfacecolor="white", label="between forks"),
-        Line2D([], [], marker="x", linestyle="", color=dark, label="outside all forks: no accuracy"),
+        Line2D([], [], marker="x", linestyle="", color=dark, label="outside all forks: no value"),
         Line2D([], [], linestyle=":", color=GREYS[1], label="random time's regret"),
     ]

@@ -3,31 +3,23 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from earlyprune_jax.analysis import correlation
-from earlyprune_jax.analysis.curves import Curve, Stats
-from earlyprune_jax.analysis.labels import curve_label, setting_label, varying_settings
+from earlyprune_jax.analysis import correlation, words
+from earlyprune_jax.analysis.curves import Curve
+from earlyprune_jax.analysis.places import varying
 from earlyprune_jax.analysis.regret import Grid, Outcome
+from earlyprune_jax.metrics import Metric
 
-HEADINGS = (
-    "rule",
-    "pruned after epoch",
-    "test accuracy, %",
-    "regret, points",
-    "dense epochs saved",
-    "remarks",
-)
-
-NOTES = """Mean +- std over seeds. [Brackets]: baselines; oracle: each seed's best measured fork. Accuracy and
+NOTES = """Mean +- std over seeds. [Brackets]: baselines; oracle: each seed's best measured fork. {Metric} and
 regret are on the test set; the best fixed epoch was chosen on validation, where there is such a split.
 end: the last measured fork; random time: the mean over all epochs from the first fork to the last.
-Between two measured forks accuracy is interpolated; outside of them there is none.
+Between two measured forks the {metric} is interpolated; outside of them there is none.
 Rewind: the fork at the epoch that the rule marks. All epochs up to the firing were trained dense,
 and a run that rewinds itself has only the epochs after the firing left; that fork had more.
 """
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """A table a curve: a row a rule, lowest mean regret first; baselines in brackets.
+    """Writes a table per curve: a row per rule, lowest mean regret first; baselines in brackets.
 
     Example:
         >>> table([])
@@ -36,17 +28,24 @@ def table(outcomes: Iterable[Outcome]) -> str:
     groups = by_curve(outcomes)
     if not groups:
         return "No fork has finished yet: nothing to replay."
-    axes = varying_settings(found[0].curve.setting for found in groups)
-    parts = []
+    axes = varying(found[0].curve.setting for found in groups)
+    metric, parts = groups[0][0].curve.metric, []
     for found in groups:
-        seeds, epochs, label = len(found[0].choices), found[0].num_epochs, _label(found[0].curve, axes)
-        parts.append(f"Forks: {label}; {seeds} seed{'s' * (seeds != 1)}, T = {epochs} epochs")
-        parts.append(aligned([HEADINGS, *map(_row, found)]))
-    return "\n".join([*parts, NOTES])
+        seeds, num_epochs = words.plural(len(found[0].choices), "seed"), found[0].num_epochs
+        parts.append(f"Forks: {_label(found[0].curve, axes)}; {seeds}, T = {num_epochs} epochs")
+        parts.append(words.aligned([_headings(metric), *(_row(one, metric) for one in found)]))
+    name = metric.name.replace("_", " ")
+    return "\n".join([*parts, NOTES.format(Metric=name.capitalize(), metric=name)])
+
+
+def _headings(metric: Metric) -> tuple[str, ...]:
+    test = ", ".join(filter(None, (words.named(metric), metric.unit)))
+    lost = ", ".join(filter(None, ("regret", words.difference_unit(metric))))
+    return "rule", "pruned after epoch", test, lost, "dense epochs saved", "remarks"
 
 
 def by_curve(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
-    """The outcomes of each curve, in their order.
+    """Groups outcomes by curve, in their order.
 
     Example:
         >>> by_curve([])
@@ -54,48 +53,53 @@ def by_curve(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
     """
     groups: dict[Any, list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault(outcome.curve.key, []).append(outcome)
+        groups.setdefault(outcome.curve.place, []).append(outcome)
     return list(groups.values())
 
 
 def correlation_tables(grids: Sequence[Grid]) -> str:
-    """Rank correlation of every measured column with fork accuracy, a line a curve and column."""
+    """Tables the rank correlation of every measured column with fork quality, curve by curve."""
     curves = [(data, curve) for data in grids for curve in data.curves]
-    axes = varying_settings(curve.setting for _, curve in curves)
+    axes = varying(curve.setting for _, curve in curves)
     parts = []
     for data, curve in curves:
-        parts.append(f"Rank correlation with fork accuracy: {_label(curve, axes)}")
+        parts.append(f"Rank correlation with fork {curve.metric.name}{_better(curve)}: {_label(curve, axes)}")
         rows = [
             (
                 one.signal,
-                plus_minus(one.over_seeds, decimals=2),
-                plus_minus(one.epoch_itself, decimals=2),
+                words.amount(one.over_seeds, decimals=2),
+                words.amount(one.epoch_itself, decimals=2),
                 str(one.num_epochs),
             )
             for one in correlation.correlations(data, curve)
         ]
-        parts.append(aligned([("signal", "Spearman's rho", "of the epoch itself", "fork epochs"), *rows]))
+        headings = ("signal", "Spearman's rho", "of the epoch itself", "fork epochs")
+        parts.append(words.aligned([headings, *rows]))
     return "\n".join(parts)
 
 
+def _better(curve: Curve) -> str:
+    return "" if curve.metric.larger_is_better else " (1: larger where the forks are better)"
+
+
 def name(outcome: Outcome) -> str:
-    """The rule with its mode; baselines in brackets."""
+    """Names the rule with its mode; baselines in brackets."""
     if outcome.kind == "baseline":
         return f"[{outcome.trigger}]"
     return f"{outcome.trigger}, rewind" if outcome.mode == "rewind" else outcome.trigger
 
 
 def phrase(outcome: Outcome) -> str:
-    """The rule with its mode, within a sentence."""
+    """Names the rule with its mode, within a sentence."""
     return f"{outcome.trigger} with a rewind" if outcome.mode == "rewind" else outcome.trigger
 
 
 def remarks(outcome: Outcome) -> str:
-    """What the means do not say: seeds without a choice, without an accuracy, with an interpolated one."""
+    """Says what the means do not: seeds without a choice, without a value, with an interpolated one."""
     num_seeds = len(outcome.choices)
     parts = [
-        f"{words} in {count} of {num_seeds} seed{'s' * (num_seeds != 1)}"
-        for status, words in (
+        f"{told} in {count} of {words.plural(num_seeds, 'seed')}"
+        for status, told in (
             ("never", "never fired"),
             ("outside", "outside the forks"),
             ("diverged", "at a fork that diverged"),
@@ -106,40 +110,28 @@ def remarks(outcome: Outcome) -> str:
     return ", ".join(parts)
 
 
-def plus_minus(found: Stats | None, *, decimals: int = 1, scale: float = 1.0) -> str:
-    """Mean +- std, or a dash.
-
-    Example:
-        >>> plus_minus(Stats(0.0123, 0.004, 3), scale=100), plus_minus(None)
-        ('1.2 +- 0.4', '-')
-    """
-    if found is None:
-        return "-"
-    spread = "" if found.std is None else f" +- {scale * found.std:.{decimals}f}"
-    return f"{scale * found.mean:.{decimals}f}{spread}"
-
-
 def regret_words(outcome: Outcome) -> str:
-    """The regret in points.
+    """Writes the regret with its unit.
 
     A mean of 0 without spread is exact, not noise.
     """
     interpolated = " (interpolated)" if outcome.count("interpolated") else ""
-    return f"{plus_minus(outcome.over_seeds('regret'), scale=100)} points{interpolated}"
+    lost = words.difference(outcome.over_seeds("regret"), outcome.curve.metric, decimals=1, sign=False)
+    return f"{lost}{interpolated}"
 
 
 def best_rule(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """The rule, no baseline, of the lowest mean regret among those with an accuracy in every seed."""
+    """Finds the rule, no baseline, of the lowest mean regret among those with a value in every seed."""
     return next((one for one in outcomes if one.kind == "rule" and one.complete), None)
 
 
 def baseline(outcomes: Sequence[Outcome], trigger: str) -> Outcome | None:
-    """The baseline of that name if it has an accuracy in every seed."""
+    """Finds the baseline of that name if it has a value in every seed."""
     return next((one for one in outcomes if one.trigger == trigger and one.complete), None)
 
 
 def rules_sentence(outcomes: Sequence[Outcome]) -> str:
-    """One curve's outcomes in a sentence: the best rule against random time and fixed fractions."""
+    """Sums one curve's outcomes up: the best rule against random time and fixed fractions."""
     num_rules = len({one.trigger for one in outcomes if one.kind == "rule"})
     best = best_rule(outcomes)
     if best is None:
@@ -157,41 +149,28 @@ def rules_sentence(outcomes: Sequence[Outcome]) -> str:
 
 
 def epochs_words(outcome: Outcome) -> str:
-    """The epochs chosen: epoch 8, or epochs 5 to 9.
+    """Writes the epochs chosen: epoch 8, or epochs 5 to 9.
 
     A random time has no epoch of its own.
     """
     chosen = sorted({round(choice.epoch) for choice in outcome.choices if choice.epoch is not None})
-    if not chosen:
-        return "no epoch"
-    return f"epoch {chosen[0]}" if len(chosen) == 1 else f"epochs {chosen[0]} to {chosen[-1]}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as columns of equal width, indented.
-
-    Example:
-        >>> print(aligned([("a", "b"), ("long", "c")]))
-          a     b
-          long  c
-    """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"  {line.rstrip()}" for line in lines)
+    return words.epochs(chosen) if chosen else "no epoch"
 
 
 def _label(curve: Curve, setting_axes: Sequence[str]) -> str:
     """The curve's place; its setting first, where there are several."""
-    setting = setting_label(curve.setting, setting_axes) if setting_axes else ""
-    return ", ".join(filter(None, (setting, curve_label(curve))))
+    hidden = [axis for axis in curve.setting.axes if axis not in setting_axes]
+    return words.label(curve.place.without(*hidden))
 
 
-def _row(outcome: Outcome) -> tuple[str, ...]:
+def _row(outcome: Outcome, metric: Metric) -> tuple[str, ...]:
     return (
         name(outcome),
-        plus_minus(outcome.over_seeds("epoch")),
-        plus_minus(outcome.over_seeds("test_accuracy"), scale=100),
-        plus_minus(outcome.over_seeds("regret"), scale=100),
-        plus_minus(outcome.saved_epochs),
+        words.amount(outcome.over_seeds("epoch")),
+        words.amount(outcome.over_seeds("test"), metric, unit=False),
+        words.difference(outcome.over_seeds("regret"), metric, decimals=1, sign=False).removesuffix(
+            f" {words.difference_unit(metric)}"
+        ),
+        words.amount(outcome.saved_epochs),
         remarks(outcome),
     )

@@ -1,107 +1,132 @@
-"""The runs of a workdir as they were written, and the settings that must be kept apart.
+"""The runs of a workdir as one frame: a row per run, with all its axes, swept keys and numbers.
 
-Of a trunk every epoch is kept, for its signals; of the runs pruned from it, which are many, only what
-the tables need.
+Of trunks every epoch is kept, for its signals; of the runs pruned from them, which are many, only the last
+and the best. Pandas is imported on use: a process that trains needs none of it.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from earlyprune_jax import records
-from earlyprune_jax.spec import Setting
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.analysis import run_files
+from earlyprune_jax.analysis import study as studies
+from earlyprune_jax.analysis.places import CURVE, SETTING, Place, order
+from earlyprune_jax.analysis.run_files import Files
+from earlyprune_jax.analysis.study import Study, Swept
+from earlyprune_jax.metrics import Metric
 
-SETTING = ("model", "train_fraction", "schedule")
-"""What trunks differ in beside their seed: runs of two settings are never averaged, nor paired."""
-AXES = (*SETTING, "trunk_seed", "fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate")
 ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
 """What run.json says of a run that pruned itself; `fork_epoch` is then the epoch of its weights."""
+Table = Any
+"""A pandas.DataFrame: its methods are typed for all kinds of columns at once, which helps no checker."""
 KINDS = ("trunk", "fork", "online")
 LOST = ("diverged", "failed")
 """How a run ends without a result: its numbers were no longer finite, or it raised."""
+TEXTS = (
+    "name",
+    "kind",
+    "model",
+    "schedule",
+    "criterion",
+    "scope",
+    "rule",
+    "status",
+    "reason",
+    "trigger",
+    "mode",
+)
+FRACTIONS = ("train_fraction", "sparsity", "achieved_sparsity", "final_lr", "seconds")
+"""Columns of text and of numbers; of the others those of metrics hold numbers, swept keys anything."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Epochs:
-    """What the finished epochs of a run come to.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runs:
+    """Runs of a workdir, trunks first, then sorted by all axes.
 
     Attributes:
-        last: The entry of the last one; empty without any.
-        best_test: Of the epoch with the highest finite test accuracy, the earliest of equals; or empty.
-        best_validation: Likewise for validation accuracy.
-        seconds: Of all of them; None without any.
+        study: the metrics.
+        config: of `study.read_config`.
+        swept: the swept keys; each has a column of its full name.
+        frame: a row per run: its directory's name, axes, status, metrics of the last epoch, the best
+            epochs. `end_epoch` is the last finished epoch; `complete` says that the run has finished and
+            was trained to the last epoch planned. No value is NA, None or NaN.
+        entries: a trunk's directory -> its finished epochs, without values per parameter.
     """
 
-    last: Mapping[str, Any]
-    best_test: Mapping[str, Any]
-    best_validation: Mapping[str, Any]
-    seconds: float | None
+    study: Study
+    config: Mapping[str, Any]
+    swept: Swept
+    frame: Table
+    entries: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields a named tuple per run."""
+        return each(self.frame)
+
+    @property
+    def metric(self) -> Metric:
+        """The primary metric."""
+        return self.study.primary
+
+    @property
+    def setting_axes(self) -> tuple[str, ...]:
+        """The columns that tell settings apart."""
+        return (*SETTING, *self.swept.trunk)
+
+    @property
+    def curve_axes(self) -> tuple[str, ...]:
+        """The columns that tell curves apart, those of the setting first."""
+        return (*self.setting_axes, *CURVE, *self.swept.fork)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """All axes, in the order of the tables and of sorting."""
+        return axes_of(self.swept)
+
+    def where(self, mask: Any) -> "Runs":
+        """Keeps the rows of a mask."""
+        return dataclasses.replace(self, frame=self.frame[mask])
+
+    def of_kind(self, kind: str) -> "Runs":
+        """Keeps the runs of one kind: trunk, fork or online."""
+        return self.where(self.frame["kind"] == kind)
+
+    def histories(self) -> dict[int, Sequence[Mapping[str, Any]]]:
+        """Trunk seed -> its epochs; of one setting only."""
+        trunks = self.of_kind("trunk").frame
+        return {
+            int(seed): self.entries[name]
+            for seed, name in zip(trunks["trunk_seed"], trunks["name"], strict=True)
+        }
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run directory as written: what it is, its finished epochs, how it ended.
+def each(frame: Table) -> Iterator[Any]:
+    """Yields a named tuple per row, None where there is no value.
 
-    `records` holds one entry per finished epoch of a trunk, ascending, without values per parameter; it is
-    empty for a pruned run, of which `epochs` tells the rest. `result` is None while the
-    run is unfinished. Axes that a trunk does not have are None. Only a run of kind "online", which
-    pruned itself, has a trigger and a mode; its `fired_epoch` is None where the trigger never
-    fired, and its `fork_epoch` where it stayed dense.
+    Example:
+        >>> import pandas as pd
+        >>> [run.x for run in each(pd.DataFrame({"x": pd.Series([1, None], dtype="Int64")}))]
+        [1, None]
     """
-
-    name: str
-    kind: str
-    model: str
-    train_fraction: float
-    schedule: str
-    trunk_seed: int
-    fork_epoch: int | None
-    criterion: str | None
-    scope: str | None
-    sparsity: float | None
-    rule: str | None
-    replicate: int | None
-    first_epoch: int
-    last_epoch: int
-    epochs: Epochs
-    records: tuple[dict[str, Any], ...]
-    result: dict[str, Any] | None
-    trigger: str | None = None
-    fired_epoch: int | None = None
-    marked_epoch: int | None = None
-    mode: str | None = None
-    reason: str | None = None
-
-    @property
-    def setting(self) -> Setting:
-        """What its trunk differs in from others of the same seed."""
-        return Setting(self.model, self.train_fraction, self.schedule)
-
-    @property
-    def status(self) -> str:
-        """finished, diverged, failed, skipped, or unfinished where no result has been written."""
-        return "unfinished" if self.result is None else self.result["status"]
-
-    @property
-    def why(self) -> str | None:
-        """Why the run ended as it did, or pruned itself when it did, where that was written."""
-        return (self.result or {}).get("reason") or self.reason
-
-    @property
-    def complete(self) -> bool:
-        """Finished, and trained to the last epoch planned: a trunk that a trigger ended is not."""
-        return self.status == "finished" and self.epochs.last.get("epoch", -1) >= self.last_epoch
-
-    def last(self, metric: str) -> float | None:
-        """The metric at the last finished epoch, or None without an epoch or a value."""
-        return self.epochs.last.get(metric)
+    return frame.astype("object").where(frame.notna(), None).itertuples(index=False)
 
 
-def read_runs(workdir: str | Path) -> list[Run]:
-    """Reads every run of a workdir, trunks first, then sorted by all axes.
+def axes_of(swept: Swept) -> tuple[str, ...]:
+    """Lists all axes of runs, in the order of the tables.
+
+    Example:
+        >>> axes_of(Swept(fork=("fork.length",)))[4:]
+        ('fork_epoch', 'criterion', 'scope', 'sparsity', 'rule', 'fork.length', 'replicate')
+    """
+    return (*SETTING, *swept.trunk, "trunk_seed", "fork_epoch", *CURVE, *swept.fork, "replicate")
+
+
+def read_runs(workdir: str | Path) -> Runs:
+    """Reads every run of a workdir, of this version or of an earlier one.
 
     A directory without run.json is not a run; any of `trunks`, `forks` and `online` may be absent.
     The last line of metrics.jsonl may be torn (a crash while writing) and is then dropped.
@@ -116,101 +141,78 @@ def read_runs(workdir: str | Path) -> list[Run]:
         InvalidInput: A file that a finished write cannot have left; names file and line.
 
     Example:
-        >>> read_runs("no/such/workdir")
-        []
+        >>> len(read_runs("no/such/workdir"))
+        0
     """
-    groups = ("trunks", "forks", "online")
-    paths = (path for group in groups for path in Path(workdir).glob(f"{group}/*/run.json"))
-    return in_order(_read_run(path.parent) for path in paths)
+    config, files = studies.read_config(workdir), run_files.read(workdir)
+    swept = studies.swept_keys(config, files.configs)
+    _add_swept(files, swept)
+    read = sorted(files.runs, key=lambda run: _sort_key(run.row, axes_of(swept)))
+    frame = _frame([run.row for run in read], files.study, swept)
+    trunks = {run.row["name"]: run.entries for run in read if run.entries is not None}
+    return Runs(files.study, config, swept, frame, trunks)
 
 
-def in_order(runs: Iterable[Run]) -> list[Run]:
-    """The runs trunks first, then sorted by all axes, numbers as numbers.
+def by_setting(runs: Runs) -> dict[Place, Runs]:
+    """Gives the runs of each setting, in their order; the settings sorted.
 
     Example:
-        >>> in_order([])
-        []
-    """
-    return sorted(runs, key=_sort_key)
-
-
-def by_setting(runs: Iterable[Run]) -> dict[Setting, list[Run]]:
-    """The runs of each setting, in their order; the settings sorted.
-
-    Example:
-        >>> by_setting([])
+        >>> by_setting(read_runs("no/such/workdir"))
         {}
     """
-    found: dict[Setting, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.setting, []).append(run)
-    return {setting: found[setting] for setting in sorted(found)}
+    axes = list(runs.setting_axes)
+    groups = runs.frame.groupby(axes, sort=False, dropna=False) if len(runs) else ()
+    found = {Place.of(axes, values): frame for values, frame in groups}
+    return {place: dataclasses.replace(runs, frame=found[place]) for place in sorted(found)}
 
 
-def summed_up(entries: Sequence[dict[str, Any]]) -> Epochs:
-    """What a run's entries, one an epoch, come to.
+def result_columns(study: Study, swept: Swept) -> tuple[str, ...]:
+    """Lists the columns of results.csv.
 
     Example:
-        >>> found = summed_up([{"epoch": e, "test_accuracy": a} for e, a in ((1, 0.5), (2, 0.9), (3, 0.9))])
-        >>> found.last["epoch"], found.best_test["epoch"], found.best_validation, found.seconds
-        (3, 2, {}, 0.0)
+        >>> from earlyprune_jax.analysis.study import LOSS
+        >>> result_columns(Study((LOSS,), LOSS), Swept())[-13:-9]
+        ('test_loss', 'best_test_loss', 'best_test_epoch', 'validation_epoch')
     """
-    return Epochs(
-        last=entries[-1] if entries else {},
-        best_test=_best(entries, "test_accuracy"),
-        best_validation=_best(entries, "validation_accuracy"),
-        seconds=sum(entry.get("seconds") or 0.0 for entry in entries) if entries else None,
+    primary = study.primary.column("test")
+    return (
+        "kind",
+        *axes_of(swept),
+        *("status", "achieved_sparsity", "epochs_trained", "final_lr"),
+        *study.columns,
+        *(f"best_{primary}", "best_test_epoch", "validation_epoch", f"validation_epoch_{primary}"),
+        *("diverged_epoch", "diverged_step", "seconds", "reason"),
+        *ONLINE,
     )
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a record's value is a number; JSON's true and false are none.
+def _add_swept(files: Files, swept: Swept) -> None:
+    """Adds the values of swept keys to the rows; those of forks say nothing of a trunk."""
+    of_trunk = [{key: studies.value_of(one, key) for key in swept.trunk} for one in files.configs]
+    of_fork = [{key: studies.value_of(one, key) for key in swept.fork} for one in files.configs]
+    for run in files.runs if swept != Swept() else ():
+        is_trunk = run.row["kind"] == "trunk"
+        run.row.update(of_trunk[run.config], **({} if is_trunk else of_fork[run.config]))
 
-    Example:
-        >>> is_number(1), is_number(True), is_number(None)
-        (True, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool)
+
+def _sort_key(row: Mapping[str, Any], axes: Sequence[str]) -> tuple[Any, ...]:
+    kind = KINDS.index(row["kind"]) if row["kind"] in KINDS else len(KINDS)
+    return (kind, *(order(row.get(axis)) for axis in axes))
 
 
-def _read_run(directory: Path) -> Run:
-    description = records.read_json(directory / "run.json")
-    needed = ("kind", *SETTING, "trunk_seed", "first_epoch", "last_epoch")
-    if missing := [name for name in needed if description.get(name) is None]:
-        raise InvalidInput([expected(str(directory / "run.json"), sorted(description), f"to have {missing}")])
-    identity: dict[str, Any] = {name: description.get(name) for name in IDENTITY}
-    files = records.RunRecords(directory)
-    entries = files.epochs()
-    kept = tuple(map(_lean, entries)) if identity["kind"] == "trunk" else ()
-    return Run(
-        name=directory.name, **identity, epochs=summed_up(entries), records=kept, result=files.result()
+def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:
+    import pandas as pd
+
+    columns = ("name", *result_columns(study, swept), "first_epoch", "last_epoch", "end_epoch", "complete")
+    primary = study.primary.column("test")
+    floats = {*FRACTIONS, *study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
+    kinds = dict.fromkeys((*TEXTS, *swept.trunk, *swept.fork), "object") | {"complete": "bool"}
+    return pd.DataFrame(
+        {
+            column: pd.Series(
+                [row.get(column) for row in rows],
+                dtype=kinds.get(column, "float64" if column in floats else "Int64"),
+            )
+            for column in columns
+        }
     )
-
-
-IDENTITY = ("kind", *AXES, "first_epoch", "last_epoch", *ONLINE, "reason")
-
-
-def _lean(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry without its signals' values per parameter, which are most of it."""
-    signals = entry.get("signals")
-    if not signals:
-        return entry
-    single = {name: value for name, value in signals.items() if not isinstance(value, dict)}
-    return {**entry, "signals": single}
-
-
-def _best(entries: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """The entry with the highest finite value, the first of equals; empty without one."""
-    top, best = -math.inf, {}
-    for entry in entries:
-        value = entry.get(metric)
-        if is_number(value) and top < value < math.inf:
-            top, best = value, entry
-    return best
-
-
-def _sort_key(run: Run) -> tuple[Any, ...]:
-    # None sorts before every value: (False,) < (True, value).
-    values = (getattr(run, axis) for axis in AXES)
-    axes = ((value is not None, *([] if value is None else [value])) for value in values)
-    return (KINDS.index(run.kind) if run.kind in KINDS else len(KINDS), *axes)

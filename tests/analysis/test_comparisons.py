@@ -7,16 +7,26 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import comparisons
+from earlyprune_jax.analysis import comparisons, results
 from earlyprune_jax.validate import InvalidInput
+
+
+def rows_in(workdir):
+    table = results.csv_text(comparisons.rows(comparisons.read(workdir)))
+    return csv.DictReader(io.StringIO(table))
 
 
 def test_a_comparison_says_which_cell_it_is_of_and_how_far_the_replicates_are_apart(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [np.nan]]))
     first, second = comparisons.read(tmp_path)
-    assert (first.model, first.sparsity, first.fork_epoch, first.rule) == ("preresnet20", 0.5, 10, "constant")
-    assert (first.replicates, first.status, first.num_examples) == ((0, 1, 2), "finished", 50000)
-    assert (first.model_similarity, first.disagreement) == (0.01, 0.005)
+    assert [first.cell[axis] for axis in ("model", "sparsity", "fork_epoch", "rule")] == [
+        "preresnet20",
+        0.5,
+        10,
+        "constant",
+    ]
+    assert (first.replicates, first.status, first.numbers["num_examples"]) == ((0, 1, 2), "finished", 50000)
+    assert (first.model_similarity, first.numbers["disagreement"]) == (0.01, 0.005)
     assert (second.status, second.model_similarity) == ("skipped", None)
     assert second.reason == "a replicate diverged"
 
@@ -25,7 +35,7 @@ def test_an_unfinished_comparison_has_no_row(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [0.02]]))
     next(tmp_path.glob("comparisons/*_0.9/result.json")).unlink()
     assert [one.status for one in comparisons.read(tmp_path)] == ["finished", "unfinished"]
-    (row,) = csv.DictReader(io.StringIO(comparisons.table(comparisons.read(tmp_path))))
+    (row,) = rows_in(tmp_path)
     assert (row["sparsity"], row["replicates"], row["model_similarity"]) == ("0.5", "0 1 2", "0.01")
     assert (row["model_similarity_standard_error"], row["reason"]) == ("0.0001", "")
 
@@ -80,18 +90,18 @@ def test_of_several_comparisons_of_a_cell_the_finished_one_of_most_replicates_an
     write_again(tmp_path, "b", [0, 1, 2], divergence)
     assert kept(tmp_path).replicates == (0, 1, 2)
     write_again(tmp_path, "a", [0, 1, 2], divergence | {"disagreement": 0.2})
-    assert kept(tmp_path).disagreement == 0.2
+    assert kept(tmp_path).numbers["disagreement"] == 0.2
     # Of equals the last by name.
     write_again(tmp_path, "c", [0, 1, 2], {"num_examples": 9, "model_similarity": 0.3, "disagreement": 0.4})
-    assert kept(tmp_path).disagreement == 0.4
+    assert kept(tmp_path).numbers["disagreement"] == 0.4
     write_again(tmp_path, "d", [0, 1, 2, 3])
-    assert kept(tmp_path).disagreement == 0.4
-    assert len(list(csv.DictReader(io.StringIO(comparisons.table(comparisons.read(tmp_path)))))) == 1
+    assert kept(tmp_path).numbers["disagreement"] == 0.4
+    assert len(list(rows_in(tmp_path))) == 1
 
 
 def test_a_measure_that_is_not_known_here_is_tabled_too(tmp_path):
     write_again(tmp_path, "a", [0, 1], {"num_examples": 9, "model_similarity": 0.1})
     write_again(tmp_path, "b", [0, 1], {"num_examples": 9, "cka": 0.5, "by_layer": {"a": 1}}, sparsity=0.9)
-    first, second = csv.DictReader(io.StringIO(comparisons.table(comparisons.read(tmp_path))))
+    first, second = rows_in(tmp_path)
     assert list(first)[-2:] == ["cka", "reason"]
     assert (first["cka"], second["cka"], second["model_similarity"]) == ("", "0.5", "")

@@ -56,7 +56,7 @@ def test_their_row_holds_the_reason_and_no_diverged_epoch(tmp_path):
 def test_no_accuracy_is_made_up_beside_one(tmp_path):
     write_grid(tmp_path)
     (curve,) = curves.fork_curves(results.read_runs(tmp_path))
-    assert curve.diverged == {(0, 6)}
+    assert curve.lost == {(0, 6)}
     (one,) = [one for one in rules.replay(tmp_path, ["epoch(5)"]) if one.trigger == "epoch(5)"]
     assert (one.count("diverged"), one.complete) == (1, False)
 
@@ -66,7 +66,7 @@ def test_a_failed_trunk_is_no_baseline_and_its_signals_are_not_averaged(tmp_path
     made = workdirs.records(0, [0.1] * 3, signals=SIGNALS[:3])
     workdirs.write_trunk(tmp_path, 1, made, last_epoch=T, result=workdirs.FAILED)
     runs = results.read_runs(tmp_path)
-    assert [run.trunk_seed for run in curves.dense_runs(runs)] == [0]
+    assert curves.dense_runs(runs)["trunk_seed"].tolist() == [0]
     assert [run.trunk_seed for run in peaks.comparable_trunks(runs)] == [0]
     assert "Dense runs that did not finish: seed 1 failed (RuntimeError: out of memory)." in flat(tmp_path)
 
@@ -76,7 +76,7 @@ def test_the_figure_counts_them_apart_from_diverged_ones(tmp_path):
     diverged = {"status": "diverged", "epoch": 9, "step": 80, "achieved_sparsity": 0.97}
     workdirs.write_fork(tmp_path, 0, 9, [], result=diverged)
     workdirs.write_fork(tmp_path, 0, 7, [], result=workdirs.FAILED)
-    _, svg = figures.draw_accuracy_vs_fork_epoch(tmp_path)
+    _, svg = figures.draw_main(tmp_path)
     texts = ["".join(node.itertext()).strip() for node in ElementTree.parse(svg).getroot().iter()]
     assert "1 seed, so the noise is unknown; 1 diverged run left out; 2 failed runs left out" in texts
 

@@ -37,7 +37,7 @@ def write_experiment(
 
 
 def drawn_texts(workdir):
-    png, svg = figures.draw_accuracy_vs_fork_epoch(workdir)
+    png, svg = figures.draw_main(workdir)
     assert png.read_bytes().startswith(b"\x89PNG\r\n")
     root = ElementTree.parse(svg).getroot()
     return ["".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("}text")]
@@ -65,8 +65,8 @@ def test_the_trace_over_all_parameters_is_not_drawn_beside_that_of_the_kernels(t
 
 def test_the_same_files_give_the_same_bytes(tmp_path):
     write_experiment(tmp_path, num_seeds=1)
-    first = [path.read_bytes() for path in figures.draw_accuracy_vs_fork_epoch(tmp_path)]
-    second = [path.read_bytes() for path in figures.draw_accuracy_vs_fork_epoch(tmp_path)]
+    first = [path.read_bytes() for path in figures.draw_main(tmp_path)]
+    second = [path.read_bytes() for path in figures.draw_main(tmp_path)]
     assert first == second
 
 
@@ -155,7 +155,7 @@ def test_an_experiment_with_only_a_running_trunk_shows_its_signals(tmp_path):
 
 
 def test_nothing_to_draw_writes_nothing(tmp_path):
-    assert figures.draw_accuracy_vs_fork_epoch(tmp_path) == []
+    assert figures.draw_main(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,5 +164,5 @@ def test_drawing_leaves_the_global_settings_of_matplotlib_alone(tmp_path):
 
     before = dict(matplotlib.rcParams)
     write_experiment(tmp_path, num_seeds=1)
-    figures.draw_accuracy_vs_fork_epoch(tmp_path)
+    figures.draw_main(tmp_path)
     assert dict(matplotlib.rcParams) == before

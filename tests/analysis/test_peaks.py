@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import workdirs
 
@@ -8,11 +9,13 @@ from earlyprune_jax.analysis import peaks, results
 
 
 def rows(**by_seed):
-    return [
-        {"trunk_seed": int(seed[1:]), "epoch": epoch, "x": value}
-        for seed, values in by_seed.items()
-        for epoch, value in enumerate(values, start=1)
-    ]
+    return pd.DataFrame(
+        [
+            {"trunk_seed": int(seed[1:]), "epoch": epoch, "x": value}
+            for seed, values in by_seed.items()
+            for epoch, value in enumerate(values, start=1)
+        ]
+    )
 
 
 def test_the_earliest_of_equal_maxima_is_the_peak():
@@ -110,5 +113,5 @@ def test_trunks_that_their_triggers_ended_are_compared_up_to_the_first_end(tmp_p
     for seed, stop in ((0, 5), (1, 3)):
         made = workdirs.records(0, [0.5] * stop, signals=signals[:stop])
         workdirs.write_trunk(tmp_path, seed, made, result=workdirs.finished(stop))
-    table = peaks.comparable_rows(results.read_runs(tmp_path))
-    assert {row["trunk_seed"]: row["epoch"] for row in table} == {0: 3, 1: 3}
+    table = peaks.comparable_epochs(results.read_runs(tmp_path))
+    assert dict(zip(table["trunk_seed"], table["epoch"], strict=True)) == {0: 3, 1: 3}

@@ -1,4 +1,7 @@
+import json
 import shutil
+import subprocess
+import sys
 
 import workdirs
 
@@ -22,7 +25,7 @@ def test_it_writes_what_each_writer_writes(tmp_path):
     separately = [
         *results.write_tables(tmp_path),
         *rules.write(tmp_path),
-        *figures.draw_accuracy_vs_fork_epoch(tmp_path),
+        *figures.draw_main(tmp_path),
     ]
     before = {path: path.read_bytes() for path in separately}
     for path in separately:
@@ -43,3 +46,35 @@ def test_runs_that_are_given_are_not_read_again(tmp_path):
     publish.publish(tmp_path, runs=runs)
     assert {path: path.read_bytes() for path in files} == before
     assert summary.summarize(tmp_path, runs=runs) == said
+
+
+def test_what_may_be_written_is_known_without_pandas_or_matplotlib(tmp_path):
+    write_grid(tmp_path)
+    code = (
+        "import sys, json\n"
+        "from earlyprune_jax.analysis import publish\n"
+        "heavy = [name for name in ('numpy', 'pandas', 'matplotlib', 'scipy') if name in sys.modules]\n"
+        "print(json.dumps([heavy, publish.file_names()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, names = json.loads(done.stdout)
+    assert heavy == []
+    written = {path.relative_to(tmp_path).parts[0] for path in publish.publish(tmp_path)}
+    assert written <= set(names) and set(publish.tables()) <= set(names)
+
+
+def test_a_workdir_of_this_version_has_the_tables_of_the_earlier_one(tmp_path):
+    """The same runs: without study.json and configs, and with them."""
+    for name in ("earlier", "now"):
+        (tmp_path / name).mkdir()
+        write_grid(tmp_path / name)
+    loss = {"name": "loss", "unit": "nats", "larger_is_better": False}
+    share = {"name": "accuracy", "unit": "%", "larger_is_better": True}
+    workdirs.write_study(tmp_path / "now", [loss, share], "accuracy")
+    for path in (tmp_path / "now").glob("*/*/run.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": {"optim": {"momentum": 0.9}}}))
+    made = [publish.publish(tmp_path / name) for name in ("earlier", "now")]
+    assert [path.name for path in made[0]] == [path.name for path in made[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*made, strict=True) if a.suffix == ".csv")
+    said = [summary.summarize(tmp_path / name).split("Files in")[0] for name in ("earlier", "now")]
+    assert said[0] == said[1]

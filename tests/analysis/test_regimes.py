@@ -205,7 +205,7 @@ def test_many_grids_get_a_line_each(tmp_path):
         write_small_grid(tmp_path, scope)
     workdirs.write_trunks(tmp_path, range(2), workdirs.step_trunk(20, 10))
     text = text_of(tmp_path)
-    assert "Regimes of 4 grids (preresnet20, 100 % of the data, step schedule, magnitude, rule " in text
+    assert "Regimes of 4 grids (preresnet20, all training data, step schedule, magnitude, rule " in text
     assert "\n  c; 2 sparsities x 3 fork epochs, 2 seeds: too little for a test." in text
     assert "Best epoch (" not in text
 
@@ -282,16 +282,11 @@ def test_analysis_of_thousands_of_runs_takes_seconds_at_most(tmp_path):
     """9,600 forks: 10 seeds x 3 replicates x 16 epochs x 20 sparsities, of 60 accuracies."""
     workdirs.write_forks(tmp_path, (0.5,), range(60), np.linspace(0.8, 0.9, 60).reshape(1, 60, 1, 1))
     read = results.read_runs(tmp_path)
-    runs = [
-        dataclasses.replace(
-            read[(7 * seed + 3 * replicate + epoch + sparsity) % 60],
-            trunk_seed=seed,
-            replicate=replicate,
-            fork_epoch=10 * epoch,
-            sparsity=sparsity / 20,
-        )
-        for seed, replicate, epoch, sparsity in itertools.product(range(10), range(3), range(16), range(20))
-    ]
+    axes = np.array(list(itertools.product(range(10), range(3), range(16), range(20))))
+    seed, replicate, epoch, sparsity = axes.T
+    frame = read.frame.iloc[(7 * seed + 3 * replicate + epoch + sparsity) % 60]
+    names = {"trunk_seed": seed, "replicate": replicate, "fork_epoch": 10 * epoch, "sparsity": sparsity / 20}
+    runs = dataclasses.replace(read, frame=frame.assign(**names).reset_index(drop=True))
     start = time.monotonic()
     (found,) = findings.analyse(runs)
     assert found.grid.num_runs.sum() == 9600

@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.cells import find_grids
 from earlyprune_jax.analysis.regimes import alignment
-from earlyprune_jax.analysis.regimes.grids import find
 
 EPOCHS = (0, 4, 8)
 FLAT_TRUNK = [{"epoch": epoch, "train_loss": 1.0} for epoch in range(1, 11)]
@@ -14,19 +16,23 @@ def peaked(at):
     return {"random_distance": [-abs(epoch - at) for epoch in range(1, 11)]}
 
 
+def with_drops(runs, epochs):
+    return dataclasses.replace(runs, config={"schedule": {"step_boundaries_epochs": epochs}})
+
+
 def write_two_seeds(tmp_path, signals, **axes):
     # [S = 2, E = 3, seeds = 2]: seed 0 is best at 4 and 8, seed 1 at 8 and 0.
     test = np.array([[[0.1, 0.2], [0.9, 0.3], [0.5, 0.8]], [[0.1, 0.9], [0.2, 0.3], [0.8, 0.1]]])
     workdirs.write_forks(tmp_path, (0.5, 0.9), EPOCHS, test[..., None], **axes)
     workdirs.write_trunks(tmp_path, (0, 1), FLAT_TRUNK, signals=signals, **axes)
     runs = results.read_runs(tmp_path)
-    (grid,) = find(runs)
-    return grid, [run for run in runs if run.kind == "trunk"]
+    (grid,) = find_grids(runs)
+    return grid, runs
 
 
 def test_every_seed_and_row_has_the_distance_from_peak_to_best_epoch(tmp_path):
-    grid, trunks = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    found = alignment.alignments(grid, trunks, {})
+    grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
+    found = alignment.alignments(grid, runs)
     own = [one for one in found if one.marker == "random_distance"]
     assert [
         (one.sparsity, one.trunk_seed, one.marked_epoch, one.best_epoch, one.difference) for one in own
@@ -40,22 +46,22 @@ def test_every_seed_and_row_has_the_distance_from_peak_to_best_epoch(tmp_path):
 
 
 def test_controls_stand_beside_the_signal(tmp_path):
-    grid, trunks = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    found = alignment.alignments(grid, trunks, {"schedule": {"step_boundaries_epochs": [8, 6]}})
+    grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
+    found = alignment.alignments(grid, with_drops(runs, [8, 6]))
     marked = {one.marker: one.marked_epoch for one in found if one.marker != "random_distance"}
     assert marked == {"fixed 30 %": 3, "fixed 50 %": 5, "first learning-rate drop": 6}
     assert len(found) == 2 * 2 * 4
 
 
 def test_a_constant_rate_has_no_drop(tmp_path):
-    grid, trunks = write_two_seeds(tmp_path, {}, schedule="constant")
-    found = alignment.alignments(grid, trunks, {"schedule": {"step_boundaries_epochs": [6]}})
+    grid, runs = write_two_seeds(tmp_path, {}, schedule="constant")
+    found = alignment.alignments(grid, with_drops(runs, [6]))
     assert {one.marker for one in found} == {"fixed 30 %", "fixed 50 %"}
 
 
 def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_path):
-    grid, trunks = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    markers = alignment.over_rows(alignment.alignments(grid, trunks, {}), (0.5, 0.9))
+    grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
+    markers = alignment.over_rows(alignment.alignments(grid, runs), (0.5, 0.9))
     by_name = {marker.name: marker for marker in markers}
     # Seed 0: |1|, |-3|; seed 1: |-1|, |7|.
     signal = by_name["random_distance"]
@@ -68,8 +74,8 @@ def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_
 
 
 def test_a_maximum_at_an_end_is_no_peak(tmp_path):
-    grid, trunks = write_two_seeds(tmp_path, {0: peaked(10), 1: peaked(7)})
-    found = alignment.alignments(grid, trunks, {})
+    grid, runs = write_two_seeds(tmp_path, {0: peaked(10), 1: peaked(7)})
+    found = alignment.alignments(grid, runs)
     assert {one.edge for one in found if one.trunk_seed == 0 and one.marker == "random_distance"} == {"last"}
     (signal,) = [m for m in alignment.over_rows(found, (0.5,)) if m.name == "random_distance"]
     assert signal.num_edges == 1
@@ -78,8 +84,9 @@ def test_a_maximum_at_an_end_is_no_peak(tmp_path):
 def test_a_seed_without_forks_in_a_row_is_left_out(tmp_path):
     test = np.array([[[0.1, 0.2], [0.9, 0.3]], [[0.1, np.nan], [0.2, np.nan]]])
     workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 4), test[..., None])
-    (grid,) = find(results.read_runs(tmp_path))
-    found = alignment.alignments(grid, [], {})
+    runs = results.read_runs(tmp_path)
+    (grid,) = find_grids(runs)
+    found = alignment.alignments(grid, runs)
     assert [(one.sparsity, one.trunk_seed) for one in found if one.marker == "fixed 50 %"] == [
         (0.5, 0),
         (0.5, 1),

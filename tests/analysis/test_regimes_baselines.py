@@ -3,16 +3,16 @@ import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.cells import find_grids
 from earlyprune_jax.analysis.regimes import baselines
-from earlyprune_jax.analysis.regimes.grids import KEY, find
 
 EPOCHS = (0, 5, 10)
 TEST = np.array([[[0.50, 0.52, 0.54], [0.80, 0.83, 0.84], [0.70, 0.71, 0.75]]])[..., None]
 
 
 def compared(tmp_path, num_epochs: int | None = 10):
-    grids = find(results.read_runs(tmp_path))
-    (grid,) = [one for one in grids if one.key == tuple(workdirs.AXES[axis] for axis in KEY)]
+    grids = find_grids(results.read_runs(tmp_path))
+    (grid,) = [one for one in grids if one.place.named == workdirs.AXES]
     return {one.name: one for one in baselines.compare(grid, grids, num_epochs)}
 
 
@@ -21,7 +21,7 @@ def test_end_and_init_of_the_same_grid_are_paired_by_seed(tmp_path):
     found = compared(tmp_path)
     end, init = found["prune at end"], found["prune at init"]
     assert (end.best_epoch, end.epoch, init.epoch) == (5, 10, 0)
-    assert (end.best_accuracy, end.accuracy) == pytest.approx((2.47 / 3, 2.16 / 3))
+    assert (end.best_value, end.value) == pytest.approx((2.47 / 3, 2.16 / 3))
     # .10, .12, .09.
     assert (end.difference.mean, end.difference.n) == (pytest.approx(0.31 / 3), 3)
     assert end.difference.std == pytest.approx(np.std([0.10, 0.12, 0.09], ddof=1))
@@ -48,7 +48,7 @@ def test_budget_matched_ends_and_random_masks_come_from_their_own_grids(tmp_path
         "random mask at end",
     }
     assert found["prune at end, matched budget"].difference.mean == pytest.approx(0.31 / 3)
-    assert found["random mask"].epoch == 10 and found["random mask"].accuracy == pytest.approx(0.4)
+    assert found["random mask"].epoch == 10 and found["random mask"].value == pytest.approx(0.4)
     assert found["random mask"].difference.mean == pytest.approx(2.47 / 3 - 0.4)
 
 
@@ -82,10 +82,10 @@ def test_random_masks_at_init_and_at_the_end_are_found_whatever_the_rule(tmp_pat
     workdirs.write_forks(tmp_path, (0.9,), (10,), TEST[:, :1] + 0.1, rule="constant")
     workdirs.write_forks(tmp_path, (0.9,), (0,), TEST[:, :1] - 0.1, rule="matched_budget", criterion="random")
     workdirs.write_forks(tmp_path, (0.9,), (10,), TEST[:, :1] - 0.2, rule="constant", criterion="random")
-    grids = find(results.read_runs(tmp_path))
-    (grid,) = [one for one in grids if one.named["rule"] == "paper_a"]
+    grids = find_grids(results.read_runs(tmp_path))
+    (grid,) = [one for one in grids if one.place["rule"] == "paper_a"]
     found = {one.name: one for one in baselines.compare(grid, grids, 10)}
-    assert {name: (one.epoch, round(one.accuracy, 12)) for name, one in found.items()} == {
+    assert {name: (one.epoch, round(one.value, 12)) for name, one in found.items()} == {
         "prune at end": (10, 0.72),
         "prune at init": (0, 0.52),
         "prune at end, constant rate": (10, 0.62),

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.regimes import best_epochs, grids
+from earlyprune_jax.analysis import best_epoch, cells, results, stats
 
 NAN = np.nan
 
@@ -18,7 +17,7 @@ def grid_of(tmp_path, test, **options):
     sparsities = [round(0.5 + 0.1 * place, 1) for place in range(test.shape[0])]
     epochs = [10 * (place + 1) for place in range(test.shape[1])]
     workdirs.write_forks(tmp_path, sparsities, epochs, test, **options)
-    (grid,) = grids.find(results.read_runs(tmp_path))
+    (grid,) = cells.find_grids(results.read_runs(tmp_path))
     return grid
 
 
@@ -46,14 +45,14 @@ def test_epochs_are_chosen_on_validation_only_if_every_run_has_it(tmp_path):
     test = per_seed([[0.9, 0.9], [0.5, 0.5]])
     validation = per_seed([[0.1, 0.1], [0.2, 0.2]])
     grid = grid_of(tmp_path / "all", test, validation=validation)
-    assert grid.metric == "validation_accuracy"
-    best = best_epochs.best(grid, 0)
+    assert grid.split == "validation"
+    best = best_epoch.best(grid.row(0))
     assert best is not None and best.epoch == 20
     workdirs.write_forks(tmp_path / "some", (0.5,), (10, 20), test, validation=validation)
     workdirs.write_forks(tmp_path / "some", (0.5,), (10,), test[:, :1, :1], seeds=[7])
-    (grid,) = grids.find(results.read_runs(tmp_path / "some"))
-    assert grid.metric == "test_accuracy"
-    best = best_epochs.best(grid, 0)
+    (grid,) = cells.find_grids(results.read_runs(tmp_path / "some"))
+    assert grid.split == "test"
+    best = best_epoch.best(grid.row(0))
     assert best is not None and best.epoch == 10
 
 
@@ -62,7 +61,7 @@ def test_diverged_and_failed_runs_are_counted_and_have_no_value(tmp_path):
     workdirs.write_forks(tmp_path, (0.5,), (10,), per_seed([[0.1]]), status="diverged", seeds=[1])
     workdirs.write_forks(tmp_path, (0.5,), (20,), per_seed([[0.1]]), status="failed", seeds=[1])
     workdirs.write_forks(tmp_path, (0.5,), (20,), per_seed([[0.1]]), status="skipped", seeds=[2])
-    (grid,) = grids.find(results.read_runs(tmp_path))
+    (grid,) = cells.find_grids(results.read_runs(tmp_path))
     assert grid.num_runs.tolist() == [[1, 1]] and grid.num_failed.tolist() == [[1, 1]]
     assert np.isnan(grid.test[0, :, 1]).all()
 
@@ -79,27 +78,27 @@ def test_grids_differ_in_setting_criterion_scope_and_rule(tmp_path):
     ]
     for axes in changes:
         workdirs.write_forks(tmp_path, (0.5,), (10,), per_seed([[0.9]]), **axes)
-    found = grids.find(results.read_runs(tmp_path))
-    assert len({grid.key for grid in found}) == len(found) == 7
+    found = cells.find_grids(results.read_runs(tmp_path))
+    assert len({grid.place for grid in found}) == len(found) == 7
     assert not any(grid.is_two_dimensional for grid in found)
 
 
 def test_a_seed_that_lacks_epochs_does_not_lift_those_it_has():
     # Seed 1 is .3 better everywhere and has the first two epochs only: epoch 2 is best, not 1.
     row = np.array([[0.50, 0.80], [0.52, 0.82], [0.60, NAN]])
-    np.testing.assert_allclose(best_epochs.row_means(row), [0.65, 0.67, 0.75])
-    assert best_epochs.best_column(best_epochs.row_means(row)) == 2
-    assert best_epochs.best_column(grids.mean_of(row, axis=1)) == 1
+    np.testing.assert_allclose(stats.row_means(row), [0.65, 0.67, 0.75])
+    assert stats.best_column(stats.row_means(row)) == 2
+    assert stats.best_column(stats.mean_of(row, axis=1)) == 1
 
 
 def test_seeds_without_a_common_epoch_are_averaged_as_they_are():
     row = np.array([[0.5, NAN], [NAN, 0.8]])
-    assert best_epochs.row_means(row).tolist() == [0.5, 0.8]
+    assert stats.row_means(row).tolist() == [0.5, 0.8]
 
 
 def test_the_earliest_of_equal_epochs_is_best_whatever_rounding_does(tmp_path):
     grid = grid_of(tmp_path, per_seed([[0.1, 0.2, 0.3], [0.3, 0.1, 0.2], [0.2, 0.3, 0.1]]))
-    best = best_epochs.best(grid, 0)
+    best = best_epoch.best(grid.row(0))
     assert best is not None and best.epoch == 10
 
 
@@ -121,7 +120,7 @@ def brute_force_interval(values, epochs):
 def test_the_interval_is_that_of_every_bootstrap_sample(tmp_path, num_repeats):
     values = np.random.default_rng(num_repeats).normal(0.5, 0.1, (6, num_repeats))
     grid = grid_of(tmp_path, per_seed(values))
-    best = best_epochs.best(grid, 0)
+    best = best_epoch.best(grid.row(0))
     assert best is not None
     assert best.interval == brute_force_interval(values, grid.epochs)
 
@@ -130,26 +129,26 @@ def test_the_interval_of_many_repeats_is_the_same_every_time(tmp_path):
     values = np.random.default_rng(0).normal(0.5, 0.1, (4, 9))
     values[2] += 0.1
     grid = grid_of(tmp_path, per_seed(values))
-    first = best_epochs.best(grid, 0)
-    best_epochs.samples.cache_clear()
-    assert first == best_epochs.best(grid, 0)
+    first = best_epoch.best(grid.row(0))
+    best_epoch.samples.cache_clear()
+    assert first == best_epoch.best(grid.row(0))
     assert first is not None and first.interval is not None
     assert first.interval[0] <= first.epoch <= first.interval[1]
 
 
 def test_two_repeats_have_no_interval(tmp_path):
-    best = best_epochs.best(grid_of(tmp_path, per_seed([[0.5, 0.6], [0.7, 0.6]])), 0)
+    best = best_epoch.best(grid_of(tmp_path, per_seed([[0.5, 0.6], [0.7, 0.6]])).row(0))
     assert best is not None and best.interval is None and best.num_repeats == 2 and best.complete
 
 
 def test_a_certain_best_epoch_has_an_interval_of_itself(tmp_path):
-    best = best_epochs.best(grid_of(tmp_path, per_seed([[0.5, 0.6, 0.7], [0.7, 0.8, 0.9]])), 0)
+    best = best_epoch.best(grid_of(tmp_path, per_seed([[0.5, 0.6, 0.7], [0.7, 0.8, 0.9]])).row(0))
     assert best is not None and (best.epoch, best.interval) == (20, (20, 20))
 
 
 def test_differences_to_the_best_are_paired(tmp_path):
     grid = grid_of(tmp_path, per_seed([[0.5, 0.1, NAN], [0.7, 0.4, 0.9], [NAN, NAN, 0.2]]))
-    first, itself, third = best_epochs.differences(grid, 0, 1)
+    first, itself, third = best_epoch.differences(grid.row(0), 1)
     assert first is not None and itself is not None and third is not None
     # -.2 and -.3: mean -.25, std .1 / sqrt(2).
     assert (first.mean, first.std, first.n) == pytest.approx((-0.25, 0.1 / np.sqrt(2), 2))
@@ -160,6 +159,6 @@ def test_differences_to_the_best_are_paired(tmp_path):
 def test_a_row_where_every_run_diverged_has_no_best_epoch(tmp_path):
     workdirs.write_forks(tmp_path, (0.5,), (10, 20), per_seed([[0.9], [0.8]]))
     workdirs.write_forks(tmp_path, (0.9,), (10, 20), per_seed([[0.9], [0.8]]), status="diverged")
-    (grid,) = grids.find(results.read_runs(tmp_path))
-    assert best_epochs.best(grid, 1) is None
+    (grid,) = cells.find_grids(results.read_runs(tmp_path))
+    assert best_epoch.best(grid.row(1)) is None
     assert not grid.is_two_dimensional

@@ -3,7 +3,7 @@ import pytest
 import regime_workdirs as workdirs
 from matplotlib.patches import Rectangle
 
-from earlyprune_jax.analysis import comparisons, results
+from earlyprune_jax.analysis import comparisons, drawing, results
 from earlyprune_jax.analysis.regimes import (
     epoch_figures,
     figures,
@@ -13,8 +13,10 @@ from earlyprune_jax.analysis.regimes import (
     scaling_figures,
 )
 from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
+from earlyprune_jax.metrics import Metric
 
 NAN = np.nan
+ACCURACY = Metric("accuracy", "%")
 
 
 def published(tmp_path, **axes):
@@ -42,7 +44,7 @@ def map_of(values, **options):
 def test_the_maps_of_the_published_grid_hold_its_numbers_and_stars(tmp_path):
     published(tmp_path)
     (found,) = found_in(tmp_path)
-    accuracy, difference = figures.accuracy_map(found, ""), figures.difference_map(found, "")
+    accuracy, difference = figures.value_map(found, ""), figures.difference_map(found, "")
     error = 100 * workdirs.PUBLISHED_ERROR.T[::-1]
     np.testing.assert_allclose(accuracy.values, 100 - error, atol=1e-9)
     np.testing.assert_allclose(difference.values, error.min(axis=1, keepdims=True) - error, atol=1e-9)
@@ -72,7 +74,7 @@ def test_panels_of_a_series_share_one_colour_axis_a_row(tmp_path):
     published(tmp_path, model="preresnet56", rule="constant")
     found = found_in(tmp_path)
     (series,) = scaling.series([one.grid for one in found])
-    figure = scaling_figures.scaling_maps(series, {one.grid.key: one for one in found})
+    figure = scaling_figures.scaling_maps(series, {one.grid.place: one for one in found})
     above, below = np.reshape([mesh.get_clim() for mesh in meshes_of(figure)], (2, 2, 2))
     assert (above[0] == above[1]).all() and (below[0] == below[1]).all() and (above[0] != below[0]).all()
 
@@ -80,18 +82,18 @@ def test_panels_of_a_series_share_one_colour_axis_a_row(tmp_path):
 def test_cells_without_a_number_are_hatched_by_what_is_wrong(tmp_path):
     failed = np.array([[False, False], [True, False]])
     one = map_of([[1, NAN], [NAN, 2]], failed=failed)
-    axes = figures.blank(3, 3).add_subplot()
+    axes = drawing.blank(3, 3).add_subplot()
     heatmaps.draw(axes, one, heatmaps.limits([one]), decimals=1)
     hatches = {p.get_xy(): p.get_hatch() for p in axes.patches if isinstance(p, Rectangle)}
     assert hatches == {(0.5, -0.5): heatmaps.MISSING, (-0.5, 0.5): heatmaps.FAILED}
     assert [text.get_text() for text in axes.texts] == ["1.0", "2.0"]
-    names = [handle.get_label() for handle in heatmaps.legend([one])]
+    names = [handle.get_label() for handle in heatmaps.legend([one], ACCURACY)]
     assert names == ["not measured", "diverged or failed"]
 
 
 def test_numbers_stay_readable_on_dark_and_bright_cells():
     one = map_of([[0.0, 1.0]])
-    axes = figures.blank(3, 3).add_subplot()
+    axes = drawing.blank(3, 3).add_subplot()
     heatmaps.draw(axes, one, (0.0, 1.0, False), decimals=1)
     assert [text.get_color() for text in axes.texts] == ["white", "black"]
 
@@ -160,7 +162,7 @@ def test_optimal_epochs_are_drawn_a_line_a_high_sparsity(tmp_path):
     published(tmp_path, train_fraction=0.1)
     found = found_in(tmp_path)
     series = scaling.series([one.grid for one in found])
-    figure = scaling_figures.optimal_epochs(series, {one.grid.key: one for one in found})
+    figure = scaling_figures.optimal_epochs(series, {one.grid.place: one for one in found})
     assert figure is not None
     (axes,) = figure.axes
     drawn = {line.get_label(): list(line[0].get_ydata()) for line in axes.containers}

@@ -2,21 +2,21 @@ import numpy as np
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.cells import find_grids
 from earlyprune_jax.analysis.regimes import scaling
-from earlyprune_jax.analysis.regimes.grids import find
 
 
 def grids_of(tmp_path, *changes, sparsities=(0.5, 0.9)):
     for axes in changes:
         workdirs.write_forks(tmp_path, sparsities, (0, 5), np.full((len(sparsities), 2, 1, 1), 0.5), **axes)
-    return find(results.read_runs(tmp_path))
+    return find_grids(results.read_runs(tmp_path))
 
 
 def test_models_of_one_family_make_a_series_over_depth(tmp_path):
     models = ("preresnet110", "preresnet20", "preresnet20_lottery", "resnet8", "preresnet56")
     (found,) = scaling.series(grids_of(tmp_path, *({"model": model} for model in models)))
     assert (found.axis, found.values) == ("model depth", (20, 56, 110))
-    assert [grid.named["model"] for grid in found.grids] == ["preresnet20", "preresnet56", "preresnet110"]
+    assert [grid.place["model"] for grid in found.grids] == ["preresnet20", "preresnet56", "preresnet110"]
 
 
 def test_data_fractions_of_one_model_make_a_series(tmp_path):

@@ -8,9 +8,9 @@ import regime_workdirs as workdirs
 from scipy import stats as scipy_stats
 
 from earlyprune_jax.analysis import comparisons, results
+from earlyprune_jax.analysis.cells import find_grids
 from earlyprune_jax.analysis.regimes import findings, sentences, similarity, tables
 from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.grids import find
 from earlyprune_jax.analysis.regimes.transition import Line
 
 SPARSITIES = (0.2, 0.5, 0.8, 0.9, 0.95)
@@ -30,7 +30,7 @@ def write_grid(tmp_path, divergence=DIVERGENCE, means=None, num_seeds=5):
 
 
 def measured(tmp_path, convergence: Convergence | None = CONVERGED, **options):
-    (grid,) = find(write_grid(tmp_path, **options))
+    (grid,) = find_grids(write_grid(tmp_path, **options))
     return similarity.measure(grid, comparisons.read(tmp_path), convergence)
 
 
@@ -68,7 +68,7 @@ def test_rows_are_compared_on_the_columns_they_share():
 
 
 def test_a_grid_without_comparisons_has_no_similarity(tmp_path):
-    (grid,) = find(write_grid(tmp_path))
+    (grid,) = find_grids(write_grid(tmp_path))
     assert similarity.measure(grid, [], CONVERGED) is None
 
 
@@ -149,7 +149,7 @@ def test_without_a_line_from_accuracy_there_is_nothing_to_be_apart_from(tmp_path
     assert found.line == Line(None, (), 5)
     # None of the five rows is settled.
     assert found.agreement is not None and found.agreement.num_classed == 0
-    (row, *_) = csv.DictReader(io.StringIO(tables.texts([found])["regimes.csv"]))
+    (row, *_) = csv.DictReader(io.StringIO(results.csv_text(tables.tables([found])["regimes.csv"])))
     assert (row["agreement_num_classed"], row["agreement_num_cells"]) == ("0", "20")
     assert float(row["agreement_cell_correlation"]) == found.agreement.cell_correlation
     assert found.agreement is not None and found.agreement.sparsity_difference is None

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.regimes import best_epochs, convergence, findings, transition
+from earlyprune_jax.analysis import best_epoch, results
+from earlyprune_jax.analysis.cells import find_grids
+from earlyprune_jax.analysis.regimes import convergence, findings, transition
 from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.grids import find
 
 EPOCHS = (10, 20, 80, 90, 120)
 CONVERGED = Convergence(85, {0: 85}, 160)
@@ -18,7 +18,7 @@ def grid_of(tmp_path, means, num_seeds=5, noise=0.001, seed=0):
     test = means[..., None] + rng.normal(0, noise, (*means.shape, num_seeds)) + rng.normal(0, 0.02, num_seeds)
     sparsities = [round(0.5 + 0.1 * place, 1) for place in range(len(means))]
     workdirs.write_forks(tmp_path, sparsities, EPOCHS, test[..., None])
-    (grid,) = find(results.read_runs(tmp_path))
+    (grid,) = find_grids(results.read_runs(tmp_path))
     return grid
 
 
@@ -74,7 +74,7 @@ def test_seeds_that_lack_the_compared_epochs_are_named_as_the_reason(tmp_path):
     test = np.full((2, 5, 3, 1), 0.5)
     test[:, 3:, 1:] = np.nan
     workdirs.write_forks(tmp_path, (0.5, 0.9), EPOCHS, test)
-    (grid,) = find(results.read_runs(tmp_path))
+    (grid,) = find_grids(results.read_runs(tmp_path))
     rows = transition.rows(grid, CONVERGED)
     assert {row.reason for row in rows} == {"fewer than 3 seeds have the epochs compared"}
 
@@ -84,7 +84,7 @@ def test_a_grid_of_noise_rarely_has_a_line(tmp_path):
     rng = np.random.default_rng(1)
     test = rng.normal(0.9, 0.01, (9, 16, 3, 1))
     workdirs.write_forks(tmp_path, [s / 10 for s in range(1, 10)], workdirs.PUBLISHED_EPOCHS, test)
-    (grid,) = find(results.read_runs(tmp_path))
+    (grid,) = find_grids(results.read_runs(tmp_path))
     num_lines = 0
     for _ in range(100):
         grid.test[:] = rng.normal(0.9, 0.01, grid.test.shape)
@@ -97,8 +97,8 @@ def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_pa
     """From the means alone, that is all there is: from 10 % density down, 80 beats all that comes after."""
     sparsities, test = workdirs.published()
     workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
-    (grid,) = find(results.read_runs(tmp_path))
-    best = [best_epochs.best(grid, row) for row in range(9)]
+    (grid,) = find_grids(results.read_runs(tmp_path))
+    best = [best_epoch.best(grid.row(row)) for row in range(9)]
     assert [one.epoch for one in best if one] == [110, 110, 90, 80, 70, 80, 80, 80, 60]
     # Densities of 10 % and below: best at the drop (80) or a little before, worse after it.
     heavy = slice(sparsities.index(0.9), None)
@@ -110,7 +110,7 @@ def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_pa
     # Light rows lose by stopping at 80.
     assert (grid.test[:3, at(90) :, 0].max(axis=1) - grid.test[:3, at(80), 0] > 0.0007).all()
     # 5 % density, epoch 160: 17.44 % error against 14.58 % at its best.
-    below = best_epochs.differences(grid, 8, at(60))[at(160)]
+    below = best_epoch.differences(grid.row(8), at(60))[at(160)]
     assert below is not None and below.mean == pytest.approx(0.1458 - 0.1744)
 
 

@@ -26,7 +26,7 @@ def workdir(tmp_path):
 
 
 def grid(workdir):
-    return regret.grid(results.read_runs(workdir), results.read_config(workdir))
+    return regret.grid(results.read_runs(workdir))
 
 
 def outcomes(workdir, *rules):
@@ -62,8 +62,8 @@ def test_a_rule_is_pruned_when_it_fires_or_rewound_to_its_mark(workdir):
     assert chosen(now, "fired_epoch") == chosen(rewind, "fired_epoch") == [5, None]
     assert chosen(now, "marked_epoch") == chosen(rewind, "marked_epoch") == [3, None]
     assert (chosen(now, "epoch"), chosen(rewind, "epoch")) == ([5, None], [3, None])
-    assert chosen(now, "test_accuracy") == [pytest.approx(0.85), None]
-    assert chosen(rewind, "test_accuracy") == [pytest.approx(0.87), None]
+    assert chosen(now, "test") == [pytest.approx(0.85), None]
+    assert chosen(rewind, "test") == [pytest.approx(0.87), None]
     assert chosen(rewind, "regret") == [pytest.approx(0.03), None]
     # What was trained dense up to the firing was trained, whatever checkpoint is gone back to.
     assert chosen(rewind, "dense_epochs") == [5, None]
@@ -82,7 +82,7 @@ def test_only_rules_that_look_back_are_rewound(workdir):
 def test_means_and_sample_deviations_over_seeds(workdir):
     outcome = outcomes(workdir, AtEpoch(4))["epoch(4)", "now"]
     # Accuracies .9 and .7 against .9 and .9.
-    accuracy, lost = outcome.over_seeds("test_accuracy"), outcome.over_seeds("regret")
+    accuracy, lost = outcome.over_seeds("test"), outcome.over_seeds("regret")
     assert accuracy is not None and lost is not None
     assert (accuracy.mean, accuracy.std, accuracy.n) == (
         pytest.approx(0.8),
@@ -115,13 +115,13 @@ def test_baselines_by_hand(workdir):
     assert chosen(found["best fixed epoch", "now"], "epoch") == [4, 4]
     assert chosen(found["fixed 10 %", "now"], "status") == ["outside", "outside"]
     assert chosen(found["fixed 30 %", "now"], "epoch") == [3, 3]
-    assert chosen(found["fixed 30 %", "now"], "test_accuracy") == pytest.approx([0.87, 0.65])
-    assert chosen(found["fixed 50 %", "now"], "test_accuracy") == pytest.approx([0.85, 0.75])
+    assert chosen(found["fixed 30 %", "now"], "test") == pytest.approx([0.87, 0.65])
+    assert chosen(found["fixed 50 %", "now"], "test") == pytest.approx([0.85, 0.75])
     assert chosen(found["end", "now"], "epoch") == [8, 8]
     assert chosen(found["end", "now"], "regret") == pytest.approx([0.2, 0.0])
     random_time = found["random time", "now"]
     # Epochs 2 to 8: .84 .87 .90 .85 .80 .75 .70 and .60 .65 .70 .75 .80 .85 .90.
-    assert chosen(random_time, "test_accuracy") == pytest.approx([5.71 / 7, 0.75])
+    assert chosen(random_time, "test") == pytest.approx([5.71 / 7, 0.75])
     assert chosen(random_time, "regret") == pytest.approx([0.9 - 5.71 / 7, 0.15])
     assert chosen(random_time, "epoch") == [5.0, 5.0]
     assert chosen(random_time, "status") == ["interpolated", "interpolated"]
@@ -155,7 +155,7 @@ def test_replicates_are_averaged_before_anything_else(tmp_path):
             workdirs.write_fork(
                 tmp_path, 0, epoch, made, replicate=replicate, last_epoch=T, result=workdirs.finished(T)
             )
-    assert chosen(outcomes(tmp_path)["oracle", "now"], "test_accuracy") == [pytest.approx(0.6)]
+    assert chosen(outcomes(tmp_path)["oracle", "now"], "test") == [pytest.approx(0.6)]
 
 
 def test_forks_missing_in_a_seed_are_interpolated_there_or_outside(workdir):
@@ -232,7 +232,7 @@ def test_a_rule_that_chose_a_diverging_fork_is_counted_and_never_called_the_best
     for epoch in (5, 6):
         outcome = found[f"epoch({epoch})", "now"]
         assert chosen(outcome, "status") == ["diverged", "interpolated"]
-        assert chosen(outcome, "test_accuracy")[0] is None
+        assert chosen(outcome, "test")[0] is None
         assert not outcome.complete
     assert chosen(found["random time", "now"], "status") == ["diverged", "interpolated"]
     assert chosen(found["fixed 30 %", "now"], "status") == ["interpolated", "interpolated"]

@@ -116,8 +116,9 @@ def test_torn_last_line_is_dropped(tmp_path):
     directory = workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5, 0.6]))
     with (directory / "metrics.jsonl").open("ab") as file:
         file.write(b'{"epoch": 3, "name": "\xe2\x82')  # the crash cut a three-byte character
-    (run,) = results.read_runs(tmp_path)
-    assert [record["epoch"] for record in run.records] == [1, 2]
+    runs = results.read_runs(tmp_path)
+    ((run,), entries) = runs, runs.entries["seed-0"]
+    assert [entry["epoch"] for entry in entries] == [1, 2]
     assert run.status == "unfinished"
 
 
@@ -145,7 +146,7 @@ def test_rows_are_sorted_trunks_first_and_numbers_as_numbers(tmp_path):
         )
     for seed in (10, 2):
         workdirs.write_trunk(tmp_path, seed, workdirs.records(0, [0.5]), result=workdirs.finished(1))
-    rows = results.result_rows(reversed(results.read_runs(tmp_path)))
+    rows = results.result_rows(results.read_runs(tmp_path))
     assert [(r["kind"], r["trunk_seed"], r["fork_epoch"], r["sparsity"]) for r in rows] == [
         ("trunk", 2, None, None),
         ("trunk", 10, None, None),
@@ -162,7 +163,7 @@ def test_every_scalar_signal_is_a_column_and_values_per_parameter_are_not(tmp_pa
         {"fisher_trace": 3, "sharpness": 0.5, "is_peak": True},
     ]
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5, 0.5], signals=signals))
-    assert results.signal_rows(results.read_runs(tmp_path)) == [
+    assert results.rows_of(results.signal_table(results.read_runs(tmp_path))) == [
         {**workdirs.SETTING, "trunk_seed": 0, "epoch": 1, "fisher_trace": 2.0, "sharpness": None},
         {**workdirs.SETTING, "trunk_seed": 0, "epoch": 2, "fisher_trace": 3, "sharpness": 0.5},
     ]
@@ -193,7 +194,7 @@ def test_tables_are_replaced_and_leave_no_temporary_file(two_runs):
 
 def test_a_directory_without_run_json_is_not_a_run(tmp_path):
     (tmp_path / "trunks" / "seed-0").mkdir(parents=True)
-    assert results.read_runs(tmp_path) == []
+    assert len(results.read_runs(tmp_path)) == 0
 
 
 def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
@@ -202,8 +203,8 @@ def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
     code = (
         "import sys, json\n"
         "from earlyprune_jax.analysis import figures, results, rules, summary\n"
-        "early = 'matplotlib' in sys.modules\n"
-        "figures.draw_accuracy_vs_fork_epoch(sys.argv[1]); summary.summarize(sys.argv[1])\n"
+        "early = [name for name in ('matplotlib', 'pandas', 'scipy') if name in sys.modules]\n"
+        "figures.draw_main(sys.argv[1]); summary.summarize(sys.argv[1])\n"
         "assert len(rules.write(sys.argv[1])) == 5\n"
         "heavy = ('jax', 'flax', 'optax', 'orbax', 'matplotlib.pyplot')\n"
         "print(json.dumps([early, [name for name in heavy if name in sys.modules]]))"
@@ -212,4 +213,15 @@ def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, cwd=root
     )
-    assert json.loads(done.stdout) == [False, []]
+    assert json.loads(done.stdout) == [[], []]
+
+
+def test_tables_are_parquet_too_where_that_is_asked_for(two_runs):
+    pytest.importorskip("pyarrow")
+    paths = results.write_tables(two_runs, parquet=True)
+    assert [path.name for path in paths[2:]] == ["results.parquet", "signals.parquet"]
+    csv_table, parquet_table = results.read_table(paths[0]), results.read_table(paths[2])
+    assert list(parquet_table) == list(csv_table)
+    # Bit for bit.
+    assert parquet_table["train_loss"].tolist() == csv_table["train_loss"].tolist() == [1.0 / 4, 1.0 / 4]
+    assert parquet_table["test_accuracy"].tolist() == csv_table["test_accuracy"].tolist()

@@ -84,7 +84,7 @@ def test_runs_that_pruned_themselves_are_marked_in_the_main_figure(tmp_path):
         workdirs.write_trunk(tmp_path, seed, made, last_epoch=T, result=workdirs.finished(epoch))
         made = workdirs.records(epoch, [0.9 + 0.01 * seed])
         workdirs.write_online(tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished(T))
-    texts = drawn_texts(figures.draw_accuracy_vs_fork_epoch(tmp_path))
+    texts = drawn_texts(figures.draw_main(tmp_path))
     assert "pruned itself: 90.5 ± 0.7 % at epochs 5 to 7" in texts
     assert not any("has finished yet" in text or "dense baseline" in text for text in texts)
     assert any("forks: magnitude, global, 97 % removed, rule paper_a" in text for text in texts)
@@ -96,5 +96,5 @@ def test_only_the_headline_signals_are_drawn(tmp_path):
     others = {"mask_distance": 1.0, "fisher_trace_standard_error": 1.0, "random_distance_std": 1.0}
     made = workdirs.records(0, [0.9] * 3, signals=[others | headline] * 3)
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=3, result=workdirs.finished(3))
-    content = figures.gather(results.read_runs(tmp_path), results.read_config(tmp_path))
+    content = figures.gather(results.read_runs(tmp_path))
     assert content.signals == ("fisher_trace", "random_distance")

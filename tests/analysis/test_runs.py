@@ -1,21 +1,25 @@
-import dataclasses
-
 import pytest
 import workdirs
 
-from earlyprune_jax.analysis import results, runs
+from earlyprune_jax.analysis import results, run_files, runs
+from earlyprune_jax.analysis.places import Place
+from earlyprune_jax.analysis.study import Swept
+from earlyprune_jax.metrics import Metric
 from earlyprune_jax.validate import InvalidInput
+
+ACCURACY = Metric("accuracy", "%")
 
 
 def test_of_a_fork_the_last_and_the_best_epochs_are_kept_and_of_a_trunk_all(tmp_path):
     made = workdirs.records(0, [0.5, 0.9, 0.9, 0.7], validation_accuracy=[0.4, 0.8, 0.6, 0.8])
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=4, result=workdirs.finished(4))
     workdirs.write_fork(tmp_path, 0, 0, made, last_epoch=4, result=workdirs.finished(4))
-    trunk, fork = runs.read_runs(tmp_path)
-    assert trunk.records == tuple(made)
-    assert fork.records == ()
-    assert fork.epochs == trunk.epochs == runs.Epochs(made[3], made[1], made[1], 2.0)
-    assert fork.complete and fork.last("test_accuracy") == 0.7
+    read = runs.read_runs(tmp_path)
+    _, fork = read
+    assert read.entries == {"seed-0": made}
+    assert (fork.end_epoch, fork.best_test_epoch, fork.validation_epoch, fork.seconds) == (4, 2, 2, 2.0)
+    assert (fork.best_test_accuracy, fork.validation_epoch_test_accuracy) == (0.9, 0.9)
+    assert fork.complete and fork.test_accuracy == 0.7
 
 
 def test_a_fork_has_the_row_that_all_its_epochs_give(tmp_path):
@@ -23,7 +27,7 @@ def test_a_fork_has_the_row_that_all_its_epochs_give(tmp_path):
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=4, result=workdirs.finished(4))
     workdirs.write_fork(tmp_path, 0, 0, made, last_epoch=4, result=workdirs.finished(4))
     of_trunk, of_fork = results.result_rows(runs.read_runs(tmp_path))
-    axes = {"kind", *results.AXES}
+    axes = {"kind", *runs.axes_of(Swept())}
     assert {k: v for k, v in of_fork.items() if k not in axes} == {
         k: v for k, v in of_trunk.items() if k not in axes
     }
@@ -40,18 +44,19 @@ def test_a_fork_has_the_row_that_all_its_epochs_give(tmp_path):
 )
 def test_the_best_epoch_is_the_first_with_the_highest_finite_number(values, best):
     entries = [{"epoch": epoch, "test_accuracy": value} for epoch, value in enumerate(values, 1)]
-    assert runs.summed_up(entries).best_test.get("epoch") == best
+    assert run_files.best_entry(entries, ACCURACY, "test").get("epoch") == best
 
 
-def test_without_an_epoch_there_is_nothing_to_sum_up():
-    assert runs.summed_up([]) == runs.Epochs({}, {}, {}, None)
+def test_without_an_epoch_there_is_nothing_to_sum_up(tmp_path):
+    workdirs.write_trunk(tmp_path, 0, [])
+    (run,) = runs.read_runs(tmp_path)
+    assert (run.seconds, run.best_test_epoch, run.epochs_trained, run.complete) == (None, None, 0, False)
 
 
 def test_values_per_parameter_are_not_kept_in_memory(tmp_path):
     signals = [{"fisher_trace": 2.0, "fisher_trace_by_parameter": {"stem_conv/kernel": 2.0}}]
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5], signals=signals))
-    (run,) = runs.read_runs(tmp_path)
-    assert run.records[0]["signals"] == {"fisher_trace": 2.0}
+    assert runs.read_runs(tmp_path).entries["seed-0"][0]["signals"] == {"fisher_trace": 2.0}
 
 
 def test_a_torn_last_line_of_a_fork_is_dropped_and_another_damaged_one_named(tmp_path):
@@ -60,7 +65,7 @@ def test_a_torn_last_line_of_a_fork_is_dropped_and_another_damaged_one_named(tmp
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     (run,) = runs.read_runs(tmp_path)
-    assert (run.last("epoch"), run.status, run.complete) == (4, "unfinished", False)
+    assert (run.end_epoch, run.status, run.complete) == (4, "unfinished", False)
     lines = whole.split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1][:9], *lines[2:]]))
     with pytest.raises(InvalidInput, match=r"metrics\.jsonl, line 2="):
@@ -69,6 +74,5 @@ def test_a_torn_last_line_of_a_fork_is_dropped_and_another_damaged_one_named(tmp
 
 def test_settings_sort_by_model_then_data_then_schedule():
     wanted = [("a", 0.1, "step"), ("a", 1.0, "cosine"), ("a", 1.0, "step"), ("b", 0.01, "cosine")]
-    assert [
-        dataclasses.astuple(one) for one in sorted(runs.Setting(*axes) for axes in wanted[::-1])
-    ] == wanted
+    made = sorted(Place.of(results.SETTING, axes) for axes in wanted[::-1])
+    assert [tuple(one.named.values()) for one in made] == wanted

@@ -58,20 +58,23 @@ def drawn_texts(svg):
 
 
 def test_runs_are_grouped_by_setting_in_sorted_order_and_keep_theirs(tmp_path):
-    groups = results.by_setting(reversed(results.read_runs(both(tmp_path))))
-    assert [setting.slug for setting in groups] == ["preresnet20_0.1_step", "preresnet56_1_step"]
+    groups = results.by_setting(results.read_runs(both(tmp_path)))
+    assert [setting.slug() for setting in groups] == ["preresnet20_0.1_step", "preresnet56_1.0_step"]
     assert [len(own) for own in groups.values()] == [12, 12]
-    assert {run.model for run in groups[results.Setting("preresnet20", 0.1, "step")]} == {"preresnet20"}
-    assert [run.kind for run in groups[results.Setting(**LARGE)]] == ["fork"] * 9 + ["trunk"] * 3
+    assert {run.model for run in groups[results.Place(tuple(SMALL.items()))]} == {"preresnet20"}
+    assert [run.kind for run in groups[results.Place(tuple(LARGE.items()))]] == ["trunk"] * 3 + ["fork"] * 9
 
 
 def test_a_curve_holds_one_setting_and_meets_its_own_dense_runs(tmp_path):
     runs = results.read_runs(both(tmp_path))
     small, large = curves.fork_curves(runs)
-    assert (small.setting, large.setting) == (results.Setting(**SMALL), results.Setting(**LARGE))
+    assert (small.setting, large.setting) == (
+        results.Place(tuple(SMALL.items())),
+        results.Place(tuple(LARGE.items())),
+    )
     assert small.test(4).mean == 0.52
     dense = curves.own_dense(small, curves.dense_runs(runs))
-    assert [run.last("test_accuracy") for run in dense] == list(DENSE["preresnet20"])
+    assert dense["test_accuracy"].tolist() == list(DENSE["preresnet20"])
 
 
 def test_the_rows_of_every_table_are_those_that_each_setting_has_alone(tmp_path):
@@ -90,11 +93,11 @@ def test_the_rows_of_every_table_are_those_that_each_setting_has_alone(tmp_path)
 def test_outcomes_come_setting_by_setting(tmp_path):
     found = rules.replay(both(tmp_path), ["epoch(4)"])
     assert len(found) == 2 * 8
-    assert [one.curve.setting.model for one in found] == ["preresnet20"] * 8 + ["preresnet56"] * 8
+    assert [one.curve.setting["model"] for one in found] == ["preresnet20"] * 8 + ["preresnet56"] * 8
     tables = rules_text.table(found).splitlines()
     headed = [line for line in tables if line.startswith("Forks: ")]
-    assert headed[0].startswith("Forks: preresnet20, 10 % of the training images, magnitude, global, 90 %")
-    assert headed[1].startswith("Forks: preresnet56, all training images, magnitude, global, 90 %")
+    assert headed[0].startswith("Forks: preresnet20, 10 % of the training data, magnitude, global, 90 %")
+    assert headed[1].startswith("Forks: preresnet56, all training data, magnitude, global, 90 %")
 
 
 def test_a_rule_may_look_at_what_was_measured_in_one_setting_only(tmp_path, capsys):
@@ -105,45 +108,51 @@ def test_a_rule_may_look_at_what_was_measured_in_one_setting_only(tmp_path, caps
     axes = {"sparsity": 0.9, "last_epoch": T, "setting": third}
     workdirs.write_fork(tmp_path, 0, 2, workdirs.records(2, [0.5]), result=workdirs.finished(T), **axes)
     assert rules.main([str(tmp_path), "--rule", "peak(weight_change)"]) == 0
-    assert "schedule cosine" in capsys.readouterr().out
+    assert "cosine schedule" in capsys.readouterr().out
     rows = [row for row in table(tmp_path / "rules.csv") if row["trigger"] == "peak(weight_change)"]
     assert {row["schedule"] for row in rows} == {"step", "cosine"}
     assert {row["num_never_fired"] for row in rows if row["schedule"] == "step"} == {"3"}
 
 
-def test_every_setting_has_its_figures_and_one_for_all_does_not_stay_behind(tmp_path):
+def test_settings_share_one_main_figure_and_have_a_figure_of_rules_each(tmp_path):
     write_setting(tmp_path, SMALL)
-    figures.draw_accuracy_vs_fork_epoch(tmp_path)
+    figures.draw_main(tmp_path)
     rules.write(tmp_path)
-    names = {"accuracy_vs_fork_epoch", "rules"}
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} == names
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"accuracy_vs_fork_epoch", "rules"}
     write_setting(tmp_path, LARGE)
-    paths = figures.draw_accuracy_vs_fork_epoch(tmp_path)
+    names = [path.name for path in figures.draw_main(tmp_path)]
+    assert names == ["accuracy_vs_fork_epoch.png", "accuracy_vs_fork_epoch.svg"]
+    rules.write(tmp_path)
+    # The figure of the rules of one setting would be taken for one of all.
+    slugs = ("preresnet20_0.1_step", "preresnet56_1_step")
+    found = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert found == {"accuracy_vs_fork_epoch", *(f"rules_{slug}" for slug in slugs)}
+    text = " ".join(summary.summarize(tmp_path).split())
+    assert "figures/accuracy_vs_fork_epoch.png" in text and "figures/rules_*.svg" in text
+
+
+def test_more_settings_than_panels_have_a_main_figure_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "MAX_PANELS", 1)
+    paths = figures.draw_main(both(tmp_path))
     assert [path.name for path in paths] == [
         "accuracy_vs_fork_epoch_preresnet20_0.1_step.png",
         "accuracy_vs_fork_epoch_preresnet20_0.1_step.svg",
         "accuracy_vs_fork_epoch_preresnet56_1_step.png",
         "accuracy_vs_fork_epoch_preresnet56_1_step.svg",
     ]
-    rules.write(tmp_path)
-    found = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert found == {
-        f"{name}_{slug}" for name in names for slug in ("preresnet20_0.1_step", "preresnet56_1_step")
-    }
+    named = "digits, preresnet20, 10 % of the training data, step schedule, T = 10 epochs; forks:"
+    assert any(text.startswith(named) for text in drawn_texts(paths[1]))
     text = " ".join(summary.summarize(tmp_path).split())
-    assert "figures/accuracy_vs_fork_epoch_*.png" in text and "figures/rules_*.svg" in text
+    assert "figures/accuracy_vs_fork_epoch_*.png" in text
 
 
-def test_a_figure_shows_its_setting_only_and_names_it(tmp_path):
-    paths = figures.draw_accuracy_vs_fork_epoch(both(tmp_path / "both"))
-    texts = drawn_texts(paths[1])
-    (single, _) = figures.draw_accuracy_vs_fork_epoch(alone(tmp_path / "alone", SMALL))
-    own = drawn_texts(single.with_suffix(".svg"))
-    named = "digits, preresnet20, 10 % of the training images, schedule step, T = 10 epochs; forks:"
-    assert sorted(set(texts) - set(own))[0].startswith(named)
-    assert [text for text in own if text not in texts] == [
-        "digits, preresnet20, T = 10 epochs; forks: magnitude, global, 90 % removed, rule paper_a"
-    ]
+def test_the_panels_of_a_figure_name_their_settings_and_their_best_epochs(tmp_path):
+    _, svg = figures.draw_main(both(tmp_path))
+    texts = drawn_texts(svg)
+    assert {"preresnet20, 10 % of the training data", "preresnet56, all training data"} <= set(texts)
+    assert {"best fork epoch: 2 (60.7 %)", "best fork epoch: 8 (95.5 %)"} <= set(texts)
+    assert "digits, T = 10 epochs; forks: magnitude, global, 90 % removed, rule paper_a" in texts
+    assert texts.count("dense baseline, never pruned") == texts.count("pruned forks") == 1
 
 
 def test_the_summary_has_a_headed_part_a_setting_that_says_what_it_says_alone(tmp_path):
@@ -151,8 +160,8 @@ def test_the_summary_has_a_headed_part_a_setting_that_says_what_it_says_alone(tm
     assert together[0] == "Runs: 24 finished, 0 diverged, 0 skipped."
     heads = [line for line in together if line.startswith("Trunks: ")]
     assert heads == [
-        "Trunks: preresnet20, 10 % of the training images, schedule step",
-        "Trunks: preresnet56, all training images, schedule step",
+        "Trunks: preresnet20, 10 % of the training data, step schedule",
+        "Trunks: preresnet56, all training data, step schedule",
     ]
     parts = [together[together.index(heads[0]) + 1 : together.index(heads[1])]]
     parts.append(together[together.index(heads[1]) + 1 :])
@@ -173,7 +182,7 @@ def test_the_recommendation_names_its_setting_and_compares_it_with_its_own_dense
     text = summary.summarize(both(tmp_path)).split("Recommendation: ")[1]
     text = " ".join(text.split())
     assert text.startswith(
-        "prune 90 % (magnitude, global; preresnet56, all training images) after epoch 8 of 10: "
+        "prune 90 % (magnitude, global; preresnet56, all training data) after epoch 8 of 10: "
         "95.5 +- 1.3 % test accuracy, 0.5 +- 0.5 points below dense"
     )
     assert "of 1 curve on the most data the hardest pruning that loses at most one point on test" in text
@@ -201,6 +210,6 @@ def test_runs_that_pruned_themselves_are_told_apart_by_setting(tmp_path):
         workdirs.write_online(tmp_path, 0, stop, made, result=workdirs.finished(T), **axes)
     text = " ".join(summary.summarize(tmp_path).split())
     assert "it pruned itself after epochs 5 to 8 of 10" in text
-    assert "50.0 % test accuracy with 97 % removed of preresnet20, 10 % of the training images" in text
-    assert "80.0 % test accuracy with 97 % removed of preresnet56, all training images" in text
+    assert "50.0 % test accuracy with 97 % removed of preresnet20, 10 % of the training data" in text
+    assert "80.0 % test accuracy with 97 % removed of preresnet56, all training data" in text
     assert "2 to 5 epochs of dense training saved" in text

@@ -2,7 +2,7 @@ import json
 
 import workdirs
 
-from earlyprune_jax.analysis import results, signal_cost, summary
+from earlyprune_jax.analysis import results, signals_text, summary
 
 
 def write_trunk(workdir, *, train=2.0, signals=None, num_epochs=2, seed=0):
@@ -17,7 +17,7 @@ def test_shares_are_of_the_training_time_of_all_trunks_the_dearest_first(tmp_pat
     costs = {"mask_distance": 0.002, "kl_uniform": 0.06, "fisher_trace": 0.4, "random_distance": 0.02}
     write_trunk(tmp_path, signals=costs | {"gradient_norm": 0.0004})
     write_trunk(tmp_path, signals=costs | {"gradient_norm": 0.0004}, seed=1)
-    assert signal_cost.sentence(results.read_runs(tmp_path), {}) == (
+    assert signals_text.cost_sentence(results.read_runs(tmp_path), {}) == (
         "Signals took 24 % of the training time (tr(F) 20 %, KL_uniform 3 %, random distance 1 %, "
         "the other 2 0.12 %)."
     )
@@ -25,7 +25,7 @@ def test_shares_are_of_the_training_time_of_all_trunks_the_dearest_first(tmp_pat
 
 def test_nothing_is_said_where_nothing_was_timed(tmp_path):
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]), result=workdirs.finished(1))
-    assert signal_cost.sentence(results.read_runs(tmp_path), {}) is None
+    assert signals_text.cost_sentence(results.read_runs(tmp_path), {}) is None
     assert "Signals took" not in summary.summarize(tmp_path)
 
 
@@ -41,10 +41,10 @@ def test_what_the_budget_left_out_is_named(tmp_path):
         },
     }
     expected = (
-        "To stay within 5 %, tr(F) looked at 500 of 1200 images; random distance was measured every 3 epochs"
-        "; gradient_norm looked at 128 of 1200 images and was measured every 2 epochs."
+        "To stay within 5 %, tr(F) looked at 500 of 1200 examples; random distance was measured every 3 "
+        "epochs; gradient_norm looked at 128 of 1200 examples and was measured every 2 epochs."
     )
-    assert signal_cost.sentence([], budget) == expected
+    assert signals_text.cost_sentence(results.read_runs("no/such/workdir"), budget) == expected
     (tmp_path / "signal_budgets").mkdir()
     (tmp_path / "signal_budgets" / "resnet8_1.json").write_text(json.dumps(budget))
     write_trunk(tmp_path, signals={"fisher_trace": 0.1})
@@ -58,4 +58,4 @@ def test_a_budget_that_left_nothing_out_is_not_mentioned():
         "num_examples": 9,
         "signals": {"x": {"num_examples": 9, "every_epochs": 1}},
     }
-    assert signal_cost.sentence([], budget) is None
+    assert signals_text.cost_sentence(results.read_runs("no/such/workdir"), budget) is None

@@ -1,5 +1,6 @@
 """Hand-made workdirs: the files an experiment leaves, with numbers chosen by the test."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -153,9 +154,21 @@ def finished(epoch: int = 40, achieved_sparsity: float = 0.0) -> dict[str, Any]:
     }
 
 
+def write_study(workdir: Path, metrics: Sequence[Mapping[str, Any]], primary: str) -> None:
+    """What a workdir of this version says of its metrics."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    held = {"format": 2, "metrics": list(metrics), "primary": primary, "code": {}, "folder": None}
+    (workdir / "study.json").write_text(json.dumps(held))
+
+
 def _prefix(setting: Mapping[str, Any]) -> str:
-    """What sets the directories of another setting apart."""
-    return "" if setting == SETTING else "_".join(map(str, setting.values())) + "_"
+    """What sets the directories of another setting apart; of two configs nothing but digits."""
+    if setting == SETTING:
+        return ""
+    config = setting.get("config")
+    named = [str(value) for name, value in setting.items() if name != "config"]
+    digits = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
+    return "_".join([*named, digits] if config else named) + "_"
 
 
 def _write(

@@ -10,25 +10,28 @@ but the table of comparisons is written, if there are any.
 from collections.abc import Sequence
 from pathlib import Path
 
-from earlyprune_jax import records
 from earlyprune_jax.analysis import comparisons, results
+from earlyprune_jax.analysis.comparisons import Comparison
 from earlyprune_jax.analysis.regimes import findings, publication, tables
 from earlyprune_jax.analysis.regimes.findings import Findings
 from earlyprune_jax.analysis.regimes.text import paragraphs
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Runs
 
 __all__ = ["Findings", "analyse", "paragraphs", "write"]
 
 
-def analyse(workdir: str | Path, runs: Sequence[Run] | None = None) -> tuple[Findings, ...]:
+def analyse(
+    workdir: str | Path, runs: Runs | None = None, compared: Sequence[Comparison] | None = None
+) -> tuple[Findings, ...]:
     """Works out the regimes of every grid of a workdir.
 
     Args:
         workdir: an experiment's directory, finished or not.
         runs: its runs, if they have been read already.
+        compared: its comparisons, likewise.
 
     Returns:
-        One entry a grid; empty where there is none.
+        One entry per grid; empty where there is none.
 
     Raises:
         InvalidInput: a file of the workdir is damaged; names it.
@@ -38,15 +41,16 @@ def analyse(workdir: str | Path, runs: Sequence[Run] | None = None) -> tuple[Fin
         ()
     """
     runs = results.read_runs(workdir) if runs is None else runs
-    return findings.analyse(runs, comparisons.read(workdir), results.read_config(workdir))
+    compared = comparisons.read(workdir, runs.swept) if compared is None else compared
+    return findings.analyse(runs, compared)
 
 
 def write(
-    workdir: str | Path, *, runs: Sequence[Run] | None = None, found: Sequence[Findings] | None = None
+    workdir: str | Path, *, runs: Runs | None = None, found: Sequence[Findings] | None = None
 ) -> list[Path]:
     """Writes tables and figures; each file is replaced in one step.
 
-    Tables: regimes.csv (a row a grid and sparsity), regime_cells.csv (a row a cell), and where there is
+    Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where there is
     something to say comparisons.csv, regime_alignment.csv, regime_baselines.csv. Figures: see
     `publication.draw`. The same files give the same bytes with the same matplotlib.
 
@@ -65,12 +69,9 @@ def write(
         >>> write("no/such/workdir")
         []
     """
-    found = analyse(workdir, runs) if found is None else found
-    texts = tables.texts(found)
-    compared = comparisons.read(workdir)
-    if any(one.status != "unfinished" for one in compared):
-        texts["comparisons.csv"] = comparisons.table(compared)
-    paths = [Path(workdir) / name for name in texts]
-    for path in paths:
-        records.replace_file(path, texts[path.name].encode())
+    runs = results.read_runs(workdir) if runs is None else runs
+    compared = comparisons.read(workdir, runs.swept)
+    found = findings.analyse(runs, compared) if found is None else found
+    paths = [results.save(Path(workdir) / name, rows) for name, rows in tables.tables(found).items()]
+    paths += comparisons.write(workdir, compared)
     return paths + (publication.draw(workdir, found) if found else [])

@@ -2,17 +2,14 @@
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Sequence
 
-from earlyprune_jax.analysis import regimes
+from earlyprune_jax.analysis import regimes, words
 from earlyprune_jax.validate import InvalidInput, expected
-
-WIDTH = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 where the input cannot be used."""
+    """Prints and writes what was found; returns 0, or 2 where the input cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m earlyprune_jax.analysis.regimes",
         description="The two regimes of pruning: where early stopping pays, where training to convergence.",
@@ -25,17 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             remedy = "Regimes are told apart by finished forks."
             allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
             raise InvalidInput([expected("WORKDIR", flags.workdir, allowed, remedy)])
-        print("\n".join(_wrap(paragraph) for paragraph in regimes.paragraphs(found)))
+        print("\n".join(words.wrapped(paragraph) for paragraph in regimes.paragraphs(found)))
         print("Files:", ", ".join(map(str, regimes.write(flags.workdir, found=found))))
     except InvalidInput as error:
         print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
         return 2
     return 0
-
-
-def _wrap(paragraph: str) -> str:
-    indent = " " * (len(paragraph) - len(paragraph.lstrip()))
-    return textwrap.fill(paragraph, WIDTH, subsequent_indent=indent + "  ", break_on_hyphens=False)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,38 @@
 """What holds across grids, in words: other schedules, depths and amounts of data."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from earlyprune_jax.analysis.regimes import scaling, sentences, words
+from earlyprune_jax.analysis import words
+from earlyprune_jax.analysis.places import Place
+from earlyprune_jax.analysis.regimes import scaling, sentences
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.regimes.grids import KEY, RegimeGrid
 from earlyprune_jax.analysis.regimes.scaling import DEPTH, Series
 
 
 def lines(findings: Sequence[Findings]) -> Iterator[str]:
-    """A line a control at constant rate, and a line a series over depth or data.
+    """Writes a line per control at constant rate, and a line per series over depth or data.
 
     Example:
         >>> list(lines([]))
         []
     """
-    by_key: dict[tuple[Any, ...], Findings] = {one.grid.key: one for one in findings}
-    yield from _constant_rate_lines(by_key)
+    by_place = {one.grid.place: one for one in findings}
+    yield from _constant_rate_lines(by_place)
     for series in scaling.series([one.grid for one in findings]):
-        yield from _series_lines(series, [by_key[grid.key] for grid in series.grids])
+        yield from _series_lines(series, [by_place[grid.place] for grid in series.grids])
 
 
-def _constant_rate_lines(by_key: Mapping[tuple[Any, ...], Findings]) -> Iterator[str]:
+def _constant_rate_lines(by_place: Mapping[Place, Findings]) -> Iterator[str]:
     """Does the break vanish where the trunk's rate never drops?"""
-    for one in by_key.values():
-        named = one.grid.named
-        twin = by_key.get(tuple((named | {"schedule": "constant"}).values()))
+    for place, one in by_place.items():
+        twin = by_place.get(place.changed(schedule="constant"))
         if twin is not None and twin is not one:
-            about = _label_without(one.grid, "schedule")
+            about = words.label(place.without("schedule"))
             yield (
                 f"Control, trunks at a constant rate ({about}): {sentences.line(twin)}; "
-                f"with the {named['schedule']} schedule {sentences.line(one)}."
+                f"with the {place['schedule']} schedule {sentences.line(one)}."
             )
 
 
@@ -48,7 +47,7 @@ def _series_lines(series: Series, findings: Sequence[Findings]) -> Iterator[str]
         return
     listed = ", ".join(f"{epoch} at {_value_label(series, value)}" for value, epoch in pairs)
     inner = "model" if series.axis == DEPTH else "train_fraction"
-    where = f"at {words.removed(high[-1])} % removed ({_label_without(series.grids[0], inner)})"
+    where = f"at {words.removed(high[-1])} % removed ({words.label(series.grids[0].place.without(inner))})"
     trend = _trend([epoch for _, epoch in pairs])
     yield f"Best epoch against {series.axis} {where}: {listed}: {trend}."
 
@@ -64,7 +63,3 @@ def _trend(epochs: Sequence[int]) -> str:
 
 def _value_label(series: Series, value: float) -> str:
     return f"{value:.0f}" if series.axis == DEPTH else f"{100 * value:.6g} %"
-
-
-def _label_without(grid: RegimeGrid, axis: str) -> str:
-    return words.grid_label(grid, [other for other in KEY if other != axis])

@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from earlyprune_jax.analysis import curves, peaks, results
-from earlyprune_jax.analysis.curves import Stats
-from earlyprune_jax.analysis.regimes.best_epochs import best_column
-from earlyprune_jax.analysis.regimes.grids import RegimeGrid
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis import peaks, results
+from earlyprune_jax.analysis.cells import CellGrid
+from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.stats import Stats, best_column, stats
 
 SIGNAL = "random_distance"
 FRACTIONS = (0.3, 0.5)
@@ -52,20 +51,19 @@ class Marker:
     num_edges: int
 
 
-def alignments(grid: RegimeGrid, trunks: Sequence[Run], config: Mapping[str, Any]) -> tuple[Alignment, ...]:
-    """Every row, seed and marker of a grid.
+def alignments(grid: CellGrid, runs: Runs) -> tuple[Alignment, ...]:
+    """Compares every row, seed and marker of a grid.
 
     Args:
         grid: the grid.
-        trunks: of its setting.
-        config: the workdir's; where its step schedule drops the rate first.
+        runs: of its setting; the config says where a step schedule drops the rate first.
 
     Returns:
         Row by row, seed by seed; markers in the order signal, fixed fractions, drop. A seed without a
         finished fork in the row is left out, and so is the signal where it was not measured.
     """
-    marked = _signal_peaks(trunks)
-    controls = _controls(grid, trunks, config)
+    marked = _signal_peaks(runs)
+    controls = _controls(grid, runs)
     found = []
     for row, sparsity in enumerate(grid.sparsities):
         for place, seed in enumerate(grid.seeds):
@@ -80,7 +78,7 @@ def alignments(grid: RegimeGrid, trunks: Sequence[Run], config: Mapping[str, Any
 
 
 def over_rows(found: Iterable[Alignment], sparsities: Iterable[float]) -> tuple[Marker, ...]:
-    """The markers over some rows, the closest first.
+    """Averages the markers over some rows, the closest first.
 
     Example:
         >>> over_rows([], [0.9])
@@ -97,7 +95,7 @@ def over_rows(found: Iterable[Alignment], sparsities: Iterable[float]) -> tuple[
 
 def _marker(name: str, seeds: Sequence[Sequence[Alignment]]) -> Marker:
     def averaged(size: Any) -> Stats:
-        return curves.stats(curves.stats(map(size, own)).mean for own in seeds)
+        return stats(stats(map(size, own)).mean for own in seeds)
 
     return Marker(
         name=name,
@@ -107,31 +105,32 @@ def _marker(name: str, seeds: Sequence[Sequence[Alignment]]) -> Marker:
     )
 
 
-def _signal_peaks(trunks: Sequence[Run]) -> dict[int, tuple[int, str | None]]:
-    rows = results.signal_rows(run for run in trunks if run.complete)
-    if not rows or SIGNAL not in rows[0]:
+def _signal_peaks(runs: Runs) -> dict[int, tuple[int, str | None]]:
+    table = results.signal_table(runs.where(runs.frame["complete"]))
+    if SIGNAL not in table:
         return {}
     return {
         peak.trunk_seed: (peak.epoch, peak.edge)
-        for peak in peaks.seed_peaks(rows, SIGNAL)
+        for peak in peaks.seed_peaks(table, SIGNAL)
         if peak.trunk_seed is not None
     }
 
 
-def _controls(
-    grid: RegimeGrid, trunks: Sequence[Run], config: Mapping[str, Any]
-) -> dict[str, tuple[int, str | None]]:
+def _controls(grid: CellGrid, runs: Runs) -> dict[str, tuple[int, str | None]]:
     """Marker -> epoch, the same in every seed."""
-    num_epochs = max((run.last_epoch for run in trunks), default=max(grid.epochs))
+    last = runs.of_kind("trunk").frame["last_epoch"]
+    num_epochs = int(last.max()) if len(last) else max(grid.epochs)
     found: dict[str, tuple[int, str | None]] = {
         f"fixed {100 * fraction:.0f} %": (round(fraction * num_epochs), None) for fraction in FRACTIONS
     }
-    drop = first_drop(grid.named["schedule"], config)
+    swept = grid.place.named.get("schedule.step_boundaries_epochs")
+    config = {"schedule": {"step_boundaries_epochs": swept}} if swept else runs.config
+    drop = first_drop(grid.place["schedule"], config)
     return found if drop is None else {**found, FIRST_DROP: (drop, None)}
 
 
 def first_drop(schedule: str, config: Mapping[str, Any]) -> int | None:
-    """The epoch after which a step schedule first lowers the rate; None for other schedules.
+    """Gives the epoch after which a step schedule first lowers the rate; None for other schedules.
 
     Example:
         >>> first_drop("step", {"schedule": {"step_boundaries_epochs": [80, 120]}})

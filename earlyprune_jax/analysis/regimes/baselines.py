@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from earlyprune_jax.analysis.curves import Stats
-from earlyprune_jax.analysis.regimes import left_out
-from earlyprune_jax.analysis.regimes.grids import RegimeGrid
+from earlyprune_jax.analysis.cells import CellGrid
+from earlyprune_jax.analysis.lead import Lead, lead
+from earlyprune_jax.analysis.stats import Stats, best_of, plain_difference
 
 MATCHED = "matched_budget"
 CONSTANT = "constant"
@@ -25,10 +25,10 @@ class Baseline:
         epoch: of the baseline; a random mask's own best.
         best_num_epochs: what a run of the row's best cell is trained in all, dense and pruned.
         num_epochs: the same of the baseline, which may be far longer.
-        best_accuracy: mean test accuracy of the row's best cell.
-        accuracy: mean test accuracy of the baseline.
-        difference: best minus baseline over paired repeats, best chosen on the same runs.
-        left_out: the same with the best epoch chosen on the other repeats; see `left_out.lead`.
+        best_value: mean test metric of the row's best cell, in its own direction.
+        value: the same of the baseline.
+        difference: how much better the best is, over paired repeats; best chosen on the same runs.
+        left_out: the same with the best epoch chosen on the other repeats; see `lead.lead`.
     """
 
     sparsity: float
@@ -37,14 +37,14 @@ class Baseline:
     epoch: int
     best_num_epochs: int
     num_epochs: int
-    best_accuracy: float
-    accuracy: float
+    best_value: float
+    value: float
     difference: Stats
-    left_out: left_out.Lead | None
+    left_out: Lead | None
 
 
-def compare(grid: RegimeGrid, others: Iterable[RegimeGrid], num_epochs: int | None) -> tuple[Baseline, ...]:
-    """Every row of a grid against the baselines that exist.
+def compare(grid: CellGrid, others: Iterable[CellGrid], num_epochs: int | None) -> tuple[Baseline, ...]:
+    """Compares every row of a grid with the baselines that exist.
 
     Ends and beginnings: the forks at the trunk's last epoch and at epoch 0 of the same grid, and of the
     grid of rule `matched_budget`, in which every fork trains equally long in total; the end also of rule
@@ -70,8 +70,8 @@ def compare(grid: RegimeGrid, others: Iterable[RegimeGrid], num_epochs: int | No
 
 
 def _sources(
-    grid: RegimeGrid, others: Sequence[RegimeGrid], ends: Sequence[int]
-) -> list[tuple[RegimeGrid | None, str, Sequence[int] | None]]:
+    grid: CellGrid, others: Sequence[CellGrid], ends: Sequence[int]
+) -> list[tuple[CellGrid | None, str, Sequence[int] | None]]:
     """Grid, name and epochs (None: all) of every baseline that there may be."""
     matched = _relative(grid, others, rule=MATCHED)
     masks = [
@@ -82,11 +82,11 @@ def _sources(
         (_relative(grid, others, rule=CONSTANT), "prune at end, constant rate", ends),
     ]
     # A grid of random masks has itself for a baseline of random masks.
-    if grid.named["criterion"] == RANDOM:
+    if grid.place["criterion"] == RANDOM:
         return masks
     same_rule = _relative(grid, others, criterion=RANDOM)
     # A random mask at the end alone is named below.
-    if same_rule is not None and grid.named["rule"] == CONSTANT and set(same_rule.epochs) <= set(ends):
+    if same_rule is not None and grid.place["rule"] == CONSTANT and set(same_rule.epochs) <= set(ends):
         same_rule = None
     at_init = _relative(grid, others, criterion=RANDOM, rule=MATCHED)
     return [
@@ -97,28 +97,28 @@ def _sources(
     ]
 
 
-def _relative(grid: RegimeGrid, others: Sequence[RegimeGrid], **changed: str) -> RegimeGrid | None:
+def _relative(grid: CellGrid, others: Sequence[CellGrid], **changed: str) -> CellGrid | None:
     """The grid that differs in the given axes only; None where there is none, or it is the grid itself."""
-    wanted = tuple((grid.named | changed).values())
-    return next((one for one in others if one.key == wanted and one.key != grid.key), None)
+    wanted = grid.place.changed(**changed)
+    return next((one for one in others if one.place == wanted != grid.place), None)
 
 
 def _compare(
-    grid: RegimeGrid, row: int, source: RegimeGrid, name: str, epochs: Sequence[int] | None
+    grid: CellGrid, row: int, source: CellGrid, name: str, epochs: Sequence[int] | None
 ) -> Baseline | None:
     """Against the source's best of some epochs; of all its epochs if None."""
     sparsity = grid.sparsities[row]
-    best = left_out.best_of(grid.chosen_on[row], range(len(grid.epochs)))
+    best = best_of(grid.chosen_on[row], range(len(grid.epochs)))
     if best is None or sparsity not in source.sparsities:
         return None
     other = source.sparsities.index(sparsity)
     columns = [c for c, epoch in enumerate(source.epochs) if epochs is None or epoch in epochs]
-    column = left_out.best_of(source.chosen_on[other], columns)
+    column = best_of(source.chosen_on[other], columns)
     if column is None:
         return None
     measured = np.vstack([grid.test[row], _on_repeats_of(grid, source, source.test[other, column])])
     rival = len(grid.epochs)
-    difference = left_out.plain_difference(measured, best, rival)
+    difference = plain_difference(measured, best, rival)
     if difference is None:
         return None
     # The baseline of the grid itself is no candidate against itself.
@@ -131,14 +131,14 @@ def _compare(
         epoch=source.epochs[column],
         best_num_epochs=int(grid.num_epochs[row, best]),
         num_epochs=int(source.num_epochs[other, column]),
-        best_accuracy=float(np.nanmean(grid.test[row, best])),
-        accuracy=float(np.nanmean(source.test[other, column])),
+        best_value=grid.value(float(np.nanmean(grid.test[row, best]))),
+        value=grid.value(float(np.nanmean(source.test[other, column]))),
         difference=difference,
-        left_out=left_out.lead(chosen_on, measured, candidates, [rival]),
+        left_out=lead(chosen_on, measured, candidates, [rival]),
     )
 
 
-def _on_repeats_of(grid: RegimeGrid, source: RegimeGrid, values: np.ndarray) -> np.ndarray:
+def _on_repeats_of(grid: CellGrid, source: CellGrid, values: np.ndarray) -> np.ndarray:
     """The source's values where the grid's repeats are; NaN for repeats it lacks."""
     if grid.repeat_kind != source.repeat_kind:
         return np.full(grid.num_repeats, np.nan)

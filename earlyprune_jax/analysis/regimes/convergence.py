@@ -1,14 +1,15 @@
-"""When a trunk's training had converged, by its train loss and train accuracy."""
+"""When a trunk's training had converged, by its metrics on the training data."""
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.words import listed
+from earlyprune_jax.metrics import Metric
 
-METRICS = ("train_loss", "train_accuracy")
 TOLERANCE = 0.05
 """Of the total change: what still separates a converged epoch from the end."""
 TAIL = 0.1
@@ -16,7 +17,7 @@ TAIL = 0.1
 WINDOW = 5
 """Epochs of the running median."""
 DEFINITION = (
-    "the first epoch from which train loss and train accuracy (running medians) stay within 5 % of their "
+    "the first epoch from which {metrics} ({medians}) stay within 5 % of their "
     "total change from their final level"
 )
 
@@ -42,7 +43,7 @@ class Convergence:
 
 
 def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int | None:
-    """The first epoch from which a metric stays near its final level.
+    """Finds the first epoch from which a metric stays near its final level.
 
     With v the running median of the values over five epochs (fewer in runs under 20), f the median of v
     over the last tenth of the epochs and v_1 its first value: the first epoch after which
@@ -72,34 +73,59 @@ def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int |
     return pairs[min(first, len(pairs) - 1)][0]
 
 
-def of_trunk(run: Run) -> int | None:
-    """The later of the convergence epochs of train loss and train accuracy; None without either.
+def columns(runs: Runs) -> list[str]:
+    """Lists the train metrics that were recorded along the trunks of `runs`."""
+    trunks = runs.of_kind("trunk").frame["name"]
+    return [
+        column
+        for column in map(_train, runs.study.metrics)
+        if any(entry.get(column) is not None for name in trunks for entry in runs.entries[name])
+    ]
 
-    A first loss that explodes would make the loss look converged at once; the accuracy is bounded.
+
+def _train(metric: Metric) -> str:
+    return metric.column("train")
+
+
+def definition(runs: Runs) -> str:
+    """Says what converged means, of the metrics that were recorded."""
+    names = [column.replace("_", " ") for column in columns(runs)]
+    medians = "running medians" if len(names) > 1 else "its running median"
+    text = DEFINITION.format(metrics=listed(names), medians=medians)
+    return text if len(names) > 1 else text.replace(" stay ", " stays ").replace("their", "its")
+
+
+def of_trunk(entries: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> int | None:
+    """Gives the latest of the convergence epochs of a trunk's train metrics; None without any.
+
+    A first loss that explodes would make the loss look converged at once; a share is bounded.
+
+    Args:
+        entries: the trunk's epochs.
+        metrics: columns.
     """
-    epochs = [record["epoch"] for record in run.records]
-    found = [converged_at(epochs, [record.get(name) for record in run.records]) for name in METRICS]
+    epochs = [entry["epoch"] for entry in entries]
+    found = [converged_at(epochs, [entry.get(name) for entry in entries]) for name in metrics]
     return max((epoch for epoch in found if epoch is not None), default=None)
 
 
-def of_trunks(runs: Iterable[Run]) -> Convergence | None:
-    """The convergence epoch of a setting's trunks; None before one has been trained to its end.
-
-    Example:
-        >>> of_trunks([]) is None
-        True
-    """
-    trunks = [run for run in runs if run.kind == "trunk" and run.complete]
-    found: dict[int, Any] = {run.trunk_seed: of_trunk(run) for run in trunks}
+def of_trunks(runs: Runs) -> Convergence | None:
+    """Gives the convergence epoch of a setting's trunks; None before one has been trained to its end."""
+    frame = runs.of_kind("trunk").frame
+    trunks, metrics = frame[frame["complete"]], columns(runs)
+    found = {
+        int(seed): of_trunk(runs.entries[name], metrics)
+        for name, seed in zip(trunks["name"], trunks["trunk_seed"], strict=True)
+    }
     by_seed = {seed: epoch for seed, epoch in sorted(found.items()) if epoch is not None}
     if not by_seed:
         return None
     ordered = sorted(by_seed.values())
-    return Convergence(ordered[len(ordered) // 2], by_seed, max(run.last_epoch for run in trunks))
+    return Convergence(ordered[len(ordered) // 2], by_seed, int(trunks["last_epoch"].max()))
 
 
 def tail_length(num_epochs: int) -> int:
-    """The number of last epochs whose median is the final level."""
+    """Gives the number of last epochs whose median is the final level."""
     return max(1, round(TAIL * num_epochs))
 
 

@@ -1,19 +1,18 @@
 """All that is worked out about the grids of a workdir, before anything is written."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.cells import CellGrid, find_grids
 from earlyprune_jax.analysis.comparisons import Comparison
-from earlyprune_jax.analysis.regimes import alignment, baselines, convergence, grids, similarity, transition
+from earlyprune_jax.analysis.places import Place
+from earlyprune_jax.analysis.regimes import alignment, baselines, convergence, similarity, transition
 from earlyprune_jax.analysis.regimes.alignment import Alignment
 from earlyprune_jax.analysis.regimes.baselines import Baseline
 from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.grids import KEY, RegimeGrid
 from earlyprune_jax.analysis.regimes.similarity import Agreement, Similarity
 from earlyprune_jax.analysis.regimes.transition import Line, Row
-from earlyprune_jax.analysis.results import Run
+from earlyprune_jax.analysis.runs import Runs, by_setting
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,15 +20,15 @@ class Findings:
     """What one grid shows.
 
     Attributes:
-        trunks: of its setting.
+        runs: of its setting.
         num_epochs: of the trunks; None where there is none.
         convergence: None before a trunk has been trained to its end.
         similarity: None where no replicates were compared.
         agreement: likewise.
     """
 
-    grid: RegimeGrid
-    trunks: tuple[Run, ...]
+    grid: CellGrid
+    runs: Runs
     num_epochs: int | None
     convergence: Convergence | None
     rows: tuple[Row, ...]
@@ -45,40 +44,35 @@ class Findings:
         return tuple(row.sparsity for row in self.rows if row.verdict == "early")
 
 
-def analyse(
-    runs: Sequence[Run], comparisons: Sequence[Comparison] = (), config: Mapping[str, Any] | None = None
-) -> tuple[Findings, ...]:
+def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Findings, ...]:
     """Works out every grid of at least 2 sparsities x 2 fork epochs.
 
     Args:
         runs: of a workdir.
         comparisons: of the same.
-        config: of the same; only where its step schedule drops the learning rate is read.
 
     Returns:
         The findings, sorted by setting, criterion, scope and rule.
 
     Example:
-        >>> analyse([])
+        >>> from earlyprune_jax.analysis.runs import read_runs
+        >>> analyse(read_runs("no/such/workdir"))
         ()
     """
-    everything = grids.find(runs)
-    trunks: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        if run.kind == "trunk":
-            trunks.setdefault(tuple(getattr(run, axis) for axis in results.SETTING), []).append(run)
-    compared: dict[tuple[Any, ...], list[Comparison]] = {}
+    everything = find_grids(runs)
+    own = by_setting(runs)
+    converged = {setting: convergence.of_trunks(found) for setting, found in own.items()}
+    compared: dict[Place, list[Comparison]] = {}
     for one in comparisons:
-        compared.setdefault(tuple(getattr(one, axis) for axis in KEY), []).append(one)
-    converged = {setting: convergence.of_trunks(own) for setting, own in trunks.items()}
+        place = one.cell.without("sparsity", "fork_epoch", "trunk_seed")
+        compared.setdefault(place, []).append(one)
     return tuple(
         _findings(
             grid,
             everything,
-            trunks.get(grid.setting, []),
-            converged.get(grid.setting),
-            compared.get(grid.key, []),
-            config or {},
+            own[grid.place.setting],
+            converged[grid.place.setting],
+            compared.get(grid.place, []),
         )
         for grid in everything
         if grid.is_two_dimensional
@@ -86,26 +80,26 @@ def analyse(
 
 
 def _findings(
-    grid: RegimeGrid,
-    everything: Sequence[RegimeGrid],
-    trunks: Sequence[Run],
+    grid: CellGrid,
+    everything: Sequence[CellGrid],
+    runs: Runs,
     converged: Convergence | None,
     comparisons: Sequence[Comparison],
-    config: Mapping[str, Any],
 ) -> Findings:
     rows = transition.rows(grid, converged)
     line = transition.line(rows)
     alike = similarity.measure(grid, comparisons, converged)
-    num_epochs = max((run.last_epoch for run in trunks), default=None)
+    last = runs.of_kind("trunk").frame["last_epoch"]
+    num_epochs = int(last.max()) if len(last) else None
     return Findings(
         grid=grid,
-        trunks=tuple(trunks),
+        runs=runs,
         num_epochs=num_epochs,
         convergence=converged,
         rows=rows,
         line=line,
         similarity=alike,
         agreement=None if alike is None else similarity.agreement(grid, alike, rows, line),
-        alignments=alignment.alignments(grid, trunks, config),
+        alignments=alignment.alignments(grid, runs),
         baselines=baselines.compare(grid, everything, num_epochs),
     )

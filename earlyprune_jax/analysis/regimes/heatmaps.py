@@ -6,12 +6,14 @@ Matplotlib is imported on use.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earlyprune_jax.analysis.regimes import words
+from earlyprune_jax.analysis import words
+from earlyprune_jax.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,6 @@ EPOCH_AXIS = "training epoch at pruning"
 RATIO_AXIS = "prune ratio (% removed)"
 MISSING, FAILED = "///", "xxxx"
 STAR = "#D7191C"
-DARK = "#404040"
 MAX_LABELLED_COLUMNS = 22
 """More columns leave no room for a number in each cell."""
 LOWEST_SHARE, REACH = 0.25, 3.0
@@ -38,7 +39,7 @@ class HeatMap:
         color_map: so that dark is worse: "viridis", or "viridis_r" where larger values are.
         stars: [S], the column of each row's best cell, or -1.
         boundary: the first converged column: a line before it; None without one.
-        lines: (row, style) of lines below rows, "accuracy" or "similarity".
+        lines: (row, style) of lines below rows, "metric" or "similarity".
         may_cut: whether the lowest cells may share a colour, so that the others can be told apart.
     """
 
@@ -55,13 +56,13 @@ class HeatMap:
 
 
 LINE_STYLES: dict[str, dict[str, Any]] = {
-    "accuracy": {"color": STAR, "linestyle": "-", "linewidth": 2.2},
+    "metric": {"color": STAR, "linestyle": "-", "linewidth": 2.2},
     "similarity": {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 2.2},
 }
 
 
 def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
-    """One colour axis for several maps: lowest and highest value of it, and whether lower values exist.
+    """Fits one colour axis to several maps: lowest and highest value of it, and whether lower values exist.
 
     Networks pruned at initialisation are worse by so much that in a map of differences all others would
     look alike: where all maps allow it, the lowest quarter of the cells is cut if it reaches far.
@@ -117,15 +118,27 @@ def draw(
     return mesh
 
 
+def decimals(one: HeatMap) -> int:
+    """Chooses how many decimals tell the cells of a map apart: one, more where all values are close.
+
+    Example:
+        >>> decimals(HeatMap("", (0.5,), (1, 2), np.array([[90.0, 90.04]]), np.zeros((1, 2), dtype=bool)))
+        3
+    """
+    values = one.values[np.isfinite(one.values)]
+    reach = float(np.ptp(values)) if values.size else 0.0
+    return 1 if not reach else min(max(1, math.ceil(-math.log10(reach / 5))), 3)
+
+
 def colour_bar(figure: "Figure", mesh: Any, axes: Any, label: str, scale: tuple[float, float, bool]) -> None:
-    """A colour bar beside one or several axes, with a point below where lower values exist."""
+    """Adds a colour bar beside one or several axes, with a point below where lower values exist."""
     bar = figure.colorbar(mesh, ax=axes, extend="min" if scale[2] else "neither", pad=0.015, aspect=26)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
 
-def legend(maps: Sequence[HeatMap]) -> list[Any]:
-    """Handles for the marks that the maps use."""
+def legend(maps: Sequence[HeatMap], metric: Metric) -> list[Any]:
+    """Makes handles for the marks that the maps use."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -135,7 +148,8 @@ def legend(maps: Sequence[HeatMap]) -> list[Any]:
         handles.append(Line2D([], [], color=STAR, label="best epoch of the row", **style))
     if any(one.boundary is not None for one in maps):
         handles.append(Line2D([], [], color="white", **_boundary_style(), label="training converged"))
-    names = {"accuracy": "transition line, by accuracy", "similarity": "transition line, by similarity"}
+    name_of = metric.name.replace("_", " ")
+    names = {"metric": f"transition line, by {name_of}", "similarity": "transition line, by similarity"}
     for name, style in LINE_STYLES.items():
         if any(name == own for one in maps for _, own in one.lines):
             handles.append(Line2D([], [], label=names[name], **style))

@@ -1,11 +1,13 @@
 """Which figures are drawn from which findings, and under which names."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.regimes import epoch_figures, figures, scaling, scaling_figures, words
+from earlyprune_jax.analysis import drawing
+from earlyprune_jax.analysis.places import Place, varying
+from earlyprune_jax.analysis.regimes import epoch_figures, figures, scaling, scaling_figures
 from earlyprune_jax.analysis.regimes.findings import Findings
 from earlyprune_jax.analysis.regimes.scaling import DATA, DEPTH, Series
 
@@ -45,39 +47,49 @@ def draw(workdir: str | Path, findings: Sequence[Findings]) -> list[Path]:
     series = scaling.series([one.grid for one in findings])
     named = (*_of_grids(findings[:MAX_GRIDS], findings), *_across(series, findings))
     drawn = {stem: figure for stem, figure in named if figure}
-    paths = [path for stem, figure in drawn.items() for path in figures.save(figure, workdir, stem)]
-    figures.remove(workdir, _possible_stems(findings, series) - drawn.keys())
-    return paths
+    return drawing.save_all(workdir, drawn, possible=_possible_stems(findings, series))
 
 
 def _possible_stems(findings: Sequence[Findings], series: Sequence[Series]) -> set[str]:
     """What figures of these grids may be called, whichever grids there are beside them."""
     names = MAPS, SIMILARITY, DISTANCE, CURVE
-    of_grids = {f"{name}{end}" for one in findings for end in words.slugs(one.grid) for name in names}
-    return of_grids | {f"{OVER[one.axis]}{end}" for one in series for end in words.slugs(one)}
+    of_grids = {f"{name}{end}" for one in findings for end in _ends(one.grid.place) for name in names}
+    return of_grids | {f"{OVER[one.axis]}{end}" for one in series for end in _ends(one.place)}
+
+
+def _ends(place: Place) -> set[str]:
+    """All ends of names that tell a place from others, whichever these are."""
+    axes = place.axes
+    subsets = (itertools.combinations(axes, size) for size in range(len(axes) + 1))
+    return {_end(place, some) for some in itertools.chain.from_iterable(subsets)}
+
+
+def _end(place: Place, axes: Sequence[str]) -> str:
+    """The end of a file's name: tells places that differ on `axes` apart; empty without axes."""
+    slug = place.slug(axes)
+    return f"_{slug}" if slug else ""
 
 
 def _of_grids(
     findings: Sequence[Findings], everything: Sequence[Findings]
 ) -> Iterator[tuple[str, "Figure | None"]]:
-    axes = words.varying([one.grid for one in everything])
+    axes = varying([one.grid.place for one in everything])
     settings = set()
     for one in findings:
-        end = words.slug(one.grid, axes)
+        end, setting = _end(one.grid.place, axes), one.grid.place.setting
         yield f"{MAPS}{end}", figures.heat_maps(one)
         yield f"{SIMILARITY}{end}", figures.similarity_maps(one)
         yield f"{DISTANCE}{end}", epoch_figures.random_distance(one)
-        if one.grid.setting not in settings:
-            settings.add(one.grid.setting)
-            end = words.slug(one.grid, [axis for axis in axes if axis in results.SETTING])
-            yield f"{CURVE}{end}", epoch_figures.training_curve(one)
+        if setting not in settings:
+            settings.add(setting)
+            yield f"{CURVE}{_end(setting, axes)}", epoch_figures.training_curve(one)
 
 
 def _across(found: Sequence[Series], findings: Sequence[Findings]) -> Iterator[tuple[str, "Figure | None"]]:
-    by_key = {one.grid.key: one for one in findings}
+    by_place = {one.grid.place: one for one in findings}
     for axis, name in OVER.items():
         own = [one for one in found if one.axis == axis]
-        axes = words.varying(own)
+        axes = varying([one.place for one in own])
         for one in own[:MAX_GRIDS]:
-            yield f"{name}{words.slug(one, axes)}", scaling_figures.scaling_maps(one, by_key)
-    yield "regimes_optimal_epoch", scaling_figures.optimal_epochs(found, by_key)
+            yield f"{name}{_end(one.place, axes)}", scaling_figures.scaling_maps(one, by_place)
+    yield "regimes_optimal_epoch", scaling_figures.optimal_epochs(found, by_place)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from earlyprune_jax.analysis.regimes.grids import RegimeGrid
+from earlyprune_jax.analysis.cells import CellGrid
+from earlyprune_jax.analysis.places import Place
 
 DEPTH = "model depth"
 DATA = "data fraction"
@@ -18,19 +19,19 @@ class Series:
 
     Attributes:
         axis: `DEPTH` or `DATA`.
-        named: what its grids have in common, by axis of the key; of models of several depths the family.
+        place: what its grids have in common; of models of several depths the family.
         values: depths, or data fractions, ascending.
         grids: one a value.
     """
 
     axis: str
-    named: Mapping[str, Any]
+    place: Place
     values: tuple[float, ...]
-    grids: tuple[RegimeGrid, ...]
+    grids: tuple[CellGrid, ...]
 
 
-def series(grids: Iterable[RegimeGrid]) -> tuple[Series, ...]:
-    """The series of at least two grids: over depth within a family of models, over data for one model.
+def series(grids: Iterable[CellGrid]) -> tuple[Series, ...]:
+    """Finds the series of at least two grids: over depth within a family of models, over data for one model.
 
     A model's depth is the first number of its name, its family the rest: preresnet20_lottery and
     preresnet56_lottery belong together, preresnet20 does not.
@@ -39,26 +40,24 @@ def series(grids: Iterable[RegimeGrid]) -> tuple[Series, ...]:
         >>> series([])
         ()
     """
-    groups: dict[tuple[Any, ...], list[tuple[float, RegimeGrid]]] = {}
+    groups: dict[tuple[str, Place], list[tuple[Any, CellGrid]]] = {}
     for grid in grids:
-        named = grid.named
-        family, depth = family_and_depth(named["model"])
+        family, depth = family_and_depth(grid.place["model"])
         if depth is not None:
-            shared = tuple((named | {"model": family}).items())
-            groups.setdefault((DEPTH, shared), []).append((depth, grid))
-        shared = tuple((axis, value) for axis, value in named.items() if axis != "train_fraction")
-        groups.setdefault((DATA, shared), []).append((named["train_fraction"], grid))
+            groups.setdefault((DEPTH, grid.place.changed(model=family)), []).append((depth, grid))
+        fraction = grid.place["train_fraction"]
+        groups.setdefault((DATA, grid.place.without("train_fraction")), []).append((fraction, grid))
     found = []
-    for (axis, shared), members in groups.items():
+    for (axis, place), members in groups.items():
         members.sort(key=lambda pair: pair[0])
         if len(members) > 1:
             values, own = zip(*members, strict=True)
-            found.append(Series(axis, dict(shared), values, own))
-    return tuple(sorted(found, key=lambda one: (one.axis != DEPTH, tuple(map(str, one.named.values())))))
+            found.append(Series(axis, place, values, own))
+    return tuple(sorted(found, key=lambda one: (one.axis != DEPTH, one.place)))
 
 
 def family_and_depth(model: str) -> tuple[str, int | None]:
-    """A model's name without its first number, and that number.
+    """Splits a model's name into what is left without its first number, and that number.
 
     Example:
         >>> family_and_depth("preresnet110_lottery"), family_and_depth("transformer")
@@ -71,9 +70,9 @@ def family_and_depth(model: str) -> tuple[str, int | None]:
 
 
 def high_sparsities(
-    grids: Sequence[RegimeGrid], early: Iterable[float], at_most: int = MAX_LINES
+    grids: Sequence[CellGrid], early: Iterable[float], at_most: int = MAX_LINES
 ) -> tuple[float, ...]:
-    """The sparsities whose optimal epochs are compared: those that all grids have, the high ones of them.
+    """Chooses the sparsities whose optimal epochs are compared: the high ones that all grids have.
 
     High are the upper half, and all from the smallest on that is significantly early in one of the
     grids. The highest are kept if there are more than `at_most`.

@@ -4,19 +4,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from earlyprune_jax.analysis.panels import COLORS, MARKERS
-from earlyprune_jax.analysis.regimes import heatmaps, scaling, words
-from earlyprune_jax.analysis.regimes.figures import (
-    ACCURACY,
-    DIFFERENCE,
-    accuracy_map,
-    add_legend,
-    blank,
-    difference_map,
-    head,
-)
+from earlyprune_jax.analysis import drawing, words
+from earlyprune_jax.analysis.drawing import COLORS, MARKERS
+from earlyprune_jax.analysis.places import Place
+from earlyprune_jax.analysis.regimes import heatmaps, scaling, text
+from earlyprune_jax.analysis.regimes.figures import difference_map, difference_title, value_map, value_title
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.regimes.grids import KEY, Key
 from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
 from earlyprune_jax.analysis.regimes.scaling import DEPTH, Series
 
@@ -27,30 +20,31 @@ if TYPE_CHECKING:
 MAX_PANELS = 6
 
 
-def scaling_maps(series: Series, findings: Mapping[Key, Findings]) -> "Figure":
-    """A column a depth or data fraction: differences above, accuracies below, a shared colour axis each.
+def scaling_maps(series: Series, findings: Mapping[Place, Findings]) -> "Figure":
+    """A column a depth or data fraction: differences above, values below, a shared colour axis each.
 
     With more than six values the first five and the last are drawn.
     """
     shown = list(zip(series.values, series.grids, strict=True))
     shown = shown if len(shown) <= MAX_PANELS else [*shown[: MAX_PANELS - 1], shown[-1]]
-    own = [findings[grid.key] for _, grid in shown]
+    own = [findings[grid.place] for _, grid in shown]
     titles = [value_label(series, value) for value, _ in shown]
+    grid = own[0].grid
     rows = [
-        (DIFFERENCE, [difference_map(f, t) for f, t in zip(own, titles, strict=True)]),
-        (ACCURACY, [accuracy_map(f, t) for f, t in zip(own, titles, strict=True)]),
+        (difference_title(grid.metric), [difference_map(f, t) for f, t in zip(own, titles, strict=True)]),
+        (value_title(grid.metric), [value_map(f, t) for f, t in zip(own, titles, strict=True)]),
     ]
     num_rows, num_columns = (max(one.values.shape[axis] for one in rows[0][1]) for axis in (0, 1))
     width = min(18.0, 1.4 + len(own) * max(2.2, 0.16 * num_columns + 0.4))
-    figure = blank(width, 2.0 + 2 * max(1.6, 0.25 * num_rows + 0.5))
+    figure = drawing.blank(width, 2.0 + 2 * max(1.6, 0.25 * num_rows + 0.5))
     panels = figure.subplots(2, len(own), squeeze=False)
     for axes, (label, maps) in zip(panels, rows, strict=True):
         _draw_row(figure, axes, maps, label)
     for axes in panels[0]:
         axes.set_xlabel("")
     title = f"Regimes of pruning against {series.axis}"
-    head(figure, title, f"{_shared_label(series)}; {words.repeats(own[0].grid)}, {words.chosen(own[0].grid)}")
-    add_legend(figure, heatmaps.legend([one for _, maps in rows for one in maps]))
+    drawing.head(figure, title, f"{_shared_label(series)}; {text.repeats(grid)}, {text.chosen(grid)}")
+    drawing.add_legend(figure, heatmaps.legend([one for _, maps in rows for one in maps], grid.metric))
     return figure
 
 
@@ -62,18 +56,18 @@ def _draw_row(figure: "Figure", axes: Any, maps: Sequence[HeatMap], label: str) 
     heatmaps.colour_bar(figure, meshes[0], list(axes), label, scale)
 
 
-def optimal_epochs(found: Sequence[Series], findings: Mapping[Key, Findings]) -> "Figure | None":
+def optimal_epochs(found: Sequence[Series], findings: Mapping[Place, Findings]) -> "Figure | None":
     """The best epoch against depth and data fraction, a line a high sparsity; None without a series."""
     found = found[:MAX_PANELS]
     if not found:
         return None
-    figure = blank(1.0 + 3.9 * len(found), 4.3)
+    figure = drawing.blank(1.0 + 3.9 * len(found), 4.3)
     handles: dict[float, Any] = {}
     for axes, one in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        handles |= _draw_series(axes, one, [findings[grid.key] for grid in one.grids], handles)
+        handles |= _draw_series(axes, one, [findings[grid.place] for grid in one.grids], handles)
     about = "95 % bootstrap intervals where there are at least three repeats; dotted: training converged"
-    head(figure, "Optimal epoch of pruning at high prune ratios", about)
-    add_legend(figure, [handles[sparsity] for sparsity in sorted(handles)])
+    drawing.head(figure, "Optimal epoch of pruning at high prune ratios", about)
+    drawing.add_legend(figure, [handles[sparsity] for sparsity in sorted(handles)])
     return figure
 
 
@@ -140,8 +134,4 @@ def _tick(series: Series, value: float) -> str:
 
 
 def _shared_label(series: Series) -> str:
-    grid = series.grids[0]
-    if series.axis == DEPTH:
-        family, _ = scaling.family_and_depth(grid.named["model"])
-        return f"{family}, {words.grid_label(grid, [axis for axis in KEY if axis != 'model'])}"
-    return words.grid_label(grid, [axis for axis in KEY if axis != "train_fraction"])
+    return words.label(series.place)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from earlyprune_jax.analysis.regimes import words
+from earlyprune_jax.analysis import words
+from earlyprune_jax.analysis.lead import LEVEL
 from earlyprune_jax.analysis.regimes.alignment import SIGNAL, Marker, over_rows
 from earlyprune_jax.analysis.regimes.baselines import Baseline
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.regimes.left_out import LEVEL
 from earlyprune_jax.analysis.regimes.transition import Row
+from earlyprune_jax.analysis.stats import Stats
 
 MAX_NAMED = 9
 """Best epochs that are listed, from the heaviest sparsity down."""
@@ -19,7 +20,7 @@ def convergence(one: Findings) -> str:
     if found is None:
         return "No trunk has been trained to its end, so nobody knows which epochs are early."
     seeds = sorted(set(found.by_seed.values()))
-    spread = f" (seeds: {seeds[0]}-{seeds[-1]})" if len(seeds) > 1 else ""
+    spread = f" (seeds: {words.span(seeds, '-')})" if len(seeds) > 1 else ""
     text = f"Training converged at epoch {found.epoch} of {found.num_epochs}{spread}."
     return text if found.settled else f"{text} It was still moving at the end."
 
@@ -61,12 +62,12 @@ def regime(one: Findings) -> str:
     untested = [row.sparsity for row in rows if row.verdict == "untested"]
     rest = f" Untested: {words.percents(untested)}." if untested else ""
     if line.sparsity is None:
-        return f"No sparsity's best epoch is significantly before convergence.{_nearest(rows)}{late}{rest}"
+        return f"No sparsity's best epoch is significantly before convergence.{_nearest(one)}{late}{rest}"
     both = any(sparsity < line.sparsity for sparsity in converged)
-    early = words.early(one.grid)
+    early = early_word(one)
     text = f"{f'Two regimes show: {early}' if both else early.capitalize()} is significantly better at "
     text += f"{words.percents(one.early_sparsities)} removed: the "
-    text += f"transition line lies at {words.removed(line.sparsity)} %. {_largest_lead(rows)}{late}{rest}"
+    text += f"transition line lies at {words.removed(line.sparsity)} %. {_largest_lead(one)}{late}{rest}"
     if line.exceptions:
         text += f" Not a clean line: above it, {'; '.join(_exceptions(one))}."
     if line.sparsity == one.grid.sparsities[0]:
@@ -80,9 +81,9 @@ def line(one: Findings) -> str:
     if not found.num_tested:
         return "too little for a test"
     if found.sparsity is None:
-        return f"no sparsity is significantly {words.early(one.grid)}"
+        return f"no sparsity is significantly {early_word(one)}"
     clean = f", but {'; '.join(_exceptions(one))}" if found.exceptions else ""
-    return f"{words.early(one.grid)} is significantly better from {words.removed(found.sparsity)} % on{clean}"
+    return f"{early_word(one)} is significantly better from {words.removed(found.sparsity)} % on{clean}"
 
 
 def _exceptions(one: Findings) -> list[str]:
@@ -96,24 +97,34 @@ def _exceptions(one: Findings) -> list[str]:
     return [f"at {words.percents(own)} {told}" for told, own in rows if own]
 
 
+def early_word(one: Findings) -> str:
+    """Names the verdict "early"; of a single trunk seed, with the noise of fine-tuning alone, it says so."""
+    return "early (this trunk)" if one.grid.repeat_kind == "replicate" else "early"
+
+
+def points(one: Findings, found: Stats) -> str:
+    """Writes how much better something is, with its spread and n."""
+    return f"{words.difference(found, one.grid.metric)} (n = {found.n})"
+
+
 def _looks_early(one: Findings, row: Row) -> bool:
     return bool(one.convergence and row.best and row.best.epoch < one.convergence.epoch)
 
 
-def _largest_lead(rows: Sequence[Row]) -> str:
-    early = [row for row in rows if row.verdict == "early" and row.early is not None]
+def _largest_lead(one: Findings) -> str:
+    early = [row for row in one.rows if row.verdict == "early" and row.early is not None]
     top = max(early, key=lambda row: row.early.difference.mean if row.early else 0.0)
     assert top.early is not None and top.early_holm is not None
-    lead, p = words.points(top.early.difference), words.p_value(top.early_holm)
+    lead, p = points(one, top.early.difference), words.p_value(top.early_holm)
     return f"Largest lead on left-out repeats: {lead} at {words.removed(top.sparsity)} % ({p} after Holm)."
 
 
-def _nearest(rows: Sequence[Row]) -> str:
+def _nearest(one: Findings) -> str:
     """The row that comes closest, so that "no" can be told from "not enough data"."""
-    known = [row for row in rows if row.early is not None and row.early.p is not None]
+    known = [row for row in one.rows if row.early is not None and row.early.p is not None]
     top = min(known, key=lambda row: (row.early and row.early.p) or 0.0)
     assert top.early is not None and top.early.p is not None and top.early_holm is not None
-    lead = f"{words.points(top.early.difference)}, {words.p_value(top.early.p)}"
+    lead = f"{points(one, top.early.difference)}, {words.p_value(top.early.p)}"
     holm = words.p_value(top.early_holm)
     text = f" Closest: {words.removed(top.sparsity)} % with {lead}, {holm} after Holm."
     alone = [row.sparsity for row in known if row.early and (row.early.p or 1.0) <= LEVEL]
@@ -127,19 +138,20 @@ def similarity(one: Findings) -> str | None:
         return None
     if found.line is None or found.explained is None:
         return "Model similarity: no split of the rows into similar and less similar ones."
+    name = one.grid.metric.name.replace("_", " ")
     text = (
         f"Model similarity alone puts the line at {words.removed(found.line)} % (the split that explains "
         f"{100 * found.explained:.0f} % of the variance between rows; a straight ramp would give "
         f"{100 * (found.ramp_explained or 0):.0f} %)"
     )
     if agreement.row_difference is None:
-        text += "; there is no line from accuracy to compare it with."
+        text += f"; there is no line from {name} to compare it with."
     elif agreement.row_difference == 0:
-        text += ", where accuracy puts it."
+        text += f", where {name} puts it."
     else:
         side = "below" if agreement.row_difference < 0 else "above"
         rows = words.plural(abs(agreement.row_difference), "row")
-        text += f", {rows} {side} the line from accuracy."
+        text += f", {rows} {side} the line from {name}."
     return text + _correlations(one) + _agreement(one)
 
 
@@ -156,7 +168,8 @@ def _agreement(one: Findings) -> str:
     if found.cell_correlation is not None:
         rho = f"{found.cell_correlation:+.2f} over {words.plural(found.num_cells, 'cell')}"
         parts.append(f"has a rank correlation with a cell's loss against its row's best of {rho}")
-    return f" Against accuracy, similarity {'; '.join(parts)}." if parts else ""
+    name = one.grid.metric.name.replace("_", " ")
+    return f" Against {name}, similarity {'; '.join(parts)}." if parts else ""
 
 
 def _correlations(one: Findings) -> str:
@@ -189,8 +202,7 @@ def alignment(one: Findings) -> str | None:
 
 
 def _distance(marker: Marker) -> str:
-    found = marker.distance
-    return f"{found.mean:.1f}" + ("" if found.std is None else f" +- {found.std:.1f}")
+    return words.amount(marker.distance)
 
 
 def baselines(one: Findings) -> str | None:
@@ -200,14 +212,14 @@ def baselines(one: Findings) -> str | None:
         by_name.setdefault(baseline.name, []).append(baseline)
     if not by_name:
         return None
-    named = [_lead_over(name, found) for name, found in by_name.items()]
+    named = [_lead_over(one, name, found) for name, found in by_name.items()]
     how = "left-out repeats" if one.grid.num_repeats > 1 else "chosen on the same runs: optimistic"
     return (
         f"Best epoch against baselines at the heaviest sparsity ({how}; p without Holm): {'; '.join(named)}."
     )
 
 
-def _lead_over(name: str, found: Sequence[Baseline]) -> str:
+def _lead_over(one: Findings, name: str, found: Sequence[Baseline]) -> str:
     heaviest = found[-1]
     lead = heaviest.left_out.difference if heaviest.left_out else heaviest.difference
     tested = [b.left_out.p for b in found if b.left_out is not None and b.left_out.p is not None]
@@ -215,7 +227,7 @@ def _lead_over(name: str, found: Sequence[Baseline]) -> str:
     count = f", p <= .05 at {clear} of {len(tested)} sparsities" if tested else ""
     place = f"epoch {heaviest.epoch}, {_budgets(heaviest)}"
     where = f"{name} ({place}) at {words.removed(heaviest.sparsity)} %"
-    return f"{words.points(lead)} over {where}{count}"
+    return f"{points(one, lead)} over {where}{count}"
 
 
 def _budgets(one: Baseline) -> str:

@@ -1,15 +1,16 @@
-"""The transition line from model similarity alone, and how well it agrees with the one from accuracy."""
+"""The transition line from model similarity alone, and how well it agrees with the one from the metric."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from earlyprune_jax.analysis.cells import CellGrid
 from earlyprune_jax.analysis.comparisons import Comparison
 from earlyprune_jax.analysis.correlation import spearman
 from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.grids import KEY, RegimeGrid, mean_of
 from earlyprune_jax.analysis.regimes.transition import Line, Row
+from earlyprune_jax.analysis.stats import mean_of
 
 MIN_ROWS = 3
 """Two sparsities always split into two classes."""
@@ -41,17 +42,17 @@ class Similarity:
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """The line from similarity against the line from accuracy.
+    """The line from similarity against the line from the primary metric.
 
     Attributes:
-        sparsity_difference: similarity's line minus accuracy's; None where either is missing.
+        sparsity_difference: similarity's line minus the metric's; None where either is missing.
         row_difference: the same in rows.
         same_class: rows that both put on the same side: verdict "early" against the less similar class.
         num_classed: rows with the verdict early or converged, and a class.
         row_correlation: Spearman's, of a row's mean divergence and its early-stopping advantage.
         sparsity_correlation: its control: the sparsity itself in the divergence's place.
         num_rows: behind these two.
-        cell_correlation: Spearman's over cells, of divergence and test accuracy below the row's best.
+        cell_correlation: Spearman's over cells, of divergence and loss against the row's best.
         num_cells: behind it.
     """
 
@@ -67,9 +68,9 @@ class Agreement:
 
 
 def measure(
-    grid: RegimeGrid, comparisons: Iterable[Comparison], convergence: Convergence | None
+    grid: CellGrid, comparisons: Iterable[Comparison], convergence: Convergence | None
 ) -> Similarity | None:
-    """The divergences of a grid's cells and the line they predict.
+    """Measures the divergences of a grid's cells and the line they predict.
 
     The rule: row means over converged columns that the rows share, in the order of sparsity, are split
     in two where the squared distances to the means of the two classes add up to least. A straight ramp
@@ -103,7 +104,7 @@ def measure(
 
 
 def shared_means(values: np.ndarray) -> np.ndarray:
-    """Means of rows [S] over the columns that they have in common; the divergence also depends on the column.
+    """Takes means of rows [S] over the columns that they share; the divergence also depends on the column.
 
     Where no column is common to all rows with values, the columns are those of the largest group that
     shares one, and rows outside that group have no mean.
@@ -124,7 +125,7 @@ def shared_means(values: np.ndarray) -> np.ndarray:
 
 
 def split(values: np.ndarray) -> tuple[int | None, float | None]:
-    """Where ordered values part into a low and a high class, and how much of their variance that explains.
+    """Finds where ordered values part into a low and a high class, and how much variance that explains.
 
     Minimises the summed squares within the classes; the first of equals. None where no split leaves
     the upper part with the higher mean, all values are equal, or there are fewer than three.
@@ -149,8 +150,8 @@ def split(values: np.ndarray) -> tuple[int | None, float | None]:
     return best + 1, 1 - within[best] / total
 
 
-def agreement(grid: RegimeGrid, similarity: Similarity, found: Sequence[Row], line: Line) -> Agreement:
-    """How well similarity and accuracy agree.
+def agreement(grid: CellGrid, similarity: Similarity, found: Sequence[Row], line: Line) -> Agreement:
+    """Measures how well similarity and the primary metric agree.
 
     Args:
         grid: the grid.
@@ -183,21 +184,22 @@ def agreement(grid: RegimeGrid, similarity: Similarity, found: Sequence[Row], li
     )
 
 
-def _apart(grid: RegimeGrid, first: float | None, second: float | None) -> tuple[float | None, int | None]:
+def _apart(grid: CellGrid, first: float | None, second: float | None) -> tuple[float | None, int | None]:
     """The first line minus the second, in sparsity and in rows."""
     if first is None or second is None:
         return None, None
     return first - second, grid.sparsities.index(first) - grid.sparsities.index(second)
 
 
-def _divergences(grid: RegimeGrid, comparisons: Iterable[Comparison]) -> np.ndarray:
+def _divergences(grid: CellGrid, comparisons: Iterable[Comparison]) -> np.ndarray:
     rows = {sparsity: place for place, sparsity in enumerate(grid.sparsities)}
     columns = {epoch: place for place, epoch in enumerate(grid.epochs)}
     seeds: dict[tuple[int, int], list[float]] = {}
     for one in comparisons:
-        known = one.sparsity in rows and one.fork_epoch in columns and one.model_similarity is not None
-        if known and tuple(getattr(one, axis) for axis in KEY) == grid.key:
-            place = (rows[one.sparsity], columns[one.fork_epoch])
+        sparsity, epoch = one.cell["sparsity"], one.cell["fork_epoch"]
+        known = sparsity in rows and epoch in columns and one.model_similarity is not None
+        if known and one.cell.without("sparsity", "fork_epoch", "trunk_seed") == grid.place:
+            place = (rows[sparsity], columns[epoch])
             seeds.setdefault(place, []).append(float(one.model_similarity or 0.0))
     divergence = np.full((len(rows), len(columns)), np.nan)
     for place, values in seeds.items():
@@ -205,7 +207,7 @@ def _divergences(grid: RegimeGrid, comparisons: Iterable[Comparison]) -> np.ndar
     return divergence
 
 
-def _cell_pairs(grid: RegimeGrid, similarity: Similarity, found: Sequence[Row]) -> list[tuple[float, float]]:
+def _cell_pairs(grid: CellGrid, similarity: Similarity, found: Sequence[Row]) -> list[tuple[float, float]]:
     means = mean_of(grid.test, axis=-1)
     return [
         (float(similarity.divergence[r, c]), float(means[r, row.best.column] - means[r, c]))

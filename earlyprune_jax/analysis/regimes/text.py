@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from earlyprune_jax.analysis.regimes import across_text, best_epochs, convergence, sentences, words
+from earlyprune_jax.analysis import words
+from earlyprune_jax.analysis.cells import CellGrid
+from earlyprune_jax.analysis.lead import MIN_REPEATS
+from earlyprune_jax.analysis.places import shared, varying
+from earlyprune_jax.analysis.regimes import across_text, convergence, sentences
 from earlyprune_jax.analysis.regimes.findings import Findings
 
 MAX_BLOCKS = 3
@@ -11,14 +15,13 @@ MAX_LINES = 12
 TEST = (
     "Test: the early epoch is chosen without the repeat it is measured on, the converged one is the best "
     "of all; one-sided, 5 % after Holm over a grid's sparsities, at least "
-    f"{best_epochs.MIN_REPEATS} repeats."
+    f"{MIN_REPEATS} repeats."
 )
 ONE_TRUNK = "One trunk seed: the spread is that of fine-tuning alone, not that of other trunks."
-CONVERGED = f"Converged: {convergence.DEFINITION}."
 
 
 def paragraphs(findings: Sequence[Findings]) -> list[str]:
-    """The text: a headed block a grid (a line each where there are many), then what holds across grids.
+    """Writes a headed block per grid (a line each where there are many), then what holds across grids.
 
     Args:
         findings: of `findings.analyse`.
@@ -31,16 +34,14 @@ def paragraphs(findings: Sequence[Findings]) -> list[str]:
         []
     """
     lines = list(_blocks(findings) if len(findings) <= MAX_BLOCKS else _compact(findings))
-    notes = {
-        CONVERGED: any(one.convergence for one in findings),
-        TEST: any(one.line.num_tested for one in findings),
-    }
-    return [*lines, *(note for note, needed in notes.items() if needed), *across_text.lines(findings)]
+    converged = [f"Converged: {convergence.definition(one.runs)}." for one in findings if one.convergence]
+    tested = [TEST for one in findings if one.line.num_tested]
+    return [*lines, *dict.fromkeys(converged), *dict.fromkeys(tested), *across_text.lines(findings)]
 
 
 def _blocks(findings: Sequence[Findings]) -> Iterator[str]:
     for one in findings:
-        yield f"Regimes: {words.grid_label(one.grid)}; {_size(one)}, {words.chosen(one.grid)}."
+        yield f"Regimes: {words.label(one.grid.place)}; {_size(one)}, {chosen(one.grid)}."
         for sentence in _sentences(one):
             if sentence:
                 yield f"  {sentence}"
@@ -60,14 +61,14 @@ def _sentences(one: Findings) -> Iterator[str | None]:
 
 
 def _compact(findings: Sequence[Findings]) -> Iterator[str]:
-    """A line a grid: the transition lines by accuracy and by similarity."""
+    """A line per grid: the transition lines by the metric and by similarity."""
     grids = [one.grid for one in findings]
-    axes = words.varying(grids)
-    shared = words.grid_label(grids[0], [axis for axis in grids[0].named if axis not in axes])
-    yield f"Regimes of {len(findings)} grids{f' ({shared})' if shared else ''}; details in regimes.csv:"
+    places = [grid.place for grid in grids]
+    axes, same = varying(places), words.label(shared(places))
+    yield f"Regimes of {len(findings)} grids{f' ({same})' if same else ''}; details in regimes.csv:"
     for one in findings[:MAX_LINES]:
         alike = one.similarity.line if one.similarity else None
-        text = f"  {words.grid_label(one.grid, axes)}; {_size(one)}: {sentences.line(one)}"
+        text = f"  {words.label(one.grid.place, axes)}; {_size(one)}: {sentences.line(one)}"
         yield text + ("." if alike is None else f"; similarity alone: from {words.removed(alike)} % on.")
     if len(findings) > MAX_LINES:
         yield f"  and {words.plural(len(findings) - MAX_LINES, 'more grid')}."
@@ -80,4 +81,17 @@ def _compact(findings: Sequence[Findings]) -> Iterator[str]:
 def _size(one: Findings) -> str:
     grid = one.grid
     size = f"{len(grid.sparsities)} sparsities x {len(grid.epochs)} fork epochs"
-    return f"{size}, {words.repeats(grid)}"
+    return f"{size}, {repeats(grid)}"
+
+
+def repeats(grid: CellGrid) -> str:
+    """Says on how much a grid rests: seeds and replicates."""
+    seeds = words.plural(len(grid.seeds), "seed")
+    more = f" x {words.plural(grid.num_replicates, 'replicate')}" if grid.num_replicates > 1 else ""
+    return f"{seeds}{more}"
+
+
+def chosen(grid: CellGrid) -> str:
+    """Says what best epochs were chosen on."""
+    note = "" if grid.split == "validation" else " (no validation split)"
+    return f"chosen on {words.named(grid.metric, grid.split)}{note}"

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from earlyprune_jax.analysis.curves import Stats
-from earlyprune_jax.analysis.regimes import best_epochs, left_out
-from earlyprune_jax.analysis.regimes.best_epochs import MIN_REPEATS, Best
+from earlyprune_jax.analysis import best_epoch
+from earlyprune_jax.analysis.best_epoch import Best
+from earlyprune_jax.analysis.cells import CellGrid
+from earlyprune_jax.analysis.lead import LEVEL, MIN_REPEATS, Lead, lead
 from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.grids import RegimeGrid
-from earlyprune_jax.analysis.regimes.left_out import LEVEL, Lead
+from earlyprune_jax.analysis.stats import Stats, best_of, holm, plain_difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Row:
         best: None for a row without finished runs.
         early_epoch: the best before convergence; None where none is.
         converged_epoch: the best from convergence on; None likewise.
-        advantage: test accuracy at `early_epoch` minus that at `converged_epoch`, over paired repeats:
+        advantage: how much better `early_epoch` is on test than `converged_epoch`, over paired repeats:
             for description, as both were chosen on these runs.
-        early: lead of the early epochs, left-out repeats; see `left_out.lead`.
+        early: lead of the early epochs, left-out repeats; see `lead.lead`.
         converged: lead of the converged ones.
         early_holm: `early.p` adjusted over the grid's sparsities.
         converged_holm: `converged.p` likewise.
@@ -61,8 +61,8 @@ class Line:
     num_tested: int
 
 
-def rows(grid: RegimeGrid, convergence: Convergence | None) -> tuple[Row, ...]:
-    """The rows of a grid with their verdicts.
+def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
+    """Judges the rows of a grid.
 
     Epochs before the convergence epoch are early, the others converged. Two one-sided tests a row, at
     5 % each after Holm's adjustment over the rows of the grid.
@@ -76,9 +76,9 @@ def rows(grid: RegimeGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     """
     early, late = _sides(grid, convergence)
     places = range(len(grid.sparsities))
-    forward = [left_out.lead(grid.chosen_on[r], grid.test[r], early, late) for r in places]
-    backward = [left_out.lead(grid.chosen_on[r], grid.test[r], late, early) for r in places]
-    adjusted = [left_out.holm([one.p if one else None for one in side]) for side in (forward, backward)]
+    forward = [lead(grid.chosen_on[r], grid.test[r], early, late) for r in places]
+    backward = [lead(grid.chosen_on[r], grid.test[r], late, early) for r in places]
+    adjusted = [holm([one.p if one else None for one in side]) for side in (forward, backward)]
     return tuple(
         _row(grid, r, (early, late), (forward[r], backward[r]), (adjusted[0][r], adjusted[1][r]), convergence)
         for r in places
@@ -86,7 +86,7 @@ def rows(grid: RegimeGrid, convergence: Convergence | None) -> tuple[Row, ...]:
 
 
 def line(found: Sequence[Row]) -> Line:
-    """The transition line of a grid's rows.
+    """Finds the transition line of a grid's rows.
 
     Example:
         >>> line([])
@@ -99,7 +99,7 @@ def line(found: Sequence[Row]) -> Line:
     return Line(start, tuple(s for s in exceptions if s not in early), len(tested))
 
 
-def _sides(grid: RegimeGrid, convergence: Convergence | None) -> tuple[list[int], list[int]]:
+def _sides(grid: CellGrid, convergence: Convergence | None) -> tuple[list[int], list[int]]:
     """Columns before the convergence epoch, and from it on."""
     if convergence is None:
         return [], []
@@ -109,22 +109,22 @@ def _sides(grid: RegimeGrid, convergence: Convergence | None) -> tuple[list[int]
 
 
 def _row(
-    grid: RegimeGrid,
+    grid: CellGrid,
     row: int,
     sides: tuple[list[int], list[int]],
     leads: tuple[Lead | None, Lead | None],
     adjusted: tuple[float | None, float | None],
     convergence: Convergence | None,
 ) -> Row:
-    bests = [left_out.best_of(grid.chosen_on[row], side) if side else None for side in sides]
+    bests = [best_of(grid.chosen_on[row], side) if side else None for side in sides]
     epochs = [None if column is None else grid.epochs[column] for column in bests]
     verdict = _verdict(adjusted)
     return Row(
         sparsity=grid.sparsities[row],
-        best=best_epochs.best(grid, row),
+        best=best_epoch.best(grid.row(row)),
         early_epoch=epochs[0],
         converged_epoch=epochs[1],
-        advantage=left_out.plain_difference(grid.test[row], bests[0], bests[1]),
+        advantage=plain_difference(grid.test[row], bests[0], bests[1]),
         early=leads[0],
         converged=leads[1],
         early_holm=adjusted[0],
@@ -142,7 +142,7 @@ def _verdict(adjusted: tuple[float | None, float | None]) -> str:
     return "early" if early <= LEVEL else "converged" if converged <= LEVEL else "not settled"
 
 
-def _reason(grid: RegimeGrid, row: int, epochs: Sequence[int | None], convergence: Convergence | None) -> str:
+def _reason(grid: CellGrid, row: int, epochs: Sequence[int | None], convergence: Convergence | None) -> str:
     if convergence is None:
         return "no trunk has been trained to its end, so its convergence epoch is unknown"
     for epoch, side in zip(epochs, ("before", "from"), strict=True):

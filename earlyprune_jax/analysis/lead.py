@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from earlyprune_jax.analysis import curves
-from earlyprune_jax.analysis.curves import Stats
-from earlyprune_jax.analysis.regimes.best_epochs import MIN_REPEATS, best_column, row_means
+from earlyprune_jax.analysis.stats import Stats, best_column, row_means, stats
 
+MIN_REPEATS = 3
+"""With fewer there is no interval and no test."""
 NUM_SIMULATIONS = 20_000
 LEVEL = 0.05
 
@@ -31,11 +31,16 @@ class Lead:
     difference: Stats
     p: float | None
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the lead is more than noise."""
+        return self.p is not None and self.p <= LEVEL
+
 
 def lead(
     chosen_on: np.ndarray, measured: np.ndarray, candidates: Sequence[int], rivals: Sequence[int]
 ) -> Lead | None:
-    """The lead of the best candidate epoch over the best rival epoch of a row, without the luck of choosing.
+    """Measures the lead of the best candidate over the best rival epoch, without the luck of choosing.
 
     For each repeat r the candidate is the epoch with the highest mean of `chosen_on` over the other
     repeats, of those that r has; the rival, the same for all, has the highest mean of `measured` over
@@ -64,7 +69,7 @@ def lead(
 
     Returns:
         The lead over the repeats that allow it; None without candidates, rivals, or two repeats. Equal
-        differences in all repeats (accuracies are multiples of 1/n) have p = 1: chance, not certainty.
+        differences in all repeats (shares are multiples of 1/n) have p = 1: chance, not certainty.
 
     Example:
         >>> table = np.array([[0.90, 0.88, 0.91], [0.80, 0.81, 0.80]])
@@ -78,7 +83,7 @@ def lead(
     found = _left_out_differences(chosen_on[candidates], measured[candidates], rival)
     if len(found) < 2:
         return None
-    difference = curves.stats(found)
+    difference = stats(found)
     is_tested = is_clear and len(found) >= MIN_REPEATS
     return Lead(difference, _p_value(difference, len(candidates)) if is_tested else None)
 
@@ -125,7 +130,7 @@ def _p_value(difference: Stats, num_candidates: int) -> float:
 
 @functools.lru_cache(maxsize=64)
 def null_statistics(num_repeats: int, num_candidates: int) -> np.ndarray:
-    """t under "no difference", ascending: candidates of pure noise against a rival known exactly.
+    """Simulates t under "no difference", ascending: candidates of pure noise against a rival known exactly.
 
     A rival with noise of its own makes the differences less dependent, and t smaller.
 
@@ -142,41 +147,3 @@ def null_statistics(num_repeats: int, num_candidates: int) -> np.ndarray:
         chosen = np.take_along_axis(noise, others.argmax(axis=-1)[..., None], axis=-1)[..., 0]
         found.append(chosen.mean(axis=1) / (chosen.std(axis=1, ddof=1) / math.sqrt(num_repeats)))
     return np.sort(np.concatenate(found))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p-values: at most 5 % of families have a false one at or below .05. None stays None.
-
-    The k-th smallest of m is multiplied by m - k + 1, and is at least the one before it.
-
-    Example:
-        >>> holm([0.01, None, 0.04, 0.03])
-        [0.03, None, 0.06, 0.06]
-    """
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, place) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        adjusted[place] = largest
-    return adjusted
-
-
-def plain_difference(measured: np.ndarray, first: int | None, second: int | None) -> Stats | None:
-    """Mean and std over paired repeats of measured[first] - measured[second]; None where there is none.
-
-    Both columns having been chosen on the same runs, it holds their luck.
-    """
-    if first is None or second is None:
-        return None
-    paired = measured[first] - measured[second]
-    paired = paired[np.isfinite(paired)]
-    return curves.stats(paired) if paired.size else None
-
-
-def best_of(chosen_on: np.ndarray, columns: Sequence[int]) -> int | None:
-    """The column of the highest mean among some of a row [E, R]."""
-    means = row_means(chosen_on)
-    kept = np.full(len(means), np.nan)
-    kept[list(columns)] = means[list(columns)]
-    return best_column(kept)

@@ -1,0 +1,178 @@
+"""Which fork epoch is best, and how sure that is: one answer for the summary, the rules and the regimes.
+
+Larger is better throughout: `cells.Cells` hold metrics multiplied by their sign.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from earlyprune_jax.analysis.cells import Cells
+from earlyprune_jax.analysis.lead import MIN_REPEATS, Lead, lead
+from earlyprune_jax.analysis.stats import Stats, best_column, centred, plain_difference, row_means
+
+MAX_ENUMERATED = 7
+"""Up to so many repeats every bootstrap sample is looked at; beyond, NUM_SAMPLES are drawn."""
+NUM_SAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best epoch of some cells.
+
+    Attributes:
+        column: its place among the epochs.
+        interval: 95 %, of epochs; None with fewer than three repeats.
+        num_repeats: that have a value.
+        complete: whether each of them has a value at every epoch.
+    """
+
+    epoch: int
+    column: int
+    interval: tuple[int, int] | None
+    num_repeats: int
+    complete: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """The epochs of some cells, best first, and which of them may be the best.
+
+    Attributes:
+        epochs: best first; the earlier of equals first.
+        gaps: epoch -> what it lacks to the best, mean over the repeats that have both; None without any.
+        leads: epoch -> the lead of all others over it, or None. The epochs that nothing clearly beats are a
+            95 % confidence set: the epoch that is truly best is among them with that probability, as only a
+            lead over it that is no more than chance could drop it.
+    """
+
+    epochs: tuple[int, ...]
+    gaps: dict[int, Stats | None]
+    leads: dict[int, Lead | None]
+    num_repeats: int
+    repeat_kind: str
+
+    @property
+    def best(self) -> int:
+        """The best epoch."""
+        return self.epochs[0]
+
+    @property
+    def rivals(self) -> tuple[int, ...]:
+        """The others that may be the best too: that nothing clearly beats."""
+        return tuple(epoch for epoch in self.epochs[1:] if not (self.leads[epoch] or _NO_LEAD).is_clear)
+
+    @property
+    def edge(self) -> str | None:
+        """Names the end of the epochs tried at which the best lies: earliest or latest; else None."""
+        if len(self.epochs) == 1 or self.best not in (min(self.epochs), max(self.epochs)):
+            return None
+        return "earliest" if self.best == min(self.epochs) else "latest"
+
+
+_NO_LEAD = Lead(Stats(0.0, None, 0), None)
+
+
+def rank(cells: Cells) -> Ranking:
+    """Ranks the epochs by their means over repeats, and tests which of them may be the best.
+
+    Both look at what epochs are chosen on. Every epoch is tested as the only rival of all others by `lead`.
+
+    Example:
+        >>> table = np.array([[0.80, 0.81, 0.80], [0.90, 0.88, 0.91]])
+        >>> found = rank(Cells((4, 8), table, table))
+        >>> found.epochs, found.rivals, found.edge
+        ((8, 4), (), 'latest')
+    """
+    values = cells.chosen_on
+    # Equal means of the same numbers in another order may differ in their last bits.
+    means = row_means(values).round(12)
+    columns = sorted(np.flatnonzero(np.isfinite(means)).tolist(), key=lambda column: -means[column])
+    others = {column: [one for one in columns if one != column] for column in columns}
+    return Ranking(
+        epochs=tuple(cells.epochs[column] for column in columns),
+        gaps={cells.epochs[column]: plain_difference(values, columns[0], column) for column in columns},
+        leads={cells.epochs[column]: lead(values, values, others[column], [column]) for column in columns},
+        num_repeats=cells.num_repeats,
+        repeat_kind=cells.repeat_kind,
+    )
+
+
+def best(cells: Cells) -> Best | None:
+    """Finds the epoch with the highest mean, and its bootstrap interval over repeats.
+
+    The interval is the 2.5 % and 97.5 % quantile of the best epoch over samples of repeats with
+    replacement: all of them for up to seven repeats, else 2000 drawn from a fixed seed. With so few
+    repeats a bootstrap interval is rather too short than too long: it describes, and tests nothing.
+
+    Returns:
+        The best epoch, the earliest of equals; None without values.
+
+    Example:
+        >>> best(Cells((4, 8), np.array([[0.8], [0.9]]), np.array([[0.8], [0.9]]))).epoch
+        8
+    """
+    values = cells.chosen_on
+    column = best_column(row_means(values))
+    if column is None:
+        return None
+    values = values[:, np.isfinite(values).any(axis=0)]
+    return Best(
+        epoch=cells.epochs[column],
+        column=column,
+        interval=_interval(values, cells.epochs) if values.shape[1] >= MIN_REPEATS else None,
+        num_repeats=values.shape[1],
+        complete=bool(np.isfinite(values).all()),
+    )
+
+
+def differences(cells: Cells, column: int) -> list[Stats | None]:
+    """Gives each epoch's test value minus that of one of them: mean and std over paired repeats.
+
+    The given one being the best of many on the same runs, the differences look larger than new runs
+    would make them.
+
+    Args:
+        cells: of a sparsity.
+        column: place of the epoch that the others are compared with.
+
+    Returns:
+        One entry per epoch; None where no repeat has both.
+    """
+    return [plain_difference(cells.test, other, column) for other in range(len(cells.epochs))]
+
+
+def _interval(values: np.ndarray, epochs: Sequence[int]) -> tuple[int, int]:
+    """Quantiles of the best epoch over bootstrap samples of the columns of [E, R]."""
+    counts, shares = samples(values.shape[1])
+    even = centred(values)
+    present = np.isfinite(even)
+    # [samples, E]: the weighted means; an epoch that no sampled repeat has cannot be the best.
+    weight = counts @ present.T
+    means = np.where(weight > 0, counts @ np.where(present, even, 0.0).T / np.maximum(weight, 1), -np.inf)
+    chosen = means.round(12).argmax(axis=1)
+    reached = np.cumsum(np.bincount(chosen, weights=shares, minlength=len(epochs)))
+    low, high = (int(np.argmax(reached >= level - 1e-9)) for level in (0.025, 0.975))
+    return epochs[low], epochs[high]
+
+
+@functools.lru_cache(maxsize=32)
+def samples(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lists bootstrap samples of `size` things: how often each is in a sample [B, size], the shares [B].
+
+    Example:
+        >>> counts, shares = samples(2)
+        >>> counts.tolist(), shares.tolist()
+        ([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]], [0.25, 0.5, 0.25])
+    """
+    if size > MAX_ENUMERATED:
+        drawn = np.random.default_rng(0).multinomial(size, [1 / size] * size, NUM_SAMPLES)
+        return drawn.astype(float), np.full(NUM_SAMPLES, 1 / NUM_SAMPLES)
+    bags = itertools.combinations_with_replacement(range(size), size)
+    counts = np.array([np.bincount(bag, minlength=size) for bag in bags], dtype=float)
+    ways = [math.factorial(size) / math.prod(math.factorial(int(c)) for c in row) for row in counts]
+    return counts, np.array(ways) / size**size

@@ -1,0 +1,180 @@
+"""What all figures share: colours, files, titles, legends. Matplotlib is imported on use, pyplot never."""
+
+import dataclasses
+import io
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earlyprune_jax import records
+from earlyprune_jax.analysis.places import Place
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours without yellow and black, then two of Tol's: apart for colour-blind readers.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288", "#882255")
+GREYS = ("#404040", "#767676", "#595959", "#8c8c8c")
+MARKERS = "os^DvPX<"
+DASHES = ("-", "--", "-.", ":")
+MANY = 4
+"""More curves than this are drawn with less about each."""
+EXTENSIONS = ("png", "svg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """A curve's colour (hexadecimal), marker and dashes, in Matplotlib's words."""
+
+    color: str
+    marker: str
+    dashes: str = "-"
+
+
+def styles(places: Iterable[Place]) -> dict[Place, Style]:
+    """Gives each curve a style; no two alike up to 8 curves, or 4 kinds of forks at any number of sparsities.
+
+    Of more than 8 curves the colour tells the sparsity, from dark (little removed) to light, and the
+    dashes all else: that many unordered colours could not be told apart.
+
+    Args:
+        places: of curves, within one setting.
+
+    Example:
+        >>> places = [Place((("criterion", "magnitude"), ("sparsity", s / 10))) for s in range(9)]
+        >>> styles(places[:2])[places[1]]
+        Style(color='#D55E00', marker='s', dashes='-')
+        >>> len({style.color for style in styles(places).values()})
+        9
+    """
+    places = list(dict.fromkeys(places))
+    if len(places) <= len(COLORS):
+        return {place: Style(COLORS[index], MARKERS[index]) for index, place in enumerate(places)}
+    sparsities = sorted({place["sparsity"] for place in places})
+    kinds = sorted({place.without("sparsity") for place in places})
+    shades = _shades(len(sparsities))
+    ranks = {place: sparsities.index(place["sparsity"]) for place in places}
+    return {
+        place: Style(
+            shades[ranks[place]],
+            MARKERS[ranks[place] % len(MARKERS)],
+            DASHES[kinds.index(place.without("sparsity")) % len(DASHES)],
+        )
+        for place in places
+    }
+
+
+def _shades(count: int) -> list[str]:
+    """Colours of one scale, which also grows lighter in grey; its palest end is left out."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    scale = colormaps["viridis"]
+    return [to_hex(scale(0.88 * index / max(count - 1, 1))) for index in range(count)]
+
+
+def blank(width: float, height: float) -> "Figure":
+    """Makes a figure without pyplot's state, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def stem(name: str, setting: Place | None = None) -> str:
+    """Names a figure, of several settings with the setting at the end.
+
+    Example:
+        >>> setting = Place((("model", "resnet8"), ("train_fraction", 1.0), ("schedule", "step")))
+        >>> stem("rules"), stem("rules", setting)
+        ('rules', 'rules_resnet8_1_step')
+    """
+    if setting is None:
+        return name
+    fraction = f"{setting['train_fraction']:.10g}"
+    return f"{name}_{setting.changed(train_fraction=fraction).slug()}"
+
+
+def save_all(
+    workdir: str | Path, pictures: Mapping[str, "Figure | None"], *, possible: Iterable[str] = ()
+) -> list[Path]:
+    """Writes figures/STEM.png and .svg, each in one step; the same figure gives the same bytes.
+
+    Args:
+        workdir: Where `figures` lies or is made, if there is anything to write.
+        pictures: A figure per stem; None is not drawn.
+        possible: What earlier calls may have drawn of the same runs; what this one has not is removed, if
+            it draws anything: it would be taken for a picture of all.
+
+    Returns:
+        The paths written.
+
+    Example:
+        >>> save_all("no/such/workdir", {})
+        []
+    """
+    directory, paths = Path(workdir) / "figures", []
+    for name, figure in pictures.items():
+        if figure is None:
+            continue
+        directory.mkdir(exist_ok=True)
+        for extension in EXTENSIONS:
+            paths.append(directory / f"{name}.{extension}")
+            records.replace_file(paths[-1], render(figure, extension))
+            # The places found for the first file serve the second: finding them is half of the time.
+            figure.set_layout_engine("none")
+    drawn = {path.stem for path in paths}
+    gone = set(possible) - drawn if paths else set()
+    for path in directory.glob("*"):
+        if path.suffix[1:] in EXTENSIONS and path.stem in gone:
+            path.unlink(missing_ok=True)
+    return paths
+
+
+def render(figure: "Figure", extension: str) -> bytes:
+    """Gives the bytes of a png or svg file: the same for the same figure, with the same matplotlib."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to call.
+    with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
+        metadata: dict[str, Any] = {"Date": None} if extension == "svg" else {"Software": None}
+        figure.savefig(buffer, format=extension, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> None:
+    """Writes a title and, below it, what is shown."""
+    width = int(figure.get_size_inches()[0] * 13.5)
+    lines = [line for part in about.split("\n") for line in textwrap.wrap(part, width)]
+    figure.suptitle("\n".join([title, *lines]), x=0.01, ha="left", fontsize=fontsize)
+
+
+def add_legend(figure: "Figure", handles: Sequence[Any]) -> int:
+    """Adds a legend below everything, in as few lines as fit; returns how many these are."""
+    # A key takes as much room as seven characters, and an inch holds fifteen.
+    lengths, room = [len(handle.get_label()) + 7 for handle in handles], 15 * figure.get_size_inches()[0]
+    for num_lines in range(1, len(handles) + 1):
+        columns = [lengths[place : place + num_lines] for place in range(0, len(lengths), num_lines)]
+        if sum(map(max, columns)) <= room or num_lines == len(handles):
+            style = {"frameon": False, "fontsize": 8.5, "handlelength": 2.6}
+            figure.legend(handles=list(handles), loc="outside lower center", ncols=len(columns), **style)
+            return num_lines
+    return 0
+
+
+def epoch_axis(axes: "Axes", num_epochs: int) -> None:
+    """Lays the axis of epochs from 0 to T."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(-0.02 * num_epochs, 1.02 * num_epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10], integer=True))
+
+
+def spread(text: str) -> str:
+    """Writes +- as a figure can, in one character."""
+    return text.replace("+-", "±")

@@ -1,0 +1,135 @@
+"""Places: values of some axes, by which runs, curves and grids of runs are told apart."""
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Container, Iterable, Sequence
+from typing import Any
+
+SETTING = ("model", "train_fraction", "schedule")
+"""Axes of every setting; swept keys that decide trunks are further ones."""
+CURVE = ("criterion", "scope", "sparsity", "rule")
+"""Axes of every curve within a setting; swept keys that decide forks are further ones."""
+NAMES = {"model": "model.name", "train_fraction": "data.train_fraction", "schedule": "schedule.name"}
+"""Config keys that have a column of another name."""
+
+
+@functools.total_ordering
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Values by axis, in the order of the axes. The axes of the setting come first.
+
+    Runs of two settings are never averaged, nor paired: their trunks differ.
+
+    Example:
+        >>> place = Place((("model", "resnet8"), ("criterion", "magnitude"), ("sparsity", 0.9)))
+        >>> place["sparsity"], place.setting.axes, place.without("criterion").axes
+        (0.9, ('model',), ('model', 'sparsity'))
+    """
+
+    items: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, axes: Iterable[str], values: Iterable[Any]) -> "Place":
+        """Pairs axes with values."""
+        return cls(tuple(zip(axes, values, strict=True)))
+
+    @functools.cached_property
+    def named(self) -> dict[str, Any]:
+        """The values by axis."""
+        return dict(self.items)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes, in order."""
+        return tuple(self.named)
+
+    @property
+    def setting(self) -> "Place":
+        """The part that decides trunks: all axes before the criterion."""
+        axes = self.axes
+        return self.only(axes[: axes.index("criterion")] if "criterion" in axes else axes)
+
+    def __getitem__(self, axis: str) -> Any:
+        return self.named[axis]
+
+    def __lt__(self, other: "Place") -> bool:
+        return self._order < other._order
+
+    @functools.cached_property
+    def _order(self) -> tuple[Any, ...]:
+        return tuple(order(value) for _, value in self.items)
+
+    def only(self, axes: Container[str]) -> "Place":
+        """Keeps some axes."""
+        return Place(tuple(pair for pair in self.items if pair[0] in axes))
+
+    def without(self, *axes: str) -> "Place":
+        """Leaves some axes out."""
+        return Place(tuple(pair for pair in self.items if pair[0] not in axes))
+
+    def changed(self, **values: Any) -> "Place":
+        """Replaces the values of some axes."""
+        return Place(tuple((axis, values.get(axis, value)) for axis, value in self.items))
+
+    def slug(self, axes: Container[str] | None = None) -> str:
+        """Names the values on some axes as part of a file's name.
+
+        Example:
+            >>> place = Place((("model", "nets:Net(depth=3)"), ("train_fraction", 1.0),
+            ...     ("optim.momentum", 0.9)))
+            >>> place.slug(), place.slug(["train_fraction"])
+            ('nets-Net-depth-3-f490c0_1.0_momentum-0.9', '1.0')
+        """
+        kept = self if axes is None else self.only(axes)
+        return "_".join(
+            safe(f"{axis.split('.')[1]}-{value}" if "." in axis else str(value)) for axis, value in kept.items
+        )
+
+
+def order(value: Any) -> tuple[Any, ...]:
+    """Makes values of any types comparable: None, then numbers, then everything else by its text.
+
+    Example:
+        >>> sorted(["b", 2.0, None, 1], key=order)
+        [None, 1, 2.0, 'b']
+    """
+    if value is None:
+        return (0,)
+    return (1, value) if isinstance(value, int | float) else (2, str(value))
+
+
+def safe(text: str) -> str:
+    """Makes a text part of a file's name; one that had to be changed ends in digits of its own.
+
+    Example:
+        >>> safe("resnet8"), safe("a/b"), safe("a b")
+        ('resnet8', 'a-b-c14cdd', 'a-b-c8687a')
+    """
+    kept = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-")[:60]
+    if kept == text:
+        return text
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def varying(places: Iterable[Place]) -> list[str]:
+    """Lists the axes on which places differ.
+
+    Example:
+        >>> varying([Place((("model", "a"), ("rule", "x"))), Place((("model", "b"), ("rule", "x")))])
+        ['model']
+    """
+    places = list(places)
+    axes = dict.fromkeys(axis for place in places for axis in place.axes)
+    return [axis for axis in axes if len({place.named.get(axis) for place in places}) > 1]
+
+
+def shared(places: Sequence[Place]) -> Place:
+    """Gives the part that several places have in common: that of the first, without what varies.
+
+    Example:
+        >>> shared([Place((("model", "a"), ("rule", "x"))), Place((("model", "b"), ("rule", "x")))])
+        Place(items=(('rule', 'x'),))
+    """
+    return places[0].without(*varying(places))

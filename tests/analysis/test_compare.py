@@ -1,0 +1,105 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import test_metrics
+import test_sweeps
+import workdirs
+
+from earlyprune_jax.analysis import compare
+from earlyprune_jax.validate import InvalidInput
+
+
+def write_old(workdir, shift=0.0, *, decay=0.0001):
+    """A workdir as earlier versions left it: no study.json, lists of models, nothing in run.json."""
+    workdir.mkdir()
+    names = {"model": {"names": ["resnet8"]}, "schedule": {"names": ["exponential"]}}
+    held = names | {"data": {"train_fractions": [1.0]}, "optim": {"weight_decay": decay}}
+    (workdir / "config.json").write_text(json.dumps(held | {"train": {"num_epochs": 10}}))
+    for seed in range(3):
+        made = workdirs.records(0, [0.95 + 0.01 * seed] * 10, signals=test_sweeps.SIGNALS)
+        workdirs.write_trunk(workdir, seed, made, last_epoch=10, result=workdirs.finished(10))
+        for epoch, accuracy in test_sweeps.EPOCHS.items():
+            made = workdirs.records(epoch, [accuracy + shift + 0.011 * seed])
+            workdirs.write_fork(workdir, seed, epoch, made, last_epoch=10, result=workdirs.finished(10))
+    return workdir
+
+
+def test_two_workdirs_of_two_versions_stand_side_by_side(tmp_path):
+    old = write_old(tmp_path / "old")
+    test_sweeps.write_decays(tmp_path / "new")
+    table = compare.compare(old, tmp_path / "new")
+    assert table["workdir"].tolist() == ["old", "new", "new", "new"]
+    assert table["optim.weight_decay"].tolist() == [0.0001, 0.0001, 0.0005, 0.005]
+    assert table["best_fork_epoch"].tolist() == [4, 4, 4, 4]
+    assert table["fisher_trace_peak_epoch"].tolist() == [3, 3, 3, 3]
+    row = table.iloc[0]
+    # .90, .911, .922 against dense .95, .96, .97.
+    assert (row["test_accuracy_mean"], row["test_accuracy_n"]) == (pytest.approx(0.911), 3)
+    assert row["dense_test_accuracy_mean"] == pytest.approx(0.96)
+    assert (row["difference_mean"], row["difference_std"]) == (pytest.approx(-0.049), pytest.approx(0.001))
+    # Student's t with 2 degrees of freedom: 4.303.
+    assert row["difference_half_width_95"] == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
+    assert row["chosen_on"] == "test_accuracy"
+
+
+def test_the_files_hold_the_table_and_one_figure(tmp_path):
+    first, second = write_old(tmp_path / "first"), write_old(tmp_path / "second", 0.01, decay=0.1)
+    paths = compare.write([first, second], tmp_path / "out")
+    assert [str(path.relative_to(tmp_path / "out")) for path in paths] == [
+        "compare.csv",
+        "figures/compare.png",
+        "figures/compare.svg",
+    ]
+    with paths[0].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["workdir"], row["optim.weight_decay"]) for row in rows] == [
+        ("first", "0.0001"),
+        ("second", "0.1"),
+    ]
+    assert "accuracy of 2 workdirs" in paths[2].read_text()
+    # The workdirs themselves are left as they are.
+    assert not list(tmp_path.glob("first/*.csv")) and not (first / "figures").exists()
+
+
+def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, capsys):
+    first, second = write_old(tmp_path / "first"), write_old(tmp_path / "second", decay=0.1)
+    workdirs.write_fork(second, 7, 2, workdirs.records(2, [0.5]), last_epoch=10)
+    assert compare.main([str(first), str(second), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "Configs differ in optim.weight_decay." in printed
+    assert "second is not finished: 1 run left out." in printed
+    assert "91.1 +- 1.1 %" in printed and str(tmp_path / "out" / "compare.csv") in printed
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "foreign", "no forks", "another metric"])
+def test_what_cannot_be_compared_is_one_sentence_and_exit_2(tmp_path, capsys, kind):
+    good, bad = write_old(tmp_path / "good"), tmp_path / "bad"
+    if kind in ("empty", "foreign"):
+        bad.mkdir()
+    if kind == "foreign":
+        (bad / "notes.txt").write_text("x")
+        (bad / "config.json").write_text('{"another": "program"}')
+    if kind == "no forks":
+        workdirs.write_trunk(bad, 0, workdirs.records(0, [0.5]))
+    if kind == "another metric":
+        test_metrics.write(bad, 1)
+    assert compare.main([str(good), str(bad), "--output", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1
+    told = {"no forks": "to hold finished forks", "another metric": "accuracy in good, score in bad"}
+    assert told.get(kind, "to hold runs of an experiment") in captured.err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InvalidInput):
+        compare.compare(good, bad)
+
+
+def test_it_runs_as_a_module_and_workdirs_of_one_name_are_told_apart(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    pair = [str(write_old(tmp_path / name / "run")) for name in ("a", "b")]
+    arguments = [sys.executable, "-m", "earlyprune_jax.analysis.compare", *pair]
+    done = subprocess.run([*arguments, "--output", str(tmp_path)], capture_output=True, text=True, check=True)
+    assert all(path in done.stdout for path in pair)
