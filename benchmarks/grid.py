@@ -28,7 +28,7 @@ from earlyprune_jax import config
 from earlyprune_jax.grid import options, step_time
 
 ROOT = Path(__file__).parent.parent
-CONFIG = ROOT / "configs" / "cifar10_small.py"
+CONFIG = f"{ROOT / 'configs' / 'cifar10.py'}:small"
 NUM_TEST = 64
 
 
@@ -47,17 +47,17 @@ def make_images(path: Path, num_train: int) -> None:
 
 
 def changes(images: Path, num_forks: int, flags: argparse.Namespace) -> dict[str, str]:
-    """What this grid differs in from configs/cifar10_small.py."""
+    """What this grid differs in from configs/cifar10.py:small."""
     return {
-        "model.names": flags.model,
+        "model.name": flags.model,
         "model.width_multiplier": str(flags.width),
         "data.name": f"npz:{images}",
-        "data.train_fractions": "1",
+        "data.train_fraction": "1",
         "data.test_fraction": "1",
         "train.num_epochs": "1",
         "train.batch_size": str(flags.batch),
         "train.eval_batch_size": str(NUM_TEST),
-        "schedule.names": "constant",
+        "schedule.name": "constant",
         "fork.epochs": "1",
         "fork.rules": "constant",
         "fork.constant_num_epochs": str(flags.epochs),
@@ -78,7 +78,7 @@ def command(
 
 def bare_steps(images: Path, flags: argparse.Namespace) -> tuple[float, float]:
     """Milliseconds of a step with all cores, and the mean in pinned processes that run at the same time."""
-    spec = config.resolve(config.load_file(str(CONFIG)), list(changes(images, 1, flags).items()))
+    spec = config.resolve(config.load_file(CONFIG), list(changes(images, 1, flags).items()))
 
     def milliseconds(cores: list[int]) -> float:
         return 1e3 * statistics.fmean(step_time.measured(spec, cores).values())

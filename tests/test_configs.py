@@ -1,0 +1,267 @@
+"""The configs that come with the package, their forms and names, and how a config file is run."""
+
+import itertools
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import cifar10, cifar100, digits, two_regime, two_regime_digits
+from earlyprune_jax import config, main, references
+from earlyprune_jax.validate import InvalidInput
+
+ROOT = Path(__file__).parent.parent
+FAMILIES = {"cifar10": cifar10, "two_regime": two_regime}
+NEIGHBOUR = "from configs import digits\n\ndef base():\n    return digits.get_config()\n"
+OWN = """
+def get_config():
+    config = base.base()
+    config.train.num_epochs += base.MORE
+    return config
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_folder_is_kept():
+    yield
+    references.use_folder(None)
+
+
+def problem(path: str | Path) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        config.load_file(str(path))
+    (found,) = caught.value.problems
+    return found
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    return config.load_file(str(path)).to_dict()
+
+
+def num_epochs(path: str) -> int:
+    return read(path)["train"]["num_epochs"]
+
+
+def write(folder: Path, more: int, how: str = "from . import base") -> str:
+    """A config that needs its neighbour `base`, which says how many epochs more than digits' 40."""
+    folder.mkdir(exist_ok=True)
+    (folder / "base.py").write_text(f"{NEIGHBOUR}\nMORE = {more}\n")
+    (folder / "own.py").write_text(f"{how}\n{OWN}")
+    return str(folder / "own.py")
+
+
+# --- the configs themselves --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", config.names())
+def test_every_config_resolves_in_every_form(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    spec = config.resolve(config.load_file(name))
+    is_swept = "depth" in name or name.startswith("two_regime:data")
+    assert len(spec.settings()) == 1 if not is_swept else len(spec.settings()) >= 3
+
+
+def test_every_file_and_form_is_another_experiment_and_has_a_name():
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    forms = {f"{name}:{form}" for name, family in FAMILIES.items() for form in family.FORMS if form}
+    assert set(config.names()) == files | forms
+    resolved = {name: read(name) for name in config.names()}
+    same = {
+        pair for pair in itertools.combinations(sorted(resolved), 2) if resolved[pair[0]] == resolved[pair[1]]
+    }
+    assert same == {("cifar100", "cifar10:cifar100")}
+    assert len({config.short_name(name) for name in resolved}) == len(resolved)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_form_changes_keys_that_the_file_shows(family):
+    shown = {
+        f"{section}.{leaf}" for section, leaves in family.get_config().to_dict().items() for leaf in leaves
+    }
+    for form, changes in family.FORMS.items():
+        assert changes.keys() - {"sweep"} <= shown, form
+        assert form == "" or family.get_config(form).to_dict() != family.get_config().to_dict()
+    with pytest.raises(ValueError, match=r"'smal' to be one of .*small.*, or none"):
+        family.get_config("smal")
+
+
+@pytest.mark.parametrize("form", ["", "_small"])
+def test_the_forms_of_paper_b_scale_the_axis_they_are_named_for(form):
+    depth, amount = (two_regime.get_config(f"{axis}{form}").to_dict() for axis in ("depth", "data"))
+    assert list(depth.pop("sweep")) == ["model"] and list(amount.pop("sweep")) == ["data"]
+    assert depth == amount
+
+
+def test_configs_are_modules_of_a_notebook_too():
+    assert cifar100.get_config().to_dict()["data"]["name"] == "cifar100"
+    assert two_regime_digits.get_config().to_dict()["model"]["name"] == "preresnet8"
+    assert digits.get_config().to_dict()["model"]["name"] == "resnet8"
+    assert read("configs/cifar100.py") == cifar100.get_config().to_dict()
+
+
+# --- names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits", "digits.py", "configs/digits.py", "./digits", "two_regime:small", "configs/cifar10:small"],
+)
+def test_configs_are_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read(name)["train"]["seeds"] in ((0, 1, 2), (0,))
+
+
+def test_a_file_of_ones_own_comes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, 1)
+    (tmp_path / "own.py").rename("digits.py")
+    assert num_epochs("digits.py") == 41
+    assert num_epochs("digits") == 40
+
+
+@pytest.mark.parametrize("path", ["elsewhere/configs/digits.py", "my/digits.py", "/digits.py", "digits.json"])
+def test_another_path_is_not_taken_for_a_name(path):
+    assert "to be a file" in problem(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("digit", "digits"),
+        ("configs/cifar10_small.py", "cifar10:small"),
+        ("configs/cifar10_signals.py", "cifar10:signals"),
+        ("two_regime_depth", "two_regime:depth"),
+        ("configs/two_regime_data.py:small", "two_regime:data_small"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_and_all(given, meant):
+    found = problem(given)
+    assert f"Expected --config={given!r} to be a file. Did you mean {meant!r}? By name there are " in found
+    assert all(name in found for name in config.names())
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (
+            "configs/two_regime.py:smal",
+            "'smal' to be one of small, depth, depth_small, data, data_small, or none",
+        ),
+        ("cifar10:smal", "'smal' to be one of cifar100, small, signals, or none"),
+        ("configs/digits.py:small", "no forms, so none called 'small'"),
+    ],
+)
+def test_a_form_that_a_config_lacks_is_named(path, words):
+    found = problem(path)
+    assert f"Expected --config={path!r} to define get_config" in found and words in found
+
+
+def test_a_form_may_be_any_text_and_its_directory_stays_one(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        f"{NEIGHBOUR}\ndef get_config(form):\n    c = base()\n    c.model.name = form\n    return c\n"
+    )
+    assert read(f"{own}:a/b=1")["model"]["name"] == "a/b=1"
+    assert config.short_name(f"{own}:a/b=1") == "own_a-b=1"
+
+
+# --- running a file ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "how", ["from . import base", "from .base import base as made\nfrom . import base", "import base"]
+)
+def test_neighbours_are_those_of_the_folder_and_of_now(how, tmp_path):
+    first, second = write(tmp_path / "first", 1, how), write(tmp_path / "second", 2, how)
+    before = set(sys.modules)
+    assert [num_epochs(path) for path in (first, second, first)] == [41, 42, 41]
+    write(tmp_path / "first", 3, how)
+    assert num_epochs(first) == 43
+    assert set(sys.modules) <= before
+    assert not list(tmp_path.rglob("*.pyc"))
+
+
+def test_a_neighbour_is_found_while_get_config_runs(tmp_path):
+    own = write(tmp_path, 5)
+    text = Path(own).read_text().replace("from . import base\n", "")
+    Path(own).write_text(text.replace("    config = base", "    from . import base\n    config = base"))
+    assert num_epochs(own) == 45
+
+
+def test_a_config_may_load_another_by_name_and_keeps_its_folder(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from earlyprune_jax import config\n\n"
+        "def get_config():\n    return config.load_file('two_regime_digits')\n"
+    )
+    loaded = config.load_file(str(own))
+    assert loaded.to_dict() == two_regime_digits.get_config().to_dict()
+    assert config.resolve(loaded).folder == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import sys\nsys.exit(7)\n", "It raised SystemExit: 7"),
+        ("def get_config():\n    raise SystemExit\n", "It raised SystemExit"),
+        ("class Odd(BaseException): ...\nraise Odd('x')\n", "It raised Odd: x"),
+        ("def get_config(:\n", "It raised SyntaxError"),
+        ("from . import absent\n", "It raised ImportError: cannot import name 'absent'"),
+        (
+            "from .. import base\n",
+            "It raised ImportError: attempted relative import beyond top-level package",
+        ),
+        ("x = 1\n", "It raised AttributeError"),
+        ("def get_config(): return {}\n", "to return a ConfigDict"),
+    ],
+)
+def test_whatever_a_config_does_wrong_is_one_problem_and_exits_2(source, words, tmp_path, capsys):
+    own = tmp_path / "own.py"
+    own.write_text(source)
+    assert words in problem(own)
+    assert main.main([f"--config={own}", f"--workdir={tmp_path / 'run'}"]) == 2
+    printed = capsys.readouterr().err
+    assert "1 problem" in printed and words in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_while_a_config_runs_is_no_problem_of_the_config(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        config.load_file(str(own))
+
+
+# --- the wheel ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--wheel-dir", str(tmp_path)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("earlyprune_jax-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if "/configs/" in name}
+        tops = {name.partition("/")[0] for name in archive.namelist()}
+        archive.extractall(tmp_path / "site")
+    assert held == {f"earlyprune_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert len(tops) == 2 and "earlyprune_jax" in tops  # the other one is .dist-info
+    (tmp_path / "elsewhere").mkdir()
+    code = (
+        "import sys, earlyprune_jax.main as main, earlyprune_jax.configs.cifar100 as c; print(main.__file__);"
+        "assert c.get_config().data.num_classes == 100; raise SystemExit(main.main(sys.argv[1:]))"
+    )
+    for name, words in (("digits", "30 runs (3 trunks"), ("two_regime_digits", "363 runs (3 trunks")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"--config={name}", "--dry_run"],
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+            cwd=tmp_path / "elsewhere",
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(str(tmp_path / "site")) and words in done.stdout
