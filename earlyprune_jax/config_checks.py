@@ -1,75 +1,134 @@
-"""What a config's values must satisfy beyond each key's own range."""
+"""What a config's values must satisfy beyond each key's own range, in one setting."""
 
-import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from earlyprune_jax import data, models, pruning, triggers
+from earlyprune_jax import data, models, pruning, references, tasks, triggers
 from earlyprune_jax.grid import plan
 from earlyprune_jax.pruning import UNSTRUCTURED
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
+from earlyprune_jax.pruning.scores.named import check_criterion
 from earlyprune_jax.pruning.selection import check_layers
 from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import comparisons, fork_rules, fork_scores, measurement, schedules, tasks
+from earlyprune_jax.training import comparisons, criteria, measurement, optim, retraining, schedules
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
-REGISTERED: dict[str, Iterable[str]] = {
-    "pruning.criteria": fork_scores.CRITERIA,
-    "pruning.scopes": pruning.SCOPES,
-    "fork.rules": fork_rules.RULES,
-    "fork.baselines": plan.BASELINES,
+REGISTERED: dict[str, tuple[str, ...]] = {
+    "fork.rates": tuple(retraining.RATES),
+    "fork.baselines": tuple(plan.BASELINES),
     "fork.comparisons": comparisons.NAMES,
-    "schedule.names": schedules.CURVES,
-    "signals.names": measurement.NAMES,
     "signals.fisher_estimator": fisher.ESTIMATORS,
     "signals.fisher_method": fisher.METHODS,
 }
-"""Keys whose names are registered where they are implemented."""
+"""Keys whose names are registered where they are implemented, and that take nothing else."""
 
-LAYER_KEYS = ("pruning.layers", "signals.fisher_layers")
-
-
-def _value(spec: RunSpec, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(spec, section), name)
+LAYER_KEYS = ("pruning.layers", "signals.fisher_layers", "signals.weight_layers")
 
 
-def _with(spec: RunSpec, section: str, **keys: Any) -> RunSpec:
-    """The spec, or the part of one that a check sees, with some keys of a section changed."""
-    changed = dataclasses.replace(getattr(spec, section), **keys)
-    return type(spec)(**{**vars(spec), section: changed})
-
-
-def _each_fraction(spec: RunSpec) -> list[RunSpec]:
-    return [_with(spec, "data", train_fractions=(fraction,)) for fraction in spec.data.train_fractions]
-
-
-def _each_schedule(spec: RunSpec) -> list[RunSpec]:
-    return [_with(spec, "schedule", names=(name,)) for name in spec.schedule.names]
-
-
-def _each_model(spec: RunSpec) -> list[RunSpec]:
-    # Images have one shape, whatever part of them is used.
-    first = _each_fraction(spec)[0]
-    return [_with(first, "model", names=(name,)) for name in spec.model.names]
+def _gathered(function: Callable[[], Any], prefix: str = "") -> list[str]:
+    """The problems that a function raises."""
+    try:
+        function()
+    except InvalidInput as error:
+        return [f"{prefix}{problem}" for problem in error.problems]
+    return []
 
 
 def _check_registered(spec: RunSpec, key: str) -> list[str]:
-    value, choices = _value(spec, key), tuple(REGISTERED[key])
+    section, name = key.split(".")
+    value = getattr(getattr(spec, section), name)
     given = value if isinstance(value, tuple) else (value,)
-    return [unknown_choice(key, name, choices) for name in given if name not in choices]
+    return [unknown_choice(key, one, REGISTERED[key]) for one in given if one not in REGISTERED[key]]
 
 
 def _check_layer_name(spec: RunSpec, key: str) -> list[str]:
-    return check_layers(_value(spec, key), key)
+    section, name = key.split(".")
+    value = getattr(getattr(spec, section), name)
+    return check_layers(value, key) if value else []
+
+
+def _check_model(spec: RunSpec) -> list[str]:
+    return references.check("model.name", spec.model.name, dict.fromkeys(models.names(), models.build))
+
+
+def _check_task_name(spec: RunSpec) -> list[str]:
+    return references.check("task.name", spec.task.name, tasks.TASKS)
+
+
+def _check_optimizer_name(spec: RunSpec) -> list[str]:
+    return references.check("optim.name", spec.optim.name, optim.OPTIMIZERS) if spec.optim.name else []
+
+
+def _check_criteria(spec: RunSpec) -> list[str]:
+    return [problem for one in spec.pruning.criteria for problem in check_criterion("pruning.criteria", one)]
+
+
+def _check_scopes(spec: RunSpec) -> list[str]:
+    return [problem for one in spec.pruning.scopes for problem in criteria.check_scope(one)]
+
+
+def _check_mask(spec: RunSpec) -> list[str]:
+    found = check_criterion("signals.mask_criterion", spec.signals.mask_criterion)
+    return found + [f"signals.mask_scope: {one}" for one in criteria.check_scope(spec.signals.mask_scope)]
+
+
+def _check_rules(spec: RunSpec) -> list[str]:
+    known = dict.fromkeys(retraining.RULES, retraining.training)
+    return [
+        problem
+        for rule in spec.fork.rules
+        for problem in references.check("fork.rules", rule, known, ("fork_epoch", "trunk"))
+    ]
+
+
+def _check_trigger_text(spec: RunSpec) -> list[str]:
+    """Whether the trigger can be read at all; an empty one is none."""
+    return _gathered(lambda: triggers.parse(spec.fork.trigger or "epoch(1)"), "fork.trigger: ")
+
+
+def _check_task(spec: RunSpec) -> list[str]:
+    """Whether the task can be made, as far as shapes go: model, data and task belong together."""
+    return _gathered(lambda: tasks.abstract(spec))
+
+
+def _check_optimizer(spec: RunSpec) -> list[str]:
+    task = tasks.abstract(spec)
+    try:
+        return optim.check(spec.optim, task.optimizer, task.shapes()["params"])
+    except InvalidInput as error:
+        return list(error.problems)
 
 
 def _check_fisher(spec: RunSpec) -> list[str]:
     problems = fisher.check_options(spec.signals.fisher_estimator, spec.signals.fisher_method)
     return [f"signals.fisher_*: {problem}" for problem in problems]
+
+
+def _check_signals(spec: RunSpec) -> list[str]:
+    return measurement.check(spec, tasks.abstract(spec))
+
+
+def _check_log_probs(spec: RunSpec) -> list[str]:
+    """Criteria and comparisons that need log-probabilities, for a task that has none."""
+    task = tasks.abstract(spec)
+    problems = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
+    if "mask_distance" in spec.signals.names:
+        problems += criteria.log_probs_problems(task, "signals.mask_criterion", [spec.signals.mask_criterion])
+    if task.network is None:
+        remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
+        problems += [
+            expected("fork.comparisons", name, "to need no log-probabilities", remedy)
+            for name in spec.fork.comparisons
+        ]
+    return problems
+
+
+def _check_own_criteria(spec: RunSpec) -> list[str]:
+    masks = [spec.signals.mask_criterion] * ("mask_distance" in spec.signals.names)
+    return criteria.check_own(tasks.abstract(spec), [*spec.pruning.criteria, *masks])
 
 
 def _check_trigger(spec: RunSpec) -> list[str]:
@@ -79,20 +138,20 @@ def _check_trigger(spec: RunSpec) -> list[str]:
         needed = expected("fork.trigger", "", "to name a rule with fork.when=trigger", remedy)
         return [needed] if spec.fork.when == "trigger" else []
     rule = triggers.parse(spec.fork.trigger)
-    names = spec.signals.names if spec.fork.when == "trigger" else measurement.NAMES
+    names = spec.signals.names
+    if spec.fork.when == "epochs":
+        # A rule that is replayed may look at what other workdirs have.
+        names = tuple(dict.fromkeys((*names, *_measurable(spec))))
     problems = triggers.check(spec.fork.trigger, decidable_columns(spec, names))
     if spec.fork.when == "trigger":
         problems += _check_reachable(rule, spec.train.num_epochs)
     return [f"fork.trigger: {problem}" for problem in problems]
 
 
-def _check_rule(spec: RunSpec) -> list[str]:
-    """Whether the trigger can be read at all; an empty one is none."""
-    try:
-        triggers.parse(spec.fork.trigger or "epoch(1)")
-    except InvalidInput as error:
-        return [f"fork.trigger: {problem}" for problem in error.problems]
-    return []
+def _measurable(spec: RunSpec) -> list[str]:
+    """The built-in signals that the task has what they need for."""
+    has_log_probs = tasks.abstract(spec).network is not None
+    return [name for name in measurement.NAMES if has_log_probs or name not in ("fisher_trace", "kl_uniform")]
 
 
 def _check_reachable(trigger: triggers.Trigger, num_epochs: int) -> list[str]:
@@ -103,26 +162,41 @@ def _check_reachable(trigger: triggers.Trigger, num_epochs: int) -> list[str]:
 
 
 def decidable_columns(spec: RunSpec, names: tuple[str, ...]) -> tuple[str, ...]:
-    """What a trigger may look at with these signals: never the test set."""
-    splits = ("train", "validation") if spec.data.validation_fraction else ("train",)
-    metrics = (f"{split}_{name}" for split in splits for name in ("loss", "accuracy"))
-    return (*metrics, "learning_rate", *measurement.columns(spec, names))
+    """What a trigger may look at with these signals: never the test set.
+
+    Args:
+        spec: of one setting.
+        names: of signals.
+    """
+    task = tasks.abstract(spec)
+    return (*task.decidable_columns(), "learning_rate", *measurement.columns(spec, task, names))
 
 
 def _check_examples(spec: RunSpec, key: str) -> list[str]:
-    num_train = min(data.sizes(each.data).num_train for each in _each_fraction(spec))
-    remedy = f"{spec.data.name} gives that many training images with these splits."
-    value = _value(spec, key)
+    num_train = tasks.abstract(spec).batching.num_examples["train"]
+    remedy = f"{spec.data.name} gives that many training examples with these splits."
+    value = spec.value(key)
     return [expected(key, value, f"to be at most {num_train}", remedy)] if value > num_train else []
 
 
 def _check_fork_epochs(spec: RunSpec) -> list[str]:
-    return fork_rules.check_epochs(spec.fork, spec.train.num_epochs)
+    return _gathered_list(lambda: retraining.check_epochs(spec))
+
+
+def _gathered_list(function: Callable[[], list[str]]) -> list[str]:
+    try:
+        return function()
+    except InvalidInput as error:
+        return list(error.problems)
+
+
+def _check_schedule(spec: RunSpec) -> list[str]:
+    return schedules.check(spec.schedule, spec.train.num_epochs)
 
 
 def _check_boundaries(spec: RunSpec) -> list[str]:
     boundaries = spec.schedule.step_boundaries_epochs
-    if "step" not in spec.schedule.names or max(boundaries, default=0) < spec.train.num_epochs:
+    if spec.schedule.name != "step" or max(boundaries, default=0) < spec.train.num_epochs:
         return []
     allowed = f"to lie before train.num_epochs={spec.train.num_epochs}"
     return [expected("schedule.step_boundaries_epochs", boundaries, allowed)]
@@ -130,19 +204,16 @@ def _check_boundaries(spec: RunSpec) -> list[str]:
 
 def _check_end(spec: RunSpec) -> list[str]:
     end, maximum = spec.schedule.end_learning_rate, spec.optim.learning_rate
-    if not {"cosine", "linear"} & set(spec.schedule.names) or end <= maximum:
+    if spec.schedule.name not in ("cosine", "linear") or end <= maximum:
         return []
     return [expected("schedule.end_learning_rate", end, f"to be at most optim.learning_rate={maximum}")]
 
 
 def _check_fork_rates(spec: RunSpec) -> list[str]:
-    if _check_boundaries(spec) or _check_end(spec) or _check_examples(spec, "train.batch_size"):
+    if _check_boundaries(spec) or _check_end(spec) or _check_fork_epochs(spec):
         return []  # rates mean nothing yet
-    problems = []
-    for each in itertools.chain.from_iterable(map(_each_schedule, _each_fraction(spec))):
-        num_train = data.sizes(each.data).num_train
-        problems += fork_rules.check_rates(each, data.steps_per_epoch(num_train, spec.train.batch_size))
-    return list(dict.fromkeys(problems))
+    steps = tasks.abstract(spec).batching.steps_per_epoch
+    return _gathered_list(lambda: retraining.check_rates(spec, steps))
 
 
 def _check_grid(spec: RunSpec) -> list[str]:
@@ -156,7 +227,7 @@ def _check_grid(spec: RunSpec) -> list[str]:
         remedy = "Set fork.search=coarse_to_fine, or list fewer epochs and sparsities."
         problems.append(expected("fork.max_cells", fork.max_cells, "to be 0 with fork.search=all", remedy))
     if fork.search != "all" and not spec.data.validation_fraction:
-        remedy = "A search chooses by accuracy, and never on the test set: hold some images out."
+        remedy = "A search chooses by validation, and never on the test set: hold some examples out."
         allowed = f"to be above 0 with fork.search={fork.search}"
         problems.append(expected("data.validation_fraction", 0.0, allowed, remedy))
     if fork.when == "trigger":
@@ -168,52 +239,41 @@ def _check_grid(spec: RunSpec) -> list[str]:
     return problems
 
 
+def _check_custom(spec: RunSpec) -> list[str]:
+    """A length that no rule looks at."""
+    if spec.fork.length and "custom" not in spec.fork.rules:
+        remedy = "Add custom to fork.rules, or set fork.length=0."
+        return [expected("fork.length", spec.fork.length, "to be 0 without rule custom", remedy)]
+    return []
+
+
 def _check_selection(spec: RunSpec, key: str) -> list[str]:
-    problems = []
-    for each in _each_model(spec):
-        try:
-            pruning.select(_params(each), _value(spec, key))
-        except InvalidInput as error:
-            problems += [f"{key}: {problem}{_of(each, spec)}" for problem in error.problems]
-    return problems
-
-
-def _of(each: RunSpec, spec: RunSpec) -> str:
-    """Which network a problem is about, where there are several."""
-    return f" (in {each.model.name})" if len(spec.model.names) > 1 else ""
+    task = tasks.abstract(spec)
+    layers = spec.value(key) or task.layers
+    return _gathered(lambda: pruning.select(task.shapes()["params"], layers), f"{key}: ")
 
 
 def _check_sparsities(spec: RunSpec) -> list[str]:
     if _check_selection(spec, "pruning.layers"):
         return []
-    problems = []
-    for each in _each_model(spec):
-        params = _params(each)
-        shapes = prunable_shapes(params, pruning.select(params, spec.pruning.layers))
-        problems += [
-            f"pruning.sparsities: {problem}{_of(each, spec)}"
-            for scope, sparsity in itertools.product(spec.pruning.scopes, spec.pruning.sparsities)
-            for problem in check_allocation(shapes, sparsity, scope, UNSTRUCTURED, 0)
-        ]
-    return problems
+    task = tasks.abstract(spec)
+    params = task.shapes()["params"]
+    shapes = prunable_shapes(params, pruning.select(params, spec.pruning.layers or task.layers))
+    scopes = [scope for scope in spec.pruning.scopes if scope in pruning.SCOPES]
+    return [
+        f"pruning.sparsities: {problem}"
+        for scope, sparsity in itertools.product(scopes, spec.pruning.sparsities)
+        for problem in check_allocation(shapes, sparsity, scope, UNSTRUCTURED, 0)
+    ]
 
 
 def _check_spectra(spec: RunSpec) -> list[str]:
     if "random_distance" not in spec.signals.names:
         return []
     given = f"signals.min_eigenvalues={spec.signals.min_eigenvalues}"
-    return [
-        f"{given}: {problem}{_of(each, spec)}"
-        for each in _each_model(spec)
-        for problem in spectral.check(_params(each), min_eigenvalues=spec.signals.min_eigenvalues)
-    ]
-
-
-def _params(spec: RunSpec) -> Any:
-    """The shapes of the network's parameters; nothing is computed."""
-    shape = data.sizes(spec.data).image_shape
-    task = tasks.classification(spec.data, spec.model, precision=spec.train.precision, image_shape=shape)
-    return task.shapes()["params"]
+    params = tasks.abstract(spec).shapes()["params"]
+    found = spectral.check(params, min_eigenvalues=spec.signals.min_eigenvalues)
+    return [f"{given}: {problem}" for problem in found]
 
 
 Checks = tuple[tuple[set[str], Callable[[RunSpec], list[str]]], ...]
@@ -221,29 +281,42 @@ Checks = tuple[tuple[set[str], Callable[[RunSpec], list[str]]], ...]
 
 KEY_CHECKS: Checks = (
     ({"data"}, lambda spec: data.check(spec.data)),
-    ({"model.names"}, lambda spec: [problem for name in spec.model.names for problem in models.check(name)]),
-    ({"fork.trigger"}, _check_rule),
+    ({"model.name"}, _check_model),
+    ({"task.name"}, _check_task_name),
+    ({"optim.name"}, _check_optimizer_name),
+    ({"pruning.criteria"}, _check_criteria),
+    ({"pruning.scopes"}, _check_scopes),
+    ({"signals.mask_criterion", "signals.mask_scope"}, _check_mask),
+    ({"fork.rules"}, _check_rules),
+    ({"fork.trigger"}, _check_trigger_text),
+    ({"schedule", "train.num_epochs"}, _check_schedule),
     *(({key}, functools.partial(_check_registered, key=key)) for key in REGISTERED),
     *(({key}, functools.partial(_check_layer_name, key=key)) for key in LAYER_KEYS),
 )
 """What other modules know of single keys; run on values of the right type."""
 
-NETWORK = {"data", "model", "train.precision"}
-"""What decides the shapes of a network's parameters."""
+NETWORK = {"data", "model", "task", "train.precision", "train.batch_size"}
+"""What a task is made of."""
+
+FOUNDATIONS = (_check_task,)
+"""Checks without which those that need the same keys mean nothing."""
 
 CROSS_CHECKS: Checks = (
     ({"signals.fisher_estimator", "signals.fisher_method"}, _check_fisher),
-    (
-        {"fork.when", "fork.trigger", "train.num_epochs", "data", "signals"},
-        _check_trigger,
-    ),
-    ({"data", "train.batch_size"}, functools.partial(_check_examples, key="train.batch_size")),
-    ({"data", "signals.num_examples"}, functools.partial(_check_examples, key="signals.num_examples")),
-    ({"train.num_epochs", "fork.epochs", "fork.rules"}, _check_fork_epochs),
-    ({"train.num_epochs", "schedule.names", "schedule.step_boundaries_epochs"}, _check_boundaries),
-    ({"optim.learning_rate", "schedule.names", "schedule.end_learning_rate"}, _check_end),
-    ({"data", "train", "optim", "schedule", "fork"}, _check_fork_rates),
+    (NETWORK, _check_task),
+    ({*NETWORK, "optim"}, _check_optimizer),
+    ({*NETWORK, "signals"}, _check_signals),
+    ({*NETWORK, "pruning.criteria", "signals", "fork.comparisons"}, _check_log_probs),
+    ({*NETWORK, "pruning.criteria", "signals"}, _check_own_criteria),
+    ({*NETWORK, "fork.when", "fork.trigger", "train.num_epochs", "signals"}, _check_trigger),
+    ({*NETWORK, "signals.num_examples"}, functools.partial(_check_examples, key="signals.num_examples")),
+    ({*NETWORK, "pruning.num_examples"}, functools.partial(_check_examples, key="pruning.num_examples")),
+    ({"train.num_epochs", "optim.learning_rate", "schedule", "fork"}, _check_fork_epochs),
+    ({"train.num_epochs", "schedule.name", "schedule.step_boundaries_epochs"}, _check_boundaries),
+    ({"optim.learning_rate", "schedule.name", "schedule.end_learning_rate"}, _check_end),
+    ({*NETWORK, "train", "optim", "schedule", "fork"}, _check_fork_rates),
     ({"fork", "data.validation_fraction"}, _check_grid),
+    ({"fork.rules", "fork.length"}, _check_custom),
     *(({*NETWORK, key}, functools.partial(_check_selection, key=key)) for key in LAYER_KEYS),
     ({*NETWORK, "pruning"}, _check_sparsities),
     ({*NETWORK, "signals.names", "signals.min_eigenvalues"}, _check_spectra),

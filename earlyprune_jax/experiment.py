@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from earlyprune_jax import data, progress, workspace
+from earlyprune_jax import data, progress, tasks, workspace
 from earlyprune_jax.analysis import publish, results, summary
 from earlyprune_jax.grid import options, plan, pool
 from earlyprune_jax.grid.agenda import agenda
@@ -20,7 +20,7 @@ from earlyprune_jax.grid.pool import Pool
 from earlyprune_jax.grid.run import orders, work
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Talk, Trainer
-from earlyprune_jax.spec import RunSpec, content_hash
+from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.training.hosts import on_primary, require_same
@@ -63,12 +63,13 @@ def run(spec: RunSpec, workdir: Path | str, console: Console | None = None, *, h
         >>> print(run(spec, "runs/digits"))     # doctest: +SKIP
     """
     study = Study(spec, Path(workdir))
-    require_same("config", content_hash(spec.to_dict()))
+    require_same("config", content_hash([spec.to_dict(), spec.code]))
     finished = on_primary(lambda: _finished_earlier(study, how))
     if finished is not None:
         return finished
     console = console or Console()
-    _carry_out(study, begin(study, how), how, console, _Tables(study.workdir, console).write_if_cheap)
+    begin(study, how)
+    _carry_out(study, how, console, _Tables(study.workdir, console).write_if_cheap)
     return on_primary(lambda: _publish(study.workdir))
 
 
@@ -83,7 +84,7 @@ def _finished_earlier(study: Study, how: Options) -> str | None:
     return summary.summarize(study.workdir)
 
 
-def begin(study: Study, how: Options, *, trains: bool = True) -> data.Source:
+def begin(study: Study, how: Options, *, trains: bool = True) -> None:
     """Reads the data, writes config.json and env.json, and lets members run again that failed.
 
     Args:
@@ -92,9 +93,8 @@ def begin(study: Study, how: Options, *, trains: bool = True) -> data.Source:
         trains: False = others will train, on other hardware perhaps.
     """
     # Before the first write: a data set that cannot be had must leave no trace.
-    source = _enter(study, how, trains)
+    _enter(study, how, trains)
     on_primary(lambda: study.forget_failures(plan.members(study.spec)))
-    return source
 
 
 def take_part(study: Study, how: Options, *, closes: bool = False) -> None:
@@ -105,21 +105,35 @@ def take_part(study: Study, how: Options, *, closes: bool = False) -> None:
         how: workers, batches, time limit, and which members: `how.only`.
         closes: writes the tables and figures at the end, and prints the summary.
     """
-    _carry_out(study, _enter(study, how, trains=True), how, Console(), lambda: None)
+    _enter(study, how, trains=True)
+    _carry_out(study, how, Console(), lambda: None)
     if closes:
         print(_publish(study.workdir), flush=True)
 
 
-def _enter(study: Study, how: Options, trains: bool) -> data.Source:
-    source = data.read(study.spec.data)
-    form, digest = execution_form(jax.default_backend()), source.digest()
-    require_same("data", digest)
+def _enter(study: Study, how: Options, trains: bool) -> None:
+    spec = study.spec
+    form, digests = execution_form(jax.default_backend()), _data_digests(study)
+    require_same("data", content_hash(list(digests.values())))
+    task = tasks.abstract(spec.at(spec.settings()[0]))
     on_primary(
         lambda: workspace.describe(
-            study.workdir, study.spec, form=form, data_digest=digest, how=how, trains=trains
+            study.workdir, spec, form=form, data_digests=digests, task=task, how=how, trains=trains
         )
     )
-    return source
+
+
+def _data_digests(study: Study) -> dict[Setting, str]:
+    """Setting of a trunk -> the digest of its data; each source is read once."""
+    read: dict[tuple[str, int], str] = {}
+    found = {}
+    for setting in dict.fromkeys(setting.trunk for setting in study.spec.settings()):
+        own = study.at(setting).data
+        key = (own.name, own.num_classes)
+        if key not in read:
+            read[key] = data.read(own).digest()
+        found[setting] = read[key]
+    return found
 
 
 def require(study: Study, how: Options) -> None:
@@ -155,15 +169,13 @@ def _publish(workdir: Path) -> str:
     return summary.summarize(workdir, runs=runs)
 
 
-def _carry_out(
-    study: Study, source: data.Source, how: Options, console: Console, after_epoch: Callable[[], None]
-) -> None:
+def _carry_out(study: Study, how: Options, console: Console, after_epoch: Callable[[], None]) -> None:
     unended = on_primary(lambda: study.unended(agenda(study)))
     left = {member: _num_epochs(study, member) for member in unended}
     moment = options.deadline(how.max_minutes)
     # Clocks differ: where several processes train one run, process 0's says when time is up.
     stop = functools.partial(on_primary, options.stop_at(moment))
-    with progress.shown(sum(left.values()), console) as advance:
+    with progress.shown(sum(left.values()), console, study.primary()) as advance:
 
         def report(name: str, entry: dict | None) -> None:
             advance(name, entry)
@@ -171,10 +183,9 @@ def _carry_out(
 
         talk = Talk(report, functools.partial(progress.say, console), stop)
         if how.num_workers > 1:
-            del source  # Workers read the data themselves.
             Pool(study, how, moment, talk).run()
         else:
-            trainer = Trainer(study, source, talk)
+            trainer = Trainer(study, talk)
             work(trainer, orders(trainer, only=how.only or None, asked_width=how.fork_width))
 
 

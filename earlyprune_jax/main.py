@@ -185,10 +185,10 @@ def _options(flags: argparse.Namespace, cluster: "SlurmOptions | None") -> "tupl
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:
-    from earlyprune_jax import config
+    from earlyprune_jax import spec
 
     parser.print_help()
-    print(f"\nconfig keys:\n{config.describe_keys()}")
+    print(f"\nconfig keys:\n{spec.describe_keys()}")
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import jax
 
-from earlyprune_jax import data
+from earlyprune_jax import tasks
 from earlyprune_jax.grid import identity, options, plan, step_time
 from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk
@@ -16,7 +16,7 @@ from earlyprune_jax.grid.plan import Cost
 from earlyprune_jax.grid.study import Study, free_bytes
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import optim, tasks
+from earlyprune_jax.training import optim
 
 MOST_LISTED = 40
 
@@ -39,10 +39,10 @@ def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str
     """
     spec, members = study.spec, agenda(study)
     runs = [member for member in members if not isinstance(member, Comparison)]
-    lengths = {setting: _steps_per_epoch(spec.at(setting)) for setting in spec.settings()}
+    lengths = tasks.steps_per_epoch(spec)
     lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (study {spec.study_id()}):"]
     lines += _run_lines(study, runs, lengths)
-    lines += ["", *_group_lines(study, members, lengths), "", *_image_lines(spec)]
+    lines += ["", *_group_lines(study, members, lengths), "", *_example_lines(spec)]
     costs = _costs(spec, runs, lengths)
     still = study.left(runs)
     left = _costs(spec, still, lengths)
@@ -78,39 +78,35 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
 
 def _group_lines(study: Study, members: Sequence[Member], lengths: dict[Setting, int]) -> list[str]:
     runs = [member for member in members if not isinstance(member, Comparison)]
-    groups = plan.groups(study.spec, runs, lengths.__getitem__)
-    found = Counter(
-        (group.model, group.train_fraction, group.num_epochs, isinstance(group.runs[0], Trunk))
-        for group in groups
-    )
-    sizes = Counter()
-    for group in groups:
-        key = (group.model, group.train_fraction, group.num_epochs, isinstance(group.runs[0], Trunk))
-        sizes[key] += len(group.runs)
+    sizes: Counter[tuple[str, int, bool]] = Counter()
+    names: dict[str, str] = {}
+    for group in plan.groups(study.spec, runs, lengths.__getitem__):
+        first = group.runs[0]
+        sizes[group.engine, group.num_epochs, isinstance(first, Trunk)] += len(group.runs)
+        own = study.at(first.setting)
+        part = f"{own.model.name}, {100 * own.data.train_fraction:g} % of the data"
+        names.setdefault(group.engine, ", ".join(filter(None, (part, first.setting.trunk.words()))))
     lines = ["Groups of one shape (forks of a group share a compilation, and may train as one batch):"]
-    for (model, fraction, num_epochs, dense), _ in found.items():
-        count = sizes[model, fraction, num_epochs, dense]
-        kind = "trunk" if dense else "fork"
-        what = f"{count} {kind}{'s' * (count > 1)} of {num_epochs} epochs"
-        lines.append(f"  {model}, {100 * fraction:g} % of the data: {what}")
+    for (engine, num_epochs, is_dense), count in sizes.items():
+        kind = "trunk" if is_dense else "fork"
+        lines.append(f"  {names[engine]}: {count} {kind}{'s' * (count > 1)} of {num_epochs} epochs")
     compared = len(members) - len(runs)
     return [*lines, f"Comparisons of replicates: {compared}"] if compared else lines
 
 
-def _image_lines(spec: RunSpec) -> list[str]:
+def _example_lines(spec: RunSpec) -> list[str]:
     lines = []
-    for fraction in spec.data.train_fractions:
-        one = next(setting for setting in spec.settings() if setting.train_fraction == fraction)
-        sizes = data.sizes(spec.at(one).data)
-        splits = f"{sizes.num_train} train, {sizes.num_validation} validation, {sizes.num_test} test"
-        lines.append(f"Images: {splits}; {_steps_per_epoch(spec.at(one))} steps an epoch")
-    return lines
+    for setting in spec.settings():
+        batching = tasks.abstract(spec.at(setting)).batching
+        splits = ", ".join(f"{count} {name}" for name, count in batching.num_examples.items())
+        lines.append(f"Examples: {splits}; {batching.steps_per_epoch} steps an epoch")
+    return list(dict.fromkeys(lines))
 
 
 def _costs(spec: RunSpec, runs: Iterable[Run], lengths: dict[Setting, int]) -> dict[Setting, Cost]:
-    own: dict[Setting, list[Run]] = {setting: [] for setting in spec.settings()}
+    own: dict[Setting, list[Run]] = {}
     for run in runs:
-        own[run.setting].append(run)
+        own.setdefault(run.setting, []).append(run)
     return {
         setting: plan.cost(
             spec.at(setting),
@@ -143,8 +139,11 @@ def _time_line(spec: RunSpec, left: dict[Setting, Cost], how: Options) -> str:
     """The time all steps take, from a few of each network and data fraction on a worker's share of cores."""
     cores = options.shares(options.usable_cores(), how.num_workers)[0]
     timed = step_time.measured(spec, cores)
-    seconds = sum(cost.num_steps * timed[setting.network_slug] for setting, cost in left.items())
-    steps = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in timed.items())
+    seconds = sum(
+        cost.num_steps * timed[engines.engine_id(spec.at(setting))] for setting, cost in left.items()
+    )
+    names = {engines.engine_id(own): own.model.name for own in map(spec.at, spec.settings())}
+    steps = ", ".join(f"{names[engine]} {1000 * value:.1f} ms" for engine, value in timed.items())
     workers = f" in {how.num_workers} workers" if how.num_workers > 1 else ""
     about = _duration(seconds / how.num_workers)
     on = f" on {len(cores)} core{'s' * (len(cores) > 1)}" if how.num_workers > 1 else ""
@@ -166,12 +165,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours"
 
 
-def _steps_per_epoch(spec: RunSpec) -> int:
-    return data.steps_per_epoch(data.sizes(spec.data).num_train, spec.train.batch_size)
-
-
 def _state_bytes(spec: RunSpec) -> int:
-    shape = data.sizes(spec.data).image_shape
-    task = tasks.classification(spec.data, spec.model, precision=spec.train.precision, image_shape=shape)
-    make = engines.state_maker(task, optim.sgd(spec.optim))
+    task = tasks.abstract(spec)
+    make = engines.state_maker(task, optim.make(spec.optim, task.optimizer))
     return plan.tree_bytes(jax.eval_shape(make, jax.ShapeDtypeStruct((2,), "uint32")))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import config, data, experiment, memory
+from earlyprune_jax import config, experiment, memory, tasks
 from earlyprune_jax.grid import identity, slurm, slurm_job, stages
 from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.members import Comparison, Member
@@ -22,7 +22,7 @@ from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.slurm import SlurmOptions
 from earlyprune_jax.grid.stages import Part
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.spec import RunSpec, use_code
 from earlyprune_jax.validate import expected, nearest
 
 KINDS = {"trunks": "one trunk each", "pruned": "pruned runs", "closing": "what is left, tables, figures"}
@@ -50,6 +50,7 @@ class Task:
     def __call__(self) -> None:
         """Works until all is done, or until shortly before the limit; then it has the job requeued."""
         memory.keep_freed()
+        use_code(self.spec)
         slurm_job.carry_out(self._work, self._standing, self.minutes)
 
     def _work(self, max_minutes: float) -> None:
@@ -149,11 +150,7 @@ def _cut(study: Study, options: SlurmOptions) -> stages.Stages:
     """What is left, in parts."""
     spec = study.spec
 
-    def steps_per_epoch(setting: Setting) -> int:
-        own = spec.at(setting)
-        return data.steps_per_epoch(data.sizes(own.data).num_train, own.train.batch_size)
-
-    lengths = {setting: steps_per_epoch(setting) for setting in spec.settings()}
+    lengths = tasks.steps_per_epoch(spec)
     return stages.cut(spec, study.left(agenda(study)), options.num_tasks, lengths.__getitem__)
 
 

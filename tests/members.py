@@ -1,19 +1,24 @@
 """Members of the tests' small experiments, and where they are found on disk."""
 
+import json
 import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from earlyprune_jax import data, tasks
 from earlyprune_jax.grid import identity
 from earlyprune_jax.grid.members import Fork, Member, Online, Trunk
-from earlyprune_jax.spec import Setting
+from earlyprune_jax.spec import RunSpec, Setting, from_dict
+from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.engine import Engine
 
-SETTING = Setting("resnet8", 1.0, "exponential")
-"""That of `tiny.tiny_experiment`."""
+SETTING = Setting()
+"""That of `tiny.tiny_experiment`, which sweeps nothing."""
 
 
 def trunk(seed: int = 0) -> Trunk:
@@ -30,9 +35,15 @@ def online(sparsity: float = 0.5) -> Online:
     return Online(SETTING, 0, "magnitude", "global", sparsity, "paper_a", 0)
 
 
+def engine_of(spec: RunSpec, **options: Any) -> Engine:
+    """The engine of a spec of one setting, with its data."""
+    return engines.build(spec, tasks.build(spec, data.read(spec.data)), **options)
+
+
 def locate(workdir: Path, member: Member) -> Path:
     """The member's directory, by its axes; there must be exactly one."""
-    (found,) = workdir.glob(f"{identity.words(member)}-????????")
+    spec = from_dict(json.loads((workdir / "config.json").read_text()))
+    (found,) = workdir.glob(f"{identity.words(spec, member)}-????????")
     return found
 
 

@@ -12,16 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from members import compilations, fork, locate, trunk
+from members import compilations, engine_of, fork, locate, trunk
 from members import store as store_of
 from rich.console import Console
 from tiny import tiny_experiment
 
-from earlyprune_jax import config, experiment, main
-from earlyprune_jax.data import load
+from earlyprune_jax import config, data, experiment, main
 from earlyprune_jax.grid import identity
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import loop, measurement
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput
@@ -63,7 +61,7 @@ def rows(workdir, name="results.csv"):
 @pytest.fixture(scope="module")
 def engine(finished):
     spec, _, _ = finished
-    return engines.build(spec, load(spec.data))
+    return engine_of(spec)
 
 
 def state(engine, workdir, member, epoch):
@@ -163,11 +161,16 @@ def test_the_run_directory_explains_itself(finished):
     (session,) = json.loads((workdir / "env.json").read_text())
     assert session["packages"]["jax"] == jax.__version__
     assert session["execution"] == "loop"
-    assert len(session["data_sha256"]) == 64
-    identity = json.loads((locate(workdir, fork(3, "paper_a", 0.5)) / "run.json").read_text())
-    assert (identity["kind"], identity["fork_epoch"], identity["last_epoch"]) == ("fork", 3, 4)
-    parent = CheckpointStore(workdir / identity["parent"] / "checkpoints")
-    assert identity["parent_sha256"] == parent.sha256(3) != parent.sha256(2)
+    study = json.loads((workdir / "study.json").read_text())
+    assert (study["format"], study["primary"], study["code"]) == (2, "accuracy", {})
+    assert [metric["name"] for metric in study["metrics"]] == ["loss", "accuracy"]
+    dense = json.loads((locate(workdir, trunk()) / "run.json").read_text())
+    assert dense["data_sha256"] == data.read(spec.data).digest()
+    described = json.loads((locate(workdir, fork(3, "paper_a", 0.5)) / "run.json").read_text())
+    assert (described["kind"], described["fork_epoch"], described["last_epoch"]) == ("fork", 3, 4)
+    assert described["config"] == dense["config"] == spec.to_dict()
+    parent = CheckpointStore(workdir / described["parent"] / "checkpoints")
+    assert described["parent_sha256"] == parent.sha256(3) != parent.sha256(2)
     assert parent.sha256(99) is None
     assert (workdir / "figures" / "accuracy_vs_fork_epoch.png").stat().st_size > 10_000
 
@@ -211,7 +214,7 @@ def watch(engine) -> loop.Watch:
 
 def dense_run(engine, training, records, store, report=lambda entry: None) -> loop.Run:
     initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
-    return loop.Run(training, 0, initial, watch(engine), save, records, store, report)
+    return loop.Run(training, 0, initial, engine.prunable(""), watch(engine), save, records, store, report)
 
 
 class Crash(Exception):
@@ -224,7 +227,7 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
 ):
     spec, workdir, _ = finished
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(identity.described(trunk(), 0, 4))
+    records.start(identity.described(spec, trunk(), 0, 4))
 
     def crash(entry):
         if entry["epoch"] == num_epochs:
@@ -416,7 +419,7 @@ def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precis
     spec = resolve(tiny_config, train__precision=precision, signals__names="kl_uniform")
     final = {}
     for form in ("loop", "scan"):
-        engine = engines.build(spec, load(spec.data), form=form)
+        engine = engine_of(spec, form=form)
         current, outcome = engine.train_epoch(engine.new_state(0), np.full(5, 0.05, np.float32))
         watcher = measurement.Watcher(engine, watch(engine).tools, watch(engine).sampling, engine.new_state)
         final[form] = (outcome.means, engine.evaluate(current, "test"), watcher.measure(current, 1)[0])
@@ -434,7 +437,7 @@ def test_time_that_is_up_at_once_exits_3_and_the_same_command_goes_on(tiny_npz, 
         "--config=configs/digits.py",
         f"--config.data.name=npz:{tiny_npz}",
         "--config.data.num_classes=2",
-        "--config.data.train_fractions=1.0",
+        "--config.data.train_fraction=1.0",
         "--config.train.num_epochs=2",
         "--config.train.batch_size=8",
         "--config.train.seeds=0",
@@ -454,7 +457,7 @@ def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_p
         "--config=configs/digits.py",
         f"--config.data.name=npz:{tiny_npz}",
         "--config.data.num_classes=2",
-        "--config.data.train_fractions=1.0",
+        "--config.data.train_fraction=1.0",
         "--config.train.num_epochs=2",
         "--config.train.batch_size=8",
         "--config.train.seeds=0",

@@ -6,13 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from members import fork, locate
+from members import engine_of, fork, locate
 from rich.console import Console
 
 from earlyprune_jax import config, experiment
-from earlyprune_jax.data import load
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.execution import execution_form
 
 pytestmark = pytest.mark.gpu
@@ -52,7 +50,7 @@ def test_scan_and_loop_agree_on_the_accelerator(tiny_config):
     spec = config.resolve(tiny_config)
     losses = []
     for form in ("loop", "scan"):
-        engine = engines.build(spec, load(spec.data), form=form)
+        engine = engine_of(spec, form=form)
         current, _ = engine.train_epoch(engine.new_state(0), np.full(5, 0.01, np.float32))
         losses.append(engine.evaluate(current, "test")["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)

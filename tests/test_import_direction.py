@@ -10,6 +10,8 @@ LAYERS = [
         "array_types",
         "memory",
         "command_line",
+        "metrics",
+        "references",
         "spec",
         "records",
         "triggers",
@@ -19,6 +21,7 @@ LAYERS = [
     {"pruning", "data", "models"},
     {"taps"},
     {"signals"},
+    {"tasks"},
     {"training"},
     {"grid", "progress"},
     {"config_checks", "workspace"},
@@ -28,7 +31,7 @@ LAYERS = [
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BASE = {"validate", "array_types", "spec", "records", "triggers", "__init__"}
+BASE = {"validate", "array_types", "metrics", "references", "spec", "records", "triggers", "__init__"}
 
 
 def imported(path: Path) -> set[str]:

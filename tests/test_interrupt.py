@@ -22,7 +22,7 @@ def arguments(npz: Path, workdir: Path) -> list[str]:
         f"--config={ROOT / 'configs' / 'digits.py'}",
         f"--config.data.name=npz:{npz}",
         "--config.data.num_classes=2",
-        "--config.data.train_fractions=1.0",
+        "--config.data.train_fraction=1.0",
         "--config.train.num_epochs=30",
         "--config.train.batch_size=8",
         "--config.train.seeds=0",

@@ -6,17 +6,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from members import fork, locate, store, trunk
+from members import engine_of, fork, locate, store, trunk
 from members import online as online_member
 from rich.console import Console
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, experiment, preview
 from earlyprune_jax.analysis import results
-from earlyprune_jax.data import load
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
 MEMBER = online_member()
@@ -46,7 +44,7 @@ def final_state(workdir, member, engine, epoch=5):
 @pytest.fixture(scope="module")
 def engine(tiny_npz):
     spec = resolve(tiny_npz)
-    return engines.build(spec, load(spec.data))
+    return engine_of(spec)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,13 @@
+"""Whose a workdir is: of which program, version, study and code."""
+
+import json
+from pathlib import Path
+
 import pytest
+from tiny import linear_experiment, tiny_experiment
 
 from configs import digits
-from earlyprune_jax import config, workspace
+from earlyprune_jax import config, references, tasks, workspace
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.validate import InvalidInput
 
@@ -25,8 +31,115 @@ def test_of_two_studies_that_begin_in_a_directory_at_once_the_second_is_refused(
     first, second = (
         config.resolve(digits.get_config(), [("optim.momentum", value)]) for value in ("0.9", "0.5")
     )
-    about = {"form": "loop", "data_digest": "0", "how": Options()}
+    task = tasks.abstract(first)
+    about = {"form": "loop", "data_digests": {}, "task": task, "how": Options()}
     assert workspace.check(tmp_path, first) == workspace.check(tmp_path, second) == []
     workspace.describe(tmp_path, first, **about)
     with pytest.raises(InvalidInput, match="optim.momentum: 0.9 there, 0.5 now"):
         workspace.describe(tmp_path, second, **about)
+
+
+def begun(workdir: Path, spec) -> None:
+    """What a session leaves in a workdir before anything is trained."""
+    task = tasks.abstract(spec.at(spec.settings()[0]))
+    workspace.describe(workdir, spec, form="loop", data_digests={}, task=task, how=Options())
+
+
+@pytest.fixture
+def resolve(tiny_npz):
+    return lambda *changes: config.resolve(tiny_experiment(tiny_npz), list(changes))
+
+
+DECAYS = ("sweep.optim.weight_decay", "0.0005,0.1")
+GROWN = ("sweep.optim.weight_decay", "0.2,0.1,0.0005")
+
+
+def test_a_sweep_may_grow_shrink_and_become_a_single_value(tmp_path, resolve):
+    begun(tmp_path, resolve(DECAYS))
+    for changes in (
+        (GROWN,),
+        (("optim.weight_decay", "0.1"),),
+        (("sweep.rows", "[{'optim.weight_decay': 0.0005}]"),),
+        (DECAYS, ("sweep.optim.momentum", "0.9,0.5")),
+        (DECAYS, ("train.seeds", "5"), ("fork.epochs", "1"), ("pruning.criteria", "random")),
+        (DECAYS, ("train.eval_batch_size", "3"), ("fork.trigger", "epoch(3)")),
+    ):
+        assert workspace.check(tmp_path, resolve(*changes)) == [], changes
+    begun(tmp_path, resolve(GROWN))
+    held = json.loads((tmp_path / "config.json").read_text())
+    assert held["sweep"] == {"optim.weight_decay": [0.2, 0.1, 0.0005]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("sweep.optim.weight_decay", "0.3,0.4"), "optim.weight_decay: 0.0005, 0.1 there, 0.3, 0.4 now"),
+        (
+            ("sweep.optim.weight_decay", "0.0005,0.4"),
+            "optim.weight_decay: 0.0005, 0.1 there, 0.0005, 0.4 now",
+        ),
+        (("fork.constant_num_epochs", "3"), "fork.constant_num_epochs: 10 there, 3 now"),
+        (("sweep.optim.momentum", "0.5,0.6"), "optim.momentum: 0.9 there, 0.5, 0.6 now"),
+        (("fork.when", "trigger"), 'fork.when: "epochs" there, "trigger" now'),
+    ],
+)
+def test_another_study_is_refused_with_the_keys_that_differ(tmp_path, resolve, change, words):
+    begun(tmp_path, resolve(DECAYS))
+    changes = [change, ("fork.trigger", "epoch(2)")] if change[0] == "fork.when" else [change]
+    spec = resolve(*([] if "weight_decay" in change[0] else [DECAYS]), *changes)
+    (problem,) = workspace.check(tmp_path, spec)
+    assert words in problem
+    named = [line for line in problem.splitlines() if " there, " in line]
+    assert len(named) == 1, problem
+
+
+def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path, resolve):
+    begun(tmp_path, resolve(DECAYS, ("sweep.optim.momentum", "0.5")))
+    (problem,) = workspace.check(tmp_path, resolve(("sweep.optim.momentum", "0.5,0.9")))
+    assert "combinations of swept values: optim.momentum" in problem
+
+
+def test_a_workdir_of_another_version_is_refused_by_name_and_still_said_to_be_readable(tmp_path, resolve):
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"train_fractions": [0.5]}}))
+    (problem,) = workspace.check(tmp_path, resolve())
+    assert "it was made by an earlier version" in problem
+    assert "Its tables can still be read" in problem
+    (tmp_path / "study.json").write_text(json.dumps({"format": 3}))
+    (problem,) = workspace.check(tmp_path, resolve())
+    assert "another version (format 3)" in problem
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of the user's code: a criterion that has a helper."""
+    (tmp_path / "scores.py").write_text(
+        "import helper\n\ndef mine(params, probe):\n    return helper.same(params)\n"
+    )
+    (tmp_path / "helper.py").write_text("def same(params):\n    return params\n")
+    (tmp_path / "other.py").write_text("def mine(params, probe):\n    return params\n")
+    yield tmp_path
+    references.use_folder(None)
+
+
+@pytest.mark.parametrize("changed", ["scores.py", "helper.py"])
+def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(tiny_npz, folder, changed):
+    def resolved(criteria="magnitude,scores:mine"):
+        return config.resolve(linear_experiment(tiny_npz), [("pruning.criteria", criteria)], folder=folder)
+
+    workdir = folder / "run"
+    begun(workdir, resolved())
+    study = json.loads((workdir / "study.json").read_text())
+    assert set(study["code"]) == {"own_code:Linear", "scores:mine"}
+    assert study["folder"] == str(folder)
+    source = (folder / changed).read_text()
+    (folder / changed).write_text(source + "# another word\n")
+    (problem,) = workspace.check(workdir, resolved())
+    assert "scores:mine='digest" in problem
+    assert "It, or a module it imports, has changed" in problem
+    # Runs of the other criteria do not look at it.
+    assert workspace.check(workdir, resolved("magnitude")) == []
+    (folder / changed).write_text(source)
+    assert workspace.check(workdir, resolved()) == []
+    begun(workdir, resolved("magnitude,other:mine"))
+    study = json.loads((workdir / "study.json").read_text())
+    assert set(study["code"]) == {"own_code:Linear", "scores:mine", "other:mine"}

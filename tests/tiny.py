@@ -14,7 +14,7 @@ def tiny_experiment(npz: Path) -> ConfigDict:
         {
             "data.name": f"npz:{npz}",
             "data.num_classes": 2,
-            "data.train_fractions": (1.0,),
+            "data.train_fraction": 1.0,
             "data.validation_fraction": 0.0,
             "data.crop_padding": 1,
             "data.horizontal_flip": True,
@@ -27,11 +27,28 @@ def tiny_experiment(npz: Path) -> ConfigDict:
             "fork.epochs": (2,),
             "fork.fallback_epoch": 0,
             "pruning.sparsities": (0.5,),
+            "signals.mask_sparsity": 0.5,
             "schedule.exponential_decay_rate": 0.5,
             "schedule.step_boundaries_epochs": (2,),
             "signals.names": ("kl_uniform", "mask_distance", "weight_change"),
             "signals.num_examples": 12,
             "signals.batch_size": 8,
+        }
+    )
+    return config
+
+
+def linear_experiment(npz: Path) -> ConfigDict:
+    """The same with softmax regression, `own_code.Linear`, in place of the network; no signals."""
+    config = tiny_experiment(npz)
+    config.update_from_flattened_dict(
+        {
+            "model.name": "own_code:Linear",
+            "model.width_multiplier": 1.0,
+            "pruning.layers": "dense_kernels",
+            "signals.names": (),
+            "signals.fisher_layers": "dense_kernels",
+            "signals.weight_layers": "dense_kernels",
         }
     )
     return config

@@ -37,7 +37,7 @@ def _searched(study: Study, setting: Setting, curve: Curve) -> list[Cell]:
     lattice = itertools.product(spec.fork.epochs, spec.pruning.sparsities)
     forks = {cell: _forks(study, setting, curve, cell) for cell in lattice}
     ended = {cell: own for cell, own in forks.items() if not study.unended(own)}
-    scores = {cell: _mean_accuracy(study, own) for cell, own in ended.items()}
+    scores = {cell: _mean_score(study, own) for cell, own in ended.items()}
     return search.wanted(spec.fork.epochs, spec.pruning.sparsities, scores, spec.fork.max_cells)
 
 
@@ -47,8 +47,10 @@ def _forks(study: Study, setting: Setting, curve: Curve, cell: Cell) -> list[For
     return [run for run in itertools.chain.from_iterable(found) if isinstance(run, Fork)]
 
 
-def _mean_accuracy(study: Study, forks: list[Fork]) -> float | None:
-    """On validation; None where a run came to nothing."""
+def _mean_score(study: Study, forks: list[Fork]) -> float | None:
+    """The mean of the primary metric on validation, larger = better; None where a run came to nothing."""
     if set(study.statuses(forks)) != {"finished"}:
         return None
-    return statistics.fmean(study.records(fork).epochs()[-1]["validation_accuracy"] for fork in forks)
+    primary = study.primary()
+    column = primary.column("validation")
+    return primary.sign * statistics.fmean(study.records(fork).epochs()[-1][column] for fork in forks)

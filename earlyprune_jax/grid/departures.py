@@ -84,7 +84,7 @@ def _why_lost(spec: RunSpec, member: Pruned, ended: Mapping[str, Any] | None) ->
     """How a trunk came to a bad end; nothing where it did not."""
     if not ended or ended["status"] not in ("diverged", "failed"):
         return ""
-    name = label(trunk_of(member), spec)
+    name = label(trunk_of(member))
     if ended["status"] == "diverged":
         return f"{name} diverged in epoch {ended['epoch']}"
     return f"{name} failed: {ended['reason']}"

@@ -1,18 +1,20 @@
 """What a member is called on disk: its axes in words, and a hash of all that decides its numbers.
 
 Two members of one name are the same computation, whichever grid asked for them; so a later, larger
-grid finds what an earlier one has trained.
+grid finds what an earlier one has trained. Which keys are swept decides no name.
 """
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
+from earlyprune_jax import references
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Online, Trunk, trunk_of
-from earlyprune_jax.spec import RunSpec, Setting, content_hash
-from earlyprune_jax.training.fork_rules import FIXED_LENGTH
+from earlyprune_jax.spec import RunSpec, Setting, content_hash, deciding
 
 NUM_DIGITS = 8
+LONGEST_PART = 40
 FOLDERS = {Trunk: "trunks", Fork: "forks", Online: "online", Comparison: "comparisons"}
 
 
@@ -23,24 +25,19 @@ def directory(spec: RunSpec, member: Member) -> str:
         >>> from configs import digits
         >>> from earlyprune_jax import config
         >>> spec = config.resolve(digits.get_config())
-        >>> len(directory(spec, Trunk(spec.settings()[0], 0)).rpartition("-")[2])
-        8
+        >>> directory(spec, Trunk(Setting(), 0)).rpartition("-")[0]
+        'trunks/resnet8_0.625_exponential_seed-0'
     """
-    return f"{words(member)}-{member_id(spec, member)}"
+    return f"{words(spec, member)}-{member_id(spec, member)}"
 
 
-def words(member: Member) -> str:
-    """A member's directory up to its hash: its kind and its axes.
-
-    Example:
-        >>> words(Trunk(Setting("resnet8", 1.0, "cosine"), 0))
-        'trunks/resnet8_1_cosine_seed-0'
-    """
-    parts = [f"{member.setting.slug}_seed-{member.trunk_seed}"]
+def words(spec: RunSpec, member: Member) -> str:
+    """A member's directory up to its hash: its kind and its axes."""
+    parts = [f"{setting_words(spec.at(member.setting))}_seed-{member.trunk_seed}"]
     if isinstance(member, Fork | Comparison):
         parts.append(f"epoch-{member.fork_epoch}")
     if not isinstance(member, Trunk):
-        parts += [member.criterion, member.scope, f"s{member.sparsity!r}", member.rule]
+        parts += [slug(member.criterion), slug(member.scope), f"s{member.sparsity!r}", slug(member.rule)]
     if isinstance(member, Comparison):
         parts.append(f"n{member.num_replicates}")
     elif not isinstance(member, Trunk):
@@ -48,44 +45,68 @@ def words(member: Member) -> str:
     return f"{FOLDERS[type(member)]}/{'_'.join(parts)}"
 
 
+def setting_words(spec: RunSpec) -> str:
+    """Network, data fraction and schedule of a setting, as part of a file's name."""
+    return f"{slug(spec.model.name)}_{spec.data.train_fraction:.10g}_{slug(spec.schedule.name)}"
+
+
+def slug(text: str) -> str:
+    """A reference as part of a file's name; what tells long ones apart is the hash that follows.
+
+    Example:
+        >>> slug("resnet20"), slug("lab.nets:Net(depth=3)")
+        ('resnet20', 'lab.nets-Net-depth-3')
+    """
+    return re.sub(r"[^\w.]+", "-", text).strip("-")[:LONGEST_PART]
+
+
 def member_id(spec: RunSpec, member: Member) -> str:
     """Eight hex digits of the SHA-256 of what decides the member's numbers.
 
-    Of a trunk that is its data, network, training, signals and seed; of everything that starts from
-    it, its id and the cell. The axes of the grid it stands in are not among them.
+    Of a trunk that is its data, network, training, signals, the user's code that these name, and its seed;
+    of everything that starts from it, its id, the keys that decide forks, and the cell. The axes of the grid
+    it stands in are not among them.
     """
     trunk = _trunk_id(spec, trunk_of(member))
     if isinstance(member, Trunk):
         return trunk
     decided: dict[str, Any] = {"trunk": trunk, "kind": type(member).__name__} | _axes(member)
-    decided["layers"] = spec.pruning.layers
-    if isinstance(member, Online):
-        decided["prune_at"] = spec.fork.prune_at
+    decided["fork"] = _fork_hash(spec, member.setting)
+    decided["code"] = _codes(spec, [member.criterion, member.scope, member.rule])
     if isinstance(member, Comparison):
         decided["measures"] = sorted(spec.fork.comparisons)
-    if member.rule in FIXED_LENGTH:
-        names = ("constant_learning_rate", "constant_num_epochs")
-        decided |= {name: getattr(spec.fork, name) for name in names}
     return content_hash(decided)[:NUM_DIGITS]
 
 
-def described(member: Member, first_epoch: int, num_epochs: int) -> dict[str, Any]:
-    """What run.json says: kind and every axis (null where there is none), first and last epoch.
+def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) -> dict[str, Any]:
+    """What run.json says: kind, every axis (null where there is none), epochs, every resolved value.
+
+    Args:
+        spec: of the study.
+        member: what is described.
+        first_epoch: epochs that lie behind its start.
+        num_epochs: it trains.
 
     Example:
-        >>> found = described(Trunk(Setting("resnet8", 1.0, "cosine"), 0), 0, 40)
+        >>> from configs import digits
+        >>> from earlyprune_jax import config
+        >>> found = described(config.resolve(digits.get_config()), Trunk(Setting(), 0), 0, 40)
         >>> found["kind"], found["model"], found["sparsity"], found["last_epoch"]
         ('trunk', 'resnet8', None, 40)
     """
+    own = spec.at(member.setting)
     unset = dict.fromkeys(field.name for field in dataclasses.fields(Fork) if field.name != "setting")
     return {
         "kind": type(member).__name__.lower(),
-        **dataclasses.asdict(member.setting),
+        "model": own.model.name,
+        "train_fraction": own.data.train_fraction,
+        "schedule": own.schedule.name,
         **unset,
         **_axes(member),
         **({"replicates": list(range(member.num_replicates))} if isinstance(member, Comparison) else {}),
         "first_epoch": first_epoch,
         "last_epoch": first_epoch + num_epochs,
+        "config": own.to_dict(),
     }
 
 
@@ -102,16 +123,18 @@ def _trunk_id(spec: RunSpec, trunk: Trunk) -> str:
 @functools.lru_cache(maxsize=1024)
 def _setting_hash(spec: RunSpec, setting: Setting) -> str:
     """Of all that decides a trunk's numbers but its seed."""
-    fixed = spec.fixed()
-    decided: dict[str, Any] = {name: fixed[name] for name in ("data", "model", "train", "optim", "schedule")}
-    decided |= {"setting": dataclasses.asdict(setting), "signals": fixed["signals"]}
-    if "mask_distance" in spec.signals.names:
-        decided["mask"] = (fixed["pruning"], *first_cell(spec))
-    if spec.fork.when == "trigger":
-        decided["trigger"] = (spec.fork.trigger, spec.fork.fallback_epoch)
-    return content_hash(decided)
+    own = deciding(spec.at(setting).to_dict(), "data", "trunk")
+    return content_hash([own, _codes(spec, own.values())])
 
 
-def first_cell(spec: RunSpec) -> tuple[str, str, float]:
-    """The criterion, scope and sparsity of the masks that the signal mask_distance compares."""
-    return spec.pruning.criteria[0], spec.pruning.scopes[0], spec.pruning.sparsities[0]
+@functools.lru_cache(maxsize=1024)
+def _fork_hash(spec: RunSpec, setting: Setting) -> str:
+    return content_hash(deciding(spec.at(setting).to_dict(), "fork"))
+
+
+def _codes(spec: RunSpec, values: Any) -> dict[str, str]:
+    """Import path -> digest of the user's code among some values of a config."""
+    known = dict(spec.code)
+    flat = [text for value in values for text in (value if isinstance(value, list | tuple) else [value])]
+    paths = {path for text in flat if isinstance(text, str) for path in references.import_paths(text)}
+    return {path: known[path] for path in sorted(paths) if path in known}

@@ -3,20 +3,20 @@
 import dataclasses
 
 from earlyprune_jax.spec import RunSpec, Setting
-from earlyprune_jax.training import fork_rules
-from earlyprune_jax.training.fork_rules import Training
+from earlyprune_jax.training import retraining
+from earlyprune_jax.training.retraining import Training
 
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-    """A dense run."""
+    """A dense run; its setting holds no key that decides forks only."""
 
     setting: Setting
     trunk_seed: int
 
     def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
         """Length, schedule and momentum, by the spec of its setting."""
-        return fork_rules.trunk(spec, steps_per_epoch)
+        return retraining.trunk(spec, steps_per_epoch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Fork:
 
     def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
         """Length, schedule and momentum, by the spec of its setting."""
-        return fork_rules.RULES[self.rule](spec, self.fork_epoch, steps_per_epoch)
+        return retraining.training(spec, self.rule, self.fork_epoch, steps_per_epoch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Online:
 
     def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
         """The longest it can get, while nobody knows when the trigger will fire: see `pruned_at`."""
-        return fork_rules.RULES[self.rule](spec, 1, steps_per_epoch)
+        return retraining.training(spec, self.rule, 1, steps_per_epoch)
 
     def pruned_at(self, epoch: int) -> Fork:
         """The fork this becomes, once it is known from which epoch's weights."""
@@ -93,24 +93,20 @@ def trunk_of(member: Member) -> Trunk:
     """The dense run a member starts from, or is.
 
     Example:
-        >>> setting = Setting("resnet8", 1.0, "cosine")
-        >>> trunk_of(Fork(setting, 3, 2, "magnitude", "global", 0.5, "paper_a", 0)) == Trunk(setting, 3)
-        True
+        >>> trunk_of(Fork(Setting(), 3, 2, "magnitude", "global", 0.5, "paper_a", 0))
+        Trunk(setting=Setting(values=()), trunk_seed=3)
     """
-    return member if isinstance(member, Trunk) else Trunk(member.setting, member.trunk_seed)
+    return member if isinstance(member, Trunk) else Trunk(member.setting.trunk, member.trunk_seed)
 
 
-def label(member: Member, spec: RunSpec) -> str:
-    """What progress calls a member: its setting only where there are several.
+def label(member: Member) -> str:
+    """What progress calls a member.
 
     Example:
-        >>> from configs import digits
-        >>> from earlyprune_jax import config
-        >>> spec = config.resolve(digits.get_config())
-        >>> label(Trunk(spec.settings()[0], 0), spec)
+        >>> label(Trunk(Setting(), 0))
         'trunk seed 0'
     """
-    where = f" {member.setting.slug}" if len(spec.settings()) > 1 else ""
+    where = f" {member.setting.words()}" if member.setting.values else ""
     if isinstance(member, Trunk):
         return f"trunk{where} seed {member.trunk_seed}"
     kind = type(member).__name__.lower()

@@ -10,6 +10,7 @@ import numpy as np
 
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Online, Run, Trunk
 from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.training.engine import engine_id
 
 Cell = tuple[int, float]
 """Fork epoch and sparsity."""
@@ -31,14 +32,12 @@ class Group:
     """Runs of one shape: one compilation serves them, and a device may train them side by side.
 
     Attributes:
-        model: the network.
-        train_fraction: the data.
+        engine: the `engine_id` of their setting: network, data and all that is compiled.
         num_epochs: how long each trains.
         runs: the members.
     """
 
-    model: str
-    train_fraction: float
+    engine: str
     num_epochs: int
     runs: tuple[Run, ...]
 
@@ -56,7 +55,7 @@ def from_trunks(spec: RunSpec, starting: Callable[[Setting, int], list[Member]])
     """Every trunk, each directly before what starts from it: (setting, seed) -> members."""
     planned: list[Member] = []
     for setting, seed in itertools.product(spec.settings(), spec.train.seeds):
-        planned += [Trunk(setting, seed), *starting(setting, seed)]
+        planned += [Trunk(setting.trunk, seed), *starting(setting, seed)]
     return list(dict.fromkeys(planned))
 
 
@@ -100,17 +99,25 @@ def _online_cells(spec: RunSpec) -> list[tuple[Any, ...]]:
 
 
 def groups(spec: RunSpec, runs: Iterable[Run], steps_per_epoch: Callable[[Setting], int]) -> list[Group]:
-    """The runs by network, data and length, in their order.
+    """The runs by engine and length, in their order.
 
     A trunk, which is watched, is a group of its own.
+
+    Args:
+        spec: of the study.
+        runs: its runs.
+        steps_per_epoch: of a setting's data.
     """
-    found: dict[tuple[str, float, int, Trunk | None], list[Run]] = {}
+    engines: dict[Setting, str] = {}
+    found: dict[tuple[str, int, Trunk | None], list[Run]] = {}
     for run in runs:
-        length = run.training(spec.at(run.setting), steps_per_epoch(run.setting)).num_epochs
+        own = spec.at(run.setting)
+        if run.setting not in engines:
+            engines[run.setting] = engine_id(own)
+        length = run.training(own, steps_per_epoch(run.setting)).num_epochs
         alone = run if isinstance(run, Trunk) else None
-        shape = (run.setting.model, run.setting.train_fraction, length, alone)
-        found.setdefault(shape, []).append(run)
-    return [Group(model, fraction, length, tuple(own)) for (model, fraction, length, _), own in found.items()]
+        found.setdefault((engines[run.setting], length, alone), []).append(run)
+    return [Group(engine, length, tuple(own)) for (engine, length, _), own in found.items()]
 
 
 @dataclasses.dataclass(frozen=True)

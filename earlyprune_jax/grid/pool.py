@@ -92,7 +92,7 @@ class Pool:
             env=environment,
         )
         told = {
-            "spec": self._study.spec.to_dict(),
+            "spec": self._study.spec.to_message(),
             "workdir": str(self._study.workdir.absolute()),
             "cores": cores,
             "deadline": self._moment,

@@ -14,11 +14,12 @@ from pathlib import Path
 from earlyprune_jax.grid import claims, identity, plan
 from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.claims import Busy, Claim
-from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label
+from earlyprune_jax.grid.members import Comparison, Fork, Member, label, trunk_of
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.width import Widths
 from earlyprune_jax.records import RunRecords
+from earlyprune_jax.training.engine import engine_id
 from earlyprune_jax.training.hosts import is_primary, on_primary, require_same_error
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
@@ -42,7 +43,7 @@ def orders(trainer: Trainer, *, only: Collection[str] | None = None, asked_width
     """Orders for a trainer, with batches of forks as wide as asked, or as this device likes them."""
     study = trainer.study
     num_forks = sum(isinstance(member, Fork) for member in plan.members(study.spec))
-    widths = Widths(trainer.engine, asked_width, num_forks, study.workdir / "fork_widths")
+    widths = Widths(study.spec, trainer.engine, asked_width, num_forks, study.workdir / "fork_widths")
     return Orders(None if only is None else frozenset(only), widths)
 
 
@@ -125,7 +126,7 @@ def _is_ready(study: Study, member: Member, known: dict[tuple[Member, ...], bool
     """Whether what a member starts from is there; asked once a look for forks of one epoch."""
     if not isinstance(member, Fork):
         return study.is_ready(member)
-    start = (Trunk(member.setting, member.trunk_seed), dataclasses.replace(member, **_NO_CELL))
+    start = (trunk_of(member), dataclasses.replace(member, **_NO_CELL))
     if start not in known:
         known[start] = study.is_ready(member)
     return known[start]
@@ -146,7 +147,7 @@ def _shape(study: Study, fork: Fork) -> tuple[object, ...]:
     # Any number of steps an epoch: lengths in epochs do not depend on it.
     length = fork.training(study.at(fork.setting), 1).num_epochs
     trained = len(study.records(fork).epochs())
-    return fork.setting.model, fork.setting.train_fraction, length - trained
+    return engine_id(study.at(fork.setting)), length - trained
 
 
 def _train(trainer: Trainer, orders: Orders, taken: list[tuple[Member, Path]]) -> bool:
@@ -197,7 +198,8 @@ def _narrow(trainer: Trainer, orders: Orders, fork: Fork) -> None:
     """Each of its forks trains, and so the batch was too wide."""
     if not trainer.talk.stop():
         width = orders.widths.narrow(fork)
-        trainer.talk.say(f"Each did: batches of {fork.setting.model} are {width} wide from now on.")
+        name = trainer.study.at(fork.setting).model.name
+        trainer.talk.say(f"Each did: batches of {name} are {width} wide from now on.")
 
 
 def _one_line(error: Exception) -> str:
@@ -229,10 +231,11 @@ def _may_try(trainer: Trainer, member: Member, directory: Path) -> bool:
 def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
     records = trainer.study.records(member)
     if records.description() is None:
-        records.start(identity.described(member, getattr(member, "fork_epoch", 0), 0))
+        first_epoch = getattr(member, "fork_epoch", 0)
+        records.start(identity.described(trainer.study.spec, member, first_epoch, 0))
     (records.directory / "error.txt").write_text(details or reason)
     records.finish({"status": "failed", "reason": reason} | _failed_epoch(member, records))
-    trainer.talk.say(f"{label(member, trainer.study.spec)} failed: {reason}")
+    trainer.talk.say(f"{label(member)} failed: {reason}")
 
 
 def _failed_epoch(member: Member, records: RunRecords) -> dict[str, int]:

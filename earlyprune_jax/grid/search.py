@@ -14,7 +14,7 @@ FEWEST = 3
 """A coarse axis has at least so many points, if it has them."""
 
 Scores = Mapping[Cell, float | None]
-"""Cell -> mean accuracy; None where a run of it came to nothing. Cells that have not ended are absent."""
+"""Cell -> mean score, larger = better; None where a run came to nothing. Absent cells have not ended."""
 
 
 def wanted(epochs: Sequence[int], sparsities: Sequence[float], scores: Scores, max_cells: int) -> list[Cell]:

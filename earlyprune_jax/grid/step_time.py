@@ -16,13 +16,13 @@ NUM_TIMED_STEPS = 12
 
 
 def measured(spec: Any, cores: list[int]) -> dict[str, float]:
-    """Seconds of a step, by `Setting.network_slug`: the mean of a few, after those that compile.
+    """Seconds of a step, by `engine_id`: the mean of a few, after those that compile.
 
     Args:
         spec: a RunSpec.
         cores: that the measuring process may use.
     """
-    told = json.dumps({"spec": spec.to_dict(), "cores": cores})
+    told = json.dumps({"spec": spec.to_message(), "cores": cores})
     command = [sys.executable, "-m", "earlyprune_jax.grid.step_time"]
     done = subprocess.run(command, input=told, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -35,16 +35,18 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, told["cores"])
     memory.keep_freed()
-    from earlyprune_jax import data
-    from earlyprune_jax.spec import from_dict
+    from earlyprune_jax import data, tasks
+    from earlyprune_jax import spec as specs
     from earlyprune_jax.training import engine as engines
 
-    spec = from_dict(told["spec"])
-    source, seconds = data.read(spec.data), {}
+    spec, seconds = specs.from_message(told["spec"]), {}
+    specs.use_code(spec)
     for setting in spec.settings():
-        if setting.network_slug not in seconds:
-            own = spec.at(setting)
-            seconds[setting.network_slug] = _step_seconds(engines.build(own, data.split(source, own.data)))
+        own = spec.at(setting)
+        engine_id = engines.engine_id(own)
+        if engine_id not in seconds:
+            task = tasks.build(own, data.read(own.data))
+            seconds[engine_id] = _step_seconds(engines.build(own, task))
     print(json.dumps(seconds))
 
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from earlyprune_jax.grid import claims, identity, plan
 from earlyprune_jax.grid.claims import Busy
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
-from earlyprune_jax.records import RunRecords
+from earlyprune_jax.metrics import Metric
+from earlyprune_jax.records import RunRecords, read_json
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.primary_files import PrimaryRecords, PrimaryStore
@@ -29,6 +30,12 @@ class Study:
 
     spec: RunSpec
     workdir: Path
+
+    def primary(self) -> Metric:
+        """The metric that forks are compared by, as the workdir's study.json says."""
+        held = read_json(self.workdir / "study.json") or {}
+        named = (metric for metric in held.get("metrics", ()) if metric["name"] == held["primary"])
+        return Metric.from_json(next(named))
 
     def at(self, setting: Setting) -> RunSpec:
         """The spec of one setting."""
@@ -130,7 +137,21 @@ def free_bytes(workdir: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def described_trunk(spec: RunSpec, trunk: Trunk, num_epochs: int) -> dict[str, Any]:
-    """What run.json says of a trunk: which checkpoints stay, beside what it says of every run."""
+def described_trunk(
+    spec: RunSpec, trunk: Trunk, num_epochs: int, *, data_digest: str, budget_file: str
+) -> dict[str, Any]:
+    """What run.json says of a trunk: checkpoints that stay, data, and the signals' budget, beside the rest.
+
+    Args:
+        spec: of the study.
+        trunk: of one setting and seed.
+        num_epochs: it trains.
+        data_digest: of its source; see `data.Source.digest`.
+        budget_file: where it says how much of each signal is measured, relative to the workdir.
+    """
     kept = plan.kept_epochs(spec)
-    return identity.described(trunk, 0, num_epochs) | {"kept_epochs": None if kept is None else sorted(kept)}
+    return identity.described(spec, trunk, 0, num_epochs) | {
+        "kept_epochs": None if kept is None else sorted(kept),
+        "data_sha256": data_digest,
+        "signal_budget": budget_file,
+    }

@@ -9,23 +9,22 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import data, pruning
-from earlyprune_jax.data import Source
+from earlyprune_jax import data, tasks
 from earlyprune_jax.grid import claims, identity
 from earlyprune_jax.grid.departures import Departure, departure, stopping_rule
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Pruned, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study, described_trunk
 from earlyprune_jax.records import flat
-from earlyprune_jax.spec import Setting
-from earlyprune_jax.training import budget, comparisons, fork_rules, fork_scores, loop, measurement, state
+from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.training import budget, comparisons, criteria, loop, measurement, retraining, state
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointError
 from earlyprune_jax.training.engine import Engine
-from earlyprune_jax.training.fork_rules import Training
 from earlyprune_jax.training.hosts import held_by_primary
 from earlyprune_jax.training.loop import SavePolicy, Watch
 from earlyprune_jax.training.mesh import data_mesh
+from earlyprune_jax.training.retraining import Training
 
 FORK_SAVE_SHARE = 0.05
 """Saving a fork on the way may take this part of its time."""
@@ -49,19 +48,20 @@ class Talk:
 
 
 class _Equipment:
-    """What members of one network and data fraction share."""
+    """What members of one engine share."""
 
-    def __init__(self, engine: Engine, budget_file: Path, say: Callable[[str], None]):
-        self.engine, self._budget_file, self._say = engine, budget_file, say
+    def __init__(self, engine: Engine, data_digest: str, budget_file: Path, say: Callable[[str], None]):
+        self.engine, self.data_digest = engine, data_digest
+        self.budget_file, self._say = budget_file, say
 
     @functools.cached_property
     def watch(self) -> Watch:
         """What is measured along every trunk, within its budget, and the rule that may end them."""
         engine, tools = self.engine, measurement.instruments(self.engine)
         limited = engine.spec.signals.max_overhead_fraction > 0
-        folder = self._budget_file.parent
+        folder = self.budget_file.parent
         with held_by_primary(lambda: claims.held(folder)) if limited else contextlib.nullcontext():
-            sampling = budget.sampling(engine, tools, self._budget_file)
+            sampling = budget.sampling(engine, tools, self.budget_file)
         full = measurement.full_sampling(engine, tools)
         for name in (name for name in sampling if sampling[name] != full[name]):
             self._say(budget.sentence(name, sampling[name], engine.spec))
@@ -73,15 +73,13 @@ class Trainer:
 
     Args:
         study: whose members.
-        source: the data set, as its makers split it.
         talk: who is told.
     """
 
-    def __init__(self, study: Study, source: Source, talk: Talk):
+    def __init__(self, study: Study, talk: Talk):
         self.study, self.talk = study, talk
-        self._source = source
         # One at a time: an engine holds its data on the device.
-        self._equipment = functools.lru_cache(maxsize=1)(self._equip)
+        self._by_engine = functools.lru_cache(maxsize=1)(self._equip)
 
     def train(self, members: Sequence[Member], width: int = 1) -> None:
         """Trains a trunk, a comparison, or forks of one shape; all of them end, or are saved.
@@ -106,25 +104,30 @@ class Trainer:
 
     def engine(self, setting: Setting) -> Engine:
         """The engine of a setting's network and data."""
-        return self._equipment(setting.model, setting.train_fraction).engine
+        return self._equipment(setting).engine
 
-    def _equip(self, model: str, train_fraction: float) -> "_Equipment":
-        settings = self.study.spec.settings()
-        # Schedules are no part of an engine: any setting of this network and these data will do.
-        one = next(each for each in settings if (each.model, each.train_fraction) == (model, train_fraction))
-        spec = self.study.at(one)
+    def _equipment(self, setting: Setting) -> "_Equipment":
+        return self._by_engine(engines.engine_id(self.study.at(setting)))
+
+    def _equip(self, engine_id: str) -> "_Equipment":
+        # What an engine does not depend on, schedules and forks, may be that of any of its settings.
+        every = map(self.study.at, self.study.spec.settings())
+        spec = next(each for each in every if engines.engine_id(each) == engine_id)
+        source = data.read(spec.data)
         mesh = data_mesh() if jax.process_count() > 1 else None
-        engine = engines.build(spec, data.split(self._source, spec.data), mesh=mesh)
+        engine = engines.build(spec, tasks.build(spec, source), mesh=mesh)
+        name = f"{identity.slug(spec.model.name)}_{spec.data.train_fraction:.10g}-{engine_id}.json"
         folder = self.study.workdir / "signal_budgets"
-        return _Equipment(engine, folder / f"{one.network_slug}.json", self.talk.say)
+        return _Equipment(engine, source.digest(), folder / name, self.talk.say)
 
     def _run(self, member: Run, training: Training, first_epoch: int, **parts: Any) -> loop.Run:
         records, store = self.study.records(member), self.study.store(member)
-        report = functools.partial(self.talk.report, label(member, self.study.spec))
+        report = functools.partial(self.talk.report, label(member))
         return loop.Run(training, first_epoch, records=records, store=store, report=report, **parts)
 
     def _trunk(self, trunk: Trunk) -> loop.Run:
-        engine, spec = self.engine(trunk.setting), self.study.at(trunk.setting)
+        equipment, spec = self._equipment(trunk.setting), self.study.at(trunk.setting)
+        engine = equipment.engine
         training = trunk.training(spec, engine.steps_per_epoch)
         initial = functools.partial(engine.new_state, trunk.trunk_seed)
         run = self._run(
@@ -132,10 +135,19 @@ class Trainer:
             training,
             0,
             initial=initial,
-            watch=self._equipment(trunk.setting.model, trunk.setting.train_fraction).watch,
+            prunable=engine.prunable(spec.pruning.layers),
+            watch=equipment.watch,
             save=SavePolicy(None, kept_epochs(spec)),
         )
-        run.records.start(described_trunk(self.study.spec, trunk, training.num_epochs))
+        run.records.start(
+            described_trunk(
+                self.study.spec,
+                trunk,
+                training.num_epochs,
+                data_digest=equipment.data_digest,
+                budget_file=equipment.budget_file.relative_to(self.study.workdir).as_posix(),
+            )
+        )
         return run
 
     def _pruned(self, member: Pruned) -> loop.Run | None:
@@ -145,9 +157,11 @@ class Trainer:
         ended = dense.result()
         leaving = departure(spec, member, ended, [flat(entry) for entry in dense.epochs()])
         if leaving.sentence:
-            self.talk.say(f"{label(member, self.study.spec)}: {leaving.sentence}")
+            self.talk.say(f"{label(member)}: {leaving.sentence}")
         if leaving.fork is None:
-            records.start(identity.described(member, leaving.dense_epochs, 0) | leaving.described)
+            records.start(
+                identity.described(self.study.spec, member, leaving.dense_epochs, 0) | leaving.described
+            )
             for_now = bool(ended and ended["status"] == "failed")
             records.finish({"status": "skipped", "reason": leaving.sentence, "for_now": for_now})
             return None
@@ -155,16 +169,17 @@ class Trainer:
 
     def _departing(self, member: Pruned, leaving: Departure, fork: Fork) -> loop.Run:
         engine, spec = self.engine(member.setting), self.study.at(member.setting)
-        training = fork_rules.RULES[fork.rule](spec, leaving.dense_epochs, engine.steps_per_epoch)
+        training = retraining.training(spec, fork.rule, leaving.dense_epochs, engine.steps_per_epoch)
         run = self._run(
             member,
             training,
             fork.fork_epoch,
-            initial=functools.partial(self._prune, engine, fork, training),
+            initial=functools.partial(self._prune, engine, spec, fork, training),
+            prunable=engine.prunable(spec.pruning.layers),
             watch=loop.NOT_WATCHED,
             save=SavePolicy(FORK_SAVE_SHARE, frozenset()),
         )
-        described = identity.described(member, fork.fork_epoch, training.num_epochs)
+        described = identity.described(self.study.spec, member, fork.fork_epoch, training.num_epochs)
         described |= {"fork_epoch": fork.fork_epoch} | leaving.described
         trunk = trunk_of(member)
         run.records.start(
@@ -177,11 +192,19 @@ class Trainer:
         )
         return run
 
-    def _prune(self, engine: Engine, fork: Fork, training: Training) -> state.TrainState:
+    def _prune(self, engine: Engine, spec: RunSpec, fork: Fork, training: Training) -> state.TrainState:
         """The fork's first state: its trunk at the fork epoch, less the weights with the lowest scores."""
         dense = self._dense(engine, fork)
-        scores = fork_scores.CRITERIA[fork.criterion](engine, dense)
-        mask = pruning.allocate(scores, engine.prunable, sparsity=fork.sparsity, scope=fork.scope)
+        numbers = engines.probe_indices(engine.num_train, spec.pruning.num_examples, spec.data.split_seed)
+        mask = criteria.make_mask(
+            engine,
+            dense,
+            criterion=fork.criterion,
+            scope=fork.scope,
+            sparsity=fork.sparsity,
+            prunable=engine.prunable(spec.pruning.layers),
+            examples=criteria.Examples(engine, numbers, spec.pruning.batch_size),
+        )
         reset = training.reset_momentum
         pruned = state.fork(dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset)
         return engine.place(pruned)
@@ -201,17 +224,17 @@ class Trainer:
         """Measures how alike the replicates of a cell have become."""
         study, engine = self.study, self.engine(comparison.setting)
         forks, records = comparison.forks(), self.study.records(comparison)
-        records.start(identity.described(comparison, comparison.fork_epoch, 0))
+        records.start(identity.described(study.spec, comparison, comparison.fork_epoch, 0))
         statuses = study.statuses(forks)
         lost = [fork for fork, status in zip(forks, statuses, strict=True) if status != "finished"]
         if lost:
-            reason = f"{label(lost[0], study.spec)} {statuses[forks.index(lost[0])]}"
+            reason = f"{label(lost[0])} {statuses[forks.index(lost[0])]}"
             for_now = bool(study.left(forks))
             records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
             return
-        log_probs = [engine.log_probs(self._final(engine, fork), "train") for fork in forks]
-        measured = comparisons.measure(study.spec.fork.comparisons, log_probs)
-        records.finish({"status": "finished", "num_examples": len(log_probs[0]), **measured})
+        networks = [self._final(engine, fork) for fork in forks]
+        measured = comparisons.measure(study.spec.fork.comparisons, engine.log_probs(networks, "train"))
+        records.finish({"status": "finished", **measured})
 
     def _final(self, engine: Engine, fork: Fork) -> state.TrainState:
         """A finished fork's last state, from its checkpoint."""

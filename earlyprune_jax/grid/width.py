@@ -6,34 +6,37 @@ from pathlib import Path
 
 import jax
 
-from earlyprune_jax import records
+from earlyprune_jax import records, tasks
 from earlyprune_jax.grid.members import Fork
-from earlyprune_jax.spec import Setting
+from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training import cohort, execution
-from earlyprune_jax.training.engine import Engine
+from earlyprune_jax.training.engine import Engine, engine_id
 
 
 class Widths:
-    """The widths of batches, by network and data.
+    """The widths of batches, by engine.
 
     Args:
-        engine: of a setting's network and data; built only where a width has to be measured.
+        spec: of the study.
+        engine: of a setting's network and data; built only where forks may train as one batch.
         asked: what the user has set; 0 = one fork where this backend trains forks one after another, else
             as many as was measured, with one epoch of throw-away runs a width.
         most: as many forks as there are.
-        folder: where what has been measured is kept, by network, data and device.
+        folder: where what has been measured is kept, by engine and device.
     """
 
-    def __init__(self, engine: Callable[[Setting], Engine], asked: int, most: int, folder: Path):
-        self._engine, self._asked, self._most, self._folder = engine, asked, most, folder
+    def __init__(
+        self, spec: RunSpec, engine: Callable[[Setting], Engine], asked: int, most: int, folder: Path
+    ):
+        self._spec, self._engine, self._asked, self._most, self._folder = spec, engine, asked, most, folder
         self._narrowed: dict[str, int] = {}
 
     def of(self, fork: Fork) -> int:
         """With how many forks of its shape one may train, itself counted."""
         if jax.process_count() > 1:
-            # All devices share the images of one run.
+            # All devices share the batches of one run.
             return 1
-        limit = self._narrowed.get(fork.setting.network_slug)
+        limit = self._narrowed.get(self._engine_id(fork))
         width = self._unlimited(fork.setting)
         return width if limit is None else min(width, limit)
 
@@ -44,12 +47,19 @@ class Widths:
         """
         num_devices = self._engine(fork.setting).fork_mesh.num_devices
         half = self.of(fork) // 2
-        width = self._narrowed[fork.setting.network_slug] = max(half - half % num_devices, 1)
+        width = self._narrowed[self._engine_id(fork)] = max(half - half % num_devices, 1)
         return width
 
+    def _engine_id(self, fork: Fork) -> str:
+        return engine_id(self._spec.at(fork.setting))
+
     def _unlimited(self, setting: Setting) -> int:
-        if self._asked or not execution.batches_forks(jax.default_backend()):
-            return self._asked or 1
+        if self._asked == 1 or not (self._asked or execution.batches_forks(jax.default_backend())):
+            return 1
+        if not cohort.can_stack(tasks.abstract(self._spec.at(setting))):
+            return 1
+        if self._asked:
+            return self._asked
         try:
             engine = self._engine(setting)
         except Exception:  # a network that cannot be built: the fork, trained alone, will say so
@@ -65,9 +75,8 @@ def measured(engine: Engine, most: int, folder: Path) -> int:
         most: as many forks as there are.
         folder: of the measured widths.
     """
-    network = engine.spec.settings()[0].network_slug
     device = jax.devices()[0].device_kind.replace(" ", "-").replace("/", "-")
-    path = folder / f"{network}_{device}_x{engine.fork_mesh.num_devices}.json"
+    path = folder / f"{engine_id(engine.spec)}_{device}_x{engine.fork_mesh.num_devices}.json"
     known = records.read_json(path)
     # What was as wide as there were forks might have been wider.
     if known is None or known["width"] >= known.get("most", 0) < most:

@@ -39,12 +39,13 @@ def main() -> int:
 def _work(told: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from earlyprune_jax import data, spec
+    from earlyprune_jax import spec
     from earlyprune_jax.grid import options, run
     from earlyprune_jax.grid.study import Study
     from earlyprune_jax.grid.trainer import Talk, Trainer
 
-    resolved = spec.from_dict(told["spec"])
+    resolved = spec.from_message(told["spec"])
+    spec.use_code(resolved)
     study = Study(resolved, Path(told["workdir"]))
     talk = Talk(
         report=lambda name, entry: _tell("epoch", [name, entry]),
@@ -52,7 +53,7 @@ def _work(told: dict[str, Any]) -> None:
         stop=options.stop_at(told["deadline"]),
         ended=lambda: _tell("ended", None),
     )
-    trainer = Trainer(study, data.read(resolved.data), talk)
+    trainer = Trainer(study, talk)
     _tell("ready", None)
     orders = run.orders(trainer, only=told["only"], asked_width=told["fork_width"])
     run.work(trainer, orders)

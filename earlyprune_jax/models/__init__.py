@@ -3,6 +3,7 @@
     build       name -> module with apply(variables, images, train=...) -> logits
     names       the names build knows
     check       the problems of a name, as text
+    factory     a built-in's name, or module:Class of the user's -> a function that makes the module
     from_torch  a published PyTorch state dict (numpy arrays) -> variables
     to_torch    the inverse
 
@@ -13,5 +14,6 @@ params["stage1_block0"]["conv1"]["kernel"] of shape [3, 3, in, out].
 
 from earlyprune_jax.models.catalog import build, check, names
 from earlyprune_jax.models.convert import from_torch, to_torch
+from earlyprune_jax.models.own import factory
 
-__all__ = ["build", "check", "from_torch", "names", "to_torch"]
+__all__ = ["build", "check", "factory", "from_torch", "names", "to_torch"]

@@ -78,7 +78,7 @@ def check(name: str) -> list[str]:
         >>> check("resnet202")[0].split(". ")[1]
         "Did you mean 'resnet20'?"
     """
-    return [] if name in ARCHITECTURES else [validate.unknown_choice("model.names", name, names())]
+    return [] if name in ARCHITECTURES else [validate.unknown_choice("model.name", name, names())]
 
 
 def build(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from earlyprune_jax.signals import fisher, performance, spectral
+from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.signals.batch_statistics import reestimated_statistics
 from earlyprune_jax.signals.connectivity import LinearModeConnectivity, linear_mode_connectivity
 from earlyprune_jax.signals.fisher import FisherDiagonal, FisherTrace, fisher_diagonal, fisher_trace
@@ -12,7 +12,13 @@ from earlyprune_jax.signals.kl_uniform import kl_uniform
 from earlyprune_jax.signals.kl_uniform import signal as kl_uniform_signal
 from earlyprune_jax.signals.mask_distance import early_bird_distance, mask_distance
 from earlyprune_jax.signals.signal import Network, ProbeSignal, WeightSignal
-from earlyprune_jax.signals.similarity import ModelSimilarity, disagreement, linear_cka, model_similarity
+from earlyprune_jax.signals.similarity import (
+    ModelSimilarity,
+    PairwiseSimilarity,
+    disagreement,
+    linear_cka,
+    model_similarity,
+)
 from earlyprune_jax.signals.spectral import RandomDistance, random_distance
 from earlyprune_jax.signals.weight_change import weight_change, weight_change_per_leaf
 from earlyprune_jax.spec import SignalSpec
@@ -24,6 +30,7 @@ __all__ = [
     "LinearModeConnectivity",
     "ModelSimilarity",
     "Network",
+    "PairwiseSimilarity",
     "ProbeSignal",
     "RandomDistance",
     "WeightSignal",
@@ -44,12 +51,13 @@ __all__ = [
     "weight_change_per_leaf",
 ]
 
-NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm", "performance")
-"""Signals of one state, by the names configs use; those that compare epochs: `training.measurement`."""
+NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm")
+"""Signals of one state, by the names configs use; `training.measurement` adds those that compare epochs, and
+the task's own metrics."""
 
 
 def build(
-    name: str, spec: SignalSpec, *, counted: Any, num_classes: int, num_examples: int
+    name: str, spec: SignalSpec, *, counted: Any, num_outputs: int, num_examples: int
 ) -> ProbeSignal | WeightSignal:
     """A configured signal.
 
@@ -57,15 +65,15 @@ def build(
         name: one of `NAMES`.
         spec: how tr(F) and random_distance are estimated.
         counted: params structure with Python bools: the leaves summed into `fisher_trace`.
-        num_classes: C.
-        num_examples: the most probe images there can be.
+        num_outputs: C, the number of log-probabilities.
+        num_examples: the most probe examples there can be.
     """
     makers = {
         "fisher_trace": lambda: fisher.signal(
             estimator=spec.fisher_estimator,
             method=spec.fisher_method,
             counted=counted,
-            num_classes=num_classes,
+            num_classes=num_outputs,
             num_examples=num_examples,
         ),
         "kl_uniform": kl_uniform_signal,
@@ -73,6 +81,5 @@ def build(
             num_permutations=spec.num_permutations, min_eigenvalues=spec.min_eigenvalues
         ),
         "gradient_norm": gradient_norm_signal,
-        "performance": performance.signal,
     }
     return makers[name]()

@@ -52,7 +52,9 @@ def signal(*, estimator: str, method: str, counted: Any, num_classes: int, num_e
         return {"leaves": leaves, "units": units}
 
     def batch_sums(network: Network, params: Params, batch: Any, key: PRNGKey, pass_index: Array) -> Any:
-        examples = Examples(batch["numbers"], batch["labels"], batch["weights"])
+        # Only the empirical estimator looks at the data's labels.
+        labels = batch.get("labels", jnp.zeros_like(batch["numbers"]))
+        examples = Examples(batch["numbers"], labels, batch["weights"])
         choose = label_rule(estimator, key, pass_index)
         squares = batch_squares(network, params, batch, examples, method=method, choose=choose)
         values = squares.values

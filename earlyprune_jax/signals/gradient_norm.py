@@ -41,7 +41,7 @@ def gradient_norm(loss: Loss, params: Params, batches: Batches) -> float:
 
 
 def signal() -> ProbeSignal:
-    """||g||_2, g the gradient of the mean cross-entropy (nats) over the probe images and their labels.
+    """||g||_2, g the gradient of the task's mean loss over the probe examples; classification's is in nats.
 
     BN in evaluation mode; over all parameters, pruned ones included (their gradient says what is
     to be gained by bringing them back). Column `gradient_norm`, and `gradient_norm_by_parameter`:
@@ -58,23 +58,27 @@ def signal() -> ProbeSignal:
     def batch_sums(network, params, batch, key, pass_index):
         del key, pass_index
         weights, merge = weights_of(params)
-        gradients = jax.grad(lambda leaves: _summed_loss(network, merge(leaves), batch))(weights)
-        return scores_like(params, [gradient.astype(jnp.float32) for gradient in gradients])
+
+        def loss(leaves):
+            sums = network.sums(merge(leaves), batch)
+            return sums["loss"], sums["count"]
+
+        gradients, count = jax.grad(loss, has_aux=True)(weights)
+        gradients = [gradient.astype(jnp.float32) for gradient in gradients]
+        return {"gradients": scores_like(params, gradients), "count": count}
 
     def numbers(sums: Any, num_examples: int) -> dict[str, Any]:
-        parts = {name: _norm([leaf]) / num_examples for name, leaf in named_leaves(sums)}
+        count = float(sums["count"])
+        parts = {name: _norm([leaf]) / count for name, leaf in named_leaves(sums["gradients"])}
         return {"gradient_norm": math.hypot(*parts.values()), "gradient_norm_by_parameter": parts}
 
     def zero_sums(params):
-        return map_weights(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+        zeros = map_weights(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+        return {"gradients": zeros, "count": jnp.zeros(())}
 
-    return ProbeSignal("gradient_norm", ("gradient_norm",), 1, zero_sums, batch_sums, numbers)
-
-
-def _summed_loss(network: Any, params: Params, batch: Any) -> Any:
-    log_probs = network.log_probs(params, batch)
-    losses = -jnp.take_along_axis(log_probs, batch["labels"][:, None], axis=1)[:, 0]
-    return jnp.dot(batch["weights"], losses)
+    return ProbeSignal(
+        "gradient_norm", ("gradient_norm",), 1, zero_sums, batch_sums, numbers, needs_log_probs=False
+    )
 
 
 def _norm(leaves: list[Any]) -> float:

@@ -12,7 +12,7 @@ from earlyprune_jax.array_types import Array, Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A classifier in evaluation mode, with everything but its parameters fixed.
+    """A network in evaluation mode, with everything but its parameters fixed.
 
     Attributes:
         apply: (variables, batch, **linen_options) -> logits [B, C]. `variables` is
@@ -20,32 +20,40 @@ class Network:
             (`mutable`, ...) are passed on, so that its layers can be tapped.
         fixed: the other variables, e.g. {"batch_stats": ...}.
         is_linen: whether `apply` runs a Linen module.
+        sums: (params, batch) -> the sums of a task over the batch, `loss` and `count` among them, in
+            evaluation mode; None where only log-probabilities are looked at.
+        has_log_probs: False where the outputs of `apply` are no logits.
     """
 
     apply: Callable[..., Any]
     fixed: Mapping[str, Any]
     is_linen: bool
+    sums: Callable[[Params, Any], Mapping[str, Array]] | None = None
+    has_log_probs: bool = True
 
     def log_probs(self, params: Params, batch: Any) -> Array:
         """log p(y|x), shape [B, C], natural log, float32."""
+        if not self.has_log_probs:
+            raise ValueError("This network has no log-probabilities.")
         logits = self.apply({"params": params, **self.fixed}, batch)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSignal:
-    """A measurement of a network on probe images, accumulated batch by batch.
+    """A measurement of a network on probe examples, accumulated batch by batch.
 
     Attributes:
         name: the signal's name in configs.
         columns: what `numbers` returns that is one number (not a mapping), in order.
-        num_passes: how often the probe images are visited; `pass_index` counts from 0.
+        num_passes: how often the probe examples are visited; `pass_index` counts from 0.
         zero_sums: params -> the pytree of float32 zeros that `batch_sums` adds to.
         batch_sums: (network, params, batch, key, pass_index) -> a pytree of sums over the batch;
-            runs inside jit. `batch` holds `images`, `labels`, `numbers` [B] (each example's place
-            among the probe images) and `weights` [B], with weight 0 for padding.
+            runs inside jit. `batch` is the task's, with `numbers` [B] (each example's place among the
+            probe examples) and `weights` [B], with weight 0 for padding.
         numbers: (sums over everything, number of examples) -> column name -> number (None where
             it is not defined), or a mapping parameter path -> number.
+        needs_log_probs: whether the network must be a classifier; otherwise its sums suffice.
     """
 
     name: str
@@ -54,6 +62,7 @@ class ProbeSignal:
     zero_sums: Callable[[Params], Any]
     batch_sums: Callable[[Network, Params, Any, PRNGKey, Array], Any]
     numbers: Callable[[Any, int], dict[str, Any]]
+    needs_log_probs: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,17 +70,70 @@ def model_similarity(*networks: Any, given: str = "probabilities") -> ModelSimil
         >>> round(measured.divergence, 6), round(measured.similarity, 6)
         (0.346574, -0.346574)
     """
-    probabilities = _probabilities(networks, given)
-    per_example = {
-        (i, j): jensen_shannon(probabilities[i], probabilities[j], smallest_mean=SMALLEST_MEAN)
-        for i, j in itertools.combinations(range(len(probabilities)), 2)
-    }
-    mean = np.mean(list(per_example.values()), axis=0)
-    return ModelSimilarity(
-        divergence=float(mean.mean()),
-        standard_error=float(mean.std(ddof=1)) / math.sqrt(len(mean)) if len(mean) > 1 else None,
-        per_pair={pair: float(values.mean()) for pair, values in per_example.items()},
-    )
+    pairs = PairwiseSimilarity(given=given)
+    pairs.add(*networks)
+    return pairs.result()
+
+
+class PairwiseSimilarity:
+    """Accumulates `model_similarity` and `disagreement` of networks over batches of examples.
+
+    Args:
+        given: as of `model_similarity`.
+
+    Example:
+        >>> pairs = PairwiseSimilarity()
+        >>> pairs.add([[1.0, 0.0]], [[0.0, 1.0]])
+        >>> pairs.add([[0.5, 0.5]], [[0.5, 0.5]])
+        >>> round(pairs.result().divergence, 6), pairs.disagreement, pairs.num_examples
+        (0.346574, 0.5, 2)
+    """
+
+    def __init__(self, given: str = "probabilities"):
+        self._given = given
+        self.num_examples = 0
+        self._sums: dict[tuple[int, int], float] = {}
+        self._unlike: dict[tuple[int, int], int] = {}
+        # Mean, and sum of squared distances to it, of each example's mean over the pairs.
+        self._mean, self._squares = 0.0, 0.0
+
+    def add(self, *networks: Any) -> None:
+        """Adds a batch: an array [B, C] of each network, in the same order every time.
+
+        Raises:
+            InvalidInput: as `model_similarity`; examples are counted from the batch's first.
+        """
+        probabilities = _probabilities(networks, self._given)
+        classes = [array.argmax(axis=1) for array in probabilities]
+        per_example = []
+        for i, j in itertools.combinations(range(len(probabilities)), 2):
+            own = jensen_shannon(probabilities[i], probabilities[j], smallest_mean=SMALLEST_MEAN)
+            per_example.append(own)
+            self._sums[i, j] = self._sums.get((i, j), 0.0) + float(own.sum())
+            self._unlike[i, j] = self._unlike.get((i, j), 0) + int(np.sum(classes[i] != classes[j]))
+        self._merge(np.mean(per_example, axis=0))
+
+    def _merge(self, values: np.ndarray) -> None:
+        """Chan, Golub and LeVeque's update of a mean and its squares by another set's."""
+        size, mean = len(values), float(values.mean())
+        total, apart = self.num_examples + size, mean - self._mean
+        self._squares += float(np.sum((values - mean) ** 2)) + apart**2 * self.num_examples * size / total
+        self._mean += apart * size / total
+        self.num_examples = total
+
+    @property
+    def disagreement(self) -> float:
+        """The mean over pairs of the fraction of examples that two networks put in different classes."""
+        return sum(self._unlike.values()) / (len(self._unlike) * self.num_examples)
+
+    def result(self) -> ModelSimilarity:
+        """The similarity over all batches, of which there must be one at least."""
+        size = self.num_examples
+        return ModelSimilarity(
+            divergence=self._mean,
+            standard_error=math.sqrt(self._squares / (size - 1) / size) if size > 1 else None,
+            per_pair={pair: total / size for pair, total in self._sums.items()},
+        )
 
 
 def disagreement(first: Any, second: Any) -> float:

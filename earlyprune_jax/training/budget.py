@@ -1,6 +1,6 @@
-"""What signals may cost: a part of the training time, kept by looking at fewer images or epochs.
+"""What signals may cost: a part of the training time, kept by looking at fewer examples or epochs.
 
-Costs are measured once, before the first trunk of a network and data fraction, and the decision is written
+Costs are measured once, before the first trunk of an engine, and the decision is written
 down: every trunk, and every continuation, measures the same.
 """
 
@@ -36,7 +36,7 @@ class Cost:
     """What measuring a signal once takes.
 
     Attributes:
-        seconds: on all probe images.
+        seconds: on all probe examples.
         num_batches: it takes this in as many equal parts; 1 where it cannot be divided.
     """
 
@@ -131,9 +131,9 @@ def sentence(name: str, chosen: Sampling, spec: RunSpec) -> str:
         >>> from configs import cifar10
         >>> from earlyprune_jax import config
         >>> sentence("fisher_trace", Sampling(256, 2), config.resolve(cifar10.get_config()))
-        'signals.max_overhead_fraction=0.05: fisher_trace looks at 256 images after epochs 1, 3, ..., 199.'
+        'signals.max_overhead_fraction=0.05: fisher_trace looks at 256 examples after epochs 1, 3, ..., 199.'
     """
-    does = f"looks at {chosen.num_examples} images" if chosen.num_examples is not None else "is measured"
+    does = f"looks at {chosen.num_examples} examples" if chosen.num_examples is not None else "is measured"
     epochs = [epoch for epoch in range(1, spec.train.num_epochs + 1) if chosen.due(epoch)]
     when = "every epoch" if chosen.every_epochs == 1 else f"epochs {_listed(epochs)}"
     limit = f"signals.max_overhead_fraction={spec.signals.max_overhead_fraction!r}"
@@ -165,7 +165,7 @@ def _timed(engine: Engine, tools: tuple[Instrument, ...]) -> tuple[float, dict[s
     one_batch, num_batches = engine.probe[:batch_size], math.ceil(len(engine.probe) / batch_size)
     costs = {}
     for tool in tools:
-        divisible = tool.looks_at_images and num_batches > 1
+        divisible = tool.looks_at_examples and num_batches > 1
         probe = one_batch if divisible else engine.probe
         seconds = _typical_seconds(lambda tool=tool, probe=probe: _measured(tool, state, probe))
         costs[tool.name] = Cost(seconds * num_batches, num_batches) if divisible else Cost(seconds, 1)
@@ -214,7 +214,7 @@ def _described(
         num_batches, every_epochs = chosen[tool.name]
         num_examples = min(num_batches * engine.spec.signals.batch_size, len(engine.probe))
         described[tool.name] = {
-            "num_examples": num_examples if tool.looks_at_images else None,
+            "num_examples": num_examples if tool.looks_at_examples else None,
             "every_epochs": every_epochs,
             "seconds_in_full": costs[tool.name].seconds,
         }

@@ -12,16 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from earlyprune_jax.tasks import Task
 from earlyprune_jax.training import steps
-from earlyprune_jax.training.engine import (
-    ABSENT,
-    Engine,
-    EpochOutcome,
-    Means,
-    all_finite,
-    epoch_outcome,
-    means,
-)
+from earlyprune_jax.training.engine import Engine, EpochOutcome, Means, all_finite
 from earlyprune_jax.training.execution import ForkMesh
 from earlyprune_jax.training.state import TrainState
 
@@ -34,7 +27,7 @@ class Cohort(Protocol):
         ...
 
     def evaluate(self, split: str) -> list[Means]:
-        """Every run's mean loss and accuracy over a split."""
+        """Every run's metrics over a split."""
         ...
 
     def state(self, index: int) -> TrainState:
@@ -52,6 +45,11 @@ def make(engine: Engine, states: Sequence[TrainState], width: int = 1) -> Cohort
             single run, by the engine's own steps.
     """
     return _Alone(engine, states[0]) if width == 1 else _Stack(engine, states, engine.fork_mesh, width)
+
+
+def can_stack(task: Task) -> bool:
+    """Whether runs may train as one batch: not where batches come in kinds, in an order of each run's own."""
+    return len(task.batching.kinds) == 1
 
 
 def no_rates(engine: Engine) -> np.ndarray:
@@ -93,26 +91,45 @@ class _Stack:
 
     def train_epoch(self, rates: Sequence[np.ndarray]) -> list[EpochOutcome]:
         filled = [*rates, *[rates[0]] * (self._width - len(rates))]
-        num_steps = len(rates[0])
+        num_steps, engine = len(rates[0]), self._engine
         keys, at = jax.device_get((self._states.key, self._states.step))
-        orders = [self._engine.order(key, int(step), num_steps) for key, step in zip(keys, at, strict=True)]
-        inputs = (np.stack(orders, axis=1), np.stack(filled, axis=1))
-        carry = self._mesh.split((self._states, self._repeated(steps.zero_train_sums())))
-        self._states, sums = self._engine.run_train_many(carry, inputs, self._splits["train"])
+        orders = [
+            list(engine.epoch_batches(key, int(step), num_steps)) for key, step in zip(keys, at, strict=True)
+        ]
+        carry = self._mesh.split((self._states, self._repeated(steps.zero_train_sums(engine.task.sum_names))))
+        done = 0
+        # Runs of a stack have batches of one kind only: see `can_stack`.
+        for every in zip(*orders, strict=True):
+            indices = np.stack([batches.indices for batches in every], axis=1)
+            weights = None
+            if every[0].weights is not None:
+                weights = np.stack([batches.weights for batches in every], axis=1)
+            own = np.stack([each[done : done + len(indices)] for each in filled], axis=1)
+            inputs = ((indices, weights), own)
+            carry = engine.run_train_many[every[0].kind](carry, inputs, self._splits["train"])
+            done += len(indices)
+        self._states, sums = carry
         sums, step = jax.device_get((sums, self._states.step))
         finite = jax.device_get(jax.vmap(all_finite)(self._states))
         return [
-            epoch_outcome(jax.tree.map(lambda leaf, i=index: leaf[i], sums), step[index], finite[index])
+            engine.outcome(jax.tree.map(lambda leaf, i=index: leaf[i], sums), step[index], finite[index])
             for index in range(self._count)
         ]
 
     def evaluate(self, split: str) -> list[Means]:
+        task, engine = self._engine.task, self._engine
         if split not in self._splits:
-            return [ABSENT] * self._count
-        zero = self._mesh.split(self._repeated(steps.zero_sums()))
-        constants = (self._states.params, self._states.batch_stats, self._splits[split])
-        sums = jax.device_get(self._engine.run_eval_many(zero, self._engine.batches(split), constants))
-        return [means(jax.tree.map(lambda leaf, i=index: leaf[i], sums)) for index in range(self._count)]
+            return [dict.fromkeys(metric.name for metric in task.metrics) for _ in range(self._count)]
+        sums = self._mesh.split(self._repeated(steps.zero_sums(task.sum_names)))
+        constants = (self._states.params, self._states.model_state, self._splits[split])
+        for batches in engine.batches(split, engine.spec.train.eval_batch_size):
+            inputs = (batches.indices, batches.weights)
+            sums = engine.run_eval_many[batches.kind](sums, inputs, constants)
+        sums = jax.device_get(sums)
+        return [
+            dict(task.measured(jax.tree.map(lambda leaf, i=index: leaf[i], sums)))
+            for index in range(self._count)
+        ]
 
     def state(self, index: int) -> TrainState:
         return self._engine.place(jax.tree.map(lambda leaf: leaf[index], self._states))

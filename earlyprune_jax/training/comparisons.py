@@ -1,57 +1,52 @@
-"""How alike the replicates of a pruned cell are: one network, fine-tuned with several seeds."""
+"""How alike the replicates of a pruned cell are: one network, fine-tuned with several seeds.
 
-import itertools
-import statistics
-from collections.abc import Callable, Sequence
+Predictions come batch by batch from networks held side by side, so that [examples, classes] never stands in
+memory at once.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from earlyprune_jax import signals
+from earlyprune_jax.signals import PairwiseSimilarity
 
-
-def _model_similarity(log_probs: Sequence[np.ndarray]) -> dict[str, float | None]:
-    """Paper B, Eq. (1): mean Jensen-Shannon divergence over examples and pairs, nats."""
-    measured = signals.model_similarity(*log_probs, given="log_probabilities")
-    return {
-        "model_similarity": measured.divergence,
-        "model_similarity_standard_error": measured.standard_error,
-    }
-
-
-def _disagreement(log_probs: Sequence[np.ndarray]) -> dict[str, float | None]:
-    """The fraction of examples that two networks put in different classes, mean over pairs."""
-    pairs = itertools.combinations(log_probs, 2)
-    return {"disagreement": statistics.fmean(signals.disagreement(*pair) for pair in pairs)}
-
-
-MEASURES: dict[str, Callable[[Sequence[np.ndarray]], dict[str, float | None]]] = {
-    "model_similarity": _model_similarity,
-    "disagreement": _disagreement,
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "model_similarity": ("model_similarity", "model_similarity_standard_error"),
+    "disagreement": ("disagreement",),
 }
-NAMES = tuple(MEASURES)
-"""What `fork.comparisons` may hold."""
+"""Measure -> its columns."""
+
+NAMES = tuple(COLUMNS)
+"""What `fork.comparisons` may hold; all of them need log-probabilities."""
 
 
-def measure(names: Sequence[str], log_probs: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The named measures of networks that have seen the same examples.
+def measure(names: Sequence[str], batches: Iterable[Sequence[np.ndarray]]) -> dict[str, Any]:
+    """Measures networks on the same examples.
 
     Args:
         names: of `NAMES`.
-        log_probs: two or more [N, C], natural log.
+        batches: for each batch of examples the networks' log-probabilities, [B, C] each, natural log.
 
     Returns:
-        Column -> number; means over all pairs.
+        Column -> number, means over all pairs; and `num_examples`.
 
     Raises:
         InvalidInput: what is given are no log-probabilities: a network is not finite.
 
     Example:
         >>> same = np.log([[0.5, 0.5]])
-        >>> measure(("model_similarity", "disagreement"), [same, same])["disagreement"]
+        >>> measure(("model_similarity", "disagreement"), [[same, same]])["disagreement"]
         0.0
     """
-    numbers: dict[str, Any] = {}
-    for name in names:
-        numbers |= MEASURES[name](log_probs)
-    return numbers
+    pairs = PairwiseSimilarity(given="log_probabilities")
+    for batch in batches:
+        pairs.add(*batch)
+    measured = pairs.result()
+    numbers = {
+        "model_similarity": measured.divergence,
+        "model_similarity_standard_error": measured.standard_error,
+        "disagreement": pairs.disagreement,
+    }
+    chosen = {column: numbers[column] for name in names for column in COLUMNS[name]}
+    return {"num_examples": pairs.num_examples, **chosen}

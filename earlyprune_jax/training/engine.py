@@ -2,22 +2,20 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from earlyprune_jax import data
+from earlyprune_jax import pruning
 from earlyprune_jax.array_types import Array, PRNGKey
-from earlyprune_jax.data import Dataset
-from earlyprune_jax.pruning import select
-from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.spec import RunSpec, content_hash, deciding
+from earlyprune_jax.tasks import Batches, Task
 from earlyprune_jax.training import mesh as meshes
-from earlyprune_jax.training import optim, state, steps, tasks
+from earlyprune_jax.training import optim, state, steps
 from earlyprune_jax.training.execution import (
     ForkMesh,
     Runner,
@@ -27,13 +25,15 @@ from earlyprune_jax.training.execution import (
     runner,
 )
 from earlyprune_jax.training.hosts import from_primary
+from earlyprune_jax.training.optim import Optimizer
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
 from earlyprune_jax.validate import InvalidInput
 
 Means = dict[str, float | None]
-"""`loss` in nats and `accuracy` as a fraction; None where the split is absent."""
+"""Metric -> value; None where the split is absent."""
 
-ABSENT: Means = {"loss": None, "accuracy": None}
+NOT_SHARED = ("optim.learning_rate", "train.num_epochs")
+"""Keys of a trunk that are no part of its compiled steps; no key of section schedule is either."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EpochOutcome:
     """What one run's epoch of training came to.
 
     Attributes:
-        means: of loss and accuracy over the epoch's augmented batches, in training mode.
+        means: the metrics over the epoch's own batches, augmented and in training mode.
         nonfinite_step: the first step with a non-finite loss, or the last if it left non-finite weights or
             statistics; `steps.NEVER` if neither.
     """
@@ -55,42 +55,41 @@ class Engine:
     """Everything runs share: built once, compiled at first use.
 
     Attributes:
+        spec: of a setting; engines of settings that differ in schedules and forks only are one.
         task: what is learnt.
-        optimizer: SGD without its learning rate.
-        splits: name -> {"images", "labels"} on the device; "validation" may be absent.
-        prunable: params structure with Python bools.
-        probe: indices of the training images that signals and data-driven scores look at.
+        optimizer: takes each step's learning rate.
+        splits: name -> the task's arrays on the device; "validation" may be absent.
+        probe: numbers of the training examples that signals look at.
         form: how step sequences are executed, `loop` or `scan`.
-        mesh: the devices that share every batch of a run's images; None = one device.
+        mesh: the devices that share every batch of a run; None = one device.
         fork_mesh: the devices over which runs that train as one batch are spread.
+        run_train, run_eval, run_train_many, run_eval_many, predict: kind of batches -> compiled steps.
     """
 
     spec: RunSpec
-    task: tasks.Task
-    optimizer: optax.GradientTransformation
-    splits: dict[str, Any]
-    prunable: Any
+    task: Task
+    optimizer: Optimizer
+    splits: Mapping[str, Any]
     probe: np.ndarray
     form: str
     mesh: Mesh | None
     fork_mesh: ForkMesh
-    run_train: Runner
-    run_eval: Runner
-    run_train_many: Runner
-    run_eval_many: Runner
-    predict: Callable[[TrainState, Array, Any], Array]
-    make_order: Callable[[PRNGKey, int], Array]
+    run_train: Mapping[str, Runner]
+    run_eval: Mapping[str, Runner]
+    run_train_many: Mapping[str, Runner]
+    run_eval_many: Mapping[str, Runner]
+    predict: Mapping[str, Callable[[TrainState, Any, Any], Array]]
     make_state: Callable[[PRNGKey], TrainState]
 
     @property
     def num_train(self) -> int:
-        """Training images in use."""
-        return len(self.splits["train"]["labels"])
+        """Training examples in use."""
+        return self.task.batching.num_examples["train"]
 
     @property
     def steps_per_epoch(self) -> int:
         """Training steps an epoch."""
-        return data.steps_per_epoch(self.num_train, self.spec.train.batch_size)
+        return self.task.batching.steps_per_epoch
 
     def new_state(self, seed: int) -> TrainState:
         """The trunk's state at step 0: a function of the seed."""
@@ -104,6 +103,10 @@ class Engine:
         """Shapes and types of any run's state; nothing is computed."""
         return jax.eval_shape(self.make_state, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
+    def prunable(self, layers: str) -> Any:
+        """The structure of the params with Python bools: `layers` as of `pruning.layers`, "" = the task's."""
+        return _selected(self, layers)
+
     def train_epoch(self, current: TrainState, rates: np.ndarray) -> tuple[TrainState, EpochOutcome]:
         """Trains one epoch; `current` is donated.
 
@@ -111,40 +114,125 @@ class Engine:
             current: the state at an epoch's start.
             rates: [steps_per_epoch] learning rates; fewer train the epoch's first steps only.
         """
-        order = self.order(current.key, int(current.step), len(rates))
-        carry = self.place((current, steps.zero_train_sums()))
-        new_state, sums = self.run_train(carry, (order, rates), self.splits["train"])
-        return new_state, epoch_outcome(jax.device_get(sums), new_state.step, all_finite(new_state))
+        done = 0
+        carry = self.place((current, steps.zero_train_sums(self.task.sum_names)))
+        for batches in self.epoch_batches(current.key, int(current.step), len(rates)):
+            own = rates[done : done + len(batches.indices)]
+            inputs = ((batches.indices, batches.weights), own)
+            carry = self.run_train[batches.kind](carry, inputs, self.splits["train"])
+            done += len(own)
+        new_state, sums = carry
+        return new_state, self.outcome(jax.device_get(sums), new_state.step, all_finite(new_state))
 
-    def order(self, key: PRNGKey, step: int, num_steps: int) -> Array:
-        """The images of an epoch's first batches, [num_steps, batch_size], for a run's key and step."""
+    def epoch_batches(self, key: PRNGKey, step: int, num_steps: int) -> Iterator[Batches]:
+        """The first batches of an epoch, for a run's key and the step at which the epoch begins.
+
+        Args:
+            key: of the run.
+            step: a multiple of `steps_per_epoch`.
+            num_steps: how many batches.
+        """
         epoch = step // self.steps_per_epoch
-        return self.make_order(stream_key(key, Stream.ORDER), epoch)[:num_steps]
+        for batches in self.task.batching.epoch(stream_key(key, Stream.ORDER), epoch):
+            if num_steps > 0:
+                weights = None if batches.weights is None else batches.weights[:num_steps]
+                yield Batches(batches.kind, batches.indices[:num_steps], weights)
+                num_steps -= len(batches.indices)
 
     def evaluate(self, current: TrainState, split: str) -> Means:
-        """Mean loss (nats) and accuracy over a whole split, evaluation mode; None if it is absent."""
+        """The metrics over a whole split, in evaluation mode; None each where it is absent."""
         if split not in self.splits:
-            return ABSENT
-        constants = (current.params, current.batch_stats, self.splits[split])
-        sums = self.run_eval(self.place(steps.zero_sums()), self.batches(split), constants)
-        return means(jax.device_get(sums))
+            return dict.fromkeys(metric.name for metric in self.task.metrics)
+        constants = (current.params, current.model_state, self.splits[split])
+        sums = self.place(steps.zero_sums(self.task.sum_names))
+        for batches in self.batches(split, self.spec.train.eval_batch_size):
+            sums = self.run_eval[batches.kind](sums, (batches.indices, batches.weights), constants)
+        return dict(self.task.measured(jax.device_get(sums)))
 
-    def batches(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and weights of a whole split's evaluation batches, [n, B] each."""
-        indices = np.arange(len(self.splits[split]["labels"]))
-        multiple = self.mesh.size if self.mesh else 1
-        return padded_batches(indices, self.spec.train.eval_batch_size, multiple_of=multiple)
+    def batches(self, split: str, batch_size: int, examples: np.ndarray | None = None) -> list[Batches]:
+        """Some examples of a split in batches, each once.
 
-    def log_probs(self, current: TrainState, split: str) -> np.ndarray:
-        """The network's log-probabilities of a whole split, [N, C], natural log; evaluation mode, float32."""
-        indices, weights = self.batches(split)
-        made = [jax.device_get(self.predict(current, batch, self.splits[split])) for batch in indices]
-        return np.concatenate(made)[weights.ravel() > 0]
+        Args:
+            split: its name.
+            batch_size: of the batches; raised to a multiple of the devices.
+            examples: their numbers, ascending; None = all.
+        """
+        batching, multiple = self.task.batching, self.mesh.size if self.mesh else 1
+        chosen = np.arange(batching.num_examples[split]) if examples is None else examples
+        return list(batching.subset(split, chosen, batch_size, multiple))
+
+    def measure_on_host(self, current: TrainState, epoch: int, last_epoch: int) -> dict[str, float | None]:
+        """The host's metrics of a state by column; None where they are not due, or the split is absent.
+
+        Args:
+            current: the state after `epoch`.
+            epoch: counted from the trunk's start.
+            last_epoch: of the run.
+        """
+        found: dict[str, float | None] = {}
+        for one in self.task.host:
+            for split in ("validation", "test"):
+                is_due = split in self.splits and one.due(epoch, last_epoch)
+                variables = {"params": current.params, **current.model_state}
+                values = one.measure(variables, split) if is_due else {}
+                for metric in one.metrics:
+                    found[metric.column(split)] = float(values[metric.name]) if is_due else None
+        return found
+
+    def log_probs(self, networks: list[TrainState], split: str) -> Iterator[list[np.ndarray]]:
+        """Log-probabilities of a whole split, batch by batch: [B, C] of each network, natural log, float32.
+
+        Args:
+            networks: states of finished runs.
+            split: its name.
+        """
+        for batches in self.batches(split, self.spec.train.eval_batch_size):
+            predict = self.predict[batches.kind]
+            for indices, weights in zip(batches.indices, batches.weights, strict=True):
+                made = [predict(one, (indices, weights), self.splits[split]) for one in networks]
+                yield [np.asarray(jax.device_get(one))[np.asarray(weights) > 0] for one in made]
+
+    def outcome(self, sums: Any, step: Any, is_finite: Any) -> EpochOutcome:
+        """Reads the sums of one epoch.
+
+        Args:
+            sums: of one run, as numbers.
+            step: of its state after the epoch.
+            is_finite: whether that state is.
+        """
+        nonfinite_step = int(sums["first_nonfinite_step"])
+        if nonfinite_step == steps.NEVER and not is_finite:
+            nonfinite_step = int(step) - 1
+        measured = self.task.measured({name: sums[name] for name in self.task.sum_names})
+        return EpochOutcome(dict(measured), nonfinite_step)
+
+
+@functools.lru_cache(maxsize=64)
+def _chosen(shapes: Any, layers: str) -> Any:
+    return pruning.select(jax.tree.unflatten(shapes[0], list(shapes[1])), layers)
+
+
+def _selected(engine: Engine, layers: str) -> Any:
+    leaves, structure = jax.tree.flatten(engine.task.shapes()["params"])
+    return _chosen((structure, tuple(leaves)), layers or engine.task.layers)
+
+
+@functools.lru_cache(maxsize=4096)
+def engine_id(spec: RunSpec) -> str:
+    """Eight hex digits of what decides an engine: settings that differ in nothing of it share one.
+
+    Args:
+        spec: of one setting.
+    """
+    deciding_keys = deciding(spec.to_dict(), "data", "trunk")
+    own = {name: value for name, value in deciding_keys.items() if name not in NOT_SHARED}
+    own = {name: value for name, value in own.items() if not name.startswith(("schedule.", "fork."))}
+    return content_hash([own, spec.code])[:8]
 
 
 def build(
     spec: RunSpec,
-    dataset: Dataset,
+    task: Task,
     *,
     form: str | None = None,
     mesh: Mesh | None = None,
@@ -154,9 +242,9 @@ def build(
 
     Args:
         spec: the experiment, of one setting.
-        dataset: images in memory.
+        task: of `tasks.build`.
         form: `loop` or `scan`; None = what the backend wants.
-        mesh: devices, of one process or many, that share every batch of images; None = the first device.
+        mesh: devices, of one process or many, that share every batch; None = the first device.
         fork_mesh: devices for runs that train as one batch; None = all of this process.
 
     Raises:
@@ -166,37 +254,51 @@ def build(
         raise InvalidInput(problems)
     form = form or execution_form(jax.default_backend())
     fork_mesh = fork_mesh or ForkMesh(tuple(jax.local_devices()))
-    image_shape = dataset.train.images.shape[1:]
-    task = tasks.classification(
-        spec.data, spec.model, precision=spec.train.precision, image_shape=image_shape
-    )
-    params = task.shapes()["params"]
-    optimizer = optim.sgd(spec.optim)
-    train_step, eval_step = steps.train_step(task, optimizer), steps.eval_step(task)
+    optimizer = optim.make(spec.optim, task.optimizer)
+    kinds = task.batching.kinds
+    train = {kind: steps.train_step(task, optimizer, kind) for kind in kinds}
+    evaluate = {kind: steps.eval_step(task, kind) for kind in kinds}
     shared = functools.partial(meshes.data_parallel, mesh=mesh)
-    batched = functools.partial(batched_runner, form=form, mesh=fork_mesh)
-    num_train, batch_size = len(dataset.train.labels), spec.train.batch_size
+
+    def many(step: Any, axes: Any, name: str) -> Runner:
+        return batched_runner(step, axes=axes, form=form, name=name, mesh=fork_mesh)
+
     return Engine(
         spec=spec,
         task=task,
         optimizer=optimizer,
-        splits=meshes.replicated(_arrays(dataset), mesh),
-        prunable=select(params, spec.pruning.layers),
-        probe=probe_indices(num_train, spec.signals.num_examples, spec.data.split_seed),
+        splits=meshes.replicated(dict(task.splits), mesh),
+        probe=probe_indices(
+            task.batching.num_examples["train"], spec.signals.num_examples, spec.data.split_seed
+        ),
         form=form,
         mesh=mesh,
         fork_mesh=fork_mesh,
-        run_train=runner(shared(train_step), form=form, name="train_step"),
-        run_eval=runner(shared(eval_step), form=form, name="eval_step"),
-        run_train_many=batched(train_step, axes=(0, 0, None), name="train_steps"),
-        run_eval_many=batched(eval_step, axes=(0, None, (0, 0, None)), name="eval_steps"),
-        predict=jax.jit(shared(steps.predict_step(task))),
+        run_train={
+            kind: runner(shared(step), form=form, name=_named("train_step", kind))
+            for kind, step in train.items()
+        },
+        run_eval={
+            kind: runner(shared(step), form=form, name=_named("eval_step", kind))
+            for kind, step in evaluate.items()
+        },
+        run_train_many={
+            kind: many(step, (0, 0, None), _named("train_steps", kind)) for kind, step in train.items()
+        },
+        run_eval_many={
+            kind: many(step, (0, None, (0, 0, None)), _named("eval_steps", kind))
+            for kind, step in evaluate.items()
+        },
+        predict={kind: jax.jit(shared(steps.predict_step(task, kind))) for kind in kinds},
         make_state=state_maker(task, optimizer),
-        make_order=jax.jit(lambda key, epoch: data.epoch_order(key, epoch, num_train, batch_size)),
     )
 
 
-def state_maker(task: tasks.Task, optimizer: optax.GradientTransformation) -> Callable[[PRNGKey], TrainState]:
+def _named(step: str, kind: str) -> str:
+    return f"{step}_{kind}" if kind else step
+
+
+def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainState]:
     """A compiled function key -> the state of a trunk at step 0."""
 
     def make(key):
@@ -215,58 +317,20 @@ def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
 
 
 def probe_indices(num_train: int, num_examples: int, seed: int) -> np.ndarray:
-    """The training images the signals are measured on: a fixed random subset, or all if 0."""
+    """Numbers of the training examples that signals or criteria look at: a fixed random subset, or all if 0.
+
+    Args:
+        num_train: training examples in use.
+        num_examples: how many are looked at; 0 = all.
+        seed: `data.split_seed`.
+    """
     count = num_examples or num_train
     # A bit generator's raw stream is the same in every NumPy; a Generator's methods need not be.
     return np.sort(np.argsort(np.random.PCG64(seed).random_raw(num_train), kind="stable")[:count])
 
 
-def padded_batches(
-    indices: np.ndarray, batch_size: int, *, multiple_of: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts indices into equal batches; the last is filled with index 0 at weight 0.
-
-    Returns:
-        indices [n, B] int32 and weights [n, B] float32, B = min(batch_size, len(indices)), raised
-        to a multiple of `multiple_of`.
-
-    Example:
-        >>> indices, weights = padded_batches(np.arange(3), 2)
-        >>> indices.tolist(), weights.tolist()
-        ([[0, 1], [2, 0]], [[1.0, 1.0], [1.0, 0.0]])
-    """
-    batch_size = -(-min(batch_size, len(indices)) // multiple_of) * multiple_of
-    num_batches = -(-len(indices) // batch_size)
-    filled = np.zeros(num_batches * batch_size, np.int32)
-    filled[: len(indices)] = indices
-    weights = (np.arange(filled.size) < len(indices)).astype(np.float32)
-    return filled.reshape(num_batches, batch_size), weights.reshape(num_batches, batch_size)
-
-
-def _arrays(dataset: Dataset) -> dict[str, Any]:
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    present = {name: split for name, split in splits.items() if split is not None}
-    return {name: {"images": split.images, "labels": split.labels} for name, split in present.items()}
-
-
 @jax.jit
 def all_finite(current: TrainState) -> Array:
     """Whether every weight and statistic of a state is a finite number."""
-    leaves = jax.tree.leaves((current.params, current.batch_stats))
+    leaves = jax.tree.leaves((current.params, current.model_state))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
-
-
-def epoch_outcome(sums: Any, step: Any, is_finite: Any) -> EpochOutcome:
-    """Reads the sums of one epoch: `step` is the state's after it, `is_finite` whether that is finite."""
-    nonfinite_step = int(sums["first_nonfinite_step"])
-    if nonfinite_step == steps.NEVER and not is_finite:
-        nonfinite_step = int(step) - 1
-    return EpochOutcome(means(sums), nonfinite_step)
-
-
-def means(sums: Any) -> Means:
-    """Sums over examples, divided by their count."""
-    return {
-        name: float(sums[source]) / float(sums["count"])
-        for name, source in (("loss", "loss"), ("accuracy", "correct"))
-    }

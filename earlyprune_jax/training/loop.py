@@ -17,9 +17,9 @@ from earlyprune_jax.training import measurement, schedules
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.cohort import Cohort
 from earlyprune_jax.training.engine import Engine, EpochOutcome, Means
-from earlyprune_jax.training.fork_rules import Training
 from earlyprune_jax.training.hosts import on_primary
 from earlyprune_jax.training.measurement import Instrument, Sampling, Watcher
+from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.training.state import TrainState
 from earlyprune_jax.training.steps import NEVER
 from earlyprune_jax.triggers import Trigger
@@ -76,11 +76,13 @@ class Run:
         records: where its epochs and its end are written.
         store: where its checkpoints are.
         report: called after every epoch.
+        prunable: the structure of the params with Python bools: of what the sparsity is achieved.
     """
 
     training: Training
     first_epoch: int
     initial: Callable[[], TrainState]
+    prunable: Any
     watch: Watch
     save: SavePolicy
     records: RunRecords
@@ -164,7 +166,7 @@ class _Progress:
         if not is_saved and run.save.share is None:
             _save(run, found, state)
         self.history = [flat(entry) for entry in run.records.epochs()]
-        self.sparsity = pruning.sparsity(state.mask, self.engine.prunable)
+        self.sparsity = pruning.sparsity(state.mask, run.prunable)
         self.saved_epoch = found
         for _ in self.history:
             run.report(None)
@@ -222,6 +224,9 @@ class _Progress:
         for split, means in evaluated.items():
             entry |= _named(split, means)
         step = trained.nonfinite_step
+        if step == NEVER and self.engine.task.host:
+            last = self.run.first_epoch + self.run.training.num_epochs
+            entry |= self.engine.measure_on_host(state(), entry["epoch"], last)
         if step == NEVER and not all(math.isfinite(value) for value in entry.values() if value is not None):
             step = after - 1
         step = on_primary(lambda: step)
@@ -291,4 +296,4 @@ def _save(run: Run, epoch: int, state: TrainState) -> None:
 
 
 def _named(prefix: str, measured: Means) -> dict[str, Any]:
-    return {f"{prefix}_{name}": measured[name] for name in ("loss", "accuracy")}
+    return {f"{prefix}_{name}": value for name, value in measured.items()}

@@ -7,23 +7,29 @@ so that an interrupted run measures what an uninterrupted one does.
 """
 
 import dataclasses
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from earlyprune_jax import pruning, signals
+from earlyprune_jax import pruning, references, signals
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.signals import ProbeSignal, WeightSignal
+from earlyprune_jax.signals import ProbeSignal, WeightSignal, performance
 from earlyprune_jax.signals.fisher_program import memory_options
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import fork_scores, steps
-from earlyprune_jax.training.engine import Engine, padded_batches, probe_indices
-from earlyprune_jax.training.execution import runner
+from earlyprune_jax.tasks import Task
+from earlyprune_jax.tasks.batching import places
+from earlyprune_jax.training import criteria, steps
+from earlyprune_jax.training.engine import Engine, probe_indices
+from earlyprune_jax.training.execution import Runner, runner
 from earlyprune_jax.training.mesh import data_parallel
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
+from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+
+KEY = "signals.names"
 
 NUM_OLDER_MASKS = 4
 """A mask is compared with that many older ones (Early-Bird's queue holds five)."""
@@ -37,7 +43,7 @@ class Sampling:
     """How much of a signal is measured.
 
     Attributes:
-        num_examples: probe images looked at; None for a signal of the weights alone.
+        num_examples: probe examples looked at; None for a signal of the weights alone.
         every_epochs: measured after epochs 1, 1 + every_epochs, ...
     """
 
@@ -56,7 +62,7 @@ class Instrument:
     Attributes:
         name: the signal's name in configs.
         columns: its numbers, None at epochs where it is not measured.
-        looks_at_images: whether fewer images make it cheaper.
+        looks_at_examples: whether fewer examples make it cheaper.
         observe: (state, epoch, probe indices) -> what is kept of that epoch.
         lookback: (epoch, every_epochs) -> the earlier epochs that `conclude` needs.
         conclude: (this epoch's observation, epoch -> earlier observation) -> column -> number,
@@ -65,7 +71,7 @@ class Instrument:
 
     name: str
     columns: tuple[str, ...]
-    looks_at_images: bool
+    looks_at_examples: bool
     observe: Callable[[TrainState, int, np.ndarray], Any]
     lookback: Callable[[int, int], tuple[int, ...]]
     conclude: Callable[[Any, Mapping[int, Any]], dict[str, Any]]
@@ -73,26 +79,79 @@ class Instrument:
 
 def instruments(engine: Engine) -> tuple[Instrument, ...]:
     """The configured signals, in the order of `signals.names`."""
-    counted = pruning.select(engine.state_shapes().params, engine.spec.signals.fisher_layers)
     made = []
     for name in engine.spec.signals.names:
         if name in TRAJECTORIES:
             made.append(TRAJECTORIES[name](engine))
             continue
-        signal = signals.build(
-            name,
-            engine.spec.signals,
-            counted=counted,
-            num_classes=engine.spec.data.num_classes,
-            num_examples=len(engine.probe),
-        )
-        made.append(_of_images(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal))
+        signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
+        made.append(_of_examples(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal))
     return tuple(made)
 
 
+def _signal(name: str, spec: RunSpec, task: Task, *, num_examples: int) -> ProbeSignal | WeightSignal:
+    """A signal of one state: a built-in, or what a function of the user's gives.
+
+    Raises:
+        InvalidInput: it cannot be loaded, or is none.
+    """
+    if references.is_import_path(name):
+        function = references.load(KEY, name, {}, ())
+        try:
+            made = function()
+        except Exception as error:  # it is the user's code: whatever it raises is the problem
+            allowed = f"to give a signal. It raised {type(error).__name__}: {error}"
+            raise InvalidInput([expected(KEY, name, allowed)]) from error
+        if not isinstance(made, ProbeSignal | WeightSignal):
+            allowed = f"to give a ProbeSignal or a WeightSignal, not a {type(made).__name__}"
+            raise InvalidInput([expected(KEY, name, allowed)])
+        return dataclasses.replace(made, name=name)
+    if name == "performance":
+        return performance.signal(task.metrics, task.measured, task.sum_names)
+    layers = spec.signals.fisher_layers or task.layers
+    counted = pruning.select(task.shapes()["params"], layers) if name == "fisher_trace" else None
+    return signals.build(
+        name, spec.signals, counted=counted, num_outputs=task.num_outputs, num_examples=num_examples
+    )
+
+
+def check(spec: RunSpec, task: Task) -> list[str]:
+    """The problems of the signals' names, and of signals that need what the task does not have.
+
+    Args:
+        spec: of one setting.
+        task: of `tasks.abstract`.
+    """
+    problems = []
+    columns: dict[str, str] = {}
+    for name in spec.signals.names:
+        if name in TRAJECTORIES:
+            own: tuple[str, ...] = (name,)
+        elif name not in NAMES and not references.is_import_path(name):
+            problems.append(unknown_choice(KEY, name, NAMES) + " Your own: module:function.")
+            continue
+        else:
+            try:
+                signal = _signal(name, spec, task, num_examples=1)
+            except InvalidInput as error:
+                problems += error.problems
+                continue
+            own = signal.columns
+            if isinstance(signal, ProbeSignal) and signal.needs_log_probs and task.network is None:
+                remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
+                problems.append(expected(KEY, name, "to need no log-probabilities", remedy))
+        problems += [
+            expected(KEY, name, f"to have no column {column}, which {columns[column]} has")
+            for column in own
+            if column in columns
+        ]
+        columns |= dict.fromkeys(own, name)
+    return problems
+
+
 def full_sampling(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Sampling]:
-    """Every signal after every epoch, on all probe images."""
-    return {tool.name: Sampling(len(engine.probe) if tool.looks_at_images else None, 1) for tool in tools}
+    """Every signal after every epoch, on all probe examples."""
+    return {tool.name: Sampling(len(engine.probe) if tool.looks_at_examples else None, 1) for tool in tools}
 
 
 class Watcher:
@@ -161,17 +220,22 @@ def _probe(engine: Engine, num_examples: int | None) -> np.ndarray:
     return probe_indices(engine.num_train, num_examples, engine.spec.data.split_seed)
 
 
-def _of_images(engine: Engine, signal: ProbeSignal) -> Instrument:
-    plain = steps.signal_step(engine.task, signal, augment=engine.spec.signals.augment)
-    step = data_parallel(plain, engine.mesh)
+def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
     options = memory_options(jax.default_backend())
-    run = runner(step, form=engine.form, name=f"{signal.name}_step", compiler_options=options)
+
+    def compiled(kind: str) -> Runner:
+        plain = steps.signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind)
+        step, name = data_parallel(plain, engine.mesh), f"{slug(signal.name)}_step"
+        return runner(step, form=engine.form, name=name, compiler_options=options)
+
+    runs = {kind: compiled(kind) for kind in engine.task.batching.kinds}
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
-        inputs = _probe_inputs(probe, engine.spec.signals.batch_size, signal.num_passes)
         key = stream_key(state.key, Stream.SIGNAL, epoch)
-        constants = (state.params, state.batch_stats, engine.splits["train"], key)
-        sums = run(engine.place(signal.zero_sums(state.params)), inputs, constants)
+        constants = (state.params, state.model_state, engine.splits["train"], key)
+        sums = engine.place(signal.zero_sums(state.params))
+        for kind, inputs in _probe_inputs(engine, probe, signal.num_passes):
+            sums = runs[kind](sums, inputs, constants)
         return signal.numbers(jax.device_get(sums), len(probe))
 
     return Instrument(signal.name, signal.columns, True, observe, _no_lookback, _as_observed)
@@ -185,13 +249,21 @@ def _of_weights(signal: WeightSignal) -> Instrument:
 
 
 def _mask_distance(engine: Engine) -> Instrument:
-    """Early-Bird's distance between the masks of the grid's first criterion, scope and sparsity."""
-    asked = engine.spec.pruning
-    criterion = fork_scores.CRITERIA[asked.criteria[0]]
+    """Early-Bird's distance between the masks of signals.mask_criterion, mask_scope and mask_sparsity."""
+    asked = engine.spec.signals
+    prunable = engine.prunable(asked.weight_layers)
+    examples = criteria.Examples(engine, engine.probe, asked.batch_size)
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> Any:
-        scores = criterion(engine, state)
-        mask = pruning.allocate(scores, engine.prunable, sparsity=asked.sparsities[0], scope=asked.scopes[0])
+        mask = criteria.make_mask(
+            engine,
+            state,
+            criterion=asked.mask_criterion,
+            scope=asked.mask_scope,
+            sparsity=asked.mask_sparsity,
+            prunable=prunable,
+            examples=examples,
+        )
         return jax.block_until_ready(mask)
 
     def lookback(epoch: int, every: int) -> tuple[int, ...]:
@@ -202,13 +274,14 @@ def _mask_distance(engine: Engine) -> Instrument:
         if len(earlier) < NUM_OLDER_MASKS:
             return {"mask_distance": None}
         older = list(earlier.values())
-        return {"mask_distance": signals.early_bird_distance(mask, older, engine.prunable)}
+        return {"mask_distance": signals.early_bird_distance(mask, older, prunable)}
 
     return Instrument("mask_distance", ("mask_distance",), False, observe, lookback, conclude)
 
 
 def _weight_change(engine: Engine) -> Instrument:
-    """How far the prunable weights have moved since epoch 1, relative to what they were then."""
+    """How far the weights of signals.weight_layers have moved since epoch 1, relative to those then."""
+    prunable = engine.prunable(engine.spec.signals.weight_layers)
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> Params:
         # A copy: the next training step takes the state's own buffers.
@@ -219,7 +292,7 @@ def _weight_change(engine: Engine) -> Instrument:
 
     def conclude(params: Params, earlier: Mapping[int, Any]) -> dict[str, Any]:
         reference = earlier.get(REFERENCE_EPOCH, params)
-        return {"weight_change": signals.weight_change(reference, params, layers=engine.prunable)}
+        return {"weight_change": signals.weight_change(reference, params, layers=prunable)}
 
     return Instrument("weight_change", ("weight_change",), False, observe, lookback, conclude)
 
@@ -230,18 +303,21 @@ TRAJECTORIES: dict[str, Callable[[Engine], Instrument]] = {
 }
 """Signals that compare epochs; each has one column, of its own name."""
 
-NAMES = (*signals.NAMES, *TRAJECTORIES)
+NAMES = (*signals.NAMES, "performance", *TRAJECTORIES)
 """What `signals.names` may hold."""
 
 
-def columns(spec: RunSpec, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns of some signals; nothing is computed."""
+def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
+    """The columns of some signals; nothing is computed.
+
+    Args:
+        spec: of one setting.
+        task: of `tasks.abstract`.
+        names: of signals, built-in or own.
+    """
     found: list[str] = []
     for name in names:
-        if name in TRAJECTORIES:
-            found.append(name)
-        else:
-            found += signals.build(name, spec.signals, counted=None, num_classes=2, num_examples=1).columns
+        found += (name,) if name in TRAJECTORIES else _signal(name, spec, task, num_examples=1).columns
     return tuple(found)
 
 
@@ -253,8 +329,21 @@ def _as_observed(observation: dict[str, Any], earlier: Mapping[int, Any]) -> dic
     return observation
 
 
-def _probe_inputs(probe: np.ndarray, batch_size: int, num_passes: int) -> tuple[np.ndarray, ...]:
-    indices, weights = padded_batches(probe, batch_size)
-    numbers, passes = np.meshgrid(np.arange(len(indices)), np.arange(num_passes), indexing="ij")
-    numbers, passes = numbers.ravel().astype(np.int32), passes.ravel().astype(np.int32)
-    return indices[numbers], weights[numbers], numbers, passes
+def _probe_inputs(
+    engine: Engine, probe: np.ndarray, num_passes: int
+) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+    """Kind of batches -> rows of (indices, weights, first place, number of the batch, pass)."""
+    num_batches, num_seen = 0, 0
+    for batches in engine.batches("train", engine.spec.signals.batch_size, probe):
+        first, num_seen = places(batches, num_seen)
+        rows, passes = np.meshgrid(np.arange(len(first)), np.arange(num_passes), indexing="ij")
+        rows, passes = rows.ravel(), passes.ravel().astype(np.int32)
+        indices, weights = np.asarray(batches.indices), np.asarray(batches.weights)
+        numbers = (num_batches + rows).astype(np.int32)
+        yield batches.kind, (indices[rows], weights[rows], first[rows], numbers, passes)
+        num_batches += len(first)
+
+
+def slug(name: str) -> str:
+    """A name as a part of an identifier."""
+    return re.sub(r"\W+", "_", name).strip("_")

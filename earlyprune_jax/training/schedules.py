@@ -1,5 +1,6 @@
 """Learning-rate schedules, each per epoch or per step, built from Optax's."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from earlyprune_jax import references
 from earlyprune_jax.spec import ScheduleSpec
+from earlyprune_jax.validate import InvalidInput, expected
+
+KEY = "schedule.name"
 
 Curve = Callable[[ScheduleSpec, float, int, int], optax.Schedule]
 """(spec, maximum, index of the last unit, units per epoch) -> unit index -> rate."""
@@ -54,7 +59,9 @@ def make(
     exponential max * rate^u (per step: rate^(u / steps_per_epoch)); cosine
     end + (max - end)/2 * (1 + cos(pi u / (N-1))); linear max + (end - max) u / (N-1); step
     max * factor^(boundaries <= epoch); constant max. The first unit runs at max, the last of
-    cosine and linear at end.
+    cosine and linear at end. A schedule of the user's is a function of some of max_learning_rate,
+    num_epochs and steps_per_epoch that returns step -> rate; with `per` = epoch its rate at an epoch's
+    first step holds for the epoch.
 
     Args:
         spec: name, unit and parameters.
@@ -66,16 +73,59 @@ def make(
     Source: paper A, section 4.1.4 and the formulas of its code.
 
     Example:
-        >>> spec = ScheduleSpec(("exponential",), "epoch", 0.97, 0.0, (), 0.1)
+        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
         >>> schedule = make(spec, max_learning_rate=0.1, num_epochs=3, steps_per_epoch=10)
         >>> [round(float(schedule(step)), 6) for step in (0, 9, 10, 29)]
         [0.1, 0.1, 0.097, 0.09409]
     """
     steps_per_unit = steps_per_epoch if spec.per == "epoch" else 1
+    if is_own(spec):
+        given = {
+            "max_learning_rate": max_learning_rate,
+            "num_epochs": num_epochs,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        own = _own(spec.name, given)
+        return lambda step: own(jnp.asarray(step) // steps_per_unit * steps_per_unit)
     units_per_epoch = steps_per_epoch // steps_per_unit
     last_unit = num_epochs * units_per_epoch - 1
     curve = CURVES[spec.name](spec, max_learning_rate, last_unit, units_per_epoch)
     return lambda step: curve(jnp.asarray(step) // steps_per_unit)
+
+
+def is_own(spec: ScheduleSpec) -> bool:
+    """Whether the schedule is the user's."""
+    return references.is_import_path(spec.name)
+
+
+def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
+    """The problems of a schedule's name; of the user's also whether its rates are numbers.
+
+    Example:
+        >>> check(ScheduleSpec("cosin", "epoch", 0.97, 0.0, (), 0.1), 2)[0].split(". ")[1]
+        "Did you mean 'cosine'?"
+    """
+    if not is_own(spec):
+        return references.check(KEY, spec.name, CURVES)
+    try:
+        made = make(spec, max_learning_rate=0.1, num_epochs=num_epochs, steps_per_epoch=2)
+        ends = [_rate(made, step) for step in (0, 2 * num_epochs - 1)]
+    except InvalidInput as error:
+        return list(error.problems)
+    except Exception as error:  # it is the user's code: whatever it raises is the problem
+        allowed = f"to map steps to rates. It raised {type(error).__name__}: {error}"
+        return [expected(KEY, spec.name, allowed)]
+    wrong = [rate for rate in ends if not (np.isfinite(rate) and rate >= 0)]
+    return [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong[0]}")] if wrong else []
+
+
+def _rate(schedule: optax.Schedule, step: int) -> float:
+    return float(np.asarray(schedule(step)))
+
+
+def _own(name: str, given: dict[str, float]) -> optax.Schedule:
+    function = references.load(KEY, name, CURVES)
+    return function(**references.accepted(function, given))
 
 
 def final_rate(
@@ -84,10 +134,18 @@ def final_rate(
     """The rate of the last step of `make`'s schedule, in closed form and double precision.
 
     Example:
-        >>> spec = ScheduleSpec(("exponential",), "epoch", 0.97, 0.0, (), 0.1)
+        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
         >>> round(final_rate(spec, max_learning_rate=0.1, num_epochs=3, steps_per_epoch=10), 6)
         0.09409
     """
+    if is_own(spec):
+        made = make(
+            spec,
+            max_learning_rate=max_learning_rate,
+            num_epochs=num_epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+        return _rate(made, num_epochs * steps_per_epoch - 1)
     decay_epochs = epochs_of_decay(spec, num_epochs, steps_per_epoch)
     if spec.name == "exponential":
         return max_learning_rate * spec.exponential_decay_rate**decay_epochs
@@ -97,6 +155,52 @@ def final_rate(
         passed = sum(epoch < num_epochs for epoch in spec.step_boundaries_epochs)
         return max_learning_rate * spec.step_factor**passed
     return max_learning_rate
+
+
+def refitted(
+    spec: ScheduleSpec, *, maximum: float, final: float, num_epochs: int, of_epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """The schedule of a shorter run with parameters such that it falls from `maximum` to `final`.
+
+    Exponential: the decay rate is refitted. Cosine, linear: the end value is. Step: boundaries move in
+    proportion to the run's length and the factor is refitted. One of the user's is stretched to these ends.
+    A run too short to change its rate trains at the final one throughout.
+
+    Args:
+        spec: of the longer run.
+        maximum: the first rate.
+        final: the last.
+        num_epochs: of the shorter run.
+        of_epochs: of the longer one.
+        steps_per_epoch: of both.
+    """
+    sizes = {"num_epochs": num_epochs, "steps_per_epoch": steps_per_epoch}
+    if is_own(spec):
+        made = make(spec, max_learning_rate=maximum, **sizes)
+        first, last = _rate(made, 0), _rate(made, num_epochs * steps_per_epoch - 1)
+        if first == last:
+            return optax.constant_schedule(final)
+        return lambda step: final + (made(step) - last) * ((maximum - final) / (first - last))
+    fitted = _fit(spec, maximum, final, num_epochs, of_epochs, steps_per_epoch)
+    return make(fitted, max_learning_rate=maximum, **sizes) if fitted else optax.constant_schedule(final)
+
+
+def _fit(
+    spec: ScheduleSpec, maximum: float, final: float, num_epochs: int, of_epochs: int, steps_per_epoch: int
+) -> ScheduleSpec | None:
+    decay_epochs = epochs_of_decay(spec, num_epochs, steps_per_epoch)
+    if spec.name == "exponential" and decay_epochs:
+        return dataclasses.replace(spec, exponential_decay_rate=(final / maximum) ** (1 / decay_epochs))
+    if spec.name in ("cosine", "linear") and decay_epochs:
+        return dataclasses.replace(spec, end_learning_rate=final)
+    if spec.name == "step":
+        scale = num_epochs / of_epochs
+        moved = {round(epoch * scale) for epoch in spec.step_boundaries_epochs}
+        boundaries = tuple(sorted(epoch for epoch in moved if 1 <= epoch < num_epochs))
+        if boundaries:
+            factor = (final / maximum) ** (1 / len(boundaries))
+            return dataclasses.replace(spec, step_boundaries_epochs=boundaries, step_factor=factor)
+    return None
 
 
 def epochs_of_decay(spec: ScheduleSpec, num_epochs: int, steps_per_epoch: int) -> float:

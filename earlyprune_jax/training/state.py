@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from earlyprune_jax.array_types import Array, Mask, Params, PRNGKey, Variables
 from earlyprune_jax.pruning import masks
+from earlyprune_jax.tasks import split_variables
+from earlyprune_jax.training.optim import Optimizer
 
 
 @jax.tree_util.register_dataclass
@@ -18,12 +19,13 @@ class TrainState:
     """Everything a run needs to go on, as arrays only.
 
     `step` counts from the start of the trunk, also in forks, so that batch order and
-    augmentation, functions of (key, step), never repeat what the trunk has seen.
+    augmentation, functions of (key, step), never repeat what the trunk has seen. `model_state` holds what a
+    network has beside parameters, such as batch statistics; {} where there is nothing.
     """
 
     step: Array
     params: Params
-    batch_stats: Any
+    model_state: Any
     opt_state: Any
     mask: Mask
     key: PRNGKey
@@ -38,6 +40,7 @@ class Stream(enum.IntEnum):
     SIGNAL = 3
     REPLICATE = 4
     PRUNE = 5
+    DROPOUT = 6
 
 
 def stream_key(key: PRNGKey, stream: Stream, index: Any = 0) -> PRNGKey:
@@ -45,13 +48,13 @@ def stream_key(key: PRNGKey, stream: Stream, index: Any = 0) -> PRNGKey:
     return jax.random.fold_in(jax.random.fold_in(key, stream), index)
 
 
-def create(variables: Variables, optimizer: optax.GradientTransformation, key: PRNGKey) -> TrainState:
+def create(variables: Variables, optimizer: Optimizer, key: PRNGKey) -> TrainState:
     """The state of a trunk before its first step: dense, step 0."""
-    params = variables["params"]
+    params, model_state = split_variables(variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        model_state=model_state,
         opt_state=optimizer.init(params),
         mask=masks.full(params),
         key=key,
@@ -61,12 +64,12 @@ def create(variables: Variables, optimizer: optax.GradientTransformation, key: P
 def fork(
     state: TrainState,
     mask: Mask,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
     replicate: int,
     reset_momentum: bool,
 ) -> TrainState:
-    """Prunes a trunk's state; weights, BN statistics and step carry over.
+    """Prunes a trunk's state; weights, batch statistics and step carry over.
 
     Args:
         state: the trunk after the fork epoch.

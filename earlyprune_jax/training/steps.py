@@ -1,53 +1,68 @@
-"""The three steps that are compiled: train, evaluate, measure. One train step serves trunk and forks."""
+"""The steps that are compiled: train, evaluate, predict, measure. One train step serves trunk and forks."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from earlyprune_jax.array_types import Array
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.signals import ProbeSignal
+from earlyprune_jax.tasks import Task
 from earlyprune_jax.training.execution import Step
+from earlyprune_jax.training.optim import Optimizer
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
-from earlyprune_jax.training.tasks import Sums, Task
+
+Sums = dict[str, Array]
 
 NEVER = -1
 """`first_nonfinite_step` of a run whose losses were all finite."""
 
 
-def zero_train_sums() -> Sums:
+def zero_train_sums(names: Iterable[str]) -> Sums:
     """Sums before an epoch's first step."""
-    return {**zero_sums(), "first_nonfinite_step": jnp.full((), NEVER, jnp.int32)}
+    return {**zero_sums(names), "first_nonfinite_step": jnp.full((), NEVER, jnp.int32)}
 
 
-def zero_sums() -> Sums:
+def zero_sums(names: Iterable[str]) -> Sums:
     """Sums before the first batch of an evaluation."""
-    return {name: jnp.zeros(()) for name in ("loss", "correct", "count")}
+    return {name: jnp.zeros(()) for name in names}
 
 
-def train_step(task: Task, optimizer: optax.GradientTransformation) -> Step:
-    """One step: ((state, sums), (indices [B], learning rate), train split) -> (state, sums).
+def train_step(task: Task, optimizer: Optimizer, kind: str = "") -> Step:
+    """Makes a training step: ((state, sums), ((indices, weights), rate), train split) -> (state, sums).
 
-    Guarantees that removed weights and their momenta are exactly 0 afterwards, whatever the
+    Guarantees that removed weights and their moments are exactly 0 afterwards, whatever the
     optimizer. The mask and the learning rate are arguments, so trunk and forks share it.
+
+    Args:
+        task: gives batches and the loss.
+        optimizer: takes each step's learning rate.
+        kind: of the batches.
     """
 
     def step(carry: tuple[TrainState, Sums], inputs: tuple[Any, Any], split: Any):
         state, sums = carry
-        indices, learning_rate = inputs
-        batch = task.batch(split, indices, stream_key(state.key, Stream.AUGMENT, state.step))
-        gradient = jax.value_and_grad(task.train_loss, has_aux=True)
-        (loss, (added, batch_stats)), grads = gradient(state.params, state.batch_stats, batch)
-        updates, opt_state = optimizer.update(masks.apply(state.mask, grads), state.opt_state, state.params)
-        updates = jax.tree.map(lambda update: -learning_rate * update, updates)
+        (indices, weights), learning_rate = inputs
+        augment_key = stream_key(state.key, Stream.AUGMENT, state.step)
+        batch = task.batching.take(kind, split, indices, weights, augment_key)
+
+        def mean_loss(params: Any) -> tuple[Array, Any]:
+            key = stream_key(state.key, Stream.DROPOUT, state.step)
+            added, model_state = task.train_sums(params, state.model_state, batch, key)
+            return added["loss"] / added["count"], (added, model_state)
+
+        (loss, (added, model_state)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        grads = masks.apply(state.mask, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate)
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
             params=masks.apply(state.mask, optax.apply_updates(state.params, updates)),
-            batch_stats=batch_stats,
+            model_state=model_state,
             opt_state=masks.moments(state.mask, opt_state),
         )
         return new_state, _add(sums, added, loss, state.step)
@@ -55,49 +70,61 @@ def train_step(task: Task, optimizer: optax.GradientTransformation) -> Step:
     return step
 
 
-def _add(sums: Sums, added: Sums, loss: jax.Array, step: jax.Array) -> Sums:
+def _add(sums: Sums, added: Any, loss: Array, step: Array) -> Sums:
     first = sums["first_nonfinite_step"]
     is_first = ~jnp.isfinite(loss) & (first == NEVER)
     totals = {name: sums[name] + value for name, value in added.items()}
     return {**totals, "first_nonfinite_step": jnp.where(is_first, step, first)}
 
 
-def eval_step(task: Task) -> Step:
-    """One batch: (sums, (indices [B], weights [B]), (params, batch_stats, split)) -> sums."""
+def eval_step(task: Task, kind: str = "") -> Step:
+    """Makes one evaluation step: (sums, (indices [B], weights [B]), (params, model_state, split)) -> sums."""
 
     def step(sums: Sums, inputs: tuple[Any, Any], constants: tuple[Any, Any, Any]):
         indices, weights = inputs
-        params, batch_stats, split = constants
-        added = task.eval_sums(params, batch_stats, task.batch(split, indices, None), weights)
+        params, model_state, split = constants
+        added = task.eval_sums(params, model_state, task.batching.take(kind, split, indices, weights, None))
         return {name: sums[name] + value for name, value in added.items()}
 
     return step
 
 
-def predict_step(task: Task) -> Callable[[TrainState, jax.Array, Any], jax.Array]:
-    """One batch: (state, indices [B], split) -> log-probabilities [B, C], evaluation mode, float32."""
+def predict_step(task: Task, kind: str = "") -> Callable[[TrainState, Any, Any], Array]:
+    """Makes a prediction: (state, (indices [B], weights [B]), split) -> log-probabilities [B, C], float32.
 
-    def step(state: TrainState, indices: jax.Array, split: Any) -> jax.Array:
-        return task.network(state.batch_stats).log_probs(state.params, task.batch(split, indices, None))
+    In evaluation mode; of a task that has log-probabilities.
+    """
+
+    def step(state: TrainState, inputs: Any, split: Any) -> Array:
+        indices, weights = inputs
+        batch = task.batching.take(kind, split, indices, weights, None)
+        return task.probe(state.model_state).log_probs(state.params, batch)
 
     return step
 
 
-def signal_step(task: Task, signal: ProbeSignal, *, augment: bool) -> Step:
-    """One probe batch: (sums, (indices [B], weights [B], number, pass), constants) -> sums.
+def signal_step(task: Task, signal: ProbeSignal, *, augment: bool, kind: str = "") -> Step:
+    """Makes one measuring step: (sums, inputs, constants) -> sums.
 
-    The constants are (params, batch_stats, split, key). Augmentation is a function of (key, batch
-    number), labels that are drawn are one of (key, the image's place among the probe images).
+    The inputs are (indices [B], weights [B], first place, number of the batch, pass), the
+    constants (params, model_state, split, key). Augmentation is a function of (key, batch number), what a
+    signal draws is one of (key, the example's place among the probe examples).
+
+    Args:
+        task: gives batches and the network.
+        signal: what is summed.
+        augment: whether examples are augmented.
+        kind: of the batches.
     """
 
-    def step(sums: Any, inputs: tuple[Any, Any, Any, Any], constants: tuple[Any, Any, Any, Any]):
-        indices, weights, number, pass_index = inputs
-        params, batch_stats, split, key = constants
+    def step(sums: Any, inputs: tuple[Any, ...], constants: tuple[Any, Any, Any, Any]):
+        indices, weights, first, number, pass_index = inputs
+        params, model_state, split, key = constants
         augment_key, signal_key = jax.random.split(key)
-        shown = task.batch(split, indices, jax.random.fold_in(augment_key, number) if augment else None)
-        places = number * len(indices) + jnp.arange(len(indices))
-        batch = {**shown, "weights": weights, "numbers": places}
-        added = signal.batch_sums(task.network(batch_stats), params, batch, signal_key, pass_index)
+        own_key = jax.random.fold_in(augment_key, number) if augment else None
+        shown = task.batching.take(kind, split, indices, weights, own_key)
+        batch = {**shown, "weights": weights, "numbers": first + jnp.arange(len(indices))}
+        added = signal.batch_sums(task.probe(model_state), params, batch, signal_key, pass_index)
         return jax.tree.map(jnp.add, sums, added)
 
     return step

@@ -15,7 +15,15 @@ text that `parse` reads; `RULES` holds every rule by its name there.
 from earlyprune_jax.triggers.combinations import All, First
 from earlyprune_jax.triggers.rules import AtEpoch, EarlyBird, EarlyCrop, Peak, Plateau, Threshold
 from earlyprune_jax.triggers.text import RULES, check, parse
-from earlyprune_jax.triggers.trigger import Firing, History, Trigger, first_firing
+from earlyprune_jax.triggers.trigger import (
+    Firing,
+    History,
+    Trigger,
+    fires_at,
+    first_firing,
+    measured,
+    option,
+)
 
 __all__ = [
     "RULES",
@@ -31,6 +39,9 @@ __all__ = [
     "Threshold",
     "Trigger",
     "check",
+    "fires_at",
     "first_firing",
+    "measured",
+    "option",
     "parse",
 ]

@@ -1,10 +1,12 @@
-"""A rule as text, as configs hold it: first(peak(fisher_trace, smoothing=3), epoch(20))."""
+"""A rule as text, as configs hold it: first(peak(fisher_trace, smoothing=3), mine:Rule(a=1), epoch(20))."""
 
 import ast
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any
 
+from earlyprune_jax import references
 from earlyprune_jax.triggers.combinations import All, Combination, First
 from earlyprune_jax.triggers.rules import AtEpoch, EarlyBird, EarlyCrop, Peak, Plateau, Threshold
 from earlyprune_jax.triggers.trigger import Trigger, check_column, check_options, kind_of
@@ -22,7 +24,8 @@ MAX_LENGTH = 2000
 def parse(text: str) -> Trigger:
     """Reads a rule. The first argument may stand without a name, options are NAME=NUMBER.
 
-    Nothing is evaluated: the text is taken apart, and only the rules of `RULES` are made.
+    Nothing is evaluated: the text is taken apart, and only the rules of `RULES` are made, and those of the
+    user's that are named by import path: subclasses of `Trigger`.
 
     Args:
         text: e.g. "peak(fisher_trace)", "all(early_bird(), epoch(5))".
@@ -77,8 +80,26 @@ class _Reader:
     def __init__(self):
         self.problems: list[str] = []
         self.columns: list[str] = []
+        # A colon is no part of a Python expression: import paths stand aside while the text is read.
+        self._paths: dict[str, str] = {}
 
     def read(self, text: str) -> Trigger | None:
+        made = self._read(text)
+        for name, path in self._paths.items():
+            self.problems = [problem.replace(name, path) for problem in self.problems]
+        return made
+
+    def _named(self, text: str) -> str:
+        """The text with names in place of import paths."""
+
+        def name_of(found: re.Match[str]) -> str:
+            name = f"own_rule_{len(self._paths)}_"
+            self._paths[name] = found.group(0)
+            return name
+
+        return references.IMPORT_PATH.sub(name_of, text)
+
+    def _read(self, text: str) -> Trigger | None:
         if not isinstance(text, str) or not text.strip():
             self.problems.append(expected("rule", text, "to name one", EXAMPLE))
             return None
@@ -86,7 +107,7 @@ class _Reader:
             self.problems.append(expected("rule", text[:40], f"to have at most {MAX_LENGTH} characters"))
             return None
         try:
-            tree = ast.parse(text.strip(), mode="eval")
+            tree = ast.parse(self._named(text.strip()), mode="eval")
             return self._rule(tree.body)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             self.problems.append(expected("rule", text, *_why_unreadable(text, error)))
@@ -96,7 +117,10 @@ class _Reader:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             self.problems.append(expected("rule", _Written(node), "to be NAME(...)", _remedy(node)))
             return None
-        rule = RULES.get(node.func.id)
+        own = self._paths.get(node.func.id)
+        rule = self._own(own) if own else RULES.get(node.func.id)
+        if rule is None and own:
+            return None
         if rule is None:
             self.problems.append(unknown_choice("rule", node.func.id, tuple(RULES)))
             # What stands inside may hold problems of its own.
@@ -106,6 +130,19 @@ class _Reader:
         read = self._combined if issubclass(rule, Combination) else self._options
         arguments = read(rule, node)
         return self._make(rule, arguments) if len(self.problems) == found else None
+
+    def _own(self, path: str) -> type[Trigger] | None:
+        """The class an import path names; None, with the problem noted, where it is no rule."""
+        try:
+            found = references.load("rule", path, {})
+        except InvalidInput as error:
+            self.problems += error.problems
+            return None
+        if isinstance(found, type) and issubclass(found, Trigger):
+            return found
+        allowed = f"to be a subclass of Trigger, not a {type(found).__name__}"
+        self.problems.append(expected("rule", path, allowed, "See docs/extending.md."))
+        return None
 
     def _make(self, rule: type[Trigger], arguments: dict[str, Any]) -> Trigger | None:
         try:

@@ -45,10 +45,15 @@ class Trigger:
     """
 
     name: ClassVar[str]
-    """What the rule is called in a config."""
+    """What the rule is called in a config: of the user's own its import path."""
 
-    example: ClassVar[str]
+    example: ClassVar[str] = "See its documentation."
     """A text that makes one."""
+
+    def __init_subclass__(cls, **how: Any):
+        super().__init_subclass__(**how)
+        if "name" not in cls.__dict__:
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     def __post_init__(self):
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

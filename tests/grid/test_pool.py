@@ -30,7 +30,7 @@ def command(npz: Path, workdir: Path, *more: str) -> list[str]:
     changes = {
         "data.name": f"npz:{npz}",
         "data.num_classes": "2",
-        "data.train_fractions": "1.0",
+        "data.train_fraction": "1.0",
         "data.crop_padding": "1",
         "model.width_multiplier": "0.125",
         "train.num_epochs": "6",

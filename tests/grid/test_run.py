@@ -7,13 +7,12 @@ import json
 import jax
 import numpy as np
 import pytest
-from members import compilations, fork, locate, store, trunk
+from members import compilations, engine_of, fork, locate, store, trunk
 from rich.console import Console
 from tiny import tiny_experiment
 
-from earlyprune_jax import config, data, experiment, preview
+from earlyprune_jax import config, experiment, preview
 from earlyprune_jax.analysis import results
-from earlyprune_jax.data import load
 from earlyprune_jax.grid import claims, options, plan, trainer
 from earlyprune_jax.grid import run as grid_run
 from earlyprune_jax.grid.agenda import agenda
@@ -21,7 +20,7 @@ from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import cohort, fork_scores, loop
+from earlyprune_jax.training import cohort, criteria, loop
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
@@ -80,12 +79,13 @@ def test_a_fork_of_a_grown_grid_is_bitwise_what_it_is_in_a_fresh_one(grown, tiny
 
 def test_a_comparison_is_that_of_its_replicates_saved_networks(grown):
     spec, workdir, _ = grown
-    engine = engines.build(spec, load(spec.data))
+    engine = engine_of(spec)
     states = [
         engine.place(store(workdir, member).restore(4, engine.state_shapes()))
         for member in (fork(3, "constant", 0.9), fork(3, "constant", 0.9, replicate=1))
     ]
-    first, second = (engine.log_probs(state, "train") for state in states)
+    batches = zip(*engine.log_probs(states, "train"), strict=True)
+    first, second = (np.concatenate(rows) for rows in batches)
     assert first.shape == (40, 2)
     (path,) = workdir.glob("comparisons/*seed-0_epoch-3_magnitude_global_s0.9_constant_n2-*/result.json")
     measured = json.loads(path.read_text())
@@ -116,14 +116,14 @@ def test_a_fork_epoch_that_a_finished_trunk_did_not_keep_is_refused(tiny_npz, tm
 
 def poison(monkeypatch, is_bad):
     """A criterion that raises for some states: stands for whatever one member may run into."""
-    score = fork_scores.CRITERIA["magnitude"]
+    score = criteria.scores
 
-    def sometimes(engine, state):
+    def sometimes(engine, state, criterion, examples):
         if is_bad(int(state.step)):
             raise FloatingPointError("no such luck")
-        return score(engine, state)
+        return score(engine, state, criterion, examples)
 
-    monkeypatch.setitem(fork_scores.CRITERIA, "magnitude", sometimes)
+    monkeypatch.setattr(criteria, "scores", sometimes)
 
 
 def test_a_member_that_raises_is_reported_the_others_finish_and_the_next_session_tries_again(
@@ -137,9 +137,11 @@ def test_a_member_that_raises_is_reported_the_others_finish_and_the_next_session
     assert "failed: FloatingPointError: no such luck" in said
     assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
     (row,) = [one for one in results.read_runs(tmp_path / "run") if one.status == "failed"]
+    failed = locate(tmp_path / "run", fork(2, "constant"))
     reason = "FloatingPointError: no such luck"
-    assert (row.fork_epoch, row.result) == (2, {"status": "failed", "reason": reason, "epoch": 3})
-    assert "no such luck" in (locate(tmp_path / "run", fork(2, "constant")) / "error.txt").read_text()
+    assert row.fork_epoch == 2
+    assert RunRecords(failed).result() == {"status": "failed", "reason": reason, "epoch": 3}
+    assert "no such luck" in (failed / "error.txt").read_text()
     text, _ = run(spec, tmp_path / "run")
     assert "4 finished, 0 diverged, 0 skipped." in text
     assert experiment.standing(spec, tmp_path / "run") == experiment.DONE
@@ -169,12 +171,12 @@ def test_a_network_that_cannot_be_built_fails_and_the_others_train(tiny_npz, tmp
     build = engines.build
 
     def sometimes(spec, *arguments, **options):
-        if spec.model.names == ("resnet14",):
+        if spec.model.name == "resnet14":
             raise MemoryError("too large")
         return build(spec, *arguments, **options)
 
     monkeypatch.setattr(engines, "build", sometimes)
-    spec = resolve(tiny_npz, ("model.names", "resnet14,resnet8"))
+    spec = resolve(tiny_npz, ("sweep.model.name", "resnet14,resnet8"))
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text
     assert "failed: MemoryError: too large" in said
@@ -185,7 +187,7 @@ def observed(study, sometimes=lambda members: None):
     """A trainer, what it is asked to train, and what it says; `sometimes` may raise."""
     trained, said = [], []
     teller = trainer.Talk(lambda name, entry: None, said.append, lambda: False)
-    own = trainer.Trainer(study, data.read(study.spec.data), teller)
+    own = trainer.Trainer(study, teller)
     train = own.train
 
     def watched(members, width=1):

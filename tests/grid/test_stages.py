@@ -17,7 +17,7 @@ GRIDS = {
     "one fork a cell": [],
     "replicates compared": [("fork.num_replicates", "3"), ("fork.comparisons", "model_similarity")],
     "baselines and two networks": [
-        ("model.names", "resnet8,resnet14"),
+        ("sweep.model.name", "resnet8,resnet14"),
         ("fork.baselines", "prune_at_end"),
         ("fork.num_replicates", "2"),
     ],

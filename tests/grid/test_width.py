@@ -7,9 +7,19 @@ from typing import Any
 import pytest
 from members import SETTING, fork
 
+from configs import digits
+from earlyprune_jax import config
 from earlyprune_jax.grid import width
 from earlyprune_jax.grid.width import Widths
+from earlyprune_jax.spec import Setting
 from earlyprune_jax.training import execution
+
+SPEC = config.resolve(digits.get_config())
+
+
+@pytest.fixture
+def spec():
+    return SPEC
 
 
 def no_engine(setting):
@@ -17,8 +27,8 @@ def no_engine(setting):
 
 
 def on_devices(num_devices) -> Any:
-    mesh, spec = SimpleNamespace(num_devices=num_devices), SimpleNamespace(settings=lambda: [SETTING])
-    return lambda setting: SimpleNamespace(spec=spec, fork_mesh=mesh)
+    mesh = SimpleNamespace(num_devices=num_devices)
+    return lambda setting: SimpleNamespace(spec=SPEC, fork_mesh=mesh)
 
 
 @pytest.fixture
@@ -26,26 +36,27 @@ def batches(monkeypatch):
     monkeypatch.setattr(execution, "batches_forks", lambda backend: True)
 
 
-def test_no_engine_is_built_where_the_width_is_known(tmp_path):
-    assert Widths(no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
-    assert Widths(no_engine, asked=4, most=9, folder=tmp_path).of(fork(2)) == 4
+def test_no_engine_is_built_where_the_width_is_known(spec, tmp_path):
+    assert Widths(spec, no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
+    assert Widths(spec, no_engine, asked=4, most=9, folder=tmp_path).of(fork(2)) == 4
 
 
-def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(tmp_path, batches):
-    assert Widths(no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
+def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(spec, tmp_path, batches):
+    assert Widths(spec, no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
 
 
-def test_a_batch_that_did_not_fit_is_halved_for_its_network_only(tmp_path):
-    widths = Widths(on_devices(1), asked=8, most=9, folder=tmp_path)
+def test_a_batch_that_did_not_fit_is_halved_for_its_network_only(spec, tmp_path):
+    widths = Widths(spec, on_devices(1), asked=8, most=9, folder=tmp_path)
     assert widths.narrow(fork(2)) == 4
     assert widths.of(fork(3)) == 4
-    other = dataclasses.replace(SETTING, model="resnet14")
+    other, same = Setting((("model.name", "resnet14"),)), Setting((("fork.length", 3),))
     assert widths.of(dataclasses.replace(fork(2), setting=other)) == 8
+    assert widths.of(dataclasses.replace(fork(2), setting=same)) == 4
     assert [widths.narrow(fork(2)) for _ in range(3)] == [2, 1, 1]
 
 
-def test_a_narrowed_batch_has_equally_many_forks_on_every_device_or_is_one(tmp_path):
-    widths = Widths(on_devices(4), asked=24, most=99, folder=tmp_path)
+def test_a_narrowed_batch_has_equally_many_forks_on_every_device_or_is_one(spec, tmp_path):
+    widths = Widths(spec, on_devices(4), asked=24, most=99, folder=tmp_path)
     assert [widths.narrow(fork(2)) for _ in range(3)] == [12, 4, 1]
 
 

@@ -139,7 +139,7 @@ def test_an_unknown_name_lists_the_choices_and_names_the_nearest():
     with pytest.raises(InvalidInput) as error:
         models.build("resnet200", num_classes=10)
     message = str(error.value)
-    assert message.startswith("Expected model.names='resnet200' to be one of resnet8, resnet14, ")
+    assert message.startswith("Expected model.name='resnet200' to be one of resnet8, resnet14, ")
     assert "Did you mean 'resnet20'?" in message
     assert models.check("resnet200") == [message]
     assert models.check("preresnet44_lottery") == []
@@ -150,7 +150,7 @@ def test_all_problems_of_the_arguments_come_at_once():
         models.build("resnet9", num_classes=1, width_multiplier=float("nan"), dtype="float16")
     things = [problem.split("=")[0] for problem in error.value.problems]
     assert things == [
-        "Expected model.names",
+        "Expected model.name",
         "Expected num_classes",
         "Expected model.width_multiplier",
         "Expected dtype",

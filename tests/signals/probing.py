@@ -5,11 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.signals.signal import Network
+from earlyprune_jax.tasks import classification
 
 
 def linear_network(apply=lambda variables, batch: batch["images"] @ variables["params"]["kernel"]) -> Network:
-    """A function of the parameters alone; by default images [B, d] times a kernel [d, C]."""
-    return Network(apply=apply, fixed={}, is_linen=False)
+    """A function of the parameters alone; by default images [B, d] times a kernel [d, C]. A classifier."""
+
+    def sums(params, batch):
+        return classification._sums(apply({"params": params}, batch), batch["labels"], batch["weights"])
+
+    return Network(apply=apply, fixed={}, is_linen=False, sums=sums)
 
 
 def example_batch(images, labels) -> dict:

@@ -5,7 +5,21 @@ import numpy as np
 import pytest
 from probing import example_batch, linear_network, measured, padded
 
-from earlyprune_jax.signals.performance import signal
+from earlyprune_jax.metrics import Metric
+from earlyprune_jax.signals import Network, performance
+from earlyprune_jax.tasks.classification import ACCURACY, LOSS
+
+NAMES = ("loss", "accuracy", "count")
+
+
+def signal():
+    """As a classification task makes it."""
+
+    def means(sums):
+        return {name: sums[name] / sums["count"] for name in NAMES[:2]}
+
+    return performance.signal((LOSS, ACCURACY), means, NAMES)
+
 
 LOGITS_NETWORK = linear_network(lambda variables, batch: batch["images"] + variables["params"])
 
@@ -33,3 +47,17 @@ def test_one_class_is_always_right_and_ties_go_to_the_first_class():
     }
     tied = example_batch(np.zeros((2, 2)), [0, 1])
     assert measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 2)), [tied])["probe_accuracy"] == 0.5
+
+
+def test_the_columns_are_the_metrics_of_the_task_made_of_the_sums_over_all_batches():
+    def sums(params, batch):
+        return {"squares": jnp.sum(batch["images"] ** 2 * params)}
+
+    network = Network(lambda variables, batch: None, {}, is_linen=False, sums=sums)
+    rmse = performance.signal(
+        [Metric("rmse")], lambda sums: {"rmse": float(sums["squares"]) ** 0.5}, ["squares"]
+    )
+    batches = [example_batch(np.full((2, 2), value), [0, 0]) for value in (1.0, 2.0)]
+    assert measured(rmse, network, jnp.float32(4.0), batches) == {"probe_rmse": pytest.approx(80**0.5)}
+    assert rmse.columns == ("probe_rmse",)
+    assert not rmse.needs_log_probs

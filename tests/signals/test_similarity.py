@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from earlyprune_jax.signals.divergences import jensen_shannon
-from earlyprune_jax.signals.similarity import disagreement, linear_cka, model_similarity
+from earlyprune_jax.signals.similarity import PairwiseSimilarity, disagreement, linear_cka, model_similarity
 from earlyprune_jax.validate import InvalidInput
 
 LN2 = np.log(2)
@@ -48,6 +48,39 @@ def test_hand_computed_cases():
     assert model_similarity([[1.0, 0.0]], [[0.0, 1.0]]).divergence == pytest.approx(LN2)
     assert model_similarity([[1.0]], [[1.0]]).divergence == 0.0
     assert model_similarity([[1.0, 0.0]], [[0.0, 1.0]]).standard_error is None
+
+
+@pytest.mark.parametrize("given", ["probabilities", "log_probabilities"])
+@pytest.mark.parametrize("cuts", [(), (1,), (13, 14, 39), tuple(range(1, 40))])
+def test_batch_by_batch_is_all_at_once_and_both_are_what_they_say(cuts, given):
+    networks = [predictions(seed) for seed in range(3)]
+    shown = networks if given == "probabilities" else [np.log(network) for network in networks]
+    pairs = PairwiseSimilarity(given=given)
+    for batch in zip(*(np.split(network, cuts) for network in shown), strict=True):
+        pairs.add(*batch)
+    found, whole = pairs.result(), model_similarity(*shown, given=given)
+    numbers = [(i, j) for i in range(3) for j in range(i + 1, 3)]
+    by_hand = np.stack([jensen_shannon_by_hand(networks[i], networks[j]) for i, j in numbers])
+    for measured, tolerance in ((whole.divergence, 1e-12), (by_hand.mean(), 1e-9)):
+        assert found.divergence == pytest.approx(measured, rel=tolerance, abs=0)
+    error = by_hand.mean(axis=0).std(ddof=1) / np.sqrt(40)
+    for measured, tolerance in ((whole.standard_error, 1e-12), (error, 1e-9)):
+        assert found.standard_error == pytest.approx(measured, rel=tolerance, abs=0)
+    for pair, values in zip(numbers, by_hand, strict=True):
+        assert found.per_pair[pair] == pytest.approx(whole.per_pair[pair], rel=1e-12, abs=0)
+        assert found.per_pair[pair] == pytest.approx(values.mean(), rel=1e-9)
+    unlike = [disagreement(networks[i], networks[j]) for i, j in numbers]
+    assert pairs.disagreement == pytest.approx(np.mean(unlike), rel=1e-12)
+    assert pairs.num_examples == 40
+
+
+def test_a_network_that_is_not_finite_in_a_later_batch_is_named_with_its_example():
+    pairs = PairwiseSimilarity()
+    pairs.add(predictions(0), predictions(1))
+    broken = predictions(2)
+    broken[7, 0] = np.nan
+    with pytest.raises(InvalidInput, match=r"network 1 \(from 0\) at example=7 to be finite"):
+        pairs.add(predictions(2), broken)
 
 
 def test_equal_predictions_have_divergence_zero_however_small_their_probabilities_are():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from members import engine_of
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
-from earlyprune_jax.data import load
 from earlyprune_jax.training import budget, measurement
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.budget import Cost
@@ -59,7 +59,7 @@ def test_nothing_allowed_means_once_a_run():
 def limited(tiny_npz):
     changes = [("signals.max_overhead_fraction", "1e-4"), ("signals.names", "kl_uniform,weight_change")]
     spec = config.resolve(tiny_experiment(tiny_npz), changes)
-    return engines.build(spec, load(spec.data))
+    return engine_of(spec)
 
 
 def test_the_decision_is_written_down_and_obeyed_afterwards(limited, tmp_path):
@@ -79,7 +79,7 @@ def test_the_decision_is_written_down_and_obeyed_afterwards(limited, tmp_path):
 
 def test_without_a_limit_everything_is_measured_and_nothing_is_written(tiny_npz, tmp_path):
     spec = config.resolve(tiny_experiment(tiny_npz), [("signals.names", "kl_uniform")])
-    engine = engines.build(spec, load(spec.data))
+    engine = engine_of(spec)
     assert spec.signals.max_overhead_fraction == 0
     sampling = budget.sampling(engine, measurement.instruments(engine), tmp_path / "budget.json")
     assert sampling == {"kl_uniform": Sampling(12, 1)}
@@ -116,5 +116,5 @@ def test_a_damaged_decision_is_named_and_asks_for_no_more_than_itself(limited, t
 def test_a_signal_that_is_hardly_measured_is_said_to_be_of_no_use(tiny_npz):
     spec = config.resolve(tiny_experiment(tiny_npz), [("train.num_epochs", "40")])
     often, once = (budget.sentence("fisher_trace", Sampling(8, every), spec) for every in (4, 60))
-    assert often.endswith("looks at 8 images after epochs 1, 5, ..., 37.")
+    assert often.endswith("looks at 8 examples after epochs 1, 5, ..., 37.")
     assert "after epochs 1. That is once: too few for a peak or a trigger." in once

@@ -11,15 +11,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+from members import engine_of
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, pruning
-from earlyprune_jax.data import load
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import cohort, execution, loop, state
-from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointStore
-from earlyprune_jax.training.fork_rules import Training
+from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.training.steps import NEVER
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,14 +27,14 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(scope="module")
 def engine(tiny_npz):
     spec = config.resolve(tiny_experiment(tiny_npz), [("signals.names", "")])
-    return engines.build(spec, load(spec.data))
+    return engine_of(spec)
 
 
 def pruned(engine, seed, sparsity):
     """A fork of an untrained trunk, by magnitude."""
     dense = engine.new_state(seed)
     scores = jax.tree.map(np.abs, jax.device_get(dense.params))
-    mask = pruning.allocate(scores, engine.prunable, sparsity=sparsity, scope="global")
+    mask = pruning.allocate(scores, engine.prunable(""), sparsity=sparsity, scope="global")
     made = state.fork(dense, mask, engine.optimizer, replicate=seed, reset_momentum=True)
     return engine.place(made)
 
@@ -73,7 +72,7 @@ def test_removed_weights_of_a_batch_are_exactly_zero_and_each_fork_keeps_its_own
     stack, _ = trained_together(engine)
     for number, (_, sparsity) in enumerate(CELLS):
         one = stack.state(number)
-        assert pruning.sparsity(one.mask, engine.prunable) == pytest.approx(sparsity, abs=1e-3)
+        assert pruning.sparsity(one.mask, engine.prunable("")) == pytest.approx(sparsity, abs=1e-3)
         for keep, weight in zip(jax.tree.leaves(one.mask), jax.tree.leaves(one.params), strict=True):
             assert not np.any(np.asarray(weight)[~np.asarray(keep)])
 
@@ -120,9 +119,10 @@ import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(Path(__file__).parent)!r}]
 from pathlib import Path
 import jax, numpy as np
-from test_cohort import config, engines, load, tiny_experiment, trained_together
+from members import engine_of
+from test_cohort import config, tiny_experiment, trained_together
 spec = config.resolve(tiny_experiment(Path({str(tiny_npz)!r})), [("signals.names", "")])
-engine = engines.build(spec, load(spec.data), form="scan")
+engine = engine_of(spec, form="scan")
 assert engine.fork_mesh.num_devices == 2
 stack, outcomes = trained_together(engine)
 losses = [outcome.means["loss"] for outcome in outcomes], [means["loss"] for means in stack.evaluate("test")]
@@ -157,6 +157,7 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(eng
             Training(9, optax.constant_schedule(0.02), reset_momentum=True),
             1,
             initial=lambda seed=seed: pruned(engine, seed, 0.5),
+            prunable=engine.prunable(""),
             watch=loop.NOT_WATCHED,
             save=loop.SavePolicy(0.05, frozenset()),
             records=RunRecords(tmp_path / str(seed)),

@@ -23,7 +23,7 @@ import pytest
 from members import fork
 from tiny import tiny_experiment
 
-from earlyprune_jax import config
+from earlyprune_jax import config, workspace
 from earlyprune_jax.grid import identity
 from earlyprune_jax.records import write_json
 
@@ -104,6 +104,7 @@ def spoil(home: Path, npz: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "checkpoints").write_text("in the way")
     write_json(home / WORKDIR / "config.json", spec.to_dict())
+    write_json(home / WORKDIR / "study.json", {"format": workspace.FORMAT})
 
 
 def table(home: Path, name: str = "results.csv") -> list[dict[str, str]]:

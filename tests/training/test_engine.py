@@ -7,23 +7,23 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from members import trunk
+from members import engine_of, trunk
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, data
-from earlyprune_jax.data import load
 from earlyprune_jax.grid import identity
 from earlyprune_jax.records import RunRecords
+from earlyprune_jax.spec import OptimSpec
+from earlyprune_jax.tasks import Metric, Task, plain
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import loop, measurement, state, steps
+from earlyprune_jax.training import loop, measurement, optim, state, steps
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
-from earlyprune_jax.training.tasks import Task
 
 NUM_TRAIN, BATCH, STEPS, PROBE = 40, 12, 3, 12
+NOTHING = optim.make(OptimSpec("sgd", 0.1, 0.0, False, 0.0, "all"))
 
 
 def build(npz, augment: str) -> engines.Engine:
@@ -34,7 +34,7 @@ def build(npz, augment: str) -> engines.Engine:
         ("signals.augment", augment),
     ]
     spec = config.resolve(tiny_experiment(npz), changes)
-    return engines.build(spec, load(spec.data))
+    return engine_of(spec)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def log_probs(engine, trained) -> dict[str, np.ndarray]:
     spec, splits = engine.spec.data, ("train", "test")
     images = np.concatenate([engine.splits[split]["images"] for split in splits])
     batch = {"images": jnp.asarray((images / 255.0 - spec.mean) / spec.std, jnp.float32)}
-    rows = jax.jit(engine.task.network(trained.batch_stats).log_probs)(trained.params, batch)
+    rows = jax.jit(engine.task.probe(trained.model_state).log_probs)(trained.params, batch)
     return dict(zip(splits, np.split(np.asarray(rows, np.float64), [NUM_TRAIN]), strict=True))
 
 
@@ -129,34 +129,40 @@ def test_an_absent_split_measures_nothing(engine, trained):
 
 
 def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, Task]:
-    """The engine with a task that learns nothing and keeps in batch_stats the rows of every step."""
+    """The engine with a task that learns nothing and keeps in model_state the rows of every step."""
 
     def init(key):
-        stats = {"rows": jnp.full((num_epochs * STEPS, BATCH), -1), "next": jnp.zeros((), jnp.int32)}
-        return {"params": {"w": jnp.zeros(())}, "batch_stats": stats}
+        seen = {"rows": jnp.full((num_epochs * STEPS, BATCH), -1), "next": jnp.zeros((), jnp.int32)}
+        return {"params": {"w": jnp.zeros(())}, "seen": seen}
 
-    def batch(split, indices, key):
-        return indices
+    def train_sums(params, model_state, rows, key):
+        own = model_state["seen"]
+        seen = {"rows": own["rows"].at[own["next"]].set(rows), "next": own["next"] + 1}
+        return {"loss": params["w"], "count": jnp.ones(())}, {"seen": seen}
 
-    def train_loss(params, stats, rows):
-        seen = {"rows": stats["rows"].at[stats["next"]].set(rows), "next": stats["next"] + 1}
-        return params["w"], (steps.zero_sums() | {"count": jnp.ones(())}, seen)
-
-    task = Task(init, batch, train_loss, engine.task.eval_sums, engine.task.network)
-    train = runner(steps.train_step(task, optax.identity()), form="loop", name="train_step")
-    return dataclasses.replace(engine, task=task, optimizer=optax.identity(), run_train=train), task
+    task = Task(
+        splits=engine.task.splits,
+        batching=plain(engine.task.splits, BATCH, lambda kind, split, indices, weights, key: indices),
+        init=init,
+        train_sums=train_sums,
+        eval_sums=engine.task.eval_sums,
+        metrics=(Metric("loss", larger_is_better=False),),
+        primary="loss",
+    )
+    train = {"": runner(steps.train_step(task, NOTHING), form="loop", name="train_step")}
+    return dataclasses.replace(engine, task=task, optimizer=NOTHING, run_train=train), task
 
 
 def rows_seen(engine, num_epochs: int, key, first_epoch: int = 0) -> np.ndarray:
     """[num_epochs, STEPS, BATCH] rows of the training split, in the order of the steps."""
     recorder, task = recording(engine, num_epochs)
     # A copy of the key: the compiled step donates it.
-    current = state.create(task.init(key), optax.identity(), jnp.array(key))
+    current = state.create(task.init(key), NOTHING, jnp.array(key))
     current = dataclasses.replace(current, step=jnp.int32(first_epoch * STEPS))
     for _ in range(num_epochs):
         current, _ = recorder.train_epoch(current, np.full(STEPS, 0.1, np.float32))
     assert int(current.step) == (first_epoch + num_epochs) * STEPS
-    return np.asarray(current.batch_stats["rows"]).reshape(num_epochs, STEPS, BATCH)
+    return np.asarray(current.model_state["seen"]["rows"]).reshape(num_epochs, STEPS, BATCH)
 
 
 def test_every_epoch_sees_its_own_order_and_each_image_at_most_once(engine):
@@ -208,12 +214,14 @@ class Crash(Exception):
 
 def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engine, tmp_path):
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(identity.described(trunk(), 0, 4))
+    records.start(identity.described(engine.spec, trunk(), 0, 4))
     training = trunk().training(engine.spec, engine.steps_per_epoch)
 
     def run(report):
         initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
-        return loop.Run(training, 0, initial, loop.NOT_WATCHED, save, records, store, report)
+        return loop.Run(
+            training, 0, initial, engine.prunable(""), loop.NOT_WATCHED, save, records, store, report
+        )
 
     def crash(entry):
         if entry["epoch"] == 2:

@@ -5,12 +5,11 @@ import types
 import jax
 import numpy as np
 import pytest
+from members import engine_of
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
-from earlyprune_jax.data import load
 from earlyprune_jax.pruning import allocate, scores
-from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import measurement
 from earlyprune_jax.training.measurement import Instrument, Sampling, Watcher
 
@@ -85,7 +84,7 @@ def run_of_six_epochs(tiny_npz):
     spec = config.resolve(
         tiny_experiment(tiny_npz), [("signals.names", ",".join(names)), ("train.num_epochs", "6")]
     )
-    engine = engines.build(spec, load(spec.data))
+    engine = engine_of(spec)
     current, states = engine.new_state(0), {}
     for epoch in range(1, 7):
         current, _ = engine.train_epoch(current, np.full(engine.steps_per_epoch, 0.05, np.float32))
@@ -104,12 +103,12 @@ def measured(run_of_six_epochs):
 def test_mask_distance_is_the_largest_hamming_distance_to_the_four_masks_before(run_of_six_epochs, measured):
     engine, states = run_of_six_epochs
     masks = {
-        epoch: allocate(scores.magnitude(state.params), engine.prunable, sparsity=0.5, scope="global")
+        epoch: allocate(scores.magnitude(state.params), engine.prunable(""), sparsity=0.5, scope="global")
         for epoch, state in states.items()
     }
     num_prunable = sum(
         leaf.size
-        for leaf, take in zip(jax.tree.leaves(masks[1]), jax.tree.leaves(engine.prunable), strict=True)
+        for leaf, take in zip(jax.tree.leaves(masks[1]), jax.tree.leaves(engine.prunable("")), strict=True)
         if take
     )
 
@@ -130,7 +129,7 @@ def test_weight_change_is_the_relative_distance_of_the_prunable_weights_from_epo
     engine, states = run_of_six_epochs
 
     def kernels(state):
-        leaves = zip(jax.tree.leaves(state.params), jax.tree.leaves(engine.prunable), strict=True)
+        leaves = zip(jax.tree.leaves(state.params), jax.tree.leaves(engine.prunable("")), strict=True)
         return np.concatenate([np.ravel(leaf) for leaf, take in leaves if take])
 
     reference = kernels(states[1])
@@ -143,4 +142,4 @@ def test_weight_change_is_the_relative_distance_of_the_prunable_weights_from_epo
 def test_the_declared_columns_are_the_measured_ones(run_of_six_epochs, measured):
     engine, _ = run_of_six_epochs
     singles = [name for name, value in measured[-1].items() if not isinstance(value, dict)]
-    assert tuple(singles) == measurement.columns(engine.spec, engine.spec.signals.names)
+    assert tuple(singles) == measurement.columns(engine.spec, engine.task, engine.spec.signals.names)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
+from members import engine_of
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
-from earlyprune_jax.data import load
+from earlyprune_jax.tasks import padded_batches
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import mesh as meshes
 from earlyprune_jax.validate import InvalidInput
@@ -19,7 +20,7 @@ from earlyprune_jax.validate import InvalidInput
 def build(npz, mesh: Any = None, **changes: str) -> engines.Engine:
     changes = {"signals.names": "kl_uniform"} | {k.replace("__", "."): v for k, v in changes.items()}
     spec = config.resolve(tiny_experiment(npz), list(changes.items()))
-    return engines.build(spec, load(spec.data), mesh=mesh)
+    return engine_of(spec, mesh=mesh)
 
 
 def test_without_a_mesh_a_step_is_left_as_it_is():
@@ -35,7 +36,13 @@ def test_on_a_mesh_of_one_device_training_is_that_without(tiny_npz):
         engine = build(tiny_npz, mesh)
         rates = np.full(engine.steps_per_epoch, 0.05, np.float32)
         current, outcome = engine.train_epoch(engine.new_state(0), rates)
-        seen.append((current, outcome.means, engine.log_probs(current, "test")))
+        seen.append(
+            (
+                current,
+                outcome.means,
+                np.concatenate([rows for (rows,) in engine.log_probs([current], "test")]),
+            )
+        )
     (plain, plain_means, plain_log_probs), (meshed, means, log_probs) = seen
     assert means == pytest.approx(plain_means, rel=1e-6)
     np.testing.assert_allclose(log_probs, plain_log_probs, rtol=1e-5, atol=1e-6)
@@ -79,6 +86,6 @@ def test_an_engine_refuses_all_indivisible_batches_at_once_but_not_those_of_eval
 
 @pytest.mark.parametrize(("length", "size", "multiple"), [(10, 4, 4), (10, 6, 4), (3, 100, 8), (7, 7, 1)])
 def test_rounded_evaluation_batches_count_every_example_once(length, size, multiple):
-    indices, weights = engines.padded_batches(np.arange(length), size, multiple_of=multiple)
+    indices, weights = padded_batches(np.arange(length), size, multiple_of=multiple)
     assert indices.shape[1] % multiple == 0
     assert sorted(indices[weights > 0]) == list(range(length))

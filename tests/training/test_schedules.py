@@ -9,7 +9,7 @@ import pytest
 from configs import digits
 from earlyprune_jax import config
 from earlyprune_jax.spec import ScheduleSpec
-from earlyprune_jax.training import fork_rules, schedules
+from earlyprune_jax.training import retraining, schedules
 
 SPE = 10
 
@@ -20,7 +20,7 @@ def table(schedule, num_steps):
 
 
 def rates(name, per="epoch", *, num_epochs=5, **changes):
-    spec = ScheduleSpec((name,), per, 0.97, 0.01, (2, 4), 0.1)
+    spec = ScheduleSpec(name, per, 0.97, 0.01, (2, 4), 0.1)
     spec = dataclasses.replace(spec, **changes)
     made = schedules.make(spec, max_learning_rate=0.1, num_epochs=num_epochs, steps_per_epoch=SPE)
     return table(made, num_epochs * SPE)
@@ -68,12 +68,12 @@ def test_a_one_epoch_run_trains_at_the_maximum():
 
 def spec(**schedule):
     overrides = {
-        "data.train_fractions": "0.5",
+        "data.train_fraction": "0.5",
         "train.num_epochs": "200",
         "fork.epochs": "20,60,100,140,180",
         "schedule.exponential_decay_rate": "0.97",
         "schedule.step_boundaries_epochs": "100,150",
-        **{f"schedule.{'names' if key == 'name' else key}": str(value) for key, value in schedule.items()},
+        **{f"schedule.{key}": str(value) for key, value in schedule.items()},
     }
     return config.resolve(digits.get_config(), list(overrides.items()))
 
@@ -88,13 +88,13 @@ def rate_at(training, step):
 
 def test_equation_6():
     for epoch, rate in ((0, 0.1), (60, 0.073), (100, 0.055), (200, 0.01)):
-        assert fork_rules.max_learning_rate(0.1, epoch, 200) == pytest.approx(rate)
+        assert retraining.max_learning_rate(0.1, epoch, 200) == pytest.approx(rate)
 
 
 def test_paper_a_restarts_the_exponential_schedule_so_late_forks_end_high():
     by_hand = {20: 3.898e-4, 60: 1.0577e-3, 100: 2.6963e-3, 140: 6.1335e-3, 180: 1.06516e-2}
     for epoch, rate in by_hand.items():
-        training = fork_rules.paper_a(spec(), epoch, SPE)
+        training = retraining.training(spec(), "paper_a", epoch, SPE)
         assert training.num_epochs == 200 - epoch
         assert training.reset_momentum
         assert rate_at(training, 0) == pytest.approx(0.1 * (1 - 0.9 * epoch / 200), rel=1e-6)
@@ -106,28 +106,28 @@ def test_paper_a_restarts_the_exponential_schedule_so_late_forks_end_high():
 @pytest.mark.parametrize("epoch", [0, 20, 100, 180, 199])
 def test_matched_anneal_ends_every_fork_at_the_trunks_final_rate(name, per, epoch):
     resolved = spec(name=name, per=per, end_learning_rate=0.0005)
-    training = fork_rules.matched_anneal(resolved, epoch, SPE)
-    assert final(training) == pytest.approx(fork_rules.trunk_final_learning_rate(resolved, SPE), rel=1e-4)
+    training = retraining.training(resolved, "matched_anneal", epoch, SPE)
+    assert final(training) == pytest.approx(retraining.trunk_schedule(resolved, SPE).final_rate, rel=1e-4)
     if epoch < 199:
         assert rate_at(training, 0) == pytest.approx(0.1 * (1 - 0.9 * epoch / 200), rel=1e-6)
 
 
 def test_matched_anneal_of_the_whole_trunk_is_the_trunk():
     resolved = spec()
-    trunk, whole = fork_rules.trunk(resolved, SPE), fork_rules.matched_anneal(resolved, 0, SPE)
+    trunk, whole = retraining.trunk(resolved, SPE), retraining.training(resolved, "matched_anneal", 0, SPE)
     np.testing.assert_allclose(table(whole.schedule, 2000), table(trunk.schedule, 2000), rtol=1e-4)
 
 
 def test_continue_is_the_rest_of_the_trunks_schedule_with_its_momentum():
     resolved = spec()
-    training = fork_rules.continued(resolved, 60, SPE)
-    trunk = table(fork_rules.trunk(resolved, SPE).schedule, 2000)
+    training = retraining.training(resolved, "continue", 60, SPE)
+    trunk = table(retraining.trunk(resolved, SPE).schedule, 2000)
     np.testing.assert_array_equal(table(training.schedule, 1400), trunk[600:])
     assert not training.reset_momentum
 
 
 def test_constant_trains_its_own_length_at_its_own_rate():
-    training = fork_rules.constant(spec(), 180, SPE)
+    training = retraining.training(spec(), "constant", 180, SPE)
     assert training.num_epochs == 10
     assert set(table(training.schedule, 100).tolist()) == {np.float32(1e-3).item()}
 
@@ -145,13 +145,13 @@ def test_the_closed_form_of_the_final_rate_is_the_schedules_last_value(name, per
 def test_matched_anneal_to_a_vanishing_rate_is_refused():
     resolved = spec(exponential_decay_rate=0.1)
     fork = dataclasses.replace(resolved.fork, rules=("matched_anneal",))
-    (problem,) = fork_rules.check_rates(dataclasses.replace(resolved, fork=fork), SPE)
+    (problem,) = retraining.check_rates(dataclasses.replace(resolved, fork=fork), SPE)
     assert "decay more slowly" in problem
 
 
 def test_a_fork_whose_rate_would_rise_is_refused():
     resolved = dataclasses.replace(spec(), fork=dataclasses.replace(spec().fork, rules=("matched_anneal",)))
     slow = dataclasses.replace(resolved.schedule, exponential_decay_rate=0.999)
-    problems = fork_rules.check_rates(dataclasses.replace(resolved, schedule=slow), SPE)
+    problems = retraining.check_rates(dataclasses.replace(resolved, schedule=slow), SPE)
     assert len(problems) == 1
     assert "would rise in forks at [60, 100, 140, 180]" in problems[0]

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from earlyprune_jax.spec import OptimSpec
+from earlyprune_jax.tasks import Metric, Task, plain
 from earlyprune_jax.training import optim, state, steps
 from earlyprune_jax.training.execution import runner
-from earlyprune_jax.training.tasks import Task
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 4)).astype(np.float32)
@@ -27,16 +27,20 @@ def linear_task() -> Task:
     def init(key):
         return {"params": {"kernel": jnp.ones(4), "bias": jnp.full((), 0.5)}}
 
-    def train_loss(params, stats, batch):
+    def sums(params, batch):
         errors = batch["x"] @ params["kernel"] + params["bias"] - batch["y"]
-        sums = {"loss": jnp.sum(errors**2) / 2, "correct": jnp.zeros(()), "count": jnp.float32(len(errors))}
-        return sums["loss"] / len(errors), (sums, stats)
+        return {"loss": jnp.sum(errors**2) / 2, "count": jnp.float32(len(errors))}
 
-    def batch(split, indices, key):
-        return {"x": split["x"][indices], "y": split["y"][indices]}
-
-    unused = lambda *_: None  # noqa: E731
-    return Task(init, batch, train_loss, unused, unused)  # type: ignore[arg-type]
+    splits = {"train": {"x": X, "y": Y}, "test": {"x": X, "y": Y}}
+    return Task(
+        splits=splits,
+        batching=plain(splits, 3),
+        init=init,
+        train_sums=lambda params, model_state, batch, key: (sums(params, batch), model_state),
+        eval_sums=lambda params, model_state, batch: sums(params, batch),
+        metrics=(Metric("loss", larger_is_better=False),),
+        primary="loss",
+    )
 
 
 def run(optimizer, *, form="loop", mask=MASK):
@@ -46,7 +50,7 @@ def run(optimizer, *, form="loop", mask=MASK):
     begun = state.fork(begun, full_mask, optimizer, replicate=0, reset_momentum=True)
     train = runner(steps.train_step(task, optimizer), form=form, name="train_step")
     split = {"x": jnp.asarray(X), "y": jnp.asarray(Y)}
-    return train((begun, steps.zero_train_sums()), (ORDER, RATES), split)
+    return train((begun, steps.zero_train_sums(task.sum_names)), ((ORDER, None), RATES), split)
 
 
 def by_hand(*, momentum, nesterov, decay, decay_bias):
@@ -67,7 +71,7 @@ def by_hand(*, momentum, nesterov, decay, decay_bias):
 @pytest.mark.parametrize("decay_on", ["all", "kernels"])
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_sgd_follows_its_definition_under_a_mask(momentum, nesterov, decay_on):
-    optimizer = optim.sgd(OptimSpec(0.1, momentum, nesterov, 0.05, decay_on))
+    optimizer = optim.make(OptimSpec("sgd", 0.1, momentum, nesterov, 0.05, decay_on))
     final, sums = run(optimizer)
     w, b, _, loss = by_hand(
         momentum=momentum, nesterov=nesterov, decay=0.05, decay_bias=0.05 if decay_on == "all" else 0.0
@@ -78,18 +82,30 @@ def test_sgd_follows_its_definition_under_a_mask(momentum, nesterov, decay_on):
     assert int(final.step) == 4
 
 
+# What an optimizer makes of every step's own rate does not matter here: a chain ignores it.
 OPTIMIZERS = {
-    "sgd": optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9)),
+    "sgd": optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9), optax.scale(-1.0)),
     "adamw": optax.adamw(1.0, weight_decay=0.1),
     "lion": optax.lion(1.0, weight_decay=0.1),
     "clipped adam": optax.chain(optax.clip_by_global_norm(0.5), optax.scale_by_adam()),
     "ema": optax.chain(optax.scale_by_rms(), optax.ema(0.9)),
 }
+NAMED = {
+    "by name: adam": OptimSpec("adam(b1=0.8)", 0.1, 0.0, False, 0.1, "all"),
+    "by name: adamw": OptimSpec("adamw", 0.1, 0.0, False, 0.1, "kernels"),
+    "by path: lion": OptimSpec("optax:lion", 0.1, 0.0, False, 0.1, "all"),
+    "by path: rmsprop": OptimSpec("optax:rmsprop(momentum=0.9)", 0.1, 0.0, False, 0.0, "all"),
+    "by path: a direction": OptimSpec("optax:scale_by_adam", 0.1, 0.0, False, 0.0, "all"),
+}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+def ignoring_rates(chain: optax.GradientTransformation) -> optim.Optimizer:
+    return optim.Optimizer(chain.init, lambda grads, state, params, rate: chain.update(grads, state, params))
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *NAMED])
 def test_removed_weights_and_moments_are_exactly_zero_under_any_chain(name):
-    final, _ = run(OPTIMIZERS[name])
+    final, _ = run(ignoring_rates(OPTIMIZERS[name]) if name in OPTIMIZERS else optim.make(NAMED[name]))
     assert final.params["kernel"][1] == 0.0
     moments = [leaf for leaf in jax.tree.leaves(final.opt_state) if np.shape(leaf) == (4,)]
     assert moments
@@ -99,14 +115,14 @@ def test_removed_weights_and_moments_are_exactly_zero_under_any_chain(name):
 
 
 def test_scan_and_loop_forms_agree():
-    optimizer = optim.sgd(OptimSpec(0.1, 0.9, False, 0.01, "all"))
+    optimizer = optim.make(OptimSpec("sgd", 0.1, 0.9, False, 0.01, "all"))
     (loop, loop_sums), (scan, scan_sums) = run(optimizer), run(optimizer, form="scan")
     for a, b in zip(jax.tree.leaves((loop, loop_sums)), jax.tree.leaves((scan, scan_sums)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_the_first_nonfinite_step_is_remembered():
-    optimizer = optim.sgd(OptimSpec(0.1, 0.0, False, 0.0, "all"))
+    optimizer = optim.make(OptimSpec("sgd", 0.1, 0.0, False, 0.0, "all"))
     task = linear_task()
     begun = state.create(task.init(jax.random.PRNGKey(0)), optimizer, jax.random.PRNGKey(0))
     begun = dataclasses.replace(begun, step=jnp.int32(100))
@@ -114,12 +130,12 @@ def test_the_first_nonfinite_step_is_remembered():
     poisoned[ORDER[2, 1]] = np.inf
     split = {"x": jnp.asarray(poisoned), "y": jnp.asarray(Y)}
     train = runner(steps.train_step(task, optimizer), form="loop", name="train_step")
-    _, sums = train((begun, steps.zero_train_sums()), (ORDER, RATES), split)
+    _, sums = train((begun, steps.zero_train_sums(task.sum_names)), ((ORDER, None), RATES), split)
     assert int(sums["first_nonfinite_step"]) == 102
 
 
 def test_a_fork_carries_or_resets_its_momentum_and_keeps_or_changes_its_key():
-    optimizer = optim.sgd(OptimSpec(0.1, 0.9, False, 0.0, "all"))
+    optimizer = optim.make(OptimSpec("sgd", 0.1, 0.9, False, 0.0, "all"))
     trained, _ = run(optimizer, mask=np.ones(4, bool))
     mask = {"kernel": jnp.asarray(MASK), "bias": jnp.asarray(True)}
     momentum = lambda s: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(s.opt_state)])  # noqa: E731

@@ -5,43 +5,59 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from earlyprune_jax.signals import Network, ProbeSignal
-from earlyprune_jax.training import state, steps
+from earlyprune_jax.spec import OptimSpec
+from earlyprune_jax.tasks import Metric, Task, plain
+from earlyprune_jax.training import optim, state, steps
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
-from earlyprune_jax.training.tasks import Task
 
 KEY = jax.random.PRNGKey(7)
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 ROWS = np.array([[0, 1], [2, 3], [4, 5], [1, 4]], np.int32)
 RATE = 0.1
-SGD = optax.identity()
+SGD = optim.make(OptimSpec("sgd", RATE, 0.0, False, 0.0, "all"))
 
 
-def noisy_task() -> Task:
-    """Inner products with inputs that a key moves by Gaussian noise: loss = mean x.w."""
+def noisy_task(*, drops: bool = False) -> Task:
+    """Inner products with inputs that a key moves by Gaussian noise: loss = mean x.w.
 
-    def batch(split, indices, key):
+    With `drops` the loss itself draws: + n.w, n Gaussian.
+    """
+
+    def take(kind, split, indices, weights, key):
         rows = split["x"][indices]
         return {"x": rows if key is None else rows + jax.random.normal(key, rows.shape)}
 
-    def train_loss(params, stats, examples):
-        loss = jnp.mean(examples["x"] @ params["w"])
-        return loss, ({"loss": loss, "correct": jnp.zeros(()), "count": jnp.ones(())}, stats)
+    def train_sums(params, model_state, examples, key):
+        own = jax.random.normal(key, (3,)) if drops else jnp.zeros(3)
+        return {
+            "loss": jnp.mean(examples["x"] @ params["w"]) + own @ params["w"],
+            "count": jnp.ones(()),
+        }, model_state
 
     def logits(variables, examples):
         return examples["x"] * variables["params"]["w"][None]
 
-    def network(stats):
-        return Network(logits, {"batch_stats": stats}, is_linen=False)
+    def network(model_state):
+        return Network(logits, model_state, is_linen=False)
 
     def init(key):
         return {"params": {"w": jnp.ones(3)}}
 
-    return Task(init, batch, train_loss, lambda *_: {}, network)
+    splits = {"train": {"x": X}, "test": {"x": X}}
+    return Task(
+        splits=splits,
+        batching=plain(splits, 2, take),
+        init=init,
+        train_sums=train_sums,
+        eval_sums=lambda params, model_state, examples: {},
+        metrics=(Metric("loss", larger_is_better=False),),
+        primary="loss",
+        network=network,
+    )
 
 
 def noise(key, size=2):
@@ -58,11 +74,26 @@ def begun(step: int) -> state.TrainState:
 def test_every_train_step_augments_with_the_key_of_its_own_step(first_step):
     train = runner(steps.train_step(noisy_task(), SGD), form="loop", name="train_step")
     rates = np.full(len(ROWS), RATE, np.float32)
-    final, _ = train((begun(first_step), steps.zero_train_sums()), (ROWS, rates), {"x": jnp.asarray(X)})
+    begin = (begun(first_step), steps.zero_train_sums(("loss", "count")))
+    final, _ = train(begin, ((ROWS, None), rates), {"x": jnp.asarray(X)})
     w = np.ones(3)
     for step, rows in enumerate(ROWS, first_step):
         # The gradient of mean x.w is mean x: the noise of every step stays visible in w.
         w -= RATE * (X[rows] + noise(stream_key(KEY, Stream.AUGMENT, step))).mean(axis=0)
+    np.testing.assert_allclose(final.params["w"], w, rtol=1e-5)
+
+
+@pytest.mark.parametrize("first_step", [0, 5])
+def test_what_a_loss_draws_is_of_a_stream_of_its_own_and_of_its_step(first_step):
+    train = runner(steps.train_step(noisy_task(drops=True), SGD), form="loop", name="train_step")
+    rates = np.full(len(ROWS), RATE, np.float32)
+    begin = (begun(first_step), steps.zero_train_sums(("loss", "count")))
+    final, _ = train(begin, ((ROWS, None), rates), {"x": jnp.asarray(X)})
+    w = np.ones(3)
+    for step, rows in enumerate(ROWS, first_step):
+        moved = X[rows] + noise(stream_key(KEY, Stream.AUGMENT, step))
+        dropped = np.asarray(jax.random.normal(stream_key(KEY, Stream.DROPOUT, step), (3,)))
+        w -= RATE * (moved.mean(axis=0) + dropped)
     np.testing.assert_allclose(final.params["w"], w, rtol=1e-5)
 
 
@@ -84,7 +115,8 @@ def measure(*, augment: bool):
     rows, weights = ROWS[:2], np.array([[1, 1], [1, 0]], np.float32)
     step = runner(steps.signal_step(noisy_task(), input_sum(), augment=augment), form="loop", name="signal")
     params = {"w": jnp.ones(3)}
-    inputs = (rows, weights, np.arange(2, dtype=np.int32), np.zeros(2, np.int32))
+    first, number = np.array([0, 2], np.int32), np.arange(2, dtype=np.int32)
+    inputs = (rows, weights, first, number, np.zeros(2, np.int32))
     return step(input_sum().zero_sums(params), inputs, (params, {}, {"x": jnp.asarray(X)}, KEY))
 
 

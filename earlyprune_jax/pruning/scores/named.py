@@ -1,0 +1,122 @@
+"""Criteria by name, as one kind of function: (params, probe) -> scores."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from earlyprune_jax import references
+from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
+from earlyprune_jax.pruning.scores.fisher import empirical_fisher_diagonal, fisher_diagonal
+from earlyprune_jax.pruning.scores.gradients import grasp, taylor
+from earlyprune_jax.pruning.scores.weights import magnitude, obd, random
+from earlyprune_jax.validate import expected, unknown_choice
+
+CRITERIA_KEY = "pruning.criteria"
+ESTIMATORS = ("sampled", "exact", "argmax", "empirical")
+METHODS = ("per_example", "batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What a criterion may look at beside the weights.
+
+    Attributes:
+        batches: the examples, as often as one iterates; each a batch of the task, a dict of arrays.
+        loss: (params, batch) -> the task's mean loss over the batch, evaluation mode.
+        log_probs: (params, batch) -> log-probabilities [B, C], natural log; None where the task has none.
+        key: for what is drawn: a function of the trunk's seed and step.
+    """
+
+    batches: Any
+    loss: Callable[[Params, Any], Array]
+    log_probs: Callable[[Params, Any], Array] | None
+    key: PRNGKey
+
+
+Criterion = Callable[[Params, Probe], Scores]
+"""(params, probe) -> scores: the structure of the params, higher = keep."""
+
+
+def _fisher(
+    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example"
+) -> Scores:
+    """The Fisher diagonal.
+
+    Args:
+        params: of the network.
+        probe: what is looked at.
+        estimator: one of `ESTIMATORS`: whose labels.
+        method: `per_example`, or paper A's `batch`.
+    """
+    if estimator == "empirical":
+        return empirical_fisher_diagonal(probe.loss, params, probe.batches)
+    assert probe.log_probs is not None, "checked before: see needs_log_probs"
+    return fisher_diagonal(
+        probe.log_probs, params, probe.batches, key=probe.key, labels=estimator, estimator=method
+    )
+
+
+def _magnitude(params: Params, probe: Probe) -> Scores:
+    return magnitude(params)
+
+
+def _random(params: Params, probe: Probe) -> Scores:
+    return random(params, probe.key)
+
+
+def _obd(params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example") -> Scores:
+    return obd(params, _fisher(params, probe, estimator=estimator, method=method))
+
+
+def _taylor(params: Params, probe: Probe) -> Scores:
+    return taylor(probe.loss, params, probe.batches)
+
+
+def _grasp(params: Params, probe: Probe) -> Scores:
+    return grasp(probe.loss, params, probe.batches)
+
+
+CRITERIA: dict[str, Criterion] = {
+    "magnitude": _magnitude,
+    "random": _random,
+    "fisher": _fisher,
+    "obd": _obd,
+    "taylor": _taylor,
+    "grasp": _grasp,
+}
+"""Criteria by name; `fisher` and `obd` take `estimator` and `method`."""
+
+
+def needs_log_probs(criterion: str) -> bool:
+    """Whether a criterion needs log-probabilities; the user's own says so by an attribute of that name.
+
+    Example:
+        >>> [needs_log_probs(name) for name in ("fisher", "fisher(estimator='empirical')", "magnitude")]
+        [True, False, False]
+    """
+    reference = references.parse(criterion)
+    if reference.module:
+        own = references.load(CRITERIA_KEY, reference.path, CRITERIA)
+        return bool(getattr(own, "needs_log_probs", False))
+    is_empirical = dict(reference.options).get("estimator") == "empirical"
+    return reference.path in ("fisher", "obd") and not is_empirical
+
+
+def check_criterion(key: str, criterion: str) -> list[str]:
+    """The problems of a criterion's text.
+
+    Example:
+        >>> check_criterion("pruning.criteria", "fisher(estimator='exct')")[0].split(". ")[1]
+        "Did you mean 'exact'?"
+    """
+    problems = references.check(key, criterion, CRITERIA, ("params", "probe"))
+    if problems or references.parse(criterion).path not in ("fisher", "obd"):
+        return problems
+    options = dict(references.parse(criterion).options)
+    estimator, method = options.get("estimator", "sampled"), options.get("method", "per_example")
+    for name, value, choices in (("estimator", estimator, ESTIMATORS), ("method", method, METHODS)):
+        if value not in choices:
+            problems.append(unknown_choice(f"{name} of {key}", value, choices))
+    if method == "batch" and estimator != "sampled":
+        problems.append(expected(f"estimator of {key}", estimator, "to be sampled with method batch"))
+    return problems

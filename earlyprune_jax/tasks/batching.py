@@ -1,0 +1,212 @@
+"""Which examples make which batches: an epoch's order, batches of any subset, and how one is taken."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax import data
+from earlyprune_jax.array_types import Array, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Consecutive batches of one kind, and so of one shape: one compiled step serves all of a kind.
+
+    Attributes:
+        kind: its name; "" where there is one kind only.
+        indices: [n, B] int32, rows of the split's arrays of that kind.
+        weights: [n, B] float32: 0 for what only fills a batch up; None = nothing does.
+    """
+
+    kind: str
+    indices: Any
+    weights: Any
+
+
+Take = Callable[[str, Any, Array, Any, Any], Any]
+"""(kind, split, indices [B], weights [B] or None, key or None) -> batch, a dict of arrays; inside jit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How a task's examples become batches.
+
+    Attributes:
+        num_examples: split -> how many examples it has; they are numbered from 0.
+        kinds: the names of the batches' kinds, each compiled once.
+        steps_per_epoch: training steps an epoch, the same in every epoch.
+        epoch: (on the host) (key, epoch) -> an epoch's training batches in their order: a function of
+            both alone, so that a resumed run needs no earlier epoch.
+        subset: (on the host) (split, numbers of examples, batch size, multiple of) -> batches of these
+            examples, each once, in ascending order within a kind; a batch's size is a multiple of the
+            last argument, which is the number of devices.
+        take: one batch of a split; a key augments it, None does not.
+    """
+
+    num_examples: Mapping[str, int]
+    kinds: tuple[str, ...]
+    steps_per_epoch: int
+    epoch: Callable[[PRNGKey, int], Sequence[Batches]]
+    subset: Callable[[str, np.ndarray, int, int], Sequence[Batches]]
+    take: Take
+
+
+def gather(kind: str, split: Any, indices: Array, weights: Any, key: Any) -> dict[str, Any]:
+    """The rows of a split's arrays, and `weights` where there are any: a batch without augmentation.
+
+    Args:
+        kind: a name in `split`, or "" for the whole of it.
+        split: a dict of arrays with a leading axis of examples.
+        indices: [B].
+        weights: [B] or None.
+        key: not used.
+    """
+    del key
+    arrays = split[kind] if kind else split
+    batch = jax.tree.map(lambda leaf: leaf[indices], dict(arrays))
+    return batch if weights is None else {**batch, "weights": weights}
+
+
+def plain(splits: Mapping[str, Any], batch_size: int, take: Take = gather) -> Batching:
+    """Batches of one shape: every epoch a fresh permutation, cut into full batches.
+
+    The last num_train % batch_size examples of an epoch sit it out, others each time; see
+    `data.epoch_order`.
+
+    Args:
+        splits: name -> pytree of arrays with a common leading axis.
+        batch_size: examples per training step.
+        take: how a batch is taken.
+
+    Raises:
+        InvalidInput: there is no full batch.
+
+    Example:
+        >>> splits = {"train": {"x": np.zeros((5, 2))}, "test": {"x": np.zeros((3, 2))}}
+        >>> made = plain(splits, 2)
+        >>> made.steps_per_epoch, made.epoch(jax.random.PRNGKey(0), 0)[0].indices.shape
+        (2, (2, 2))
+        >>> made.subset("test", np.arange(3), 2, 1)[0].weights.tolist()
+        [[1.0, 1.0], [1.0, 0.0]]
+    """
+    counts = {name: _length(arrays) for name, arrays in splits.items()}
+    num_train = counts["train"]
+    order = jax.jit(lambda key, epoch: data.epoch_order(key, epoch, num_train, batch_size))
+
+    def subset(split: str, examples: np.ndarray, size: int, multiple_of: int) -> list[Batches]:
+        return [Batches("", *padded_batches(examples, size, multiple_of=multiple_of))]
+
+    return Batching(
+        num_examples=counts,
+        kinds=("",),
+        steps_per_epoch=data.steps_per_epoch(num_train, batch_size),
+        epoch=lambda key, epoch: [Batches("", order(key, epoch), None)],
+        subset=subset,
+        take=take,
+    )
+
+
+def bucketed(
+    splits: Mapping[str, Mapping[str, Any]], batch_sizes: Mapping[str, int], take: Take = gather
+) -> Batching:
+    """Batches of several shapes: examples lie in buckets, and a batch is of one bucket.
+
+    Within a bucket every epoch is a fresh permutation cut into full batches; the batches of a bucket follow
+    one another, and the order of the buckets is drawn anew for each epoch. A bucket's remainder sits the
+    epoch out.
+
+    Args:
+        splits: name -> bucket -> pytree of arrays with a common leading axis; all splits have the same
+            buckets, of which some may be empty in other splits than train.
+        batch_sizes: bucket -> examples per training step.
+        take: how a batch is taken.
+
+    Raises:
+        InvalidInput: a bucket has no full training batch.
+
+    Example:
+        >>> train = {"short": {"x": np.zeros((5, 2))}, "long": {"x": np.zeros((4, 9))}}
+        >>> made = bucketed({"train": train, "test": train}, {"short": 2, "long": 1})
+        >>> made.steps_per_epoch, sorted(made.kinds)
+        (6, ['long', 'short'])
+    """
+    kinds = tuple(batch_sizes)
+    counts = {name: [_length(arrays[kind]) for kind in kinds] for name, arrays in splits.items()}
+    sizes = dict(zip(kinds, counts["train"], strict=True))
+    steps = {kind: data.steps_per_epoch(sizes[kind], batch_sizes[kind]) for kind in kinds}
+    permute = jax.jit(data.epoch_order, static_argnums=(2, 3))
+
+    def epoch(key: PRNGKey, number: int) -> list[Batches]:
+        turn = jax.random.permutation(jax.random.fold_in(key, number), len(kinds))
+        own = {kind: jax.random.fold_in(key, 1 + place) for place, kind in enumerate(kinds)}
+        ordered = [kinds[place] for place in np.asarray(turn)]
+        return [Batches(k, permute(own[k], number, sizes[k], batch_sizes[k]), None) for k in ordered]
+
+    def subset(split: str, examples: np.ndarray, size: int, multiple_of: int) -> list[Batches]:
+        starts = np.cumsum([0, *counts[split]])
+        found = []
+        for place, kind in enumerate(kinds):
+            own = examples[(examples >= starts[place]) & (examples < starts[place + 1])] - starts[place]
+            if len(own):
+                found.append(Batches(kind, *padded_batches(own, size, multiple_of=multiple_of)))
+        return found
+
+    return Batching(
+        num_examples={name: sum(own) for name, own in counts.items()},
+        kinds=kinds,
+        steps_per_epoch=sum(steps.values()),
+        epoch=epoch,
+        subset=subset,
+        take=take,
+    )
+
+
+def padded_batches(
+    indices: np.ndarray, batch_size: int, *, multiple_of: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts indices into equal batches; the last is filled with index 0 at weight 0.
+
+    Returns:
+        indices [n, B] int32 and weights [n, B] float32, B = min(batch_size, len(indices)), raised
+        to a multiple of `multiple_of`.
+
+    Example:
+        >>> indices, weights = padded_batches(np.arange(3), 2)
+        >>> indices.tolist(), weights.tolist()
+        ([[0, 1], [2, 0]], [[1.0, 1.0], [1.0, 0.0]])
+    """
+    batch_size = -(-min(batch_size, len(indices)) // multiple_of) * multiple_of
+    num_batches = -(-len(indices) // batch_size)
+    filled = np.zeros(num_batches * batch_size, np.int32)
+    filled[: len(indices)] = indices
+    weights = (np.arange(filled.size) < len(indices)).astype(np.float32)
+    return filled.reshape(num_batches, batch_size), weights.reshape(num_batches, batch_size)
+
+
+def places(batches: Batches, before: int) -> tuple[np.ndarray, int]:
+    """Each batch's first place among all examples, [n] int32, and how many examples there are by now.
+
+    Args:
+        batches: of `Batching.subset`.
+        before: how many examples earlier batches hold.
+
+    Example:
+        >>> places(Batches("", np.zeros((2, 2)), np.array([[1.0, 1.0], [1.0, 0.0]])), 10)
+        (array([10, 12], dtype=int32), 13)
+    """
+    counts = np.sum(np.asarray(batches.weights) > 0, axis=1)
+    ends = before + np.cumsum(counts)
+    return (ends - counts).astype(np.int32), int(ends[-1])
+
+
+def shapes_of(splits: Any) -> Any:
+    """The shapes and types of some arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), splits)
+
+
+def _length(arrays: Any) -> int:
+    return jax.tree.leaves(arrays)[0].shape[0]

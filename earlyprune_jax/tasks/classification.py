@@ -1,0 +1,145 @@
+"""Image classification with softmax cross-entropy."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from earlyprune_jax import data
+from earlyprune_jax.array_types import Array
+from earlyprune_jax.metrics import Metric
+from earlyprune_jax.models import forward
+from earlyprune_jax.signals.signal import Network
+from earlyprune_jax.tasks.batching import plain
+from earlyprune_jax.tasks.task import Task
+from earlyprune_jax.validate import InvalidInput, expected
+
+LOSS = Metric("loss", "nats", larger_is_better=False)
+ACCURACY = Metric("accuracy", "%")
+
+
+def classification(
+    splits: Mapping[str, Any],
+    model: Callable[..., Any],
+    *,
+    batch_size: int,
+    precision: str,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop_padding: int,
+    horizontal_flip: bool,
+) -> Task:
+    """Makes the task of telling the classes of images apart.
+
+    Args:
+        splits: name -> {"images": uint8 [N, H, W, C], "labels": int32 [N]}.
+        model: (num_classes, dtype) -> a Linen module that maps images to logits.
+        batch_size: examples per training step.
+        precision: compute type of training and evaluation, `float32` or `bfloat16`.
+        num_classes: C.
+        mean: per channel, of images scaled to [0, 1].
+        std: likewise.
+        crop_padding: pixels of the random crop.
+        horizontal_flip: whether images are flipped at random.
+
+    Returns:
+        A task with the metrics loss (nats) and accuracy (primary).
+    """
+    _require_images(splits)
+    module = model(num_classes=num_classes, dtype=jnp.dtype(precision))
+    probe = model(num_classes=num_classes, dtype=jnp.dtype("float32"))
+    shape = splits["train"]["images"].shape[1:]
+    if not type(module).__module__.startswith("earlyprune_jax."):
+        _require_logits(module, shape, num_classes)
+
+    def init(key):
+        return forward.init(module, key, jnp.zeros((1, *shape)))
+
+    def take(kind, split, indices, weights, key):
+        images = split["images"][indices]
+        if key is not None:
+            images = data.augment(key, images, crop_padding=crop_padding, horizontal_flip=horizontal_flip)
+        batch = {"images": data.normalize(images, mean, std), "labels": split["labels"][indices]}
+        return batch if weights is None else {**batch, "weights": weights}
+
+    def train_sums(params, model_state, batch, key):
+        logits, new_state = forward.train(module, params, model_state, batch["images"], key)
+        return _sums(logits, batch["labels"], jnp.ones(logits.shape[0])), new_state
+
+    def eval_sums(params, model_state, batch):
+        logits = forward.evaluate(module, {"params": params, **model_state}, batch["images"])
+        return _sums(logits, batch["labels"], batch["weights"])
+
+    def network(model_state):
+        apply = functools.partial(_apply, probe)
+
+        def sums(params, batch):
+            logits = apply({"params": params, **model_state}, batch)
+            return _sums(logits, batch["labels"], batch["weights"])
+
+        return Network(apply, model_state, is_linen=True, sums=sums)
+
+    return Task(
+        splits=splits,
+        batching=plain(splits, batch_size, take),
+        init=init,
+        train_sums=train_sums,
+        eval_sums=eval_sums,
+        metrics=(LOSS, ACCURACY),
+        primary=ACCURACY.name,
+        network=network,
+        layers="conv_kernels",
+        optimizer="sgd",
+    )
+
+
+def _require_images(splits: Mapping[str, Any]) -> None:
+    train = splits["train"]
+    if not isinstance(train, Mapping) or set(train) != {"images", "labels"}:
+        found = sorted(train) if isinstance(train, Mapping) else type(train).__name__
+        remedy = "Take another data.name, or a task of your own: docs/extending.md."
+        raise InvalidInput(
+            [expected("data of task classification", found, "to be images and labels", remedy)]
+        )
+
+
+def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int) -> None:
+    """Traces a network of the user's on one image, which compiles nothing.
+
+    Raises:
+        InvalidInput: it cannot be applied, or its outputs are no logits.
+    """
+
+    def apply(key):
+        images = jnp.zeros((1, *shape))
+        return forward.evaluate(module, forward.init(module, key, images), images)
+
+    name = type(module).__name__
+    try:
+        logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    except Exception as error:  # it is the user's code: whatever it raises is the problem
+        allowed = f"to be applicable to images {list(shape)}. It raised {type(error).__name__}: {error}"
+        raise InvalidInput([expected("model.name", name, allowed)]) from error
+    found = getattr(logits, "shape", type(logits).__name__)
+    if found != (1, num_classes):
+        allowed = f"to map images [B, {', '.join(map(str, shape))}] to logits [B, {num_classes}]"
+        raise InvalidInput([expected("model.name", name, allowed, f"It gives {found} for one image.")])
+
+
+def _apply(module: Any, variables: Any, batch: Any, **linen_options: Any) -> Any:
+    return forward.evaluate(module, variables, batch["images"], **linen_options)
+
+
+def _sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
+    log_probs = jax.nn.log_softmax(logits)
+    losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
+    correct = jnp.argmax(logits, axis=-1) == labels
+    # where, not a product: a padded example's loss must not count even if it is nan.
+    return {
+        "loss": jnp.sum(jnp.where(weights > 0, weights * losses, 0.0)),
+        "accuracy": jnp.sum(weights * correct),
+        "count": jnp.sum(weights),
+    }

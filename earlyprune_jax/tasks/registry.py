@@ -1,0 +1,97 @@
+"""Tasks by reference: a built-in, or the user's own."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from earlyprune_jax import data, models, references
+from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.tasks import task as tasks
+from earlyprune_jax.tasks.classification import classification
+from earlyprune_jax.tasks.task import Task
+from earlyprune_jax.validate import InvalidInput
+
+KEY = "task.name"
+TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
+
+
+def build(spec: RunSpec, source: data.Source) -> Task:
+    """Makes the task of an experiment from its data.
+
+    Args:
+        spec: of one setting.
+        source: of `data.read`.
+
+    Raises:
+        InvalidInput: the reference cannot be loaded, or what it makes is no sound task.
+    """
+    mean, std = data.normalisation(source, spec.data)
+    return _make(spec, data.split(source, spec.data), mean, std)
+
+
+@functools.lru_cache(maxsize=64)
+def abstract(spec: RunSpec) -> Task:
+    """Makes the task as far as shapes go: what can be checked, and counted, before data are read.
+
+    Only built-in tasks are made from shapes; the user's own sees its data.
+
+    Args:
+        spec: of one setting.
+
+    Raises:
+        InvalidInput: as `build`.
+    """
+    if references.is_import_path(spec.task.name):
+        return build(spec, _read(spec.data))
+    shapes = data.shapes(spec.data)
+    neutral = _channels(shapes)
+    return _make(spec, shapes, spec.data.mean or neutral, spec.data.std or neutral)
+
+
+def steps_per_epoch(spec: RunSpec) -> dict[Setting, int]:
+    """Training steps an epoch of every setting, its trunk's too."""
+    found = {setting: abstract(spec.at(setting)).batching.steps_per_epoch for setting in spec.settings()}
+    return {setting.trunk: steps for setting, steps in found.items()} | found
+
+
+def forget() -> None:
+    """Has `abstract` look at the data anew."""
+    abstract.cache_clear()
+    _read.cache_clear()
+
+
+@functools.lru_cache(maxsize=1)
+def _read(spec: Any) -> data.Source:
+    return data.read(spec)
+
+
+def _channels(shapes: Mapping[str, Any]) -> tuple[float, ...]:
+    images = shapes["train"].get("images") if isinstance(shapes["train"], Mapping) else None
+    return (0.5,) * (images.shape[-1] if images is not None else 0)
+
+
+def _make(spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Task:
+    make = references.load(KEY, spec.task.name, TASKS)
+    model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
+    options = {
+        "batch_size": spec.train.batch_size,
+        "precision": spec.train.precision,
+        "num_classes": spec.data.num_classes,
+        "mean": mean,
+        "std": std,
+        "crop_padding": spec.data.crop_padding,
+        "horizontal_flip": spec.data.horizontal_flip,
+    }
+    is_own = references.is_import_path(spec.task.name)
+    try:
+        made = make(splits, model, **references.accepted(make, options))
+    except InvalidInput:
+        raise
+    except Exception as error:
+        if not is_own:
+            raise
+        problem = f"{KEY}: {spec.task.name} raised {type(error).__name__}: {error}"
+        raise InvalidInput([problem]) from error
+    if problems := tasks.check(made, functions=is_own):
+        raise InvalidInput([f"{KEY}: {spec.task.name}: {problem}" for problem in problems])
+    return made

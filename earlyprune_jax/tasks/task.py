@@ -1,0 +1,248 @@
+"""A task: all that training knows of data and network, as a frozen bundle of pure functions."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
+from earlyprune_jax.metrics import Metric
+from earlyprune_jax.signals.signal import Network
+from earlyprune_jax.tasks.batching import Batching
+from earlyprune_jax.validate import expected
+
+Sums = Mapping[str, Array]
+"""Sums over examples, float32 scalars: `loss`, `count` (what the loss is divided by), and more."""
+
+Values = Mapping[str, float]
+"""Metric -> value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HostMeasurement:
+    """Metrics that are measured outside of compiled code, after some epochs and after a run's last.
+
+    Attributes:
+        metrics: their names, units and directions; columns validation_NAME and test_NAME.
+        measure: (variables, name of the split) -> metric -> value. `variables` is what the network
+            applies, {"params": ..., **model_state}, of one run.
+        every_epochs: measured after every so many epochs of a run, counted from the trunk's start.
+    """
+
+    metrics: tuple[Metric, ...]
+    measure: Callable[[Variables, str], Values]
+    every_epochs: int = 1
+
+    def due(self, epoch: int, last_epoch: int) -> bool:
+        """Whether it is measured after this epoch of a run that ends with `last_epoch`."""
+        return epoch == last_epoch or epoch % self.every_epochs == 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What is learnt. Functions run inside jit unless it says otherwise.
+
+    Attributes:
+        splits: "train", "test", and "validation" if examples are held out: a pytree of arrays each, of
+            any names and shapes; they are put on the device once.
+        batching: which examples make which batches, and how a batch is taken from a split.
+        init: key -> variables of a new network: {"params": ..., and other collections}.
+        train_sums: (params, model_state, batch, key) -> (sums, new model_state). The training loss is
+            sums["loss"] / sums["count"]; `key` is for dropout and the like; `model_state` holds the
+            network's other collections, {} if it has none.
+        eval_sums: (params, model_state, batch) -> sums of the same names, in evaluation mode. What has
+            weight 0 in batch["weights"] must not count.
+        metrics: what is made of the sums.
+        primary: the metric that forks are compared by; one of `metrics` or of `host`.
+        sums: names of the sums; None = loss, count and the metrics.
+        values: (on the host) sums as numbers -> value of every metric; None = sums[NAME] / sums["count"].
+        network: model_state -> the network whose log-probabilities signals, criteria and comparisons look
+            at: evaluation mode, float32 throughout; None where the task has none: those that need them
+            are then refused by name. Its batches hold `labels` [B] where "empirical" labels are asked for.
+        host: measurements outside of compiled code.
+        layers: the prunable weights by default, as `pruning.layers`.
+        optimizer: the optimizer by default, as `optim.name`.
+
+    Example:
+        See docs/extending.md.
+    """
+
+    splits: Mapping[str, Any]
+    batching: Batching
+    init: Callable[[PRNGKey], Variables]
+    train_sums: Callable[[Params, Any, Any, PRNGKey], tuple[Sums, Any]]
+    eval_sums: Callable[[Params, Any, Any], Sums]
+    metrics: tuple[Metric, ...]
+    primary: str
+    sums: tuple[str, ...] | None = None
+    values: Callable[[Values], Values] | None = None
+    network: Callable[[Any], Network] | None = None
+    host: tuple[HostMeasurement, ...] = ()
+    layers: str = "all_kernels"
+    optimizer: str = "sgd"
+
+    @property
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the sums, then those measured on the host."""
+        return (*self.metrics, *(metric for one in self.host for metric in one.metrics))
+
+    @property
+    def sum_names(self) -> tuple[str, ...]:
+        """The names of the sums, each once."""
+        named = ("loss", "count", *(metric.name for metric in self.metrics))
+        return tuple(dict.fromkeys(self.sums or named))
+
+    @functools.cached_property
+    def num_outputs(self) -> int:
+        """How many log-probabilities an example has, C; 0 where the task has none. Nothing is computed."""
+        if self.network is None:
+            return 0
+        first = next(iter(self.batching.subset("train", np.arange(1), 1, 1)))
+        splits = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.splits["train"])
+
+        def predict(variables, split):
+            params, model_state = split_variables(variables)
+            batch = self.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
+            return self.probe(model_state).log_probs(params, batch)
+
+        return jax.eval_shape(predict, self.shapes(), splits).shape[-1]
+
+    def shapes(self) -> Any:
+        """The shapes and types of a network's variables; nothing is computed or compiled."""
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> Any:
+        return jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+
+    def measured(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """The metrics of summed examples, as numbers."""
+        numbers = {name: float(value) for name, value in sums.items()}
+        if self.values is not None:
+            return {name: float(value) for name, value in self.values(numbers).items()}
+        return {metric.name: numbers[metric.name] / numbers["count"] for metric in self.metrics}
+
+    def probe(self, model_state: Any) -> Network:
+        """What signals look at: the network of the log-probabilities, or one that has only sums."""
+        if self.network is not None:
+            return self.network(model_state)
+
+        def sums(params: Params, batch: Any) -> Sums:
+            return self.eval_sums(params, model_state, batch)
+
+        return Network(lambda variables, batch: None, {}, is_linen=False, sums=sums, has_log_probs=False)
+
+    def decidable_columns(self) -> tuple[str, ...]:
+        """The metrics that a trigger may watch."""
+        splits = [split for split in ("train", "validation") if split in self.splits]
+        columns = [metric.column(split) for split in splits for metric in self.metrics]
+        if "validation" in self.splits:
+            columns += [metric.column("validation") for one in self.host for metric in one.metrics]
+        return tuple(columns)
+
+
+def split_variables(variables: Variables) -> tuple[Params, dict[str, Any]]:
+    """The parameters of a network, and its other collections: the model state.
+
+    Example:
+        >>> split_variables({"params": {"w": 1}, "batch_stats": {"mean": 0}})
+        ({'w': 1}, {'batch_stats': {'mean': 0}})
+    """
+    return variables["params"], {name: value for name, value in variables.items() if name != "params"}
+
+
+def check(task: Any, *, functions: bool = True) -> list[str]:
+    """Finds why an object cannot be trained as a task; no network is compiled.
+
+    Args:
+        task: anything.
+        functions: whether its functions are traced too.
+    """
+    if not isinstance(task, Task):
+        return [
+            expected("task", type(task).__name__, "to be a Task", "Return earlyprune_jax.tasks.Task(...).")
+        ]
+    problems = [
+        expected("task.splits", tuple(task.splits), f"to hold {name}")
+        for name in ("train", "test")
+        if name not in task.splits
+    ]
+    names = [metric.name for metric in task.all_metrics]
+    if len(set(names)) < len(names):
+        problems.append(expected("task.metrics", names, "to have no name twice"))
+    if task.primary not in names:
+        remedy = "Forks are compared by it."
+        problems.append(expected("task.primary", task.primary, f"to be one of {', '.join(names)}", remedy))
+    if task.batching.steps_per_epoch < 1:
+        problems.append(
+            expected("task.batching.steps_per_epoch", task.batching.steps_per_epoch, "to be at least 1")
+        )
+    return problems or (_check_functions(task) if functions else [])
+
+
+def _check_functions(task: Task) -> list[str]:
+    """What the functions return, by shapes alone, on the first training batch of every kind."""
+    try:
+        params, model_state = split_variables(task.shapes())
+    except Exception as error:  # it is the user's code: whatever it raises is the problem
+        return [f"task.init raised {type(error).__name__}: {error}"]
+    problems = []
+    for batch in _first_batches(task):
+        problems += _check_sums(task, params, model_state, batch)
+    return list(dict.fromkeys(problems))
+
+
+def _first_batches(task: Task) -> list[Any]:
+    key = jax.random.PRNGKey(0)
+    found = {}
+    for one in task.batching.epoch(key, 0):
+        if one.kind not in found:
+            weights = None if one.weights is None else one.weights[0]
+            found[one.kind] = (one.kind, one.indices[0], weights)
+    return list(found.values())
+
+
+def _check_sums(task: Task, params: Any, model_state: Any, first: tuple[str, Any, Any]) -> list[str]:
+    kind, indices, weights = first
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(task.splits))
+
+    def train(params, model_state, split, key):
+        batch = task.batching.take(kind, split, indices, weights, key)
+        return task.train_sums(params, model_state, batch, key)
+
+    def evaluate(params, model_state, split):
+        ones = jnp.ones(len(indices)) if weights is None else weights
+        return task.eval_sums(params, model_state, task.batching.take(kind, split, indices, ones, None))
+
+    try:
+        trained, new_state = jax.eval_shape(train, params, model_state, shapes["train"], key)
+        evaluated = jax.eval_shape(evaluate, params, model_state, shapes["test"])
+    except Exception as error:  # as above
+        return [f"The task's sums of a batch raised {type(error).__name__}: {error}"]
+    problems = _wrong_sums("train_sums", trained) + _wrong_sums("eval_sums", evaluated)
+    wanted = sorted(task.sum_names)
+    for name, sums in (("train_sums", trained), ("eval_sums", evaluated)):
+        if not problems and sorted(sums) != wanted:
+            remedy = "Name all sums in Task(sums=...), and say in Task(values=...) how they make metrics."
+            problems.append(expected(f"names of {name}", sorted(sums), f"to be {wanted}", remedy))
+    if jax.tree.structure(new_state) != jax.tree.structure(model_state):
+        allowed = f"to be like that of init, {jax.tree.structure(model_state)}"
+        problems.append(expected("model_state of train_sums", jax.tree.structure(new_state), allowed))
+    return problems
+
+
+def _wrong_sums(name: str, sums: Any) -> list[str]:
+    if not isinstance(sums, Mapping):
+        return [
+            expected(name, type(sums).__name__, "to return a mapping name -> number", "E.g. loss and count.")
+        ]
+    return [
+        expected(f"{name}[{key!r}]", f"{value.dtype}{list(value.shape)}", "to be one floating-point number")
+        for key, value in sums.items()
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating)
+    ]

@@ -1,0 +1,192 @@
+"""What forks are pruned by: criteria and scopes, built-in or the user's, as functions of a trunk's state.
+
+Data-driven criteria look at training examples (`pruning.num_examples`), without augmentation, in evaluation
+mode and float32.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax import pruning, references
+from earlyprune_jax.array_types import Array, Mask, Params, Scores
+from earlyprune_jax.pruning.scores.named import CRITERIA, CRITERIA_KEY, Probe, needs_log_probs
+from earlyprune_jax.tasks import Task, split_variables
+from earlyprune_jax.training.engine import Engine
+from earlyprune_jax.training.state import Stream, TrainState, stream_key
+from earlyprune_jax.validate import InvalidInput, expected
+
+SCOPES_KEY = "pruning.scopes"
+
+
+class Examples:
+    """Batches of examples as a task gives them, as often as one asks; one is on the device at a time.
+
+    Args:
+        engine: whose data are looked at.
+        numbers: of the training examples.
+        batch_size: of a batch; the last may be smaller.
+    """
+
+    def __init__(self, engine: Engine, numbers: np.ndarray, batch_size: int):
+        self._engine, self._numbers, self._batch_size = engine, numbers, batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        take, split = self._engine.task.batching.take, self._engine.splits["train"]
+        for batches in self._engine.batches("train", self._batch_size, self._numbers):
+            for indices, weights in zip(batches.indices, batches.weights, strict=True):
+                own = jnp.asarray(indices[weights > 0])
+                yield take(batches.kind, split, own, jnp.ones(len(own)), None)
+
+
+def check_scope(scope: str) -> list[str]:
+    """The problems of a scope's text."""
+    known = dict.fromkeys(pruning.SCOPES, pruning.allocate)
+    return references.check(SCOPES_KEY, scope, known, ("scores", "prunable", "sparsity"))
+
+
+def make_mask(
+    engine: Engine,
+    state: TrainState,
+    *,
+    criterion: str,
+    scope: str,
+    sparsity: float,
+    prunable: Any,
+    examples: Examples,
+) -> Mask:
+    """Scores a trunk's weights and removes the lowest-scored.
+
+    Args:
+        engine: of the trunk.
+        state: the trunk's.
+        criterion: one of `CRITERIA`, or module:function with the signature `Criterion`.
+        scope: one of `pruning.SCOPES`, or module:function (scores, prunable, sparsity) -> mask.
+        sparsity: fraction of the prunable weights removed.
+        prunable: the structure of the params with Python bools.
+        examples: what data-driven criteria look at.
+
+    Returns:
+        A mask that removes exactly round(sparsity * n) of the n prunable weights, or for `local` so many
+        of each layer.
+
+    Raises:
+        InvalidInput: the user's criterion or scope gives something else.
+    """
+    made = scores(engine, state, criterion, examples)
+    if scope in pruning.SCOPES:
+        return pruning.allocate(made, prunable, sparsity=sparsity, scope=scope)
+    mask = references.load(SCOPES_KEY, scope, {}, ("scores", "prunable", "sparsity"))(
+        made, prunable, sparsity
+    )
+    problems = _mask_problems(mask, state.params, prunable, sparsity)
+    if problems:
+        raise InvalidInput([f"{SCOPES_KEY}: {scope}: {problem}" for problem in problems])
+    return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf, bool), mask))
+
+
+def scores(engine: Engine, state: TrainState, criterion: str, examples: Examples) -> Scores:
+    """Scores a trunk's weights, higher = keep.
+
+    Args:
+        engine: of the trunk.
+        state: the trunk's.
+        criterion: as of `make_mask`.
+        examples: likewise.
+
+    Raises:
+        InvalidInput: the user's criterion gives something else than scores.
+    """
+    key = stream_key(state.key, Stream.PRUNE, state.step)
+    return _scored(engine.task, state.params, state.model_state, criterion, examples, key)
+
+
+def _scored(
+    task: Task, params: Params, model_state: Any, criterion: str, batches: Iterable[Any], key: Array
+) -> Scores:
+    network = task.probe(model_state)
+
+    def loss(params: Params, batch: Any) -> Array:
+        sums = network.sums(params, batch) if network.sums else {}
+        return sums["loss"] / sums["count"]
+
+    log_probs = network.log_probs if network.has_log_probs else None
+    function = references.load(CRITERIA_KEY, criterion, CRITERIA, ("params", "probe"))
+    made = function(params, Probe(batches, loss, log_probs, key))
+    if jax.tree.structure(made) != jax.tree.structure(params):
+        allowed = "to give scores of the structure of the params"
+        raise InvalidInput(
+            [expected(CRITERIA_KEY, criterion, allowed, f"It gave {jax.tree.structure(made)}.")]
+        )
+    shapes = zip(jax.tree.leaves(made), jax.tree.leaves(params), strict=True)
+    wrong = [np.shape(score) for score, leaf in shapes if np.shape(score) != np.shape(leaf)]
+    if wrong:
+        allowed = "to give scores of the shapes of the params"
+        raise InvalidInput(
+            [expected(CRITERIA_KEY, criterion, allowed, f"It gave a leaf of shape {wrong[0]}.")]
+        )
+    return made
+
+
+def _mask_problems(mask: Any, params: Params, prunable: Any, sparsity: float) -> list[str]:
+    try:
+        pruning.check(mask, params)
+    except InvalidInput as error:
+        return list(error.problems)
+    leaves = zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
+    counted: Sequence[tuple[int, int, bool]] = [
+        (int(np.size(leaf)), int(np.size(leaf) - np.count_nonzero(leaf)), bool(flag)) for leaf, flag in leaves
+    ]
+    outside = sum(removed for _, removed, flag in counted if not flag)
+    wanted = round(sparsity * sum(size for size, _, flag in counted if flag))
+    removed = sum(removed for _, removed, flag in counted if flag)
+    problems = [expected("weights removed that are not prunable", outside, "to be none")] if outside else []
+    if removed != wanted:
+        problems.append(
+            expected("weights removed", removed, f"to be {wanted}, round(sparsity * prunable weights)")
+        )
+    return problems
+
+
+def check_own(task: Task, names: Sequence[str]) -> list[str]:
+    """Traces criteria of the user's on one batch: what they give, as far as can be seen without computing.
+
+    Args:
+        task: of `tasks.abstract`.
+        names: criteria.
+    """
+    own = [name for name in dict.fromkeys(names) if references.is_import_path(name)]
+    return [problem for name in own for problem in _trace(task, name)]
+
+
+def _trace(task: Task, name: str) -> list[str]:
+    first = next(iter(task.batching.subset("train", np.arange(1), 1, 1)))
+    params, model_state = split_variables(task.shapes())
+    split = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), task.splits["train"])
+
+    def run(params: Params, model_state: Any, split: Any, key: Array) -> Scores:
+        batch = task.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
+        return _scored(task, params, model_state, name, [batch], key)
+
+    try:
+        jax.eval_shape(run, params, model_state, split, jax.ShapeDtypeStruct((2,), np.uint32))
+    except InvalidInput as error:
+        return list(error.problems)
+    except jax.errors.JAXTypeError:
+        return []  # It computes on the host, which tracing cannot follow.
+    except Exception as error:  # it is the user's code: whatever it raises is the problem
+        return [expected(CRITERIA_KEY, name, f"to give scores. It raised {type(error).__name__}: {error}")]
+    return []
+
+
+def log_probs_problems(task: Task, key: str, names: Sequence[str]) -> list[str]:
+    """A problem for every named criterion that needs log-probabilities, for a task that has none."""
+    if task.network is not None:
+        return []
+    remedy = "Its task has none: take another, such as magnitude, or give Task(network=...)."
+    return [
+        expected(key, name, "to need no log-probabilities", remedy) for name in names if needs_log_probs(name)
+    ]

@@ -1,0 +1,82 @@
+"""What a user might write, named in tests by import path: own_code:Linear."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from earlyprune_jax.training.retraining import Training
+
+
+class Linear(nn.Module):
+    """Softmax regression on all pixels: compiles in no time."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.num_classes, name="classifier")(images.reshape(len(images), -1))
+
+
+# Criteria
+
+
+def signed(params, probe):
+    """Large positive weights stay."""
+    return params
+
+
+def gradient(params, probe):
+    """The absolute mean gradient over the batches, which are of one size."""
+    batches = [jax.grad(probe.loss)(params, batch) for batch in probe.batches]
+    return jax.tree.map(lambda *leaves: jnp.abs(sum(leaves)) / len(leaves), *batches)
+
+
+def kernel_only(params, probe):
+    return {"classifier": {"kernel": params["classifier"]["kernel"]}}
+
+
+def flattened(params, probe):
+    return jax.tree.map(jnp.ravel, params)
+
+
+# Scopes
+
+
+def first(scores, prunable, sparsity, *, extra=0):
+    """Removes the first weights of the kernel, and `extra` more."""
+    kernel = np.ones(scores["classifier"]["kernel"].shape, bool)
+    kernel.ravel()[: round(sparsity * kernel.size) + extra] = False
+    return {"classifier": {"bias": np.ones(scores["classifier"]["bias"].shape, bool), "kernel": kernel}}
+
+
+def biases_too(scores, prunable, sparsity):
+    mask = first(scores, prunable, sparsity)
+    mask["classifier"]["bias"][0] = False
+    return mask
+
+
+def numbers(scores, prunable, sparsity):
+    return jax.tree.map(np.asarray, scores)
+
+
+# Rules and schedules
+
+
+def half_rate(fork_epoch, trunk, *, epochs=3):
+    """Half of the trunk's final rate, for so many epochs."""
+    return Training(epochs, optax.constant_schedule(trunk.final_rate / 2))
+
+
+def no_training(fork_epoch, trunk):
+    return None
+
+
+def polynomial(max_learning_rate, num_epochs, steps_per_epoch, power=2.0):
+    """Falls to 0, which it would reach one step after the last."""
+    return lambda step: max_learning_rate * (1 - step / (num_epochs * steps_per_epoch)) ** power
+
+
+def negative(max_learning_rate):
+    return lambda step: -max_learning_rate
