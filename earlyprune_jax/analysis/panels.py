@@ -254,8 +254,8 @@ def draw_signals(axes: "Axes", content: Content, frame: Frame) -> list[Any]:
     # The forks stay on top although the second axis is drawn later.
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
-    num_labels = min(len(content.signals), 3)
-    top = frame.share - 0.02 - 0.05 * num_labels
+    num_named = min(len(content.signals), 3)
+    top = frame.share - 0.02 - 0.05 * num_named
     scaled = [_scaled(content, name) for name in content.signals]
     lowest = min(0.0, *(float(values.min()) for _, values in scaled))
     _place(right, lowest, 1.0, 0.02, top, max_ticks=3)
@@ -264,10 +264,10 @@ def draw_signals(axes: "Axes", content: Content, frame: Frame) -> list[Any]:
     handles = []
     for index, (name, (epochs, values)) in enumerate(zip(content.signals, scaled, strict=True)):
         handles.append(_draw_signal(right, content, frame, index, epochs, values))
-        if index < num_labels:
+        if index < num_named:
             peak = _peak(content, name)
             told = f"{words.signal_label(name, content.runs.config, short=True)} {_peak_words(peak)}"
-            height = top + 0.03 + 0.05 * (num_labels - 1 - index)
+            height = top + 0.03 + 0.05 * (num_named - 1 - index)
             _text_beside(axes, frame, peak.epoch, height, told, color=GREYS[index])
     right.spines[["top", "left", "bottom"]].set_visible(False)
     return handles

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,7 +138,7 @@ def free_bytes(workdir: Path) -> int:
 
 
 def described_trunk(
-    spec: RunSpec, trunk: Trunk, num_epochs: int, *, data_digest: str, budget_file: str
+    spec: RunSpec, trunk: Trunk, num_epochs: int, of_data: Mapping[str, Any], budget_file: str
 ) -> dict[str, Any]:
     """What run.json says of a trunk: checkpoints that stay, data, and the signals' budget, beside the rest.
 
@@ -146,12 +146,12 @@ def described_trunk(
         spec: of the study.
         trunk: of one setting and seed.
         num_epochs: it trains.
-        data_digest: of its source; see `data.Source.digest`.
+        of_data: the digest of its source, `data_sha256`, and what was computed from it.
         budget_file: where it says how much of each signal is measured, relative to the workdir.
     """
     kept = plan.kept_epochs(spec)
     return identity.described(spec, trunk, 0, num_epochs) | {
         "kept_epochs": None if kept is None else sorted(kept),
-        "data_sha256": data_digest,
+        **of_data,
         "signal_budget": budget_file,
     }

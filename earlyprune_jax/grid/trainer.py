@@ -50,8 +50,10 @@ class Talk:
 class _Equipment:
     """What members of one engine share."""
 
-    def __init__(self, engine: Engine, data_digest: str, budget_file: Path, say: Callable[[str], None]):
-        self.engine, self.data_digest = engine, data_digest
+    def __init__(
+        self, engine: Engine, of_data: dict[str, Any], budget_file: Path, say: Callable[[str], None]
+    ):
+        self.engine, self.of_data = engine, of_data
         self.budget_file, self._say = budget_file, say
 
     @functools.cached_property
@@ -118,7 +120,9 @@ class Trainer:
         engine = engines.build(spec, tasks.build(spec, source), mesh=mesh)
         name = f"{identity.slug(spec.model.name)}_{spec.data.train_fraction:.10g}-{engine_id}.json"
         folder = self.study.workdir / "signal_budgets"
-        return _Equipment(engine, source.digest(), folder / name, self.talk.say)
+        mean, std = data.normalisation(source, spec.data)
+        of_data = {"data_sha256": source.digest(), "mean": list(mean), "std": list(std)}
+        return _Equipment(engine, of_data, folder / name, self.talk.say)
 
     def _run(self, member: Run, training: Training, first_epoch: int, **parts: Any) -> loop.Run:
         records, store = self.study.records(member), self.study.store(member)
@@ -144,8 +148,8 @@ class Trainer:
                 self.study.spec,
                 trunk,
                 training.num_epochs,
-                data_digest=equipment.data_digest,
-                budget_file=equipment.budget_file.relative_to(self.study.workdir).as_posix(),
+                equipment.of_data,
+                equipment.budget_file.relative_to(self.study.workdir).as_posix(),
             )
         )
         return run

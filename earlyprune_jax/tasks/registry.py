@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from earlyprune_jax import data, models, references
-from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.spec import DataSpec, RunSpec, Setting
 from earlyprune_jax.tasks import task as tasks
 from earlyprune_jax.tasks.classification import classification
 from earlyprune_jax.tasks.task import Task
@@ -25,8 +25,7 @@ def build(spec: RunSpec, source: data.Source) -> Task:
     Raises:
         InvalidInput: the reference cannot be loaded, or what it makes is no sound task.
     """
-    mean, std = data.normalisation(source, spec.data)
-    return _make(spec, data.split(source, spec.data), mean, std)
+    return _make(spec, data.split(source, spec.data), *data.normalisation(source, spec.data))
 
 
 @functools.lru_cache(maxsize=64)
@@ -42,7 +41,7 @@ def abstract(spec: RunSpec) -> Task:
         InvalidInput: as `build`.
     """
     if references.is_import_path(spec.task.name):
-        return build(spec, _read(spec.data))
+        return _make(spec, *_own_data(spec.data))
     shapes = data.shapes(spec.data)
     neutral = _channels(shapes)
     return _make(spec, shapes, spec.data.mean or neutral, spec.data.std or neutral)
@@ -57,12 +56,14 @@ def steps_per_epoch(spec: RunSpec) -> dict[Setting, int]:
 def forget() -> None:
     """Has `abstract` look at the data anew."""
     abstract.cache_clear()
-    _read.cache_clear()
+    _own_data.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)
-def _read(spec: Any) -> data.Source:
-    return data.read(spec)
+def _own_data(spec: DataSpec) -> tuple[Mapping[str, Any], tuple[float, ...], tuple[float, ...]]:
+    """What a task of the user's is made from; tasks of several settings share one copy."""
+    source = data.read(spec)
+    return data.split(source, spec), *data.normalisation(source, spec)
 
 
 def _channels(shapes: Mapping[str, Any]) -> tuple[float, ...]:
