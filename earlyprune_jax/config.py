@@ -214,6 +214,14 @@ def resolve(
     values = config.to_dict()
     swept = values.pop("sweep", None) or {}
     problems: list[str] = []
+    named = [name for name, _ in overrides]
+    twice = sorted({name for name in named if name.startswith("sweep.") and named.count(name) > 1})
+    problems += [expected(name, "twice", "to be given once, with all its values") for name in twice]
+    problems += [
+        expected(name, text, f"to be left out where sweep.{name} is given", "Add the value to the sweep.")
+        for name, text in overrides
+        if f"sweep.{name}" in named
+    ]
     for name, text in overrides:
         if name.startswith("sweep."):
             problems += _override_sweep(swept, name.removeprefix("sweep."), text)
@@ -225,6 +233,7 @@ def resolve(
     settings = sweep.settings()
     partial, found = _resolve_one(values, settings[0])
     problems += found
+    problems += _unread_keys(sweep, partial)
     for setting in settings[1:]:
         _, more = _resolve_one(values, setting)
         problems += [f"{problem} (with {setting.words()})" for problem in more if problem not in found]
@@ -232,7 +241,28 @@ def resolve(
         raise InvalidInput(shortened(list(dict.fromkeys(problems)), 60))
     first = partial.replace(dict(settings[0].values))
     spec = dataclasses.replace(first, sweep=sweep, folder=references.current_folder())
+    if problems := _differing_metrics(spec):
+        raise InvalidInput(problems)
     return _with_code(spec)
+
+
+def _unread_keys(sweep: Sweep, spec: RunSpec) -> list[str]:
+    """Swept keys that no rule of the forks looks at: every value would give the same runs."""
+    is_read = "custom" in (spec.fork.rules or ())
+    unread = set() if is_read else {"fork.length", "fork.rates"} & set(sweep.keys)
+    remedy = "Rule custom reads it: add custom to fork.rules."
+    return [expected("sweep", name, "to be read by a rule of fork.rules", remedy) for name in sorted(unread)]
+
+
+def _differing_metrics(spec: RunSpec) -> list[str]:
+    """Settings whose tasks report other metrics: tables, figures and choices are by one."""
+    made = [tasks.abstract(spec.at(setting)) for setting in spec.settings()]
+    told = {(task.primary, task.all_metrics) for task in made}
+    if len(told) == 1:
+        return []
+    found = sorted({f"{primary} of {', '.join(one.name for one in metrics)}" for primary, metrics in told})
+    allowed = f"to have the same metrics in all settings; primary {'; '.join(found)}"
+    return [expected("task.name", spec.task.name, allowed, "Take a workdir for each.")]
 
 
 def _with_code(spec: RunSpec) -> RunSpec:
@@ -421,7 +451,7 @@ def _read_values(name: str, values: Any) -> tuple[tuple[Any, ...], list[str]]:
         return (), problems
     if not isinstance(values, tuple | list) or not values:
         return (), [expected(f"sweep.{name}", values, "to be a list of values, one at least")]
-    converted = [_convert(value, KEYS[name].type) for value in values]
+    converted = [_canonical(name, _convert(value, KEYS[name].type)) for value in values]
     wrong = [value for value, read in zip(values, converted, strict=True) if read is None]
     if wrong:
         return (), [expected(f"sweep.{name}", one, f"to be {_type_name(KEYS[name].type)}") for one in wrong]
@@ -439,7 +469,7 @@ def _read_rows(rows: Any) -> tuple[tuple[tuple[tuple[str, Any], ...], ...], list
         for name, value in flat.items():
             key_problems = _swept_key_problems(name)
             problems += key_problems
-            flat[name] = None if key_problems else _convert(value, KEYS[name].type)
+            flat[name] = None if key_problems else _canonical(name, _convert(value, KEYS[name].type))
             if not key_problems and flat[name] is None:
                 allowed = f"to be {_type_name(KEYS[name].type)}"
                 problems.append(expected(f"sweep.rows[{number}] {name}", value, allowed))
@@ -485,11 +515,25 @@ def _read_keys(values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[
         if value is None:
             problems[full_name] = [expected(full_name, given[name], f"to be {_type_name(field.type)}")]
             continue
+        value = _canonical(full_name, value)
         accepted[section][name] = value
         allowed = field.metadata["check"](value)
         if allowed:
             problems[full_name] = [expected(full_name, value, allowed)]
     return accepted, problems
+
+
+def _canonical(name: str, value: Any) -> Any:
+    """References in one spelling: `Net( depth = 1 )` is `Net(depth=1)`."""
+    if name not in REFERENCES or name == "fork.trigger":
+        return value
+    if isinstance(value, tuple):
+        return tuple(_canonical(name, one) for one in value)
+    try:
+        is_reference = isinstance(value, str) and value.partition(":")[0] not in references.RESERVED
+        return str(references.parse(value)) if is_reference and value else value
+    except InvalidInput:
+        return value  # The key's own check names the problem.
 
 
 def _convert(value: Any, kind: Any) -> Any:

@@ -192,7 +192,7 @@ def _carry_out(study: Study, how: Options, console: Console, after_epoch: Callab
 def _num_epochs(study: Study, member: Member) -> int:
     if isinstance(member, Comparison):
         return 0
-    return member.training(study.at(member.setting), 1).num_epochs
+    return member.num_epochs(study.at(member.setting))
 
 
 class _Tables:

@@ -61,9 +61,10 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
     spec, lines = study.spec, []
     most = "at most " * (spec.fork.when == "trigger")
     for run in runs[:MOST_LISTED]:
-        num_epochs = run.training(spec.at(run.setting), lengths[run.setting]).num_epochs
+        num_epochs = run.num_epochs(spec.at(run.setting))
         steps = num_epochs * lengths[run.setting]
-        lines.append(f"  {identity.directory(spec, run)}: {most}{num_epochs} epochs, {steps} steps")
+        where = f" ({run.setting.words()})" if run.setting.values else ""
+        lines.append(f"  {identity.directory(spec, run)}{where}: {most}{num_epochs} epochs, {steps} steps")
     if len(runs) > MOST_LISTED:
         lines.append(f"  ... and {len(runs) - MOST_LISTED} more")
     if spec.fork.when == "trigger":
@@ -80,7 +81,7 @@ def _group_lines(study: Study, members: Sequence[Member], lengths: dict[Setting,
     runs = [member for member in members if not isinstance(member, Comparison)]
     sizes: Counter[tuple[str, int, bool]] = Counter()
     names: dict[str, str] = {}
-    for group in plan.groups(study.spec, runs, lengths.__getitem__):
+    for group in plan.groups(study.spec, runs):
         first = group.runs[0]
         sizes[group.engine, group.num_epochs, isinstance(first, Trunk)] += len(group.runs)
         own = study.at(first.setting)

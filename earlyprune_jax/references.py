@@ -1,7 +1,7 @@
 """What a config names: a built-in, or the user's own code by import path, both with literal arguments.
 
     resnet20                        a built-in
-    fisher(labels="exact")          a built-in, with arguments
+    fisher(estimator="exact")          a built-in, with arguments
     nets:Net                        attribute Net of module nets
     lab.nets:Net(depth=3)           the same of a module in a package, with arguments
 
@@ -11,6 +11,7 @@ of every user's file that the module loads, wherever the files lie.
 """
 
 import ast
+import builtins
 import contextlib
 import dataclasses
 import functools
@@ -145,14 +146,14 @@ def split_list(text: str) -> list[str]:
 
 
 def load(
-    key: str, text: str, builtins: Mapping[str, Any], takes: tuple[str, ...] | None = None
+    key: str, text: str, known: Mapping[str, Any], takes: tuple[str, ...] | None = None
 ) -> Callable[..., Any]:
     """Finds the object a reference names, and binds the reference's arguments.
 
     Args:
         key: the config key, for messages.
         text: the reference.
-        builtins: name -> object.
+        known: name -> object, of the built-ins.
         takes: names of the positional arguments that the user's own object will be called with; None = not
             checked here.
 
@@ -168,10 +169,10 @@ def load(
     except InvalidInput as error:
         raise InvalidInput([f"{key}: {problem}" for problem in error.problems]) from None
     if not reference.module:
-        if reference.path not in builtins:
-            known = unknown_choice(key, reference.path, tuple(builtins))
+        if reference.path not in known:
+            known = unknown_choice(key, reference.path, tuple(known))
             raise InvalidInput([f"{known} Your own: module:attribute."])
-        found = builtins[reference.path]
+        found = known[reference.path]
     else:
         found = _import(key, reference)
     if not callable(found):
@@ -238,12 +239,24 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
     }
 
 
-def check(
-    key: str, text: str, builtins: Mapping[str, Any], takes: tuple[str, ...] | None = None
-) -> list[str]:
+def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
+    """The names of the arguments that a reference gives, by position or by name.
+
+    Args:
+        key: the config key, for messages.
+        text: the reference.
+        known: name -> object, of the built-ins.
+    """
+    reference = parse(text)
+    signature = signature_of(load(key, reference.path, known))
+    names = list(signature.parameters)[: len(reference.arguments)] if signature else []
+    return {*names, *(name for name, _ in reference.options)}
+
+
+def check(key: str, text: str, known: Mapping[str, Any], takes: tuple[str, ...] | None = None) -> list[str]:
     """Lists the problems of a reference; none where `load` gives an object. Arguments as of `load`."""
     try:
-        load(key, text, builtins, takes)
+        load(key, text, known, takes)
     except InvalidInput as error:
         return list(error.problems)
     return []
@@ -263,8 +276,8 @@ class _Session:
     folder: str = ""
     sources: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
     """Module -> its file, and the source that was loaded."""
-    loaded_by: dict[str, set[str]] = dataclasses.field(default_factory=dict)
-    """Module -> user's modules that importing it has loaded, however they were named."""
+    imports: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    """Module -> what it has imported while it was loaded, however that was written."""
 
 
 _SESSION = _Session()
@@ -301,7 +314,7 @@ def _forget(names: Any) -> None:
     for name in list(names):
         sys.modules.pop(name, None)
         _SESSION.sources.pop(name, None)
-        _SESSION.loaded_by.pop(name, None)
+        _SESSION.imports.pop(name, None)
 
 
 def _import(key: str, reference: Reference) -> Any:
@@ -330,10 +343,13 @@ def _unknown_attribute(key: str, path: str, holder: Any, part: str) -> str:
 
 
 def _module(key: str, path: str, name: str) -> ModuleType:
-    before = set(sys.modules)
     try:
-        with _no_bytecode():
+        with _no_bytecode(), _recorded():
             module = importlib.import_module(name)
+            # What is imported inside functions too: while an experiment runs, its code stays what it was.
+            for other in sorted(_reachable(name)):
+                with contextlib.suppress(Exception):
+                    importlib.import_module(other)
     except ModuleNotFoundError as error:
         if error.name and name.startswith(error.name):
             places = " or ".join(filter(None, ("the Python path", _SESSION.folder)))
@@ -342,9 +358,7 @@ def _module(key: str, path: str, name: str) -> ModuleType:
         raise InvalidInput([_import_problem(key, path, error)]) from error
     except (Exception, SystemExit) as error:  # it is the user's code: whatever it raises is the problem
         raise InvalidInput([_import_problem(key, path, error)]) from error
-    new = {other for other in set(sys.modules) - before if _is_users(sys.modules.get(other))}
-    _SESSION.loaded_by.setdefault(name, set()).update(new)
-    for other in {name, *new, *_reachable(name)}:
+    for other in _reachable(name):
         _note(other)
     return module
 
@@ -354,9 +368,35 @@ def _import_problem(key: str, path: str, error: BaseException) -> str:
 
 
 def _note(name: str) -> None:
-    file = _file(sys.modules.get(name))
-    if file and name not in _SESSION.sources and _is_users(sys.modules.get(name)):
+    file = _file(sys.modules.get(name)) or _found(name)
+    if file and name not in _SESSION.sources:
         _SESSION.sources[name] = (file, Path(file).read_bytes())
+
+
+@contextlib.contextmanager
+def _recorded() -> Iterator[None]:
+    """Notes who imports what by a call; import statements are read off the source."""
+    importing, importing_module = builtins.__import__, importlib.import_module
+
+    def note(importer: Any, name: str) -> None:
+        if isinstance(importer, str):
+            _SESSION.imports.setdefault(importer, set()).add(name)
+
+    def by_import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0):
+        if not level:
+            note((globals or sys._getframe(1).f_globals).get("__name__"), name)
+        return importing(name, globals, locals, fromlist, level)
+
+    def by_module(name: str, package: str | None = None) -> ModuleType:
+        module = importing_module(name, package)
+        note(sys._getframe(1).f_globals.get("__name__"), module.__name__)
+        return module
+
+    builtins.__import__, importlib.import_module = by_import, by_module
+    try:
+        yield
+    finally:
+        builtins.__import__, importlib.import_module = importing, importing_module
 
 
 def refresh() -> None:
@@ -416,7 +456,7 @@ def _reachable(name: str) -> set[str]:
             continue
         found.add(current)
         waiting += _imported_names(file, current)
-        waiting += _SESSION.loaded_by.get(current, ())
+        waiting += _SESSION.imports.get(current, ())
         if "." in current:
             waiting.append(current.rpartition(".")[0])
     return found

@@ -262,7 +262,7 @@ class PruningSpec:
 
     criteria: tuple[str, ...] = key(
         "scores that decide which weights stay: magnitude, random, fisher, obd, taylor, grasp (with "
-        "arguments if wanted: fisher(labels='exact')), or module:function",
+        "arguments if wanted: fisher(estimator='exact')), or module:function",
         NAMES,
         decides="grid",
     )

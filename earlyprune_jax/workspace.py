@@ -74,7 +74,8 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
     study = read_json(workdir / "study.json", remedy=REMEDY)
     if study is None or study.get("format") != FORMAT:
         return [_of_other_version(workdir, study)]
-    return _differing_keys(workdir, held, spec) + _changed_code(workdir, study.get("code", {}), spec)
+    then = _settings(held) | set(_held_settings(study))
+    return _differing_keys(workdir, then, spec) + _changed_code(workdir, study.get("code", {}), spec)
 
 
 def _of_other_version(workdir: Path, study: dict[str, Any] | None) -> str:
@@ -87,9 +88,9 @@ def _of_other_version(workdir: Path, study: dict[str, Any] | None) -> str:
     return expected("--workdir", str(workdir), allowed, remedy)
 
 
-def _differing_keys(workdir: Path, held: dict[str, Any], spec: RunSpec) -> list[str]:
+def _differing_keys(workdir: Path, then: set[Any], spec: RunSpec) -> list[str]:
     """Keys whose values are neither those of the workdir, nor more, nor fewer: a sweep may grow."""
-    then, now = _settings(held), _settings(spec.to_dict())
+    now = _settings(spec.to_dict())
     if then <= now or now <= then:
         return []
     values = [_values(settings) for settings in (then, now)]
@@ -105,6 +106,10 @@ def _differing_keys(workdir: Path, held: dict[str, Any], spec: RunSpec) -> list[
         "that are there. Differing keys:\n"
     )
     return [expected("--workdir", str(workdir), "to hold the same study", remedy + "\n".join(lines))]
+
+
+def _held_settings(study: dict[str, Any]) -> list[Any]:
+    return [tuple(map(tuple, setting)) for setting in study.get("settings", ())]
 
 
 def _settings(config: dict[str, Any]) -> set[tuple[tuple[str, str], ...]]:
@@ -132,17 +137,14 @@ def _shown(values: dict[str, set[str]], name: str) -> str:
 
 def _changed_code(workdir: Path, held: dict[str, str], spec: RunSpec) -> list[str]:
     """The user's code that runs of the workdir were made with, and that has changed since."""
-    return [
-        expected(
-            path,
-            f"digest {now[:12]}",
-            f"to be the code that {workdir} was made with (digest {held[path][:12]})",
-            "It, or a module it imports, has changed: restore it, or choose another --workdir. A module that "
-            f"defines {references.VERSION} = '...' is known by that text instead of by its source.",
-        )
-        for path, now in spec.code
-        if path in held and held[path] != now
-    ]
+    changed = [path for path, now in spec.code if path in held and held[path] != now]
+    if not changed:
+        return []
+    remedy = (
+        "A module of these, or one that it imports, has changed: restore it, or choose another --workdir. A "
+        f"module that defines {references.VERSION} = '...' is known by that text instead of by its source."
+    )
+    return [expected("code", ", ".join(changed), f"to be the code that {workdir} was made with", remedy)]
 
 
 def describe(
@@ -220,6 +222,7 @@ def _describe(workdir: Path, spec: RunSpec, form: str, task: Task, how: Options,
         "format": FORMAT,
         "metrics": [metric.to_json() for metric in task.all_metrics],
         "primary": task.primary,
+        "settings": sorted(_settings(spec.to_dict()) | set(_held_settings(held))),
         "code": held.get("code", {}) | dict(spec.code),
         "folder": spec.folder or held.get("folder"),
     }

@@ -20,7 +20,7 @@ from tiny import tiny_experiment
 from earlyprune_jax import config, data, experiment, main
 from earlyprune_jax.grid import identity
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import loop, measurement
+from earlyprune_jax.training import loop, measurement, retraining
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput
 
@@ -233,7 +233,7 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
         if entry["epoch"] == num_epochs:
             raise Crash
 
-    training = trunk().training(spec, engine.steps_per_epoch)
+    training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, records, store)
     with pytest.raises(Crash):
         loop.train(engine, [dense_run(engine, training, records, store, crash)])
@@ -255,7 +255,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finis
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
     biggest = max((store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     biggest.write_bytes(b"\0" * biggest.stat().st_size)
-    training = trunk().training(spec, engine.steps_per_epoch)
+    training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, records, store)
     with pytest.warns(UserWarning, match="Going back to an older checkpoint"):
         loop.train(engine, [run])
@@ -313,7 +313,7 @@ def test_a_fork_at_epoch_0_starts_from_the_saved_initial_state(engine, finished,
     store = CheckpointStore(tmp_path / "checkpoints")
     other = engine.new_state(5)
     store.save(0, other)
-    training = trunk().training(spec, engine.steps_per_epoch)
+    training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, RunRecords(tmp_path), store)
     assert_equal_trees(loop.state_after(engine, run, 0), other)
 

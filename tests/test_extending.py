@@ -111,6 +111,7 @@ def test_everything_of_ones_own_runs_in_two_workers_and_changed_code_is_refused(
 def test_a_task_that_is_no_classification_is_compared_by_its_own_minimised_metric(tmp_path):
     changes = {
         "task.name": "regression:brightness",
+        "data.crop_padding": 0,
         "model.name": "nets:Net",
         "optim.name": "",
         "schedule.name": "constant",
@@ -146,6 +147,7 @@ def test_a_task_that_is_no_classification_is_compared_by_its_own_minimised_metri
 )
 def test_what_needs_log_probabilities_is_refused_by_name_for_a_task_without(tmp_path, changes, said):
     task = {"task.name": "regression:brightness", "model.name": "nets:Net", "signals.names": ("performance",)}
+    task |= {"data.crop_padding": 0}
     with pytest.raises(Exception, match=re.escape(said)):
         resolve(tmp_path / "mine", {**task, "fork.trigger": "", **changes})
 

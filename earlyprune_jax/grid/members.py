@@ -4,7 +4,6 @@ import dataclasses
 
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training import retraining
-from earlyprune_jax.training.retraining import Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +13,9 @@ class Trunk:
     setting: Setting
     trunk_seed: int
 
-    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
-        """Length, schedule and momentum, by the spec of its setting."""
-        return retraining.trunk(spec, steps_per_epoch)
+    def num_epochs(self, spec: RunSpec) -> int:
+        """How long it trains, by the spec of its setting."""
+        return spec.train.num_epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +31,9 @@ class Fork:
     rule: str
     replicate: int
 
-    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
-        """Length, schedule and momentum, by the spec of its setting."""
-        return retraining.training(spec, self.rule, self.fork_epoch, steps_per_epoch)
+    def num_epochs(self, spec: RunSpec) -> int:
+        """How long it trains, by the spec of its setting."""
+        return retraining.length(spec, self.rule, self.fork_epoch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +52,9 @@ class Online:
     rule: str
     replicate: int
 
-    def training(self, spec: RunSpec, steps_per_epoch: int) -> Training:
+    def num_epochs(self, spec: RunSpec) -> int:
         """The longest it can get, while nobody knows when the trigger will fire: see `pruned_at`."""
-        return retraining.training(spec, self.rule, 1, steps_per_epoch)
+        return retraining.length(spec, self.rule, 1)
 
     def pruned_at(self, epoch: int) -> Fork:
         """The fork this becomes, once it is known from which epoch's weights."""

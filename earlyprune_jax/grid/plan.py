@@ -98,7 +98,7 @@ def _online_cells(spec: RunSpec) -> list[tuple[Any, ...]]:
     )
 
 
-def groups(spec: RunSpec, runs: Iterable[Run], steps_per_epoch: Callable[[Setting], int]) -> list[Group]:
+def groups(spec: RunSpec, runs: Iterable[Run]) -> list[Group]:
     """The runs by engine and length, in their order.
 
     A trunk, which is watched, is a group of its own.
@@ -106,7 +106,6 @@ def groups(spec: RunSpec, runs: Iterable[Run], steps_per_epoch: Callable[[Settin
     Args:
         spec: of the study.
         runs: its runs.
-        steps_per_epoch: of a setting's data.
     """
     engines: dict[Setting, str] = {}
     found: dict[tuple[str, int, Trunk | None], list[Run]] = {}
@@ -114,7 +113,7 @@ def groups(spec: RunSpec, runs: Iterable[Run], steps_per_epoch: Callable[[Settin
         own = spec.at(run.setting)
         if run.setting not in engines:
             engines[run.setting] = engine_id(own)
-        length = run.training(own, steps_per_epoch(run.setting)).num_epochs
+        length = run.num_epochs(own)
         alone = run if isinstance(run, Trunk) else None
         found.setdefault((engines[run.setting], length, alone), []).append(run)
     return [Group(engine, length, tuple(own)) for (engine, length, _), own in found.items()]
@@ -147,7 +146,7 @@ def cost(spec: RunSpec, planned: Iterable[Run], *, steps_per_epoch: int, state_b
         state_bytes: of its network.
     """
     planned = list(planned)
-    num_epochs = sum(run.training(spec, steps_per_epoch).num_epochs for run in planned)
+    num_epochs = sum(run.num_epochs(spec) for run in planned)
     trunks = sum(isinstance(run, Trunk) for run in planned)
     if spec.fork.when == "trigger":
         # A trunk that never stops leaves nothing for its pruned runs; one that stops at once, the most.

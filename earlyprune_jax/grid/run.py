@@ -144,8 +144,7 @@ def _trains_with(study: Study, first: Member, other: Member) -> bool:
 
 
 def _shape(study: Study, fork: Fork) -> tuple[object, ...]:
-    # Any number of steps an epoch: lengths in epochs do not depend on it.
-    length = fork.training(study.at(fork.setting), 1).num_epochs
+    length = fork.num_epochs(study.at(fork.setting))
     trained = len(study.records(fork).epochs())
     return engine_id(study.at(fork.setting)), length - trained
 

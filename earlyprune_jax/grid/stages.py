@@ -62,7 +62,7 @@ def cut(
             trunks.append(member)
         else:
             cells.setdefault(_cell(member), []).append(member)
-    groups = plan.groups(spec, cells, steps_per_epoch)
+    groups = plan.groups(spec, cells)
     ordered = [(cell, group.num_epochs) for group in groups for cell in group.runs]
     costs = [length * steps_per_epoch(cell.setting) * len(cells[cell]) for cell, length in ordered]
     parts, start = [], 0

@@ -132,7 +132,7 @@ class Trainer:
     def _trunk(self, trunk: Trunk) -> loop.Run:
         equipment, spec = self._equipment(trunk.setting), self.study.at(trunk.setting)
         engine = equipment.engine
-        training = trunk.training(spec, engine.steps_per_epoch)
+        training = retraining.trunk(spec, engine.steps_per_epoch)
         initial = functools.partial(engine.new_state, trunk.trunk_seed)
         run = self._run(
             trunk,

@@ -4,6 +4,8 @@ import functools
 import inspect
 from typing import Any
 
+import jax
+
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 
 MODES = {"train": True, "deterministic": False, "is_training": True, "training": True}
@@ -39,7 +41,8 @@ def init(module: Any, key: PRNGKey, inputs: Any) -> Variables:
         key: decides the parameters.
         inputs: an example of what the module is applied to.
     """
-    return module.init(key, inputs, **mode(module, train=False))
+    rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+    return module.init(rngs, inputs, **mode(module, train=False))
 
 
 def train(
@@ -58,8 +61,10 @@ def train(
         The outputs, and the new model_state.
     """
     variables = {"params": params, **model_state}
+    # Streams of other names fall back to that of the parameters.
+    rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)}
     outputs, updated = module.apply(
-        variables, inputs, **mode(module, train=True), mutable=list(model_state), rngs={"dropout": key}
+        variables, inputs, **mode(module, train=True), mutable=list(model_state), rngs=rngs
     )
     return outputs, {name: updated.get(name, value) for name, value in model_state.items()}
 

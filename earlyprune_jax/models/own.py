@@ -57,4 +57,6 @@ def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Mod
             raise InvalidInput([expected(KEY, name, f"to make a Linen module, not a {found}", remedy)])
         return module
 
+    # Messages name the network as the config does.
+    make.reference = name  # pyright: ignore[reportFunctionMemberAccess]
     return make

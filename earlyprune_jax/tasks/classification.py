@@ -13,7 +13,7 @@ from earlyprune_jax.metrics import Metric
 from earlyprune_jax.models import forward
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import plain
-from earlyprune_jax.tasks.task import Task
+from earlyprune_jax.tasks.task import Task, split_variables
 from earlyprune_jax.validate import InvalidInput, expected
 
 LOSS = Metric("loss", "nats", larger_is_better=False)
@@ -53,7 +53,7 @@ def classification(
     probe = model(num_classes=num_classes, dtype=jnp.dtype("float32"))
     shape = splits["train"]["images"].shape[1:]
     if not type(module).__module__.startswith("earlyprune_jax."):
-        _require_logits(module, shape, num_classes)
+        _require_logits(module, shape, num_classes, getattr(model, "reference", type(module).__name__))
 
     def init(key):
         return forward.init(module, key, jnp.zeros((1, *shape)))
@@ -106,8 +106,14 @@ def _require_images(splits: Mapping[str, Any]) -> None:
         )
 
 
-def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int) -> None:
-    """Traces a network of the user's on one image, which compiles nothing.
+def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name: str) -> None:
+    """Traces a network of the user's on one image, in evaluation and in training, which compiles nothing.
+
+    Args:
+        module: the network.
+        shape: of an image.
+        num_classes: C.
+        name: of the network, for messages.
 
     Raises:
         InvalidInput: it cannot be applied, or its outputs are no logits.
@@ -115,9 +121,10 @@ def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int) -> No
 
     def apply(key):
         images = jnp.zeros((1, *shape))
-        return forward.evaluate(module, forward.init(module, key, images), images)
+        variables = forward.init(module, key, images)
+        forward.train(module, *split_variables(variables), images, key)
+        return forward.evaluate(module, variables, images)
 
-    name = type(module).__name__
     try:
         logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((2,), jnp.uint32))
     except Exception as error:  # it is the user's code: whatever it raises is the problem

@@ -9,7 +9,7 @@ from earlyprune_jax.spec import DataSpec, RunSpec, Setting
 from earlyprune_jax.tasks import task as tasks
 from earlyprune_jax.tasks.classification import classification
 from earlyprune_jax.tasks.task import Task
-from earlyprune_jax.validate import InvalidInput
+from earlyprune_jax.validate import InvalidInput, expected
 
 KEY = "task.name"
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
@@ -71,6 +71,25 @@ def _channels(shapes: Mapping[str, Any]) -> tuple[float, ...]:
     return (0.5,) * (images.shape[-1] if images is not None else 0)
 
 
+NEUTRAL = {
+    "train.precision": "float32",
+    "data.mean": (),
+    "data.std": (),
+    "data.crop_padding": 0,
+    "data.horizontal_flip": False,
+}
+"""Keys that a task may take, and their values where it does not."""
+
+
+def _ignored(spec: RunSpec, taken: Mapping[str, Any]) -> list[str]:
+    """Keys with a value that the task would ignore."""
+    return [
+        expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")
+        for key, neutral in NEUTRAL.items()
+        if key.split(".")[1] not in taken and spec.value(key) != neutral
+    ]
+
+
 def _make(spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Task:
     make = references.load(KEY, spec.task.name, TASKS)
     model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
@@ -84,8 +103,11 @@ def _make(spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std
         "horizontal_flip": spec.data.horizontal_flip,
     }
     is_own = references.is_import_path(spec.task.name)
+    taken = references.accepted(make, options)
+    if problems := _ignored(spec, taken):
+        raise InvalidInput(problems)
     try:
-        made = make(splits, model, **references.accepted(make, options))
+        made = make(splits, model, **taken)
     except InvalidInput:
         raise
     except Exception as error:

@@ -13,7 +13,7 @@ from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import Batching
-from earlyprune_jax.validate import expected
+from earlyprune_jax.validate import InvalidInput, expected
 
 Sums = Mapping[str, Array]
 """Sums over examples, float32 scalars: `loss`, `count` (what the loss is divided by), and more."""
@@ -36,6 +36,22 @@ class HostMeasurement:
     metrics: tuple[Metric, ...]
     measure: Callable[[Variables, str], Values]
     every_epochs: int = 1
+
+    def __post_init__(self):
+        if not isinstance(self.every_epochs, int) or self.every_epochs < 1:
+            allowed = "to be a whole number of at least 1"
+            raise InvalidInput([expected("every_epochs of HostMeasurement", self.every_epochs, allowed)])
+
+    def of(self, variables: Variables, split: str) -> dict[str, float]:
+        """Measures, and sees that all metrics are there.
+
+        Raises:
+            InvalidInput: `measure` gives other names.
+        """
+        found, names = dict(self.measure(variables, split)), sorted(metric.name for metric in self.metrics)
+        if sorted(found) != names:
+            raise InvalidInput([expected("what the host measures", sorted(found), f"to be {names}")])
+        return {name: float(value) for name, value in found.items()}
 
     def due(self, epoch: int, last_epoch: int) -> bool:
         """Whether it is measured after this epoch of a run that ends with `last_epoch`."""
@@ -123,7 +139,12 @@ class Task:
         """The metrics of summed examples, as numbers."""
         numbers = {name: float(value) for name, value in sums.items()}
         if self.values is not None:
-            return {name: float(value) for name, value in self.values(numbers).items()}
+            found = {name: float(value) for name, value in self.values(numbers).items()}
+            names = [metric.name for metric in self.metrics]
+            if sorted(found) != sorted(names):
+                allowed = f"to be {sorted(names)}"
+                raise InvalidInput([expected("names of task.values", sorted(found), allowed)])
+            return found
         return {metric.name: numbers[metric.name] / numbers["count"] for metric in self.metrics}
 
     def probe(self, model_state: Any) -> Network:

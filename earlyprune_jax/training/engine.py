@@ -174,9 +174,9 @@ class Engine:
             for split in ("validation", "test"):
                 is_due = split in self.splits and one.due(epoch, last_epoch)
                 variables = {"params": current.params, **current.model_state}
-                values = one.measure(variables, split) if is_due else {}
+                values = one.of(variables, split) if is_due else {}
                 for metric in one.metrics:
-                    found[metric.column(split)] = float(values[metric.name]) if is_due else None
+                    found[metric.column(split)] = values[metric.name] if is_due else None
         return found
 
     def log_probs(self, networks: list[TrainState], split: str) -> Iterator[list[np.ndarray]]:

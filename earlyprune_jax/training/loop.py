@@ -104,8 +104,8 @@ def train(engine: Engine, runs: Sequence[Run], stop: Callable[[], bool] = never,
     How a run ended is written to its result.json: {"status": "finished" | "diverged", "epoch", "step",
     "achieved_sparsity"}, and where a trigger ended it "fired": {"epoch", "marked_epoch", "reason"}. A run
     diverges at its first step with a non-finite loss, or at the last step of an epoch that
-    leaves non-finite weights or evaluates to a non-finite loss; it stops there, and nothing of that epoch is
-    kept. The others go on.
+    leaves non-finite weights or evaluates to a metric that is not finite, of the host too; it stops there,
+    and nothing of that epoch is kept. The others go on.
 
     Args:
         engine: of the runs' network and data.

@@ -30,6 +30,18 @@ from earlyprune_jax.training.state import Stream, TrainState, stream_key
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
 KEY = "signals.names"
+RECORDED = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "seconds",
+    "train_seconds",
+    "signals",
+    "signal_seconds",
+    "trunk_seed",
+)
+SPLITS = ("train_", "validation_", "test_")
+"""What columns of signals may not be called, or begin with."""
 
 NUM_OLDER_MASKS = 4
 """A mask is compared with that many older ones (Early-Bird's queue holds five)."""
@@ -145,6 +157,11 @@ def check(spec: RunSpec, task: Task) -> list[str]:
             for column in own
             if column in columns
         ]
+        problems += [
+            expected(KEY, name, f"to have no column {column}, which records have for something else")
+            for column in own
+            if column in RECORDED or column.startswith(SPLITS)
+        ]
         columns |= dict.fromkeys(own, name)
     return problems
 
@@ -236,16 +253,30 @@ def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
         sums = engine.place(signal.zero_sums(state.params))
         for kind, inputs in _probe_inputs(engine, probe, signal.num_passes):
             sums = runs[kind](sums, inputs, constants)
-        return signal.numbers(jax.device_get(sums), len(probe))
+        return _as_declared(signal, signal.numbers(jax.device_get(sums), len(probe)))
 
     return Instrument(signal.name, signal.columns, True, observe, _no_lookback, _as_observed)
 
 
 def _of_weights(signal: WeightSignal) -> Instrument:
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
-        return dict(signal.measure(state.params, stream_key(state.key, Stream.SIGNAL, epoch)))
+        key = stream_key(state.key, Stream.SIGNAL, epoch)
+        return _as_declared(signal, dict(signal.measure(state.params, key)))
 
     return Instrument(signal.name, signal.columns, False, observe, _no_lookback, _as_observed)
+
+
+def _as_declared(signal: ProbeSignal | WeightSignal, numbers: dict[str, Any]) -> dict[str, Any]:
+    """The numbers, which must be those of the signal's columns; mappings by parameter are free.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    single = {name for name, value in numbers.items() if not isinstance(value, Mapping)}
+    if single != set(signal.columns):
+        allowed = f"to give its columns, {', '.join(signal.columns)}"
+        raise InvalidInput([expected(f"numbers of {signal.name}", sorted(single), allowed)])
+    return numbers
 
 
 def _mask_distance(engine: Engine) -> Instrument:

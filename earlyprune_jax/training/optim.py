@@ -137,6 +137,9 @@ def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
     def step(params: Any, rate: Array) -> Any:
         return made.update(params, made.init(params), params, rate)[0]
 
+    state = jax.eval_shape(made.init, params)
+    if any(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+        return [expected(KEY, spec.name or default, "to keep no random key in its state: it cannot be saved")]
     try:
         updates = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32))
     except Exception as error:  # it may be the user's code: whatever it raises is the problem
@@ -158,14 +161,26 @@ def _momentum_problems(spec: OptimSpec, name: str) -> list[str]:
     ]
 
 
+def _bound_problems(spec: OptimSpec, name: str) -> list[str]:
+    """Arguments of the reference that are the config's to give."""
+    bound, problems = references.bound(KEY, name, OPTIMIZERS), []
+    if "learning_rate" in bound:
+        remedy = "It is optim.learning_rate, by the schedule; give other arguments by name."
+        problems.append(expected(KEY, name, "to have no learning_rate", remedy))
+    if "weight_decay" in bound and spec.weight_decay:
+        allowed = f"to be 0 where {name} has one of its own"
+        problems.append(expected("optim.weight_decay", spec.weight_decay, allowed))
+    return problems
+
+
 def _of_factory(spec: OptimSpec, name: str, factory: Callable[..., Any]) -> Optimizer:
     mask = functools.partial(decayed_leaves, weight_decay_on=spec.weight_decay_on)
     offered: dict[str, Any] = {"weight_decay": spec.weight_decay}
     if spec.weight_decay_on != "all":
         offered["mask"] = mask
     taken = references.accepted(factory, offered)
-    problems = _momentum_problems(spec, name)
-    if spec.weight_decay and "weight_decay" not in taken:
+    problems = _momentum_problems(spec, name) + _bound_problems(spec, name)
+    if not problems and spec.weight_decay and "weight_decay" not in taken:
         remedy = "Give it to an optimizer that takes weight_decay, or set it to 0."
         problems.append(
             expected("optim.weight_decay", spec.weight_decay, f"to be 0 with optim.name={name}", remedy)

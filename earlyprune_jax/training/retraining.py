@@ -6,6 +6,7 @@ A rule is a length and rates; today's names are combinations of them. A rule of 
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 
 import optax
@@ -16,6 +17,8 @@ from earlyprune_jax.training import schedules
 from earlyprune_jax.validate import InvalidInput, expected
 
 KEY = "fork.rules"
+ANY_STEPS = 100
+"""Training steps an epoch where a rule is asked for its length only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +197,21 @@ RULES: dict[str, Callable[[RunSpec, int, int], Training]] = {
 """Rule -> (spec of one setting, fork epoch, steps an epoch) -> the fork's training."""
 
 
+def length(spec: RunSpec, rule: str, fork_epoch: int) -> int:
+    """How long a fork trains; no schedule is made but by a rule of the user's.
+
+    Args:
+        spec: of one setting.
+        rule: one of `RULES`, or module:function.
+        fork_epoch: t, as of `training`.
+    """
+    left, fixed = spec.train.num_epochs - fork_epoch, spec.fork.constant_num_epochs
+    if rule not in RULES:
+        return training(spec, rule, fork_epoch, ANY_STEPS).num_epochs
+    named = {"constant": fixed, "matched_budget": left + fixed, "custom": spec.fork.length or left}
+    return named.get(rule, left)
+
+
 def training(spec: RunSpec, rule: str, fork_epoch: int, steps_per_epoch: int) -> Training:
     """How a fork trains.
 
@@ -243,7 +261,7 @@ def check_epochs(spec: RunSpec) -> list[str]:
             remedy += "." if latest == num_epochs else f", and a fork of rule {rule} trains what remains."
             problems.append(expected("fork.epochs", fork.epochs, f"to have no epoch beyond {latest}", remedy))
         elif references.is_import_path(rule):
-            idle = [t for t in fork.epochs if training(spec, rule, t, 1).num_epochs < 1]
+            idle = [t for t in fork.epochs if length(spec, rule, t) < 1]
             remedy = f"It gives forks at {idle} none."
             problems += [expected(KEY, rule, "to train at least 1 epoch", remedy)] if idle else []
     return problems
@@ -251,14 +269,14 @@ def check_epochs(spec: RunSpec) -> list[str]:
 
 def _trains_after(spec: RunSpec, rule: str) -> bool:
     """Whether a fork at the trunk's last epoch has epochs to train."""
-    return training(spec, rule, spec.train.num_epochs, 1).num_epochs >= 1
+    return length(spec, rule, spec.train.num_epochs) >= 1
 
 
 def _check_online(spec: RunSpec) -> list[str]:
     fork, num_epochs, problems = spec.fork, spec.train.num_epochs, []
     for rule in fork.rules:
         ends = {1, num_epochs - 1} if num_epochs > 1 else set()
-        if any(training(spec, rule, t, 1).num_epochs != num_epochs - t for t in ends):
+        if any(length(spec, rule, t) != num_epochs - t for t in ends):
             remedy = "Its forks have a length of their own: use another rule, or fork.when=epochs."
             allowed = f"without {rule} where fork.when=trigger, which keeps to the trunk's epochs"
             problems.append(expected("fork.rules", fork.rules, allowed, remedy))
@@ -295,6 +313,11 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
             remedy = f"It would rise in forks at {rising}: fork earlier, end lower, or use rule continue."
             key, value = ("epochs", spec.fork.epochs) if spec.fork.when == "epochs" else ("when", "trigger")
             problems.append(expected(f"fork.{key}", value, allowed, remedy))
+    if schedules.is_own(spec.schedule):
+        # Forks may be too short for a schedule of the user's.
+        for rule, t in itertools.product(spec.fork.rules, possible_epochs(spec)):
+            made = training(spec, rule, t, steps_per_epoch)
+            schedules.check_rate(made.schedule, f"a fork at {t}, rule {rule}")
     by_ratio = spec.schedule.name in ("exponential", "step")
     matches = any(named.get(rule) == "matched_anneal" for rule in spec.fork.rules)
     if matches and by_ratio and trunk_end < SMALLEST_RATE:

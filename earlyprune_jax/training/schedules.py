@@ -119,13 +119,29 @@ def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
     return [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong[0]}")] if wrong else []
 
 
+def check_rate(schedule: optax.Schedule, where: str) -> None:
+    """Sees that a schedule's first rate is a number.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    rate = _rate(schedule, 0)
+    if not (np.isfinite(rate) and rate >= 0):
+        raise InvalidInput([expected(KEY, rate, f"to give {where} rates of at least 0")])
+
+
 def _rate(schedule: optax.Schedule, step: int) -> float:
     return float(np.asarray(schedule(step)))
 
 
 def _own(name: str, given: dict[str, float]) -> optax.Schedule:
     function = references.load(KEY, name, CURVES)
-    return function(**references.accepted(function, given))
+    try:
+        return function(**references.accepted(function, given))
+    except Exception as error:  # it is the user's code: whatever it raises is the problem
+        sizes = ", ".join(f"{key}={value:g}" for key, value in given.items())
+        allowed = f"to give a schedule for {sizes}. It raised {type(error).__name__}: {error}"
+        raise InvalidInput([expected(KEY, name, allowed)]) from error
 
 
 def final_rate(

@@ -1,6 +1,7 @@
 """A rule as text, as configs hold it: first(peak(fisher_trace, smoothing=3), mine:Rule(a=1), epoch(20))."""
 
 import ast
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable
@@ -93,11 +94,13 @@ class _Reader:
         """The text with names in place of import paths."""
 
         def name_of(found: re.Match[str]) -> str:
+            if found.group(0)[0] in "'\"":
+                return found.group(0)
             name = f"own_rule_{len(self._paths)}_"
             self._paths[name] = found.group(0)
             return name
 
-        return references.IMPORT_PATH.sub(name_of, text)
+        return re.sub(rf"'[^']*'|\"[^\"]*\"|{references.IMPORT_PATH.pattern}", name_of, text)
 
     def _read(self, text: str) -> Trigger | None:
         if not isinstance(text, str) or not text.strip():
@@ -198,10 +201,18 @@ def _value(node: ast.expr) -> Any:
         return node.id
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
         return node.value
+    if isinstance(node, ast.Tuple | ast.List | ast.Dict | ast.Set):
+        with contextlib.suppress(ValueError):
+            return _frozen(ast.literal_eval(node))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = _value(node.operand)
         return -inner if type(inner) in (int, float) else _Written(node)
     return _Written(node)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: a rule is a value that can be hashed."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 class _Written:

@@ -125,7 +125,7 @@ def test_forks_of_one_network_data_and_length_are_one_group_and_a_trunk_is_one_o
     changes = (("fork.epochs", "1,2,3"), ("fork.rules", "constant,paper_a"), ("train.seeds", "0,1"))
     spec = resolve(tiny_npz, *changes, ("sweep.schedule.name", "step,cosine"))
     runs = [member for member in plan.members(spec) if not isinstance(member, Comparison)]
-    groups = plan.groups(spec, runs, lambda setting: 5)
+    groups = plan.groups(spec, runs)
     trunks = [group for group in groups if isinstance(group.runs[0], Trunk)]
     assert [len(group.runs) for group in trunks] == [1] * 4
     lengths = {group.num_epochs: len(group.runs) for group in groups if group not in trunks}
@@ -140,7 +140,7 @@ def test_baselines_spend_the_same_epochs_and_one_that_is_a_cell_is_not_trained_t
     forks = [member for member in plan.members(spec) if isinstance(member, Fork)]
     # prune_at_end is the cell at epoch 4 of the grid.
     assert len(forks) == 2 + 3
-    budget = {run: run.fork_epoch + run.training(spec, 5).num_epochs for run in forks if run.fork_epoch != 2}
+    budget = {run: run.fork_epoch + run.num_epochs(spec) for run in forks if run.fork_epoch != 2}
     assert set(budget.values()) == {4 + spec.fork.constant_num_epochs}
     assert {(run.fork_epoch, run.criterion, run.rule) for run in budget} == {
         (0, "magnitude", "matched_budget"),

@@ -17,7 +17,7 @@ from earlyprune_jax.records import RunRecords
 from earlyprune_jax.spec import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import loop, measurement, optim, state, steps
+from earlyprune_jax.training import loop, measurement, optim, retraining, state, steps
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
@@ -215,7 +215,7 @@ class Crash(Exception):
 def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engine, tmp_path):
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
     records.start(identity.described(engine.spec, trunk(), 0, 4))
-    training = trunk().training(engine.spec, engine.steps_per_epoch)
+    training = retraining.trunk(engine.spec, engine.steps_per_epoch)
 
     def run(report):
         initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
