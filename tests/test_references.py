@@ -238,3 +238,33 @@ def test_built_ins_have_no_digest_and_installed_packages_that_of_their_version(m
     assert before == references.digest("optax:lion(b1=0.5)") != references.digest("jax.nn:relu")
     monkeypatch.setattr(optax, "__version__", "other")
     assert references.digest("optax:lion") != before
+
+
+# What a review found
+
+
+def test_a_digest_does_not_depend_on_which_of_two_modules_imports_a_helper_by_a_call_first(tmp_path):
+    calls = "import importlib\nhelper = importlib.import_module('helper')\ndef f():\n    return 1\n"
+    write(tmp_path, one=calls, two=calls, helper="X = 1\n")
+    found = []
+    for order in (("one:f", "two:f"), ("two:f", "one:f")):
+        references.use_folder(tmp_path)
+        found.append({path: references.digest(path) for path in order})
+        references.use_folder(None)
+    assert found[0] == found[1]
+    write(tmp_path, helper="X = 2\n")
+    references.use_folder(tmp_path)
+    changed = {path: references.digest(path) for path in ("one:f", "two:f")}
+    references.use_folder(None)
+    assert all(changed[path] != found[0][path] for path in changed)
+
+
+def test_a_helper_that_a_function_imports_stays_what_it_was_until_the_next_experiment(folder):
+    write(folder, lazy="def f():\n    from helper import X\n    return X\n", helper="X = 1\n")
+    first = references.digest("lazy:f")
+    write(folder, helper="X = 2\n")
+    function = references.load("model.name", "lazy:f", {})
+    assert function() == 1 and references.digest("lazy:f") == first
+    references.refresh()
+    assert references.digest("lazy:f") != first
+    assert references.load("model.name", "lazy:f", {})() == 2

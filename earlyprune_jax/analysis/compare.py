@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from earlyprune_jax import spec
 from earlyprune_jax.analysis import curves, drawing, peaks, results, words
 from earlyprune_jax.analysis.curves import Curve
-from earlyprune_jax.analysis.panels import kind_of
-from earlyprune_jax.analysis.places import NAMES, Place, varying
+from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, Place, varying
 from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import columns, stats
-from earlyprune_jax.analysis.study import frozen
+from earlyprune_jax.analysis.study import Swept, frozen
 from earlyprune_jax.validate import InvalidInput, expected
 
 if TYPE_CHECKING:
@@ -31,6 +30,10 @@ TABLE, STEM = "compare.csv", "compare"
 MAX_PANELS = 6
 SHOWN = 12
 """Lines of the table on the terminal."""
+MAX_DIFFERING = 6
+"""Differing keys with a column each on the terminal; of more only the names are printed."""
+LONGEST = 24
+"""Characters of a config's value on the terminal."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,10 +61,10 @@ class Side:
 def compare(*workdirs: str | Path) -> Table:
     """Lays workdirs side by side: a row per workdir and curve.
 
-    Columns: the workdir; what differs between the configs; where the curve lies; the best fork epoch, chosen
-    as everywhere, and the epochs that may be as good; mean, std and n of the primary test metric there, of
-    the dense runs, and of the paired difference to them with half its 95 % confidence interval (Student's t);
-    the peak epoch of every headline signal.
+    Columns: the workdir; what differs between the configs; where the curve lies, with every key that is swept
+    in any of the workdirs; the best fork epoch, chosen as everywhere, and the epochs that may be as good;
+    mean, std and n of the primary test metric there, of the dense runs, and of the paired difference to them
+    with half its 95 % confidence interval (Student's t); the peak epoch of every headline signal.
 
     Args:
         workdirs: directories of experiments, with finished forks.
@@ -70,7 +73,7 @@ def compare(*workdirs: str | Path) -> Table:
         The table; NaN or None where there is no value.
 
     Raises:
-        InvalidInput: a workdir holds no finished forks, or the primary metrics differ.
+        InvalidInput: a workdir holds no finished forks or is given twice, or the primary metrics differ.
 
     Example:
         >>> compare("none")
@@ -79,7 +82,8 @@ def compare(*workdirs: str | Path) -> Table:
         earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to hold runs of an experiment.
     """
     sides = _read(workdirs)
-    return results.frame_of(_aligned([row for side in sides for row in _rows(side, _differing(sides))]))
+    swept, differing = _swept(sides), _differing(sides)
+    return results.frame_of(_aligned([row for side in sides for row in _rows(side, swept, differing)]))
 
 
 def write(workdirs: Sequence[str | Path], output: str | Path) -> list[Path]:
@@ -102,7 +106,11 @@ def write(workdirs: Sequence[str | Path], output: str | Path) -> list[Path]:
 
 
 def _read(workdirs: Sequence[str | Path]) -> list[Side]:
-    short = [Path(workdir).resolve().name for workdir in workdirs]
+    resolved = [Path(workdir).resolve() for workdir in workdirs]
+    twice = next((str(path) for path in workdirs if resolved.count(Path(path).resolve()) > 1), None)
+    if twice is not None:
+        raise InvalidInput([expected("WORKDIR", twice, "to be given once")])
+    short = [path.name for path in resolved]
     names = short if len(set(short)) == len(short) else [str(workdir) for workdir in workdirs]
     sides = [_side(Path(workdir), name) for workdir, name in zip(workdirs, names, strict=True)]
     metrics = {side.runs.metric: side.name for side in sides}
@@ -136,14 +144,29 @@ def _deciding(runs: Runs) -> dict[str, Any]:
     return {key: frozen(value) for key, value in spec.deciding(config, "data", "trunk", "fork").items()}
 
 
+def _swept(sides: Sequence[Side]) -> Swept:
+    """Keys that any of the workdirs sweeps."""
+    trunk = dict.fromkeys(key for side in sides for key in side.runs.swept.trunk)
+    fork = dict.fromkeys(key for side in sides for key in side.runs.swept.fork)
+    return Swept(tuple(trunk), tuple(key for key in fork if key not in trunk))
+
+
 def _differing(sides: Sequence[Side]) -> list[str]:
     """Keys with different values in workdirs that have them, but for those with columns of their own."""
+    swept = _swept(sides)
+    own = {*NAMES.values(), *swept.trunk, *swept.fork}
     keys = dict.fromkeys(key for side in sides for key in side.config)
     values = {key: {side.config[key] for side in sides if key in side.config} for key in keys}
-    return [key for key in keys if len(values[key]) > 1 and key not in NAMES.values()]
+    return [key for key in keys if len(values[key]) > 1 and key not in own]
 
 
-def _rows(side: Side, differing: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _place(side: Side, curve: Curve, swept: Swept) -> Place:
+    """Where a curve lies among those of all workdirs: what its own does not sweep is as its config says."""
+    axes = (*SETTING, *swept.trunk, *CURVE, *swept.fork)
+    return Place.of(axes, (curve.place.named.get(axis, side.config.get(axis)) for axis in axes))
+
+
+def _rows(side: Side, swept: Swept, differing: Sequence[str]) -> Iterator[dict[str, Any]]:
     groups, test = results.by_setting(side.runs), side.runs.metric.column("test")
     found = {setting: peaks.mean_peaks(own) for setting, own in groups.items()}
     for curve in side.curves:
@@ -154,7 +177,7 @@ def _rows(side: Side, differing: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield {
             "workdir": side.name,
             **{key: side.config.get(key) for key in differing},
-            **curve.place.named,
+            **_place(side, curve, swept).named,
             "best_fork_epoch": best,
             "as_good_fork_epochs": " ".join(map(str, sorted(ranking.rivals))) if is_grid else None,
             "num_fork_epochs": len(ranking.epochs),
@@ -168,16 +191,16 @@ def _rows(side: Side, differing: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _aligned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the same columns, in one order: a key that is swept in one workdir stands with the others."""
+    """Rows with the same columns: not every workdir has measured every signal."""
     names = dict.fromkeys(name for row in rows for name in row)
-    # Places first, then numbers, as in a single row.
-    first = [name for name in names if name == "workdir" or "." in name]
-    return [{name: row.get(name) for name in dict.fromkeys([*first, *names])} for row in rows]
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def _figure(sides: Sequence[Side]) -> "Figure":
-    kinds = sorted({kind_of(curve) for side in sides for curve in side.curves})
-    lines = {(side.name, curve.setting): None for side in sides for curve in side.curves}
+    swept = _swept(sides)
+    placed = [(side, curve, _place(side, curve, swept)) for side in sides for curve in side.curves]
+    kinds = sorted({_kind(place) for _, _, place in placed})
+    lines = {(side.name, place.setting): None for side, _, place in placed}
     shown = kinds[:MAX_PANELS]
     num_columns = min(len(shown), 3)
     num_rows = -(-len(shown) // num_columns)
@@ -187,13 +210,12 @@ def _figure(sides: Sequence[Side]) -> "Figure":
     axes_names = varying(kinds)
     settings = varying(setting for _, setting in lines)
     for axes, kind in zip(grid, shown, strict=False):
-        for side in sides:
-            for curve in side.curves:
-                if kind_of(curve) == kind:
-                    style = list(lines).index((side.name, curve.setting))
-                    label = ", ".join(filter(None, (side.name, words.label(curve.setting, settings))))
-                    handles[label] = _draw(axes, curve, side, style, label)
-        axes.set_title(words.label(kind, axes_names or kind.axes), loc="left", fontsize=9.5)
+        for side, curve, place in placed:
+            if _kind(place) == kind:
+                style = list(lines).index((side.name, place.setting))
+                label = ", ".join(filter(None, (side.name, _label(place.setting, settings))))
+                handles[label] = _draw(axes, curve, side, style, label)
+        axes.set_title(_label(kind, axes_names or kind.axes), loc="left", fontsize=9.5)
         axes.set_xlabel("fork epoch", fontsize=9)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
@@ -208,6 +230,15 @@ def _figure(sides: Sequence[Side]) -> "Figure":
     drawing.head(figure, f"When to prune: {metric.name.replace('_', ' ')} of {len(sides)} workdirs", about)
     drawing.add_legend(figure, list(handles.values()))
     return figure
+
+
+def _kind(place: Place) -> Place:
+    return place.without(*place.setting.axes)
+
+
+def _label(place: Place, axes: Sequence[str]) -> str:
+    """Names a place; an earlier version may not have had a key that is swept now."""
+    return words.label(place.without(*(axis for axis, value in place.items if value is None)), axes)
 
 
 def _draw(axes: "Axes", curve: Curve, side: Side, index: int, label: str) -> Any:
@@ -237,25 +268,53 @@ def _report(workdirs: Sequence[str], output: str) -> str:
     """Writes the files, and gives what is printed."""
     sides = _read(workdirs)
     metric = sides[0].runs.metric
-    axes = varying(curve.place for side in sides for curve in side.curves)
-    headings = ("workdir", *axes, "best epoch", words.named(metric), "n", "dense", "against dense")
-    rows = [_printed(side, curve, axes) for side in sides for curve in side.curves]
-    parts = [words.aligned([headings, *rows[:SHOWN]])]
+    swept, differing = _swept(sides), _differing(sides)
+    axes = varying(_place(side, curve, swept) for side in sides for curve in side.curves)
+    shown = differing if len(differing) <= MAX_DIFFERING else []
+    headings = (*axes, *shown, "best epoch", words.named(metric), "n", "dense", "against dense")
+    rows = [
+        (
+            side.name,
+            *_cells(_place(side, curve, swept), axes),
+            *_config_cells(side, shown),
+            *_numbers(side, curve),
+        )
+        for side in sides
+        for curve in side.curves
+    ]
+    parts = [words.aligned([("workdir", *headings), *rows[:SHOWN]])]
     parts += [f"  and {words.plural(len(rows) - SHOWN, 'more row')} in {TABLE}"] if len(rows) > SHOWN else []
-    differing = _differing(sides)
-    parts += [words.wrapped(f"Configs differ in {', '.join(differing)}.")] if differing else []
+    if len(differing) > len(shown):
+        parts.append(words.wrapped(f"Configs differ in {', '.join(differing)}: see {TABLE}."))
     for side in sides:
         if side.num_unfinished:
             parts.append(f"{side.name} is not finished: {words.plural(side.num_unfinished, 'run')} left out.")
     return "\n".join([*parts, f"Files: {', '.join(map(str, write(workdirs, output)))}"])
 
 
-def _printed(side: Side, curve: Curve, axes: Sequence[str]) -> tuple[str, ...]:
+def _cells(place: Place, axes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_cell(axis, place[axis]) for axis in axes)
+
+
+def _config_cells(side: Side, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_cell(key, side.config.get(key)) for key in keys)
+
+
+def _cell(axis: str, value: Any) -> str:
+    """A value on the terminal: a dash where there is none, of a long one its beginning."""
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        value = " ".join(map(str, value))
+    text = words.short(Place(((axis, value),)))
+    is_long = "." in axis and len(text) > LONGEST
+    return f"{text[: LONGEST - 3]}..." if is_long else text
+
+
+def _numbers(side: Side, curve: Curve) -> tuple[str, ...]:
     best, metric = curve.ranking.best, curve.metric
     found, own = curve.test(best), curves.own_dense(curve, side.dense)[metric.column("test")]
     return (
-        side.name,
-        *(words.short(Place(((axis, curve.place.named.get(axis)),))) for axis in axes),
         str(best),
         words.amount(found, metric),
         str(found.n),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import references, triggers
-from earlyprune_jax.analysis import correlation, publish, regret, results, rules_figure, rules_text
+from earlyprune_jax.analysis import correlation, publish, regret, results, rules_figure, rules_text, words
 from earlyprune_jax.analysis.curves import Curve
 from earlyprune_jax.analysis.regret import Choice, Grid, Outcome
 from earlyprune_jax.analysis.runs import Runs
@@ -157,10 +157,45 @@ def configured(runs: Runs, columns: Iterable[str]) -> tuple[tuple[Trigger, ...],
     return (), f"The rule fork.trigger={text} is not replayed: {problems[0]}" if is_own else None
 
 
-def trigger_note(runs: Runs, grids: Sequence[Grid]) -> str | None:
-    """Says why the config's own rule is not replayed; None where it is, or where nothing is."""
-    columns = dict.fromkeys(name for data in grids for name in data.columns)
-    return configured(runs, columns)[1] if any(data.curves for data in grids) else None
+def notes(runs: Runs, grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[str]:
+    """Says why the config's own rule is not replayed, and which code of the user's has changed meanwhile.
+
+    Args:
+        runs: of a workdir.
+        grids: of `grids_of`; where they hold no curve nothing is replayed, and nothing said.
+        extra: rules beside the default ones.
+
+    Returns:
+        Sentences, a line each.
+    """
+    if not any(data.curves for data in grids):
+        return []
+    own, problem = configured(runs, dict.fromkeys(name for data in grids for name in data.columns))
+    replayed = [runs.config["fork"]["trigger"]] if own else []
+    return [line for line in (problem, _changed_note(runs, [*replayed, *extra])) if line]
+
+
+def _changed_note(runs: Runs, texts: Iterable[str]) -> str | None:
+    """Names the code behind rules that is no longer what the runs were made with."""
+    held = dict(runs.study.code)
+    paths = dict.fromkeys(path for text in texts for path in references.import_paths(text) if path in held)
+    if not paths:
+        return None
+    references.use_folder(runs.study.folder)
+    changed = [path for path in paths if _digest(path) not in (None, held[path])]
+    if not changed:
+        return None
+    has, replays = ("has", "its replay is") if len(changed) == 1 else ("have", "their replays are")
+    since = f"{has} changed since these runs were made"
+    return f"{words.listed(changed)} {since}: {replays} of the code as it is now."
+
+
+def _digest(path: str) -> str | None:
+    """The digest of code as it is now; None of code that cannot be loaded."""
+    try:
+        return references.digest(path)
+    except InvalidInput:
+        return None
 
 
 def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
@@ -262,7 +297,7 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
         raise InvalidInput([expected("WORKDIR", workdir, "to hold finished forks", remedy)])
     more = _parsed(extra, grids, runs)
     found = [outcome for data in grids for outcome in replay_grid(data, runs, None, more)]
-    parts = [rules_text.table(found), rules_text.correlation_tables(grids), trigger_note(runs, grids)]
+    parts = [rules_text.table(found), rules_text.correlation_tables(grids), *notes(runs, grids, extra)]
     files = ", ".join(map(str, _write(workdir, runs, grids, found)))
     return "\n".join([*filter(None, parts), f"Files: {files}"])
 

@@ -22,6 +22,7 @@ class Study:
         metrics: in the order of the tables.
         primary: decides which fork epoch is best.
         folder: where code of the user's is found; None where that is not known.
+        code: (import path, digest) of the user's code that the runs were made with; see `references.digest`.
 
     Example:
         >>> Study((LOSS,), LOSS).columns
@@ -31,6 +32,7 @@ class Study:
     metrics: tuple[Metric, ...]
     primary: Metric
     folder: str | None = None
+    code: tuple[tuple[str, str], ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -85,7 +87,8 @@ def read_study(workdir: str | Path) -> Study | None:
     except (KeyError, TypeError, ValueError) as error:
         allowed = "to name metrics and the primary one"
         raise InvalidInput([expected(str(path), sorted(held), allowed, records.REMEDY)]) from error
-    return Study(metrics, primary, held.get("folder"))
+    code = held.get("code") or {}
+    return Study(metrics, primary, held.get("folder"), tuple(sorted(code.items())))
 
 
 def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:

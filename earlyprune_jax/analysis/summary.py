@@ -89,7 +89,7 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
         paragraphs += [f"Trunks: {words.label(setting)}"] if several else []
         budget = signals_text.read_budget(workdir, own)
         paragraphs += _block(own, grids[setting], outcomes[setting], budget, layout)
-    paragraphs += [rules.trigger_note(runs, list(grids.values()))]
+    paragraphs += rules.notes(runs, list(grids.values()))
     paragraphs += regimes.paragraphs(regimes.analyse(workdir, runs, compared))
     every = [outcome for found in outcomes.values() for outcome in found]
     num_epochs = max((data.num_epochs for data in grids.values()), default=0)

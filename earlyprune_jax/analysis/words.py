@@ -219,12 +219,14 @@ def signal_label(name: str, config: Mapping[str, Any], *, short: bool = False) -
     Example:
         >>> signal_label("fisher_trace", {"signals": {"fisher_layers": "conv_kernels"}})
         'tr(F), conv kernels'
+        >>> signal_label("fisher_trace", {"signals": {"fisher_layers": ""}})
+        'tr(F)'
         >>> signal_label("kl_uniform_bits", {})
         'KL_uniform'
     """
     layers = config.get("signals", {}).get("fisher_layers", "prunable kernels").replace("_", " ")
     known = {
-        "fisher_trace": ("tr(F)", f", {layers}"),
+        "fisher_trace": ("tr(F)", f", {layers}" if layers else ""),
         "fisher_trace_all": ("tr(F)", ", all parameters"),
         "kl_uniform_bits": ("KL_uniform", ""),
         "kl_uniform": ("KL_uniform", ""),

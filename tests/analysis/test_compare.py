@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import test_metrics
 import test_sweeps
 import workdirs
 
+from earlyprune_jax import spec
 from earlyprune_jax.analysis import compare
 from earlyprune_jax.validate import InvalidInput
 
@@ -69,7 +71,9 @@ def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, caps
     workdirs.write_fork(second, 7, 2, workdirs.records(2, [0.5]), last_epoch=10)
     assert compare.main([str(first), str(second), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "Configs differ in optim.weight_decay." in printed
+    head, *rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines()[:3]]
+    assert head[:3] == ["workdir", "optim.weight_decay", "best epoch"] and "Configs differ" not in printed
+    assert [row[:3] for row in rows] == [["first", "0.0001", "4"], ["second", "0.1", "4"]]
     assert "second is not finished: 1 run left out." in printed
     assert "91.1 +- 1.1 %" in printed and str(tmp_path / "out" / "compare.csv") in printed
 
@@ -94,6 +98,56 @@ def test_what_cannot_be_compared_is_one_sentence_and_exit_2(tmp_path, capsys, ki
     assert not (tmp_path / "out").exists()
     with pytest.raises(InvalidInput):
         compare.compare(good, bad)
+
+
+def test_what_one_workdir_sweeps_the_others_show_from_their_configs(tmp_path, capsys):
+    test_sweeps.write_decays(tmp_path / "decays")
+    test_sweeps.write_lengths(tmp_path / "lengths")
+    assert compare.main([str(tmp_path / "decays"), str(tmp_path / "lengths"), "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    head, *rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines()[:6]]
+    assert head[:3] == ["workdir", "optim.weight_decay", "fork.length"]
+    assert [row[:3] for row in rows] == [
+        ["decays", "0.0001", "5"],
+        ["decays", "0.0005", "5"],
+        ["decays", "0.005", "5"],
+        ["lengths", "0.0", "5"],
+        ["lengths", "0.0", "50"],
+    ]
+    assert "None" not in printed and "Configs differ" not in printed
+    with (tmp_path / "compare.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [[row[name] for name in head[:3]] for row in table] == [row[:3] for row in rows]
+    # Forks of one length are drawn in one panel, whether it is swept or not.
+    assert (tmp_path / "figures/compare.svg").read_text().count(">fork epoch</text>") == 2
+
+
+def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
+    pair = [write_old(tmp_path / name) for name in ("first", "second")]
+    keys = ("weight_decay", "learning_rate", "momentum", "nesterov", "clip_norm", "name", "warmup_epochs")
+    known = [key for key in keys if f"optim.{key}" in spec.KEYS]
+    others = [key for key in spec.KEYS if key.startswith("schedule.") and key != "schedule.name"]
+    for value, workdir in enumerate(pair):
+        config = json.loads((workdir / "config.json").read_text())
+        config["optim"] = dict.fromkeys(known, value)
+        config["schedule"] |= {key.split(".")[1]: value for key in others}
+        (workdir / "config.json").write_text(json.dumps(config))
+    assert compare.main([*map(str, pair), "--output", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert len(known) + len(others) > compare.MAX_DIFFERING
+    assert "Configs differ in " in printed and "optim.weight_decay" in printed
+    assert "workdir best epoch" in printed
+    table = compare.compare(*pair)
+    assert table["optim.weight_decay"].tolist() == [0, 1]
+
+
+def test_a_workdir_given_twice_is_refused(tmp_path, capsys):
+    workdir = write_old(tmp_path / "run")
+    again = f"{workdir}/../run"
+    assert compare.main([str(workdir), again, "--output", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1
+    assert "to be given once" in captured.err and not (tmp_path / "out").exists()
 
 
 def test_it_runs_as_a_module_and_workdirs_of_one_name_are_told_apart(tmp_path):

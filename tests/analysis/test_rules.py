@@ -1,11 +1,13 @@
 import csv
+import json
 import math
 import time
 
 import pytest
 import workdirs
 
-from earlyprune_jax.analysis import rules, rules_text
+from earlyprune_jax import references
+from earlyprune_jax.analysis import rules, rules_text, summary
 from earlyprune_jax.validate import InvalidInput
 
 T = 10
@@ -256,3 +258,52 @@ def test_early_bird_has_no_threshold_that_every_pair_of_masks_meets(tmp_path):
     write_grid(tmp_path, signals=[{"mask_distance": 0.05}] * T, sparsities=(0.97,))
     names = {one.trigger for one in rules.replay(tmp_path) if one.trigger.startswith("early_bird")}
     assert names == {"early_bird(threshold=0.006)"}
+
+
+RULE = """
+import dataclasses
+from earlyprune_jax.triggers import Firing, Trigger
+
+@dataclasses.dataclass(frozen=True)
+class Rule(Trigger):
+    def __call__(self, history):
+        return None
+"""
+
+
+@pytest.fixture
+def own_rule(tmp_path):
+    """A workdir made with a rule of the user's, and the rule's file."""
+    workdir, file = tmp_path / "run", tmp_path / "changing_rule.py"
+    file.write_text(RULE)
+    workdirs.write_study(workdir, [{"name": "accuracy", "unit": "%", "larger_is_better": True}], "accuracy")
+    write_grid(workdir)
+    references.use_folder(tmp_path)
+    study = json.loads((workdir / "study.json").read_text()) | {"folder": str(tmp_path)}
+    study["code"] = {"changing_rule:Rule": references.digest("changing_rule:Rule")}
+    (workdir / "study.json").write_text(json.dumps(study))
+    yield workdir, file
+    references.use_folder(None)
+
+
+def set_trigger(workdir, text):
+    config = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps(config | {"fork": {"trigger": text}}))
+
+
+def test_code_of_the_users_that_has_changed_since_is_named(own_rule, capsys):
+    workdir, file = own_rule
+    set_trigger(workdir, "first(changing_rule:Rule(), epoch(4))")
+    assert "has changed" not in summary.summarize(workdir)
+    file.write_text(RULE.replace("None", "Firing(1, 1, 'early')"))
+    references.refresh()
+    references.use_folder(file.parent)
+    note = (
+        "changing_rule:Rule has changed since these runs were made: its replay is of the code as it is now."
+    )
+    assert " ".join(summary.summarize(workdir).split()).count(note) == 1
+    set_trigger(workdir, "")
+    assert rules.main([str(workdir)]) == 0
+    assert "has changed" not in capsys.readouterr().out
+    assert rules.main([str(workdir), "--rule", "changing_rule:Rule()"]) == 0
+    assert note in capsys.readouterr().out.splitlines()

@@ -74,6 +74,15 @@ def test_one_seed_claims_no_noise(tmp_path):
     assert "With one seed the noise is unknown" in text
 
 
+def test_the_layers_of_the_task_have_no_name(tmp_path):
+    signals = [{"fisher_trace": value} for value in (1.0, 2.0, 186.0, 3.0)]
+    write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"signals": {"fisher_layers": ""}}))
+    text = flat(tmp_path)
+    assert " tr(F): " in text and "tr(F)," not in text
+
+
 def test_an_interior_peak_is_named_with_its_distance(tmp_path):
     signals = [{"fisher_trace": value} for value in (1.0, 2.0, 186.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)

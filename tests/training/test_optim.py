@@ -122,3 +122,15 @@ def test_what_an_optimizer_does_not_take_is_refused_by_its_key(chosen, words):
     with pytest.raises(InvalidInput) as caught:
         optim.make(chosen)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["optax:sgd(learning_rate=0.1)", "optax:sgd(0.1)", "optax:adamw(1e-3)"])
+def test_a_learning_rate_of_its_own_is_refused_for_the_schedule_gives_it(name):
+    with pytest.raises(InvalidInput, match="optim.learning_rate"):
+        optim.make(spec(name, momentum=0.0))
+
+
+def test_a_state_that_cannot_be_saved_is_refused():
+    shapes = {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    (problem,) = optim.check(spec("optax:noisy_sgd(eta=0.1)", momentum=0.0), "sgd", shapes)
+    assert "random key" in problem
