@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from earlyprune_jax import tasks
 from earlyprune_jax.models import forward
+from earlyprune_jax.signals import WeightSignal
 
 LENGTHS = {"short": 6, "long": 10}
 
@@ -35,6 +36,11 @@ def waves(num_train=(40, 20), num_test=(12, 8)):
     return {"train": arrays(num_train, 0), "test": arrays(num_test, 1)}
 
 
+def steals(name):
+    """A signal whose column belongs to somebody else."""
+    return WeightSignal("steals", (name,), lambda params, key: {name: 1.0})
+
+
 def _buckets(split):
     found = {}
     for name, length in LENGTHS.items():
@@ -43,7 +49,7 @@ def _buckets(split):
     return found
 
 
-def denoising(splits, model, *, batch_size, every_epochs=2):
+def denoising(splits, model, *, batch_size, every_epochs=2, primary="rmse"):
     """Takes the noise off: mean squared error over the entries of a sequence, and on the host its root."""
     net = model()
     buckets = {name: _buckets(split) for name, split in splits.items()}
@@ -73,7 +79,7 @@ def denoising(splits, model, *, batch_size, every_epochs=2):
         train_sums=train_sums,
         eval_sums=eval_sums,
         metrics=(tasks.Metric("loss", "squared", larger_is_better=False),),
-        primary="rmse",
+        primary=primary,
         host=(
             tasks.HostMeasurement((tasks.Metric("rmse", "V", larger_is_better=False),), root, every_epochs),
         ),

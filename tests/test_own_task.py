@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from earlyprune_jax import config, data, experiment, tasks
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.retraining import trunk
 from earlyprune_jax.training.schedules import rates_of_epoch
+from earlyprune_jax.validate import InvalidInput
 
 CHANGES = {
     "data.name": "sequences:waves",
@@ -50,10 +52,10 @@ CHANGES = {
 }
 
 
-def resolve(**changes):
+def resolve(overrides=(), **changes):
     made = digits.get_config()
     made.update_from_flattened_dict(CHANGES | changes)
-    return config.resolve(made, folder=Path(__file__).parent)
+    return config.resolve(made, overrides, folder=Path(__file__).parent)
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +141,32 @@ def test_a_test_metric_is_no_trigger():
 def test_the_source_of_the_task_is_part_of_the_spec():
     assert dict(resolve().code).keys() == {"sequences:waves", "sequences:Denoiser", "sequences:denoising"}
     assert sequences.LENGTHS["short"] == 6
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            {"sweep.task.name": "sequences:denoising,sequences:denoising(primary='loss')"},
+            "to have the same metrics in all settings",
+        ),
+        ({"sweep.task.name": "sequences:denoising, sequences:denoising( )"}, "to have no value twice"),
+        ({"sweep.fork.rates": "eq6,continue"}, "to be read by a rule of fork.rules"),
+        ({"signals.names": "sequences:steals('epoch')"}, "to have no column epoch"),
+        ({"signals.names": "sequences:steals('test_rmse')"}, "to have no column test_rmse"),
+        ({"train.precision": "bfloat16"}, "sequences:denoising does not take it"),
+        ({"task.name": "sequences:denoising(every_epochs=0)"}, "every_epochs of HostMeasurement=0"),
+    ],
+)
+def test_what_would_pass_silently_is_refused(overrides, said):
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        resolve(list(overrides.items()))
+
+
+def test_a_key_swept_twice_on_the_command_line_is_refused():
+    twice = [("sweep.optim.weight_decay", "0.1,0.2"), ("sweep.optim.weight_decay", "0.3")]
+    both = [("sweep.optim.weight_decay", "0.1,0.2"), ("optim.weight_decay", "1")]
+    with pytest.raises(InvalidInput, match="to be given once"):
+        resolve(twice)
+    with pytest.raises(InvalidInput, match="to be left out where sweep.optim.weight_decay is given"):
+        resolve(both)

@@ -55,8 +55,20 @@ class Grid:
     def firing(self, rule: Trigger, trunk_seed: int) -> Firing | None:
         """What the rule says of a seed's whole trunk: the same for all curves, so it is asked once."""
         if (rule, trunk_seed) not in self._firings:
-            self._firings[rule, trunk_seed] = rule(self.histories.get(trunk_seed, ()))
+            self._firings[rule, trunk_seed] = self._asked(rule, trunk_seed)
         return self._firings[rule, trunk_seed]
+
+    def _asked(self, rule: Trigger, trunk_seed: int) -> Firing | None:
+        try:
+            return rule(self.histories.get(trunk_seed, ()))
+        except Exception as error:  # it may be the user's code: the other rules are replayed all the same
+            self.raised[rule] = f"{type(error).__name__}: {error}"
+            return None
+
+    @functools.cached_property
+    def raised(self) -> dict[Trigger, str]:
+        """Rules that raised when they were asked, and what: they count as never firing."""
+        return {}
 
     @functools.cached_property
     def _firings(self) -> dict[tuple[Trigger, int], Firing | None]:
@@ -255,7 +267,7 @@ def _rule_chooser(
     def choose(truth: Truth) -> Choice:
         firing = data.firing(rule, truth.trunk_seed)
         if firing is None:
-            return Choice(truth.trunk_seed, "never", reason="the rule never fired")
+            return Choice(truth.trunk_seed, "never", reason=data.raised.get(rule, "the rule never fired"))
         return dataclasses.replace(
             choose_at(truth, firing.marked_epoch if mode == "rewind" else firing.epoch),
             fired_epoch=firing.epoch,

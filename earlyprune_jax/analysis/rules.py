@@ -172,7 +172,10 @@ def notes(runs: Runs, grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[
         return []
     own, problem = configured(runs, dict.fromkeys(name for data in grids for name in data.columns))
     replayed = [runs.config["fork"]["trigger"]] if own else []
-    return [line for line in (problem, _changed_note(runs, [*replayed, *extra])) if line]
+    raised = {str(rule): why for data in grids for rule, why in data.raised.items()}
+    lines = [problem, _changed_note(runs, [*replayed, *extra])]
+    lines += [f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()]
+    return [line for line in lines if line]
 
 
 def _changed_note(runs: Runs, texts: Iterable[str]) -> str | None:

@@ -307,3 +307,13 @@ def test_code_of_the_users_that_has_changed_since_is_named(own_rule, capsys):
     assert "has changed" not in capsys.readouterr().out
     assert rules.main([str(workdir), "--rule", "changing_rule:Rule()"]) == 0
     assert note in capsys.readouterr().out.splitlines()
+
+
+def test_a_rule_of_the_users_that_raises_is_named_and_the_others_are_replayed(own_rule):
+    workdir, file = own_rule
+    file.write_text(RULE.replace("return None", "raise KeyError('x')"))
+    references.refresh()
+    set_trigger(workdir, "changing_rule:Rule()")
+    told = " ".join(summary.summarize(workdir).split())
+    assert "changing_rule:Rule() raised KeyError: 'x', and so counts as never firing." in told
+    assert "Rules, replayed on the signals" in told

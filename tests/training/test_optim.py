@@ -132,5 +132,5 @@ def test_a_learning_rate_of_its_own_is_refused_for_the_schedule_gives_it(name):
 
 def test_a_state_that_cannot_be_saved_is_refused():
     shapes = {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
-    (problem,) = optim.check(spec("optax:noisy_sgd(eta=0.1)", momentum=0.0), "sgd", shapes)
+    (problem,) = optim.check(spec("optax:noisy_sgd(key=0)", momentum=0.0), "sgd", shapes)
     assert "random key" in problem
