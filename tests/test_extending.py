@@ -158,3 +158,9 @@ def test_an_nnx_network_comes_through_the_bridge(tmp_path):
     spec = resolve(tmp_path / "mine", {"model.name": "nnx_nets:net"})
     task = tasks.build(spec, data.read(spec.data))
     assert set(task.shapes()) == {"params", "batch_stats"}
+
+
+def test_the_config_of_the_page_resolves(tmp_path):
+    write_study(tmp_path / "mine", BASE)
+    (tmp_path / "mine" / "study.py").write_text(FILES["study.py"])
+    assert config.resolve(config.load_file(str(tmp_path / "mine" / "study.py"))).model.name == "nets:Net"
