@@ -217,16 +217,12 @@ def resolve(
     named = [name for name, _ in overrides]
     twice = sorted({name for name in named if name.startswith("sweep.") and named.count(name) > 1})
     problems += [expected(name, "twice", "to be given once, with all its values") for name in twice]
-    problems += [
-        expected(name, text, f"to be left out where sweep.{name} is given", "Add the value to the sweep.")
-        for name, text in overrides
-        if f"sweep.{name}" in named
-    ]
     for name, text in overrides:
         if name.startswith("sweep."):
             problems += _override_sweep(swept, name.removeprefix("sweep."), text)
         else:
             problems += _override(values, name, text)
+    problems += _lost_overrides(overrides, swept)
     problems += _unknown_keys(values)
     sweep, wrong = _read_sweep(swept)
     problems += wrong
@@ -244,6 +240,19 @@ def resolve(
     if problems := _differing_metrics(spec):
         raise InvalidInput(problems)
     return _with_code(spec)
+
+
+def _lost_overrides(overrides: Sequence[tuple[str, str]], swept: Mapping[str, Any]) -> list[str]:
+    """Values given for keys whose sweep, given too, does not hold them."""
+    listed = dict(_flat(swept)) if isinstance(swept, Mapping) else {}
+    problems = []
+    for name, text in overrides:
+        if f"sweep.{name}" in dict(overrides) and name in KEYS:
+            with contextlib.suppress(ValueError, KeyError, SyntaxError):
+                if parse(text, KEYS[name].type) not in listed.get(name, ()):
+                    remedy = "Add it to the sweep, or leave it out."
+                    problems.append(expected(name, text, f"to be among the values of sweep.{name}", remedy))
+    return problems
 
 
 def _unread_keys(sweep: Sweep, spec: RunSpec) -> list[str]:

@@ -168,5 +168,5 @@ def test_a_key_swept_twice_on_the_command_line_is_refused():
     both = [("sweep.optim.weight_decay", "0.1,0.2"), ("optim.weight_decay", "1")]
     with pytest.raises(InvalidInput, match="to be given once"):
         resolve(twice)
-    with pytest.raises(InvalidInput, match="to be left out where sweep.optim.weight_decay is given"):
+    with pytest.raises(InvalidInput, match="to be among the values of sweep.optim.weight_decay"):
         resolve(both)

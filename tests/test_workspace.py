@@ -134,8 +134,8 @@ def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(
     source = (folder / changed).read_text()
     (folder / changed).write_text(source + "# another word\n")
     (problem,) = workspace.check(workdir, resolved())
-    assert "scores:mine='digest" in problem
-    assert "It, or a module it imports, has changed" in problem
+    assert "code='scores:mine'" in problem
+    assert "A module of these, or one that it imports, has changed" in problem
     # Runs of the other criteria do not look at it.
     assert workspace.check(workdir, resolved("magnitude")) == []
     (folder / changed).write_text(source)
