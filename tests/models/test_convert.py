@@ -109,5 +109,5 @@ def test_no_arrays_at_all_are_missing_keys_of_the_standard_network():
 
 @pytest.mark.parametrize("convert", [models.from_torch, models.to_torch])
 def test_an_unknown_name_is_refused_in_both_directions(convert):
-    with pytest.raises(InvalidInput, match=r"model\.names='resnet19'.*Did you mean"):
+    with pytest.raises(InvalidInput, match=r"model\.name='resnet19'.*Did you mean"):
         convert("resnet19", {})
