@@ -170,8 +170,8 @@ def load(
         raise InvalidInput([f"{key}: {problem}" for problem in error.problems]) from None
     if not reference.module:
         if reference.path not in known:
-            known = unknown_choice(key, reference.path, tuple(known))
-            raise InvalidInput([f"{known} Your own: module:attribute."])
+            problem = unknown_choice(key, reference.path, tuple(known))
+            raise InvalidInput([f"{problem} Your own: module:attribute."])
         found = known[reference.path]
     else:
         found = _import(key, reference)

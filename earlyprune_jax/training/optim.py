@@ -138,7 +138,7 @@ def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
         return made.update(params, made.init(params), params, rate)[0]
 
     state = jax.eval_shape(made.init, params)
-    if any(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
         return [expected(KEY, spec.name or default, "to keep no random key in its state: it cannot be saved")]
     try:
         updates = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32))
