@@ -3,184 +3,24 @@
 import ast
 import contextlib
 import dataclasses
-import importlib.util
-import inspect
-import itertools
 import math
-import re
-import sys
-import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from earlyprune_jax import config_checks, references, tasks
-from earlyprune_jax.spec import (
-    DECIDES,
-    KEYS,
-    SECTIONS,
-    SWEPT_BY,
-    RunSpec,
-    Setting,
-    Sweep,
-    decides,
-)
+from earlyprune_jax.config_files import find_file, load_file, names, short_name, split_form
+from earlyprune_jax.config_values import REFERENCES, canonical, convert, parse, type_name, unquoted
+from earlyprune_jax.spec import RunSpec, Setting, Sweep
+from earlyprune_jax.spec_sections import DECIDES, KEYS, SECTIONS, SWEPT_BY, decides
 from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened
 
-PACKAGE = Path(__file__).parent
-CONFIGS = (PACKAGE / "configs", PACKAGE.parent / "configs")
-"""Where configs are found by name: in an installed package, else beside it in a checkout."""
+__all__ = ["find_file", "load_file", "names", "parse", "resolve", "short_name", "split_form"]
 
 MOST_SETTINGS = 1000
 ROWS = "rows"
-
-
-def find_file(path: str) -> str:
-    """The file of a config: a path, or the name of one that comes with the package.
-
-    Example:
-        >>> Path(find_file("digits")).name, find_file("my/own.py")
-        ('digits.py', 'my/own.py')
-    """
-    given = Path(path)
-    if given.is_file() or given.suffix not in ("", ".py") or str(given.parent) not in (".", "configs"):
-        return path
-    known = [file for file in _files() if file.stem == given.stem]
-    return str(known[0]) if known else path
-
-
-def names() -> list[str]:
-    """The configs that come with the package, and their forms, as `--config` takes them.
-
-    Example:
-        >>> [name for name in names() if name.startswith("cifar10:")]
-        ['cifar10:cifar100', 'cifar10:signals', 'cifar10:small']
-    """
-    found = []
-    for file in _files():
-        forms = ()
-        with contextlib.suppress(Exception), _running(file) as module:  # a broken one has its name still
-            forms = tuple(getattr(module, "FORMS", ()))
-        found += [file.stem, *(f"{file.stem}:{form}" for form in forms if form)]
-    return sorted(found)
-
-
-def _files() -> list[Path]:
-    folder = next((folder for folder in CONFIGS if folder.is_dir()), None)
-    return sorted(folder.glob("[a-z]*.py")) if folder else []
-
-
-def load_file(path: str) -> ConfigDict:
-    """Runs a config file's `get_config()`; of `FILE.py:FORM` its `get_config("FORM")`.
-
-    The file may import its neighbours, `from . import base`, and may load other configs by `load_file`.
-
-    Args:
-        path: a file, or the name of a config of the package: `digits`, `two_regime:small`.
-
-    Raises:
-        InvalidInput: no such file, not Python, no such form, or no ConfigDict from `get_config`.
-    """
-    given, form = split_form(path)
-    file = Path(find_file(given)).resolve()
-    remedy = (
-        "Configs are .py files that define get_config(), or get_config(form) for FILE.py:FORM; "
-        "see configs/digits.py."
-    )
-    if not file.is_file():
-        hint = nearest(short_name(path), names())
-        hint = f"{hint} By name there are {', '.join(names())}.".lstrip()
-        raise InvalidInput([expected("--config", path, "to be a file", f"{hint} {remedy}")])
-    if file.suffix != ".py":
-        raise InvalidInput([expected("--config", path, "to be a Python file", remedy)])
-    references.use_folder(file.parent)
-    try:
-        with _running(file) as module:
-            if form and not inspect.signature(module.get_config).parameters:
-                raise ValueError(f"this config has no forms, so none called {form!r}")
-            config = module.get_config(*([form] if form else []))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a config is the user's code: whatever it raises is the problem
-        problem = expected("--config", path, "to define get_config() and run", remedy)
-        raised = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise InvalidInput([f"{problem} It raised {raised}"]) from error
-    if not isinstance(config, ConfigDict):
-        raise InvalidInput(
-            [expected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)]
-        )
-    references.use_folder(file.parent)  # a config may have loaded another one, of another folder
-    return config
-
-
-@contextlib.contextmanager
-def _running(file: Path) -> Iterator[ModuleType]:
-    """A config file as a module, run in a package of its own whose other modules are the file's neighbours.
-
-    Both are forgotten afterwards, and so is every other module of the folder that the file has imported:
-    another folder may have neighbours of the same name, and a neighbour may change.
-    """
-    package = ModuleType(f"earlyprune_jax_config_{next(_NUMBERS)}")
-    package.__path__ = [str(file.parent)]
-    name = f"{package.__name__}.{file.stem.replace('.', '_')}"
-    module_spec = importlib.util.spec_from_file_location(name, file)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    before = set(sys.modules)
-    # A .pyc is told from its source by second and size: an edit within a second would not be seen.
-    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    sys.modules[package.__name__] = package
-    sys.modules[name] = module
-    importlib.invalidate_caches()
-    try:
-        module_spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.dont_write_bytecode = kept
-        new = set(sys.modules) - before
-        own = {top for top in new if "." not in top and _is_neighbour(top, file.parent)}
-        for one in new:
-            if one.partition(".")[0] in own | {package.__name__}:
-                sys.modules.pop(one, None)
-
-
-_NUMBERS = itertools.count()
-
-
-def _is_neighbour(name: str, folder: Path) -> bool:
-    """Whether an imported module was found in the folder: a file of it, or a package."""
-    found = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
-    place = found.parent if found.name == "__init__.py" else found
-    return place.parent == folder
-
-
-def split_form(path: str) -> tuple[str, str]:
-    """The file of `FILE.py:FORM` and its form, which is empty where none is given.
-
-    Example:
-        >>> split_form("configs/two_regime.py:small"), split_form("cifar10:x"), split_form("digits")
-        (('configs/two_regime.py', 'small'), ('cifar10', 'x'), ('digits', ''))
-    """
-    stem, separator, form = path.rpartition(".py:")
-    if separator and form:
-        return f"{stem}.py", form
-    name, _, form = path.partition(":")
-    is_name = Path(name).name.isidentifier() and form and not set(form) & set("/\\")
-    return (name, form) if is_name else (path, "")
-
-
-def short_name(path: str) -> str:
-    """A config's name for directories.
-
-    Example:
-        >>> short_name("configs/two_regime.py:small"), short_name("own.py:a/b")
-        ('two_regime_small', 'own_a-b')
-    """
-    file, form = split_form(path)
-    return "_".join(part for part in (Path(file).stem, re.sub(r"[^\w.=,+-]", "-", form)) if part)
 
 
 def resolve(
@@ -287,23 +127,6 @@ def _with_code(spec: RunSpec) -> RunSpec:
     return dataclasses.replace(spec, code=code)
 
 
-REFERENCES = (
-    "data.name",
-    "model.name",
-    "task.name",
-    "optim.name",
-    "schedule.name",
-    "pruning.criteria",
-    "pruning.scopes",
-    "fork.trigger",
-    "fork.rules",
-    "signals.names",
-    "signals.mask_criterion",
-    "signals.mask_scope",
-)
-"""Keys that may name the user's code."""
-
-
 def _resolve_one(values: dict[str, Any], setting: Setting) -> tuple[RunSpec, list[str]]:
     """The spec of one setting, in all but name, and its problems."""
     own = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
@@ -340,38 +163,6 @@ def _partial(name: str, accepted: dict[str, Any]) -> Any:
     return SECTIONS[name](**{leaf: accepted.get(leaf) for leaf in leaves})
 
 
-def parse(text: str, kind: Any) -> Any:
-    """Reads a command-line value as the type of its key.
-
-    Raises:
-        ValueError: the text is no value of that type.
-
-    Example:
-        >>> parse("1e-3", float), parse("0,1", tuple[int, ...]), parse("true", bool)
-        (0.001, (0, 1), True)
-        >>> parse("magnitude,mine:score(a=1, b=2)", tuple[str, ...])
-        ('magnitude', 'mine:score(a=1, b=2)')
-    """
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        bare = text.strip()
-        bare = bare[1:-1] if bare[:1] in ("(", "[") and bare[-1:] in (")", "]") else bare
-        return tuple(parse(_unquoted(part), element) for part in references.split_list(bare))
-    if kind is bool:
-        return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
-    if kind is str:
-        return text
-    value = ast.literal_eval(text) if kind is int else float(text)
-    if kind is int and type(value) is not int:
-        raise ValueError(text)
-    return value
-
-
-def _unquoted(text: str) -> str:
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1] if quoted else text
-
-
 def _override(values: dict[str, Any], name: str, text: str) -> list[str]:
     field = KEYS.get(name)
     if field is None:
@@ -380,7 +171,7 @@ def _override(values: dict[str, Any], name: str, text: str) -> list[str]:
         section, leaf = name.split(".")
         values.setdefault(section, {})[leaf] = parse(text, field.type)
     except (ValueError, KeyError, SyntaxError):
-        return [expected(name, text, f"to be {_type_name(field.type)}")]
+        return [expected(name, text, f"to be {type_name(field.type)}")]
     return []
 
 
@@ -397,11 +188,11 @@ def _override_sweep(swept: dict[str, Any], name: str, text: str) -> list[str]:
     if field is None:
         return [f"sweep: {_unknown_key(name)}"]
     try:
-        parsed = [parse(_unquoted(part), field.type) for part in references.split_list(text)]
+        parsed = [parse(unquoted(part), field.type) for part in references.split_list(text)]
     except (ValueError, KeyError, SyntaxError):
         return [
             expected(
-                f"sweep.{name}", text, f"to be values, each {_type_name(field.type)}, separated by commas"
+                f"sweep.{name}", text, f"to be values, each {type_name(field.type)}, separated by commas"
             )
         ]
     section, leaf = name.split(".")
@@ -460,10 +251,10 @@ def _read_values(name: str, values: Any) -> tuple[tuple[Any, ...], list[str]]:
         return (), problems
     if not isinstance(values, tuple | list) or not values:
         return (), [expected(f"sweep.{name}", values, "to be a list of values, one at least")]
-    converted = [_canonical(name, _convert(value, KEYS[name].type)) for value in values]
+    converted = [canonical(name, convert(value, KEYS[name].type)) for value in values]
     wrong = [value for value, read in zip(values, converted, strict=True) if read is None]
     if wrong:
-        return (), [expected(f"sweep.{name}", one, f"to be {_type_name(KEYS[name].type)}") for one in wrong]
+        return (), [expected(f"sweep.{name}", one, f"to be {type_name(KEYS[name].type)}") for one in wrong]
     if len(set(converted)) < len(converted):
         return (), [expected(f"sweep.{name}", values, "to have no value twice")]
     return tuple(converted), []
@@ -478,9 +269,9 @@ def _read_rows(rows: Any) -> tuple[tuple[tuple[tuple[str, Any], ...], ...], list
         for name, value in flat.items():
             key_problems = _swept_key_problems(name)
             problems += key_problems
-            flat[name] = None if key_problems else _canonical(name, _convert(value, KEYS[name].type))
+            flat[name] = None if key_problems else canonical(name, convert(value, KEYS[name].type))
             if not key_problems and flat[name] is None:
-                allowed = f"to be {_type_name(KEYS[name].type)}"
+                allowed = f"to be {type_name(KEYS[name].type)}"
                 problems.append(expected(f"sweep.rows[{number}] {name}", value, allowed))
         found.append(tuple(sorted(flat.items())))
     if len({tuple(name for name, _ in row) for row in found}) > 1:
@@ -520,47 +311,13 @@ def _read_keys(values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[
         if not isinstance(given, dict) or name not in given:
             problems[full_name] = [f"Missing config key {full_name!r}: {field.metadata['doc']}."]
             continue
-        value = _convert(given[name], field.type)
+        value = convert(given[name], field.type)
         if value is None:
-            problems[full_name] = [expected(full_name, given[name], f"to be {_type_name(field.type)}")]
+            problems[full_name] = [expected(full_name, given[name], f"to be {type_name(field.type)}")]
             continue
-        value = _canonical(full_name, value)
+        value = canonical(full_name, value)
         accepted[section][name] = value
         allowed = field.metadata["check"](value)
         if allowed:
             problems[full_name] = [expected(full_name, value, allowed)]
     return accepted, problems
-
-
-def _canonical(name: str, value: Any) -> Any:
-    """References in one spelling: `Net( depth = 1 )` is `Net(depth=1)`."""
-    if name not in REFERENCES or name == "fork.trigger":
-        return value
-    if isinstance(value, tuple):
-        return tuple(_canonical(name, one) for one in value)
-    try:
-        is_reference = isinstance(value, str) and value.partition(":")[0] not in references.RESERVED
-        return str(references.parse(value)) if is_reference and value else value
-    except InvalidInput:
-        return value  # The key's own check names the problem.
-
-
-def _convert(value: Any, kind: Any) -> Any:
-    """The value as the key's type, or None if it is of another."""
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        if not isinstance(value, (tuple, list)):
-            return None
-        converted = tuple(_convert(item, element) for item in value)
-        return None if None in converted else converted
-    if kind is float and type(value) is int:
-        return float(value) if abs(value) < 2**1000 else math.inf
-    return value if type(value) is kind else None
-
-
-def _type_name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    if typing.get_origin(kind) is tuple:
-        plural = {int: "whole numbers", float: "numbers", str: "names"}
-        return f"{plural[typing.get_args(kind)[0]]} separated by commas"
-    return names[kind]

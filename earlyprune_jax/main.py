@@ -185,10 +185,10 @@ def _options(flags: argparse.Namespace, cluster: "SlurmOptions | None") -> "tupl
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:
-    from earlyprune_jax import spec
+    from earlyprune_jax import spec_sections
 
     parser.print_help()
-    print(f"\nconfig keys:\n{spec.describe_keys()}")
+    print(f"\nconfig keys:\n{spec_sections.describe_keys()}")
     return 0
 
 

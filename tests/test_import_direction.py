@@ -12,6 +12,8 @@ LAYERS = [
         "command_line",
         "metrics",
         "references",
+        "user_code",
+        "spec_sections",
         "spec",
         "records",
         "triggers",
@@ -25,13 +27,13 @@ LAYERS = [
     {"training"},
     {"grid", "progress"},
     {"config_checks", "workspace"},
-    {"config"},
+    {"config_files", "config_values", "config"},
     {"experiment", "preview"},
     {"submission"},
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BASE = {"validate", "array_types", "metrics", "references", "spec", "records", "triggers", "__init__"}
+BASE = LAYERS[0] - {"memory", "command_line", "analysis"}
 
 
 def imported(path: Path) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from earlyprune_jax import data
+from earlyprune_jax import data, references
 from earlyprune_jax.array_types import Array
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.models import forward
@@ -125,11 +125,8 @@ def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name:
         forward.train(module, *split_variables(variables), images, key)
         return forward.evaluate(module, variables, images)
 
-    try:
+    with references.guarded("model.name", name, f"to be applicable to images {list(shape)}"):
         logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
-        allowed = f"to be applicable to images {list(shape)}. It raised {type(error).__name__}: {error}"
-        raise InvalidInput([expected("model.name", name, allowed)]) from error
     found = getattr(logits, "shape", type(logits).__name__)
     if found != (1, num_classes):
         allowed = f"to map images [B, {', '.join(map(str, shape))}] to logits [B, {num_classes}]"

@@ -106,15 +106,10 @@ def _make(spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std
     taken = references.accepted(make, options)
     if problems := _ignored(spec, taken):
         raise InvalidInput(problems)
-    try:
+    if not is_own:
+        return make(splits, model, **taken)
+    with references.guarded(KEY, spec.task.name, "to make a Task"):
         made = make(splits, model, **taken)
-    except InvalidInput:
-        raise
-    except Exception as error:
-        if not is_own:
-            raise
-        problem = f"{KEY}: {spec.task.name} raised {type(error).__name__}: {error}"
-        raise InvalidInput([problem]) from error
-    if problems := tasks.check(made, functions=is_own):
+    if problems := tasks.check(made):
         raise InvalidInput([f"{KEY}: {spec.task.name}: {problem}" for problem in problems])
     return made

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals.signal import Network
@@ -176,13 +177,8 @@ def split_variables(variables: Variables) -> tuple[Params, dict[str, Any]]:
     return variables["params"], {name: value for name, value in variables.items() if name != "params"}
 
 
-def check(task: Any, *, functions: bool = True) -> list[str]:
-    """Finds why an object cannot be trained as a task; no network is compiled.
-
-    Args:
-        task: anything.
-        functions: whether its functions are traced too.
-    """
+def check(task: Any) -> list[str]:
+    """Finds why an object cannot be trained as a task; its functions are traced, no network is compiled."""
     if not isinstance(task, Task):
         return [
             expected("task", type(task).__name__, "to be a Task", "Return earlyprune_jax.tasks.Task(...).")
@@ -202,18 +198,20 @@ def check(task: Any, *, functions: bool = True) -> list[str]:
         problems.append(
             expected("task.batching.steps_per_epoch", task.batching.steps_per_epoch, "to be at least 1")
         )
-    return problems or (_check_functions(task) if functions else [])
+    return problems or _check_functions(task)
 
 
 def _check_functions(task: Task) -> list[str]:
     """What the functions return, by shapes alone, on the first training batch of every kind."""
+    problems: list[str] = []
     try:
-        params, model_state = split_variables(task.shapes())
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
-        return [f"task.init raised {type(error).__name__}: {error}"]
-    problems = []
-    for batch in _first_batches(task):
-        problems += _check_sums(task, params, model_state, batch)
+        with references.guarded("task", "init", "to make variables"):
+            params, model_state = split_variables(task.shapes())
+        with references.guarded("task", "sums of a batch", "to be traceable"):
+            for batch in _first_batches(task):
+                problems += _check_sums(task, params, model_state, batch)
+    except InvalidInput as error:
+        problems += error.problems
     return list(dict.fromkeys(problems))
 
 
@@ -240,11 +238,8 @@ def _check_sums(task: Task, params: Any, model_state: Any, first: tuple[str, Any
         ones = jnp.ones(len(indices)) if weights is None else weights
         return task.eval_sums(params, model_state, task.batching.take(kind, split, indices, ones, None))
 
-    try:
-        trained, new_state = jax.eval_shape(train, params, model_state, shapes["train"], key)
-        evaluated = jax.eval_shape(evaluate, params, model_state, shapes["test"])
-    except Exception as error:  # as above
-        return [f"The task's sums of a batch raised {type(error).__name__}: {error}"]
+    trained, new_state = jax.eval_shape(train, params, model_state, shapes["train"], key)
+    evaluated = jax.eval_shape(evaluate, params, model_state, shapes["test"])
     problems = _wrong_sums("train_sums", trained) + _wrong_sums("eval_sums", evaluated)
     wanted = sorted(task.sum_names)
     for name, sums in (("train_sums", trained), ("eval_sums", evaluated)):

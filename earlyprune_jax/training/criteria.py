@@ -4,6 +4,7 @@ Data-driven criteria look at training examples (`pruning.num_examples`), without
 mode and float32.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -172,13 +173,12 @@ def _trace(task: Task, name: str) -> list[str]:
         return _scored(task, params, model_state, name, [batch], key)
 
     try:
-        jax.eval_shape(run, params, model_state, split, jax.ShapeDtypeStruct((2,), np.uint32))
+        # What computes on the host tracing cannot follow: then nothing can be said.
+        untraceable = contextlib.suppress(jax.errors.JAXTypeError)
+        with references.guarded(CRITERIA_KEY, name, "to give scores"), untraceable:
+            jax.eval_shape(run, params, model_state, split, jax.ShapeDtypeStruct((2,), np.uint32))
     except InvalidInput as error:
         return list(error.problems)
-    except jax.errors.JAXTypeError:
-        return []  # It computes on the host, which tracing cannot follow.
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
-        return [expected(CRITERIA_KEY, name, f"to give scores. It raised {type(error).__name__}: {error}")]
     return []
 
 

@@ -109,11 +109,8 @@ def _signal(name: str, spec: RunSpec, task: Task, *, num_examples: int) -> Probe
     """
     if references.is_import_path(name):
         function = references.load(KEY, name, {}, ())
-        try:
+        with references.guarded(KEY, name, "to give a signal"):
             made = function()
-        except Exception as error:  # it is the user's code: whatever it raises is the problem
-            allowed = f"to give a signal. It raised {type(error).__name__}: {error}"
-            raise InvalidInput([expected(KEY, name, allowed)]) from error
         if not isinstance(made, ProbeSignal | WeightSignal):
             allowed = f"to give a ProbeSignal or a WeightSignal, not a {type(made).__name__}"
             raise InvalidInput([expected(KEY, name, allowed)])

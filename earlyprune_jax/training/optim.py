@@ -130,23 +130,21 @@ def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
         params: shapes of a network's parameters.
 
     Raises:
-        InvalidInput: as `make`.
+        InvalidInput: as `make`, or the step raises.
     """
     made = make(spec, default)
 
     def step(params: Any, rate: Array) -> Any:
         return made.update(params, made.init(params), params, rate)[0]
 
-    state = jax.eval_shape(made.init, params)
-    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
-        return [expected(KEY, spec.name or default, "to keep no random key in its state: it cannot be saved")]
-    try:
+    name = spec.name or default
+    with references.guarded(KEY, name, "to make updates"):
+        state = jax.eval_shape(made.init, params)
         updates = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32))
-    except Exception as error:  # it may be the user's code: whatever it raises is the problem
-        allowed = f"to make updates. It raised {type(error).__name__}: {error}"
-        return [expected(KEY, spec.name or default, allowed)]
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+        return [expected(KEY, name, "to keep no random key in its state: it cannot be saved")]
     if jax.tree.structure(updates) != jax.tree.structure(params):
-        return [expected(KEY, spec.name or default, "to make updates of the structure of the params")]
+        return [expected(KEY, name, "to make updates of the structure of the params")]
     return []
 
 
@@ -208,14 +206,8 @@ def _of_factory(spec: OptimSpec, name: str, factory: Callable[..., Any]) -> Opti
 
 
 def _called(name: str, factory: Callable[[], Any]) -> optax.GradientTransformation:
-    try:
+    with references.guarded(KEY, name, "to be makeable"):
         made = factory()
-    except InvalidInput:
-        raise
-    except Exception as error:  # it may be the user's code: whatever it raises is the problem
-        raise InvalidInput(
-            [expected(KEY, name, f"to be makeable ({type(error).__name__}: {error})")]
-        ) from error
     if not (hasattr(made, "init") and hasattr(made, "update")):
         found = type(made).__name__
         raise InvalidInput([expected(KEY, name, f"to make an Optax transformation, not a {found}")])

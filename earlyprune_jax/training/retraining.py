@@ -227,11 +227,8 @@ def training(spec: RunSpec, rule: str, fork_epoch: int, steps_per_epoch: int) ->
     if rule in RULES:
         return RULES[rule](spec, fork_epoch, steps_per_epoch)
     function = references.load(KEY, rule, RULES, ("fork_epoch", "trunk"))
-    try:
+    with references.guarded(KEY, rule, f"to give a Training for a fork at {fork_epoch}"):
         made = function(fork_epoch, trunk_schedule(spec, steps_per_epoch))
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
-        allowed = f"to give a Training for a fork at {fork_epoch}. It raised {type(error).__name__}: {error}"
-        raise InvalidInput([expected(KEY, rule, allowed)]) from error
     if not isinstance(made, Training):
         raise InvalidInput([expected(KEY, rule, f"to give a Training, not a {type(made).__name__}")])
     return made

@@ -108,13 +108,11 @@ def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
     if not is_own(spec):
         return references.check(KEY, spec.name, CURVES)
     try:
-        made = make(spec, max_learning_rate=0.1, num_epochs=num_epochs, steps_per_epoch=2)
-        ends = [_rate(made, step) for step in (0, 2 * num_epochs - 1)]
+        with references.guarded(KEY, spec.name, "to map steps to rates"):
+            made = make(spec, max_learning_rate=0.1, num_epochs=num_epochs, steps_per_epoch=2)
+            ends = [_rate(made, step) for step in (0, 2 * num_epochs - 1)]
     except InvalidInput as error:
         return list(error.problems)
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
-        allowed = f"to map steps to rates. It raised {type(error).__name__}: {error}"
-        return [expected(KEY, spec.name, allowed)]
     wrong = [rate for rate in ends if not (np.isfinite(rate) and rate >= 0)]
     return [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong[0]}")] if wrong else []
 
@@ -136,12 +134,9 @@ def _rate(schedule: optax.Schedule, step: int) -> float:
 
 def _own(name: str, given: dict[str, float]) -> optax.Schedule:
     function = references.load(KEY, name, CURVES)
-    try:
+    sizes = ", ".join(f"{key}={value:g}" for key, value in given.items())
+    with references.guarded(KEY, name, f"to give a schedule for {sizes}"):
         return function(**references.accepted(function, given))
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
-        sizes = ", ".join(f"{key}={value:g}" for key, value in given.items())
-        allowed = f"to give a schedule for {sizes}. It raised {type(error).__name__}: {error}"
-        raise InvalidInput([expected(KEY, name, allowed)]) from error
 
 
 def final_rate(

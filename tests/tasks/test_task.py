@@ -63,7 +63,7 @@ WRONG = {
         task(train_sums=lambda p, s, batch, key: (sums(p, batch), {})),
         "model_state of train_sums",
     ),
-    "an init that raises": (task(init=raises), "task.init raised KeyError: 'no such thing'"),
+    "an init that raises": (task(init=raises), "make variables. It raised KeyError: 'no such thing'"),
     "a batch that raises": (task(batching=plain(SPLITS, 2, raises)), "raised KeyError: 'no such thing'"),
 }
 

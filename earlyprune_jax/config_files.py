@@ -1,0 +1,165 @@
+"""Config files: found by path or name, and run."""
+
+import contextlib
+import importlib.util
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from earlyprune_jax import references
+from earlyprune_jax.validate import InvalidInput, expected, nearest
+
+PACKAGE = Path(__file__).parent
+CONFIGS = (PACKAGE / "configs", PACKAGE.parent / "configs")
+"""Where configs are found by name: in an installed package, else beside it in a checkout."""
+
+
+def find_file(path: str) -> str:
+    """The file of a config: a path, or the name of one that comes with the package.
+
+    Example:
+        >>> Path(find_file("digits")).name, find_file("my/own.py")
+        ('digits.py', 'my/own.py')
+    """
+    given = Path(path)
+    if given.is_file() or given.suffix not in ("", ".py") or str(given.parent) not in (".", "configs"):
+        return path
+    known = [file for file in _files() if file.stem == given.stem]
+    return str(known[0]) if known else path
+
+
+def names() -> list[str]:
+    """The configs that come with the package, and their forms, as `--config` takes them.
+
+    Example:
+        >>> [name for name in names() if name.startswith("cifar10:")]
+        ['cifar10:cifar100', 'cifar10:signals', 'cifar10:small']
+    """
+    found = []
+    for file in _files():
+        forms = ()
+        with contextlib.suppress(Exception), _running(file) as module:  # a broken one has its name still
+            forms = tuple(getattr(module, "FORMS", ()))
+        found += [file.stem, *(f"{file.stem}:{form}" for form in forms if form)]
+    return sorted(found)
+
+
+def _files() -> list[Path]:
+    folder = next((folder for folder in CONFIGS if folder.is_dir()), None)
+    return sorted(folder.glob("[a-z]*.py")) if folder else []
+
+
+def load_file(path: str) -> ConfigDict:
+    """Runs a config file's `get_config()`; of `FILE.py:FORM` its `get_config("FORM")`.
+
+    The file may import its neighbours, `from . import base`, and may load other configs by `load_file`.
+
+    Args:
+        path: a file, or the name of a config of the package: `digits`, `two_regime:small`.
+
+    Raises:
+        InvalidInput: no such file, not Python, no such form, or no ConfigDict from `get_config`.
+    """
+    given, form = split_form(path)
+    file = Path(find_file(given)).resolve()
+    remedy = (
+        "Configs are .py files that define get_config(), or get_config(form) for FILE.py:FORM; "
+        "see configs/digits.py."
+    )
+    if not file.is_file():
+        hint = nearest(short_name(path), names())
+        hint = f"{hint} By name there are {', '.join(names())}.".lstrip()
+        raise InvalidInput([expected("--config", path, "to be a file", f"{hint} {remedy}")])
+    if file.suffix != ".py":
+        raise InvalidInput([expected("--config", path, "to be a Python file", remedy)])
+    references.use_folder(file.parent)
+    try:
+        with _running(file) as module:
+            if form and not inspect.signature(module.get_config).parameters:
+                raise ValueError(f"this config has no forms, so none called {form!r}")
+            config = module.get_config(*([form] if form else []))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a config is the user's code: whatever it raises is the problem
+        problem = expected("--config", path, "to define get_config() and run", remedy)
+        raised = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise InvalidInput([f"{problem} It raised {raised}"]) from error
+    if not isinstance(config, ConfigDict):
+        raise InvalidInput(
+            [expected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)]
+        )
+    references.use_folder(file.parent)  # a config may have loaded another one, of another folder
+    return config
+
+
+@contextlib.contextmanager
+def _running(file: Path) -> Iterator[ModuleType]:
+    """A config file as a module, run in a package of its own whose other modules are the file's neighbours.
+
+    Both are forgotten afterwards, and so is every other module of the folder that the file has imported:
+    another folder may have neighbours of the same name, and a neighbour may change.
+    """
+    package = ModuleType(f"earlyprune_jax_config_{next(_NUMBERS)}")
+    package.__path__ = [str(file.parent)]
+    name = f"{package.__name__}.{file.stem.replace('.', '_')}"
+    module_spec = importlib.util.spec_from_file_location(name, file)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    before = set(sys.modules)
+    # A .pyc is told from its source by second and size: an edit within a second would not be seen.
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.modules[package.__name__] = package
+    sys.modules[name] = module
+    importlib.invalidate_caches()
+    try:
+        module_spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.dont_write_bytecode = kept
+        new = set(sys.modules) - before
+        own = {top for top in new if "." not in top and _is_neighbour(top, file.parent)}
+        for one in new:
+            if one.partition(".")[0] in own | {package.__name__}:
+                sys.modules.pop(one, None)
+
+
+_NUMBERS = itertools.count()
+
+
+def _is_neighbour(name: str, folder: Path) -> bool:
+    """Whether an imported module was found in the folder: a file of it, or a package."""
+    found = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
+    place = found.parent if found.name == "__init__.py" else found
+    return place.parent == folder
+
+
+def split_form(path: str) -> tuple[str, str]:
+    """The file of `FILE.py:FORM` and its form, which is empty where none is given.
+
+    Example:
+        >>> split_form("configs/two_regime.py:small"), split_form("cifar10:x"), split_form("digits")
+        (('configs/two_regime.py', 'small'), ('cifar10', 'x'), ('digits', ''))
+    """
+    stem, separator, form = path.rpartition(".py:")
+    if separator and form:
+        return f"{stem}.py", form
+    name, _, form = path.partition(":")
+    is_name = Path(name).name.isidentifier() and form and not set(form) & set("/\\")
+    return (name, form) if is_name else (path, "")
+
+
+def short_name(path: str) -> str:
+    """A config's name for directories.
+
+    Example:
+        >>> short_name("configs/two_regime.py:small"), short_name("own.py:a/b")
+        ('two_regime_small', 'own_a-b')
+    """
+    file, form = split_form(path)
+    return "_".join(part for part in (Path(file).stem, re.sub(r"[^\w.=,+-]", "-", form)) if part)
