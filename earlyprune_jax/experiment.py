@@ -68,8 +68,8 @@ def run(spec: RunSpec, workdir: Path | str, console: Console | None = None, *, h
     if finished is not None:
         return finished
     console = console or Console()
-    begin(study, how)
-    _carry_out(study, how, console, _Tables(study.workdir, console).write_if_cheap)
+    reader = begin(study, how)
+    _carry_out(study, reader, how, console, _Tables(study.workdir, console).write_if_cheap)
     return on_primary(lambda: _publish(study.workdir))
 
 
@@ -84,17 +84,21 @@ def _finished_earlier(study: Study, how: Options) -> str | None:
     return summary.summarize(study.workdir)
 
 
-def begin(study: Study, how: Options, *, trains: bool = True) -> None:
+def begin(study: Study, how: Options, *, trains: bool = True) -> data.Reader:
     """Reads the data, writes config.json and env.json, and lets members run again that failed.
 
     Args:
         study: what is to be done.
         how: workers and batches.
         trains: False = others will train, on other hardware perhaps.
+
+    Returns:
+        What has read the data, and holds the last of them.
     """
     # Before the first write: a data set that cannot be had must leave no trace.
-    _enter(study, how, trains)
+    reader = _enter(study, how, trains)
     on_primary(lambda: study.forget_failures(plan.members(study.spec)))
+    return reader
 
 
 def take_part(study: Study, how: Options, *, closes: bool = False) -> None:
@@ -105,15 +109,14 @@ def take_part(study: Study, how: Options, *, closes: bool = False) -> None:
         how: workers, batches, time limit, and which members: `how.only`.
         closes: writes the tables and figures at the end, and prints the summary.
     """
-    _enter(study, how, trains=True)
-    _carry_out(study, how, Console(), lambda: None)
+    _carry_out(study, _enter(study, how, trains=True), how, Console(), lambda: None)
     if closes:
         print(_publish(study.workdir), flush=True)
 
 
-def _enter(study: Study, how: Options, trains: bool) -> None:
-    spec = study.spec
-    form, digests = execution_form(jax.default_backend()), _data_digests(study)
+def _enter(study: Study, how: Options, trains: bool) -> data.Reader:
+    spec, reader = study.spec, data.Reader()
+    form, digests = execution_form(jax.default_backend()), _data_digests(study, reader)
     require_same("data", content_hash(list(digests.values())))
     task = tasks.abstract(spec.at(spec.settings()[0]))
     on_primary(
@@ -121,9 +124,10 @@ def _enter(study: Study, how: Options, trains: bool) -> None:
             study.workdir, spec, form=form, data_digests=digests, task=task, how=how, trains=trains
         )
     )
+    return reader
 
 
-def _data_digests(study: Study) -> dict[Setting, str]:
+def _data_digests(study: Study, reader: data.Reader) -> dict[Setting, str]:
     """Setting of a trunk -> the digest of its data; each source is read once."""
     read: dict[tuple[str, int], str] = {}
     found = {}
@@ -131,7 +135,7 @@ def _data_digests(study: Study) -> dict[Setting, str]:
         own = study.at(setting).data
         key = (own.name, own.num_classes)
         if key not in read:
-            read[key] = data.read(own).digest()
+            read[key] = reader(own).digest()
         found[setting] = read[key]
     return found
 
@@ -169,7 +173,9 @@ def _publish(workdir: Path) -> str:
     return summary.summarize(workdir, runs=runs)
 
 
-def _carry_out(study: Study, how: Options, console: Console, after_epoch: Callable[[], None]) -> None:
+def _carry_out(
+    study: Study, reader: data.Reader, how: Options, console: Console, after_epoch: Callable[[], None]
+) -> None:
     unended = on_primary(lambda: study.unended(agenda(study)))
     left = {member: _num_epochs(study, member) for member in unended}
     moment = options.deadline(how.max_minutes)
@@ -183,9 +189,10 @@ def _carry_out(study: Study, how: Options, console: Console, after_epoch: Callab
 
         talk = Talk(report, functools.partial(progress.say, console), stop)
         if how.num_workers > 1:
+            del reader  # Workers read the data themselves.
             Pool(study, how, moment, talk).run()
         else:
-            trainer = Trainer(study, talk)
+            trainer = Trainer(study, talk, reader)
             work(trainer, orders(trainer, only=how.only or None, asked_width=how.fork_width))
 
 

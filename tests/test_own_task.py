@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import sequences
 
 from configs import digits
 from earlyprune_jax import config, data, experiment, tasks
@@ -140,7 +139,6 @@ def test_a_test_metric_is_no_trigger():
 
 def test_the_source_of_the_task_is_part_of_the_spec():
     assert dict(resolve().code).keys() == {"sequences:waves", "sequences:Denoiser", "sequences:denoising"}
-    assert sequences.LENGTHS["short"] == 6
 
 
 @pytest.mark.parametrize(

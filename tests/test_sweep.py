@@ -10,6 +10,7 @@ from rich.console import Console
 from tiny import linear_experiment
 
 from earlyprune_jax import config, experiment
+from earlyprune_jax.data import loading
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Fork, Trunk
 from earlyprune_jax.grid.study import Study
@@ -95,3 +96,10 @@ def test_tables_tell_the_swept_values_apart_and_descriptions_hold_every_value(sw
         LENGTH: [1, 2],
     }
     assert "9 finished, 0 diverged, 0 skipped." in text
+
+
+def test_settings_that_differ_in_fractions_share_one_reading_of_the_data(tiny_npz, tmp_path, monkeypatch):
+    read, times = loading.read, []
+    monkeypatch.setattr(loading, "read", lambda spec: times.append(spec.name) or read(spec))
+    run(resolve(tiny_npz, ("sweep.data.train_fraction", "0.5,1")), tmp_path / "run")
+    assert times == [f"npz:{tiny_npz}"]

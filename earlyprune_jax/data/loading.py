@@ -105,6 +105,33 @@ def read(spec: DataSpec) -> Source:
     return source
 
 
+class Reader:
+    """Reads data sets and keeps the last: settings that differ in fractions only share one reading.
+
+    Example:
+        >>> reader = Reader()
+        >>> spec = DataSpec("digits", "", 10, 0.5, 0.1, 1.0, 0, 0, False, (0.3,), (0.4,))
+        >>> reader(spec) is reader(spec)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[str, str, int], Source] | None = None
+
+    def __call__(self, spec: DataSpec) -> Source:
+        """Reads as `read`.
+
+        Raises:
+            InvalidInput: as `read`.
+        """
+        key = (spec.name, spec.data_dir, spec.num_classes)
+        if self._last is None or self._last[0] != key:
+            # Let go of before the next is read: two may not fit into memory.
+            self._last = None
+            self._last = (key, read(spec))
+        return self._last[1]
+
+
 def split(source: Source, spec: DataSpec) -> dict[str, Any]:
     """What a run sees of a source.
 

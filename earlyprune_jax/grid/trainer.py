@@ -76,10 +76,12 @@ class Trainer:
     Args:
         study: whose members.
         talk: who is told.
+        reader: of the data; None = a new one.
     """
 
-    def __init__(self, study: Study, talk: Talk):
+    def __init__(self, study: Study, talk: Talk, reader: data.Reader | None = None):
         self.study, self.talk = study, talk
+        self._reader = reader or data.Reader()
         # One at a time: an engine holds its data on the device.
         self._by_engine = functools.lru_cache(maxsize=1)(self._equip)
 
@@ -115,7 +117,7 @@ class Trainer:
         # What an engine does not depend on, schedules and forks, may be that of any of its settings.
         every = map(self.study.at, self.study.spec.settings())
         spec = next(each for each in every if engines.engine_id(each) == engine_id)
-        source = data.read(spec.data)
+        source = self._reader(spec.data)
         mesh = data_mesh() if jax.process_count() > 1 else None
         engine = engines.build(spec, tasks.build(spec, source), mesh=mesh)
         name = f"{identity.slug(spec.model.name)}_{spec.data.train_fraction:.10g}-{engine_id}.json"
