@@ -1,11 +1,13 @@
-"""What a large grid costs beside training: names, locks, reading the runs, tables, figures, summary.
+"""What a large grid costs beside training: names, locks, reading the runs, tables, figures,
+summary.
 
     python benchmarks/bookkeeping.py [--num_forks 100 1000 10000] [--num_epochs 40]
 
-Makes a workdir of finished runs in a temporary directory: trunks with signals, and forks over 16 fork
-epochs x 9 sparsities x 3 replicates, as many seeds as it takes. Each step runs in a process of its own
-and reads the files itself, from the page cache. Seconds are those of the step; MiB the peak resident
-memory of its process, and beside it what that was before the step: Python, NumPy and the package.
+Makes a workdir of finished runs in a temporary directory: trunks with signals, and forks over 16
+fork epochs x 9 sparsities x 3 replicates, as many seeds as it takes. Each step runs in a process of
+its own and reads the files itself, from the page cache. Seconds are those of the step; MiB the peak
+resident memory of its process, and beside it what that was before the step: Python, NumPy and the
+package.
 """
 
 import argparse
@@ -86,7 +88,9 @@ def entry_of(epoch, accuracy, rng):
 
 
 def signals_of(epoch, rng):
-    values = {f"stage{i}/block{i % 9}/conv/kernel": float(rng.random()) for i in range(NUM_PARAMETERS)}
+    values = {
+        f"stage{i}/block{i % 9}/conv/kernel": float(rng.random()) for i in range(NUM_PARAMETERS)
+    }
     return {
         "fisher_trace": 1291.0 * epoch / 30 * math.exp(1 - epoch / 30),
         "kl_uniform_bits": 3.0 * (1 - math.exp(-epoch / 5)),
@@ -102,29 +106,47 @@ def write_run(directory, identity, entries, *, last_epoch, sparsity):
     (directory / "run.json").write_text(json.dumps(described, indent=2))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     ended = {"status": "finished", "epoch": last_epoch, "step": 390 * last_epoch}
-    (directory / "result.json").write_text(json.dumps(ended | {"achieved_sparsity": sparsity}, indent=2))
+    (directory / "result.json").write_text(
+        json.dumps(ended | {"achieved_sparsity": sparsity}, indent=2)
+    )
 
 
 def write_trunk(workdir, seed, num_epochs, rng):
     axes = dict.fromkeys(("fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate"))
     identity = {"kind": "trunk", **SETTING, "trunk_seed": seed, **axes}
     entries = [
-        {**entry_of(epoch, 0.92 * (1 - math.exp(-epoch / 8)), rng), "signals": signals_of(epoch, rng)}
+        {
+            **entry_of(epoch, 0.92 * (1 - math.exp(-epoch / 8)), rng),
+            "signals": signals_of(epoch, rng),
+        }
         for epoch in range(1, num_epochs + 1)
     ]
-    write_run(workdir / f"trunks/seed-{seed}", identity, entries, last_epoch=num_epochs, sparsity=0.0)
+    write_run(
+        workdir / f"trunks/seed-{seed}", identity, entries, last_epoch=num_epochs, sparsity=0.0
+    )
 
 
 def write_fork(workdir, seed, axes, num_epochs, rng):
     fork_epoch, sparsity, replicate = axes
     identity = {"kind": "fork", **SETTING, "trunk_seed": seed, "fork_epoch": fork_epoch}
-    identity |= {"criterion": "magnitude", "scope": "uniform", "sparsity": sparsity, "rule": "constant"}
+    identity |= {
+        "criterion": "magnitude",
+        "scope": "uniform",
+        "sparsity": sparsity,
+        "rule": "constant",
+    }
     identity |= {"replicate": replicate, "parent": f"trunks/seed-{seed}", "parent_sha256": "0" * 64}
     best = 0.92 - 0.1 * sparsity**8 - 0.0003 * abs(fork_epoch - 60)
-    entries = [entry_of(fork_epoch + epoch, best - 0.2 / epoch, rng) for epoch in range(1, num_epochs + 1)]
+    entries = [
+        entry_of(fork_epoch + epoch, best - 0.2 / epoch, rng) for epoch in range(1, num_epochs + 1)
+    ]
     name = f"seed-{seed}_epoch-{fork_epoch}_magnitude_uniform_s{sparsity}_constant_r{replicate}"
     write_run(
-        workdir / "forks" / name, identity, entries, last_epoch=fork_epoch + num_epochs, sparsity=sparsity
+        workdir / "forks" / name,
+        identity,
+        entries,
+        last_epoch=fork_epoch + num_epochs,
+        sparsity=sparsity,
     )
 
 
@@ -132,7 +154,11 @@ def make(workdir, num_forks, num_epochs):
     """So many finished forks, and the trunks they leave."""
     rng = np.random.default_rng(0)
     trunk_epochs = 10 * NUM_FORK_EPOCHS
-    config = {"data": {"name": "cifar10"}, "train": {"num_epochs": trunk_epochs}, "fork": {"trigger": ""}}
+    config = {
+        "data": {"name": "cifar10"},
+        "train": {"num_epochs": trunk_epochs},
+        "fork": {"trigger": ""},
+    }
     (workdir / "config.json").write_text(json.dumps(config))
     fork_epochs = range(10, trunk_epochs + 1, 10)
     cells = list(itertools.product(fork_epochs, SPARSITIES, range(NUM_REPLICATES)))

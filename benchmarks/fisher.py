@@ -1,14 +1,15 @@
-"""What tr(F) costs by each method, in plain gradients of the same batch, and how much memory it takes.
+"""What tr(F) costs by each method, in plain gradients of the same batch, and how much memory it
+takes.
 
     python benchmarks/fisher.py [--num_rounds 11] [--batch_size 128]
     python benchmarks/fisher.py --model resnet18 --num_images 10000 --method layerwise
 
-The first: ResNet-20, synthetic CIFAR-10-sized images, sampled labels; the compiled gradient of the mean
-cross-entropy in evaluation mode beside whole calls of `fisher_trace` on one microbatch of the same
-images, taken in turns; "lean" is the plain gradient compiled with the options `fisher_trace` uses on
-CPU to save memory. Prints medians, the medians of the ratios of neighbouring calls, and the peak
-resident memory of each in a process of its own. The second: one whole measurement with its default
-microbatch, in this process.
+The first: ResNet-20, synthetic CIFAR-10-sized images, sampled labels; the compiled gradient of the
+mean cross-entropy in evaluation mode beside whole calls of `fisher_trace` on one microbatch of the
+same images, taken in turns; "lean" is the plain gradient compiled with the options `fisher_trace`
+uses on CPU to save memory. Prints medians, the medians of the ratios of neighbouring calls, and the
+peak resident memory of each in a process of its own. The second: one whole measurement with its
+default microbatch, in this process.
 """
 
 import argparse
@@ -39,7 +40,9 @@ def network(name):
     def drawn(path, leaf):
         if leaf.ndim == 1:
             # Small scales: predictions that are certain would have gradients that underflow.
-            return np.full(leaf.shape, {"scale": 0.3, "var": 1.0}.get(path[-1].key, 0.0), np.float32)
+            return np.full(
+                leaf.shape, {"scale": 0.3, "var": 1.0}.get(path[-1].key, 0.0), np.float32
+            )
         deviation = np.sqrt(2 / np.prod(leaf.shape[:-1]))
         return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
 
@@ -57,7 +60,9 @@ def plain_gradient(module, variables, images, options):
     @functools.partial(jax.jit, compiler_options=options)
     def gradient(params, fixed, images):
         def loss(params):
-            log_probs = jax.nn.log_softmax(module.apply({**fixed, "params": params}, images, train=False))
+            log_probs = jax.nn.log_softmax(
+                module.apply({**fixed, "params": params}, images, train=False)
+            )
             return -jnp.mean(jnp.take_along_axis(log_probs, labels[:, None], axis=1))
 
         return jax.grad(loss)(params)
@@ -69,7 +74,12 @@ def plain_gradient(module, variables, images, options):
 def trace_by(method, module, variables, images):
     def measure():
         return fisher.fisher_trace(
-            module, variables, images, key=jax.random.key(1), method=method, microbatch_size=len(images)
+            module,
+            variables,
+            images,
+            key=jax.random.key(1),
+            method=method,
+            microbatch_size=len(images),
         )
 
     return measure
@@ -154,7 +164,9 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20", choices=models.names())
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--num_rounds", type=int, default=11)
-    parser.add_argument("--num_images", type=int, default=0, help="run one whole measurement of so many")
+    parser.add_argument(
+        "--num_images", type=int, default=0, help="run one whole measurement of so many"
+    )
     parser.add_argument("--method", default="layerwise", choices=fisher.METHODS)
     parser.add_argument("--microbatch_size", type=int, default=None)
     parser.add_argument("--memory_of", choices=CONTESTANTS, help=argparse.SUPPRESS)

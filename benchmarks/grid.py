@@ -3,11 +3,11 @@
 python benchmarks/grid.py [--model resnet20] [--width 1] [--batch 64] [--workers 2] [--rounds 1]
                           [--forks 12] [--epochs 2] [--steps 30]
 
-A network on random 32x32 images. First a bare training step: in one process with all cores, and in as many
-pinned processes as there are workers, at once. Then, unless --forks is 0, whole grids: the trunk is trained
-once; each round trains all forks of it in one process and in workers, turn about, from a copy of that
-workdir. Times are of whole commands, start-up, imports and compilation included. The train steps compiled
-by each process are counted from JAX's own log.
+A network on random 32x32 images. First a bare training step: in one process with all cores, and in
+as many pinned processes as there are workers, at once. Then, unless --forks is 0, whole grids: the
+trunk is trained once; each round trains all forks of it in one process and in workers, turn about,
+from a copy of that workdir. Times are of whole commands, start-up, imports and compilation
+included. The train steps compiled by each process are counted from JAX's own log.
 """
 
 import argparse
@@ -71,13 +71,22 @@ def changes(images: Path, num_forks: int, flags: argparse.Namespace) -> dict[str
 def command(
     images: Path, workdir: Path, num_forks: int, flags: argparse.Namespace, workers: int
 ) -> list[str]:
-    overrides = [f"--config.{key}={value}" for key, value in changes(images, num_forks, flags).items()]
-    start = [sys.executable, "-m", "earlyprune_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"]
+    overrides = [
+        f"--config.{key}={value}" for key, value in changes(images, num_forks, flags).items()
+    ]
+    start = [
+        sys.executable,
+        "-m",
+        "earlyprune_jax.main",
+        f"--config={CONFIG}",
+        f"--workdir={workdir}",
+    ]
     return [*start, f"--workers={workers}", *overrides]
 
 
 def bare_steps(images: Path, flags: argparse.Namespace) -> tuple[float, float]:
-    """Milliseconds of a step with all cores, and the mean in pinned processes that run at the same time."""
+    """Milliseconds of a step with all cores, and the mean in pinned processes that run at the same
+    time."""
     spec = config.resolve(config.load_file(CONFIG), list(changes(images, 1, flags).items()))
 
     def milliseconds(cores: list[int]) -> float:
@@ -86,7 +95,9 @@ def bare_steps(images: Path, flags: argparse.Namespace) -> tuple[float, float]:
     cores = options.usable_cores()
     alone = milliseconds(cores)
     with ThreadPoolExecutor(flags.workers) as several:
-        return alone, statistics.fmean(several.map(milliseconds, options.shares(cores, flags.workers)))
+        return alone, statistics.fmean(
+            several.map(milliseconds, options.shares(cores, flags.workers))
+        )
 
 
 def run(arguments: list[str]) -> tuple[float, int]:
@@ -101,18 +112,28 @@ def run(arguments: list[str]) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=64)
-    for name, default in (("forks", 12), ("epochs", 2), ("steps", 30), ("workers", 2), ("rounds", 1)):
+    for name, default in (
+        ("forks", 12),
+        ("epochs", 2),
+        ("steps", 30),
+        ("workers", 2),
+        ("rounds", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder) / "images.npz", flags.batch * flags.steps)
         alone, each = bare_steps(Path(folder) / "images.npz", flags)
         print(f"{flags.model}, width {flags.width:g}, batch {flags.batch}, a bare step:")
-        print(f"{alone:.0f} ms with all cores, {each:.0f} ms in each of {flags.workers} pinned processes")
+        print(
+            f"{alone:.0f} ms with all cores, {each:.0f} ms in each of {flags.workers} pinned processes"
+        )
         print(f"ratio    {each / flags.workers / alone:.2f}")
         if flags.forks:
             compare_grids(Path(folder), flags)
@@ -132,10 +153,14 @@ def compare_grids(place: Path, flags: argparse.Namespace) -> None:
     print(f"{flags.forks} forks of {flags.epochs} epochs of {flags.steps} steps")
     print("workers  seconds (each round)  train steps compiled")
     for workers, seconds in times.items():
-        print(f"{workers:7d}  {'  '.join(f'{value:7.1f}' for value in seconds):20s}  {compiled[workers]}")
+        print(
+            f"{workers:7d}  {'  '.join(f'{value:7.1f}' for value in seconds):20s}  {compiled[workers]}"
+        )
     pairs = zip(times[flags.workers], times[1], strict=True)
     ratios = [several / one for several, one in pairs]
-    print(f"ratio    {statistics.median(ratios):.2f} (median of {', '.join(f'{r:.2f}' for r in ratios)})")
+    print(
+        f"ratio    {statistics.median(ratios):.2f} (median of {', '.join(f'{r:.2f}' for r in ratios)})"
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def resnet18() -> Any:
 
 
 def synthetic(num_weights: int) -> Any:
-    """Float32 conv kernels of 2.4 M weights each, and a last smaller one: `num_weights` together."""
+    """Float32 conv kernels of 2.4 M weights each, and a last smaller one: `num_weights`
+    together."""
     rng = np.random.default_rng(0)
     size = int(np.prod(LAYER))
     whole, rest = divmod(num_weights, size)
@@ -69,13 +70,16 @@ def contestants(params: Any) -> dict[str, Callable[[], Any]]:
     place = round(SPARSITY * flat.size) - 1
     return {
         "numpy.partition": lambda: np.partition(flat, place),
-        "allocate": lambda: jax.block_until_ready(pruning.allocate(scores, prunable, sparsity=SPARSITY)),
+        "allocate": lambda: jax.block_until_ready(
+            pruning.allocate(scores, prunable, sparsity=SPARSITY)
+        ),
         "prune": lambda: jax.block_until_ready(pruning.prune(params, sparsity=SPARSITY)),
     }
 
 
 def variants(params: Any) -> dict[str, Callable[[], Any]]:
-    """`allocate` where it has more to do: on tied scores, with a minimum, in other scopes, by 2:4."""
+    """`allocate` where it has more to do: on tied scores, with a minimum, in other scopes, by
+    2:4."""
     scores, prunable = magnitudes(params), pruning.select(params, "conv_kernels")
     quarters = jax.tree.map(
         lambda leaf, take: np.round(4 * leaf / leaf.std()) / 4 if take else leaf, scores, prunable
@@ -97,7 +101,9 @@ def variants(params: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-def interleaved_medians(functions: dict[str, Callable[[], Any]], num_repeats: int) -> dict[str, float]:
+def interleaved_medians(
+    functions: dict[str, Callable[[], Any]], num_repeats: int
+) -> dict[str, float]:
     """Median seconds of each function, after one call that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_number in range(num_repeats + 1):
@@ -164,7 +170,9 @@ def report(num_weights: int | None, num_repeats: int, with_variants: bool) -> No
     prunable = pruning.select(params, "conv_kernels")
     sizes = zip(jax.tree.leaves(params), jax.tree.leaves(prunable), strict=True)
     total = sum(leaf.size for leaf, take in sizes if take)
-    print(f"{total:,} prunable weights, global, sparsity {SPARSITY}; medians of {num_repeats} interleaved")
+    print(
+        f"{total:,} prunable weights, global, sparsity {SPARSITY}; medians of {num_repeats} interleaved"
+    )
     more = variants(params) if with_variants else {}
     seconds = interleaved_medians(contestants(params) | more, num_repeats)
     for name, value in seconds.items():
@@ -185,8 +193,12 @@ def main() -> None:
         "--num_weights", type=int, help="synthetic layers of this many weights; left out: ResNet-18"
     )
     parser.add_argument("--num_repeats", type=int, default=21)
-    parser.add_argument("--variants", action="store_true", help="also ties, min_kept, other scopes, 2:4")
-    parser.add_argument("--measure", choices=("allocate", "prune"), help="one memory measurement, as bytes")
+    parser.add_argument(
+        "--variants", action="store_true", help="also ties, min_kept, other scopes, 2:4"
+    )
+    parser.add_argument(
+        "--measure", choices=("allocate", "prune"), help="one memory measurement, as bytes"
+    )
     args = parser.parse_args()
     if args.measure:
         measure_memory(args.num_weights, args.measure)

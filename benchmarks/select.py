@@ -1,4 +1,5 @@
-"""`python benchmarks/select.py`: the benchmark in mask_selection.py, under the name it is asked for by.
+"""`python benchmarks/select.py`: the benchmark in mask_selection.py, under the name it is asked for
+by.
 
 Python looks for modules beside a script first, so that this file would stand for the standard
 library's `select` in every script of this folder. Imported, it therefore hands on the real one.

@@ -2,9 +2,9 @@
 
     python benchmarks/transform.py [--num_steps 30] [--batch_size 128]
 
-ResNet-20, synthetic CIFAR-10-sized batch, SGD with momentum and weight decay: the same jitted step with
-the bare optimizer and with the wrapped one, taken in turns. Prints medians and the median of the
-ratios of neighbouring steps.
+ResNet-20, synthetic CIFAR-10-sized batch, SGD with momentum and weight decay: the same jitted step
+with the bare optimizer and with the wrapped one, taken in turns. Prints medians and the median of
+the ratios of neighbouring steps.
 """
 
 import argparse
@@ -63,14 +63,20 @@ def main() -> None:
             states[name] = jax.block_until_ready(step(*states[name], images, labels))
             if number >= 3:  # the first steps compile and warm up
                 seconds[name].append(time.perf_counter() - began)
-    ratios = [pruned / bare for bare, pruned in zip(seconds["bare"], seconds["transform"], strict=True)]
+    ratios = [
+        pruned / bare for bare, pruned in zip(seconds["bare"], seconds["transform"], strict=True)
+    ]
     print(
         f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )
     for name, values in seconds.items():
-        print(f"{name:10s} {1e3 * statistics.median(values):8.2f} ms a step (median of {len(values)})")
+        print(
+            f"{name:10s} {1e3 * statistics.median(values):8.2f} ms a step (median of {len(values)})"
+        )
     spread = statistics.quantiles(ratios, n=4)
-    print(f"transform / bare: {statistics.median(ratios):.3f} (quartiles {spread[0]:.3f} to {spread[2]:.3f})")
+    print(
+        f"transform / bare: {statistics.median(ratios):.3f} (quartiles {spread[0]:.3f} to {spread[2]:.3f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Paper A's family: ResNets on CIFAR, forks leave every trunk at several epochs; are early ones the best?
+"""Paper A's family: ResNets on CIFAR, forks leave every trunk at several epochs; are early ones the
+best?
 
 `cifar10.py`: figure 1a, ResNet-18 on CIFAR-10, pruned to 80 % sparsity at every 20th epoch of 200.
 Claim: pruning near the peak of tr(F), a third of the way through training, costs nothing.
@@ -12,8 +13,8 @@ forks to the same rate add --config.fork.rules=paper_a,matched_anneal
 
 `cifar10.py:cifar100`: figure 1b, the same on CIFAR-100; see cifar100.py.
 
-`cifar10.py:small`: real CIFAR-10 on a CPU, ResNet-20 on 2,500 training images, minutes instead of days.
-Claim: with 90 % of the convolution weights removed, forks from the middle of training lose
+`cifar10.py:small`: real CIFAR-10 on a CPU, ResNet-20 on 2,500 training images, minutes instead of
+days. Claim: with 90 % of the convolution weights removed, forks from the middle of training lose
 nothing against the dense network; the earliest and the latest lose four to five points.
 Command: python -m earlyprune_jax.main --config=configs/cifar10.py:small
 Cost: 1 trunk of 24 epochs and 6 forks: 96 epochs of 39 steps, 17 minutes on 2 CPU
@@ -23,18 +24,18 @@ Expected (last-epoch accuracy on 1,000 test images, mean +- std, n = 3 with
 22: 47.4 +- 1.5, 49.8 +- 1.9, 51.4 +- 1.4, 50.8 +- 0.8, 49.3 +- 0.5, 46.1 +- 1.5. Both signals
 still rise at the end: 24 epochs are too few for their peaks.
 
-`cifar10.py:signals`: the same images with every signal: which of them marks the right moment to prune?
-ResNet-8 without augmentation fits them all by epoch 30, so that signals which turn when fitting ends
-have time to turn. 90 % of the convolution weights are removed.
-Claim: early is best (epochs 1 to 10 of 40), and no signal's peak marks it: a fixed 10 % does as well.
-Command: python -m earlyprune_jax.main --config=configs/cifar10.py:signals --config.data.data_dir=DIR
-The run that decides by itself: add --config.fork.when=trigger
+`cifar10.py:signals`: the same images with every signal: which of them marks the right moment to
+prune? ResNet-8 without augmentation fits them all by epoch 30, so that signals which turn when
+fitting ends have time to turn. 90 % of the convolution weights are removed.
+Claim: early is best (epochs 1 to 10 of 40), and no signal's peak marks it: a fixed 10 % does as
+well. Command: python -m earlyprune_jax.main --config=configs/cifar10.py:signals
+--config.data.data_dir=DIR The run that decides by itself: add --config.fork.when=trigger
 Cost: 3 trunks of 40 epochs and 30 forks, 825 epochs of 39 steps: 57 minutes on 2 CPU cores with
 other work beside it; by itself: 120 epochs, 8 minutes.
-Expected (last-epoch accuracy on 1,000 test images, mean +- std, n = 3; see results/README.md): dense
-50.6 +- 0.9 %; forks at 1, 3, 6, 10, 14, 18, 22, 26, 30, 35: 47.9 +- 1.9, 49.0 +- 1.0, 50.2 +- 1.2,
-49.9 +- 0.6, 48.4 +- 1.3, 48.3 +- 0.2, 49.0 +- 1.5, 46.6 +- 1.0, 47.2 +- 0.4, 45.8 +- 2.8; tr(F) peaks
-at 17.
+Expected (last-epoch accuracy on 1,000 test images, mean +- std, n = 3; see results/README.md):
+dense 50.6 +- 0.9 %; forks at 1, 3, 6, 10, 14, 18, 22, 26, 30, 35: 47.9 +- 1.9, 49.0 +- 1.0, 50.2 +-
+1.2, 49.9 +- 0.6, 48.4 +- 1.3, 48.3 +- 0.2, 49.0 +- 1.5, 46.6 +- 1.0, 47.2 +- 0.4, 45.8 +- 2.8;
+tr(F) peaks at 17.
 """
 
 from ml_collections import ConfigDict
@@ -178,6 +179,8 @@ def get_config(form: str = "") -> ConfigDict:
         }
     )
     if form not in FORMS:
-        raise ValueError(f"Expected form {form!r} to be one of {', '.join(filter(None, FORMS))}, or none.")
+        raise ValueError(
+            f"Expected form {form!r} to be one of {', '.join(filter(None, FORMS))}, or none."
+        )
     config.update_from_flattened_dict(FORMS[form])
     return config

@@ -1,37 +1,38 @@
 """Paper B's family: PreResNets on CIFAR-10, trained t epochs, pruned, fine-tuned; which t is best?
 
-`two_regime.py`: figures 2, 3, 6, 7, 10, PreResNet-20, pruned after every 10th epoch of 160, fine-tuned 40.
-Claim: at high sparsity an early t is best, at low sparsity a late one; similarity between fine-tuning
-seeds tells the two apart, and random_distance peaks at the best t.
+`two_regime.py`: figures 2, 3, 6, 7, 10, PreResNet-20, pruned after every 10th epoch of 160,
+fine-tuned 40. Claim: at high sparsity an early t is best, at low sparsity a late one; similarity
+between fine-tuning seeds tells the two apart, and random_distance peaks at the best t.
 Command: python -m earlyprune_jax.main --config=configs/two_regime.py
 Cost: 1 trunk of 160 epochs and 16 x 9 x 3 = 432 forks of 40: 17,440 epochs of 781 steps. An
 accelerator is needed (the forks then train in batches).
 The report gives no numbers, and no list of prune ratios: these are the densities (5 ... 80 %) of
 the follow-up's published grid. The break between its regimes lies at epoch 80, where the trunk's
-rate first drops: for the control without that drop add --config.sweep.schedule.name=step,constant, and for
-budget-matched baselines --config.fork.baselines=prune_at_init,prune_at_end,random_at_init,random_at_end;
-both in the same workdir, which trains only what is new.
+rate first drops: for the control without that drop add --config.sweep.schedule.name=step,constant,
+and for budget-matched baselines
+--config.fork.baselines=prune_at_init,prune_at_end,random_at_init,random_at_end; both in the same
+workdir, which trains only what is new.
 
 `two_regime.py:depth`: figures 4 (first row), 5a, 9, against depth.
 Claim: the deeper the network, the later the best moment to prune it; of deep ones none is early.
 Command: python -m earlyprune_jax.main --config=configs/two_regime.py:depth
-Cost: 5 trunks of 160 epochs and 5 x 432 forks of 40, on an accelerator. Figure 4 shows PreResNet-44, the
-text lists 38 instead: both are here. Other networks that these names mean in related code: add _lottery
-or _rethinking to every name.
+Cost: 5 trunks of 160 epochs and 5 x 432 forks of 40, on an accelerator. Figure 4 shows
+PreResNet-44, the text lists 38 instead: both are here. Other networks that these names mean in
+related code: add _lottery or _rethinking to every name.
 
 `two_regime.py:data`: figures 4 (second row), 5b, 9, against the amount of training data.
 Claim: the more data, the earlier the best moment to prune; with 1 % of CIFAR-10 none is early.
 Command: python -m earlyprune_jax.main --config=configs/two_regime.py:data
-Cost: 4 trunks of 160 epochs and 4 x 432 forks of 40 on 1, 5, 10 and 100 % of the images: 1.16 times the
-steps of the grid on all of them. Subsets are stratified, the smaller within the larger.
+Cost: 4 trunks of 160 epochs and 4 x 432 forks of 40 on 1, 5, 10 and 100 % of the images: 1.16 times
+the steps of the grid on all of them. Subsets are stratified, the smaller within the larger.
 
 On a CPU, PreResNets of half width on few images; times are of 2 workers on 2 cores, results in
 results/README.md:
 `two_regime.py:small`: PreResNet-8 on 2,450 images: 1,356 epochs of 38 steps, some 25 minutes.
 `two_regime.py:depth_small`: PreResNet-8, -14 and -20 on 2,450 images, without model similarity:
 720 epochs of 38 steps, 35 minutes with tests beside.
-`two_regime.py:data_small`: PreResNet-8 on 2, 5 and 10 %, without model similarity: 720 epochs of 15 to 76
-steps, 18 minutes.
+`two_regime.py:data_small`: PreResNet-8 on 2, 5 and 10 %, without model similarity: 720 epochs of 15
+to 76 steps, 18 minutes.
 """
 
 from ml_collections import ConfigDict
@@ -179,6 +180,8 @@ def get_config(form: str = "") -> ConfigDict:
         }
     )
     if form not in FORMS:
-        raise ValueError(f"Expected form {form!r} to be one of {', '.join(filter(None, FORMS))}, or none.")
+        raise ValueError(
+            f"Expected form {form!r} to be one of {', '.join(filter(None, FORMS))}, or none."
+        )
     config.update_from_flattened_dict(FORMS[form])
     return config

@@ -1,13 +1,15 @@
-"""Paper B's two regimes in miniature: PreResNet-8 on scikit-learn's handwritten digits, on a laptop.
+"""Paper B's two regimes in miniature: PreResNet-8 on scikit-learn's handwritten digits, on a
+laptop.
 
-Claim: with 20 to 80 % removed it hardly matters when, after convergence, a network is pruned; with 90
-and 95 % an intermediate epoch is best by 2.7 points. Whether that is more than noise three seeds cannot say.
-Command: python -m earlyprune_jax.main --config=configs/two_regime_digits.py --workers=2
-Cost: 3 trunks of 40 epochs, 360 forks of 10 and 120 comparisons: 3,720 epochs of 9 steps; on 2 CPU cores 5.5
-minutes in one process with little beside it, 4.8 in 2 workers with much. Fine-tuning runs at 0.01, not at
-paper B's 0.001: ten epochs are 90 steps here, not 31,240.
-Expected (last-epoch test accuracy of the best epoch, mean over 3 seeds x 3 replicates): 97.9 % at 20 %
-removed, 97.3 at 50, 92.2 at 80, 82.3 at 90, 63.6 at 95; dense 98.1 +- 0.5 %. See results/README.md.
+Claim: with 20 to 80 % removed it hardly matters when, after convergence, a network is pruned; with
+90 and 95 % an intermediate epoch is best by 2.7 points. Whether that is more than noise three seeds
+cannot say. Command: python -m earlyprune_jax.main --config=configs/two_regime_digits.py --workers=2
+Cost: 3 trunks of 40 epochs, 360 forks of 10 and 120 comparisons: 3,720 epochs of 9 steps; on 2 CPU
+cores 5.5 minutes in one process with little beside it, 4.8 in 2 workers with much. Fine-tuning runs
+at 0.01, not at paper B's 0.001: ten epochs are 90 steps here, not 31,240.
+Expected (last-epoch test accuracy of the best epoch, mean over 3 seeds x 3 replicates): 97.9 % at
+20 % removed, 97.3 at 50, 92.2 at 80, 82.3 at 90, 63.6 at 95; dense 98.1 +- 0.5 %. See
+results/README.md.
 """
 
 from ml_collections import ConfigDict

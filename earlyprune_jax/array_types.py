@@ -11,7 +11,8 @@ PRNGKey = chex.PRNGKey
 """A raw uint32 key of shape [2], so that a training state holds plain arrays only."""
 
 Params = Any
-"""A pytree of parameters: Linen's nested dicts, an NNX state, an Equinox module, lists, one array."""
+"""A pytree of parameters: Linen's nested dicts, an NNX state, an Equinox module, lists, one
+array."""
 
 Variables = Mapping[str, Any]
 """What a Linen module applies: {"params": Params, "batch_stats": ...}."""

@@ -22,10 +22,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>-<study id>")
     made.add_argument(
-        "--dry_run", action="store_true", help="print config, runs, groups, steps and disk; touch nothing"
+        "--dry_run",
+        action="store_true",
+        help="print config, runs, groups, steps and disk; touch nothing",
     )
     made.add_argument(
-        "--measure", action="store_true", help="with --dry_run: time a few steps, and estimate the whole"
+        "--measure",
+        action="store_true",
+        help="with --dry_run: time a few steps, and estimate the whole",
     )
     made.add_argument(
         "--workers",
@@ -55,8 +59,12 @@ def parser() -> argparse.ArgumentParser:
     several.add_argument(
         "--distributed", action="store_true", help="Slurm, Open MPI, TPU pods: JAX finds the others"
     )
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where process 0 listens")
-    several.add_argument("--num_processes", type=int, metavar="N", help="how many processes there are")
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="elsewhere: where process 0 listens"
+    )
+    several.add_argument(
+        "--num_processes", type=int, metavar="N", help="how many processes there are"
+    )
     several.add_argument("--process_id", type=int, metavar="I", help="this one's number, from 0")
     made.add_argument("-h", "--help", action="store_true", help="print this and exit")
     return made

@@ -24,20 +24,23 @@ ROWS = "rows"
 
 
 def resolve(
-    config: ConfigDict, overrides: Sequence[tuple[str, str]] = (), *, folder: str | Path | None = None
+    config: ConfigDict,
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    folder: str | Path | None = None,
 ) -> RunSpec:
     """Turns a config into a frozen spec, or names everything that is wrong with it.
 
-    Checks keys, types, ranges, references, and whatever the keys say together, in every setting of a
-    sweep: data that exist, a model that fits, forks inside the trunk. Nothing is compiled, trained or
-    written.
+    Checks keys, types, ranges, references, and whatever the keys say together, in every setting of
+    a sweep: data that exist, a model that fits, forks inside the trunk. Nothing is compiled,
+    trained or written.
 
     Args:
         config: sections of keys, as in configs/digits.py, and `sweep`; left unchanged.
-        overrides: (`section.key`, text) pairs, as from `--config.section.key=text`; `sweep.section.key` with
-            a list of values, `sweep.rows` with a Python list of dicts.
-        folder: where the user's code is looked for beside the Python path; None = that of the config file
-            that `load_file` has read last.
+        overrides: (`section.key`, text) pairs, as from `--config.section.key=text`;
+            `sweep.section.key` with a list of values, `sweep.rows` with a Python list of dicts.
+        folder: where the user's code is looked for beside the Python path; None = that of the
+            config file that `load_file` has read last.
 
     Raises:
         InvalidInput: with every problem found.
@@ -72,7 +75,9 @@ def resolve(
     problems += _unread_keys(sweep, partial)
     for setting in settings[1:]:
         _, more = _resolve_one(values, setting)
-        problems += [f"{problem} (with {setting.words()})" for problem in more if problem not in found]
+        problems += [
+            f"{problem} (with {setting.words()})" for problem in more if problem not in found
+        ]
     if problems:
         raise InvalidInput(shortened(list(dict.fromkeys(problems)), 60))
     first = partial.replace(dict(settings[0].values))
@@ -91,7 +96,9 @@ def _lost_overrides(overrides: Sequence[tuple[str, str]], swept: Mapping[str, An
             with contextlib.suppress(ValueError, KeyError, SyntaxError):
                 if parse(text, KEYS[name].type) not in listed.get(name, ()):
                     remedy = "Add it to the sweep, or leave it out."
-                    problems.append(expected(name, text, f"to be among the values of sweep.{name}", remedy))
+                    problems.append(
+                        expected(name, text, f"to be among the values of sweep.{name}", remedy)
+                    )
     return problems
 
 
@@ -100,7 +107,10 @@ def _unread_keys(sweep: Sweep, spec: RunSpec) -> list[str]:
     is_read = "custom" in (spec.fork.rules or ())
     unread = set() if is_read else {"fork.length", "fork.rates"} & set(sweep.keys)
     remedy = "Rule custom reads it: add custom to fork.rules."
-    return [expected("sweep", name, "to be read by a rule of fork.rules", remedy) for name in sorted(unread)]
+    return [
+        expected("sweep", name, "to be read by a rule of fork.rules", remedy)
+        for name in sorted(unread)
+    ]
 
 
 def _differing_metrics(spec: RunSpec) -> list[str]:
@@ -109,7 +119,9 @@ def _differing_metrics(spec: RunSpec) -> list[str]:
     told = {(task.primary, task.all_metrics) for task in made}
     if len(told) == 1:
         return []
-    found = sorted({f"{primary} of {', '.join(one.name for one in metrics)}" for primary, metrics in told})
+    found = sorted(
+        {f"{primary} of {', '.join(one.name for one in metrics)}" for primary, metrics in told}
+    )
     allowed = f"to have the same metrics in all settings; primary {'; '.join(found)}"
     return [expected("task.name", spec.task.name, allowed, "Take a workdir for each.")]
 
@@ -129,14 +141,18 @@ def _with_code(spec: RunSpec) -> RunSpec:
 
 def _resolve_one(values: dict[str, Any], setting: Setting) -> tuple[RunSpec, list[str]]:
     """The spec of one setting, in all but name, and its problems."""
-    own = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
+    own = {
+        name: dict(section) if isinstance(section, dict) else section
+        for name, section in values.items()
+    }
     for name, value in setting.values:
         section, leaf = name.split(".")
         if isinstance(own.setdefault(section, {}), dict):
             own[section][leaf] = value
     accepted, found = _read_keys(own)
     problems = [problem for key_problems in found.values() for problem in key_problems]
-    # What is missing or of a wrong type is None here: a check sees only the keys it needs, which are there.
+    # What is missing or of a wrong type is None here: a check sees only the keys it needs, which
+    # are there.
     partial = RunSpec(**{name: _partial(name, accepted[name]) for name in SECTIONS})
     absent = {name for name in KEYS if name.split(".")[1] not in accepted[name.split(".")[0]]}
     unsound = set(found)
@@ -192,7 +208,9 @@ def _override_sweep(swept: dict[str, Any], name: str, text: str) -> list[str]:
     except (ValueError, KeyError, SyntaxError):
         return [
             expected(
-                f"sweep.{name}", text, f"to be values, each {type_name(field.type)}, separated by commas"
+                f"sweep.{name}",
+                text,
+                f"to be values, each {type_name(field.type)}, separated by commas",
             )
         ]
     section, leaf = name.split(".")
@@ -203,7 +221,9 @@ def _override_sweep(swept: dict[str, Any], name: str, text: str) -> list[str]:
 def _read_sweep(swept: Any) -> tuple[Sweep, list[str]]:
     """The sweep of a config, or nothing to sweep and its problems."""
     if not isinstance(swept, Mapping):
-        return Sweep(), [expected("sweep", swept, "to map keys to lists of values", "See docs/extending.md.")]
+        return Sweep(), [
+            expected("sweep", swept, "to map keys to lists of values", "See docs/extending.md.")
+        ]
     flat = dict(_flat(swept))
     rows_given = flat.pop(ROWS, ())
     lists, problems = {}, []
@@ -215,7 +235,9 @@ def _read_sweep(swept: Any) -> tuple[Sweep, list[str]]:
     problems += wrong
     twice = sorted(lists.keys() & {name for row in rows for name, _ in row})
     problems += [
-        expected("sweep", name, "to be swept once, by a list or by rows", "Take it out of one of them.")
+        expected(
+            "sweep", name, "to be swept once, by a list or by rows", "Take it out of one of them."
+        )
         for name in twice
     ]
     if problems:
@@ -254,14 +276,18 @@ def _read_values(name: str, values: Any) -> tuple[tuple[Any, ...], list[str]]:
     converted = [canonical(name, convert(value, KEYS[name].type)) for value in values]
     wrong = [value for value, read in zip(values, converted, strict=True) if read is None]
     if wrong:
-        return (), [expected(f"sweep.{name}", one, f"to be {type_name(KEYS[name].type)}") for one in wrong]
+        return (), [
+            expected(f"sweep.{name}", one, f"to be {type_name(KEYS[name].type)}") for one in wrong
+        ]
     if len(set(converted)) < len(converted):
         return (), [expected(f"sweep.{name}", values, "to have no value twice")]
     return tuple(converted), []
 
 
 def _read_rows(rows: Any) -> tuple[tuple[tuple[tuple[str, Any], ...], ...], list[str]]:
-    if not isinstance(rows, tuple | list) or not all(isinstance(row, Mapping | ConfigDict) for row in rows):
+    if not isinstance(rows, tuple | list) or not all(
+        isinstance(row, Mapping | ConfigDict) for row in rows
+    ):
         return (), [expected("sweep.rows", rows, "to be a list of dicts, key -> value")]
     found, problems = [], []
     for number, row in enumerate(rows):
@@ -288,7 +314,9 @@ def _unknown_keys(values: dict[str, Any]) -> list[str]:
         if name not in SECTIONS or not isinstance(section, dict):
             problems.append(_unknown_key(name))
             continue
-        problems += [_unknown_key(f"{name}.{leaf}") for leaf in section if f"{name}.{leaf}" not in KEYS]
+        problems += [
+            _unknown_key(f"{name}.{leaf}") for leaf in section if f"{name}.{leaf}" not in KEYS
+        ]
     return problems
 
 
@@ -313,7 +341,9 @@ def _read_keys(values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[
             continue
         value = convert(given[name], field.type)
         if value is None:
-            problems[full_name] = [expected(full_name, given[name], f"to be {type_name(field.type)}")]
+            problems[full_name] = [
+                expected(full_name, given[name], f"to be {type_name(field.type)}")
+            ]
             continue
         value = canonical(full_name, value)
         accepted[section][name] = value

@@ -41,7 +41,9 @@ def _check_registered(spec: RunSpec, key: str) -> list[str]:
     section, name = key.split(".")
     value = getattr(getattr(spec, section), name)
     given = value if isinstance(value, tuple) else (value,)
-    return [unknown_choice(key, one, REGISTERED[key]) for one in given if one not in REGISTERED[key]]
+    return [
+        unknown_choice(key, one, REGISTERED[key]) for one in given if one not in REGISTERED[key]
+    ]
 
 
 def _check_layer_name(spec: RunSpec, key: str) -> list[str]:
@@ -51,7 +53,9 @@ def _check_layer_name(spec: RunSpec, key: str) -> list[str]:
 
 
 def _check_model(spec: RunSpec) -> list[str]:
-    return references.check("model.name", spec.model.name, dict.fromkeys(models.names(), models.build))
+    return references.check(
+        "model.name", spec.model.name, dict.fromkeys(models.names(), models.build)
+    )
 
 
 def _check_task_name(spec: RunSpec) -> list[str]:
@@ -59,11 +63,17 @@ def _check_task_name(spec: RunSpec) -> list[str]:
 
 
 def _check_optimizer_name(spec: RunSpec) -> list[str]:
-    return references.check("optim.name", spec.optim.name, optim.OPTIMIZERS) if spec.optim.name else []
+    return (
+        references.check("optim.name", spec.optim.name, optim.OPTIMIZERS) if spec.optim.name else []
+    )
 
 
 def _check_criteria(spec: RunSpec) -> list[str]:
-    return [problem for one in spec.pruning.criteria for problem in check_criterion("pruning.criteria", one)]
+    return [
+        problem
+        for one in spec.pruning.criteria
+        for problem in check_criterion("pruning.criteria", one)
+    ]
 
 
 def _check_scopes(spec: RunSpec) -> list[str]:
@@ -72,7 +82,9 @@ def _check_scopes(spec: RunSpec) -> list[str]:
 
 def _check_mask(spec: RunSpec) -> list[str]:
     found = check_criterion("signals.mask_criterion", spec.signals.mask_criterion)
-    return found + [f"signals.mask_scope: {one}" for one in criteria.check_scope(spec.signals.mask_scope)]
+    return found + [
+        f"signals.mask_scope: {one}" for one in criteria.check_scope(spec.signals.mask_scope)
+    ]
 
 
 def _check_rules(spec: RunSpec) -> list[str]:
@@ -116,7 +128,9 @@ def _check_log_probs(spec: RunSpec) -> list[str]:
     task = tasks.abstract(spec)
     problems = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
     if "mask_distance" in spec.signals.names:
-        problems += criteria.log_probs_problems(task, "signals.mask_criterion", [spec.signals.mask_criterion])
+        problems += criteria.log_probs_problems(
+            task, "signals.mask_criterion", [spec.signals.mask_criterion]
+        )
     if task.network is None:
         remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
         problems += [
@@ -151,7 +165,11 @@ def _check_trigger(spec: RunSpec) -> list[str]:
 def _measurable(spec: RunSpec) -> list[str]:
     """The built-in signals that the task has what they need for."""
     has_log_probs = tasks.abstract(spec).network is not None
-    return [name for name in measurement.NAMES if has_log_probs or name not in ("fisher_trace", "kl_uniform")]
+    return [
+        name
+        for name in measurement.NAMES
+        if has_log_probs or name not in ("fisher_trace", "kl_uniform")
+    ]
 
 
 def _check_reachable(trigger: triggers.Trigger, num_epochs: int) -> list[str]:
@@ -206,7 +224,9 @@ def _check_end(spec: RunSpec) -> list[str]:
     end, maximum = spec.schedule.end_learning_rate, spec.optim.learning_rate
     if spec.schedule.name not in ("cosine", "linear") or end <= maximum:
         return []
-    return [expected("schedule.end_learning_rate", end, f"to be at most optim.learning_rate={maximum}")]
+    return [
+        expected("schedule.end_learning_rate", end, f"to be at most optim.learning_rate={maximum}")
+    ]
 
 
 def _check_fork_rates(spec: RunSpec) -> list[str]:
@@ -220,14 +240,20 @@ def _check_grid(spec: RunSpec) -> list[str]:
     """Axes that contradict one another."""
     fork, problems = spec.fork, []
     if fork.comparisons and fork.num_replicates < 2:
-        remedy = "Replicates are what is compared: paper B takes 3; or leave fork.comparisons empty."
+        remedy = (
+            "Replicates are what is compared: paper B takes 3; or leave fork.comparisons empty."
+        )
         allowed = "to be at least 2 with fork.comparisons"
         problems.append(expected("fork.num_replicates", fork.num_replicates, allowed, remedy))
     if fork.max_cells and fork.search == "all":
         remedy = "Set fork.search=coarse_to_fine, or list fewer epochs and sparsities."
-        problems.append(expected("fork.max_cells", fork.max_cells, "to be 0 with fork.search=all", remedy))
+        problems.append(
+            expected("fork.max_cells", fork.max_cells, "to be 0 with fork.search=all", remedy)
+        )
     if fork.search != "all" and not spec.data.validation_fraction:
-        remedy = "A search chooses by validation, and never on the test set: hold some examples out."
+        remedy = (
+            "A search chooses by validation, and never on the test set: hold some examples out."
+        )
         allowed = f"to be above 0 with fork.search={fork.search}"
         problems.append(expected("data.validation_fraction", 0.0, allowed, remedy))
     if fork.when == "trigger":
@@ -309,8 +335,14 @@ CROSS_CHECKS: Checks = (
     ({*NETWORK, "pruning.criteria", "signals", "fork.comparisons"}, _check_log_probs),
     ({*NETWORK, "pruning.criteria", "signals"}, _check_own_criteria),
     ({*NETWORK, "fork.when", "fork.trigger", "train.num_epochs", "signals"}, _check_trigger),
-    ({*NETWORK, "signals.num_examples"}, functools.partial(_check_examples, key="signals.num_examples")),
-    ({*NETWORK, "pruning.num_examples"}, functools.partial(_check_examples, key="pruning.num_examples")),
+    (
+        {*NETWORK, "signals.num_examples"},
+        functools.partial(_check_examples, key="signals.num_examples"),
+    ),
+    (
+        {*NETWORK, "pruning.num_examples"},
+        functools.partial(_check_examples, key="pruning.num_examples"),
+    ),
     ({"train.num_epochs", "optim.learning_rate", "schedule", "fork"}, _check_fork_epochs),
     ({"train.num_epochs", "schedule.name", "schedule.step_boundaries_epochs"}, _check_boundaries),
     ({"optim.learning_rate", "schedule.name", "schedule.end_learning_rate"}, _check_end),

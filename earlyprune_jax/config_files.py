@@ -13,7 +13,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from earlyprune_jax import references
-from earlyprune_jax.validate import InvalidInput, expected, nearest
+from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 
 PACKAGE = Path(__file__).parent
 CONFIGS = (PACKAGE / "configs", PACKAGE.parent / "configs")
@@ -28,7 +28,11 @@ def find_file(path: str) -> str:
         ('digits.py', 'my/own.py')
     """
     given = Path(path)
-    if given.is_file() or given.suffix not in ("", ".py") or str(given.parent) not in (".", "configs"):
+    if (
+        given.is_file()
+        or given.suffix not in ("", ".py")
+        or str(given.parent) not in (".", "configs")
+    ):
         return path
     known = [file for file in _files() if file.stem == given.stem]
     return str(known[0]) if known else path
@@ -44,7 +48,10 @@ def names() -> list[str]:
     found = []
     for file in _files():
         forms = ()
-        with contextlib.suppress(Exception), _running(file) as module:  # a broken one has its name still
+        with (
+            contextlib.suppress(Exception),
+            _running(file) as module,
+        ):  # a broken one has its name still
             forms = tuple(getattr(module, "FORMS", ()))
         found += [file.stem, *(f"{file.stem}:{form}" for form in forms if form)]
     return sorted(found)
@@ -58,7 +65,8 @@ def _files() -> list[Path]:
 def load_file(path: str) -> ConfigDict:
     """Runs a config file's `get_config()`; of `FILE.py:FORM` its `get_config("FORM")`.
 
-    The file may import its neighbours, `from . import base`, and may load other configs by `load_file`.
+    The file may import its neighbours, `from . import base`, and may load other configs by
+    `load_file`.
 
     Args:
         path: a file, or the name of a config of the package: `digits`, `two_regime:small`.
@@ -75,9 +83,9 @@ def load_file(path: str) -> ConfigDict:
     if not file.is_file():
         hint = nearest(short_name(path), names())
         hint = f"{hint} By name there are {', '.join(names())}.".lstrip()
-        raise InvalidInput([expected("--config", path, "to be a file", f"{hint} {remedy}")])
+        raise unexpected("--config", path, "to be a file", f"{hint} {remedy}")
     if file.suffix != ".py":
-        raise InvalidInput([expected("--config", path, "to be a Python file", remedy)])
+        raise unexpected("--config", path, "to be a Python file", remedy)
     references.use_folder(file.parent)
     try:
         with _running(file) as module:
@@ -91,19 +99,18 @@ def load_file(path: str) -> ConfigDict:
         raised = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise InvalidInput([f"{problem} It raised {raised}"]) from error
     if not isinstance(config, ConfigDict):
-        raise InvalidInput(
-            [expected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)]
-        )
+        raise unexpected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)
     references.use_folder(file.parent)  # a config may have loaded another one, of another folder
     return config
 
 
 @contextlib.contextmanager
 def _running(file: Path) -> Iterator[ModuleType]:
-    """A config file as a module, run in a package of its own whose other modules are the file's neighbours.
+    """A config file as a module, run in a package of its own whose other modules are the file's
+    neighbours.
 
-    Both are forgotten afterwards, and so is every other module of the folder that the file has imported:
-    another folder may have neighbours of the same name, and a neighbour may change.
+    Both are forgotten afterwards, and so is every other module of the folder that the file has
+    imported: another folder may have neighbours of the same name, and a neighbour may change.
     """
     package = ModuleType(f"earlyprune_jax_config_{next(_NUMBERS)}")
     package.__path__ = [str(file.parent)]

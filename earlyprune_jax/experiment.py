@@ -1,4 +1,5 @@
-"""The story on one screen: a study, what is left of it, this process or a pool at work, tables, summary."""
+"""The story on one screen: a study, what is left of it, this process or a pool at work, tables,
+summary."""
 
 import contextlib
 import functools
@@ -27,21 +28,25 @@ from earlyprune_jax.training.hosts import on_primary, require_same
 from earlyprune_jax.validate import InvalidInput
 
 DONE, FAILED, UNFINISHED = 0, 1, 3
-"""How an experiment stands, as exit codes: all members ended well; some diverged or failed; time was up."""
+"""How an experiment stands, as exit codes: all members ended well; some diverged or failed; time
+was up."""
 
 TABLES_SHARE = 0.05
 """Tables are written along the way as long as that takes at most this part of the time."""
 
 
-def run(spec: RunSpec, workdir: Path | str, console: Console | None = None, *, how: Options = ALONE) -> str:
+def run(
+    spec: RunSpec, workdir: Path | str, console: Console | None = None, *, how: Options = ALONE
+) -> str:
     """Does the whole experiment, or what is left of it, in a directory.
 
     Trains every trunk and every fork of the plan that has no result yet, going on from the
     newest checkpoint; writes results.csv, signals.csv and the figures; returns the summary.
-    Finished work is never done twice, and a grid that has grown since trains its new cells only. A run that
-    diverges or raises is recorded and the rest goes on. Several processes, on several machines too, may do
-    this at once in one directory. Processes that `hosts.initialize` has joined do it as one: each run's
-    batches are shared by all their devices, and process 0 alone reads and writes the workdir.
+    Finished work is never done twice, and a grid that has grown since trains its new cells only. A
+    run that diverges or raises is recorded and the rest goes on. Several processes, on several
+    machines too, may do this at once in one directory. Processes that `hosts.initialize` has joined
+    do it as one: each run's batches are shared by all their devices, and process 0 alone reads and
+    writes the workdir.
 
     Args:
         spec: from `config.resolve`.
@@ -53,8 +58,8 @@ def run(spec: RunSpec, workdir: Path | str, console: Console | None = None, *, h
         The closing summary.
 
     Raises:
-        InvalidInput: the workdir holds another study or cannot be written, lacks what a fork starts from,
-            or the data cannot be had or have changed.
+        InvalidInput: the workdir holds another study or cannot be written, lacks what a fork starts
+            from, or the data cannot be had or have changed.
 
     Example:
         >>> from configs import digits
@@ -174,7 +179,11 @@ def _publish(workdir: Path) -> str:
 
 
 def _carry_out(
-    study: Study, reader: data.Reader, how: Options, console: Console, after_epoch: Callable[[], None]
+    study: Study,
+    reader: data.Reader,
+    how: Options,
+    console: Console,
+    after_epoch: Callable[[], None],
 ) -> None:
     unended = on_primary(lambda: study.unended(agenda(study)))
     left = {member: _num_epochs(study, member) for member in unended}

@@ -29,8 +29,8 @@ def main(argv: list[str]) -> int:
     """Runs an experiment from command-line arguments.
 
     Returns:
-        0 = all done; 1 = all done, but runs diverged or failed; 2 = bad input, nothing was written; 3 = time
-        is up, the same command goes on; 130 = interrupted, likewise.
+        0 = all done; 1 = all done, but runs diverged or failed; 2 = bad input, nothing was written;
+        3 = time is up, the same command goes on; 130 = interrupted, likewise.
     """
     parser = command_line.parser()
     flags, rest = parser.parse_known_args(argv)
@@ -66,7 +66,11 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     if not flags.config:
         problems.append("Expected --config=FILE. Try --config=configs/digits.py; --help explains.")
     try:
-        spec = config.resolve(config.load_file(flags.config), given["config"]) if flags.config else None
+        spec = (
+            config.resolve(config.load_file(flags.config), given["config"])
+            if flags.config
+            else None
+        )
     except InvalidInput as error:
         problems += error.problems
     if problems or spec is None or how is None:
@@ -93,7 +97,9 @@ def _carry_out(study: "Study", how: "Options", flags: argparse.Namespace) -> int
         print(experiment.run(study.spec, study.workdir, how=how))
         code = experiment.standing(study.spec, study.workdir)
         if code == experiment.UNFINISHED:
-            up = "Time is up." if how.max_minutes < math.inf else "Not all could be done: see above."
+            up = (
+                "Time is up." if how.max_minutes < math.inf else "Not all could be done: see above."
+            )
             print(f"{up} The same command goes on from here.", file=sys.stderr)
     return code
 
@@ -124,7 +130,9 @@ def _together_problems(flags: argparse.Namespace, how: "Options | None") -> list
     return problems
 
 
-def _submit(study: "Study", how: "Options", cluster: "SlurmOptions", flags: argparse.Namespace) -> int:
+def _submit(
+    study: "Study", how: "Options", cluster: "SlurmOptions", flags: argparse.Namespace
+) -> int:
     from earlyprune_jax import preview, submission
 
     if flags.dry_run:
@@ -135,7 +143,9 @@ def _submit(study: "Study", how: "Options", cluster: "SlurmOptions", flags: argp
     print(f"Workdir: {study.workdir}", flush=True)
     submitted = submission.submit(study, how, cluster)
     if submitted is None:
-        print("Every run has ended: nothing was submitted. The same command without --slurm sums it up.")
+        print(
+            "Every run has ended: nothing was submitted. The same command without --slurm sums it up."
+        )
     else:
         print(submission.announcement(submitted, study.workdir))
     return 0
@@ -153,7 +163,9 @@ def _slurm_options(
     return submission.parse(given)
 
 
-def _options(flags: argparse.Namespace, cluster: "SlurmOptions | None") -> "tuple[Options | None, list[str]]":
+def _options(
+    flags: argparse.Namespace, cluster: "SlurmOptions | None"
+) -> "tuple[Options | None, list[str]]":
     """How to carry it out, or what is wrong with that."""
     from earlyprune_jax.grid import pool
     from earlyprune_jax.grid.options import Options
@@ -206,7 +218,8 @@ def _leave(code: int) -> NoReturn:
 def _leave_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    # A normal exit would wait: for threads of a checkpoint that was being written, or for other processes.
+    # A normal exit would wait: for threads of a checkpoint that was being written, or for other
+    # processes.
     os._exit(code)
 
 

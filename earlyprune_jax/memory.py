@@ -1,4 +1,5 @@
-"""Where XLA's temporary buffers on CPU come from, for programs that train: from memory that stays mapped."""
+"""Where XLA's temporary buffers on CPU come from, for programs that train: from memory that stays
+mapped."""
 
 import ctypes
 import platform
@@ -14,11 +15,11 @@ MMAP_FROM_BYTES = (2**30, 2**25)
 def keep_freed() -> bool:
     """Has this process keep memory that is free again, instead of giving it back to the kernel.
 
-    XLA on CPU allocates the temporary buffers of a step anew each time. By default glibc maps large blocks
-    and unmaps them again, and the kernel fills every page with zeros: 9,500 page faults a step for ResNet-20
-    at batch 16, a fifth of its processor time. Kept, they cost none, and the process stays as large as it has
-    ever been. Blocks above 64 MiB gain nothing (145 MB at batch 64): they are taken in threads of XLA's,
-    whose heaps glibc does not let grow so far.
+    XLA on CPU allocates the temporary buffers of a step anew each time. By default glibc maps large
+    blocks and unmaps them again, and the kernel fills every page with zeros: 9,500 page faults a
+    step for ResNet-20 at batch 16, a fifth of its processor time. Kept, they cost none, and the
+    process stays as large as it has ever been. Blocks above 64 MiB gain nothing (145 MB at batch
+    64): they are taken in threads of XLA's, whose heaps glibc does not let grow so far.
 
     It affects the whole process, so programs call it and libraries do not.
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 PERCENT = "%"
 
@@ -30,7 +30,7 @@ class Metric:
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise InvalidInput([expected("name of a metric", self.name, "to be an identifier", "E.g. loss.")])
+            raise unexpected("name of a metric", self.name, "to be an identifier", "E.g. loss.")
 
     @property
     def scale(self) -> float:

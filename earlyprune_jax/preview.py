@@ -1,4 +1,5 @@
-"""What an experiment would do, for --dry_run: config, trunks, cells, groups, time, disk. Writes nothing."""
+"""What an experiment would do, for --dry_run: config, trunks, cells, groups, time, disk. Writes
+nothing."""
 
 import json
 import math
@@ -27,7 +28,8 @@ def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str
     Args:
         study: the spec, and the workdir in which part of it may be done already.
         how: workers among which the estimated time is divided.
-        measure: time a few training steps of every network and data fraction, and estimate the whole.
+        measure: time a few training steps of every network and data fraction, and estimate the
+            whole.
 
     Example:
         >>> from pathlib import Path
@@ -53,7 +55,9 @@ def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str
     num_checkpoints = sum(cost.num_checkpoints for cost in costs.values())
     megabytes = sum(cost.disk_bytes for cost in costs.values()) / 1e6
     free = free_bytes(study.workdir) / 1e6
-    lines.append(f"Disk: {num_checkpoints} checkpoints, about {megabytes:.0f} MB; {free:.0f} MB free")
+    lines.append(
+        f"Disk: {num_checkpoints} checkpoints, about {megabytes:.0f} MB; {free:.0f} MB free"
+    )
     return "\n".join(lines)
 
 
@@ -64,7 +68,9 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
         num_epochs = run.num_epochs(spec.at(run.setting))
         steps = num_epochs * lengths[run.setting]
         where = f" ({run.setting.words()})" if run.setting.values else ""
-        lines.append(f"  {identity.directory(spec, run)}{where}: {most}{num_epochs} epochs, {steps} steps")
+        lines.append(
+            f"  {identity.directory(spec, run)}{where}: {most}{num_epochs} epochs, {steps} steps"
+        )
     if len(runs) > MOST_LISTED:
         lines.append(f"  ... and {len(runs) - MOST_LISTED} more")
     if spec.fork.when == "trigger":
@@ -87,7 +93,9 @@ def _group_lines(study: Study, members: Sequence[Member], lengths: dict[Setting,
         own = study.at(first.setting)
         part = f"{own.model.name}, {100 * own.data.train_fraction:g} % of the data"
         names.setdefault(group.engine, ", ".join(filter(None, (part, first.setting.trunk.words()))))
-    lines = ["Groups of one shape (forks of a group share a compilation, and may train as one batch):"]
+    lines = [
+        "Groups of one shape (forks of a group share a compilation, and may train as one batch):"
+    ]
     for (engine, num_epochs, is_dense), count in sizes.items():
         kind = "trunk" if is_dense else "fork"
         lines.append(f"  {names[engine]}: {count} {kind}{'s' * (count > 1)} of {num_epochs} epochs")
@@ -129,7 +137,9 @@ def _total_line(runs: Sequence[Run], costs: Iterable[Cost]) -> str:
     return f"Total: {made_of}, {num_epochs} epochs, {num_steps} training steps"
 
 
-def _left_lines(runs: Sequence[Run], still: Sequence[Member], left: dict[Setting, Cost]) -> list[str]:
+def _left_lines(
+    runs: Sequence[Run], still: Sequence[Member], left: dict[Setting, Cost]
+) -> list[str]:
     if len(still) == len(runs):
         return []
     num_steps = sum(cost.num_steps for cost in left.values())
@@ -137,11 +147,13 @@ def _left_lines(runs: Sequence[Run], still: Sequence[Member], left: dict[Setting
 
 
 def _time_line(spec: RunSpec, left: dict[Setting, Cost], how: Options) -> str:
-    """The time all steps take, from a few of each network and data fraction on a worker's share of cores."""
+    """The time all steps take, from a few of each network and data fraction on a worker's share of
+    cores."""
     cores = options.shares(options.usable_cores(), how.num_workers)[0]
     timed = step_time.measured(spec, cores)
     seconds = sum(
-        cost.num_steps * timed[engines.engine_id(spec.at(setting))] for setting, cost in left.items()
+        cost.num_steps * timed[engines.engine_id(spec.at(setting))]
+        for setting, cost in left.items()
     )
     names = {engines.engine_id(own): own.model.name for own in map(spec.at, spec.settings())}
     steps = ", ".join(f"{names[engine]} {1000 * value:.1f} ms" for engine, value in timed.items())

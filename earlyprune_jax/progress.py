@@ -33,7 +33,9 @@ def shown(num_epochs: int, console: Console, primary: Metric) -> Iterator[Advanc
     if not console.is_terminal:
         yield (
             lambda name, entry: (
-                print(epoch_line(name, entry, primary), file=console.file, flush=True) if entry else None
+                print(epoch_line(name, entry, primary), file=console.file, flush=True)
+                if entry
+                else None
             )
         )
         return
@@ -82,7 +84,10 @@ def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:
         for key in dict.fromkeys(("train_loss", primary.column("train")))
         if entry.get(key) is not None
     ]
-    parts = [f"{name}  epoch {entry['epoch']}  lr {entry['learning_rate']:.4g}", f"train {' '.join(train)}"]
+    parts = [
+        f"{name}  epoch {entry['epoch']}  lr {entry['learning_rate']:.4g}",
+        f"train {' '.join(train)}",
+    ]
     for split in ("validation", "test"):
         if entry.get(primary.column(split)) is not None:
             parts.append(f"{split} {primary.name} {entry[primary.column(split)]:.4f}")

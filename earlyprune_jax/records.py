@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
 
@@ -71,7 +71,8 @@ def plain(value: Any) -> Any:
 
 
 def flat(entry: dict[str, Any]) -> dict[str, float | None]:
-    """An epoch's entry as triggers see it: every single number, those of its signals too, by column.
+    """An epoch's entry as triggers see it: every single number, those of its signals too, by
+    column.
 
     What is not finite is None; numbers per parameter and the costs of signals are left out.
 
@@ -112,7 +113,10 @@ class RunRecords:
         if not self._metrics.is_file():
             return []
         *whole, _torn = self._metrics.read_text(encoding="utf-8", errors="replace").split("\n")
-        return [_parse(line, dict, f"{self._metrics}, line {number}") for number, line in enumerate(whole, 1)]
+        return [
+            _parse(line, dict, f"{self._metrics}, line {number}")
+            for number, line in enumerate(whole, 1)
+        ]
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds one epoch; non-finite numbers become null."""
@@ -131,7 +135,7 @@ class RunRecords:
         path = self.directory / "result.json"
         result = read_json(path)
         if result is not None and "status" not in result:
-            raise InvalidInput([expected(str(path), result, "to have a status", REMEDY)])
+            raise unexpected(str(path), result, "to have a status", REMEDY)
         return result
 
     def has_ended(self) -> bool:
@@ -155,7 +159,7 @@ def _parse(text: str, kind: type, place: str, remedy: str = REMEDY) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidInput([expected(place, text[:60], f"to be JSON ({error})", remedy)]) from error
+        raise unexpected(place, text[:60], f"to be JSON ({error})", remedy) from error
     if not isinstance(value, kind):
-        raise InvalidInput([expected(place, text[:60], f"to hold a JSON {kind.__name__}", remedy)])
+        raise unexpected(place, text[:60], f"to hold a JSON {kind.__name__}", remedy)
     return value

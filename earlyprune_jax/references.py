@@ -1,13 +1,14 @@
-"""What a config names: a built-in, or the user's own code by import path, both with literal arguments.
+"""What a config names: a built-in, or the user's own code by import path, both with literal
+arguments.
 
     resnet20                        a built-in
     fisher(estimator="exact")          a built-in, with arguments
     nets:Net                        attribute Net of module nets
     lab.nets:Net(depth=3)           the same of a module in a package, with arguments
 
-Arguments are Python literals: they are parsed, never evaluated. Modules are found on the Python path or in
-the folder that `use_folder` names, which is that of the config file. Code is known by its digest: the SHA-256
-of every user's file that the module loads, wherever the files lie.
+Arguments are Python literals: they are parsed, never evaluated. Modules are found on the Python
+path or in the folder that `use_folder` names, which is that of the config file. Code is known by
+its digest: the SHA-256 of every user's file that the module loads, wherever the files lie.
 """
 
 import ast
@@ -22,7 +23,7 @@ from typing import Any
 
 from earlyprune_jax import user_code
 from earlyprune_jax.user_code import VERSION, current_folder, refresh, use_folder
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
 
 __all__ = [
     "IMPORT_PATH",
@@ -87,9 +88,11 @@ def parse(text: str) -> Reference:
     """
     path, opened, rest = text.strip().partition("(")
     path = path.strip()
-    remedy = "E.g. nets:Net, or nets:Net(depth=3): module, colon, attribute, and literals as arguments."
+    remedy = (
+        "E.g. nets:Net, or nets:Net(depth=3): module, colon, attribute, and literals as arguments."
+    )
     if not (path.isidentifier() or IMPORT_PATH.fullmatch(path)):
-        raise InvalidInput([expected("reference", text, "to be a name or module:attribute", remedy)])
+        raise unexpected("reference", text, "to be a name or module:attribute", remedy)
     if not opened:
         return Reference(path)
     try:
@@ -105,7 +108,7 @@ def parse(text: str) -> Reference:
         options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         allowed = f"to have literals as arguments, not ({rest.removesuffix(')')})"
-        raise InvalidInput([expected("reference", text, allowed, remedy)]) from None
+        raise unexpected("reference", text, allowed, remedy) from None
     return Reference(path, arguments, tuple(sorted(options.items())))
 
 
@@ -166,15 +169,15 @@ def load(
         key: the config key, for messages.
         text: the reference.
         known: name -> object, of the built-ins.
-        takes: names of the positional arguments that the user's own object will be called with; None = not
-            checked here.
+        takes: names of the positional arguments that the user's own object will be called with;
+            None = not checked here.
 
     Returns:
         The class or function, with the arguments bound.
 
     Raises:
-        InvalidInput: no such built-in, module or attribute, an import that raises, arguments that do
-            not fit: with the path, what was found and what is wanted.
+        InvalidInput: no such built-in, module or attribute, an import that raises, arguments that
+            do not fit: with the path, what was found and what is wanted.
     """
     try:
         reference = parse(text)
@@ -187,11 +190,11 @@ def load(
         found = known[reference.path]
     else:
         if reference.module in RESERVED:
-            raise InvalidInput([expected(key, reference.path, f"to be no {reference.module}: here")])
+            raise unexpected(key, reference.path, f"to be no {reference.module}: here")
         found = user_code.attribute(key, reference.path)
     if not callable(found):
         allowed = f"to name a class or function, but it is {_described(found)}"
-        raise InvalidInput([expected(key, text, allowed)])
+        raise unexpected(key, text, allowed)
     _check_arguments(key, text, found, reference, takes if reference.module else None)
     if reference.arguments and takes:
         # What the engine gives comes first, whatever the reference names.
@@ -220,7 +223,7 @@ def _check_arguments(
         names = ", ".join(name for name in signature.parameters if name not in ("parent", "name"))
         called = f" when called with {', '.join(takes)}" if takes else ""
         allowed = f"to have the arguments of {reference.path}({names}){called} ({error})"
-        raise InvalidInput([expected(key, text, allowed)]) from None
+        raise unexpected(key, text, allowed) from None
 
 
 def signature_of(function: Any) -> inspect.Signature | None:
@@ -267,8 +270,11 @@ def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
     return {*names, *(name for name, _ in reference.options)}
 
 
-def check(key: str, text: str, known: Mapping[str, Any], takes: tuple[str, ...] | None = None) -> list[str]:
-    """Lists the problems of a reference; none where `load` gives an object. Arguments as of `load`."""
+def check(
+    key: str, text: str, known: Mapping[str, Any], takes: tuple[str, ...] | None = None
+) -> list[str]:
+    """Lists the problems of a reference; none where `load` gives an object. Arguments as of
+    `load`."""
     try:
         load(key, text, known, takes)
     except InvalidInput as error:
@@ -277,11 +283,14 @@ def check(key: str, text: str, known: Mapping[str, Any], takes: tuple[str, ...] 
 
 
 def _described(value: Any) -> str:
-    return "a module" if isinstance(value, ModuleType) else f"a {type(value).__name__}, {value!r:.60}"
+    return (
+        "a module" if isinstance(value, ModuleType) else f"a {type(value).__name__}, {value!r:.60}"
+    )
 
 
 def digest(text: str) -> str | None:
-    """Tells what the code behind a reference is known by; None for a built-in. See `user_code.digest`."""
+    """Tells what the code behind a reference is known by; None for a built-in. See
+    `user_code.digest`."""
     reference = parse(text)
     return user_code.digest(reference.path) if reference.module else None
 
@@ -310,4 +319,4 @@ def guarded(key: str, text: str, allowed: str) -> Iterator[None]:
         raise
     except Exception as error:  # it is the user's code: whatever it raises is the problem
         said = f"{allowed}. It raised {type(error).__name__}: {error}"
-        raise InvalidInput([expected(key, text, said)]) from error
+        raise unexpected(key, text, said) from error

@@ -80,15 +80,20 @@ class Sweep:
     def keys(self) -> tuple[str, ...]:
         """The swept keys, sorted."""
         return tuple(
-            sorted({name for name, _ in self.lists} | {name for row in self.rows for name, _ in row})
+            sorted(
+                {name for name, _ in self.lists} | {name for row in self.rows for name, _ in row}
+            )
         )
 
     def settings(self) -> tuple[Setting, ...]:
-        """Every combination of the lists' values and the rows; one empty setting where nothing is swept."""
+        """Every combination of the lists' values and the rows; one empty setting where nothing is
+        swept."""
         choices = [[((name, value),) for value in values] for name, values in self.lists]
         choices += [list(self.rows)] if self.rows else []
         combined = (itertools.chain.from_iterable(parts) for parts in itertools.product(*choices))
-        return tuple(Setting(tuple(sorted(values, key=lambda pair: pair[0]))) for values in combined)
+        return tuple(
+            Setting(tuple(sorted(values, key=lambda pair: pair[0]))) for values in combined
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Flat keys -> lists of values, and `rows`; what is empty is left out."""
@@ -100,7 +105,8 @@ class Sweep:
         """The inverse of `to_dict`."""
         lists = {name: tuple(map(_frozen, one)) for name, one in values.items() if name != "rows"}
         rows = (
-            tuple((name, _frozen(value)) for name, value in row.items()) for row in values.get("rows", ())
+            tuple((name, _frozen(value)) for name, value in row.items())
+            for row in values.get("rows", ())
         )
         return cls(tuple(sorted(lists.items())), tuple(tuple(sorted(row)) for row in rows))
 
@@ -150,12 +156,14 @@ class RunSpec:
             section, leaf = name.split(".")
             sections.setdefault(section, {})[leaf] = value
         changed = {
-            name: dataclasses.replace(getattr(self, name), **leaves) for name, leaves in sections.items()
+            name: dataclasses.replace(getattr(self, name), **leaves)
+            for name, leaves in sections.items()
         }
         return dataclasses.replace(self, **changed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data: section -> key -> value, tuples as lists; `sweep` where keys are swept."""
+        """Plain JSON data: section -> key -> value, tuples as lists; `sweep` where keys are
+        swept."""
         sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
         swept = {"sweep": self.sweep.to_dict()} if self.sweep.keys else {}
         return json.loads(json.dumps(sections | swept))
@@ -165,9 +173,11 @@ class RunSpec:
         return {"config": self.to_dict(), "code": dict(self.code), "folder": self.folder}
 
     def study_id(self) -> str:
-        """Eight hex digits of all that decides runs but the grid: grids of one study may share a workdir.
+        """Eight hex digits of all that decides runs but the grid: grids of one study may share a
+        workdir.
 
-        A swept key counts with its first value, so that a sweep may grow, and the user's code does not count.
+        A swept key counts with its first value, so that a sweep may grow, and the user's code does
+        not count.
         """
         return content_hash(fixed_keys(self.to_dict()))[:8]
 
@@ -182,7 +192,9 @@ class RunSpec:
     def at(self, setting: Setting) -> "RunSpec":
         """The spec of one setting, in which nothing is swept."""
         if setting not in self._at:
-            self._at[setting] = dataclasses.replace(self.replace(dict(setting.values)), sweep=Sweep())
+            self._at[setting] = dataclasses.replace(
+                self.replace(dict(setting.values)), sweep=Sweep()
+            )
         return self._at[setting]
 
 
@@ -247,7 +259,8 @@ def from_message(message: Mapping[str, Any]) -> RunSpec:
 
 
 def use_code(spec: RunSpec) -> None:
-    """Makes the user's code that a spec names importable, and sees that it is what the spec was made with.
+    """Makes the user's code that a spec names importable, and sees that it is what the spec was
+    made with.
 
     Raises:
         InvalidInput: the code here is another.
@@ -261,7 +274,9 @@ def use_code(spec: RunSpec) -> None:
             digests = f"(digest {wanted[:12]}, here {found!s:.12})"
             allowed = f"to be the code that the experiment was started with {digests}"
             problems.append(
-                expected("code", path, allowed, "It has changed meanwhile: start the command again.")
+                expected(
+                    "code", path, allowed, "It has changed meanwhile: start the command again."
+                )
             )
     if problems:
         raise InvalidInput(problems)

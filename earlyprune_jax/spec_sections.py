@@ -17,7 +17,8 @@ DECIDES = {
     "replay": "what is replayed over finished runs",
     "execution": "how work is carried out",
 }
-"""What a key may decide. Only data, trunk and fork enter a run's identity, and only they can be swept."""
+"""What a key may decide. Only data, trunk and fork enter a run's identity, and only they can be
+swept."""
 
 SWEPT_BY = {
     "grid": "It is a list already, or chooses the kind of grid: give all its values there.",
@@ -52,10 +53,14 @@ class DataSpec:
         decides="execution",  # where the data lie is not what they are
     )
     num_classes: int = key(
-        "number of classes C, labels lie in [0, C); 0 = data without classes", within(0), decides="data"
+        "number of classes C, labels lie in [0, C); 0 = data without classes",
+        within(0),
+        decides="data",
     )
     train_fraction: float = key(
-        "fraction of the training examples used, stratified", within(0, 1, open_low=True), decides="data"
+        "fraction of the training examples used, stratified",
+        within(0, 1, open_low=True),
+        decides="data",
     )
     validation_fraction: float = key(
         "fraction of the training examples held out to choose on, stratified; 0 = none",
@@ -67,7 +72,9 @@ class DataSpec:
         within(0, 1, open_low=True),
         decides="data",
     )
-    split_seed: int = key("seed of the subsets and of the validation split", within(0, 2**63), decides="data")
+    split_seed: int = key(
+        "seed of the subsets and of the validation split", within(0, 2**63), decides="data"
+    )
     crop_padding: int = key(
         "random crop after zero padding by this many pixels; 0 = off", within(0), decides="data"
     )
@@ -109,10 +116,14 @@ class TaskSpec:
 class TrainSpec:
     """The dense runs (trunks)."""
 
-    seeds: tuple[int, ...] = key("one trunk per seed", each(within(0, 2**32 - 1), at_least=1), decides="grid")
+    seeds: tuple[int, ...] = key(
+        "one trunk per seed", each(within(0, 2**32 - 1), at_least=1), decides="grid"
+    )
     num_epochs: int = key("length T of a trunk in epochs", within(1, 10**6), decides="trunk")
     batch_size: int = key("examples per training step", within(1, 10**6), decides="trunk")
-    eval_batch_size: int = key("examples per evaluation step", within(1, 10**6), decides="execution")
+    eval_batch_size: int = key(
+        "examples per evaluation step", within(1, 10**6), decides="execution"
+    )
     precision: str = key(
         "compute type of the layers; parameters stay float32",
         one_of("float32", "bfloat16"),
@@ -146,21 +157,31 @@ class OptimSpec:
         within(0, FLOAT32_MAX),
         decides="trunk",
     )
-    weight_decay_on: str = key("all parameters, or kernels only", one_of("all", "kernels"), decides="trunk")
+    weight_decay_on: str = key(
+        "all parameters, or kernels only", one_of("all", "kernels"), decides="trunk"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSpec:
     """How the learning rate falls from its maximum."""
 
-    name: str = key("exponential, cosine, linear, step, constant, or module:function", decides="trunk")
-    per: str = key("the rate changes once an epoch, or every step", one_of("epoch", "step"), decides="trunk")
+    name: str = key(
+        "exponential, cosine, linear, step, constant, or module:function", decides="trunk"
+    )
+    per: str = key(
+        "the rate changes once an epoch, or every step", one_of("epoch", "step"), decides="trunk"
+    )
     exponential_decay_rate: float = key(
         "exponential: factor per epoch", within(0, 1, open_low=True), decides="trunk"
     )
-    end_learning_rate: float = key("cosine, linear: value reached at the end", within(0), decides="trunk")
+    end_learning_rate: float = key(
+        "cosine, linear: value reached at the end", within(0), decides="trunk"
+    )
     step_boundaries_epochs: tuple[int, ...] = key(
-        "step: 0-based epochs at whose start the rate is multiplied", each(within(1)), decides="trunk"
+        "step: 0-based epochs at whose start the rate is multiplied",
+        each(within(1)),
+        decides="trunk",
     )
     step_factor: float = key(
         "step: the factor at each boundary", within(0, 1, open_low=True), decides="trunk"
@@ -196,7 +217,9 @@ class PruningSpec:
     num_examples: int = key(
         "training examples that data-driven criteria look at; 0 = all", within(0), decides="fork"
     )
-    batch_size: int = key("examples per batch of data-driven criteria", within(1, 10**6), decides="fork")
+    batch_size: int = key(
+        "examples per batch of data-driven criteria", within(1, 10**6), decides="fork"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +258,9 @@ class ForkSpec:
         decides="grid",
     )
     length: int = key(
-        "rule custom: epochs a fork trains; 0 = what remains of the trunk's", within(0, 10**6), decides="fork"
+        "rule custom: epochs a fork trains; 0 = what remains of the trunk's",
+        within(0, 10**6),
+        decides="fork",
     )
     rates: str = key(
         "rule custom: the fork's learning rates: eq6, matched_anneal, continue, restart, constant",
@@ -250,7 +275,9 @@ class ForkSpec:
         decides="fork",
     )
     constant_num_epochs: int = key(
-        "rules constant and matched_budget: epochs trained at that rate", within(1, 10**6), decides="fork"
+        "rules constant and matched_budget: epochs trained at that rate",
+        within(1, 10**6),
+        decides="fork",
     )
     comparisons: tuple[str, ...] = key(
         "between the replicates of every cell, on all training examples: model_similarity, disagreement",
@@ -285,7 +312,9 @@ class SignalSpec:
         each(anything),
         decides="trunk",
     )
-    num_examples: int = key("training examples the signals look at; 0 = all", within(0), decides="trunk")
+    num_examples: int = key(
+        "training examples the signals look at; 0 = all", within(0), decides="trunk"
+    )
     batch_size: int = key("examples per signal step", within(1, 10**6), decides="trunk")
     augment: bool = key("measure on augmented examples, as paper A's config says", decides="trunk")
     max_overhead_fraction: float = key(
@@ -304,13 +333,19 @@ class SignalSpec:
         "(paper A's code; sampled labels only)",
         decides="trunk",
     )
-    fisher_layers: str = key("layers summed into fisher_trace; like pruning.layers", decides="trunk")
+    fisher_layers: str = key(
+        "layers summed into fisher_trace; like pruning.layers", decides="trunk"
+    )
     mask_criterion: str = key(
         "mask_distance: criterion of the masks compared; like pruning.criteria", decides="trunk"
     )
-    mask_scope: str = key("mask_distance: scope of the masks compared; like pruning.scopes", decides="trunk")
+    mask_scope: str = key(
+        "mask_distance: scope of the masks compared; like pruning.scopes", decides="trunk"
+    )
     mask_sparsity: float = key(
-        "mask_distance: sparsity of the masks compared", within(0, 1, open_high=True), decides="trunk"
+        "mask_distance: sparsity of the masks compared",
+        within(0, 1, open_high=True),
+        decides="trunk",
     )
     weight_layers: str = key(
         "weights that mask_distance and weight_change follow; like pruning.layers", decides="trunk"

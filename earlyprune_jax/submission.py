@@ -1,10 +1,12 @@
-"""A study handed to Slurm: what is left of it, cut into stages, each a job array; and what their jobs do.
+"""A study handed to Slurm: what is left of it, cut into stages, each a job array; and what their
+jobs do.
 
     trunks   one task a trunk
     pruned   the cells, cut into at most --slurm.num_tasks tasks, when the trunks have ended
     closing  one task that trains whatever killed tasks have left, writes the tables and the figures
 
-The jobs know of one another only through the workdir, so that any may be killed, requeued or submitted again.
+The jobs know of one another only through the workdir, so that any may be killed, requeued or
+submitted again.
 """
 
 import dataclasses
@@ -25,7 +27,11 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.spec import RunSpec, use_code
 from earlyprune_jax.validate import expected, nearest
 
-KINDS = {"trunks": "one trunk each", "pruned": "pruned runs", "closing": "what is left, tables, figures"}
+KINDS = {
+    "trunks": "one trunk each",
+    "pruned": "pruned runs",
+    "closing": "what is left, tables, figures",
+}
 """Stage -> what its tasks do."""
 
 
@@ -48,7 +54,8 @@ class Task:
     closes: bool = False
 
     def __call__(self) -> None:
-        """Works until all is done, or until shortly before the limit; then it has the job requeued."""
+        """Works until all is done, or until shortly before the limit; then it has the job
+        requeued."""
         memory.keep_freed()
         use_code(self.spec)
         slurm_job.carry_out(self._work, self._standing, self.minutes)
@@ -61,7 +68,9 @@ class Task:
         study = Study(self.spec, self.workdir)
         only = frozenset(self.how.only)
         own = (
-            member for member in agenda(study) if not only or identity.directory(self.spec, member) in only
+            member
+            for member in agenda(study)
+            if not only or identity.directory(self.spec, member) in only
         )
         return {
             member: 0 if isinstance(member, Comparison) else len(study.records(member).epochs())
@@ -87,8 +96,8 @@ class Submission:
 def submit(study: Study, how: Options, options: SlurmOptions) -> Submission | None:
     """Submits what is left of a study to Slurm, and returns at once.
 
-    A search (`fork.search=coarse_to_fine`) has its first round spread over the tasks; the later ones, which
-    are not known yet, are for the closing task.
+    A search (`fork.search=coarse_to_fine`) has its first round spread over the tasks; the later
+    ones, which are not known yet, are for the closing task.
 
     Args:
         study: any part of it may be done already.
@@ -99,8 +108,8 @@ def submit(study: Study, how: Options, options: SlurmOptions) -> Submission | No
         None if nothing is left, and nothing was submitted.
 
     Raises:
-        InvalidInput: submitit or Slurm is absent or refuses, jobs of this workdir are under way, or what
-            `experiment.run` would refuse. Unless Slurm refuses, nothing was written.
+        InvalidInput: submitit or Slurm is absent or refuses, jobs of this workdir are under way, or
+            what `experiment.run` would refuse. Unless Slurm refuses, nothing was written.
     """
     absent = slurm.missing()
     require(study, how, options, absent or _under_way(study.workdir))
@@ -116,7 +125,9 @@ def submit(study: Study, how: Options, options: SlurmOptions) -> Submission | No
     return Submission(tuple(ids), {stage: len(own) for stage, own in tasks.items()}, folder)
 
 
-def require(study: Study, how: Options, options: SlurmOptions, problems: Sequence[str] = ()) -> None:
+def require(
+    study: Study, how: Options, options: SlurmOptions, problems: Sequence[str] = ()
+) -> None:
     """Raises InvalidInput with everything that speaks against submitting, `problems` first."""
     found = [*problems, *options.check(), *how.check(num_cores=max(1, options.cpus))]
     if how.num_workers > 1 and options.gpus:
@@ -159,7 +170,9 @@ def _tasks(study: Study, how: Options, options: SlurmOptions) -> dict[str, list[
     workdir = study.workdir.absolute()
 
     def task(part: Part) -> Task:
-        only = tuple(identity.directory(study.spec, member) for member in (*part.trunks, *part.members))
+        only = tuple(
+            identity.directory(study.spec, member) for member in (*part.trunks, *part.members)
+        )
         return Task(study.spec, workdir, dataclasses.replace(how, only=only), options.minutes)
 
     found = _cut(study, options)
@@ -182,8 +195,12 @@ def preview(study: Study, options: SlurmOptions) -> str:
     lines = [f"Slurm: each task {_asked(options)}; a stage begins when the one before has ended"]
     lines += [f"  trunks: {_tasks_of(len(found.trunks))}"] if found.trunks else []
     lines += [f"  pruned: {_tasks_of(len(counts))}{most}"] if counts else []
-    later = " and the later rounds of the search" if study.spec.fork.search == "coarse_to_fine" else ""
-    return "\n".join([*lines, f"  closing: 1 task: what killed tasks have left{later}, tables, figures"])
+    later = (
+        " and the later rounds of the search" if study.spec.fork.search == "coarse_to_fine" else ""
+    )
+    return "\n".join(
+        [*lines, f"  closing: 1 task: what killed tasks have left{later}, tables, figures"]
+    )
 
 
 def _asked(options: SlurmOptions) -> str:

@@ -1,7 +1,8 @@
-"""The user's modules: found beside the config or on the Python path, imported, and known by a digest.
+"""The user's modules: found beside the config or on the Python path, imported, and known by a
+digest.
 
-Code is known by the SHA-256 of every user's file that a module loads, wherever the files lie. While an
-experiment runs its code stays what it was: files are looked at again by `refresh` only.
+Code is known by the SHA-256 of every user's file that a module loads, wherever the files lie. While
+an experiment runs its code stays what it was: files are looked at again by `refresh` only.
 """
 
 import ast
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from earlyprune_jax.validate import InvalidInput, expected, nearest
+from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 
 VERSION = "CODE_VERSION"
 """A module that defines this text is known by it instead of by its source."""
@@ -29,7 +30,8 @@ MOST_NAMED = 12
 
 @dataclasses.dataclass
 class _Session:
-    """What this process has imported for references: from which folder, and which source each file had."""
+    """What this process has imported for references: from which folder, and which source each file
+    had."""
 
     folder: str = ""
     sources: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
@@ -42,9 +44,11 @@ _SESSION = _Session()
 
 
 def use_folder(folder: str | Path | None) -> None:
-    """Makes a folder, that of a config file, one in which modules are found; it comes after the Python path.
+    """Makes a folder, that of a config file, one in which modules are found; it comes after the
+    Python path.
 
-    Another folder's modules are forgotten: two experiments in one process may each have their own `nets`.
+    Another folder's modules are forgotten: two experiments in one process may each have their own
+    `nets`.
     """
     wanted = str(Path(folder).resolve()) if folder else ""
     if wanted == _SESSION.folder:
@@ -52,7 +56,11 @@ def use_folder(folder: str | Path | None) -> None:
     if _SESSION.folder:
         with contextlib.suppress(ValueError):
             sys.path.remove(_SESSION.folder)
-        _forget(name for name, (file, _) in list(_SESSION.sources.items()) if _inside(file, _SESSION.folder))
+        _forget(
+            name
+            for name, (file, _) in list(_SESSION.sources.items())
+            if _inside(file, _SESSION.folder)
+        )
     _SESSION.folder = wanted
     if wanted and wanted not in sys.path:
         sys.path.append(wanted)
@@ -99,7 +107,8 @@ def _unknown_attribute(key: str, path: str, holder: Any, part: str) -> str:
     own = [
         name
         for name, value in vars(holder).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == getattr(holder, "__name__", "")
+        if not name.startswith("_")
+        and getattr(value, "__module__", None) == getattr(holder, "__name__", "")
     ]
     names = own or [name for name in dir(holder) if not name.startswith("_")]
     shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
@@ -110,7 +119,8 @@ def _module(key: str, path: str, name: str) -> ModuleType:
     try:
         with _no_bytecode(), _recorded():
             module = importlib.import_module(name)
-            # What is imported inside functions too: while an experiment runs, its code stays what it was.
+            # What is imported inside functions too: while an experiment runs, its code stays what
+            # it was.
             for other in sorted(_reachable(name)):
                 with contextlib.suppress(Exception):
                     importlib.import_module(other)
@@ -118,9 +128,12 @@ def _module(key: str, path: str, name: str) -> ModuleType:
         if error.name and name.startswith(error.name):
             places = " or ".join(filter(None, ("the Python path", _SESSION.folder)))
             remedy = f"Looked for {error.name} on {places}."
-            raise InvalidInput([expected(key, path, "to name a module that exists", remedy)]) from None
+            raise unexpected(key, path, "to name a module that exists", remedy) from None
         raise InvalidInput([_import_problem(key, path, error)]) from error
-    except (Exception, SystemExit) as error:  # it is the user's code: whatever it raises is the problem
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # it is the user's code: whatever it raises is the problem
         raise InvalidInput([_import_problem(key, path, error)]) from error
     for other in _reachable(name):
         _note(other)
@@ -146,7 +159,9 @@ def _recorded() -> Iterator[None]:
         if isinstance(importer, str):
             _SESSION.imports.setdefault(importer, set()).add(name)
 
-    def by_import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0):
+    def by_import(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ):
         if not level:
             note((globals or sys._getframe(1).f_globals).get("__name__"), name)
         return importing(name, globals, locals, fromlist, level)
@@ -197,7 +212,8 @@ def _installed_folders() -> tuple[Path, ...]:
 
 
 def _is_users(module: ModuleType | None) -> bool:
-    """Whether a module is a file of the user's: neither Python's, nor of an installed package, nor ours."""
+    """Whether a module is a file of the user's: neither Python's, nor of an installed package, nor
+    ours."""
     file = _file(module)
     if file is None:
         return False
@@ -263,9 +279,9 @@ def _imported_names(file: str, name: str) -> list[str]:
 def digest(path: str) -> str:
     """Tells what the code behind an import path is known by.
 
-    Of a user's module the SHA-256 over the names and sources of all user's files that it loads, helpers
-    included; where a file lies does not matter. A module that defines `CODE_VERSION` is known by that text
-    alone. An installed package is known by its version.
+    Of a user's module the SHA-256 over the names and sources of all user's files that it loads,
+    helpers included; where a file lies does not matter. A module that defines `CODE_VERSION` is
+    known by that text alone. An installed package is known by its version.
 
     Raises:
         InvalidInput: as `attribute`.

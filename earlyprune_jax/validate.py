@@ -27,7 +27,8 @@ class InvalidInput(ValueError):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self):
-        # By default an exception is unpickled from its message: every letter would become a problem.
+        # By default an exception is unpickled from its message: every letter would become a
+        # problem.
         return type(self), (self.problems,)
 
 
@@ -39,6 +40,17 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
         'Expected pruning.sparsity=1.2 in [0, 1). Give the fraction removed.'
     """
     return f"Expected {thing}={value!r} {allowed}. {remedy}".rstrip()
+
+
+def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> InvalidInput:
+    """Makes the error of a single problem; the arguments are those of `expected`.
+
+    Example:
+        >>> raise unexpected("pruning.sparsity", 1.2, "in [0, 1)")
+        Traceback (most recent call last):
+        earlyprune_jax.validate.InvalidInput: Expected pruning.sparsity=1.2 in [0, 1).
+    """
+    return InvalidInput([expected(thing, value, allowed, remedy)])
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:
@@ -86,7 +98,9 @@ def one_of(*choices: str) -> Check:
     return check
 
 
-def within(low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Check:
+def within(
+    low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> Check:
     """A check that a finite number lies in an interval; ends belong to it unless opened."""
     open_high = open_high or high == math.inf
     interval = f"{'(' if open_low else '['}{low:.10g}, {high:.10g}{')' if open_high else ']'}"

@@ -22,7 +22,7 @@ from earlyprune_jax.grid.options import Options
 from earlyprune_jax.records import read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, Sweep, fixed_keys
 from earlyprune_jax.tasks import Task
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 PACKAGES = (
     "jax",
@@ -75,11 +75,15 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
     if study is None or study.get("format") != FORMAT:
         return [_of_other_version(workdir, study)]
     then = _settings(held) | set(_held_settings(study))
-    return _differing_keys(workdir, then, spec) + _changed_code(workdir, study.get("code", {}), spec)
+    return _differing_keys(workdir, then, spec) + _changed_code(
+        workdir, study.get("code", {}), spec
+    )
 
 
 def _of_other_version(workdir: Path, study: dict[str, Any] | None) -> str:
-    made = "an earlier version" if study is None else f"another version (format {study.get('format')})"
+    made = (
+        "an earlier version" if study is None else f"another version (format {study.get('format')})"
+    )
     allowed = f"to be made by this version of earlyprune_jax; it was made by {made}"
     remedy = (
         "Choose another --workdir to train. Its tables can still be read: "
@@ -99,13 +103,18 @@ def _differing_keys(workdir: Path, then: set[Any], spec: RunSpec) -> list[str]:
         for name in sorted(values[0].keys() | values[1].keys())
         if not _nested(values[0].get(name, set()), values[1].get(name, set()))
     ]
-    lines = [f"  {name}: {_shown(values[0], name)} there, {_shown(values[1], name)} now" for name in names]
+    lines = [
+        f"  {name}: {_shown(values[0], name)} there, {_shown(values[1], name)} now"
+        for name in names
+    ]
     lines = lines or ["  combinations of swept values: " + ", ".join(spec.sweep.keys)]
     remedy = (
         "Choose another --workdir, or the config that was used there; a sweep may add values to those "
         "that are there. Differing keys:\n"
     )
-    return [expected("--workdir", str(workdir), "to hold the same study", remedy + "\n".join(lines))]
+    return [
+        expected("--workdir", str(workdir), "to hold the same study", remedy + "\n".join(lines))
+    ]
 
 
 def _held_settings(study: dict[str, Any]) -> list[Any]:
@@ -117,7 +126,9 @@ def _settings(config: dict[str, Any]) -> set[tuple[tuple[str, str], ...]]:
     base = fixed_keys(config)
     swept = Sweep.from_dict(config.get("sweep", {})).settings()
     every = (base | dict(setting.values) for setting in swept)
-    return {tuple(sorted((name, json.dumps(value)) for name, value in one.items())) for one in every}
+    return {
+        tuple(sorted((name, json.dumps(value)) for name, value in one.items())) for one in every
+    }
 
 
 def _values(settings: Iterable[tuple[tuple[str, str], ...]]) -> dict[str, set[str]]:
@@ -144,7 +155,9 @@ def _changed_code(workdir: Path, held: dict[str, str], spec: RunSpec) -> list[st
         "A module of these, or one that it imports, has changed: restore it, or choose another --workdir. A "
         f"module that defines {references.VERSION} = '...' is known by that text instead of by its source."
     )
-    return [expected("code", ", ".join(changed), f"to be the code that {workdir} was made with", remedy)]
+    return [
+        expected("code", ", ".join(changed), f"to be the code that {workdir} was made with", remedy)
+    ]
 
 
 def describe(
@@ -171,8 +184,8 @@ def describe(
         trains: whether this session trains.
 
     Raises:
-        InvalidInput: the workdir cannot be written, another study has been begun in it meanwhile, or earlier
-            runs here were made with other data of the same name.
+        InvalidInput: the workdir cannot be written, another study has been begun in it meanwhile,
+            or earlier runs here were made with other data of the same name.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -183,11 +196,12 @@ def describe(
             _describe(workdir, spec, form, task, how, trains)
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
-        raise InvalidInput([expected("--workdir", str(workdir), allowed, "Choose another.")]) from error
+        raise unexpected("--workdir", str(workdir), allowed, "Choose another.") from error
 
 
 def _changed_data(workdir: Path, spec: RunSpec, data_digests: Mapping[Setting, str]) -> list[str]:
-    """Data that have changed since trunks here were trained on them: each trunk's run.json knows its own."""
+    """Data that have changed since trunks here were trained on them: each trunk's run.json knows
+    its own."""
     problems = []
     for setting, digest in data_digests.items():
         for seed in spec.train.seeds:
@@ -196,14 +210,18 @@ def _changed_data(workdir: Path, spec: RunSpec, data_digests: Mapping[Setting, s
             )
             held = (found or {}).get("data_sha256", digest)
             if held != digest:
-                allowed = f"to hold the data that runs in {workdir} were trained on (SHA-256 {held})"
+                allowed = (
+                    f"to hold the data that runs in {workdir} were trained on (SHA-256 {held})"
+                )
                 remedy = "It has changed since: restore it, or choose another --workdir."
                 problems.append(expected("data.name", spec.at(setting).data.name, allowed, remedy))
                 break
     return list(dict.fromkeys(problems))
 
 
-def _describe(workdir: Path, spec: RunSpec, form: str, task: Task, how: Options, trains: bool) -> None:
+def _describe(
+    workdir: Path, spec: RunSpec, form: str, task: Task, how: Options, trains: bool
+) -> None:
     sessions = read_json(workdir / "env.json", list, remedy=REMEDY) or []
     session = environment() | {"execution": form}
     session |= {"num_workers": how.num_workers, "fork_width": how.fork_width, "trains": trains}
@@ -263,5 +281,6 @@ def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
     )

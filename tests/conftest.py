@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Before JAX is imported. Experiments of tests compile the same few programs over and over, in this process
-# and in those it starts.
+# Before JAX is imported. Experiments of tests compile the same few programs over and over, in this
+# process and in those it starts.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="earlyprune-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

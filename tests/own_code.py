@@ -48,7 +48,9 @@ def first(scores, prunable, sparsity, *, extra=0):
     """Removes the first weights of the kernel, and `extra` more."""
     kernel = np.ones(scores["classifier"]["kernel"].shape, bool)
     kernel.ravel()[: round(sparsity * kernel.size) + extra] = False
-    return {"classifier": {"bias": np.ones(scores["classifier"]["bias"].shape, bool), "kernel": kernel}}
+    return {
+        "classifier": {"bias": np.ones(scores["classifier"]["bias"].shape, bool), "kernel": kernel}
+    }
 
 
 def biases_too(scores, prunable, sparsity):

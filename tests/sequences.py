@@ -1,4 +1,5 @@
-"""A task that is no classification: two lengths of sequences, dropout, no labels, a minimised error."""
+"""A task that is no classification: two lengths of sequences, dropout, no labels, a minimised
+error."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,11 @@ def waves(num_train=(40, 20), num_test=(12, 8)):
         lengths = np.repeat([LENGTHS["short"], LENGTHS["long"]], counts)
         clean = np.sin(np.arange(LENGTHS["long"]) + rng.uniform(0, 6, (len(lengths), 1)))
         values = clean + rng.normal(0, 0.3, clean.shape)
-        return {"noisy": values.astype(np.float32), "clean": clean.astype(np.float32), "length": lengths}
+        return {
+            "noisy": values.astype(np.float32),
+            "clean": clean.astype(np.float32),
+            "length": lengths,
+        }
 
     return {"train": arrays(num_train, 0), "test": arrays(num_test, 1)}
 
@@ -50,13 +55,17 @@ def _buckets(split):
 
 
 def denoising(splits, model, *, batch_size, every_epochs=2, primary="rmse"):
-    """Takes the noise off: mean squared error over the entries of a sequence, and on the host its root."""
+    """Takes the noise off: mean squared error over the entries of a sequence, and on the host its
+    root."""
     net = model()
     buckets = {name: _buckets(split) for name, split in splits.items()}
 
     def sums(outputs, batch):
         weights = batch.get("weights", jnp.ones(len(outputs)))[:, None] * jnp.ones_like(outputs)
-        return {"loss": jnp.sum(weights * (outputs - batch["clean"]) ** 2), "count": jnp.sum(weights)}
+        return {
+            "loss": jnp.sum(weights * (outputs - batch["clean"]) ** 2),
+            "count": jnp.sum(weights),
+        }
 
     def train_sums(params, state, batch, key):
         outputs, new_state = forward.train(net, params, state, batch["noisy"], key)
@@ -70,7 +79,9 @@ def denoising(splits, model, *, batch_size, every_epochs=2, primary="rmse"):
             np.asarray(forward.evaluate(net, variables, bucket["noisy"])) - bucket["clean"]
             for bucket in buckets[split].values()
         ]
-        return {"rmse": float(np.sqrt(np.mean(np.concatenate([one.ravel() for one in found]) ** 2)))}
+        return {
+            "rmse": float(np.sqrt(np.mean(np.concatenate([one.ravel() for one in found]) ** 2)))
+        }
 
     return tasks.Task(
         splits=buckets,
@@ -81,7 +92,9 @@ def denoising(splits, model, *, batch_size, every_epochs=2, primary="rmse"):
         metrics=(tasks.Metric("loss", "squared", larger_is_better=False),),
         primary=primary,
         host=(
-            tasks.HostMeasurement((tasks.Metric("rmse", "V", larger_is_better=False),), root, every_epochs),
+            tasks.HostMeasurement(
+                (tasks.Metric("rmse", "V", larger_is_better=False),), root, every_epochs
+            ),
         ),
         layers="all_kernels",
         optimizer="adam",

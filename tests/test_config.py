@@ -112,7 +112,9 @@ def test_every_problem_is_reported_together():
 
 
 def test_facts_of_sound_sections_are_checked_beside_broken_ones():
-    found = problems({"optim.momentum": "2", "train.batch_size": "-5", "fork.epochs": "99", "data.mean": "7"})
+    found = problems(
+        {"optim.momentum": "2", "train.batch_size": "-5", "fork.epochs": "99", "data.mean": "7"}
+    )
     assert [problem.split("=")[0] for problem in found] == [
         "Expected data.mean",
         "Expected train.batch_size",
@@ -218,7 +220,9 @@ def test_dry_run_touches_nothing(tmp_path, capsys, monkeypatch):
     assert main.main([f"--config={config_file}", "--dry_run", "--config.train.num_epochs=50"]) == 0
     text = capsys.readouterr().out
     assert '"num_epochs": 50' in text
-    assert re.search(r"trunks/resnet8_0.625_exponential_seed-0-[0-9a-f]{8}: 50 epochs, 450 steps", text)
+    assert re.search(
+        r"trunks/resnet8_0.625_exponential_seed-0-[0-9a-f]{8}: 50 epochs, 450 steps", text
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -233,7 +237,9 @@ def test_dry_run_touches_nothing(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_options_that_cannot_be_used_exit_2(arguments, words, tmp_path, capsys):
-    assert main.main(["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", *arguments]) == 2
+    assert (
+        main.main(["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", *arguments]) == 2
+    )
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -247,7 +253,9 @@ def test_options_and_keys_that_cannot_be_used_are_named_together(tmp_path, capsy
 
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, earlyprune_jax; print([m for m in ('jax', 'flax', 'numpy') if m in sys.modules])"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert printed.stdout.strip() == "[]"
 
 
@@ -256,7 +264,9 @@ def test_pruning_imports_neither_data_sets_nor_checkpoints():
         "import sys; from earlyprune_jax import pruning;"
         "print([m for m in ('tensorflow_datasets', 'orbax', 'flax', 'sklearn') if m in sys.modules])"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert printed.stdout.strip() == "[]"
 
 

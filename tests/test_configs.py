@@ -54,7 +54,8 @@ def write(folder: Path, more: int, how: str = "from . import base") -> str:
     return str(folder / "own.py")
 
 
-# --- the configs themselves --------------------------------------------------------------------------------
+# --- the configs themselves
+# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", config.names())
@@ -71,7 +72,9 @@ def test_every_file_and_form_is_another_experiment_and_has_a_name():
     assert set(config.names()) == files | forms
     resolved = {name: read(name) for name in config.names()}
     same = {
-        pair for pair in itertools.combinations(sorted(resolved), 2) if resolved[pair[0]] == resolved[pair[1]]
+        pair
+        for pair in itertools.combinations(sorted(resolved), 2)
+        if resolved[pair[0]] == resolved[pair[1]]
     }
     assert same == {("cifar100", "cifar10:cifar100")}
     assert len({config.short_name(name) for name in resolved}) == len(resolved)
@@ -80,7 +83,9 @@ def test_every_file_and_form_is_another_experiment_and_has_a_name():
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_a_form_changes_keys_that_the_file_shows(family):
     shown = {
-        f"{section}.{leaf}" for section, leaves in family.get_config().to_dict().items() for leaf in leaves
+        f"{section}.{leaf}"
+        for section, leaves in family.get_config().to_dict().items()
+        for leaf in leaves
     }
     for form, changes in family.FORMS.items():
         assert changes.keys() - {"sweep"} <= shown, form
@@ -103,12 +108,20 @@ def test_configs_are_modules_of_a_notebook_too():
     assert read("configs/cifar100.py") == cifar100.get_config().to_dict()
 
 
-# --- names -------------------------------------------------------------------------------------------------
+# --- names
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name",
-    ["digits", "digits.py", "configs/digits.py", "./digits", "two_regime:small", "configs/cifar10:small"],
+    [
+        "digits",
+        "digits.py",
+        "configs/digits.py",
+        "./digits",
+        "two_regime:small",
+        "configs/cifar10:small",
+    ],
 )
 def test_configs_are_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -123,7 +136,9 @@ def test_a_file_of_ones_own_comes_before_a_name(tmp_path, monkeypatch):
     assert num_epochs("digits") == 40
 
 
-@pytest.mark.parametrize("path", ["elsewhere/configs/digits.py", "my/digits.py", "/digits.py", "digits.json"])
+@pytest.mark.parametrize(
+    "path", ["elsewhere/configs/digits.py", "my/digits.py", "/digits.py", "digits.json"]
+)
 def test_another_path_is_not_taken_for_a_name(path):
     assert "to be a file" in problem(path)
 
@@ -140,7 +155,10 @@ def test_another_path_is_not_taken_for_a_name(path):
 )
 def test_an_unknown_name_gets_the_nearest_and_all(given, meant):
     found = problem(given)
-    assert f"Expected --config={given!r} to be a file. Did you mean {meant!r}? By name there are " in found
+    assert (
+        f"Expected --config={given!r} to be a file. Did you mean {meant!r}? By name there are "
+        in found
+    )
     assert all(name in found for name in config.names())
 
 
@@ -169,11 +187,13 @@ def test_a_form_may_be_any_text_and_its_directory_stays_one(tmp_path):
     assert config.short_name(f"{own}:a/b=1") == "own_a-b=1"
 
 
-# --- running a file ----------------------------------------------------------------------------------------
+# --- running a file
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "how", ["from . import base", "from .base import base as made\nfrom . import base", "import base"]
+    "how",
+    ["from . import base", "from .base import base as made\nfrom . import base", "import base"],
 )
 def test_neighbours_are_those_of_the_folder_and_of_now(how, tmp_path):
     first, second = write(tmp_path / "first", 1, how), write(tmp_path / "second", 2, how)
@@ -188,7 +208,9 @@ def test_neighbours_are_those_of_the_folder_and_of_now(how, tmp_path):
 def test_a_neighbour_is_found_while_get_config_runs(tmp_path):
     own = write(tmp_path, 5)
     text = Path(own).read_text().replace("from . import base\n", "")
-    Path(own).write_text(text.replace("    config = base", "    from . import base\n    config = base"))
+    Path(own).write_text(
+        text.replace("    config = base", "    from . import base\n    config = base")
+    )
     assert num_epochs(own) == 45
 
 
@@ -236,26 +258,41 @@ def test_an_interrupt_while_a_config_runs_is_no_problem_of_the_config(tmp_path):
         config.load_file(str(own))
 
 
-# --- the wheel ---------------------------------------------------------------------------------------------
+# --- the wheel
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--wheel-dir", str(tmp_path)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(ROOT),
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path),
+    ]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("earlyprune_jax-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if "/configs/" in name}
         tops = {name.partition("/")[0] for name in archive.namelist()}
         archive.extractall(tmp_path / "site")
-    assert held == {f"earlyprune_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert held == {
+        f"earlyprune_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")
+    }
     assert len(tops) == 2 and "earlyprune_jax" in tops  # the other one is .dist-info
     (tmp_path / "elsewhere").mkdir()
     code = (
         "import sys, earlyprune_jax.main as main, earlyprune_jax.configs.cifar100 as c; print(main.__file__);"
         "assert c.get_config().data.num_classes == 100; raise SystemExit(main.main(sys.argv[1:]))"
     )
-    for name, words in (("digits", "30 runs (3 trunks"), ("two_regime_digits", "363 runs (3 trunks")):
+    for name, words in (
+        ("digits", "30 runs (3 trunks"),
+        ("two_regime_digits", "363 runs (3 trunks"),
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, f"--config={name}", "--dry_run"],
             env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},

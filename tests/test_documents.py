@@ -15,7 +15,9 @@ DOCUMENTS = sorted(
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_python_blocks_run_and_print_what_their_comments_say(document, tmp_path, monkeypatch, capsys):
+def test_python_blocks_run_and_print_what_their_comments_say(
+    document, tmp_path, monkeypatch, capsys
+):
     text = (ROOT / document).read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     shared = {}

@@ -32,7 +32,9 @@ def quiet() -> Console:
 
 
 def resolve(base, **overrides):
-    return config.resolve(base, [(name.replace("__", "."), text) for name, text in overrides.items()])
+    return config.resolve(
+        base, [(name.replace("__", "."), text) for name, text in overrides.items()]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,9 @@ def state(engine, workdir, member, epoch):
 def timeless(directory):
     """A run's entries without what no two runs share."""
     entries = RunRecords(directory).epochs()
-    return [{key: value for key, value in entry.items() if "seconds" not in key} for entry in entries]
+    return [
+        {key: value for key, value in entry.items() if "seconds" not in key} for entry in entries
+    ]
 
 
 def assert_equal_trees(first, second):
@@ -93,7 +97,9 @@ def test_an_unpruned_fork_that_continues_is_its_trunk_bit_for_bit(engine, finish
 
 
 @pytest.mark.parametrize("rule", RULES.split(","))
-def test_removed_weights_and_momenta_are_zero_after_training_and_the_count_is_exact(engine, finished, rule):
+def test_removed_weights_and_momenta_are_zero_after_training_and_the_count_is_exact(
+    engine, finished, rule
+):
     spec, workdir, _ = finished
     last = 3 + (spec.fork.constant_num_epochs if rule == "constant" else 1)
     pruned = state(engine, workdir, fork(3, rule), last)
@@ -128,11 +134,15 @@ def test_results_hold_one_row_a_run_with_its_axes_and_rates(finished):
     table = rows(workdir)
     assert len(table) == 1 + 4 * 2 * 2
     assert [row["kind"] for row in table].count("trunk") == 1
-    by_rule = {row["rule"]: row for row in table if row["fork_epoch"] == "3" and row["sparsity"] == "0.5"}
+    by_rule = {
+        row["rule"]: row for row in table if row["fork_epoch"] == "3" and row["sparsity"] == "0.5"
+    }
     rate, decay = spec.optim.learning_rate, spec.schedule.exponential_decay_rate
     finals = {name: float(row["final_lr"]) for name, row in by_rule.items()}
     assert finals["paper_a"] == pytest.approx(rate * (1 - 0.9 * 3 / 4), rel=1e-5)
-    assert finals["continue"] == finals["matched_anneal"] == pytest.approx(rate * decay**3, rel=1e-5)
+    assert (
+        finals["continue"] == finals["matched_anneal"] == pytest.approx(rate * decay**3, rel=1e-5)
+    )
     assert finals["constant"] == pytest.approx(spec.fork.constant_learning_rate)
     assert {name: row["epochs_trained"] for name, row in by_rule.items()} == {
         "paper_a": "1",
@@ -214,7 +224,9 @@ def watch(engine) -> loop.Watch:
 
 def dense_run(engine, training, records, store, report=lambda entry: None) -> loop.Run:
     initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
-    return loop.Run(training, 0, initial, engine.prunable(""), watch(engine), save, records, store, report)
+    return loop.Run(
+        training, 0, initial, engine.prunable(""), watch(engine), save, records, store, report
+    )
 
 
 class Crash(Exception):
@@ -253,7 +265,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finis
     shutil.copytree(source, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    biggest = max((store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    biggest = max(
+        (store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0
+    )
     biggest.write_bytes(b"\0" * biggest.stat().st_size)
     training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, records, store)
@@ -296,7 +310,9 @@ def test_a_finished_workdir_that_cannot_be_written_is_still_summed_up(copied, fi
     (workdir / "results.csv" / "in the way").mkdir(parents=True)
     texts = [experiment.run(spec, place, quiet()) for place in (workdir, finished[1])]
     # The files' place differs, and with it how that paragraph is wrapped.
-    without_files = [re.sub(r"\nFiles in .*?\n(?=\w)", "\n", text, flags=re.DOTALL) for text in texts]
+    without_files = [
+        re.sub(r"\nFiles in .*?\n(?=\w)", "\n", text, flags=re.DOTALL) for text in texts
+    ]
     assert without_files[0] == without_files[1]
     assert "Recommendation" in without_files[0]
 
@@ -366,7 +382,11 @@ def test_an_epoch_that_leaves_nonfinite_weights_is_a_divergence(tiny_config, tmp
     )
     summary = experiment.run(spec, tmp_path / "run", quiet())
     trunk, skipped = rows(tmp_path / "run")
-    assert (trunk["status"], trunk["diverged_epoch"], trunk["diverged_step"]) == ("diverged", "1", "0")
+    assert (trunk["status"], trunk["diverged_epoch"], trunk["diverged_step"]) == (
+        "diverged",
+        "1",
+        "0",
+    )
     assert skipped["status"] == "skipped"
     assert "1 diverged, 1 skipped" in summary
 
@@ -421,8 +441,14 @@ def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precis
     for form in ("loop", "scan"):
         engine = engine_of(spec, form=form)
         current, outcome = engine.train_epoch(engine.new_state(0), np.full(5, 0.05, np.float32))
-        watcher = measurement.Watcher(engine, watch(engine).tools, watch(engine).sampling, engine.new_state)
-        final[form] = (outcome.means, engine.evaluate(current, "test"), watcher.measure(current, 1)[0])
+        watcher = measurement.Watcher(
+            engine, watch(engine).tools, watch(engine).sampling, engine.new_state
+        )
+        final[form] = (
+            outcome.means,
+            engine.evaluate(current, "test"),
+            watcher.measure(current, 1)[0],
+        )
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(current.params))
     tolerance = 1e-3 if precision == "float32" else 0.1
     assert final["loop"][0]["loss"] == pytest.approx(final["scan"][0]["loss"], rel=tolerance)

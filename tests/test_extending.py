@@ -1,4 +1,5 @@
-"""The examples of docs/extending.md, from a folder outside the package, through the whole program."""
+"""The examples of docs/extending.md, from a folder outside the package, through the whole
+program."""
 
 import json
 import re
@@ -138,8 +139,14 @@ def test_a_task_that_is_no_classification_is_compared_by_its_own_minimised_metri
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"signals.names": ("fisher_trace",)}, "signals.names='fisher_trace' to need no log-probabilities"),
-        ({"pruning.criteria": ("fisher",)}, "pruning.criteria='fisher' to need no log-probabilities"),
+        (
+            {"signals.names": ("fisher_trace",)},
+            "signals.names='fisher_trace' to need no log-probabilities",
+        ),
+        (
+            {"pruning.criteria": ("fisher",)},
+            "pruning.criteria='fisher' to need no log-probabilities",
+        ),
         (
             {"fork.comparisons": ("model_similarity",), "fork.num_replicates": 2},
             "fork.comparisons='model_similarity' to need no log-probabilities",
@@ -147,8 +154,14 @@ def test_a_task_that_is_no_classification_is_compared_by_its_own_minimised_metri
         ({"fork.trigger": "peak(validation_accuracy)"}, "validation_accuracy"),
     ],
 )
-def test_what_needs_log_probabilities_is_refused_by_name_for_a_task_without(tmp_path, changes, said):
-    task = {"task.name": "regression:brightness", "model.name": "nets:Net", "signals.names": ("performance",)}
+def test_what_needs_log_probabilities_is_refused_by_name_for_a_task_without(
+    tmp_path, changes, said
+):
+    task = {
+        "task.name": "regression:brightness",
+        "model.name": "nets:Net",
+        "signals.names": ("performance",),
+    }
     task |= {"data.crop_padding": 0}
     with pytest.raises(Exception, match=re.escape(said)):
         resolve(tmp_path / "mine", {**task, "fork.trigger": "", **changes})
@@ -165,4 +178,7 @@ def test_an_nnx_network_comes_through_the_bridge(tmp_path):
 def test_the_config_of_the_page_resolves(tmp_path):
     write_study(tmp_path / "mine", BASE)
     (tmp_path / "mine" / "study.py").write_text(FILES["study.py"])
-    assert config.resolve(config.load_file(str(tmp_path / "mine" / "study.py"))).model.name == "nets:Net"
+    assert (
+        config.resolve(config.load_file(str(tmp_path / "mine" / "study.py"))).model.name
+        == "nets:Net"
+    )

@@ -27,12 +27,18 @@ def test_chunks_of_steps_run_under_scan():
 
 
 def test_a_fork_whose_files_are_gone_is_trained_again_to_the_same_accuracy(tiny_config, tmp_path):
-    spec = config.resolve(tiny_config, [("fork.rules", "paper_a,continue"), ("pruning.sparsities", "0,0.5")])
+    spec = config.resolve(
+        tiny_config, [("fork.rules", "paper_a,continue"), ("pruning.sparsities", "0,0.5")]
+    )
     workdir, quiet = tmp_path / "run", Console(file=io.StringIO())
     assert "5 finished, 0 diverged, 0 skipped" in experiment.run(spec, workdir, quiet)
     lost = locate(workdir, fork(2))
     first = RunRecords(lost).epochs()
-    others = {path: path.stat().st_mtime_ns for path in workdir.rglob("metrics.jsonl") if lost != path.parent}
+    others = {
+        path: path.stat().st_mtime_ns
+        for path in workdir.rglob("metrics.jsonl")
+        if lost != path.parent
+    }
     assert len(others) == 4
     for name in ("result.json", "metrics.jsonl"):
         (lost / name).unlink()
@@ -40,9 +46,12 @@ def test_a_fork_whose_files_are_gone_is_trained_again_to_the_same_accuracy(tiny_
     assert "5 finished, 0 diverged, 0 skipped" in experiment.run(spec, workdir, quiet)
     again = RunRecords(lost).epochs()
     assert [entry["epoch"] for entry in again] == [entry["epoch"] for entry in first] == [3, 4]
-    # Kernels may add in another order: the loss agrees closely, the accuracy but for 1 of 16 images.
+    # Kernels may add in another order: the loss agrees closely, the accuracy but for 1 of 16
+    # images.
     assert again[-1]["test_loss"] == pytest.approx(first[-1]["test_loss"], rel=1e-2)
-    assert again[-1]["test_accuracy"] == pytest.approx(first[-1]["test_accuracy"], abs=1 / 16 + 1e-6)
+    assert again[-1]["test_accuracy"] == pytest.approx(
+        first[-1]["test_accuracy"], abs=1 / 16 + 1e-6
+    )
     assert {path: path.stat().st_mtime_ns for path in others} == others
 
 

@@ -44,7 +44,9 @@ def imported(path: Path) -> set[str]:
             rest = (node.module or "").split(".")[1:]
             found |= {rest[0]} if rest else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("earlyprune_jax.")}
+            found |= {
+                a.name.split(".")[1] for a in node.names if a.name.startswith("earlyprune_jax.")
+            }
     return {name if name in RANK else "__init__" for name in found}
 
 
@@ -75,7 +77,9 @@ def test_only_the_checkpoint_module_imports_orbax_and_only_models_and_taps_impor
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        modules |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        modules |= {
+            a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names
+        }
         tops = {module.split(".")[0] for module in modules}
         assert "orbax" not in tops or path.name == "checkpoint.py", path
         assert "flax" not in tops or owner(path) in ("models", "taps"), path

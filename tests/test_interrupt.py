@@ -38,16 +38,22 @@ def metrics(workdir: Path) -> dict[str, list[dict]]:
     found = {}
     for path in sorted(workdir.glob("*/*/metrics.jsonl")):
         entries = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.parent.name] = [{k: v for k, v in e.items() if "seconds" not in k} for e in entries]
+        found[path.parent.name] = [
+            {k: v for k, v in e.items() if "seconds" not in k} for e in entries
+        ]
     return found
 
 
 def stop(command: list[str], workdir: Path, how: signal.Signals) -> int:
     """Starts a process, signals it once its trunk has two epochs, returns its exit code."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not any(path.read_text().count("\n") >= 2 for path in workdir.glob("trunks/*/metrics.jsonl")):
+    while not any(
+        path.read_text().count("\n") >= 2 for path in workdir.glob("trunks/*/metrics.jsonl")
+    ):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(how)

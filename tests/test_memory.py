@@ -1,4 +1,5 @@
-"""Memory that is freed stays with the process: page faults counted by the kernel, in a process of its own."""
+"""Memory that is freed stays with the process: page faults counted by the kernel, in a process of
+its own."""
 
 import platform
 import subprocess
@@ -29,7 +30,9 @@ print(*faults[1:])
 
 def faults(mode: str) -> list[int]:
     """Page faults of each use of a block, without the first."""
-    done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True
+    )
     return [int(word) for word in done.stdout.split()]
 
 

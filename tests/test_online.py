@@ -1,4 +1,5 @@
-"""A run that watches its signals and prunes itself: its budget, its equality with a fork, its resumption."""
+"""A run that watches its signals and prunes itself: its budget, its equality with a fork, its
+resumption."""
 
 import io
 from pathlib import Path
@@ -78,15 +79,23 @@ def test_it_is_bitwise_the_fork_of_a_grid_at_that_epoch(fired, grid, engine):
 
 def test_its_row_tells_rule_epoch_and_mode_and_its_trunk_is_no_dense_baseline(fired):
     workdir, text = fired
-    (row,) = [row for row in results.result_rows(results.read_runs(workdir)) if row["kind"] == "online"]
-    assert (row["trigger"], row["mode"], row["fork_epoch"], row["fired_epoch"]) == ("epoch(2)", "now", 2, 2)
+    (row,) = [
+        row for row in results.result_rows(results.read_runs(workdir)) if row["kind"] == "online"
+    ]
+    assert (row["trigger"], row["mode"], row["fork_epoch"], row["fired_epoch"]) == (
+        "epoch(2)",
+        "now",
+        2,
+        2,
+    )
     assert "Dense, never pruned" not in text
     assert text.splitlines()[-1] or text
     assert "Recommendation" in text
 
 
 def test_rewinding_prunes_the_marked_weights_and_still_keeps_the_budget(tiny_npz, tmp_path):
-    # No loss falls by all of itself: the maximum of the train loss is at epoch 1, known 2 epochs later.
+    # No loss falls by all of itself: the maximum of the train loss is at epoch 1, known 2 epochs
+    # later.
     trigger = "peak(train_loss, patience=2, min_drop=0.0)"
     spec = online(tiny_npz, ("fork.prune_at", "rewind"), trigger=trigger)
     experiment.run(spec, tmp_path / "run", quiet())
@@ -98,7 +107,9 @@ def test_rewinding_prunes_the_marked_weights_and_still_keeps_the_budget(tiny_npz
 
 
 def test_a_rule_that_never_fires_stays_dense_and_says_so(tiny_npz, tmp_path):
-    spec = online(tiny_npz, ("fork.fallback_epoch", "0"), trigger="threshold(train_loss, above=1e9)")
+    spec = online(
+        tiny_npz, ("fork.fallback_epoch", "0"), trigger="threshold(train_loss, above=1e9)"
+    )
     text = experiment.run(spec, tmp_path / "run", quiet())
     assert len(RunRecords(locate(tmp_path / "run", trunk())).epochs()) == 5
     result = RunRecords(locate(tmp_path / "run", MEMBER)).result() or {}
@@ -110,7 +121,9 @@ def test_a_rule_that_never_fires_stays_dense_and_says_so(tiny_npz, tmp_path):
 
 
 def test_the_fallback_epoch_prunes_a_run_whose_rule_is_silent(tiny_npz, tmp_path):
-    spec = online(tiny_npz, ("fork.fallback_epoch", "3"), trigger="threshold(train_loss, above=1e9)")
+    spec = online(
+        tiny_npz, ("fork.fallback_epoch", "3"), trigger="threshold(train_loss, above=1e9)"
+    )
     experiment.run(spec, tmp_path / "run", quiet())
     assert [entry["epoch"] for entry in pruned_epochs(tmp_path / "run")] == [4, 5]
 
@@ -157,7 +170,10 @@ def test_the_preview_says_who_decides_and_what_it_costs_at_most(tiny_npz):
         ([("fork.trigger", "peek(kl_uniform_bits)")], "peak"),
         ([("fork.trigger", "")], "fork.trigger=''"),
         ([("fork.trigger", "epoch(5)")], "epoch=5 to be below 5"),
-        ([("fork.trigger", "peek("), ("signals.max_overhead_fraction", "5")], "fork.trigger: Expected rule"),
+        (
+            [("fork.trigger", "peek("), ("signals.max_overhead_fraction", "5")],
+            "fork.trigger: Expected rule",
+        ),
         ([("fork.trigger", "threshold(kl_uniform_bits_standard_error, above=1)")], "not its error"),
         ([("fork.trigger", "peak(validation_accuracy)")], "validation_accuracy"),
         ([("fork.rules", "constant")], "which keeps to the trunk's epochs"),

@@ -115,7 +115,9 @@ def test_the_best_fork_epoch_is_that_of_the_smallest_error(finished):
     workdir, summary = finished
     with (workdir / "results.csv").open() as file:
         rows = [
-            row for row in csv.DictReader(file) if row["kind"] == "fork" and row["criterion"] == "magnitude"
+            row
+            for row in csv.DictReader(file)
+            if row["kind"] == "fork" and row["criterion"] == "magnitude"
         ]
     means = {
         epoch: sum(float(row["validation_rmse"]) for row in rows if row["fork_epoch"] == epoch) / 2
@@ -126,7 +128,9 @@ def test_the_best_fork_epoch_is_that_of_the_smallest_error(finished):
 
 
 def test_a_run_prunes_itself_by_a_host_measurement_on_validation(tmp_path):
-    spec = resolve(**{"fork.when": "trigger", "train.seeds": (0,), "pruning.criteria": ("magnitude",)})
+    spec = resolve(
+        **{"fork.when": "trigger", "train.seeds": (0,), "pruning.criteria": ("magnitude",)}
+    )
     experiment.run(spec, tmp_path)
     (described,) = [json.loads(path.read_text()) for path in tmp_path.glob("online/*/run.json")]
     assert described["fork_epoch"] == 4 and "validation_rmse" in described["reason"]
@@ -138,7 +142,11 @@ def test_a_test_metric_is_no_trigger():
 
 
 def test_the_source_of_the_task_is_part_of_the_spec():
-    assert dict(resolve().code).keys() == {"sequences:waves", "sequences:Denoiser", "sequences:denoising"}
+    assert dict(resolve().code).keys() == {
+        "sequences:waves",
+        "sequences:Denoiser",
+        "sequences:denoising",
+    }
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,10 @@ def test_the_source_of_the_task_is_part_of_the_spec():
             {"sweep.task.name": "sequences:denoising,sequences:denoising(primary='loss')"},
             "to have the same metrics in all settings",
         ),
-        ({"sweep.task.name": "sequences:denoising, sequences:denoising( )"}, "to have no value twice"),
+        (
+            {"sweep.task.name": "sequences:denoising, sequences:denoising( )"},
+            "to have no value twice",
+        ),
         ({"sweep.fork.rates": "eq6,continue"}, "to be read by a rule of fork.rules"),
         ({"signals.names": "sequences:steals('epoch')"}, "to have no column epoch"),
         ({"signals.names": "sequences:steals('test_rmse')"}, "to have no column test_rmse"),

@@ -1,4 +1,5 @@
-"""Built-ins and the user's code by name: how they are written, found, checked and known by their sources."""
+"""Built-ins and the user's code by name: how they are written, found, checked and known by their
+sources."""
 
 import sys
 
@@ -51,7 +52,11 @@ def problems(text: str, builtins=None) -> str:
 )
 def test_a_reference_is_a_path_and_literals(text, path, arguments, options):
     reference = references.parse(text)
-    assert (reference.path, reference.arguments, dict(reference.options)) == (path, arguments, options)
+    assert (reference.path, reference.arguments, dict(reference.options)) == (
+        path,
+        arguments,
+        options,
+    )
     assert references.parse(str(reference)) == reference
 
 
@@ -117,7 +122,10 @@ def test_what_is_not_there_is_named_with_what_is_near(folder):
 
 def test_a_module_that_raises_or_lacks_another_is_named_with_what_it_raised(folder):
     write(
-        folder, broken="1 / 0\n", lacking="import no_such_module_of_mine\n", leaving="raise SystemExit(3)\n"
+        folder,
+        broken="1 / 0\n",
+        lacking="import no_such_module_of_mine\n",
+        leaving="raise SystemExit(3)\n",
     )
     assert "It raised ZeroDivisionError: division by zero" in problems("broken:f")
     assert "No module named 'no_such_module_of_mine'" in problems("lacking:f")
@@ -130,12 +138,21 @@ def test_a_module_that_raises_or_lacks_another_is_named_with_what_it_raised(fold
 def test_two_folders_of_one_process_have_modules_of_one_name(tmp_path):
     found = []
     for name in ("first", "second", "first"):
-        write(tmp_path / name, nets=f"from helper import NAME\n\ndef net():\n    return NAME, {name!r}\n")
+        write(
+            tmp_path / name,
+            nets=f"from helper import NAME\n\ndef net():\n    return NAME, {name!r}\n",
+        )
         write(tmp_path / name, helper=f"NAME = {name!r}\n")
         references.use_folder(tmp_path / name)
-        found.append((references.load("model.name", "nets:net", {})(), references.digest("nets:net")))
+        found.append(
+            (references.load("model.name", "nets:net", {})(), references.digest("nets:net"))
+        )
     references.use_folder(None)
-    assert [made for made, _ in found] == [("first", "first"), ("second", "second"), ("first", "first")]
+    assert [made for made, _ in found] == [
+        ("first", "first"),
+        ("second", "second"),
+        ("first", "first"),
+    ]
     assert found[0][1] == found[2][1] != found[1][1]
     assert str(tmp_path / "first") not in sys.path
     assert "to name a module that exists" in problems("nets:net")
@@ -243,7 +260,9 @@ def test_built_ins_have_no_digest_and_installed_packages_that_of_their_version(m
 # What a review found
 
 
-def test_a_digest_does_not_depend_on_which_of_two_modules_imports_a_helper_by_a_call_first(tmp_path):
+def test_a_digest_does_not_depend_on_which_of_two_modules_imports_a_helper_by_a_call_first(
+    tmp_path,
+):
     calls = "import importlib\nhelper = importlib.import_module('helper')\ndef f():\n    return 1\n"
     write(tmp_path, one=calls, two=calls, helper="X = 1\n")
     found = []

@@ -1,4 +1,5 @@
-"""A sweep trained from end to end: what is shared, what is told apart, what a larger one trains anew."""
+"""A sweep trained from end to end: what is shared, what is told apart, what a larger one trains
+anew."""
 
 import csv
 import io
@@ -20,7 +21,12 @@ DECAY, LENGTH = "optim.weight_decay", "fork.length"
 
 
 def resolve(npz, *changes):
-    common = [("train.num_epochs", "3"), ("fork.rules", "custom"), ("fork.epochs", "1"), ("fork.length", "1")]
+    common = [
+        ("train.num_epochs", "3"),
+        ("fork.rules", "custom"),
+        ("fork.epochs", "1"),
+        ("fork.length", "1"),
+    ]
     return config.resolve(
         linear_experiment(npz), [*common, ("schedule.step_boundaries_epochs", "1"), *changes]
     )
@@ -46,7 +52,9 @@ def swept(tiny_npz, tmp_path_factory):
 
 
 def setting(**values) -> Setting:
-    return Setting(tuple(sorted((name.replace("__", "."), value) for name, value in values.items())))
+    return Setting(
+        tuple(sorted((name.replace("__", "."), value) for name, value in values.items()))
+    )
 
 
 def test_forks_of_swept_lengths_share_their_trunk_and_a_grown_sweep_trains_only_what_is_new(swept):
@@ -86,7 +94,10 @@ def test_tables_tell_the_swept_values_apart_and_descriptions_hold_every_value(sw
     assert sorted(row[DECAY] for row in rows if row["kind"] == "trunk") == ["0.0005", "0.1", "0.5"]
     for path in workdir.glob("*/*/run.json"):
         described = json.loads(path.read_text())
-        found = (described["config"]["optim"]["weight_decay"], described["config"]["fork"]["length"])
+        found = (
+            described["config"]["optim"]["weight_decay"],
+            described["config"]["fork"]["length"],
+        )
         assert found[0] in (0.0005, 0.1, 0.5)
         assert "sweep" not in described["config"]
         if described["kind"] == "fork":
@@ -98,7 +109,9 @@ def test_tables_tell_the_swept_values_apart_and_descriptions_hold_every_value(sw
     assert "9 finished, 0 diverged, 0 skipped." in text
 
 
-def test_settings_that_differ_in_fractions_share_one_reading_of_the_data(tiny_npz, tmp_path, monkeypatch):
+def test_settings_that_differ_in_fractions_share_one_reading_of_the_data(
+    tiny_npz, tmp_path, monkeypatch
+):
     read, times = loading.read, []
     monkeypatch.setattr(loading, "read", lambda spec: times.append(spec.name) or read(spec))
     run(resolve(tiny_npz, ("sweep.data.train_fraction", "0.5,1")), tmp_path / "run")

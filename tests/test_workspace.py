@@ -73,7 +73,10 @@ def test_a_sweep_may_grow_shrink_and_become_a_single_value(tmp_path, resolve):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("sweep.optim.weight_decay", "0.3,0.4"), "optim.weight_decay: 0.0005, 0.1 there, 0.3, 0.4 now"),
+        (
+            ("sweep.optim.weight_decay", "0.3,0.4"),
+            "optim.weight_decay: 0.0005, 0.1 there, 0.3, 0.4 now",
+        ),
         (
             ("sweep.optim.weight_decay", "0.0005,0.4"),
             "optim.weight_decay: 0.0005, 0.1 there, 0.0005, 0.4 now",
@@ -99,7 +102,9 @@ def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path,
     assert "combinations of swept values: optim.momentum" in problem
 
 
-def test_a_workdir_of_another_version_is_refused_by_name_and_still_said_to_be_readable(tmp_path, resolve):
+def test_a_workdir_of_another_version_is_refused_by_name_and_still_said_to_be_readable(
+    tmp_path, resolve
+):
     (tmp_path / "config.json").write_text(json.dumps({"data": {"train_fractions": [0.5]}}))
     (problem,) = workspace.check(tmp_path, resolve())
     assert "it was made by an earlier version" in problem
@@ -122,9 +127,13 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["scores.py", "helper.py"])
-def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(tiny_npz, folder, changed):
+def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(
+    tiny_npz, folder, changed
+):
     def resolved(criteria="magnitude,scores:mine"):
-        return config.resolve(linear_experiment(tiny_npz), [("pruning.criteria", criteria)], folder=folder)
+        return config.resolve(
+            linear_experiment(tiny_npz), [("pruning.criteria", criteria)], folder=folder
+        )
 
     workdir = folder / "run"
     begun(workdir, resolved())

@@ -1,4 +1,5 @@
-"""The smallest whole experiment; without tr(F), which takes longer to compile than all the rest to run."""
+"""The smallest whole experiment; without tr(F), which takes longer to compile than all the rest to
+run."""
 
 from pathlib import Path
 

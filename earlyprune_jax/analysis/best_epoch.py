@@ -1,4 +1,5 @@
-"""Which fork epoch is best, and how sure that is: one answer for the summary, the rules and the regimes.
+"""Which fork epoch is best, and how sure that is: one answer for the summary, the rules and the
+regimes.
 
 Larger is better throughout: `cells.Cells` hold metrics multiplied by their sign.
 """
@@ -44,10 +45,11 @@ class Ranking:
 
     Attributes:
         epochs: best first; the earlier of equals first.
-        gaps: epoch -> what it lacks to the best, mean over the repeats that have both; None without any.
-        leads: epoch -> the lead of all others over it, or None. The epochs that nothing clearly beats are a
-            95 % confidence set: the epoch that is truly best is among them with that probability, as only a
-            lead over it that is no more than chance could drop it.
+        gaps: epoch -> what it lacks to the best, mean over the repeats that have both; None without
+            any.
+        leads: epoch -> the lead of all others over it, or None. The epochs that nothing clearly
+            beats are a 95 % confidence set: the epoch that is truly best is among them with that
+            probability, as only a lead over it that is no more than chance could drop it.
     """
 
     epochs: tuple[int, ...]
@@ -64,11 +66,14 @@ class Ranking:
     @property
     def rivals(self) -> tuple[int, ...]:
         """The others that may be the best too: that nothing clearly beats."""
-        return tuple(epoch for epoch in self.epochs[1:] if not (self.leads[epoch] or _NO_LEAD).is_clear)
+        return tuple(
+            epoch for epoch in self.epochs[1:] if not (self.leads[epoch] or _NO_LEAD).is_clear
+        )
 
     @property
     def edge(self) -> str | None:
-        """Names the end of the epochs tried at which the best lies: earliest or latest; else None."""
+        """Names the end of the epochs tried at which the best lies: earliest or latest; else
+        None."""
         if len(self.epochs) == 1 or self.best not in (min(self.epochs), max(self.epochs)):
             return None
         return "earliest" if self.best == min(self.epochs) else "latest"
@@ -80,7 +85,8 @@ _NO_LEAD = Lead(Stats(0.0, None, 0), None)
 def rank(cells: Cells) -> Ranking:
     """Ranks the epochs by their means over repeats, and tests which of them may be the best.
 
-    Both look at what epochs are chosen on. Every epoch is tested as the only rival of all others by `lead`.
+    Both look at what epochs are chosen on. Every epoch is tested as the only rival of all others by
+    `lead`.
 
     Example:
         >>> table = np.array([[0.80, 0.81, 0.80], [0.90, 0.88, 0.91]])
@@ -95,8 +101,13 @@ def rank(cells: Cells) -> Ranking:
     others = {column: [one for one in columns if one != column] for column in columns}
     return Ranking(
         epochs=tuple(cells.epochs[column] for column in columns),
-        gaps={cells.epochs[column]: plain_difference(values, columns[0], column) for column in columns},
-        leads={cells.epochs[column]: lead(values, values, others[column], [column]) for column in columns},
+        gaps={
+            cells.epochs[column]: plain_difference(values, columns[0], column) for column in columns
+        },
+        leads={
+            cells.epochs[column]: lead(values, values, others[column], [column])
+            for column in columns
+        },
         num_repeats=cells.num_repeats,
         repeat_kind=cells.repeat_kind,
     )
@@ -153,7 +164,9 @@ def _interval(values: np.ndarray, epochs: Sequence[int]) -> tuple[int, int]:
     present = np.isfinite(even)
     # [samples, E]: the weighted means; an epoch that no sampled repeat has cannot be the best.
     weight = counts @ present.T
-    means = np.where(weight > 0, counts @ np.where(present, even, 0.0).T / np.maximum(weight, 1), -np.inf)
+    means = np.where(
+        weight > 0, counts @ np.where(present, even, 0.0).T / np.maximum(weight, 1), -np.inf
+    )
     chosen = means.round(12).argmax(axis=1)
     reached = np.cumsum(np.bincount(chosen, weights=shares, minlength=len(epochs)))
     low, high = (int(np.argmax(reached >= level - 1e-9)) for level in (0.025, 0.975))
@@ -162,7 +175,8 @@ def _interval(values: np.ndarray, epochs: Sequence[int]) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=32)
 def samples(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lists bootstrap samples of `size` things: how often each is in a sample [B, size], the shares [B].
+    """Lists bootstrap samples of `size` things: how often each is in a sample [B, size], the shares
+    [B].
 
     Example:
         >>> counts, shares = samples(2)

@@ -24,8 +24,8 @@ class Cells:
 
     Attributes:
         epochs: fork epochs, ascending; E of them.
-        chosen_on: [E, R] sign * the primary metric that epochs are chosen on, at the last epoch; NaN where
-            no run has finished.
+        chosen_on: [E, R] sign * the primary metric that epochs are chosen on, at the last epoch;
+            NaN where no run has finished.
         test: [E, R] the same on the test set.
         repeat_kind: "seed" or "replicate".
     """
@@ -60,7 +60,8 @@ class CellGrid:
         seeds: the trunk seeds, ascending.
         num_runs: [S, E] finished runs.
         num_failed: [S, E] runs that diverged or failed.
-        num_epochs: [S, E] epochs trained in all, dense and pruned, of the longest run; 0 where none is.
+        num_epochs: [S, E] epochs trained in all, dense and pruned, of the longest run; 0 where none
+            is.
     """
 
     place: Place
@@ -154,14 +155,19 @@ def grid_of(place: Place, metric: Metric, runs: Table) -> CellGrid:
         for axis, values in zip(CELL, axes, strict=True)
     )
     shape = tuple(map(len, axes))
-    is_finished = ((runs["status"] == "finished") & runs[metric.column("test")].notna()).to_numpy(dtype=bool)
+    is_finished = ((runs["status"] == "finished") & runs[metric.column("test")].notna()).to_numpy(
+        dtype=bool
+    )
     validation = metric.column("validation")
     has_validation = is_finished.any() and bool(runs.loc[is_finished, validation].notna().all())
     split = "validation" if has_validation else "test"
     # [S, E, seeds, replicates]
-    chosen_on, test = (_values(runs, metric, name, at, is_finished, shape) for name in (split, "test"))
+    chosen_on, test = (
+        _values(runs, metric, name, at, is_finished, shape) for name in (split, "test")
+    )
     by_seed = mean_of(chosen_on, axis=-1)
-    # A single trunk seed leaves the replicates as the only repeats; several hold their trunks' noise too.
+    # A single trunk seed leaves the replicates as the only repeats; several hold their trunks'
+    # noise too.
     over_seeds = len(seeds) > 1 or len(replicates) == 1
     num_failed, num_epochs = np.zeros(shape[:2], dtype=int), np.zeros(shape[:2], dtype=int)
     np.add.at(num_failed, at[:2], (runs["status"] != "finished").to_numpy(dtype=int))

@@ -2,8 +2,9 @@
 
 python -m earlyprune_jax.analysis.compare runs/first runs/second [--output DIR]
 
-Writes compare.csv, a row per workdir and curve, and figures/compare.png and .svg. Workdirs of this version
-and of earlier ones may be mixed. In the table metrics are in their own unit, percents as fractions.
+Writes compare.csv, a row per workdir and curve, and figures/compare.png and .svg. Workdirs of this
+version and of earlier ones may be mixed. In the table metrics are in their own unit, percents as
+fractions.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, Place, varying
 from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import columns, stats
 from earlyprune_jax.analysis.study import Swept, frozen
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,10 +62,11 @@ class Side:
 def compare(*workdirs: str | Path) -> Table:
     """Lays workdirs side by side: a row per workdir and curve.
 
-    Columns: the workdir; what differs between the configs; where the curve lies, with every key that is swept
-    in any of the workdirs; the best fork epoch, chosen as everywhere, and the epochs that may be as good;
-    mean, std and n of the primary test metric there, of the dense runs, and of the paired difference to them
-    with half its 95 % confidence interval (Student's t); the peak epoch of every headline signal.
+    Columns: the workdir; what differs between the configs; where the curve lies, with every key
+    that is swept in any of the workdirs; the best fork epoch, chosen as everywhere, and the epochs
+    that may be as good; mean, std and n of the primary test metric there, of the dense runs, and of
+    the paired difference to them with half its 95 % confidence interval (Student's t); the peak
+    epoch of every headline signal.
 
     Args:
         workdirs: directories of experiments, with finished forks.
@@ -73,7 +75,8 @@ def compare(*workdirs: str | Path) -> Table:
         The table; NaN or None where there is no value.
 
     Raises:
-        InvalidInput: a workdir holds no finished forks or is given twice, or the primary metrics differ.
+        InvalidInput: a workdir holds no finished forks or is given twice, or the primary metrics
+            differ.
 
     Example:
         >>> compare("none")
@@ -83,7 +86,9 @@ def compare(*workdirs: str | Path) -> Table:
     """
     sides = _read(workdirs)
     swept, differing = _swept(sides), _differing(sides)
-    return results.frame_of(_aligned([row for side in sides for row in _rows(side, swept, differing)]))
+    return results.frame_of(
+        _aligned([row for side in sides for row in _rows(side, swept, differing)])
+    )
 
 
 def write(workdirs: Sequence[str | Path], output: str | Path) -> list[Path]:
@@ -109,7 +114,7 @@ def _read(workdirs: Sequence[str | Path]) -> list[Side]:
     resolved = [Path(workdir).resolve() for workdir in workdirs]
     twice = next((str(path) for path in workdirs if resolved.count(Path(path).resolve()) > 1), None)
     if twice is not None:
-        raise InvalidInput([expected("WORKDIR", twice, "to be given once")])
+        raise unexpected("WORKDIR", twice, "to be given once")
     short = [path.name for path in resolved]
     names = short if len(set(short)) == len(short) else [str(workdir) for workdir in workdirs]
     sides = [_side(Path(workdir), name) for workdir, name in zip(workdirs, names, strict=True)]
@@ -117,31 +122,35 @@ def _read(workdirs: Sequence[str | Path]) -> list[Side]:
     if len(metrics) > 1:
         told = ", ".join(f"{metric.name} in {name}" for metric, name in metrics.items())
         allowed = f"to be the same in all workdirs ({told})"
-        raise InvalidInput([expected("primary metric", next(iter(metrics)).name, allowed)])
+        raise unexpected("primary metric", next(iter(metrics)).name, allowed)
     return sides
 
 
 def _side(workdir: Path, name: str) -> Side:
     runs = results.read_runs(workdir)
     if not len(runs):
-        raise InvalidInput([expected("WORKDIR", str(workdir), "to hold runs of an experiment")])
+        raise unexpected("WORKDIR", str(workdir), "to hold runs of an experiment")
     found = curves.without_baselines(curves.fork_curves(runs), runs.config)
     found = found or curves.fork_curves(runs, "online")
     if not found:
-        raise InvalidInput([expected("WORKDIR", str(workdir), "to hold finished forks")])
+        raise unexpected("WORKDIR", str(workdir), "to hold finished forks")
     return Side(name, runs, curves.dense_runs(runs), tuple(found), _deciding(runs))
 
 
 def _deciding(runs: Runs) -> dict[str, Any]:
     """The config's keys that decide numbers, under the names of this version."""
-    config = {section: dict(keys) for section, keys in runs.config.items() if isinstance(keys, dict)}
+    config = {
+        section: dict(keys) for section, keys in runs.config.items() if isinstance(keys, dict)
+    }
     for key in NAMES.values():
         section, leaf = key.split(".")
         # Earlier versions had lists of these.
         listed = config.get(section, {}).pop(f"{leaf}s", None)
         if listed:
             config[section].setdefault(leaf, listed[0] if len(listed) == 1 else listed)
-    return {key: frozen(value) for key, value in spec.deciding(config, "data", "trunk", "fork").items()}
+    return {
+        key: frozen(value) for key, value in spec.deciding(config, "data", "trunk", "fork").items()
+    }
 
 
 def _swept(sides: Sequence[Side]) -> Swept:
@@ -152,7 +161,8 @@ def _swept(sides: Sequence[Side]) -> Swept:
 
 
 def _differing(sides: Sequence[Side]) -> list[str]:
-    """Keys with different values in workdirs that have them, but for those with columns of their own."""
+    """Keys with different values in workdirs that have them, but for those with columns of their
+    own."""
     swept = _swept(sides)
     own = {*NAMES.values(), *swept.trunk, *swept.fork}
     keys = dict.fromkeys(key for side in sides for key in side.config)
@@ -161,7 +171,8 @@ def _differing(sides: Sequence[Side]) -> list[str]:
 
 
 def _place(side: Side, curve: Curve, swept: Swept) -> Place:
-    """Where a curve lies among those of all workdirs: what its own does not sweep is as its config says."""
+    """Where a curve lies among those of all workdirs: what its own does not sweep is as its config
+    says."""
     axes = (*SETTING, *swept.trunk, *CURVE, *swept.fork)
     return Place.of(axes, (curve.place.named.get(axis, side.config.get(axis)) for axis in axes))
 
@@ -227,7 +238,9 @@ def _figure(sides: Sequence[Side]) -> "Figure":
         len(kinds) > len(shown)
     )
     about = f"mean ± one standard deviation over runs; star: best fork epoch; dashed: dense{more}"
-    drawing.head(figure, f"When to prune: {metric.name.replace('_', ' ')} of {len(sides)} workdirs", about)
+    drawing.head(
+        figure, f"When to prune: {metric.name.replace('_', ' ')} of {len(sides)} workdirs", about
+    )
     drawing.add_legend(figure, list(handles.values()))
     return figure
 
@@ -248,12 +261,20 @@ def _draw(axes: "Axes", curve: Curve, side: Side, index: int, label: str) -> Any
     if len(own):
         axes.axhline(scale * own.mean(), color=color, linestyle="--", linewidth=1.0, alpha=0.8)
     best = curve.ranking.best
-    style = {"color": color, "markeredgecolor": "white", "marker": "*", "markersize": 13, "zorder": 5}
+    style = {
+        "color": color,
+        "markeredgecolor": "white",
+        "marker": "*",
+        "markersize": 13,
+        "zorder": 5,
+    }
     axes.plot([best], [scale * curve.test(best).mean], linestyle="", **style)
     return axes.errorbar(
         list(curve.epochs),
         [scale * cell.mean for cell in cells],
-        yerr=[scale * (cell.std or 0.0) for cell in cells] if any(cell.std for cell in cells) else None,
+        yerr=[scale * (cell.std or 0.0) for cell in cells]
+        if any(cell.std for cell in cells)
+        else None,
         color=color,
         marker=drawing.MARKERS[index % len(drawing.MARKERS)],
         markersize=4,
@@ -283,12 +304,18 @@ def _report(workdirs: Sequence[str], output: str) -> str:
         for curve in side.curves
     ]
     parts = [words.aligned([("workdir", *headings), *rows[:SHOWN]])]
-    parts += [f"  and {words.plural(len(rows) - SHOWN, 'more row')} in {TABLE}"] if len(rows) > SHOWN else []
+    parts += (
+        [f"  and {words.plural(len(rows) - SHOWN, 'more row')} in {TABLE}"]
+        if len(rows) > SHOWN
+        else []
+    )
     if len(differing) > len(shown):
         parts.append(words.wrapped(f"Configs differ in {', '.join(differing)}: see {TABLE}."))
     for side in sides:
         if side.num_unfinished:
-            parts.append(f"{side.name} is not finished: {words.plural(side.num_unfinished, 'run')} left out.")
+            parts.append(
+                f"{side.name} is not finished: {words.plural(side.num_unfinished, 'run')} left out."
+            )
     return "\n".join([*parts, f"Files: {', '.join(map(str, write(workdirs, output)))}"])
 
 
@@ -330,7 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Lay finished workdirs side by side: what differs, when to prune, what that gives.",
     )
     parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="an experiment's directory")
-    parser.add_argument("--output", metavar="DIR", default=".", help="where compare.csv and figures/ go")
+    parser.add_argument(
+        "--output", metavar="DIR", default=".", help="where compare.csv and figures/ go"
+    )
     flags = parser.parse_args(arguments)
     try:
         print(_report(flags.workdirs, flags.output))

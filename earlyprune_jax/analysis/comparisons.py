@@ -1,6 +1,7 @@
 """Comparisons between the replicates of a cell: how alike networks fine-tuned from one mask are.
 
-The engine writes them to comparisons/<name>/run.json and result.json; here they are read and tabled.
+The engine writes them to comparisons/<name>/run.json and result.json; here they are read and
+tabled.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from earlyprune_jax.analysis import study as studies
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place
 from earlyprune_jax.analysis.run_files import is_number
 from earlyprune_jax.analysis.study import Swept
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import InvalidInput, shortened, unexpected
 
 NUMBERS = ("num_examples", "model_similarity", "model_similarity_standard_error", "disagreement")
 
@@ -28,9 +29,9 @@ class Comparison:
         cell: what it is about: a run's axes without the replicate, for it is between replicates.
         status: finished, skipped, failed, or unfinished where no result has been written.
         numbers: every number of result.json, by name. `model_similarity` is the mean Jensen-Shannon
-            divergence over examples and pairs of replicates, nats, 0 to ln 2: the larger, the LESS alike
-            (its name is paper B's); `disagreement` the share of examples on which two replicates predict
-            different classes.
+            divergence over examples and pairs of replicates, nats, 0 to ln 2: the larger, the LESS
+            alike (its name is paper B's); `disagreement` the share of examples on which two
+            replicates predict different classes.
     """
 
     cell: Place
@@ -48,8 +49,9 @@ class Comparison:
 def read(workdir: str | Path, swept: Swept | None = None) -> list[Comparison]:
     """Reads the comparisons of a workdir, one per cell, sorted by cell.
 
-    A cell that was compared again, with other replicates or by other measures, has several directories.
-    A finished one counts before others, then the most replicates, the most numbers, the last by name.
+    A cell that was compared again, with other replicates or by other measures, has several
+    directories. A finished one counts before others, then the most replicates, the most numbers,
+    the last by name.
 
     Args:
         workdir: an experiment's directory; one without comparisons has none.
@@ -125,7 +127,7 @@ def _read_one(path: Path, swept: Swept) -> Comparison:
     axes = (*SETTING, *swept.trunk, "trunk_seed", "fork_epoch", *CURVE, *swept.fork)
     needed = [name for name in (*axes, "replicates") if "." not in name]
     if missing := [name for name in needed if described.get(name) is None]:
-        raise InvalidInput([expected(str(path), sorted(described), f"to have {missing}", records.REMEDY)])
+        raise unexpected(str(path), sorted(described), f"to have {missing}", records.REMEDY)
     config = described.get("config") or {}
     values = (studies.value_of(config, axis) if "." in axis else described[axis] for axis in axes)
     cell, replicates = Place.of(axes, values), tuple(described["replicates"])
@@ -139,11 +141,12 @@ def _read_one(path: Path, swept: Swept) -> Comparison:
 
 def _check(path: Path, result: Mapping[str, Any]) -> None:
     divergence = result.get("model_similarity")
-    # An experiment may compare by other measures alone; a few roundings beyond the ends are no damage.
+    # An experiment may compare by other measures alone; a few roundings beyond the ends are no
+    # damage.
     if "model_similarity" in result and not (
         is_number(divergence) and -1e-4 <= divergence <= math.log(2) + 1e-4
     ):
         allowed = "to be a divergence in nats, 0 to ln 2"
-        raise InvalidInput([expected(f"{path}: model_similarity", divergence, allowed, records.REMEDY)])
+        raise unexpected(f"{path}: model_similarity", divergence, allowed, records.REMEDY)
     if result["status"] == "finished" and not any(map(is_number, result.values())):
-        raise InvalidInput([expected(str(path), result, "to hold the number of a measure", records.REMEDY)])
+        raise unexpected(str(path), result, "to hold the number of a measure", records.REMEDY)

@@ -1,4 +1,5 @@
-"""Does a signal rank the fork epochs as their forks' metric does? Spearman's rank correlation, per seed."""
+"""Does a signal rank the fork epochs as their forks' metric does? Spearman's rank correlation, per
+seed."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ class Correlation:
     Attributes:
         signal: a column of the trunk's records.
         over_seeds: of the seeds' coefficients; None where no seed has one.
-        epoch_itself: the same for the epoch number in the signal's place, over the same forks: whatever
-            rises or falls all along says no more than that.
+        epoch_itself: the same for the epoch number in the signal's place, over the same forks:
+            whatever rises or falls all along says no more than that.
         num_epochs: the fewest fork epochs that a seed's coefficient rests on.
     """
 
@@ -50,21 +51,29 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
     """Correlates every column that was measured along the trunks, largest mean magnitude first.
 
-    A coefficient of 1 says that forks are the better the larger the column, whatever the metric's direction.
+    A coefficient of 1 says that forks are the better the larger the column, whatever the metric's
+    direction.
 
     A seed's coefficient is over the fork epochs at which the column was measured, at least three.
     Standard errors and the learning rate are left out.
     """
-    names = [name for name in data.columns if not name.endswith(peaks.SPREADS) and name != "learning_rate"]
+    names = [
+        name
+        for name in data.columns
+        if not name.endswith(peaks.SPREADS) and name != "learning_rate"
+    ]
     seeds = truths(curve)
     found = [_correlation(data, curve, seeds, name) for name in names]
     return tuple(
-        sorted(found, key=lambda one: -round(abs(one.over_seeds.mean), 12) if one.over_seeds else 1.0)
+        sorted(
+            found, key=lambda one: -round(abs(one.over_seeds.mean), 12) if one.over_seeds else 1.0
+        )
     )
 
 
 def correlation(data: Grid, curve: Curve, signal: str) -> Correlation:
-    """Correlates one column with the quality of the curve's forks, and the epoch number beside it."""
+    """Correlates one column with the quality of the curve's forks, and the epoch number beside
+    it."""
     return _correlation(data, curve, truths(curve), signal)
 
 

@@ -69,13 +69,16 @@ class Curve:
         return self.runs[self.runs["fork_epoch"] == fork_epoch]
 
     def test(self, fork_epoch: int | None = None) -> Stats:
-        """Averages the last-epoch test metric over all runs (seeds, replicates), or those of a fork epoch."""
+        """Averages the last-epoch test metric over all runs (seeds, replicates), or those of a fork
+        epoch."""
         runs = self.runs if fork_epoch is None else self.at(fork_epoch)
         return stats(runs[self.metric.column("test")])
 
     def against(self, dense: Table, fork_epoch: int, split: str = "test") -> Stats | None:
         """Compares a fork epoch with the dense runs of its setting: see `paired_difference`."""
-        return paired_difference(self.at(fork_epoch), own_dense(self, dense), self.metric.column(split))
+        return paired_difference(
+            self.at(fork_epoch), own_dense(self, dense), self.metric.column(split)
+        )
 
 
 def dense_runs(runs: Runs) -> Table:
@@ -89,7 +92,9 @@ def dense_runs(runs: Runs) -> Table:
         0
     """
     frame = runs.frame
-    return frame[(frame["kind"] == "trunk") & frame["complete"] & frame[runs.metric.column("test")].notna()]
+    return frame[
+        (frame["kind"] == "trunk") & frame["complete"] & frame[runs.metric.column("test")].notna()
+    ]
 
 
 def own_dense(curve: Curve, dense: Table) -> Table:
@@ -103,7 +108,8 @@ def own_dense(curve: Curve, dense: Table) -> Table:
 def fork_curves(runs: Runs, kind: str = "fork") -> list[Curve]:
     """Groups the finished forks into curves, sorted by place.
 
-    With `kind` "online" the runs that pruned themselves: at few epochs, and not the same in all seeds.
+    With `kind` "online" the runs that pruned themselves: at few epochs, and not the same in all
+    seeds.
 
     Diverged, failed, skipped and unfinished forks are left out, so a fork epoch may rest on fewer
     seeds than its neighbours: `Stats.n` says on how many.
@@ -126,7 +132,8 @@ def fork_curves(runs: Runs, kind: str = "fork") -> list[Curve]:
 
 
 def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) -> list[Curve]:
-    """Keeps the curves of the grid: those that `fork.baselines` alone has put beside it are left out.
+    """Keeps the curves of the grid: those that `fork.baselines` alone has put beside it are left
+    out.
 
     A baseline's criterion or rule is not among those of the config, its rule is constant or
     matched_budget, and it forks at the trunk's start or end. It may be trained far longer than a
@@ -134,7 +141,8 @@ def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) ->
 
     Args:
         all_curves: of `fork_curves`.
-        config: of `study.read_config`; all curves are kept where it does not name criteria and rules.
+        config: of `study.read_config`; all curves are kept where it does not name criteria and
+            rules.
 
     Example:
         >>> without_baselines([], {})

@@ -57,7 +57,9 @@ def online_paragraphs(online: Sequence[Curve], runs: Runs) -> Iterator[str]:
     if len(online) > MAX_BLOCKS:
         yield from online_text.lines(online)
         if missing:
-            yield _missing_text([run for lost in missing.values() for run in lost], by_sparsity=True)
+            yield _missing_text(
+                [run for lost in missing.values() for run in lost], by_sparsity=True
+            )
         return
     for curve in online:
         yield from online_text.paragraphs(curve)
@@ -65,7 +67,9 @@ def online_paragraphs(online: Sequence[Curve], runs: Runs) -> Iterator[str]:
             yield _missing_text(lost)
 
 
-def _block(curve: Curve, dense: Table, runs: Runs, data: Grid, mean_peaks: Sequence[Peak]) -> Iterator[str]:
+def _block(
+    curve: Curve, dense: Table, runs: Runs, data: Grid, mean_peaks: Sequence[Peak]
+) -> Iterator[str]:
     ranking = curve.ranking
     yield f"Forks: {words.label(kind_of(curve))}"
     yield f"  {_best_text(curve, ranking)}"
@@ -82,7 +86,8 @@ def _block(curve: Curve, dense: Table, runs: Runs, data: Grid, mean_peaks: Seque
 
 
 def table(all_curves: Sequence[Curve], runs: Runs) -> Iterator[str]:
-    """Says the same in a line per curve, for more than `MAX_BLOCKS` of them; `notes` explains its columns.
+    """Says the same in a line per curve, for more than `MAX_BLOCKS` of them; `notes` explains its
+    columns.
 
     Args:
         all_curves: of `curves.fork_curves`, of these runs.
@@ -177,7 +182,11 @@ def _against_dense_text(curve: Curve, best: int, dense: Table) -> str | None:
 
 def _runner_up_text(curve: Curve, ranking: Ranking) -> str:
     second = ranking.epochs[1]
-    gap, lead, metric = ranking.gaps[second], ranking.leads[second], words.named(curve.metric, curve.split)
+    gap, lead, metric = (
+        ranking.gaps[second],
+        ranking.leads[second],
+        words.named(curve.metric, curve.split),
+    )
     text = f"Runner-up: {second}"
     if gap is None:
         return f"{text}; no {ranking.repeat_kind} has both, so the lead cannot be judged."
@@ -188,9 +197,7 @@ def _runner_up_text(curve: Curve, ranking: Ranking) -> str:
     repeats = words.plural(gap.n, ranking.repeat_kind)
     # Equal differences of a few seeds are chance (shares are multiples of 1/n), not certainty.
     if lead is None or lead.p is None or not lead.difference.std or is_zero(lead.difference.std):
-        return (
-            f"{text}. With {repeats.replace('1 ', 'one ', 1)} the noise is unknown: take neither as settled."
-        )
+        return f"{text}. With {repeats.replace('1 ', 'one ', 1)} the noise is unknown: take neither as settled."
     if lead.is_clear:
         return f"{text}, more than the noise ({words.p_value(lead.p)}, {repeats})."
     return f"{text}, less than the noise ({words.p_value(lead.p)}, {repeats}): not settled which is better."

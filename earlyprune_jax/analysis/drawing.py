@@ -1,4 +1,5 @@
-"""What all figures share: colours, files, titles, legends. Matplotlib is imported on use, pyplot never."""
+"""What all figures share: colours, files, titles, legends. Matplotlib is imported on use, pyplot
+never."""
 
 import dataclasses
 import io
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours without yellow and black, then two of Tol's: apart for colour-blind readers.
+# Okabe and Ito's colours without yellow and black, then two of Tol's: apart for colour-blind
+# readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288", "#882255")
 GREYS = ("#404040", "#767676", "#595959", "#8c8c8c")
 MARKERS = "os^DvPX<"
@@ -34,10 +36,11 @@ class Style:
 
 
 def styles(places: Iterable[Place]) -> dict[Place, Style]:
-    """Gives each curve a style; no two alike up to 8 curves, or 4 kinds of forks at any number of sparsities.
+    """Gives each curve a style; no two alike up to 8 curves, or 4 kinds of forks at any number of
+    sparsities.
 
-    Of more than 8 curves the colour tells the sparsity, from dark (little removed) to light, and the
-    dashes all else: that many unordered colours could not be told apart.
+    Of more than 8 curves the colour tells the sparsity, from dark (little removed) to light, and
+    the dashes all else: that many unordered colours could not be told apart.
 
     Args:
         places: of curves, within one setting.
@@ -107,8 +110,8 @@ def save_all(
     Args:
         workdir: Where `figures` lies or is made, if there is anything to write.
         pictures: A figure per stem; None is not drawn.
-        possible: What earlier calls may have drawn of the same runs; what this one has not is removed, if
-            it draws anything: it would be taken for a picture of all.
+        possible: What earlier calls may have drawn of the same runs; what this one has not is
+            removed, if it draws anything: it would be taken for a picture of all.
 
     Returns:
         The paths written.
@@ -125,7 +128,8 @@ def save_all(
         for extension in EXTENSIONS:
             paths.append(directory / f"{name}.{extension}")
             records.replace_file(paths[-1], render(figure, extension))
-            # The places found for the first file serve the second: finding them is half of the time.
+            # The places found for the first file serve the second: finding them is half of the
+            # time.
             figure.set_layout_engine("none")
     drawn = {path.stem for path in paths}
     gone = set(possible) - drawn if paths else set()
@@ -136,11 +140,13 @@ def save_all(
 
 
 def render(figure: "Figure", extension: str) -> bytes:
-    """Gives the bytes of a png or svg file: the same for the same figure, with the same matplotlib."""
+    """Gives the bytes of a png or svg file: the same for the same figure, with the same
+    matplotlib."""
     import matplotlib
 
     buffer = io.BytesIO()
-    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to call.
+    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to
+    # call.
     with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
         metadata: dict[str, Any] = {"Date": None} if extension == "svg" else {"Software": None}
         figure.savefig(buffer, format=extension, dpi=150, metadata=metadata)
@@ -157,12 +163,19 @@ def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> 
 def add_legend(figure: "Figure", handles: Sequence[Any]) -> int:
     """Adds a legend below everything, in as few lines as fit; returns how many these are."""
     # A key takes as much room as seven characters, and an inch holds fifteen.
-    lengths, room = [len(handle.get_label()) + 7 for handle in handles], 15 * figure.get_size_inches()[0]
+    lengths, room = (
+        [len(handle.get_label()) + 7 for handle in handles],
+        15 * figure.get_size_inches()[0],
+    )
     for num_lines in range(1, len(handles) + 1):
-        columns = [lengths[place : place + num_lines] for place in range(0, len(lengths), num_lines)]
+        columns = [
+            lengths[place : place + num_lines] for place in range(0, len(lengths), num_lines)
+        ]
         if sum(map(max, columns)) <= room or num_lines == len(handles):
             style = {"frameon": False, "fontsize": 8.5, "handlelength": 2.6}
-            figure.legend(handles=list(handles), loc="outside lower center", ncols=len(columns), **style)
+            figure.legend(
+                handles=list(handles), loc="outside lower center", ncols=len(columns), **style
+            )
             return num_lines
     return 0
 

@@ -1,8 +1,8 @@
 """The figure people come for: the test metric against fork epoch, with the trunk's signals below.
 
 One pair of axes over one epoch scale. Forks (left axis, colour) take the upper part, signals (right
-axis, grey) the lower, so that neither hides the other and a signal's peak can be compared with the best
-fork epoch by looking up. Several settings have a panel each, over one scale.
+axis, grey) the lower, so that neither hides the other and a signal's peak can be compared with the
+best fork epoch by looking up. Several settings have a panel each, over one scale.
 """
 
 import math
@@ -27,16 +27,18 @@ MAX_PANELS = 6
 
 
 def draw_main(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
-    """Draws figures/METRIC_vs_fork_epoch.png and .svg, of more than six settings one of each per setting.
+    """Draws figures/METRIC_vs_fork_epoch.png and .svg, of more than six settings one of each per
+    setting.
 
-    Left axis: the primary test metric at the last epoch: mean over trunk seeds and replicates, +- one
-    sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
-    sparsity, rule, swept keys of forks), a star at the best fork epoch (chosen on validation where every run
-    has it), the dense baseline as a line with its +- std band; runs that pruned themselves as
-    single marks; baselines beside the grid are left out, see `curves.without_baselines`. Right axis: each
-    headline signal's mean over trunk seeds divided by its largest magnitude, its peak marked. Diverged
-    and failed runs are left out and counted in the subtitle. Panels of several settings share both scales,
-    and show the others' forks in grey. The same files give the same bytes with the same matplotlib.
+    Left axis: the primary test metric at the last epoch: mean over trunk seeds and replicates, +-
+    one sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
+    sparsity, rule, swept keys of forks), a star at the best fork epoch (chosen on validation where
+    every run has it), the dense baseline as a line with its +- std band; runs that pruned
+    themselves as single marks; baselines beside the grid are left out, see
+    `curves.without_baselines`. Right axis: each headline signal's mean over trunk seeds divided by
+    its largest magnitude, its peak marked. Diverged and failed runs are left out and counted in the
+    subtitle. Panels of several settings share both scales, and show the others' forks in grey. The
+    same files give the same bytes with the same matplotlib.
 
     Args:
         workdir: The experiment's directory.
@@ -55,7 +57,9 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     runs = results.read_runs(workdir) if runs is None else runs
     gathered = {setting: gather(own) for setting, own in results.by_setting(runs).items()}
     contents = {
-        setting: content for setting, content in gathered.items() if content.has_results or content.signals
+        setting: content
+        for setting, content in gathered.items()
+        if content.has_results or content.signals
     }
     name = STEM.format(primary=runs.metric.name)
     if len(gathered) <= MAX_PANELS:
@@ -126,7 +130,9 @@ def _draw_panels(contents: Mapping[Place, Content], frame: Frame) -> "Figure":
     for axes, (setting, content) in zip(grid, contents.items(), strict=False):
         own = _draw_panel(axes, content, frame)
         own += panels.draw_others(axes, [one for one in every if one is not content]) if few else []
-        handles |= {handle.get_label(): handle for handle in own if handle.get_label() not in handles}
+        handles |= {
+            handle.get_label(): handle for handle in own if handle.get_label() not in handles
+        }
         axes.set_title(words.label(setting, axes_names), loc="left", fontsize=10)
         axes.set_xlabel("fork epoch")
     for axes in grid[len(every) :]:

@@ -1,7 +1,7 @@
 """Is one group of epochs better than another? A test that the winner's luck does not fool.
 
-The best of many epochs looks good on the runs it was chosen on, whatever is true. So the candidate is
-chosen on all repeats but one, and measured on the one left out.
+The best of many epochs looks good on the runs it was chosen on, whatever is true. So the candidate
+is chosen on all repeats but one, and measured on the one left out.
 """
 
 import dataclasses
@@ -40,23 +40,24 @@ class Lead:
 def lead(
     chosen_on: np.ndarray, measured: np.ndarray, candidates: Sequence[int], rivals: Sequence[int]
 ) -> Lead | None:
-    """Measures the lead of the best candidate over the best rival epoch, without the luck of choosing.
+    """Measures the lead of the best candidate over the best rival epoch, without the luck of
+    choosing.
 
     For each repeat r the candidate is the epoch with the highest mean of `chosen_on` over the other
-    repeats, of those that r has; the rival, the same for all, has the highest mean of `measured` over
-    all repeats, r too: what luck is left in it works against the candidates. d_r =
+    repeats, of those that r has; the rival, the same for all, has the highest mean of `measured`
+    over all repeats, r too: what luck is left in it works against the candidates. d_r =
     measured[candidate, r] - measured[rival, r], and t = mean(d) / (std(d) / sqrt(n)).
 
-    Some runs may be missing. An epoch with fewer than `MIN_REPEATS` repeats that are less than half of the
-    most complete rival's is no rival, for too little is known of it; if it looks better than the rival,
-    there is no p. Where the rival has fewer than `MIN_REPEATS`, the highest
-    value of any rival stands in for it in each repeat that it lacks, so that one lost run of three leaves
-    the row tested. Passing the incomplete rival over would test too little: the candidates would have to
-    beat the second best only.
+    Some runs may be missing. An epoch with fewer than `MIN_REPEATS` repeats that are less than half
+    of the most complete rival's is no rival, for too little is known of it; if it looks better than
+    the rival, there is no p. Where the rival has fewer than `MIN_REPEATS`, the highest
+    value of any rival stands in for it in each repeat that it lacks, so that one lost run of three
+    leaves the row tested. Passing the incomplete rival over would test too little: the candidates
+    would have to beat the second best only.
 
     As the d_r share the data they were chosen on, t is larger by chance than Student's: with 14
-    candidates, one rival, 10 repeats and no difference at all, a t test at 5 % fires in 12 %. So p is
-    the share of `NUM_SIMULATIONS` tables of independent normal noise, of as many candidates and
+    candidates, one rival, 10 repeats and no difference at all, a t test at 5 % fires in 12 %. So p
+    is the share of `NUM_SIMULATIONS` tables of independent normal noise, of as many candidates and
     repeats against a rival known exactly, that reach t. Simulated false positives stay near 5 % or
     below also with unequal noise and with a single good rival among bad ones; where there are many
     rivals the test is strict.
@@ -68,8 +69,9 @@ def lead(
         rivals: columns.
 
     Returns:
-        The lead over the repeats that allow it; None without candidates, rivals, or two repeats. Equal
-        differences in all repeats (shares are multiples of 1/n) have p = 1: chance, not certainty.
+        The lead over the repeats that allow it; None without candidates, rivals, or two repeats.
+        Equal differences in all repeats (shares are multiples of 1/n) have p = 1: chance, not
+        certainty.
 
     Example:
         >>> table = np.array([[0.90, 0.88, 0.91], [0.80, 0.81, 0.80]])
@@ -92,7 +94,8 @@ def _rival(measured: np.ndarray) -> tuple[np.ndarray, bool]:
     """What the candidates are measured against in every repeat, of rivals [E, R].
 
     Returns:
-        [R], NaN where there is nothing; and whether no epoch of which too little is known looks better.
+        [R], NaN where there is nothing; and whether no epoch of which too little is known looks
+        better.
     """
     counts, means = np.isfinite(measured).sum(axis=1), row_means(measured)
     is_known = (counts >= MIN_REPEATS) | (2 * counts >= counts.max())
@@ -102,11 +105,17 @@ def _rival(measured: np.ndarray) -> tuple[np.ndarray, bool]:
         return highest, False
     is_clear = not (means[~is_known] > means[best]).any()
     present = np.isfinite(measured[best])
-    rival = measured[best] if present.sum() >= MIN_REPEATS else np.where(present, measured[best], highest)
+    rival = (
+        measured[best]
+        if present.sum() >= MIN_REPEATS
+        else np.where(present, measured[best], highest)
+    )
     return rival, is_clear
 
 
-def _left_out_differences(chosen_on: np.ndarray, measured: np.ndarray, rival: np.ndarray) -> list[float]:
+def _left_out_differences(
+    chosen_on: np.ndarray, measured: np.ndarray, rival: np.ndarray
+) -> list[float]:
     """d_r of every repeat that has the rival's epoch and, among the candidates, the chosen one."""
     differences = []
     for repeat in np.flatnonzero(np.isfinite(rival)):
@@ -130,7 +139,8 @@ def _p_value(difference: Stats, num_candidates: int) -> float:
 
 @functools.lru_cache(maxsize=64)
 def null_statistics(num_repeats: int, num_candidates: int) -> np.ndarray:
-    """Simulates t under "no difference", ascending: candidates of pure noise against a rival known exactly.
+    """Simulates t under "no difference", ascending: candidates of pure noise against a rival known
+    exactly.
 
     A rival with noise of its own makes the differences less dependent, and t smaller.
 

@@ -27,7 +27,8 @@ def paragraphs(curve: Curve) -> Iterator[str]:
 
 
 def lines(online: Sequence[Curve]) -> Iterator[str]:
-    """Writes of many curves a line each: at which epochs its runs were pruned, and what came of it."""
+    """Writes of many curves a line each: at which epochs its runs were pruned, and what came of
+    it."""
     kinds = [kind_of(curve) for curve in online]
     same, axes = words.label(shared(kinds)), varying(kinds)
     yield f"Pruned by their own trigger, {_members(online[0])[0].trigger}{f': {same}' * bool(same)}"

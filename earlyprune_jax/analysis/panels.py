@@ -1,4 +1,5 @@
-"""The two parts of the main figure: forks and dense runs above (left axis), signals below (right axis).
+"""The two parts of the main figure: forks and dense runs above (left axis), signals below (right
+axis).
 
 Each part takes its share of the height of one pair of axes, and returns its legend handles.
 """
@@ -107,7 +108,9 @@ def value_range(contents: Sequence[Content]) -> tuple[float, float]:
     scale, is_percent = contents[0].metric.scale, contents[0].metric.scale != 1
     low, high = scale * min(ends), scale * max(ends)
     pruned = any(content.pruned for content in contents)
-    least = (0.5 if pruned else 5.0) if is_percent else (0.01 if pruned else 0.1) * (abs(high) or 1.0)
+    least = (
+        (0.5 if pruned else 5.0) if is_percent else (0.01 if pruned else 0.1) * (abs(high) or 1.0)
+    )
     lacking = max(0.0, least - (high - low)) / 2
     return low - lacking, high + lacking
 
@@ -185,11 +188,17 @@ def _draw_curve(axes: "Axes", content: Content, frame: Frame, index: int) -> Any
 
 
 def draw_others(axes: "Axes", others: Sequence[Content]) -> list[Any]:
-    """Draws the means of the other panels' curves in light grey, to be compared with; returns a handle."""
+    """Draws the means of the other panels' curves in light grey, to be compared with; returns a
+    handle."""
     drawn = []
     for curve in (curve for content in others for curve in content.curves):
         means = [curve.metric.scale * curve.test(epoch).mean for epoch in curve.epochs]
-        style = {"color": "#c4c4c4", "linewidth": 1.1, "zorder": 1.5, "label": "the other panels' forks"}
+        style = {
+            "color": "#c4c4c4",
+            "linewidth": 1.1,
+            "zorder": 1.5,
+            "label": "the other panels' forks",
+        }
         drawn = axes.plot(curve.epochs, means, **style)
     return drawn
 
@@ -216,11 +225,16 @@ def _dodge(content: Content, index: int) -> float:
     count = len(content.curves)
     forks = sorted({epoch for curve in content.curves for epoch in curve.epochs})
     gap = min(np.diff(forks), default=content.num_epochs / 10)
-    return 0.0 if count == 1 else (index / (count - 1) - 0.5) * min(0.45 * gap, 0.03 * content.num_epochs)
+    return (
+        0.0
+        if count == 1
+        else (index / (count - 1) - 0.5) * min(0.45 * gap, 0.03 * content.num_epochs)
+    )
 
 
 def _draw_best(axes: "Axes", content: Content, frame: Frame) -> Any:
-    """A star at each curve's best fork epoch; with one curve also a line down the figure and words."""
+    """A star at each curve's best fork epoch; with one curve also a line down the figure and
+    words."""
     from matplotlib.lines import Line2D
 
     metric = content.metric
@@ -239,9 +253,16 @@ def _draw_best(axes: "Axes", content: Content, frame: Frame) -> Any:
     )
     if len(content.curves) == 1:
         axes.axvline(places[0], color=COLORS[0], linewidth=1.0, alpha=0.7, zorder=1)
-        told = f"best fork epoch: {places[0]} ({words.amount(Stats(bests[0].mean, None, 1), metric)})"
+        told = (
+            f"best fork epoch: {places[0]} ({words.amount(Stats(bests[0].mean, None, 1), metric)})"
+        )
         _text_beside(axes, frame, places[0], 1 - HEADROOM / 2, told, color=COLORS[0], weight="bold")
-    star: dict[str, Any] = {"marker": "*", "markersize": 12, "linestyle": "", "markeredgecolor": "white"}
+    star: dict[str, Any] = {
+        "marker": "*",
+        "markersize": 12,
+        "linestyle": "",
+        "markeredgecolor": "white",
+    }
     color = COLORS[0] if len(places) == 1 else "#333333"
     extreme = "highest" if metric.larger_is_better else "lowest"
     label = f"best fork epoch ({extreme} mean {words.named(metric, chosen)})"
@@ -266,7 +287,9 @@ def draw_signals(axes: "Axes", content: Content, frame: Frame) -> list[Any]:
         handles.append(_draw_signal(right, content, frame, index, epochs, values))
         if index < num_named:
             peak = _peak(content, name)
-            told = f"{words.signal_label(name, content.runs.config, short=True)} {_peak_words(peak)}"
+            told = (
+                f"{words.signal_label(name, content.runs.config, short=True)} {_peak_words(peak)}"
+            )
             height = top + 0.03 + 0.05 * (num_named - 1 - index)
             _text_beside(axes, frame, peak.epoch, height, told, color=GREYS[index])
     right.spines[["top", "left", "bottom"]].set_visible(False)
@@ -281,7 +304,12 @@ def _scaled(content: Content, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_signal(
-    right: "Axes", content: Content, frame: Frame, index: int, epochs: np.ndarray, values: np.ndarray
+    right: "Axes",
+    content: Content,
+    frame: Frame,
+    index: int,
+    epochs: np.ndarray,
+    values: np.ndarray,
 ) -> Any:
     color, dashes = GREYS[index % len(GREYS)], DASHES[index % len(DASHES)]
     name = content.signals[index]
@@ -320,7 +348,14 @@ def _peak_words(peak: Peak) -> str:
 
 
 def _text_beside(
-    axes: "Axes", frame: Frame, epoch: int, height: float, text: str, *, color: str, weight: str = "normal"
+    axes: "Axes",
+    frame: Frame,
+    epoch: int,
+    height: float,
+    text: str,
+    *,
+    color: str,
+    weight: str = "normal",
 ) -> None:
     """Words right of an epoch's vertical line, left of it in the right part of the figure."""
     left = epoch > 0.62 * frame.num_epochs
@@ -341,8 +376,11 @@ def _text_beside(
     )
 
 
-def _place(axes: "Axes", low: float, high: float, bottom: float, top: float, *, max_ticks: int) -> None:
-    """Maps [low, high] to the part [bottom, top] of the axes' height, with ticks and spine there only."""
+def _place(
+    axes: "Axes", low: float, high: float, bottom: float, top: float, *, max_ticks: int
+) -> None:
+    """Maps [low, high] to the part [bottom, top] of the axes' height, with ticks and spine there
+    only."""
     from matplotlib.ticker import MaxNLocator
 
     unit = (high - low) / (top - bottom)

@@ -71,7 +71,8 @@ def main_signals(rows: Sequence[Iterable[str]]) -> list[str]:
 
 
 def headline_signals(rows: Sequence[Iterable[str]]) -> list[str]:
-    """Lists the signals shown and described: those of `HEADLINE`, or where none is there the first three.
+    """Lists the signals shown and described: those of `HEADLINE`, or where none is there the first
+    three.
 
     Example:
         >>> headline_signals([{"trunk_seed": 0, "epoch": 1, "mask_distance": 0.1, "fisher_trace": 3.0}])
@@ -82,7 +83,8 @@ def headline_signals(rows: Sequence[Iterable[str]]) -> list[str]:
 
 
 def comparable_trunks(runs: Runs) -> Runs:
-    """Keeps the trunks whose signals may be averaged: the finished ones, or while none is, all going on.
+    """Keeps the trunks whose signals may be averaged: the finished ones, or while none is, all
+    going on.
 
     A trunk that stopped early would shift the mean curve at the epoch it stopped, which can
     look like a peak.
@@ -158,7 +160,8 @@ def seed_peaks(table: Table, signal: str) -> list[Peak]:
 
 
 def mean_peaks(runs: Runs) -> list[Peak]:
-    """Finds the headline signals' peaks, of their means over the comparable trunks of one setting."""
+    """Finds the headline signals' peaks, of their means over the comparable trunks of one
+    setting."""
     table = comparable_epochs(runs)
     found = (mean_peak(table, name) for name in headline_signals([table]))
     return [peak for peak in found if peak is not None]

@@ -11,7 +11,11 @@ SETTING = ("model", "train_fraction", "schedule")
 """Axes of every setting; swept keys that decide trunks are further ones."""
 CURVE = ("criterion", "scope", "sparsity", "rule")
 """Axes of every curve within a setting; swept keys that decide forks are further ones."""
-NAMES = {"model": "model.name", "train_fraction": "data.train_fraction", "schedule": "schedule.name"}
+NAMES = {
+    "model": "model.name",
+    "train_fraction": "data.train_fraction",
+    "schedule": "schedule.name",
+}
 """Config keys that have a column of another name."""
 
 
@@ -84,7 +88,8 @@ class Place:
         """
         kept = self if axes is None else self.only(axes)
         return "_".join(
-            safe(f"{axis.split('.')[1]}-{value}" if "." in axis else str(value)) for axis, value in kept.items
+            safe(f"{axis.split('.')[1]}-{value}" if "." in axis else str(value))
+            for axis, value in kept.items
         )
 
 

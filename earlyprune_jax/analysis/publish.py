@@ -17,7 +17,8 @@ PACKAGE = "earlyprune_jax.analysis"
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """A function that writes files into a workdir and returns their paths; no path where it has no data.
+    """A function that writes files into a workdir and returns their paths; no path where it has no
+    data.
 
     Attributes:
         function: `module:name` within this package, called with the workdir and `runs`.
@@ -36,13 +37,16 @@ class Writer:
 
 
 RESULTS = Writer("results:write_tables", ("results.csv", "signals.csv"))
-RULES = Writer("rules:write", ("rules.csv", "rule_choices.csv", "signal_correlations.csv"), ("rules",))
+RULES = Writer(
+    "rules:write", ("rules.csv", "rule_choices.csv", "signal_correlations.csv"), ("rules",)
+)
 MAIN_FIGURE = Writer("figures:draw_main", figures=("*_vs_fork_epoch",))
 REGIME_TABLES = ("regimes.csv", "regime_cells.csv", "regime_alignment.csv", "regime_baselines.csv")
 COMPARISONS = "comparisons.csv"
 REGIMES = Writer("regimes:write", (*REGIME_TABLES, COMPARISONS), ("regimes", "training_curve"))
 WRITERS = (RESULTS, RULES, MAIN_FIGURE, REGIMES)
-"""In the order of their files. Another kind of table or figure is registered here, and nowhere else."""
+"""In the order of their files. Another kind of table or figure is registered here, and nowhere
+else."""
 
 
 def publish(workdir: str | Path, *, runs: "Runs | None" = None) -> list[Path]:
@@ -50,7 +54,8 @@ def publish(workdir: str | Path, *, runs: "Runs | None" = None) -> list[Path]:
 
     Args:
         workdir: An experiment's directory, finished or not.
-        runs: Of `results.read_runs`, where they have been read already: for `summary.summarize` too.
+        runs: Of `results.read_runs`, where they have been read already: for `summary.summarize`
+            too.
 
     Returns:
         The paths written.

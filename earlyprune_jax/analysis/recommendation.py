@@ -13,18 +13,19 @@ from earlyprune_jax.analysis.stats import Stats, is_zero, stats
 from earlyprune_jax.metrics import PERCENT, Metric
 
 TOLERANCE = 0.01
-"""Of several sparsities the highest that loses at most this much against dense is recommended: a point of
-percents, of other metrics this share of dense."""
+"""Of several sparsities the highest that loses at most this much against dense is recommended: a
+point of percents, of other metrics this share of dense."""
 
 
 def recommend(runs: Runs, outcomes: Sequence[Outcome], num_epochs: int) -> str | None:
     """Writes one sentence that starts with "Recommendation: "; None where there are no runs.
 
     The fork epoch is chosen as everywhere, on validation where there is any; numbers named
-    are of the test set at the last epoch, mean +- std over runs. Several curves: the hardest pruning
-    that loses at most one point against dense, or else what loses least; every curve against the dense
-    runs of its setting, and only those trained on the most data. A run that pruned itself is
-    described, not recommended; nor is a baseline beside the grid, see `curves.without_baselines`.
+    are of the test set at the last epoch, mean +- std over runs. Several curves: the hardest
+    pruning that loses at most one point against dense, or else what loses least; every curve
+    against the dense runs of its setting, and only those trained on the most data. A run that
+    pruned itself is described, not recommended; nor is a baseline beside the grid, see
+    `curves.without_baselines`.
 
     Args:
         runs: of `results.read_runs`, of all settings.
@@ -42,7 +43,9 @@ def recommend(runs: Runs, outcomes: Sequence[Outcome], num_epochs: int) -> str |
     forks = curves.without_baselines(every, runs.config)
     online = curves.fork_curves(runs, "online")
     if forks:
-        return f"Recommendation: {_grid_text(forks, curves.dense_runs(runs), outcomes, num_epochs)}."
+        return (
+            f"Recommendation: {_grid_text(forks, curves.dense_runs(runs), outcomes, num_epochs)}."
+        )
     if online:
         return f"Recommendation: {online_text.sentence(online, runs, num_epochs)}."
     why = " yet: only baselines beside the grid have finished" if every else _why_none(runs)
@@ -64,7 +67,11 @@ def chosen_curve(forks: Sequence[Curve], dense: Table) -> tuple[Curve, str]:
     cheap = [i for i, loss in enumerate(losses) if loss <= limits[i]] if len(dense) else []
     if cheap:
         best = min(cheap, key=lambda index: (-forks[index].place["sparsity"], losses[index]))
-        least = "one point" if forks[best].metric.unit == PERCENT else f"{100 * TOLERANCE:.0f} % of dense"
+        least = (
+            "one point"
+            if forks[best].metric.unit == PERCENT
+            else f"{100 * TOLERANCE:.0f} % of dense"
+        )
         return forks[
             best
         ], f"of {count} the hardest pruning that loses at most {least} on {forks[best].split}"
@@ -90,7 +97,8 @@ def _candidates(forks: Sequence[Curve], dense: Table) -> tuple[list[Curve], str]
 
 
 def _loss(curve: Curve, dense: Table) -> float:
-    """What the best fork loses against its dense runs, on what it was chosen on; without any, its badness."""
+    """What the best fork loses against its dense runs, on what it was chosen on; without any, its
+    badness."""
     best, sign = curve.ranking.best, curve.metric.sign
     lead = curve.against(dense, best, curve.split)
     if lead is not None:
@@ -105,7 +113,9 @@ def _tolerance(curve: Curve, dense: Table) -> float:
     return TOLERANCE * abs(own.mean()) if len(own) else 0.0
 
 
-def _grid_text(forks: Sequence[Curve], dense: Table, outcomes: Sequence[Outcome], num_epochs: int) -> str:
+def _grid_text(
+    forks: Sequence[Curve], dense: Table, outcomes: Sequence[Outcome], num_epochs: int
+) -> str:
     curve, why = chosen_curve(forks, dense)
     best = curve.ranking.best
     when = f"after epoch {best} of {num_epochs}" if best else "before training"
@@ -123,9 +133,14 @@ def _grid_text(forks: Sequence[Curve], dense: Table, outcomes: Sequence[Outcome]
 
 
 def _what(curve: Curve, forks: Sequence[Curve]) -> str:
-    """How much is removed and how; what varies besides, and the setting where the forks have several."""
+    """How much is removed and how; what varies besides, and the setting where the forks have
+    several."""
     kind = kind_of(curve)
-    axes = ["criterion", "scope", *(axis for axis in varying(map(kind_of, forks)) if axis != "sparsity")]
+    axes = [
+        "criterion",
+        "scope",
+        *(axis for axis in varying(map(kind_of, forks)) if axis != "sparsity"),
+    ]
     setting = curve.setting.only(varying(one.setting for one in forks))
     where = f"; {words.label(setting)}" if setting.items else ""
     return f"{words.removed(kind['sparsity'])} % ({words.label(kind, axes)}{where})"
@@ -136,14 +151,17 @@ def _against_dense(found: Stats | None, metric: Metric) -> str:
         return ""
     if is_zero(found.mean) and not found.std:
         return "as good as dense"
-    size = words.difference(Stats(abs(found.mean), found.std, found.n), metric, decimals=1, sign=False)
+    size = words.difference(
+        Stats(abs(found.mean), found.std, found.n), metric, decimals=1, sign=False
+    )
     if metric.larger_is_better:
         return f"{size} {'above' if found.mean > 0 else 'below'} dense"
     return f"{size} {'worse' if found.mean > 0 else 'better'} than dense"
 
 
 def _how_sure(curve: Curve) -> str:
-    """Whether the best fork epoch leads the others by more than the noise, and what else limits it."""
+    """Whether the best fork epoch leads the others by more than the noise, and what else limits
+    it."""
     ranking = curve.ranking
     if len(ranking.epochs) == 1:
         return "it is the only fork epoch tried, so nothing says that it is the best"
@@ -154,7 +172,9 @@ def _how_sure(curve: Curve) -> str:
         text = f"with {few} nothing is known of the noise, so take it as a guess"
     if ranking.edge:
         beyond = "an earlier" if ranking.edge == "earliest" else "a later"
-        text += f"; {ranking.best} is the {ranking.edge} epoch tried, and {beyond} one may be better"
+        text += (
+            f"; {ranking.best} is the {ranking.edge} epoch tried, and {beyond} one may be better"
+        )
     if curve.split == "validation":
         return text
     return f"{text}; chosen on the test set itself, so a little optimistic"
@@ -164,7 +184,9 @@ def _lead_text(curve: Curve) -> str:
     ranking, where = curve.ranking, curve.split
     repeats = f"n = {words.plural(ranking.num_repeats, ranking.repeat_kind)}"
     if not ranking.rivals:
-        return f"it leads every other fork epoch on {where} by more than the noise (95 %, {repeats})"
+        return (
+            f"it leads every other fork epoch on {where} by more than the noise (95 %, {repeats})"
+        )
     nearest = ranking.rivals[0]
     gap, lead = ranking.gaps[nearest], ranking.leads[nearest]
     if gap is not None and is_zero(gap.mean):
@@ -201,9 +223,7 @@ def _why_none(runs: Runs) -> str:
     is_running = bool((frame["status"] == "unfinished").any())
     pruned = frame[frame["kind"] != "trunk"]
     if not len(pruned):
-        return (
-            f" yet: {'the dense runs are still being trained' if is_running else 'no fork has been trained'}"
-        )
+        return f" yet: {'the dense runs are still being trained' if is_running else 'no fork has been trained'}"
     stays = pruned[(pruned["kind"] == "online") & pruned["fork_epoch"].isna()]
     if len(stays) == len(pruned) and not frame["status"].isin(LOST).any():
         return f": the rule {stays['trigger'].iloc[0]} never fired, so nothing was pruned"

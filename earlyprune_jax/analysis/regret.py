@@ -1,7 +1,7 @@
 """Rules replayed over a finished grid: what each would have chosen, and what that would have cost.
 
-The truth of a seed is the primary test metric of its forks at the epochs that were measured. A rule sees
-the seed's trunk only, epoch by epoch. Between two measured forks the metric is interpolated
+The truth of a seed is the primary test metric of its forks at the epochs that were measured. A rule
+sees the seed's trunk only, epoch by epoch. Between two measured forks the metric is interpolated
 and marked so; outside of them there is none.
 """
 
@@ -42,18 +42,24 @@ class Grid:
     def columns(self) -> tuple[str, ...]:
         """What rules may look at: every measured number but test metrics and timings."""
         entries = itertools.chain.from_iterable(self.histories.values())
-        names = dict.fromkeys(name for entry in entries for name in entry if entry[name] is not None)
-        return tuple(name for name in names if name not in NO_DECISION and not name.startswith("test_"))
+        names = dict.fromkeys(
+            name for entry in entries for name in entry if entry[name] is not None
+        )
+        return tuple(
+            name for name in names if name not in NO_DECISION and not name.startswith("test_")
+        )
 
     @functools.cached_property
     def entries(self) -> dict[int, dict[int, Mapping[str, Any]]]:
         """Trunk seed -> epoch -> what was measured after it."""
         return {
-            seed: {entry["epoch"]: entry for entry in history} for seed, history in self.histories.items()
+            seed: {entry["epoch"]: entry for entry in history}
+            for seed, history in self.histories.items()
         }
 
     def firing(self, rule: Trigger, trunk_seed: int) -> Firing | None:
-        """What the rule says of a seed's whole trunk: the same for all curves, so it is asked once."""
+        """What the rule says of a seed's whole trunk: the same for all curves, so it is asked
+        once."""
         if (rule, trunk_seed) not in self._firings:
             self._firings[rule, trunk_seed] = self._asked(rule, trunk_seed)
         return self._firings[rule, trunk_seed]
@@ -61,7 +67,9 @@ class Grid:
     def _asked(self, rule: Trigger, trunk_seed: int) -> Firing | None:
         try:
             return rule(self.histories.get(trunk_seed, ()))
-        except Exception as error:  # it may be the user's code: the other rules are replayed all the same
+        except (
+            Exception
+        ) as error:  # it may be the user's code: the other rules are replayed all the same
             self.raised[rule] = f"{type(error).__name__}: {error}"
             return None
 
@@ -94,7 +102,8 @@ class Truth:
         return max(self.values, key=lambda epoch: (self.values[epoch], -epoch))
 
     def at(self, epoch: float) -> float | None:
-        """Gives the value at an epoch, linear between measured forks; None outside, or where one diverged.
+        """Gives the value at an epoch, linear between measured forks; None outside, or where one
+        diverged.
 
         Example:
             >>> truth = Truth(0, {4: 0.5, 8: 0.9})
@@ -130,7 +139,8 @@ class Choice:
 
     Attributes:
         status: measured, interpolated, outside (of the measured forks: no value), diverged (a fork
-            there, or on the way to its neighbour: no value either), or never (the rule did not fire).
+            there, or on the way to its neighbour: no value either), or never (the rule did not
+            fire).
         fired_epoch: when the rule fired; None where it never did, and for baselines.
         marked_epoch: the epoch it marked, likewise.
         epoch: the epoch whose weights are pruned.
@@ -207,7 +217,8 @@ def grid(runs: Runs) -> Grid:
         ()
     """
     histories = {
-        seed: [records.flat(dict(entry)) for entry in entries] for seed, entries in runs.histories().items()
+        seed: [records.flat(dict(entry)) for entry in entries]
+        for seed, entries in runs.histories().items()
     }
     forks = curves.without_baselines(curves.fork_curves(runs), runs.config)
     return Grid(tuple(forks), histories, num_epochs(runs))
@@ -236,14 +247,15 @@ def outcomes(data: Grid, curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcom
     """Replays every rule, and every baseline, on one curve: lowest mean regret first.
 
     Rules that lack a value in some seed come after those that have all. A rule that looks back
-    is listed twice: pruned when it fires, and rewound to the epoch it marks. The fork there had T less
-    that epoch to train; a run that rewinds itself has T less the epoch of firing, and so a little
-    less than what is shown.
+    is listed twice: pruned when it fires, and rewound to the epoch it marks. The fork there had T
+    less that epoch to train; a run that rewinds itself has T less the epoch of firing, and so a
+    little less than what is shown.
 
     Baselines: oracle (each seed's best measured fork: an upper bound, chosen on the metric that is
     reported), best fixed epoch (in hindsight, the same for all seeds; chosen on validation
     where there is one), fixed 10 %, 30 % and 50 % of T (nearest epoch), end (the last
-    measured fork), random time (the mean over all whole epochs between first and last measured fork).
+    measured fork), random time (the mean over all whole epochs between first and last measured
+    fork).
     """
     choose_at = functools.partial(_at, sign=curve.metric.sign)
     seeds = truths(curve)
@@ -267,7 +279,9 @@ def _rule_chooser(
     def choose(truth: Truth) -> Choice:
         firing = data.firing(rule, truth.trunk_seed)
         if firing is None:
-            return Choice(truth.trunk_seed, "never", reason=data.raised.get(rule, "the rule never fired"))
+            return Choice(
+                truth.trunk_seed, "never", reason=data.raised.get(rule, "the rule never fired")
+            )
         return dataclasses.replace(
             choose_at(truth, firing.marked_epoch if mode == "rewind" else firing.epoch),
             fired_epoch=firing.epoch,
@@ -310,14 +324,16 @@ def _baselines(
 
 
 def _at_random(truth: Truth, choose_at: Callable[..., Choice]) -> Choice:
-    """What is to be expected of an epoch drawn at random between the first and the last measured fork."""
+    """What is to be expected of an epoch drawn at random between the first and the last measured
+    fork."""
     epochs = range(min(truth.values), max(truth.values) + 1)
     every = [choose_at(truth, epoch) for epoch in epochs]
     if any(choice.status == "diverged" for choice in every):
         middle = sum(epochs) / len(epochs)
         return Choice(truth.trunk_seed, "diverged", epoch=middle, dense_epochs=middle)
     test, regret, epoch = (
-        sum(getattr(choice, name) for choice in every) / len(every) for name in ("test", "regret", "epoch")
+        sum(getattr(choice, name) for choice in every) / len(every)
+        for name in ("test", "regret", "epoch")
     )
     status = "measured" if all(choice.status == "measured" for choice in every) else "interpolated"
     return Choice(truth.trunk_seed, status, None, None, epoch, test, regret, epoch)

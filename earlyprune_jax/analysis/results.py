@@ -1,4 +1,5 @@
-"""The tables results.csv, a row per ended run, and signals.csv, a row per trunk epoch; how any is written."""
+"""The tables results.csv, a row per ended run, and signals.csv, a row per trunk epoch; how any is
+written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,8 @@ def result_rows(runs: Runs) -> list[dict[str, Any]]:
 def signal_table(runs: Runs) -> Table:
     """Tables the trunks' epochs: setting, trunk_seed, epoch, then every scalar signal.
 
-    Unfinished trunks are included; entries that are not numbers (values per parameter) are left out.
+    Unfinished trunks are included; entries that are not numbers (values per parameter) are left
+    out.
 
     Example:
         >>> list(signal_table(read_runs("no/such/workdir")))[-2:]
@@ -82,11 +84,13 @@ def signal_table(runs: Runs) -> Table:
     return pd.DataFrame(table)
 
 
-def write_tables(workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False) -> list[Path]:
+def write_tables(
+    workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False
+) -> list[Path]:
     """Writes results.csv and signals.csv, each replaced in one step, and returns their paths.
 
-    Floats are written so that reading them back gives the same bits; a cell is empty where there is no
-    value.
+    Floats are written so that reading them back gives the same bits; a cell is empty where there is
+    no value.
 
     Args:
         workdir: An existing directory.
@@ -102,7 +106,9 @@ def write_tables(workdir: str | Path, *, runs: Runs | None = None, parquet: bool
         ['results.csv', 'signals.csv']
     """
     runs = read_runs(workdir) if runs is None else runs
-    tables = dict(zip(publish.RESULTS.tables, (result_table(runs), signal_table(runs)), strict=True))
+    tables = dict(
+        zip(publish.RESULTS.tables, (result_table(runs), signal_table(runs)), strict=True)
+    )
     paths = [save(Path(workdir) / name, table) for name, table in tables.items()]
     if parquet:
         paths += [save(path.with_suffix(".parquet"), tables[path.name]) for path in paths]
@@ -127,7 +133,9 @@ def read_table(path: str | Path) -> Table:
     return pd.read_csv(path) if is_exact else pd.read_csv(path, float_precision="round_trip")
 
 
-def save(path: Path, rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Path:
+def save(
+    path: Path, rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()
+) -> Path:
     """Writes a table in one step, as its suffix says: .csv or .parquet.
 
     Args:
@@ -175,7 +183,9 @@ def frame_of(rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] =
     rows = list(rows)
     columns = list(columns or (rows[0] if rows else ()))
     # One list per column: rows of several columns would be searched for their type.
-    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype="object") for name in columns})
+    return pd.DataFrame(
+        {name: pd.Series([row[name] for row in rows], dtype="object") for name in columns}
+    )
 
 
 def rows_of(table: Table) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, patience=5)'
 
-Writes rules.csv (a row per curve, rule and mode), rule_choices.csv (a row per seed), signal_correlations.csv
-and figures/rules.png and .svg (of several settings one each, named after it). In these files metrics are in
-their own unit, percents and shares as fractions, and a regret is never negative; `fork_rule` is the
-learning-rate rule of the forks, `trigger` the rule that chose the epoch.
+Writes rules.csv (a row per curve, rule and mode), rule_choices.csv (a row per seed),
+signal_correlations.csv and figures/rules.png and .svg (of several settings one each, named after
+it). In these files metrics are in their own unit, percents and shares as fractions, and a regret is
+never negative; `fork_rule` is the learning-rate rule of the forks, `trigger` the rule that chose
+the epoch.
 """
 
 import argparse
@@ -15,14 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import references, triggers
-from earlyprune_jax.analysis import correlation, publish, regret, results, rules_figure, rules_text, words
+from earlyprune_jax.analysis import (
+    correlation,
+    publish,
+    regret,
+    results,
+    rules_figure,
+    rules_text,
+    words,
+)
 from earlyprune_jax.analysis.curves import Curve
 from earlyprune_jax.analysis.regret import Choice, Grid, Outcome
 from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.analysis.stats import Stats
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 CHOICE = ("trunk_seed", "status", "fired_epoch", "marked_epoch", "epoch")
 
@@ -51,7 +60,9 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
     return tuple(outcome for data in grids for outcome in replay_grid(data, runs, own))
 
 
-def write(workdir: str | Path, extra: Iterable[str] = (), *, runs: Runs | None = None) -> list[Path]:
+def write(
+    workdir: str | Path, extra: Iterable[str] = (), *, runs: Runs | None = None
+) -> list[Path]:
     """Replays the default rules and some more, and writes tables and figures.
 
     Args:
@@ -78,7 +89,9 @@ def write(workdir: str | Path, extra: Iterable[str] = (), *, runs: Runs | None =
     return _write(workdir, runs, grids, found)
 
 
-def _write(workdir: str | Path, runs: Runs, grids: Sequence[Grid], found: Sequence[Outcome]) -> list[Path]:
+def _write(
+    workdir: str | Path, runs: Runs, grids: Sequence[Grid], found: Sequence[Outcome]
+) -> list[Path]:
     place = _curve_cells(found[0].curve)
     related = [
         _correlation_row(one)
@@ -102,7 +115,8 @@ def _write(workdir: str | Path, runs: Runs, grids: Sequence[Grid], found: Sequen
 def replay_grid(
     data: Grid, runs: Runs, own: Sequence[Trigger] | None = None, extra: Sequence[Trigger] = ()
 ) -> tuple[Outcome, ...]:
-    """Replays on what has been read: `own` rules, or None for the default ones, after `extra` ones."""
+    """Replays on what has been read: `own` rules, or None for the default ones, after `extra`
+    ones."""
     return tuple(
         outcome
         for curve in data.curves
@@ -115,8 +129,8 @@ def replay_grid(
 def default_rules(data: Grid, curve: Curve, runs: Runs) -> tuple[Trigger, ...]:
     """Gives the rules worth trying with the columns that were measured, and the config's own.
 
-    Peaks of the papers' signals, Early-Bird, EarlyCroP at the curve's sparsity, and plateaus of the primary
-    metric on train and validation data, each where its column exists.
+    Peaks of the papers' signals, Early-Bird, EarlyCroP at the curve's sparsity, and plateaus of the
+    primary metric on train and validation data, each where its column exists.
     """
     sparsity = curve.place["sparsity"]
     candidates = (
@@ -140,8 +154,9 @@ def configured(runs: Runs, columns: Iterable[str]) -> tuple[tuple[Trigger, ...],
         columns: that were measured.
 
     Returns:
-        The rule, if it can be used. And a line that says why not, of code that cannot be loaded; a built-in
-        rule that another version knew, or that looks at what was not measured, is left out silently.
+        The rule, if it can be used. And a line that says why not, of code that cannot be loaded; a
+        built-in rule that another version knew, or that looks at what was not measured, is left out
+        silently.
     """
     text = runs.config.get("fork", {}).get("trigger")
     if not text:
@@ -158,7 +173,8 @@ def configured(runs: Runs, columns: Iterable[str]) -> tuple[tuple[Trigger, ...],
 
 
 def notes(runs: Runs, grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[str]:
-    """Says why the config's own rule is not replayed, and which code of the user's has changed meanwhile.
+    """Says why the config's own rule is not replayed, and which code of the user's has changed
+    meanwhile.
 
     Args:
         runs: of a workdir.
@@ -174,14 +190,18 @@ def notes(runs: Runs, grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[
     replayed = [runs.config["fork"]["trigger"]] if own else []
     raised = {str(rule): why for data in grids for rule, why in data.raised.items()}
     lines = [problem, _changed_note(runs, [*replayed, *extra])]
-    lines += [f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()]
+    lines += [
+        f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()
+    ]
     return [line for line in lines if line]
 
 
 def _changed_note(runs: Runs, texts: Iterable[str]) -> str | None:
     """Names the code behind rules that is no longer what the runs were made with."""
     held = dict(runs.study.code)
-    paths = dict.fromkeys(path for text in texts for path in references.import_paths(text) if path in held)
+    paths = dict.fromkeys(
+        path for text in texts for path in references.import_paths(text) if path in held
+    )
     if not paths:
         return None
     references.use_folder(runs.study.folder)
@@ -202,7 +222,8 @@ def _digest(path: str) -> str | None:
 
 
 def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
-    """The paper's threshold where a mask can miss it, and a tenth of what masks can differ by at most.
+    """The paper's threshold where a mask can miss it, and a tenth of what masks can differ by at
+    most.
 
     Two masks of sparsity s differ on 2 min(s, 1 - s) of the weights at most: at s = 0.97 no mask is
     farther than 0.06 from another, and a threshold of 0.1 means "after epoch 5".
@@ -210,7 +231,9 @@ def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
     largest = 2 * min(sparsity, 1 - sparsity)
     thresholds = [0.1] if largest > 0.1 else []
     scaled = float(f"{largest / 10:.3g}")
-    return tuple(EarlyBird(threshold=threshold) for threshold in dict.fromkeys([*thresholds, scaled]))
+    return tuple(
+        EarlyBird(threshold=threshold) for threshold in dict.fromkeys([*thresholds, scaled])
+    )
 
 
 def grids_of(runs: Runs) -> list[Grid]:
@@ -219,7 +242,10 @@ def grids_of(runs: Runs) -> list[Grid]:
 
 
 def _parsed(rules: Iterable[str], grids: Iterable[Grid], runs: Runs) -> tuple[Trigger, ...]:
-    rules, columns = tuple(rules), tuple(dict.fromkeys(name for data in grids for name in data.columns))
+    rules, columns = (
+        tuple(rules),
+        tuple(dict.fromkeys(name for data in grids for name in data.columns)),
+    )
     references.use_folder(runs.study.folder)
     problems = [f"{text}: {problem}" for text in rules for problem in triggers.check(text, columns)]
     if problems:
@@ -288,7 +314,10 @@ def _correlation_row(one: correlation.Correlation) -> dict[str, Any]:
 
 
 def _mean_std(name: str, found: Stats | None) -> dict[str, float | None]:
-    return {f"{name}_mean": found.mean if found else None, f"{name}_std": found.std if found else None}
+    return {
+        f"{name}_mean": found.mean if found else None,
+        f"{name}_std": found.std if found else None,
+    }
 
 
 def _report(workdir: str, extra: Sequence[str]) -> str:
@@ -297,10 +326,14 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
     grids = grids_of(runs)
     if not any(data.curves for data in grids):
         remedy = "Rules are judged by measured forks."
-        raise InvalidInput([expected("WORKDIR", workdir, "to hold finished forks", remedy)])
+        raise unexpected("WORKDIR", workdir, "to hold finished forks", remedy)
     more = _parsed(extra, grids, runs)
     found = [outcome for data in grids for outcome in replay_grid(data, runs, None, more)]
-    parts = [rules_text.table(found), rules_text.correlation_tables(grids), *notes(runs, grids, extra)]
+    parts = [
+        rules_text.table(found),
+        rules_text.correlation_tables(grids),
+        *notes(runs, grids, extra),
+    ]
     files = ", ".join(map(str, _write(workdir, runs, grids, found)))
     return "\n".join([*filter(None, parts), f"Files: {files}"])
 

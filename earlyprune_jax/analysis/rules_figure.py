@@ -82,7 +82,9 @@ def _figure(outcomes: Sequence[Outcome], *, named: bool) -> "Figure":
     hidden = len(groups) - len(shown)
     more = f" ({len(shown)} of {len(groups)} curves; the others are in rules.csv)" if hidden else ""
     where = f": {words.label(outcomes[0].curve.setting)}" if named else ""
-    figure.suptitle(f"Which rule would have chosen well{where}{more}", x=0.01, ha="left", weight="bold")
+    figure.suptitle(
+        f"Which rule would have chosen well{where}{more}", x=0.01, ha="left", weight="bold"
+    )
     figure.legend(handles=_legend(), loc="outside lower left", ncols=4, frameon=False, fontsize=8.5)
     return figure
 
@@ -92,7 +94,9 @@ def _draw_epochs(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> No
     best = [choice.epoch for choice in oracle.choices if choice.epoch is not None] if oracle else []
     if best:
         # Half an epoch to both sides: a single best epoch is a band too.
-        axes.axvspan(min(best) - 0.5, max(best) + 0.5, color=BAND, alpha=0.18, linewidth=0, zorder=0)
+        axes.axvspan(
+            min(best) - 0.5, max(best) + 0.5, color=BAND, alpha=0.18, linewidth=0, zorder=0
+        )
     for row, outcome in enumerate(group):
         marks: dict[str, list[tuple[float, float]]] = {}
         for index, choice in enumerate(outcome.choices):
@@ -103,16 +107,27 @@ def _draw_epochs(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> No
         for status, places in marks.items():
             # One collection for many marks: each costs milliseconds, however few marks it holds.
             axes.scatter(
-                *zip(*places, strict=True), s=22, linewidths=1.1, zorder=3, **_style(status, outcome)
+                *zip(*places, strict=True),
+                s=22,
+                linewidths=1.1,
+                zorder=3,
+                **_style(status, outcome),
             )
     forks = list(group[0].curve.epochs)
     axes.plot(
-        forks, [1.0] * len(forks), "|", color=GREYS[1], transform=axes.get_xaxis_transform(), markersize=7
+        forks,
+        [1.0] * len(forks),
+        "|",
+        color=GREYS[1],
+        transform=axes.get_xaxis_transform(),
+        markersize=7,
     )
     drawing.epoch_axis(axes, group[0].num_epochs)
     size = f"{words.plural(len(group[0].choices), 'seed')}, T = {group[0].num_epochs}"
     place = group[0].curve.place
-    axes.set_title(f"{words.label(place.without(*place.setting.axes))}; {size}", loc="left", fontsize=9.5)
+    axes.set_title(
+        f"{words.label(place.without(*place.setting.axes))}; {size}", loc="left", fontsize=9.5
+    )
     axes.set_xlabel("chosen epoch, one mark a seed" if is_last else "")
 
 
@@ -121,19 +136,34 @@ def _draw_regrets(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> N
     random_time = rules_text.baseline(group, "random time")
     reference = random_time.over_seeds("regret") if random_time else None
     if reference:
-        axes.axvline(metric.scale * reference.mean, color=GREYS[1], linestyle=":", linewidth=1.2, zorder=1)
+        axes.axvline(
+            metric.scale * reference.mean, color=GREYS[1], linestyle=":", linewidth=1.2, zorder=1
+        )
     ends = [metric.scale * 0.001]
     for row, outcome in enumerate(group):
         found = outcome.over_seeds("regret")
         place, told = (0.015, row), rules_text.remarks(outcome)
         if found:
             mean, std = metric.scale * found.mean, metric.scale * (found.std or 0.0)
-            style = {"color": _color(outcome), "marker": "o", "markersize": 4.5, "capsize": 2.5, "zorder": 3}
+            style = {
+                "color": _color(outcome),
+                "marker": "o",
+                "markersize": 4.5,
+                "capsize": 2.5,
+                "zorder": 3,
+            }
             axes.errorbar([mean], [row], xerr=[std] if std else None, elinewidth=1.1, **style)
             ends.append(mean + std)
             lost = words.difference(found, metric, decimals=1, sign=False)
-            place, told = (1.01, row), drawing.spread(lost.removesuffix(f" {words.difference_unit(metric)}"))
-            told += "" if outcome.complete else f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
+            place, told = (
+                (1.01, row),
+                drawing.spread(lost.removesuffix(f" {words.difference_unit(metric)}")),
+            )
+            told += (
+                ""
+                if outcome.complete
+                else f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
+            )
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6} if found is None else None
         axes.annotate(
             told,
@@ -145,7 +175,9 @@ def _draw_regrets(axes: "Axes", group: Sequence[Outcome], *, is_last: bool) -> N
             color=_color(outcome),
         )
     axes.set_xlim(-0.03 * max(ends), 1.06 * max(ends))
-    unit = ", ".join(filter(None, ("regret against each seed's best fork", words.difference_unit(metric))))
+    unit = ", ".join(
+        filter(None, ("regret against each seed's best fork", words.difference_unit(metric)))
+    )
     axes.set_xlabel(unit if is_last else "")
 
 
@@ -163,7 +195,8 @@ def _name_rows(left: "Axes", right: "Axes", group: Sequence[Outcome]) -> None:
 
 
 def _name(outcome: Outcome) -> str:
-    """The rule's name, shortened; a baseline's with what it is, for its colour says that it is one."""
+    """The rule's name, shortened; a baseline's with what it is, for its colour says that it is
+    one."""
     if outcome.kind == "baseline":
         return BASELINES.get(outcome.trigger, outcome.trigger)
     name = rules_text.name(outcome)
@@ -194,9 +227,25 @@ def _legend() -> list[Any]:
     return [
         Line2D([], [], marker="o", linestyle="", color=COLORS[0], label="rule"),
         Line2D([], [], marker="o", linestyle="", color=GREYS[1], label="baseline"),
-        Line2D([], [], marker="|", linestyle="", color=GREYS[1], markersize=8, label="measured fork epoch"),
+        Line2D(
+            [],
+            [],
+            marker="|",
+            linestyle="",
+            color=GREYS[1],
+            markersize=8,
+            label="measured fork epoch",
+        ),
         Patch(color=BAND, alpha=0.18, linewidth=0, label="range of the seeds' best forks"),
-        Line2D([], [], marker="o", linestyle="", color=dark, markerfacecolor="white", label="between forks"),
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="",
+            color=dark,
+            markerfacecolor="white",
+            label="between forks",
+        ),
         Line2D([], [], marker="x", linestyle="", color=dark, label="outside all forks: no value"),
         Line2D([], [], linestyle=":", color=GREYS[1], label="random time's regret"),
     ]

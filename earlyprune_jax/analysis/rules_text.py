@@ -63,7 +63,9 @@ def correlation_tables(grids: Sequence[Grid]) -> str:
     axes = varying(curve.setting for _, curve in curves)
     parts = []
     for data, curve in curves:
-        parts.append(f"Rank correlation with fork {curve.metric.name}{_better(curve)}: {_label(curve, axes)}")
+        parts.append(
+            f"Rank correlation with fork {curve.metric.name}{_better(curve)}: {_label(curve, axes)}"
+        )
         rows = [
             (
                 one.signal,
@@ -95,7 +97,8 @@ def phrase(outcome: Outcome) -> str:
 
 
 def remarks(outcome: Outcome) -> str:
-    """Says what the means do not: seeds without a choice, without a value, with an interpolated one."""
+    """Says what the means do not: seeds without a choice, without a value, with an interpolated
+    one."""
     num_seeds = len(outcome.choices)
     parts = [
         f"{told} in {count} of {words.plural(num_seeds, 'seed')}"
@@ -116,12 +119,15 @@ def regret_words(outcome: Outcome) -> str:
     A mean of 0 without spread is exact, not noise.
     """
     interpolated = " (interpolated)" if outcome.count("interpolated") else ""
-    lost = words.difference(outcome.over_seeds("regret"), outcome.curve.metric, decimals=1, sign=False)
+    lost = words.difference(
+        outcome.over_seeds("regret"), outcome.curve.metric, decimals=1, sign=False
+    )
     return f"{lost}{interpolated}"
 
 
 def best_rule(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Finds the rule, no baseline, of the lowest mean regret among those with a value in every seed."""
+    """Finds the rule, no baseline, of the lowest mean regret among those with a value in every
+    seed."""
     return next((one for one in outcomes if one.kind == "rule" and one.complete), None)
 
 

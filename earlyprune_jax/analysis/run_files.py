@@ -1,7 +1,7 @@
 """The files of runs: run.json, metrics.jsonl and result.json of each, as rows of plain values.
 
-Grids of ten thousand runs are read in seconds: all epochs of a run are parsed at once, and only those of
-trunks are kept.
+Grids of ten thousand runs are read in seconds: all epochs of a run are parsed at once, and only
+those of trunks are kept.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from earlyprune_jax.analysis import study as studies
 from earlyprune_jax.analysis.places import SETTING
 from earlyprune_jax.analysis.study import Study
 from earlyprune_jax.metrics import Metric
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 GROUPS = ("trunks", "forks", "online")
 NEEDED = ("kind", *SETTING, "trunk_seed", "first_epoch", "last_epoch")
@@ -39,7 +39,8 @@ class RunFile:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """All runs of a workdir, and the distinct configs among them; empty ones of an earlier version."""
+    """All runs of a workdir, and the distinct configs among them; empty ones of an earlier
+    version."""
 
     study: Study
     runs: list[RunFile]
@@ -74,7 +75,9 @@ def read(workdir: str | Path) -> Files:
     return Files(study, runs, configs)
 
 
-def best_entry(entries: Sequence[Mapping[str, Any]], metric: Metric, split: str) -> Mapping[str, Any]:
+def best_entry(
+    entries: Sequence[Mapping[str, Any]], metric: Metric, split: str
+) -> Mapping[str, Any]:
     """Finds the epoch with the best finite value, the first of equals; empty without one.
 
     Args:
@@ -107,7 +110,8 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def _read_json(path: Path) -> Any:
-    """As `records.read_json`, which names what is damaged; this is the fast way where nothing is."""
+    """As `records.read_json`, which names what is damaged; this is the fast way where nothing
+    is."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -120,7 +124,7 @@ def _read_json(path: Path) -> Any:
 def _description(path: Path) -> dict[str, Any]:
     described = _read_json(path)
     if missing := [name for name in NEEDED if described.get(name) is None]:
-        raise InvalidInput([expected(str(path), sorted(described), f"to have {missing}")])
+        raise unexpected(str(path), sorted(described), f"to have {missing}")
     return described
 
 
@@ -135,7 +139,9 @@ def _entries(directory: Path) -> list[dict[str, Any]]:
     except ValueError:
         entries = []
     # Two damaged lines must not pass as the halves of one.
-    if len(entries) == whole.count(b"\n") + bool(whole) and all(type(one) is dict for one in entries):
+    if len(entries) == whole.count(b"\n") + bool(whole) and all(
+        type(one) is dict for one in entries
+    ):
         return entries
     return records.RunRecords(directory).epochs()
 

@@ -1,7 +1,7 @@
 """The runs of a workdir as one frame: a row per run, with all its axes, swept keys and numbers.
 
-Of trunks every epoch is kept, for its signals; of the runs pruned from them, which are many, only the last
-and the best. Pandas is imported on use: a process that trains needs none of it.
+Of trunks every epoch is kept, for its signals; of the runs pruned from them, which are many, only
+the last and the best. Pandas is imported on use: a process that trains needs none of it.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from earlyprune_jax.metrics import Metric
 ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
 """What run.json says of a run that pruned itself; `fork_epoch` is then the epoch of its weights."""
 Table = Any
-"""A pandas.DataFrame: its methods are typed for all kinds of columns at once, which helps no checker."""
+"""A pandas.DataFrame: its methods are typed for all kinds of columns at once, which helps no
+checker."""
 KINDS = ("trunk", "fork", "online")
 LOST = ("diverged", "failed")
 """How a run ends without a result: its numbers were no longer finite, or it raised."""
@@ -37,7 +38,8 @@ TEXTS = (
     "mode",
 )
 FRACTIONS = ("train_fraction", "sparsity", "achieved_sparsity", "final_lr", "seconds")
-"""Columns of text and of numbers; of the others those of metrics hold numbers, swept keys anything."""
+"""Columns of text and of numbers; of the others those of metrics hold numbers, swept keys
+anything."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,9 +50,9 @@ class Runs:
         study: the metrics.
         config: of `study.read_config`.
         swept: the swept keys; each has a column of its full name.
-        frame: a row per run: its directory's name, axes, status, metrics of the last epoch, the best
-            epochs. `end_epoch` is the last finished epoch; `complete` says that the run has finished and
-            was trained to the last epoch planned. No value is NA, None or NaN.
+        frame: a row per run: its directory's name, axes, status, metrics of the last epoch, the
+            best epochs. `end_epoch` is the last finished epoch; `complete` says that the run has
+            finished and was trained to the last epoch planned. No value is NA, None or NaN.
         entries: a trunk's directory -> its finished epochs, without values per parameter.
     """
 
@@ -203,7 +205,14 @@ def _sort_key(row: Mapping[str, Any], axes: Sequence[str]) -> tuple[Any, ...]:
 def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:
     import pandas as pd
 
-    columns = ("name", *result_columns(study, swept), "first_epoch", "last_epoch", "end_epoch", "complete")
+    columns = (
+        "name",
+        *result_columns(study, swept),
+        "first_epoch",
+        "last_epoch",
+        "end_epoch",
+        "complete",
+    )
     primary = study.primary.column("test")
     floats = {*FRACTIONS, *study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
     kinds = dict.fromkeys((*TEXTS, *swept.trunk, *swept.fork), "object") | {"complete": "bool"}

@@ -1,4 +1,5 @@
-"""What the signals did, in words: their maxima, their cost, and whether they told good fork epochs apart."""
+"""What the signals did, in words: their maxima, their cost, and whether they told good fork epochs
+apart."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ NUM_NAMED = 3
 
 
 def paragraphs(runs: Runs, found: Sequence[Peak]) -> Iterator[str]:
-    """Writes a line per headline signal: where it was largest, and whether that is a peak; then others.
+    """Writes a line per headline signal: where it was largest, and whether that is a peak; then
+    others.
 
     Args:
         runs: of one setting.
@@ -28,7 +30,9 @@ def paragraphs(runs: Runs, found: Sequence[Peak]) -> Iterator[str]:
         yield "Signals along the dense runs (mean over seeds):"
     for peak in found:
         yield f"  {words.signal_label(peak.signal, config)}: {_told(peak, table)}."
-    others = [name for name in peaks.main_signals([table]) if name not in peaks.headline_signals([table])]
+    others = [
+        name for name in peaks.main_signals([table]) if name not in peaks.headline_signals([table])
+    ]
     if others:
         yield f"  Also in signals.csv: {', '.join(words.signal_label(name, config) for name in others)}."
 
@@ -72,7 +76,8 @@ def distance_sentence(best: int, mean_peaks: Sequence[Peak], config: Mapping[str
 def correlation_sentence(
     curve: Curve, signals: Sequence[str], config: Mapping[str, Any], data: Grid
 ) -> str | None:
-    """Says which signal ranks the fork epochs as their quality does, and what the epoch number does."""
+    """Says which signal ranks the fork epochs as their quality does, and what the epoch number
+    does."""
     found = [correlation.correlation(data, curve, signal) for signal in signals]
     known = [one for one in found if one.over_seeds]
     if not known:
@@ -82,7 +87,9 @@ def correlation_sentence(
     told = []
     for one in known:
         control = "" if alike else f" (the epoch number {_rho(one.epoch_itself)})"
-        told.append(f"{words.signal_label(one.signal, config, short=True)} {_rho(one.over_seeds)}{control}")
+        told.append(
+            f"{words.signal_label(one.signal, config, short=True)} {_rho(one.over_seeds)}{control}"
+        )
     itself = f"; the epoch number itself {_rho(known[0].epoch_itself)}" if alike else ""
     name = curve.metric.name.replace("_", " ") if curve.metric.larger_is_better else "quality"
     return f"Rank correlation with fork {name}: {', '.join(told)}{itself}."
@@ -109,18 +116,23 @@ def read_budget(workdir: str | Path, runs: Runs) -> dict[str, Any]:
 
 
 def cost_sentence(runs: Runs, budget: Mapping[str, Any]) -> str | None:
-    """Gives the signals' seconds over those of training, and what the budget left out; None if unrecorded.
+    """Gives the signals' seconds over those of training, and what the budget left out; None if
+    unrecorded.
 
-    An epoch's seconds are the median over all trunks: the first epoch's also hold the compilation. A
-    signal that is measured every k epochs counts k times less. The dearest signals are named.
+    An epoch's seconds are the median over all trunks: the first epoch's also hold the compilation.
+    A signal that is measured every k epochs counts k times less. The dearest signals are named.
     """
     return " ".join(filter(None, (_shares(runs), _subsampled(budget)))) or None
 
 
 def _shares(runs: Runs) -> str:
-    entries = [entry for name in runs.of_kind("trunk").frame["name"] for entry in runs.entries[name]]
+    entries = [
+        entry for name in runs.of_kind("trunk").frame["name"] for entry in runs.entries[name]
+    ]
     timed = [
-        entry for entry in entries if entry.get("train_seconds") and entry.get("signal_seconds") is not None
+        entry
+        for entry in entries
+        if entry.get("train_seconds") and entry.get("signal_seconds") is not None
     ]
     names = dict.fromkeys(name for entry in timed for name in entry["signal_seconds"])
     if not names:
@@ -134,17 +146,23 @@ def _shares(runs: Runs) -> str:
     dearest = sorted(seconds, key=lambda name: (-seconds[name], name))
     named = [f"{_label(name)} {_percent(seconds[name] / total)}" for name in dearest[:NUM_NAMED]]
     rest = sum(seconds[name] for name in dearest[NUM_NAMED:])
-    named += [f"the other {len(dearest) - NUM_NAMED} {_percent(rest / total)}"] if dearest[NUM_NAMED:] else []
-    return (
-        f"Signals took {_percent(sum(seconds.values()) / total)} of the training time ({', '.join(named)})."
+    named += (
+        [f"the other {len(dearest) - NUM_NAMED} {_percent(rest / total)}"]
+        if dearest[NUM_NAMED:]
+        else []
     )
+    return f"Signals took {_percent(sum(seconds.values()) / total)} of the training time ({', '.join(named)})."
 
 
 def _subsampled(budget: Mapping[str, Any]) -> str:
     total, parts = budget.get("num_examples"), []
     for name, chosen in budget.get("signals", {}).items():
         fewer, every = chosen.get("num_examples"), chosen.get("every_epochs", 1)
-        told = [f"looked at {fewer} of {total} examples"] if fewer is not None and fewer != total else []
+        told = (
+            [f"looked at {fewer} of {total} examples"]
+            if fewer is not None and fewer != total
+            else []
+        )
         told += [f"was measured every {every} epochs"] if every > 1 else []
         parts += [f"{_label(name)} {' and '.join(told)}"] if told else []
     limit = budget.get("max_overhead_fraction", 0)

@@ -1,4 +1,5 @@
-"""Means and deviations over repeats, also of tables in which some runs are missing; larger is better."""
+"""Means and deviations over repeats, also of tables in which some runs are missing; larger is
+better."""
 
 import dataclasses
 import math
@@ -17,7 +18,8 @@ class Stats:
     n: int
 
     def half_width(self) -> float:
-        """Gives half the 95 % confidence interval of the mean, t(n-1) * std / sqrt(n); infinite for n = 1.
+        """Gives half the 95 % confidence interval of the mean, t(n-1) * std / sqrt(n); infinite for
+        n = 1.
 
         Example:
             >>> round(Stats(0.0, 1.0, 4).half_width(), 3)
@@ -26,7 +28,9 @@ class Stats:
         from scipy.special import stdtrit
 
         return (
-            math.inf if self.std is None else float(stdtrit(self.n - 1, 0.975)) * self.std / math.sqrt(self.n)
+            math.inf
+            if self.std is None
+            else float(stdtrit(self.n - 1, 0.975)) * self.std / math.sqrt(self.n)
         )
 
     def __neg__(self) -> "Stats":
@@ -39,7 +43,8 @@ class Stats:
 
 
 def stats(values: Iterable[Any]) -> Stats:
-    """Takes mean and sample standard deviation of the values that are neither None nor NaN; at least one.
+    """Takes mean and sample standard deviation of the values that are neither None nor NaN; at
+    least one.
 
     Example:
         >>> stats([1.0, 2.0, 3.0])
@@ -83,7 +88,8 @@ def mean_of(values: np.ndarray, *, axis: int) -> np.ndarray:
 
 
 def row_means(values: np.ndarray) -> np.ndarray:
-    """Takes the means over repeats [E] of a row [E, R], comparable where some repeats lack some epochs.
+    """Takes the means over repeats [E] of a row [E, R], comparable where some repeats lack some
+    epochs.
 
     What a repeat adds to all epochs is taken off it, measured where all repeats have values, before
     the mean: a good seed that has finished the early epochs only would lift them. With a full row
@@ -128,7 +134,8 @@ def best_of(chosen_on: np.ndarray, columns: Sequence[int]) -> int | None:
 
 
 def plain_difference(measured: np.ndarray, first: int | None, second: int | None) -> Stats | None:
-    """Takes mean and std over paired repeats of measured[first] - measured[second]; None where there is none.
+    """Takes mean and std over paired repeats of measured[first] - measured[second]; None where
+    there is none.
 
     Both columns having been chosen on the same runs, it holds their luck.
     """
@@ -140,9 +147,11 @@ def plain_difference(measured: np.ndarray, first: int | None, second: int | None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusts p-values by Holm's method: at most 5 % of families then have a false one at or below .05.
+    """Adjusts p-values by Holm's method: at most 5 % of families then have a false one at or below
+    .05.
 
-    The k-th smallest of m is multiplied by m - k + 1, and is at least the one before it. None stays None.
+    The k-th smallest of m is multiplied by m - k + 1, and is at least the one before it. None stays
+    None.
 
     Example:
         >>> holm([0.01, None, 0.04, 0.03])

@@ -8,7 +8,7 @@ from typing import Any
 from earlyprune_jax import records, spec
 from earlyprune_jax.analysis.places import NAMES
 from earlyprune_jax.metrics import PERCENT, Metric
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "validation", "test")
 LOSS = Metric("loss", "nats", larger_is_better=False)
@@ -22,7 +22,8 @@ class Study:
         metrics: in the order of the tables.
         primary: decides which fork epoch is best.
         folder: where code of the user's is found; None where that is not known.
-        code: (import path, digest) of the user's code that the runs were made with; see `references.digest`.
+        code: (import path, digest) of the user's code that the runs were made with; see
+            `references.digest`.
 
     Example:
         >>> Study((LOSS,), LOSS).columns
@@ -86,7 +87,7 @@ def read_study(workdir: str | Path) -> Study | None:
         (primary,) = (metric for metric in metrics if metric.name == held["primary"])
     except (KeyError, TypeError, ValueError) as error:
         allowed = "to name metrics and the primary one"
-        raise InvalidInput([expected(str(path), sorted(held), allowed, records.REMEDY)]) from error
+        raise unexpected(str(path), sorted(held), allowed, records.REMEDY) from error
     code = held.get("code") or {}
     return Study(metrics, primary, held.get("folder"), tuple(sorted(code.items())))
 
@@ -94,8 +95,8 @@ def read_study(workdir: str | Path) -> Study | None:
 def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
     """Tells the metrics of a workdir without study.json from what its runs have recorded.
 
-    Earlier versions trained classifiers only: a loss in nats, and fractions shown in percent, of which
-    the first is the primary one.
+    Earlier versions trained classifiers only: a loss in nats, and fractions shown in percent, of
+    which the first is the primary one.
 
     Args:
         entries: epochs of runs.
@@ -124,16 +125,25 @@ def swept_keys(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) 
         Swept(trunk=('optim.weight_decay',), fork=())
     """
     sweep = config.get("sweep") or {}
-    named = {key for key in sweep if key != "rows"} | {key for row in sweep.get("rows", ()) for key in row}
+    named = {key for key in sweep if key != "rows"} | {
+        key for row in sweep.get("rows", ()) for key in row
+    }
     found = {}
     for part, kinds in (("trunk", ("data", "trunk")), ("fork", ("fork",))):
         decided = [spec.deciding(one, *kinds) for one in configs]
         keys = dict.fromkeys(key for one in decided for key in one)
-        differing = {key for key in keys if len({frozen(one[key]) for one in decided if key in one}) > 1}
+        differing = {
+            key for key in keys if len({frozen(one[key]) for one in decided if key in one}) > 1
+        }
         every = dict.fromkeys(
-            [*keys, *(key for key in sorted(named) if key in spec.KEYS and spec.decides(key) in kinds)]
+            [
+                *keys,
+                *(key for key in sorted(named) if key in spec.KEYS and spec.decides(key) in kinds),
+            ]
         )
-        found[part] = tuple(key for key in every if key in differing | named and key not in NAMES.values())
+        found[part] = tuple(
+            key for key in every if key in differing | named and key not in NAMES.values()
+        )
     return Swept(found["trunk"], tuple(key for key in found["fork"] if key not in found["trunk"]))
 
 

@@ -48,13 +48,15 @@ class Layout:
 
 
 def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
-    """Says in plain text which fork epoch was best, at what cost, where the signals peaked, what to do.
+    """Says in plain text which fork epoch was best, at what cost, where the signals peaked, what to
+    do.
 
-    Numbers are last-epoch test metrics: mean +- sample standard deviation (n - 1) over runs. A fork epoch is
-    chosen on last-epoch validation where every run of its curve has it; otherwise on the test metric that is
-    reported, and the text says so. A lead over another epoch counts as more than noise where the test of
-    `lead.lead` says so. Of several settings each has a part of its own, since their trunks cannot be averaged
-    or paired. The last paragraph is one sentence, the recommendation.
+    Numbers are last-epoch test metrics: mean +- sample standard deviation (n - 1) over runs. A fork
+    epoch is chosen on last-epoch validation where every run of its curve has it; otherwise on the
+    test metric that is reported, and the text says so. A lead over another epoch counts as more
+    than noise where the test of `lead.lead` says so. Of several settings each has a part of its
+    own, since their trunks cannot be averaged or paired. The last paragraph is one sentence, the
+    recommendation.
 
     Args:
         workdir: The experiment's directory, finished or not.
@@ -126,7 +128,9 @@ def _counted(statuses: Iterable[str], always: Sequence[str], others: Sequence[st
 def _runs_text(runs: Runs) -> str:
     if not len(runs):
         return "Runs: none yet."
-    text = _counted(runs.frame["status"], ("finished", "diverged", "skipped"), ("failed", "unfinished"))
+    text = _counted(
+        runs.frame["status"], ("finished", "diverged", "skipped"), ("failed", "unfinished")
+    )
     return f"Runs: {text}{' (not in results.csv)' if 'unfinished' in text else ''}."
 
 
@@ -135,7 +139,9 @@ def _comparisons_text(compared: Sequence[comparisons.Comparison]) -> str | None:
     failed = [one for one in compared if one.status == "failed"]
     if not failed:
         return None
-    text = _counted((one.status for one in compared), (), ("finished", "skipped", "unfinished", "failed"))
+    text = _counted(
+        (one.status for one in compared), (), ("finished", "skipped", "unfinished", "failed")
+    )
     reasons = dict.fromkeys(one.reason or "no reason given" for one in failed)
     why = textwrap.shorten("; ".join(reasons), curves_text.REASON_LENGTH, placeholder=" ...")
     return f"Comparisons: {text} ({why})."
@@ -158,7 +164,9 @@ def _failed_text(runs: Runs) -> str | None:
     """The trunks that raised: their forks are missing for that reason."""
     frame = runs.frame
     failed = list(each(frame[(frame["kind"] == "trunk") & (frame["status"] == "failed")]))
-    named = ", ".join(f"seed {run.trunk_seed} {curves_text.ending(run)}" for run in failed[:MAX_NAMED])
+    named = ", ".join(
+        f"seed {run.trunk_seed} {curves_text.ending(run)}" for run in failed[:MAX_NAMED]
+    )
     more = f", and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
     return f"Dense runs that did not finish: {named}{more}." if failed else None
 
@@ -178,7 +186,8 @@ def _rule_paragraphs(data: Grid, outcomes: Sequence[Outcome], num_lines: int) ->
 
 
 def _how_chosen(all_curves: Sequence[Curve], runs: Runs, layout: Layout) -> Iterator[str | None]:
-    """What holds of the forks of all settings: how the best were chosen, and what their table means."""
+    """What holds of the forks of all settings: how the best were chosen, and what their table
+    means."""
     yield _selection_text(all_curves, runs.metric.name.replace("_", " "))
     if layout.many_curves:
         yield curves_text.notes(runs.metric)
@@ -203,6 +212,10 @@ def _files_text(workdir: Path) -> str | None:
     for stem in publish.figure_stems(workdir):
         for extension in ("png", "svg"):
             drawn = sorted(path.name for path in workdir.glob(f"figures/{stem}*.{extension}"))
-            pattern = f"{stem}*.{extension}" if f"{stem}.{extension}" in drawn else f"{stem}_*.{extension}"
+            pattern = (
+                f"{stem}*.{extension}"
+                if f"{stem}.{extension}" in drawn
+                else f"{stem}_*.{extension}"
+            )
             present += [f"figures/{one}" for one in (drawn if len(drawn) < 2 else [pattern])]
     return f"Files in {workdir}: {', '.join(present)}" if present else None

@@ -22,7 +22,8 @@ def amount(
     sign: bool = False,
     unit: bool = True,
 ) -> str:
-    """Writes mean +- std in a metric's unit; the spread only where there is one, a dash without a mean.
+    """Writes mean +- std in a metric's unit; the spread only where there is one, a dash without a
+    mean.
 
     Args:
         found: in the metric's own direction, fractions where it is shown in percent.
@@ -184,7 +185,9 @@ def label(place: Place, axes: Sequence[str] | None = None) -> str:
         >>> label(place, ["criterion", "sparsity", "rule"])
         'magnitude, 97 % removed, rule paper_a'
     """
-    return ", ".join(_word(axis, value) for axis, value in place.items if axes is None or axis in axes)
+    return ", ".join(
+        _word(axis, value) for axis, value in place.items if axes is None or axis in axes
+    )
 
 
 def short(place: Place) -> str:
@@ -280,7 +283,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
           long  c
     """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
     return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
@@ -289,5 +295,9 @@ def wrapped(paragraph: str) -> str:
     indent = " " * (len(paragraph) - len(paragraph.lstrip()))
     # A long path must stay in one piece, to be copied.
     return textwrap.fill(
-        paragraph, WIDTH, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+        paragraph,
+        WIDTH,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 IMAGE_SHAPE = (32, 32, 3)
 _PIXEL_BYTES = 32 * 32 * 3
@@ -121,15 +121,21 @@ def read(archive: Archive, path: Path) -> Contents:
     images, labels = {}, {}
     try:
         with tarfile.open(path) as tar:
-            for split, members in (("train", archive.train_members), ("test", archive.test_members)):
+            for split, members in (
+                ("train", archive.train_members),
+                ("test", archive.test_members),
+            ):
                 data = b"".join(_member(tar, archive, member) for member in members)
                 columns, images[split] = parse_records(data, len(label_names))
                 labels[split] = dict(zip(label_names, columns.T, strict=True))
             class_names = {
-                name: tuple(_member(tar, archive, member).decode().split()) for name, member in archive.labels
+                name: tuple(_member(tar, archive, member).decode().split())
+                for name, member in archive.labels
             }
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, KeyError) as error:
-        raise _unusable(archive, path, f"to hold the binary version of {archive.name} ({error})") from error
+        raise _unusable(
+            archive, path, f"to hold the binary version of {archive.name} ({error})"
+        ) from error
     return Contents(images, labels, class_names)
 
 
@@ -152,12 +158,14 @@ def verify(archive: Archive, path: Path) -> None:
     except OSError as error:
         raise _unusable(archive, path, f"to be a readable file ({error.strerror})") from error
     if found != archive.sha256:
-        allowed = f"to have SHA-256 {archive.sha256}, not {found}: it is cut off, changed or another file"
+        allowed = (
+            f"to have SHA-256 {archive.sha256}, not {found}: it is cut off, changed or another file"
+        )
         raise _unusable(archive, path, allowed)
 
 
 def _unusable(archive: Archive, path: Path, allowed: str) -> InvalidInput:
-    return InvalidInput([expected("archive", str(path), allowed, f"Get it from {archive.url}.")])
+    return unexpected("archive", str(path), allowed, f"Get it from {archive.url}.")
 
 
 def download(archive: Archive, path: Path) -> None:
@@ -183,7 +191,9 @@ def download(archive: Archive, path: Path) -> None:
             f"`python -m earlyprune_jax.data.prepare {archive.name} DIR --archive FILE`, "
             f"then set data.data_dir=DIR."
         )
-        problem = expected(f"archive of {archive.name}", archive.url, f"to be reachable ({error})", remedy)
+        problem = expected(
+            f"archive of {archive.name}", archive.url, f"to be reachable ({error})", remedy
+        )
         raise InvalidInput([problem]) from error
 
 

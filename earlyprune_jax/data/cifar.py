@@ -13,7 +13,12 @@ import numpy as np
 
 from earlyprune_jax.data.archive import IMAGE_SHAPE
 from earlyprune_jax.data.source import Facts, Source, image_facts, image_source, path_of
-from earlyprune_jax.data.tfds_directory import RECORD_FORMAT, default_data_dir, find, prepare_command
+from earlyprune_jax.data.tfds_directory import (
+    RECORD_FORMAT,
+    default_data_dir,
+    find,
+    prepare_command,
+)
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected
 
@@ -70,7 +75,9 @@ def load(spec: DataSpec) -> Source:
     builder = found.builder
     names = tuple(builder.info.features["label"].names)
     has_names = names != tuple(str(i) for i in range(len(names)))
-    return image_source(_read(builder, "train"), _read(builder, "test"), names if has_names else None)
+    return image_source(
+        _read(builder, "train"), _read(builder, "test"), names if has_names else None
+    )
 
 
 def _data_dir(spec: DataSpec) -> Path:
@@ -96,7 +103,9 @@ def _records(builder: Any, split: str) -> list[dict[str, Any]]:
     )
     try:
         records = source.__getitems__(list(range(len(source))))
-    except Exception as error:  # array_record raises bare RuntimeError, IndexError and protobuf's errors
+    except (
+        Exception
+    ) as error:  # array_record raises bare RuntimeError, IndexError and protobuf's errors
         raise InvalidInput([_damaged(builder, split, error)]) from error
     return sorted(records, key=lambda record: record["id"])
 

@@ -1,8 +1,9 @@
 """`folder:PATH`: the user's own image files, PATH/train/CLASS/* and PATH/test/CLASS/*.
 
-Labels number the classes in the order of their sorted names; examples are in the order of class and file
-name. Files are png, jpg, jpeg, bmp or webp, of one size; grey ones have one channel, all others are read as
-RGB. Names that begin with a dot are ignored. Files are looked at through their headers until they are read.
+Labels number the classes in the order of their sorted names; examples are in the order of class and
+file name. Files are png, jpg, jpeg, bmp or webp, of one size; grey ones have one channel, all
+others are read as RGB. Names that begin with a dot are ignored. Files are looked at through their
+headers until they are read.
 """
 
 import functools
@@ -30,7 +31,9 @@ def inspect(spec: DataSpec) -> tuple[list[str], Facts | None]:
     """Every problem found in names and headers; the facts if there is none."""
     root = _root(spec)
     if not spec.name[len(PREFIX) :]:
-        return [expected("data.name", spec.name, "to be folder:PATH", "Put a path after the colon.")], None
+        return [
+            expected("data.name", spec.name, "to be folder:PATH", "Put a path after the colon.")
+        ], None
     if not root.is_dir():
         return [expected("data.name", spec.name, "to name a folder that exists", _LAYOUT)], None
     files = {split: _files(root / split) for split in _SPLITS if (root / split).is_dir()}
@@ -79,7 +82,9 @@ def _all(files: Files) -> list[Path]:
 
 def _name_problems(spec: DataSpec, root: Path, files: dict[str, Files]) -> list[str]:
     if missing := [split for split in _SPLITS if split not in files]:
-        return [expected("data.name", spec.name, f"to hold a folder {' and '.join(missing)}", _LAYOUT)]
+        return [
+            expected("data.name", spec.name, f"to hold a folder {' and '.join(missing)}", _LAYOUT)
+        ]
     problems, others = [], []
     for split, other in (_SPLITS, _SPLITS[::-1]):
         names = [name for name, _ in files[split]]
@@ -91,7 +96,10 @@ def _name_problems(spec: DataSpec, root: Path, files: dict[str, Files]) -> list[
             problems.append(expected(thing, more, f"to have folders in {root / other} too", remedy))
         for name, of_class in files[split]:
             if not any(map(_is_image, of_class)):
-                thing, remedy = f"number of images in {root / split / name}", "Put some in, or remove it."
+                thing, remedy = (
+                    f"number of images in {root / split / name}",
+                    "Put some in, or remove it.",
+                )
                 problems.append(expected(thing, 0, "to be at least 1", remedy))
             allowed = f"to be an image ({', '.join(_SUFFIXES)})"
             remedy = "Convert it, or remove it; names that begin with a dot are ignored."
@@ -101,10 +109,13 @@ def _name_problems(spec: DataSpec, root: Path, files: dict[str, Files]) -> list[
 
 
 @functools.lru_cache(maxsize=8)
-def _headers(listing: tuple[tuple[Path, int, int], ...]) -> tuple[list[str], tuple[int, int, int] | None]:
+def _headers(
+    listing: tuple[tuple[Path, int, int], ...],
+) -> tuple[list[str], tuple[int, int, int] | None]:
     """What is wrong with the headers of the files, and the shape of an image: that of most of them.
 
-    Remembered as long as sizes and times of the files are the same: an experiment asks several times.
+    Remembered as long as sizes and times of the files are the same: an experiment asks several
+    times.
     """
     found, problems = {}, []
     for file, _, _ in listing:
@@ -116,11 +127,15 @@ def _headers(listing: tuple[tuple[Path, int, int], ...]) -> tuple[list[str], tup
         return shortened(problems), None
     ((usual, _),) = Counter(found.values()).most_common(1)
     like = next(file for file, shape in found.items() if shape == usual)
-    remedy = "Resize or convert it: images of a source have one size, and are all grey or all in colour."
+    remedy = (
+        "Resize or convert it: images of a source have one size, and are all grey or all in colour."
+    )
     for file, shape in found.items():
         if shape != usual:
             allowed = f"to be {usual}, as that of {like}"
-            problems.append(expected(f"(height, width, channels) of {file}", shape, allowed, remedy))
+            problems.append(
+                expected(f"(height, width, channels) of {file}", shape, allowed, remedy)
+            )
     return shortened(problems), usual
 
 

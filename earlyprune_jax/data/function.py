@@ -1,13 +1,15 @@
 """`module:function` or `module:function(arguments)`: the user's own data, images or anything else.
 
-The function returns a mapping with `train` and `test`. Each is an array, or a mapping of names to arrays or
-further mappings; an array is anything that `numpy.asarray` takes, and has an axis of examples in front.
+The function returns a mapping with `train` and `test`. Each is an array, or a mapping of names to
+arrays or further mappings; an array is anything that `numpy.asarray` takes, and has an axis of
+examples in front.
 
     def load(length=16):
         return {"train": {"tokens": train_tokens, "next": train_next}, "test": {...}}
 
-Splits of exactly `images` and `labels` are image classification. Where both splits hold whole numbers
-`labels` [N], what is drawn from them is stratified by these. The function is called once per process.
+Splits of exactly `images` and `labels` are image classification. Where both splits hold whole
+numbers `labels` [N], what is drawn from them is stratified by these. The function is called once
+per process.
 """
 
 from collections.abc import Mapping
@@ -29,7 +31,7 @@ from earlyprune_jax.data.source import (
     named_leaves,
 )
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 _SPLITS = ("train", "test")
 _RETURN = "Return {'train': ..., 'test': ...}, each a mapping of names to arrays with one row per example."
@@ -44,7 +46,10 @@ def inspect(spec: DataSpec) -> tuple[list[str], Facts | None]:
         return list(error.problems), None
     if not source.holds_images:
         return [], facts_of(source)
-    labels = {("train", "labels"): source.train["labels"], ("test", "labels"): source.test["labels"]}
+    labels = {
+        ("train", "labels"): source.train["labels"],
+        ("test", "labels"): source.test["labels"],
+    }
     problems = value_problems(spec, labels, _names(spec.name))
     return problems, None if problems else facts_of(load(spec), spec.num_classes)
 
@@ -58,7 +63,9 @@ def load(spec: DataSpec) -> Source:
     source = _returned(spec.name)
     if not source.holds_images:
         return source
-    train, test = (rows | {"labels": rows["labels"].astype(np.int32)} for rows in (source.train, source.test))
+    train, test = (
+        rows | {"labels": rows["labels"].astype(np.int32)} for rows in (source.train, source.test)
+    )
     return image_source(train, test)
 
 
@@ -69,32 +76,43 @@ def _returned(name: str) -> Source:
         try:
             returned = function()
             returned = dict(returned) if isinstance(returned, Mapping) else returned
-        except (Exception, SystemExit) as error:  # it is the user's code: whatever it raises is the problem
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # it is the user's code: whatever it raises is the problem
             allowed = f"to return data. It raised {type(error).__name__}: {error}"
-            raise InvalidInput([expected("data.name", name, allowed)]) from error
+            raise unexpected("data.name", name, allowed) from error
         _READ[key] = _source(name, returned)
     return _READ[key]
 
 
 def _names(name: str) -> dict[Key, str]:
-    return {(split, part): f"{split}[{part!r}] of {name}" for split in _SPLITS for part in IMAGE_KEYS}
+    return {
+        (split, part): f"{split}[{part!r}] of {name}" for split in _SPLITS for part in IMAGE_KEYS
+    }
 
 
 def _source(name: str, returned: Any) -> Source:
     if not isinstance(returned, dict):
-        raise InvalidInput([expected(f"result of {name}", _kind(returned), "to be a mapping", _RETURN)])
+        raise unexpected(f"result of {name}", _kind(returned), "to be a mapping", _RETURN)
     problems: list[str] = []
     if set(returned) != set(_SPLITS):
         remedy = f"{_RETURN} A validation split is drawn from train: data.validation_fraction."
         thing = f"keys of the result of {name}"
         problems.append(expected(thing, list(returned), "to be train and test", remedy))
-    trees = {split: _tree(name, split, returned[split], problems) for split in _SPLITS if split in returned}
+    trees = {
+        split: _tree(name, split, returned[split], problems)
+        for split in _SPLITS
+        if split in returned
+    }
     if problems:
         raise InvalidInput(problems)
     train, test = trees["train"], trees["test"]
     if are_images(train) and are_images(test):
         names = _names(name)
-        problems = array_problems({(split, part): trees[split][part] for split, part in names}, names)
+        problems = array_problems(
+            {(split, part): trees[split][part] for split, part in names}, names
+        )
     else:
         problems = _tree_problems(name, trees)
     if problems:
@@ -103,7 +121,8 @@ def _source(name: str, returned: Any) -> Source:
 
 
 def _tree(name: str, path: str, value: Any, problems: list[str]) -> Any:
-    """Mappings as dicts, their leaves as arrays of the user's memory; what is wrong goes to `problems`."""
+    """Mappings as dicts, their leaves as arrays of the user's memory; what is wrong goes to
+    `problems`."""
 
     def wrong(found: Any, allowed: str) -> None:
         problems.append(expected(f"{path} of {name}", found, allowed, _RETURN))
@@ -113,21 +132,31 @@ def _tree(name: str, path: str, value: Any, problems: list[str]) -> Any:
             if not value or not all(isinstance(part, str) for part in value):
                 return wrong(list(value), "to have names, each a text")
             return {part: _tree(name, f"{path}[{part!r}]", value[part], problems) for part in value}
-        if isinstance(value, tuple):  # several arrays, or one? of equal shapes they would be stacked
+        if isinstance(
+            value, tuple
+        ):  # several arrays, or one? of equal shapes they would be stacked
             return wrong(_kind(value), "to be a mapping or an array")
         array = np.asarray(value)
     except Exception as error:  # of the user's classes
         return wrong(_kind(value), f"to be a mapping or an array ({type(error).__name__}: {error})")
-    if array.dtype.kind not in "biufc" and not jnp.issubdtype(array.dtype, jnp.floating):  # e.g. bfloat16
+    if array.dtype.kind not in "biufc" and not jnp.issubdtype(
+        array.dtype, jnp.floating
+    ):  # e.g. bfloat16
         return wrong(f"{_kind(value)} of dtype {array.dtype}", "to hold numbers or truth values")
     if array.ndim == 0 or len(array) == 0:
-        return wrong(f"an array of shape {array.shape}", "to have an axis of at least one example in front")
+        return wrong(
+            f"an array of shape {array.shape}", "to have an axis of at least one example in front"
+        )
     # A view: the array that the user holds stays writable, and it is not copied.
     return array.astype(array.dtype.newbyteorder("="), copy=False).view()
 
 
 def _kind(value: Any) -> str:
-    return f"{value!r:.60}" if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    return (
+        f"{value!r:.60}"
+        if isinstance(value, str | int | float | None)
+        else f"a {type(value).__name__}"
+    )
 
 
 def _tree_problems(name: str, trees: dict[str, Any]) -> list[str]:
@@ -142,7 +171,10 @@ def _tree_problems(name: str, trees: dict[str, Any]) -> list[str]:
     train, test = leaves["train"], leaves["test"]
     if train.keys() != test.keys():
         allowed = f"to be those of train, {[f'train{path}' for path in train]}"
-        return [*problems, expected(f"arrays of test of {name}", [f"test{path}" for path in test], allowed)]
+        return [
+            *problems,
+            expected(f"arrays of test of {name}", [f"test{path}" for path in test], allowed),
+        ]
     for path, leaf in test.items():
         wanted, found = ((one.shape[1:], str(one.dtype)) for one in (train[path], leaf))
         if wanted != found:

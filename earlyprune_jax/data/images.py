@@ -21,7 +21,8 @@ def array_problems(headers: Mapping[Key, Any], names: Names) -> list[str]:
     """What is wrong with the shapes and types of the arrays of both splits.
 
     Args:
-        headers: (split, "images" or "labels") -> anything with shape and dtype; some may be missing.
+        headers: (split, "images" or "labels") -> anything with shape and dtype; some may be
+            missing.
         names: what messages call them.
 
     Returns:
@@ -49,7 +50,9 @@ def array_problems(headers: Mapping[Key, Any], names: Names) -> list[str]:
 def _image_problems(thing: str, header: Any) -> list[str]:
     problems = []
     if header.dtype != np.uint8:
-        remedy = "Store pixels as 0 .. 255; data of your own task: name the array other than images."
+        remedy = (
+            "Store pixels as 0 .. 255; data of your own task: name the array other than images."
+        )
         problems.append(expected(f"dtype of {thing}", str(header.dtype), "to be uint8", remedy))
     if len(header.shape) != 4:
         remedy = "Grey images: x[..., np.newaxis]."
@@ -63,7 +66,9 @@ def _label_problems(thing: str, header: Any) -> list[str]:
     problems = []
     if header.dtype.kind not in "iu":
         remedy = "Store class numbers: y.astype(np.int32)."
-        problems.append(expected(f"dtype of {thing}", str(header.dtype), "to be an integer type", remedy))
+        problems.append(
+            expected(f"dtype of {thing}", str(header.dtype), "to be an integer type", remedy)
+        )
     if len(header.shape) != 1:
         remedy = "One class number per image."
         problems.append(expected(f"shape of {thing}", header.shape, "to be [N]", remedy))
@@ -72,7 +77,11 @@ def _label_problems(thing: str, header: Any) -> list[str]:
 
 def usable_labels(headers: Mapping[Key, Any]) -> list[Key]:
     """The keys of the labels whose shape and type are right: their values can be looked at."""
-    return [key for key, header in headers.items() if key[1] == "labels" and not _label_problems("", header)]
+    return [
+        key
+        for key, header in headers.items()
+        if key[1] == "labels" and not _label_problems("", header)
+    ]
 
 
 def value_problems(spec: DataSpec, labels: Mapping[Key, np.ndarray], names: Names) -> list[str]:
@@ -85,7 +94,9 @@ def value_problems(spec: DataSpec, labels: Mapping[Key, np.ndarray], names: Name
     """
     remedy = "Set data.num_classes to 1 + the largest label, or renumber the classes from 0."
     if spec.num_classes < 2:
-        return [expected("data.num_classes", spec.num_classes, "to be at least 2 for images", remedy)]
+        return [
+            expected("data.num_classes", spec.num_classes, "to be at least 2 for images", remedy)
+        ]
     problems = []
     for key, values in labels.items():
         outside = sorted({int(v) for v in np.unique(values) if not 0 <= v < spec.num_classes})
@@ -102,7 +113,9 @@ def key_problems(spec: DataSpec, facts: Facts) -> list[str]:
     problems = []
     if spec.num_classes != len(facts.counts):
         remedy = f"{spec.name} has that many."
-        problems.append(expected("data.num_classes", spec.num_classes, f"to be {len(facts.counts)}", remedy))
+        problems.append(
+            expected("data.num_classes", spec.num_classes, f"to be {len(facts.counts)}", remedy)
+        )
     for key, values in (("mean", spec.mean), ("std", spec.std)):
         if values and len(values) != channels:
             allowed = f"to have {channels} number{'s' if channels > 1 else ''}"
@@ -131,9 +144,9 @@ def foreign_problems(spec: DataSpec) -> list[str]:
 def normalisation(source: Source, spec: DataSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and standard deviation per channel that `normalize` takes.
 
-    Where `spec` gives () they are those of all training images of the source, scaled to [0, 1]: over
-    images and pixels, population standard deviation. They do not depend on the split or the subset. A
-    channel of one value everywhere has the standard deviation 1: normalised, it is 0.
+    Where `spec` gives () they are those of all training images of the source, scaled to [0, 1]:
+    over images and pixels, population standard deviation. They do not depend on the split or the
+    subset. A channel of one value everywhere has the standard deviation 1: normalised, it is 0.
 
     Args:
         source: of `read`.

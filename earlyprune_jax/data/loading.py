@@ -8,7 +8,15 @@ import numpy as np
 from earlyprune_jax import references
 from earlyprune_jax.data import cifar, digits, folder, function, npz
 from earlyprune_jax.data.images import foreign_problems, key_problems
-from earlyprune_jax.data.source import Facts, Source, are_images, facts_of, num_examples, resized, take
+from earlyprune_jax.data.source import (
+    Facts,
+    Source,
+    are_images,
+    facts_of,
+    num_examples,
+    resized,
+    take,
+)
 from earlyprune_jax.data.splits import class_shares, stratified_split
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
@@ -28,8 +36,9 @@ _VALIDATION, _SUBSET, _TEST = 0, 1, 2
 def check(spec: DataSpec) -> list[str]:
     """Every problem of the data section that can be found without reading an image.
 
-    Looks at directories, headers and labels; writes nothing and downloads nothing. A function of the
-    user's is called, once per process. Each text names the key, its value, what is allowed and the remedy.
+    Looks at directories, headers and labels; writes nothing and downloads nothing. A function of
+    the user's is called, once per process. Each text names the key, its value, what is allowed and
+    the remedy.
 
     Args:
         spec: the data section; its keys may be out of range.
@@ -136,9 +145,9 @@ def split(source: Source, spec: DataSpec) -> dict[str, Any]:
     """What a run sees of a source.
 
     The validation split is drawn first, from all training examples, so it is the same for
-    every data fraction; the subset is drawn from what remains. Both are stratified, where the source
-    has strata, and seeded by `split_seed` alone. Of the test set, `test_fraction` is kept; it gives
-    nothing to the other splits. Examples keep the order of their source.
+    every data fraction; the subset is drawn from what remains. Both are stratified, where the
+    source has strata, and seeded by `split_seed` alone. Of the test set, `test_fraction` is kept;
+    it gives nothing to the other splits. Examples keep the order of their source.
 
     Args:
         source: of `read`.
@@ -156,7 +165,11 @@ def split(source: Source, spec: DataSpec) -> dict[str, Any]:
     used, _ = draw(strata[rest], spec.train_fraction, _SUBSET)
     reported, _ = draw(source.strata_of("test"), spec.test_fraction, _TEST)
     validation = {"validation": take(source.train, held)} if len(held) else {}
-    return {"train": take(source.train, rest[used]), **validation, "test": take(source.test, reported)}
+    return {
+        "train": take(source.train, rest[used]),
+        **validation,
+        "test": take(source.test, reported),
+    }
 
 
 def _module(name: str) -> ModuleType | None:
@@ -172,7 +185,9 @@ def _examine(spec: DataSpec) -> tuple[list[str], Facts | None]:
     problems = []
     if spec.data_dir and module is not cifar:
         remedy = "It belongs to data.name=cifar10 or cifar100."
-        problems.append(expected("data.data_dir", spec.data_dir, f"to be '' for {spec.name}", remedy))
+        problems.append(
+            expected("data.data_dir", spec.data_dir, f"to be '' for {spec.name}", remedy)
+        )
     try:
         found, facts = module.inspect(spec)
     except OSError as error:  # a folder that may not be looked into, a path that is too long
@@ -199,16 +214,22 @@ def _fraction_problems(spec: DataSpec, facts: Facts) -> list[str]:
     num_test = num_examples(facts.test)
     if round(spec.test_fraction * num_test) < 1:
         remedy = f"The source has {num_test} test examples. Raise it."
-        problems.append(expected("data.test_fraction", spec.test_fraction, "to leave a test example", remedy))
+        problems.append(
+            expected("data.test_fraction", spec.test_fraction, "to leave a test example", remedy)
+        )
     validation, train = _shares(spec, facts.counts)
     also = ""
     if spec.validation_fraction > 0:
-        problems += _empty_strata("validation_fraction", spec.validation_fraction, validation, facts)
+        problems += _empty_strata(
+            "validation_fraction", spec.validation_fraction, validation, facts
+        )
         also = f" or lower data.validation_fraction={spec.validation_fraction:g}"
     return problems + _empty_strata("train_fraction", spec.train_fraction, train, facts, also)
 
 
-def _empty_strata(key: str, fraction: float, shares: np.ndarray, facts: Facts, also: str = "") -> list[str]:
+def _empty_strata(
+    key: str, fraction: float, shares: np.ndarray, facts: Facts, also: str = ""
+) -> list[str]:
     empty = np.flatnonzero((np.asarray(facts.counts) > 0) & (shares == 0))
     if not empty.size:
         return []

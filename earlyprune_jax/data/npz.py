@@ -16,7 +16,7 @@ import numpy as np
 from earlyprune_jax.data.images import Key, array_problems, usable_labels, value_problems
 from earlyprune_jax.data.source import Facts, Source, image_facts, image_source, path_of
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 PREFIX = "npz:"
 _KEYS = {
@@ -25,8 +25,18 @@ _KEYS = {
     ("test", "images"): "x_test",
     ("test", "labels"): "y_test",
 }
-_REWRITE = "Write it again with numpy.savez(PATH, x_train=..., y_train=..., x_test=..., y_test=...)."
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_REWRITE = (
+    "Write it again with numpy.savez(PATH, x_train=..., y_train=..., x_test=..., y_test=...)."
+)
+_BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +49,17 @@ def inspect(spec: DataSpec) -> tuple[list[str], Facts | None]:
     """Every problem found in headers and labels; the facts if the archive has none."""
     path = _path(spec)
     if not spec.name[len(PREFIX) :]:
-        return [expected("data.name", spec.name, "to be npz:PATH", "Put a path after the colon.")], None
+        return [
+            expected("data.name", spec.name, "to be npz:PATH", "Put a path after the colon.")
+        ], None
     if not path.is_file():
         return [expected("data.name", spec.name, "to name a file that exists", _REWRITE)], None
     try:
         headers, problems = _read_headers(spec.name, path)
     except _BROKEN as error:
-        return [expected("data.name", spec.name, f"to be a NumPy .npz archive ({error})", _REWRITE)], None
+        return [
+            expected("data.name", spec.name, f"to be a NumPy .npz archive ({error})", _REWRITE)
+        ], None
     names = {key: f"{spec.name}:{member}" for key, member in _KEYS.items()}
     problems += array_problems(headers, names)
     try:
@@ -83,7 +97,7 @@ def _read(spec: DataSpec, keys: Iterable[Key]) -> dict[Key, np.ndarray]:
             return {key: archive[_KEYS[key]] for key in keys}
     except _BROKEN as error:
         allowed = f"to be an undamaged archive ({error})"
-        raise InvalidInput([expected("data.name", spec.name, allowed, _REWRITE)]) from error
+        raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
 
 
 def _path(spec: DataSpec) -> Path:
@@ -107,7 +121,9 @@ def _read_header(archive: zipfile.ZipFile, key: str) -> _Header:
         version = np.lib.format.read_magic(member)
         # Version 3.0 differs from 2.0 by non-ASCII field names, which no plain array has.
         is_first = version == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        )
         shape, _, dtype = read(member)
         header_bytes = member.tell()
     num_bytes = archive.getinfo(f"{key}.npy").file_size - header_bytes

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array, PRNGKey
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -18,15 +18,11 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
         390
     """
     if not 1 <= batch_size <= num_examples:
-        raise InvalidInput(
-            [
-                expected(
-                    "train.batch_size",
-                    batch_size,
-                    f"in [1, {num_examples}]",
-                    f"There are {num_examples} training examples and a step takes a full batch.",
-                )
-            ]
+        raise unexpected(
+            "train.batch_size",
+            batch_size,
+            f"in [1, {num_examples}]",
+            f"There are {num_examples} training examples and a step takes a full batch.",
         )
     return num_examples // batch_size
 

@@ -20,7 +20,7 @@ from typing import Any
 from earlyprune_jax.data import archive as archives
 from earlyprune_jax.data.archive import ARCHIVES, Archive, Contents
 from earlyprune_jax.data.tfds_directory import find
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
 
 
 def prepare(
@@ -92,13 +92,13 @@ def _folder_for(data_dir: Path, name: str) -> Iterator[Path]:
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
         remedy = "Name another directory, and set data.data_dir to it."
-        raise InvalidInput([expected("data_dir", str(data_dir), allowed, remedy)]) from error
+        raise unexpected("data_dir", str(data_dir), allowed, remedy) from error
     try:
         yield scratch
     except OSError as error:
         allowed = f"to take a prepared data set ({error})"
         remedy = "It needs about 0.5 GB of free space."
-        raise InvalidInput([expected("data_dir", str(data_dir), allowed, remedy)]) from error
+        raise unexpected("data_dir", str(data_dir), allowed, remedy) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if is_new:
@@ -160,9 +160,14 @@ def _parse(arguments: Sequence[str] | None) -> _Arguments:
         description="Prepares CIFAR as a TFDS directory from the official archive, without TensorFlow.",
     )
     parser.add_argument("name", choices=tuple(ARCHIVES))
-    parser.add_argument("data_dir", type=Path, metavar="DIR", help="the directory to give as data.data_dir")
     parser.add_argument(
-        "--archive", type=Path, metavar="FILE", help="the archive, fetched before; default: download it"
+        "data_dir", type=Path, metavar="DIR", help="the directory to give as data.data_dir"
+    )
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        metavar="FILE",
+        help="the archive, fetched before; default: download it",
     )
     return _Arguments(**vars(parser.parse_args(arguments)))
 

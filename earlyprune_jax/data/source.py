@@ -17,9 +17,11 @@ class Source:
     """A whole data set as its makers split it: no validation split, no subset yet.
 
     Attributes:
-        train: pytree of arrays [N, ...]; of images {"images": uint8 [N, H, W, C], "labels": int32 [N]}.
+        train: pytree of arrays [N, ...]; of images {"images": uint8 [N, H, W, C], "labels": int32
+            [N]}.
         test: likewise; the same structure, and the same shapes and types of an example.
-        strata: split -> int [N] >= 0, which splits keep in proportion, e.g. the labels; None = plain random.
+        strata: split -> int [N] >= 0, which splits keep in proportion, e.g. the labels; None =
+            plain random.
         class_names: of labelled sources whose classes have names.
 
     Example:
@@ -40,7 +42,8 @@ class Source:
 
     @property
     def holds_images(self) -> bool:
-        """Whether this is image classification: `train` is a dict of images and labels, nothing else."""
+        """Whether this is image classification: `train` is a dict of images and labels, nothing
+        else."""
         return are_images(self.train)
 
     def strata_of(self, split: str) -> np.ndarray:
@@ -92,7 +95,9 @@ def are_images(split: Any) -> bool:
 
 
 def image_source(
-    train: dict[str, np.ndarray], test: dict[str, np.ndarray], class_names: tuple[str, ...] | None = None
+    train: dict[str, np.ndarray],
+    test: dict[str, np.ndarray],
+    class_names: tuple[str, ...] | None = None,
 ) -> Source:
     """A source of images, stratified by their labels.
 
@@ -135,7 +140,8 @@ def num_examples(split: Any) -> int:
 
 
 def take(split: Any, rows: np.ndarray) -> Any:
-    """The rows (ascending, none twice) of every array, read-only; not copied where these are all."""
+    """The rows (ascending, none twice) of every array, read-only; not copied where these are
+    all."""
     if len(rows) == num_examples(split):
         return split
     taken = jax.tree.map(lambda array: array[rows], split)

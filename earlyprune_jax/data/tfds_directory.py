@@ -36,7 +36,9 @@ def find(name: str, data_dir: Path) -> Found:
     path = data_dir / name / str(tfds.builder_cls(name).VERSION)
     if not path.is_dir():
         return Found(path)
-    remedy = f"Prepare it in another directory: {prepare_command(name)}, then set data.data_dir=DIR."
+    remedy = (
+        f"Prepare it in another directory: {prepare_command(name)}, then set data.data_dir=DIR."
+    )
 
     def unusable(allowed: str) -> Found:
         return Found(path, problems=(expected("data.data_dir", str(data_dir), allowed, remedy),))
@@ -50,7 +52,9 @@ def find(name: str, data_dir: Path) -> Found:
     if not {"train", "test"} <= set(splits):
         return unusable(f"to hold a finished {name} with splits train and test in {path}")
     if RECORD_FORMAT not in formats:
-        return unusable(f"to hold {name} as {RECORD_FORMAT}, not {', '.join(sorted(formats))}, in {path}")
+        return unusable(
+            f"to hold {name} as {RECORD_FORMAT}, not {', '.join(sorted(formats))}, in {path}"
+        )
     files = [Path(file) for split in ("train", "test") for file in splits[split].filepaths]
     missing = [file.name for file in files if not file.is_file() or file.stat().st_size == 0]
     if missing:

@@ -43,14 +43,19 @@ def _searched(study: Study, setting: Setting, curve: Curve) -> list[Cell]:
 
 def _forks(study: Study, setting: Setting, curve: Curve, cell: Cell) -> list[Fork]:
     """A cell's runs over all seeds and replicates."""
-    found = (plan.replicates(study.spec, setting, seed, cell, curve) for seed in study.spec.train.seeds)
+    found = (
+        plan.replicates(study.spec, setting, seed, cell, curve) for seed in study.spec.train.seeds
+    )
     return [run for run in itertools.chain.from_iterable(found) if isinstance(run, Fork)]
 
 
 def _mean_score(study: Study, forks: list[Fork]) -> float | None:
-    """The mean of the primary metric on validation, larger = better; None where a run came to nothing."""
+    """The mean of the primary metric on validation, larger = better; None where a run came to
+    nothing."""
     if set(study.statuses(forks)) != {"finished"}:
         return None
     primary = study.primary()
     column = primary.column("validation")
-    return primary.sign * statistics.fmean(study.records(fork).epochs()[-1][column] for fork in forks)
+    return primary.sign * statistics.fmean(
+        study.records(fork).epochs()[-1][column] for fork in forks
+    )

@@ -1,4 +1,5 @@
-"""Which process works on a member: a lock on its directory, which the kernel releases when its holder dies.
+"""Which process works on a member: a lock on its directory, which the kernel releases when its
+holder dies.
 
 No process knows of the others. Whoever takes a member's lock may train it, and nobody else can; a
 holder that is killed leaves the lock free and its files sound, so the next one goes on from there.
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from earlyprune_jax import records
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 MOST_ATTEMPTS = 5
 """So often a member may cost its process its life at one and the same epoch."""
@@ -87,7 +88,8 @@ def has_attempts(directory: Path) -> bool:
 
 
 def attempt(directory: Path, num_epochs: int) -> int:
-    """Notes that a member is begun with so many epochs on record; returns how often that has happened there.
+    """Notes that a member is begun with so many epochs on record; returns how often that has
+    happened there.
 
     A count that grows while the epochs stay the same tells of a member that kills its process.
 
@@ -124,5 +126,5 @@ def _lock(file: IO[str], how: int, directory: Path) -> bool:
             raise
         remedy = "Mount it with locks (for NFS without nolock), or choose another --workdir."
         allowed = f"to be on a file system with file locks ({error.strerror})"
-        raise InvalidInput([expected("--workdir", str(directory), allowed, remedy)]) from error
+        raise unexpected("--workdir", str(directory), allowed, remedy) from error
     return True

@@ -16,8 +16,8 @@ class Departure:
 
     Attributes:
         fork: the run as a fork of its trunk; None where there is nothing to start from.
-        dense_epochs: epochs the trunk has trained by then. The learning-rate rule, and the length of
-            what is left, follow from these; with a rewind they are more than the weights' epoch.
+        dense_epochs: epochs the trunk has trained by then. The learning-rate rule, and the length
+            of what is left, follow from these; with a rewind they are more than the weights' epoch.
         described: what run.json says of the decision.
         sentence: the decision in words, or why there is no run.
     """
@@ -55,7 +55,12 @@ def departure(
         return _planned(spec, member, ended)
     rule = triggers.parse(spec.fork.trigger)
     stopped = (ended or {}).get("fired")
-    described = {"trigger": str(rule), "mode": spec.fork.prune_at, "fired_epoch": None, "marked_epoch": None}
+    described = {
+        "trigger": str(rule),
+        "mode": spec.fork.prune_at,
+        "fired_epoch": None,
+        "marked_epoch": None,
+    }
     if not stopped:
         return Departure(None, 0, described, _why_dense(spec, rule, member, ended))
     dense_epochs = stopped["epoch"]
@@ -68,7 +73,9 @@ def departure(
     rewinds = spec.fork.prune_at == "rewind"
     sentence = f"{firing.reason}. {_cost(dense_epochs, marked, rewinds)}"
     described |= {"fired_epoch": dense_epochs, "marked_epoch": marked, "reason": sentence}
-    return Departure(member.pruned_at(marked if rewinds else dense_epochs), dense_epochs, described, sentence)
+    return Departure(
+        member.pruned_at(marked if rewinds else dense_epochs), dense_epochs, described, sentence
+    )
 
 
 def _planned(spec: RunSpec, fork: Fork, ended: Mapping[str, Any] | None) -> Departure:
@@ -100,7 +107,9 @@ def _cost(fired: int, marked: int, rewinds: bool) -> str:
     return f"Pruned after epoch {fired}, {epochs} later than the one it marks, {marked}."
 
 
-def _why_dense(spec: RunSpec, rule: Trigger, member: Online, ended: Mapping[str, Any] | None) -> str:
+def _why_dense(
+    spec: RunSpec, rule: Trigger, member: Online, ended: Mapping[str, Any] | None
+) -> str:
     return _why_lost(spec, member, ended) or (
         f"{rule} did not fire before the last of {spec.train.num_epochs} epochs, and "
         "fork.fallback_epoch=0: nothing was pruned"

@@ -37,7 +37,12 @@ def words(spec: RunSpec, member: Member) -> str:
     if isinstance(member, Fork | Comparison):
         parts.append(f"epoch-{member.fork_epoch}")
     if not isinstance(member, Trunk):
-        parts += [slug(member.criterion), slug(member.scope), f"s{member.sparsity!r}", slug(member.rule)]
+        parts += [
+            slug(member.criterion),
+            slug(member.scope),
+            f"s{member.sparsity!r}",
+            slug(member.rule),
+        ]
     if isinstance(member, Comparison):
         parts.append(f"n{member.num_replicates}")
     elif not isinstance(member, Trunk):
@@ -63,9 +68,9 @@ def slug(text: str) -> str:
 def member_id(spec: RunSpec, member: Member) -> str:
     """Eight hex digits of the SHA-256 of what decides the member's numbers.
 
-    Of a trunk that is its data, network, training, signals, the user's code that these name, and its seed;
-    of everything that starts from it, its id, the keys that decide forks, and the cell. The axes of the grid
-    it stands in are not among them.
+    Of a trunk that is its data, network, training, signals, the user's code that these name, and
+    its seed; of everything that starts from it, its id, the keys that decide forks, and the cell.
+    The axes of the grid it stands in are not among them.
     """
     trunk = _trunk_id(spec, trunk_of(member))
     if isinstance(member, Trunk):
@@ -79,7 +84,8 @@ def member_id(spec: RunSpec, member: Member) -> str:
 
 
 def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) -> dict[str, Any]:
-    """What run.json says: kind, every axis (null where there is none), epochs, every resolved value.
+    """What run.json says: kind, every axis (null where there is none), epochs, every resolved
+    value.
 
     Args:
         spec: of the study.
@@ -95,7 +101,9 @@ def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) 
         ('trunk', 'resnet8', None, 40)
     """
     own = spec.at(member.setting)
-    unset = dict.fromkeys(field.name for field in dataclasses.fields(Fork) if field.name != "setting")
+    unset = dict.fromkeys(
+        field.name for field in dataclasses.fields(Fork) if field.name != "setting"
+    )
     return {
         "kind": type(member).__name__.lower(),
         "model": own.model.name,
@@ -103,7 +111,11 @@ def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) 
         "schedule": own.schedule.name,
         **unset,
         **_axes(member),
-        **({"replicates": list(range(member.num_replicates))} if isinstance(member, Comparison) else {}),
+        **(
+            {"replicates": list(range(member.num_replicates))}
+            if isinstance(member, Comparison)
+            else {}
+        ),
         "first_epoch": first_epoch,
         "last_epoch": first_epoch + num_epochs,
         "config": own.to_dict(),
@@ -135,6 +147,10 @@ def _fork_hash(spec: RunSpec, setting: Setting) -> str:
 def _codes(spec: RunSpec, values: Any) -> dict[str, str]:
     """Import path -> digest of the user's code among some values of a config."""
     known = dict(spec.code)
-    flat = [text for value in values for text in (value if isinstance(value, list | tuple) else [value])]
-    paths = {path for text in flat if isinstance(text, str) for path in references.import_paths(text)}
+    flat = [
+        text for value in values for text in (value if isinstance(value, list | tuple) else [value])
+    ]
+    paths = {
+        path for text in flat if isinstance(text, str) for path in references.import_paths(text)
+    }
     return {path: known[path] for path in sorted(paths) if path in known}

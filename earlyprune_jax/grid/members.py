@@ -1,4 +1,5 @@
-"""What a grid is made of: dense runs, pruned runs, comparisons; each a value that names its axes."""
+"""What a grid is made of: dense runs, pruned runs, comparisons; each a value that names its
+axes."""
 
 import dataclasses
 
@@ -53,7 +54,8 @@ class Online:
     replicate: int
 
     def num_epochs(self, spec: RunSpec) -> int:
-        """The longest it can get, while nobody knows when the trigger will fire: see `pruned_at`."""
+        """The longest it can get, while nobody knows when the trigger will fire: see
+        `pruned_at`."""
         return retraining.length(spec, self.rule, 1)
 
     def pruned_at(self, epoch: int) -> Fork:
@@ -79,7 +81,8 @@ class Comparison:
         """The replicates that are compared."""
         cell = (self.fork_epoch, self.criterion, self.scope, self.sparsity, self.rule)
         return tuple(
-            Fork(self.setting, self.trunk_seed, *cell, number) for number in range(self.num_replicates)
+            Fork(self.setting, self.trunk_seed, *cell, number)
+            for number in range(self.num_replicates)
         )
 
 

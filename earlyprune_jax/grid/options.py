@@ -1,4 +1,5 @@
-"""How a study is carried out, as opposed to what it is: none of this changes what a run is called."""
+"""How a study is carried out, as opposed to what it is: none of this changes what a run is
+called."""
 
 import dataclasses
 import math
@@ -14,9 +15,11 @@ class Options:
     """Workers, batches and time.
 
     Attributes:
-        num_workers: processes on this machine, each bound to its share of the cores; 1 = this process alone.
+        num_workers: processes on this machine, each bound to its share of the cores; 1 = this
+            process alone.
         fork_width: forks trained as one batch; 0 = one on CPU, measured on accelerators.
-        max_minutes: no epoch begins later than that; what runs is then saved, and the same command goes on.
+        max_minutes: no epoch begins later than that; what runs is then saved, and the same command
+            goes on.
         only: directories of the members to train, relative to the workdir; empty = all.
     """
 
@@ -33,13 +36,16 @@ class Options:
             remedy = "Each worker needs a core of its own."
             problems.append(expected("--workers", self.num_workers, f"in [1, {num_cores}]", remedy))
         if self.fork_width < 0:
-            problems.append(expected("--fork_width", self.fork_width, "to be at least 0", "0 = measured."))
+            problems.append(
+                expected("--fork_width", self.fork_width, "to be at least 0", "0 = measured.")
+            )
         if not self.max_minutes > 0:
             problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
         return problems
 
     def check_together(self) -> list[str]:
-        """What cannot be had where several processes train one run: `--distributed`, `--coordinator`."""
+        """What cannot be had where several processes train one run: `--distributed`,
+        `--coordinator`."""
         remedy = "They train one run at a time, on all their devices."
         values = {"--workers": self.num_workers, "--fork_width": self.fork_width}
         return [
@@ -73,7 +79,8 @@ def shares(cores: list[int], num_workers: int) -> list[list[int]]:
 
 
 def deadline(max_minutes: float) -> float:
-    """The wall-clock time, in seconds since the epoch, at which so many minutes from now are over."""
+    """The wall-clock time, in seconds since the epoch, at which so many minutes from now are
+    over."""
     return time.time() + 60 * max_minutes
 
 

@@ -1,4 +1,5 @@
-"""From a spec to the members it asks for, the groups that share a compilation, and what they cost."""
+"""From a spec to the members it asks for, the groups that share a compilation, and what they
+cost."""
 
 import dataclasses
 import itertools
@@ -45,8 +46,8 @@ class Group:
 def members(spec: RunSpec) -> list[Member]:
     """Every member of the full grid, each trunk directly before what starts from it.
 
-    Replicates of a cell follow one another, and then their comparison. No member occurs twice, though a
-    baseline may be a cell of the grid.
+    Replicates of a cell follow one another, and then their comparison. No member occurs twice,
+    though a baseline may be a cell of the grid.
     """
     return from_trunks(spec, lambda setting, seed: _everything(spec, setting, seed))
 
@@ -73,7 +74,9 @@ def curves(spec: RunSpec) -> list[Curve]:
     return list(itertools.product(spec.pruning.criteria, spec.pruning.scopes, spec.fork.rules))
 
 
-def replicates(spec: RunSpec, setting: Setting, seed: int, cell: Cell, curve: Curve) -> list[Member]:
+def replicates(
+    spec: RunSpec, setting: Setting, seed: int, cell: Cell, curve: Curve
+) -> list[Member]:
     """The forks of one trunk at one cell, and then their comparison if there is one."""
     (epoch, sparsity), (criterion, scope, rule) = cell, curve
     axes, count = (epoch, criterion, scope, sparsity, rule), spec.fork.num_replicates
@@ -94,7 +97,9 @@ def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
 def _online_cells(spec: RunSpec) -> list[tuple[Any, ...]]:
     pruning, numbers = spec.pruning, range(spec.fork.num_replicates)
     return list(
-        itertools.product(pruning.criteria, pruning.scopes, pruning.sparsities, spec.fork.rules, numbers)
+        itertools.product(
+            pruning.criteria, pruning.scopes, pruning.sparsities, spec.fork.rules, numbers
+        )
     )
 
 
@@ -149,12 +154,15 @@ def cost(spec: RunSpec, planned: Iterable[Run], *, steps_per_epoch: int, state_b
     num_epochs = sum(run.num_epochs(spec) for run in planned)
     trunks = sum(isinstance(run, Trunk) for run in planned)
     if spec.fork.when == "trigger":
-        # A trunk that never stops leaves nothing for its pruned runs; one that stops at once, the most.
+        # A trunk that never stops leaves nothing for its pruned runs; one that stops at once, the
+        # most.
         num_epochs -= trunks * (spec.train.num_epochs - 1)
     kept = kept_epochs(spec)
     num_kept = spec.train.num_epochs + 1 if kept is None else len({*kept, spec.train.num_epochs})
     num_checkpoints = trunks * num_kept + len(planned) - trunks
-    return Cost(num_epochs, num_epochs * steps_per_epoch, num_checkpoints, num_checkpoints * state_bytes)
+    return Cost(
+        num_epochs, num_epochs * steps_per_epoch, num_checkpoints, num_checkpoints * state_bytes
+    )
 
 
 def kept_epochs(spec: RunSpec) -> frozenset[int] | None:
@@ -164,12 +172,16 @@ def kept_epochs(spec: RunSpec) -> frozenset[int] | None:
     if spec.fork.when == "epochs":
         return fork_epochs(spec)
     # Any epoch may turn out to be the one to go back to.
-    return frozenset(range(spec.train.num_epochs)) if spec.fork.prune_at == "rewind" else frozenset()
+    return (
+        frozenset(range(spec.train.num_epochs)) if spec.fork.prune_at == "rewind" else frozenset()
+    )
 
 
 def fork_epochs(spec: RunSpec) -> frozenset[int]:
     """Every epoch at which a fork leaves its trunk, baselines among them."""
-    return frozenset((*spec.fork.epochs, *(BASELINES[name](spec)[0] for name in spec.fork.baselines)))
+    return frozenset(
+        (*spec.fork.epochs, *(BASELINES[name](spec)[0] for name in spec.fork.baselines))
+    )
 
 
 def tree_bytes(tree: Any) -> int:
@@ -179,4 +191,6 @@ def tree_bytes(tree: Any) -> int:
         >>> tree_bytes({"w": jax.ShapeDtypeStruct((2, 3), np.float32)})
         24
     """
-    return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+    return sum(
+        int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+    )

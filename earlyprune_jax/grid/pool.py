@@ -1,4 +1,5 @@
-"""Worker processes on this machine: started, listened to, replaced when they die, stopped in the end."""
+"""Worker processes on this machine: started, listened to, replaced when they die, stopped in the
+end."""
 
 import contextlib
 import dataclasses
@@ -22,9 +23,11 @@ from earlyprune_jax.grid.worker import INTERRUPTED
 from earlyprune_jax.validate import InvalidInput, expected
 
 MOST_DEATHS = 8
-"""A worker that is killed so often in a row, and has finished no epoch and no member in between, is given up.
+"""A worker that is killed so often in a row, and has finished no epoch and no member in between, is
+given up.
 
-More than `claims.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed before that.
+More than `claims.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed
+before that.
 """
 
 BAD_INPUT = 2
@@ -69,7 +72,9 @@ class Pool:
         Raises:
             InvalidInput: a worker could not use its input.
         """
-        for place, cores in enumerate(options.shares(options.usable_cores(), self._how.num_workers)):
+        for place, cores in enumerate(
+            options.shares(options.usable_cores(), self._how.num_workers)
+        ):
             self._workers[place] = _Worker(cores, self._start(place, cores))
         try:
             while self._workers:
@@ -112,7 +117,8 @@ class Pool:
             for line in process.stdout:
                 self._told.put((place, *message(line)))
         finally:
-            # Whatever has come of listening: a worker whose end nobody hears of would be waited for.
+            # Whatever has come of listening: a worker whose end nobody hears of would be waited
+            # for.
             process.stdout.close()
             self._told.put((place, EXIT, process.wait()))
 
@@ -144,7 +150,11 @@ class Pool:
             worker.process = self._start(place, worker.cores)
             return
         if code not in (0, BAD_INPUT) and not self._talk.stop():
-            why = f"it was killed {worker.deaths} times in a row" if was_killed else f"exit code {code}"
+            why = (
+                f"it was killed {worker.deaths} times in a row"
+                if was_killed
+                else f"exit code {code}"
+            )
             self._talk.say(f"Worker {place} is given up ({why}). What it printed stands above.")
         del self._workers[place]
 
@@ -159,7 +169,8 @@ class Pool:
 
 
 def message(line: str) -> tuple[str, Any]:
-    """What a worker tells in a line: a pair of its own, or a library's words, be they a bare number.
+    """What a worker tells in a line: a pair of its own, or a library's words, be they a bare
+    number.
 
     Example:
         >>> message('["epoch", ["a fork", null]]'), message("42\\n"), message('["a", "b", "c"]')
@@ -173,7 +184,8 @@ def message(line: str) -> tuple[str, Any]:
 
 
 def num_useful(backend: Callable[[], str] = jax.default_backend) -> int:
-    """How many workers make sense here: one a core, or this process alone where it has an accelerator."""
+    """How many workers make sense here: one a core, or this process alone where it has an
+    accelerator."""
     return len(options.usable_cores()) if backend() == "cpu" else 1
 
 
@@ -181,5 +193,7 @@ def check(how: Options, backend: Callable[[], str] = jax.default_backend) -> lis
     """Whether workers make sense here: an accelerator is driven by one process."""
     if how.num_workers == 1 or backend() == "cpu":
         return []
-    remedy = "One process uses all of its accelerators: leave it out, or run with JAX_PLATFORMS=cpu."
+    remedy = (
+        "One process uses all of its accelerators: leave it out, or run with JAX_PLATFORMS=cpu."
+    )
     return [expected("--workers", how.num_workers, f"to be 1 on {backend()}", remedy)]

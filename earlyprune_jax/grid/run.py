@@ -1,7 +1,7 @@
 """One process at work on a study: it takes what is ready and free, trains it, and looks again.
 
-Several processes, on one machine or many, share a study by doing just this on the same workdir: locks keep
-them apart, and what one leaves unfinished another goes on with.
+Several processes, on one machine or many, share a study by doing just this on the same workdir:
+locks keep them apart, and what one leaves unfinished another goes on with.
 """
 
 import dataclasses
@@ -39,20 +39,25 @@ class Orders:
     widths: Widths
 
 
-def orders(trainer: Trainer, *, only: Collection[str] | None = None, asked_width: int = 0) -> Orders:
-    """Orders for a trainer, with batches of forks as wide as asked, or as this device likes them."""
+def orders(
+    trainer: Trainer, *, only: Collection[str] | None = None, asked_width: int = 0
+) -> Orders:
+    """Orders for a trainer, with batches of forks as wide as asked, or as this device likes
+    them."""
     study = trainer.study
     num_forks = sum(isinstance(member, Fork) for member in plan.members(study.spec))
-    widths = Widths(study.spec, trainer.engine, asked_width, num_forks, study.workdir / "fork_widths")
+    widths = Widths(
+        study.spec, trainer.engine, asked_width, num_forks, study.workdir / "fork_widths"
+    )
     return Orders(None if only is None else frozenset(only), widths)
 
 
 def work(trainer: Trainer, orders: Orders) -> None:
     """Trains until every member has ended, or until the trainer is told to stop.
 
-    A member that raises is recorded as failed, with its reason; the others go on. So is a member at which
-    one process after another dies without finishing an epoch. Where several processes train one run, process
-    0 looks and claims for all.
+    A member that raises is recorded as failed, with its reason; the others go on. So is a member at
+    which one process after another dies without finishing an epoch. Where several processes train
+    one run, process 0 looks and claims for all.
     """
     study = trainer.study
     pending = on_primary(partial(_pending, study, orders))
@@ -61,11 +66,14 @@ def work(trainer: Trainer, orders: Orders) -> None:
         claim = Claim()
         try:
             taken, pending = on_primary(partial(_take, study, pending, claim, orders))
-            has_trained = bool(taken) and _train(trainer, orders, [(one, pending[one]) for one in taken])
+            has_trained = bool(taken) and _train(
+                trainer, orders, [(one, pending[one]) for one in taken]
+            )
         finally:
             claim.release()
         if pending and not has_trained:
-            # What is left is being trained by others, who may die; or needs something of theirs: it waits.
+            # What is left is being trained by others, who may die; or needs something of theirs: it
+            # waits.
             pending = _with_last(pending, taken)
             time.sleep(pause)
         pause = SHORTEST_PAUSE if has_trained else min(2 * pause, LONGEST_PAUSE)
@@ -75,7 +83,9 @@ def work(trainer: Trainer, orders: Orders) -> None:
 def _pending(study: Study, orders: Orders) -> dict[Member, Path]:
     """What has not ended, with its directory, in the order of the plan."""
     names = {member: identity.directory(study.spec, member) for member in agenda(study)}
-    wanted = {member: name for member, name in names.items() if orders.only is None or name in orders.only}
+    wanted = {
+        member: name for member, name in names.items() if orders.only is None or name in orders.only
+    }
     return {
         member: study.workdir / name
         for member, name in wanted.items()
@@ -109,8 +119,9 @@ def _take(
             continue
         if not _is_ready(study, member, ready) or not claim.take(directory):
             continue
-        # Looked at before the lock was there: its last holder may have finished it in between. Opening the
-        # directory asks the server of a network file system, where looking for one file may not.
+        # Looked at before the lock was there: its last holder may have finished it in between.
+        # Opening the directory asks the server of a network file system, where looking for one file
+        # may not.
         if any(entry.name == "result.json" for entry in directory.iterdir()):
             continue
         taken.append(member)
@@ -150,7 +161,8 @@ def _shape(study: Study, fork: Fork) -> tuple[object, ...]:
 
 
 def _train(trainer: Trainer, orders: Orders, taken: list[tuple[Member, Path]]) -> bool:
-    """Trains what has been claimed; where a batch raises, its members one by one, to find the culprit.
+    """Trains what has been claimed; where a batch raises, its members one by one, to find the
+    culprit.
 
     Returns:
         Whether something was done; not where what it needs was held by another process.
@@ -184,7 +196,8 @@ def _train_batch(trainer: Trainer, orders: Orders, members: list[Fork]) -> bool:
     except Busy:
         pass
     except Exception as error:  # whatever one member raises must not stop the others
-        # Its words only: through its traceback the error would hold all that the batch holds on the device.
+        # Its words only: through its traceback the error would hold all that the batch holds on the
+        # device.
         reason = _one_line(error)
         trainer.talk.say(f"A batch of {len(members)} forks raised {reason} They train one by one.")
     has_done = [_train_alone(trainer, member) for member in trainer.study.unended(members)]
@@ -202,7 +215,10 @@ def _narrow(trainer: Trainer, orders: Orders, fork: Fork) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(" .") + "."
+    return (
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(" .")
+        + "."
+    )
 
 
 def _train_alone(trainer: Trainer, member: Member) -> bool:
@@ -218,7 +234,8 @@ def _train_alone(trainer: Trainer, member: Member) -> bool:
 
 
 def _may_try(trainer: Trainer, member: Member, directory: Path) -> bool:
-    """Notes the attempt; where too many processes have died at this very point, the member has failed."""
+    """Notes the attempt; where too many processes have died at this very point, the member has
+    failed."""
     num_epochs = len(trainer.study.records(member).epochs())
     if claims.attempt(directory, num_epochs) <= claims.MOST_ATTEMPTS:
         return True

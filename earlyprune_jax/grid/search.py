@@ -1,9 +1,9 @@
 """Coarse to fine: which cells of a lattice of fork epochs and sparsities to try next.
 
-Paper B's question needs two things of a grid: the best epoch of every sparsity, and the sparsity at which
-it moves. So rows are refined around their best epoch, and a new row is put between two whose best epochs
-differ. A round is a function of the scores of the rounds before it alone: every process that looks at the
-same results asks for the same cells.
+Paper B's question needs two things of a grid: the best epoch of every sparsity, and the sparsity at
+which it moves. So rows are refined around their best epoch, and a new row is put between two whose
+best epochs differ. A round is a function of the scores of the rounds before it alone: every process
+that looks at the same results asks for the same cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,20 @@ FEWEST = 3
 """A coarse axis has at least so many points, if it has them."""
 
 Scores = Mapping[Cell, float | None]
-"""Cell -> mean score, larger = better; None where a run came to nothing. Absent cells have not ended."""
+"""Cell -> mean score, larger = better; None where a run came to nothing. Absent cells have not
+ended."""
 
 
-def wanted(epochs: Sequence[int], sparsities: Sequence[float], scores: Scores, max_cells: int) -> list[Cell]:
+def wanted(
+    epochs: Sequence[int], sparsities: Sequence[float], scores: Scores, max_cells: int
+) -> list[Cell]:
     """The cells of all rounds that have ended, and of the next one.
 
-    The first round takes every 2^k-th epoch and sparsity and the last of each, k as large as leaves three.
-    Each further round halves both strides: a tried row gets the epochs one stride beside its best; between
-    two neighbouring tried rows whose best epochs differ comes the one in the middle, at their best epochs
-    and those between. With strides of 1 rounds go on until nothing new is asked for.
+    The first round takes every 2^k-th epoch and sparsity and the last of each, k as large as leaves
+    three. Each further round halves both strides: a tried row gets the epochs one stride beside its
+    best; between two neighbouring tried rows whose best epochs differ comes the one in the middle,
+    at their best epochs and those between. With strides of 1 rounds go on until nothing new is
+    asked for.
 
     Args:
         epochs: fork epochs that may be tried.
@@ -46,7 +50,9 @@ def wanted(epochs: Sequence[int], sparsities: Sequence[float], scores: Scores, m
         return []
     lattice = _Lattice(sorted(epochs), sorted(sparsities), scores)
     stride = (_coarse(len(epochs)), _coarse(len(sparsities)))
-    asked = [(e, s) for s in _every(stride[1], len(sparsities)) for e in _every(stride[0], len(epochs))]
+    asked = [
+        (e, s) for s in _every(stride[1], len(sparsities)) for e in _every(stride[0], len(epochs))
+    ]
     while all(lattice.has_ended(place) for place in asked):
         if max_cells and len(asked) >= max_cells:
             break

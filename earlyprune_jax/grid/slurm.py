@@ -1,7 +1,7 @@
 """Job arrays of Slurm, one after another, through submitit; and what must be there for that.
 
-Nothing here waits for a job or asks how it has ended: clusters without accounting would not tell. What has
-been done stands in the workdir.
+Nothing here waits for a job or asks how it has ended: clusters without accounting would not tell.
+What has been done stands in the workdir.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 PROGRAMS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
 
@@ -44,7 +44,8 @@ class SlurmOptions:
 
     Attributes:
         partition: where; empty = the cluster's default.
-        minutes: limit of a task. A study may take longer: at its limit a task is requeued, and goes on.
+        minutes: limit of a task. A study may take longer: at its limit a task is requeued, and goes
+            on.
         cpus: cores of a task.
         gpus: accelerators of a task.
         memory_gb: memory of a task; 0 = the cluster's default.
@@ -69,20 +70,31 @@ class SlurmOptions:
             >>> SlurmOptions(cpus=0).check()
             ['Expected --slurm.cpus=0 to be at least 1.']
         """
-        least = {"minutes": 1, "cpus": 1, "gpus": 0, "memory_gb": 0, "num_tasks": 1, "max_parallel": 1}
+        least = {
+            "minutes": 1,
+            "cpus": 1,
+            "gpus": 0,
+            "memory_gb": 0,
+            "num_tasks": 1,
+            "max_parallel": 1,
+        }
         problems = [
             expected(f"--slurm.{name}", getattr(self, name), f"to be at least {low}")
             for name, low in least.items()
             if not getattr(self, name) >= low
         ]
         if self.memory_gb == math.inf:
-            problems.append(expected("--slurm.memory_gb", self.memory_gb, "to be finite", "0 = the default."))
+            problems.append(
+                expected("--slurm.memory_gb", self.memory_gb, "to be finite", "0 = the default.")
+            )
         for text in self.extra:
             key = text.partition("=")[0].lstrip("-").replace("_", "-")
             if not key:
                 problems.append(expected("--slurm.extra", text, "to be key=value, or a key"))
             elif key in OURS:
-                problems.append(expected("--slurm.extra", text, "to leave that parameter alone", OURS[key]))
+                problems.append(
+                    expected("--slurm.extra", text, "to leave that parameter alone", OURS[key])
+                )
         return problems
 
     def grace_seconds(self) -> int:
@@ -143,7 +155,7 @@ def active(names: Sequence[str]) -> list[str]:
         answer = subprocess.run(command, check=True, text=True, capture_output=True, timeout=60)
     except (subprocess.SubprocessError, OSError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip()
-        raise InvalidInput([expected("squeue", said, "to list jobs", "Is this a login node?")]) from error
+        raise unexpected("squeue", said, "to list jobs", "Is this a login node?") from error
     return sorted(set(answer.stdout.split()), key=int)
 
 

@@ -1,8 +1,8 @@
 """Inside a job of Slurm: it works until shortly before its limit, and then asks to be run again.
 
-A job is told nothing when it runs again: the workdir knows what is done. SIGTERM (cancelled, preempted, or
-requeued by somebody) ends it at once; so does SIGUSR2, which announces the limit, but then it asks to be
-requeued.
+A job is told nothing when it runs again: the workdir knows what is done. SIGTERM (cancelled,
+preempted, or requeued by somebody) ends it at once; so does SIGUSR2, which announces the limit, but
+then it asks to be requeued.
 """
 
 import os
@@ -31,17 +31,20 @@ class NoProgressError(RuntimeError):
     """A job has left without finishing an epoch, and would do so again."""
 
 
-def carry_out(work: Callable[[float], None], standing: Callable[[], Standing], minutes: int) -> None:
+def carry_out(
+    work: Callable[[float], None], standing: Callable[[], Standing], minutes: int
+) -> None:
     """Works, and has the job run again if that does not suffice.
 
     Args:
-        work: told how many minutes from now it may still begin epochs; ends earlier if it has done all.
+        work: told how many minutes from now it may still begin epochs; ends earlier if it has done
+            all.
         standing: how far the job's members are.
         minutes: the job's limit, where Slurm does not say when it will end the job.
 
     Raises:
-        NoProgressError: no epoch was finished, although the job had half of its limit, or was not told to
-            leave.
+        NoProgressError: no epoch was finished, although the job had half of its limit, or was not
+            told to leave.
     """
     told: list[int] = []
     started, before = time.time(), standing()
@@ -87,7 +90,11 @@ def job_id() -> str:
     Of an array's task it is `ARRAY_TASK`: the plain id of the last task is that of the whole array.
     """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
+    return (
+        f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+        if array
+        else os.environ.get("SLURM_JOB_ID", "")
+    )
 
 
 def _leave_on_signals(told: list[int]) -> None:

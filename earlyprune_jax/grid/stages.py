@@ -1,7 +1,7 @@
 """A study cut into parts for many machines: the trunks, then what starts from them.
 
-A part is what one batch job trains. Cells stay whole, for a comparison needs all replicates of its own; cells
-of one shape stay together, for they share a compilation and may train as one batch.
+A part is what one batch job trains. Cells stay whole, for a comparison needs all replicates of its
+own; cells of one shape stay together, for they share a compilation and may train as one batch.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ class Part:
 
     Attributes:
         members: its own: no other part has them.
-        trunks: those its members start from. They should have ended before; where one has not, because its
-            job was killed, the first that needs it trains it.
+        trunks: those its members start from. They should have ended before; where one has not,
+            because its job was killed, the first that needs it trains it.
     """
 
     members: tuple[Member, ...]
@@ -39,8 +39,8 @@ def cut(
 ) -> Stages:
     """Cuts what is left of a study into parts.
 
-    The cells, in the order of `plan.groups`, are cut where the longest part is shortest, counted in training
-    steps; that may need fewer parts than allowed.
+    The cells, in the order of `plan.groups`, are cut where the longest part is shortest, counted in
+    training steps; that may need fewer parts than allowed.
 
     Args:
         spec: of the study.

@@ -1,4 +1,5 @@
-"""A study on disk: a workdir whose members have a directory each, and say there how far they are."""
+"""A study on disk: a workdir whose members have a directory each, and say there how far they
+are."""
 
 import contextlib
 import dataclasses
@@ -24,8 +25,8 @@ AnyMember = TypeVar("AnyMember", bound=Member)
 class Study:
     """A spec and the workdir that holds its members, those of earlier grids among them.
 
-    Where several processes train one run, the workdir is process 0's, and every method is called by all of
-    them, or within `hosts.on_primary`.
+    Where several processes train one run, the workdir is process 0's, and every method is called by
+    all of them, or within `hosts.on_primary`.
     """
 
     spec: RunSpec
@@ -54,7 +55,8 @@ class Study:
         return [member for member in members if not self.records(member).has_ended()]
 
     def left(self, members: Iterable[AnyMember]) -> list[AnyMember]:
-        """Those that another session would work on: without a result, or with one to be forgotten."""
+        """Those that another session would work on: without a result, or with one to be
+        forgotten."""
         return [member for member in members if self._is_left(member)]
 
     def _is_left(self, member: Member) -> bool:
@@ -87,7 +89,8 @@ class Study:
             records = self.records(member)
             if records.has_ended():
                 with contextlib.suppress(Busy), claims.held_if_free(records.directory):
-                    # Looked at again: it may have been tried, and finished, by another process since.
+                    # Looked at again: it may have been tried, and finished, by another process
+                    # since.
                     if self._is_left(member):
                         records.forget_result()
 
@@ -123,7 +126,11 @@ class Study:
 
     def _fork_epochs_left(self, trunk: Trunk) -> set[int]:
         """From which epochs of a trunk forks are still to start."""
-        forks = (one for one in plan.members(self.spec) if isinstance(one, Fork) and trunk_of(one) == trunk)
+        forks = (
+            one
+            for one in plan.members(self.spec)
+            if isinstance(one, Fork) and trunk_of(one) == trunk
+        )
         epochs: set[int] = set()
         for fork in forks:
             if fork.fork_epoch not in epochs and self._is_left(fork):
@@ -133,14 +140,17 @@ class Study:
 
 def free_bytes(workdir: Path) -> int:
     """What is free on the disk that a workdir is on, or will be."""
-    existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+    existing = next(
+        path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists()
+    )
     return shutil.disk_usage(existing).free
 
 
 def described_trunk(
     spec: RunSpec, trunk: Trunk, num_epochs: int, of_data: Mapping[str, Any], budget_file: str
 ) -> dict[str, Any]:
-    """What run.json says of a trunk: checkpoints that stay, data, and the signals' budget, beside the rest.
+    """What run.json says of a trunk: checkpoints that stay, data, and the signals' budget, beside
+    the rest.
 
     Args:
         spec: of the study.

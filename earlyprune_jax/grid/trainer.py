@@ -1,4 +1,5 @@
-"""Trains members of a study in this process: trunks, batches of forks, comparisons of replicates."""
+"""Trains members of a study in this process: trunks, batches of forks, comparisons of
+replicates."""
 
 import contextlib
 import dataclasses
@@ -12,12 +13,29 @@ import jax
 from earlyprune_jax import data, tasks
 from earlyprune_jax.grid import claims, identity
 from earlyprune_jax.grid.departures import Departure, departure, stopping_rule
-from earlyprune_jax.grid.members import Comparison, Fork, Member, Pruned, Run, Trunk, label, trunk_of
+from earlyprune_jax.grid.members import (
+    Comparison,
+    Fork,
+    Member,
+    Pruned,
+    Run,
+    Trunk,
+    label,
+    trunk_of,
+)
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study, described_trunk
 from earlyprune_jax.records import flat
 from earlyprune_jax.spec import RunSpec, Setting
-from earlyprune_jax.training import budget, comparisons, criteria, loop, measurement, retraining, state
+from earlyprune_jax.training import (
+    budget,
+    comparisons,
+    criteria,
+    loop,
+    measurement,
+    retraining,
+    state,
+)
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointError
 from earlyprune_jax.training.engine import Engine
@@ -71,7 +89,8 @@ class _Equipment:
 
 
 class Trainer:
-    """The members of a study, trained one after another or in batches; engines are built when needed.
+    """The members of a study, trained one after another or in batches; engines are built when
+    needed.
 
     Args:
         study: whose members.
@@ -114,7 +133,8 @@ class Trainer:
         return self._by_engine(engines.engine_id(self.study.at(setting)))
 
     def _equip(self, engine_id: str) -> "_Equipment":
-        # What an engine does not depend on, schedules and forks, may be that of any of its settings.
+        # What an engine does not depend on, schedules and forks, may be that of any of its
+        # settings.
         every = map(self.study.at, self.study.spec.settings())
         spec = next(each for each in every if engines.engine_id(each) == engine_id)
         source = self._reader(spec.data)
@@ -157,7 +177,8 @@ class Trainer:
         return run
 
     def _pruned(self, member: Pruned) -> loop.Run | None:
-        """A pruned run, ready to train; None where there is nothing to start from, which is written down."""
+        """A pruned run, ready to train; None where there is nothing to start from, which is written
+        down."""
         spec, trunk = self.study.at(member.setting), trunk_of(member)
         records, dense = self.study.records(member), self.study.records(trunk)
         ended = dense.result()
@@ -166,7 +187,8 @@ class Trainer:
             self.talk.say(f"{label(member)}: {leaving.sentence}")
         if leaving.fork is None:
             records.start(
-                identity.described(self.study.spec, member, leaving.dense_epochs, 0) | leaving.described
+                identity.described(self.study.spec, member, leaving.dense_epochs, 0)
+                | leaving.described
             )
             for_now = bool(ended and ended["status"] == "failed")
             records.finish({"status": "skipped", "reason": leaving.sentence, "for_now": for_now})
@@ -175,7 +197,9 @@ class Trainer:
 
     def _departing(self, member: Pruned, leaving: Departure, fork: Fork) -> loop.Run:
         engine, spec = self.engine(member.setting), self.study.at(member.setting)
-        training = retraining.training(spec, fork.rule, leaving.dense_epochs, engine.steps_per_epoch)
+        training = retraining.training(
+            spec, fork.rule, leaving.dense_epochs, engine.steps_per_epoch
+        )
         run = self._run(
             member,
             training,
@@ -185,7 +209,9 @@ class Trainer:
             watch=loop.NOT_WATCHED,
             save=SavePolicy(FORK_SAVE_SHARE, frozenset()),
         )
-        described = identity.described(self.study.spec, member, fork.fork_epoch, training.num_epochs)
+        described = identity.described(
+            self.study.spec, member, fork.fork_epoch, training.num_epochs
+        )
         described |= {"fork_epoch": fork.fork_epoch} | leaving.described
         trunk = trunk_of(member)
         run.records.start(
@@ -198,10 +224,15 @@ class Trainer:
         )
         return run
 
-    def _prune(self, engine: Engine, spec: RunSpec, fork: Fork, training: Training) -> state.TrainState:
-        """The fork's first state: its trunk at the fork epoch, less the weights with the lowest scores."""
+    def _prune(
+        self, engine: Engine, spec: RunSpec, fork: Fork, training: Training
+    ) -> state.TrainState:
+        """The fork's first state: its trunk at the fork epoch, less the weights with the lowest
+        scores."""
         dense = self._dense(engine, fork)
-        numbers = engines.probe_indices(engine.num_train, spec.pruning.num_examples, spec.data.split_seed)
+        numbers = engines.probe_indices(
+            engine.num_train, spec.pruning.num_examples, spec.data.split_seed
+        )
         mask = criteria.make_mask(
             engine,
             dense,
@@ -212,7 +243,9 @@ class Trainer:
             examples=criteria.Examples(engine, numbers, spec.pruning.batch_size),
         )
         reset = training.reset_momentum
-        pruned = state.fork(dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset)
+        pruned = state.fork(
+            dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset
+        )
         return engine.place(pruned)
 
     def _dense(self, engine: Engine, fork: Fork) -> state.TrainState:
@@ -239,7 +272,9 @@ class Trainer:
             records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
             return
         networks = [self._final(engine, fork) for fork in forks]
-        measured = comparisons.measure(study.spec.fork.comparisons, engine.log_probs(networks, "train"))
+        measured = comparisons.measure(
+            study.spec.fork.comparisons, engine.log_probs(networks, "train")
+        )
         records.finish({"status": "finished", **measured})
 
     def _final(self, engine: Engine, fork: Fork) -> state.TrainState:
@@ -248,5 +283,7 @@ class Trainer:
         try:
             return engine.place(store.restore(result["epoch"], engine.state_shapes()))
         except CheckpointError as error:
-            remedy = "Delete that fork's directory: the same command then trains it again, and compares."
+            remedy = (
+                "Delete that fork's directory: the same command then trains it again, and compares."
+            )
             raise CheckpointError(f"{error} {remedy}") from error

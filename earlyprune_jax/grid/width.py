@@ -1,4 +1,5 @@
-"""How many forks of one shape train as one batch: as told, one on CPU, else as measured on this device."""
+"""How many forks of one shape train as one batch: as told, one on CPU, else as measured on this
+device."""
 
 import time
 from collections.abc import Callable
@@ -19,16 +20,27 @@ class Widths:
     Args:
         spec: of the study.
         engine: of a setting's network and data; built only where forks may train as one batch.
-        asked: what the user has set; 0 = one fork where this backend trains forks one after another, else
-            as many as was measured, with one epoch of throw-away runs a width.
+        asked: what the user has set; 0 = one fork where this backend trains forks one after
+            another, else as many as was measured, with one epoch of throw-away runs a width.
         most: as many forks as there are.
         folder: where what has been measured is kept, by engine and device.
     """
 
     def __init__(
-        self, spec: RunSpec, engine: Callable[[Setting], Engine], asked: int, most: int, folder: Path
+        self,
+        spec: RunSpec,
+        engine: Callable[[Setting], Engine],
+        asked: int,
+        most: int,
+        folder: Path,
     ):
-        self._spec, self._engine, self._asked, self._most, self._folder = spec, engine, asked, most, folder
+        self._spec, self._engine, self._asked, self._most, self._folder = (
+            spec,
+            engine,
+            asked,
+            most,
+            folder,
+        )
         self._narrowed: dict[str, int] = {}
 
     def of(self, fork: Fork) -> int:
@@ -41,7 +53,8 @@ class Widths:
         return width if limit is None else min(width, limit)
 
     def narrow(self, fork: Fork) -> int:
-        """Halves the batches of a network and its data, which did not fit; returns how wide they are then.
+        """Halves the batches of a network and its data, which did not fit; returns how wide they
+        are then.
 
         A batch has equally many forks on every device; below one on each, forks train one by one.
         """

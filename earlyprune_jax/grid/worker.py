@@ -1,4 +1,5 @@
-"""One worker process of a pool: bound to its cores, told what to do on stdin, telling what it does on stdout.
+"""One worker process of a pool: bound to its cores, told what to do on stdin, telling what it does
+on stdout.
 
 python -m earlyprune_jax.grid.worker < orders.json
 """
@@ -15,7 +16,8 @@ INTERRUPTED = 130
 
 
 def main() -> int:
-    """Works on a study until nothing is left. Returns 0, 2 for bad input, 130 if it was told to stop."""
+    """Works on a study until nothing is left. Returns 0, 2 for bad input, 130 if it was told to
+    stop."""
     told = json.loads(sys.stdin.readline())
     # Before JAX is imported: its threads are as many as there are cores then.
     if hasattr(os, "sched_setaffinity"):

@@ -26,9 +26,13 @@ class Architecture:
     options: Mapping[str, Any]
     widths: tuple[int, ...]
 
-    def make(self, *, num_classes: int, widths: tuple[int, ...], dtype: Any = jnp.float32) -> nn.Module:
+    def make(
+        self, *, num_classes: int, widths: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> nn.Module:
         """The module, of the given sizes."""
-        return self.module_class(num_classes=num_classes, widths=widths, dtype=dtype, **self.options)
+        return self.module_class(
+            num_classes=num_classes, widths=widths, dtype=dtype, **self.options
+        )
 
 
 def _option_a(depth: int) -> Architecture:
@@ -125,7 +129,9 @@ def build(
     if problems:
         raise InvalidInput(problems)
     widths = scaled(ARCHITECTURES[name].widths, width_multiplier)
-    return ARCHITECTURES[name].make(num_classes=int(num_classes), widths=widths, dtype=jnp.dtype(dtype))
+    return ARCHITECTURES[name].make(
+        num_classes=int(num_classes), widths=widths, dtype=jnp.dtype(dtype)
+    )
 
 
 def scaled(widths: Sequence[int], multiplier: float) -> tuple[int, ...]:

@@ -23,7 +23,11 @@ from earlyprune_jax.validate import InvalidInput, expected
 Path = tuple[str, ...]
 
 # Module names that the two families spell differently, then those they share.
-_RESNET_NAMES = {"classifier": "linear", "shortcut_conv": "shortcut.0", "shortcut_norm": "shortcut.1"}
+_RESNET_NAMES = {
+    "classifier": "linear",
+    "shortcut_conv": "shortcut.0",
+    "shortcut_norm": "shortcut.1",
+}
 _PRERESNET_NAMES = {"classifier": "fc", "shortcut_conv": "downsample.0", "final_norm": "bn"}
 _SHARED_NAMES = {"stem_conv": "conv1", "stem_norm": "bn1"}
 _LEAF_NAMES = {
@@ -39,9 +43,9 @@ def from_torch(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of network `name` that hold a published PyTorch state dict.
 
     Number of classes, image channels and layer widths are read off the arrays;
-    `build(name, num_classes=..., width_multiplier=...)` with the matching values applies the result.
-    No value changes: arrays are transposed and cast to float32. (torch's running variances are
-    the unbiased ones; evaluation uses them as they are, exactly as torch does.)
+    `build(name, num_classes=..., width_multiplier=...)` with the matching values applies the
+    result. No value changes: arrays are transposed and cast to float32. (torch's running variances
+    are the unbiased ones; evaluation uses them as they are, exactly as torch does.)
 
     Keys understood: resnet8 ... resnet110 as in akamaster/pytorch_resnet_cifar10, resnet18 as in
     kuangliu/pytorch-cifar (conv1, bn1, layerL.B.conv1, ..., layerL.B.shortcut.0, linear);
@@ -135,8 +139,11 @@ def _permuted(array: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.ndar
     return array.transpose(axes[array.ndim]) if array.ndim in axes else array
 
 
-def _expected_arrays(name: str, given: Mapping[str, np.ndarray]) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """State-dict key -> (path in the variables, torch shape), of the network sized as `given` is."""
+def _expected_arrays(
+    name: str, given: Mapping[str, np.ndarray]
+) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """State-dict key -> (path in the variables, torch shape), of the network sized as `given`
+    is."""
     architecture, module_names = catalog.ARCHITECTURES[name], _module_names(name)
     channels = _size(given, "conv1.weight", axis=1, default=3)
     module: nn.Module = architecture.make(
@@ -180,7 +187,9 @@ def _problems(given: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, .
     if missing := [key for key in wanted if key not in given]:
         problems.append(f"Expected {len(missing)} more keys in arrays: {', '.join(missing)}.")
     if unexpected := [key for key in given if key not in wanted]:
-        problems.append(f"Expected arrays without {len(unexpected)} of their keys: {', '.join(unexpected)}.")
+        problems.append(
+            f"Expected arrays without {len(unexpected)} of their keys: {', '.join(unexpected)}."
+        )
     for key in (key for key in wanted if key in given):
         array, shape = given[key], wanted[key]
         if array.shape != shape:

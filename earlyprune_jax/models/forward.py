@@ -1,4 +1,5 @@
-"""Applies Linen modules that take `train`, `deterministic` or neither, with or without batch norm."""
+"""Applies Linen modules that take `train`, `deterministic` or neither, with or without batch
+norm."""
 
 import functools
 import inspect
@@ -19,7 +20,8 @@ def _mode(kind: type) -> tuple[tuple[str, bool], ...]:
 
 
 def mode(module: Any, *, train: bool) -> dict[str, bool]:
-    """Gives the arguments that put a module's call into training or evaluation; none where it has none.
+    """Gives the arguments that put a module's call into training or evaluation; none where it has
+    none.
 
     Of an NNX module behind `flax.nnx.bridge.ToLinen` the NNX class's own call is looked at.
 

@@ -18,10 +18,11 @@ from jax.nn.initializers import Initializer
 from earlyprune_jax.array_types import Array, PRNGKey
 from earlyprune_jax.validate import InvalidInput, expected
 
-# Made once: modules are compared by their fields, and each call to variance_scaling is a new function.
-# "normal" is not jax's he_normal, which is truncated at two standard deviations.
+# Made once: modules are compared by their fields, and each call to variance_scaling is a new
+# function. "normal" is not jax's he_normal, which is truncated at two standard deviations.
 NORMAL_FAN_IN = initializers.variance_scaling(2.0, "fan_in", "normal")
-"""N(0, 2 / fan_in), fan_in = k*k*in: torch's kaiming_normal_ with its defaults (He et al. 2015, Eq. 10)."""
+"""N(0, 2 / fan_in), fan_in = k*k*in: torch's kaiming_normal_ with its defaults (He et al. 2015, Eq.
+10)."""
 
 NORMAL_FAN_OUT = initializers.variance_scaling(2.0, "fan_out", "normal")
 """N(0, 2 / fan_out), fan_out = k*k*out (He et al. 2015, Eq. 14)."""
@@ -31,7 +32,8 @@ UNIFORM_FAN_IN = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def uniform_bias(fan_in: int) -> Initializer:
-    """U(-b, b), b = 1 / sqrt(fan_in): torch's default for the bias of a layer with `fan_in` inputs."""
+    """U(-b, b), b = 1 / sqrt(fan_in): torch's default for the bias of a layer with `fan_in`
+    inputs."""
 
     def init(key: PRNGKey, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
         bound = 1 / math.sqrt(fan_in)
@@ -40,7 +42,9 @@ def uniform_bias(fan_in: int) -> Initializer:
     return init
 
 
-def conv(features: int, size: int, stride: int, kernel_init: Initializer, dtype: Any, name: str) -> nn.Conv:
+def conv(
+    features: int, size: int, stride: int, kernel_init: Initializer, dtype: Any, name: str
+) -> nn.Conv:
     """A size x size convolution without bias; (H, W) becomes (ceil(H / stride), ceil(W / stride)).
 
     The padding is symmetric, (size - 1) / 2 on every side, at every stride. (JAX's "SAME" pads
@@ -67,17 +71,22 @@ def norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
     torch averages the unbiased one, larger by n / (n - 1), n = batch * height * width
     (1.0001 at 128 * 8 * 8). Statistics are float32 whatever `dtype` is.
     """
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
 
 
 def pool_and_classify(x: Array, num_classes: int, kernel_init: Initializer) -> Array:
     """Mean over all pixels, then a dense layer: [B, H, W, C] -> logits [B, num_classes].
 
-    Pooling and classifier compute in float32 at least: a bfloat16 logit near 10 would be off by up to 0.03.
+    Pooling and classifier compute in float32 at least: a bfloat16 logit near 10 would be off by up
+    to 0.03.
     """
     pooled = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
     bias_init = uniform_bias(pooled.shape[-1])
-    return nn.Dense(num_classes, kernel_init=kernel_init, bias_init=bias_init, name="classifier")(pooled)
+    return nn.Dense(num_classes, kernel_init=kernel_init, bias_init=bias_init, name="classifier")(
+        pooled
+    )
 
 
 def require_images(images: Array) -> None:

@@ -1,4 +1,5 @@
-"""Networks by reference: a built-in or the user's own Linen module, with what the experiment gives it."""
+"""Networks by reference: a built-in or the user's own Linen module, with what the experiment gives
+it."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from flax import linen as nn
 
 from earlyprune_jax import references
 from earlyprune_jax.models import catalog
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 KEY = "model.name"
 
@@ -22,8 +23,8 @@ def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Mod
         width_multiplier: scales every layer's channels; passed on where it is accepted.
 
     Returns:
-        A function of named arguments (num_classes, dtype, ...) -> a Linen module; of what it is given
-        it passes on what the class or function takes.
+        A function of named arguments (num_classes, dtype, ...) -> a Linen module; of what it is
+        given it passes on what the class or function takes.
 
     Raises:
         InvalidInput: what `references.load` finds, or a width that is not accepted.
@@ -33,14 +34,14 @@ def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Mod
     accepts_width = "width_multiplier" in references.accepted(made_by, {"width_multiplier": 1.0})
     if width_multiplier != 1 and not accepts_width:
         allowed = f"to be 1: {name} has no argument width_multiplier"
-        raise InvalidInput([expected("model.width_multiplier", width_multiplier, allowed)])
+        raise unexpected("model.width_multiplier", width_multiplier, allowed)
 
     def make(**given: Any) -> nn.Module:
         dtype = given.get("dtype")
         takes = references.accepted(made_by, {"width_multiplier": width_multiplier, **given})
         if dtype is not None and jnp.dtype(dtype) != jnp.float32 and "dtype" not in takes:
             allowed = f"to be float32: {name} has no argument dtype"
-            raise InvalidInput([expected("train.precision", jnp.dtype(dtype).name, allowed)])
+            raise unexpected("train.precision", jnp.dtype(dtype).name, allowed)
         try:
             module = made_by(**takes)
         except (TypeError, ValueError) as error:
@@ -48,13 +49,11 @@ def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Mod
                 raise
             given_names = ", ".join(takes) or "nothing"
             allowed = f"to be makeable from its arguments and {given_names} ({error})"
-            raise InvalidInput([expected(KEY, name, allowed)]) from error
+            raise unexpected(KEY, name, allowed) from error
         if not isinstance(module, nn.Module):
             found = type(module).__name__
-            remedy = (
-                "Give the class, e.g. nets:Net. NNX modules: flax.nnx.bridge.ToLinen, see docs/extending.md."
-            )
-            raise InvalidInput([expected(KEY, name, f"to make a Linen module, not a {found}", remedy)])
+            remedy = "Give the class, e.g. nets:Net. NNX modules: flax.nnx.bridge.ToLinen, see docs/extending.md."
+            raise unexpected(KEY, name, f"to make a Linen module, not a {found}", remedy)
         return module
 
     # Messages name the network as the config does.

@@ -25,7 +25,8 @@ EXPANSION = 4
 
 
 class PreActivationBlock(nn.Module):
-    """shortcut(x) + conv_k(relu(norm_k(...conv_1(relu(norm_1(x)))))), k = 2, or 3 with a bottleneck.
+    """shortcut(x) + conv_k(relu(norm_k(...conv_1(relu(norm_1(x)))))), k = 2, or 3 with a
+    bottleneck.
 
     Without: two 3x3 convolutions of `features` channels, the first strided. With: 1x1, strided
     3x3, and 1x1 to EXPANSION * features channels.
@@ -42,7 +43,9 @@ class PreActivationBlock(nn.Module):
         features_out = layers[-1][0]
         shortcut = x
         if self.stride != 1 or x.shape[-1] != features_out:
-            shortcut = conv(features_out, 1, self.stride, NORMAL_FAN_OUT, self.dtype, "shortcut_conv")(x)
+            shortcut = conv(
+                features_out, 1, self.stride, NORMAL_FAN_OUT, self.dtype, "shortcut_conv"
+            )(x)
         for index, (features, size, stride) in enumerate(layers, start=1):
             x = nn.relu(norm(train, self.dtype, f"norm{index}")(x))
             x = conv(features, size, stride, NORMAL_FAN_OUT, self.dtype, f"conv{index}")(x)
@@ -52,7 +55,11 @@ class PreActivationBlock(nn.Module):
         """(channels out, kernel size, stride) of each convolution on the residual path."""
         if not self.bottleneck:
             return [(self.features, 3, self.stride), (self.features, 3, 1)]
-        return [(self.features, 1, 1), (self.features, 3, self.stride), (EXPANSION * self.features, 1, 1)]
+        return [
+            (self.features, 1, 1),
+            (self.features, 3, self.stride),
+            (EXPANSION * self.features, 1, 1),
+        ]
 
 
 class PreResNet(nn.Module):

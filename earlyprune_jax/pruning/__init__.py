@@ -1,4 +1,5 @@
-"""Pruning masks as pytrees of booleans, usable from any JAX training loop; docs/pruning.md shows how.
+"""Pruning masks as pytrees of booleans, usable from any JAX training loop; docs/pruning.md shows
+how.
 
 from earlyprune_jax import pruning
 mask = pruning.prune(params, sparsity=0.8)      # True = kept
@@ -33,7 +34,15 @@ from earlyprune_jax.pruning.export.files import (
     save_dense,
     save_sparse,
 )
-from earlyprune_jax.pruning.masks import apply, check, count_removed, full, intersection, moments, sparsity
+from earlyprune_jax.pruning.masks import (
+    apply,
+    check,
+    count_removed,
+    full,
+    intersection,
+    moments,
+    sparsity,
+)
 from earlyprune_jax.pruning.optimizer.criteria import Criterion
 from earlyprune_jax.pruning.optimizer.schedules import Schedule, iterative, one_shot, polynomial
 from earlyprune_jax.pruning.optimizer.state import PruningState, get_mask, replace_mask, trigger

@@ -12,12 +12,13 @@ from earlyprune_jax import validate
 from earlyprune_jax.array_types import Mask
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """Intersection over union (Jaccard index) of what two masks A and B keep, and of what they remove.
+    """Intersection over union (Jaccard index) of what two masks A and B keep, and of what they
+    remove.
 
     Attributes:
         kept: |A and B| / |A or B|.
@@ -43,7 +44,8 @@ def overlap(first: Mask, second: Mask, prunable: Any = None) -> Overlap:
     Args:
         first: bool leaves.
         second: bool leaves of the same structure and shapes.
-        prunable: None for all leaves, or the structure of the masks with Python bools, from `select`.
+        prunable: None for all leaves, or the structure of the masks with Python bools, from
+            `select`.
 
     Raises:
         InvalidInput: the masks or `prunable` differ in structure, shape or type, by path.
@@ -69,7 +71,8 @@ def overlap(first: Mask, second: Mask, prunable: Any = None) -> Overlap:
 def hamming(first: Mask, second: Mask, prunable: Any = None) -> float:
     """The fraction of entries in which two masks differ: |A xor B| / n, in [0, 1].
 
-    At equal sparsity s it is at most 2 min(s, 1 - s); two independent random masks have 2 s (1 - s).
+    At equal sparsity s it is at most 2 min(s, 1 - s); two independent random masks have 2 s (1 -
+    s).
 
     Args:
         first: bool leaves.
@@ -89,7 +92,7 @@ def hamming(first: Mask, second: Mask, prunable: Any = None) -> float:
     pairs = _pairs(first, second, prunable)
     size = sum(a.size for _, a, _ in pairs)
     if not size:
-        raise InvalidInput([expected("masks", "no entries", "to have at least one to compare")])
+        raise unexpected("masks", "no entries", "to have at least one to compare")
     return sum(int(np.sum(a ^ b)) for _, a, b in pairs) / size
 
 
@@ -171,8 +174,10 @@ def _pairs(first: Mask, second: Mask, prunable: Any) -> list[tuple[str, np.ndarr
     if jax.tree.structure(prunable) != jax.tree.structure(first):
         remedy = "Take it from select, on the params of the masks."
         names = [name for name, _ in named_leaves(prunable)]
-        raise InvalidInput([expected("prunable at", names, "to have the masks' structure", remedy)])
-    leaves = zip(named_leaves(first), jax.tree.leaves(second), jax.tree.leaves(prunable), strict=True)
+        raise unexpected("prunable at", names, "to have the masks' structure", remedy)
+    leaves = zip(
+        named_leaves(first), jax.tree.leaves(second), jax.tree.leaves(prunable), strict=True
+    )
     return [(name, np.asarray(a), np.asarray(b)) for (name, a), b, take in leaves if take]
 
 

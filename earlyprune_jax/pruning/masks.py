@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, structure_problems
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
 
 def full(params: Params) -> Mask:
@@ -26,7 +26,9 @@ def full(params: Params) -> Mask:
 
 def _all_true(leaf: Any) -> Any:
     # ones_like keeps the sharding of an array; shapes and other leaves have none.
-    return jnp.ones_like(leaf, bool) if isinstance(leaf, jax.Array) else jnp.ones(np.shape(leaf), bool)
+    return (
+        jnp.ones_like(leaf, bool) if isinstance(leaf, jax.Array) else jnp.ones(np.shape(leaf), bool)
+    )
 
 
 def apply(mask: Mask, tree: Any) -> Any:
@@ -90,7 +92,9 @@ def _check_dtype(name: str, keep: Any) -> list[str]:
     dtype = keep.dtype if hasattr(keep, "dtype") else np.asarray(keep).dtype
     if dtype == np.bool_:
         return []
-    remedy = "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first, then the tree."
+    remedy = (
+        "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first, then the tree."
+    )
     return [expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy)]
 
 
@@ -124,22 +128,24 @@ def sparsity(mask: Mask, prunable: Any) -> float:
     if problems:
         raise InvalidInput(problems)
     chosen = [
-        leaf for leaf, take in zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True) if take
+        leaf
+        for leaf, take in zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
+        if take
     ]
     num_weights = sum(int(np.size(leaf)) for leaf in chosen)
     if not num_weights:
-        raise InvalidInput([expected("prunable", "no weight", "to mark at least one")])
+        raise unexpected("prunable", "no weight", "to mark at least one")
     return count_removed(chosen) / num_weights
 
 
 def moments(mask: Mask, opt_state: Any) -> Any:
     """Sets the removed weights' entries of every moment inside an Optax state to 0.
 
-    A moment is a leaf whose path ends with a parameter's path and whose last axes are that parameter's:
-    momentum, second moments, averages, accumulated gradients, L-BFGS histories, also inside `chain`,
-    `masked`, `partition`, `MultiSteps` and `inject_hyperparams`. Statistics that several weights
-    share, Adafactor's rows and columns, belong to no weight and are left alone; so is what `optax.flatten`
-    or `split_real_and_imaginary` moved elsewhere.
+    A moment is a leaf whose path ends with a parameter's path and whose last axes are that
+    parameter's: momentum, second moments, averages, accumulated gradients, L-BFGS histories, also
+    inside `chain`, `masked`, `partition`, `MultiSteps` and `inject_hyperparams`. Statistics that
+    several weights share, Adafactor's rows and columns, belong to no weight and are left alone; so
+    is what `optax.flatten` or `split_real_and_imaginary` moved elsewhere.
 
     Args:
         mask: the structure of the params that the state was made for.
@@ -160,11 +166,14 @@ def moments(mask: Mask, opt_state: Any) -> Any:
         ending = path[start:]
         if ending not in kept:
             return False
-        # Numbers alone, of lists or of one bare array, say too little: there the whole subtree must fit.
+        # Numbers alone, of lists or of one bare array, say too little: there the whole subtree must
+        # fit.
         named = any(not isinstance(key, jax.tree_util.SequenceKey) for key in ending)
         if named:
             return True
-        return all(rest in kept and _ends_like(leaf, kept[rest]) for rest, leaf in under[path[:start]])
+        return all(
+            rest in kept and _ends_like(leaf, kept[rest]) for rest, leaf in under[path[:start]]
+        )
 
     def one(path: tuple[Any, ...], leaf: Any) -> Any:
         # The longest ending first: {"kernel": ..., "head": {"kernel": ...}} has two that fit.

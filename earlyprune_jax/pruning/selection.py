@@ -8,7 +8,7 @@ import jax
 
 from earlyprune_jax.array_types import Params
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, repeated_paths
-from earlyprune_jax.validate import InvalidInput, expected, nearest
+from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 
 REGEX_PREFIX = "regex:"
 KERNEL_NAMES = ("kernel", "weight")
@@ -29,11 +29,15 @@ def _not_a_kernel(path: str, leaf: Any) -> str:
 
 
 def _not_a_conv_kernel(path: str, leaf: Any) -> str:
-    return _not_a_kernel(path, leaf) or ("" if leaf.ndim > 2 else "has 2 axes, conv kernels have more")
+    return _not_a_kernel(path, leaf) or (
+        "" if leaf.ndim > 2 else "has 2 axes, conv kernels have more"
+    )
 
 
 def _not_a_dense_kernel(path: str, leaf: Any) -> str:
-    return _not_a_kernel(path, leaf) or ("" if leaf.ndim == 2 else f"has {leaf.ndim} axes, dense kernels 2")
+    return _not_a_kernel(path, leaf) or (
+        "" if leaf.ndim == 2 else f"has {leaf.ndim} axes, dense kernels 2"
+    )
 
 
 NAMED_SETS: dict[str, Exclusion] = {
@@ -58,7 +62,9 @@ def check_pattern(pattern: str, thing: str) -> list[str]:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        return [expected(thing, pattern, "to hold a valid regular expression", f"It says: {error}.")]
+        return [
+            expected(thing, pattern, "to hold a valid regular expression", f"It says: {error}.")
+        ]
     return []
 
 
@@ -81,7 +87,9 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
     excluded = _exclusion(layers)
     if problems := repeated_paths(params):
         raise InvalidInput(problems)
-    reasons = {name: _not_a_weight(leaf) or excluded(name, leaf) for name, leaf in named_leaves(params)}
+    reasons = {
+        name: _not_a_weight(leaf) or excluded(name, leaf) for name, leaf in named_leaves(params)
+    }
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -115,14 +123,16 @@ def select(params: Params, layers: Layers) -> Any:
     if len(reasons) == len(leaves):
         why = "; ".join(f"{name} {reason}" for name, reason in list(reasons.items())[:8])
         remedy = f"Of {len(leaves)} leaves none belongs: {why or 'there are none'}."
-        raise InvalidInput([expected("layers", layers, "to select at least one parameter", remedy)])
+        raise unexpected("layers", layers, "to select at least one parameter", remedy)
     return jax.tree.map_with_path(lambda path, _: path_name(path) not in reasons, params)
 
 
 def _not_a_weight(leaf: Any) -> str:
     if is_weight(leaf):
         return ""
-    kind = f"an array of {leaf.dtype}" if hasattr(leaf, "dtype") else f"of type {type(leaf).__name__}"
+    kind = (
+        f"an array of {leaf.dtype}" if hasattr(leaf, "dtype") else f"of type {type(leaf).__name__}"
+    )
     return f"is {kind}, not a floating-point array"
 
 

@@ -28,7 +28,11 @@ def path_name(path: tuple[Any, ...]) -> str:
         >>> path_name((jax.tree_util.DictKey("kernel"), jax.tree_util.GetAttrKey("value")))
         'kernel'
     """
-    if len(path) > 1 and path[-1] in _VARIABLE_FIELDS and isinstance(path[-2], jax.tree_util.DictKey):
+    if (
+        len(path) > 1
+        and path[-1] in _VARIABLE_FIELDS
+        and isinstance(path[-2], jax.tree_util.DictKey)
+    ):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -128,7 +132,9 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
     if isinstance(given, str) or callable(given) and jax.tree.leaves(given) == [given]:
         remedy = "A name or a function is no tree: call it, and give what it returns."
         return [expected(thing, given, "to be a tree like the parameters", remedy)]
-    given_names, wanted_names = ([name for name, _ in named_leaves(tree)] for tree in (given, wanted))
+    given_names, wanted_names = (
+        [name for name, _ in named_leaves(tree)] for tree in (given, wanted)
+    )
     if given_names and wanted_names and not set(given_names) & set(wanted_names):
         first, like = given_names[0], wanted_names[0]
         return [expected(f"paths of {thing}", first, f"to be like {like!r}", _part(first, like))]
@@ -152,7 +158,10 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
 
 def _part(given: str, wanted: str) -> str:
     """What to do about paths of which one side has a beginning that the other has not."""
-    for longer, shorter, words in ((given, wanted, "Take its part"), (wanted, given, "It is only the part")):
+    for longer, shorter, words in (
+        (given, wanted, "Take its part"),
+        (wanted, given, "It is only the part"),
+    ):
         if longer.endswith(f"/{shorter}"):
             keys = longer.removesuffix(f"/{shorter}").split("/")
             return f"{words} {''.join(f'[{key!r}]' for key in keys)}."

@@ -52,8 +52,8 @@ __all__ = [
 ]
 
 NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm")
-"""Signals of one state, by the names configs use; `training.measurement` adds those that compare epochs, and
-the task's own metrics."""
+"""Signals of one state, by the names configs use; `training.measurement` adds those that compare
+epochs, and the task's own metrics."""
 
 
 def build(

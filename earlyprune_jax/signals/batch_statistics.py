@@ -1,4 +1,5 @@
-"""Batch-norm statistics measured anew: what a network's own activations are, not what it has stored."""
+"""Batch-norm statistics measured anew: what a network's own activations are, not what it has
+stored."""
 
 import functools
 import math
@@ -13,7 +14,7 @@ import numpy as np
 from earlyprune_jax import taps
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
 STATISTICS = "batch_stats"
 
@@ -38,24 +39,29 @@ def reestimated_statistics(
         mean = (1/N) sum_b n_b mean_b
         var  = (1/N) sum_b n_b (var_b + mean_b^2) - mean^2      (law of total variance, biased)
 
-    No trace is left of the stored statistics, of their momentum or of the batches' order; for the first
-    such layer it is the statistics of all images at once. In training mode each layer normalises by its
-    batch, so what deeper layers see depends, as in training, on which images are together.
+    No trace is left of the stored statistics, of their momentum or of the batches' order; for the
+    first such layer it is the statistics of all images at once. In training mode each layer
+    normalises by its batch, so what deeper layers see depends, as in training, on which images are
+    together.
 
-    A layer stores new = m old + (1 - m) batch. Running the first batch from two different `old` gives m,
-    running each from old = 0 gives `batch`; exact up to rounding, about 1e-7 / (1 - m) relative.
+    A layer stores new = m old + (1 - m) batch. Running the first batch from two different `old`
+    gives m, running each from old = 0 gives `batch`; exact up to rounding, about 1e-7 / (1 - m)
+    relative.
 
     Cost: one forward pass over the images and two over their first batch.
 
     Args:
-        model: a Linen module, or anything with its `apply(variables, images, mutable=..., **options)`.
+        model: a Linen module, or anything with its `apply(variables, images, mutable=...,
+            **options)`.
         variables: {"params": ..., "batch_stats": ...}. Among the statistics a leaf `var` beside a
-            leaf `mean` is a biased variance, other floating-point leaves are means, the rest is kept.
+            leaf `mean` is a biased variance, other floating-point leaves are means, the rest is
+            kept.
         images: [N, ...] as the model takes them.
-        batch_size: at most that many images at once, in batches of equal size (up to one): a small last
-            one would have poor statistics.
-        train_options: for `model.apply`: what it needs in training mode, such as `rngs`. A Linen module
-            is asked for that mode by its own argument (`train`, `use_running_average`, ...) anyway.
+        batch_size: at most that many images at once, in batches of equal size (up to one): a small
+            last one would have poor statistics.
+        train_options: for `model.apply`: what it needs in training mode, such as `rngs`. A Linen
+            module is asked for that mode by its own argument (`train`, `use_running_average`, ...)
+            anyway.
 
     Returns:
         The structure of `variables["batch_stats"]`.
@@ -85,7 +91,9 @@ def reestimate(run: TrainingPass, variables: Variables, parts: list[Any]) -> Any
     sums: dict[str, Any] = dict.fromkeys(shares, 0.0)
     for part in parts:
         updated = dict(named_leaves(run(from_zero, part)))
-        batch = {name: np.asarray(updated[name], np.float64) / share for name, share in shares.items()}
+        batch = {
+            name: np.asarray(updated[name], np.float64) / share for name, share in shares.items()
+        }
         for name, value in batch.items():
             sums[name] = sums[name] + len(part) * (value + _squared_mean(name, batch))
     count = sum(len(part) for part in parts)
@@ -93,7 +101,8 @@ def reestimate(run: TrainingPass, variables: Variables, parts: list[Any]) -> Any
 
 
 def training_pass(model: Any, options: Mapping[str, Any]) -> TrainingPass:
-    """The compiled training-mode pass of a model; the same function for equal models and options."""
+    """The compiled training-mode pass of a model; the same function for equal models and
+    options."""
     mode = taps.training_options(model, options) if taps.is_linen(model) else options
     items = tuple(sorted(mode.items()))
     return (_known_pass if is_lasting(model, items) else _new_pass)(model, items)
@@ -138,9 +147,11 @@ def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:
     from_zero = _float_leaves(run(_filled(stored, {})))
     if bad := [name for name, leaf in from_zero.items() if not np.isfinite(leaf).all()]:
         remedy = "Look at the images and the weights."
-        raise InvalidInput([expected("batch statistics at", bad, "to be finite", remedy)])
+        raise unexpected("batch statistics at", bad, "to be finite", remedy)
     # A start much smaller than the batch's own statistics would be lost in their rounding.
-    starts = {name: 2.0 ** math.frexp(max(1.0, np.abs(leaf).max()))[1] for name, leaf in from_zero.items()}
+    starts = {
+        name: 2.0 ** math.frexp(max(1.0, np.abs(leaf).max()))[1] for name, leaf in from_zero.items()
+    }
     from_start = _float_leaves(run(_filled(stored, starts)))
     kept = {name: (from_start[name] - from_zero[name]) / start for name, start in starts.items()}
     problems = [_no_average(name, part) for name, part in kept.items() if not _is_momentum(part)]
@@ -187,7 +198,8 @@ def _squared_mean(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def _assembled(stored: Any, moments: Mapping[str, np.ndarray]) -> Any:
-    """Means and second moments as means and variances, in the structure of the stored statistics."""
+    """Means and second moments as means and variances, in the structure of the stored
+    statistics."""
 
     def new(path: Any, old: Any) -> Any:
         name = path_name(path)

@@ -21,7 +21,7 @@ from earlyprune_jax.signals.batch_statistics import (
     split,
     training_pass,
 )
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +56,19 @@ def linear_mode_connectivity(
     train_options: Mapping[str, Any] = NO_OPTIONS,
     eval_options: Mapping[str, Any] = NO_OPTIONS,
 ) -> LinearModeConnectivity:
-    """The train error at equally spaced points (1 - a) w1 + a w2, BN statistics measured anew at each.
+    """The train error at equally spaced points (1 - a) w1 + a w2, BN statistics measured anew at
+    each.
 
     Batch-norm statistics of two networks, averaged, belong to neither: at every point, the ends
     included, they come from the point's own activations on `images` (`reestimated_statistics`). The
     error is then taken on the same images in evaluation mode.
 
-    The ends count among the points: if no other error is farther from their mean, `value` is half the
-    difference of their errors, positive if the first is the better one. Swapping the networks
+    The ends count among the points: if no other error is farther from their mean, `value` is half
+    the difference of their errors, positive if the first is the better one. Swapping the networks
     reverses the points.
 
-    Cost: 2 forward passes over the images at each point, 1 without re-estimation; compiled once, also
-    for later calls with an equal model, options and shapes.
+    Cost: 2 forward passes over the images at each point, 1 without re-estimation; compiled once,
+    also for later calls with an equal model, options and shapes.
 
     Args:
         model: a Linen module, or anything with its `apply(variables, images, **options)` -> [B, C].
@@ -79,16 +80,18 @@ def linear_mode_connectivity(
         batch_size: at most that many images at once, in batches of equal size (up to one).
         reestimate_statistics: False interpolates the statistics like the weights. A model without
             "batch_stats" has none to measure, whatever is asked.
-        train_options, eval_options: for `model.apply` in either mode, such as `rngs`. A Linen module is
-            asked for the mode by its own argument (`train`, `use_running_average`, ...) anyway.
+        train_options, eval_options: for `model.apply` in either mode, such as `rngs`. A Linen
+            module is asked for the mode by its own argument (`train`, `use_running_average`, ...)
+            anyway.
 
     Raises:
-        InvalidInput: options out of range; networks, images and labels that do not fit (by path); weights
-            or logits that are not finite (by path, or by point and example); statistics that
-            training mode does not update as a moving average.
+        InvalidInput: options out of range; networks, images and labels that do not fit (by path);
+            weights or logits that are not finite (by path, or by point and example); statistics
+            that training mode does not update as a moving average.
 
-    Source: Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"; the value as
-    in Yang et al. 2021, "Taxonomizing local versus global structure in neural network loss landscapes".
+    Source: Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"; the
+    value as in Yang et al. 2021, "Taxonomizing local versus global structure in neural network loss
+    landscapes".
 
     Example:
         >>> import collections
@@ -103,7 +106,7 @@ def linear_mode_connectivity(
     """
     if not hasattr(model, "apply"):
         remedy = "Give a Linen module, or an object whose apply takes {'params': ...} and images."
-        raise InvalidInput([expected("model", type(model).__name__, "to have a method apply", remedy)])
+        raise unexpected("model", type(model).__name__, "to have a method apply", remedy)
     labels = _checked(first, second, images, labels, num_points, batch_size)
     parts = split(images, batch_size)
     run_train, run_eval = training_pass(model, train_options), _evaluation(model, eval_options)
@@ -147,7 +150,8 @@ def _between(first: Variables, second: Variables, alpha: float) -> dict[str, Any
 
 
 Evaluation = Callable[[Variables, Any], tuple[Any, Any, Any]]
-"""(variables, images) -> predicted classes [B], whether logits are finite [B], number of classes."""
+"""(variables, images) -> predicted classes [B], whether logits are finite [B], number of
+classes."""
 
 
 def _evaluation(model: Any, options: Mapping[str, Any]) -> Evaluation:
@@ -162,7 +166,7 @@ def _new_evaluation(model: Any, items: tuple[tuple[str, Any], ...]) -> Evaluatio
         logits = model.apply(variables, images, **dict(items))
         if getattr(logits, "ndim", None) != 2:
             given = jax.tree.map(jnp.shape, logits)
-            raise InvalidInput([expected("shape of the model's output", given, "to be [batch, classes]")])
+            raise unexpected("shape of the model's output", given, "to be [batch, classes]")
         return jnp.argmax(logits, axis=1), jnp.isfinite(logits).all(axis=1), logits.shape[1]
 
     return run
@@ -171,7 +175,9 @@ def _new_evaluation(model: Any, items: tuple[tuple[str, Any], ...]) -> Evaluatio
 _known_evaluation = functools.lru_cache(maxsize=8, typed=True)(_new_evaluation)
 
 
-def _num_wrong(run: Evaluation, variables: Variables, parts: list[Any], labels: Any, alpha: float) -> int:
+def _num_wrong(
+    run: Evaluation, variables: Variables, parts: list[Any], labels: Any, alpha: float
+) -> int:
     """How many images are misclassified."""
     outputs = [jax.device_get(taps.evaluated(run, variables, part)) for part in parts]
     predictions = np.concatenate([output[0] for output in outputs])
@@ -179,7 +185,9 @@ def _num_wrong(run: Evaluation, variables: Variables, parts: list[Any], labels: 
     problems = []
     if not finite.all():
         remedy = f"At alpha={alpha:.3g}; {int((~finite).sum())} such examples in all."
-        problems.append(expected("logits of example", int(np.argmin(finite)), "to be finite", remedy))
+        problems.append(
+            expected("logits of example", int(np.argmin(finite)), "to be finite", remedy)
+        )
     num_classes = int(outputs[0][2])
     if labels.min() < 0 or labels.max() >= num_classes:
         given = (int(labels.min()), int(labels.max()))
@@ -220,7 +228,9 @@ def _variables_problems(first: Variables, second: Variables) -> list[str]:
     for (name, a), b in zip(named_leaves(dict(first)), jax.tree.leaves(dict(second)), strict=True):
         if not is_weight(a):
             if not np.array_equal(a, b):
-                problems.append(expected(f"{name} of second", b, "to equal the first's", "It is no weight."))
+                problems.append(
+                    expected(f"{name} of second", b, "to equal the first's", "It is no weight.")
+                )
             continue
         for thing, leaf in (("first", a), ("second", b)):
             if not np.isfinite(np.asarray(leaf)).all():

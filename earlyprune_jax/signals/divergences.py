@@ -13,8 +13,8 @@ def jensen_shannon(first: Any, second: Any, *, smallest_mean: float = 0.0) -> np
     Args:
         first: p [..., C], non-negative, summing to 1 along the last axis.
         second: q, of a shape that broadcasts with p's.
-        smallest_mean: m is raised to this where it is smaller. Published code takes 1e-7, which changes
-            the result by less than C times 4e-8.
+        smallest_mean: m is raised to this where it is smaller. Published code takes 1e-7, which
+            changes the result by less than C times 4e-8.
 
     Returns:
         [...] float64.

@@ -1,4 +1,5 @@
-"""What is wrong with the arguments of the Fisher functions, all of it at once, before anything runs."""
+"""What is wrong with the arguments of the Fisher functions, all of it at once, before anything
+runs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from earlyprune_jax.pruning.scores.gradients import weights_of
 from earlyprune_jax.pruning.scores.weights import require_key
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, repeated_paths
 from earlyprune_jax.signals.fisher_squares import ESTIMATORS, METHODS
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unknown_choice
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected, unknown_choice
 
 
 def check_options(estimator: str, method: str) -> list[str]:
@@ -57,7 +58,9 @@ def require_arguments(
     problems = [*check_options(estimator, method), *_image_problems(images)]
     problems += _problems_of(lambda: require_key(key))
     if microbatch_size is not None and not _is_count(microbatch_size):
-        problems.append(expected("microbatch_size", microbatch_size, "to be an integer of at least 1"))
+        problems.append(
+            expected("microbatch_size", microbatch_size, "to be an integer of at least 1")
+        )
     problems += [] if problems else _label_problems(labels, estimator, num_examples(images))
     if not callable(model) and not taps.is_linen(model):
         allowed = "to be a Linen module or a function (params, images) -> logits"
@@ -68,7 +71,9 @@ def require_arguments(
     params = variables["params"] if taps.is_linen(model) and _has_params(variables) else variables
     if not taps.is_linen(model) or _has_params(variables):
         problems += _params_problems(params, layers)
-        problems += _nonfinite_problems("variables" if taps.is_linen(model) else "params", variables)
+        problems += _nonfinite_problems(
+            "variables" if taps.is_linen(model) else "params", variables
+        )
     if problems:
         raise InvalidInput(problems)
 
@@ -80,19 +85,19 @@ def require_logits(shapes: Any, estimator: str, labels: Any) -> int:
         given = type(shapes).__name__ if shape is None else shape
         remedy = "Return the logits alone, one row for every image."
         allowed = f"to be [B, C], C classes of B={size} images"
-        raise InvalidInput([expected("logits, their shape,", given, allowed, remedy)])
+        raise unexpected("logits, their shape,", given, allowed, remedy)
     problems, num_classes = [], shape[1]
     if not jnp.issubdtype(shapes.dtype, jnp.floating):
         problems.append(expected("logits, their type,", str(shapes.dtype), "to be a float type"))
     if num_classes < 2:
-        remedy = (
-            "A classifier with one class has p = 1 whatever its parameters: its trace is 0 by definition."
-        )
+        remedy = "A classifier with one class has p = 1 whatever its parameters: its trace is 0 by definition."
         problems.append(expected("number of classes", num_classes, "to be at least 2", remedy))
     if estimator == "empirical":
         outside = np.flatnonzero((np.asarray(labels) < 0) | (np.asarray(labels) >= num_classes))
         if len(outside):
-            where = f"labels[{outside[0]}]" + (f" and {len(outside) - 1} more" if len(outside) > 1 else "")
+            where = f"labels[{outside[0]}]" + (
+                f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+            )
             given = int(np.asarray(labels)[outside[0]])
             problems.append(expected(where, given, f"in [0, {num_classes}), as the logits have"))
     if problems:
@@ -130,14 +135,12 @@ def require_finite_squares(
         else:
             where = "No single layer could be named: it is no Linen module, or the layer is inside nn.scan."
         others = f" and of {len(bad) - 1} more near it" if len(bad) > 1 else ""
-        raise InvalidInput(
-            [expected(f"logits of images[{place}]{others}", "not finite", "to be finite", where)]
-        )
+        raise unexpected(f"logits of images[{place}]{others}", "not finite", "to be finite", where)
     rows, units = np.nonzero(~np.isfinite(values))
     place = start + int(units[0]) if values.shape[1] > 1 else start
     shown = shortened([names[row] for row in sorted(set(rows))], at_most=8)
     remedy = f"First for images[{place}], or with images near it; its logits are finite."
-    raise InvalidInput([expected(f"gradient at {', '.join(shown)}", "not finite", "to be finite", remedy)])
+    raise unexpected(f"gradient at {', '.join(shown)}", "not finite", "to be finite", remedy)
 
 
 def num_examples(images: Any) -> int:
@@ -153,12 +156,18 @@ def _image_problems(images: Any) -> list[str]:
     for name, leaf in leaves:
         thing = f"images at {name}" if name else "images"
         dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        if dtype is None or not (
+            jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+        ):
             given = type(leaf).__name__ if dtype is None else str(dtype)
-            problems.append(expected(f"{thing}, its type,", given, "to be an array of floats or integers"))
+            problems.append(
+                expected(f"{thing}, its type,", given, "to be an array of floats or integers")
+            )
         elif np.ndim(leaf) < 2:
             remedy = "Axis 0 is the example; add it to a single image."
-            problems.append(expected(f"{thing}, its shape,", np.shape(leaf), "to be [N, ...]", remedy))
+            problems.append(
+                expected(f"{thing}, its shape,", np.shape(leaf), "to be [N, ...]", remedy)
+            )
         elif np.shape(leaf)[0] == 0:
             remedy = "The mean over no image is not defined."
             problems.append(

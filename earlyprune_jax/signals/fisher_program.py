@@ -46,10 +46,14 @@ class Program:
                 is_linen=False,
             ), variables
         fixed = {name: values for name, values in variables.items() if name != "params"}
-        return Network(functools.partial(_apply_linen, self.model, options), fixed, True), variables["params"]
+        return Network(
+            functools.partial(_apply_linen, self.model, options), fixed, True
+        ), variables["params"]
 
 
-def _apply_linen(module: Any, options: Mapping[str, Any], variables: Any, images: Any, **linen: Any) -> Any:
+def _apply_linen(
+    module: Any, options: Mapping[str, Any], variables: Any, images: Any, **linen: Any
+) -> Any:
     return module.apply(variables, images, **options, **linen)
 
 
@@ -129,7 +133,9 @@ def prepared(program: Program, arrays: list[Any], images: Any) -> Prepared:
     """
     leaves, treedef = jax.tree.flatten(images)
     own = tuple((leaf.shape, leaf.dtype) for leaf in arrays)
-    return _prepared_for(program, own, treedef, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves))
+    return _prepared_for(
+        program, own, treedef, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+    )
 
 
 @_kept_for_modules
@@ -152,7 +158,9 @@ def _logits_shape(network: Network, variables: Any, batch: Any) -> Any:
 
     def logits(arrays: list[Any], batch: Any) -> Any:
         filled = iter(arrays)
-        merged = [next(filled) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
+        merged = [
+            next(filled) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)
+        ]
         return network.apply(jax.tree.unflatten(treedef, merged), batch)
 
     arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]

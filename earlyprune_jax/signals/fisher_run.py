@@ -72,7 +72,9 @@ def measure(
     if looked_at.covered is not None:
         notes = looked_at.covered.notes
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    size = microbatch_size or default_microbatch_size(params, method, looked_at.covered, with_diagonal)
+    size = microbatch_size or default_microbatch_size(
+        params, method, looked_at.covered, with_diagonal
+    )
     step = compiled_step(program)
     total, values, sizes = None, [], []
     num_passes = num_classes if estimator == "exact" else 1
@@ -94,10 +96,10 @@ def default_microbatch_size(
 ) -> int:
     """The microbatch where none is given: a power of two, or 1.
 
-    `batch`: 128, paper A's batch size; its estimate depends on it. The others' do not: as many images
-    as keep the per-example gradients that are held at once (`vmap`: all of them, twice; `layerwise`:
-    the tapped inputs and outputs, the gradients of the largest layer, those left to vmap) within about
-    1 GiB; at most 32 for `vmap`, 128 for `layerwise`.
+    `batch`: 128, paper A's batch size; its estimate depends on it. The others' do not: as many
+    images as keep the per-example gradients that are held at once (`vmap`: all of them, twice;
+    `layerwise`: the tapped inputs and outputs, the gradients of the largest layer, those left to
+    vmap) within about 1 GiB; at most 32 for `vmap`, 128 for `layerwise`.
     """
     largest = LARGEST_MICROBATCH[method]
     if method == "batch":
@@ -118,7 +120,9 @@ def _added(total: Any, more: Any) -> Any:
     return jax.tree.map(jnp.add, total, more)
 
 
-def _microbatches(images: Any, labels: Any, size: int, *, equal: bool) -> Iterator[tuple[int, Any, Examples]]:
+def _microbatches(
+    images: Any, labels: Any, size: int, *, equal: bool
+) -> Iterator[tuple[int, Any, Examples]]:
     """(place of the first image, images, their examples), all of one shape.
 
     What is missing in the last is filled with its last image at weight 0: an input the network was
@@ -136,7 +140,11 @@ def _microbatches(images: Any, labels: Any, size: int, *, equal: bool) -> Iterat
         inside = np.minimum(places, count - 1)
         batch = jax.tree.map(lambda leaf, taken=inside: _taken(leaf, taken), images)
         weights = (places < count).astype(np.float32)
-        yield start, batch, Examples(*map(jnp.asarray, (places.astype(np.int32), given[inside], weights)))
+        yield (
+            start,
+            batch,
+            Examples(*map(jnp.asarray, (places.astype(np.int32), given[inside], weights))),
+        )
 
 
 def _taken(leaf: Any, places: np.ndarray) -> Any:
@@ -163,7 +171,9 @@ def _require_finite(
         return taps.first_nonfinite(network.apply, {"params": params, **network.fixed}, one(place))
 
     def images_finite(place: int) -> bool:
-        return all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(one(place)))
+        return all(
+            np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(one(place))
+        )
 
     # A microbatch is filled up with its last image.
     last = fisher_checks.num_examples(images) - start

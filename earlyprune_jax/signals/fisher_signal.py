@@ -1,4 +1,5 @@
-"""tr(F) along a trunk: the same sums as `fisher_trace`, over probe batches inside the grid's step."""
+"""tr(F) along a trunk: the same sums as `fisher_trace`, over probe batches inside the grid's
+step."""
 
 from typing import Any
 
@@ -9,7 +10,12 @@ import numpy as np
 from earlyprune_jax.array_types import Array, Params, PRNGKey
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.signals.fisher_checks import check_options
-from earlyprune_jax.signals.fisher_squares import Examples, batch_squares, label_rule, standard_error
+from earlyprune_jax.signals.fisher_squares import (
+    Examples,
+    batch_squares,
+    label_rule,
+    standard_error,
+)
 from earlyprune_jax.signals.signal import Network, ProbeSignal
 from earlyprune_jax.validate import InvalidInput
 
@@ -21,24 +27,27 @@ COLUMNS = (
 )
 
 
-def signal(*, estimator: str, method: str, counted: Any, num_classes: int, num_examples: int) -> ProbeSignal:
+def signal(
+    *, estimator: str, method: str, counted: Any, num_classes: int, num_examples: int
+) -> ProbeSignal:
     """tr(F), the mean over probe images, as a signal of the grid.
 
     Columns: `fisher_trace` (the counted leaves), `fisher_trace_all` (every leaf), each with its
-    standard error (None where there are fewer than two units, which are examples, or the batches for
-    method `batch`), and the mapping `fisher_trace_by_parameter` (path -> value, whose sum over any
-    subset of leaves is the trace of that subset).
+    standard error (None where there are fewer than two units, which are examples, or the batches
+    for method `batch`), and the mapping `fisher_trace_by_parameter` (path -> value, whose sum over
+    any subset of leaves is the trace of that subset).
 
     Cost: see `fisher_trace`; `exact` visits the probe images C times.
 
     Args:
-        estimator, method: as `fisher_trace`; `layerwise` is `vmap` where the network is no Linen module.
+        estimator, method: as `fisher_trace`; `layerwise` is `vmap` where the network is no Linen
+            module.
         counted: the structure of the params with Python bools: the leaves summed into
             `fisher_trace`; paper A plots the conv kernels.
         num_classes: C.
         num_examples: the most probe images there can be; their `numbers` are below it, or they are
-            padding. Every image has its own place in the sums, because the squares of its labels are
-            added up over passes before their spread is taken.
+            padding. Every image has its own place in the sums, because the squares of its labels
+            are added up over passes before their spread is taken.
 
     Raises:
         InvalidInput: an estimator and a method that do not go together.
@@ -51,7 +60,9 @@ def signal(*, estimator: str, method: str, counted: Any, num_classes: int, num_e
         units = {name: jnp.zeros(num_examples) for name in ("sizes", "counted", "all")}
         return {"leaves": leaves, "units": units}
 
-    def batch_sums(network: Network, params: Params, batch: Any, key: PRNGKey, pass_index: Array) -> Any:
+    def batch_sums(
+        network: Network, params: Params, batch: Any, key: PRNGKey, pass_index: Array
+    ) -> Any:
         # Only the empirical estimator looks at the data's labels.
         labels = batch.get("labels", jnp.zeros_like(batch["numbers"]))
         examples = Examples(batch["numbers"], labels, batch["weights"])
@@ -66,7 +77,8 @@ def signal(*, estimator: str, method: str, counted: Any, num_classes: int, num_e
             "all": jnp.sum(values, axis=0),
         }
         units = {
-            name: jnp.zeros(num_examples).at[places].add(total, mode="drop") for name, total in totals.items()
+            name: jnp.zeros(num_examples).at[places].add(total, mode="drop")
+            for name, total in totals.items()
         }
         names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
         return {"leaves": dict(zip(names, jnp.sum(values, axis=1), strict=True)), "units": units}

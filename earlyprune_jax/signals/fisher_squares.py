@@ -1,4 +1,5 @@
-"""Squared gradients of log p(y|x) on one batch, by the three methods; everything here runs inside jit."""
+"""Squared gradients of log p(y|x) on one batch, by the three methods; everything here runs inside
+jit."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +20,8 @@ ESTIMATORS = ("exact", "sampled", "argmax", "empirical")
 METHODS = ("vmap", "layerwise", "batch")
 
 Choose = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""(log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels [B] and their weights [B]."""
+"""(log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels [B] and their weights
+[B]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +114,13 @@ def batch_squares(
 
 
 Made = tuple[list[Gradient], Array, Array]
-"""Per-example gradients of each weight, the labels' weights [B], whether the logits are finite [B]."""
+"""Per-example gradients of each weight, the labels' weights [B], whether the logits are finite
+[B]."""
 
 
-def _by_vmap(network: Network, params: Params, batch: Any, examples: Examples, choose: Choose) -> Made:
+def _by_vmap(
+    network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
+) -> Made:
     """Every example's gradients, by one backward pass each."""
     weights, merge = split_weights(params)
 
@@ -134,7 +139,9 @@ def _by_vmap(network: Network, params: Params, batch: Any, examples: Examples, c
     return [Explicit(_accurate(leaf)) for leaf in gradients], factors, finite
 
 
-def _layerwise(network: Network, params: Params, batch: Any, examples: Examples, choose: Choose) -> Made:
+def _layerwise(
+    network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
+) -> Made:
     """The tapped layers' gradients from one backward pass; the other weights' by vmap."""
     variables = {"params": params, **network.fixed}
     covered = taps.coverage(network.apply, variables, batch)
@@ -183,7 +190,12 @@ def _left_over(
 
 
 def _of_the_batch(
-    network: Network, params: Params, batch: Any, examples: Examples, choose: Choose, with_diagonal: bool
+    network: Network,
+    params: Params,
+    batch: Any,
+    examples: Examples,
+    choose: Choose,
+    with_diagonal: bool,
 ) -> Squares:
     """One unit: the square of the gradient of the batch's summed log-probability."""
     weights, merge = split_weights(params)

@@ -41,14 +41,16 @@ def gradient_norm(loss: Loss, params: Params, batches: Batches) -> float:
 
 
 def signal() -> ProbeSignal:
-    """||g||_2, g the gradient of the task's mean loss over the probe examples; classification's is in nats.
+    """||g||_2, g the gradient of the task's mean loss over the probe examples; classification's is
+    in nats.
 
     BN in evaluation mode; over all parameters, pruned ones included (their gradient says what is
     to be gained by bringing them back). Column `gradient_norm`, and `gradient_norm_by_parameter`:
-    path -> the norm of that leaf's part; the squares of the parts add up to the square of the whole.
+    path -> the norm of that leaf's part; the squares of the parts add up to the square of the
+    whole.
 
-    Range: [0, inf); 0 with one class. Cost: one training step for each probe batch, and memory for one
-    more gradient.
+    Range: [0, inf); 0 with one class. Cost: one training step for each probe batch, and memory for
+    one more gradient.
 
     Example:
         >>> signal().columns
@@ -77,7 +79,13 @@ def signal() -> ProbeSignal:
         return {"gradients": zeros, "count": jnp.zeros(())}
 
     return ProbeSignal(
-        "gradient_norm", ("gradient_norm",), 1, zero_sums, batch_sums, numbers, needs_log_probs=False
+        "gradient_norm",
+        ("gradient_norm",),
+        1,
+        zero_sums,
+        batch_sums,
+        numbers,
+        needs_log_probs=False,
     )
 
 

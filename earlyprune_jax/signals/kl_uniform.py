@@ -17,8 +17,8 @@ UNITS = {"nats": 1.0, "bits": math.log(2)}
 def kl_uniform(log_probs: Array, unit: str = "nats") -> Array:
     """KL(uniform || p) of every example: -log C - (1/C) sum_c log p_c, a mean over classes.
 
-    At least 0 up to rounding; 0 if and only if p is uniform, so always 0 with one class. There is no
-    upper bound: it is infinite where a class has probability 0, and nan where log_probs are.
+    At least 0 up to rounding; 0 if and only if p is uniform, so always 0 with one class. There is
+    no upper bound: it is infinite where a class has probability 0, and nan where log_probs are.
 
     Args:
         log_probs: [B, C] natural-log probabilities, whatever `unit` is.
@@ -50,11 +50,11 @@ def signal() -> ProbeSignal:
     """KL_uniform, the mean over the probe images, BN in evaluation mode.
 
     Columns: `kl_uniform_bits` and `kl_uniform_nats`, the same number in both units, and
-    `kl_uniform_bits_standard_error`, sample standard deviation over images / sqrt(images): the error
-    of taking these images for all that are like them; None for one image.
+    `kl_uniform_bits_standard_error`, sample standard deviation over images / sqrt(images): the
+    error of taking these images for all that are like them; None for one image.
 
-    Range: [0, inf); 0 with one class. Cost: one forward pass over the probe images. Source: paper A,
-    Eq. (5).
+    Range: [0, inf); 0 with one class. Cost: one forward pass over the probe images. Source: paper
+    A, Eq. (5).
 
     Example:
         >>> signal().columns
@@ -65,7 +65,9 @@ def signal() -> ProbeSignal:
         del key, pass_index
         weights = batch["weights"]
         # where, not a product: what pads a batch must not count even if it is not finite.
-        bits = jnp.where(weights > 0, kl_uniform(network.log_probs(params, batch), unit="bits"), 0.0)
+        bits = jnp.where(
+            weights > 0, kl_uniform(network.log_probs(params, batch), unit="bits"), 0.0
+        )
         return {"sum": jnp.sum(weights * bits), "sum_of_squares": jnp.sum(weights * bits**2)}
 
     def numbers(sums: Any, num_examples: int) -> dict[str, float | None]:
@@ -73,7 +75,9 @@ def signal() -> ProbeSignal:
         return {
             "kl_uniform_bits": mean,
             "kl_uniform_nats": mean * UNITS["bits"],
-            "kl_uniform_bits_standard_error": _standard_error(mean, sums["sum_of_squares"], num_examples),
+            "kl_uniform_bits_standard_error": _standard_error(
+                mean, sums["sum_of_squares"], num_examples
+            ),
         }
 
     columns = ("kl_uniform_bits", "kl_uniform_nats", "kl_uniform_bits_standard_error")

@@ -5,15 +5,15 @@ from typing import Any
 
 from earlyprune_jax.array_types import Mask
 from earlyprune_jax.pruning.comparison import hamming
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 
 def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
     """The fraction of prunable entries in which two masks differ, the normalised Hamming distance.
 
     |A xor B| / n, in [0, 1]; n counts the entries of the marked leaves. Two masks of sparsity s
-    differ in at most 2 min(s, 1 - s), two independent random ones in 2 s (1 - s) on average: at 95 %
-    sparsity every distance is at most 0.1. Masks of any criterion, scope or pattern will do.
+    differ in at most 2 min(s, 1 - s), two independent random ones in 2 s (1 - s) on average: at 95
+    % sparsity every distance is at most 0.1. Masks of any criterion, scope or pattern will do.
 
     Cost: one pass over the masks, on the host; making a mask costs more.
 
@@ -26,7 +26,8 @@ def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
     Raises:
         InvalidInput: the trees do not fit together, by path; no entries to compare.
 
-    Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 (there between channel masks).
+    Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 (there between channel
+    masks).
 
     Example:
         >>> import numpy as np
@@ -65,5 +66,5 @@ def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) 
     if not isinstance(older, Sequence) or not len(older):
         remedy = "Keep the masks of the last epochs; there is no distance before the second."
         given = type(older).__name__ if not isinstance(older, Sequence) else older
-        raise InvalidInput([expected("older", given, "to be a list of at least one mask", remedy)])
+        raise unexpected("older", given, "to be a list of at least one mask", remedy)
     return max(mask_distance(newest, mask, where) for mask in older)

@@ -14,11 +14,12 @@ def signal(
     measured: Callable[[Mapping[str, Any]], Mapping[str, float]],
     names: Sequence[str],
 ) -> ProbeSignal:
-    """Measures the metrics of a task on the probe examples, which are training examples, in evaluation mode.
+    """Measures the metrics of a task on the probe examples, which are training examples, in
+    evaluation mode.
 
-    Columns: `probe_NAME` of every metric, for classification `probe_loss`, the mean over examples of
-    -log p(label | image) in nats, and `probe_accuracy`. Unlike a training loss summed along an epoch, they
-    belong to one state of the weights.
+    Columns: `probe_NAME` of every metric, for classification `probe_loss`, the mean over examples
+    of -log p(label | image) in nats, and `probe_accuracy`. Unlike a training loss summed along an
+    epoch, they belong to one state of the weights.
 
     Cost: one forward pass over the probe examples.
 
@@ -45,4 +46,6 @@ def signal(
     def zero_sums(params):
         return {name: jnp.zeros(()) for name in names}
 
-    return ProbeSignal("performance", columns, 1, zero_sums, batch_sums, numbers, needs_log_probs=False)
+    return ProbeSignal(
+        "performance", columns, 1, zero_sums, batch_sums, numbers, needs_log_probs=False
+    )

@@ -20,8 +20,8 @@ class Network:
             (`mutable`, ...) are passed on, so that its layers can be tapped.
         fixed: the other variables, e.g. {"batch_stats": ...}.
         is_linen: whether `apply` runs a Linen module.
-        sums: (params, batch) -> the sums of a task over the batch, `loss` and `count` among them, in
-            evaluation mode; None where only log-probabilities are looked at.
+        sums: (params, batch) -> the sums of a task over the batch, `loss` and `count` among them,
+            in evaluation mode; None where only log-probabilities are looked at.
         has_log_probs: False where the outputs of `apply` are no logits.
     """
 
@@ -49,8 +49,8 @@ class ProbeSignal:
         num_passes: how often the probe examples are visited; `pass_index` counts from 0.
         zero_sums: params -> the pytree of float32 zeros that `batch_sums` adds to.
         batch_sums: (network, params, batch, key, pass_index) -> a pytree of sums over the batch;
-            runs inside jit. `batch` is the task's, with `numbers` [B] (each example's place among the
-            probe examples) and `weights` [B], with weight 0 for padding.
+            runs inside jit. `batch` is the task's, with `numbers` [B] (each example's place among
+            the probe examples) and `weights` [B], with weight 0 for padding.
         numbers: (sums over everything, number of examples) -> column name -> number (None where
             it is not defined), or a mapping parameter path -> number.
         needs_log_probs: whether the network must be a classifier; otherwise its sums suffice.

@@ -13,7 +13,7 @@ import numpy as np
 
 from earlyprune_jax import validate
 from earlyprune_jax.signals.divergences import jensen_shannon
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 KINDS = ("probabilities", "log_probabilities")
 SMALLEST_MEAN = 1e-7
@@ -26,9 +26,10 @@ class ModelSimilarity:
 
     Attributes:
         divergence: mean over examples (and pairs) of the Jensen-Shannon divergence, nats, in
-            [0, ln 2 = 0.6931]. Larger = LESS similar. This is what the paper calls model similarity.
-        standard_error: of `divergence`: sample standard deviation over examples / sqrt(examples); for
-            pairs, of each example's mean over them. None for one example. It says nothing about
+            [0, ln 2 = 0.6931]. Larger = LESS similar. This is what the paper calls model
+            similarity.
+        standard_error: of `divergence`: sample standard deviation over examples / sqrt(examples);
+            for pairs, of each example's mean over them. None for one example. It says nothing about
             other fine-tuning seeds.
         per_pair: (i, j), i < j, numbers of the networks from 0 -> their divergence.
     """
@@ -49,8 +50,8 @@ def model_similarity(*networks: Any, given: str = "probabilities") -> ModelSimil
     For two networks (1/N) sum_i JSD(p_1(x_i), p_2(x_i)); for k of them the mean of that over the
     k (k - 1) / 2 pairs. JSD(p, q) = KL(p || m) / 2 + KL(q || m) / 2, natural log, with
     m = (p + q) / 2 raised to 1e-7 where it is smaller, as the published code does (it changes the
-    result by less than C times 4e-8). The paper: one pruned network fine-tuned with 3 seeds, 3 pairs,
-    evaluation mode, the whole training set.
+    result by less than C times 4e-8). The paper: one pruned network fine-tuned with 3 seeds, 3
+    pairs, evaluation mode, the whole training set.
 
     Cost: k forward passes over the examples, by the caller; k (k - 1) / 2 passes over [N, C] here.
 
@@ -117,13 +118,16 @@ class PairwiseSimilarity:
         """Chan, Golub and LeVeque's update of a mean and its squares by another set's."""
         size, mean = len(values), float(values.mean())
         total, apart = self.num_examples + size, mean - self._mean
-        self._squares += float(np.sum((values - mean) ** 2)) + apart**2 * self.num_examples * size / total
+        self._squares += (
+            float(np.sum((values - mean) ** 2)) + apart**2 * self.num_examples * size / total
+        )
         self._mean += apart * size / total
         self.num_examples = total
 
     @property
     def disagreement(self) -> float:
-        """The mean over pairs of the fraction of examples that two networks put in different classes."""
+        """The mean over pairs of the fraction of examples that two networks put in different
+        classes."""
         return sum(self._unlike.values()) / (len(self._unlike) * self.num_examples)
 
     def result(self) -> ModelSimilarity:
@@ -147,7 +151,8 @@ def disagreement(first: Any, second: Any) -> float:
         second: the same shape, the same examples.
 
     Raises:
-        InvalidInput: shapes that are not equal or not [N >= 1, C >= 1], nan or +inf (with the example).
+        InvalidInput: shapes that are not equal or not [N >= 1, C >= 1], nan or +inf (with the
+            example).
 
     Source: Fort et al. 2019, "Deep Ensembles: A Loss Landscape Perspective", section 4.
 
@@ -172,10 +177,10 @@ def linear_cka(first: Any, second: Any) -> float:
     """Linear centred kernel alignment of two sets of features on the same examples, in [0, 1].
 
     ||Y' X||_F^2 / (||X' X||_F ||Y' Y||_F), X and Y with the mean over examples taken off every feature.
-    1 if one is the other up to rotation, reflection, scale and shift. Not invariant to other invertible
-    linear maps. Computed from whichever is smaller, the features' products (d1 x d2) or the examples'
-    Gram matrices (N x N); it is the same number. It is the biased estimate: with few examples and
-    many features unrelated features come near 1; take N well above both widths.
+    1 if one is the other up to rotation, reflection, scale and shift. Not invariant to other
+    invertible linear maps. Computed from whichever is smaller, the features' products (d1 x d2) or
+    the examples' Gram matrices (N x N); it is the same number. It is the biased estimate: with few
+    examples and many features unrelated features come near 1; take N well above both widths.
 
     Args:
         first: X [N, d1], NumPy or JAX, N >= 2. Flatten feature maps first.
@@ -185,7 +190,8 @@ def linear_cka(first: Any, second: Any) -> float:
         InvalidInput: not two axes, different N, fewer than 2 examples, entries that are not finite
             (with the example), features that are the same for every example (0 / 0).
 
-    Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", section 3.
+    Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", section
+    3.
 
     Example:
         >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
@@ -214,7 +220,7 @@ def _centred(name: str, array: np.ndarray) -> np.ndarray:
     # Rounding of the mean leaves about 1e-16 of a constant.
     if largest <= 1e-13 * size:
         remedy = "All its features are the same for every example: there is nothing to align."
-        raise InvalidInput([expected(f"spread of {name}", 0.0, "to be positive", remedy)])
+        raise unexpected(f"spread of {name}", 0.0, "to be positive", remedy)
     return centred / largest
 
 
@@ -224,7 +230,9 @@ def _feature_problems(arrays: Sequence[np.ndarray]) -> list[str]:
         if array.ndim != 2 or len(array) < 2 or not array.shape[1]:
             remedy = "Flatten the axes after the first."
             problems.append(
-                expected(f"{name}.shape", array.shape, "to be [2 or more examples, features]", remedy)
+                expected(
+                    f"{name}.shape", array.shape, "to be [2 or more examples, features]", remedy
+                )
             )
         else:
             problems += _row_problems(name, np.isfinite(array), "to be finite")
@@ -239,7 +247,7 @@ def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
         raise InvalidInput([validate.unknown_choice("given", given, KINDS)])
     if len(networks) < 2:
         remedy = "Give one array [N, C] for each network."
-        raise InvalidInput([expected("number of networks", len(networks), "to be at least 2", remedy)])
+        raise unexpected("number of networks", len(networks), "to be at least 2", remedy)
     arrays = [np.asarray(network, np.float64) for network in networks]
     names = [f"network {number} (from 0)" for number in range(len(arrays))]
     if problems := _shape_problems(names, arrays):
@@ -264,14 +272,18 @@ def _shape_problems(names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[
     ]
     if not problems and len({array.shape for array in arrays}) > 1:
         shapes = [array.shape for array in arrays]
-        problems.append(expected("shapes", shapes, "to be equal", "All on the same examples and classes."))
+        problems.append(
+            expected("shapes", shapes, "to be equal", "All on the same examples and classes.")
+        )
     return problems
 
 
 def _distribution_problems(name: str, probabilities: np.ndarray, given: str) -> list[str]:
     """Why rows are no distributions: first what single entries are, then what they sum to."""
     problems = _row_problems(name, np.isfinite(probabilities), "to be finite")
-    problems = problems or _row_problems(name, probabilities >= 0, "to be at least 0", f"Given as {given}.")
+    problems = problems or _row_problems(
+        name, probabilities >= 0, "to be at least 0", f"Given as {given}."
+    )
     sums = probabilities.sum(axis=1)
     good = np.abs(sums - 1) <= ROW_SUM_TOLERANCE
     if problems or good.all():

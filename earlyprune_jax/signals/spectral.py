@@ -21,7 +21,7 @@ from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import named_leaves
 from earlyprune_jax.signals.divergences import jensen_shannon
 from earlyprune_jax.signals.signal import WeightSignal
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
 READINGS = ("sqrt", "plain")
 
@@ -58,26 +58,27 @@ def random_distance(
 ) -> RandomDistance:
     """The Jensen-Shannon distance between each layer's spectrum and that of its shuffled entries.
 
-    A kernel [*spatial, in, out] is prod(spatial) matrices [in, out]; a leaf of 2 axes is one. A layer's
-    eigenvalues are the squared singular values of its matrices, pooled and sorted: prod(spatial) *
-    min(in, out) of them. p is that vector divided by its sum, q the same after the entries have been
-    permuted at random inside each matrix; they are paired by rank, without a histogram.
+    A kernel [*spatial, in, out] is prod(spatial) matrices [in, out]; a leaf of 2 axes is one. A
+    layer's eigenvalues are the squared singular values of its matrices, pooled and sorted:
+    prod(spatial) * min(in, out) of them. p is that vector divided by its sum, q the same after the
+    entries have been permuted at random inside each matrix; they are paired by rank, without a
+    histogram.
 
-    `sqrt`: sqrt(JSD(p, q)), as the tool computes it that the paper used, in [0, 0.8326) = sqrt(ln 2).
-    `plain`: JSD(p, q), as its Eq. (2) reads, in [0, 0.6931). Both in nats.
+    `sqrt`: sqrt(JSD(p, q)), as the tool computes it that the paper used, in [0, 0.8326) = sqrt(ln
+    2). `plain`: JSD(p, q), as its Eq. (2) reads, in [0, 0.6931). Both in nats.
 
-    0 is not what random weights have: for independent entries p and q still differ by chance. In the
-    `sqrt` reading that floor is .040 for a 3x3 kernel of 3 x 16 channels, .024 for 16 x 16, .007 for
-    64 x 64 (means over 4000, 1500, 150 draws; a single one scatters by .010, .004, .001). A layer with
-    one eigenvalue always has 0: `min_eigenvalues=2` leaves such layers out.
+    0 is not what random weights have: for independent entries p and q still differ by chance. In
+    the `sqrt` reading that floor is .040 for a 3x3 kernel of 3 x 16 channels, .024 for 16 x 16,
+    .007 for 64 x 64 (means over 4000, 1500, 150 draws; a single one scatters by .010, .004, .001).
+    A layer with one eigenvalue always has 0: `min_eigenvalues=2` leaves such layers out.
 
     A layer's value is a function of its weights, its path, the key and the number of permutations,
     whatever else the tree holds; it does not depend on the scale of the weights. Pruned entries are
     zeros like any other and are shuffled with the rest.
 
-    Cost: num_permutations + 1 singular value decompositions of each matrix, on the default device in
-    float32; permutations, sorting and JSD on the host add a fifth. ResNet-18 with 5 permutations: 5 s on
-    2 CPU cores, compilation included. No probe images.
+    Cost: num_permutations + 1 singular value decompositions of each matrix, on the default device
+    in float32; permutations, sorting and JSD on the host add a fifth. ResNet-18 with 5
+    permutations: 5 s on 2 CPU cores, compilation included. No probe images.
 
     Args:
         params: any pytree.
@@ -86,15 +87,15 @@ def random_distance(
         reading: `sqrt` or `plain`.
         layers: as in `select`. Embeddings count as matrices in the published tool:
             `"regex:(kernel|weight|embedding)$"`.
-        min_eigenvalues: layers with fewer are skipped (0 in the tool's releases up to 0.5.6, 50 in 0.5.7
-            to 0.6.8.5, 10 later).
+        min_eigenvalues: layers with fewer are skipped (0 in the tool's releases up to 0.5.6, 50 in
+            0.5.7 to 0.6.8.5, 10 later).
 
     Returns:
         A `RandomDistance`.
 
     Raises:
-        InvalidInput: an option out of range, a weight that is not finite (by path), no layer chosen or
-            all of them skipped (and why).
+        InvalidInput: an option out of range, a weight that is not finite (by path), no layer chosen
+            or all of them skipped (and why).
 
     Source: paper B, Eq. (2); the algorithm is that of WeightWatcher's `rand_distance`.
 
@@ -104,7 +105,9 @@ def random_distance(
         >>> 0.2 < measured.value < 0.8326, list(measured.per_layer)
         (True, ['dense/kernel'])
     """
-    problems = [] if reading in READINGS else [validate.unknown_choice("reading", reading, READINGS)]
+    problems = (
+        [] if reading in READINGS else [validate.unknown_choice("reading", reading, READINGS)]
+    )
     _require_options(key, num_permutations, min_eigenvalues, problems)
     divergences, skipped = _divergences(params, key, num_permutations, layers, min_eigenvalues)
     return _summary(divergences, skipped, reading)
@@ -116,8 +119,9 @@ def signal(
     """random_distance of the weights, both readings from one set of decompositions.
 
     Columns: `random_distance` (sqrt, nats; in [0, 0.8326)), `random_distance_std` (sample standard
-    deviation over permutations; None for one) and `random_distance_plain` (without the square root).
-    Means over layers. The key of an epoch draws its permutations. Cost and source: `random_distance`.
+    deviation over permutations; None for one) and `random_distance_plain` (without the square
+    root). Means over layers. The key of an epoch draws its permutations. Cost and source:
+    `random_distance`.
 
     Example:
         >>> measured = signal().measure({"kernel": jnp.eye(4)}, jax.random.key(0))
@@ -144,12 +148,16 @@ def check(params: Params, *, layers: Layers = "all_kernels", min_eigenvalues: in
     """
     chosen = jax.tree.leaves(select(params, layers))
     leaves = zip(named_leaves(params), chosen, strict=True)
-    unfit = {name: _unfit_shape(leaf.shape, min_eigenvalues) for (name, leaf), take in leaves if take}
+    unfit = {
+        name: _unfit_shape(leaf.shape, min_eigenvalues) for (name, leaf), take in leaves if take
+    }
     return [] if not all(unfit.values()) else [_no_spectrum(layers, unfit)]
 
 
 def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
-    why = "; ".join(shortened([f"{name or 'the root'} {reason}" for name, reason in skipped.items()]))
+    why = "; ".join(
+        shortened([f"{name or 'the root'} {reason}" for name, reason in skipped.items()])
+    )
     return expected("layers", layers, "to hold a matrix with a spectrum", f"{why}.")
 
 
@@ -158,16 +166,17 @@ def _divergences(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Path -> JSD of each permutation [num_permutations]; path -> why a leaf was skipped."""
     matrices, skipped = _matrices(params, layers, min_eigenvalues)
-    # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process the
-    # two wait for each other: ten times slower.
+    # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process
+    # the two wait for each other: ten times slower.
     with threadpool_limits(limits=1, user_api="blas"):
         divergences = {
-            name: _layer_divergences(stack, name, key, num_permutations) for name, stack in matrices.items()
+            name: _layer_divergences(stack, name, key, num_permutations)
+            for name, stack in matrices.items()
         }
     lost = [name for name, values in divergences.items() if not np.isfinite(values).all()]
     if lost:
         remedy = "The singular value decomposition did not converge."
-        raise InvalidInput([expected("spectrum at", lost, "to be finite", remedy)])
+        raise unexpected("spectrum at", lost, "to be finite", remedy)
     return divergences, skipped
 
 
@@ -176,12 +185,16 @@ def _matrices(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Path -> [matrices, in, out] on the host, largest entry 1; path -> why a leaf was skipped."""
     chosen, skipped, infinite = {}, {}, []
-    for (name, leaf), take in zip(named_leaves(params), jax.tree.leaves(select(params, layers)), strict=True):
+    for (name, leaf), take in zip(
+        named_leaves(params), jax.tree.leaves(select(params, layers)), strict=True
+    ):
         if not take:
             continue
         array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
         if not np.isfinite(array).all():
-            infinite.append(expected(f"params at {name or 'its root'}", "not finite", "to be finite"))
+            infinite.append(
+                expected(f"params at {name or 'its root'}", "not finite", "to be finite")
+            )
         elif reason := _unfit(array, min_eigenvalues):
             skipped[name] = reason
         else:
@@ -207,10 +220,14 @@ def _unfit_shape(shape: tuple[int, ...], min_eigenvalues: int) -> str:
     if min(shape[-2:]) == 1:
         return "is made of single rows or columns, whose only singular value no shuffling changes"
     count = math.prod(shape) // max(shape[-2:])
-    return f"has {count} eigenvalues, fewer than {min_eigenvalues}" if count < min_eigenvalues else ""
+    return (
+        f"has {count} eigenvalues, fewer than {min_eigenvalues}" if count < min_eigenvalues else ""
+    )
 
 
-def _layer_divergences(stack: np.ndarray, name: str, key: PRNGKey, num_permutations: int) -> np.ndarray:
+def _layer_divergences(
+    stack: np.ndarray, name: str, key: PRNGKey, num_permutations: int
+) -> np.ndarray:
     """JSD between a layer's spectrum and that of each of its permutations: [num_permutations]."""
     own = _singular_values(stack)
     flat = stack.reshape(len(stack), -1)
@@ -225,8 +242,8 @@ def _layer_divergences(stack: np.ndarray, name: str, key: PRNGKey, num_permutati
 def _singular_values(stack: Array) -> Array:
     """[matrices, min(in, out)].
 
-    Not the eigenvalues of the Gram matrices: no faster on CPU, and in float32 their squared condition
-    number cost up to 6e-5 of the distance where this cost 3e-8.
+    Not the eigenvalues of the Gram matrices: no faster on CPU, and in float32 their squared
+    condition number cost up to 6e-5 of the distance where this cost 3e-8.
     """
     return jnp.linalg.svd(stack, compute_uv=False)
 
@@ -238,7 +255,8 @@ def _spectrum(singular_values: Array) -> np.ndarray:
 
 
 def _generator(key: PRNGKey, name: str, index: int) -> np.random.Generator:
-    """Randomness of one permutation of one layer: XLA's own sorts shuffle some ten times slower on CPU."""
+    """Randomness of one permutation of one layer: XLA's own sorts shuffle some ten times slower on
+    CPU."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = np.asarray(jax.random.key_data(key) if typed else key).tolist()
     return np.random.default_rng([*words, zlib.crc32(name.encode()), index])
@@ -262,7 +280,9 @@ def _spread(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def _require_options(key: PRNGKey, num_permutations: int, min_eigenvalues: int, problems: list[str]) -> None:
+def _require_options(
+    key: PRNGKey, num_permutations: int, min_eigenvalues: int, problems: list[str]
+) -> None:
     """Refuses wrong options, together with the problems found so far."""
     for thing, value, least in (
         ("num_permutations", num_permutations, 1),

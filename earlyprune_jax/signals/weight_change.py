@@ -10,15 +10,17 @@ from earlyprune_jax.array_types import Params
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import named_leaves, structure_problems
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
 
-def weight_change(reference: Params, params: Params, *, layers: Layers | Any = "all_kernels") -> float:
+def weight_change(
+    reference: Params, params: Params, *, layers: Layers | Any = "all_kernels"
+) -> float:
     """||w - w_ref||_2 / ||w_ref||_2 over all chosen weights together.
 
     No division by the number of weights. 0 if nothing has moved, 1 if all weights are 0 now;
-    no upper bound. EarlyCroP takes the weights after epoch 1 as reference and prunes at the first epoch
-    whose change of this number since the epoch before is below (1 - r) of its first value.
+    no upper bound. EarlyCroP takes the weights after epoch 1 as reference and prunes at the first
+    epoch whose change of this number since the epoch before is below (1 - r) of its first value.
 
     Cost: one pass over the weights, on the host in float64.
 
@@ -31,7 +33,8 @@ def weight_change(reference: Params, params: Params, *, layers: Layers | Any = "
         InvalidInput: the trees differ (by path), nothing is chosen, a weight is not finite (by
             path), or the reference is 0 throughout.
 
-    Source: Rachwan et al. 2022, "Winning the Lottery Ahead of Time: Efficient Early Network Pruning".
+    Source: Rachwan et al. 2022, "Winning the Lottery Ahead of Time: Efficient Early Network
+    Pruning".
 
     Example:
         >>> then, now = {"kernel": np.array([[3.0, 4.0]])}, {"kernel": np.array([[3.0, 1.0]])}
@@ -42,7 +45,7 @@ def weight_change(reference: Params, params: Params, *, layers: Layers | Any = "
     moved, length = (math.sqrt(math.fsum(column)) for column in zip(*squares.values(), strict=True))
     if not length:
         remedy = "Nothing can be relative to it: take the weights after the first epoch."
-        raise InvalidInput([expected("||reference||", 0.0, "to be positive", remedy)])
+        raise unexpected("||reference||", 0.0, "to be positive", remedy)
     return moved / length
 
 
@@ -64,7 +67,9 @@ def weight_change_per_leaf(
     }
 
 
-def _squares(reference: Params, params: Params, layers: Layers | Any) -> dict[str, tuple[float, float]]:
+def _squares(
+    reference: Params, params: Params, layers: Layers | Any
+) -> dict[str, tuple[float, float]]:
     """Path of every chosen leaf -> (||w - w_ref||^2, ||w_ref||^2)."""
     require_like(params, reference, "reference")
     chosen = jax.tree.leaves(_chosen(params, layers))
@@ -90,7 +95,7 @@ def _chosen(params: Params, layers: Any) -> Any:
     if problems := structure_problems("layers", layers, params):
         raise InvalidInput(problems)
     if not any(jax.tree.leaves(layers)):
-        raise InvalidInput([expected("layers", "False everywhere", "to choose at least one leaf")])
+        raise unexpected("layers", "False everywhere", "to choose at least one leaf")
     return layers
 
 

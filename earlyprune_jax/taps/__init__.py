@@ -3,8 +3,8 @@
     input_norms         l2 norm of what every kernel entry multiplies (for scores.wanda)
     coverage            which parameters the layerwise gradients cover, and why not the others
     tapped_pass         per-example gradients' squares of the covered ones, in one backward pass
-    is_linen, evaluation_options, training_options, option_problems, interceptor_problems, evaluated,
-    first_nonfinite     a Linen module in evaluation mode (or in training mode)
+    is_linen, evaluation_options, training_options, option_problems, interceptor_problems,
+    evaluated, first_nonfinite     a Linen module in evaluation mode (or in training mode)
 
 With models/, the only place that imports Flax.
 """

@@ -1,4 +1,5 @@
-"""What each entry of a convolution's kernel multiplies: shifted, strided views of the padded input."""
+"""What each entry of a convolution's kernel multiplies: shifted, strided views of the padded
+input."""
 
 import itertools
 import math
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 from earlyprune_jax.array_types import Array
 
 BLOCK_CHANNELS = 48
-"""Kernel positions share one product until it has so many rows; with fewer the product runs slow."""
+"""Kernel positions share one product until it has so many rows; with fewer the product runs
+slow."""
 
 MAX_BLOCKS = 32
 
@@ -27,18 +29,21 @@ def convolution_operands(layer: Any, x: Array, cotangent: Array) -> tuple[tuple[
         cotangent: [B, ..., *output spatial, out].
 
     Returns:
-        Blocks [B, T, groups, (kernel positions of the block) * in / groups], ordered as the kernel is;
-        the cotangents [B, T, groups, out / groups].
+        Blocks [B, T, groups, (kernel positions of the block) * in / groups], ordered as the kernel
+        is; the cotangents [B, T, groups, out / groups].
     """
     rank = len(_per_axis(layer.kernel_size, None))
     num_examples, groups = x.shape[0], layer.feature_group_count
     flat = x.reshape(-1, *x.shape[-rank - 1 :])
     spatial = cotangent.shape[-rank - 1 : -1]
     views = [
-        view.reshape(num_examples, -1, groups, x.shape[-1] // groups) for view in _views(layer, flat, spatial)
+        view.reshape(num_examples, -1, groups, x.shape[-1] // groups)
+        for view in _views(layer, flat, spatial)
     ]
     together = max(1, BLOCK_CHANNELS // views[0].shape[-1], math.ceil(len(views) / MAX_BLOCKS))
-    blocks = tuple(_joined(views[start : start + together]) for start in range(0, len(views), together))
+    blocks = tuple(
+        _joined(views[start : start + together]) for start in range(0, len(views), together)
+    )
     return blocks, cotangent.reshape(num_examples, -1, groups, cotangent.shape[-1] // groups)
 
 
@@ -49,7 +54,9 @@ def _joined(views: Sequence[Array]) -> Array:
 def _views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
     """For every kernel position, the pixels it meets: [batch, *spatial, in]."""
     size = _per_axis(layer.kernel_size, None)
-    strides, dilation = (_per_axis(value, len(size)) for value in (layer.strides, layer.kernel_dilation))
+    strides, dilation = (
+        _per_axis(value, len(size)) for value in (layer.strides, layer.kernel_dilation)
+    )
     padded = _padded(layer, x)
     views = []
     for position in itertools.product(*(range(length) for length in size)):
@@ -68,7 +75,8 @@ def _padded(layer: Any, x: Array) -> Array:
     size = _per_axis(layer.kernel_size, None)
     rank = len(size)
     dilation, kernel_dilation, strides = (
-        _per_axis(value, rank) for value in (layer.input_dilation, layer.kernel_dilation, layer.strides)
+        _per_axis(value, rank)
+        for value in (layer.input_dilation, layer.kernel_dilation, layer.strides)
     )
     window = [(length - 1) * step + 1 for length, step in zip(size, kernel_dilation, strict=True)]
     if layer.padding in ("CIRCULAR", "REFLECT"):
@@ -79,7 +87,10 @@ def _padded(layer: Any, x: Array) -> Array:
     elif isinstance(layer.padding, str):
         pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, layer.padding)
     else:
-        pads = [(pad, pad) if isinstance(pad, int) else tuple(pad) for pad in _per_axis(layer.padding, rank)]
+        pads = [
+            (pad, pad) if isinstance(pad, int) else tuple(pad)
+            for pad in _per_axis(layer.padding, rank)
+        ]
     inner = [(low, high, step - 1) for (low, high), step in zip(pads, dilation, strict=True)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
 

@@ -47,8 +47,8 @@ class Coverage:
         taps: the covered layers by path.
         notes: for every module with weights that are not covered: their names, and why.
         activation_floats: how many numbers the tapped inputs and outputs of one example are.
-        squares_floats, diagonal_floats: the most numbers that one parameter's per-example squares, or
-            the diagonal made of them, need for one example beside these.
+        squares_floats, diagonal_floats: the most numbers that one parameter's per-example squares,
+            or the diagonal made of them, need for one example beside these.
     """
 
     taps: Mapping[Path, Tap]
@@ -75,12 +75,16 @@ def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage
     small, large = (jax.tree.map(lambda leaf, n=size: _resized(leaf, n), batch) for size in SIZES)
     try:
         found, reasons = _usable(apply, shapes, small, large)
-        while used := _used_elsewhere(apply, shapes, small, {path: tap for path, (tap, _) in found.items()}):
+        while used := _used_elsewhere(
+            apply, shapes, small, {path: tap for path, (tap, _) in found.items()}
+        ):
             reasons |= dict.fromkeys(used, "its parameters are also used outside it")
             found = {path: entry for path, entry in found.items() if path not in used}
     except Exception as error:  # the network runs untapped; whatever this is, so it still does
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Coverage({}, _notes(shapes["params"], {}, {}, f"the network cannot be tapped ({message})"))
+        return Coverage(
+            {}, _notes(shapes["params"], {}, {}, f"the network cannot be tapped ({message})")
+        )
     taps = {path: tap for path, (tap, _) in found.items()}
     otherwise = "no call of a supported layer, outside nn.scan and nn.vmap, holds it"
     notes = _notes(shapes["params"], taps, reasons, otherwise)
@@ -108,7 +112,9 @@ def _usable(apply: Apply, variables: Any, small: Any, large: Any) -> tuple[Found
     closed, records = jax.make_jaxpr(run, return_shape=True)(variables, small)
     if any(name.startswith("custom_vjp") for name in primitives(closed.jaxpr)):
         # Its backward pass is traced elsewhere: what a layer inside it has seen cannot come out.
-        return {}, dict.fromkeys(records, "the network has a backward pass of its own, by jax.custom_vjp")
+        return {}, dict.fromkeys(
+            records, "the network has a backward pass of its own, by jax.custom_vjp"
+        )
     larger = jax.eval_shape(run, variables, large)
     origins = _origins(closed.jaxpr, records, variables)
     params: Any = variables["params"]
@@ -116,7 +122,10 @@ def _usable(apply: Apply, variables: Any, small: Any, large: Any) -> tuple[Found
     found: Found = {}
     reasons: dict[Path, str] = {}
     for path, calls in records.items():
-        own = {name: jax.tree.leaves(subtree(places, (*path[:-1], name))) for name in calls[0].parameters}
+        own = {
+            name: jax.tree.leaves(subtree(places, (*path[:-1], name)))
+            for name in calls[0].parameters
+        }
         reason = _call_reason(calls, larger.get(path, ())) or _origin_reason(own, origins[path])
         if not reason:
             leaves = {name: jax.tree.leaves(params)[place].shape for name, (place,) in own.items()}
@@ -142,16 +151,22 @@ def _call_reason(calls: tuple[Record, ...], larger: tuple[Record, ...]) -> str:
             ("output", call.output, other.output),
         ):
             small, large = SIZES
-            along_first = array.shape[:1] == (small,) and at_other_size.shape == (large, *array.shape[1:])
+            along_first = array.shape[:1] == (small,) and at_other_size.shape == (
+                large,
+                *array.shape[1:],
+            )
             if not along_first:
                 return f"its {name} has not the examples along axis 0 alone"
     return ""
 
 
 def _origin_reason(own: dict[str, list[int]], origins: tuple[Record, ...]) -> str:
-    """Why what the calls saw is not the network's own: parameters, and arrays of this very trace."""
+    """Why what the calls saw is not the network's own: parameters, and arrays of this very
+    trace."""
     if any(UNTRACED in jax.tree.leaves((call.input, call.output)) for call in origins):
-        return "it is called where its variables do not reach, as by a function that nn.cond was given"
+        return (
+            "it is called where its variables do not reach, as by a function that nn.cond was given"
+        )
     if any(len(places) != 1 for places in own.values()):
         return "its parameters are not among the network's"
     if any(jax.tree.leaves(call.parameters) != jax.tree.leaves(own) for call in origins):
@@ -160,8 +175,11 @@ def _origin_reason(own: dict[str, list[int]], origins: tuple[Record, ...]) -> st
 
 
 def _origins(jaxpr: Any, records: Any, variables: Any) -> Any:
-    """Like the records, for each array the place of the params' leaf that it is, COMPUTED or UNTRACED."""
-    numbered = jax.tree.unflatten(jax.tree.structure(variables), range(len(jax.tree.leaves(variables))))
+    """Like the records, for each array the place of the params' leaf that it is, COMPUTED or
+    UNTRACED."""
+    numbered = jax.tree.unflatten(
+        jax.tree.structure(variables), range(len(jax.tree.leaves(variables)))
+    )
     place_of = {number: place for place, number in enumerate(jax.tree.leaves(numbered["params"]))}
 
     def origin(result: int) -> int:
@@ -200,8 +218,11 @@ def _abstract_gradients(calls: tuple[Record, ...]) -> dict[str, Gradient]:
     return made
 
 
-def _used_elsewhere(apply: Apply, variables: Any, batch: Any, taps: Mapping[Path, Tap]) -> list[Path]:
-    """The taps whose parameters the outputs depend on in some way other than through their layer."""
+def _used_elsewhere(
+    apply: Apply, variables: Any, batch: Any, taps: Mapping[Path, Tap]
+) -> list[Path]:
+    """The taps whose parameters the outputs depend on in some way other than through their
+    layer."""
 
     def run(params: Any, rest: Any, given: Any, batch: Any) -> Any:
         return interception.tapped(apply, {**rest, "params": params}, given, batch)[0]
@@ -243,8 +264,15 @@ def _notes(
 
 def _sizes(found: Found) -> tuple[int, int, int]:
     """(activations, squares, diagonal): numbers for one example, as `Coverage` defines them."""
-    arrays = [array for _, calls in found.values() for call in calls for array in (call.input, call.output)]
-    gradients = [gradient for _, calls in found.values() for gradient in _abstract_gradients(calls).values()]
+    arrays = [
+        array
+        for _, calls in found.values()
+        for call in calls
+        for array in (call.input, call.output)
+    ]
+    gradients = [
+        gradient for _, calls in found.values() for gradient in _abstract_gradients(calls).values()
+    ]
     return (
         sum(math.prod(array.shape[1:]) for array in arrays),
         max((gradient.size(diagonal=False) for gradient in gradients), default=0),

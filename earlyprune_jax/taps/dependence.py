@@ -28,7 +28,9 @@ def used_inputs(jaxpr: Any, results: Iterable[int]) -> set[int]:
         >>> used_inputs(closed.jaxpr, [0]), used_inputs(closed.jaxpr, [1])
         ({0, 1}, {2})
     """
-    wanted = {jaxpr.outvars[place] for place in results if not isinstance(jaxpr.outvars[place], Literal)}
+    wanted = {
+        jaxpr.outvars[place] for place in results if not isinstance(jaxpr.outvars[place], Literal)
+    }
     for eqn in reversed(jaxpr.eqns):
         live = [place for place, variable in enumerate(eqn.outvars) if variable in wanted]
         if live:
@@ -57,7 +59,9 @@ def primitives(jaxpr: Any) -> set[str]:
         True
     """
     found = {eqn.primitive.name for eqn in jaxpr.eqns}
-    parameters = jax.tree.leaves([list(eqn.params.values()) for eqn in jaxpr.eqns], is_leaf=_is_jaxpr)
+    parameters = jax.tree.leaves(
+        [list(eqn.params.values()) for eqn in jaxpr.eqns], is_leaf=_is_jaxpr
+    )
     return found.union(
         *(primitives(getattr(inner, "jaxpr", inner)) for inner in parameters if _is_jaxpr(inner))
     )

@@ -69,15 +69,19 @@ def evaluation_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def interceptor_problems() -> list[str]:
-    """Why a Linen module cannot be measured here: a tapped layer would meet other interceptors twice."""
+    """Why a Linen module cannot be measured here: a tapped layer would meet other interceptors
+    twice."""
     if not num_interceptors():
         return []
     remedy = "Measure outside that context."
-    return [expected("interceptors of nn.intercept_methods", num_interceptors(), "to be none", remedy)]
+    return [
+        expected("interceptors of nn.intercept_methods", num_interceptors(), "to be none", remedy)
+    ]
 
 
 def training_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with which a module runs in training mode: those of `evaluation_options`, reversed.
+    """The arguments with which a module runs in training mode: those of `evaluation_options`,
+    reversed.
 
     Example:
         >>> training_options(nn.BatchNorm(), {})
@@ -109,12 +113,15 @@ def evaluated(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except tuple(_REMEDIES) as error:
         remedy = next(words for kind, words in _REMEDIES.items() if isinstance(error, kind))
-        problem = expected("module", str(error), "to run in evaluation mode with these variables", remedy)
+        problem = expected(
+            "module", str(error), "to run in evaluation mode with these variables", remedy
+        )
         raise InvalidInput([problem]) from error
 
 
 def first_nonfinite(apply: Callable[..., Any], variables: Variables, batch: Any) -> str | None:
-    """The path of the first module, in the order of their results, with an output that is not finite.
+    """The path of the first module, in the order of their results, with an output that is not
+    finite.
 
     A module inside `nn.remat`, `nn.jit` or `nn.scan` is not looked at: the one around it is named.
 

@@ -50,8 +50,8 @@ class Product:
     """G[b] = sum_t inputs[b, t] (outer) cotangents[b, t]: kernels, t running over positions.
 
     Attributes:
-        inputs: blocks [B, T, groups, I_k]: what the kernel's rows multiply, sum_k I_k = all rows of a
-            group (a convolution has one block for every few positions of its kernel).
+        inputs: blocks [B, T, groups, I_k]: what the kernel's rows multiply, sum_k I_k = all rows of
+            a group (a convolution has one block for every few positions of its kernel).
         cotangents: [B, T, groups, O].
         rows: the leading axes of the parameter, whose product is that of the rows.
         columns: its trailing axes, whose product is groups * O.
@@ -82,7 +82,9 @@ class Product:
             norms = sum(jnp.sum(jnp.square(block), axis=(1, 3)) for block in self.inputs)
             return jnp.sum(norms * jnp.sum(jnp.square(self.cotangents), axis=(1, 3)), axis=1)
         if self._by_positions():
-            among_inputs: Any = sum(einsum("btgi,bugi->bgtu", block, block) for block in self.inputs)
+            among_inputs: Any = sum(
+                einsum("btgi,bugi->bgtu", block, block) for block in self.inputs
+            )
             among_cotangents = einsum("btgo,bugo->bgtu", self.cotangents, self.cotangents)
             return jnp.sum(among_inputs * among_cotangents, axis=(1, 2, 3))
         products = (self._product(block) for block in self.inputs)
@@ -93,7 +95,9 @@ class Product:
         """The parameter's shape: sum_b weights_b G[b]^2."""
         if self.cotangents.shape[1] == 1:
             squares = weights[:, None, None] * jnp.square(self.cotangents[:, 0])
-            blocks = [einsum("bgi,bgo->gio", jnp.square(block[:, 0]), squares) for block in self.inputs]
+            blocks = [
+                einsum("bgi,bgo->gio", jnp.square(block[:, 0]), squares) for block in self.inputs
+            ]
         else:
             products = (self._product(block) for block in self.inputs)
             blocks = [einsum("b,bgio->gio", weights, jnp.square(product)) for product in products]
@@ -107,7 +111,8 @@ class Product:
         return einsum("btgi,btgo->bgio", block, self.cotangents)
 
     def _by_positions(self) -> bool:
-        """||G||^2 = sum_{t,u} (inputs_t . inputs_u)(cotangents_t . cotangents_u), where that is cheaper."""
+        """||G||^2 = sum_{t,u} (inputs_t . inputs_u)(cotangents_t . cotangents_u), where that is
+        cheaper."""
         positions, width = self.cotangents.shape[1], self.cotangents.shape[3]
         rows = sum(block.shape[-1] for block in self.inputs)
         return positions * (rows + width) < rows * width

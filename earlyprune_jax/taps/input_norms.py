@@ -18,7 +18,7 @@ from earlyprune_jax.array_types import Array, Variables
 from earlyprune_jax.pruning.scores.batches import Batches, checked
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 COLLECTION = "input_square_sums"
 """The variable collection in which the sums travel."""
@@ -40,13 +40,13 @@ def input_norms(
 
     - Dense: [in, 1]; every position of [..., in] counts.
     - DenseGeneral: the contracted (and batch) axes, then 1 for every feature axis.
-    - Conv: [*kernel_size, in, 1], each kernel position over the pixels it really sees, given stride,
-      padding, dilation; zero padding adds 0. With feature groups every output sees its own group:
-      [*kernel_size, in / groups, out].
+    - Conv: [*kernel_size, in, 1], each kernel position over the pixels it really sees, given
+      stride, padding, dilation; zero padding adds 0. With feature groups every output sees its own
+      group: [*kernel_size, in / groups, out].
 
-    A module applied twice adds both. A subclass counts what it hands to its parent's `__call__`, or, if
-    it never calls that, what it is called with. Inside `nn.scan` and `nn.vmap` nothing is recorded
-    unless they carry the collection `input_square_sums`.
+    A module applied twice adds both. A subclass counts what it hands to its parent's `__call__`,
+    or, if it never calls that, what it is called with. Inside `nn.scan` and `nn.vmap` nothing is
+    recorded unless they carry the collection `input_square_sums`.
 
     Args:
         module: a Linen module.
@@ -74,8 +74,11 @@ def input_norms(
         [[5.0], [1.0]]
     """
     if "mutable" in apply_options:
-        given, remedy = apply_options["mutable"], "Nothing may change while norms are taken: leave it out."
-        raise InvalidInput([expected("apply option mutable", given, "to be absent", remedy)])
+        given, remedy = (
+            apply_options["mutable"],
+            "Nothing may change while norms are taken: leave it out.",
+        )
+        raise unexpected("apply option mutable", given, "to be absent", remedy)
     selected = select(variables["params"], layers)
     wanted = [name for name, take in named_leaves(selected) if take]
     # Typed as Any: Linen's annotation of apply covers every combination of its options.
@@ -97,11 +100,13 @@ def input_norms(
 
 
 class _ConvProbe(nn.Conv):
-    """A convolution made to measure another; a class of its own, so that it is not measured itself."""
+    """A convolution made to measure another; a class of its own, so that it is not measured
+    itself."""
 
 
 def _interceptor() -> Callable[..., Any]:
-    """What Linen calls around every method: lets it run, and sows sums beside the module's kernel."""
+    """What Linen calls around every method: lets it run, and sows sums beside the module's
+    kernel."""
     running: list[list[Any]] = []  # [layer, whether its parent class's call has run inside]
 
     def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -183,18 +188,25 @@ def _run(square_sums: Callable[..., Any], variables: Variables, batch: Any) -> A
         return square_sums(variables, batch)
     except errors.ModifyScopeVariableError as error:
         remedy = "Ask for evaluation mode, e.g. train=False."
-        raise InvalidInput([expected("module", str(error), "to change no variables", remedy)]) from error
+        raise unexpected("module", str(error), "to change no variables", remedy) from error
 
 
 def _require_taps(wanted: list[str], sums: dict[str, Any], number: int) -> None:
     supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
     remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm yourself."
     problems = [
-        expected("input norms at", name, "to be tapped", remedy) for name in wanted if name not in sums
+        expected("input norms at", name, "to be tapped", remedy)
+        for name in wanted
+        if name not in sums
     ]
     remedy = "Look at that batch and the layers before."
     problems += [
-        expected(f"input norm at {name}", "not finite", f"to be finite at batch {number} (from 0)", remedy)
+        expected(
+            f"input norm at {name}",
+            "not finite",
+            f"to be finite at batch {number} (from 0)",
+            remedy,
+        )
         for name in wanted
         if name in sums and not np.isfinite(sums[name]).all()
     ]

@@ -111,7 +111,9 @@ def _record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     own, state = _variables_of(layer)
     # Only what the rule knows: a scope shared with other modules holds theirs too.
     parameters = {name: own[name] for name in rule.parameters(layer) if name in own}
-    _append(layer, Record(x, outputs, parameters, state, _unbound(layer), context.method_name, refusal))
+    _append(
+        layer, Record(x, outputs, parameters, state, _unbound(layer), context.method_name, refusal)
+    )
     return outputs
 
 
@@ -147,7 +149,9 @@ def _tap() -> Callable[..., Any]:
         _, state = _variables_of(layer)
         unbound, inside = _unbound(layer), True
         try:
-            outputs = unbound.layer.apply({**state, "params": parameters}, *args, method=method, **kwargs)
+            outputs = unbound.layer.apply(
+                {**state, "params": parameters}, *args, method=method, **kwargs
+            )
         finally:
             inside = False
         x, _ = read_call(rule, layer, method, args, kwargs)
@@ -167,7 +171,9 @@ def _append(layer: Any, record: Record) -> int:
 def _variables_of(layer: Any) -> tuple[Any, dict[str, Any]]:
     """(parameters, the other collections) of a layer."""
     variables = layer.variables
-    state = {name: values for name, values in variables.items() if name not in ("params", TAPS, RECORDS)}
+    state = {
+        name: values for name, values in variables.items() if name not in ("params", TAPS, RECORDS)
+    }
     return variables.get("params", {}), state
 
 

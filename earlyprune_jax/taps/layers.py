@@ -45,8 +45,8 @@ class Rule:
     Attributes:
         arguments: method -> the name of the argument that is the layer's input.
         parameters: layer -> the names of its parameters.
-        refusal: (layer, input, the call's other arguments that are not None) -> why this call is not
-            understood, or nothing.
+        refusal: (layer, input, the call's other arguments that are not None) -> why this call is
+            not understood, or nothing.
         gradients: all calls of one layer -> parameter name -> its per-example gradients, added over
             the calls.
     """
@@ -59,7 +59,9 @@ class Rule:
 
 def read_call(rule: Rule, layer: Any, method: str, args: Any, kwargs: Any) -> tuple[Any, str]:
     """A call's input, and why the rule does not hold for it, or nothing."""
-    given = dict(inspect.signature(getattr(type(layer), method)).bind(layer, *args, **kwargs).arguments)
+    given = dict(
+        inspect.signature(getattr(type(layer), method)).bind(layer, *args, **kwargs).arguments
+    )
     given.pop("self", None)
     x = given.pop(rule.arguments[method])
     others = {name: value for name, value in given.items() if value is not None}
@@ -76,7 +78,12 @@ def _common_refusal(layer: Any, x: Any) -> str:
         return "its input is no real array with a batch axis"
     if getattr(layer, "promote_dtype", promote_dtype) is not promote_dtype:
         return "it has a promote_dtype of its own"
-    replaced = ("dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls")
+    replaced = (
+        "dot_general",
+        "dot_general_cls",
+        "conv_general_dilated",
+        "conv_general_dilated_cls",
+    )
     for name in (*replaced, "mask", "axis_name"):
         if getattr(layer, name, None) is not None:
             return f"its attribute {name} is set"
@@ -137,11 +144,14 @@ def _dense_general_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     features = as_tuple(layer.features)
     for call in calls:
         x, cotangent = _operands(call)
-        # Linen's kernel has the contracted axes in ascending order, whatever order they are given in.
+        # Linen's kernel has the contracted axes in ascending order, whatever order they are given
+        # in.
         axes = sorted(axis % x.ndim for axis in as_tuple(layer.axis))
         last = range(x.ndim - len(axes), x.ndim)
         contracted = jnp.moveaxis(x, axes, last)
-        operands.append((_by_position(contracted, len(axes)), _by_position(cotangent, len(features))))
+        operands.append(
+            (_by_position(contracted, len(axes)), _by_position(cotangent, len(features)))
+        )
         rows = tuple(contracted.shape[axis] for axis in last)
     inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
     return _with_bias(calls[0], Product((inputs,), cotangents, rows, features))
@@ -155,7 +165,9 @@ def _conv_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
 
 def _conv_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     operands = [convolution_operands(call.layer, *_operands(call)) for call in calls]
-    blocks = tuple(_all_positions(arrays) for arrays in zip(*(blocks for blocks, _ in operands), strict=True))
+    blocks = tuple(
+        _all_positions(arrays) for arrays in zip(*(blocks for blocks, _ in operands), strict=True)
+    )
     cotangents = _all_positions([cotangents for _, cotangents in operands])
     rows = (*as_tuple(calls[0].layer.kernel_size), calls[0].input.shape[-1] // cotangents.shape[2])
     return _with_bias(calls[0], Product(blocks, cotangents, rows, (calls[0].layer.features,)))
@@ -171,7 +183,9 @@ def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
         indices = [_indices(call) for call in calls]
         cotangents = [_by_position(_operands(call)[1], 1)[:, :, 0] for call in calls]
         return {
-            "embedding": Scatter(_all_positions(indices), _all_positions(cotangents), layer.num_embeddings)
+            "embedding": Scatter(
+                _all_positions(indices), _all_positions(cotangents), layer.num_embeddings
+            )
         }
     operands = [_embed_operands(call) for call in calls]
     inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))

@@ -21,15 +21,17 @@ class TappedPass:
 
     Attributes:
         logits: [B, C], in the network's own type.
-        gradients: cotangent of the logits -> place of each covered leaf among those of the params ->
-            its per-example gradients.
+        gradients: cotangent of the logits -> place of each covered leaf among those of the params
+            -> its per-example gradients.
     """
 
     logits: Array
     gradients: Callable[[Array], dict[int, Gradient]]
 
 
-def tapped_pass(apply: Apply, variables: Mapping[str, Any], batch: Any, covered: Coverage) -> TappedPass:
+def tapped_pass(
+    apply: Apply, variables: Mapping[str, Any], batch: Any, covered: Coverage
+) -> TappedPass:
     """Runs a network with its covered layers tapped; inside jit.
 
     The gradient of a layer's parameters is a function of its input and of the cotangent of its
@@ -44,7 +46,10 @@ def tapped_pass(apply: Apply, variables: Mapping[str, Any], batch: Any, covered:
     """
     num_examples = jax.tree.leaves(batch)[0].shape[0]
     made = abstract_taps(covered.taps, variables["params"], num_examples)
-    zeros = {path: tuple(jnp.zeros(z.shape, z.dtype) for z in outputs) for path, (_, outputs) in made.items()}
+    zeros = {
+        path: tuple(jnp.zeros(z.shape, z.dtype) for z in outputs)
+        for path, (_, outputs) in made.items()
+    }
 
     def forward(zeros: Any) -> Any:
         taps = {path: (parameters, zeros[path]) for path, (parameters, _) in made.items()}

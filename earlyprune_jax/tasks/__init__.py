@@ -6,8 +6,9 @@
     plain, bucketed  batches of one shape, or of several
     build            the task of an experiment: `classification`, or module:function
 
-A task's maker is a function (splits, model, **options) -> Task. Of batch_size, precision, num_classes, mean,
-std, crop_padding and horizontal_flip, which are the config's, it is given those that it takes by name.
+A task's maker is a function (splits, model, **options) -> Task. Of batch_size, precision,
+num_classes, mean, std, crop_padding and horizontal_flip, which are the config's, it is given those
+that it takes by name.
 """
 
 from earlyprune_jax.metrics import Metric

@@ -1,4 +1,5 @@
-"""Which examples make which batches: an epoch's order, batches of any subset, and how one is taken."""
+"""Which examples make which batches: an epoch's order, batches of any subset, and how one is
+taken."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,8 @@ class Batches:
 
 
 Take = Callable[[str, Any, Array, Any, Any], Any]
-"""(kind, split, indices [B], weights [B] or None, key or None) -> batch, a dict of arrays; inside jit."""
+"""(kind, split, indices [B], weights [B] or None, key or None) -> batch, a dict of arrays; inside
+jit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Batching:
         num_examples: split -> how many examples it has; they are numbered from 0.
         kinds: the names of the batches' kinds, each compiled once.
         steps_per_epoch: training steps an epoch, the same in every epoch.
-        epoch: (on the host) (key, epoch) -> an epoch's training batches in their order: a function of
-            both alone, so that a resumed run needs no earlier epoch.
-        subset: (on the host) (split, numbers of examples, batch size, multiple of) -> batches of these
-            examples, each once, in ascending order within a kind; a batch's size is a multiple of the
-            last argument, which is the number of devices.
+        epoch: (on the host) (key, epoch) -> an epoch's training batches in their order: a function
+            of both alone, so that a resumed run needs no earlier epoch.
+        subset: (on the host) (split, numbers of examples, batch size, multiple of) -> batches of
+            these examples, each once, in ascending order within a kind; a batch's size is a
+            multiple of the last argument, which is the number of devices.
         take: one batch of a split; a key augments it, None does not.
     """
 
@@ -56,7 +58,8 @@ class Batching:
 
 
 def gather(kind: str, split: Any, indices: Array, weights: Any, key: Any) -> dict[str, Any]:
-    """The rows of a split's arrays, and `weights` where there are any: a batch without augmentation.
+    """The rows of a split's arrays, and `weights` where there are any: a batch without
+    augmentation.
 
     Args:
         kind: a name in `split`, or "" for the whole of it.
@@ -115,13 +118,13 @@ def bucketed(
 ) -> Batching:
     """Batches of several shapes: examples lie in buckets, and a batch is of one bucket.
 
-    Within a bucket every epoch is a fresh permutation cut into full batches; the batches of a bucket follow
-    one another, and the order of the buckets is drawn anew for each epoch. A bucket's remainder sits the
-    epoch out.
+    Within a bucket every epoch is a fresh permutation cut into full batches; the batches of a
+    bucket follow one another, and the order of the buckets is drawn anew for each epoch. A bucket's
+    remainder sits the epoch out.
 
     Args:
-        splits: name -> bucket -> pytree of arrays with a common leading axis; all splits have the same
-            buckets, of which some may be empty in other splits than train.
+        splits: name -> bucket -> pytree of arrays with a common leading axis; all splits have the
+            same buckets, of which some may be empty in other splits than train.
         batch_sizes: bucket -> examples per training step.
         take: how a batch is taken.
 
@@ -144,13 +147,18 @@ def bucketed(
         turn = jax.random.permutation(jax.random.fold_in(key, number), len(kinds))
         own = {kind: jax.random.fold_in(key, 1 + place) for place, kind in enumerate(kinds)}
         ordered = [kinds[place] for place in np.asarray(turn)]
-        return [Batches(k, permute(own[k], number, sizes[k], batch_sizes[k]), None) for k in ordered]
+        return [
+            Batches(k, permute(own[k], number, sizes[k], batch_sizes[k]), None) for k in ordered
+        ]
 
     def subset(split: str, examples: np.ndarray, size: int, multiple_of: int) -> list[Batches]:
         starts = np.cumsum([0, *counts[split]])
         found = []
         for place, kind in enumerate(kinds):
-            own = examples[(examples >= starts[place]) & (examples < starts[place + 1])] - starts[place]
+            own = (
+                examples[(examples >= starts[place]) & (examples < starts[place + 1])]
+                - starts[place]
+            )
             if len(own):
                 found.append(Batches(kind, *padded_batches(own, size, multiple_of=multiple_of)))
         return found
@@ -188,7 +196,8 @@ def padded_batches(
 
 
 def places(batches: Batches, before: int) -> tuple[np.ndarray, int]:
-    """Each batch's first place among all examples, [n] int32, and how many examples there are by now.
+    """Each batch's first place among all examples, [n] int32, and how many examples there are by
+    now.
 
     Args:
         batches: of `Batching.subset`.
@@ -205,7 +214,9 @@ def places(batches: Batches, before: int) -> tuple[np.ndarray, int]:
 
 def shapes_of(splits: Any) -> Any:
     """The shapes and types of some arrays."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), splits)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), splits
+    )
 
 
 def _length(arrays: Any) -> int:

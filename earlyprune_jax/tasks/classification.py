@@ -14,7 +14,7 @@ from earlyprune_jax.models import forward
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import plain
 from earlyprune_jax.tasks.task import Task, split_variables
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 LOSS = Metric("loss", "nats", larger_is_better=False)
 ACCURACY = Metric("accuracy", "%")
@@ -53,7 +53,9 @@ def classification(
     probe = model(num_classes=num_classes, dtype=jnp.dtype("float32"))
     shape = splits["train"]["images"].shape[1:]
     if not type(module).__module__.startswith("earlyprune_jax."):
-        _require_logits(module, shape, num_classes, getattr(model, "reference", type(module).__name__))
+        _require_logits(
+            module, shape, num_classes, getattr(model, "reference", type(module).__name__)
+        )
 
     def init(key):
         return forward.init(module, key, jnp.zeros((1, *shape)))
@@ -61,7 +63,9 @@ def classification(
     def take(kind, split, indices, weights, key):
         images = split["images"][indices]
         if key is not None:
-            images = data.augment(key, images, crop_padding=crop_padding, horizontal_flip=horizontal_flip)
+            images = data.augment(
+                key, images, crop_padding=crop_padding, horizontal_flip=horizontal_flip
+            )
         batch = {"images": data.normalize(images, mean, std), "labels": split["labels"][indices]}
         return batch if weights is None else {**batch, "weights": weights}
 
@@ -101,13 +105,12 @@ def _require_images(splits: Mapping[str, Any]) -> None:
     if not isinstance(train, Mapping) or set(train) != {"images", "labels"}:
         found = sorted(train) if isinstance(train, Mapping) else type(train).__name__
         remedy = "Take another data.name, or a task of your own: docs/extending.md."
-        raise InvalidInput(
-            [expected("data of task classification", found, "to be images and labels", remedy)]
-        )
+        raise unexpected("data of task classification", found, "to be images and labels", remedy)
 
 
 def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name: str) -> None:
-    """Traces a network of the user's on one image, in evaluation and in training, which compiles nothing.
+    """Traces a network of the user's on one image, in evaluation and in training, which compiles
+    nothing.
 
     Args:
         module: the network.
@@ -130,7 +133,7 @@ def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name:
     found = getattr(logits, "shape", type(logits).__name__)
     if found != (1, num_classes):
         allowed = f"to map images [B, {', '.join(map(str, shape))}] to logits [B, {num_classes}]"
-        raise InvalidInput([expected("model.name", name, allowed, f"It gives {found} for one image.")])
+        raise unexpected("model.name", name, allowed, f"It gives {found} for one image.")
 
 
 def _apply(module: Any, variables: Any, batch: Any, **linen_options: Any) -> Any:

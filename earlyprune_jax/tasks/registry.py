@@ -49,7 +49,9 @@ def abstract(spec: RunSpec) -> Task:
 
 def steps_per_epoch(spec: RunSpec) -> dict[Setting, int]:
     """Training steps an epoch of every setting, its trunk's too."""
-    found = {setting: abstract(spec.at(setting)).batching.steps_per_epoch for setting in spec.settings()}
+    found = {
+        setting: abstract(spec.at(setting)).batching.steps_per_epoch for setting in spec.settings()
+    }
     return {setting.trunk: steps for setting, steps in found.items()} | found
 
 
@@ -90,7 +92,9 @@ def _ignored(spec: RunSpec, taken: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _make(spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Task:
+def _make(
+    spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Task:
     make = references.load(KEY, spec.task.name, TASKS)
     model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
     options = {

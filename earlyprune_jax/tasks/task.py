@@ -14,7 +14,7 @@ from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import Batching
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 Sums = Mapping[str, Array]
 """Sums over examples, float32 scalars: `loss`, `count` (what the loss is divided by), and more."""
@@ -41,7 +41,7 @@ class HostMeasurement:
     def __post_init__(self):
         if not isinstance(self.every_epochs, int) or self.every_epochs < 1:
             allowed = "to be a whole number of at least 1"
-            raise InvalidInput([expected("every_epochs of HostMeasurement", self.every_epochs, allowed)])
+            raise unexpected("every_epochs of HostMeasurement", self.every_epochs, allowed)
 
     def of(self, variables: Variables, split: str) -> dict[str, float]:
         """Measures, and sees that all metrics are there.
@@ -49,9 +49,12 @@ class HostMeasurement:
         Raises:
             InvalidInput: `measure` gives other names.
         """
-        found, names = dict(self.measure(variables, split)), sorted(metric.name for metric in self.metrics)
+        found, names = (
+            dict(self.measure(variables, split)),
+            sorted(metric.name for metric in self.metrics),
+        )
         if sorted(found) != names:
-            raise InvalidInput([expected("what the host measures", sorted(found), f"to be {names}")])
+            raise unexpected("what the host measures", sorted(found), f"to be {names}")
         return {name: float(value) for name, value in found.items()}
 
     def due(self, epoch: int, last_epoch: int) -> bool:
@@ -64,22 +67,24 @@ class Task:
     """What is learnt. Functions run inside jit unless it says otherwise.
 
     Attributes:
-        splits: "train", "test", and "validation" if examples are held out: a pytree of arrays each, of
-            any names and shapes; they are put on the device once.
+        splits: "train", "test", and "validation" if examples are held out: a pytree of arrays each,
+            of any names and shapes; they are put on the device once.
         batching: which examples make which batches, and how a batch is taken from a split.
         init: key -> variables of a new network: {"params": ..., and other collections}.
-        train_sums: (params, model_state, batch, key) -> (sums, new model_state). The training loss is
-            sums["loss"] / sums["count"]; `key` is for dropout and the like; `model_state` holds the
-            network's other collections, {} if it has none.
-        eval_sums: (params, model_state, batch) -> sums of the same names, in evaluation mode. What has
-            weight 0 in batch["weights"] must not count.
+        train_sums: (params, model_state, batch, key) -> (sums, new model_state). The training loss
+            is sums["loss"] / sums["count"]; `key` is for dropout and the like; `model_state` holds
+            the network's other collections, {} if it has none.
+        eval_sums: (params, model_state, batch) -> sums of the same names, in evaluation mode. What
+            has weight 0 in batch["weights"] must not count.
         metrics: what is made of the sums.
         primary: the metric that forks are compared by; one of `metrics` or of `host`.
         sums: names of the sums; None = loss, count and the metrics.
-        values: (on the host) sums as numbers -> value of every metric; None = sums[NAME] / sums["count"].
-        network: model_state -> the network whose log-probabilities signals, criteria and comparisons look
-            at: evaluation mode, float32 throughout; None where the task has none: those that need them
-            are then refused by name. Its batches hold `labels` [B] where "empirical" labels are asked for.
+        values: (on the host) sums as numbers -> value of every metric; None = sums[NAME] /
+            sums["count"].
+        network: model_state -> the network whose log-probabilities signals, criteria and
+            comparisons look at: evaluation mode, float32 throughout; None where the task has none:
+            those that need them are then refused by name. Its batches hold `labels` [B] where
+            "empirical" labels are asked for.
         host: measurements outside of compiled code.
         layers: the prunable weights by default, as `pruning.layers`.
         optimizer: the optimizer by default, as `optim.name`.
@@ -115,11 +120,14 @@ class Task:
 
     @functools.cached_property
     def num_outputs(self) -> int:
-        """How many log-probabilities an example has, C; 0 where the task has none. Nothing is computed."""
+        """How many log-probabilities an example has, C; 0 where the task has none. Nothing is
+        computed."""
         if self.network is None:
             return 0
         first = next(iter(self.batching.subset("train", np.arange(1), 1, 1)))
-        splits = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.splits["train"])
+        splits = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.splits["train"]
+        )
 
         def predict(variables, split):
             params, model_state = split_variables(variables)
@@ -144,7 +152,7 @@ class Task:
             names = [metric.name for metric in self.metrics]
             if sorted(found) != sorted(names):
                 allowed = f"to be {sorted(names)}"
-                raise InvalidInput([expected("names of task.values", sorted(found), allowed)])
+                raise unexpected("names of task.values", sorted(found), allowed)
             return found
         return {metric.name: numbers[metric.name] / numbers["count"] for metric in self.metrics}
 
@@ -156,7 +164,9 @@ class Task:
         def sums(params: Params, batch: Any) -> Sums:
             return self.eval_sums(params, model_state, batch)
 
-        return Network(lambda variables, batch: None, {}, is_linen=False, sums=sums, has_log_probs=False)
+        return Network(
+            lambda variables, batch: None, {}, is_linen=False, sums=sums, has_log_probs=False
+        )
 
     def decidable_columns(self) -> tuple[str, ...]:
         """The metrics that a trigger may watch."""
@@ -174,14 +184,22 @@ def split_variables(variables: Variables) -> tuple[Params, dict[str, Any]]:
         >>> split_variables({"params": {"w": 1}, "batch_stats": {"mean": 0}})
         ({'w': 1}, {'batch_stats': {'mean': 0}})
     """
-    return variables["params"], {name: value for name, value in variables.items() if name != "params"}
+    return variables["params"], {
+        name: value for name, value in variables.items() if name != "params"
+    }
 
 
 def check(task: Any) -> list[str]:
-    """Finds why an object cannot be trained as a task; its functions are traced, no network is compiled."""
+    """Finds why an object cannot be trained as a task; its functions are traced, no network is
+    compiled."""
     if not isinstance(task, Task):
         return [
-            expected("task", type(task).__name__, "to be a Task", "Return earlyprune_jax.tasks.Task(...).")
+            expected(
+                "task",
+                type(task).__name__,
+                "to be a Task",
+                "Return earlyprune_jax.tasks.Task(...).",
+            )
         ]
     problems = [
         expected("task.splits", tuple(task.splits), f"to hold {name}")
@@ -193,10 +211,14 @@ def check(task: Any) -> list[str]:
         problems.append(expected("task.metrics", names, "to have no name twice"))
     if task.primary not in names:
         remedy = "Forks are compared by it."
-        problems.append(expected("task.primary", task.primary, f"to be one of {', '.join(names)}", remedy))
+        problems.append(
+            expected("task.primary", task.primary, f"to be one of {', '.join(names)}", remedy)
+        )
     if task.batching.steps_per_epoch < 1:
         problems.append(
-            expected("task.batching.steps_per_epoch", task.batching.steps_per_epoch, "to be at least 1")
+            expected(
+                "task.batching.steps_per_epoch", task.batching.steps_per_epoch, "to be at least 1"
+            )
         )
     return problems or _check_functions(task)
 
@@ -225,10 +247,14 @@ def _first_batches(task: Task) -> list[Any]:
     return list(found.values())
 
 
-def _check_sums(task: Task, params: Any, model_state: Any, first: tuple[str, Any, Any]) -> list[str]:
+def _check_sums(
+    task: Task, params: Any, model_state: Any, first: tuple[str, Any, Any]
+) -> list[str]:
     kind, indices, weights = first
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(task.splits))
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(task.splits)
+    )
 
     def train(params, model_state, split, key):
         batch = task.batching.take(kind, split, indices, weights, key)
@@ -236,7 +262,9 @@ def _check_sums(task: Task, params: Any, model_state: Any, first: tuple[str, Any
 
     def evaluate(params, model_state, split):
         ones = jnp.ones(len(indices)) if weights is None else weights
-        return task.eval_sums(params, model_state, task.batching.take(kind, split, indices, ones, None))
+        return task.eval_sums(
+            params, model_state, task.batching.take(kind, split, indices, ones, None)
+        )
 
     trained, new_state = jax.eval_shape(train, params, model_state, shapes["train"], key)
     evaluated = jax.eval_shape(evaluate, params, model_state, shapes["test"])
@@ -248,17 +276,28 @@ def _check_sums(task: Task, params: Any, model_state: Any, first: tuple[str, Any
             problems.append(expected(f"names of {name}", sorted(sums), f"to be {wanted}", remedy))
     if jax.tree.structure(new_state) != jax.tree.structure(model_state):
         allowed = f"to be like that of init, {jax.tree.structure(model_state)}"
-        problems.append(expected("model_state of train_sums", jax.tree.structure(new_state), allowed))
+        problems.append(
+            expected("model_state of train_sums", jax.tree.structure(new_state), allowed)
+        )
     return problems
 
 
 def _wrong_sums(name: str, sums: Any) -> list[str]:
     if not isinstance(sums, Mapping):
         return [
-            expected(name, type(sums).__name__, "to return a mapping name -> number", "E.g. loss and count.")
+            expected(
+                name,
+                type(sums).__name__,
+                "to return a mapping name -> number",
+                "E.g. loss and count.",
+            )
         ]
     return [
-        expected(f"{name}[{key!r}]", f"{value.dtype}{list(value.shape)}", "to be one floating-point number")
+        expected(
+            f"{name}[{key!r}]",
+            f"{value.dtype}{list(value.shape)}",
+            "to be one floating-point number",
+        )
         for key, value in sums.items()
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating)
     ]

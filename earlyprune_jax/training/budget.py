@@ -22,13 +22,14 @@ from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.hosts import on_primary
 from earlyprune_jax.training.measurement import Instrument, Sampling
 from earlyprune_jax.training.state import TrainState
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 FEWEST_MEASUREMENTS = 5
 """With fewer, a signal's course is not seen."""
 
 NUM_TIMED_STEPS = 4
-"""Training steps that are timed where steps are called one by one; a scan is timed over an epoch."""
+"""Training steps that are timed where steps are called one by one; a scan is timed over an
+epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Cost:
 def sampling(engine: Engine, tools: tuple[Instrument, ...], path: Path) -> dict[str, Sampling]:
     """How much of every signal is measured: what a file says has been decided, or is decided now.
 
-    With `signals.max_overhead_fraction` 0, or where all signals fit the budget, everything is measured.
+    With `signals.max_overhead_fraction` 0, or where all signals fit the budget, everything is
+    measured.
 
     Returns:
         Signal name -> Sampling; also written to the file where there is a limit.
@@ -79,9 +81,11 @@ def _decided(path: Path, full: Mapping[str, Sampling]) -> dict[str, Any] | None:
     if decided is None:
         return None
     own = decided.get("signals")
-    if not isinstance(own, dict) or not all(_is_sampling(own.get(name), full[name]) for name in full):
+    if not isinstance(own, dict) or not all(
+        _is_sampling(own.get(name), full[name]) for name in full
+    ):
         allowed = f"to give num_examples and every_epochs of {', '.join(full)}"
-        raise InvalidInput([expected(str(path), own, allowed, remedy)])
+        raise unexpected(str(path), own, allowed, remedy)
     return decided
 
 
@@ -97,9 +101,9 @@ def _is_sampling(chosen: Any, full: Sampling) -> bool:
 def divide(costs: Mapping[str, Cost], allowed_seconds: float) -> dict[str, tuple[int, int]]:
     """Shares a budget among signals: cheap ones are measured whole, dear ones share what is left.
 
-    A signal that needs no more than an equal share of what is left gets what it needs, until only dearer
-    ones are left; each of those gets an equal share, in whole batches. Where not even one batch
-    fits, it is measured after fewer epochs.
+    A signal that needs no more than an equal share of what is left gets what it needs, until only
+    dearer ones are left; each of those gets an equal share, in whole batches. Where not even one
+    batch fits, it is measured after fewer epochs.
 
     Args:
         costs: signal -> what it takes.
@@ -133,7 +137,11 @@ def sentence(name: str, chosen: Sampling, spec: RunSpec) -> str:
         >>> sentence("fisher_trace", Sampling(256, 2), config.resolve(cifar10.get_config()))
         'signals.max_overhead_fraction=0.05: fisher_trace looks at 256 examples after epochs 1, 3, ..., 199.'
     """
-    does = f"looks at {chosen.num_examples} examples" if chosen.num_examples is not None else "is measured"
+    does = (
+        f"looks at {chosen.num_examples} examples"
+        if chosen.num_examples is not None
+        else "is measured"
+    )
     epochs = [epoch for epoch in range(1, spec.train.num_epochs + 1) if chosen.due(epoch)]
     when = "every epoch" if chosen.every_epochs == 1 else f"epochs {_listed(epochs)}"
     limit = f"signals.max_overhead_fraction={spec.signals.max_overhead_fraction!r}"
@@ -168,7 +176,9 @@ def _timed(engine: Engine, tools: tuple[Instrument, ...]) -> tuple[float, dict[s
         divisible = tool.looks_at_examples and num_batches > 1
         probe = one_batch if divisible else engine.probe
         seconds = _typical_seconds(lambda tool=tool, probe=probe: _measured(tool, state, probe))
-        costs[tool.name] = Cost(seconds * num_batches, num_batches) if divisible else Cost(seconds, 1)
+        costs[tool.name] = (
+            Cost(seconds * num_batches, num_batches) if divisible else Cost(seconds, 1)
+        )
     return _epoch_seconds(engine), costs
 
 

@@ -23,7 +23,8 @@ from earlyprune_jax.validate import expected
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, or of another network; the message says which and what to do."""
+    """A checkpoint is missing, damaged, or of another network; the message says which and what to
+    do."""
 
 
 def digest(tree: Any) -> str:
@@ -80,7 +81,9 @@ class CheckpointStore:
         """
         path = self._path(epoch)
         if not path.is_dir():
-            raise CheckpointError(expected("checkpoint", str(path), "to exist", f"Saved: {self.epochs()}."))
+            raise CheckpointError(
+                expected("checkpoint", str(path), "to exist", f"Saved: {self.epochs()}.")
+            )
         linked = [str(entry) for entry in (path, *path.rglob("*")) if entry.is_symlink()]
         if linked:
             raise CheckpointError(
@@ -116,8 +119,8 @@ def _write(path: str, tree: dict[str, np.ndarray], custom_metadata: dict[str, An
     if jax.process_count() == 1:
         ocp.save(path, tree, overwrite=True, custom_metadata=custom_metadata)
         return
-    # Orbax v1 has all processes compare their paths whatever its options say; the older interface, whose
-    # checkpoints v1 reads, leaves the others alone.
+    # Orbax v1 has all processes compare their paths whatever its options say; the older interface,
+    # whose checkpoints v1 reads, leaves the others alone.
     options = orbax.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},
@@ -127,7 +130,9 @@ def _write(path: str, tree: dict[str, np.ndarray], custom_metadata: dict[str, An
     handler = orbax.CompositeCheckpointHandler(
         composite_options=orbax.CompositeOptions(multiprocessing_options=options), state=state
     )
-    with contextlib.closing(orbax.Checkpointer(handler, multiprocessing_options=options)) as checkpointer:
+    with contextlib.closing(
+        orbax.Checkpointer(handler, multiprocessing_options=options)
+    ) as checkpointer:
         arguments = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
         checkpointer.save(path, arguments, force=True, custom_metadata=custom_metadata)
 
@@ -166,7 +171,9 @@ def _read(path: Path, template: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         allowed = f"to hold this network's state, but these differ: {'; '.join(differing[:5])}"
         raise CheckpointError(expected("checkpoint", str(path), allowed, remedy))
     if digest(tree) != stored["sha256"]:
-        raise CheckpointError(expected("checkpoint", str(path), "to match its stored SHA-256", remedy))
+        raise CheckpointError(
+            expected("checkpoint", str(path), "to match its stored SHA-256", remedy)
+        )
     return tree
 
 
@@ -185,4 +192,6 @@ def _differences(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
 
 def _as_dict(tree: Any) -> dict[str, Any]:
     """Leaves by path: readable by plain Orbax without this package's classes."""
-    return {path_name(path).replace("/", "."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        path_name(path).replace("/", "."): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }

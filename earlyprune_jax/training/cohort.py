@@ -41,14 +41,17 @@ def make(engine: Engine, states: Sequence[TrainState], width: int = 1) -> Cohort
     Args:
         engine: of all of them.
         states: of one shape.
-        width: of the batch they make, filled up where there are fewer: every width compiles once. 1 = a
-            single run, by the engine's own steps.
+        width: of the batch they make, filled up where there are fewer: every width compiles once. 1
+            = a single run, by the engine's own steps.
     """
-    return _Alone(engine, states[0]) if width == 1 else _Stack(engine, states, engine.fork_mesh, width)
+    return (
+        _Alone(engine, states[0]) if width == 1 else _Stack(engine, states, engine.fork_mesh, width)
+    )
 
 
 def can_stack(task: Task) -> bool:
-    """Whether runs may train as one batch: not where batches come in kinds, in an order of each run's own."""
+    """Whether runs may train as one batch: not where batches come in kinds, in an order of each
+    run's own."""
     return len(task.batching.kinds) == 1
 
 
@@ -94,9 +97,12 @@ class _Stack:
         num_steps, engine = len(rates[0]), self._engine
         keys, at = jax.device_get((self._states.key, self._states.step))
         orders = [
-            list(engine.epoch_batches(key, int(step), num_steps)) for key, step in zip(keys, at, strict=True)
+            list(engine.epoch_batches(key, int(step), num_steps))
+            for key, step in zip(keys, at, strict=True)
         ]
-        carry = self._mesh.split((self._states, self._repeated(steps.zero_train_sums(engine.task.sum_names))))
+        carry = self._mesh.split(
+            (self._states, self._repeated(steps.zero_train_sums(engine.task.sum_names)))
+        )
         done = 0
         # Runs of a stack have batches of one kind only: see `can_stack`.
         for every in zip(*orders, strict=True):
@@ -112,14 +118,18 @@ class _Stack:
         sums, step = jax.device_get((sums, self._states.step))
         finite = jax.device_get(jax.vmap(all_finite)(self._states))
         return [
-            engine.outcome(jax.tree.map(lambda leaf, i=index: leaf[i], sums), step[index], finite[index])
+            engine.outcome(
+                jax.tree.map(lambda leaf, i=index: leaf[i], sums), step[index], finite[index]
+            )
             for index in range(self._count)
         ]
 
     def evaluate(self, split: str) -> list[Means]:
         task, engine = self._engine.task, self._engine
         if split not in self._splits:
-            return [dict.fromkeys(metric.name for metric in task.metrics) for _ in range(self._count)]
+            return [
+                dict.fromkeys(metric.name for metric in task.metrics) for _ in range(self._count)
+            ]
         sums = self._mesh.split(self._repeated(steps.zero_sums(task.sum_names)))
         constants = (self._states.params, self._states.model_state, self._splits[split])
         for batches in engine.batches(split, engine.spec.train.eval_batch_size):

@@ -1,7 +1,7 @@
 """How alike the replicates of a pruned cell are: one network, fine-tuned with several seeds.
 
-Predictions come batch by batch from networks held side by side, so that [examples, classes] never stands in
-memory at once.
+Predictions come batch by batch from networks held side by side, so that [examples, classes] never
+stands in memory at once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,8 @@ def measure(names: Sequence[str], batches: Iterable[Sequence[np.ndarray]]) -> di
 
     Args:
         names: of `NAMES`.
-        batches: for each batch of examples the networks' log-probabilities, [B, C] each, natural log.
+        batches: for each batch of examples the networks' log-probabilities, [B, C] each, natural
+            log.
 
     Returns:
         Column -> number, means over all pairs; and `num_examples`.

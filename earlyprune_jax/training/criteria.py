@@ -1,7 +1,8 @@
-"""What forks are pruned by: criteria and scopes, built-in or the user's, as functions of a trunk's state.
+"""What forks are pruned by: criteria and scopes, built-in or the user's, as functions of a trunk's
+state.
 
-Data-driven criteria look at training examples (`pruning.num_examples`), without augmentation, in evaluation
-mode and float32.
+Data-driven criteria look at training examples (`pruning.num_examples`), without augmentation, in
+evaluation mode and float32.
 """
 
 import contextlib
@@ -18,13 +19,14 @@ from earlyprune_jax.pruning.scores.named import CRITERIA, CRITERIA_KEY, Probe, n
 from earlyprune_jax.tasks import Task, split_variables
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 SCOPES_KEY = "pruning.scopes"
 
 
 class Examples:
-    """Batches of examples as a task gives them, as often as one asks; one is on the device at a time.
+    """Batches of examples as a task gives them, as often as one asks; one is on the device at a
+    time.
 
     Args:
         engine: whose data are looked at.
@@ -71,8 +73,8 @@ def make_mask(
         examples: what data-driven criteria look at.
 
     Returns:
-        A mask that removes exactly round(sparsity * n) of the n prunable weights, or for `local` so many
-        of each layer.
+        A mask that removes exactly round(sparsity * n) of the n prunable weights, or for `local` so
+        many of each layer.
 
     Raises:
         InvalidInput: the user's criterion or scope gives something else.
@@ -119,16 +121,12 @@ def _scored(
     made = function(params, Probe(batches, loss, log_probs, key))
     if jax.tree.structure(made) != jax.tree.structure(params):
         allowed = "to give scores of the structure of the params"
-        raise InvalidInput(
-            [expected(CRITERIA_KEY, criterion, allowed, f"It gave {jax.tree.structure(made)}.")]
-        )
+        raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave {jax.tree.structure(made)}.")
     shapes = zip(jax.tree.leaves(made), jax.tree.leaves(params), strict=True)
     wrong = [np.shape(score) for score, leaf in shapes if np.shape(score) != np.shape(leaf)]
     if wrong:
         allowed = "to give scores of the shapes of the params"
-        raise InvalidInput(
-            [expected(CRITERIA_KEY, criterion, allowed, f"It gave a leaf of shape {wrong[0]}.")]
-        )
+        raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave a leaf of shape {wrong[0]}.")
     return made
 
 
@@ -139,21 +137,29 @@ def _mask_problems(mask: Any, params: Params, prunable: Any, sparsity: float) ->
         return list(error.problems)
     leaves = zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
     counted: Sequence[tuple[int, int, bool]] = [
-        (int(np.size(leaf)), int(np.size(leaf) - np.count_nonzero(leaf)), bool(flag)) for leaf, flag in leaves
+        (int(np.size(leaf)), int(np.size(leaf) - np.count_nonzero(leaf)), bool(flag))
+        for leaf, flag in leaves
     ]
     outside = sum(removed for _, removed, flag in counted if not flag)
     wanted = round(sparsity * sum(size for size, _, flag in counted if flag))
     removed = sum(removed for _, removed, flag in counted if flag)
-    problems = [expected("weights removed that are not prunable", outside, "to be none")] if outside else []
+    problems = (
+        [expected("weights removed that are not prunable", outside, "to be none")]
+        if outside
+        else []
+    )
     if removed != wanted:
         problems.append(
-            expected("weights removed", removed, f"to be {wanted}, round(sparsity * prunable weights)")
+            expected(
+                "weights removed", removed, f"to be {wanted}, round(sparsity * prunable weights)"
+            )
         )
     return problems
 
 
 def check_own(task: Task, names: Sequence[str]) -> list[str]:
-    """Traces criteria of the user's on one batch: what they give, as far as can be seen without computing.
+    """Traces criteria of the user's on one batch: what they give, as far as can be seen without
+    computing.
 
     Args:
         task: of `tasks.abstract`.
@@ -166,7 +172,9 @@ def check_own(task: Task, names: Sequence[str]) -> list[str]:
 def _trace(task: Task, name: str) -> list[str]:
     first = next(iter(task.batching.subset("train", np.arange(1), 1, 1)))
     params, model_state = split_variables(task.shapes())
-    split = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), task.splits["train"])
+    split = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), task.splits["train"]
+    )
 
     def run(params: Params, model_state: Any, split: Any, key: Array) -> Scores:
         batch = task.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
@@ -183,10 +191,13 @@ def _trace(task: Task, name: str) -> list[str]:
 
 
 def log_probs_problems(task: Task, key: str, names: Sequence[str]) -> list[str]:
-    """A problem for every named criterion that needs log-probabilities, for a task that has none."""
+    """A problem for every named criterion that needs log-probabilities, for a task that has
+    none."""
     if task.network is not None:
         return []
     remedy = "Its task has none: take another, such as magnitude, or give Task(network=...)."
     return [
-        expected(key, name, "to need no log-probabilities", remedy) for name in names if needs_log_probs(name)
+        expected(key, name, "to need no log-probabilities", remedy)
+        for name in names
+        if needs_log_probs(name)
     ]

@@ -42,8 +42,8 @@ class EpochOutcome:
 
     Attributes:
         means: the metrics over the epoch's own batches, augmented and in training mode.
-        nonfinite_step: the first step with a non-finite loss, or the last if it left non-finite weights or
-            statistics; `steps.NEVER` if neither.
+        nonfinite_step: the first step with a non-finite loss, or the last if it left non-finite
+            weights or statistics; `steps.NEVER` if neither.
     """
 
     means: Means
@@ -63,7 +63,8 @@ class Engine:
         form: how step sequences are executed, `loop` or `scan`.
         mesh: the devices that share every batch of a run; None = one device.
         fork_mesh: the devices over which runs that train as one batch are spread.
-        run_train, run_eval, run_train_many, run_eval_many, predict: kind of batches -> compiled steps.
+        run_train, run_eval, run_train_many, run_eval_many, predict: kind of batches -> compiled
+            steps.
     """
 
     spec: RunSpec
@@ -96,7 +97,8 @@ class Engine:
         return self.place(from_primary(self.make_state(jax.random.PRNGKey(seed))))
 
     def place(self, tree: Any) -> Any:
-        """Commits arrays to the engine's devices: a state from anywhere meets the same compiled step."""
+        """Commits arrays to the engine's devices: a state from anywhere meets the same compiled
+        step."""
         return meshes.replicated(tree, self.mesh)
 
     def state_shapes(self) -> TrainState:
@@ -104,10 +106,13 @@ class Engine:
         return jax.eval_shape(self.make_state, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
     def prunable(self, layers: str) -> Any:
-        """The structure of the params with Python bools: `layers` as of `pruning.layers`, "" = the task's."""
+        """The structure of the params with Python bools: `layers` as of `pruning.layers`, "" = the
+        task's."""
         return _selected(self, layers)
 
-    def train_epoch(self, current: TrainState, rates: np.ndarray) -> tuple[TrainState, EpochOutcome]:
+    def train_epoch(
+        self, current: TrainState, rates: np.ndarray
+    ) -> tuple[TrainState, EpochOutcome]:
         """Trains one epoch; `current` is donated.
 
         Args:
@@ -149,7 +154,9 @@ class Engine:
             sums = self.run_eval[batches.kind](sums, (batches.indices, batches.weights), constants)
         return dict(self.task.measured(jax.device_get(sums)))
 
-    def batches(self, split: str, batch_size: int, examples: np.ndarray | None = None) -> list[Batches]:
+    def batches(
+        self, split: str, batch_size: int, examples: np.ndarray | None = None
+    ) -> list[Batches]:
         """Some examples of a split in batches, each once.
 
         Args:
@@ -161,8 +168,11 @@ class Engine:
         chosen = np.arange(batching.num_examples[split]) if examples is None else examples
         return list(batching.subset(split, chosen, batch_size, multiple))
 
-    def measure_on_host(self, current: TrainState, epoch: int, last_epoch: int) -> dict[str, float | None]:
-        """The host's metrics of a state by column; None where they are not due, or the split is absent.
+    def measure_on_host(
+        self, current: TrainState, epoch: int, last_epoch: int
+    ) -> dict[str, float | None]:
+        """The host's metrics of a state by column; None where they are not due, or the split is
+        absent.
 
         Args:
             current: the state after `epoch`.
@@ -180,7 +190,8 @@ class Engine:
         return found
 
     def log_probs(self, networks: list[TrainState], split: str) -> Iterator[list[np.ndarray]]:
-        """Log-probabilities of a whole split, batch by batch: [B, C] of each network, natural log, float32.
+        """Log-probabilities of a whole split, batch by batch: [B, C] of each network, natural log,
+        float32.
 
         Args:
             networks: states of finished runs.
@@ -226,7 +237,9 @@ def engine_id(spec: RunSpec) -> str:
     """
     deciding_keys = deciding(spec.to_dict(), "data", "trunk")
     own = {name: value for name, value in deciding_keys.items() if name not in NOT_SHARED}
-    own = {name: value for name, value in own.items() if not name.startswith(("schedule.", "fork."))}
+    own = {
+        name: value for name, value in own.items() if not name.startswith(("schedule.", "fork."))
+    }
     return content_hash([own, spec.code])[:8]
 
 
@@ -283,7 +296,8 @@ def build(
             for kind, step in evaluate.items()
         },
         run_train_many={
-            kind: many(step, (0, 0, None), _named("train_steps", kind)) for kind, step in train.items()
+            kind: many(step, (0, 0, None), _named("train_steps", kind))
+            for kind, step in train.items()
         },
         run_eval_many={
             kind: many(step, (0, None, (0, 0, None)), _named("eval_steps", kind))
@@ -317,7 +331,8 @@ def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
 
 
 def probe_indices(num_train: int, num_examples: int, seed: int) -> np.ndarray:
-    """Numbers of the training examples that signals or criteria look at: a fixed random subset, or all if 0.
+    """Numbers of the training examples that signals or criteria look at: a fixed random subset, or
+    all if 0.
 
     Args:
         num_train: training examples in use.

@@ -1,8 +1,8 @@
 """How steps, and forks of one shape, are run on each backend: the one place that decides.
 
 XLA's CPU backend runs convolutions inside `lax.scan` some 50 times slower than the same
-step called from Python, and several forks as one batch 4 to 11 times slower than one after another; on
-GPU and TPU a whole chunk under scan keeps the device fed, and a batch of small forks fills it.
+step called from Python, and several forks as one batch 4 to 11 times slower than one after another;
+on GPU and TPU a whole chunk under scan keeps the device fed, and a batch of small forks fills it.
 Results of these forms differ in the last bits, so a run records which one made it.
 """
 
@@ -38,7 +38,8 @@ WORTH_DOUBLING = 1.1
 
 
 def batches_forks(backend: str) -> bool:
-    """Whether forks may train as one batch: on CPU they train one after another, in several processes.
+    """Whether forks may train as one batch: on CPU they train one after another, in several
+    processes.
 
     Example:
         >>> batches_forks("cpu"), batches_forks("gpu")
@@ -48,13 +49,16 @@ def batches_forks(backend: str) -> bool:
 
 
 def measured_width(
-    seconds_of: Callable[[int], float], most: int, memory_error: type[Exception], multiple_of: int = 1
+    seconds_of: Callable[[int], float],
+    most: int,
+    memory_error: type[Exception],
+    multiple_of: int = 1,
 ) -> int:
     """How many forks to train as one batch: doubled while that pays, and while it fits in memory.
 
     Args:
-        seconds_of: width -> the seconds of one epoch of so many forks; raises `memory_error` if they do
-            not fit.
+        seconds_of: width -> the seconds of one epoch of so many forks; raises `memory_error` if
+            they do not fit.
         most: as many forks as there are.
         memory_error: what the backend raises.
         multiple_of: the first width tried, and its multiples: the number of devices.
@@ -98,7 +102,8 @@ class ForkMesh:
         return self._put(tree, PartitionSpec())
 
     def spread(self, function: Callable[..., Any], in_specs: Any) -> Callable[..., Any]:
-        """A function of batches as one that every device runs on its own share; nothing is exchanged."""
+        """A function of batches as one that every device runs on its own share; nothing is
+        exchanged."""
         if self.num_devices == 1:
             return function
         return jax.shard_map(
@@ -119,7 +124,9 @@ class ForkMesh:
         return jax.device_put(tree, place)
 
 
-def batched_runner(step: Step, *, axes: tuple[Any, Any, Any], form: str, name: str, mesh: ForkMesh) -> Runner:
+def batched_runner(
+    step: Step, *, axes: tuple[Any, Any, Any], form: str, name: str, mesh: ForkMesh
+) -> Runner:
     """As `runner`, for a batch of runs: the carry has a leading axis of them.
 
     Args:
@@ -143,7 +150,8 @@ def batched_runner(step: Step, *, axes: tuple[Any, Any, Any], form: str, name: s
 
 
 def once_options(backend: str) -> dict[str, int]:
-    """Compiler options of a function that runs once a trunk: on CPU, optimising takes longer than running."""
+    """Compiler options of a function that runs once a trunk: on CPU, optimising takes longer than
+    running."""
     return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
 
 

@@ -1,9 +1,9 @@
 """Several processes as one run: how they find each other, and what only the first of them does.
 
 With `jax.distributed` every process runs the same program on its own devices. Process 0, the
-primary, alone reads and writes files and takes the decisions that depend on the clock; the others get
-what came of it over the network, so that they need no file system in common. Every function here
-is called by all processes, in the same order; with one process each is the identity.
+primary, alone reads and writes files and takes the decisions that depend on the clock; the others
+get what came of it over the network, so that they need no file system in common. Every function
+here is called by all processes, in the same order; with one process each is the identity.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 T = TypeVar("T")
 
@@ -35,10 +35,13 @@ SECONDS_TO_AGREE = 60
 """A process that has met an error waits so long for the others to meet it too."""
 
 SMALLEST_MESSAGE = 1024
-"""Bytes; messages are padded to powers of two, because every length compiles a broadcast of its own."""
+"""Bytes; messages are padded to powers of two, because every length compiles a broadcast of its
+own."""
 
 
-def problems(coordinator: str | None, num_processes: int | None, process_id: int | None) -> list[str]:
+def problems(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> list[str]:
     """What is wrong with the three flags that say where a process belongs; nothing is started.
 
     Args:
@@ -52,13 +55,19 @@ def problems(coordinator: str | None, num_processes: int | None, process_id: int
         >>> problems("10.0.0.1:1234", 2, 2)
         ['Expected --process_id=2 in [0, 2). Processes are numbered from 0.']
     """
-    values = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    values = {
+        "--coordinator": coordinator,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
     missing = [name for name, value in values.items() if value is None]
     if len(missing) == len(values):
         return []
     if missing:
         given = ", ".join(name for name in values if name not in missing)
-        return [f"Expected {' and '.join(missing)} beside {given}: the three go together, or none of them."]
+        return [
+            f"Expected {' and '.join(missing)} beside {given}: the three go together, or none of them."
+        ]
     found = []
     host, _, port = str(coordinator).rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
@@ -73,10 +82,12 @@ def problems(coordinator: str | None, num_processes: int | None, process_id: int
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins this process to the others; in the main thread, before anything else asks JAX for a device.
+    """Joins this process to the others; in the main thread, before anything else asks JAX for a
+    device.
 
     Args:
-        coordinator: HOST:PORT of process 0, or None for all three under Slurm, Open MPI or on a TPU pod.
+        coordinator: HOST:PORT of process 0, or None for all three under Slurm, Open MPI or on a TPU
+            pod.
         num_processes: how many there are.
         process_id: this one's number.
 
@@ -90,15 +101,18 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         raise InvalidInput(found)
     # JAX's preemption service takes SIGTERM from the program, which then could not be stopped.
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    remedy = "Give --coordinator=HOST:PORT --num_processes=N --process_id=I, and start all N processes."
+    remedy = (
+        "Give --coordinator=HOST:PORT --num_processes=N --process_id=I, and start all N processes."
+    )
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
         signal.signal(signal.SIGTERM, on_sigterm)
-        # Gloo waits 30 seconds for its peers at the first exchange and as long as it takes at later ones.
+        # Gloo waits 30 seconds for its peers at the first exchange and as long as it takes at later
+        # ones.
         multihost_utils.process_allgather(np.zeros(1, np.uint8))
     except (ValueError, RuntimeError) as error:
         allowed = f"to bring all processes together ({error})"
-        raise InvalidInput([expected("--coordinator", coordinator, allowed, remedy)]) from error
+        raise unexpected("--coordinator", coordinator, allowed, remedy) from error
 
 
 def is_primary() -> bool:
@@ -107,7 +121,8 @@ def is_primary() -> bool:
 
 
 def from_primary(tree: Any) -> Any:
-    """Process 0's arrays in every process, bit for bit; the others give a tree of the same shapes and types.
+    """Process 0's arrays in every process, bit for bit; the others give a tree of the same shapes
+    and types.
 
     One process gets its own tree back. Otherwise the leaves are NumPy arrays: on no device yet.
 
@@ -131,8 +146,8 @@ def from_primary(tree: Any) -> Any:
 def on_primary(function: Callable[[], T]) -> T:
     """Calls a function in process 0 alone; all processes return its value, or raise its exception.
 
-    For what reads a file or the clock. Further calls of this module inside it stay in process 0; the
-    function must not compute with arrays that lie on other processes' devices.
+    For what reads a file or the clock. Further calls of this module inside it stay in process 0;
+    the function must not compute with arrays that lie on other processes' devices.
 
     Args:
         function: returns something that can be pickled.
@@ -160,7 +175,8 @@ def on_primary(function: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def held_by_primary(make: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
-    """A context that process 0 enters and leaves for all, such as a lock; all raise what entering raises.
+    """A context that process 0 enters and leaves for all, such as a lock; all raise what entering
+    raises.
 
     Example:
         >>> with held_by_primary(contextlib.nullcontext):
@@ -179,7 +195,8 @@ def held_by_primary(make: Callable[[], contextlib.AbstractContextManager[Any]]) 
 def require_same(name: str, value: str) -> None:
     """Raises InvalidInput, in all processes, unless all give the same text.
 
-    Processes that run different configs or hold different data would train nonsense or wait for ever.
+    Processes that run different configs or hold different data would train nonsense or wait for
+    ever.
 
     Args:
         name: of what is compared, for the message.
@@ -189,16 +206,20 @@ def require_same(name: str, value: str) -> None:
         return
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
     gathered = np.asarray(multihost_utils.process_allgather(digest))
-    differing = [index for index, row in enumerate(gathered) if not np.array_equal(row, gathered[PRIMARY])]
+    differing = [
+        index for index, row in enumerate(gathered) if not np.array_equal(row, gathered[PRIMARY])
+    ]
     if differing:
         allowed = f"to be the same in all processes, but it differs from process 0's in {differing}"
-        raise InvalidInput([expected(name, value, allowed, "Start all with the same command and data.")])
+        raise unexpected(name, value, allowed, "Start all with the same command and data.")
 
 
 def require_same_error(error: Exception) -> None:
-    """Returns if every process has met an error of this type; where this one alone has, it ends, with code 1.
+    """Returns if every process has met an error of this type; where this one alone has, it ends,
+    with code 1.
 
-    Nothing else can be done then: the others wait for it in a computation, and notice that it is gone.
+    Nothing else can be done then: the others wait for it in a computation, and notice that it is
+    gone.
 
     Args:
         error: what has just been caught.
@@ -209,7 +230,9 @@ def require_same_error(error: Exception) -> None:
     def leave() -> None:
         traceback.print_exception(error)
         print(
-            f"Process {jax.process_index()} alone has met this error, and ends.", file=sys.stderr, flush=True
+            f"Process {jax.process_index()} alone has met this error, and ends.",
+            file=sys.stderr,
+            flush=True,
         )
         os._exit(1)
 
@@ -233,7 +256,9 @@ def _portable(error: Exception) -> Exception:
 
 
 def _broadcast(array: np.ndarray) -> np.ndarray:
-    return np.asarray(multihost_utils.broadcast_one_to_all(array, is_source=is_primary()), array.dtype)
+    return np.asarray(
+        multihost_utils.broadcast_one_to_all(array, is_source=is_primary()), array.dtype
+    )
 
 
 def _broadcast_bytes(message: bytes) -> bytes:

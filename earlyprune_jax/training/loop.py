@@ -33,8 +33,8 @@ class SavePolicy:
     """When a run's state is saved, and which saves stay.
 
     Attributes:
-        share: the part of the time that saves may take; None = the initial state and every epoch are
-            saved, whatever that costs. The last epoch is always saved.
+        share: the part of the time that saves may take; None = the initial state and every epoch
+            are saved, whatever that costs. The last epoch is always saved.
         keep: epochs whose checkpoints stay beside the newest; None = all.
     """
 
@@ -95,17 +95,21 @@ def never() -> bool:
     return False
 
 
-def train(engine: Engine, runs: Sequence[Run], stop: Callable[[], bool] = never, width: int = 1) -> None:
-    """Trains runs of one shape to their ends, side by side; an interrupted one goes on where it stopped.
+def train(
+    engine: Engine, runs: Sequence[Run], stop: Callable[[], bool] = never, width: int = 1
+) -> None:
+    """Trains runs of one shape to their ends, side by side; an interrupted one goes on where it
+    stopped.
 
     A run restarts at an epoch boundary from a saved state, and randomness is a function of
-    (key, step): trained alone on one CPU machine a resumed run is bitwise equal to an uninterrupted one.
+    (key, step): trained alone on one CPU machine a resumed run is bitwise equal to an uninterrupted
+    one.
 
-    How a run ended is written to its result.json: {"status": "finished" | "diverged", "epoch", "step",
-    "achieved_sparsity"}, and where a trigger ended it "fired": {"epoch", "marked_epoch", "reason"}. A run
-    diverges at its first step with a non-finite loss, or at the last step of an epoch that
-    leaves non-finite weights or evaluates to a metric that is not finite, of the host too; it stops there,
-    and nothing of that epoch is kept. The others go on.
+    How a run ended is written to its result.json: {"status": "finished" | "diverged", "epoch",
+    "step", "achieved_sparsity"}, and where a trigger ended it "fired": {"epoch", "marked_epoch",
+    "reason"}. A run diverges at its first step with a non-finite loss, or at the last step of an
+    epoch that leaves non-finite weights or evaluates to a metric that is not finite, of the host
+    too; it stops there, and nothing of that epoch is kept. The others go on.
 
     Args:
         engine: of the runs' network and data.
@@ -153,7 +157,10 @@ class _Progress:
         self.saved_epoch = -1
         self.unsaved_seconds, self.save_seconds = 0.0, FIRST_GUESS_SECONDS
         self.watcher = Watcher(
-            engine, run.watch.tools, run.watch.sampling, lambda epoch: state_after(engine, run, epoch)
+            engine,
+            run.watch.tools,
+            run.watch.sampling,
+            lambda epoch: state_after(engine, run, epoch),
         )
 
     def resume(self) -> TrainState:
@@ -196,7 +203,8 @@ class _Progress:
             return True
         firing = None
         if len(self.history) < self.run.training.num_epochs:
-            # Asked before an epoch, not after one: a run that was interrupted in between asks again.
+            # Asked before an epoch, not after one: a run that was interrupted in between asks
+            # again.
             trigger = self.run.watch.trigger
             firing = trigger(self.history) if trigger and self.history else None
             if firing is None:
@@ -227,7 +235,9 @@ class _Progress:
         if step == NEVER and self.engine.task.host:
             last = self.run.first_epoch + self.run.training.num_epochs
             entry |= self.engine.measure_on_host(state(), entry["epoch"], last)
-        if step == NEVER and not all(math.isfinite(value) for value in entry.values() if value is not None):
+        if step == NEVER and not all(
+            math.isfinite(value) for value in entry.values() if value is not None
+        ):
             step = after - 1
         step = on_primary(lambda: step)
         if step != NEVER:
@@ -235,9 +245,12 @@ class _Progress:
             return
         started = time.monotonic()
         if self.run.watch.tools:
-            entry["signals"], entry["signal_seconds"] = self.watcher.measure(state(), entry["epoch"])
+            entry["signals"], entry["signal_seconds"] = self.watcher.measure(
+                state(), entry["epoch"]
+            )
         entry["seconds"] = seconds + time.monotonic() - started
-        # Numbers that each process works out for itself, and times, may differ: all go by the primary's.
+        # Numbers that each process works out for itself, and times, may differ: all go by the
+        # primary's.
         entry = on_primary(lambda: entry)
         # Recorded first: a checkpoint that its records do not reach could not be resumed from.
         self.run.records.append(entry)
@@ -278,7 +291,8 @@ def state_after(engine: Engine, run: Run, epoch: int) -> TrainState:
 
 
 def _newest_sound(engine: Engine, run: Run, latest: int) -> tuple[TrainState, int, bool]:
-    """The newest readable checkpoint up to an epoch, or the run's start; its epoch; whether it is saved."""
+    """The newest readable checkpoint up to an epoch, or the run's start; its epoch; whether it is
+    saved."""
     for epoch in sorted(run.store.epochs(), reverse=True):
         if run.first_epoch <= epoch <= latest:
             try:

@@ -27,7 +27,7 @@ from earlyprune_jax.training.engine import Engine, probe_indices
 from earlyprune_jax.training.execution import Runner, runner
 from earlyprune_jax.training.mesh import data_parallel
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
 KEY = "signals.names"
 RECORDED = (
@@ -97,11 +97,15 @@ def instruments(engine: Engine) -> tuple[Instrument, ...]:
             made.append(TRAJECTORIES[name](engine))
             continue
         signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
-        made.append(_of_examples(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal))
+        made.append(
+            _of_examples(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal)
+        )
     return tuple(made)
 
 
-def _signal(name: str, spec: RunSpec, task: Task, *, num_examples: int) -> ProbeSignal | WeightSignal:
+def _signal(
+    name: str, spec: RunSpec, task: Task, *, num_examples: int
+) -> ProbeSignal | WeightSignal:
     """A signal of one state: a built-in, or what a function of the user's gives.
 
     Raises:
@@ -113,7 +117,7 @@ def _signal(name: str, spec: RunSpec, task: Task, *, num_examples: int) -> Probe
             made = function()
         if not isinstance(made, ProbeSignal | WeightSignal):
             allowed = f"to give a ProbeSignal or a WeightSignal, not a {type(made).__name__}"
-            raise InvalidInput([expected(KEY, name, allowed)])
+            raise unexpected(KEY, name, allowed)
         return dataclasses.replace(made, name=name)
     if name == "performance":
         return performance.signal(task.metrics, task.measured, task.sum_names)
@@ -155,7 +159,9 @@ def check(spec: RunSpec, task: Task) -> list[str]:
             if column in columns
         ]
         problems += [
-            expected(KEY, name, f"to have no column {column}, which records have for something else")
+            expected(
+                KEY, name, f"to have no column {column}, which records have for something else"
+            )
             for column in own
             if column in RECORDED or column.startswith(SPLITS)
         ]
@@ -165,7 +171,10 @@ def check(spec: RunSpec, task: Task) -> list[str]:
 
 def full_sampling(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Sampling]:
     """Every signal after every epoch, on all probe examples."""
-    return {tool.name: Sampling(len(engine.probe) if tool.looks_at_examples else None, 1) for tool in tools}
+    return {
+        tool.name: Sampling(len(engine.probe) if tool.looks_at_examples else None, 1)
+        for tool in tools
+    }
 
 
 class Watcher:
@@ -206,7 +215,9 @@ class Watcher:
         seen, every = self._seen[tool.name], self._sampling[tool.name].every_epochs
         earlier = tool.lookback(epoch, every)
         for missing in (past for past in earlier if past not in seen):
-            seen[missing] = tool.observe(self._state_after(missing), missing, self._probes[tool.name])
+            seen[missing] = tool.observe(
+                self._state_after(missing), missing, self._probes[tool.name]
+            )
         current = tool.observe(state, epoch, self._probes[tool.name])
         numbers = tool.conclude(current, {past: seen[past] for past in earlier})
         needed = tool.lookback(epoch + every, every)
@@ -238,7 +249,9 @@ def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
     options = memory_options(jax.default_backend())
 
     def compiled(kind: str) -> Runner:
-        plain = steps.signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind)
+        plain = steps.signal_step(
+            engine.task, signal, augment=engine.spec.signals.augment, kind=kind
+        )
         step, name = data_parallel(plain, engine.mesh), f"{slug(signal.name)}_step"
         return runner(step, form=engine.form, name=name, compiler_options=options)
 
@@ -272,12 +285,13 @@ def _as_declared(signal: ProbeSignal | WeightSignal, numbers: dict[str, Any]) ->
     single = {name for name, value in numbers.items() if not isinstance(value, Mapping)}
     if single != set(signal.columns):
         allowed = f"to give its columns, {', '.join(signal.columns)}"
-        raise InvalidInput([expected(f"numbers of {signal.name}", sorted(single), allowed)])
+        raise unexpected(f"numbers of {signal.name}", sorted(single), allowed)
     return numbers
 
 
 def _mask_distance(engine: Engine) -> Instrument:
-    """Early-Bird's distance between the masks of signals.mask_criterion, mask_scope and mask_sparsity."""
+    """Early-Bird's distance between the masks of signals.mask_criterion, mask_scope and
+    mask_sparsity."""
     asked = engine.spec.signals
     prunable = engine.prunable(asked.weight_layers)
     examples = criteria.Examples(engine, engine.probe, asked.batch_size)
@@ -308,7 +322,8 @@ def _mask_distance(engine: Engine) -> Instrument:
 
 
 def _weight_change(engine: Engine) -> Instrument:
-    """How far the weights of signals.weight_layers have moved since epoch 1, relative to those then."""
+    """How far the weights of signals.weight_layers have moved since epoch 1, relative to those
+    then."""
     prunable = engine.prunable(engine.spec.signals.weight_layers)
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> Params:
@@ -345,7 +360,9 @@ def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
     """
     found: list[str] = []
     for name in names:
-        found += (name,) if name in TRAJECTORIES else _signal(name, spec, task, num_examples=1).columns
+        found += (
+            (name,) if name in TRAJECTORIES else _signal(name, spec, task, num_examples=1).columns
+        )
     return tuple(found)
 
 

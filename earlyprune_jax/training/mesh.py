@@ -1,4 +1,5 @@
-"""One run over many devices: each holds the whole state and data set, and computes a part of every batch.
+"""One run over many devices: each holds the whole state and data set, and computes a part of every
+batch.
 
 Arrays keep their global meaning: under jit, batch norm and the loss see the whole batch, and XLA
 adds the sums over the devices. Without a mesh nothing here changes anything, not even a jaxpr.
@@ -44,7 +45,9 @@ def indivisible(batch_sizes: Mapping[str, int], num_devices: int) -> list[str]:
         if size != lower:
             near = [value for value in (lower, lower + num_devices) if value > 0]
             remedy = f"Nearest: {' or '.join(map(str, near))}."
-            found.append(expected(name, size, f"to be a multiple of the {num_devices} devices", remedy))
+            found.append(
+                expected(name, size, f"to be a multiple of the {num_devices} devices", remedy)
+            )
     return found
 
 
@@ -82,11 +85,15 @@ def shard_batch(leaf: Array, mesh: Mesh) -> Array:
     return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
 
 
-def data_parallel(step: Callable[[Any, Any, Any], Any], mesh: Mesh | None) -> Callable[[Any, Any, Any], Any]:
-    """A step whose devices share its inputs' examples and all hold the outcome; without a mesh, the step.
+def data_parallel(
+    step: Callable[[Any, Any, Any], Any], mesh: Mesh | None
+) -> Callable[[Any, Any, Any], Any]:
+    """A step whose devices share its inputs' examples and all hold the outcome; without a mesh, the
+    step.
 
     Args:
-        step: (carry, inputs, constants) -> carry, or another outcome, as it would be written for one device.
+        step: (carry, inputs, constants) -> carry, or another outcome, as it would be written for
+            one device.
         mesh: None = one device.
 
     Returns:

@@ -13,14 +13,15 @@ from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.spec import OptimSpec
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 KEY = "optim.name"
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An optimizer whose learning rate comes with every step: trunk and forks share one compilation.
+    """An optimizer whose learning rate comes with every step: trunk and forks share one
+    compilation.
 
     Attributes:
         init: params -> state.
@@ -39,7 +40,8 @@ def decayed_leaves(params: Any, weight_decay_on: str) -> Any:
         weight_decay_on: `all` (paper A: BN and biases too) or `kernels` (leaves named `kernel`).
     """
     return jax.tree.map_with_path(
-        lambda path, _: weight_decay_on == "all" or path_name(path).rsplit("/", 1)[-1] == "kernel", params
+        lambda path, _: weight_decay_on == "all" or path_name(path).rsplit("/", 1)[-1] == "kernel",
+        params,
     )
 
 
@@ -95,9 +97,10 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
     """Makes the optimizer that a config names.
 
-    A built-in is a direction that the step multiplies by minus the learning rate. A factory of the user's
-    that takes `learning_rate`, as Optax's do, gets each step's rate (`optax.inject_hyperparams`); one that
-    does not is a direction too. A factory gets `weight_decay`, and a `mask` for it, where it takes them.
+    A built-in is a direction that the step multiplies by minus the learning rate. A factory of the
+    user's that takes `learning_rate`, as Optax's do, gets each step's rate
+    (`optax.inject_hyperparams`); one that does not is a direction too. A factory gets
+    `weight_decay`, and a `mask` for it, where it takes them.
 
     Args:
         spec: name, weight decay, momentum.
@@ -181,11 +184,15 @@ def _of_factory(spec: OptimSpec, name: str, factory: Callable[..., Any]) -> Opti
     if not problems and spec.weight_decay and "weight_decay" not in taken:
         remedy = "Give it to an optimizer that takes weight_decay, or set it to 0."
         problems.append(
-            expected("optim.weight_decay", spec.weight_decay, f"to be 0 with optim.name={name}", remedy)
+            expected(
+                "optim.weight_decay", spec.weight_decay, f"to be 0 with optim.name={name}", remedy
+            )
         )
     if spec.weight_decay and "mask" in offered and "mask" not in taken:
         problems.append(
-            expected("optim.weight_decay_on", spec.weight_decay_on, f"to be all with optim.name={name}")
+            expected(
+                "optim.weight_decay_on", spec.weight_decay_on, f"to be all with optim.name={name}"
+            )
         )
     if problems:
         raise InvalidInput(problems)
@@ -210,7 +217,7 @@ def _called(name: str, factory: Callable[[], Any]) -> optax.GradientTransformati
         made = factory()
     if not (hasattr(made, "init") and hasattr(made, "update")):
         found = type(made).__name__
-        raise InvalidInput([expected(KEY, name, f"to make an Optax transformation, not a {found}")])
+        raise unexpected(KEY, name, f"to make an Optax transformation, not a {found}")
     return made
 
 

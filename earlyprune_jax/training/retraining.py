@@ -1,7 +1,8 @@
-"""How a pruned run trains on: its length and its learning rates, by name; and the trunk's own training.
+"""How a pruned run trains on: its length and its learning rates, by name; and the trunk's own
+training.
 
-A rule is a length and rates; today's names are combinations of them. A rule of the user's is a function
-(fork_epoch, trunk) -> Training.
+A rule is a length and rates; today's names are combinations of them. A rule of the user's is a
+function (fork_epoch, trunk) -> Training.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import optax
 from earlyprune_jax import references
 from earlyprune_jax.spec import ForkSpec, RunSpec
 from earlyprune_jax.training import schedules
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import expected, unexpected
 
 KEY = "fork.rules"
 ANY_STEPS = 100
@@ -28,7 +29,8 @@ class Training:
     Attributes:
         num_epochs: of the run.
         schedule: the run's own steps, from 0, -> learning rates.
-        reset_momentum: whether a fork starts with a fresh optimizer, or carries the trunk's on, masked.
+        reset_momentum: whether a fork starts with a fresh optimizer, or carries the trunk's on,
+            masked.
     """
 
     num_epochs: int
@@ -47,7 +49,8 @@ class TrunkSchedule:
         schedule: step -> rate, over T epochs.
         final_rate: that of the last step.
         remade: (maximum, num_epochs) -> the same kind of schedule over another length.
-        refitted: (maximum, num_epochs) -> likewise, with parameters such that it ends at `final_rate`.
+        refitted: (maximum, num_epochs) -> likewise, with parameters such that it ends at
+            `final_rate`.
     """
 
     num_epochs: int
@@ -68,12 +71,18 @@ def trunk_schedule(spec: RunSpec, steps_per_epoch: int) -> TrunkSchedule:
     """
     num_epochs, rate = spec.train.num_epochs, spec.optim.learning_rate
     final = schedules.final_rate(
-        spec.schedule, max_learning_rate=rate, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
+        spec.schedule,
+        max_learning_rate=rate,
+        num_epochs=num_epochs,
+        steps_per_epoch=steps_per_epoch,
     )
 
     def remade(maximum: float, length: int) -> optax.Schedule:
         return schedules.make(
-            spec.schedule, max_learning_rate=maximum, num_epochs=length, steps_per_epoch=steps_per_epoch
+            spec.schedule,
+            max_learning_rate=maximum,
+            num_epochs=length,
+            steps_per_epoch=steps_per_epoch,
         )
 
     def refitted(maximum: float, length: int) -> optax.Schedule:
@@ -86,7 +95,9 @@ def trunk_schedule(spec: RunSpec, steps_per_epoch: int) -> TrunkSchedule:
             steps_per_epoch=steps_per_epoch,
         )
 
-    return TrunkSchedule(num_epochs, steps_per_epoch, rate, remade(rate, num_epochs), final, remade, refitted)
+    return TrunkSchedule(
+        num_epochs, steps_per_epoch, rate, remade(rate, num_epochs), final, remade, refitted
+    )
 
 
 def trunk(spec: RunSpec, steps_per_epoch: int) -> Training:
@@ -106,10 +117,13 @@ def max_learning_rate(base: float, fork_epoch: int, num_epochs: int) -> float:
 
 
 Rates = Callable[[TrunkSchedule, int, int, float], tuple[optax.Schedule, bool]]
-"""(trunk, fork epoch, length, constant rate) -> the fork's schedule, whether its momentum starts anew."""
+"""(trunk, fork epoch, length, constant rate) -> the fork's schedule, whether its momentum starts
+anew."""
 
 
-def _eq6(dense: TrunkSchedule, fork_epoch: int, length: int, rate: float) -> tuple[optax.Schedule, bool]:
+def _eq6(
+    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
+) -> tuple[optax.Schedule, bool]:
     """Paper A: the schedule restarts from Eq. (6)'s maximum, over the fork's length.
 
     The exponential schedule keeps its decay per epoch, so late forks end at higher rates than
@@ -127,18 +141,24 @@ def _matched_anneal(
     return dense.refitted(maximum, length), True
 
 
-def _continue(dense: TrunkSchedule, fork_epoch: int, length: int, rate: float) -> tuple[optax.Schedule, bool]:
+def _continue(
+    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
+) -> tuple[optax.Schedule, bool]:
     """The trunk's schedule and momentum go on as if nothing had been pruned."""
     offset = fork_epoch * dense.steps_per_epoch
     return (lambda step: dense.schedule(step + offset)), False
 
 
-def _restart(dense: TrunkSchedule, fork_epoch: int, length: int, rate: float) -> tuple[optax.Schedule, bool]:
+def _restart(
+    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
+) -> tuple[optax.Schedule, bool]:
     """The trunk's schedule from its maximum, over the fork's length."""
     return dense.remade(dense.learning_rate, length), True
 
 
-def _constant(dense: TrunkSchedule, fork_epoch: int, length: int, rate: float) -> tuple[optax.Schedule, bool]:
+def _constant(
+    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
+) -> tuple[optax.Schedule, bool]:
     """Paper B: a fixed rate, a fresh optimizer."""
     return optax.constant_schedule(rate), True
 
@@ -154,7 +174,11 @@ RATES: dict[str, Rates] = {
 
 
 def _combined(
-    length: Callable[[ForkSpec], int], rates: Callable[[ForkSpec], str], spec: RunSpec, t: int, steps: int
+    length: Callable[[ForkSpec], int],
+    rates: Callable[[ForkSpec], str],
+    spec: RunSpec,
+    t: int,
+    steps: int,
 ) -> Training:
     """A rule made of a length, in which 0 stands for what remains of the trunk, and of rates."""
     dense = trunk_schedule(spec, steps)
@@ -174,8 +198,8 @@ def _fixed(fork: ForkSpec) -> int:
 def _matched_budget(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
     """The trunk's schedule goes on to its end, pruned; then come the epochs of rule `constant`.
 
-    Dense and pruned epochs together are T + fork.constant_num_epochs, whatever t: the budget of paper
-    B's forks at t = T. At t = 0 it prunes before training, at t = T it is `constant`.
+    Dense and pruned epochs together are T + fork.constant_num_epochs, whatever t: the budget of
+    paper B's forks at t = T. At t = 0 it prunes before training, at t = T it is `constant`.
     """
     tuned = RULES["constant"](spec, fork_epoch, steps_per_epoch)
     if fork_epoch == spec.train.num_epochs:
@@ -230,7 +254,7 @@ def training(spec: RunSpec, rule: str, fork_epoch: int, steps_per_epoch: int) ->
     with references.guarded(KEY, rule, f"to give a Training for a fork at {fork_epoch}"):
         made = function(fork_epoch, trunk_schedule(spec, steps_per_epoch))
     if not isinstance(made, Training):
-        raise InvalidInput([expected(KEY, rule, f"to give a Training, not a {type(made).__name__}")])
+        raise unexpected(KEY, rule, f"to give a Training, not a {type(made).__name__}")
     return made
 
 
@@ -250,13 +274,19 @@ def check_epochs(spec: RunSpec) -> list[str]:
     problems = []
     for rule in fork.rules:
         late = [
-            t for t in fork.epochs if t > num_epochs or (t == num_epochs and not _trains_after(spec, rule))
+            t
+            for t in fork.epochs
+            if t > num_epochs or (t == num_epochs and not _trains_after(spec, rule))
         ]
         if late:
             latest = num_epochs if _trains_after(spec, rule) else num_epochs - 1
             remedy = f"The trunk has train.num_epochs={num_epochs}"
-            remedy += "." if latest == num_epochs else f", and a fork of rule {rule} trains what remains."
-            problems.append(expected("fork.epochs", fork.epochs, f"to have no epoch beyond {latest}", remedy))
+            remedy += (
+                "." if latest == num_epochs else f", and a fork of rule {rule} trains what remains."
+            )
+            problems.append(
+                expected("fork.epochs", fork.epochs, f"to have no epoch beyond {latest}", remedy)
+            )
         elif references.is_import_path(rule):
             idle = [t for t in fork.epochs if length(spec, rule, t) < 1]
             remedy = f"It gives forks at {idle} none."
@@ -283,14 +313,18 @@ def _check_online(spec: RunSpec) -> list[str]:
     elif fork.fallback_epoch >= num_epochs:
         remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
         problems.append(
-            expected("fork.fallback_epoch", fork.fallback_epoch, f"to be below {num_epochs}", remedy)
+            expected(
+                "fork.fallback_epoch", fork.fallback_epoch, f"to be below {num_epochs}", remedy
+            )
         )
     return problems
 
 
 def possible_epochs(spec: RunSpec) -> tuple[int, ...]:
     """Epochs at which forks may leave: those of the grid, or any where a trigger decides."""
-    return spec.fork.epochs if spec.fork.when == "epochs" else tuple(range(1, spec.train.num_epochs))
+    return (
+        spec.fork.epochs if spec.fork.when == "epochs" else tuple(range(1, spec.train.num_epochs))
+    )
 
 
 def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
@@ -298,17 +332,23 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
     trunk_end = trunk_schedule(spec, steps_per_epoch).final_rate
     ends = {
         "matched_anneal": trunk_end,
-        "eq6": spec.schedule.end_learning_rate if spec.schedule.name in ("cosine", "linear") else 0.0,
+        "eq6": spec.schedule.end_learning_rate
+        if spec.schedule.name in ("cosine", "linear")
+        else 0.0,
     }
     named = {"paper_a": "eq6", "matched_anneal": "matched_anneal", "custom": spec.fork.rates}
     problems = []
     for rule in (rule for rule in sorted(named) if rule in spec.fork.rules and named[rule] in ends):
         end = ends[named[rule]]
-        rising = [epoch for epoch in possible_epochs(spec) if _maximum(spec, epoch) < end * (1 - 1e-6)]
+        rising = [
+            epoch for epoch in possible_epochs(spec) if _maximum(spec, epoch) < end * (1 - 1e-6)
+        ]
         if rising:
             allowed = f"to leave Eq. (6)'s maximum above the final rate {end:.4g} of rule {rule}"
             remedy = f"It would rise in forks at {rising}: fork earlier, end lower, or use rule continue."
-            key, value = ("epochs", spec.fork.epochs) if spec.fork.when == "epochs" else ("when", "trigger")
+            key, value = (
+                ("epochs", spec.fork.epochs) if spec.fork.when == "epochs" else ("when", "trigger")
+            )
             problems.append(expected(f"fork.{key}", value, allowed, remedy))
     if schedules.is_own(spec.schedule):
         # Forks may be too short for a schedule of the user's.

@@ -10,7 +10,7 @@ import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.spec import ScheduleSpec
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 KEY = "schedule.name"
 
@@ -25,7 +25,9 @@ def _exponential(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) 
 
 
 def _cosine(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(maximum, max(last, 1), alpha=spec.end_learning_rate / maximum)
+    return optax.cosine_decay_schedule(
+        maximum, max(last, 1), alpha=spec.end_learning_rate / maximum
+    )
 
 
 def _linear(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) -> optax.Schedule:
@@ -60,8 +62,8 @@ def make(
     end + (max - end)/2 * (1 + cos(pi u / (N-1))); linear max + (end - max) u / (N-1); step
     max * factor^(boundaries <= epoch); constant max. The first unit runs at max, the last of
     cosine and linear at end. A schedule of the user's is a function of some of max_learning_rate,
-    num_epochs and steps_per_epoch that returns step -> rate; with `per` = epoch its rate at an epoch's
-    first step holds for the epoch.
+    num_epochs and steps_per_epoch that returns step -> rate; with `per` = epoch its rate at an
+    epoch's first step holds for the epoch.
 
     Args:
         spec: name, unit and parameters.
@@ -114,7 +116,9 @@ def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
     except InvalidInput as error:
         return list(error.problems)
     wrong = [rate for rate in ends if not (np.isfinite(rate) and rate >= 0)]
-    return [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong[0]}")] if wrong else []
+    return (
+        [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong[0]}")] if wrong else []
+    )
 
 
 def check_rate(schedule: optax.Schedule, where: str) -> None:
@@ -125,7 +129,7 @@ def check_rate(schedule: optax.Schedule, where: str) -> None:
     """
     rate = _rate(schedule, 0)
     if not (np.isfinite(rate) and rate >= 0):
-        raise InvalidInput([expected(KEY, rate, f"to give {where} rates of at least 0")])
+        raise unexpected(KEY, rate, f"to give {where} rates of at least 0")
 
 
 def _rate(schedule: optax.Schedule, step: int) -> float:
@@ -169,13 +173,19 @@ def final_rate(
 
 
 def refitted(
-    spec: ScheduleSpec, *, maximum: float, final: float, num_epochs: int, of_epochs: int, steps_per_epoch: int
+    spec: ScheduleSpec,
+    *,
+    maximum: float,
+    final: float,
+    num_epochs: int,
+    of_epochs: int,
+    steps_per_epoch: int,
 ) -> optax.Schedule:
     """The schedule of a shorter run with parameters such that it falls from `maximum` to `final`.
 
-    Exponential: the decay rate is refitted. Cosine, linear: the end value is. Step: boundaries move in
-    proportion to the run's length and the factor is refitted. One of the user's is stretched to these ends.
-    A run too short to change its rate trains at the final one throughout.
+    Exponential: the decay rate is refitted. Cosine, linear: the end value is. Step: boundaries move
+    in proportion to the run's length and the factor is refitted. One of the user's is stretched to
+    these ends. A run too short to change its rate trains at the final one throughout.
 
     Args:
         spec: of the longer run.
@@ -193,15 +203,26 @@ def refitted(
             return optax.constant_schedule(final)
         return lambda step: final + (made(step) - last) * ((maximum - final) / (first - last))
     fitted = _fit(spec, maximum, final, num_epochs, of_epochs, steps_per_epoch)
-    return make(fitted, max_learning_rate=maximum, **sizes) if fitted else optax.constant_schedule(final)
+    return (
+        make(fitted, max_learning_rate=maximum, **sizes)
+        if fitted
+        else optax.constant_schedule(final)
+    )
 
 
 def _fit(
-    spec: ScheduleSpec, maximum: float, final: float, num_epochs: int, of_epochs: int, steps_per_epoch: int
+    spec: ScheduleSpec,
+    maximum: float,
+    final: float,
+    num_epochs: int,
+    of_epochs: int,
+    steps_per_epoch: int,
 ) -> ScheduleSpec | None:
     decay_epochs = epochs_of_decay(spec, num_epochs, steps_per_epoch)
     if spec.name == "exponential" and decay_epochs:
-        return dataclasses.replace(spec, exponential_decay_rate=(final / maximum) ** (1 / decay_epochs))
+        return dataclasses.replace(
+            spec, exponential_decay_rate=(final / maximum) ** (1 / decay_epochs)
+        )
     if spec.name in ("cosine", "linear") and decay_epochs:
         return dataclasses.replace(spec, end_learning_rate=final)
     if spec.name == "step":

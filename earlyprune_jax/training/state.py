@@ -19,8 +19,8 @@ class TrainState:
     """Everything a run needs to go on, as arrays only.
 
     `step` counts from the start of the trunk, also in forks, so that batch order and
-    augmentation, functions of (key, step), never repeat what the trunk has seen. `model_state` holds what a
-    network has beside parameters, such as batch statistics; {} where there is nothing.
+    augmentation, functions of (key, step), never repeat what the trunk has seen. `model_state`
+    holds what a network has beside parameters, such as batch statistics; {} where there is nothing.
     """
 
     step: Array

@@ -1,4 +1,5 @@
-"""The steps that are compiled: train, evaluate, predict, measure. One train step serves trunk and forks."""
+"""The steps that are compiled: train, evaluate, predict, measure. One train step serves trunk and
+forks."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -33,7 +34,8 @@ def zero_sums(names: Iterable[str]) -> Sums:
 
 
 def train_step(task: Task, optimizer: Optimizer, kind: str = "") -> Step:
-    """Makes a training step: ((state, sums), ((indices, weights), rate), train split) -> (state, sums).
+    """Makes a training step: ((state, sums), ((indices, weights), rate), train split) -> (state,
+    sums).
 
     Guarantees that removed weights and their moments are exactly 0 afterwards, whatever the
     optimizer. The mask and the learning rate are arguments, so trunk and forks share it.
@@ -55,7 +57,9 @@ def train_step(task: Task, optimizer: Optimizer, kind: str = "") -> Step:
             added, model_state = task.train_sums(params, state.model_state, batch, key)
             return added["loss"] / added["count"], (added, model_state)
 
-        (loss, (added, model_state)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        (loss, (added, model_state)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+            state.params
+        )
         grads = masks.apply(state.mask, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate)
         new_state = dataclasses.replace(
@@ -78,19 +82,23 @@ def _add(sums: Sums, added: Any, loss: Array, step: Array) -> Sums:
 
 
 def eval_step(task: Task, kind: str = "") -> Step:
-    """Makes one evaluation step: (sums, (indices [B], weights [B]), (params, model_state, split)) -> sums."""
+    """Makes one evaluation step: (sums, (indices [B], weights [B]), (params, model_state, split))
+    -> sums."""
 
     def step(sums: Sums, inputs: tuple[Any, Any], constants: tuple[Any, Any, Any]):
         indices, weights = inputs
         params, model_state, split = constants
-        added = task.eval_sums(params, model_state, task.batching.take(kind, split, indices, weights, None))
+        added = task.eval_sums(
+            params, model_state, task.batching.take(kind, split, indices, weights, None)
+        )
         return {name: sums[name] + value for name, value in added.items()}
 
     return step
 
 
 def predict_step(task: Task, kind: str = "") -> Callable[[TrainState, Any, Any], Array]:
-    """Makes a prediction: (state, (indices [B], weights [B]), split) -> log-probabilities [B, C], float32.
+    """Makes a prediction: (state, (indices [B], weights [B]), split) -> log-probabilities [B, C],
+    float32.
 
     In evaluation mode; of a task that has log-probabilities.
     """
@@ -107,8 +115,8 @@ def signal_step(task: Task, signal: ProbeSignal, *, augment: bool, kind: str = "
     """Makes one measuring step: (sums, inputs, constants) -> sums.
 
     The inputs are (indices [B], weights [B], first place, number of the batch, pass), the
-    constants (params, model_state, split, key). Augmentation is a function of (key, batch number), what a
-    signal draws is one of (key, the example's place among the probe examples).
+    constants (params, model_state, split, key). Augmentation is a function of (key, batch number),
+    what a signal draws is one of (key, the example's place among the probe examples).
 
     Args:
         task: gives batches and the network.

@@ -91,5 +91,7 @@ class All(Combination):
             return None
         reason = "; ".join(firing.reason for firing in firings)
         return Firing(
-            max(firing.epoch for firing in firings), max(firing.marked_epoch for firing in firings), reason
+            max(firing.epoch for firing in firings),
+            max(firing.marked_epoch for firing in firings),
+            reason,
         )

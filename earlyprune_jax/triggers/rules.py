@@ -5,7 +5,15 @@ import itertools
 import math
 from typing import ClassVar
 
-from earlyprune_jax.triggers.trigger import Firing, History, Trigger, fires_at, is_finite, measured, option
+from earlyprune_jax.triggers.trigger import (
+    Firing,
+    History,
+    Trigger,
+    fires_at,
+    is_finite,
+    measured,
+    option,
+)
 from earlyprune_jax.validate import InvalidInput, within
 
 
@@ -54,20 +62,32 @@ class Peak(Trigger):
             level = self._level(points, last)
             if level > top_level:
                 top, top_level = last, level
-            elif last - top >= self.patience and level <= top_level - self.min_drop * abs(top_level):
-                return self._firing(points[top - self.smoothing + 1 : top + 1], points[last][0], level)
+            elif last - top >= self.patience and level <= top_level - self.min_drop * abs(
+                top_level
+            ):
+                return self._firing(
+                    points[top - self.smoothing + 1 : top + 1], points[last][0], level
+                )
         return None
 
     def _level(self, points: list[tuple[int, float]], last: int) -> float:
         # Divided before they are added: a sum of large numbers would overflow.
-        return math.fsum(x / self.smoothing for _, x in points[last - self.smoothing + 1 : last + 1])
+        return math.fsum(
+            x / self.smoothing for _, x in points[last - self.smoothing + 1 : last + 1]
+        )
 
     def _firing(self, window: list[tuple[int, float]], now: int, level: float) -> Firing:
         marked, value = max(window, key=lambda point: point[1])
         top_level = self._level(window, len(window) - 1)
-        lower = f"{100 * (top_level - level) / abs(top_level):.0f} % lower" if top_level else "no higher"
+        lower = (
+            f"{100 * (top_level - level) / abs(top_level):.0f} % lower"
+            if top_level
+            else "no higher"
+        )
         smoothed = f" (means of {self.smoothing} measurements)" if self.smoothing > 1 else ""
-        reason = f"{self.column} was largest at epoch {marked} ({value:.4g}), {lower} at {now}{smoothed}"
+        reason = (
+            f"{self.column} was largest at epoch {marked} ({value:.4g}), {lower} at {now}{smoothed}"
+        )
         return Firing(now, marked, reason)
 
 
@@ -133,7 +153,9 @@ class EarlyCrop(Trigger):
             first = change if first is None else first
             if change < (1 - self.sparsity) * first:
                 share = f"{100 * change / first:.2g} % of its first change"
-                return fires_at(epoch, f"{self.column} changed by {change:.3g} in epoch {epoch}, {share}")
+                return fires_at(
+                    epoch, f"{self.column} changed by {change:.3g} in epoch {epoch}, {share}"
+                )
         return None
 
 

@@ -1,4 +1,5 @@
-"""A rule as text, as configs hold it: first(peak(fisher_trace, smoothing=3), mine:Rule(a=1), epoch(20))."""
+"""A rule as text, as configs hold it: first(peak(fisher_trace, smoothing=3), mine:Rule(a=1),
+epoch(20))."""
 
 import ast
 import contextlib
@@ -14,7 +15,8 @@ from earlyprune_jax.triggers.trigger import Trigger, check_column, check_options
 from earlyprune_jax.validate import InvalidInput, expected, nearest, unknown_choice
 
 RULES: dict[str, type[Trigger]] = {
-    rule.name: rule for rule in (Peak, EarlyBird, EarlyCrop, Threshold, AtEpoch, Plateau, First, All)
+    rule.name: rule
+    for rule in (Peak, EarlyBird, EarlyCrop, Threshold, AtEpoch, Plateau, First, All)
 }
 """Every rule, by its name in a text."""
 
@@ -25,8 +27,8 @@ MAX_LENGTH = 2000
 def parse(text: str) -> Trigger:
     """Reads a rule. The first argument may stand without a name, options are NAME=NUMBER.
 
-    Nothing is evaluated: the text is taken apart, and only the rules of `RULES` are made, and those of the
-    user's that are named by import path: subclasses of `Trigger`.
+    Nothing is evaluated: the text is taken apart, and only the rules of `RULES` are made, and those
+    of the user's that are named by import path: subclasses of `Trigger`.
 
     Args:
         text: e.g. "peak(fisher_trace)", "all(early_bird(), epoch(5))".
@@ -81,7 +83,8 @@ class _Reader:
     def __init__(self):
         self.problems: list[str] = []
         self.columns: list[str] = []
-        # A colon is no part of a Python expression: import paths stand aside while the text is read.
+        # A colon is no part of a Python expression: import paths stand aside while the text is
+        # read.
         self._paths: dict[str, str] = {}
 
     def read(self, text: str) -> Trigger | None:
@@ -107,7 +110,9 @@ class _Reader:
             self.problems.append(expected("rule", text, "to name one", EXAMPLE))
             return None
         if len(text) > MAX_LENGTH:
-            self.problems.append(expected("rule", text[:40], f"to have at most {MAX_LENGTH} characters"))
+            self.problems.append(
+                expected("rule", text[:40], f"to have at most {MAX_LENGTH} characters")
+            )
             return None
         try:
             tree = ast.parse(self._named(text.strip()), mode="eval")
@@ -166,10 +171,14 @@ class _Reader:
     def _options(self, rule: type[Trigger], node: ast.Call) -> dict[str, Any]:
         fields = {field.name: field for field in dataclasses.fields(rule)}
         names = ", ".join(fields)
-        options = {name: _value(argument) for name, argument in zip(fields, node.args[:1], strict=False)}
+        options = {
+            name: _value(argument) for name, argument in zip(fields, node.args[:1], strict=False)
+        }
         for extra in node.args[1:]:
             remedy = f"Only the first argument needs none; the names are {names}."
-            self.problems.append(expected(f"{rule.name}(...)", _Written(extra), "to have a name", remedy))
+            self.problems.append(
+                expected(f"{rule.name}(...)", _Written(extra), "to have a name", remedy)
+            )
         for word in node.keywords:
             name = word.arg or "**"
             if name not in fields:
@@ -190,13 +199,16 @@ class _Reader:
         for name, field in fields.items():
             value = options.get(name, field.default)
             if value is dataclasses.MISSING:
-                self.problems.append(f"Expected {rule.name}({name}) to be given. E.g. {rule.example}.")
+                self.problems.append(
+                    f"Expected {rule.name}({name}) to be given. E.g. {rule.example}."
+                )
             elif kind_of(field) == "column" and isinstance(value, str):
                 self.columns.append(value)
 
 
 def _value(node: ast.expr) -> Any:
-    """A number, or a name as text; anything else is kept as it was written, which no option takes."""
+    """A number, or a name as text; anything else is kept as it was written, which no option
+    takes."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):

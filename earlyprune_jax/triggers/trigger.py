@@ -72,7 +72,9 @@ class Trigger:
     def columns(self) -> tuple[str, ...]:
         """The columns it reads, each once, in the order of its text."""
         return tuple(
-            getattr(self, field.name) for field in dataclasses.fields(self) if kind_of(field) == "column"
+            getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if kind_of(field) == "column"
         )
 
     @property
@@ -105,7 +107,9 @@ def first_firing(trigger: Trigger, history: History) -> Firing | None:
     return next((firing for beginning in beginnings if (firing := trigger(beginning))), None)
 
 
-def option(kind: str, default: Any = dataclasses.MISSING, check: Check = anything, **how: Any) -> Any:
+def option(
+    kind: str, default: Any = dataclasses.MISSING, check: Check = anything, **how: Any
+) -> Any:
     """Declares an option of a rule: a column, a whole number, or a number; and its range."""
     return dataclasses.field(default=default, metadata={"kind": kind, "check": check}, **how)
 
@@ -122,11 +126,14 @@ def measured(history: History, column: str) -> list[tuple[int, float]]:
         >>> measured([{"epoch": 1, "x": 2.0}, {"epoch": 2, "x": None}, {"epoch": 3}], "x")
         [(1, 2.0)]
     """
-    return [(entry["epoch"], float(entry[column])) for entry in history if is_finite(entry.get(column))]
+    return [
+        (entry["epoch"], float(entry[column])) for entry in history if is_finite(entry.get(column))
+    ]
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a finite number, of Python, NumPy or JAX (an array of one); a bool is none."""
+    """Whether a value is a finite number, of Python, NumPy or JAX (an array of one); a bool is
+    none."""
     is_boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
     if is_boolean or isinstance(value, str) or not hasattr(value, "__float__"):
         return False
@@ -157,15 +164,25 @@ def check_column(value: Any) -> str | None:
 def check_options(rule: type[Trigger], options: Mapping[str, Any]) -> list[str]:
     """The problems of some of a rule's options: type and range."""
     fields = (field for field in dataclasses.fields(rule) if field.name in options)
-    return [problem for field in fields for problem in _check_option(rule.name, field, options[field.name])]
+    return [
+        problem
+        for field in fields
+        for problem in _check_option(rule.name, field, options[field.name])
+    ]
 
 
 def _check_option(rule: str, field: dataclasses.Field, value: Any) -> list[str]:
     kind, thing = kind_of(field), f"{rule}({field.name})"
     if kind == "column":
         allowed = check_column(value)
-        remedy = "Decisions never look at the test set: use a train or validation metric, or a signal."
-        return [expected(thing, value, allowed, remedy if "test" in allowed else "")] if allowed else []
+        remedy = (
+            "Decisions never look at the test set: use a train or validation metric, or a signal."
+        )
+        return (
+            [expected(thing, value, allowed, remedy if "test" in allowed else "")]
+            if allowed
+            else []
+        )
     if not kind or (value is None and field.default is None):
         return []
     if kind == "whole number" and (not isinstance(value, int) or isinstance(value, bool)):

@@ -43,7 +43,8 @@ PUBLISHED_ERROR = np.array([line.split() for line in _PUBLISHED.strip().splitlin
 
 
 def published(noise: float = 0.0, seeds: int = 1) -> tuple[tuple[float, ...], np.ndarray]:
-    """Sparsities, ascending, and accuracies [S, E, seeds, 1]; noise is ours, the publication gives means."""
+    """Sparsities, ascending, and accuracies [S, E, seeds, 1]; noise is ours, the publication gives
+    means."""
     accuracy = 1 - PUBLISHED_ERROR.T[::-1]
     drawn = np.random.default_rng(3).normal(size=(*accuracy.shape, seeds)) * noise
     sparsities = tuple(round(1 - density, 2) for density in PUBLISHED_DENSITIES[::-1])
@@ -51,7 +52,8 @@ def published(noise: float = 0.0, seeds: int = 1) -> tuple[tuple[float, ...], np
 
 
 def step_trunk(num_epochs: int = 160, drop: int = 80) -> list[dict[str, Any]]:
-    """Train loss and accuracy that settle, and fall once more over ten epochs when the rate drops."""
+    """Train loss and accuracy that settle, and fall once more over ten epochs when the rate
+    drops."""
     records = []
     for epoch in range(1, num_epochs + 1):
         before = 0.25 + 1.5 * 0.9 ** (epoch - 1)
@@ -84,7 +86,9 @@ def write_trunks(
             "first_epoch": 0,
             "last_epoch": len(records),
         }
-        write(workdir / "trunks" / "_".join(map(str, (*setting.values(), seed))), described, entries)
+        write(
+            workdir / "trunks" / "_".join(map(str, (*setting.values(), seed))), described, entries
+        )
 
 
 def write_forks(
@@ -120,7 +124,11 @@ def write_forks(
 
 
 def write_comparisons(
-    workdir: Path, sparsities: Sequence[float], epochs: Sequence[int], divergence: np.ndarray, **axes: Any
+    workdir: Path,
+    sparsities: Sequence[float],
+    epochs: Sequence[int],
+    divergence: np.ndarray,
+    **axes: Any,
 ) -> None:
     """A finished comparison an entry of `divergence` [S, E], of seed 0; NaN is a skipped one."""
     named = {**AXES, **axes}
@@ -149,6 +157,8 @@ def write(
     directory.mkdir(parents=True)
     (directory / "run.json").write_text(json.dumps(described))
     if entries is not None:
-        (directory / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        (directory / "metrics.jsonl").write_text(
+            "".join(json.dumps(entry) + "\n" for entry in entries)
+        )
     (directory / "result.json").write_text(json.dumps(result or {"status": "finished"}))
     return directory

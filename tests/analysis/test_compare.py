@@ -15,7 +15,8 @@ from earlyprune_jax.validate import InvalidInput
 
 
 def write_old(workdir, shift=0.0, *, decay=0.0001):
-    """A workdir as earlier versions left it: no study.json, lists of models, nothing in run.json."""
+    """A workdir as earlier versions left it: no study.json, lists of models, nothing in
+    run.json."""
     workdir.mkdir()
     names = {"model": {"names": ["resnet8"]}, "schedule": {"names": ["exponential"]}}
     held = names | {"data": {"train_fractions": [1.0]}, "optim": {"weight_decay": decay}}
@@ -25,7 +26,9 @@ def write_old(workdir, shift=0.0, *, decay=0.0001):
         workdirs.write_trunk(workdir, seed, made, last_epoch=10, result=workdirs.finished(10))
         for epoch, accuracy in test_sweeps.EPOCHS.items():
             made = workdirs.records(epoch, [accuracy + shift + 0.011 * seed])
-            workdirs.write_fork(workdir, seed, epoch, made, last_epoch=10, result=workdirs.finished(10))
+            workdirs.write_fork(
+                workdir, seed, epoch, made, last_epoch=10, result=workdirs.finished(10)
+            )
     return workdir
 
 
@@ -41,7 +44,10 @@ def test_two_workdirs_of_two_versions_stand_side_by_side(tmp_path):
     # .90, .911, .922 against dense .95, .96, .97.
     assert (row["test_accuracy_mean"], row["test_accuracy_n"]) == (pytest.approx(0.911), 3)
     assert row["dense_test_accuracy_mean"] == pytest.approx(0.96)
-    assert (row["difference_mean"], row["difference_std"]) == (pytest.approx(-0.049), pytest.approx(0.001))
+    assert (row["difference_mean"], row["difference_std"]) == (
+        pytest.approx(-0.049),
+        pytest.approx(0.001),
+    )
     # Student's t with 2 degrees of freedom: 4.303.
     assert row["difference_half_width_95"] == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
     assert row["chosen_on"] == "test_accuracy"
@@ -72,7 +78,10 @@ def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, caps
     assert compare.main([str(first), str(second), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     head, *rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines()[:3]]
-    assert head[:3] == ["workdir", "optim.weight_decay", "best epoch"] and "Configs differ" not in printed
+    assert (
+        head[:3] == ["workdir", "optim.weight_decay", "best epoch"]
+        and "Configs differ" not in printed
+    )
     assert [row[:3] for row in rows] == [["first", "0.0001", "4"], ["second", "0.1", "4"]]
     assert "second is not finished: 1 run left out." in printed
     assert "91.1 +- 1.1 %" in printed and str(tmp_path / "out" / "compare.csv") in printed
@@ -93,7 +102,10 @@ def test_what_cannot_be_compared_is_one_sentence_and_exit_2(tmp_path, capsys, ki
     assert compare.main([str(good), str(bad), "--output", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 1
-    told = {"no forks": "to hold finished forks", "another metric": "accuracy in good, score in bad"}
+    told = {
+        "no forks": "to hold finished forks",
+        "another metric": "accuracy in good, score in bad",
+    }
     assert told.get(kind, "to hold runs of an experiment") in captured.err
     assert not (tmp_path / "out").exists()
     with pytest.raises(InvalidInput):
@@ -103,7 +115,12 @@ def test_what_cannot_be_compared_is_one_sentence_and_exit_2(tmp_path, capsys, ki
 def test_what_one_workdir_sweeps_the_others_show_from_their_configs(tmp_path, capsys):
     test_sweeps.write_decays(tmp_path / "decays")
     test_sweeps.write_lengths(tmp_path / "lengths")
-    assert compare.main([str(tmp_path / "decays"), str(tmp_path / "lengths"), "--output", str(tmp_path)]) == 0
+    assert (
+        compare.main(
+            [str(tmp_path / "decays"), str(tmp_path / "lengths"), "--output", str(tmp_path)]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     head, *rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines()[:6]]
     assert head[:3] == ["workdir", "optim.weight_decay", "fork.length"]
@@ -124,7 +141,15 @@ def test_what_one_workdir_sweeps_the_others_show_from_their_configs(tmp_path, ca
 
 def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
     pair = [write_old(tmp_path / name) for name in ("first", "second")]
-    keys = ("weight_decay", "learning_rate", "momentum", "nesterov", "clip_norm", "name", "warmup_epochs")
+    keys = (
+        "weight_decay",
+        "learning_rate",
+        "momentum",
+        "nesterov",
+        "clip_norm",
+        "name",
+        "warmup_epochs",
+    )
     known = [key for key in keys if f"optim.{key}" in spec.KEYS]
     others = [key for key in spec.KEYS if key.startswith("schedule.") and key != "schedule.name"]
     for value, workdir in enumerate(pair):
@@ -155,5 +180,7 @@ def test_it_runs_as_a_module_and_workdirs_of_one_name_are_told_apart(tmp_path):
     (tmp_path / "b").mkdir()
     pair = [str(write_old(tmp_path / name / "run")) for name in ("a", "b")]
     arguments = [sys.executable, "-m", "earlyprune_jax.analysis.compare", *pair]
-    done = subprocess.run([*arguments, "--output", str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*arguments, "--output", str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert all(path in done.stdout for path in pair)

@@ -25,7 +25,11 @@ def test_a_comparison_says_which_cell_it_is_of_and_how_far_the_replicates_are_ap
         10,
         "constant",
     ]
-    assert (first.replicates, first.status, first.numbers["num_examples"]) == ((0, 1, 2), "finished", 50000)
+    assert (first.replicates, first.status, first.numbers["num_examples"]) == (
+        (0, 1, 2),
+        "finished",
+        50000,
+    )
     assert (first.model_similarity, first.numbers["disagreement"]) == (0.01, 0.005)
     assert (second.status, second.model_similarity) == ("skipped", None)
     assert second.reason == "a replicate diverged"
@@ -59,7 +63,9 @@ def test_a_damaged_file_is_named(tmp_path, name, text, told):
     with pytest.raises(InvalidInput) as error:
         comparisons.read(tmp_path)
     # Both of them, at once.
-    assert [str(path) in problem for path, problem in zip(damaged, error.value.problems, strict=True)] == [
+    assert [
+        str(path) in problem for path, problem in zip(damaged, error.value.problems, strict=True)
+    ] == [
         True,
         True,
     ]
@@ -74,7 +80,11 @@ def test_the_largest_divergence_there_is_passes(tmp_path):
 def write_again(workdir, name, replicates, numbers=None, sparsity=0.5):
     """A further comparison of the cell (sparsity, epoch 10), in a directory of the given name."""
     cell = {"trunk_seed": 0, "fork_epoch": 10, "sparsity": sparsity, "replicates": replicates}
-    result = {"status": "skipped", "reason": "?"} if numbers is None else {"status": "finished", **numbers}
+    result = (
+        {"status": "skipped", "reason": "?"}
+        if numbers is None
+        else {"status": "finished", **numbers}
+    )
     workdirs.write(workdir / "comparisons" / name, {**workdirs.AXES, **cell}, None, result)
 
 
@@ -83,7 +93,9 @@ def kept(workdir):
     return one
 
 
-def test_of_several_comparisons_of_a_cell_the_finished_one_of_most_replicates_and_measures_is_kept(tmp_path):
+def test_of_several_comparisons_of_a_cell_the_finished_one_of_most_replicates_and_measures_is_kept(
+    tmp_path,
+):
     divergence = {"num_examples": 9, "model_similarity": 0.1}
     write_again(tmp_path, "e", [0, 1], divergence)
     assert kept(tmp_path).replicates == (0, 1)
@@ -92,7 +104,9 @@ def test_of_several_comparisons_of_a_cell_the_finished_one_of_most_replicates_an
     write_again(tmp_path, "a", [0, 1, 2], divergence | {"disagreement": 0.2})
     assert kept(tmp_path).numbers["disagreement"] == 0.2
     # Of equals the last by name.
-    write_again(tmp_path, "c", [0, 1, 2], {"num_examples": 9, "model_similarity": 0.3, "disagreement": 0.4})
+    write_again(
+        tmp_path, "c", [0, 1, 2], {"num_examples": 9, "model_similarity": 0.3, "disagreement": 0.4}
+    )
     assert kept(tmp_path).numbers["disagreement"] == 0.4
     write_again(tmp_path, "d", [0, 1, 2, 3])
     assert kept(tmp_path).numbers["disagreement"] == 0.4
@@ -101,7 +115,9 @@ def test_of_several_comparisons_of_a_cell_the_finished_one_of_most_replicates_an
 
 def test_a_measure_that_is_not_known_here_is_tabled_too(tmp_path):
     write_again(tmp_path, "a", [0, 1], {"num_examples": 9, "model_similarity": 0.1})
-    write_again(tmp_path, "b", [0, 1], {"num_examples": 9, "cka": 0.5, "by_layer": {"a": 1}}, sparsity=0.9)
+    write_again(
+        tmp_path, "b", [0, 1], {"num_examples": 9, "cka": 0.5, "by_layer": {"a": 1}}, sparsity=0.9
+    )
     first, second = rows_in(tmp_path)
     assert list(first)[-2:] == ["cka", "reason"]
     assert (first["cka"], second["cka"], second["model_similarity"]) == ("", "0.5", "")

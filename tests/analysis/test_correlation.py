@@ -40,7 +40,9 @@ def test_spearman_agrees_with_scipy_with_and_without_ties(seed):
         assert correlation.spearman(first.tolist(), second.tolist()) is None
     else:
         expected, _ = scipy_stats.spearmanr(first, second)
-        assert correlation.spearman(first.tolist(), second.tolist()) == pytest.approx(expected, abs=1e-12)
+        assert correlation.spearman(first.tolist(), second.tolist()) == pytest.approx(
+            expected, abs=1e-12
+        )
 
 
 def test_perfect_order_is_one_reversed_minus_one_and_no_order_none():
@@ -54,15 +56,24 @@ def test_coefficients_are_per_seed_with_mean_std_and_the_epoch_itself(tmp_path):
         0: dict(zip(FORKS, (0.1, 0.2, 0.4, 0.3), strict=True)),
         1: dict(zip(FORKS, (0.4, 0.3, 0.2, 0.1), strict=True)),
     }
-    # Values at 1, 3, 5, 7: seed 0 ranks 1 2 4 3, as the accuracy does; seed 1 ranks 1 2 3 4, reversed.
+    # Values at 1, 3, 5, 7: seed 0 ranks 1 2 4 3, as the accuracy does; seed 1 ranks 1 2 3 4,
+    # reversed.
     peak, rise = [1, 0, 2, 0, 9, 0, 8, 0], [1, 0, 2, 0, 3, 0, 4, 0]
-    signals = {0: [{"x": float(value)} for value in peak], 1: [{"x": float(value)} for value in rise]}
+    signals = {
+        0: [{"x": float(value)} for value in peak],
+        1: [{"x": float(value)} for value in rise],
+    }
     data = grid(tmp_path, accuracy, signals)
     found = correlation.correlation(data, data.curves[0], "x")
     assert found.over_seeds is not None and found.epoch_itself is not None
-    assert (found.over_seeds.mean, found.over_seeds.n, found.num_epochs) == (pytest.approx(0.0), 2, 4)
+    assert (found.over_seeds.mean, found.over_seeds.n, found.num_epochs) == (
+        pytest.approx(0.0),
+        2,
+        4,
+    )
     assert found.over_seeds.std == pytest.approx(math.sqrt(2))
-    # Epochs against accuracy: seed 0 has one swap of neighbours, 1 - 6 * 2 / (4 * 15) = .8; seed 1 is -1.
+    # Epochs against accuracy: seed 0 has one swap of neighbours, 1 - 6 * 2 / (4 * 15) = .8; seed 1
+    # is -1.
     assert found.epoch_itself.mean == pytest.approx(-0.1)
 
 
@@ -73,7 +84,11 @@ def test_forks_without_a_measurement_are_left_out_of_signal_and_control(tmp_path
     data = grid(tmp_path, accuracy, signals)
     found = correlation.correlation(data, data.curves[0], "x")
     assert found.over_seeds is not None and found.epoch_itself is not None
-    assert (found.num_epochs, found.over_seeds.mean, found.over_seeds.std) == (3, pytest.approx(1.0), None)
+    assert (found.num_epochs, found.over_seeds.mean, found.over_seeds.std) == (
+        3,
+        pytest.approx(1.0),
+        None,
+    )
     assert found.epoch_itself.mean == pytest.approx(-1.0)
 
 

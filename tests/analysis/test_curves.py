@@ -41,7 +41,10 @@ def test_a_curve_is_one_criterion_scope_sparsity_and_rule(tmp_path):
     write_cell(tmp_path, 4, [0.7, 0.6])
     write_cell(tmp_path, 2, [0.5], sparsity=0.8)
     made = curves.fork_curves(results.read_runs(tmp_path))
-    assert [(curve.place["sparsity"], curve.epochs) for curve in made] == [(0.8, (2,)), (0.97, (2, 4))]
+    assert [(curve.place["sparsity"], curve.epochs) for curve in made] == [
+        (0.8, (2,)),
+        (0.97, (2, 4)),
+    ]
     assert varying(curve.place for curve in made) == ["sparsity"]
     assert made[1].test(4).mean == pytest.approx(0.65)
 
@@ -74,7 +77,9 @@ def test_paired_difference_averages_replicates_and_drops_lone_seeds(tmp_path):
     # Seed 0: (.5 + .7) / 2 - .8 = -.2; seed 1: .6 - .7 = -.1; seed 2 has no trunk.
     for seed, replicate, accuracy in ((0, 0, 0.5), (0, 1, 0.7), (1, 0, 0.6), (2, 0, 0.1)):
         made = workdirs.records(2, [accuracy])
-        workdirs.write_fork(tmp_path, seed, 2, made, replicate=replicate, result=workdirs.finished())
+        workdirs.write_fork(
+            tmp_path, seed, 2, made, replicate=replicate, result=workdirs.finished()
+        )
     for seed, accuracy in ((0, 0.8), (1, 0.7)):
         made = workdirs.records(0, [accuracy])
         workdirs.write_trunk(tmp_path, seed, made, last_epoch=1, result=workdirs.finished(1))
@@ -89,7 +94,13 @@ def test_paired_difference_averages_replicates_and_drops_lone_seeds(tmp_path):
 
 
 def test_diverged_forks_and_trunks_are_left_out(tmp_path):
-    diverged = {"status": "diverged", "epoch": 3, "step": 21, "achieved_sparsity": 0.9, "reason": "nan"}
+    diverged = {
+        "status": "diverged",
+        "epoch": 3,
+        "step": 21,
+        "achieved_sparsity": 0.9,
+        "reason": "nan",
+    }
     workdirs.write_fork(tmp_path, 0, 2, workdirs.records(2, [0.1]), result=diverged)
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.1]), result=diverged)
     runs = results.read_runs(tmp_path)
@@ -109,7 +120,9 @@ def test_runs_that_pruned_themselves_are_curves_of_their_own_kind(tmp_path):
     write_cell(tmp_path, 2, [0.9])
     for seed, epoch in ((0, 5), (1, 7)):
         made = workdirs.records(epoch, [0.8])
-        workdirs.write_online(tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished())
+        workdirs.write_online(
+            tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished()
+        )
     runs = results.read_runs(tmp_path)
     (online,) = curves.fork_curves(runs, "online")
     assert online.epochs == (5, 7)
@@ -151,7 +164,8 @@ def test_two_seeds_or_equal_leads_make_nothing_clear(tmp_path):
 
 
 def test_of_seven_equal_epochs_the_truly_best_is_hardly_ever_called_beaten():
-    """The set of epochs that nothing clearly beats holds the best one in 95 % of the cases: 400 tables."""
+    """The set of epochs that nothing clearly beats holds the best one in 95 % of the cases: 400
+    tables."""
     rng, num_dropped = np.random.default_rng(0), 0
     for _ in range(400):
         table = rng.normal(size=(7, 5)) + 3 * rng.normal(size=5)

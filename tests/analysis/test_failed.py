@@ -68,7 +68,9 @@ def test_a_failed_trunk_is_no_baseline_and_its_signals_are_not_averaged(tmp_path
     runs = results.read_runs(tmp_path)
     assert curves.dense_runs(runs)["trunk_seed"].tolist() == [0]
     assert [run.trunk_seed for run in peaks.comparable_trunks(runs)] == [0]
-    assert "Dense runs that did not finish: seed 1 failed (RuntimeError: out of memory)." in flat(tmp_path)
+    assert "Dense runs that did not finish: seed 1 failed (RuntimeError: out of memory)." in flat(
+        tmp_path
+    )
 
 
 def test_the_figure_counts_them_apart_from_diverged_ones(tmp_path):
@@ -78,7 +80,9 @@ def test_the_figure_counts_them_apart_from_diverged_ones(tmp_path):
     workdirs.write_fork(tmp_path, 0, 7, [], result=workdirs.FAILED)
     _, svg = figures.draw_main(tmp_path)
     texts = ["".join(node.itertext()).strip() for node in ElementTree.parse(svg).getroot().iter()]
-    assert "1 seed, so the noise is unknown; 1 diverged run left out; 2 failed runs left out" in texts
+    assert (
+        "1 seed, so the noise is unknown; 1 diverged run left out; 2 failed runs left out" in texts
+    )
 
 
 def test_where_all_forks_failed_the_recommendation_says_so(tmp_path):

@@ -54,7 +54,10 @@ def test_figure_names_best_fork_epoch_baseline_and_signal_peaks(tmp_path):
     # 3 (1 - exp(-8)) = 2.999: the curve still rises a little, so the maximum is an edge.
     assert "KL_uniform: maximum 3.00 bits at last epoch 40 (no peak)" in texts
     assert "best fork epoch (highest mean test accuracy)" in texts
-    assert "digits, resnet8, T = 40 epochs; forks: magnitude, global, 97 % removed, rule paper_a" in texts
+    assert (
+        "digits, resnet8, T = 40 epochs; forks: magnitude, global, 97 % removed, rule paper_a"
+        in texts
+    )
     assert "3 seeds: mean ± one standard deviation; dots are single runs" in texts
 
 
@@ -127,7 +130,13 @@ def test_validation_moves_the_star_and_the_figure_says_so(tmp_path):
 
 def test_diverged_runs_are_counted_and_left_out(tmp_path):
     write_experiment(tmp_path, num_seeds=1)
-    diverged = {"status": "diverged", "epoch": 9, "step": 80, "achieved_sparsity": 0.97, "reason": "nan"}
+    diverged = {
+        "status": "diverged",
+        "epoch": 9,
+        "step": 80,
+        "achieved_sparsity": 0.97,
+        "reason": "nan",
+    }
     workdirs.write_fork(tmp_path, 7, 8, workdirs.records(8, [0.01]), result=diverged)
     texts = drawn_texts(tmp_path)
     assert "1 seed, so the noise is unknown; 1 diverged run left out" in texts
@@ -140,7 +149,11 @@ def test_diverged_runs_are_counted_and_left_out(tmp_path):
         ((8,), SIGNALS, "pruned forks: 94.6 ± 1.0 % at epoch 8"),
         ((), SIGNALS, "no fork of the grid has finished yet"),
         (GRID, None, "best fork epoch: 8 (94.6 %)"),
-        (GRID, [{"x": -1.0 - epoch} for epoch in range(40)], "x: maximum -1.00 at first epoch 1 (no peak)"),
+        (
+            GRID,
+            [{"x": -1.0 - epoch} for epoch in range(40)],
+            "x: maximum -1.00 at first epoch 1 (no peak)",
+        ),
         (GRID, [{"x": 0.0}] * 40, "x: maximum 0.00 at first epoch 1 (no peak)"),
     ],
 )

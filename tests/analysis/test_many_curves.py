@@ -8,7 +8,8 @@ from earlyprune_jax.analysis import curves, drawing, figures, panels, results, s
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 DENSE = (0.95, 0.96, 0.97)
-# At .5: 4 is best, by .02 .03 .04 of 8 and .10 .10 .11 of 2 (clear); by -.02 .02 .03 from .9 on (unsettled).
+# At .5: 4 is best, by .02 .03 .04 of 8 and .10 .10 .11 of 2 (clear); by -.02 .02 .03 from .9 on
+# (unsettled).
 EASY = {2: (0.80, 0.82, 0.83), 4: (0.90, 0.92, 0.94), 8: (0.88, 0.89, 0.90)}
 HARD = {2: (0.80, 0.82, 0.84), 4: (0.90, 0.92, 0.94), 8: (0.92, 0.90, 0.91)}
 
@@ -23,7 +24,12 @@ def write_grid(workdir, *, sparsities=SPARSITIES, rules=("paper_a",), setting=wo
             for epoch, accuracies in (HARD if sparsity >= 0.9 else EASY).items():
                 for rule in rules:
                     made = workdirs.records(epoch, [accuracies[seed] - sparsity / 10])
-                    axes = {"sparsity": sparsity, "rule": rule, "last_epoch": 10, "setting": setting}
+                    axes = {
+                        "sparsity": sparsity,
+                        "rule": rule,
+                        "last_epoch": 10,
+                        "setting": setting,
+                    }
                     workdirs.write_fork(workdir, seed, epoch, made, result=ended, **axes)
 
 
@@ -45,7 +51,15 @@ def test_more_than_four_curves_are_a_table_with_a_line_each(tmp_path):
     assert len({tuple(row) for row in rows[start : start + 9]}) == 9
     # 92 - 5 = 87 +- 2; against dense -.05 -.04 -.03 less .05.
     assert rows[start] == ["50 %", "4", "3", "87.00 +- 2.00", "3", "-9.00 +- 1.00", "clear"]
-    assert rows[start + 4] == ["90 %", "4", "3", "83.00 +- 2.00", "3", "-13.00 +- 1.00", "unsettled"]
+    assert rows[start + 4] == [
+        "90 %",
+        "4",
+        "3",
+        "83.00 +- 2.00",
+        "3",
+        "-13.00 +- 1.00",
+        "unsettled",
+    ]
     assert "Runner-up" not in text and "Worst fork epoch" not in text
 
 
@@ -57,7 +71,9 @@ def test_four_curves_keep_their_blocks(tmp_path):
 
 def test_curves_are_counted_over_all_settings(tmp_path):
     for model in ("resnet20", "resnet56"):
-        write_grid(tmp_path, sparsities=SPARSITIES[:3], setting={**workdirs.SETTING, "model": model})
+        write_grid(
+            tmp_path, sparsities=SPARSITIES[:3], setting={**workdirs.SETTING, "model": model}
+        )
     text = summary.summarize(tmp_path)
     assert text.count("against dense   lead") + text.count("against dense  lead") == 2
     assert "Runner-up" not in text
@@ -68,17 +84,24 @@ def test_an_end_of_the_epochs_an_only_epoch_and_what_is_missing_are_marked(tmp_p
     for seed in range(3):
         for epoch, accuracy in ((2, 0.97 + 0.001 * seed), (4, 0.8)):
             made = workdirs.records(epoch, [accuracy])
-            workdirs.write_fork(tmp_path, seed, epoch, made, sparsity=0.1, result=workdirs.finished())
-    workdirs.write_fork(tmp_path, 0, 6, workdirs.records(6, [0.9]), sparsity=0.2, result=workdirs.finished())
+            workdirs.write_fork(
+                tmp_path, seed, epoch, made, sparsity=0.1, result=workdirs.finished()
+            )
+    workdirs.write_fork(
+        tmp_path, 0, 6, workdirs.records(6, [0.9]), sparsity=0.2, result=workdirs.finished()
+    )
     workdirs.write_fork(tmp_path, 1, 6, [], sparsity=0.2, result=workdirs.FAILED)
     text = summary.summarize(tmp_path)
     first, second = cells(text)[
-        cells(text).index(["sparsity", "epoch", "of", "test, %", "n", "against dense", "lead"]) + 1 :
+        cells(text).index(["sparsity", "epoch", "of", "test, %", "n", "against dense", "lead"])
+        + 1 :
     ][:2]
     assert first == ["10 %", "2 e", "2", "97.10 +- 0.10", "3", "+1.10 +- 0.90", "clear"]
     assert second == ["20 %", "6", "1", "90.00", "1", "-5.00", "-"]
     words = " ".join(text.split())
-    assert "Not in these numbers: 20 % epoch 6 seed 1 failed (RuntimeError: out of memory)." in words
+    assert (
+        "Not in these numbers: 20 % epoch 6 seed 1 failed (RuntimeError: out of memory)." in words
+    )
 
 
 def test_lines_of_the_widest_table_fit_in_100_characters(tmp_path):
@@ -101,7 +124,9 @@ def test_many_runs_that_pruned_themselves_have_a_line_a_curve(tmp_path):
         axes = {"fired_epoch": 5, "sparsity": sparsity, "last_epoch": 10}
         workdirs.write_online(tmp_path, 0, 5, made, result=workdirs.finished(10), **axes)
     text = summary.summarize(tmp_path)
-    assert "Pruned by their own trigger, peak(fisher_trace): magnitude, global, rule paper_a" in text
+    assert (
+        "Pruned by their own trigger, peak(fisher_trace): magnitude, global, rule paper_a" in text
+    )
     assert "  50 % removed: after epoch 5, test accuracy 85.00 % (n = 1)." in text.splitlines()
     assert text.count("after epoch 5, test accuracy") == 5
 
@@ -117,7 +142,10 @@ def test_shades_grow_lighter_with_the_sparsity(tmp_path):
     write_grid(tmp_path)
     made = styles_in(tmp_path)
     luminance = [
-        sum(weight * int(style.color[i : i + 2], 16) for weight, i in ((0.3, 1), (0.59, 3), (0.11, 5)))
+        sum(
+            weight * int(style.color[i : i + 2], 16)
+            for weight, i in ((0.3, 1), (0.59, 3), (0.11, 5))
+        )
         for style in made
     ]
     assert luminance == sorted(luminance) and luminance[-1] - luminance[0] > 100
@@ -128,4 +156,6 @@ def test_the_dots_of_single_runs_are_left_out_of_a_crowded_figure(tmp_path):
     content = figures.gather(results.read_runs(tmp_path))
     assert not content.shows_single_runs
     _, svg = figures.draw_main(tmp_path)
-    assert "dots are single runs" not in svg.read_text() and "mean ± one standard" in svg.read_text()
+    assert (
+        "dots are single runs" not in svg.read_text() and "mean ± one standard" in svg.read_text()
+    )

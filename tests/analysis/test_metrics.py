@@ -1,4 +1,5 @@
-"""A metric of which less is better: all must come out as for its negative, of which more is better."""
+"""A metric of which less is better: all must come out as for its negative, of which more is
+better."""
 
 import csv
 import json
@@ -20,14 +21,26 @@ DENSE = (3.1, 3.2, 3.15)
 
 
 def entries(first, values, sign, *, signals=None):
-    """Epochs after `first`; the host has measured the metric at the last one and every third only."""
+    """Epochs after `first`; the host has measured the metric at the last one and every third
+    only."""
     made = []
     for index, value in enumerate(values):
         epoch = first + index + 1
         known = sign * value if index == len(values) - 1 or index % 3 == 0 else None
         loss = 0.25 + 2.0 * 0.6**epoch
-        entry = {"epoch": epoch, "step": epoch, "learning_rate": 0.1, "train_loss": loss, "test_loss": loss}
-        entry |= {"validation_loss": loss, "test_score": known, "validation_score": known, "seconds": 1.0}
+        entry = {
+            "epoch": epoch,
+            "step": epoch,
+            "learning_rate": 0.1,
+            "train_loss": loss,
+            "test_loss": loss,
+        }
+        entry |= {
+            "validation_loss": loss,
+            "test_score": known,
+            "validation_score": known,
+            "seconds": 1.0,
+        }
         made.append(entry if signals is None else {**entry, "signals": signals[index]})
     return made
 
@@ -72,7 +85,13 @@ def table(path):
 def test_every_table_is_the_same_but_for_the_sign_of_the_metric(both):
     more, less = both
     names = ("results.csv", "rules.csv", "rule_choices.csv", "signal_correlations.csv")
-    for name in (*names, "regimes.csv", "regime_cells.csv", "regime_alignment.csv", "regime_baselines.csv"):
+    for name in (
+        *names,
+        "regimes.csv",
+        "regime_cells.csv",
+        "regime_alignment.csv",
+        "regime_baselines.csv",
+    ):
         first, second = table(more / name), table(less / name)
         assert first and len(first) == len(second) and list(first[0]) == list(second[0])
         for left, right in zip(first, second, strict=True):
@@ -80,7 +99,10 @@ def test_every_table_is_the_same_but_for_the_sign_of_the_metric(both):
                 # Standard deviations and counts have no sign.
                 turned = column.endswith(("_score", "_score_mean"))
                 if turned and value:
-                    assert float(right[column]) == pytest.approx(-float(value), abs=1e-12), (name, column)
+                    assert float(right[column]) == pytest.approx(-float(value), abs=1e-12), (
+                        name,
+                        column,
+                    )
                 elif column.startswith(("p_", "p")) and value and name.startswith("regime"):
                     assert float(right[column]) == pytest.approx(float(value)), (name, column)
                 else:
@@ -111,7 +133,9 @@ def test_regimes_find_the_early_best_in_both_directions(both):
 def test_no_regret_is_negative_and_the_oracle_is_the_smallest_number(both):
     choices = table(both[1] / "rule_choices.csv")
     assert all(float(row["regret"]) >= 0 for row in choices if row["regret"])
-    oracle = {(row["sparsity"], row["trunk_seed"]): row for row in choices if row["trigger"] == "oracle"}
+    oracle = {
+        (row["sparsity"], row["trunk_seed"]): row for row in choices if row["trigger"] == "oracle"
+    }
     assert oracle["0.9", "0"]["epoch"] == "5"
     measured = [row for row in choices if row["status"] == "measured"]
     assert all(
@@ -141,8 +165,13 @@ def test_figures_are_named_after_the_metric_and_mark_the_lowest(both):
     texts = ["".join(node.itertext()).strip() for node in ElementTree.parse(svg).getroot().iter()]
     assert "When to prune: score against the epoch of pruning" in texts
     assert "best fork epoch (lowest mean validation score)" in texts
-    assert any(text.startswith("50 % removed: best -2.9") and "at epoch 12" in text for text in texts)
-    assert "score gained on the row's best (below 0 = worse)" in (less / "figures/regimes.svg").read_text()
+    assert any(
+        text.startswith("50 % removed: best -2.9") and "at epoch 12" in text for text in texts
+    )
+    assert (
+        "score gained on the row's best (below 0 = worse)"
+        in (less / "figures/regimes.svg").read_text()
+    )
 
 
 def test_rules_look_at_what_was_measured_of_the_metric(both):
@@ -151,12 +180,16 @@ def test_rules_look_at_what_was_measured_of_the_metric(both):
 
 
 def test_a_study_without_its_primary_metric_is_named(tmp_path):
-    workdirs.write_study(tmp_path, [{"name": "loss", "unit": "", "larger_is_better": False}], "bleu")
+    workdirs.write_study(
+        tmp_path, [{"name": "loss", "unit": "", "larger_is_better": False}], "bleu"
+    )
     with pytest.raises(InvalidInput, match="study.json"):
         results.read_runs(tmp_path)
 
 
-def test_a_rule_of_the_users_that_cannot_be_loaded_is_said_and_the_others_are_replayed(tmp_path, capsys):
+def test_a_rule_of_the_users_that_cannot_be_loaded_is_said_and_the_others_are_replayed(
+    tmp_path, capsys
+):
     write(tmp_path, 1)
     config = json.loads((tmp_path / "config.json").read_text())
     config["fork"]["trigger"] = "nobody_has_this_module:Rule(column='x')"

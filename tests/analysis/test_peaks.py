@@ -47,7 +47,12 @@ def test_a_signal_that_is_never_finite_has_no_peak():
 
 @pytest.mark.parametrize(
     ("values", "edge"),
-    [([3.0, 2.0, 1.0], "first"), ([1.0, 2.0, 3.0], "last"), ([1.0, 3.0, 2.0], None), ([1.0], "first")],
+    [
+        ([3.0, 2.0, 1.0], "first"),
+        ([1.0, 2.0, 3.0], "last"),
+        ([1.0, 3.0, 2.0], None),
+        ([1.0], "first"),
+    ],
 )
 def test_a_maximum_at_an_end_is_flagged(values, edge):
     peak = peaks.mean_peak(rows(s0=values), "x")
@@ -70,7 +75,13 @@ def test_a_sharp_peak_is_not_flat():
 
 
 def test_diverged_trunks_do_not_enter_the_mean(tmp_path):
-    diverged = {"status": "diverged", "epoch": 2, "step": 9, "achieved_sparsity": 0.0, "reason": "nan"}
+    diverged = {
+        "status": "diverged",
+        "epoch": 2,
+        "step": 9,
+        "achieved_sparsity": 0.0,
+        "reason": "nan",
+    }
     made = workdirs.records(0, [0.5], signals=[{"x": 100.0}])
     workdirs.write_trunk(tmp_path, 0, made, result=diverged)
     made = workdirs.records(0, [0.5, 0.5, 0.5], signals=[{"x": 1.0}, {"x": 3.0}, {"x": 2.0}])

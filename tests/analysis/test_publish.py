@@ -72,9 +72,13 @@ def test_a_workdir_of_this_version_has_the_tables_of_the_earlier_one(tmp_path):
     share = {"name": "accuracy", "unit": "%", "larger_is_better": True}
     workdirs.write_study(tmp_path / "now", [loss, share], "accuracy")
     for path in (tmp_path / "now").glob("*/*/run.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": {"optim": {"momentum": 0.9}}}))
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"config": {"optim": {"momentum": 0.9}}})
+        )
     made = [publish.publish(tmp_path / name) for name in ("earlier", "now")]
     assert [path.name for path in made[0]] == [path.name for path in made[1]]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*made, strict=True) if a.suffix == ".csv")
+    assert all(
+        a.read_bytes() == b.read_bytes() for a, b in zip(*made, strict=True) if a.suffix == ".csv"
+    )
     said = [summary.summarize(tmp_path / name).split("Files in")[0] for name in ("earlier", "now")]
     assert said[0] == said[1]

@@ -24,7 +24,9 @@ def write_grid(
             chosen = None if validation is None else [validation[epoch][seed]]
             made = workdirs.records(epoch, [accuracy], validation_accuracy=chosen)
             axes = {"sparsity": sparsity, "rule": rule}
-            workdirs.write_fork(workdir, seed, epoch, made, last_epoch=T, result=workdirs.finished(T), **axes)
+            workdirs.write_fork(
+                workdir, seed, epoch, made, last_epoch=T, result=workdirs.finished(T), **axes
+            )
 
 
 def recommend(workdir):
@@ -37,8 +39,9 @@ CELLS = {2: (0.80, 0.82, 0.84), 4: (0.90, 0.92, 0.94), 8: (0.70, 0.73, 0.73)}
 
 
 def test_the_sentence_with_its_numbers_and_how_sure(tmp_path):
-    # Against dense -5, -4, -3. Best on validation: 4 by .10, .11, .12 and .20, .21, .22: beyond the noise.
-    # At 5: .84 .87 .89, lost .06 .05 .05; at 3, rewound, .10 in all; the plateaus fire at 6 and lose more.
+    # Against dense -5, -4, -3. Best on validation: 4 by .10, .11, .12 and .20, .21, .22: beyond the
+    # noise. At 5: .84 .87 .89, lost .06 .05 .05; at 3, rewound, .10 in all; the plateaus fire at 6
+    # and lose more.
     cells = {2: (0.70, 0.72, 0.74), 4: CELLS[4], 8: (0.66, 0.72, 0.74)}
     validation = {2: (0.80, 0.80, 0.80), 4: (0.90, 0.91, 0.92), 8: (0.70, 0.70, 0.70)}
     write_grid(tmp_path, cells, validation=validation)
@@ -57,7 +60,8 @@ def test_a_rewound_rule_is_called_that(tmp_path):
     text = recommend(tmp_path)
     assert text is not None
     assert (
-        "peak(fisher_trace) with a rewind, would have chosen epoch 3 at a regret of 5.0 +- 0.0 points" in text
+        "peak(fisher_trace) with a rewind, would have chosen epoch 3 at a regret of 5.0 +- 0.0 points"
+        in text
     )
 
 
@@ -102,8 +106,14 @@ def test_with_few_seeds_it_is_a_guess(tmp_path, num_seeds, words):
             {2: (0.8, 0.8, 0.8), 4: (0.9, 0.9, 0.9)},
             "4 is the latest epoch tried, and a later one may be better",
         ),
-        ({4: (0.8, 0.8, 0.8)}, "it is the only fork epoch tried, so nothing says that it is the best"),
-        ({0: (0.9, 0.9, 0.9), 2: (0.8, 0.8, 0.8)}, "prune 97 % (magnitude, global) before training: "),
+        (
+            {4: (0.8, 0.8, 0.8)},
+            "it is the only fork epoch tried, so nothing says that it is the best",
+        ),
+        (
+            {0: (0.9, 0.9, 0.9), 2: (0.8, 0.8, 0.8)},
+            "prune 97 % (magnitude, global) before training: ",
+        ),
     ],
 )
 def test_edges_are_said(tmp_path, cells, words):
@@ -164,7 +174,9 @@ def test_rules_that_cannot_be_judged_are_said_to_be_none(tmp_path, values, words
     signals = [{"fisher_trace": float(value)} for value in values]
     made = workdirs.records(0, [0.9] * 5, signals=signals)
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=5, result=workdirs.finished(5))
-    workdirs.write_fork(tmp_path, 0, 4, workdirs.records(4, [0.8]), last_epoch=5, result=workdirs.finished(5))
+    workdirs.write_fork(
+        tmp_path, 0, 4, workdirs.records(4, [0.8]), last_epoch=5, result=workdirs.finished(5)
+    )
     text = recommend(tmp_path)
     assert text is not None and text.endswith(words)
 
@@ -175,9 +187,18 @@ def test_without_finished_forks_it_says_why(tmp_path):
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=1, result=workdirs.finished(1))
     assert recommend(tmp_path) == "Recommendation: none yet: no fork has been trained."
     workdirs.write_fork(tmp_path, 0, 2, workdirs.records(2, [0.5]))
-    diverged = {"status": "diverged", "epoch": 3, "step": 21, "achieved_sparsity": 0.97, "reason": "nan"}
+    diverged = {
+        "status": "diverged",
+        "epoch": 3,
+        "step": 21,
+        "achieved_sparsity": 0.97,
+        "reason": "nan",
+    }
     workdirs.write_fork(tmp_path, 0, 4, [], result=diverged)
-    assert recommend(tmp_path) == "Recommendation: none yet: no fork has finished (1 unfinished, 1 diverged)."
+    assert (
+        recommend(tmp_path)
+        == "Recommendation: none yet: no fork has finished (1 unfinished, 1 diverged)."
+    )
 
 
 # fired_epoch, marked_epoch by seed; None = never, pruned at the fallback epoch 8.
@@ -218,7 +239,8 @@ def test_rewound_runs_of_several_seeds_and_sparsities(tmp_path):
     assert text is not None
     assert "after epochs 3 to 4 of 10 (rule peak(fisher_trace), rewound): " in text
     assert (
-        "82.0 +- 1.4 % test accuracy with 90 % removed (n = 2), 89.0 +- 1.4 % test accuracy with 97 %" in text
+        "82.0 +- 1.4 % test accuracy with 90 % removed (n = 2), 89.0 +- 1.4 % test accuracy with 97 %"
+        in text
     )
     assert "4 to 5 epochs of dense training saved" in text
     lines = " ".join(summary.summarize(tmp_path).split())
@@ -242,7 +264,9 @@ def test_a_run_that_stayed_dense_has_no_recommendation_and_is_the_baseline(tmp_p
     workdirs.write_config(tmp_path, num_epochs=T)
     made = workdirs.records(0, [0.9] * T, signals=SIGNALS)
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=T, result=workdirs.finished(T))
-    workdirs.write_online(tmp_path, 0, None, [], result={"status": "skipped", "reason": "never fired"})
+    workdirs.write_online(
+        tmp_path, 0, None, [], result={"status": "skipped", "reason": "never fired"}
+    )
     text = summary.summarize(tmp_path)
     assert "Dense, never pruned: 90.00 %" in text
     assert text.endswith(
@@ -259,7 +283,13 @@ def test_trunks_that_triggers_ended_are_not_called_dense_runs(tmp_path):
 
 def test_online_runs_that_failed_are_named(tmp_path):
     write_online(tmp_path, [(5, 3)])
-    diverged = {"status": "diverged", "epoch": 7, "step": 21, "achieved_sparsity": 0.97, "reason": "nan"}
+    diverged = {
+        "status": "diverged",
+        "epoch": 7,
+        "step": 21,
+        "achieved_sparsity": 0.97,
+        "reason": "nan",
+    }
     workdirs.write_online(tmp_path, 1, 6, [], fired_epoch=6, result=diverged)
     skipped = {"status": "skipped", "reason": "trunk diverged"}
     workdirs.write_online(tmp_path, 2, None, [], result=skipped)
@@ -285,7 +315,10 @@ def test_a_baseline_beside_the_grid_is_neither_recommended_nor_told_as_a_grid(tm
 def test_baselines_alone_recommend_nothing(tmp_path):
     write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, rule="matched_budget")
     workdirs.write_config(tmp_path, num_epochs=T, rules=["constant"], criteria=["magnitude"])
-    assert recommend(tmp_path) == "Recommendation: none yet: only baselines beside the grid have finished."
+    assert (
+        recommend(tmp_path)
+        == "Recommendation: none yet: only baselines beside the grid have finished."
+    )
 
 
 def test_an_earlier_grid_of_another_rule_is_no_baseline(tmp_path):

@@ -25,10 +25,13 @@ TABLES = (
 
 
 def write_published(workdir, seeds=5, noise=0.0015):
-    """The published means with noise of ours, trunks whose random_distance peaks at 75 + 5 * seed."""
+    """The published means with noise of ours, trunks whose random_distance peaks at 75 + 5 *
+    seed."""
     sparsities, test = workdirs.published(noise, seeds)
     workdirs.write_forks(workdir, sparsities, workdirs.PUBLISHED_EPOCHS, test)
-    signals = {s: {"random_distance": [-abs(e - 75 - 5 * s) for e in range(1, 161)]} for s in range(seeds)}
+    signals = {
+        s: {"random_distance": [-abs(e - 75 - 5 * s) for e in range(1, 161)]} for s in range(seeds)
+    }
     workdirs.write_trunks(workdir, range(seeds), workdirs.step_trunk(), signals=signals)
     rows = np.array([0.010, 0.012, 0.015, 0.02, 0.025, 0.03, 0.08, 0.085, 0.09])
     divergence = np.outer(rows, np.linspace(1, 1.1, 16))
@@ -98,12 +101,20 @@ def test_the_published_grid_comes_out_in_tables_text_and_figures(tmp_path):
 
 def test_the_text_says_what_was_found_and_on_what_it_rests(tmp_path):
     text = text_of(write_published(tmp_path))
-    assert "9 sparsities x 16 fork epochs, 5 seeds, chosen on test accuracy (no validation split)." in text
+    assert (
+        "9 sparsities x 16 fork epochs, 5 seeds, chosen on test accuracy (no validation split)."
+        in text
+    )
     assert "Early is significantly better at 93, 94 and 95 % removed" in text
     assert "the transition line lies at 93 %" in text
     # Light rows lose less than a tenth of a point by stopping early: no second regime is claimed.
-    assert "Two regimes show" not in text and "At no sparsity is converged significantly better." in text
-    assert "Model similarity alone puts the line at 93 %" in text and "where accuracy puts it" in text
+    assert (
+        "Two regimes show" not in text
+        and "At no sparsity is converged significantly better." in text
+    )
+    assert (
+        "Model similarity alone puts the line at 93 %" in text and "where accuracy puts it" in text
+    )
     assert "first learning-rate drop:" in text and "Random distance's peak lies" in text
     assert "one-sided, 5 % after Holm" in text
 
@@ -138,7 +149,10 @@ def test_constant_rate_trunks_stand_beside_the_others(tmp_path):
     workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test, schedule="constant")
     workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(), schedule="constant")
     text = text_of(tmp_path)
-    assert "rule constant): no sparsity is significantly early; with the step schedule early is" in text
+    assert (
+        "rule constant): no sparsity is significantly early; with the step schedule early is"
+        in text
+    )
 
 
 def test_depths_and_data_fractions_have_lines_and_figures(tmp_path):
@@ -179,7 +193,9 @@ def test_figures_of_fewer_grids_do_not_stay_beside_those_of_more(tmp_path, monke
         assert {path.name for path in tmp_path.glob("figures/*")} == drawn[-1] | others
     # The names grow with the axes on which grids differ; of three grids the first two have maps.
     assert "regimes.png" in drawn[0] and "training_curve_preresnet56.svg" in drawn[1]
-    assert {"regimes_a1_cosine.png", "regimes_preresnet20_step.png", "regimes_depth.png"} <= drawn[2]
+    assert {"regimes_a1_cosine.png", "regimes_preresnet20_step.png", "regimes_depth.png"} <= drawn[
+        2
+    ]
     assert not any(name.startswith("regimes_preresnet56") for name in drawn[2])
 
 
@@ -205,7 +221,10 @@ def test_many_grids_get_a_line_each(tmp_path):
         write_small_grid(tmp_path, scope)
     workdirs.write_trunks(tmp_path, range(2), workdirs.step_trunk(20, 10))
     text = text_of(tmp_path)
-    assert "Regimes of 4 grids (preresnet20, all training data, step schedule, magnitude, rule " in text
+    assert (
+        "Regimes of 4 grids (preresnet20, all training data, step schedule, magnitude, rule "
+        in text
+    )
     assert "\n  c; 2 sparsities x 3 fork epochs, 2 seeds: too little for a test." in text
     assert "Best epoch (" not in text
 
@@ -257,7 +276,9 @@ def test_a_fork_that_does_not_say_where_it_belongs_is_named(tmp_path):
     write_small(tmp_path)
     path = next(tmp_path.glob("forks/*_0.9_0/run.json"))
     path.write_text(path.read_text().replace('"sparsity": 0.9', '"sparsity": null'))
-    with pytest.raises(InvalidInput, match=rf"{path.parent.name}/run.json=\['sparsity'\] not to be null"):
+    with pytest.raises(
+        InvalidInput, match=rf"{path.parent.name}/run.json=\['sparsity'\] not to be null"
+    ):
         regimes.analyse(tmp_path)
 
 
@@ -280,12 +301,19 @@ def test_it_runs_as_a_module(tmp_path):
 
 def test_analysis_of_thousands_of_runs_takes_seconds_at_most(tmp_path):
     """9,600 forks: 10 seeds x 3 replicates x 16 epochs x 20 sparsities, of 60 accuracies."""
-    workdirs.write_forks(tmp_path, (0.5,), range(60), np.linspace(0.8, 0.9, 60).reshape(1, 60, 1, 1))
+    workdirs.write_forks(
+        tmp_path, (0.5,), range(60), np.linspace(0.8, 0.9, 60).reshape(1, 60, 1, 1)
+    )
     read = results.read_runs(tmp_path)
     axes = np.array(list(itertools.product(range(10), range(3), range(16), range(20))))
     seed, replicate, epoch, sparsity = axes.T
     frame = read.frame.iloc[(7 * seed + 3 * replicate + epoch + sparsity) % 60]
-    names = {"trunk_seed": seed, "replicate": replicate, "fork_epoch": 10 * epoch, "sparsity": sparsity / 20}
+    names = {
+        "trunk_seed": seed,
+        "replicate": replicate,
+        "fork_epoch": 10 * epoch,
+        "sparsity": sparsity / 20,
+    }
     runs = dataclasses.replace(read, frame=frame.assign(**names).reset_index(drop=True))
     start = time.monotonic()
     (found,) = findings.analyse(runs)
@@ -322,7 +350,9 @@ def test_above_the_line_what_is_converged_is_told_from_what_is_not_settled(tmp_p
     test = means[..., None, None] + np.random.default_rng(0).normal(0, 0.001, (4, 3, 5, 1))
     workdirs.write_forks(tmp_path, (0.5, 0.6, 0.7, 0.8), (0, 10, 20), test)
     workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(20, 10))
-    expected = "above it, at 70 % the lead is not significant; at 60 % it is significantly the other way."
+    expected = (
+        "above it, at 70 % the lead is not significant; at 60 % it is significantly the other way."
+    )
     assert f"Not a clean line: {expected}" in text_of(tmp_path)
 
 

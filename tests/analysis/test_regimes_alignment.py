@@ -35,7 +35,8 @@ def test_every_seed_and_row_has_the_distance_from_peak_to_best_epoch(tmp_path):
     found = alignment.alignments(grid, runs)
     own = [one for one in found if one.marker == "random_distance"]
     assert [
-        (one.sparsity, one.trunk_seed, one.marked_epoch, one.best_epoch, one.difference) for one in own
+        (one.sparsity, one.trunk_seed, one.marked_epoch, one.best_epoch, one.difference)
+        for one in own
     ] == [
         (0.5, 0, 5, 4, 1),
         (0.5, 1, 7, 8, -1),
@@ -76,7 +77,9 @@ def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_
 def test_a_maximum_at_an_end_is_no_peak(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(10), 1: peaked(7)})
     found = alignment.alignments(grid, runs)
-    assert {one.edge for one in found if one.trunk_seed == 0 and one.marker == "random_distance"} == {"last"}
+    assert {
+        one.edge for one in found if one.trunk_seed == 0 and one.marker == "random_distance"
+    } == {"last"}
     (signal,) = [m for m in alignment.over_rows(found, (0.5,)) if m.name == "random_distance"]
     assert signal.num_edges == 1
 

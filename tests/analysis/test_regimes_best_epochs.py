@@ -12,7 +12,8 @@ NAN = np.nan
 
 
 def grid_of(tmp_path, test, **options):
-    """One grid, of accuracies [S, E, seeds, replicates] at sparsities .5, .6 ... and epochs 10, 20 ..."""
+    """One grid, of accuracies [S, E, seeds, replicates] at sparsities .5, .6 ... and epochs 10, 20
+    ..."""
     test = np.array(test)
     sparsities = [round(0.5 + 0.1 * place, 1) for place in range(test.shape[0])]
     epochs = [10 * (place + 1) for place in range(test.shape[1])]

@@ -47,7 +47,9 @@ def test_the_maps_of_the_published_grid_hold_its_numbers_and_stars(tmp_path):
     accuracy, difference = figures.value_map(found, ""), figures.difference_map(found, "")
     error = 100 * workdirs.PUBLISHED_ERROR.T[::-1]
     np.testing.assert_allclose(accuracy.values, 100 - error, atol=1e-9)
-    np.testing.assert_allclose(difference.values, error.min(axis=1, keepdims=True) - error, atol=1e-9)
+    np.testing.assert_allclose(
+        difference.values, error.min(axis=1, keepdims=True) - error, atol=1e-9
+    )
     starred = [workdirs.PUBLISHED_EPOCHS[column] for column in difference.stars]
     assert starred == [110, 110, 90, 80, 70, 80, 80, 80, 60]
     # Epoch 90 is the first converged column.
@@ -59,7 +61,9 @@ def test_the_drawn_maps_show_every_cell_row_and_column_from_light_to_heavy(tmp_p
     (found,) = found_in(tmp_path)
     figure = figures.heat_maps(found)
     for axes in (axes for axes in figure.axes if axes.get_label() != "<colorbar>"):
-        assert [int(tick.get_text()) for tick in axes.get_xticklabels()] == list(workdirs.PUBLISHED_EPOCHS)
+        assert [int(tick.get_text()) for tick in axes.get_xticklabels()] == list(
+            workdirs.PUBLISHED_EPOCHS
+        )
         ticks = [float(tick.get_text()) for tick in axes.get_yticklabels()]
         assert ticks == [20, 60, 80, 86, 90, 92, 93, 94, 95] and axes.get_ylim() == (-0.5, 8.5)
         assert len(axes.texts) == 9 * 16
@@ -76,7 +80,11 @@ def test_panels_of_a_series_share_one_colour_axis_a_row(tmp_path):
     (series,) = scaling.series([one.grid for one in found])
     figure = scaling_figures.scaling_maps(series, {one.grid.place: one for one in found})
     above, below = np.reshape([mesh.get_clim() for mesh in meshes_of(figure)], (2, 2, 2))
-    assert (above[0] == above[1]).all() and (below[0] == below[1]).all() and (above[0] != below[0]).all()
+    assert (
+        (above[0] == above[1]).all()
+        and (below[0] == below[1]).all()
+        and (above[0] != below[0]).all()
+    )
 
 
 def test_cells_without_a_number_are_hatched_by_what_is_wrong(tmp_path):
@@ -134,8 +142,11 @@ def test_both_transition_lines_are_on_both_panels(tmp_path):
     figure = figures.similarity_maps(found)
     assert figure is not None
     for axes in (axes for axes in figure.axes if axes.get_label() != "<colorbar>"):
-        # Below 93 % (row 6) by accuracy, below 92 % (row 5) by similarity; and the converged columns.
-        ends = [np.asarray([line.get_xdata(), line.get_ydata()], dtype=float) for line in axes.lines]
+        # Below 93 % (row 6) by accuracy, below 92 % (row 5) by similarity; and the converged
+        # columns.
+        ends = [
+            np.asarray([line.get_xdata(), line.get_ydata()], dtype=float) for line in axes.lines
+        ]
         assert [y[0] for _, y in ends if y[0] == y[1]] == pytest.approx([5.44, 4.56])
         assert [x[0] for x, _ in ends if x[0] == x[1]] == [7.5]
 

@@ -12,7 +12,8 @@ MARGIN = 3 * math.sqrt(0.05 * 0.95 / NUM_TABLES)
 
 
 def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=None, missing=()):
-    """How often the early columns come out better at 5 %, over tables of normal noise around `means`.
+    """How often the early columns come out better at 5 %, over tables of normal noise around
+    `means`.
 
     `missing` holds (column, repeat) of runs that there are not.
     """
@@ -20,12 +21,16 @@ def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=Non
     means, rejected = np.asarray(means, dtype=float), 0
     early, late = range(num_early), range(num_early, len(means))
     for _ in range(NUM_TABLES):
-        table = means[:, None] + rng.normal(size=(len(means), num_repeats)) * np.reshape(spread, (-1, 1))
+        table = means[:, None] + rng.normal(size=(len(means), num_repeats)) * np.reshape(
+            spread, (-1, 1)
+        )
         # What a seed adds to all epochs is no reason to reject.
         table += rng.normal(size=num_repeats) * 5
         for place in missing:
             table[place] = np.nan
-        found = lead.lead(table, table if others is None else others(rng, means, table), early, late)
+        found = lead.lead(
+            table, table if others is None else others(rng, means, table), early, late
+        )
         assert found is not None
         # A row without p is not called early.
         rejected += found.p is not None and found.p <= 0.05
@@ -40,13 +45,17 @@ def test_without_a_difference_it_fires_in_at_most_5_percent(num_early, num_late,
 
 @pytest.mark.parametrize("num_repeats", [3, 10])
 @pytest.mark.parametrize("gap", [0.5, 2.0])
-def test_with_a_single_good_converged_epoch_among_bad_ones_it_fires_in_at_most_5_percent(gap, num_repeats):
+def test_with_a_single_good_converged_epoch_among_bad_ones_it_fires_in_at_most_5_percent(
+    gap, num_repeats
+):
     means = [*np.zeros(8), 0.0, *np.full(7, -gap)]
     assert rejection_rate(means, 8, num_repeats) <= 0.05 + MARGIN
 
 
 @pytest.mark.parametrize("num_repeats", [3, 10])
-@pytest.mark.parametrize("spread", [[1.0] * 8 + [0.05] * 2, [5.0] + [1.0] * 9, np.linspace(4, 0.3, 10)])
+@pytest.mark.parametrize(
+    "spread", [[1.0] * 8 + [0.05] * 2, [5.0] + [1.0] * 9, np.linspace(4, 0.3, 10)]
+)
 def test_with_unequal_noise_it_fires_in_at_most_5_percent(spread, num_repeats):
     assert rejection_rate(np.zeros(10), 8, num_repeats, spread) <= 0.05 + MARGIN
 
@@ -54,7 +63,15 @@ def test_with_unequal_noise_it_fires_in_at_most_5_percent(spread, num_repeats):
 @pytest.mark.parametrize("gap", [0.5, 2.0, 5.0])
 @pytest.mark.parametrize(
     ("num_repeats", "num_missing", "level"),
-    [(3, 1, 0.05), (3, 2, 0.05), (4, 2, 0.07), (5, 3, 0.05), (10, 1, 0.05), (10, 5, 0.05), (10, 6, 0.05)],
+    [
+        (3, 1, 0.05),
+        (3, 2, 0.05),
+        (4, 2, 0.07),
+        (5, 3, 0.05),
+        (10, 1, 0.05),
+        (10, 5, 0.05),
+        (10, 6, 0.05),
+    ],
 )
 def test_with_a_good_converged_epoch_that_lacks_runs_it_hardly_fires_more_often(
     num_repeats, num_missing, level, gap
@@ -78,7 +95,8 @@ def test_a_real_lead_is_found_although_the_best_converged_epoch_lacks_a_run_of_t
 
 
 def test_students_t_on_the_same_differences_would_fire_far_too_often():
-    """The reason for the simulated null: left-out differences share the data they were chosen on."""
+    """The reason for the simulated null: left-out differences share the data they were chosen
+    on."""
     null = lead.null_statistics(10, 14)
     assert np.mean(null > scipy_stats.t.ppf(0.95, 9)) > 0.12
 
@@ -91,11 +109,14 @@ def test_with_one_candidate_p_is_that_of_the_t_test(num_repeats):
         found = lead.lead(table, table, [0], [1])
         known = scipy_stats.ttest_rel(table[0], table[1], alternative="greater").pvalue
         assert found is not None
-        assert found.p == pytest.approx(known, abs=4 * math.sqrt(known * (1 - known) / 20_000) + 1e-4)
+        assert found.p == pytest.approx(
+            known, abs=4 * math.sqrt(known * (1 - known) / 20_000) + 1e-4
+        )
 
 
 @pytest.mark.parametrize(
-    ("lead", "num_repeats", "power"), [(2, 10, 0.65), (3, 5, 0.55), (5, 5, 0.95), (8, 3, 0.9), (1, 10, 0.03)]
+    ("lead", "num_repeats", "power"),
+    [(2, 10, 0.65), (3, 5, 0.55), (5, 5, 0.95), (8, 3, 0.9), (1, 10, 0.03)],
 )
 def test_a_real_lead_is_found_when_it_is_some_standard_deviations_large(lead, num_repeats, power):
     means = np.zeros(16)
@@ -111,7 +132,8 @@ def test_choosing_on_validation_and_measuring_on_test_keeps_the_level():
 
 
 def test_the_lead_is_what_the_left_out_repeats_show():
-    # Others' means choose epoch 0 for repeat 2 and epoch 1 for repeats 0 and 1; the rival is epoch 2.
+    # Others' means choose epoch 0 for repeat 2 and epoch 1 for repeats 0 and 1; the rival is epoch
+    # 2.
     chosen_on = np.array([[0.6, 0.6, 0.1], [0.5, 0.5, 0.9]])
     measured = np.array([[0.60, 0.60, 0.10], [0.50, 0.52, 0.90], [0.40, 0.40, 0.40]])
     found = lead.lead(np.vstack([chosen_on, [0.4] * 3]), measured, [0, 1], [2])
@@ -132,7 +154,10 @@ def test_the_luckiest_other_stands_in_where_the_rival_lacks_one_of_three_repeats
     measured = np.array([[0.5, 0.6, 0.7], [0.45, 0.45, np.nan], [0.3, 0.3, 0.4], [0.2, 0.2, 0.45]])
     found = lead.lead(measured, measured, [0], [1, 2, 3])
     assert found is not None and found.p is not None
-    assert (found.difference.n, found.difference.mean) == (3, pytest.approx((0.05 + 0.15 + 0.25) / 3))
+    assert (found.difference.n, found.difference.mean) == (
+        3,
+        pytest.approx((0.05 + 0.15 + 0.25) / 3),
+    )
 
 
 def test_a_rival_with_three_repeats_is_compared_in_these():

@@ -8,7 +8,9 @@ from earlyprune_jax.analysis.regimes import scaling
 
 def grids_of(tmp_path, *changes, sparsities=(0.5, 0.9)):
     for axes in changes:
-        workdirs.write_forks(tmp_path, sparsities, (0, 5), np.full((len(sparsities), 2, 1, 1), 0.5), **axes)
+        workdirs.write_forks(
+            tmp_path, sparsities, (0, 5), np.full((len(sparsities), 2, 1, 1), 0.5), **axes
+        )
     return find_grids(results.read_runs(tmp_path))
 
 
@@ -16,17 +18,25 @@ def test_models_of_one_family_make_a_series_over_depth(tmp_path):
     models = ("preresnet110", "preresnet20", "preresnet20_lottery", "resnet8", "preresnet56")
     (found,) = scaling.series(grids_of(tmp_path, *({"model": model} for model in models)))
     assert (found.axis, found.values) == ("model depth", (20, 56, 110))
-    assert [grid.place["model"] for grid in found.grids] == ["preresnet20", "preresnet56", "preresnet110"]
+    assert [grid.place["model"] for grid in found.grids] == [
+        "preresnet20",
+        "preresnet56",
+        "preresnet110",
+    ]
 
 
 def test_data_fractions_of_one_model_make_a_series(tmp_path):
     changes = [{"train_fraction": fraction} for fraction in (1.0, 0.01, 0.1)]
-    (found,) = scaling.series(grids_of(tmp_path, *changes, {"train_fraction": 0.1, "rule": "paper_a"}))
+    (found,) = scaling.series(
+        grids_of(tmp_path, *changes, {"train_fraction": 0.1, "rule": "paper_a"})
+    )
     assert (found.axis, found.values) == ("data fraction", (0.01, 0.1, 1.0))
 
 
 def test_grids_that_differ_in_two_axes_make_no_series(tmp_path):
-    found = grids_of(tmp_path, {"model": "preresnet20"}, {"model": "preresnet56", "train_fraction": 0.1})
+    found = grids_of(
+        tmp_path, {"model": "preresnet20"}, {"model": "preresnet56", "train_fraction": 0.1}
+    )
     assert scaling.series(found) == ()
 
 

@@ -16,7 +16,9 @@ from earlyprune_jax.analysis.regimes.transition import Line
 SPARSITIES = (0.2, 0.5, 0.8, 0.9, 0.95)
 EPOCHS = (10, 50, 90, 120)
 CONVERGED = Convergence(85, {}, 160)
-DIVERGENCE = np.array([[0.5, 0.5, 0.01, 0.03]] * 2 + [[0.5, 0.5, 0.03, 0.05]] + [[0.5, 0.5, 0.2, 0.22]] * 2)
+DIVERGENCE = np.array(
+    [[0.5, 0.5, 0.01, 0.03]] * 2 + [[0.5, 0.5, 0.03, 0.05]] + [[0.5, 0.5, 0.2, 0.22]] * 2
+)
 
 
 def write_grid(tmp_path, divergence=DIVERGENCE, means=None, num_seeds=5):
@@ -58,12 +60,14 @@ def test_skipped_comparisons_leave_their_cells_empty(tmp_path):
 
 
 def test_rows_are_compared_on_the_columns_they_share():
-    # The column adds 0, 1, 2; the row 0, 10, 20: no row may gain from the columns it was measured at.
+    # The column adds 0, 1, 2; the row 0, 10, 20: no row may gain from the columns it was measured
+    # at.
     values = np.add.outer([0.0, 10.0, 20.0], [0.0, 1.0, 2.0])
     values[0, 0] = values[1, 2] = np.nan
     np.testing.assert_allclose(similarity.shared_means(values), [1, 11, 21])
     values[2, 1] = np.nan
-    # Column 0 is that of rows 1 and 2, column 1 that of 0 and 1, column 2 of 0 and 2: the first counts.
+    # Column 0 is that of rows 1 and 2, column 1 that of 0 and 1, column 2 of 0 and 2: the first
+    # counts.
     np.testing.assert_allclose(similarity.shared_means(values), [np.nan, 10, 20])
 
 
@@ -107,15 +111,21 @@ LATE = [0.7, 0.8, 0.9, 0.9]
     ("verdicts", "rows_apart", "same"),
     [("LLLEE", 0, 5), ("LLEEE", 1, 4), ("LLLLE", -1, 4), ("LLLLL", None, 3)],
 )
-def test_agreement_counts_rows_between_the_lines_and_rows_of_one_class(tmp_path, verdicts, rows_apart, same):
+def test_agreement_counts_rows_between_the_lines_and_rows_of_one_class(
+    tmp_path, verdicts, rows_apart, same
+):
     means = [EARLY if verdict == "E" else LATE for verdict in verdicts]
     runs = write_grid(tmp_path, means=means)
     (found,) = findings.analyse(runs, comparisons.read(tmp_path))
-    assert [row.verdict[0].upper() for row in found.rows] == ["E" if v == "E" else "C" for v in verdicts]
+    assert [row.verdict[0].upper() for row in found.rows] == [
+        "E" if v == "E" else "C" for v in verdicts
+    ]
     assert found.agreement is not None
     assert found.agreement.row_difference == rows_apart
     assert (found.agreement.same_class, found.agreement.num_classed) == (same, 5)
-    assert f"puts {same} of 5 rows with a verdict on the same side" in (sentences.similarity(found) or "")
+    assert f"puts {same} of 5 rows with a verdict on the same side" in (
+        sentences.similarity(found) or ""
+    )
     if rows_apart == 1:
         assert found.agreement.sparsity_difference == pytest.approx(0.1)
 
@@ -138,7 +148,10 @@ def test_rank_correlations_are_spearmans_with_the_sparsity_as_control(tmp_path):
     assert found.agreement.num_rows == 5
     cell_means = found.grid.test.mean(axis=-1)
     columns = [row.best.column for row in found.rows if row.best]
-    below = [cell_means[r, columns[r]] - cell_means[r, c] for r, c in itertools.product(range(5), range(4))]
+    below = [
+        cell_means[r, columns[r]] - cell_means[r, c]
+        for r, c in itertools.product(range(5), range(4))
+    ]
     known = spearmans(found.similarity.divergence.ravel(), below)
     assert found.agreement.cell_correlation == pytest.approx(known)
     assert found.agreement.num_cells == 20

@@ -15,7 +15,11 @@ def grid_of(tmp_path, means, num_seeds=5, noise=0.001, seed=0):
     """Rows of means at sparsities .5, .6 ...; each seed with its own level."""
     rng = np.random.default_rng(seed)
     means = np.array(means)
-    test = means[..., None] + rng.normal(0, noise, (*means.shape, num_seeds)) + rng.normal(0, 0.02, num_seeds)
+    test = (
+        means[..., None]
+        + rng.normal(0, noise, (*means.shape, num_seeds))
+        + rng.normal(0, 0.02, num_seeds)
+    )
     sparsities = [round(0.5 + 0.1 * place, 1) for place in range(len(means))]
     workdirs.write_forks(tmp_path, sparsities, EPOCHS, test[..., None])
     (grid,) = find_grids(results.read_runs(tmp_path))
@@ -94,7 +98,8 @@ def test_a_grid_of_noise_rarely_has_a_line(tmp_path):
 
 
 def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_path):
-    """From the means alone, that is all there is: from 10 % density down, 80 beats all that comes after."""
+    """From the means alone, that is all there is: from 10 % density down, 80 beats all that comes
+    after."""
     sparsities, test = workdirs.published()
     workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
     (grid,) = find_grids(results.read_runs(tmp_path))
@@ -114,8 +119,11 @@ def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_pa
     assert below is not None and below.mean == pytest.approx(0.1458 - 0.1744)
 
 
-def test_the_published_grid_with_seeds_of_its_noise_has_a_transition_line_at_high_sparsity(tmp_path):
-    """Published means, five seeds of .15 points of noise of ours: what the whole chain makes of them."""
+def test_the_published_grid_with_seeds_of_its_noise_has_a_transition_line_at_high_sparsity(
+    tmp_path,
+):
+    """Published means, five seeds of .15 points of noise of ours: what the whole chain makes of
+    them."""
     sparsities, test = workdirs.published(noise=0.0015, seeds=5)
     workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
     workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk())

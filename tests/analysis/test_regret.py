@@ -21,7 +21,9 @@ def workdir(tmp_path):
         workdirs.write_trunk(tmp_path, seed, made, last_epoch=T, result=workdirs.finished(T))
         for epoch, accuracy in ACCURACY[seed].items():
             made = workdirs.records(epoch, [accuracy] * (T - epoch))
-            workdirs.write_fork(tmp_path, seed, epoch, made, last_epoch=T, result=workdirs.finished(T))
+            workdirs.write_fork(
+                tmp_path, seed, epoch, made, last_epoch=T, result=workdirs.finished(T)
+            )
     return tmp_path
 
 
@@ -70,7 +72,10 @@ def test_a_rule_is_pruned_when_it_fires_or_rewound_to_its_mark(workdir):
     assert rewind.saved_epochs is not None
     assert (rewind.saved_epochs.mean, rewind.saved_epochs.n) == (5.0, 1)
     assert (rewind.count("never"), rewind.num_evaluated, rewind.complete) == (1, 1, False)
-    assert chosen(now, "reason") == ["x was largest at epoch 3 (9), 56 % lower at 5", "the rule never fired"]
+    assert chosen(now, "reason") == [
+        "x was largest at epoch 3 (9), 56 % lower at 5",
+        "the rule never fired",
+    ]
 
 
 def test_only_rules_that_look_back_are_rewound(workdir):
@@ -134,7 +139,11 @@ def test_fractions_go_to_the_nearest_epoch(tmp_path):
         made = workdirs.records(epoch, [0.5])
         workdirs.write_fork(tmp_path, 0, epoch, made, last_epoch=25, result=workdirs.finished(25))
     found = outcomes(tmp_path)
-    assert [chosen(found[f"fixed {part} %", "now"], "epoch") for part in (10, 30, 50)] == [[3], [8], [13]]
+    assert [chosen(found[f"fixed {part} %", "now"], "epoch") for part in (10, 30, 50)] == [
+        [3],
+        [8],
+        [13],
+    ]
 
 
 def test_the_best_fixed_epoch_is_chosen_on_validation_accuracy_and_judged_on_test(tmp_path):
@@ -153,7 +162,13 @@ def test_replicates_are_averaged_before_anything_else(tmp_path):
         for replicate, accuracy in enumerate(accuracies):
             made = workdirs.records(epoch, [accuracy])
             workdirs.write_fork(
-                tmp_path, 0, epoch, made, replicate=replicate, last_epoch=T, result=workdirs.finished(T)
+                tmp_path,
+                0,
+                epoch,
+                made,
+                replicate=replicate,
+                last_epoch=T,
+                result=workdirs.finished(T),
             )
     assert chosen(outcomes(tmp_path)["oracle", "now"], "test") == [pytest.approx(0.6)]
 
@@ -165,7 +180,11 @@ def test_forks_missing_in_a_seed_are_interpolated_there_or_outside(workdir):
         workdirs.write_fork(workdir, 2, epoch, made, last_epoch=T, result=workdirs.finished(T))
     found = outcomes(workdir, AtEpoch(2), Threshold("x", above=1.5))
     assert chosen(found["epoch(2)", "now"], "status") == ["measured", "measured", "never"]
-    assert chosen(found["fixed 30 %", "now"], "status") == ["interpolated", "interpolated", "outside"]
+    assert chosen(found["fixed 30 %", "now"], "status") == [
+        "interpolated",
+        "interpolated",
+        "outside",
+    ]
     assert chosen(found["end", "now"], "epoch") == [8, 8, 8]
     assert not found["fixed 30 %", "now"].complete
 
@@ -174,8 +193,12 @@ def test_rules_come_by_regret_and_after_those_that_have_every_seed(workdir):
     data = grid(workdir)
     (curve,) = data.curves
     rules = [AtEpoch(9), Peak("x"), AtEpoch(4), AtEpoch(4)]
-    names = [f"{one.trigger} {one.mode}".removesuffix(" now") for one in regret.outcomes(data, curve, rules)]
-    # Mean regrets 0; .1 four times, the earlier epoch first; .117; .14. Then with one seed lacking; both.
+    names = [
+        f"{one.trigger} {one.mode}".removesuffix(" now")
+        for one in regret.outcomes(data, curve, rules)
+    ]
+    # Mean regrets 0; .1 four times, the earlier epoch first; .117; .14. Then with one seed lacking;
+    # both.
     assert names == [
         "oracle",
         "best fixed epoch",

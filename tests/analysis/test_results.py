@@ -100,12 +100,22 @@ def test_diverged_and_skipped_runs_are_rows(tmp_path):
         "achieved_sparsity": 0.9,
         "reason": "loss nan",
     }
-    skipped = {"status": "skipped", "epoch": None, "step": None, "achieved_sparsity": None, "reason": "trunk"}
+    skipped = {
+        "status": "skipped",
+        "epoch": None,
+        "step": None,
+        "achieved_sparsity": None,
+        "reason": "trunk",
+    }
     workdirs.write_fork(tmp_path, 0, 1, workdirs.records(1, [0.4]), sparsity=0.9, result=diverged)
     workdirs.write_fork(tmp_path, 1, 1, [], sparsity=0.9, result=skipped)
     results.write_tables(tmp_path)
     first, second = table(tmp_path / "results.csv")
-    assert (first["diverged_epoch"], first["diverged_step"], first["reason"]) == ("3", "21", "loss nan")
+    assert (first["diverged_epoch"], first["diverged_step"], first["reason"]) == (
+        "3",
+        "21",
+        "loss nan",
+    )
     assert (first["epochs_trained"], first["test_accuracy"]) == ("1", "0.4")
     assert (second["status"], second["reason"]) == ("skipped", "trunk")
     assert (second["epochs_trained"], second["test_accuracy"], second["seconds"]) == ("0", "", "")
@@ -145,7 +155,9 @@ def test_rows_are_sorted_trunks_first_and_numbers_as_numbers(tmp_path):
             tmp_path, seed, epoch, workdirs.records(epoch, [0.5]), sparsity=sparsity, result=result
         )
     for seed in (10, 2):
-        workdirs.write_trunk(tmp_path, seed, workdirs.records(0, [0.5]), result=workdirs.finished(1))
+        workdirs.write_trunk(
+            tmp_path, seed, workdirs.records(0, [0.5]), result=workdirs.finished(1)
+        )
     rows = results.result_rows(results.read_runs(tmp_path))
     assert [(r["kind"], r["trunk_seed"], r["fork_epoch"], r["sparsity"]) for r in rows] == [
         ("trunk", 2, None, None),
@@ -171,17 +183,35 @@ def test_every_scalar_signal_is_a_column_and_values_per_parameter_are_not(tmp_pa
 
 def test_a_run_that_pruned_itself_is_a_row_with_its_trigger(tmp_path):
     made = workdirs.records(3, [0.4, 0.5])
-    axes = {"trigger": "first(peak(x), epoch(9))", "fired_epoch": 5, "marked_epoch": 3, "mode": "rewind"}
+    axes = {
+        "trigger": "first(peak(x), epoch(9))",
+        "fired_epoch": 5,
+        "marked_epoch": 3,
+        "mode": "rewind",
+    }
     workdirs.write_online(tmp_path, 1, 3, made, **axes, result=workdirs.finished(5, 0.97))
-    workdirs.write_online(tmp_path, 0, None, [], result={"status": "skipped", "reason": "never fired"})
+    workdirs.write_online(
+        tmp_path, 0, None, [], result={"status": "skipped", "reason": "never fired"}
+    )
     workdirs.write_fork(tmp_path, 9, 2, workdirs.records(2, [0.5]), result=workdirs.finished())
     results.write_tables(tmp_path)
     fork, dense, pruned = table(tmp_path / "results.csv")
-    assert (fork["kind"], fork["trigger"], fork["mode"], fork["fired_epoch"]) == ("fork", "", "", "")
+    assert (fork["kind"], fork["trigger"], fork["mode"], fork["fired_epoch"]) == (
+        "fork",
+        "",
+        "",
+        "",
+    )
     assert (dense["kind"], dense["fork_epoch"], dense["fired_epoch"]) == ("online", "", "")
     assert (dense["status"], dense["reason"]) == ("skipped", "never fired")
-    assert {name: pruned[name] for name in axes} == {name: str(value) for name, value in axes.items()}
-    assert (pruned["fork_epoch"], pruned["epochs_trained"], pruned["test_accuracy"]) == ("3", "2", "0.5")
+    assert {name: pruned[name] for name in axes} == {
+        name: str(value) for name, value in axes.items()
+    }
+    assert (pruned["fork_epoch"], pruned["epochs_trained"], pruned["test_accuracy"]) == (
+        "3",
+        "2",
+        "0.5",
+    )
     assert pruned["reason"] == "first(peak(x), epoch(9)) fired"
 
 
@@ -189,7 +219,12 @@ def test_tables_are_replaced_and_leave_no_temporary_file(two_runs):
     (two_runs / "results.csv").write_text("old")
     results.write_tables(two_runs)
     assert len(table(two_runs / "results.csv")) == 2
-    assert sorted(p.name for p in two_runs.iterdir()) == ["forks", "results.csv", "signals.csv", "trunks"]
+    assert sorted(p.name for p in two_runs.iterdir()) == [
+        "forks",
+        "results.csv",
+        "signals.csv",
+        "trunks",
+    ]
 
 
 def test_a_directory_without_run_json_is_not_a_run(tmp_path):
@@ -211,7 +246,11 @@ def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
     )
     root = Path(results.__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, cwd=root
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
     )
     assert json.loads(done.stdout) == [[], []]
 
@@ -223,5 +262,9 @@ def test_tables_are_parquet_too_where_that_is_asked_for(two_runs):
     csv_table, parquet_table = results.read_table(paths[0]), results.read_table(paths[2])
     assert list(parquet_table) == list(csv_table)
     # Bit for bit.
-    assert parquet_table["train_loss"].tolist() == csv_table["train_loss"].tolist() == [1.0 / 4, 1.0 / 4]
+    assert (
+        parquet_table["train_loss"].tolist()
+        == csv_table["train_loss"].tolist()
+        == [1.0 / 4, 1.0 / 4]
+    )
     assert parquet_table["test_accuracy"].tolist() == csv_table["test_accuracy"].tolist()

@@ -15,12 +15,16 @@ ACCURACY = {2: 0.84, 4: 0.90, 8: 0.70}
 SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 1, 1)]
 
 
-def write_grid(workdir, *, seeds=(0,), signals=SIGNALS, sparsities=(0.97,), grid=None, num_epochs=T):
+def write_grid(
+    workdir, *, seeds=(0,), signals=SIGNALS, sparsities=(0.97,), grid=None, num_epochs=T
+):
     """Seed 1 loses .1 everywhere, seed 2 .2, and so on."""
     workdirs.write_config(workdir, num_epochs=num_epochs)
     for seed in seeds:
         made = workdirs.records(0, [0.95] * num_epochs, signals=signals)
-        workdirs.write_trunk(workdir, seed, made, last_epoch=num_epochs, result=workdirs.finished(num_epochs))
+        workdirs.write_trunk(
+            workdir, seed, made, last_epoch=num_epochs, result=workdirs.finished(num_epochs)
+        )
         for sparsity in sparsities:
             for epoch, accuracy in (grid or ACCURACY).items():
                 made = workdirs.records(epoch, [accuracy - 0.1 * seed])
@@ -99,11 +103,20 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
     first, second = named(rows, trigger="peak(fisher_trace)", mode="rewind")
     assert (first["trunk_seed"], second["trunk_seed"]) == ("0", "1")
     assert (first["fired_epoch"], first["marked_epoch"], first["epoch"]) == ("5", "3", "3")
-    assert (first["status"], first["dense_epochs"], first["saved_epochs"]) == ("interpolated", "5", "5")
+    assert (first["status"], first["dense_epochs"], first["saved_epochs"]) == (
+        "interpolated",
+        "5",
+        "5",
+    )
     assert float(second["test_accuracy"]) == pytest.approx(0.77)
     assert first["reason"] == "fisher_trace was largest at epoch 3 (9), 56 % lower at 5"
     (outside, _) = named(rows, trigger="epoch(9)")
-    assert (outside["status"], outside["test_accuracy"], outside["regret"], outside["saved_epochs"]) == (
+    assert (
+        outside["status"],
+        outside["test_accuracy"],
+        outside["regret"],
+        outside["saved_epochs"],
+    ) == (
         "outside",
         "",
         "",
@@ -200,8 +213,12 @@ def test_one_fork_epoch_is_enough(tmp_path):
 
 def test_the_table_for_the_terminal(tmp_path):
     write_grid(tmp_path, seeds=(0, 1))
-    lines = rules_text.table(rules.replay(tmp_path, ["peak(fisher_trace)", "epoch(9)"])).splitlines()
-    assert lines[0] == "Forks: magnitude, global, 97 % removed, rule paper_a; 2 seeds, T = 10 epochs"
+    lines = rules_text.table(
+        rules.replay(tmp_path, ["peak(fisher_trace)", "epoch(9)"])
+    ).splitlines()
+    assert (
+        lines[0] == "Forks: magnitude, global, 97 % removed, rule paper_a; 2 seeds, T = 10 epochs"
+    )
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
     assert cells[1] == [
         "rule",
@@ -212,18 +229,39 @@ def test_the_table_for_the_terminal(tmp_path):
         "remarks",
     ]
     assert cells[2] == ["[oracle]", "4.0 +- 0.0", "85.0 +- 7.1", "0.0 +- 0.0", "6.0 +- 0.0"]
-    expected = ["3.0 +- 0.0", "82.0 +- 7.1", "3.0 +- 0.0", "5.0 +- 0.0", "interpolated in 2 of 2 seeds"]
+    expected = [
+        "3.0 +- 0.0",
+        "82.0 +- 7.1",
+        "3.0 +- 0.0",
+        "5.0 +- 0.0",
+        "interpolated in 2 of 2 seeds",
+    ]
     assert ["peak(fisher_trace), rewind", *expected] in cells
-    assert ["epoch(9)", "9.0 +- 0.0", "-", "-", "1.0 +- 0.0", "outside the forks in 2 of 2 seeds"] in cells
+    assert [
+        "epoch(9)",
+        "9.0 +- 0.0",
+        "-",
+        "-",
+        "1.0 +- 0.0",
+        "outside the forks in 2 of 2 seeds",
+    ] in cells
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):
     write_grid(tmp_path)
-    assert rules.main([str(tmp_path), "--rule", "epoch(4)", "--rule", "peak(fisher_trace, patience=3)"]) == 0
+    assert (
+        rules.main(
+            [str(tmp_path), "--rule", "epoch(4)", "--rule", "peak(fisher_trace, patience=3)"]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "epoch(4)" in printed and "peak(fisher_trace, patience=3), rewind" in printed
     assert "[random time]" in printed and "Spearman's rho" in printed
-    assert {row["trigger"] for row in table(tmp_path / "rules.csv")} >= {"epoch(4)", "peak(fisher_trace)"}
+    assert {row["trigger"] for row in table(tmp_path / "rules.csv")} >= {
+        "epoch(4)",
+        "peak(fisher_trace)",
+    }
 
 
 def test_the_command_exits_with_2_and_every_problem(tmp_path, capsys):
@@ -254,7 +292,8 @@ def test_ten_seeds_of_200_epochs_and_20_rules_take_seconds(tmp_path):
 
 
 def test_early_bird_has_no_threshold_that_every_pair_of_masks_meets(tmp_path):
-    # At 97 % two masks differ on 6 % of the weights at most: the paper's 0.1 would fire whatever happens.
+    # At 97 % two masks differ on 6 % of the weights at most: the paper's 0.1 would fire whatever
+    # happens.
     write_grid(tmp_path, signals=[{"mask_distance": 0.05}] * T, sparsities=(0.97,))
     names = {one.trigger for one in rules.replay(tmp_path) if one.trigger.startswith("early_bird")}
     assert names == {"early_bird(threshold=0.006)"}
@@ -276,7 +315,9 @@ def own_rule(tmp_path):
     """A workdir made with a rule of the user's, and the rule's file."""
     workdir, file = tmp_path / "run", tmp_path / "changing_rule.py"
     file.write_text(RULE)
-    workdirs.write_study(workdir, [{"name": "accuracy", "unit": "%", "larger_is_better": True}], "accuracy")
+    workdirs.write_study(
+        workdir, [{"name": "accuracy", "unit": "%", "larger_is_better": True}], "accuracy"
+    )
     write_grid(workdir)
     references.use_folder(tmp_path)
     study = json.loads((workdir / "study.json").read_text()) | {"folder": str(tmp_path)}
@@ -298,9 +339,7 @@ def test_code_of_the_users_that_has_changed_since_is_named(own_rule, capsys):
     file.write_text(RULE.replace("None", "Firing(1, 1, 'early')"))
     references.refresh()
     references.use_folder(file.parent)
-    note = (
-        "changing_rule:Rule has changed since these runs were made: its replay is of the code as it is now."
-    )
+    note = "changing_rule:Rule has changed since these runs were made: its replay is of the code as it is now."
     assert " ".join(summary.summarize(workdir).split()).count(note) == 1
     set_trigger(workdir, "")
     assert rules.main([str(workdir)]) == 0

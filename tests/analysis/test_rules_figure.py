@@ -56,9 +56,7 @@ def test_the_rewind_of_a_rule_that_never_fired_is_not_a_second_row(tmp_path):
 
 def test_a_long_rule_keeps_its_beginning_and_its_end(tmp_path):
     write_grid(tmp_path)
-    long = (
-        "first(peak(fisher_trace, smoothing=2, patience=3), threshold(train_accuracy, above=0.999), epoch(7))"
-    )
+    long = "first(peak(fisher_trace, smoothing=2, patience=3), threshold(train_accuracy, above=0.999), epoch(7))"
     texts = drawn_texts(rules.write(tmp_path, [long]))
     assert any(text.startswith("first(peak(fisher_trace, smoothing=2") for text in texts)
     assert any(text.endswith("epoch(7)), rewind") for text in texts)
@@ -83,7 +81,9 @@ def test_runs_that_pruned_themselves_are_marked_in_the_main_figure(tmp_path):
         made = workdirs.records(0, [0.9] * epoch, signals=SIGNALS[:epoch])
         workdirs.write_trunk(tmp_path, seed, made, last_epoch=T, result=workdirs.finished(epoch))
         made = workdirs.records(epoch, [0.9 + 0.01 * seed])
-        workdirs.write_online(tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished(T))
+        workdirs.write_online(
+            tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished(T)
+        )
     texts = drawn_texts(figures.draw_main(tmp_path))
     assert "pruned itself: 90.5 ± 0.7 % at epochs 5 to 7" in texts
     assert not any("has finished yet" in text or "dense baseline" in text for text in texts)

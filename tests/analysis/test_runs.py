@@ -17,7 +17,12 @@ def test_of_a_fork_the_last_and_the_best_epochs_are_kept_and_of_a_trunk_all(tmp_
     read = runs.read_runs(tmp_path)
     _, fork = read
     assert read.entries == {"seed-0": made}
-    assert (fork.end_epoch, fork.best_test_epoch, fork.validation_epoch, fork.seconds) == (4, 2, 2, 2.0)
+    assert (fork.end_epoch, fork.best_test_epoch, fork.validation_epoch, fork.seconds) == (
+        4,
+        2,
+        2,
+        2.0,
+    )
     assert (fork.best_test_accuracy, fork.validation_epoch_test_accuracy) == (0.9, 0.9)
     assert fork.complete and fork.test_accuracy == 0.7
 
@@ -50,7 +55,12 @@ def test_the_best_epoch_is_the_first_with_the_highest_finite_number(values, best
 def test_without_an_epoch_there_is_nothing_to_sum_up(tmp_path):
     workdirs.write_trunk(tmp_path, 0, [])
     (run,) = runs.read_runs(tmp_path)
-    assert (run.seconds, run.best_test_epoch, run.epochs_trained, run.complete) == (None, None, 0, False)
+    assert (run.seconds, run.best_test_epoch, run.epochs_trained, run.complete) == (
+        None,
+        None,
+        0,
+        False,
+    )
 
 
 def test_values_per_parameter_are_not_kept_in_memory(tmp_path):

@@ -1,11 +1,20 @@
-"""Two settings in one workdir: each must come out as it does alone, although their trunks share seeds."""
+"""Two settings in one workdir: each must come out as it does alone, although their trunks share
+seeds."""
 
 import csv
 import xml.etree.ElementTree as ElementTree
 
 import workdirs
 
-from earlyprune_jax.analysis import curves, figures, recommendation, results, rules, rules_text, summary
+from earlyprune_jax.analysis import (
+    curves,
+    figures,
+    recommendation,
+    results,
+    rules,
+    rules_text,
+    summary,
+)
 
 T = 10
 SMALL = {"model": "preresnet20", "train_fraction": 0.1, "schedule": "step"}
@@ -59,10 +68,15 @@ def drawn_texts(svg):
 
 def test_runs_are_grouped_by_setting_in_sorted_order_and_keep_theirs(tmp_path):
     groups = results.by_setting(results.read_runs(both(tmp_path)))
-    assert [setting.slug() for setting in groups] == ["preresnet20_0.1_step", "preresnet56_1.0_step"]
+    assert [setting.slug() for setting in groups] == [
+        "preresnet20_0.1_step",
+        "preresnet56_1.0_step",
+    ]
     assert [len(own) for own in groups.values()] == [12, 12]
     assert {run.model for run in groups[results.Place(tuple(SMALL.items()))]} == {"preresnet20"}
-    assert [run.kind for run in groups[results.Place(tuple(LARGE.items()))]] == ["trunk"] * 3 + ["fork"] * 9
+    assert [run.kind for run in groups[results.Place(tuple(LARGE.items()))]] == ["trunk"] * 3 + [
+        "fork"
+    ] * 9
 
 
 def test_a_curve_holds_one_setting_and_meets_its_own_dense_runs(tmp_path):
@@ -93,10 +107,14 @@ def test_the_rows_of_every_table_are_those_that_each_setting_has_alone(tmp_path)
 def test_outcomes_come_setting_by_setting(tmp_path):
     found = rules.replay(both(tmp_path), ["epoch(4)"])
     assert len(found) == 2 * 8
-    assert [one.curve.setting["model"] for one in found] == ["preresnet20"] * 8 + ["preresnet56"] * 8
+    assert [one.curve.setting["model"] for one in found] == ["preresnet20"] * 8 + [
+        "preresnet56"
+    ] * 8
     tables = rules_text.table(found).splitlines()
     headed = [line for line in tables if line.startswith("Forks: ")]
-    assert headed[0].startswith("Forks: preresnet20, 10 % of the training data, magnitude, global, 90 %")
+    assert headed[0].startswith(
+        "Forks: preresnet20, 10 % of the training data, magnitude, global, 90 %"
+    )
     assert headed[1].startswith("Forks: preresnet56, all training data, magnitude, global, 90 %")
 
 
@@ -104,9 +122,13 @@ def test_a_rule_may_look_at_what_was_measured_in_one_setting_only(tmp_path, caps
     both(tmp_path)
     third = {**SMALL, "schedule": "cosine"}
     made = workdirs.records(0, [0.5] * T, signals=[{"weight_change": 1.0}] * T)
-    workdirs.write_trunk(tmp_path, 0, made, last_epoch=T, result=workdirs.finished(T), setting=third)
+    workdirs.write_trunk(
+        tmp_path, 0, made, last_epoch=T, result=workdirs.finished(T), setting=third
+    )
     axes = {"sparsity": 0.9, "last_epoch": T, "setting": third}
-    workdirs.write_fork(tmp_path, 0, 2, workdirs.records(2, [0.5]), result=workdirs.finished(T), **axes)
+    workdirs.write_fork(
+        tmp_path, 0, 2, workdirs.records(2, [0.5]), result=workdirs.finished(T), **axes
+    )
     assert rules.main([str(tmp_path), "--rule", "peak(weight_change)"]) == 0
     assert "cosine schedule" in capsys.readouterr().out
     rows = [row for row in table(tmp_path / "rules.csv") if row["trigger"] == "peak(weight_change)"]
@@ -118,7 +140,10 @@ def test_settings_share_one_main_figure_and_have_a_figure_of_rules_each(tmp_path
     write_setting(tmp_path, SMALL)
     figures.draw_main(tmp_path)
     rules.write(tmp_path)
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"accuracy_vs_fork_epoch", "rules"}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
+        "accuracy_vs_fork_epoch",
+        "rules",
+    }
     write_setting(tmp_path, LARGE)
     names = [path.name for path in figures.draw_main(tmp_path)]
     assert names == ["accuracy_vs_fork_epoch.png", "accuracy_vs_fork_epoch.svg"]
@@ -149,7 +174,9 @@ def test_more_settings_than_panels_have_a_main_figure_each(tmp_path, monkeypatch
 def test_the_panels_of_a_figure_name_their_settings_and_their_best_epochs(tmp_path):
     _, svg = figures.draw_main(both(tmp_path))
     texts = drawn_texts(svg)
-    assert {"preresnet20, 10 % of the training data", "preresnet56, all training data"} <= set(texts)
+    assert {"preresnet20, 10 % of the training data", "preresnet56, all training data"} <= set(
+        texts
+    )
     assert {"best fork epoch: 2 (60.7 %)", "best fork epoch: 8 (95.5 %)"} <= set(texts)
     assert "digits, T = 10 epochs; forks: magnitude, global, 90 % removed, rule paper_a" in texts
     assert texts.count("dense baseline, never pruned") == texts.count("pruned forks") == 1
@@ -171,21 +198,27 @@ def test_the_summary_has_a_headed_part_a_setting_that_says_what_it_says_alone(tm
         last = next(index for index, line in enumerate(single) if line.startswith("Recommendation"))
         # How best epochs were chosen is the same for all, and is said before the first part.
         said = [
-            line for line in single[first:last] if "selected on test" not in line and "look a" not in line
+            line
+            for line in single[first:last]
+            if "selected on test" not in line and "look a" not in line
         ]
         assert part[: len(said)] == said
     assert sum("selected on test" in line for line in together) == 1
 
 
 def test_the_recommendation_names_its_setting_and_compares_it_with_its_own_dense_runs(tmp_path):
-    # preresnet20 loses .3 points at its best, but on a tenth of the data; preresnet56 .5 at epoch 8.
+    # preresnet20 loses .3 points at its best, but on a tenth of the data; preresnet56 .5 at epoch
+    # 8.
     text = summary.summarize(both(tmp_path)).split("Recommendation: ")[1]
     text = " ".join(text.split())
     assert text.startswith(
         "prune 90 % (magnitude, global; preresnet56, all training data) after epoch 8 of 10: "
         "95.5 +- 1.3 % test accuracy, 0.5 +- 0.5 points below dense"
     )
-    assert "of 1 curve on the most data the hardest pruning that loses at most one point on test" in text
+    assert (
+        "of 1 curve on the most data the hardest pruning that loses at most one point on test"
+        in text
+    )
 
 
 def test_of_settings_on_the_same_data_the_hardest_cheap_pruning_is_recommended(tmp_path):
@@ -196,7 +229,9 @@ def test_of_settings_on_the_same_data_the_hardest_cheap_pruning_is_recommended(t
     text = recommendation.recommend(runs, rules.replay(tmp_path), T)
     assert text is not None
     # 60.67 against 61.33: less than a point, and harder than the other's 90 %.
-    assert text.startswith("Recommendation: prune 97 % (magnitude, global; preresnet20) after epoch 2 of 10")
+    assert text.startswith(
+        "Recommendation: prune 97 % (magnitude, global; preresnet20) after epoch 2 of 10"
+    )
     assert "of 2 curves, 2 kinds of trunks, the hardest pruning" in text
 
 
@@ -204,12 +239,16 @@ def test_runs_that_pruned_themselves_are_told_apart_by_setting(tmp_path):
     workdirs.write_config(tmp_path, num_epochs=T)
     for setting, stop in ((SMALL, 5), (LARGE, 8)):
         made = workdirs.records(0, [0.9] * stop, signals=SIGNALS[setting["model"]][:stop])
-        workdirs.write_trunk(tmp_path, 0, made, last_epoch=T, result=workdirs.finished(stop), setting=setting)
+        workdirs.write_trunk(
+            tmp_path, 0, made, last_epoch=T, result=workdirs.finished(stop), setting=setting
+        )
         axes = {"fired_epoch": stop, "last_epoch": T, "setting": setting}
         made = workdirs.records(stop, [0.1 * stop])
         workdirs.write_online(tmp_path, 0, stop, made, result=workdirs.finished(T), **axes)
     text = " ".join(summary.summarize(tmp_path).split())
     assert "it pruned itself after epochs 5 to 8 of 10" in text
-    assert "50.0 % test accuracy with 97 % removed of preresnet20, 10 % of the training data" in text
+    assert (
+        "50.0 % test accuracy with 97 % removed of preresnet20, 10 % of the training data" in text
+    )
     assert "80.0 % test accuracy with 97 % removed of preresnet56, all training data" in text
     assert "2 to 5 epochs of dense training saved" in text

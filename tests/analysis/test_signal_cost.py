@@ -9,12 +9,19 @@ def write_trunk(workdir, *, train=2.0, signals=None, num_epochs=2, seed=0):
     made = workdirs.records(0, [0.5] * num_epochs)
     for record in made:
         record |= {"train_seconds": train, "signal_seconds": signals or {}}
-    workdirs.write_trunk(workdir, seed, made, last_epoch=num_epochs, result=workdirs.finished(num_epochs))
+    workdirs.write_trunk(
+        workdir, seed, made, last_epoch=num_epochs, result=workdirs.finished(num_epochs)
+    )
 
 
 def test_shares_are_of_the_training_time_of_all_trunks_the_dearest_first(tmp_path):
     # 8 s of training; 1.6 + .24 + .08 + .008 + .0016 s of signals.
-    costs = {"mask_distance": 0.002, "kl_uniform": 0.06, "fisher_trace": 0.4, "random_distance": 0.02}
+    costs = {
+        "mask_distance": 0.002,
+        "kl_uniform": 0.06,
+        "fisher_trace": 0.4,
+        "random_distance": 0.02,
+    }
     write_trunk(tmp_path, signals=costs | {"gradient_norm": 0.0004})
     write_trunk(tmp_path, signals=costs | {"gradient_norm": 0.0004}, seed=1)
     assert signals_text.cost_sentence(results.read_runs(tmp_path), {}) == (

@@ -23,7 +23,9 @@ def write_experiment(workdir, cells, dense, *, validation=None, signals=None):
         for seed, accuracy in enumerate(by_seed):
             chosen = None if validation is None else [validation[epoch][seed]]
             made = workdirs.records(3, [accuracy], validation_accuracy=chosen)
-            workdirs.write_fork(workdir, seed, epoch, made, last_epoch=4, result=workdirs.finished(4))
+            workdirs.write_fork(
+                workdir, seed, epoch, made, last_epoch=4, result=workdirs.finished(4)
+            )
 
 
 CELLS = {1: (0.70, 0.72, 0.74), 2: (0.90, 0.92, 0.94), 3: (0.91, 0.90, 0.92)}
@@ -46,8 +48,12 @@ def test_a_lead_within_the_noise_is_called_that(tmp_path):
     # 2 against 3: -1, +2, +2 points: mean 1, t = 1. Seed 0 alone would be chosen another epoch for.
     write_experiment(tmp_path, CELLS, DENSE)
     text = flat(tmp_path)
-    assert "Runner-up: 3; the best leads by 1.00 points of test accuracy, less than the noise" in text
-    assert re.search(r"less than the noise \(p = \.\d+, 3 seeds\): not settled which is better\.", text)
+    assert (
+        "Runner-up: 3; the best leads by 1.00 points of test accuracy, less than the noise" in text
+    )
+    assert re.search(
+        r"less than the noise \(p = \.\d+, 3 seeds\): not settled which is better\.", text
+    )
 
 
 def test_a_lead_beyond_the_noise_is_called_that(tmp_path):
@@ -92,20 +98,29 @@ def test_an_interior_peak_is_named_with_its_distance(tmp_path):
 
 
 def test_an_edge_is_not_called_a_peak(tmp_path):
-    signals = [{"kl_uniform_bits": value, "random_distance": -value} for value in (1.0, 2.0, 3.0, 4.0)]
+    signals = [
+        {"kl_uniform_bits": value, "random_distance": -value} for value in (1.0, 2.0, 3.0, 4.0)
+    ]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     text = flat(tmp_path)
     assert "largest at the last epoch, 4 (4.00 bits): an edge, so no peak was reached" in text
-    assert "random distance: largest at the first epoch, 1 (-1.00): an edge, not an interior peak" in text
-    distances = (
-        "KL_uniform 2 epochs after (an edge, no peak), random distance 1 epoch before (an edge, no peak)"
+    assert (
+        "random distance: largest at the first epoch, 1 (-1.00): an edge, not an interior peak"
+        in text
     )
+    distances = "KL_uniform 2 epochs after (an edge, no peak), random distance 1 epoch before (an edge, no peak)"
     assert distances in text
 
 
 def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
     write_experiment(tmp_path, CELLS, DENSE)
-    diverged = {"status": "diverged", "epoch": 3, "step": 21, "achieved_sparsity": 0.97, "reason": "nan"}
+    diverged = {
+        "status": "diverged",
+        "epoch": 3,
+        "step": 21,
+        "achieved_sparsity": 0.97,
+        "reason": "nan",
+    }
     workdirs.write_fork(tmp_path, 8, 2, [], result=diverged)
     workdirs.write_fork(tmp_path, 9, 2, workdirs.records(2, [0.1]))
     text = flat(tmp_path)
@@ -124,17 +139,22 @@ def test_signals_beside_the_headline_are_named_only(tmp_path):
 
 
 def test_rank_correlations_stand_beside_that_of_the_epoch_number(tmp_path):
-    # Accuracies by seed at epochs 1, 2, 3: .70 .90 .91; .72 .92 .90; .74 .94 .92. Rising x: 1, .5, .5.
-    # y = 1, 3, 2: .5, 1, 1.
-    signals = [{"fisher_trace": x, "kl_uniform_bits": y} for x, y in ((1, 1), (2, 3), (3, 2), (4, 0))]
+    # Accuracies by seed at epochs 1, 2, 3: .70 .90 .91; .72 .92 .90; .74 .94 .92. Rising x: 1, .5,
+    # .5. y = 1, 3, 2: .5, 1, 1.
+    signals = [
+        {"fisher_trace": x, "kl_uniform_bits": y} for x, y in ((1, 1), (2, 3), (3, 2), (4, 0))
+    ]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     text = flat(tmp_path)
-    assert "Rank correlation with fork accuracy: tr(F) 0.67 +- 0.29, KL_uniform 0.83 +- 0.29; " in text
+    assert (
+        "Rank correlation with fork accuracy: tr(F) 0.67 +- 0.29, KL_uniform 0.83 +- 0.29; " in text
+    )
     assert "the epoch number itself 0.67 +- 0.29." in text
 
 
 def test_the_rules_are_summed_up_and_the_recommendation_comes_last(tmp_path):
-    # tr(F) peaks at 1 in all seeds: fired at 3, regrets 0, .02, .02 there; rewound to 1: .21, .20, .20.
+    # tr(F) peaks at 1 in all seeds: fired at 3, regrets 0, .02, .02 there; rewound to 1: .21, .20,
+    # .20.
     signals = [{"fisher_trace": value} for value in (9.0, 5.0, 4.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     results.write_tables(tmp_path)
@@ -143,7 +163,9 @@ def test_the_rules_are_summed_up_and_the_recommendation_comes_last(tmp_path):
     expected = "peak(fisher_trace) (best of 2 in hindsight): epoch 3, regret 1.3 +- 1.2 points; random time"
     assert f"Rules, replayed on the signals: {expected}" in text
     last = " ".join(summary.summarize(tmp_path).split("Recommendation: ")[1].split())
-    assert last.startswith("prune 97 % (magnitude, global) after epoch 2 of 4: 92.0 +- 2.0 % test accuracy, ")
+    assert last.startswith(
+        "prune 97 % (magnitude, global) after epoch 2 of 4: 92.0 +- 2.0 % test accuracy, "
+    )
     assert text.index("Files in") < text.index("Recommendation: ")
 
 
@@ -153,7 +175,12 @@ def test_files_are_listed_once_they_exist(tmp_path):
     results.write_tables(tmp_path)
     figures.draw_main(tmp_path)
     assert "results.csv, signals.csv, figures/accuracy_vs_fork_epoch.png" in flat(tmp_path)
-    for name in ("regimes.csv", "regime_cells.csv", "comparisons.csv", "figures/training_curve.svg"):
+    for name in (
+        "regimes.csv",
+        "regime_cells.csv",
+        "comparisons.csv",
+        "figures/training_curve.svg",
+    ):
         (tmp_path / name).touch()
     for name in ("regimes", "regimes_similarity"):
         (tmp_path / f"figures/{name}.png").touch()

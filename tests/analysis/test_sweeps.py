@@ -1,4 +1,5 @@
-"""Swept keys: those that decide trunks tell settings apart, those that decide forks tell curves apart."""
+"""Swept keys: those that decide trunks tell settings apart, those that decide forks tell curves
+apart."""
 
 import csv
 import json
@@ -22,7 +23,10 @@ EPOCHS = {2: 0.84, 4: 0.90, 8: 0.70}
 
 def config_of(**keys):
     """A run's config: all that a test does not name is the same in all runs."""
-    made = {"optim": {"learning_rate": 0.1, "weight_decay": 0.0}, "fork": {"length": 5, "when": "epochs"}}
+    made = {
+        "optim": {"learning_rate": 0.1, "weight_decay": 0.0},
+        "fork": {"length": 5, "when": "epochs"},
+    }
     made |= {"train": {"num_epochs": T, "seeds": [0, 1, 2], "eval_batch_size": 8}}
     for key, value in keys.items():
         section, leaf = key.split("__")
@@ -101,7 +105,10 @@ def test_three_weight_decays_have_a_column_in_every_table_and_are_never_averaged
 def test_one_figure_compares_three_weight_decays(tmp_path):
     write_decays(tmp_path)
     paths = figures.draw_main(tmp_path)
-    assert [path.name for path in paths] == ["accuracy_vs_fork_epoch.png", "accuracy_vs_fork_epoch.svg"]
+    assert [path.name for path in paths] == [
+        "accuracy_vs_fork_epoch.png",
+        "accuracy_vs_fork_epoch.svg",
+    ]
     texts = drawn_texts(paths[1])
     assert {f"weight_decay {decay}" for decay in DECAYS} <= set(texts)
     assert {"best fork epoch: 4 (80.5 %)", "best fork epoch: 4 (82.5 %)"} <= set(texts)
@@ -113,7 +120,9 @@ def test_the_summary_has_a_part_per_weight_decay_and_recommends_one(tmp_path):
     text = summary.summarize(tmp_path)
     heads = [line for line in text.splitlines() if line.startswith("Trunks: ")]
     assert len(heads) == 3 and heads[0].endswith("exponential schedule, weight_decay 0.0001")
-    assert "weight_decay 0.005) after epoch 4 of 10" in " ".join(text.split("Recommendation: ")[1].split())
+    assert "weight_decay 0.005) after epoch 4 of 10" in " ".join(
+        text.split("Recommendation: ")[1].split()
+    )
 
 
 def test_lengths_of_forks_are_curves_of_one_setting_beside_the_same_dense_runs(tmp_path):
@@ -124,7 +133,9 @@ def test_lengths_of_forks_are_curves_of_one_setting_beside_the_same_dense_runs(t
     short, long = curves.fork_curves(runs)
     assert [curve.place["fork.length"] for curve in (short, long)] == [5, 50]
     dense = curves.dense_runs(runs)
-    assert len(dense) == len(curves.own_dense(short, dense)) == len(curves.own_dense(long, dense)) == 3
+    assert (
+        len(dense) == len(curves.own_dense(short, dense)) == len(curves.own_dense(long, dense)) == 3
+    )
     rows = table(results.write_tables(tmp_path)[0])
     assert [row["fork.length"] for row in rows] == [""] * 3 + ["5", "50"] * 9
     columns = list(rows[0])
@@ -173,7 +184,9 @@ def test_comparisons_belong_to_the_cells_of_their_own_value(tmp_path, key):
         regime_workdirs.write_forks(place, (0.5, 0.8, 0.9), (0, 10, 20), test, config=config)
         regime_workdirs.write_trunks(place, [0], regime_workdirs.step_trunk(20, 10), config=config)
         divergence = np.full((3, 3), 0.1 * value)
-        regime_workdirs.write_comparisons(place, (0.5, 0.8, 0.9), (0, 10, 20), divergence, config=config)
+        regime_workdirs.write_comparisons(
+            place, (0.5, 0.8, 0.9), (0, 10, 20), divergence, config=config
+        )
         for path in place.glob("*/*"):
             target = tmp_path / path.parent.name / f"{value}_{hash(path.name)}"
             target.parent.mkdir(exist_ok=True)

@@ -100,9 +100,7 @@ def write_fork(
         "first_epoch": fork_epoch,
         "last_epoch": last_epoch,
     }
-    name = (
-        f"{_prefix(setting)}seed-{seed}_epoch-{fork_epoch}_magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
-    )
+    name = f"{_prefix(setting)}seed-{seed}_epoch-{fork_epoch}_magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
     return _write(workdir / "forks" / name, description, run_records, result)
 
 
@@ -179,7 +177,9 @@ def _write(
 ) -> Path:
     directory.mkdir(parents=True)
     (directory / "run.json").write_text(json.dumps(description))
-    (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in run_records))
+    (directory / "metrics.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in run_records)
+    )
     if result is not None:
         (directory / "result.json").write_text(json.dumps(result))
     return directory

@@ -26,10 +26,14 @@ def all_windows(image, padding):
 
 def drawn_windows(images, padding, *, flip, key=KEY):
     """Which (top, left, flipped) made each augmented image; fails if none did."""
-    out = np.asarray(jitted_augment(key, jnp.asarray(images), crop_padding=padding, horizontal_flip=flip))
+    out = np.asarray(
+        jitted_augment(key, jnp.asarray(images), crop_padding=padding, horizontal_flip=flip)
+    )
     found = []
     for image, result in zip(images, out, strict=True):
-        matches = [name for name, window in all_windows(image, padding) if np.array_equal(window, result)]
+        matches = [
+            name for name, window in all_windows(image, padding) if np.array_equal(window, result)
+        ]
         assert len(matches) == 1
         found += matches
     return found
@@ -44,7 +48,9 @@ def test_every_result_is_one_window_of_the_padded_image_or_its_mirror_image():
 def test_offsets_and_flips_are_uniform_and_independent():
     images = np.repeat(random_images(1, side=4), 3600, axis=0)
     drawn = drawn_windows(images, 1, flip=True)
-    counts = np.bincount([6 * top + 2 * left + flipped for top, left, flipped in drawn], minlength=18)
+    counts = np.bincount(
+        [6 * top + 2 * left + flipped for top, left, flipped in drawn], minlength=18
+    )
     # 18 equally likely outcomes: mean 200, standard deviation 13.7.
     assert np.all(np.abs(counts - 200) < 5 * 13.7)
 

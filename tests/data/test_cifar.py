@@ -123,13 +123,21 @@ def test_all_problems_of_a_spec_are_reported_at_once(make_spec, tmp_path):
     )
     problems = data.check(spec)
     keys = [problem.split("=")[0].removeprefix("Expected ") for problem in problems]
-    assert keys == ["data.data_dir", "data.num_classes", "data.mean", "data.std", "data.crop_padding"]
+    assert keys == [
+        "data.data_dir",
+        "data.num_classes",
+        "data.mean",
+        "data.std",
+        "data.crop_padding",
+    ]
 
 
 def test_fractions_are_checked_against_the_labels_of_a_small_directory(make_spec, cifar10_prepared):
     spec = make_spec("cifar10", data_dir=str(cifar10_prepared.data_dir), train_fraction=0.1)
     (problem,) = data.check(spec)
-    assert "data.train_fraction=0.1 to give every class an image. It gives 6 of 60 images" in problem
+    assert (
+        "data.train_fraction=0.1 to give every class an image. It gives 6 of 60 images" in problem
+    )
 
 
 def test_reading_is_silent(cifar10_prepared):
@@ -154,7 +162,14 @@ def test_reading_is_silent(cifar10_prepared):
 def test_the_real_cifar10_comes_back_with_the_published_digests(make_spec, tmp_path):
     if not (SHARED / "prepare_data.py").is_file():
         pytest.skip("there is no shared/data/prepare_data.py beside the repository")
-    command = [sys.executable, str(SHARED / "prepare_data.py"), "tfds", str(tmp_path), "--set", "cifar10"]
+    command = [
+        sys.executable,
+        str(SHARED / "prepare_data.py"),
+        "tfds",
+        str(tmp_path),
+        "--set",
+        "cifar10",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     loaded = data.read(make_spec("cifar10", data_dir=str(tmp_path)))
     arrays = {
@@ -163,7 +178,9 @@ def test_the_real_cifar10_comes_back_with_the_published_digests(make_spec, tmp_p
         "y_train": loaded.train["labels"].astype(np.uint8),
         "y_test": loaded.test["labels"].astype(np.uint8),
     }
-    assert {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()} == {
+    assert {
+        name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()
+    } == {
         "x_train": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
         "x_test": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
         "y_train": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",

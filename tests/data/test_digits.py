@@ -13,13 +13,17 @@ def test_pixels_are_scikit_learns_values_and_come_back_from_uint8_without_loss(m
     values = np.round(pixels / 255 * 16)
     originals, _ = load_digits(return_X_y=True)
     assert pixels.dtype == np.uint8 and pixels.max() == 255
-    assert sorted(map(bytes, values.astype(np.uint8))) == sorted(map(bytes, originals.astype(np.uint8)))
+    assert sorted(map(bytes, values.astype(np.uint8))) == sorted(
+        map(bytes, originals.astype(np.uint8))
+    )
 
 
 def test_labels_belong_to_their_images(make_spec):
     digits = data.load(make_spec())
     originals, labels = load_digits(return_X_y=True)
-    label_of = {bytes(image.astype(np.uint8)): label for image, label in zip(originals, labels, strict=True)}
+    label_of = {
+        bytes(image.astype(np.uint8)): label for image, label in zip(originals, labels, strict=True)
+    }
     for split in (digits["train"], digits["test"]):
         values = np.round(split["images"].reshape(-1, 64) / 255 * 16).astype(np.uint8)
         assert [label_of[bytes(value)] for value in values] == split["labels"].tolist()
@@ -42,13 +46,21 @@ def test_digits_are_the_recorded_ones_so_old_runs_can_be_repeated(make_spec):
 @pytest.mark.parametrize(
     ("fractions", "recorded"),
     [
-        ((0.37, 0.1, 0.25, 3), {"train": "d0fd81c96e", "validation": "31f804fb35", "test": "d00249d7d7"}),
+        (
+            (0.37, 0.1, 0.25, 3),
+            {"train": "d0fd81c96e", "validation": "31f804fb35", "test": "d00249d7d7"},
+        ),
         ((1.0, 0.0, 1.0, 0), {"train": "3d5983fa24", "test": "a5332ef293"}),
-        ((0.05, 0.25, 0.5, 7), {"train": "a43c82c3a1", "validation": "bd3e26f612", "test": "8ff59e8f5c"}),
+        (
+            (0.05, 0.25, 0.5, 7),
+            {"train": "a43c82c3a1", "validation": "bd3e26f612", "test": "8ff59e8f5c"},
+        ),
     ],
 )
 def test_splits_are_the_recorded_ones_so_old_runs_can_be_repeated(make_spec, fractions, recorded):
-    keys = dict(zip(("train_fraction", "validation_fraction", "test_fraction"), fractions[:3], strict=True))
+    keys = dict(
+        zip(("train_fraction", "validation_fraction", "test_fraction"), fractions[:3], strict=True)
+    )
     loaded = data.load(make_spec(split_seed=fractions[3], **keys))
 
     def digest(rows):

@@ -50,7 +50,9 @@ def test_images_come_back_exactly_by_class_and_file_name(root, spec):
     assert data.check(spec) == []
     source = data.read(spec)
     assert source.class_names == ("cat", "dog")
-    assert source.train["labels"].tolist() == [0] * 4 + [1] * 6 and source.test["labels"].tolist() == [
+    assert source.train["labels"].tolist() == [0] * 4 + [1] * 6 and source.test[
+        "labels"
+    ].tolist() == [
         0,
         0,
         1,
@@ -152,7 +154,10 @@ def remove(path):
             lambda root: save(root / "test" / "emu" / "0.png", pixels_of(6, 4, 3)),
             "test=['emu'] to have folders",
         ),
-        (lambda root: [(root / s / "emu").mkdir() for s in ("train",)], "train=['emu'] to have folders"),
+        (
+            lambda root: [(root / s / "emu").mkdir() for s in ("train",)],
+            "train=['emu'] to have folders",
+        ),
         (
             lambda root: save(root / "test" / "dog" / "9.png", pixels_of(6, 5, 3)),
             "dog/9.png=(6, 5, 3) to be (6, 4, 3)",
@@ -169,7 +174,10 @@ def remove(path):
             lambda root: (root / "train" / "cat" / "9.png").write_bytes(b""),
             "cat/9.png' to be a readable image",
         ),
-        (lambda root: (root / "train" / "cat" / "9.png").mkdir(), "cat/9.png' to be a readable image"),
+        (
+            lambda root: (root / "train" / "cat" / "9.png").mkdir(),
+            "cat/9.png' to be a readable image",
+        ),
         (
             lambda root: (root / "train" / "cat" / "9.tif").write_text(""),
             "cat/9.tif' to be an image (.png, .jpg",
@@ -221,7 +229,12 @@ def test_one_class_is_refused(root, spec):
 def test_a_wrong_number_of_classes_and_wrong_shape_keys_are_refused(spec):
     wrong = dataclasses.replace(spec, num_classes=3, mean=(0.5,), std=(0.1, 0.2), crop_padding=4)
     problems = data.check(wrong)
-    wanted = ("data.num_classes=3 to be 2", "data.mean", "data.std", "data.crop_padding=4 in [0, 4)")
+    wanted = (
+        "data.num_classes=3 to be 2",
+        "data.mean",
+        "data.std",
+        "data.crop_padding=4 in [0, 4)",
+    )
     for problem, text in zip(problems, wanted, strict=True):
         assert text in problem
 

@@ -56,7 +56,9 @@ return {"train": {"x": np.full((10, 3), np.nan), "y": y}, "test": test}
 
 
 def test_a_structure_without_labels_is_read_split_and_counted(write):
-    spec = write(TWO_LEVELS, "(scale=7)", validation_fraction=0.3, train_fraction=0.5, test_fraction=0.5)
+    spec = write(
+        TWO_LEVELS, "(scale=7)", validation_fraction=0.3, train_fraction=0.5, test_fraction=0.5
+    )
     assert data.check(spec) == []
     source = data.read(spec)
     assert source.strata is None and not source.holds_images
@@ -103,9 +105,14 @@ def test_whole_number_labels_stratify_and_others_do_not(write):
 
 
 def test_fractions_that_leave_a_stratum_or_everything_out_are_refused(write):
-    lines = 'return {"train": rows(60, labels=np.arange(60)), "test": rows(60, labels=np.arange(60))}'
+    lines = (
+        'return {"train": rows(60, labels=np.arange(60)), "test": rows(60, labels=np.arange(60))}'
+    )
     problem = only_problem(write(lines, train_fraction=0.5))
-    assert "data.train_fraction=0.5 to give every class an example. It gives 30 of 60 examples" in problem
+    assert (
+        "data.train_fraction=0.5 to give every class an example. It gives 30 of 60 examples"
+        in problem
+    )
     assert 'name the array other than "labels"' in problem
     bare = 'return {"train": rows(60), "test": rows(60)}'
     assert data.check(write(bare, train_fraction=0.5)) == []
@@ -125,7 +132,9 @@ return {"train": {"images": images, "labels": labels}, "test": {"images": images
 def test_images_are_the_images_of_an_npz_archive(write, make_spec, tmp_path):
     spec = write(IMAGES, num_classes=3)
     images, labels = np.zeros((30, 6, 4, 2), np.uint8), np.arange(30) % 3
-    np.savez(tmp_path / "same.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    np.savez(
+        tmp_path / "same.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9]
+    )
     other = dataclasses.replace(spec, name=f"npz:{tmp_path}/same.npz")
     assert data.check(spec) == [] and data.read(spec).holds_images
     assert data.read(spec).digest() == data.read(other).digest()
@@ -157,19 +166,31 @@ def test_shape_keys_of_images_are_checked(write):
     spec = write(IMAGES, num_classes=3, mean=(0.1,), std=(0.1,), crop_padding=4)
     keys = [problem.split("=")[0].removeprefix("Expected data.") for problem in data.check(spec)]
     assert keys == ["mean", "std", "crop_padding"]
-    assert "data.num_classes=0 to be at least 2" in only_problem(dataclasses.replace(spec, num_classes=0))
+    assert "data.num_classes=0 to be at least 2" in only_problem(
+        dataclasses.replace(spec, num_classes=0)
+    )
 
 
 def test_keys_of_images_are_refused_for_other_data(write):
-    keys = {"num_classes": 10, "crop_padding": 4, "horizontal_flip": True, "mean": (0.5,), "std": (0.5,)}
-    problems = data.check(write('return {"train": rows(8), "test": rows(2)}', **keys, data_dir="here"))
+    keys = {
+        "num_classes": 10,
+        "crop_padding": 4,
+        "horizontal_flip": True,
+        "mean": (0.5,),
+        "std": (0.5,),
+    }
+    problems = data.check(
+        write('return {"train": rows(8), "test": rows(2)}', **keys, data_dir="here")
+    )
     wanted = (
         "data_dir",
         "num_classes=10 to be 0",
         "crop_padding=4 to be 0",
         "horizontal_flip=True to be False",
     )
-    for problem, text in zip(problems, (*wanted, "mean=(0.5,) to be ()", "std=(0.5,) to be ()"), strict=True):
+    for problem, text in zip(
+        problems, (*wanted, "mean=(0.5,) to be ()", "std=(0.5,) to be ()"), strict=True
+    ):
         assert f"data.{text}" in problem
     assert all("It belongs to images" in problem for problem in problems[1:])
     assert data.check(write('return {"train": rows(8), "test": rows(2)}', num_classes=-3))
@@ -196,22 +217,40 @@ class Torn(dict):
         ('return {"train": rows(3), "test": {}}', "test of"),
         ('return {"train": rows(3), "test": {1: np.ones(2)}}', "test of"),
         ('return {"train": rows(3), "test": None}', "to hold numbers"),
-        ('return {"train": rows(3), "test": (np.ones(2), np.ones(2))}', "to be a mapping or an array"),
+        (
+            'return {"train": rows(3), "test": (np.ones(2), np.ones(2))}',
+            "to be a mapping or an array",
+        ),
         ('return {"train": rows(3), "test": {"x": [[1, 2], [3]]}}', "test['x'] of"),
         ('return {"train": rows(3), "test": {"x": ["a", "b"]}}', "of dtype <U1' to hold numbers"),
-        ('return {"train": rows(3), "test": {"x": [{1}, {2}]}}', "of dtype object' to hold numbers"),
+        (
+            'return {"train": rows(3), "test": {"x": [{1}, {2}]}}',
+            "of dtype object' to hold numbers",
+        ),
         ('return {"train": rows(3), "test": {"x": np.zeros(2, "M8[s]")}}', "to hold numbers"),
         ('return {"train": rows(3), "test": {"x": np.float32(1)}}', "of shape ()' to have an axis"),
-        ('return {"train": rows(3), "test": rows(0)}', "of shape (0,)' to have an axis of at least one"),
-        ('return {"train": rows(3) | {"y": np.ones(4)}, "test": rows(2) | {"y": np.ones(2)}}', "lengths of"),
-        ('return {"train": rows(3), "test": rows(2) | {"y": np.ones(2)}}', "test['y']\"] to be those of"),
+        (
+            'return {"train": rows(3), "test": rows(0)}',
+            "of shape (0,)' to have an axis of at least one",
+        ),
+        (
+            'return {"train": rows(3) | {"y": np.ones(4)}, "test": rows(2) | {"y": np.ones(2)}}',
+            "lengths of",
+        ),
+        (
+            'return {"train": rows(3), "test": rows(2) | {"y": np.ones(2)}}',
+            "test['y']\"] to be those of",
+        ),
         ('return {"train": rows(3), "test": {"x": {"z": np.ones(2)}}}', "test['x']['z']"),
         ('return {"train": rows(3), "test": np.ones(2)}', "=['test'] to be those of train"),
         (
             'return {"train": rows(3), "test": {"x": np.ones((2, 1), np.float32)}}',
             "((1,), 'float32') to be ((",
         ),
-        ('return {"train": rows(3), "test": {"x": np.ones(2)}}', "to be ((), 'float32'), as in train['x']"),
+        (
+            'return {"train": rows(3), "test": {"x": np.ones(2)}}',
+            "to be ((), 'float32'), as in train['x']",
+        ),
         ('raise OSError("no such disk")', "to return data. It raised OSError: no such disk"),
         ("raise SystemExit(3)", "It raised SystemExit: 3"),
         (
@@ -232,7 +271,9 @@ def test_a_wrong_result_is_refused_by_name(write, lines, message):
 def test_every_problem_of_a_result_is_reported(write):
     lines = 'return {"train": {"a": None, "b": "text", "c": {"d": []}}, "test": rows(2)}'
     problems = data.check(write(lines))
-    for problem, text in zip(problems, ("train['a']", "train['b']", "train['c']['d']"), strict=True):
+    for problem, text in zip(
+        problems, ("train['a']", "train['b']", "train['c']['d']"), strict=True
+    ):
         assert text in problem
 
 
@@ -260,7 +301,9 @@ def test_plain_arrays_of_every_kind_of_number_are_taken_in_native_order(write, d
 
 
 def test_the_arrays_of_the_user_stay_writable_while_the_sources_are_not(write):
-    spec = write('return {"train": {"x": TABLE}, "test": {"x": TABLE}}', head="TABLE = np.zeros((5, 2))")
+    spec = write(
+        'return {"train": {"x": TABLE}, "test": {"x": TABLE}}', head="TABLE = np.zeros((5, 2))"
+    )
     source = data.read(spec)
     table = __import__(spec.name.partition(":")[0]).TABLE
     table[0] = 0

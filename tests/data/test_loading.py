@@ -48,14 +48,18 @@ def test_validation_and_training_images_partition_the_training_set(make_spec):
     whole = data.load(make_spec())
     parts = data.load(make_spec(validation_fraction=0.2))
     assert rows(parts["train"]) | rows(parts["validation"]) == rows(whole["train"])
-    lengths = [len(split["labels"]) for split in (parts["train"], parts["validation"], whole["train"])]
+    lengths = [
+        len(split["labels"]) for split in (parts["train"], parts["validation"], whole["train"])
+    ]
     assert lengths[0] + lengths[1] == lengths[2] and "validation" not in whole
     assert np.array_equal(parts["test"]["images"], whole["test"]["images"])
 
 
 def test_labels_travel_with_their_images(make_spec):
     whole = data.load(make_spec())["train"]
-    label_of = {bytes(image): label for image, label in zip(whole["images"], whole["labels"], strict=True)}
+    label_of = {
+        bytes(image): label for image, label in zip(whole["images"], whole["labels"], strict=True)
+    }
     parts = data.load(make_spec(validation_fraction=0.2, train_fraction=0.5))
     for split in (parts["train"], parts["validation"]):
         assert [label_of[bytes(image)] for image in split["images"]] == split["labels"].tolist()
@@ -104,7 +108,10 @@ def test_digest_of_other_data_depends_on_paths_shapes_types_and_values_not_on_th
 
 
 def test_arrays_are_read_only(make_spec):
-    for loaded in (data.load(make_spec()), data.load(make_spec(train_fraction=0.5, test_fraction=0.5))):
+    for loaded in (
+        data.load(make_spec()),
+        data.load(make_spec(train_fraction=0.5, test_fraction=0.5)),
+    ):
         with pytest.raises(ValueError, match="read-only"):
             loaded["train"]["images"][0] = 0
         with pytest.raises(ValueError, match="read-only"):
@@ -116,7 +123,11 @@ def test_without_strata_examples_are_drawn_at_random_by_the_recorded_numbers(mak
     source = data.Source({"x": x}, {"x": x[:10]})
     spec = make_spec(validation_fraction=0.2, train_fraction=0.5, test_fraction=0.4, split_seed=5)
     parts = {name: rows["x"] for name, rows in data.split(source, spec).items()}
-    assert {name: len(rows) for name, rows in parts.items()} == {"train": 12, "validation": 6, "test": 4}
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "train": 12,
+        "validation": 6,
+        "test": 4,
+    }
     numbers = np.random.PCG64((5, 0)).random_raw(30)
     assert parts["validation"].tolist() == sorted(np.argsort(numbers)[:6].tolist())
     assert not set(parts["train"]) & set(parts["validation"])
@@ -159,7 +170,10 @@ def test_a_name_that_is_neither_built_in_nor_an_import_path_is_refused(make_spec
         ({"train_fraction": 0.005}, ["train_fraction"]),
         ({"validation_fraction": 0.0001}, ["validation_fraction"]),
         ({"validation_fraction": 0.9999}, ["train_fraction"]),
-        ({"validation_fraction": 0.001, "train_fraction": 0.001}, ["validation_fraction", "train_fraction"]),
+        (
+            {"validation_fraction": 0.001, "train_fraction": 0.001},
+            ["validation_fraction", "train_fraction"],
+        ),
     ],
 )
 def test_fractions_that_leave_a_class_without_images_are_refused(make_spec, keys, problem_keys):
@@ -181,7 +195,9 @@ def test_importing_the_package_loads_neither_tfds_nor_scikit_learn():
         "print([m for m in ('tensorflow_datasets', 'sklearn', 'PIL', 'tensorflow') if m in sys.modules])"
     )
     path = f"import sys; sys.path[:0] = {sys.path!r}; "
-    done = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", path + code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

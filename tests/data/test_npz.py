@@ -136,7 +136,11 @@ def test_all_missing_keys_are_named_at_once(spec_of, npz_arrays):
 @pytest.mark.parametrize(
     ("key", "array", "message"),
     [
-        ("x_train", np.zeros((30, 6, 6, 2), np.float32), "'float32' to be uint8. Store pixels as 0 .. 255"),
+        (
+            "x_train",
+            np.zeros((30, 6, 6, 2), np.float32),
+            "'float32' to be uint8. Store pixels as 0 .. 255",
+        ),
         ("x_train", np.zeros((30, 6, 6), np.uint8), "(30, 6, 6) to be [N, H, W, C]. Grey images"),
         ("x_test", np.zeros((9, 6, 5, 2), np.uint8), "(6, 5, 2) to be (6, 6, 2), as in npz:"),
         ("x_train", np.zeros((0, 6, 6, 2), np.uint8), "to have no empty axis"),

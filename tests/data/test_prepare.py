@@ -26,7 +26,9 @@ def official(tmp_path):
 def served(official, monkeypatch):
     """The archive's facts with the URL of a real server on this machine."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(official.file.parent))
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(official.file.parent)
+    )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{official.file.name}"
@@ -109,7 +111,10 @@ def test_a_changed_archive_is_refused_before_anything_is_written(official, tmp_p
     code = main(["cifar10", str(tmp_path / "tfds"), "--archive", str(official.file)])
     message = capsys.readouterr().err
     assert code == 2 and not (tmp_path / "tfds").exists()
-    assert f"to have SHA-256 {ARCHIVES['cifar10'].sha256}" in message and ARCHIVES["cifar10"].url in message
+    assert (
+        f"to have SHA-256 {ARCHIVES['cifar10'].sha256}" in message
+        and ARCHIVES["cifar10"].url in message
+    )
 
 
 def test_a_missing_archive_is_refused(tmp_path, capsys):

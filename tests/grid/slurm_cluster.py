@@ -1,8 +1,10 @@
-"""A real Slurm cluster of one node for tests: it lives in one directory and leaves no process behind.
+"""A real Slurm cluster of one node for tests: it lives in one directory and leaves no process
+behind.
 
-`cluster(directory)` runs munged, slurmctld and slurmd as this user, beside any Slurm that may already run:
-ports, sockets, key, logs and state are its own. They are children of a keeper (slurm_keeper.py) that ends
-them with the `with` block, or with the process that opened it. No systemd, cgroups, database or root needed.
+`cluster(directory)` runs munged, slurmctld and slurmd as this user, beside any Slurm that may
+already run: ports, sockets, key, logs and state are its own. They are children of a keeper
+(slurm_keeper.py) that ends them with the `with` block, or with the process that opened it. No
+systemd, cgroups, database or root needed.
 """
 
 import dataclasses
@@ -20,14 +22,24 @@ from pathlib import Path
 import slurm_keeper
 from slurm_keeper import NODE, START_SECONDS, becomes_true
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
+PROGRAMS = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "scontrol",
+    "squeue",
+    "sinfo",
+    "scancel",
+)
 INSTALL = "apt-get install slurmctld slurmd slurm-client munge"
 LONGEST_DIRECTORY = 70  # sockets lie in it, and the path of a Unix socket ends at 107 bytes
 STOP_SECONDS = 30.0
 
-# What is not plain: cred_expire is also how long a requeued job waits, 120 s unless set (below 5 is ignored);
-# without RealMemory every --mem is refused; MinJobAge keeps ended jobs visible to squeue, as there is no
-# accounting; task/affinity binds tasks to their CPUs without cgroups.
+# What is not plain: cred_expire is also how long a requeued job waits, 120 s unless set (below 5 is
+# ignored); without RealMemory every --mem is refused; MinJobAge keeps ended jobs visible to squeue,
+# as there is no accounting; task/affinity binds tasks to their CPUs without cgroups.
 SLURM_CONF = """\
 ClusterName=earlyprune
 SlurmctldHost={host}(127.0.0.1)
@@ -79,7 +91,8 @@ class Cluster:
 
     Attributes:
         directory: Everything of it; `*.log` for the curious.
-        environment: What programs that submit to it must see: SLURM_CONF, PATH, no outer Slurm's variables.
+        environment: What programs that submit to it must see: SLURM_CONF, PATH, no outer Slurm's
+            variables.
         keeper_pid: The process that all of its processes descend from.
     """
 
@@ -104,7 +117,8 @@ def cluster(directory: Path) -> Iterator[Cluster]:
     """Runs a Slurm cluster of this machine's CPUs while the block runs.
 
     Args:
-        directory: Made here; must not have served a cluster before, for job numbers start at 1 again.
+        directory: Made here; must not have served a cluster before, for job numbers start at 1
+            again.
 
     Yields:
         The cluster, its node idle.
@@ -138,7 +152,9 @@ def cluster(directory: Path) -> Iterator[Cluster]:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    inherited = {name: text for name, text in os.environ.items() if not re.match("SLURM|SBATCH|SRUN", name)}
+    inherited = {
+        name: text for name, text in os.environ.items() if not re.match("SLURM|SBATCH|SRUN", name)
+    }
     # The daemons lie where a user's PATH does not lead.
     path = f"{inherited.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return inherited | {"PATH": path, "SLURM_CONF": f"{directory}/slurm.conf"}
@@ -172,7 +188,8 @@ def _write_settings(directory: Path, environment: Mapping[str, str]) -> None:
 
 
 def _cgroup_conf(environment: Mapping[str, str]) -> str:
-    """Newer releases look for cgroups even where no plugin uses them; older ones do not know the word."""
+    """Newer releases look for cgroups even where no plugin uses them; older ones do not know the
+    word."""
     text = subprocess.run(
         ["slurmd", "-V"], env=environment, check=True, text=True, stdout=subprocess.PIPE
     ).stdout
@@ -196,14 +213,22 @@ def _wait_until_idle(running: Cluster, keeper: subprocess.Popen[bytes]) -> None:
         if not (running.directory / slurm_keeper.STARTED).exists():
             return False
         answer = subprocess.run(
-            ["sinfo", "-h", "-o", "%T"], env=running.environment, capture_output=True, text=True, timeout=60
+            ["sinfo", "-h", "-o", "%T"],
+            env=running.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         return answer.stdout.strip() == "idle"
 
     if not becomes_true(idle, START_SECONDS):
-        raise SlurmFailed(f"The node was not idle within {START_SECONDS:.0f} s.\n{_logs(running.directory)}")
+        raise SlurmFailed(
+            f"The node was not idle within {START_SECONDS:.0f} s.\n{_logs(running.directory)}"
+        )
 
 
 def _logs(directory: Path) -> str:
-    tails = (f"--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(directory.glob("*.log")))
+    tails = (
+        f"--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(directory.glob("*.log"))
+    )
     return "\n".join(tails)

@@ -2,9 +2,9 @@
 
     python slurm_keeper.py DIRECTORY
 
-starts munged, slurmctld and slurmd as DIRECTORY's files tell, and ends them at SIGTERM or at the end of its
-stdin, so also when whoever started it is killed. What slurmd detaches (its step daemons and with them the
-jobs' tasks) falls to the keeper as an orphan and is killed with the rest.
+starts munged, slurmctld and slurmd as DIRECTORY's files tell, and ends them at SIGTERM or at the
+end of its stdin, so also when whoever started it is killed. What slurmd detaches (its step daemons
+and with them the jobs' tasks) falls to the keeper as an orphan and is killed with the rest.
 """
 
 import ctypes

@@ -13,7 +13,9 @@ from earlyprune_jax.grid.members import Comparison, Run
 
 MEMBER = online()
 # tr(F) is largest at epoch 2; peak(patience=2) knows at 4.
-HISTORY = [{"epoch": epoch, "fisher_trace": value} for epoch, value in enumerate((1.0, 9.0, 3.0, 2.0), 1)]
+HISTORY = [
+    {"epoch": epoch, "fisher_trace": value} for epoch, value in enumerate((1.0, 9.0, 3.0, 2.0), 1)
+]
 FIRED = {"status": "finished", "epoch": 4, "fired": {"epoch": 4, "marked_epoch": 2, "reason": ""}}
 
 
@@ -79,7 +81,10 @@ def test_a_rule_that_never_fired_without_a_fallback_leaves_the_network_dense_and
 
 def test_a_trunk_that_diverged_leaves_nothing_to_prune(spec):
     diverged = {"status": "diverged", "epoch": 3, "step": 20}
-    assert departure(spec, MEMBER, diverged, HISTORY[:2]).sentence == "trunk seed 0 diverged in epoch 3"
+    assert (
+        departure(spec, MEMBER, diverged, HISTORY[:2]).sentence
+        == "trunk seed 0 diverged in epoch 3"
+    )
     late, early = fork(3), fork(2)
     assert departure(spec, late, diverged, []).fork is None
     assert departure(spec, early, diverged, []).fork == early
@@ -90,11 +95,14 @@ def test_a_grid_has_no_stopping_rule(spec):
 
 
 def test_every_cell_of_a_seed_shares_one_trunk(spec):
-    two = dataclasses.replace(spec, pruning=dataclasses.replace(spec.pruning, sparsities=(0.5, 0.9)))
+    two = dataclasses.replace(
+        spec, pruning=dataclasses.replace(spec.pruning, sparsities=(0.5, 0.9))
+    )
     runs = plan.members(two)
     assert runs[0] == trunk()
     assert runs[1:] == [dataclasses.replace(MEMBER, sparsity=sparsity) for sparsity in (0.5, 0.9)]
-    # 8 epochs are shared by the dense and the first pruned part; a second pruned part adds at most 7.
+    # 8 epochs are shared by the dense and the first pruned part; a second pruned part adds at most
+    # 7.
     assert plan.cost(spec, runs_of(spec), steps_per_epoch=5, state_bytes=1).num_epochs == 8
     assert plan.cost(two, runs_of(two), steps_per_epoch=5, state_bytes=1).num_epochs == 15
 

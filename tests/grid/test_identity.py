@@ -1,4 +1,5 @@
-"""What a member is called: by what decides its numbers, and neither by a grid's axes nor by what is swept."""
+"""What a member is called: by what decides its numbers, and neither by a grid's axes nor by what is
+swept."""
 
 import dataclasses
 
@@ -18,7 +19,11 @@ def resolve(npz, *changes, base=tiny_experiment):
 
 
 def directories(spec, kind: type = object) -> list[str]:
-    return [identity.directory(spec, member) for member in plan.members(spec) if isinstance(member, kind)]
+    return [
+        identity.directory(spec, member)
+        for member in plan.members(spec)
+        if isinstance(member, kind)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -43,14 +48,18 @@ def directories(spec, kind: type = object) -> list[str]:
     ],
     ids=lambda change: change[0],
 )
-def test_nothing_of_pruning_or_forks_renames_a_trunk_that_follows_masks_and_weights(tiny_npz, change):
+def test_nothing_of_pruning_or_forks_renames_a_trunk_that_follows_masks_and_weights(
+    tiny_npz, change
+):
     before, after = resolve(tiny_npz), resolve(tiny_npz, change)
     assert "mask_distance" in before.signals.names
     assert directories(before, Trunk) == directories(after, Trunk)
 
 
 def test_a_custom_length_renames_forks_and_no_trunk(tiny_npz):
-    specs = [resolve(tiny_npz, ("fork.rules", "custom"), ("fork.length", text)) for text in ("2", "3")]
+    specs = [
+        resolve(tiny_npz, ("fork.rules", "custom"), ("fork.length", text)) for text in ("2", "3")
+    ]
     assert directories(specs[0], Trunk) == directories(specs[1], Trunk)
     assert not set(directories(specs[0], Fork)) & set(directories(specs[1], Fork))
 
@@ -130,7 +139,9 @@ def test_rows_are_settings_of_their_own_and_lists_multiply_them(tiny_npz):
 
 def test_a_label_tells_members_of_one_study_apart(tiny_npz):
     changes = (("sweep.optim.momentum", "0.5,0.9"), ("sweep.fork.constant_num_epochs", "2,3"))
-    members = plan.members(resolve(tiny_npz, *changes, ("fork.num_replicates", "2"), ("train.seeds", "0,1")))
+    members = plan.members(
+        resolve(tiny_npz, *changes, ("fork.num_replicates", "2"), ("train.seeds", "0,1"))
+    )
     assert len({label(member) for member in members}) == len(members)
     assert label(fork(2)) == "fork seed 0 at 2, magnitude global 0.5 paper_a"
 
@@ -138,7 +149,9 @@ def test_a_label_tells_members_of_one_study_apart(tiny_npz):
 def test_a_members_directory_names_its_setting_and_its_cell(tiny_npz):
     spec = resolve(tiny_npz, base=linear_experiment)
     assert identity.words(spec, trunk(3)) == "trunks/own_code-Linear_1_exponential_seed-3"
-    own = dataclasses.replace(fork(2), criterion="own_code:signed", rule="own_code:half_rate(epochs=2)")
+    own = dataclasses.replace(
+        fork(2), criterion="own_code:signed", rule="own_code:half_rate(epochs=2)"
+    )
     cell = "epoch-2_own_code-signed_global_s0.5_own_code-half_rate-epochs-2_r0"
     assert identity.words(spec, own) == f"forks/own_code-Linear_1_exponential_seed-0_{cell}"
 
@@ -200,8 +213,12 @@ def test_a_sweep_that_makes_no_sense_is_refused_by_key(tiny_npz, changes, words)
 
 
 def test_a_config_file_sweeps_as_a_command_line_does_with_rows_nested_or_in_full(tiny_npz):
-    settings = tuple(Setting((("optim.momentum", value), ("train.batch_size", 4))) for value in (0.5, 0.9))
-    told = resolve(tiny_npz, ("sweep.optim.momentum", "0.5,0.9"), ("sweep.rows", "[{'train.batch_size': 4}]"))
+    settings = tuple(
+        Setting((("optim.momentum", value), ("train.batch_size", 4))) for value in (0.5, 0.9)
+    )
+    told = resolve(
+        tiny_npz, ("sweep.optim.momentum", "0.5,0.9"), ("sweep.rows", "[{'train.batch_size': 4}]")
+    )
     for rows in (({"train": {"batch_size": 4}},), [{"train.batch_size": 4}]):
         base = tiny_experiment(tiny_npz)
         base.sweep = {"optim": {"momentum": (0.5, 0.9)}, "rows": rows}

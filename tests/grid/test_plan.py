@@ -47,7 +47,9 @@ def test_every_combination_of_all_axes_is_a_member_once(every_axis):
     # What decides forks alone shares trunks.
     assert len(trunks) == 2 * 2 * 2 * 2
     assert len(every_axis.settings()) == 2 * 2 * 2 * 2
-    cells = itertools.product((1, 2), ("magnitude", "random"), (0.5, 0.9), ("constant", "paper_a"), (0, 1))
+    cells = itertools.product(
+        (1, 2), ("magnitude", "random"), (0.5, 0.9), ("constant", "paper_a"), (0, 1)
+    )
     cells = list(cells)
     assert forks == {
         Fork(setting, seed, epoch, criterion, "global", sparsity, rule, replicate)
@@ -58,7 +60,9 @@ def test_every_combination_of_all_axes_is_a_member_once(every_axis):
     assert sum(isinstance(member, Comparison) for member in members) == len(forks) // 2
 
 
-def test_a_trunk_stands_before_what_starts_from_it_and_replicates_before_their_comparison(every_axis):
+def test_a_trunk_stands_before_what_starts_from_it_and_replicates_before_their_comparison(
+    every_axis,
+):
     place = {member: index for index, member in enumerate(plan.members(every_axis))}
     for member, index in place.items():
         if isinstance(member, Fork):

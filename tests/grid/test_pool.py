@@ -1,4 +1,5 @@
-"""Worker processes: the table of one process, killed workers, one compilation, ends that are reported."""
+"""Worker processes: the table of one process, killed workers, one compilation, ends that are
+reported."""
 
 import csv
 import os
@@ -21,7 +22,8 @@ NUM_KILLS = 5
 DEADLINE_SECONDS = 600
 
 pytestmark = pytest.mark.skipif(
-    len(options.usable_cores()) < 2 or not Path("/proc/self/task").is_dir(), reason="needs Linux and 2 cores"
+    len(options.usable_cores()) < 2 or not Path("/proc/self/task").is_dir(),
+    reason="needs Linux and 2 cores",
 )
 
 
@@ -54,7 +56,9 @@ def command(npz: Path, workdir: Path, *more: str) -> list[str]:
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        arguments, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def children(pid: int) -> list[int]:
@@ -63,7 +67,11 @@ def children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         found += [int(child) for child in task.read_text().split()]
     lines = {child: Path(f"/proc/{child}/cmdline") for child in found}
-    return [child for child, line in lines.items() if line.exists() and b"grid.worker" in line.read_bytes()]
+    return [
+        child
+        for child, line in lines.items()
+        if line.exists() and b"grid.worker" in line.read_bytes()
+    ]
 
 
 def num_epochs(workdir: Path) -> int:
@@ -73,7 +81,8 @@ def num_epochs(workdir: Path) -> int:
 def table(workdir: Path) -> list[dict[str, str]]:
     with (workdir / "results.csv").open() as file:
         return [
-            {name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)
+            {name: cell for name, cell in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
         ]
 
 
@@ -130,7 +139,9 @@ def test_a_finished_grid_is_not_trained_again(undisturbed, tiny_npz):
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/metrics.jsonl")} == before
 
 
-def test_sigterm_stops_the_workers_too_and_the_same_command_goes_on(tiny_npz, tmp_path, undisturbed):
+def test_sigterm_stops_the_workers_too_and_the_same_command_goes_on(
+    tiny_npz, tmp_path, undisturbed
+):
     workdir = tmp_path / "run"
     process = start(command(tiny_npz, workdir))
     deadline = time.monotonic() + DEADLINE_SECONDS

@@ -1,4 +1,5 @@
-"""How a pool takes what its workers say and how they end: scripted processes in the workers' places."""
+"""How a pool takes what its workers say and how they end: scripted processes in the workers'
+places."""
 
 import subprocess
 import sys
@@ -36,7 +37,11 @@ class Scripted(Pool):
         self.started += 1
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=pipe, stdout=pipe, encoding="utf-8", errors="replace"
+            [sys.executable, "-c", program],
+            stdin=pipe,
+            stdout=pipe,
+            encoding="utf-8",
+            errors="replace",
         )
         threading.Thread(target=self._listen, args=(place, process, {}), daemon=True).start()
         return process

@@ -24,7 +24,11 @@ from earlyprune_jax.training import cohort, criteria, loop
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
-QUICK = (("signals.names", "kl_uniform"), ("fork.rules", "constant"), ("fork.constant_num_epochs", "1"))
+QUICK = (
+    ("signals.names", "kl_uniform"),
+    ("fork.rules", "constant"),
+    ("fork.constant_num_epochs", "1"),
+)
 
 
 def resolve(npz, *changes):
@@ -43,7 +47,8 @@ def modified(workdir):
 
 @pytest.fixture(scope="module")
 def grown(tiny_npz, tmp_path_factory):
-    """A grid of one fork, and in the same workdir one of more epochs, sparsities, seeds and replicates."""
+    """A grid of one fork, and in the same workdir one of more epochs, sparsities, seeds and
+    replicates."""
     workdir = tmp_path_factory.mktemp("grown") / "run"
     run(resolve(tiny_npz), workdir)
     before = modified(workdir)
@@ -74,7 +79,9 @@ def test_a_fork_of_a_grown_grid_is_bitwise_what_it_is_in_a_fresh_one(grown, tiny
     fresh = resolve(tiny_npz, ("fork.epochs", "3"), ("pruning.sparsities", "0.9"))
     run(fresh, tmp_path / "fresh")
     member = fork(3, "constant", 0.9)
-    assert store(tmp_path / "fresh", member).sha256(4) == store(workdir, member).sha256(4) is not None
+    assert (
+        store(tmp_path / "fresh", member).sha256(4) == store(workdir, member).sha256(4) is not None
+    )
 
 
 def test_a_comparison_is_that_of_its_replicates_saved_networks(grown):
@@ -87,7 +94,9 @@ def test_a_comparison_is_that_of_its_replicates_saved_networks(grown):
     batches = zip(*engine.log_probs(states, "train"), strict=True)
     first, second = (np.concatenate(rows) for rows in batches)
     assert first.shape == (40, 2)
-    (path,) = workdir.glob("comparisons/*seed-0_epoch-3_magnitude_global_s0.9_constant_n2-*/result.json")
+    (path,) = workdir.glob(
+        "comparisons/*seed-0_epoch-3_magnitude_global_s0.9_constant_n2-*/result.json"
+    )
     measured = json.loads(path.read_text())
     assert measured["num_examples"] == 40
     # Paper B, Eq. (1), written out.
@@ -100,7 +109,9 @@ def test_a_comparison_is_that_of_its_replicates_saved_networks(grown):
 
 def test_every_cell_of_replicates_has_a_comparison(grown):
     _, workdir, _ = grown
-    found = [json.loads(path.read_text())["status"] for path in workdir.glob("comparisons/*/result.json")]
+    found = [
+        json.loads(path.read_text())["status"] for path in workdir.glob("comparisons/*/result.json")
+    ]
     assert found == ["finished"] * 8
 
 
@@ -109,7 +120,9 @@ def test_a_fork_epoch_that_a_finished_trunk_did_not_keep_is_refused(tiny_npz, tm
     run(resolve(tiny_npz, kept), tmp_path / "run")
     larger = resolve(tiny_npz, kept, ("fork.epochs", "1,2,4"))
     before = modified(tmp_path / "run")
-    with pytest.raises(InvalidInput, match=r"fork.epochs=\(1,\) to be among the checkpoints.*Kept: \[2, 4\]"):
+    with pytest.raises(
+        InvalidInput, match=r"fork.epochs=\(1,\) to be among the checkpoints.*Kept: \[2, 4\]"
+    ):
         run(larger, tmp_path / "run")
     assert modified(tmp_path / "run") == before
 
@@ -154,7 +167,9 @@ def test_in_a_batch_only_the_member_that_raises_fails(tiny_npz, tmp_path, monkey
     assert "3 finished, 0 diverged, 0 skipped, 1 failed" in text
 
 
-def test_forks_of_a_trunk_that_failed_start_from_the_checkpoints_it_has_left(tiny_npz, tmp_path, monkeypatch):
+def test_forks_of_a_trunk_that_failed_start_from_the_checkpoints_it_has_left(
+    tiny_npz, tmp_path, monkeypatch
+):
     record = loop._Progress.record
 
     def sometimes(self, *arguments):
@@ -260,7 +275,9 @@ def test_a_comparison_that_fails_has_no_epoch(tiny_npz, tmp_path, monkeypatch):
     assert json.loads(path.read_text()).keys() == {"status", "reason"}
 
 
-def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(tiny_npz, tmp_path, monkeypatch):
+def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(
+    tiny_npz, tmp_path, monkeypatch
+):
     held = fork(1, "constant")
     asked = iter([True, True])
 
@@ -292,7 +309,9 @@ def test_a_checkpoint_that_no_fork_needs_any_more_may_be_gone(tiny_npz, tmp_path
     changes = (kept, ("fork.epochs", "1,3"))
     run(resolve(tiny_npz, *changes), tmp_path / "run")
     description = locate(tmp_path / "run", trunk()) / "run.json"
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"kept_epochs": [3, 4]}))
+    description.write_text(
+        json.dumps(json.loads(description.read_text()) | {"kept_epochs": [3, 4]})
+    )
     store(tmp_path / "run", trunk()).keep_only({3, 4})
     text, _ = run(resolve(tiny_npz, *changes), tmp_path / "run")
     assert "3 finished" in text
@@ -307,7 +326,9 @@ def test_what_is_left_to_do_counts_members_that_failed(tiny_npz, tmp_path, monke
     assert "Left to do: 1 runs, 5 training steps" in preview.preview(Study(spec, tmp_path / "run"))
 
 
-def test_forks_of_a_trunk_that_failed_are_skipped_and_tried_again_with_it(tiny_npz, tmp_path, monkeypatch):
+def test_forks_of_a_trunk_that_failed_are_skipped_and_tried_again_with_it(
+    tiny_npz, tmp_path, monkeypatch
+):
     spec = resolve(tiny_npz, ("fork.num_replicates", "2"), ("fork.comparisons", "disagreement"))
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "described_trunk", lambda *arguments: 1 / 0)
@@ -344,7 +365,9 @@ def test_when_time_is_up_all_is_kept_and_the_same_call_goes_on_to_the_same_end(
     for epochs_allowed in (3, 2, 100):
         asked = iter([False] * 2 + [False] * epochs_allowed)
         with monkeypatch.context() as patched:
-            patched.setattr(options, "stop_at", lambda moment, asked=asked: lambda: next(asked, True))
+            patched.setattr(
+                options, "stop_at", lambda moment, asked=asked: lambda: next(asked, True)
+            )
             run(spec, tmp_path / "parts")
         unfinished = experiment.standing(spec, tmp_path / "parts") == experiment.UNFINISHED
         assert unfinished == (epochs_allowed < 100)
@@ -394,7 +417,9 @@ def test_a_search_tries_cells_around_the_best_and_stops_at_its_number(tiny_npz, 
         ({"max_minutes": float("nan")}, "--max_minutes=nan"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_before_anything_is_written(tiny_npz, tmp_path, how, words):
+def test_options_that_make_no_sense_are_refused_before_anything_is_written(
+    tiny_npz, tmp_path, how, words
+):
     with pytest.raises(InvalidInput) as caught:
         run(resolve(tiny_npz), tmp_path / "run", **how)
     assert words in str(caught.value)
@@ -408,7 +433,9 @@ def test_a_batch_compiles_once_whatever_the_number_of_forks_in_it(tiny_npz, tmp_
     assert names.count("train_steps") == names.count("eval_steps") == 1
 
 
-def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_other(tiny_npz, tmp_path):
+def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_other(
+    tiny_npz, tmp_path
+):
     spec = resolve(tiny_npz, ("fork.num_replicates", "4"))
     study = Study(spec, tmp_path / "run")
     for number in (0, 2):
@@ -458,5 +485,8 @@ def test_a_table_that_cannot_be_written_meanwhile_fails_no_run(tiny_npz, tmp_pat
 def test_another_rule_to_replay_is_no_other_study(tiny_npz, tmp_path):
     run(resolve(tiny_npz), tmp_path / "run")
     before = modified(tmp_path / "run")
-    run(resolve(tiny_npz, ("fork.trigger", "epoch(3)"), ("fork.fallback_epoch", "1")), tmp_path / "run")
+    run(
+        resolve(tiny_npz, ("fork.trigger", "epoch(3)"), ("fork.fallback_epoch", "1")),
+        tmp_path / "run",
+    )
     assert modified(tmp_path / "run") == before

@@ -62,7 +62,9 @@ def test_a_cell_that_came_to_nothing_counts_as_the_worst_and_is_not_tried_again(
         return None if cell[0] == 16 else two_regimes(cell)
 
     scores, _ = searched(score)
-    assert best_epochs({cell: value for cell, value in scores.items() if value is not None})[0.7] == 6
+    assert (
+        best_epochs({cell: value for cell, value in scores.items() if value is not None})[0.7] == 6
+    )
     assert all(value is None for cell, value in scores.items() if cell[0] == 16)
 
 

@@ -1,4 +1,5 @@
-"""Studies on Slurm. What needs no cluster is in the default suite; the rest, in some six minutes, with
+"""Studies on Slurm. What needs no cluster is in the default suite; the rest, in some six minutes,
+with
 
 apt-get install -y slurmctld slurmd slurm-client munge && \
     pip install -e '.[slurm,test]' && pytest -m slurm tests/grid
@@ -63,14 +64,22 @@ def complaints(arguments: list[str], capsys) -> str:
 
 def test_every_wrong_flag_is_named_at_once(capsys, tiny_file):
     wrong = ["minuts=4", "cpus=two", "extra="]
-    said = complaints([f"--config={tiny_file}", "--slurm", *(f"--slurm.{one}" for one in wrong)], capsys)
+    said = complaints(
+        [f"--config={tiny_file}", "--slurm", *(f"--slurm.{one}" for one in wrong)], capsys
+    )
     assert "Unknown flag --slurm.minuts. Did you mean 'minutes'?" in said
     assert "Expected --slurm.cpus='two' to be a whole number." in said
     assert said.startswith("earlyprune_jax: 2 problems:")
 
 
 def test_every_wrong_value_is_named_at_once_and_nothing_is_written(capsys, tiny_file, tmp_path):
-    flags = ["--slurm.cpus=0", "--slurm.gpus=-1", "--slurm.extra=time=4", "--slurm.extra=", "--max_minutes=3"]
+    flags = [
+        "--slurm.cpus=0",
+        "--slurm.gpus=-1",
+        "--slurm.extra=time=4",
+        "--slurm.extra=",
+        "--max_minutes=3",
+    ]
     workdir = tmp_path / "run"
     arguments = [f"--config={tiny_file}", f"--workdir={workdir}", "--dry_run", "--slurm", *flags]
     said = complaints(arguments, capsys)
@@ -90,7 +99,9 @@ def test_workers_are_counted_on_the_cores_of_a_task(capsys, tiny_file):
     assert "in [1, 3]" in complaints([*arguments, "--workers=4"], capsys)
     assert main.main([*arguments, "--workers=3"]) == main.main([*arguments, "--workers=auto"]) == 0
     assert "--slurm.gpus=-1 to be at least 0" in complaints([*arguments, "--slurm.gpus=-1"], capsys)
-    assert "to be 1 with --slurm.gpus" in complaints([*arguments, "--workers=2", "--slurm.gpus=1"], capsys)
+    assert "to be 1 with --slurm.gpus" in complaints(
+        [*arguments, "--workers=2", "--slurm.gpus=1"], capsys
+    )
 
 
 def test_without_submitit_and_slurm_both_are_asked_for_and_nothing_is_written(
@@ -108,7 +119,13 @@ def test_without_submitit_and_slurm_both_are_asked_for_and_nothing_is_written(
 def test_a_dry_run_shows_the_stages_and_needs_no_slurm(capsys, tiny_file, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     workdir = tmp_path / "run"
-    flags = ["--slurm", "--slurm.num_tasks=4", "--slurm.cpus=2", "--slurm.gpus=1", "--slurm.memory_gb=7.5"]
+    flags = [
+        "--slurm",
+        "--slurm.num_tasks=4",
+        "--slurm.cpus=2",
+        "--slurm.gpus=1",
+        "--slurm.memory_gb=7.5",
+    ]
     assert main.main([f"--config={tiny_file}", f"--workdir={workdir}", "--dry_run", *flags]) == 0
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "Slurm: each task 60 minutes, 2 cores, 1 GPU, 7.5 GB; a stage begins when the one before has ended",
@@ -120,7 +137,9 @@ def test_a_dry_run_shows_the_stages_and_needs_no_slurm(capsys, tiny_file, tmp_pa
 
 
 def test_options_reach_sbatch_under_the_names_submitit_knows():
-    options = SlurmOptions("gpu", 90, 4, 1, 8.0, 10, 5, ("account=me", "--exclusive", "gres=gpu:a100:1"))
+    options = SlurmOptions(
+        "gpu", 90, 4, 1, 8.0, 10, 5, ("account=me", "--exclusive", "gres=gpu:a100:1")
+    )
     told = options.parameters("a-name", after="12")
     assert told.pop("slurm_additional_parameters") == {
         "requeue": True,
@@ -157,7 +176,8 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def submit(slurm: Cluster, capsys, monkeypatch) -> Callable[..., list[str]]:
-    """Runs the command line, which calls sbatch with this process's environment; returns job ids."""
+    """Runs the command line, which calls sbatch with this process's environment; returns job
+    ids."""
     for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH", "SRUN"))]:
         monkeypatch.delenv(name)
     for name in ("SLURM_CONF", "PATH"):
@@ -190,7 +210,11 @@ def run_here(arguments: list[str]) -> None:
     command = ["taskset", "-c", str(core), sys.executable, "-m", "earlyprune_jax.main", *arguments]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     subprocess.run(
-        command, check=True, env=os.environ | {"PYTHONPATH": path}, cwd=ROOT, stdout=subprocess.DEVNULL
+        command,
+        check=True,
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -202,7 +226,8 @@ def table(workdir: Path, name: str = "results.csv") -> list[dict[str, str]]:
 
 def comparisons(workdir: Path) -> dict[str, dict]:
     found = {
-        path.parent.name: json.loads(path.read_text()) for path in workdir.glob("comparisons/*/result.json")
+        path.parent.name: json.loads(path.read_text())
+        for path in workdir.glob("comparisons/*/result.json")
     }
     assert len(found) == 6
     return found
@@ -234,7 +259,9 @@ def assert_each_epoch_is_there_once(workdir: Path, num_runs: int) -> None:
     assert len(described) == num_runs
     for path in described:
         run = json.loads(path.read_text())
-        assert epochs_on_record(path.parent) == [*range(run["first_epoch"] + 1, run["last_epoch"] + 1)], path
+        assert epochs_on_record(path.parent) == [
+            *range(run["first_epoch"] + 1, run["last_epoch"] + 1)
+        ], path
 
 
 def logged(workdir: Path) -> str:
@@ -319,8 +346,12 @@ class Counting:
 
 
 @pytest.mark.slurm
-def test_what_takes_longer_than_the_limit_is_requeued_and_goes_on(slurm, submit, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]), prepend=os.pathsep)
+def test_what_takes_longer_than_the_limit_is_requeued_and_goes_on(
+    slurm, submit, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]), prepend=os.pathsep
+    )
     one, other = Counting(tmp_path / "one"), Counting(tmp_path / "other")
     stages = [("first", [one]), ("second", [other])]
     first, second = arrays.submit(stages, SlurmOptions(minutes=1), tmp_path / "logs")

@@ -1,6 +1,7 @@
 """Slurm for real: what the grid's arrays rely on, on one machine.
 
-On a bare Debian machine with 2 cores, as root (what follows apt-get: as any user), in half a minute:
+On a bare Debian machine with 2 cores, as root (what follows apt-get: as any user), in half a
+minute:
 
     apt-get install -y slurmctld slurmd slurm-client munge && \
         pip install -e '.[slurm,test]' && pytest -m slurm tests/grid
@@ -44,7 +45,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def mention(directory: Path) -> set[int]:
-    """The processes whose command or environment names the directory, as every one of a cluster does."""
+    """The processes whose command or environment names the directory, as every one of a cluster
+    does."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -77,7 +79,8 @@ def slurm(new_directory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def executor(slurm, tmp_path, monkeypatch):
-    """Of arrays whose tasks have one CPU each; submitit calls sbatch with this process's environment."""
+    """Of arrays whose tasks have one CPU each; submitit calls sbatch with this process's
+    environment."""
     submitit = pytest.importorskip("submitit", reason="pip install 'earlyprune-jax[slurm]'")
     for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH", "SRUN"))]:
         monkeypatch.delenv(name)
@@ -167,7 +170,9 @@ def test_a_killed_test_process_takes_its_cluster_with_it(slurm, new_directory, t
 
 def test_a_directory_in_which_sockets_would_not_fit_is_refused_with_the_remedy(tmp_path):
     with (
-        pytest.raises(ValueError, match=r"at most 70 characters. Give pytest a shorter --basetemp."),
+        pytest.raises(
+            ValueError, match=r"at most 70 characters. Give pytest a shorter --basetemp."
+        ),
         cluster(tmp_path / ("d" * 70)),
     ):
         pass

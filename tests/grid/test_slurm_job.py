@@ -1,4 +1,5 @@
-"""What a job of Slurm does at its limit and on signals: real processes; scontrol only takes notes."""
+"""What a job of Slurm does at its limit and on signals: real processes; scontrol only takes
+notes."""
 
 import os
 import signal
@@ -89,7 +90,9 @@ def test_a_job_that_gets_nowhere_within_its_limit_fails_and_is_not_requeued(tmp_
     assert "raise --slurm.minutes" in errors
 
 
-def test_a_job_whose_workers_have_left_with_nothing_done_fails_at_once_and_is_not_requeued(tmp_path):
+def test_a_job_whose_workers_have_left_with_nothing_done_fails_at_once_and_is_not_requeued(
+    tmp_path,
+):
     code, _, errors, asked = Job(tmp_path, num_epochs=1001, seconds=60).end()
     assert (code, asked) == (1, "")
     assert "nobody is left to train one" in errors

@@ -49,13 +49,17 @@ def cell(member):
 @pytest.mark.parametrize("grid", GRIDS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), most=st.integers(1, 12))
-def test_what_is_left_is_in_one_part_each_cells_are_whole_and_nothing_else_is_there(grid, data, most):
+def test_what_is_left_is_in_one_part_each_cells_are_whole_and_nothing_else_is_there(
+    grid, data, most
+):
     spec, members = planned(grid)
     left = [member for member in members if data.draw(st.booleans())]
     found = stages.cut(spec, left, most, steps_per_epoch)
     parts = [*found.trunks, *found.pruned]
     assert Counter(member for part in parts for member in part.members) == Counter(left)
-    assert [part.members for part in found.trunks] == [(one,) for one in left if isinstance(one, Trunk)]
+    assert [part.members for part in found.trunks] == [
+        (one,) for one in left if isinstance(one, Trunk)
+    ]
     assert len(found.pruned) <= most
     assert all(part.members for part in parts)
     pruned = {cell(one) for one in left if not isinstance(one, Trunk)}

@@ -1,4 +1,5 @@
-"""How wide batches of forks are: asked for, measured once, narrowed; and no engine built in vain."""
+"""How wide batches of forks are: asked for, measured once, narrowed; and no engine built in
+vain."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -41,7 +42,9 @@ def test_no_engine_is_built_where_the_width_is_known(spec, tmp_path):
     assert Widths(spec, no_engine, asked=4, most=9, folder=tmp_path).of(fork(2)) == 4
 
 
-def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(spec, tmp_path, batches):
+def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(
+    spec, tmp_path, batches
+):
     assert Widths(spec, no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
 
 
@@ -64,7 +67,9 @@ def test_a_width_as_wide_as_the_grid_was_is_measured_again_when_the_grid_has_gro
     tmp_path, monkeypatch, batches
 ):
     asked = []
-    monkeypatch.setattr(width, "measure", lambda engine, most: (asked.append(most), min(most, 64))[1])
+    monkeypatch.setattr(
+        width, "measure", lambda engine, most: (asked.append(most), min(most, 64))[1]
+    )
     engine = on_devices(1)(SETTING)
     found = [width.measured(engine, most, tmp_path / "w") for most in (2, 2, 100, 50, 1000)]  # type: ignore[arg-type]
     assert found == [2, 2, 64, 50, 64]

@@ -44,7 +44,13 @@ def count(params):
 
 
 def test_every_published_name_is_known_and_no_other():
-    assert set(models.names()) == {"resnet8", "resnet14", "preresnet8", "preresnet14", *CIFAR10_PARAMETERS}
+    assert set(models.names()) == {
+        "resnet8",
+        "resnet14",
+        "preresnet8",
+        "preresnet14",
+        *CIFAR10_PARAMETERS,
+    }
 
 
 @pytest.mark.parametrize("name", CIFAR10_PARAMETERS)
@@ -101,9 +107,11 @@ def test_paths_are_the_documented_ones():
     } <= paths
     assert "stage1_block0/shortcut_conv/kernel" not in paths
     preresnet_paths = {"/".join(path) for path in abstract_params("preresnet44_lottery")}
-    assert {"final_norm/scale", "stage1_block0/shortcut_conv/kernel", "stage1_block0/conv3/kernel"} <= (
-        preresnet_paths
-    )
+    assert {
+        "final_norm/scale",
+        "stage1_block0/shortcut_conv/kernel",
+        "stage1_block0/conv3/kernel",
+    } <= (preresnet_paths)
 
 
 def test_width_multiplier_rounds_half_up_and_keeps_at_least_one_channel():
@@ -129,7 +137,9 @@ def test_image_channels_come_from_the_images():
 
 
 def test_equal_arguments_give_equal_modules_so_that_jit_compiles_once():
-    first, second = (models.build("resnet20", num_classes=10, dtype=d) for d in (jnp.float32, "float32"))
+    first, second = (
+        models.build("resnet20", num_classes=10, dtype=d) for d in (jnp.float32, "float32")
+    )
     assert first == second
     assert hash(first) == hash(second)
     assert first != models.build("resnet20", num_classes=10, dtype="bfloat16")

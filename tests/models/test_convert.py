@@ -8,7 +8,14 @@ import pytest
 from earlyprune_jax import models
 from earlyprune_jax.validate import InvalidInput
 
-NAMES = ["resnet8", "resnet20", "resnet18", "preresnet20", "preresnet44_rethinking", "preresnet44_lottery"]
+NAMES = [
+    "resnet8",
+    "resnet20",
+    "resnet18",
+    "preresnet20",
+    "preresnet44_rethinking",
+    "preresnet44_lottery",
+]
 
 
 def random_variables(name, num_classes=10, channels=3, width_multiplier=0.25):
@@ -30,7 +37,9 @@ def test_round_trip_is_exact_and_sizes_are_read_off_the_arrays(name):
     variables = random_variables(name, num_classes=7, channels=1, width_multiplier=0.53)
     back = models.from_torch(name, models.to_torch(name, variables))
     assert_same(back, variables)
-    assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(back))
+    assert all(
+        isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(back)
+    )
 
 
 def test_resnet20_has_the_97_published_keys_and_shapes():
@@ -63,7 +72,10 @@ def test_kernels_are_transposed_from_out_in_height_width():
 
 def test_data_parallel_prefix_and_batch_counters_are_ignored_and_types_cast():
     variables = random_variables("resnet8")
-    arrays = {f"module.{k}": v.astype(np.float64) for k, v in models.to_torch("resnet8", variables).items()}
+    arrays = {
+        f"module.{k}": v.astype(np.float64)
+        for k, v in models.to_torch("resnet8", variables).items()
+    }
     arrays["module.bn1.num_batches_tracked"] = np.array(391)
     assert_same(models.from_torch("resnet8", arrays), variables)
 

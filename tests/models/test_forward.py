@@ -152,7 +152,9 @@ def test_training_pass_of_resnet8_equals_plain_numpy_in_logits_and_running_stati
     assert updated.keys() == network.updated.keys()
     for path, statistic in updated.items():
         assert statistic.dtype == jnp.float32
-        np.testing.assert_allclose(statistic, network.updated[path], rtol=1e-5, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(
+            statistic, network.updated[path], rtol=1e-5, atol=1e-5, err_msg=path
+        )
 
 
 def test_evaluation_changes_no_statistics_and_training_of_one_batch_depends_on_the_batch():
@@ -168,7 +170,9 @@ def test_evaluation_changes_no_statistics_and_training_of_one_batch_depends_on_t
 def test_bfloat16_compute_gives_float32_logits_and_statistics_near_the_float32_ones():
     variables, images = random_variables(), random_images(8)
     for train in (False, True):
-        exact, rough = (jitted(train, dtype)(variables, images) for dtype in ("float32", "bfloat16"))
+        exact, rough = (
+            jitted(train, dtype)(variables, images) for dtype in ("float32", "bfloat16")
+        )
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(rough))
         differences = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), exact, rough)
         # bfloat16 keeps 8 bits: about 0.4 % an operation, of logits and statistics of order 1.
@@ -207,12 +211,15 @@ def test_option_a_shortcut_puts_the_odd_channel_behind():
 def test_every_family_takes_small_and_odd_images_at_odd_widths(name, size):
     module = models.build(name, num_classes=7, width_multiplier=0.17)
     images = jax.ShapeDtypeStruct((2, size, size, 1), jnp.float32)
-    logits, _ = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x, train=True), images)
+    logits, _ = jax.eval_shape(
+        lambda x: module.init_with_output(jax.random.key(0), x, train=True), images
+    )
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
 
 
 def assert_equals_numpy(module, x, numpy_forward):
-    """In evaluation and in training, whose order (convolve, normalise, rectify) errors would change."""
+    """In evaluation and in training, whose order (convolve, normalise, rectify) errors would
+    change."""
     variables = drawn_variables(module, x, train=False)
     for train in (False, True):
         out, updates = module.apply(variables, x, train=train, mutable=["batch_stats"])
@@ -231,13 +238,20 @@ def test_basic_block_with_a_convolutional_shortcut_equals_plain_numpy():
 
 @pytest.mark.parametrize(
     ("bottleneck", "stride", "channels", "strides"),
-    [(False, 1, 8, (1, 1)), (False, 2, 4, (2, 1)), (True, 2, 8, (1, 2, 1)), (True, 1, 32, (1, 1, 1))],
+    [
+        (False, 1, 8, (1, 1)),
+        (False, 2, 4, (2, 1)),
+        (True, 2, 8, (1, 2, 1)),
+        (True, 1, 32, (1, 1, 1)),
+    ],
 )
 def test_preactivation_block_equals_plain_numpy(bottleneck, stride, channels, strides):
     module = PreActivationBlock(8, stride, bottleneck, jnp.float32)
     x = random_images(5, channels)
     with_shortcut = channels != (32 if bottleneck else 8) or stride == 2
-    assert_equals_numpy(module, x, lambda network, x: network.preactivation_block(x, strides, with_shortcut))
+    assert_equals_numpy(
+        module, x, lambda network, x: network.preactivation_block(x, strides, with_shortcut)
+    )
 
 
 def test_preresnet_has_a_bare_stem_and_normalises_before_the_classifier():

@@ -27,7 +27,9 @@ def initial_params(name, width_multiplier):
 
 
 def kernels(params, rank):
-    found = [(path, leaf) for path, leaf in params.items() if path[-1] == "kernel" and leaf.ndim == rank]
+    found = [
+        (path, leaf) for path, leaf in params.items() if path[-1] == "kernel" and leaf.ndim == rank
+    ]
     assert found
     return found
 
@@ -72,7 +74,8 @@ def test_preresnet_convolutions_start_normal_with_variance_two_over_fan_out():
 
 
 @pytest.mark.parametrize(
-    ("name", "width_multiplier"), [("resnet8", 1.0), ("resnet18", 0.125), ("preresnet20_rethinking", 1.0)]
+    ("name", "width_multiplier"),
+    [("resnet8", 1.0), ("resnet18", 0.125), ("preresnet20_rethinking", 1.0)],
 )
 def test_norms_start_as_the_identity_and_the_classifier_bias_uniform(name, width_multiplier):
     params = initial_params(name, width_multiplier)

@@ -27,7 +27,10 @@ def cifar10_test_images():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_correct"), [("resnet20", 9173), ("resnet32", 9263)])
 def test_published_weights_score_the_published_accuracy(name, num_correct):
-    weights, labels_file = SHARED / "weights" / f"{name}.npz", SHARED / "data" / "cifar10" / "labels.npz"
+    weights, labels_file = (
+        SHARED / "weights" / f"{name}.npz",
+        SHARED / "data" / "cifar10" / "labels.npz",
+    )
     if not (weights.exists() and labels_file.exists()):
         pytest.skip("needs shared/weights and shared/data/cifar10 beside the repository")
     with np.load(weights) as arrays:

@@ -73,7 +73,8 @@ class TorchNetwork(nn.Module):
                 channels = width * expansion
             self.add_module(f"layer{stage}", nn.Sequential(*layers))
         self.add_module(
-            "bn" if preactivation else "bn1", nn.BatchNorm2d(channels if preactivation else widths[0])
+            "bn" if preactivation else "bn1",
+            nn.BatchNorm2d(channels if preactivation else widths[0]),
         )
         self.add_module("fc" if preactivation else "linear", nn.Linear(channels, 10))
 
@@ -89,13 +90,19 @@ class TorchNetwork(nn.Module):
 
 
 def resnet(widths, blocks, conv_shortcut):
-    return TorchNetwork(widths, blocks, lambda i, w, s: TorchBasicBlock(i, w, s, conv_shortcut), 1, False)
+    return TorchNetwork(
+        widths, blocks, lambda i, w, s: TorchBasicBlock(i, w, s, conv_shortcut), 1, False
+    )
 
 
 def preresnet(blocks, bottleneck):
     expansion = 4 if bottleneck else 1
     return TorchNetwork(
-        (16, 32, 64), blocks, lambda i, w, s: TorchPreActivationBlock(i, w, s, bottleneck), expansion, True
+        (16, 32, 64),
+        blocks,
+        lambda i, w, s: TorchPreActivationBlock(i, w, s, bottleneck),
+        expansion,
+        True,
     )
 
 
@@ -145,7 +152,8 @@ def values_per_channel(network, images):
 
 
 def with_biased_variances(before, after, counts):
-    """torch's state after one step, had it averaged the biased variance: its step times (n - 1) / n."""
+    """torch's state after one step, had it averaged the biased variance: its step times (n - 1) /
+    n."""
     arrays = dict(after)
     for name, n in counts.items():
         key = f"{name}.running_var"

@@ -14,9 +14,13 @@ from earlyprune_jax.validate import InvalidInput
 @pytest.fixture(scope="module")
 def params():
     model = models.build("resnet8", num_classes=10)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    )
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"])
+    return jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"]
+    )
 
 
 def test_achieved_sparsity_counts_prunable_weights_only(params):
@@ -56,7 +60,11 @@ def test_applying_works_inside_jit_and_twice_is_once(params):
 
 
 def test_the_full_mask_is_true_everywhere_and_made_of_shapes_too(params):
-    for tree in (params, jax.eval_shape(lambda: params), {"f": jnp.tanh, "k": jax.random.key(0), "n": 3}):
+    for tree in (
+        params,
+        jax.eval_shape(lambda: params),
+        {"f": jnp.tanh, "k": jax.random.key(0), "n": 3},
+    ):
         mask = pruning.full(tree)
         assert jax.tree.structure(mask) == jax.tree.structure(tree)
         assert pruning.count_removed(mask) == 0
@@ -107,9 +115,13 @@ def test_other_containers_with_equal_paths_are_refused(mask, tree):
 
 
 def test_a_mask_for_another_model_names_every_leaf_that_differs(params):
-    mask = pruning.full({name: leaf for name, leaf in params.items() if not name.startswith("stage2")})
+    mask = pruning.full(
+        {name: leaf for name, leaf in params.items() if not name.startswith("stage2")}
+    )
     found = problems(mask, params)
-    assert len(found) == len(jax.tree.leaves({n: p for n, p in params.items() if n.startswith("stage2")}))
+    assert len(found) == len(
+        jax.tree.leaves({n: p for n, p in params.items() if n.startswith("stage2")})
+    )
     assert all("stage2" in problem for problem in found)
 
 
@@ -125,7 +137,9 @@ def test_moments_are_zero_where_weights_are_removed_and_untouched_elsewhere(para
     adam = pruning.moments(mask, ones)[1][0]
     for moment in (adam.mu, adam.nu):
         jax.tree.map(
-            lambda leaf, keep: np.testing.assert_array_equal(leaf, np.asarray(keep) * 1.0), moment, mask
+            lambda leaf, keep: np.testing.assert_array_equal(leaf, np.asarray(keep) * 1.0),
+            moment,
+            mask,
         )
     assert adam.count == 1
 

@@ -105,7 +105,9 @@ def test_masks_keep_the_structure_and_are_true_wherever_nothing_is_prunable(kind
             removed += int((~keep).sum())
         else:
             assert keep.all()
-    assert removed == round(0.5 * sum(leaf.size for name, leaf in trees.named_leaves(tree) if name in names))
+    assert removed == round(
+        0.5 * sum(leaf.size for name, leaf in trees.named_leaves(tree) if name in names)
+    )
     assert removed == pruning.count_removed(mask)
 
 
@@ -130,7 +132,9 @@ def test_applying_a_mask_zeroes_weights_and_leaves_other_leaves_as_they_are(kind
 
 def test_linen_and_nnx_give_the_same_network_the_same_names_and_reasons():
     linen, state = linen_params(), nnx_params()
-    assert [name for name, _ in trees.named_leaves(linen)] == [name for name, _ in trees.named_leaves(state)]
+    assert [name for name, _ in trees.named_leaves(linen)] == [
+        name for name, _ in trees.named_leaves(state)
+    ]
     for layers in ("conv_kernels", "dense_kernels", "all_kernels", "regex:conv"):
         assert pruning.exclusions(linen, layers) == pruning.exclusions(state, layers)
 
@@ -189,30 +193,40 @@ def test_reasons_by_hand():
 
 def test_a_predicate_is_asked_about_weights_only():
     asked = []
-    pruning.select({"w": jnp.ones(2), "n": 3, "f": jnp.tanh}, lambda path, leaf: asked.append(path) or True)
+    pruning.select(
+        {"w": jnp.ones(2), "n": 3, "f": jnp.tanh}, lambda path, leaf: asked.append(path) or True
+    )
     assert asked == ["w"]
 
 
 def test_a_regular_expression_selects_by_path():
     model = models.build("resnet8", num_classes=10)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))[
-        "params"
-    ]
+    params = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    )["params"]
     names = chosen(params, "regex:stage2.*conv")
     assert names
     assert all("stage2" in name and "conv" in name for name in names)
-    assert names == {name for name, _ in trees.named_leaves(params) if "stage2" in name and "conv" in name}
+    assert names == {
+        name for name, _ in trees.named_leaves(params) if "stage2" in name and "conv" in name
+    }
 
 
-@pytest.mark.parametrize("layers", [None, 3, ["conv_kernels"], "", "conv", b"conv_kernels", ("regex:a",)])
+@pytest.mark.parametrize(
+    "layers", [None, 3, ["conv_kernels"], "", "conv", b"conv_kernels", ("regex:a",)]
+)
 def test_an_unknown_set_is_refused_with_the_choices(layers):
     for function in (pruning.select, pruning.exclusions):
-        with pytest.raises(InvalidInput, match="to be one of conv_kernels, dense_kernels, all_kernels"):
+        with pytest.raises(
+            InvalidInput, match="to be one of conv_kernels, dense_kernels, all_kernels"
+        ):
             function({"kernel": jnp.ones((2, 2))}, layers)
 
 
 def test_selecting_nothing_is_refused_with_the_reasons():
-    with pytest.raises(InvalidInput, match="Of 2 leaves none belongs: a has 1 axes|a is not named kernel"):
+    with pytest.raises(
+        InvalidInput, match="Of 2 leaves none belongs: a has 1 axes|a is not named kernel"
+    ):
         pruning.select({"a": jnp.ones(2), "n": 1}, "all_kernels")
     with pytest.raises(InvalidInput, match="there are none"):
         pruning.select({}, "all_kernels")

@@ -8,11 +8,16 @@ from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks import classification
 
 
-def linear_network(apply=lambda variables, batch: batch["images"] @ variables["params"]["kernel"]) -> Network:
-    """A function of the parameters alone; by default images [B, d] times a kernel [d, C]. A classifier."""
+def linear_network(
+    apply=lambda variables, batch: batch["images"] @ variables["params"]["kernel"],
+) -> Network:
+    """A function of the parameters alone; by default images [B, d] times a kernel [d, C]. A
+    classifier."""
 
     def sums(params, batch):
-        return classification._sums(apply({"params": params}, batch), batch["labels"], batch["weights"])
+        return classification._sums(
+            apply({"params": params}, batch), batch["labels"], batch["weights"]
+        )
 
     return Network(apply=apply, fixed={}, is_linen=False, sums=sums)
 
@@ -43,7 +48,9 @@ def measured(signal, network, params, batches) -> dict:
 def padded(batch, size: int) -> dict:
     """The batch filled up to a size with examples of weight 0, whose images are nan."""
     extra = size - len(batch["weights"])
-    images = jnp.concatenate([batch["images"], jnp.full((extra, *batch["images"].shape[1:]), jnp.nan)])
+    images = jnp.concatenate(
+        [batch["images"], jnp.full((extra, *batch["images"].shape[1:]), jnp.nan)]
+    )
     labels, numbers, weights = (
         jnp.concatenate([batch[name], jnp.zeros(extra, batch[name].dtype)])
         for name in ("labels", "numbers", "weights")

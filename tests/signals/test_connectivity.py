@@ -56,7 +56,8 @@ def norm_net(seed):
 
 
 def moments(batches):
-    """Mean and biased variance of all rows together, from the batches' own by the law of total variance."""
+    """Mean and biased variance of all rows together, from the batches' own by the law of total
+    variance."""
     weights = np.array([len(batch) for batch in batches]) / sum(map(len, batches))
     means, variances = np.array([b.mean(0) for b in batches]), np.array([b.var(0) for b in batches])
     mean = weights @ means
@@ -64,7 +65,9 @@ def moments(batches):
 
 
 def dense(params, name, x):
-    return x @ np.asarray(params[name]["kernel"], np.float64) + np.asarray(params[name]["bias"], np.float64)
+    return x @ np.asarray(params[name]["kernel"], np.float64) + np.asarray(
+        params[name]["bias"], np.float64
+    )
 
 
 def normalised(x, mean, var):
@@ -82,7 +85,9 @@ def statistics_by_hand(params, images, batch_size):
 
 def error_by_hand(params, statistics):
     hidden = np.maximum(normalised(dense(params, "dense1", IMAGES), *statistics["norm1"]), 0)
-    logits = dense(params, "head", normalised(dense(params, "dense2", hidden), *statistics["norm2"]))
+    logits = dense(
+        params, "head", normalised(dense(params, "dense2", hidden), *statistics["norm2"])
+    )
     return np.mean(logits.argmax(1) != LABELS)
 
 
@@ -122,7 +127,9 @@ def test_randomness_in_training_mode_is_taken_from_the_options():
 
 
 def test_statistics_that_training_mode_leaves_alone_are_refused_by_path():
-    with pytest.raises(InvalidInput, match=r"statistic norm1/mean.*\(1.0, 1.0\).*ask for training mode"):
+    with pytest.raises(
+        InvalidInput, match=r"statistic norm1/mean.*\(1.0, 1.0\).*ask for training mode"
+    ):
         reestimated_statistics(NormNet(), norm_net(0), IMAGES, train_options={"train": False})
     with pytest.raises(InvalidInput, match="batch statistics at=.*norm1/mean.* to be finite"):
         reestimated_statistics(NormNet(), norm_net(0), IMAGES * np.float32(np.inf))
@@ -135,7 +142,9 @@ def test_errors_along_the_line_are_those_of_interpolated_weights_with_their_own_
     )
     by_hand = []
     for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
-        params = jax.tree.map(lambda a, b, t=alpha: (1 - t) * a + t * b, first["params"], second["params"])
+        params = jax.tree.map(
+            lambda a, b, t=alpha: (1 - t) * a + t * b, first["params"], second["params"]
+        )
         by_hand.append(error_by_hand(params, statistics_by_hand(params, IMAGES, SIZE)))
     assert measured.alphas == (0.0, 0.25, 0.5, 0.75, 1.0)
     np.testing.assert_allclose(measured.errors, by_hand)
@@ -168,7 +177,9 @@ def test_two_networks_that_differ_by_swapped_units_have_a_barrier_of_known_heigh
     first = {"params": {"in": jnp.array([1.0, -1.0]), "out": jnp.array([1.0, -1.0])}}
     second = {"params": jax.tree.map(lambda leaf: leaf[::-1], first["params"])}
     images, labels = np.array([[1.0], [2.0], [-1.0], [3.0]], np.float32), np.array([1, 1, 0, 1])
-    measured = linear_mode_connectivity(Function(logits), first, second, images, labels, num_points=3)
+    measured = linear_mode_connectivity(
+        Function(logits), first, second, images, labels, num_points=3
+    )
     assert measured.errors == (0.0, 0.75, 0.0)
     assert measured.value == -0.75
     assert measured.farthest_alpha == 0.5
@@ -221,9 +232,18 @@ def test_a_network_of_this_package_is_connected_with_itself():
         ({"labels": np.array([0, 2])}, r"range of labels=\(0, 2\) to be in \[0, 1\]"),
         ({"second": {"params": jnp.ones(3)}}, r"second at params, its shape,=\(3,\) to be \(2,\)"),
         ({"second": {"params": jnp.ones(2), "n": 1}}, "second at='n' not to be there"),
-        ({"first": {"params": jnp.array([1.0, jnp.nan])}}, "params of first='not finite' to be finite"),
-        ({"images": np.array([[0.0, 1.0], [1.0, np.nan]])}, "logits of example=1 to be finite. At alpha=0"),
-        ({"model": Function(lambda w, x: x @ w)}, r"model's output=\(2,\) to be \[batch, classes\]"),
+        (
+            {"first": {"params": jnp.array([1.0, jnp.nan])}},
+            "params of first='not finite' to be finite",
+        ),
+        (
+            {"images": np.array([[0.0, 1.0], [1.0, np.nan]])},
+            "logits of example=1 to be finite. At alpha=0",
+        ),
+        (
+            {"model": Function(lambda w, x: x @ w)},
+            r"model's output=\(2,\) to be \[batch, classes\]",
+        ),
     ],
 )
 def test_what_has_no_line_or_no_error_is_refused(change, message):
@@ -240,7 +260,9 @@ def test_what_has_no_line_or_no_error_is_refused(change, message):
 
 def test_leaves_that_are_no_weights_must_be_equal():
     images, labels = np.ones((2, 2), np.float32), np.array([0, 0])
-    first, second = ({"params": jnp.ones(2), "counter": {"steps": jnp.array(steps)}} for steps in (1, 2))
+    first, second = (
+        {"params": jnp.ones(2), "counter": {"steps": jnp.array(steps)}} for steps in (1, 2)
+    )
     with pytest.raises(InvalidInput, match="counter/steps of second=.* to equal the first's"):
         linear_mode_connectivity(SIGN, first, second, images, labels)
     assert linear_mode_connectivity(SIGN, first, first, images, labels).value == 0.0

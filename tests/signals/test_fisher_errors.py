@@ -32,12 +32,18 @@ def message(*args, **options):
             "estimator='sample' to be one of exact, sampled, argmax, empirical. Did you",
         ),
         ({"method": "layer"}, "method='layer' to be one of vmap, layerwise, batch"),
-        ({"method": "batch", "estimator": "argmax"}, "to be sampled with method batch. Only labels drawn"),
+        (
+            {"method": "batch", "estimator": "argmax"},
+            "to be sampled with method batch. Only labels drawn",
+        ),
         ({"microbatch_size": 0}, "microbatch_size=0 to be an integer of at least 1"),
         ({"microbatch_size": 2.0}, "microbatch_size=2.0 to be an integer"),
         ({"estimator": "empirical"}, "labels=None to be [5] integers, one an image"),
         ({"estimator": "empirical", "labels": LABELS[:4]}, "labels='int64[4]' to be [5] integers"),
-        ({"estimator": "empirical", "labels": LABELS / 2}, "labels='float64[5]' to be [5] integers"),
+        (
+            {"estimator": "empirical", "labels": LABELS / 2},
+            "labels='float64[5]' to be [5] integers",
+        ),
         (
             {"estimator": "empirical", "labels": LABELS + 2},
             "labels[1] and 2 more=3 in [0, 3), as the logits have",
@@ -59,11 +65,17 @@ def test_wrong_options_are_named(options, words):
     [
         (ROWS[:0], "images, its shape,=(0, 4) to hold at least 1 image. The mean over no image"),
         (ROWS[0], "images, its shape,=(4,) to be [N, ...]. Axis 0 is the example"),
-        (ROWS.astype(complex), "images, its type,='complex128' to be an array of floats or integers"),
+        (
+            ROWS.astype(complex),
+            "images, its type,='complex128' to be an array of floats or integers",
+        ),
         (ROWS.astype(str), "to be an array of floats or integers"),
         ([[1.0, 2.0]], "images at 0/0, its type,='float' to be an array"),
         ({}, "images={} to hold at least one array"),
-        ({"a": ROWS, "b": ROWS[:3]}, "number of images={'a': 5, 'b': 3} to be the same in every array"),
+        (
+            {"a": ROWS, "b": ROWS[:3]},
+            "number of images={'a': 5, 'b': 3} to be the same in every array",
+        ),
     ],
 )
 def test_wrong_images_are_named(images, words):
@@ -71,11 +83,20 @@ def test_wrong_images_are_named(images, words):
 
 
 def test_all_problems_come_at_once():
-    broken = {"params": {"kernel": np.full((4, 3), np.nan, np.float32), "bias": np.zeros(3, np.float32)}}
+    broken = {
+        "params": {"kernel": np.full((4, 3), np.nan, np.float32), "bias": np.zeros(3, np.float32)}
+    }
     bad_key: Any = None
     with pytest.raises(InvalidInput) as caught:
         fisher_diagonal(
-            DENSE, broken, ROWS[:0], key=bad_key, estimator="no", method="no", microbatch_size=-1, rngs={}
+            DENSE,
+            broken,
+            ROWS[:0],
+            key=bad_key,
+            estimator="no",
+            method="no",
+            microbatch_size=-1,
+            rngs={},
         )
     assert len(caught.value.problems) == 7
     assert "variables at params/kernel='not finite' to be finite" in str(caught.value)
@@ -84,11 +105,17 @@ def test_all_problems_come_at_once():
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        (VARIABLES["params"], "variables=['bias', 'kernel'] to be {\"params\": ..., \"batch_stats\": ...}"),
+        (
+            VARIABLES["params"],
+            "variables=['bias', 'kernel'] to be {\"params\": ..., \"batch_stats\": ...}",
+        ),
         (3.0, "variables='float' to be"),
         ({"params": {}}, "params={} to hold at least one floating-point array"),
         ({"params": {"kernel": VARIABLES["params"]["kernel"]}}, "Give the params of this module"),
-        ({"params": {**VARIABLES["params"], "kernel": np.ones((2, 3), np.float32)}}, "images of the size it"),
+        (
+            {"params": {**VARIABLES["params"], "kernel": np.ones((2, 3), np.float32)}},
+            "images of the size it",
+        ),
     ],
 )
 def test_wrong_variables_are_named(variables, words):
@@ -106,7 +133,9 @@ class Normed(nn.Module):
 
     @nn.compact
     def __call__(self, x, is_training=True):
-        x = nn.BatchNorm(use_running_average=not (is_training or self.always_training), name="norm")(x)
+        x = nn.BatchNorm(
+            use_running_average=not (is_training or self.always_training), name="norm"
+        )(x)
         return nn.Dense(3)(x)
 
 
@@ -120,7 +149,9 @@ def test_a_missing_collection_is_named():
 
 def test_training_mode_is_refused():
     variables: Any = Normed().init(KEY, ROWS)
-    words = "to run in evaluation mode with these variables. Ask for evaluation mode, e.g. train=False"
+    words = (
+        "to run in evaluation mode with these variables. Ask for evaluation mode, e.g. train=False"
+    )
     assert words in message(Normed(always_training=True), variables, ROWS)
     assert words in message(Normed(), variables, ROWS, is_training=True)
 
@@ -133,14 +164,19 @@ def test_active_dropout_is_refused():
 
 def test_other_interceptors_are_refused():
     with nn.intercept_methods(lambda next_call, args, kwargs, context: next_call(*args, **kwargs)):
-        assert "interceptors of nn.intercept_methods=1 to be none" in message(DENSE, VARIABLES, ROWS)
+        assert "interceptors of nn.intercept_methods=1 to be none" in message(
+            DENSE, VARIABLES, ROWS
+        )
 
 
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
         (lambda params, x: (x @ params)[:, 0], "logits, their shape,=(2,) to be [B, C]"),
-        (lambda params, x: (x @ params).mean(0, keepdims=True), "logits, their shape,=(1, 3) to be [B, C]"),
+        (
+            lambda params, x: (x @ params).mean(0, keepdims=True),
+            "logits, their shape,=(1, 3) to be [B, C]",
+        ),
         (lambda params, x: (x @ params, x), "logits, their shape,='tuple' to be [B, C]"),
         (
             lambda params, x: (x @ params)[:, :1],
@@ -167,7 +203,9 @@ class Exploding(nn.Module):
 def test_logits_that_are_not_finite_name_the_layer_and_the_image(method):
     images = ROWS.copy()
     images[3] = 1e19
-    found = message(Exploding(), Exploding().init(KEY, ROWS), images, method=method, microbatch_size=2)
+    found = message(
+        Exploding(), Exploding().init(KEY, ROWS), images, method=method, microbatch_size=2
+    )
     assert "logits of images[3]='not finite' to be finite" in found
     assert "The first output that is not finite is that of the layer second." in found
     images[3, 0] = np.nan
@@ -198,7 +236,9 @@ def test_gradients_that_are_not_finite_name_the_parameter_and_the_image():
 def test_parameters_that_are_not_finite_are_named():
     params = [np.ones((4, 3), np.float32), np.full(3, np.inf, np.float32)]
     found = message(lambda params, x: x @ params[0] + params[1], params, ROWS)
-    assert "params at 1='not finite' to be finite. Measure a network that has not diverged." in found
+    assert (
+        "params at 1='not finite' to be finite. Measure a network that has not diverged." in found
+    )
 
 
 def test_a_model_without_batch_norm_and_fewer_images_than_a_microbatch_are_fine():

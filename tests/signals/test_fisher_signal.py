@@ -62,7 +62,12 @@ def measured(estimator, method, batch_size, *, is_linen=True):
         numbers = np.arange(start, start + batch_size)
         places = np.where(numbers < NUM_EXAMPLES, numbers, 0)
         weights = (numbers < NUM_EXAMPLES).astype(np.float32)
-        batch = {"images": IMAGES[places], "labels": LABELS[places], "numbers": numbers, "weights": weights}
+        batch = {
+            "images": IMAGES[places],
+            "labels": LABELS[places],
+            "numbers": numbers,
+            "weights": weights,
+        }
         for index in range(made.num_passes):
             sums = step(sums, batch, jnp.int32(index))
     found = made.numbers(jax.device_get(sums), NUM_EXAMPLES)
@@ -82,9 +87,16 @@ def measured(estimator, method, batch_size, *, is_linen=True):
 )
 def test_the_columns_are_the_numbers_of_fisher_trace(estimator, method, batch_size):
     found = measured(estimator, method, batch_size)
-    options = {"estimator": estimator, "method": method, "microbatch_size": batch_size, "labels": LABELS}
+    options = {
+        "estimator": estimator,
+        "method": method,
+        "microbatch_size": batch_size,
+        "labels": LABELS,
+    }
     everything = fisher_trace(Small(), VARIABLES, IMAGES, key=KEY, **options)
-    convolutions = fisher_trace(Small(), VARIABLES, IMAGES, key=KEY, layers="conv_kernels", **options)
+    convolutions = fisher_trace(
+        Small(), VARIABLES, IMAGES, key=KEY, layers="conv_kernels", **options
+    )
     wanted = {
         "fisher_trace": convolutions.total,
         "fisher_trace_standard_error": convolutions.standard_error,
@@ -92,7 +104,9 @@ def test_the_columns_are_the_numbers_of_fisher_trace(estimator, method, batch_si
         "fisher_trace_all_standard_error": everything.standard_error,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
-    assert found["fisher_trace_by_parameter"] == pytest.approx(everything.per_parameter, rel=1e-5, abs=1e-8)
+    assert found["fisher_trace_by_parameter"] == pytest.approx(
+        everything.per_parameter, rel=1e-5, abs=1e-8
+    )
 
 
 def test_a_network_that_is_no_linen_module_is_measured_by_vmap():

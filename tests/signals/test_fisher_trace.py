@@ -53,16 +53,21 @@ def like_trained(module):
 
     def draw(path, leaf):
         values = rng.standard_normal(leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1])))
-        return (np.abs(values) + 0.5 if path[-1].key in ("var", "scale") else values).astype(np.float32)
+        return (np.abs(values) + 0.5 if path[-1].key in ("var", "scale") else values).astype(
+            np.float32
+        )
 
     return module, jax.tree.map_with_path(draw, shapes)
 
 
 def jacobians_of(module, variables):
-    """(p [N, C], d log p(c|x_n) / d leaf for every leaf: path -> [N, C, size]), by dense Jacobians."""
+    """(p [N, C], d log p(c|x_n) / d leaf for every leaf: path -> [N, C, size]), by dense
+    Jacobians."""
 
     def log_probs(params):
-        return jax.nn.log_softmax(module.apply({**variables, "params": params}, IMAGES, train=False))
+        return jax.nn.log_softmax(
+            module.apply({**variables, "params": params}, IMAGES, train=False)
+        )
 
     rows = jax.jit(jax.jacrev(log_probs))(variables["params"])
     shape = (NUM_EXAMPLES, NUM_CLASSES, -1)
@@ -123,7 +128,9 @@ def test_softmax_regression_has_the_closed_form(model, method):
 
 
 def test_the_exact_trace_of_a_resnet_is_the_explicit_sum_over_classes_leaf_by_leaf():
-    module, variables = like_trained(models.build("resnet8", num_classes=NUM_CLASSES, width_multiplier=0.25))
+    module, variables = like_trained(
+        models.build("resnet8", num_classes=NUM_CLASSES, width_multiplier=0.25)
+    )
     probs, rows = jacobians_of(module, variables)
     wanted = {name: (probs * (leaf**2).sum(2)).sum(1).mean() for name, leaf in rows.items()}
     own = (probs * sum((leaf**2).sum(2) for leaf in rows.values())).sum(1)
@@ -133,7 +140,9 @@ def test_the_exact_trace_of_a_resnet_is_the_explicit_sum_over_classes_leaf_by_le
         assert found.notes == ()
         norm = wanted["stage1_block0/norm1/scale"] + wanted["stage1_block0/norm1/bias"]
         assert found.per_layer["stage1_block0/norm1"] == pytest.approx(norm, rel=1e-4)
-        assert found.standard_error == pytest.approx(own.std(ddof=1) / np.sqrt(NUM_EXAMPLES), rel=1e-4)
+        assert found.standard_error == pytest.approx(
+            own.std(ddof=1) / np.sqrt(NUM_EXAMPLES), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("method", ["layerwise", "vmap"])
@@ -142,7 +151,10 @@ def test_argmax_and_empirical_take_those_labels_gradients(small, jacobians, esti
     probs, rows = jacobians
     labels = probs.argmax(1) if estimator == "argmax" else LABELS
     found = trace(small, estimator=estimator, method=method, labels=LABELS)
-    wanted = {name: (leaf[np.arange(NUM_EXAMPLES), labels] ** 2).sum(1).mean() for name, leaf in rows.items()}
+    wanted = {
+        name: (leaf[np.arange(NUM_EXAMPLES), labels] ** 2).sum(1).mean()
+        for name, leaf in rows.items()
+    }
     close(found.per_parameter, wanted, rtol=1e-4)
 
 
@@ -176,7 +188,9 @@ def test_sampled_labels_estimate_the_exact_trace_without_bias(method, size):
     module, variables = nn.Dense(NUM_CLASSES), {"params": LINEAR}
     totals = np.array(
         [
-            fisher_trace(module, variables, ROWS, key=key, method=method, microbatch_size=size).total
+            fisher_trace(
+                module, variables, ROWS, key=key, method=method, microbatch_size=size
+            ).total
             for key in keys
         ]
     )
@@ -185,7 +199,9 @@ def test_sampled_labels_estimate_the_exact_trace_without_bias(method, size):
     assert error < 0.1 * exact
 
 
-def test_batch_is_b_times_the_squared_norm_of_the_mean_gradient_of_every_microbatch(small, jacobians):
+def test_batch_is_b_times_the_squared_norm_of_the_mean_gradient_of_every_microbatch(
+    small, jacobians
+):
     _, rows = jacobians
     found = trace(small, method="batch", microbatch_size=3)
     logits = small[0].apply(small[1], IMAGES, train=False)
@@ -196,11 +212,16 @@ def test_batch_is_b_times_the_squared_norm_of_the_mean_gradient_of_every_microba
     own = {name: leaf[np.arange(NUM_EXAMPLES), drawn] for name, leaf in rows.items()}
     parts = [slice(0, 3), slice(3, 6), slice(6, 7)]
     wanted = {
-        name: sum((leaf[part].sum(0) ** 2).sum() / len(leaf[part]) * len(leaf[part]) for part in parts) / 7
+        name: sum(
+            (leaf[part].sum(0) ** 2).sum() / len(leaf[part]) * len(leaf[part]) for part in parts
+        )
+        / 7
         for name, leaf in own.items()
     }
     close(found.per_parameter, wanted, rtol=1e-4)
-    units = np.array([sum((leaf[part].sum(0) ** 2).sum() for leaf in own.values()) for part in parts])
+    units = np.array(
+        [sum((leaf[part].sum(0) ** 2).sum() for leaf in own.values()) for part in parts]
+    )
     shares, means = np.array([3, 3, 1]) / 7, units / [3, 3, 1]
     spread = (shares**2 * (means - (shares * means).sum()) ** 2).sum()
     assert found.standard_error == pytest.approx(np.sqrt(1.5 * spread), rel=1e-4)
@@ -227,7 +248,9 @@ def test_the_diagonal_is_that_of_the_scores_and_sums_to_the_trace(small, method)
         np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-6 * float(np.max(other)))
     trace_alone = trace(small, method=method, microbatch_size=4)
     assert found.total == pytest.approx(trace_alone.total, rel=1e-5)
-    assert found.total == pytest.approx(sum(float(leaf.sum()) for leaf in jax.tree.leaves(found.diagonal)))
+    assert found.total == pytest.approx(
+        sum(float(leaf.sum()) for leaf in jax.tree.leaves(found.diagonal))
+    )
     assert found.standard_error == pytest.approx(trace_alone.standard_error, rel=1e-5)
 
 
@@ -291,10 +314,15 @@ class Rectified(nnx.Module):
 
 def test_functions_of_any_tree_are_measured_by_vmap():
     network = Perceptron(
-        eqx.nn.Linear(4, 5, key=KEY), jnp.tanh, eqx.nn.Linear(5, NUM_CLASSES, key=jax.random.key(1)), 7
+        eqx.nn.Linear(4, 5, key=KEY),
+        jnp.tanh,
+        eqx.nn.Linear(5, NUM_CLASSES, key=jax.random.key(1)),
+        7,
     )
     arrays = [
-        np.asarray(a) for layer in (network.first, network.second) for a in (layer.weight.T, layer.bias)
+        np.asarray(a)
+        for layer in (network.first, network.second)
+        for a in (layer.weight.T, layer.bias)
     ]
 
     def listed(params, x):
@@ -342,7 +370,9 @@ def test_one_image_has_no_standard_error():
 def test_a_second_measurement_compiles_nothing(small):
     module, variables = small
     trace(small)
-    program, _ = fisher_program.program_of(module, variables, {"train": False}, "sampled", "layerwise", False)
+    program, _ = fisher_program.program_of(
+        module, variables, {"train": False}, "sampled", "layerwise", False
+    )
     step = fisher_program.compiled_step(program)
     before = step._cache_size()
     fisher_trace(module, variables, IMAGES, key=jax.random.key(9))
@@ -369,12 +399,18 @@ def test_a_function_is_not_remembered_with_what_it_closed_over():
 
 
 def test_leaves_that_are_no_weights_are_used_as_they_are():
-    params = {"w": LINEAR["kernel"], "scale": jnp.int32(3), "kept": jnp.ones(LINEAR["kernel"].shape[0], bool)}
+    params = {
+        "w": LINEAR["kernel"],
+        "scale": jnp.int32(3),
+        "kept": jnp.ones(LINEAR["kernel"].shape[0], bool),
+    }
 
     def scaled(params, x):
         return (params["scale"] * jnp.where(params["kept"][None], x, 0)) @ params["w"]
 
     found = fisher_diagonal(scaled, params, ROWS, key=KEY, estimator="exact")
-    wanted = fisher_trace(lambda w, x: (3 * x) @ w, LINEAR["kernel"], ROWS, key=KEY, estimator="exact")
+    wanted = fisher_trace(
+        lambda w, x: (3 * x) @ w, LINEAR["kernel"], ROWS, key=KEY, estimator="exact"
+    )
     assert found.total == pytest.approx(wanted.total, rel=1e-6)
     assert found.per_parameter.keys() == {"w"}

@@ -29,7 +29,9 @@ def mean_loss(params, batch):
 def test_it_is_the_norm_of_the_mean_gradient_whatever_the_batches():
     images, labels, params, gradient = softmax_regression()
     batch = {"images": jnp.float32(images), "labels": jnp.asarray(labels)}
-    parts = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 5), slice(5, 7))]
+    parts = [
+        {name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 5), slice(5, 7))
+    ]
     expected = np.linalg.norm(gradient)
     assert gradient_norm(mean_loss, params, [batch]) == pytest.approx(expected, rel=1e-5)
     assert gradient_norm(mean_loss, params, parts) == pytest.approx(expected, rel=1e-5)
@@ -40,7 +42,9 @@ def test_the_signal_equals_the_function_and_padding_does_not_count():
     # A leaf that is no weight and one without a gradient: neither adds anything.
     params = {**params, "steps": 3, "unused": jnp.ones(2)}
     batch = example_batch(images, labels)
-    parts = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 5), slice(5, 7))]
+    parts = [
+        {name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 5), slice(5, 7))
+    ]
     parts[1] = {name: jnp.concatenate([leaf, leaf[:1]]) for name, leaf in parts[1].items()}
     parts[1]["weights"] = jnp.array([1.0, 1.0, 0.0])
     numbers = measured(signal(), linear_network(), params, parts)
@@ -52,7 +56,10 @@ def test_the_signal_equals_the_function_and_padding_does_not_count():
 
 def test_one_class_has_no_gradient():
     batch = example_batch(np.ones((2, 4)), [0, 0])
-    assert measured(signal(), linear_network(), {"kernel": jnp.ones((4, 1))}, [batch])["gradient_norm"] == 0.0
+    assert (
+        measured(signal(), linear_network(), {"kernel": jnp.ones((4, 1))}, [batch])["gradient_norm"]
+        == 0.0
+    )
 
 
 def test_half_precision_weights_are_summed_in_single_precision():
@@ -61,7 +68,8 @@ def test_half_precision_weights_are_summed_in_single_precision():
     rounded = {"kernel": half["kernel"].astype(jnp.float32)}
     batch = example_batch(images, labels)
     norms = [
-        measured(signal(), linear_network(), p, [padded(batch, 7)])["gradient_norm"] for p in (half, rounded)
+        measured(signal(), linear_network(), p, [padded(batch, 7)])["gradient_norm"]
+        for p in (half, rounded)
     ]
     assert norms[0] == pytest.approx(norms[1], rel=2e-2)
 

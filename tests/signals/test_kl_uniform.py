@@ -43,8 +43,12 @@ def test_an_unknown_unit_and_a_single_example_without_its_axis_are_both_named():
 
 def test_the_signal_is_the_mean_over_images_with_the_standard_error_of_that_mean():
     batch = example_batch(np.log(PROBS), np.zeros(4))
-    halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 3), slice(3, 4))]
-    numbers = measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [padded(half, 3) for half in halves])
+    halves = [
+        {name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 3), slice(3, 4))
+    ]
+    numbers = measured(
+        signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [padded(half, 3) for half in halves]
+    )
     bits = BY_HAND / np.log(2)
     assert numbers["kl_uniform_bits"] == pytest.approx(bits.mean(), rel=1e-5)
     assert numbers["kl_uniform_nats"] == pytest.approx(BY_HAND.mean(), rel=1e-5)
@@ -56,7 +60,10 @@ def test_the_signal_is_the_mean_over_images_with_the_standard_error_of_that_mean
 def test_the_standard_error_of_one_image_is_not_defined_and_of_equal_images_zero():
     one = example_batch(np.log(PROBS[:1]), [0])
     assert (
-        measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [one])["kl_uniform_bits_standard_error"] is None
+        measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [one])[
+            "kl_uniform_bits_standard_error"
+        ]
+        is None
     )
     equal = example_batch(np.log(PROBS[[0] * 50]), np.zeros(50))
     numbers = measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [equal])

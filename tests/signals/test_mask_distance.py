@@ -29,11 +29,15 @@ def test_it_counts_the_prunable_entries_only():
 
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.9])
-def test_independent_masks_differ_by_2s_1_minus_s_and_never_by_more_than_2_min_s_1_minus_s(sparsity):
+def test_independent_masks_differ_by_2s_1_minus_s_and_never_by_more_than_2_min_s_1_minus_s(
+    sparsity,
+):
     distance = mask_distance(random_mask(0, sparsity), random_mask(1, sparsity), PRUNABLE)
     assert distance == pytest.approx(2 * sparsity * (1 - sparsity), abs=0.02)
     scores = random(PARAMS, jax.random.key(0))
-    opposite = allocate(jax.tree.map(lambda s: 1 - s, scores), PRUNABLE, sparsity=sparsity, scope="global")
+    opposite = allocate(
+        jax.tree.map(lambda s: 1 - s, scores), PRUNABLE, sparsity=sparsity, scope="global"
+    )
     farthest = mask_distance(random_mask(0, sparsity), opposite, PRUNABLE)
     assert farthest == pytest.approx(2 * min(sparsity, 1 - sparsity), abs=1e-6)
 

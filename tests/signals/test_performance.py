@@ -25,7 +25,9 @@ LOGITS_NETWORK = linear_network(lambda variables, batch: batch["images"] + varia
 
 
 def test_loss_and_accuracy_are_means_over_the_images_that_count():
-    logits = np.array([[2.0, 0.0, -1.0], [0.0, 0.5, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 4.0], [1.0, 0.0, 0.0]])
+    logits = np.array(
+        [[2.0, 0.0, -1.0], [0.0, 0.5, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 4.0], [1.0, 0.0, 0.0]]
+    )
     labels = np.array([0, 0, 1, 2, 1])
     log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     batch = example_batch(logits, labels)
@@ -33,7 +35,9 @@ def test_loss_and_accuracy_are_means_over_the_images_that_count():
         {name: leaf[:2] for name, leaf in batch.items()},
         {name: leaf[2:] for name, leaf in batch.items()},
     ]
-    numbers = measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [padded(part, 4) for part in batches])
+    numbers = measured(
+        signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [padded(part, 4) for part in batches]
+    )
     assert numbers["probe_loss"] == pytest.approx(-log_probs[np.arange(5), labels].mean(), rel=1e-6)
     assert numbers["probe_accuracy"] == pytest.approx(3 / 5)
     assert tuple(numbers) == signal().columns
@@ -58,6 +62,8 @@ def test_the_columns_are_the_metrics_of_the_task_made_of_the_sums_over_all_batch
         [Metric("rmse")], lambda sums: {"rmse": float(sums["squares"]) ** 0.5}, ["squares"]
     )
     batches = [example_batch(np.full((2, 2), value), [0, 0]) for value in (1.0, 2.0)]
-    assert measured(rmse, network, jnp.float32(4.0), batches) == {"probe_rmse": pytest.approx(80**0.5)}
+    assert measured(rmse, network, jnp.float32(4.0), batches) == {
+        "probe_rmse": pytest.approx(80**0.5)
+    }
     assert rmse.columns == ("probe_rmse",)
     assert not rmse.needs_log_probs

@@ -1,4 +1,5 @@
-"""What `earlyprune_jax.signals` offers is what its documentation says, and no module in its place."""
+"""What `earlyprune_jax.signals` offers is what its documentation says, and no module in its
+place."""
 
 import types
 

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from earlyprune_jax.signals.divergences import jensen_shannon
-from earlyprune_jax.signals.similarity import PairwiseSimilarity, disagreement, linear_cka, model_similarity
+from earlyprune_jax.signals.similarity import (
+    PairwiseSimilarity,
+    disagreement,
+    linear_cka,
+    model_similarity,
+)
 from earlyprune_jax.validate import InvalidInput
 
 LN2 = np.log(2)
@@ -85,7 +90,9 @@ def test_a_network_that_is_not_finite_in_a_later_batch_is_named_with_its_example
 
 def test_equal_predictions_have_divergence_zero_however_small_their_probabilities_are():
     logits = 30 * np.random.default_rng(0).standard_normal((200, 50))
-    assert model_similarity(softmax(logits), softmax(logits)).divergence == pytest.approx(0.0, abs=1e-9)
+    assert model_similarity(softmax(logits), softmax(logits)).divergence == pytest.approx(
+        0.0, abs=1e-9
+    )
 
 
 def test_raising_the_mean_to_1e_minus_7_changes_less_than_classes_times_4e_minus_8():
@@ -102,20 +109,27 @@ def test_several_networks_are_compared_in_pairs():
     networks = [predictions(seed) for seed in range(3)]
     measured = model_similarity(*networks)
     pairs = {
-        (i, j): model_similarity(networks[i], networks[j]).divergence for i, j in ((0, 1), (0, 2), (1, 2))
+        (i, j): model_similarity(networks[i], networks[j]).divergence
+        for i, j in ((0, 1), (0, 2), (1, 2))
     }
     assert measured.per_pair == pytest.approx(pairs)
     assert measured.divergence == pytest.approx(np.mean(list(pairs.values())))
-    by_example = np.mean([jensen_shannon_by_hand(networks[i], networks[j]) for i, j in pairs], axis=0)
+    by_example = np.mean(
+        [jensen_shannon_by_hand(networks[i], networks[j]) for i, j in pairs], axis=0
+    )
     assert measured.standard_error == pytest.approx(by_example.std(ddof=1) / np.sqrt(40), rel=1e-6)
 
 
 def test_log_probabilities_and_jax_arrays_give_the_same_number():
     p, q = predictions(0), predictions(1)
     exact = model_similarity(p, q).divergence
-    assert model_similarity(jnp.float32(p), jnp.float32(q)).divergence == pytest.approx(exact, abs=1e-7)
+    assert model_similarity(jnp.float32(p), jnp.float32(q)).divergence == pytest.approx(
+        exact, abs=1e-7
+    )
     logs = [jax.nn.log_softmax(jnp.log(jnp.float32(x))) for x in (p, q)]
-    assert model_similarity(*logs, given="log_probabilities").divergence == pytest.approx(exact, abs=1e-7)
+    assert model_similarity(*logs, given="log_probabilities").divergence == pytest.approx(
+        exact, abs=1e-7
+    )
     impossible = [[0.0, -np.inf]], [[-np.inf, 0.0]]
     assert model_similarity(*impossible, given="log_probabilities").divergence == pytest.approx(LN2)
 
@@ -129,7 +143,12 @@ def test_log_probabilities_and_jax_arrays_give_the_same_number():
             "probabilities",
             r"to be 1. Example 1 does not, 1 in all",
         ),
-        ([[0.5, 0.5]], [[np.nan, 1.0]], "probabilities", r"network 1 \(from 0\) at example=0 to be finite"),
+        (
+            [[0.5, 0.5]],
+            [[np.nan, 1.0]],
+            "probabilities",
+            r"network 1 \(from 0\) at example=0 to be finite",
+        ),
         ([[1.5, -0.5]], [[1.0, 0.0]], "probabilities", "at example=0 to be at least 0"),
         ([[0.5, 0.5]], [[0.5, 0.5]], "log_probabilities", "to be 1"),
         ([[0.0, np.nan]], [[0.0, -np.inf]], "log_probabilities", "at example=0 to be finite"),
@@ -157,7 +176,9 @@ def test_disagreement_counts_different_predictions():
     assert disagreement(first, first) == 0.0
     assert disagreement([[1.0], [2.0]], [[3.0], [-1.0]]) == 0.0
     assert disagreement([[0.0, -np.inf]], [[-np.inf, 0.0]]) == 1.0
-    with pytest.raises(InvalidInput, match=r"second at example=\[0, 2\] to be below infinity and not nan"):
+    with pytest.raises(
+        InvalidInput, match=r"second at example=\[0, 2\] to be below infinity and not nan"
+    ):
         disagreement(np.zeros((3, 2)), [[np.nan, 0.0], [0.0, 1.0], [np.inf, 0.0]])
     with pytest.raises(InvalidInput, match="to be equal"):
         disagreement(np.zeros((3, 2)), np.zeros((2, 3)))
@@ -170,7 +191,9 @@ def cka_by_hand(x, y):
     return np.trace(first @ second) / np.sqrt(np.trace(first @ first) * np.trace(second @ second))
 
 
-@pytest.mark.parametrize(("num", "first_width", "second_width"), [(50, 4, 7), (6, 30, 3), (10, 40, 50)])
+@pytest.mark.parametrize(
+    ("num", "first_width", "second_width"), [(50, 4, 7), (6, 30, 3), (10, 40, 50)]
+)
 def test_cka_is_the_same_from_features_and_from_gram_matrices(num, first_width, second_width):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((num, first_width)) + 3

@@ -26,12 +26,15 @@ def jensen_shannon_by_hand(p, q):
 
 
 def spectrum_by_hand(matrices):
-    eigenvalues = [value for matrix in matrices for value in np.linalg.svd(matrix.astype(np.float64))[1] ** 2]
+    eigenvalues = [
+        value for matrix in matrices for value in np.linalg.svd(matrix.astype(np.float64))[1] ** 2
+    ]
     return np.sort(eigenvalues) / np.sum(eigenvalues)
 
 
 def distances_by_hand(kernel, num_permutations, seed=0):
-    """sqrt(JSD) of each permutation, one matrix for each spatial position, entries shuffled inside it."""
+    """sqrt(JSD) of each permutation, one matrix for each spatial position, entries shuffled inside
+    it."""
     rng = np.random.default_rng(seed)
     matrices = [kernel[index] for index in np.ndindex(kernel.shape[:-2])]
     own, values = spectrum_by_hand(matrices), []
@@ -45,7 +48,9 @@ def structured(shape, seed=0, strength=0.3):
     """Noise plus a common rank-one part: a layer that has learnt something."""
     rng = np.random.default_rng(seed)
     ramp = np.outer(np.linspace(-1, 1, shape[-2]), np.linspace(-1, 1, shape[-1]))
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1])) + strength * ramp).astype(np.float32)
+    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1])) + strength * ramp).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 8), (12, 7), (5, 6, 6), (2, 2, 2, 3, 5)])
@@ -70,24 +75,34 @@ def test_weights_at_he_initialisation_have_the_known_noise_floor(shape, floor):
     params = {f"layer{index}": {"kernel": np.float32(kernel)} for index, kernel in enumerate(drawn)}
     measured = random_distance(params, key=KEY, num_permutations=4)
     error = np.std(list(measured.per_layer.values()), ddof=1) / np.sqrt(num)
-    # The published floors are few draws of something whose single draws scatter by a sixth to a quarter.
+    # The published floors are few draws of something whose single draws scatter by a sixth to a
+    # quarter.
     assert abs(measured.value - floor) < 0.06 * floor + 4 * error
     assert error < 0.03 * floor
 
 
 def test_a_shuffled_identity_takes_its_two_possible_values_as_often_as_counting_says():
-    # Two ones in a 2 x 2 matrix: on a diagonal in 2 of 6 cases, p = q = (1/2, 1/2); else q = (0, 1).
+    # Two ones in a 2 x 2 matrix: on a diagonal in 2 of 6 cases, p = q = (1/2, 1/2); else q = (0,
+    # 1).
     num = 600
-    measured = random_distance({"kernel": jnp.eye(2)}, key=KEY, num_permutations=num, reading="plain")
+    measured = random_distance(
+        {"kernel": jnp.eye(2)}, key=KEY, num_permutations=num, reading="plain"
+    )
     other = jensen_shannon_by_hand(np.array([0.5, 0.5]), np.array([0.0, 1.0]))
     share = measured.value / other
     assert share == pytest.approx(2 / 3, abs=4 * np.sqrt(2 / 9 / num))
-    assert measured.spread == pytest.approx(other * np.sqrt(share * (1 - share) * num / (num - 1)), rel=1e-4)
+    assert measured.spread == pytest.approx(
+        other * np.sqrt(share * (1 - share) * num / (num - 1)), rel=1e-4
+    )
 
 
 def test_matrices_that_shuffling_cannot_change_have_distance_zero():
     rng = np.random.default_rng(0)
-    column, constant, single = rng.standard_normal((9, 1)), np.full((3, 3, 4, 5), 0.3), np.zeros((6, 6))
+    column, constant, single = (
+        rng.standard_normal((9, 1)),
+        np.full((3, 3, 4, 5), 0.3),
+        np.zeros((6, 6)),
+    )
     single[2, 3] = -4.0
     params = {
         name: {"kernel": np.float32(value)}
@@ -106,7 +121,10 @@ def test_the_distance_comes_near_its_maximum_and_does_not_pass_it():
 
 
 def test_the_model_value_is_the_plain_mean_of_layers_and_its_spread_that_of_the_means():
-    params = {"small": {"kernel": structured((4, 4))}, "large": {"kernel": structured((3, 3, 8, 8), seed=1)}}
+    params = {
+        "small": {"kernel": structured((4, 4))},
+        "large": {"kernel": structured((3, 3, 8, 8), seed=1)},
+    }
     one_by_one = [random_distance(params, key=KEY, num_permutations=num) for num in (1, 2, 3)]
     # Permutations are numbered: more of them add to the same first ones.
     totals = [num * measured.value for num, measured in zip((1, 2, 3), one_by_one, strict=True)]
@@ -132,7 +150,8 @@ def test_a_layers_value_depends_on_its_path_and_the_key_and_on_no_other_layer():
 def test_the_scale_of_the_weights_does_not_matter_even_where_squares_overflow():
     kernel = structured((6, 8))
     values = [
-        random_distance({"kernel": kernel * np.float32(2.0**power)}, key=KEY).value for power in (0, -90, 90)
+        random_distance({"kernel": kernel * np.float32(2.0**power)}, key=KEY).value
+        for power in (0, -90, 90)
     ]
     assert values[0] == values[1] == values[2]
 
@@ -157,7 +176,9 @@ def test_both_readings_come_from_the_same_permutations():
     }
     assert one["plain"] == pytest.approx(one["sqrt"] ** 2)
     both = signal(num_permutations=3).measure(params, KEY)
-    sqrt, plain = (random_distance(params, key=KEY, num_permutations=3, reading=r) for r in ("sqrt", "plain"))
+    sqrt, plain = (
+        random_distance(params, key=KEY, num_permutations=3, reading=r) for r in ("sqrt", "plain")
+    )
     assert both == {
         "random_distance": sqrt.value,
         "random_distance_std": sqrt.spread,
@@ -180,7 +201,9 @@ def test_skipped_leaves_are_named_with_the_reason():
         "dead/kernel": "is 0 throughout",
         "few/kernel": "has 2 eigenvalues, fewer than 3",
     }
-    with pytest.raises(InvalidInput, match="to hold a matrix with a spectrum. dead/kernel is 0 throughout"):
+    with pytest.raises(
+        InvalidInput, match="to hold a matrix with a spectrum. dead/kernel is 0 throughout"
+    ):
         random_distance({"dead": params["dead"]}, key=KEY)
 
 
@@ -222,7 +245,8 @@ def test_resnet18_with_five_permutations_takes_under_20_seconds():
     model = models.build("resnet18", num_classes=10)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(KEY)
     jax.block_until_ready(variables)
-    # Of all threads together: on an idle machine not less than the wall clock's, on a busy one the same.
+    # Of all threads together: on an idle machine not less than the wall clock's, on a busy one the
+    # same.
     started = time.process_time()
     measured = random_distance(variables["params"], key=KEY)
     assert time.process_time() - started < 20

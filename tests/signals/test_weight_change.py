@@ -29,14 +29,19 @@ def trees(seed=0):
 
 def test_it_is_the_distance_over_the_length_of_all_chosen_weights_together():
     then, now = trees()
-    flat = [np.concatenate([t["conv"]["kernel"].ravel(), t["dense"]["kernel"].ravel()]) for t in (then, now)]
+    flat = [
+        np.concatenate([t["conv"]["kernel"].ravel(), t["dense"]["kernel"].ravel()])
+        for t in (then, now)
+    ]
     by_hand = np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0])
     assert weight_change(then, now) == pytest.approx(by_hand, rel=1e-6)
     conv = np.linalg.norm(now["conv"]["kernel"] - then["conv"]["kernel"]) / np.linalg.norm(
         then["conv"]["kernel"]
     )
     assert weight_change(then, now, layers="conv_kernels") == pytest.approx(conv, rel=1e-6)
-    assert weight_change(then, now, layers=select(now, "conv_kernels")) == pytest.approx(conv, rel=1e-6)
+    assert weight_change(then, now, layers=select(now, "conv_kernels")) == pytest.approx(
+        conv, rel=1e-6
+    )
     per_leaf = weight_change_per_leaf(then, now)
     assert list(per_leaf) == ["conv/kernel", "dense/kernel"]
     assert per_leaf["conv/kernel"] == pytest.approx(conv, rel=1e-6)

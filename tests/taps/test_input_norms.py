@@ -42,7 +42,9 @@ def by_patches(x, size, strides, padding, dilation=(1, 1)):
         ((3, 2), ((0, 2), (1, 0)), (2, 1)),
     ],
 )
-def test_a_convolution_counts_for_each_kernel_position_the_pixels_it_sees(strides, padding, dilation):
+def test_a_convolution_counts_for_each_kernel_position_the_pixels_it_sees(
+    strides, padding, dilation
+):
     module = nn.Conv(2, (3, 2), strides=strides, padding=padding, kernel_dilation=dilation)
     norms, shape = measured(module, IMAGES)
     assert norms.shape == (3, 2, 4, 1)
@@ -74,7 +76,9 @@ def test_a_one_dimensional_convolution_with_a_plain_kernel_size():
     assert norms.shape == (2, 4, 1)
     for position in range(2):
         seen = sequences[:, position : 41 + position]
-        np.testing.assert_allclose(norms[position, :, 0], np.sqrt((seen**2).sum(axis=(0, 1))), rtol=1e-5)
+        np.testing.assert_allclose(
+            norms[position, :, 0], np.sqrt((seen**2).sum(axis=(0, 1))), rtol=1e-5
+        )
 
 
 def test_a_dense_layer_counts_every_position():
@@ -85,7 +89,9 @@ def test_a_dense_layer_counts_every_position():
 def test_dense_general_keeps_the_contracted_axes_in_the_kernels_order():
     norms, shape = measured(nn.DenseGeneral((2, 3), axis=(-1, 1)), IMAGES)
     assert shape == (7, 4, 2, 3)
-    np.testing.assert_allclose(norms, np.sqrt((IMAGES**2).sum(axis=(0, 2)))[..., None, None], rtol=1e-5)
+    np.testing.assert_allclose(
+        norms, np.sqrt((IMAGES**2).sum(axis=(0, 2)))[..., None, None], rtol=1e-5
+    )
 
 
 def test_dense_general_keeps_batch_axes():
@@ -119,7 +125,9 @@ def test_a_module_called_twice_counts_both_inputs_and_a_subclass_counts_as_its_p
     layer = variables["params"]["layer"]
     second = 2 * (IMAGES @ layer["kernel"])
     norms = taps.input_norms(Shared(), variables, [IMAGES[:2], IMAGES[2:]])
-    wanted = np.sqrt((IMAGES**2).sum(axis=(0, 1, 2)) + (np.asarray(second) ** 2).sum(axis=(0, 1, 2)))
+    wanted = np.sqrt(
+        (IMAGES**2).sum(axis=(0, 1, 2)) + (np.asarray(second) ** 2).sum(axis=(0, 1, 2))
+    )
     np.testing.assert_allclose(norms["layer/kernel"][:, 0], wanted, rtol=1e-5)
 
 
@@ -187,10 +195,15 @@ def test_bfloat16_inputs_are_squared_and_summed_in_float32():
 @pytest.fixture(scope="module")
 def resnet():
     """(module, variables, batches)."""
-    module, rng = models.build("resnet8", num_classes=3, width_multiplier=0.25), np.random.default_rng(1)
+    module, rng = (
+        models.build("resnet8", num_classes=3, width_multiplier=0.25),
+        np.random.default_rng(1),
+    )
     image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    variables: Any = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
+    variables: Any = jax.tree.map(
+        lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes
+    )
     batches = [{"images": rng.standard_normal((3, 8, 8, 1)).astype(np.float32)} for _ in range(2)]
     return module, variables, batches
 
@@ -216,7 +229,9 @@ def test_every_kernel_of_a_resnet_has_norms_and_wanda_scores_them(resnet):
 def test_layers_choose_what_is_measured():
     module = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=4)
     x = IMAGES[:, 0]
-    norms = taps.input_norms(module, module.init(jax.random.key(0), x), [x], layers="regex:out/kernel")
+    norms = taps.input_norms(
+        module, module.init(jax.random.key(0), x), [x], layers="regex:out/kernel"
+    )
     assert list(norms) == ["out/kernel"]
 
 
@@ -240,15 +255,17 @@ def test_a_kernel_that_no_tap_covers_is_named_and_can_be_left_out():
         taps.input_norms(Unsupported(), variables, [IMAGES])
     assert len(caught.value.problems) == 1
     assert "input norms at='up/kernel' to be tapped. No call of nn.Conv" in str(caught.value)
-    assert list(taps.input_norms(Unsupported(), variables, [IMAGES], layers="regex:head/kernel")) == [
-        "head/kernel"
-    ]
+    assert list(
+        taps.input_norms(Unsupported(), variables, [IMAGES], layers="regex:head/kernel")
+    ) == ["head/kernel"]
 
 
 def test_a_parameter_that_is_not_a_kernel_has_no_norm():
     module = nn.Dense(2)
     with pytest.raises(InvalidInput, match="'bias' to be tapped"):
-        taps.input_norms(module, module.init(jax.random.key(0), IMAGES), [IMAGES], layers="regex:bias")
+        taps.input_norms(
+            module, module.init(jax.random.key(0), IMAGES), [IMAGES], layers="regex:bias"
+        )
 
 
 @pytest.mark.parametrize(
@@ -257,7 +274,10 @@ def test_a_parameter_that_is_not_a_kernel_has_no_norm():
         ([], "to give at least one batch"),
         (IMAGES, "Wrap a single batch in a list"),
         ([IMAGES, IMAGES[:0]], "examples in batch 1 (from 0)=0"),
-        ([IMAGES, np.full_like(IMAGES, np.inf)], "input norm at kernel='not finite' to be finite at batch 1"),
+        (
+            [IMAGES, np.full_like(IMAGES, np.inf)],
+            "input norm at kernel='not finite' to be finite at batch 1",
+        ),
     ],
 )
 def test_bad_batches_are_refused_by_number(batches, words):
@@ -270,4 +290,6 @@ def test_bad_batches_are_refused_by_number(batches, words):
 def test_mutable_collections_are_refused():
     module = nn.Dense(2)
     with pytest.raises(InvalidInput, match="apply option mutable"):
-        taps.input_norms(module, module.init(jax.random.key(0), IMAGES), [IMAGES], mutable=["batch_stats"])
+        taps.input_norms(
+            module, module.init(jax.random.key(0), IMAGES), [IMAGES], mutable=["batch_stats"]
+        )

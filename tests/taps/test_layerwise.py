@@ -1,4 +1,5 @@
-"""Layerwise per-example squares of every supported layer against vmapped gradients, and every trap."""
+"""Layerwise per-example squares of every supported layer against vmapped gradients, and every
+trap."""
 
 import functools
 from typing import Any
@@ -106,7 +107,9 @@ def agree(found, wanted):
         by_vmap, diagonal = wanted[name]
         np.testing.assert_allclose(own_squares, by_vmap, rtol=1e-5, atol=1e-9, err_msg=name)
         scale = float(np.abs(diagonal).max())
-        np.testing.assert_allclose(own_diagonal, diagonal, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            own_diagonal, diagonal, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name
+        )
 
 
 LAYERS = {
@@ -167,7 +170,9 @@ def test_squares_and_diagonals_of_every_layer_are_those_of_vmapped_gradients(gro
 
 @pytest.mark.parametrize("num_embeddings", [7, 1])
 def test_an_embedding_adds_the_positions_of_one_token_before_squaring(num_embeddings):
-    tokens = np.array([[0, 1, 1, 3], [2, 2, 2, 2], [6, 5, 0, -1], [0, 1, 2, 3], [4, 4, 5, 5]], np.int32)
+    tokens = np.array(
+        [[0, 1, 1, 3], [2, 2, 2, 2], [6, 5, 0, -1], [0, 1, 2, 3], [4, 4, 5, 5]], np.int32
+    )
     found, wanted, notes = squares(Network((nn.Embed(num_embeddings, 4),)), tokens)
     assert not notes
     agree(found, wanted)
@@ -259,9 +264,14 @@ class Scanned(nn.Module):
 def test_layers_inside_scan_and_vmap_are_left_to_the_caller_with_a_note():
     found, wanted, notes = squares(Scanned(), images(3, 4))
     assert set(found) == {"before/kernel", "before/bias", "head/kernel", "head/bias"}
-    assert sorted(note.split(" (")[0] for note in notes) == ["heads", "scanned/dense", "scanned/norm"]
+    assert sorted(note.split(" (")[0] for note in notes) == [
+        "heads",
+        "scanned/dense",
+        "scanned/norm",
+    ]
     assert all(
-        "no call of a supported layer, outside nn.scan and nn.vmap, holds it" in note for note in notes
+        "no call of a supported layer, outside nn.scan and nn.vmap, holds it" in note
+        for note in notes
     )
     agree(found, wanted)
 
@@ -298,7 +308,8 @@ def test_attention_is_covered_by_its_dense_layers():
 
 
 class TiedByHand(nn.Module):
-    """A dense layer whose kernel another product reads; a scale that a penalty on the logits reads."""
+    """A dense layer whose kernel another product reads; a scale that a penalty on the logits
+    reads."""
 
     @nn.compact
     def __call__(self, x):
@@ -359,7 +370,10 @@ class WithOwn(nn.Module):
 def test_subclasses_and_parameters_outside_layers_are_not_tapped():
     found, wanted, notes = squares(Network((Doubled(4), WithOwn())), images(4))
     assert set(found) == {"layers_1/dense/kernel", "layers_1/dense/bias", "head/kernel"}
-    assert [note.split(" by")[0] for note in notes] == ["layers_0 (bias, kernel)", "layers_1 (gain)"]
+    assert [note.split(" by")[0] for note in notes] == [
+        "layers_0 (bias, kernel)",
+        "layers_1 (gain)",
+    ]
     agree(found, wanted)
 
 
@@ -370,7 +384,11 @@ def own_promotion(*arrays, dtype=None, inexact=True):
 @pytest.mark.parametrize(
     ("layer", "shape", "words"),
     [
-        (nn.Conv(2, (3,), mask=np.ones((3, 4, 2), np.float32)), (5, 4), "its attribute mask is set"),
+        (
+            nn.Conv(2, (3,), mask=np.ones((3, 4, 2), np.float32)),
+            (5, 4),
+            "its attribute mask is set",
+        ),
         (nn.Dense(2, dot_general=jax.lax.dot_general), (4,), "its attribute dot_general is set"),
         (nn.Dense(2, promote_dtype=own_promotion), (4,), "promote_dtype of its own"),
         (nn.ConvTranspose(2, (3,)), (5, 4), "no call of a supported layer"),
@@ -530,7 +548,8 @@ def test_bfloat16_layers_are_accumulated_in_float32():
     assert not notes
     for name, (own, _) in found.items():
         assert own.dtype == jnp.float32
-        # Sums over 1,024 positions, of terms rounded to 8 bits; added up in 8 bits they are off by half.
+        # Sums over 1,024 positions, of terms rounded to 8 bits; added up in 8 bits they are off by
+        # half.
         np.testing.assert_allclose(own, wanted[name][0], rtol=0.05, err_msg=name)
 
 

@@ -34,7 +34,8 @@ def batching():
 
 
 def epoch(batching, number, key=KEY):
-    """The kinds in their turn, and kind -> [n, B] numbers of the examples, in the order of the steps."""
+    """The kinds in their turn, and kind -> [n, B] numbers of the examples, in the order of the
+    steps."""
     made = batching.epoch(key, number)
     shown = {one.kind: SPLITS["train"][one.kind]["number"][np.asarray(one.indices)] for one in made}
     return [one.kind for one in made], shown

@@ -1,4 +1,5 @@
-"""A task of the user's: what it is asked for, what is refused before anything compiles, what it reports."""
+"""A task of the user's: what it is asked for, what is refused before anything compiles, what it
+reports."""
 
 import dataclasses
 from pathlib import Path
@@ -50,21 +51,32 @@ WRONG = {
         "eval_sums['loss']='float32[2]' to be one floating-point number",
     ),
     "a whole number": (
-        task(eval_sums=lambda p, s, batch: sums(p, batch) | {"count": len(batch["x"]) + jnp.int32(0)}),
+        task(
+            eval_sums=lambda p, s, batch: sums(p, batch) | {"count": len(batch["x"]) + jnp.int32(0)}
+        ),
         "eval_sums['count']='int32[]' to be one floating-point number",
     ),
     "a sum that is not named": (
         task(train_sums=lambda p, s, batch, key: (sums(p, batch) | {"more": jnp.zeros(())}, s)),
         "names of train_sums=['count', 'loss', 'more'] to be ['count', 'loss']",
     ),
-    "a metric without a sum": (task(metrics=(Metric("loss"), ERROR)), "to be ['count', 'error', 'loss']"),
+    "a metric without a sum": (
+        task(metrics=(Metric("loss"), ERROR)),
+        "to be ['count', 'error', 'loss']",
+    ),
     "no sums": (task(eval_sums=lambda p, s, batch: jnp.zeros(())), "to return a mapping"),
     "another state": (
         task(train_sums=lambda p, s, batch, key: (sums(p, batch), {})),
         "model_state of train_sums",
     ),
-    "an init that raises": (task(init=raises), "make variables. It raised KeyError: 'no such thing'"),
-    "a batch that raises": (task(batching=plain(SPLITS, 2, raises)), "raised KeyError: 'no such thing'"),
+    "an init that raises": (
+        task(init=raises),
+        "make variables. It raised KeyError: 'no such thing'",
+    ),
+    "a batch that raises": (
+        task(batching=plain(SPLITS, 2, raises)),
+        "raised KeyError: 'no such thing'",
+    ),
 }
 
 
@@ -80,18 +92,26 @@ def test_a_sound_task_has_no_problems_and_own_sums_need_their_metrics_made():
         train_sums=lambda p, s, batch, key: ({**sums(p, batch), "wrong": jnp.ones(())}, s),
         eval_sums=lambda p, s, batch: {**sums(p, batch), "wrong": jnp.ones(())},
         sums=("loss", "count", "wrong"),
-        values=lambda totals: {"loss": totals["loss"] / totals["count"], "error": totals["wrong"] / 10},
+        values=lambda totals: {
+            "loss": totals["loss"] / totals["count"],
+            "error": totals["wrong"] / 10,
+        },
         metrics=(Metric("loss", larger_is_better=False), ERROR),
         primary="error",
     )
     assert check(own) == []
     assert own.sum_names == ("loss", "count", "wrong")
-    assert own.measured({"loss": np.float32(6), "count": 3.0, "wrong": 5}) == {"loss": 2.0, "error": 0.5}
+    assert own.measured({"loss": np.float32(6), "count": 3.0, "wrong": 5}) == {
+        "loss": 2.0,
+        "error": 0.5,
+    }
     assert task().measured({"loss": 6.0, "count": 4.0}) == {"loss": 1.5}
 
 
 def test_a_host_metric_may_be_the_primary_and_a_trigger_may_watch_its_validation_only():
-    bleu = HostMeasurement((Metric("bleu"),), lambda variables, split: {"bleu": 1.0}, every_epochs=3)
+    bleu = HostMeasurement(
+        (Metric("bleu"),), lambda variables, split: {"bleu": 1.0}, every_epochs=3
+    )
     splits = SPLITS | {"validation": SPLITS["test"]}
     own = task(host=(bleu,), primary="bleu", splits=splits)
     assert check(own) == []
@@ -151,7 +171,9 @@ def resolve(folder: Path, **changes: str):
         "signals.num_examples": "0",
         **{name.replace("__", "."): text for name, text in changes.items()},
     }
-    return config.resolve(linear_experiment(Path("none.npz")), list(overrides.items()), folder=folder)
+    return config.resolve(
+        linear_experiment(Path("none.npz")), list(overrides.items()), folder=folder
+    )
 
 
 def test_an_own_task_is_made_from_its_data_with_what_it_takes(tmp_path):
@@ -159,7 +181,11 @@ def test_an_own_task_is_made_from_its_data_with_what_it_takes(tmp_path):
     made = tasks.abstract(spec)
     assert made.batching.num_examples == {"train": 12, "test": 4}
     assert made.batching.steps_per_epoch == 3
-    assert [path for path, _ in spec.code] == ["own_code:Linear", "regress:load", "regress:regression"]
+    assert [path for path, _ in spec.code] == [
+        "own_code:Linear",
+        "regress:load",
+        "regress:regression",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -169,10 +195,16 @@ def test_an_own_task_is_made_from_its_data_with_what_it_takes(tmp_path):
             {"task__name": "regress:nothing"},
             "task.name: regress:nothing: Expected task='NoneType' to be a Task",
         ),
-        ({"task__name": "regress:regression(primary='error')"}, "task.primary='error' to be one of loss"),
+        (
+            {"task__name": "regress:regression(primary='error')"},
+            "task.primary='error' to be one of loss",
+        ),
         ({"task__name": "classification"}, "to be images and labels"),
         ({"task__name": "clasification"}, "Did you mean 'classification'?"),
-        ({"signals__names": "kl_uniform"}, "signals.names='kl_uniform' to need no log-probabilities"),
+        (
+            {"signals__names": "kl_uniform"},
+            "signals.names='kl_uniform' to need no log-probabilities",
+        ),
         ({"pruning__criteria": "fisher"}, "pruning.criteria='fisher' to need no log-probabilities"),
         (
             {"fork__comparisons": "disagreement", "fork__num_replicates": "2"},

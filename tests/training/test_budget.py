@@ -57,7 +57,10 @@ def test_nothing_allowed_means_once_a_run():
 
 @pytest.fixture(scope="module")
 def limited(tiny_npz):
-    changes = [("signals.max_overhead_fraction", "1e-4"), ("signals.names", "kl_uniform,weight_change")]
+    changes = [
+        ("signals.max_overhead_fraction", "1e-4"),
+        ("signals.names", "kl_uniform,weight_change"),
+    ]
     spec = config.resolve(tiny_experiment(tiny_npz), changes)
     return engine_of(spec)
 
@@ -101,7 +104,12 @@ KL = {"num_examples": 8, "every_epochs": 1}
         "{}",
         '{"signals": {"kl_uniform": {"num_examples": 8, "every_epochs": 1}}}',
         json.dumps(
-            {"signals": {"kl_uniform": {**KL, "num_examples": 99}, "weight_change": {"every_epochs": 1}}}
+            {
+                "signals": {
+                    "kl_uniform": {**KL, "num_examples": 99},
+                    "weight_change": {"every_epochs": 1},
+                }
+            }
         ),
         json.dumps({"signals": {"kl_uniform": KL, "weight_change": {"every_epochs": 0}}}),
         "{",

@@ -27,7 +27,9 @@ def store(tmp_path) -> CheckpointStore:
 def test_every_leaf_returns_bit_for_bit_in_its_place(store):
     restored = store.restore(5, jax.tree.map(jnp.zeros_like, TREE))
     assert jax.tree.structure(restored) == jax.tree.structure(TREE)
-    for (path, a), b in zip(jax.tree.leaves_with_path(TREE), jax.tree.leaves(restored), strict=True):
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(TREE), jax.tree.leaves(restored), strict=True
+    ):
         assert a.dtype == b.dtype, path
         np.testing.assert_array_equal(a, b, err_msg=str(path))
 

@@ -73,7 +73,9 @@ def test_removed_weights_of_a_batch_are_exactly_zero_and_each_fork_keeps_its_own
     for number, (_, sparsity) in enumerate(CELLS):
         one = stack.state(number)
         assert pruning.sparsity(one.mask, engine.prunable("")) == pytest.approx(sparsity, abs=1e-3)
-        for keep, weight in zip(jax.tree.leaves(one.mask), jax.tree.leaves(one.params), strict=True):
+        for keep, weight in zip(
+            jax.tree.leaves(one.mask), jax.tree.leaves(one.params), strict=True
+        ):
             assert not np.any(np.asarray(weight)[~np.asarray(keep)])
 
 
@@ -131,11 +133,15 @@ assert len(stack._states.params["classifier"]["kernel"].sharding.device_set) == 
 print("same")
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
     assert done.stdout == "same\n", done.stderr
 
 
-def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(engine, tmp_path, monkeypatch):
+def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
+    engine, tmp_path, monkeypatch
+):
     """An epoch of a batch of 4 takes 40 s, 10 s a run; a save takes 1 s, 5 % of two epochs."""
     clock, saved = [0.0], []
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))

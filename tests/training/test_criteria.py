@@ -1,4 +1,5 @@
-"""Forks can be pruned by every criterion, each computed on the engine's own examples, and by the user's."""
+"""Forks can be pruned by every criterion, each computed on the engine's own examples, and by the
+user's."""
 
 import csv
 import io
@@ -26,7 +27,9 @@ def built(tiny_config, *overrides):
 def examples_of(engine):
     """What forks' criteria look at, as a study would have it."""
     spec = engine.spec
-    numbers = engines.probe_indices(engine.num_train, spec.pruning.num_examples, spec.data.split_seed)
+    numbers = engines.probe_indices(
+        engine.num_train, spec.pruning.num_examples, spec.data.split_seed
+    )
     return numbers, criteria.Examples(engine, numbers, spec.pruning.batch_size)
 
 
@@ -47,14 +50,18 @@ def explicit_gradients(engine, state, labels_of):
         batch = engine.task.batching.take("", split, jnp.asarray([index]), None, None)
         row = engine.task.probe(state.model_state).log_probs(state.params, batch)[0]
         for label, weight in labels_of(row, int(batch["labels"][0])):
-            gradients.append((weight, gradient(state.params, batch["images"], jnp.asarray([label]))))
+            gradients.append(
+                (weight, gradient(state.params, batch["images"], jnp.asarray([label])))
+            )
     return gradients
 
 
 def test_fisher_uses_its_own_labels_and_all_examples_it_may_look_at(tiny_config):
     engine, state = built(tiny_config, ("pruning.num_examples", "7"), ("pruning.batch_size", "3"))
     found = scored(engine, state, "fisher(estimator='exact')")
-    every = explicit_gradients(engine, state, lambda row, _: list(enumerate(np.exp(np.asarray(row)))))
+    every = explicit_gradients(
+        engine, state, lambda row, _: list(enumerate(np.exp(np.asarray(row))))
+    )
     kernel = sum(weight * np.asarray(g["stem_conv"]["kernel"]) ** 2 for weight, g in every) / 7
     np.testing.assert_allclose(found["stem_conv"]["kernel"], kernel, rtol=2e-4, atol=1e-9)
     saliency = scored(engine, state, "obd(estimator='exact')")["stem_conv"]["kernel"]
@@ -97,7 +104,9 @@ def test_a_grid_runs_over_criteria_that_need_data(tiny_config, tmp_path):
     experiment.run(spec, tmp_path)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
     forks = [row for row in rows if row["kind"] == "fork"]
-    assert {(row["criterion"], row["scope"]) for row in forks} == set(itertools.product(names, scopes))
+    assert {(row["criterion"], row["scope"]) for row in forks} == set(
+        itertools.product(names, scopes)
+    )
     assert {row["status"] for row in forks} == {"finished"}
     assert {row["achieved_sparsity"] for row in forks} == {forks[0]["achieved_sparsity"]}
 
@@ -109,7 +118,9 @@ def linear(tiny_npz):
         linear_experiment(tiny_npz), [("pruning.num_examples", "12"), ("pruning.batch_size", "4")]
     )
     engine = engine_of(spec)
-    state, _ = engine.train_epoch(engine.new_state(0), np.full(engine.steps_per_epoch, 0.1, np.float32))
+    state, _ = engine.train_epoch(
+        engine.new_state(0), np.full(engine.steps_per_epoch, 0.1, np.float32)
+    )
     return engine, state, np.asarray(state.params["classifier"]["kernel"])
 
 
@@ -166,7 +177,9 @@ def test_an_own_scope_decides_how_many_go_where(linear):
         ("magnitude", "own_code:numbers", "pruning.scopes: own_code:numbers"),
     ],
 )
-def test_what_is_no_score_or_no_mask_of_that_count_is_refused_by_name(linear, criterion, scope, words):
+def test_what_is_no_score_or_no_mask_of_that_count_is_refused_by_name(
+    linear, criterion, scope, words
+):
     engine, state, _ = linear
     with pytest.raises(InvalidInput) as caught:
         mask_of(engine, state, criterion, scope)
@@ -186,7 +199,9 @@ def test_what_is_no_score_or_no_mask_of_that_count_is_refused_by_name(linear, cr
         ("signals.mask_scope", "no_such_module:f", "to name a module that exists"),
     ],
 )
-def test_a_criterion_or_scope_that_there_is_not_is_refused_with_the_config(tiny_npz, key, text, words):
+def test_a_criterion_or_scope_that_there_is_not_is_refused_with_the_config(
+    tiny_npz, key, text, words
+):
     with pytest.raises(InvalidInput) as caught:
         config.resolve(linear_experiment(tiny_npz), [(key, text)])
     assert words in str(caught.value)

@@ -1,9 +1,11 @@
-"""Real processes that train as one, from the command line: one process's numbers, and what a death leaves.
+"""Real processes that train as one, from the command line: one process's numbers, and what a death
+leaves.
 
     pytest -m slow tests/training/test_distributed.py
 
-Every process is this Python with one CPU device; they meet on a free port of this machine. Each starts in a
-directory of its own, and the workdir is relative: what one writes, the other does not see.
+Every process is this Python with one CPU device; they meet on a free port of this machine. Each
+starts in a directory of its own, and the workdir is relative: what one writes, the other does not
+see.
 """
 
 import csv
@@ -78,7 +80,11 @@ def wait(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], list[st
     finally:
         for process in processes:
             process.kill()
-    return [process.returncode for process in processes], [out for out, _ in told], [err for _, err in told]
+    return (
+        [process.returncode for process in processes],
+        [out for out, _ in told],
+        [err for _, err in told],
+    )
 
 
 def arguments(home: Path, npz: Path, **changes: str) -> list[str]:
@@ -135,7 +141,8 @@ def assert_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def studied(tiny_npz, tmp_path_factory) -> tuple[Path, Path, list[str]]:
-    """A study by one process and by two, a fork of which fails; where they are, and what the two printed."""
+    """A study by one process and by two, a fork of which fails; where they are, and what the two
+    printed."""
     home, changes = tmp_path_factory.mktemp("studied"), {"pruning__criteria": "magnitude,taylor"}
     printed = []
     for name in ("alone", "together"):
@@ -156,7 +163,9 @@ def test_two_processes_write_the_tables_of_one(studied):
     rows = table(alone / "0")
     assert sorted(row["status"] for row in rows) == ["failed", *["finished"] * 4]
     for name in ("results.csv", "signals.csv"):
-        for found, wanted in zip(table(together / "0", name), table(alone / "0", name), strict=True):
+        for found, wanted in zip(
+            table(together / "0", name), table(alone / "0", name), strict=True
+        ):
             assert_close(found, wanted)
     assert sorted(each["status"] for each in comparisons(alone / "0")) == ["finished", "skipped"]
     for found, wanted in zip(comparisons(together / "0"), comparisons(alone / "0"), strict=True):
@@ -224,7 +233,12 @@ def test_what_speaks_against_starting_ends_all_with_one_message(tiny_npz, tmp_pa
         np.savez(tmp_path / "data" / str(number) / "own.npz", **(arrays | {"x_train": images}))
     sizes = {"train__batch_size": "7", "signals__batch_size": "9"}
     for name, file, changes, said in (
-        ("sizes", tiny_npz, sizes, ("train.batch_size=7", "Nearest: 6 or 8.", "signals.batch_size=9")),
+        (
+            "sizes",
+            tiny_npz,
+            sizes,
+            ("train.batch_size=7", "Nearest: 6 or 8.", "signals.batch_size=9"),
+        ),
         ("data", Path("own.npz"), {}, ("Expected data=", "differs from process 0's in [1]")),
     ):
         codes, _, errors = wait(pair(tmp_path / name, file, **changes))

@@ -1,4 +1,5 @@
-"""The engine and the loop against numpy: order, evaluation, the probe, what a crash leaves behind."""
+"""The engine and the loop against numpy: order, evaluation, the probe, what a crash leaves
+behind."""
 
 import dataclasses
 import functools
@@ -44,7 +45,8 @@ def engine(tiny_npz):
 
 @pytest.fixture(scope="module")
 def trained(engine):
-    """A state after one epoch: BN statistics and predictions are no longer those of a new network."""
+    """A state after one epoch: BN statistics and predictions are no longer those of a new
+    network."""
     return engine.train_epoch(engine.new_state(0), np.full(STEPS, 0.05, np.float32))[0]
 
 
@@ -129,7 +131,8 @@ def test_an_absent_split_measures_nothing(engine, trained):
 
 
 def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, Task]:
-    """The engine with a task that learns nothing and keeps in model_state the rows of every step."""
+    """The engine with a task that learns nothing and keeps in model_state the rows of every
+    step."""
 
     def init(key):
         seen = {"rows": jnp.full((num_epochs * STEPS, BATCH), -1), "next": jnp.zeros((), jnp.int32)}
@@ -142,7 +145,9 @@ def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, 
 
     task = Task(
         splits=engine.task.splits,
-        batching=plain(engine.task.splits, BATCH, lambda kind, split, indices, weights, key: indices),
+        batching=plain(
+            engine.task.splits, BATCH, lambda kind, split, indices, weights, key: indices
+        ),
         init=init,
         train_sums=train_sums,
         eval_sums=engine.task.eval_sums,
@@ -179,7 +184,9 @@ def test_every_epoch_sees_its_own_order_and_each_image_at_most_once(engine):
 
 def test_a_run_that_starts_in_a_later_epoch_goes_on_in_the_order_of_that_epoch(engine):
     key = jax.random.PRNGKey(5)
-    np.testing.assert_array_equal(rows_seen(engine, 1, key, first_epoch=2), rows_seen(engine, 3, key)[2:])
+    np.testing.assert_array_equal(
+        rows_seen(engine, 1, key, first_epoch=2), rows_seen(engine, 3, key)[2:]
+    )
 
 
 # What a crash leaves behind
@@ -220,7 +227,15 @@ def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engin
     def run(report):
         initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
         return loop.Run(
-            training, 0, initial, engine.prunable(""), loop.NOT_WATCHED, save, records, store, report
+            training,
+            0,
+            initial,
+            engine.prunable(""),
+            loop.NOT_WATCHED,
+            save,
+            records,
+            store,
+            report,
         )
 
     def crash(entry):

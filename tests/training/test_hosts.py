@@ -1,4 +1,5 @@
-"""What is asked before processes join, what travels between them, and that one process changes nothing."""
+"""What is asked before processes join, what travels between them, and that one process changes
+nothing."""
 
 import pickle
 from pathlib import Path
@@ -38,7 +39,9 @@ def test_wrong_addresses_are_named_all_at_once_and_start_nothing(flags, named):
         hosts.initialize(*flags)
 
 
-@pytest.mark.parametrize("flags", [(None, None, None), ("[::1]:1234", 1, 0), ("head-node:65535", 64, 63)])
+@pytest.mark.parametrize(
+    "flags", [(None, None, None), ("[::1]:1234", 1, 0), ("head-node:65535", 64, 63)]
+)
 def test_right_addresses_have_no_problems(flags):
     assert hosts.problems(*flags) == []
 
@@ -70,7 +73,15 @@ def test_the_problems_of_bad_input_survive_a_journey():
 
 def test_flags_that_do_not_go_with_several_hosts_are_named_beside_a_wrong_config(capsys):
     flags = ["--distributed", "--process_id=1", "--workers=2", "--fork_width=4", "--slurm"]
-    assert main.main([f"--config={DIGITS}", "--config.train.num_epochs=0", *flags]) == main.BAD_INPUT
+    assert (
+        main.main([f"--config={DIGITS}", "--config.train.num_epochs=0", *flags]) == main.BAD_INPUT
+    )
     text = capsys.readouterr().err
-    for named in ("--coordinator", "--workers=2", "--fork_width=4", "no --slurm", "train.num_epochs=0"):
+    for named in (
+        "--coordinator",
+        "--workers=2",
+        "--fork_width=4",
+        "no --slurm",
+        "train.num_epochs=0",
+    ):
         assert named in text

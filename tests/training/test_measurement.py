@@ -1,4 +1,5 @@
-"""Which epochs are measured, what they are compared with, and what an interruption changes: nothing."""
+"""Which epochs are measured, what they are compared with, and what an interruption changes:
+nothing."""
 
 import types
 
@@ -59,7 +60,10 @@ def test_a_watcher_compares_with_the_epochs_asked_for_without_reading_what_it_ha
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_watcher_that_starts_late_reads_the_states_it_has_missed_and_concludes_the_same(every):
     asked: list[int] = []
-    through, late = watch(remembering(two_before), every, []), watch(remembering(two_before), every, asked)
+    through, late = (
+        watch(remembering(two_before), every, []),
+        watch(remembering(two_before), every, asked),
+    )
     entries = {epoch: through.measure(epoch, epoch)[0] for epoch in range(1, 8)}  # type: ignore[arg-type]
     for epoch in (5, 6, 7):
         assert late.measure(epoch, epoch)[0] == entries[epoch]  # type: ignore[arg-type]
@@ -100,15 +104,21 @@ def measured(run_of_six_epochs):
     return [watcher.measure(states[epoch], epoch)[0] for epoch in states]
 
 
-def test_mask_distance_is_the_largest_hamming_distance_to_the_four_masks_before(run_of_six_epochs, measured):
+def test_mask_distance_is_the_largest_hamming_distance_to_the_four_masks_before(
+    run_of_six_epochs, measured
+):
     engine, states = run_of_six_epochs
     masks = {
-        epoch: allocate(scores.magnitude(state.params), engine.prunable(""), sparsity=0.5, scope="global")
+        epoch: allocate(
+            scores.magnitude(state.params), engine.prunable(""), sparsity=0.5, scope="global"
+        )
         for epoch, state in states.items()
     }
     num_prunable = sum(
         leaf.size
-        for leaf, take in zip(jax.tree.leaves(masks[1]), jax.tree.leaves(engine.prunable("")), strict=True)
+        for leaf, take in zip(
+            jax.tree.leaves(masks[1]), jax.tree.leaves(engine.prunable("")), strict=True
+        )
         if take
     )
 
@@ -129,7 +139,9 @@ def test_weight_change_is_the_relative_distance_of_the_prunable_weights_from_epo
     engine, states = run_of_six_epochs
 
     def kernels(state):
-        leaves = zip(jax.tree.leaves(state.params), jax.tree.leaves(engine.prunable("")), strict=True)
+        leaves = zip(
+            jax.tree.leaves(state.params), jax.tree.leaves(engine.prunable("")), strict=True
+        )
         return np.concatenate([np.ravel(leaf) for leaf, take in leaves if take])
 
     reference = kernels(states[1])
@@ -142,4 +154,6 @@ def test_weight_change_is_the_relative_distance_of_the_prunable_weights_from_epo
 def test_the_declared_columns_are_the_measured_ones(run_of_six_epochs, measured):
     engine, _ = run_of_six_epochs
     singles = [name for name, value in measured[-1].items() if not isinstance(value, dict)]
-    assert tuple(singles) == measurement.columns(engine.spec, engine.task, engine.spec.signals.names)
+    assert tuple(singles) == measurement.columns(
+        engine.spec, engine.task, engine.spec.signals.names
+    )

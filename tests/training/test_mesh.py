@@ -1,4 +1,5 @@
-"""Batches spread over a mesh: what is refused, and that without a mesh or on one device nothing changes."""
+"""Batches spread over a mesh: what is refused, and that without a mesh or on one device nothing
+changes."""
 
 from typing import Any, cast
 
@@ -18,7 +19,9 @@ from earlyprune_jax.validate import InvalidInput
 
 
 def build(npz, mesh: Any = None, **changes: str) -> engines.Engine:
-    changes = {"signals.names": "kl_uniform"} | {k.replace("__", "."): v for k, v in changes.items()}
+    changes = {"signals.names": "kl_uniform"} | {
+        k.replace("__", "."): v for k, v in changes.items()
+    }
     spec = config.resolve(tiny_experiment(npz), list(changes.items()))
     return engine_of(spec, mesh=mesh)
 
@@ -69,7 +72,9 @@ def test_shards_hold_the_values_they_were_cut_from(shape):
     ("size", "num_devices", "near"),
     [(128, 8, None), (8, 8, None), (7, 1, None), (12, 8, "8 or 16"), (4, 8, "8"), (0, 8, None)],
 )
-def test_a_batch_that_devices_cannot_share_is_named_with_the_nearest_that_they_can(size, num_devices, near):
+def test_a_batch_that_devices_cannot_share_is_named_with_the_nearest_that_they_can(
+    size, num_devices, near
+):
     found = meshes.indivisible({"train.batch_size": size}, num_devices)
     assert len(found) == (near is not None)
     assert all(f"Nearest: {near}." in text and "train.batch_size" in text for text in found)
@@ -84,7 +89,9 @@ def test_an_engine_refuses_all_indivisible_batches_at_once_but_not_those_of_eval
     assert named == ["Expected train.batch_size", "Expected signals.batch_size"]
 
 
-@pytest.mark.parametrize(("length", "size", "multiple"), [(10, 4, 4), (10, 6, 4), (3, 100, 8), (7, 7, 1)])
+@pytest.mark.parametrize(
+    ("length", "size", "multiple"), [(10, 4, 4), (10, 6, 4), (3, 100, 8), (7, 7, 1)]
+)
 def test_rounded_evaluation_batches_count_every_example_once(length, size, multiple):
     indices, weights = padded_batches(np.arange(length), size, multiple_of=multiple)
     assert indices.shape[1] % multiple == 0

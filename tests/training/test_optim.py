@@ -1,4 +1,5 @@
-"""Optimizers by name and by import path against Optax's own, with learning rates that change every step."""
+"""Optimizers by name and by import path against Optax's own, with learning rates that change every
+step."""
 
 from typing import Any
 
@@ -19,7 +20,8 @@ PARAMS = {
     "norm": {"scale": jnp.full(2, 0.5)},
 }
 GRADIENTS = [
-    jax.tree.map(lambda leaf: jnp.asarray(RNG.normal(size=leaf.shape), jnp.float32), PARAMS) for _ in RATES
+    jax.tree.map(lambda leaf: jnp.asarray(RNG.normal(size=leaf.shape), jnp.float32), PARAMS)
+    for _ in RATES
 ]
 KERNELS = {"dense": {"kernel": True, "bias": False}, "norm": {"scale": False}}
 
@@ -71,7 +73,9 @@ def assert_close(found, wanted):
         ),
         (
             spec("sgd", 0.1, "kernels", momentum=0.9, nesterov=True),
-            optax.chain(optax.add_decayed_weights(0.1, KERNELS), optax.sgd(schedule, 0.9, nesterov=True)),
+            optax.chain(
+                optax.add_decayed_weights(0.1, KERNELS), optax.sgd(schedule, 0.9, nesterov=True)
+            ),
         ),
         (spec("optax:lion"), optax.lion(schedule, weight_decay=0.0)),
         (
@@ -99,7 +103,9 @@ def test_five_steps_at_rates_that_change_are_those_of_optax(chosen, chain):
 def test_an_empty_name_is_the_tasks_optimizer():
     optimizer = optim.make(spec("", momentum=0.9), default="sgd")
     assert_close(optimizer.init(PARAMS)[0].trace, jax.tree.map(jnp.zeros_like, PARAMS))
-    (state,) = (part for part in optim.make(spec(""), default="adam").init(PARAMS) if hasattr(part, "mu"))
+    (state,) = (
+        part for part in optim.make(spec(""), default="adam").init(PARAMS) if hasattr(part, "mu")
+    )
     assert state.nu.keys() == PARAMS.keys()
 
 
@@ -108,8 +114,14 @@ def test_an_empty_name_is_the_tasks_optimizer():
     [
         (spec("adam", momentum=0.9), "optim.momentum=0.9 to be 0.0 with optim.name=adam"),
         (spec("adamw", nesterov=True), "optim.nesterov=True to be False with optim.name=adamw"),
-        (spec("optax:lion", momentum=0.9), "optim.momentum=0.9 to be 0.0 with optim.name=optax:lion"),
-        (spec("optax:rmsprop", 0.1), "optim.weight_decay=0.1 to be 0 with optim.name=optax:rmsprop"),
+        (
+            spec("optax:lion", momentum=0.9),
+            "optim.momentum=0.9 to be 0.0 with optim.name=optax:lion",
+        ),
+        (
+            spec("optax:rmsprop", 0.1),
+            "optim.weight_decay=0.1 to be 0 with optim.name=optax:rmsprop",
+        ),
         (spec("adm"), "Did you mean 'adam'?"),
         (spec("optax:lio"), "Did you mean 'lion'?"),
         (spec("adam(beta=0.9)"), "beta"),
@@ -124,7 +136,9 @@ def test_what_an_optimizer_does_not_take_is_refused_by_its_key(chosen, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["optax:sgd(learning_rate=0.1)", "optax:sgd(0.1)", "optax:adamw(1e-3)"])
+@pytest.mark.parametrize(
+    "name", ["optax:sgd(learning_rate=0.1)", "optax:sgd(0.1)", "optax:adamw(1e-3)"]
+)
 def test_a_learning_rate_of_its_own_is_refused_for_the_schedule_gives_it(name):
     with pytest.raises(InvalidInput, match="optim.learning_rate"):
         optim.make(spec(name, momentum=0.0))

@@ -44,7 +44,11 @@ def rates(training, *epochs):
     ("name", "at", "fresh"),
     [
         ("eq6", lambda u, n: MAXIMUM * 0.97**u, True),
-        ("matched_anneal", lambda u, n: MAXIMUM * (BASE * 0.97 ** (T - 1) / MAXIMUM) ** (u / (n - 1)), True),
+        (
+            "matched_anneal",
+            lambda u, n: MAXIMUM * (BASE * 0.97 ** (T - 1) / MAXIMUM) ** (u / (n - 1)),
+            True,
+        ),
         ("continue", lambda u, n: BASE * 0.97 ** (FORK + u), False),
         ("restart", lambda u, n: BASE * 0.97**u, True),
         ("constant", lambda u, n: 1e-3, True),
@@ -55,28 +59,53 @@ def test_custom_is_a_length_and_any_rates(length, num_epochs, name, at, fresh):
     assert training.num_epochs == num_epochs
     assert training.reset_momentum == fresh
     chosen = (0, 7, num_epochs - 1)
-    assert rates(training, *chosen) == pytest.approx([at(epoch, num_epochs) for epoch in chosen], rel=1e-4)
+    assert rates(training, *chosen) == pytest.approx(
+        [at(epoch, num_epochs) for epoch in chosen], rel=1e-4
+    )
 
 
 def test_restart_and_matched_anneal_stretch_a_cosine_over_the_length():
     for name, maximum in (("restart", BASE), ("matched_anneal", MAXIMUM)):
         training = custom(fork__length="30", fork__rates=name, schedule__name="cosine")
-        wanted = [5e-4 + (maximum - 5e-4) / 2 * (1 + math.cos(math.pi * epoch / 29)) for epoch in range(30)]
+        wanted = [
+            5e-4 + (maximum - 5e-4) / 2 * (1 + math.cos(math.pi * epoch / 29))
+            for epoch in range(30)
+        ]
         assert rates(training, *range(30)) == pytest.approx(wanted, rel=1e-4)
 
 
-# Epochs, fresh optimizer, and the rates at the first step, in the middle (+ 3 steps) and at the last, as the
-# version with one rule a function gave them.
+# Epochs, fresh optimizer, and the rates at the first step, in the middle (+ 3 steps) and at the
+# last, as the version with one rule a function gave them.
 BEFORE = {
     ("exponential", "epoch", "paper_a"): (140, True, [0.0729999989, 0.00865655579, 0.00105826801]),
-    ("exponential", "epoch", "matched_anneal"): (140, True, [0.0729999989, 0.00404084194, 0.000233118029]),
-    ("exponential", "epoch", "continue"): (140, False, [0.0160806961, 0.00190689659, 0.000233119004]),
+    ("exponential", "epoch", "matched_anneal"): (
+        140,
+        True,
+        [0.0729999989, 0.00404084194, 0.000233118029],
+    ),
+    ("exponential", "epoch", "continue"): (
+        140,
+        False,
+        [0.0160806961, 0.00190689659, 0.000233119004],
+    ),
     ("exponential", "epoch", "constant"): (10, True, [0.001, 0.001, 0.001]),
-    ("exponential", "epoch", "matched_budget"): (150, False, [0.0160806961, 0.00163751713, 0.00100000005]),
+    ("exponential", "epoch", "matched_budget"): (
+        150,
+        False,
+        [0.0160806961, 0.00163751713, 0.00100000005],
+    ),
     ("exponential", "step", "paper_a"): (140, True, [0.0729999989, 0.00857781433, 0.00102965173]),
-    ("exponential", "step", "matched_anneal"): (140, True, [0.0729999989, 0.00401072344, 0.000226814052]),
+    ("exponential", "step", "matched_anneal"): (
+        140,
+        True,
+        [0.0729999989, 0.00401072344, 0.000226814052],
+    ),
     ("cosine", "epoch", "paper_a"): (140, True, [0.0729999989, 0.0363403521, 0.000499999966]),
-    ("cosine", "epoch", "matched_anneal"): (140, True, [0.0729999989, 0.0363403521, 0.000499999966]),
+    ("cosine", "epoch", "matched_anneal"): (
+        140,
+        True,
+        [0.0729999989, 0.0363403521, 0.000499999966],
+    ),
     ("cosine", "step", "continue"): (140, False, [0.0794733390, 0.0274100732, 0.000500000024]),
     ("linear", "step", "paper_a"): (140, True, [0.0729999989, 0.0365686193, 0.000500000024]),
     ("linear", "step", "matched_budget"): (150, False, [0.0701350719, 0.0326545797, 0.00100000005]),
@@ -143,7 +172,9 @@ def test_an_own_schedule_holds_its_rate_for_an_epoch_or_changes_every_step():
 
 
 def test_matched_anneal_stretches_an_own_schedule_from_equation_6_to_the_trunks_last_rate():
-    training = retraining.training(spec(schedule__name="own_code:polynomial"), "matched_anneal", FORK, SPE)
+    training = retraining.training(
+        spec(schedule__name="own_code:polynomial"), "matched_anneal", FORK, SPE
+    )
     end = polynomial(BASE, T, T - 1)
     first, last = (polynomial(MAXIMUM, T - FORK, epoch) for epoch in (0, T - FORK - 1))
     wanted = [
@@ -152,7 +183,9 @@ def test_matched_anneal_stretches_an_own_schedule_from_equation_6_to_the_trunks_
     ]
     assert rates(training, 0, 50, 139) == pytest.approx(wanted, rel=1e-4)
     assert rates(training, 0) == pytest.approx([MAXIMUM], rel=1e-5)
-    assert float(np.asarray(training.schedule((T - FORK) * SPE - 1))) == pytest.approx(end, rel=1e-4)
+    assert float(np.asarray(training.schedule((T - FORK) * SPE - 1))) == pytest.approx(
+        end, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(

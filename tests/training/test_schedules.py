@@ -46,7 +46,9 @@ def test_cosine_and_linear_start_at_max_and_end_at_end(per, units):
     for unit in range(units):
         step = unit * (50 // units)
         progress = unit / (units - 1)
-        assert cosine[step] == pytest.approx(0.01 + 0.045 * (1 + math.cos(math.pi * progress)), rel=1e-5)
+        assert cosine[step] == pytest.approx(
+            0.01 + 0.045 * (1 + math.cos(math.pi * progress)), rel=1e-5
+        )
         assert linear[step] == pytest.approx(0.1 - 0.09 * progress, rel=1e-5)
 
 
@@ -107,14 +109,19 @@ def test_paper_a_restarts_the_exponential_schedule_so_late_forks_end_high():
 def test_matched_anneal_ends_every_fork_at_the_trunks_final_rate(name, per, epoch):
     resolved = spec(name=name, per=per, end_learning_rate=0.0005)
     training = retraining.training(resolved, "matched_anneal", epoch, SPE)
-    assert final(training) == pytest.approx(retraining.trunk_schedule(resolved, SPE).final_rate, rel=1e-4)
+    assert final(training) == pytest.approx(
+        retraining.trunk_schedule(resolved, SPE).final_rate, rel=1e-4
+    )
     if epoch < 199:
         assert rate_at(training, 0) == pytest.approx(0.1 * (1 - 0.9 * epoch / 200), rel=1e-6)
 
 
 def test_matched_anneal_of_the_whole_trunk_is_the_trunk():
     resolved = spec()
-    trunk, whole = retraining.trunk(resolved, SPE), retraining.training(resolved, "matched_anneal", 0, SPE)
+    trunk, whole = (
+        retraining.trunk(resolved, SPE),
+        retraining.training(resolved, "matched_anneal", 0, SPE),
+    )
     np.testing.assert_allclose(table(whole.schedule, 2000), table(trunk.schedule, 2000), rtol=1e-4)
 
 
@@ -150,7 +157,9 @@ def test_matched_anneal_to_a_vanishing_rate_is_refused():
 
 
 def test_a_fork_whose_rate_would_rise_is_refused():
-    resolved = dataclasses.replace(spec(), fork=dataclasses.replace(spec().fork, rules=("matched_anneal",)))
+    resolved = dataclasses.replace(
+        spec(), fork=dataclasses.replace(spec().fork, rules=("matched_anneal",))
+    )
     slow = dataclasses.replace(resolved.schedule, exponential_decay_rate=0.999)
     problems = retraining.check_rates(dataclasses.replace(resolved, schedule=slow), SPE)
     assert len(problems) == 1

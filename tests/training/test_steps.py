@@ -74,7 +74,10 @@ def test_sgd_follows_its_definition_under_a_mask(momentum, nesterov, decay_on):
     optimizer = optim.make(OptimSpec("sgd", 0.1, momentum, nesterov, 0.05, decay_on))
     final, sums = run(optimizer)
     w, b, _, loss = by_hand(
-        momentum=momentum, nesterov=nesterov, decay=0.05, decay_bias=0.05 if decay_on == "all" else 0.0
+        momentum=momentum,
+        nesterov=nesterov,
+        decay=0.05,
+        decay_bias=0.05 if decay_on == "all" else 0.0,
     )
     np.testing.assert_allclose(final.params["kernel"], w, rtol=1e-5)
     np.testing.assert_allclose(final.params["bias"], b, rtol=1e-5)
@@ -100,12 +103,16 @@ NAMED = {
 
 
 def ignoring_rates(chain: optax.GradientTransformation) -> optim.Optimizer:
-    return optim.Optimizer(chain.init, lambda grads, state, params, rate: chain.update(grads, state, params))
+    return optim.Optimizer(
+        chain.init, lambda grads, state, params, rate: chain.update(grads, state, params)
+    )
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *NAMED])
 def test_removed_weights_and_moments_are_exactly_zero_under_any_chain(name):
-    final, _ = run(ignoring_rates(OPTIMIZERS[name]) if name in OPTIMIZERS else optim.make(NAMED[name]))
+    final, _ = run(
+        ignoring_rates(OPTIMIZERS[name]) if name in OPTIMIZERS else optim.make(NAMED[name])
+    )
     assert final.params["kernel"][1] == 0.0
     moments = [leaf for leaf in jax.tree.leaves(final.opt_state) if np.shape(leaf) == (4,)]
     assert moments
@@ -117,7 +124,9 @@ def test_removed_weights_and_moments_are_exactly_zero_under_any_chain(name):
 def test_scan_and_loop_forms_agree():
     optimizer = optim.make(OptimSpec("sgd", 0.1, 0.9, False, 0.01, "all"))
     (loop, loop_sums), (scan, scan_sums) = run(optimizer), run(optimizer, form="scan")
-    for a, b in zip(jax.tree.leaves((loop, loop_sums)), jax.tree.leaves((scan, scan_sums)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((loop, loop_sums)), jax.tree.leaves((scan, scan_sums)), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 

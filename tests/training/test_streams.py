@@ -98,7 +98,8 @@ def test_what_a_loss_draws_is_of_a_stream_of_its_own_and_of_its_step(first_step)
 
 
 def input_sum() -> ProbeSignal:
-    """The weighted sums of the inputs (the logits at w = 1) and of the places; a draw from each key."""
+    """The weighted sums of the inputs (the logits at w = 1) and of the places; a draw from each
+    key."""
 
     def batch_sums(network, params, batch, key, pass_index):
         inputs = batch["weights"] @ network.apply({"params": params, **network.fixed}, batch)
@@ -113,7 +114,9 @@ def input_sum() -> ProbeSignal:
 
 def measure(*, augment: bool):
     rows, weights = ROWS[:2], np.array([[1, 1], [1, 0]], np.float32)
-    step = runner(steps.signal_step(noisy_task(), input_sum(), augment=augment), form="loop", name="signal")
+    step = runner(
+        steps.signal_step(noisy_task(), input_sum(), augment=augment), form="loop", name="signal"
+    )
     params = {"w": jnp.ones(3)}
     first, number = np.array([0, 2], np.int32), np.arange(2, dtype=np.int32)
     inputs = (rows, weights, first, number, np.zeros(2, np.int32))
@@ -121,7 +124,9 @@ def measure(*, augment: bool):
 
 
 def test_signals_see_the_stored_images_when_augmentation_is_off():
-    np.testing.assert_allclose(measure(augment=False)["inputs"], X[[0, 1, 2]].sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        measure(augment=False)["inputs"], X[[0, 1, 2]].sum(axis=0), rtol=1e-5
+    )
 
 
 def test_signals_see_images_augmented_by_their_batchs_key_when_it_is_on():

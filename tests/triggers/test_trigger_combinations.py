@@ -91,7 +91,9 @@ rules = st.recursive(
     max_leaves=4,
 )
 values = st.one_of(st.integers(-3, 3).map(float), st.none(), st.just(math.nan), numbers)
-histories = st.lists(st.fixed_dictionaries({"gap": st.integers(1, 2), "x": values, "y": values}), max_size=14)
+histories = st.lists(
+    st.fixed_dictionaries({"gap": st.integers(1, 2), "x": values, "y": values}), max_size=14
+)
 
 
 def with_epochs(entries):

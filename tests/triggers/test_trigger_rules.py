@@ -58,16 +58,20 @@ def test_peak_compares_means_of_the_last_measurements_and_marks_the_largest_of_t
     firing = Peak("x", smoothing=3)(history(values))
     assert epochs(firing) == (6, 3)
     assert firing is not None
-    assert firing.reason == "x was largest at epoch 3 (9), 17 % lower at 6 (means of 3 measurements)"
+    assert (
+        firing.reason == "x was largest at epoch 3 (9), 17 % lower at 6 (means of 3 measurements)"
+    )
 
 
 def test_smoothing_waits_for_a_full_window():
-    # Means of 2 start at epoch 2: 5.5, 3, 3; the peak counts from there, so that 4 is the first chance.
+    # Means of 2 start at epoch 2: 5.5, 3, 3; the peak counts from there, so that 4 is the first
+    # chance.
     assert epochs(Peak("x", smoothing=2)(history([8, 3, 3, 3]))) == (4, 1)
 
 
 def test_epochs_without_a_measurement_do_not_count():
-    # Measured at 1, 4, 7, 10 (every third epoch), with nan and inf in between: patience counts measurements.
+    # Measured at 1, 4, 7, 10 (every third epoch), with nan and inf in between: patience counts
+    # measurements.
     values = [1, None, math.nan, 9, math.inf, None, 8, None, -math.inf, 2]
     assert epochs(Peak("x")(history(values))) == (10, 4)
     lacking = [{"epoch": 1}, {"epoch": 2, "x": True}, *history([0, 0, 9, 8, 2])[2:]]
@@ -75,12 +79,16 @@ def test_epochs_without_a_measurement_do_not_count():
 
 
 def test_huge_values_do_not_overflow_the_moving_average():
-    assert epochs(Peak("x", smoothing=2)(history([1e308, 1.5e308, 1.5e308, 1e308, 1e308, 1e308]))) == (5, 2)
+    assert epochs(
+        Peak("x", smoothing=2)(history([1e308, 1.5e308, 1.5e308, 1e308, 1e308, 1e308]))
+    ) == (5, 2)
 
 
 def test_early_bird_fires_at_the_first_distance_up_to_the_threshold():
     values = [None, None, None, None, 0.3, 0.11, 0.1, 0.05]
-    assert EarlyBird()(history(values, "mask_distance")) == Firing(7, 7, "mask_distance was 0.1 at epoch 7")
+    assert EarlyBird()(history(values, "mask_distance")) == Firing(
+        7, 7, "mask_distance was 0.1 at epoch 7"
+    )
     assert epochs(EarlyBird(threshold=0.05)(history(values, "mask_distance"))) == (8, 8)
     assert EarlyBird(threshold=0.01)(history(values, "mask_distance")) is None
     assert epochs(EarlyBird("x")(history([0.2, 0.1]))) == (2, 2)
@@ -184,7 +192,9 @@ def test_a_rule_refuses_wrong_options_and_names_all(make, words):
 
 def test_equal_rules_are_equal_hash_equal_and_read_equal():
     assert Threshold("x", above=1) == Threshold("x", above=1.0)
-    assert str(Threshold("x", above=1)) == str(Threshold("x", above=1.0)) == "threshold(x, above=1.0)"
+    assert (
+        str(Threshold("x", above=1)) == str(Threshold("x", above=1.0)) == "threshold(x, above=1.0)"
+    )
     assert len({Peak("x"), Peak("x", min_drop=0.05), Peak("y")}) == 2
 
 

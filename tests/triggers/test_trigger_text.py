@@ -33,7 +33,11 @@ COLUMNS = ["fisher_trace", "mask_distance", "weight_change", "validation_accurac
         ("threshold(x, below=-1e-3)", Threshold("x", below=-0.001), "threshold(x, below=-0.001)"),
         ("epoch(20)", AtEpoch(20), "epoch(20)"),
         ("epoch(n=20)", AtEpoch(20), "epoch(20)"),
-        ("plateau('a/b c', patience=3)", Plateau("a/b c", patience=3), "plateau('a/b c', patience=3)"),
+        (
+            "plateau('a/b c', patience=3)",
+            Plateau("a/b c", patience=3),
+            "plateau('a/b c', patience=3)",
+        ),
         ("peak('class')", Peak("class"), "peak('class')"),
         (
             "first(all(early_bird(), epoch(5)), epoch(20),)",

@@ -1,10 +1,11 @@
-"""The two regimes of pruning (paper B): when early stopping before pruning pays, when convergence does.
+"""The two regimes of pruning (paper B): when early stopping before pruning pays, when convergence
+does.
 
 python -m earlyprune_jax.analysis.regimes runs/two_regime
 
 Public names: `write` makes tables and figures of a workdir, `analyse` the numbers behind them,
-`paragraphs` the text. Where no grid of at least 2 sparsities x 2 fork epochs has finished forks, nothing
-but the table of comparisons is written, if there are any.
+`paragraphs` the text. Where no grid of at least 2 sparsities x 2 fork epochs has finished forks,
+nothing but the table of comparisons is written, if there are any.
 """
 
 from collections.abc import Sequence
@@ -50,9 +51,9 @@ def write(
 ) -> list[Path]:
     """Writes tables and figures; each file is replaced in one step.
 
-    Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where there is
-    something to say comparisons.csv, regime_alignment.csv, regime_baselines.csv. Figures: see
-    `publication.draw`. The same files give the same bytes with the same matplotlib.
+    Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where
+    there is something to say comparisons.csv, regime_alignment.csv, regime_baselines.csv. Figures:
+    see `publication.draw`. The same files give the same bytes with the same matplotlib.
 
     Args:
         workdir: an experiment's directory.
@@ -72,6 +73,8 @@ def write(
     runs = results.read_runs(workdir) if runs is None else runs
     compared = comparisons.read(workdir, runs.swept)
     found = findings.analyse(runs, compared) if found is None else found
-    paths = [results.save(Path(workdir) / name, rows) for name, rows in tables.tables(found).items()]
+    paths = [
+        results.save(Path(workdir) / name, rows) for name, rows in tables.tables(found).items()
+    ]
     paths += comparisons.write(workdir, compared)
     return paths + (publication.draw(workdir, found) if found else [])

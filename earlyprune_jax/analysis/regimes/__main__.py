@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from earlyprune_jax.analysis import regimes, words
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not found:
             remedy = "Regimes are told apart by finished forks."
             allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
-            raise InvalidInput([expected("WORKDIR", flags.workdir, allowed, remedy)])
+            raise unexpected("WORKDIR", flags.workdir, allowed, remedy)
         print("\n".join(words.wrapped(paragraph) for paragraph in regimes.paragraphs(found)))
         print("Files:", ", ".join(map(str, regimes.write(flags.workdir, found=found))))
     except InvalidInput as error:

@@ -42,7 +42,9 @@ def _series_lines(series: Series, findings: Sequence[Findings]) -> Iterator[str]
     if not high:
         return
     rows = [one.rows[one.grid.sparsities.index(high[-1])] for one in findings]
-    pairs = [(value, row.best.epoch) for value, row in zip(series.values, rows, strict=True) if row.best]
+    pairs = [
+        (value, row.best.epoch) for value, row in zip(series.values, rows, strict=True) if row.best
+    ]
     if len(pairs) < 2:
         return
     listed = ", ".join(f"{epoch} at {_value_label(series, value)}" for value, epoch in pairs)

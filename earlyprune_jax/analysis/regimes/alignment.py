@@ -1,4 +1,5 @@
-"""Does random_distance peak where pruning is best? Per trunk seed, beside rules that measure nothing."""
+"""Does random_distance peak where pruning is best? Per trunk seed, beside rules that measure
+nothing."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,8 @@ class Alignment:
 
     Attributes:
         marker: `SIGNAL`, or a control: "fixed 30 %", "fixed 50 %", `FIRST_DROP`.
-        edge: "first" or "last" where the signal is largest at an end of the measured epochs: no peak.
+        edge: "first" or "last" where the signal is largest at an end of the measured epochs: no
+            peak.
         best_epoch: of the seed's own mean over replicates.
         difference: marked epoch minus best epoch.
     """
@@ -59,8 +61,8 @@ def alignments(grid: CellGrid, runs: Runs) -> tuple[Alignment, ...]:
         runs: of its setting; the config says where a step schedule drops the rate first.
 
     Returns:
-        Row by row, seed by seed; markers in the order signal, fixed fractions, drop. A seed without a
-        finished fork in the row is left out, and so is the signal where it was not measured.
+        Row by row, seed by seed; markers in the order signal, fixed fractions, drop. A seed without
+        a finished fork in the row is left out, and so is the signal where it was not measured.
     """
     marked = _signal_peaks(runs)
     controls = _controls(grid, runs)
@@ -121,7 +123,8 @@ def _controls(grid: CellGrid, runs: Runs) -> dict[str, tuple[int, str | None]]:
     last = runs.of_kind("trunk").frame["last_epoch"]
     num_epochs = int(last.max()) if len(last) else max(grid.epochs)
     found: dict[str, tuple[int, str | None]] = {
-        f"fixed {100 * fraction:.0f} %": (round(fraction * num_epochs), None) for fraction in FRACTIONS
+        f"fixed {100 * fraction:.0f} %": (round(fraction * num_epochs), None)
+        for fraction in FRACTIONS
     }
     swept = grid.place.named.get("schedule.step_boundaries_epochs")
     config = {"schedule": {"step_boundaries_epochs": swept}} if swept else runs.config

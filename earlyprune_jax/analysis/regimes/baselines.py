@@ -1,4 +1,5 @@
-"""The best cell of a sparsity against pruning at the end, at initialisation, and with a random mask."""
+"""The best cell of a sparsity against pruning at the end, at initialisation, and with a random
+mask."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -19,8 +20,9 @@ class Baseline:
     """The best cell of a row against a baseline of the same sparsity.
 
     Attributes:
-        name: "prune at end", "prune at init", "random mask", "random mask at end" or "random mask at init";
-            with ", matched budget" or ", constant rate" where it is of that rule and the row is not.
+        name: "prune at end", "prune at init", "random mask", "random mask at end" or "random mask
+            at init"; with ", matched budget" or ", constant rate" where it is of that rule and the
+            row is not.
         best_epoch: of the row.
         epoch: of the baseline; a random mask's own best.
         best_num_epochs: what a run of the row's best cell is trained in all, dense and pruned.
@@ -43,13 +45,16 @@ class Baseline:
     left_out: Lead | None
 
 
-def compare(grid: CellGrid, others: Iterable[CellGrid], num_epochs: int | None) -> tuple[Baseline, ...]:
+def compare(
+    grid: CellGrid, others: Iterable[CellGrid], num_epochs: int | None
+) -> tuple[Baseline, ...]:
     """Compares every row of a grid with the baselines that exist.
 
-    Ends and beginnings: the forks at the trunk's last epoch and at epoch 0 of the same grid, and of the
-    grid of rule `matched_budget`, in which every fork trains equally long in total; the end also of rule
-    `constant`. Random masks, of criterion `random`, same setting and scope: of the same rule at the epoch
-    where it is best, at the end of rule `constant`, and at init of rule `matched_budget`.
+    Ends and beginnings: the forks at the trunk's last epoch and at epoch 0 of the same grid, and of
+    the grid of rule `matched_budget`, in which every fork trains equally long in total; the end
+    also of rule `constant`. Random masks, of criterion `random`, same setting and scope: of the
+    same rule at the epoch where it is best, at the end of rule `constant`, and at init of rule
+    `matched_budget`.
 
     Args:
         grid: the grid.
@@ -86,7 +91,11 @@ def _sources(
         return masks
     same_rule = _relative(grid, others, criterion=RANDOM)
     # A random mask at the end alone is named below.
-    if same_rule is not None and grid.place["rule"] == CONSTANT and set(same_rule.epochs) <= set(ends):
+    if (
+        same_rule is not None
+        and grid.place["rule"] == CONSTANT
+        and set(same_rule.epochs) <= set(ends)
+    ):
         same_rule = None
     at_init = _relative(grid, others, criterion=RANDOM, rule=MATCHED)
     return [
@@ -98,7 +107,8 @@ def _sources(
 
 
 def _relative(grid: CellGrid, others: Sequence[CellGrid], **changed: str) -> CellGrid | None:
-    """The grid that differs in the given axes only; None where there is none, or it is the grid itself."""
+    """The grid that differs in the given axes only; None where there is none, or it is the grid
+    itself."""
     wanted = grid.place.changed(**changed)
     return next((one for one in others if one.place == wanted != grid.place), None)
 

@@ -38,15 +38,16 @@ class Convergence:
 
     @property
     def settled(self) -> bool:
-        """False where it lies within the tail itself: training had then not come to rest by its end."""
+        """False where it lies within the tail itself: training had then not come to rest by its
+        end."""
         return self.epoch <= self.num_epochs - tail_length(self.num_epochs)
 
 
 def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int | None:
     """Finds the first epoch from which a metric stays near its final level.
 
-    With v the running median of the values over five epochs (fewer in runs under 20), f the median of v
-    over the last tenth of the epochs and v_1 its first value: the first epoch after which
+    With v the running median of the values over five epochs (fewer in runs under 20), f the median
+    of v over the last tenth of the epochs and v_1 its first value: the first epoch after which
     |v - f| <= 0.05 |v_1 - f| for good. The median keeps a step where it is and removes a single spike.
 
     Args:
@@ -61,7 +62,9 @@ def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int |
         5
     """
     pairs = [
-        (epoch, v) for epoch, v in zip(epochs, values, strict=True) if v is not None and math.isfinite(v)
+        (epoch, v)
+        for epoch, v in zip(epochs, values, strict=True)
+        if v is not None and math.isfinite(v)
     ]
     if not pairs:
         return None
@@ -110,7 +113,8 @@ def of_trunk(entries: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> in
 
 
 def of_trunks(runs: Runs) -> Convergence | None:
-    """Gives the convergence epoch of a setting's trunks; None before one has been trained to its end."""
+    """Gives the convergence epoch of a setting's trunks; None before one has been trained to its
+    end."""
     frame = runs.of_kind("trunk").frame
     trunks, metrics = frame[frame["complete"]], columns(runs)
     found = {
@@ -136,4 +140,6 @@ def _running_median(values: Sequence[float]) -> list[float]:
     places = range(len(values))
     # Shrunk to the same number on both sides: the first value stays the first value.
     reach = [min(half, place, len(values) - 1 - place) for place in places]
-    return [statistics.median(values[p - r : p + r + 1]) for p, r in zip(places, reach, strict=True)]
+    return [
+        statistics.median(values[p - r : p + r + 1]) for p, r in zip(places, reach, strict=True)
+    ]

@@ -1,4 +1,5 @@
-"""Along the epochs: random_distance beside pruned forks (Figure 7), the training curve (Figure 10)."""
+"""Along the epochs: random_distance beside pruned forks (Figure 7), the training curve (Figure
+10)."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,16 @@ BLUE, RED = COLORS[0], COLORS[1]
 
 
 def heavy_rows(found: Findings) -> list[Row]:
-    """Chooses the rows drawn: significantly early ones, or the three heaviest where none is; six at most."""
+    """Chooses the rows drawn: significantly early ones, or the three heaviest where none is; six at
+    most."""
     usable = [row for row in found.rows if row.best is not None]
     early = [row for row in usable if row.verdict == "early"]
     return early[-MAX_PANELS:] if early else usable[-3:]
 
 
 def random_distance(found: Findings) -> "Figure | None":
-    """Draws test metric and random_distance along the epochs, a panel a heavily pruned row, two axes each.
+    """Draws test metric and random_distance along the epochs, a panel a heavily pruned row, two
+    axes each.
 
     None where random_distance was not measured along a trunk that was trained to its end.
     """
@@ -60,22 +63,33 @@ def _draw_row(axes: "Axes", found: Findings, row: Row, signal_table: Table) -> l
     epochs, values = np.array(grid.epochs)[kept], values[kept]
     means = np.nanmean(values, axis=1)
     axes.fill_between(
-        epochs, np.nanmin(values, axis=1), np.nanmax(values, axis=1), color=BLUE, alpha=0.18, linewidth=0
+        epochs,
+        np.nanmin(values, axis=1),
+        np.nanmax(values, axis=1),
+        color=BLUE,
+        alpha=0.18,
+        linewidth=0,
     )
     label = f"{words.named(metric)} of the pruned network (left)"
     (line,) = axes.plot(epochs, means, "-", color=BLUE, marker="o", markersize=3, label=label)
     top = int(np.flatnonzero(epochs == row.best.epoch)[0])
-    axes.plot(row.best.epoch, means[top], marker="*", markersize=13, color=BLUE, markeredgecolor="white")
+    axes.plot(
+        row.best.epoch, means[top], marker="*", markersize=13, color=BLUE, markeredgecolor="white"
+    )
     right = axes.twinx()
     measured, signal = peaks.mean_curve(signal_table, SIGNAL)
     label = f"{words.signal_label(SIGNAL, {})} of the trunk (right)"
     (dashed,) = right.plot(measured, signal, "--", color=RED, linewidth=1.4, label=label)
     place = int(np.argmax(signal))
-    right.plot(measured[place], signal[place], marker="D", markersize=7, color=RED, markeredgecolor="white")
+    right.plot(
+        measured[place], signal[place], marker="D", markersize=7, color=RED, markeredgecolor="white"
+    )
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
     distance = int(measured[place]) - row.best.epoch
-    title = f"{words.removed(row.sparsity)} % removed: best {row.best.epoch}, peak {measured[place]}"
+    title = (
+        f"{words.removed(row.sparsity)} % removed: best {row.best.epoch}, peak {measured[place]}"
+    )
     axes.set_title(f"{title} ({distance:+d})", loc="left", fontsize=9)
     axes.set_xlabel("training epoch", fontsize=8.5)
     axes.locator_params(axis="x", integer=True)
@@ -89,7 +103,8 @@ def _draw_row(axes: "Axes", found: Findings, row: Row, signal_table: Table) -> l
 
 
 def training_curve(found: Findings) -> "Figure | None":
-    """Draws the train metrics of the setting's trunks, the convergence epoch marked; None without one."""
+    """Draws the train metrics of the setting's trunks, the convergence epoch marked; None without
+    one."""
     if found.convergence is None:
         return None
     figure = drawing.blank(6.6, 4.2)
@@ -109,7 +124,9 @@ def training_curve(found: Findings) -> "Figure | None":
     left.locator_params(axis="x", integer=True)
     left.set_ylim(bottom=0)
     setting = words.label(found.grid.place.setting)
-    drawing.head(figure, "Training curve", f"{setting}. Converged: {convergence.definition(found.runs)}")
+    drawing.head(
+        figure, "Training curve", f"{setting}. Converged: {convergence.definition(found.runs)}"
+    )
     drawing.add_legend(figure, handles)
     return figure
 
@@ -124,7 +141,9 @@ def _draw_metric(axes: "Axes", found: Findings, column: str, color: str, style: 
         values = [entry.get(column) for entry in entries]
         numbers = [float("nan") if value is None else metric.scale * value for value in values]
         epochs = [entry["epoch"] for entry in entries]
-        handles = axes.plot(epochs, numbers, style, color=color, linewidth=1.1, alpha=0.75, label=label)
+        handles = axes.plot(
+            epochs, numbers, style, color=color, linewidth=1.1, alpha=0.75, label=label
+        )
     axes.tick_params(axis="y", colors=color)
     axes.set_ylabel(words.with_unit(label, metric.unit), color=color, fontsize=9)
     axes.spines["top"].set_visible(False)

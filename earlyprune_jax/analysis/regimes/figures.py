@@ -1,4 +1,5 @@
-"""Heat maps of a grid: the metric, difference to each row's best (Figures 2, 3, 8), similarity (6)."""
+"""Heat maps of a grid: the metric, difference to each row's best (Figures 2, 3, 8), similarity
+(6)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ def difference_title(metric: Metric) -> str:
 
 
 def heat_maps(found: Findings) -> "Figure":
-    """Draws the metric above, the difference to each row's best below, the best cell of each row starred."""
+    """Draws the metric above, the difference to each row's best below, the best cell of each row
+    starred."""
     metric = found.grid.metric
     maps = [value_map(found, value_title(metric)), difference_map(found, difference_title(metric))]
     rows, columns = maps[0].values.shape
@@ -64,7 +66,8 @@ def heat_maps(found: Findings) -> "Figure":
 
 
 def similarity_maps(found: Findings) -> "Figure | None":
-    """Draws the differences beside model similarity, both transition lines on both; None without any."""
+    """Draws the differences beside model similarity, both transition lines on both; None without
+    any."""
     if found.similarity is None:
         return None
     grid = found.grid
@@ -83,7 +86,9 @@ def similarity_maps(found: Findings) -> "Figure | None":
     rows, columns = maps[0].values.shape
     figure = drawing.blank(min(16.0, max(9.6, 3.4 + 0.5 * columns)), 1.9 + max(1.7, 0.26 * rows))
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, one, label in zip(panels, maps, (difference_title(grid.metric), DIVERGENCE), strict=True):
+    for axes, one, label in zip(
+        panels, maps, (difference_title(grid.metric), DIVERGENCE), strict=True
+    ):
         scale = heatmaps.limits([one])
         mesh = heatmaps.draw(axes, one, scale, cramped=columns > 20)
         heatmaps.colour_bar(figure, mesh, axes, label, scale)
@@ -136,12 +141,17 @@ def _boundary(found: Findings) -> int | None:
     """The first converged column."""
     if found.convergence is None:
         return None
-    late = [place for place, epoch in enumerate(found.grid.epochs) if epoch >= found.convergence.epoch]
+    late = [
+        place for place, epoch in enumerate(found.grid.epochs) if epoch >= found.convergence.epoch
+    ]
     return late[0] if late else None
 
 
 def _lines(found: Findings) -> list[tuple[int, str]]:
-    places = {"metric": found.line.sparsity, "similarity": found.similarity and found.similarity.line}
+    places = {
+        "metric": found.line.sparsity,
+        "similarity": found.similarity and found.similarity.line,
+    }
     order = found.grid.sparsities.index
     return [(order(sparsity), name) for name, sparsity in places.items() if sparsity is not None]
 

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from earlyprune_jax.analysis.cells import CellGrid, find_grids
 from earlyprune_jax.analysis.comparisons import Comparison
 from earlyprune_jax.analysis.places import Place
-from earlyprune_jax.analysis.regimes import alignment, baselines, convergence, similarity, transition
+from earlyprune_jax.analysis.regimes import (
+    alignment,
+    baselines,
+    convergence,
+    similarity,
+    transition,
+)
 from earlyprune_jax.analysis.regimes.alignment import Alignment
 from earlyprune_jax.analysis.regimes.baselines import Baseline
 from earlyprune_jax.analysis.regimes.convergence import Convergence

@@ -1,8 +1,8 @@
 """One heat map of a grid: sparsities upward, fork epochs to the right, a colour a cell.
 
-Colours are viridis: monotone in lightness, so readable in grey and by colour-blind readers. Cells are
-equally large although epochs and sparsities are not equally far apart: every row and column is named.
-Matplotlib is imported on use.
+Colours are viridis: monotone in lightness, so readable in grey and by colour-blind readers. Cells
+are equally large although epochs and sparsities are not equally far apart: every row and column is
+named. Matplotlib is imported on use.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ STAR = "#D7191C"
 MAX_LABELLED_COLUMNS = 22
 """More columns leave no room for a number in each cell."""
 LOWEST_SHARE, REACH = 0.25, 3.0
-"""The lowest quarter of the cells shares the darkest colour where it reaches thrice as far as the rest."""
+"""The lowest quarter of the cells shares the darkest colour where it reaches thrice as far as the
+rest."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,16 +63,22 @@ LINE_STYLES: dict[str, dict[str, Any]] = {
 
 
 def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
-    """Fits one colour axis to several maps: lowest and highest value of it, and whether lower values exist.
+    """Fits one colour axis to several maps: lowest and highest value of it, and whether lower
+    values exist.
 
-    Networks pruned at initialisation are worse by so much that in a map of differences all others would
-    look alike: where all maps allow it, the lowest quarter of the cells is cut if it reaches far.
+    Networks pruned at initialisation are worse by so much that in a map of differences all others
+    would look alike: where all maps allow it, the lowest quarter of the cells is cut if it reaches
+    far.
 
     Example:
         >>> limits([])
         (0.0, 1.0, False)
     """
-    values = np.concatenate([one.values[np.isfinite(one.values)] for one in maps]) if maps else np.empty(0)
+    values = (
+        np.concatenate([one.values[np.isfinite(one.values)] for one in maps])
+        if maps
+        else np.empty(0)
+    )
     if not values.size:
         return 0.0, 1.0, False
     low, high = float(values.min()), float(values.max())
@@ -119,7 +126,8 @@ def draw(
 
 
 def decimals(one: HeatMap) -> int:
-    """Chooses how many decimals tell the cells of a map apart: one, more where all values are close.
+    """Chooses how many decimals tell the cells of a map apart: one, more where all values are
+    close.
 
     Example:
         >>> decimals(HeatMap("", (0.5,), (1, 2), np.array([[90.0, 90.04]]), np.zeros((1, 2), dtype=bool)))
@@ -130,9 +138,13 @@ def decimals(one: HeatMap) -> int:
     return 1 if not reach else min(max(1, math.ceil(-math.log10(reach / 5))), 3)
 
 
-def colour_bar(figure: "Figure", mesh: Any, axes: Any, label: str, scale: tuple[float, float, bool]) -> None:
+def colour_bar(
+    figure: "Figure", mesh: Any, axes: Any, label: str, scale: tuple[float, float, bool]
+) -> None:
     """Adds a colour bar beside one or several axes, with a point below where lower values exist."""
-    bar = figure.colorbar(mesh, ax=axes, extend="min" if scale[2] else "neither", pad=0.015, aspect=26)
+    bar = figure.colorbar(
+        mesh, ax=axes, extend="min" if scale[2] else "neither", pad=0.015, aspect=26
+    )
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
@@ -144,12 +156,22 @@ def legend(maps: Sequence[HeatMap], metric: Metric) -> list[Any]:
 
     handles: list[Any] = []
     if any(column >= 0 for one in maps for column in one.stars):
-        style: dict[str, Any] = {"marker": "*", "linestyle": "", "markersize": 11, "markeredgecolor": "white"}
+        style: dict[str, Any] = {
+            "marker": "*",
+            "linestyle": "",
+            "markersize": 11,
+            "markeredgecolor": "white",
+        }
         handles.append(Line2D([], [], color=STAR, label="best epoch of the row", **style))
     if any(one.boundary is not None for one in maps):
-        handles.append(Line2D([], [], color="white", **_boundary_style(), label="training converged"))
+        handles.append(
+            Line2D([], [], color="white", **_boundary_style(), label="training converged")
+        )
     name_of = metric.name.replace("_", " ")
-    names = {"metric": f"transition line, by {name_of}", "similarity": "transition line, by similarity"}
+    names = {
+        "metric": f"transition line, by {name_of}",
+        "similarity": "transition line, by similarity",
+    }
     for name, style in LINE_STYLES.items():
         if any(name == own for one in maps for _, own in one.lines):
             handles.append(Line2D([], [], label=names[name], **style))
@@ -196,7 +218,9 @@ def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any, decimals: int) -> None
             column,
             # A star takes the upper half of its cell.
             row - (0.27 if starred else 0.0),
-            f"{one.values[row, column]:.{decimals}f}".replace("-0.0", "0.0").replace("-", "\N{MINUS SIGN}"),
+            f"{one.values[row, column]:.{decimals}f}".replace("-0.0", "0.0").replace(
+                "-", "\N{MINUS SIGN}"
+            ),
             ha="center",
             va="center",
             fontsize=size,
@@ -222,7 +246,9 @@ def _mark(axes: "Axes", one: HeatMap, *, lift: float, size: float) -> None:
         axes.axvline(one.boundary - 0.5, color="white", zorder=3, **_boundary_style())
     for row, name in one.lines:
         # Two lines at one place stay both visible.
-        axes.axhline(row - 0.5 + (0.06 if name == "similarity" else -0.06), zorder=4, **LINE_STYLES[name])
+        axes.axhline(
+            row - 0.5 + (0.06 if name == "similarity" else -0.06), zorder=4, **LINE_STYLES[name]
+        )
 
 
 def _name_axes(axes: "Axes", one: HeatMap, *, upright: bool) -> None:

@@ -28,10 +28,10 @@ def draw(workdir: str | Path, findings: Sequence[Findings]) -> list[Path]:
     """Draws what the data allows: figures/<name>.png and .svg.
 
     `regimes` (Figures 2, 3, 8), `regimes_similarity` (6), `regimes_random_distance` (7) and
-    `training_curve` (10), `regimes_depth` and `regimes_data` (4, 9), with the axes on which grids, or
-    series, differ at the end of the name; `regimes_optimal_epoch` (5). Figures of these
-    grids that an earlier call has drawn and this one has not, such as those of the time when there were
-    fewer of them and their names were shorter, are removed.
+    `training_curve` (10), `regimes_depth` and `regimes_data` (4, 9), with the axes on which grids,
+    or series, differ at the end of the name; `regimes_optimal_epoch` (5). Figures of these
+    grids that an earlier call has drawn and this one has not, such as those of the time when there
+    were fewer of them and their names were shorter, are removed.
 
     Args:
         workdir: where `figures` lies or is made.
@@ -53,7 +53,9 @@ def draw(workdir: str | Path, findings: Sequence[Findings]) -> list[Path]:
 def _possible_stems(findings: Sequence[Findings], series: Sequence[Series]) -> set[str]:
     """What figures of these grids may be called, whichever grids there are beside them."""
     names = MAPS, SIMILARITY, DISTANCE, CURVE
-    of_grids = {f"{name}{end}" for one in findings for end in _ends(one.grid.place) for name in names}
+    of_grids = {
+        f"{name}{end}" for one in findings for end in _ends(one.grid.place) for name in names
+    }
     return of_grids | {f"{OVER[one.axis]}{end}" for one in series for end in _ends(one.place)}
 
 
@@ -85,7 +87,9 @@ def _of_grids(
             yield f"{CURVE}{_end(setting, axes)}", epoch_figures.training_curve(one)
 
 
-def _across(found: Sequence[Series], findings: Sequence[Findings]) -> Iterator[tuple[str, "Figure | None"]]:
+def _across(
+    found: Sequence[Series], findings: Sequence[Findings]
+) -> Iterator[tuple[str, "Figure | None"]]:
     by_place = {one.grid.place: one for one in findings}
     for axis, name in OVER.items():
         own = [one for one in found if one.axis == axis]

@@ -1,4 +1,5 @@
-"""The optimal epoch against model depth and against the amount of training data (Figures 4, 5 and 9)."""
+"""The optimal epoch against model depth and against the amount of training data (Figures 4, 5 and
+9)."""
 
 import dataclasses
 import re
@@ -31,7 +32,8 @@ class Series:
 
 
 def series(grids: Iterable[CellGrid]) -> tuple[Series, ...]:
-    """Finds the series of at least two grids: over depth within a family of models, over data for one model.
+    """Finds the series of at least two grids: over depth within a family of models, over data for
+    one model.
 
     A model's depth is the first number of its name, its family the rest: preresnet20_lottery and
     preresnet56_lottery belong together, preresnet20 does not.

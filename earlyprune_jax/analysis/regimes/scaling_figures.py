@@ -1,4 +1,5 @@
-"""Regimes over model depth and over the amount of data (Figures 4 and 9), and the optimal epochs (5)."""
+"""Regimes over model depth and over the amount of data (Figures 4 and 9), and the optimal epochs
+(5)."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,12 @@ from earlyprune_jax.analysis import drawing, words
 from earlyprune_jax.analysis.drawing import COLORS, MARKERS
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.regimes import heatmaps, scaling, text
-from earlyprune_jax.analysis.regimes.figures import difference_map, difference_title, value_map, value_title
+from earlyprune_jax.analysis.regimes.figures import (
+    difference_map,
+    difference_title,
+    value_map,
+    value_title,
+)
 from earlyprune_jax.analysis.regimes.findings import Findings
 from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
 from earlyprune_jax.analysis.regimes.scaling import DEPTH, Series
@@ -21,7 +27,8 @@ MAX_PANELS = 6
 
 
 def scaling_maps(series: Series, findings: Mapping[Place, Findings]) -> "Figure":
-    """A column a depth or data fraction: differences above, values below, a shared colour axis each.
+    """A column a depth or data fraction: differences above, values below, a shared colour axis
+    each.
 
     With more than six values the first five and the last are drawn.
     """
@@ -31,7 +38,10 @@ def scaling_maps(series: Series, findings: Mapping[Place, Findings]) -> "Figure"
     titles = [value_label(series, value) for value, _ in shown]
     grid = own[0].grid
     rows = [
-        (difference_title(grid.metric), [difference_map(f, t) for f, t in zip(own, titles, strict=True)]),
+        (
+            difference_title(grid.metric),
+            [difference_map(f, t) for f, t in zip(own, titles, strict=True)],
+        ),
         (value_title(grid.metric), [value_map(f, t) for f, t in zip(own, titles, strict=True)]),
     ]
     num_rows, num_columns = (max(one.values.shape[axis] for one in rows[0][1]) for axis in (0, 1))
@@ -43,21 +53,28 @@ def scaling_maps(series: Series, findings: Mapping[Place, Findings]) -> "Figure"
     for axes in panels[0]:
         axes.set_xlabel("")
     title = f"Regimes of pruning against {series.axis}"
-    drawing.head(figure, title, f"{_shared_label(series)}; {text.repeats(grid)}, {text.chosen(grid)}")
-    drawing.add_legend(figure, heatmaps.legend([one for _, maps in rows for one in maps], grid.metric))
+    drawing.head(
+        figure, title, f"{_shared_label(series)}; {text.repeats(grid)}, {text.chosen(grid)}"
+    )
+    drawing.add_legend(
+        figure, heatmaps.legend([one for _, maps in rows for one in maps], grid.metric)
+    )
     return figure
 
 
 def _draw_row(figure: "Figure", axes: Any, maps: Sequence[HeatMap], label: str) -> None:
     scale = heatmaps.limits(maps)
-    meshes = [heatmaps.draw(own, one, scale, cramped=True) for own, one in zip(axes, maps, strict=True)]
+    meshes = [
+        heatmaps.draw(own, one, scale, cramped=True) for own, one in zip(axes, maps, strict=True)
+    ]
     for own in axes[1:]:
         own.set_ylabel("")
     heatmaps.colour_bar(figure, meshes[0], list(axes), label, scale)
 
 
 def optimal_epochs(found: Sequence[Series], findings: Mapping[Place, Findings]) -> "Figure | None":
-    """The best epoch against depth and data fraction, a line a high sparsity; None without a series."""
+    """The best epoch against depth and data fraction, a line a high sparsity; None without a
+    series."""
     found = found[:MAX_PANELS]
     if not found:
         return None
@@ -83,7 +100,9 @@ def _draw_series(
         number = list(handles).index(sparsity) if sparsity in handles else len(handles)
         # Lines a little apart, or equal epochs would hide one another.
         shift = 0.09 * (index - (len(sparsities) - 1) / 2)
-        handles[sparsity] = _draw_line(axes, findings, sparsity, number, [place + shift for place in places])
+        handles[sparsity] = _draw_line(
+            axes, findings, sparsity, number, [place + shift for place in places]
+        )
     converged = [one.convergence.epoch if one.convergence else float("nan") for one in findings]
     axes.plot(places, converged, ":", color="#767676", linewidth=1.3, marker="_", markersize=14)
     axes.set_xticks(places, [_tick(series, value) for value in series.values], fontsize=8.5)
@@ -100,7 +119,11 @@ def _draw_series(
 
 
 def _draw_line(
-    axes: "Axes", findings: Sequence[Findings], sparsity: float, number: int, places: Sequence[float]
+    axes: "Axes",
+    findings: Sequence[Findings],
+    sparsity: float,
+    number: int,
+    places: Sequence[float],
 ) -> Any:
     bests = [
         next((row.best for row in one.rows if row.sparsity == sparsity and row.best), None)

@@ -1,4 +1,5 @@
-"""Sentences on one grid: convergence, best epochs, regimes, similarity, random_distance, baselines."""
+"""Sentences on one grid: convergence, best epochs, regimes, similarity, random_distance,
+baselines."""
 
 from collections.abc import Sequence
 
@@ -50,7 +51,11 @@ def regime(one: Findings) -> str:
     if not line.num_tested:
         reasons = {row.reason for row in rows if row.reason}
         early = [row.sparsity for row in rows if _looks_early(one, row)]
-        which = f"the best epoch is early at {words.percents(early)}" if early else "no best epoch is early"
+        which = (
+            f"the best epoch is early at {words.percents(early)}"
+            if early
+            else "no best epoch is early"
+        )
         looks = f" Untested, by the means alone {which}." if one.convergence else ""
         return f"Two regimes cannot be tested: {'; '.join(sorted(reasons))}.{looks}"
     converged = [row.sparsity for row in rows if row.verdict == "converged"]
@@ -93,12 +98,15 @@ def _exceptions(one: Findings) -> list[str]:
         ("not settled", "the lead is not significant"),
         ("converged", "it is significantly the other way"),
     )
-    rows = [(told, [row.sparsity for row in above if row.verdict == verdict]) for verdict, told in kinds]
+    rows = [
+        (told, [row.sparsity for row in above if row.verdict == verdict]) for verdict, told in kinds
+    ]
     return [f"at {words.percents(own)} {told}" for told, own in rows if own]
 
 
 def early_word(one: Findings) -> str:
-    """Names the verdict "early"; of a single trunk seed, with the noise of fine-tuning alone, it says so."""
+    """Names the verdict "early"; of a single trunk seed, with the noise of fine-tuning alone, it
+    says so."""
     return "early (this trunk)" if one.grid.repeat_kind == "replicate" else "early"
 
 
@@ -132,7 +140,8 @@ def _nearest(one: Findings) -> str:
 
 
 def similarity(one: Findings) -> str | None:
-    """Where similarity puts the line, how abrupt that is, how it agrees; None without comparisons."""
+    """Where similarity puts the line, how abrupt that is, how it agrees; None without
+    comparisons."""
     found, agreement = one.similarity, one.agreement
     if found is None or agreement is None:
         return None
@@ -164,7 +173,9 @@ def _agreement(one: Findings) -> str:
         rows = words.plural(found.num_classed, "row")
         parts.append(f"puts {found.same_class} of {rows} with a verdict on the same side")
     if found.sparsity_difference is not None:
-        parts.append(f"draws the line {100 * found.sparsity_difference:+.4g} points of sparsity from it")
+        parts.append(
+            f"draws the line {100 * found.sparsity_difference:+.4g} points of sparsity from it"
+        )
     if found.cell_correlation is not None:
         rho = f"{found.cell_correlation:+.2f} over {words.plural(found.num_cells, 'cell')}"
         parts.append(f"has a rank correlation with a cell's loss against its row's best of {rho}")
@@ -184,7 +195,8 @@ def _correlations(one: Findings) -> str:
 
 
 def alignment(one: Findings) -> str | None:
-    """How far random_distance's peak lies from the best epochs, beside its controls; None without it."""
+    """How far random_distance's peak lies from the best epochs, beside its controls; None without
+    it."""
     sparsities = one.early_sparsities or one.grid.sparsities[len(one.grid.sparsities) // 2 :]
     markers = over_rows(one.alignments, sparsities)
     signal = next((marker for marker in markers if marker.name == SIGNAL), None)
@@ -206,7 +218,8 @@ def _distance(marker: Marker) -> str:
 
 
 def baselines(one: Findings) -> str | None:
-    """The best cell's lead over each baseline at the heaviest sparsity, and at how many it is clear."""
+    """The best cell's lead over each baseline at the heaviest sparsity, and at how many it is
+    clear."""
     by_name: dict[str, list[Baseline]] = {}
     for baseline in one.baselines:
         by_name.setdefault(baseline.name, []).append(baseline)
@@ -214,9 +227,7 @@ def baselines(one: Findings) -> str | None:
         return None
     named = [_lead_over(one, name, found) for name, found in by_name.items()]
     how = "left-out repeats" if one.grid.num_repeats > 1 else "chosen on the same runs: optimistic"
-    return (
-        f"Best epoch against baselines at the heaviest sparsity ({how}; p without Holm): {'; '.join(named)}."
-    )
+    return f"Best epoch against baselines at the heaviest sparsity ({how}; p without Holm): {'; '.join(named)}."
 
 
 def _lead_over(one: Findings, name: str, found: Sequence[Baseline]) -> str:

@@ -1,4 +1,5 @@
-"""The transition line from model similarity alone, and how well it agrees with the one from the metric."""
+"""The transition line from model similarity alone, and how well it agrees with the one from the
+metric."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -24,12 +25,13 @@ class Similarity:
 
     Attributes:
         divergence: [S, E] mean Jensen-Shannon divergence over trunk seeds, nats; NaN where none.
-        row_means: [S] its mean over the converged columns (all columns where none is converged) that the
-            rows have in common; NaN for a row that lacks one of them.
+        row_means: [S] its mean over the converged columns (all columns where none is converged)
+            that the rows have in common; NaN for a row that lacks one of them.
         over_converged: whether it is over converged columns.
         line: the smallest sparsity of the less similar class; None with fewer than three rows.
         explained: share of the variance between rows that the two classes explain.
-        ramp_explained: the same share for a straight ramp over as many rows: what no break looks like.
+        ramp_explained: the same share for a straight ramp over as many rows: what no break looks
+            like.
     """
 
     divergence: np.ndarray
@@ -47,7 +49,8 @@ class Agreement:
     Attributes:
         sparsity_difference: similarity's line minus the metric's; None where either is missing.
         row_difference: the same in rows.
-        same_class: rows that both put on the same side: verdict "early" against the less similar class.
+        same_class: rows that both put on the same side: verdict "early" against the less similar
+            class.
         num_classed: rows with the verdict early or converged, and a class.
         row_correlation: Spearman's, of a row's mean divergence and its early-stopping advantage.
         sparsity_correlation: its control: the sparsity itself in the divergence's place.
@@ -72,10 +75,10 @@ def measure(
 ) -> Similarity | None:
     """Measures the divergences of a grid's cells and the line they predict.
 
-    The rule: row means over converged columns that the rows share, in the order of sparsity, are split
-    in two where the squared distances to the means of the two classes add up to least. A straight ramp
-    is split too; `explained` against `ramp_explained` says how abrupt the split is. See `split` for
-    where there is none.
+    The rule: row means over converged columns that the rows share, in the order of sparsity, are
+    split in two where the squared distances to the means of the two classes add up to least. A
+    straight ramp is split too; `explained` against `ramp_explained` says how abrupt the split is.
+    See `split` for where there is none.
 
     Args:
         grid: the grid.
@@ -104,10 +107,11 @@ def measure(
 
 
 def shared_means(values: np.ndarray) -> np.ndarray:
-    """Takes means of rows [S] over the columns that they share; the divergence also depends on the column.
+    """Takes means of rows [S] over the columns that they share; the divergence also depends on the
+    column.
 
-    Where no column is common to all rows with values, the columns are those of the largest group that
-    shares one, and rows outside that group have no mean.
+    Where no column is common to all rows with values, the columns are those of the largest group
+    that shares one, and rows outside that group have no mean.
 
     Args:
         values: [S, E]; NaN where missing.
@@ -125,7 +129,8 @@ def shared_means(values: np.ndarray) -> np.ndarray:
 
 
 def split(values: np.ndarray) -> tuple[int | None, float | None]:
-    """Finds where ordered values part into a low and a high class, and how much variance that explains.
+    """Finds where ordered values part into a low and a high class, and how much variance that
+    explains.
 
     Minimises the summed squares within the classes; the first of equals. None where no split leaves
     the upper part with the higher mean, all values are equal, or there are fewer than three.
@@ -150,7 +155,9 @@ def split(values: np.ndarray) -> tuple[int | None, float | None]:
     return best + 1, 1 - within[best] / total
 
 
-def agreement(grid: CellGrid, similarity: Similarity, found: Sequence[Row], line: Line) -> Agreement:
+def agreement(
+    grid: CellGrid, similarity: Similarity, found: Sequence[Row], line: Line
+) -> Agreement:
     """Measures how well similarity and the primary metric agree.
 
     Args:
@@ -162,7 +169,11 @@ def agreement(grid: CellGrid, similarity: Similarity, found: Sequence[Row], line
     Returns:
         The agreement. Correlations over fewer than four are None.
     """
-    classed = [row for row in found if row.verdict in ("early", "converged") and similarity.line is not None]
+    classed = [
+        row
+        for row in found
+        if row.verdict in ("early", "converged") and similarity.line is not None
+    ]
     same = [(row.verdict == "early") == (row.sparsity >= (similarity.line or 0)) for row in classed]
     pairs = [
         (float(mean), row.advantage.mean, row.sparsity)
@@ -184,7 +195,9 @@ def agreement(grid: CellGrid, similarity: Similarity, found: Sequence[Row], line
     )
 
 
-def _apart(grid: CellGrid, first: float | None, second: float | None) -> tuple[float | None, int | None]:
+def _apart(
+    grid: CellGrid, first: float | None, second: float | None
+) -> tuple[float | None, int | None]:
     """The first line minus the second, in sparsity and in rows."""
     if first is None or second is None:
         return None, None
@@ -207,7 +220,9 @@ def _divergences(grid: CellGrid, comparisons: Iterable[Comparison]) -> np.ndarra
     return divergence
 
 
-def _cell_pairs(grid: CellGrid, similarity: Similarity, found: Sequence[Row]) -> list[tuple[float, float]]:
+def _cell_pairs(
+    grid: CellGrid, similarity: Similarity, found: Sequence[Row]
+) -> list[tuple[float, float]]:
     means = mean_of(grid.test, axis=-1)
     return [
         (float(similarity.divergence[r, c]), float(means[r, row.best.column] - means[r, c]))

@@ -1,8 +1,8 @@
 """regimes.csv, regime_cells.csv, regime_alignment.csv and regime_baselines.csv.
 
-Test metrics are in their own unit and direction, percents as fractions; of differences (advantage, left_out,
-below_best, difference) more is better whatever the metric. Divergences are nats, epochs counted from the
-trunk's start.
+Test metrics are in their own unit and direction, percents as fractions; of differences (advantage,
+left_out, below_best, difference) more is better whatever the metric. Divergences are nats, epochs
+counted from the trunk's start.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from earlyprune_jax.analysis.stats import columns, stats
 
 
 def tables(findings: Sequence[Findings]) -> dict[str, list[dict[str, Any]]]:
-    """Gives file name -> rows of the tables that have rows; regimes.csv and regime_cells.csv always do.
+    """Gives file name -> rows of the tables that have rows; regimes.csv and regime_cells.csv always
+    do.
 
     Example:
         >>> tables([])
@@ -85,7 +86,9 @@ def _row(one: Findings, place: int, row: Row) -> dict[str, Any]:
         "num_repeats": best.num_repeats if best else 0,
         "num_replicates": grid.num_replicates,
         "complete": best.complete if best else None,
-        f"best_{_test(one)}": grid.value(float(np.nanmean(grid.test[place, best.column]))) if best else None,
+        f"best_{_test(one)}": grid.value(float(np.nanmean(grid.test[place, best.column])))
+        if best
+        else None,
         "convergence_epoch": one.convergence.epoch if one.convergence else None,
         "early_epoch": row.early_epoch,
         "converged_epoch": row.converged_epoch,
@@ -124,7 +127,10 @@ def _cells(one: Findings, place: int, row: Row) -> Iterator[dict[str, Any]]:
     own = grid.row(place)
     below = best_epoch.differences(own, row.best.column) if row.best else [None] * len(grid.epochs)
     for column, epoch in enumerate(grid.epochs):
-        num_runs, num_failed = int(grid.num_runs[place, column]), int(grid.num_failed[place, column])
+        num_runs, num_failed = (
+            int(grid.num_runs[place, column]),
+            int(grid.num_failed[place, column]),
+        )
         if not num_runs + num_failed:
             continue
         found = grid.metric.sign * stats(own.test[column]) if num_runs else None

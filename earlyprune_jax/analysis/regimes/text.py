@@ -1,4 +1,5 @@
-"""What the grids show about the two regimes, in a few sentences: for the summary and the terminal."""
+"""What the grids show about the two regimes, in a few sentences: for the summary and the
+terminal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +22,8 @@ ONE_TRUNK = "One trunk seed: the spread is that of fine-tuning alone, not that o
 
 
 def paragraphs(findings: Sequence[Findings]) -> list[str]:
-    """Writes a headed block per grid (a line each where there are many), then what holds across grids.
+    """Writes a headed block per grid (a line each where there are many), then what holds across
+    grids.
 
     Args:
         findings: of `findings.analyse`.
@@ -34,7 +36,9 @@ def paragraphs(findings: Sequence[Findings]) -> list[str]:
         []
     """
     lines = list(_blocks(findings) if len(findings) <= MAX_BLOCKS else _compact(findings))
-    converged = [f"Converged: {convergence.definition(one.runs)}." for one in findings if one.convergence]
+    converged = [
+        f"Converged: {convergence.definition(one.runs)}." for one in findings if one.convergence
+    ]
     tested = [TEST for one in findings if one.line.num_tested]
     return [*lines, *dict.fromkeys(converged), *dict.fromkeys(tested), *across_text.lines(findings)]
 
@@ -69,7 +73,9 @@ def _compact(findings: Sequence[Findings]) -> Iterator[str]:
     for one in findings[:MAX_LINES]:
         alike = one.similarity.line if one.similarity else None
         text = f"  {words.label(one.grid.place, axes)}; {_size(one)}: {sentences.line(one)}"
-        yield text + ("." if alike is None else f"; similarity alone: from {words.removed(alike)} % on.")
+        yield text + (
+            "." if alike is None else f"; similarity alone: from {words.removed(alike)} % on."
+        )
     if len(findings) > MAX_LINES:
         yield f"  and {words.plural(len(findings) - MAX_LINES, 'more grid')}."
     alone = [grid for grid in grids if grid.repeat_kind == "replicate"]

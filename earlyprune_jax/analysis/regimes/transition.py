@@ -21,8 +21,8 @@ class Row:
         best: None for a row without finished runs.
         early_epoch: the best before convergence; None where none is.
         converged_epoch: the best from convergence on; None likewise.
-        advantage: how much better `early_epoch` is on test than `converged_epoch`, over paired repeats:
-            for description, as both were chosen on these runs.
+        advantage: how much better `early_epoch` is on test than `converged_epoch`, over paired
+            repeats: for description, as both were chosen on these runs.
         early: lead of the early epochs, left-out repeats; see `lead.lead`.
         converged: lead of the converged ones.
         early_holm: `early.p` adjusted over the grid's sparsities.
@@ -51,8 +51,8 @@ class Line:
 
     Attributes:
         sparsity: None where no row is.
-        exceptions: tested sparsities above it that are not significantly early: the regimes are then
-            not cleanly apart, or the test is too weak there.
+        exceptions: tested sparsities above it that are not significantly early: the regimes are
+            then not cleanly apart, or the test is too weak there.
         num_tested: rows that could be tested.
     """
 
@@ -64,8 +64,8 @@ class Line:
 def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     """Judges the rows of a grid.
 
-    Epochs before the convergence epoch are early, the others converged. Two one-sided tests a row, at
-    5 % each after Holm's adjustment over the rows of the grid.
+    Epochs before the convergence epoch are early, the others converged. Two one-sided tests a row,
+    at 5 % each after Holm's adjustment over the rows of the grid.
 
     Args:
         grid: the grid.
@@ -80,7 +80,14 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     backward = [lead(grid.chosen_on[r], grid.test[r], late, early) for r in places]
     adjusted = [holm([one.p if one else None for one in side]) for side in (forward, backward)]
     return tuple(
-        _row(grid, r, (early, late), (forward[r], backward[r]), (adjusted[0][r], adjusted[1][r]), convergence)
+        _row(
+            grid,
+            r,
+            (early, late),
+            (forward[r], backward[r]),
+            (adjusted[0][r], adjusted[1][r]),
+            convergence,
+        )
         for r in places
     )
 
@@ -142,7 +149,9 @@ def _verdict(adjusted: tuple[float | None, float | None]) -> str:
     return "early" if early <= LEVEL else "converged" if converged <= LEVEL else "not settled"
 
 
-def _reason(grid: CellGrid, row: int, epochs: Sequence[int | None], convergence: Convergence | None) -> str:
+def _reason(
+    grid: CellGrid, row: int, epochs: Sequence[int | None], convergence: Convergence | None
+) -> str:
     if convergence is None:
         return "no trunk has been trained to its end, so its convergence epoch is unknown"
     for epoch, side in zip(epochs, ("before", "from"), strict=True):

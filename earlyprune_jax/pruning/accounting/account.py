@@ -1,4 +1,5 @@
-"""The account of a mask as data, and as a table: one row a leaf, totals, and warnings in sentences."""
+"""The account of a mask as data, and as a table: one row a leaf, totals, and warnings in
+sentences."""
 
 import dataclasses
 import io
@@ -50,7 +51,8 @@ class LedgerRow:
 
 @dataclasses.dataclass(frozen=True)
 class Total:
-    """Sums over some leaves: weights, removed weights, their fraction, multiply-accumulates if given."""
+    """Sums over some leaves: weights, removed weights, their fraction, multiply-accumulates if
+    given."""
 
     size: int
     kept: int
@@ -100,10 +102,15 @@ class Ledger:
         for head in heads + ["MACs", "MACs left"] * with_macs:
             table.add_column(head, justify="right", no_wrap=True)
         shown = [row for row in self.rows if not row.excluded or row.removed]
-        totals = [("prunable", self.prunable, self.requested), ("all weights", self.everything, None)]
+        totals = [
+            ("prunable", self.prunable, self.requested),
+            ("all weights", self.everything, None),
+        ]
         for row in shown:
             shape = "x".join(map(str, row.shape))
-            table.add_row(Text(row.path), shape, *_cells(row, row.requested, with_requested, with_macs))
+            table.add_row(
+                Text(row.path), shape, *_cells(row, row.requested, with_requested, with_macs)
+            )
         table.add_section()
         for name, total, requested in totals:
             table.add_row(name, "", *_cells(total, requested, with_requested, with_macs))
@@ -126,7 +133,9 @@ class Ledger:
         with console.capture() as captured:
             console.print(table, width=width)
         lines = [line.rstrip() for line in captured.get().splitlines()]
-        excluded = [f"Not prunable: {_few(paths)}: {reason}." for reason, paths in self.excluded().items()]
+        excluded = [
+            f"Not prunable: {_few(paths)}: {reason}." for reason, paths in self.excluded().items()
+        ]
         return "\n".join(lines + excluded + [f"Warning: {warning}" for warning in self.warnings])
 
 

@@ -1,4 +1,5 @@
-"""Multiply-accumulates of every layer, read off the traced computation: any JAX network, no hooks."""
+"""Multiply-accumulates of every layer, read off the traced computation: any JAX network, no
+hooks."""
 
 import math
 from collections import Counter
@@ -11,7 +12,7 @@ from jax.extend import core
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 NO_WEIGHTS = "(no weights)"
 """The entry for products of two activations, as in attention, or with a constant of the code."""
@@ -67,10 +68,14 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
     traced = jax.make_jaxpr(lambda weights, batch: apply(merge(weights), static(batch)))(
         [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights], batch
     )
-    sources = [frozenset({place}) for place in range(len(weights))] + [frozenset({INPUT})] * len(batch)
+    sources = [frozenset({place}) for place in range(len(weights))] + [frozenset({INPUT})] * len(
+        batch
+    )
     counts: Counter[Source] = Counter()
     _walk(traced.jaxpr, sources, 1, counts)
-    return _by_name([name for name, leaf in named_leaves(params) if is_weight(leaf)], weights, counts)
+    return _by_name(
+        [name for name, leaf in named_leaves(params) if is_weight(leaf)], weights, counts
+    )
 
 
 def macs_left(dense: Mapping[str, int], mask: Mask) -> dict[str, int]:
@@ -88,7 +93,9 @@ def macs_left(dense: Mapping[str, int], mask: Mask) -> dict[str, int]:
         >>> macs_left({"kernel": 40}, {"kernel": np.array([[True, False], [False, False]])})
         {'kernel': 10}
     """
-    kept = {name: (int(np.count_nonzero(leaf)), int(np.size(leaf))) for name, leaf in named_leaves(mask)}
+    kept = {
+        name: (int(np.count_nonzero(leaf)), int(np.size(leaf))) for name, leaf in named_leaves(mask)
+    }
     left = {}
     for name, count in dense.items():
         num_kept, size = kept.get(name, (1, 1))
@@ -97,9 +104,14 @@ def macs_left(dense: Mapping[str, int], mask: Mask) -> dict[str, int]:
 
 
 def _one_example(inputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """The shapes of a batch of one, and the function that puts such arrays back among other leaves."""
+    """The shapes of a batch of one, and the function that puts such arrays back among other
+    leaves."""
     leaves, treedef = jax.tree.flatten(inputs)
-    places = [place for place, leaf in enumerate(leaves) if hasattr(leaf, "dtype") and hasattr(leaf, "shape")]
+    places = [
+        place
+        for place, leaf in enumerate(leaves)
+        if hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+    ]
 
     def merge(arrays: list[Any]) -> Any:
         filled = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
@@ -118,7 +130,9 @@ def _by_name(names: list[str], weights: list[Any], counts: Counter[Source]) -> d
     return named | ({NO_WEIGHTS: totals[INPUT]} if INPUT in totals else {})
 
 
-def _walk(jaxpr: Any, sources: Sequence[Source], times: int, counts: Counter[Source]) -> list[Source]:
+def _walk(
+    jaxpr: Any, sources: Sequence[Source], times: int, counts: Counter[Source]
+) -> list[Source]:
     """Adds the products of a jaxpr run `times` times, and follows the sources to its results."""
     known: dict[Any, Source] = dict(zip(jaxpr.invars, sources, strict=True))
 
@@ -132,17 +146,19 @@ def _walk(jaxpr: Any, sources: Sequence[Source], times: int, counts: Counter[Sou
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _elementary(equation: Any, operands: list[Source], times: int, counts: Counter[Source]) -> list[Source]:
+def _elementary(
+    equation: Any, operands: list[Source], times: int, counts: Counter[Source]
+) -> list[Source]:
     if any(_has_product(body) for body in _bodies(equation)):
         name = equation.primitive.name
         remedy = "How often that runs is not in the program: use a scan there."
-        raise InvalidInput(
-            [expected("apply", name, "to hold no matrix product or convolution in it", remedy)]
-        )
+        raise unexpected("apply", name, "to hold no matrix product or convolution in it", remedy)
     return [CONSTANT.union(*operands)] * len(equation.outvars)
 
 
-def _product(equation: Any, operands: list[Source], times: int, counts: Counter[Source]) -> list[Source]:
+def _product(
+    equation: Any, operands: list[Source], times: int, counts: Counter[Source]
+) -> list[Source]:
     from_inputs = [INPUT in source for source in operands]
     if any(from_inputs):
         weight = CONSTANT if all(from_inputs) else operands[from_inputs.index(False)]
@@ -161,18 +177,23 @@ def _conv_cost(equation: Any) -> int:
     inputs, kernel = (atom.aval for atom in equation.invars)
     out_axis, in_axis = equation.params["dimension_numbers"].rhs_spec[:2]
     if math.prod(equation.params["lhs_dilation"]) > 1:
-        # Transposed: the zeros between the inputs are never multiplied by a sensible implementation.
+        # Transposed: the zeros between the inputs are never multiplied by a sensible
+        # implementation.
         groups = equation.params["feature_group_count"]
         return inputs.size * (kernel.size // kernel.shape[in_axis]) // groups
     return equation.outvars[0].aval.size * (kernel.size // kernel.shape[out_axis])
 
 
-def _call(equation: Any, operands: list[Source], times: int, counts: Counter[Source]) -> list[Source]:
+def _call(
+    equation: Any, operands: list[Source], times: int, counts: Counter[Source]
+) -> list[Source]:
     (body,) = _bodies(equation)
     return _walk(body, operands, times, counts)
 
 
-def _scan(equation: Any, operands: list[Source], times: int, counts: Counter[Source]) -> list[Source]:
+def _scan(
+    equation: Any, operands: list[Source], times: int, counts: Counter[Source]
+) -> list[Source]:
     start, num_carry = equation.params["num_consts"], equation.params["num_carry"]
     carried = slice(start, start + num_carry)
     (body,) = _bodies(equation)
@@ -187,17 +208,22 @@ def _scan(equation: Any, operands: list[Source], times: int, counts: Counter[Sou
         operands[carried] = merged
 
 
-def _cond(equation: Any, operands: list[Source], times: int, counts: Counter[Source]) -> list[Source]:
+def _cond(
+    equation: Any, operands: list[Source], times: int, counts: Counter[Source]
+) -> list[Source]:
     trials = [Counter() for _ in _bodies(equation)]
     results = [
-        _walk(body, operands[1:], times, trial) for body, trial in zip(_bodies(equation), trials, strict=True)
+        _walk(body, operands[1:], times, trial)
+        for body, trial in zip(_bodies(equation), trials, strict=True)
     ]
     counts.update(max(trials, key=Counter.total))
     return [operands[0].union(*branches) for branches in zip(*results, strict=True)]
 
 
 def _bodies(equation: Any) -> Iterator[Any]:
-    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+    for value in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+    ):
         if hasattr(value, "eqns"):
             yield getattr(value, "jaxpr", value)
 

@@ -1,4 +1,5 @@
-"""What a mask did: per layer and in total, asked for and got, with what looks wrong said in sentences."""
+"""What a mask did: per layer and in total, asked for and got, with what looks wrong said in
+sentences."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.validate import InvalidInput, expected, nearest, within
 
 CHANNEL_AXES = {"kernel": (-1, -2), "weight": (0, 1)}
-"""(output, input) axis by a leaf's name: `kernel` as in Flax, (..., in, out); `weight` as in Equinox
-and PyTorch, (out, in, ...)."""
+"""(output, input) axis by a leaf's name: `kernel` as in Flax, (..., in, out); `weight` as in
+Equinox and PyTorch, (out, in, ...)."""
 
 
 def ledger(
@@ -31,18 +32,18 @@ def ledger(
 ) -> Ledger:
     """Counts what a mask removes, leaf by leaf, and compares it with what was asked for.
 
-    A request of sparsity s is met by n weights when round(s n) are removed (Python's round): exactly
-    in a leaf, and over all prunable leaves up to half a weight a leaf, what scope `local` rounds.
-    A dead output channel is an index of the output axis at which every weight is removed: the
-    last axis of a leaf named `kernel` (Flax), the first of one named `weight` (Equinox,
+    A request of sparsity s is met by n weights when round(s n) are removed (Python's round):
+    exactly in a leaf, and over all prunable leaves up to half a weight a leaf, what scope `local`
+    rounds. A dead output channel is an index of the output axis at which every weight is removed:
+    the last axis of a leaf named `kernel` (Flax), the first of one named `weight` (Equinox,
     PyTorch). A dead input channel likewise, along the axis before or after. Other leaves have none.
 
     Args:
         params: any pytree; shapes are enough.
         mask: bool leaves, True = kept.
         layers: the leaves that may be pruned, as in `select`.
-        requested: nothing; the sparsity over all prunable leaves together; or a mapping from regular
-            expressions to sparsities, as `prune` takes it.
+        requested: nothing; the sparsity over all prunable leaves together; or a mapping from
+            regular expressions to sparsities, as `prune` takes it.
         macs: path -> multiply-accumulates of one example, from `costs.macs`; what is left is that
             times the kept fraction, as if a kernel could skip every removed weight.
 
@@ -125,7 +126,9 @@ def _dead_channels(name: str, kept: np.ndarray) -> tuple[int | None, int | None]
     axes = CHANNEL_AXES.get(_last_name(name))
     if axes is None or kept.ndim < 2:
         return None, None
-    per_channel = [np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(axis=1) for axis in axes]
+    per_channel = [
+        np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(axis=1) for axis in axes
+    ]
     outputs, inputs = (int(np.count_nonzero(~alive)) for alive in per_channel)
     return outputs, inputs
 
@@ -145,7 +148,9 @@ def _warnings(rows: Sequence[LedgerRow], prunable: Total, requested: float | Non
     sentences = [sentence for row in rows for sentence in _row_warnings(row)]
     if not prunable.size:
         sentences.append("No leaf may be pruned: `layers` selects none.")
-    touched = [f"{row.path} ({row.removed} of {row.size})" for row in rows if row.excluded and row.removed]
+    touched = [
+        f"{row.path} ({row.removed} of {row.size})" for row in rows if row.excluded and row.removed
+    ]
     if touched:
         sentences.append(
             f"The mask also removes weights of leaves that `layers` excludes: {', '.join(touched)}. "
@@ -161,7 +166,10 @@ def _row_warnings(row: LedgerRow) -> list[str]:
         return []
     missed = _missed(row.path, row, row.requested)
     if row.collapsed:
-        return [f"{row.path} lost all of its {row.size} weights: nothing passes through it.", *missed]
+        return [
+            f"{row.path} lost all of its {row.size} weights: nothing passes through it.",
+            *missed,
+        ]
     outputs, inputs = _channels(row)
     dead = [
         f"{row.path} has {which} channels without a weight ({count} of {of}): {consequence}."
@@ -182,7 +190,9 @@ def _channels(row: LedgerRow) -> tuple[int, int]:
     return row.shape[output_axis], row.shape[input_axis]
 
 
-def _missed(whose: str, counted: LedgerRow | Total, requested: float | None, slack: int = 0) -> list[str]:
+def _missed(
+    whose: str, counted: LedgerRow | Total, requested: float | None, slack: int = 0
+) -> list[str]:
     if requested is None or abs(counted.removed - round(requested * counted.size)) <= slack:
         return []
     wanted = f"{round(requested * counted.size)} of {counted.size} weights removed (sparsity {requested:g})"
@@ -198,7 +208,9 @@ def _ineffective(leaves: Sequence[tuple[str, Any]], mask: Mask) -> list[str]:
     ]
 
 
-def _requested_problems(requested: float | Mapping[str, float] | None, prunable: Sequence[str]) -> list[str]:
+def _requested_problems(
+    requested: float | Mapping[str, float] | None, prunable: Sequence[str]
+) -> list[str]:
     if requested is None:
         return []
     if not isinstance(requested, Mapping):

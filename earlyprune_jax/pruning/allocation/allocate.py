@@ -32,7 +32,9 @@ def prunable_shapes(params: Any, prunable: Any) -> dict[str, tuple[int, ...]]:
     """
     flags = jax.tree.leaves(prunable)
     leaves = named_leaves(params)
-    return {name: tuple(leaf.shape) for (name, leaf), take in zip(leaves, flags, strict=True) if take}
+    return {
+        name: tuple(leaf.shape) for (name, leaf), take in zip(leaves, flags, strict=True) if take
+    }
 
 
 def allocate(
@@ -114,9 +116,14 @@ def check_choice(layers: Layers, pattern: Any) -> list[str]:
 
 
 def check_allocation(
-    shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, pattern: Pattern, min_kept: int
+    shapes: dict[str, tuple[int, ...]],
+    sparsity: Sparsity,
+    scope: str,
+    pattern: Pattern,
+    min_kept: int,
 ) -> list[str]:
-    """The problems of pruning leaves of the given shapes (path -> shape), before any score is known."""
+    """The problems of pruning leaves of the given shapes (path -> shape), before any score is
+    known."""
     if problems := check_is_pattern(pattern):
         return problems
     if not shapes:
@@ -152,7 +159,9 @@ def _check_scores(scores: dict[str, np.ndarray], scope: str) -> None:
     problems = []
     for path, leaf in scores.items():
         if leaf.dtype.kind == "c":
-            problems.append(expected(f"scores at {path}", str(leaf.dtype), "to be real", "Take their size."))
+            problems.append(
+                expected(f"scores at {path}", str(leaf.dtype), "to be real", "Take their size.")
+            )
             continue
         # NumPy's maximum is NaN where any entry is: counting is left to the rare case.
         if leaf.size and np.isnan(leaf.max()):
@@ -160,8 +169,12 @@ def _check_scores(scores: dict[str, np.ndarray], scope: str) -> None:
             remedy = "Score weights that are finite, or leave it out by `layers`."
             problems.append(expected(f"scores at {path}", count, "without NaN", remedy))
         elif scope == "lamp" and leaf.size and leaf.min() < 0:
-            remedy = "Scope lamp squares magnitudes: take scores that are not signed, or another scope."
-            problems.append(expected(f"lowest score at {path}", float(leaf.min()), "to be 0 or more", remedy))
+            remedy = (
+                "Scope lamp squares magnitudes: take scores that are not signed, or another scope."
+            )
+            problems.append(
+                expected(f"lowest score at {path}", float(leaf.min()), "to be 0 or more", remedy)
+            )
     if problems:
         raise InvalidInput(problems)
 
@@ -177,17 +190,25 @@ def _warn_of_ties(scores: dict[str, np.ndarray], counts: Sequence[int], scope: s
         if count and _all_equal(leaves)
     ]
     if equal:
-        text = f"All scores are equal at {', '.join(equal)}: the index alone decides which weights go."
+        text = (
+            f"All scores are equal at {', '.join(equal)}: the index alone decides which weights go."
+        )
         warnings.warn(text, PruningWarning, stacklevel=3)
 
 
 def _all_equal(leaves: list[np.ndarray]) -> bool:
     first = next((leaf.flat[0] for leaf in leaves if leaf.size), None)
-    return all(leaf.size == 0 or (leaf.flat[-1] == first and (leaf == first).all()) for leaf in leaves)
+    return all(
+        leaf.size == 0 or (leaf.flat[-1] == first and (leaf == first).all()) for leaf in leaves
+    )
 
 
 def _warn_of_collapse(kept: dict[str, np.ndarray]) -> None:
-    emptied = [f"{path} ({keep.size} weights)" for path, keep in kept.items() if keep.size and not keep.any()]
+    emptied = [
+        f"{path} ({keep.size} weights)"
+        for path, keep in kept.items()
+        if keep.size and not keep.any()
+    ]
     if emptied:
         text = f"Every weight is removed at {', '.join(emptied)}. min_kept=1 or another scope prevents it."
         warnings.warn(text, PruningWarning, stacklevel=3)

@@ -19,7 +19,8 @@ from earlyprune_jax.pruning.selection import check_pattern
 from earlyprune_jax.validate import expected, unknown_choice
 
 Sparsity = float | Mapping[str, float]
-"""The fraction removed, in [0, 1); or one for every regular expression, the first that matches a path."""
+"""The fraction removed, in [0, 1); or one for every regular expression, the first that matches a
+path."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ def num_removed(sparsity: float, num_units: int) -> int:
 
 
 def erk_densities(layers: Sequence[Layer], sparsity: float) -> list[float]:
-    """Erdos-Renyi-Kernel: a layer's density is proportional to (sum of its axes) / (product of them).
+    """Erdos-Renyi-Kernel: a layer's density is proportional to (sum of its axes) / (product of
+    them).
 
     density_l = min(1, c * sum(shape_l) / prod(shape_l)), with c such that the kept units sum to
     (1 - sparsity) of all.
@@ -111,8 +113,8 @@ def uniform_densities(layers: Sequence[Layer], sparsity: float) -> list[float]:
 class Scope:
     """How a sparsity is shared out.
 
-    `together`: all layers are ranked as one, after `rescale` if there is one. Else every layer has a
-    count of its own: with `densities` the layers share the rounding, so that the whole network
+    `together`: all layers are ranked as one, after `rescale` if there is one. Else every layer has
+    a count of its own: with `densities` the layers share the rounding, so that the whole network
     loses exactly round(sparsity * n); without, each loses round(sparsity * n) of its own n.
     """
 
@@ -130,7 +132,9 @@ SCOPES = {
 }
 
 
-def budget(layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int = 0) -> tuple[int, ...]:
+def budget(
+    layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int = 0
+) -> tuple[int, ...]:
     """The units to remove: one count if the scope ranks layers together, else one a layer.
 
     For inputs that passed `check_budget`.
@@ -150,7 +154,9 @@ def budget(layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: in
     if rule.densities is None:
         return tuple(num_removed(sparsity, layer.num_units) for layer in layers)
     densities = rule.densities(layers, sparsity)
-    ideal = [(1 - density) * layer.num_units for density, layer in zip(densities, layers, strict=True)]
+    ideal = [
+        (1 - density) * layer.num_units for density, layer in zip(densities, layers, strict=True)
+    ]
     return tuple(apportion(ideal, [_capacity(layer, max(1, min_kept)) for layer in layers], total))
 
 
@@ -167,14 +173,18 @@ def layer_sparsities(paths: Sequence[str], targets: Mapping[str, float]) -> dict
     }
 
 
-def check_budget(layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str]:
+def check_budget(
+    layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int = 0
+) -> list[str]:
     """The problems of removing a sparsity from layers, before any score is known."""
     problems = check_options(sparsity, scope, min_kept)
     if problems:
         return problems
     if isinstance(sparsity, Mapping):
         paths = [layer.path for layer in layers]
-        problems = [problem for pattern in sparsity for problem in check_used(pattern, sparsity, paths)]
+        problems = [
+            problem for pattern in sparsity for problem in check_used(pattern, sparsity, paths)
+        ]
     return problems or _check_room(layers, sparsity, SCOPES[scope], min_kept)
 
 
@@ -196,16 +206,22 @@ def check_used(pattern: str, targets: Mapping[str, float], paths: Sequence[str])
 def check_options(sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str]:
     """The problems of a sparsity, a scope and a minimum, whatever the network."""
     problems = (
-        [] if isinstance(scope, str) and scope in SCOPES else [unknown_choice("scope", scope, tuple(SCOPES))]
+        []
+        if isinstance(scope, str) and scope in SCOPES
+        else [unknown_choice("scope", scope, tuple(SCOPES))]
     )
     if isinstance(sparsity, Mapping):
         if scope != "local":
             remedy = "A sparsity for each layer leaves nothing for another scope to decide."
-            problems.append(expected("scope", scope, "to be local where sparsity is a mapping", remedy))
+            problems.append(
+                expected("scope", scope, "to be local where sparsity is a mapping", remedy)
+            )
         if not sparsity:
             problems.append(expected("sparsity", sparsity, "to hold at least one pattern"))
         for pattern, value in sparsity.items():
-            problems += check_pattern(pattern, "sparsity") + check_fraction(value, f"sparsity[{pattern!r}]")
+            problems += check_pattern(pattern, "sparsity") + check_fraction(
+                value, f"sparsity[{pattern!r}]"
+            )
     else:
         problems += check_fraction(sparsity, "sparsity")
     if isinstance(min_kept, bool) or not isinstance(min_kept, int) or min_kept < 0:
@@ -215,11 +231,17 @@ def check_options(sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str
 
 def check_fraction(value: float, thing: str) -> list[str]:
     if not is_number(value):
-        return [expected(thing, value, "in [0, 1)", "Give a number, the fraction of the weights removed.")]
+        return [
+            expected(
+                thing, value, "in [0, 1)", "Give a number, the fraction of the weights removed."
+            )
+        ]
     if 0 <= value < 1:
         return []
     meant = f"Did you mean {float(value) / 100:g}? " if 1 < value < 100 else ""
-    return [expected(thing, value, "in [0, 1)", f"{meant}It is the fraction of the weights removed.")]
+    return [
+        expected(thing, value, "in [0, 1)", f"{meant}It is the fraction of the weights removed.")
+    ]
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -229,7 +251,9 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def _check_room(layers: Sequence[Layer], sparsity: Sparsity, rule: Scope, min_kept: int) -> list[str]:
+def _check_room(
+    layers: Sequence[Layer], sparsity: Sparsity, rule: Scope, min_kept: int
+) -> list[str]:
     if isinstance(sparsity, Mapping) or (rule.densities is None and not rule.together):
         return _check_each(layers, sparsity, min_kept)
     total = num_removed(sparsity, sum(layer.num_units for layer in layers))
@@ -252,9 +276,7 @@ def _check_each(layers: Sequence[Layer], sparsity: Sparsity, min_kept: int) -> l
     ]
     if not emptied:
         return []
-    remedy = (
-        f"It would remove {', '.join(emptied)}. Lower it there, or let scope global or uniform share it out."
-    )
+    remedy = f"It would remove {', '.join(emptied)}. Lower it there, or let scope global or uniform share it out."
     return [expected("sparsity", sparsity, f"to leave {least} in every layer", remedy)]
 
 

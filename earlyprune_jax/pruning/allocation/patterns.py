@@ -1,4 +1,5 @@
-"""What is removed as a whole: single weights, blocks of them, or all but N of every M along an axis.
+"""What is removed as a whole: single weights, blocks of them, or all but N of every M along an
+axis.
 
 A pattern says how many units a leaf has, how many of them a sparsity removes, and which, given
 scores. It works on NumPy arrays and, inside jit, on traced ones. Output channels, which reach
@@ -23,7 +24,8 @@ class Pattern(Protocol):
     def check(
         self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
     ) -> list[str]:
-        """Every problem of pruning leaves of these shapes (path -> shape), before any score is known."""
+        """Every problem of pruning leaves of these shapes (path -> shape), before any score is
+        known."""
         ...
 
     def counts(
@@ -32,7 +34,9 @@ class Pattern(Protocol):
         """How many units go: one number for each ranking that `masks` makes."""
         ...
 
-    def masks(self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any) -> list[Any]:
+    def masks(
+        self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any
+    ) -> list[Any]:
         """Which weights stay: one bool array a leaf of scores."""
         ...
 
@@ -44,9 +48,9 @@ class Blocks:
     Sparsity, counts and `min_kept` count blocks.
 
     Attributes:
-        shape: a block's extent along the last axes of every leaf; axes before them have extent 1, and
-            -1 means the whole axis. `()` is a single weight. In Linen's layout [height, width, in,
-            out], `(16, 16)` is a tile of 16 inputs by 16 outputs at one kernel position, and
+        shape: a block's extent along the last axes of every leaf; axes before them have extent 1,
+            and -1 means the whole axis. `()` is a single weight. In Linen's layout [height, width,
+            in, out], `(16, 16)` is a tile of 16 inputs by 16 outputs at one kernel position, and
             `(-1, -1, -1, 1)` a whole filter.
 
     Source: Narang et al. 2017, "Block-sparse recurrent neural networks".
@@ -63,7 +67,9 @@ class Blocks:
         self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
     ) -> list[str]:
         """See `Pattern`: extents that are no divisors of their axes, then the budget's problems."""
-        problems = [problem for path, shape in shapes.items() for problem in self._check_leaf(path, shape)]
+        problems = [
+            problem for path, shape in shapes.items() for problem in self._check_leaf(path, shape)
+        ]
         return problems or budgets.check_budget(self._layers(shapes), sparsity, scope, min_kept)
 
     def counts(
@@ -72,7 +78,9 @@ class Blocks:
         """See `Pattern`: one count if the scope ranks layers together, else one a layer."""
         return budgets.budget(self._layers(shapes), sparsity, scope, min_kept)
 
-    def masks(self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any) -> list[Any]:
+    def masks(
+        self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any
+    ) -> list[Any]:
         """See `Pattern`."""
         units = [self._pool(leaf) for leaf in scores]
         rescale = SCOPES[scope].rescale
@@ -87,14 +95,18 @@ class Blocks:
     def _extent(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A block's extent along every axis of a leaf."""
         padded = (1,) * (len(shape) - len(self.shape)) + self.shape
-        return tuple(axis if extent == -1 else extent for axis, extent in zip(shape, padded, strict=True))
+        return tuple(
+            axis if extent == -1 else extent for axis, extent in zip(shape, padded, strict=True)
+        )
 
     def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
         thing = f"block shape at {path}"
         if not isinstance(self.shape, tuple):
             return [expected(thing, self.shape, "to be a tuple")]
         if len(self.shape) > len(shape):
-            return [expected(thing, self.shape, f"to have at most the {len(shape)} axes of {shape}")]
+            return [
+                expected(thing, self.shape, f"to have at most the {len(shape)} axes of {shape}")
+            ]
         if any(
             not isinstance(extent, int) or extent == 0 or extent < -1 or axis % extent
             for axis, extent in zip(shape, self._extent(shape), strict=True)
@@ -115,7 +127,9 @@ class Blocks:
         if math.prod(extent) == 1:
             return scores
         split = [
-            part for axis, size in zip(scores.shape, extent, strict=True) for part in (axis // size, size)
+            part
+            for axis, size in zip(scores.shape, extent, strict=True)
+            for part in (axis // size, size)
         ]
         return scores.reshape(split).mean(axis=tuple(range(1, len(split), 2)))
 
@@ -126,14 +140,18 @@ class Blocks:
         return kept
 
 
-def _keep_together(units: Sequence[Any], count: Any, min_kept: int, keep: Any, xp: Any) -> list[Any]:
+def _keep_together(
+    units: Sequence[Any], count: Any, min_kept: int, keep: Any, xp: Any
+) -> list[Any]:
     """One ranking of all layers that leaves each its `min_kept` highest."""
     if xp is np:
         kept = keep(units, count)
         if all(np.count_nonzero(leaf) >= min(min_kept, leaf.size) for leaf in kept):
             # No layer lost a protected unit, so protecting them would change nothing.
             return kept
-    return keep([_protect(leaf, min_kept, keep, xp) for leaf in units] if min_kept else units, count)
+    return keep(
+        [_protect(leaf, min_kept, keep, xp) for leaf in units] if min_kept else units, count
+    )
 
 
 def _protect(scores: Any, min_kept: int, keep: Any, xp: Any) -> Any:
@@ -147,7 +165,8 @@ def _protect(scores: Any, min_kept: int, keep: Any, xp: Any) -> Any:
 class NM:
     """N:M: of every M consecutive weights along an axis the N with the highest scores are kept.
 
-    Its sparsity is 1 - N/M, in every group; 2:4 along the input axis is what sparse tensor cores take.
+    Its sparsity is 1 - N/M, in every group; 2:4 along the input axis is what sparse tensor cores
+    take.
 
     Attributes:
         kept: N, in [1, M].
@@ -175,7 +194,8 @@ class NM:
     def check(
         self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
     ) -> list[str]:
-        """See `Pattern`: N:M itself, its axis, and any other sparsity, scope or minimum than its own."""
+        """See `Pattern`: N:M itself, its axis, and any other sparsity, scope or minimum than its
+        own."""
         problems = self._check_options(sparsity, scope, min_kept)
         return problems or [
             problem for path, shape in shapes.items() for problem in self._check_leaf(path, shape)
@@ -188,7 +208,9 @@ class NM:
         del scope, min_kept
         return (self.group - self.kept if sparsity else 0,) * len(shapes)
 
-    def masks(self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any) -> list[Any]:
+    def masks(
+        self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any
+    ) -> list[Any]:
         """See `Pattern`."""
         del scope, min_kept
         return [self._mask(leaf, count, xp) for leaf, count in zip(scores, counts, strict=True)]
@@ -213,11 +235,17 @@ class NM:
         if not budgets.is_number(sparsity) or not (
             sparsity == 0 or math.isclose(sparsity, self.sparsity, rel_tol=1e-6)
         ):
-            problems.append(expected("sparsity", sparsity, f"to be that of {name}, {self.sparsity:g}, or 0"))
+            problems.append(
+                expected("sparsity", sparsity, f"to be that of {name}, {self.sparsity:g}, or 0")
+            )
         if scope != "local":
-            problems.append(expected("scope", scope, f"to be local: {name} removes the same of each group"))
+            problems.append(
+                expected("scope", scope, f"to be local: {name} removes the same of each group")
+            )
         if min_kept:
-            problems.append(expected("min_kept", min_kept, f"to be 0: {name} keeps N of each group"))
+            problems.append(
+                expected("min_kept", min_kept, f"to be 0: {name} keeps N of each group")
+            )
         return problems
 
     def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
@@ -226,7 +254,9 @@ class NM:
         if shape[self.axis] % self.group:
             remedy = "Choose another axis, or leave this leaf out by `layers`."
             allowed = f"to be a multiple of {self.group}"
-            return [expected(f"length of axis {self.axis} at {path}", shape[self.axis], allowed, remedy)]
+            return [
+                expected(f"length of axis {self.axis} at {path}", shape[self.axis], allowed, remedy)
+            ]
         return []
 
 

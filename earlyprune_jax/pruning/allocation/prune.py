@@ -59,7 +59,9 @@ def prune(
         require_like(params, scores, "scores")
     prunable = select(params, layers)
     ranked = jax.tree.map(_host_magnitude, params, prunable) if scores is None else scores
-    return allocate(ranked, prunable, sparsity=sparsity, scope=scope, pattern=pattern, min_kept=min_kept)
+    return allocate(
+        ranked, prunable, sparsity=sparsity, scope=scope, pattern=pattern, min_kept=min_kept
+    )
 
 
 def _host_magnitude(leaf: Any, take: bool) -> Any:

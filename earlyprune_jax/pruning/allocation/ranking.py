@@ -1,7 +1,7 @@
 """Which weights are the lowest: exact counts, equal scores removed in the order of their index.
 
-`keep_highest` works on the host with NumPy, `keep_highest_traced` inside jit, where the count may be
-traced and the scores sharded. Both mark exactly the first `count` entries of a stable ascending
+`keep_highest` works on the host with NumPy, `keep_highest_traced` inside jit, where the count may
+be traced and the scores sharded. Both mark exactly the first `count` entries of a stable ascending
 sort over all leaves together; a test holds them equal.
 """
 
@@ -49,7 +49,8 @@ def _keep_by_selection(flat: Sequence[np.ndarray], count: int) -> list[np.ndarra
 
 
 def _cut(flat: Sequence[np.ndarray], threshold: Any, count: int) -> list[np.ndarray] | None:
-    """Removes what lies below the threshold and the first of what equals it; None if it is another one."""
+    """Removes what lies below the threshold and the first of what equals it; None if it is another
+    one."""
     kept = [leaf >= threshold for leaf in flat]
     num_ties = count - sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
     if num_ties < 0:
@@ -172,11 +173,12 @@ def _kth_lowest_key(keys: Sequence[Array], k: Array) -> Array:
 
 
 def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
-    """Layer-adaptive magnitude: s_u^2 / (sum of s_v^2 over all v of the layer ranked at or above u).
+    """Layer-adaptive magnitude: s_u^2 / (sum of s_v^2 over all v of the layer ranked at or above
+    u).
 
     A layer's highest weight has the value 1, so ranking these over all layers leaves every
-    layer at least one. Accumulated in float64 on the host, float32 in jit. A score of -inf, a weight
-    already removed, stays -inf.
+    layer at least one. Accumulated in float64 on the host, float32 in jit. A score of -inf, a
+    weight already removed, stays -inf.
 
     Args:
         scores: magnitudes of one layer, not negative.
@@ -193,7 +195,9 @@ def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
     """
     flat = scores.reshape(-1)
     order = xp.argsort(flat, stable=True)
-    ascending = flat[order].astype(np.float64 if xp is np else xp.promote_types(flat.dtype, np.float32))
+    ascending = flat[order].astype(
+        np.float64 if xp is np else xp.promote_types(flat.dtype, np.float32)
+    )
     # The formula is free of scale: relative to the highest no square overflows, and its own is 1.
     highest = xp.max(ascending, initial=0)
     below = ascending < highest

@@ -85,10 +85,14 @@ def channel_mask(
     values = _group_scores(scores, candidates, selected)
     removed = _lowest(values, candidates, sparsity, scope, min_kept)
     _warn(values, removed, candidates)
-    return _without(scores, [group for group, gone in zip(candidates, removed, strict=True) if gone])
+    return _without(
+        scores, [group for group, gone in zip(candidates, removed, strict=True) if gone]
+    )
 
 
-def _check_options(scores: Scores, groups: ChannelGroups, sparsity: float, scope: str, min_kept: int) -> None:
+def _check_options(
+    scores: Scores, groups: ChannelGroups, sparsity: float, scope: str, min_kept: int
+) -> None:
     problems = []
     problems += check_fraction(sparsity, "sparsity")
     if scope not in CHANNEL_SCOPES:
@@ -106,12 +110,16 @@ def _check_options(scores: Scores, groups: ChannelGroups, sparsity: float, scope
 
 
 def _nothing_removable(groups: ChannelGroups, layers: Layers, selected: set[str]) -> str:
-    reasons = [f"{it.path}, axis {it.axis}: {it.reason}" for it in groups.pinned if it.path in selected]
+    reasons = [
+        f"{it.path}, axis {it.axis}: {it.reason}" for it in groups.pinned if it.path in selected
+    ]
     remedy = f"What is pinned: {'; '.join(reasons[:8]) or 'no slice of these layers'}."
     return expected("layers", layers, "to have output channels that can be removed", remedy)
 
 
-def _group_scores(scores: Scores, candidates: Sequence[ChannelGroup], selected: set[str]) -> np.ndarray:
+def _group_scores(
+    scores: Scores, candidates: Sequence[ChannelGroup], selected: set[str]
+) -> np.ndarray:
     """[n] float64: the mean score over the output slices of each group."""
     leaves = dict(named_leaves(scores))
     outputs = [[it for it in group.outputs if it.path in selected] for group in candidates]
@@ -134,7 +142,11 @@ def _group_scores(scores: Scores, candidates: Sequence[ChannelGroup], selected: 
 
 
 def _lowest(
-    values: np.ndarray, candidates: Sequence[ChannelGroup], sparsity: float, scope: str, min_kept: int
+    values: np.ndarray,
+    candidates: Sequence[ChannelGroup],
+    sparsity: float,
+    scope: str,
+    min_kept: int,
 ) -> np.ndarray:
     """[n] bool, True = removed."""
     sets: dict[Any, list[int]] = {}
@@ -172,7 +184,12 @@ def _warn(values: np.ndarray, removed: np.ndarray, candidates: Sequence[ChannelG
 
 
 def _too_many(
-    members: Sequence[ChannelGroup], sparsity: float, count: int, available: int, scope: str, min_kept: int
+    members: Sequence[ChannelGroup],
+    sparsity: float,
+    count: int,
+    available: int,
+    scope: str,
+    min_kept: int,
 ) -> str:
     paths = list(dict.fromkeys(slices.path for group in members for slices in group.outputs))
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""

@@ -14,11 +14,12 @@ from earlyprune_jax.pruning.channels.operations import Kept
 from earlyprune_jax.pruning.channels.steps import run
 from earlyprune_jax.pruning.channels.trace import Apply, Trace, all_steps, trace_network
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 
 def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Apply, Any]:
-    """Takes the removed channels out of the arrays, and gives the function that computes with the rest.
+    """Takes the removed channels out of the arrays, and gives the function that computes with the
+    rest.
 
     Removed is every group of coupled channels (see `channel_groups`) with a masked slice whose
     absence cannot show: wherever the network sums over one of its channels, the mask makes one of
@@ -67,7 +68,9 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
     weight_places = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
     mask_leaves = jax.tree.leaves(mask)
     zeros = [zero_slices(np.asarray(mask_leaves[place])) for place in weight_places]
-    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_weight(leaf) else None for leaf in leaves]
+    shapes = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_weight(leaf) else None for leaf in leaves
+    ]
     trace = trace_network(apply, variables, inputs, zeros)
     kept = removable(trace)
     chosen = _chosen(trace, kept)
@@ -80,7 +83,9 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
         kept = removable(trace)
         _check_same(chosen, _chosen(trace, kept), variables, weight_places)
         values = [*(given[place] for place in weight_places), *jax.tree.leaves(inputs)]
-        outputs = run(trace.graph.steps, [*trace.weights, *trace.inputs], values, trace.outputs, kept)
+        outputs = run(
+            trace.graph.steps, [*trace.weights, *trace.inputs], values, trace.outputs, kept
+        )
         return jax.tree.unflatten(trace.outputs_tree, outputs)
 
     left = list(leaves)
@@ -121,14 +126,19 @@ Chosen = list[tuple[np.ndarray, ...]]
 
 def _chosen(trace: Trace, kept: Kept) -> Chosen:
     return [
-        tuple(kept.along(tensor, place) for place in range(len(tensor.shape))) for tensor in trace.weights
+        tuple(kept.along(tensor, place) for place in range(len(tensor.shape)))
+        for tensor in trace.weights
     ]
 
 
-def _check_variables(variables: Any, treedef: Any, weight_places: Sequence[int], chosen: Chosen) -> None:
-    remedy = "Give the variables that compact returned, or trained ones of their structure and shapes."
+def _check_variables(
+    variables: Any, treedef: Any, weight_places: Sequence[int], chosen: Chosen
+) -> None:
+    remedy = (
+        "Give the variables that compact returned, or trained ones of their structure and shapes."
+    )
     if (structure := jax.tree.structure(variables)) != treedef:
-        raise InvalidInput([expected("structure of variables", structure, f"to be {treedef}", remedy)])
+        raise unexpected("structure of variables", structure, f"to be {treedef}", remedy)
     problems, leaves = [], named_leaves(variables)
     for place, left in zip(weight_places, chosen, strict=True):
         name, leaf = leaves[place]
@@ -145,6 +155,8 @@ def _check_same(chosen: Chosen, now: Chosen, variables: Any, weight_places: Sequ
     for place, before, after in zip(weight_places, chosen, now, strict=True):
         if not all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
             remedy = "For inputs of this shape the network couples its channels in another way."
-            problems.append(expected("channels left at", names[place], "to be those compact chose", remedy))
+            problems.append(
+                expected("channels left at", names[place], "to be those compact chose", remedy)
+            )
     if problems:
         raise InvalidInput(problems)

@@ -91,7 +91,8 @@ class ChannelGraph:
         return free[0]
 
     def contract(self, first: Axis, second: Axis, vanishes: np.ndarray) -> None:
-        """Sums products over two axes: an index can go where one factor is zero in the masked network.
+        """Sums products over two axes: an index can go where one factor is zero in the masked
+        network.
 
         Args:
             vanishes: [n] bool, whether one of the factors is zero at the index.
@@ -105,7 +106,9 @@ class ChannelGraph:
         if not self.edges:
             return np.arange(self.num_ids)
         rows, columns = (np.concatenate(side) for side in zip(*self.edges, strict=True))
-        links = coo_array((np.ones(rows.size, bool), (rows, columns)), shape=(self.num_ids, self.num_ids))
+        links = coo_array(
+            (np.ones(rows.size, bool), (rows, columns)), shape=(self.num_ids, self.num_ids)
+        )
         return connected_components(links, directed=False)[1]
 
     def pin_reasons(self, labels: np.ndarray) -> dict[int, str]:
@@ -117,7 +120,9 @@ class ChannelGraph:
         return reasons
 
 
-def whole(shape: tuple[int, ...], reason: str, *, all_zero: bool = False, value: Any = None) -> Tensor:
+def whole(
+    shape: tuple[int, ...], reason: str, *, all_zero: bool = False, value: Any = None
+) -> Tensor:
     """An array of which nothing can be removed."""
     zeros = tuple(np.full(size, all_zero) for size in shape)
     return Tensor(tuple(shape), (reason,) * len(shape), zeros, all_zero, value)
@@ -128,7 +133,9 @@ def tracked(
 ) -> Tensor:
     """An array with ids of its own on every axis."""
     all_zero = value is not None and all(np.all(zero) for zero in zeros)
-    return Tensor(tuple(shape), tuple(graph.new_ids(size) for size in shape), zeros, all_zero, value)
+    return Tensor(
+        tuple(shape), tuple(graph.new_ids(size) for size in shape), zeros, all_zero, value
+    )
 
 
 def zero_slices(nonzero: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -139,7 +146,9 @@ def zero_slices(nonzero: np.ndarray) -> tuple[np.ndarray, ...]:
         [[False, False], [False, True]]
     """
     axes = range(nonzero.ndim)
-    return tuple(np.asarray(~nonzero.any(axis=tuple(a for a in axes if a != axis))) for axis in axes)
+    return tuple(
+        np.asarray(~nonzero.any(axis=tuple(a for a in axes if a != axis))) for axis in axes
+    )
 
 
 def taken(axis: Axis, source: np.ndarray) -> Axis:

@@ -40,7 +40,8 @@ class ChannelGroup:
 
     @property
     def coupled(self) -> tuple[tuple[str, int], ...]:
-        """The (path, axis) of every member: equal for channels of one layer, or of layers tied together."""
+        """The (path, axis) of every member: equal for channels of one layer, or of layers tied
+        together."""
         return tuple((member.path, member.axis) for member in self.members)
 
 
@@ -129,7 +130,9 @@ def channel_groups(apply: Apply, variables: Any, inputs: Any) -> ChannelGroups:
                 groups.setdefault(label, []).append((slices, is_output))
     return ChannelGroups(
         groups=tuple(_group(members) for members in groups.values()),
-        pinned=tuple(PinnedSlices(p, a, tuple(sorted(where)), why) for (p, a, why), where in pinned.items()),
+        pinned=tuple(
+            PinnedSlices(p, a, tuple(sorted(where)), why) for (p, a, why), where in pinned.items()
+        ),
         shapes={path: tensor.shape for path, tensor in zip(paths, trace.weights, strict=True)},
     )
 
@@ -142,7 +145,8 @@ def _group(members: list[tuple[Slices, bool]]) -> ChannelGroup:
 def _labelled_slices(
     path: str, tensor: Tensor, labels: np.ndarray, produced: np.ndarray
 ) -> Iterator[tuple[int, Slices, bool]]:
-    """(label, slices, whether they are output channels) for each axis of a weight and label on it."""
+    """(label, slices, whether they are output channels) for each axis of a weight and label on
+    it."""
     for place, ids in enumerate(tensor.axes):
         order = np.argsort(labels[ids], kind="stable")
         starts = np.flatnonzero(np.diff(labels[ids][order], prepend=-1))

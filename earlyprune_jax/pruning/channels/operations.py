@@ -25,7 +25,9 @@ class Kept:
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """What is left of a tensor's shape."""
-        return tuple(int(np.count_nonzero(self.along(tensor, place))) for place in range(len(tensor.shape)))
+        return tuple(
+            int(np.count_nonzero(self.along(tensor, place))) for place in range(len(tensor.shape))
+        )
 
     def of(self, tensor: Tensor, value: Any) -> Any:
         """What is left of a value that has all channels."""
@@ -105,7 +107,9 @@ CHANGES: dict[str, Change] = {
 def _slice(step: Step, values: Sequence[Any], kept: Kept) -> Array:
     (tensor,), (value,), params = step.inputs, values, step.eqn.params
     strides = params["strides"] or (1,) * len(tensor.shape)
-    for place, cut in enumerate(zip(params["start_indices"], params["limit_indices"], strides, strict=True)):
+    for place, cut in enumerate(
+        zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+    ):
         stays = kept.along(tensor, place)
         chosen = np.zeros(stays.size, bool)
         chosen[slice(*cut)] = True

@@ -73,7 +73,8 @@ def _zero(name: str, zeros: list[np.ndarray]) -> np.ndarray:
 
 
 def singular(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Elementwise, infinite or undefined where an operand is zero: indices a mask makes so are kept."""
+    """Elementwise, infinite or undefined where an operand is zero: indices a mask makes so are
+    kept."""
     # 0 ** y is infinite for y < 0, whatever the exponent's own zeros.
     divisor = inputs[0] if eqn.primitive.name == "pow" else inputs[-1]
     if eqn.primitive.name != "integer_pow" or eqn.params["y"] < 0:
@@ -88,7 +89,8 @@ def singular(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Te
 
 
 def convolution(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Sums over input channels and window; depthwise: an input channel and its outputs go together."""
+    """Sums over input channels and window; depthwise: an input channel and its outputs go
+    together."""
     lhs, rhs = inputs
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     (lhs_batch, lhs_in, *lhs_window) = numbers.lhs_spec
@@ -108,7 +110,9 @@ def convolution(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list
         out_axis = graph.join([out_axis, taken(lhs.axes[lhs_in], source)])
         out_zero = out_zero | lhs.zeros[lhs_in][source]
     result = whole(
-        eqn.outvars[0].aval.shape, "is a window of a convolution", all_zero=lhs.all_zero or rhs.all_zero
+        eqn.outvars[0].aval.shape,
+        "is a window of a convolution",
+        all_zero=lhs.all_zero or rhs.all_zero,
     )
     out_batch, out_feature = numbers.out_spec[:2]
     result = with_axis(result, out_batch, lhs.axes[lhs_batch], lhs.zeros[lhs_batch])
@@ -146,7 +150,9 @@ def reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[T
         graph.pin(tensor.axes[place], f"is reduced over by {eqn.primitive.name}")
     keeps_zero = eqn.primitive.name.startswith("reduce_")
     return [
-        select_axes(tensor, [p for p in range(len(tensor.shape)) if p not in eqn.params["axes"]], keeps_zero)
+        select_axes(
+            tensor, [p for p in range(len(tensor.shape)) if p not in eqn.params["axes"]], keeps_zero
+        )
     ]
 
 
@@ -167,10 +173,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys((*ZERO_WHERE_ANY_IS, *ZERO_WHERE_ALL_ARE, *NEVER_ZERO), elementwise),
     **dict.fromkeys(SINGULAR_AT_ZERO, singular),
     **dict.fromkeys(
-        ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_or", "reduce_and"), reduction
+        ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_or", "reduce_and"),
+        reduction,
     ),
     **dict.fromkeys(("argmax", "argmin"), reduction),
-    **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), window_reduction),
+    **dict.fromkeys(
+        ("reduce_window_sum", "reduce_window_max", "reduce_window_min"), window_reduction
+    ),
     "broadcast_in_dim": shapes.broadcast_in_dim,
     "concatenate": shapes.concatenate,
     "conv_general_dilated": convolution,

@@ -1,4 +1,5 @@
-"""How operations that move, cut or join axes pass on their ids; the rules of rules.py, continued."""
+"""How operations that move, cut or join axes pass on their ids; the rules of rules.py,
+continued."""
 
 import math
 from collections.abc import Sequence
@@ -51,7 +52,9 @@ def squeeze(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
     (tensor,), dropped = inputs, eqn.params["dimensions"]
     for place in dropped:
         graph.pin(tensor.axes[place], "has size 1 and is dropped")
-    return [select_axes(tensor, [place for place in range(len(tensor.shape)) if place not in dropped])]
+    return [
+        select_axes(tensor, [place for place in range(len(tensor.shape)) if place not in dropped])
+    ]
 
 
 def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -98,9 +101,7 @@ def _reshape_block(
 ) -> Tensor:
     free = [place for place in old if not isinstance(tensor.axes[place], str)]
     if len(new) > 1:
-        reason = (
-            f"is split or mixed, from {[tensor.shape[p] for p in old]} to {[result.shape[p] for p in new]}"
-        )
+        reason = f"is split or mixed, from {[tensor.shape[p] for p in old]} to {[result.shape[p] for p in new]}"
         for place in old:
             reason = graph.pin(tensor.axes[place], reason)
         for place in new:
@@ -113,7 +114,9 @@ def _reshape_block(
         graph.pin(tensor.axes[place], "is merged with a larger axis")
     inner = math.prod(tensor.shape[place] for place in old if place > carried)
     index = np.arange(result.shape[new[0]]) // inner % tensor.shape[carried]
-    return with_axis(result, new[0], taken(tensor.axes[carried], index), tensor.zeros[carried][index])
+    return with_axis(
+        result, new[0], taken(tensor.axes[carried], index), tensor.zeros[carried][index]
+    )
 
 
 def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -150,7 +153,9 @@ def slice_(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     ):
         index = np.arange(tensor.shape[place])[slice(*cut)]
         if index.size < tensor.shape[place]:
-            result = with_axis(result, place, taken(result.axes[place], index), result.zeros[place][index])
+            result = with_axis(
+                result, place, taken(result.axes[place], index), result.zeros[place][index]
+            )
     return [Tensor(tuple(eqn.outvars[0].aval.shape), result.axes, result.zeros, tensor.all_zero)]
 
 
@@ -162,7 +167,9 @@ def split(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
         shape = tuple(variable.aval.shape)
         index = np.arange(start, start + shape[place])
         part = Tensor(shape, tensor.axes, tensor.zeros, tensor.all_zero)
-        results.append(with_axis(part, place, taken(tensor.axes[place], index), tensor.zeros[place][index]))
+        results.append(
+            with_axis(part, place, taken(tensor.axes[place], index), tensor.zeros[place][index])
+        )
         start += shape[place]
     return results
 
@@ -194,25 +201,34 @@ def reverse(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]
     result = inputs[0]
     for place in eqn.params["dimensions"]:
         index = np.arange(result.shape[place])[::-1]
-        result = with_axis(result, place, taken(result.axes[place], index), result.zeros[place][index])
+        result = with_axis(
+            result, place, taken(result.axes[place], index), result.zeros[place][index]
+        )
     return [result if result is not inputs[0] else select_axes(result, range(len(result.shape)))]
 
 
 def gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Axes taken whole pass (`x[:, ::2]`, a table's features); the others and the indices stay whole."""
+    """Axes taken whole pass (`x[:, ::2]`, a table's features); the others and the indices stay
+    whole."""
     tensor, indices = inputs
     numbers = eqn.params["dimension_numbers"]
     batching = getattr(numbers, "operand_batching_dims", ())
     sliced = [
-        p for p in range(len(tensor.shape)) if p not in numbers.collapsed_slice_dims and p not in batching
+        p
+        for p in range(len(tensor.shape))
+        if p not in numbers.collapsed_slice_dims and p not in batching
     ]
     result = whole(eqn.outvars[0].aval.shape, "is picked from by gather")
     passing = {
         place: out
         for place, out in zip(sliced, numbers.offset_dims, strict=True)
-        if eqn.params["slice_sizes"][place] == tensor.shape[place] and place not in numbers.start_index_map
+        if eqn.params["slice_sizes"][place] == tensor.shape[place]
+        and place not in numbers.start_index_map
     }
-    for axis in (*indices.axes, *(axis for place, axis in enumerate(tensor.axes) if place not in passing)):
+    for axis in (
+        *indices.axes,
+        *(axis for place, axis in enumerate(tensor.axes) if place not in passing),
+    ):
         graph.pin(axis, "is picked from by gather")
     for place, out in passing.items():
         # Indices out of range may be filled with nan: nothing is known to be zero.

@@ -12,7 +12,7 @@ from earlyprune_jax.array_types import Array
 from earlyprune_jax.pruning.channels.graph import ChannelGraph, Step, Tensor
 from earlyprune_jax.pruning.channels.operations import CHANGES, SPECIAL, Kept, bind
 from earlyprune_jax.pruning.channels.trace import inline
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 
 def run(
@@ -33,7 +33,9 @@ def run(
 
     for step in steps:
         results = run_step(step, [read(tensor) for tensor in step.inputs], kept)
-        known.update((id(tensor), value) for tensor, value in zip(step.outputs, results, strict=True))
+        known.update(
+            (id(tensor), value) for tensor, value in zip(step.outputs, results, strict=True)
+        )
     return [read(tensor) for tensor in wanted]
 
 
@@ -113,7 +115,11 @@ def _whole_call(step: Step, values: Sequence[Any]) -> Callable[..., list[Any]]:
 
 
 def _run_rule(
-    rule: Callable[..., Any], step: Step, args: tuple[Any, ...], tensors: Sequence[Tensor], kept: Kept
+    rule: Callable[..., Any],
+    step: Step,
+    args: tuple[Any, ...],
+    tensors: Sequence[Tensor],
+    kept: Kept,
 ) -> Any:
     """Traces a derivative rule for whole arrays, and runs what comes out on smaller ones."""
     values, args_tree = jax.tree.flatten(args)
@@ -121,7 +127,9 @@ def _run_rule(
         jax.ShapeDtypeStruct(tensor.shape, jnp.result_type(value))
         for tensor, value in zip(tensors, values, strict=True)
     ]
-    closed, results_shape = jax.make_jaxpr(rule, return_shape=True)(*jax.tree.unflatten(args_tree, shapes))
+    closed, results_shape = jax.make_jaxpr(rule, return_shape=True)(
+        *jax.tree.unflatten(args_tree, shapes)
+    )
     graph = ChannelGraph(kept.ids.size)
     # Copies, because one tensor may stand for a value and for its tangent.
     given = [dataclasses.replace(tensor) for tensor in tensors]
@@ -139,5 +147,5 @@ def _extended(kept: Kept, graph: ChannelGraph, step: Step) -> Kept:
     if np.any(gone[labels[:old]] == kept.ids):
         remedy = "The network without these channels can be evaluated, not differentiated."
         name = step.eqn.primitive.name
-        raise InvalidInput([expected("derivative", name, "to treat every channel by itself", remedy)])
+        raise unexpected("derivative", name, "to treat every channel by itself", remedy)
     return Kept(~gone[labels])

@@ -23,7 +23,8 @@ from earlyprune_jax.pruning.channels.rules import RULES
 from earlyprune_jax.pruning.trees import is_weight
 
 Apply = Callable[[Any, Any], Any]
-"""(variables, inputs) -> outputs, in evaluation mode: pure, and nothing but the outputs comes out."""
+"""(variables, inputs) -> outputs, in evaluation mode: pure, and nothing but the outputs comes
+out."""
 
 INLINED = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
 WITH_DERIVATIVE = ("custom_jvp_call", "custom_vjp_call")
@@ -55,7 +56,8 @@ def trace_network(
 
     Args:
         apply: (variables, inputs) -> outputs.
-        variables: any pytree; of its weights the shapes are enough, other leaves are used as they are.
+        variables: any pytree; of its weights the shapes are enough, other leaves are used as they
+            are.
         inputs: any pytree of arrays or shapes.
         zeros: for every weight and axis, [n] bool: the slices that a mask makes zero. By default
             all of them: what holds then holds for every mask that removes whole groups.
@@ -75,7 +77,9 @@ def trace_network(
         zeros = [tuple(np.ones(size, bool) for size in shape.shape) for shape in shapes]
     graph = ChannelGraph()
     weights = [tracked(graph, shape.shape, zero) for shape, zero in zip(shapes, zeros, strict=True)]
-    given = [whole(v.aval.shape, "belongs to the inputs") for v in closed.jaxpr.invars[len(weights) :]]
+    given = [
+        whole(v.aval.shape, "belongs to the inputs") for v in closed.jaxpr.invars[len(weights) :]
+    ]
     outputs = inline(graph, closed.jaxpr, closed.consts, [*weights, *given])
     for axis in (axis for tensor in outputs for axis in tensor.axes):
         graph.pin(axis, "belongs to the outputs")
@@ -83,7 +87,9 @@ def trace_network(
     return Trace(graph, tuple(weights), tuple(given), tuple(outputs), jax.tree.structure(out_shape))
 
 
-def inline(graph: ChannelGraph, jaxpr: Any, consts: Sequence[Any], args: Sequence[Tensor]) -> list[Tensor]:
+def inline(
+    graph: ChannelGraph, jaxpr: Any, consts: Sequence[Any], args: Sequence[Tensor]
+) -> list[Tensor]:
     """Applies the rules to every equation that the results need; returns the results."""
     constants = [constant(graph, value) for value in consts]
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))

@@ -2,8 +2,9 @@
 
 `bitmask` packs the mask to one bit an entry and lists the kept values; `csr` is compressed sparse
 rows of the array reshaped to [product of the leading axes, last axis]. An array that lost nothing
-is `dense`. Beside the values, a bitmask costs 1 bit an entry, and rows cost 8 bits a kept entry (16 where
-the last axis is longer than 256): csr is the smaller one where less than about 1/8 (1/16) is kept.
+is `dense`. Beside the values, a bitmask costs 1 bit an entry, and rows cost 8 bits a kept entry (16
+where the last axis is longer than 256): csr is the smaller one where less than about 1/8 (1/16) is
+kept.
 """
 
 import math
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 ENCODINGS = ("bitmask", "csr")
 PARTS = {"dense": ("",), "bitmask": ("#bits", "#values"), "csr": ("#columns", "#rows", "#values")}
@@ -61,7 +62,11 @@ def encode(array: np.ndarray, kept: np.ndarray, encoding: str) -> dict[str, np.n
 
 
 def decode(
-    name: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], dtype: np.dtype, encoding: str
+    name: str,
+    parts: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    encoding: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The array with +0.0 where removed, and its mask, from the parts `encode` made.
 
@@ -73,7 +78,8 @@ def decode(
         encoding: `dense`, `bitmask` or `csr`.
 
     Raises:
-        InvalidInput: parts of other types or lengths than the shape asks for, or indices out of range.
+        InvalidInput: parts of other types or lengths than the shape asks for, or indices out of
+            range.
 
     Example:
         >>> parts = {"#bits": np.array([0b01000000], np.uint8), "#values": np.array([7.0])}
@@ -152,13 +158,17 @@ def _restored(name: str, stored: np.ndarray, shape: tuple[int, ...], dtype: np.d
     return stored.reshape(-1).view(dtype).reshape(shape) if as_bytes else stored
 
 
-def _bit_positions(name: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def _bit_positions(
+    name: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray:
     size = math.prod(shape)
     _check(f"bits of {name}", parts["#bits"], np.dtype(np.uint8), ((size + 7) // 8,))
     return np.unpackbits(parts["#bits"], count=size).astype(bool)
 
 
-def _row_positions(name: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def _row_positions(
+    name: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray:
     rows, width = matrix_shape(shape)
     columns, pointers = parts["#columns"], parts["#rows"]
     _check(f"columns of {name}", columns, smallest_unsigned(width - 1), columns.shape[:1])
@@ -171,10 +181,10 @@ def _row_positions(name: str, parts: Mapping[str, np.ndarray], shape: tuple[int,
         if np.all(np.diff(flat) > 0):
             return flat
     remedy = "The file is damaged: save it again."
-    raise InvalidInput([expected(f"rows of {name}", "damaged", "to be ascending indices in range", remedy)])
+    raise unexpected(f"rows of {name}", "damaged", "to be ascending indices in range", remedy)
 
 
 def _check(thing: str, stored: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     found, wanted = f"{stored.dtype}{list(stored.shape)}", f"{dtype}{list(shape)}"
     if found != wanted:
-        raise InvalidInput([expected(thing, found, f"to be {wanted}", "The file is damaged: save it again.")])
+        raise unexpected(thing, found, f"to be {wanted}", "The file is damaged: save it again.")

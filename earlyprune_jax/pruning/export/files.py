@@ -1,4 +1,5 @@
-"""Parameters and their mask in one safetensors file, without the removed values; and with zeros, for anyone.
+"""Parameters and their mask in one safetensors file, without the removed values; and with zeros,
+for anyone.
 
 An unstructured mask makes the file smaller, not the network faster: dense hardware multiplies
 zeros at full price. What makes inference faster is `compact` for removed channels, which leaves
@@ -61,9 +62,9 @@ def save_sparse(
     that fit. Leaves that lost nothing, integer arrays among them, are stored dense. Kept values
     come back bit for bit, -0.0, NaN payloads and subnormals included; removed ones as +0.0.
 
-    Leaves that are no numeric arrays (functions, Python numbers, typed keys) are not stored. The file
-    appears whole or not at all. Its metadata holds format, version, encoding, and for each path
-    its shape, dtype and encoding.
+    Leaves that are no numeric arrays (functions, Python numbers, typed keys) are not stored. The
+    file appears whole or not at all. Its metadata holds format, version, encoding, and for each
+    path its shape, dtype and encoding.
 
     Args:
         path: the file; an existing one is replaced. Its directory must exist.
@@ -136,7 +137,8 @@ def load_sparse(path: str | os.PathLike[str], like: Params) -> tuple[Params, Mas
 
 
 def save_dense(path: str | os.PathLike[str], params: Params, mask: Mask) -> SavedFile:
-    """Writes parameters to a safetensors file with zeros where the mask removes: readable by anyone.
+    """Writes parameters to a safetensors file with zeros where the mask removes: readable by
+    anyone.
 
     Tensors have the leaves' paths as names, e.g. `stage1_block0/conv1/kernel`. Takes as much disk
     as the dense network and runs no faster than it. The mask is not stored: a kept weight that
@@ -162,14 +164,18 @@ def save_dense(path: str | os.PathLike[str], params: Params, mask: Mask) -> Save
     """
     arrays, kept = _checked(params, mask)
     lacking = [
-        expected(f"params at {name}", str(array.dtype), "of a type safetensors has", "Use save_sparse.")
+        expected(
+            f"params at {name}", str(array.dtype), "of a type safetensors has", "Use save_sparse."
+        )
         for name, array in arrays.items()
         if array.dtype not in FILE_DTYPES.values()
     ]
     if lacking:
         raise InvalidInput(lacking)
     # Not a product with the mask: removed NaN must become zero.
-    zeroed = {name: np.where(kept[name], array, np.zeros_like(array)) for name, array in arrays.items()}
+    zeroed = {
+        name: np.where(kept[name], array, np.zeros_like(array)) for name, array in arrays.items()
+    }
     return _saved(path, zeroed, DENSE, "dense", arrays, dict.fromkeys(arrays, "dense"))
 
 
@@ -194,7 +200,10 @@ def load_dense(path: str | os.PathLike[str], like: Params) -> Params:
     tensors, metadata = tensor_file.read(path)
     if "file_format" in metadata:
         tensor_file.check_format(path, metadata, DENSE)
-    found = {name: {"shape": [*array.shape], "dtype": array.dtype.name} for name, array in tensors.items()}
+    found = {
+        name: {"shape": [*array.shape], "dtype": array.dtype.name}
+        for name, array in tensors.items()
+    }
     _refuse(path, _differences(found, like))
     return _filled(like, {name: array.copy() for name, array in tensors.items()})
 
@@ -233,7 +242,9 @@ def _check_encoding(encoding: str) -> None:
 def _stored_leaves(tree: Params) -> list[tuple[str, Any]]:
     """Numeric arrays and shapes of such; a typed key's dtype is not NumPy's."""
     leaves = named_leaves(tree)
-    return [(name, leaf) for name, leaf in leaves if isinstance(getattr(leaf, "dtype", None), np.dtype)]
+    return [
+        (name, leaf) for name, leaf in leaves if isinstance(getattr(leaf, "dtype", None), np.dtype)
+    ]
 
 
 def _checked(params: Params, mask: Mask) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -242,12 +253,22 @@ def _checked(params: Params, mask: Mask) -> tuple[dict[str, np.ndarray], dict[st
     leaves, kept = _stored_leaves(params), dict(named_leaves(mask))
     _refuse_duplicates([name for name, _ in named_leaves(params)])
     problems = [
-        expected(f"params at {name}", f"array of {leaf.dtype}", "to hold numbers", "Take it out of the tree.")
+        expected(
+            f"params at {name}",
+            f"array of {leaf.dtype}",
+            "to hold numbers",
+            "Take it out of the tree.",
+        )
         for name, leaf in leaves
         if np.dtype(leaf.dtype).kind in "OSUMm"
     ]
     problems += [
-        expected(f"mask at {name}", False, "to be True", "The leaf holds no weights: nothing can be removed.")
+        expected(
+            f"mask at {name}",
+            False,
+            "to be True",
+            "The leaf holds no weights: nothing can be removed.",
+        )
         for name, leaf in named_leaves(params)
         if not is_weight(leaf) and not np.all(kept[name])
     ]
@@ -267,7 +288,9 @@ def _refuse_duplicates(names: list[str]) -> None:
     repeated = [name for name, times in Counter(["__metadata__", *names]).items() if times > 1]
     remedy = "Rename a leaf: names in the file are the slash-joined paths."
     if repeated:
-        raise InvalidInput([expected("name", name, "to name one leaf", remedy) for name in repeated])
+        raise InvalidInput(
+            [expected("name", name, "to name one leaf", remedy) for name in repeated]
+        )
 
 
 def _saved(
@@ -307,22 +330,32 @@ def _differences(stored: Mapping[str, Mapping[str, Any]], like: Params) -> list[
     return sorted(problems)
 
 
-def _part_differences(stored: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Any]) -> list[str]:
+def _part_differences(
+    stored: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Any]
+) -> list[str]:
     """The tensors that the metadata promises and the file lacks, or the other way round."""
     parts = {name + suffix for name, leaf in stored.items() for suffix in PARTS[leaf["encoding"]]}
     different = sorted(parts ^ tensors.keys())
-    return [expected(name, "", "to be in the metadata and the file", "Save it again.") for name in different]
+    return [
+        expected(name, "", "to be in the metadata and the file", "Save it again.")
+        for name in different
+    ]
 
 
 def _filled(like: Any, found: Mapping[str, np.ndarray]) -> Any:
-    """The structure of `like` with the arrays found by name, as the kind of array that `like` has."""
+    """The structure of `like` with the arrays found by name, as the kind of array that `like`
+    has."""
 
     def leaf_of(path: tuple[Any, ...], leaf: Any) -> Any:
         array = found.get(path_name(path))
         if array is None:
             return leaf
         held_by_jax = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
-        return array if isinstance(leaf, np.ndarray | np.generic) or not held_by_jax else jnp.asarray(array)
+        return (
+            array
+            if isinstance(leaf, np.ndarray | np.generic) or not held_by_jax
+            else jnp.asarray(array)
+        )
 
     return jax.tree.map_with_path(leaf_of, like)
 

@@ -91,8 +91,11 @@ def taylor() -> Criterion:
 
 
 def _where_finite(new: Any, old: Any) -> Any:
-    """The new memory, but the old where the new is not finite: one bad step must not spoil the rest."""
-    return jax.tree.map(lambda after, before: jnp.where(jnp.isfinite(after), after, before), new, old)
+    """The new memory, but the old where the new is not finite: one bad step must not spoil the
+    rest."""
+    return jax.tree.map(
+        lambda after, before: jnp.where(jnp.isfinite(after), after, before), new, old
+    )
 
 
 CRITERIA: dict[str, Callable[[], Criterion]] = {
@@ -108,12 +111,19 @@ def check(criterion: Any) -> list[str]:
     if isinstance(criterion, Criterion) or callable(criterion):
         return []
     if isinstance(criterion, str):
-        return [] if criterion in CRITERIA else [unknown_choice("criterion", criterion, tuple(CRITERIA))]
-    return [expected("criterion", criterion, "to be a name, a Criterion or a function params -> scores")]
+        return (
+            []
+            if criterion in CRITERIA
+            else [unknown_choice("criterion", criterion, tuple(CRITERIA))]
+        )
+    return [
+        expected("criterion", criterion, "to be a name, a Criterion or a function params -> scores")
+    ]
 
 
 def resolve(criterion: str | Criterion | Callable[[Params], Scores]) -> Criterion:
-    """A name, a criterion, or a function of the parameters, as a criterion; for what passed `check`."""
+    """A name, a criterion, or a function of the parameters, as a criterion; for what passed
+    `check`."""
     if isinstance(criterion, Criterion):
         return criterion
     return of_params(criterion) if callable(criterion) else CRITERIA[criterion]()

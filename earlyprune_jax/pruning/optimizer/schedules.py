@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.pruning.allocation.budgets import Sparsity, is_number
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Piecewise constant: after `steps[i]` updates the sparsity is `sparsities[i]`; before the first, 0.
+    """Piecewise constant: after `steps[i]` updates the sparsity is `sparsities[i]`; before the
+    first, 0.
 
     Attributes:
         steps: increasing, from 0; none = never prune.
@@ -42,14 +43,20 @@ class Schedule:
     rewind_to: int | None = None
 
     def __post_init__(self):
-        _raise_if(_check_events(self.steps, self.sparsities) + _check_rewind(self.steps, self.rewind_to))
+        _raise_if(
+            _check_events(self.steps, self.sparsities) + _check_rewind(self.steps, self.rewind_to)
+        )
 
     def __call__(self, step: Any) -> Any:
         """The sparsity wanted after `step` updates; traced steps give traced sparsities."""
         level = self.level(step)
-        if isinstance(level, jax.Array) and any(isinstance(one, Mapping) for one in self.sparsities):
-            remedy = "A mapping is no number that could be traced: take `level`, and the table yourself."
-            raise InvalidInput([expected("step", step, "to be a number outside jit", remedy)])
+        if isinstance(level, jax.Array) and any(
+            isinstance(one, Mapping) for one in self.sparsities
+        ):
+            remedy = (
+                "A mapping is no number that could be traced: take `level`, and the table yourself."
+            )
+            raise unexpected("step", step, "to be a number outside jit", remedy)
         if isinstance(level, jax.Array):
             return jnp.asarray((0.0, *self.sparsities), jnp.float32)[level]
         return (0.0, *self.sparsities)[int(level)]
@@ -114,7 +121,9 @@ def polynomial(
         ((0, 2, 4), [0.0, 0.7, 0.8])
     """
     problems = _check_fractions((sparsity, initial))
-    problems += [] if is_number(power) and power > 0 else [expected("power", power, "to be above 0")]
+    problems += (
+        [] if is_number(power) and power > 0 else [expected("power", power, "to be above 0")]
+    )
     wrong = _check_durations({"begin": begin, "end": end}, steps_per_epoch)
     gap = _check_durations({"every": every}, steps_per_epoch, at_least_a_step=True)
     if not wrong and _in_steps(begin, steps_per_epoch) >= _in_steps(end, steps_per_epoch):
@@ -161,7 +170,9 @@ def iterative(
         (0.5, 0.75, 0.875)
     """
     problems = (
-        [] if is_number(fraction) and 0 < fraction < 1 else [expected("fraction", fraction, "in (0, 1)")]
+        []
+        if is_number(fraction) and 0 < fraction < 1
+        else [expected("fraction", fraction, "in (0, 1)")]
     )
     problems += _check_whole("num_rounds", num_rounds, at_least=1)
     durations = {"begin": begin} | ({} if rewind_to is None else {"rewind_to": rewind_to})
@@ -171,7 +182,9 @@ def iterative(
     first, gap = _in_steps(begin, steps_per_epoch), _in_steps(every, steps_per_epoch)
     steps = tuple(first + number * gap for number in range(num_rounds))
     sparsities = tuple(1 - (1 - fraction) ** number for number in range(1, num_rounds + 1))
-    return Schedule(steps, sparsities, None if rewind_to is None else _in_steps(rewind_to, steps_per_epoch))
+    return Schedule(
+        steps, sparsities, None if rewind_to is None else _in_steps(rewind_to, steps_per_epoch)
+    )
 
 
 def _in_steps(duration: float, steps_per_epoch: int | None) -> int:
@@ -218,7 +231,9 @@ def _check_events(steps: tuple[int, ...], sparsities: tuple[Sparsity, ...]) -> l
     if len(steps) != len(sparsities):
         return [expected("steps", steps, f"to be as many as the sparsities, {len(sparsities)}")]
     problems = [problem for step in steps for problem in _check_whole("step", step, at_least=0)]
-    if not problems and any(first >= second for first, second in zip(steps, steps[1:], strict=False)):
+    if not problems and any(
+        first >= second for first, second in zip(steps, steps[1:], strict=False)
+    ):
         problems.append(expected("steps", steps, "to increase"))
     wrong = _check_fractions(sparsities)
     return problems + (wrong or _check_falling(sparsities))
@@ -233,7 +248,11 @@ def _check_whole(thing: str, value: Any, at_least: int) -> list[str]:
 
 
 def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
-    values = [value for one in sparsities for value in (one.values() if isinstance(one, Mapping) else (one,))]
+    values = [
+        value
+        for one in sparsities
+        for value in (one.values() if isinstance(one, Mapping) else (one,))
+    ]
     return [
         expected("sparsity", value, "in [0, 1)", "It is the fraction removed.")
         for value in values
@@ -244,10 +263,16 @@ def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
 def _check_falling(sparsities: tuple[Sparsity, ...]) -> list[str]:
     patterns = {tuple(one) if isinstance(one, Mapping) else None for one in sparsities}
     if len(patterns) > 1:
-        return [expected("sparsities", sparsities, "to be all numbers, or mappings of the same patterns")]
+        return [
+            expected(
+                "sparsities", sparsities, "to be all numbers, or mappings of the same patterns"
+            )
+        ]
     rows = [list(one.values()) if isinstance(one, Mapping) else [one] for one in sparsities]
     if len(rows) > 1 and np.any(np.diff(np.asarray(rows), axis=0) < 0):
-        return [expected("sparsities", sparsities, "never to fall", "A removed weight stays removed.")]
+        return [
+            expected("sparsities", sparsities, "never to fall", "A removed weight stays removed.")
+        ]
     return []
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 NEVER = np.iinfo(np.int32).max
 """`trigger_step` of a schedule that waits."""
@@ -44,8 +44,8 @@ def get_mask(opt_state: Any, like: Any = None) -> Mask:
 
     Args:
         opt_state: with one `transform`, at any depth.
-        like: a tree whose containers the mask is to have: `nnx.Optimizer` keeps variables of its own
-            kind, so that its mask fits the model's state only so. None = as it is in the state.
+        like: a tree whose containers the mask is to have: `nnx.Optimizer` keeps variables of its
+            own kind, so that its mask fits the model's state only so. None = as it is in the state.
 
     Raises:
         InvalidInput: there is none, or several; or other paths than those of `like`.
@@ -68,8 +68,8 @@ def get_mask(opt_state: Any, like: Any = None) -> Mask:
 def replace_mask(opt_state: Any, mask: Mask) -> Any:
     """The optimizer state with another mask and the removed weights' moments at 0.
 
-    The next update puts the weights it removes to exactly 0; to have them so before the next forward
-    pass, `params = pruning.apply(mask, params)`. Weights that come back train on from 0.
+    The next update puts the weights it removes to exactly 0; to have them so before the next
+    forward pass, `params = pruning.apply(mask, params)`. Weights that come back train on from 0.
 
     Args:
         opt_state: with one `transform`, at any depth.
@@ -125,7 +125,9 @@ def _is_pruning_state(node: Any) -> bool:
 
 def _replace_states(opt_state: Any, change: Callable[[PruningState], PruningState]) -> Any:
     return jax.tree.map(
-        lambda node: change(node) if _is_pruning_state(node) else node, opt_state, is_leaf=_is_pruning_state
+        lambda node: change(node) if _is_pruning_state(node) else node,
+        opt_state,
+        is_leaf=_is_pruning_state,
     )
 
 
@@ -134,5 +136,5 @@ def _only(opt_state: Any) -> PruningState:
     found = [node for node in nodes if _is_pruning_state(node)]
     if len(found) != 1:
         remedy = "Wrap the optimizer in pruning.transform once."
-        raise InvalidInput([expected("pruning states in opt_state", len(found), "to be 1", remedy)])
+        raise unexpected("pruning states in opt_state", len(found), "to be 1", remedy)
     return found[0]

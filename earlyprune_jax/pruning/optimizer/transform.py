@@ -12,7 +12,11 @@ from jax.sharding import AxisType
 
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.allocation.allocate import check_allocation, check_choice, prunable_shapes
+from earlyprune_jax.pruning.allocation.allocate import (
+    check_allocation,
+    check_choice,
+    prunable_shapes,
+)
 from earlyprune_jax.pruning.allocation.budgets import check_options
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
 from earlyprune_jax.pruning.optimizer import criteria
@@ -22,7 +26,7 @@ from earlyprune_jax.pruning.optimizer.state import NEVER, PruningState
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import is_weight
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 
 def transform(
@@ -39,10 +43,11 @@ def transform(
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimizer so that it prunes by schedule, inside jit.
 
-    After every update, `optax.apply_updates` gives parameters whose removed weights are exactly +0.0,
-    and every moment of theirs in the inner state is 0, whatever the inner chain (`masks.moments`
-    says what a moment is). Nothing else has to be called. Removed weights stay removed. It belongs
-    outermost: clipping, decay and learning rates inside; `MultiSteps` may be on either side.
+    After every update, `optax.apply_updates` gives parameters whose removed weights are exactly
+    +0.0, and every moment of theirs in the inner state is 0, whatever the inner chain
+    (`masks.moments` says what a moment is). Nothing else has to be called. Removed weights stay
+    removed. It belongs outermost: clipping, decay and learning rates inside; `MultiSteps` may be on
+    either side.
 
     At an event after `s` updates the parameters that update `s` makes are ranked, and exactly the
     event's count is removed. An event at 0 is decided by `init`: the first update puts its weights
@@ -55,7 +60,8 @@ def transform(
 
     Args:
         inner: any optimizer; extra arguments (`value`, `grad`, `value_fn`, ...) reach it unchanged.
-        schedule: when and how hard; by default never: only `mask`, or masks given by `replace_mask`.
+        schedule: when and how hard; by default never: only `mask`, or masks given by
+            `replace_mask`.
         criterion: `magnitude`, `movement`, `random`, `taylor`, a function params -> scores, or a
             `Criterion`.
         layers: as in `select`.
@@ -105,15 +111,17 @@ def transform(
     def update(updates: Any, state: Any, params: Params = None, **extra_args: Any) -> Any:
         if params is None:
             remedy = "Call update(gradients, state, params)."
-            raise InvalidInput([expected("params", params, "to be given to the update", remedy)])
+            raise unexpected("params", params, "to be given to the update", remedy)
         if not isinstance(state, PruningState):
             remedy = "Make it with the init of this same optimizer."
             kind = type(state).__name__
-            raise InvalidInput([expected("type of state", kind, "to be PruningState", remedy)])
+            raise unexpected("type of state", kind, "to be PruningState", remedy)
         grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
         memory = events.criterion.update(state.memory, masked, grads)
         updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)
-        state = state._replace(num_updates=state.num_updates + 1, memory=memory, inner_state=inner_state)
+        state = state._replace(
+            num_updates=state.num_updates + 1, memory=memory, inner_state=inner_state
+        )
         proposed = optax.apply_updates(masked, updates)
         pruned = events.prune(state, proposed)
         due = pruned.level > state.level
@@ -164,7 +172,9 @@ def _check_schedule(schedule: Schedule, scope: str, min_kept: int, waits: bool) 
         remedy = "Without one there is nothing to trigger."
         problems.append(expected("schedule", (), "to have an event with wait_for_trigger", remedy))
     if waits and schedule.rewind_to is not None:
-        remedy = "A trigger comes at a step unknown beforehand: rewind from a checkpoint of your own."
+        remedy = (
+            "A trigger comes at a step unknown beforehand: rewind from a checkpoint of your own."
+        )
         problems.append(expected("rewind_to", schedule.rewind_to, "to be None", remedy))
     return problems
 
@@ -185,14 +195,17 @@ class _Events:
         return self.schedule.rewind_to is not None
 
     def check(self, params: Params) -> None:
-        """Raises for every event that does not fit the parameters; masks from outside need no layers."""
+        """Raises for every event that does not fit the parameters; masks from outside need no
+        layers."""
         if not self.schedule.steps:
             return
         shapes = prunable_shapes(params, select(params, self.layers))
         problems = [
             problem
             for sparsity in self.schedule.sparsities
-            for problem in check_allocation(shapes, sparsity, self.scope, self.pattern, self.min_kept)
+            for problem in check_allocation(
+                shapes, sparsity, self.scope, self.pattern, self.min_kept
+            )
         ]
         if problems:
             raise InvalidInput(dict.fromkeys(problems))
@@ -236,24 +249,29 @@ class _Events:
         made = iter(_automatically_sharded(rank, ranked)(ranked, counts))
         # A mask from outside may have removed more than the schedule asks for: nothing comes back.
         return jax.tree.unflatten(
-            treedef, [keep & next(made) if take else keep for keep, take in zip(kept, flags, strict=True)]
+            treedef,
+            [keep & next(made) if take else keep for keep, take in zip(kept, flags, strict=True)],
         )
 
     def _counts(self, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
         """[events, rankings] int32: exact, because no rounding of a sparsity happens inside jit."""
         events = self.schedule.sparsities
-        rows = [self.pattern.counts(shapes, sparsity, self.scope, self.min_kept) for sparsity in events]
+        rows = [
+            self.pattern.counts(shapes, sparsity, self.scope, self.min_kept) for sparsity in events
+        ]
         return np.asarray(rows, np.int32)
 
 
 def _automatically_sharded(
     rank: Callable[..., list[Array]], leaves: list[Array]
 ) -> Callable[..., list[Array]]:
-    """A ranking whose masks are sharded as the leaves are, also where shardings are explicit types."""
+    """A ranking whose masks are sharded as the leaves are, also where shardings are explicit
+    types."""
     shardings = [jax.typeof(leaf).sharding for leaf in leaves]
     if not any(AxisType.Explicit in sharding.mesh.axis_types for sharding in shardings):
         return rank
-    # A ranking crosses all shards: reshapes and cumulative sums have no explicit sharding of their own.
+    # A ranking crosses all shards: reshapes and cumulative sums have no explicit sharding of their
+    # own.
     automatic: Any = jax.sharding.auto_axes(rank, out_sharding=shardings)
     return automatic
 
@@ -263,14 +281,18 @@ def _at_least_float32(score: Array) -> Array:
     return score.astype(jnp.promote_types(score.dtype, jnp.float32))
 
 
-def _rewind(due: Array, updates: Any, state: PruningState, params: Params) -> tuple[Any, PruningState]:
+def _rewind(
+    due: Array, updates: Any, state: PruningState, params: Params
+) -> tuple[Any, PruningState]:
     """If due: updates that lead back to the snapshot's parameters, and its inner state."""
     old_params, old_inner_state = state.snapshot
 
     def back(update: Array, old: Array, now: Array) -> Array:
         return jnp.where(due, (old - now).astype(update.dtype), update)
 
-    inner_state = jax.tree.map(lambda old, now: jnp.where(due, old, now), old_inner_state, state.inner_state)
+    inner_state = jax.tree.map(
+        lambda old, now: jnp.where(due, old, now), old_inner_state, state.inner_state
+    )
     return jax.tree.map(back, updates, old_params, params), state._replace(inner_state=inner_state)
 
 
@@ -291,6 +313,10 @@ def _forget_losses(due: Array, inner_state: Any) -> Any:
 
     def forget(node: Any) -> Any:
         # Optax recomputes a remembered loss that is infinite.
-        return node._replace(value=jnp.where(due, jnp.inf, node.value)) if remembers_loss(node) else node
+        return (
+            node._replace(value=jnp.where(due, jnp.inf, node.value))
+            if remembers_loss(node)
+            else node
+        )
 
     return jax.tree.map(forget, inner_state, is_leaf=remembers_loss)

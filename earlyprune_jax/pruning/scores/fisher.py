@@ -25,7 +25,7 @@ from earlyprune_jax.pruning.scores.gradients import (
     weights_of,
 )
 from earlyprune_jax.pruning.scores.weights import require_key
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
 LABELS = ("sampled", "exact", "argmax", "true")
 """What `choose_labels` knows."""
@@ -95,7 +95,9 @@ def fisher_diagonal(
         chosen, weight = _choose_one(labels, log_probs[0], key, number, pass_index)
         return log_probs[0, chosen], weight
 
-    num_passes = functools.partial(_num_classes, logits, params) if labels == "exact" else lambda _: 1
+    num_passes = (
+        functools.partial(_num_classes, logits, params) if labels == "exact" else lambda _: 1
+    )
     return _per_example_squares(log_likelihood, params, batches, num_passes, microbatch_size)
 
 
@@ -119,8 +121,8 @@ def empirical_fisher_diagonal(
     Raises:
         InvalidInput: as `mean_gradient`; or a microbatch size below 1.
 
-    Source: Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", before
-    its factor w^2 / 2 (`scores.obd`).
+    Source: Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning",
+    before its factor w^2 / 2 (`scores.obd`).
 
     Example:
         >>> loss = lambda params, x: jnp.mean(params["w"] * x)
@@ -224,7 +226,9 @@ def _take(batch: Any, places: Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[places], batch)
 
 
-def _microbatch_step(objective: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[Any, Array, Array]]:
+def _microbatch_step(
+    objective: Callable[..., tuple[Array, Any]],
+) -> Callable[..., tuple[Any, Array, Array]]:
     """Adds a microbatch's weighted squares to the totals."""
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -249,7 +253,9 @@ def _weighted_squares(factors: Array, gradients: Array) -> Array:
     return jnp.tensordot(factors, squares, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
-def _batch_gradient_squares(logits: Logits, params: Params, batches: Batches, key: PRNGKey) -> Scores:
+def _batch_gradient_squares(
+    logits: Logits, params: Params, batches: Batches, key: PRNGKey
+) -> Scores:
     """(1/N) sum over batches of (gradient of the batch's summed log-likelihood)^2."""
     weights, merge = weights_of(params)
 
@@ -265,13 +271,17 @@ def _batch_gradient_squares(logits: Logits, params: Params, batches: Batches, ke
     @functools.partial(jax.jit, donate_argnums=0)
     def add(totals, weights, batch, numbers):
         value, gradients = jax.value_and_grad(log_likelihood)(weights, batch, numbers)
-        totals = [t + jnp.square(g.astype(jnp.float32)) for t, g in zip(totals, gradients, strict=True)]
+        totals = [
+            t + jnp.square(g.astype(jnp.float32)) for t, g in zip(totals, gradients, strict=True)
+        ]
         return totals, jnp.isfinite(value), all_finite(totals)
 
     totals = [jnp.zeros(weight.shape, jnp.float32) for weight in weights]
     count = 0
     for number, batch, size in checked(batches):
-        totals, value_is_finite, leaves_are_finite = add(totals, weights, batch, count + np.arange(size))
+        totals, value_is_finite, leaves_are_finite = add(
+            totals, weights, batch, count + np.arange(size)
+        )
         require_finite(value_is_finite, leaves_are_finite, params, number)
         count += size
     return scores_like(params, [total / count for total in totals])
@@ -285,7 +295,7 @@ def _log_probs(logits: Logits, params: Params, batch: Any, num_examples: int) ->
         given = type(values).__name__ if shape is None else shape
         allowed = f"to be [B, C] with B={num_examples}, as in the batch given, and C >= 2 classes"
         remedy = "Return the logits alone, one row for every example."
-        raise InvalidInput([expected("logits(params, batch), its shape,", given, allowed, remedy)])
+        raise unexpected("logits(params, batch), its shape,", given, allowed, remedy)
     return jax.nn.log_softmax(values.astype(jnp.float32))
 
 
@@ -307,7 +317,9 @@ def _check_options(key: PRNGKey, labels: str, estimator: str, microbatch_size: i
     if estimator not in ESTIMATORS:
         problems.append(unknown_choice("estimator", estimator, ESTIMATORS))
     elif estimator == "batch" and labels != "sampled":
-        remedy = "With other labels the cross terms between examples bias it; use estimator per_example."
+        remedy = (
+            "With other labels the cross terms between examples bias it; use estimator per_example."
+        )
         problems.append(expected("labels", labels, "to be sampled with estimator batch", remedy))
     if problems:
         raise InvalidInput(problems)

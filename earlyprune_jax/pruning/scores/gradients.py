@@ -19,7 +19,7 @@ import numpy as np
 from earlyprune_jax.array_types import Array, Params, Scores
 from earlyprune_jax.pruning.scores.batches import Batches, checked
 from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, split_weights
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 Loss = Callable[[Params, Any], Array]
 """(params, batch) -> the mean loss over the batch's examples, a scalar, in evaluation mode."""
@@ -111,7 +111,7 @@ def snip(loss: Loss, params: Params, batches: Batches) -> Scores:
     total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(sensitivity))
     if total == 0:
         remedy = "Score before the weights or gradients vanish: at a random initialisation."
-        raise InvalidInput([expected("sum |w g|", 0.0, "to be positive", remedy)])
+        raise unexpected("sum |w g|", 0.0, "to be positive", remedy)
     return map_weights(lambda _, s: s / total, params, sensitivity)
 
 
@@ -146,13 +146,17 @@ def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
         [12.0, -4.0]
     """
     if isinstance(batches, Iterator):
-        remedy = "Both passes need all batches: give a list, or an object whose __iter__ starts again."
-        raise InvalidInput([expected("batches", type(batches).__name__, "to be re-iterable", remedy)])
+        remedy = (
+            "Both passes need all batches: give a list, or an object whose __iter__ starts again."
+        )
+        raise unexpected("batches", type(batches).__name__, "to be re-iterable", remedy)
     weights, merge = weights_of(params)
     value_and_gradient = jax.value_and_grad(_objective(loss, merge))
 
     def curvature_along(weights, direction, batch):
-        _, (slope, product) = jax.jvp(lambda w: value_and_gradient(w, batch), (weights,), (direction,))
+        _, (slope, product) = jax.jvp(
+            lambda w: value_and_gradient(w, batch), (weights,), (direction,)
+        )
         return slope, product
 
     total, count = _sum_over_examples(value_and_gradient, (weights,), params, batches)
@@ -161,7 +165,7 @@ def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
     total, second = _sum_over_examples(curvature_along, (weights, gradient), params, batches)
     if second != count:
         remedy = "Both passes must see the same data."
-        raise InvalidInput([expected("examples in the second pass", second, f"to be {count}", remedy)])
+        raise unexpected("examples in the second pass", second, f"to be {count}", remedy)
     product = scores_like(params, [leaf / count for leaf in total])
     return map_weights(lambda w, hg: w.astype(jnp.float32) * hg, params, product)
 
@@ -174,7 +178,9 @@ def weights_of(params: Params) -> tuple[list[Array], Callable[[list[Array]], Par
     """
     named = [(name, leaf) for name, leaf in named_leaves(params) if is_weight(leaf)]
     problems = [
-        expected(f"params at {name}, its type,", str(leaf.dtype), "to be real", "Keep two real leaves.")
+        expected(
+            f"params at {name}, its type,", str(leaf.dtype), "to be real", "Keep two real leaves."
+        )
         for name, leaf in named
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
     ]
@@ -195,13 +201,19 @@ def scores_like(params: Params, arrays: list[Any]) -> Scores:
 def scalar(value: Any) -> Array:
     """A loss that is one real number, or a named error; runs while jit traces."""
     given = [(np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(value)]
-    if not is_weight(value) or value.shape != () or jnp.issubdtype(value.dtype, jnp.complexfloating):
+    if (
+        not is_weight(value)
+        or value.shape != ()
+        or jnp.issubdtype(value.dtype, jnp.complexfloating)
+    ):
         remedy = "Return the mean over the batch's examples alone, without auxiliary outputs."
-        raise InvalidInput([expected("loss(params, batch)", given, "to be one real number", remedy)])
+        raise unexpected("loss(params, batch)", given, "to be one real number", remedy)
     return value
 
 
-def require_finite(value_is_finite: Any, leaves_are_finite: Any, params: Params, number: int) -> None:
+def require_finite(
+    value_is_finite: Any, leaves_are_finite: Any, params: Params, number: int
+) -> None:
     """Refuses what is not finite after a batch, by the paths of its leaves.
 
     Args:
@@ -211,12 +223,20 @@ def require_finite(value_is_finite: Any, leaves_are_finite: Any, params: Params,
         number: the batch, from 0.
     """
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    bad = [name for name, finite in zip(names, np.asarray(leaves_are_finite), strict=True) if not finite]
-    remedy = f"At batch {number} (from 0). Look at that batch, or score weights that have not diverged."
+    bad = [
+        name
+        for name, finite in zip(names, np.asarray(leaves_are_finite), strict=True)
+        if not finite
+    ]
+    remedy = (
+        f"At batch {number} (from 0). Look at that batch, or score weights that have not diverged."
+    )
     problems = [] if value_is_finite else [expected("loss", "not finite", "to be finite", remedy)]
     shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
     if bad:
-        problems.append(expected(f"gradient at {shown or 'its root'}", "not finite", "to be finite", remedy))
+        problems.append(
+            expected(f"gradient at {shown or 'its root'}", "not finite", "to be finite", remedy)
+        )
     if problems:
         raise InvalidInput(problems)
 
@@ -226,7 +246,9 @@ def all_finite(arrays: list[Array]) -> Array:
     return jnp.stack([jnp.isfinite(array).all() for array in arrays])
 
 
-def _objective(loss: Loss, merge: Callable[[list[Array]], Params]) -> Callable[[list[Array], Any], Array]:
+def _objective(
+    loss: Loss, merge: Callable[[list[Array]], Params]
+) -> Callable[[list[Array], Any], Array]:
     return lambda weights, batch: scalar(loss(merge(weights), batch))
 
 

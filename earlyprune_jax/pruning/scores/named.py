@@ -23,7 +23,8 @@ class Probe:
     Attributes:
         batches: the examples, as often as one iterates; each a batch of the task, a dict of arrays.
         loss: (params, batch) -> the task's mean loss over the batch, evaluation mode.
-        log_probs: (params, batch) -> log-probabilities [B, C], natural log; None where the task has none.
+        log_probs: (params, batch) -> log-probabilities [B, C], natural log; None where the task has
+            none.
         key: for what is drawn: a function of the trunk's seed and step.
     """
 
@@ -64,7 +65,9 @@ def _random(params: Params, probe: Probe) -> Scores:
     return random(params, probe.key)
 
 
-def _obd(params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example") -> Scores:
+def _obd(
+    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example"
+) -> Scores:
     return obd(params, _fisher(params, probe, estimator=estimator, method=method))
 
 
@@ -88,7 +91,8 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def needs_log_probs(criterion: str) -> bool:
-    """Whether a criterion needs log-probabilities; the user's own says so by an attribute of that name.
+    """Whether a criterion needs log-probabilities; the user's own says so by an attribute of that
+    name.
 
     Example:
         >>> [needs_log_probs(name) for name in ("fisher", "fisher(estimator='empirical')", "magnitude")]
@@ -118,5 +122,7 @@ def check_criterion(key: str, criterion: str) -> list[str]:
         if value not in choices:
             problems.append(unknown_choice(f"{name} of {key}", value, choices))
     if method == "batch" and estimator != "sampled":
-        problems.append(expected(f"estimator of {key}", estimator, "to be sampled with method batch"))
+        problems.append(
+            expected(f"estimator of {key}", estimator, "to be sampled with method batch")
+        )
     return problems

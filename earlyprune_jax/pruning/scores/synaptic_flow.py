@@ -21,7 +21,7 @@ from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_fraction
 from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 Forward = Callable[[Params, Any], Array]
 """(params, inputs) -> outputs of any shape, in evaluation mode."""
@@ -30,11 +30,11 @@ Forward = Callable[[Params, Any], Array]
 def synflow(forward: Forward, params: Params, inputs: Any) -> Scores:
     """|w| dR/d|w|, R = the sum of forward(|params|, ones), in float64.
 
-    For a network of bias-free linear and ReLU layers, R = 1^T |W_L| ... |W_1| 1 and a weight's score
-    is the sum over all paths through it of the product of their |w|. All weights are made positive,
-    biases and norm scales too. R grows exponentially with depth and leaves float32; so all is
-    computed with 64-bit types. A network that casts to a fixed type (`dtype=jnp.float32` in a
-    Linen layer) still computes in that type.
+    For a network of bias-free linear and ReLU layers, R = 1^T |W_L| ... |W_1| 1 and a weight's
+    score is the sum over all paths through it of the product of their |w|. All weights are made
+    positive, biases and norm scales too. R grows exponentially with depth and leaves float32; so
+    all is computed with 64-bit types. A network that casts to a fixed type (`dtype=jnp.float32` in
+    a Linen layer) still computes in that type.
 
     Args:
         forward: (params, inputs) -> outputs, in evaluation mode (close over the batch statistics:
@@ -64,7 +64,13 @@ def synflow(forward: Forward, params: Params, inputs: Any) -> Scores:
 
 
 def synflow_mask(
-    forward: Forward, params: Params, prunable: Any, inputs: Any, *, sparsity: float, rounds: int = 100
+    forward: Forward,
+    params: Params,
+    prunable: Any,
+    inputs: Any,
+    *,
+    sparsity: float,
+    rounds: int = 100,
 ) -> Mask:
     """Prunes by SynFlow in many small steps, scoring what is left before each.
 
@@ -107,11 +113,15 @@ def synflow_mask(
         target = sparsity if index == rounds else 1 - (1 - sparsity) ** (index / rounds)
         mask = allocate(scores_like(params, ranked), prunable, sparsity=target, scope="global")
         kept = [np.asarray(leaf) for leaf in _weight_leaves(params, mask)]
-    flow([np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)])  # refuses a cut network
+    flow(
+        [np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)]
+    )  # refuses a cut network
     return mask
 
 
-def _flow(forward: Forward, params: Params, inputs: Any) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+def _flow(
+    forward: Forward, params: Params, inputs: Any
+) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     """|weights| in float64 -> their scores, compiled once."""
     _, merge = weights_of(params)
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
@@ -137,17 +147,19 @@ def _flow(forward: Forward, params: Params, inputs: Any) -> Callable[[list[np.nd
 
 def _require_flow(flow: float, scores: list[np.ndarray], names: list[str]) -> None:
     bad = [
-        name or "the root" for name, leaf in zip(names, scores, strict=True) if not np.isfinite(leaf).all()
+        name or "the root"
+        for name, leaf in zip(names, scores, strict=True)
+        if not np.isfinite(leaf).all()
     ]
     if bad or not math.isfinite(flow):
         where = f"R={flow}; scores not finite at {', '.join(bad[:8])}" if bad else f"R={flow}"
-        remedy = "Give the weights finite values, and the layers no fixed dtype: float32 ends at 3e38."
-        raise InvalidInput([expected("synaptic flow", where, "to be finite", remedy)])
+        remedy = (
+            "Give the weights finite values, and the layers no fixed dtype: float32 ends at 3e38."
+        )
+        raise unexpected("synaptic flow", where, "to be finite", remedy)
     if not any(leaf.any() for leaf in scores):
         remedy = "Every path holds a removed or zero weight. Lower the sparsity, or raise rounds."
-        raise InvalidInput(
-            [expected("synaptic flow", flow, "to have a weight with a positive score", remedy)]
-        )
+        raise unexpected("synaptic flow", flow, "to have a weight with a positive score", remedy)
 
 
 def _magnitudes(params: Params) -> list[np.ndarray]:
@@ -176,6 +188,8 @@ def _sixty_four_bits() -> contextlib.AbstractContextManager[Any]:
 def _check_options(sparsity: float, rounds: int) -> None:
     problems = check_fraction(sparsity, "sparsity")
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        problems.append(expected("rounds", rounds, "to be an integer of at least 1", "The paper takes 100."))
+        problems.append(
+            expected("rounds", rounds, "to be an integer of at least 1", "The paper takes 100.")
+        )
     if problems:
         raise InvalidInput(problems)

@@ -13,8 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
-from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, path_name, structure_problems
-from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened
+from earlyprune_jax.pruning.trees import (
+    is_weight,
+    map_weights,
+    named_leaves,
+    path_name,
+    structure_problems,
+)
+from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened, unexpected
 
 
 def magnitude(params: Params) -> Scores:
@@ -55,14 +61,17 @@ def magnitude_increase(params: Params, initial_params: Params) -> Scores:
     Raises:
         InvalidInput: the trees differ in structure or shapes.
 
-    Source: Zhou et al. 2019, "Deconstructing Lottery Tickets" (mask criterion "magnitude increase").
+    Source: Zhou et al. 2019, "Deconstructing Lottery Tickets" (mask criterion "magnitude
+    increase").
 
     Example:
         >>> magnitude_increase({"w": jnp.array([-2.0, 1.0])}, {"w": jnp.array([0.5, -3.0])})["w"].tolist()
         [1.5, -2.0]
     """
     require_like(params, initial_params, "initial_params")
-    return map_weights(lambda w, w0: _float32(jnp.abs(w)) - _float32(jnp.abs(w0)), params, initial_params)
+    return map_weights(
+        lambda w, w0: _float32(jnp.abs(w)) - _float32(jnp.abs(w0)), params, initial_params
+    )
 
 
 def random(params: Params, key: PRNGKey) -> Scores:
@@ -135,7 +144,9 @@ def movement(accumulated: Scores, params: Params, grads: Params) -> Scores:
     """
     require_like(params, accumulated, "accumulated")
     require_like(params, grads, "grads")
-    return map_weights(lambda w, s, g: _float32(s) - _float32(w) * _float32(g), params, accumulated, grads)
+    return map_weights(
+        lambda w, s, g: _float32(s) - _float32(w) * _float32(g), params, accumulated, grads
+    )
 
 
 def obd(params: Params, hessian_diagonal: Params) -> Scores:
@@ -185,7 +196,8 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
     Raises:
         InvalidInput: a name that is no weight of `params`, or a shape that does not fit.
 
-    Source: Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models", Eq. 1.
+    Source: Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models",
+    Eq. 1.
 
     Example:
         >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]])}}
@@ -200,7 +212,11 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
             return np.zeros(np.shape(w), np.float32)
         norm = norms.get(path_name(path))
         # Made by NumPy, so that jax_debug_nans does not take it for an accident.
-        return np.full(w.shape, np.nan, np.float32) if norm is None else _float32(jnp.abs(w)) * _float32(norm)
+        return (
+            np.full(w.shape, np.nan, np.float32)
+            if norm is None
+            else _float32(jnp.abs(w)) * _float32(norm)
+        )
 
     return jax.tree.map_with_path(score, params)
 
@@ -215,9 +231,13 @@ def require_like(params: Params, tree: Any, thing: str) -> None:
     wanted = dict(named_leaves(params))
     problems += shortened(
         [
-            expected(f"{thing} at {name}, its shape,", np.shape(given), f"to be {np.shape(wanted[name])}")
+            expected(
+                f"{thing} at {name}, its shape,", np.shape(given), f"to be {np.shape(wanted[name])}"
+            )
             for name, given in named_leaves(tree)
-            if name in wanted and is_weight(wanted[name]) and np.shape(given) != np.shape(wanted[name])
+            if name in wanted
+            and is_weight(wanted[name])
+            and np.shape(given) != np.shape(wanted[name])
         ]
     )
     if problems:
@@ -230,7 +250,7 @@ def require_key(key: PRNGKey) -> None:
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
     if not typed and not (dtype == np.uint32 and np.ndim(key) == 1):
         allowed = "to be one PRNG key"
-        raise InvalidInput([expected("key", key, allowed, "Make one with jax.random.key(seed).")])
+        raise unexpected("key", key, allowed, "Make one with jax.random.key(seed).")
 
 
 def _require_fitting(params: Params, norms: Mapping[str, Any]) -> None:
@@ -242,7 +262,9 @@ def _require_fitting(params: Params, norms: Mapping[str, Any]) -> None:
             problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
             continue
         shape, given = np.shape(weights[name]), np.shape(norm)
-        if len(given) != len(shape) or any(n not in (1, size) for n, size in zip(given, shape, strict=True)):
+        if len(given) != len(shape) or any(
+            n not in (1, size) for n, size in zip(given, shape, strict=True)
+        ):
             remedy = "Keep the axes: 1 where all weights along it share their input."
             allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
             problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))

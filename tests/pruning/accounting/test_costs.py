@@ -64,7 +64,10 @@ def test_the_cost_is_of_one_example_whatever_the_batch():
 @given(st.data())
 def test_a_convolution_costs_as_many_products_as_a_convolution_of_ones_sums(data):
     groups = data.draw(st.sampled_from([1, 2, 3]))
-    channels, features = groups * data.draw(st.integers(1, 2)), groups * data.draw(st.integers(1, 2))
+    channels, features = (
+        groups * data.draw(st.integers(1, 2)),
+        groups * data.draw(st.integers(1, 2)),
+    )
     kernel = jax.ShapeDtypeStruct(
         (*data.draw(st.sampled_from([(1, 1), (3, 2)])), channels // groups, features), "f4"
     )
@@ -92,7 +95,10 @@ def test_a_convolution_costs_as_many_products_as_a_convolution_of_ones_sums(data
 @pytest.mark.parametrize("stride", [2, 3])
 def test_a_transposed_convolution_costs_no_products_with_the_zeros_between_its_inputs(stride):
     module = nn.ConvTranspose(5, (3, 3), strides=(stride, stride), padding="VALID", use_bias=False)
-    params, images = {"kernel": np.ones((3, 3, 4, 5), np.float32)}, np.ones((1, 6, 7, 4), np.float32)
+    params, images = (
+        {"kernel": np.ones((3, 3, 4, 5), np.float32)},
+        np.ones((1, 6, 7, 4), np.float32),
+    )
 
     def apply(params, images) -> Any:
         return module.apply({"params": params}, images)
@@ -113,7 +119,11 @@ def test_a_grouped_transposed_convolution_multiplies_each_input_by_its_own_group
         )
 
     kernel, images = np.ones((3, 3, 2, 6), np.float32), np.ones((1, 5, 4, 4), np.float32)
-    assert macs(apply, kernel, images) == {"": int(jnp.sum(apply(kernel, images)))} == {"": 20 * 4 * 9 * 3}
+    assert (
+        macs(apply, kernel, images)
+        == {"": int(jnp.sum(apply(kernel, images)))}
+        == {"": 20 * 4 * 9 * 3}
+    )
 
 
 class EquinoxNet(eqx.Module):
@@ -146,7 +156,9 @@ def test_an_nnx_model_is_counted_through_split_and_merge():
             return self.head(nnx.relu(self.norm(self.conv(images))).mean(axis=(1, 2)))
 
     graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
-    counts = macs(lambda params, x: nnx.merge(graph, params, rest)(x), params, jnp.zeros((2, 6, 6, 4)))
+    counts = macs(
+        lambda params, x: nnx.merge(graph, params, rest)(x), params, jnp.zeros((2, 6, 6, 4))
+    )
     assert counts == {"conv/kernel": 4 * 4 * 9 * 1 * 8, "head/kernel": 24}
 
 
@@ -156,7 +168,9 @@ def test_attention_has_its_projections_by_name_and_its_two_products_under_no_wei
     tokens = jnp.zeros((2, length, width))
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), tokens))["params"]
     counts = macs(lambda params, x: module.apply({"params": params}, x), params, tokens)
-    projections = {f"{name}/kernel": length * width * width for name in ("key", "out", "query", "value")}
+    projections = {
+        f"{name}/kernel": length * width * width for name in ("key", "out", "query", "value")
+    }
     assert counts == {**projections, NO_WEIGHTS: 2 * length * length * width}
 
 
@@ -165,7 +179,9 @@ def test_a_weight_used_twice_adds_and_a_lookup_is_free():
         hidden = params["embedding"][tokens]
         return hidden @ params["embedding"].T
 
-    assert macs(tied, {"embedding": np.ones((11, 4))}, np.zeros((2, 5), int)) == {"embedding": 5 * 11 * 4}
+    assert macs(tied, {"embedding": np.ones((11, 4))}, np.zeros((2, 5), int)) == {
+        "embedding": 5 * 11 * 4
+    }
     twice = macs(lambda w, x: jnp.tanh(x @ w) @ w, np.ones((6, 6)), np.zeros((1, 6)))
     assert twice == {"": 72}
 
@@ -179,13 +195,19 @@ def test_the_weight_is_found_behind_masks_casts_transposes_and_normalisation():
         hidden = (kernel.reshape(2, 2, 6).reshape(4, 6).T @ x.T.astype(jnp.bfloat16)).T
         return jax.checkpoint(jax.jit(lambda h, w: h @ w))(hidden.astype(jnp.float32), normalised)
 
-    params = {"g": np.ones((1, 5), "f4"), "kernel": np.ones((4, 6), "f4"), "v": np.ones((6, 5), "f4")}
+    params = {
+        "g": np.ones((1, 5), "f4"),
+        "kernel": np.ones((4, 6), "f4"),
+        "v": np.ones((6, 5), "f4"),
+    }
     assert macs(apply, params, np.zeros((3, 4), "f4")) == {"kernel": 24, "v": 30}
 
 
 def test_work_that_depends_on_no_input_is_not_counted_per_example():
     counts = macs(
-        lambda p, x: x @ (p["a"] @ p["b"]), {"a": np.ones((4, 2)), "b": np.ones((2, 9))}, np.ones((1, 4))
+        lambda p, x: x @ (p["a"] @ p["b"]),
+        {"a": np.ones((4, 2)), "b": np.ones((2, 9))},
+        np.ones((1, 4)),
     )
     assert counts == {"b": 36}
 
@@ -224,7 +246,9 @@ def test_loops_of_known_length_and_functions_with_their_own_gradient_are_counted
 
 def test_the_costliest_branch_of_a_condition_counts():
     def apply(params, x):
-        return jax.lax.cond(x.sum() > 0, lambda: x @ params["a"] @ params["b"], lambda: x @ params["b"].T)
+        return jax.lax.cond(
+            x.sum() > 0, lambda: x @ params["a"] @ params["b"], lambda: x @ params["b"].T
+        )
 
     params = {"a": np.ones((4, 4), "f4"), "b": np.ones((4, 4), "f4")}
     assert macs(apply, params, np.zeros((2, 4), "f4")) == {"a": 16, "b": 16}

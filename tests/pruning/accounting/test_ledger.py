@@ -23,7 +23,9 @@ def network():
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
     statistics = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes["batch_stats"])
     counts = macs(
-        lambda params, x: module.apply({"params": params, "batch_stats": statistics}, x, train=False),
+        lambda params, x: module.apply(
+            {"params": params, "batch_stats": statistics}, x, train=False
+        ),
         shapes["params"],
         images,
     )
@@ -31,7 +33,8 @@ def network():
 
 
 def random_mask(params, sparsity, seed=0):
-    """A random 1 - sparsity of every conv kernel is kept; one kernel has lost channels on both sides."""
+    """A random 1 - sparsity of every conv kernel is kept; one kernel has lost channels on both
+    sides."""
     generator = np.random.default_rng(seed)
     mask = jax.tree.map(
         lambda leaf: generator.random(leaf.shape) >= (sparsity if leaf.ndim == 4 else 0), params
@@ -99,7 +102,9 @@ def test_nothing_is_said_of_a_sound_mask():
 def test_a_collapsed_layer_is_named_with_its_weights_and_its_channels_are_not_listed_again():
     mask = conv_mask()
     mask["conv2"]["kernel"][...] = False
-    assert sentences(mask) == ["conv2/kernel lost all of its 2304 weights: nothing passes through it."]
+    assert sentences(mask) == [
+        "conv2/kernel lost all of its 2304 weights: nothing passes through it."
+    ]
 
 
 def test_dead_channels_are_counted_on_both_sides():
@@ -154,7 +159,9 @@ def test_a_total_request_is_met_by_exactly_the_rounded_count(removed):
     mask = conv_mask()
     mask["conv2"]["kernel"].reshape(-1)[:removed] = False
     missed = [said for said in sentences(mask, requested=0.5002) if "should have" in said]
-    wanted = "All prunable leaves together should have 1152 of 2304 weights removed (sparsity 0.5002)"
+    wanted = (
+        "All prunable leaves together should have 1152 of 2304 weights removed (sparsity 0.5002)"
+    )
     found = f"{wanted}, but {removed} are ({removed / 2304:.6g})."
     assert missed == ([] if removed == 1152 else [found])
 
@@ -223,13 +230,18 @@ def test_the_text_has_no_colour_codes_no_wrapping_and_every_prunable_layer(netwo
     lines = str(account).splitlines()
     assert "\x1b" not in str(account)
     for row in account.rows:
-        shown = [line for line in lines if line.startswith(row.path + " ") and "Warning" not in line]
+        shown = [
+            line for line in lines if line.startswith(row.path + " ") and "Warning" not in line
+        ]
         assert len(shown) == (0 if row.excluded else 1)
         if shown:
             assert f"{row.kept:,}" in shown[0] and f"{row.macs_left:,}" in shown[0]
-    assert any(line.startswith("prunable") and "267,696" in line and "0.9000" in line for line in lines)
     assert any(
-        line.startswith("all weights") and "269,722" in line and "40,551,040" in line for line in lines
+        line.startswith("prunable") and "267,696" in line and "0.9000" in line for line in lines
+    )
+    assert any(
+        line.startswith("all weights") and "269,722" in line and "40,551,040" in line
+        for line in lines
     )
 
 

@@ -44,7 +44,11 @@ def trees_of_scores(draw, positive: bool = False) -> dict[str, np.ndarray]:
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=5))
     sizes = [math.prod(shape) for shape in shapes]
     pattern = draw(
-        draw(values_of(dtype).map(lambda values: st.lists(values, min_size=sum(sizes), max_size=sum(sizes))))
+        draw(
+            values_of(dtype).map(
+                lambda values: st.lists(values, min_size=sum(sizes), max_size=sum(sizes))
+            )
+        )
     )
     flat = np.asarray(pattern, np.float64).astype(dtype)
     flat = np.abs(flat) if positive else flat
@@ -111,7 +115,9 @@ def test_local_removes_exactly_the_lowest_of_every_layer(scores, sparsity):
     if emptied:
         with pytest.raises(InvalidInput) as caught:
             allocate(scores, sparsity=sparsity, scope="local")
-        assert all(f"{counts[name]} of {counts[name]} at {name}" in str(caught.value) for name in emptied)
+        assert all(
+            f"{counts[name]} of {counts[name]} at {name}" in str(caught.value) for name in emptied
+        )
     else:
         wanted = [lowest([leaf], counts[name])[0] for name, leaf in scores.items()]
         assert_same(allocate(scores, sparsity=sparsity, scope="local"), wanted)
@@ -120,7 +126,9 @@ def test_local_removes_exactly_the_lowest_of_every_layer(scores, sparsity):
 @MEANT
 @settings(max_examples=150, deadline=None)
 @given(trees_of_scores(), sparsities, st.sampled_from(["uniform", "erk"]))
-def test_uniform_and_erk_are_exact_in_total_and_remove_the_lowest_of_every_layer(scores, sparsity, scope):
+def test_uniform_and_erk_are_exact_in_total_and_remove_the_lowest_of_every_layer(
+    scores, sparsity, scope
+):
     leaves = list(scores.values())
     count = round(sparsity * sum(leaf.size for leaf in leaves))
     if count > sum(max(0, leaf.size - 1) for leaf in leaves):
@@ -130,14 +138,18 @@ def test_uniform_and_erk_are_exact_in_total_and_remove_the_lowest_of_every_layer
     kept = allocate(scores, sparsity=sparsity, scope=scope)
     counts = num_removed(kept)
     assert sum(counts) == count
-    assert_same(kept, [lowest([leaf], number)[0] for leaf, number in zip(leaves, counts, strict=True)])
+    assert_same(
+        kept, [lowest([leaf], number)[0] for leaf, number in zip(leaves, counts, strict=True)]
+    )
     assert all(keep.any() for keep in kept if keep.size)
 
 
 @MEANT
 @settings(max_examples=150, deadline=None)
 @given(trees_of_scores(positive=True), sparsities)
-def test_lamp_is_exact_in_total_and_leaves_a_weight_in_every_layer_that_has_any_score(scores, sparsity):
+def test_lamp_is_exact_in_total_and_leaves_a_weight_in_every_layer_that_has_any_score(
+    scores, sparsity
+):
     leaves = list(scores.values())
     total = sum(leaf.size for leaf in leaves)
     count = round(sparsity * total)
@@ -167,7 +179,9 @@ def test_lamp_is_a_global_ranking_of_the_papers_scores():
 @settings(max_examples=100, deadline=None)
 @given(
     trees_of_scores(),
-    st.dictionaries(st.sampled_from(["layer0", "layer[12]", "[3-9]", "layer"]), sparsities, min_size=1),
+    st.dictionaries(
+        st.sampled_from(["layer0", "layer[12]", "[3-9]", "layer"]), sparsities, min_size=1
+    ),
 )
 def test_a_mapping_gives_every_layer_the_sparsity_of_the_first_expression_found(scores, targets):
     def first(name: str) -> float:
@@ -180,18 +194,23 @@ def test_a_mapping_gives_every_layer_the_sparsity_of_the_first_expression_found(
     except InvalidInput as error:
         idle = "to match" in str(error) or "to be the first to match" in str(error)
         emptied = any(
-            count and count == leaf.size for count, leaf in zip(counts, scores.values(), strict=True)
+            count and count == leaf.size
+            for count, leaf in zip(counts, scores.values(), strict=True)
         )
         assert idle or emptied
     else:
-        wanted = [lowest([leaf], count)[0] for leaf, count in zip(scores.values(), counts, strict=True)]
+        wanted = [
+            lowest([leaf], count)[0] for leaf, count in zip(scores.values(), counts, strict=True)
+        ]
         assert_same(kept, wanted)
 
 
 @MEANT
 @settings(max_examples=150, deadline=None)
 @given(trees_of_scores(positive=True), sparsities, st.integers(1, 4), st.sampled_from(SCOPES))
-def test_the_minimum_of_every_layer_holds_and_the_count_stays_exact(scores, sparsity, min_kept, scope):
+def test_the_minimum_of_every_layer_holds_and_the_count_stays_exact(
+    scores, sparsity, min_kept, scope
+):
     leaves = list(scores.values())
     counts = [round(sparsity * leaf.size) for leaf in leaves]
     room = [max(0, leaf.size - min_kept) for leaf in leaves]
@@ -217,7 +236,9 @@ def test_with_a_minimum_global_removes_the_lowest_of_what_may_go(scores, sparsit
     count = round(sparsity * sum(leaf.size for leaf in leaves))
     if count > sum(num_removed(protected)):
         return
-    free = [np.asarray(leaf, np.float64)[~keep] for leaf, keep in zip(leaves, protected, strict=True)]
+    free = [
+        np.asarray(leaf, np.float64)[~keep] for leaf, keep in zip(leaves, protected, strict=True)
+    ]
     for keep, decided in zip(protected, lowest(free, count), strict=True):
         keep[~keep] = decided
     assert_same(allocate(scores, sparsity=sparsity, min_kept=min_kept), protected)
@@ -241,7 +262,9 @@ def test_a_jax_array_of_half_precision_is_ranked_as_its_values(scope):
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), scores)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pruning.PruningWarning)
-        assert_same(allocate(scores, sparsity=0.5, scope=scope), allocate(wide, sparsity=0.5, scope=scope))
+        assert_same(
+            allocate(scores, sparsity=0.5, scope=scope), allocate(wide, sparsity=0.5, scope=scope)
+        )
 
 
 def test_whole_numbers_are_ranked_exactly():
@@ -259,7 +282,9 @@ def test_the_scores_are_left_as_they_were():
 @pytest.fixture(scope="module")
 def params():
     model = models.build("resnet8", num_classes=10)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    )
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -290,7 +315,9 @@ def test_local_pruning_removes_the_same_ratio_in_every_layer(params):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_classifier_norms_and_biases_are_never_pruned_by_default(params, scope):
     mask = pruning.prune(params, sparsity=0.9, scope=scope)
-    for (path, leaf), keep in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(mask), strict=True):
+    for (path, leaf), keep in zip(
+        jax.tree.leaves_with_path(params), jax.tree.leaves(mask), strict=True
+    ):
         if leaf.ndim != 4:
             assert np.all(keep), trees.path_name(path)
 
@@ -327,7 +354,10 @@ def test_a_sparsity_that_is_no_fraction_is_refused(params, sparsity, scope):
         ({"sparsity": 0.999, "scope": "local"}, "144 of 144 at stem_conv/kernel"),
         ({"sparsity": {"stem": 0.999}, "scope": "local"}, "144 of 144 at stem_conv/kernel"),
         ({"sparsity": {"stem": 0.5}}, "scope='global' to be local"),
-        ({"sparsity": {"nowhere": 0.5}, "scope": "local"}, "The paths begin: stage1_block0/conv1/kernel"),
+        (
+            {"sparsity": {"nowhere": 0.5}, "scope": "local"},
+            "The paths begin: stage1_block0/conv1/kernel",
+        ),
         ({"sparsity": {"(": 0.5}, "scope": "local"}, "valid regular expression"),
         ({"sparsity": 0.5, "min_kept": -1}, "min_kept=-1"),
         ({"sparsity": 0.5, "min_kept": True}, "min_kept=True"),
@@ -397,7 +427,9 @@ def test_equal_scores_are_no_matter_where_nothing_is_removed():
 
 def test_a_layer_that_loses_everything_is_warned_of_and_saved_by_a_minimum():
     scores = {"low": np.array([1.0, 2.0]), "high": np.arange(10.0, 18.0)}
-    with pytest.warns(pruning.PruningWarning, match=r"Every weight is removed at low \(2 weights\)"):
+    with pytest.warns(
+        pruning.PruningWarning, match=r"Every weight is removed at low \(2 weights\)"
+    ):
         assert num_removed(allocate(scores, sparsity=0.5)) == [3, 2]
     assert num_removed(allocate(scores, sparsity=0.5, min_kept=1)) == [4, 1]
 
@@ -442,7 +474,9 @@ def test_a_score_that_is_no_array_is_refused_where_it_counts():
 def test_scores_that_do_not_fit_the_parameters_are_refused_by_path(params):
     scores = jax.tree.map(jnp.abs, params)
     with pytest.raises(InvalidInput, match="scores at='stem_conv/kernel' to be there"):
-        pruning.prune(params, sparsity=0.5, scores={key: scores[key] for key in scores if key != "stem_conv"})
+        pruning.prune(
+            params, sparsity=0.5, scores={key: scores[key] for key in scores if key != "stem_conv"}
+        )
     turned = scores | {"stem_conv": {"kernel": scores["stem_conv"]["kernel"].T}}
     with pytest.raises(InvalidInput, match=r"scores at stem_conv/kernel.*\(16, 1, 3, 3\)"):
         pruning.prune(params, sparsity=0.5, scores=turned)
@@ -481,7 +515,9 @@ def test_two_leaves_of_one_path_are_refused_by_name():
 
 def test_a_pattern_written_as_text_is_refused():
     with pytest.raises(InvalidInput, match="pattern='2:4' to be UNSTRUCTURED, Blocks"):
-        pruning.prune({"kernel": np.ones((4, 4))}, sparsity=0.5, pattern="2:4", layers="all_kernels")  # type: ignore[arg-type]
+        pruning.prune(
+            {"kernel": np.ones((4, 4))}, sparsity=0.5, pattern="2:4", layers="all_kernels"
+        )  # type: ignore[arg-type]
 
 
 def test_every_wrong_argument_of_prune_is_named_at_once():

@@ -25,7 +25,9 @@ sparsities = st.floats(0, 1, exclude_max=True)
 
 
 def layers_of(*shapes: tuple[int, ...]) -> list[Layer]:
-    return [Layer(f"layer{index}/kernel", shape, math.prod(shape)) for index, shape in enumerate(shapes)]
+    return [
+        Layer(f"layer{index}/kernel", shape, math.prod(shape)) for index, shape in enumerate(shapes)
+    ]
 
 
 def sizes(layers: list[Layer]) -> list[int]:
@@ -33,7 +35,8 @@ def sizes(layers: list[Layer]) -> list[int]:
 
 
 def erk_by_removing_full_layers(shapes, sparsity):
-    """RigL's way: as long as a layer would be more than dense, make it dense and share out the rest."""
+    """RigL's way: as long as a layer would be more than dense, make it dense and share out the
+    rest."""
     numbers = [math.prod(shape) for shape in shapes]
     raw = [sum(shape) / number for shape, number in zip(shapes, numbers, strict=True)]
     full: set[int] = set()
@@ -77,7 +80,9 @@ def test_erk_by_hand_without_and_with_a_layer_that_stays_dense():
     np.testing.assert_allclose(densities, [18 / 288, 16 / 64], rtol=1e-12)
     # 10 x 2 would have c 12 / 20 = 1.2 at c = 2: dense; the other keeps 108 - 20 of 1600 by itself.
     densities = budgets.erk_densities(layers_of((10, 2), (40, 40)), 1 - 108 / 1620)
-    np.testing.assert_allclose(densities, [min(1, 12 / 20 * 108 / 92), 80 / 1600 * 108 / 92], rtol=1e-12)
+    np.testing.assert_allclose(
+        densities, [min(1, 12 / 20 * 108 / 92), 80 / 1600 * 108 / 92], rtol=1e-12
+    )
     densities = budgets.erk_densities(layers_of((10, 2), (40, 40)), 1 - 340 / 1620)
     np.testing.assert_allclose(densities, [1, 320 / 1600], rtol=1e-12)
 
@@ -120,7 +125,8 @@ def test_uniform_counts_differ_from_the_fraction_by_less_than_one(shapes, sparsi
     if all(sparsity * size <= size - 1 for size in sizes(layers)):
         counts = budgets.budget(layers, sparsity, "uniform")
         assert all(
-            abs(count - sparsity * size) < 1 for count, size in zip(counts, sizes(layers), strict=True)
+            abs(count - sparsity * size) < 1
+            for count, size in zip(counts, sizes(layers), strict=True)
         )
 
 
@@ -133,7 +139,9 @@ def test_erk_counts_differ_from_its_densities_by_less_than_one(shapes, sparsity)
     if all(value <= size - 1 for value, size in zip(ideal, sizes(layers), strict=True)):
         counts = budgets.budget(layers, sparsity, "erk")
         # Densities are floats: a whole ideal count may come out as the next number below it.
-        assert all(abs(count - value) < 1 + 1e-9 for count, value in zip(counts, ideal, strict=True))
+        assert all(
+            abs(count - value) < 1 + 1e-9 for count, value in zip(counts, ideal, strict=True)
+        )
 
 
 @settings(max_examples=150, deadline=None)
@@ -142,7 +150,9 @@ def test_local_counts_are_rounded_half_to_even_in_every_layer(shapes, sparsity):
     layers = layers_of(*shapes)
     counts = budgets.budget(layers, sparsity, "local")
     assert counts == tuple(round(sparsity * size) for size in sizes(layers))
-    emptied = [layer.path for layer, count in zip(layers, counts, strict=True) if count == layer.num_units]
+    emptied = [
+        layer.path for layer, count in zip(layers, counts, strict=True) if count == layer.num_units
+    ]
     problems = budgets.check_budget(layers, sparsity, "local")
     assert bool(problems) == bool(emptied)
     assert all(path in problems[0] for path in emptied)
@@ -150,7 +160,14 @@ def test_local_counts_are_rounded_half_to_even_in_every_layer(shapes, sparsity):
 
 @pytest.mark.parametrize(
     ("sparsity", "num_units", "removed"),
-    [(0.5, 1, 0), (0.5, 3, 2), (0.5, 5, 2), (0.8, 11_159_232, 8_927_386), (0.999, 10, 10), (0.3, 0, 0)],
+    [
+        (0.5, 1, 0),
+        (0.5, 3, 2),
+        (0.5, 5, 2),
+        (0.8, 11_159_232, 8_927_386),
+        (0.999, 10, 10),
+        (0.3, 0, 0),
+    ],
 )
 def test_counts_are_those_of_python_round(sparsity, num_units, removed):
     assert budgets.num_removed(sparsity, num_units) == removed
@@ -280,7 +297,9 @@ def test_a_minimum_that_is_no_count_is_refused(min_kept):
 def test_a_minimum_that_leaves_too_little_to_remove_is_refused(scope):
     (problem,) = budgets.check_budget(layers_of((10,), (10,)), 0.5, scope, 6)
     assert "to leave 6 in every layer" in problem
-    assert ("5 of 10 at layer0/kernel" if scope == "local" else "remove 10, of which 8 may go") in problem
+    assert (
+        "5 of 10 at layer0/kernel" if scope == "local" else "remove 10, of which 8 may go"
+    ) in problem
 
 
 @pytest.mark.parametrize("scope", ["global", "lamp", "uniform", "erk", "local"])

@@ -37,11 +37,15 @@ def integers(shape, seed=0, high=5) -> np.ndarray:
 
 def blocks_by_loops(scores: np.ndarray, block: tuple[int, ...], count: int) -> np.ndarray:
     extent = (1,) * (scores.ndim - len(block)) + block
-    extent = tuple(size if one == -1 else one for one, size in zip(extent, scores.shape, strict=True))
+    extent = tuple(
+        size if one == -1 else one for one, size in zip(extent, scores.shape, strict=True)
+    )
     corners = itertools.product(
         *(range(0, size, one) for size, one in zip(scores.shape, extent, strict=True))
     )
-    windows = [tuple(slice(low, low + one) for low, one in zip(c, extent, strict=True)) for c in corners]
+    windows = [
+        tuple(slice(low, low + one) for low, one in zip(c, extent, strict=True)) for c in corners
+    ]
     # sorted is stable: equal means go in the order of the blocks.
     lowest = sorted(windows, key=lambda window: scores[window].astype(np.float64).mean())[:count]
     kept = np.ones(scores.shape, bool)
@@ -73,7 +77,9 @@ def test_blocks_of_several_layers_are_ranked_together_and_counted_in_blocks():
     mask = pruning.allocate(scores, {"a": True, "b": True}, sparsity=0.5, pattern=Blocks((2, 2)))
     # 4 blocks and 4 x 2: of 12, 6 go, 4 weights each.
     assert pruning.count_removed(mask) == 24
-    tiles = [leaf.reshape(-1, leaf.shape[-2] // 2, 2, leaf.shape[-1] // 2, 2) for leaf in scores.values()]
+    tiles = [
+        leaf.reshape(-1, leaf.shape[-2] // 2, 2, leaf.shape[-1] // 2, 2) for leaf in scores.values()
+    ]
     flat = np.concatenate([leaf.mean((2, 4)).ravel() for leaf in tiles])
     removed = np.sort(np.argsort(flat, kind="stable")[:6])
     fate = np.concatenate(
@@ -125,7 +131,11 @@ def test_of_every_m_weights_along_the_axis_the_n_highest_stay(shape, axis, n, m)
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, 1e-45, -1e-45]), min_size=8, max_size=8)
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, 1e-45, -1e-45]),
+        min_size=8,
+        max_size=8,
+    )
 )
 def test_ties_inside_a_group_go_in_the_order_of_their_index(values):
     scores = np.array(values, np.float32)
@@ -136,7 +146,12 @@ def test_ties_inside_a_group_go_in_the_order_of_their_index(values):
 @pytest.mark.parametrize(("n", "m"), [(1, 3), (9, 10), (2, 4), (7, 10), (3, 3)])
 def test_its_sparsity_may_be_written_as_a_fraction_or_a_decimal(n, m):
     scores, pattern = integers((2 * m, 1)), NM(n, m)
-    spellings: Any = (pattern.sparsity, (m - n) / m, round((m - n) / m, 10), np.float32((m - n) / m))
+    spellings: Any = (
+        pattern.sparsity,
+        (m - n) / m,
+        round((m - n) / m, 10),
+        np.float32((m - n) / m),
+    )
     for sparsity in spellings:
         mask = pruning.allocate(scores, True, sparsity=sparsity, scope="local", pattern=pattern)
         assert pruning.count_removed(mask) == 2 * (m - n)
@@ -186,7 +201,8 @@ def refusal(**options) -> str:
 
 
 @pytest.mark.parametrize(
-    "shape", [(4, 4), (7,), (0,), (-2, 1), (2, 0), (1.0,), (12,), (1, 1, 1, 1, 1), [2, 2], 2, None, ("2",)]
+    "shape",
+    [(4, 4), (7,), (0,), (-2, 1), (2, 0), (1.0,), (12,), (1, 1, 1, 1, 1), [2, 2], 2, None, ("2",)],
 )
 def test_a_block_that_does_not_fit_is_refused_by_path_and_shape(shape):
     words = refusal(pattern=Blocks(shape))
@@ -194,7 +210,10 @@ def test_a_block_that_does_not_fit_is_refused_by_path_and_shape(shape):
 
 
 def test_every_leaf_that_does_not_fit_is_named():
-    scores = {name: np.ones(shape, np.float32) for name, shape in {"a": (4,), "b": (5, 5), "c": (6,)}.items()}
+    scores = {
+        name: np.ones(shape, np.float32)
+        for name, shape in {"a": (4,), "b": (5, 5), "c": (6,)}.items()
+    }
     with pytest.raises(InvalidInput) as caught:
         pruning.allocate(scores, dict.fromkeys(scores, True), sparsity=0.5, pattern=Blocks((4,)))
     assert len(caught.value.problems) == 2

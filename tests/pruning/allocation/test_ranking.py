@@ -44,7 +44,8 @@ def split(values, dtype) -> list[np.ndarray]:
 
 @st.composite
 def scored(draw, dtypes) -> list[np.ndarray]:
-    """Leaves of one tie pattern: all equal, few values, signed zeros, infinities, subnormals, anything."""
+    """Leaves of one tie pattern: all equal, few values, signed zeros, infinities, subnormals,
+    anything."""
     dtype = draw(st.sampled_from(dtypes))
     tiny = float(ml_dtypes.finfo(dtype).smallest_subnormal)
     width: Any = {np.float64: 64, np.float16: 16}.get(dtype, 32)
@@ -145,10 +146,15 @@ def test_leaves_of_different_types_are_ranked_by_value():
 
 
 def test_with_64_bits_enabled_both_widths_are_ranked_together():
-    scores = [np.array([1.0, -3.0, 2.0], np.float32), np.array([0.5, -4.0, 9.0, 1 + 1e-12], np.float64)]
+    scores = [
+        np.array([1.0, -3.0, 2.0], np.float32),
+        np.array([0.5, -4.0, 9.0, 1 + 1e-12], np.float64),
+    ]
     with enable_x64(True):
         for count in range(8):
-            kept = jax.jit(ranking.keep_highest_traced)([jnp.asarray(leaf) for leaf in scores], count)
+            kept = jax.jit(ranking.keep_highest_traced)(
+                [jnp.asarray(leaf) for leaf in scores], count
+            )
             assert_same(kept, stable_sort(scores, count))
 
 
@@ -164,9 +170,13 @@ def test_inside_jit_nan_ranks_above_infinity_whatever_its_sign(dtype):
 @settings(max_examples=60, deadline=None)
 @given(scored((np.float32,)), st.integers(0, NUM_SCORES), st.integers(0, NUM_SCORES))
 def test_what_a_higher_count_keeps_a_lower_count_keeps_too(scores, one, other):
-    few, many = ranking.keep_highest(scores, min(one, other)), ranking.keep_highest(scores, max(one, other))
+    few, many = (
+        ranking.keep_highest(scores, min(one, other)),
+        ranking.keep_highest(scores, max(one, other)),
+    )
     assert all(
-        (~kept_by_many | kept_by_few).all() for kept_by_few, kept_by_many in zip(few, many, strict=True)
+        (~kept_by_many | kept_by_few).all()
+        for kept_by_few, kept_by_many in zip(few, many, strict=True)
     )
 
 
@@ -196,7 +206,9 @@ def test_lamp_gives_each_layer_exactly_one_weight_of_value_one_and_keeps_the_ord
     scores = np.array(values, np.float32)
     lamp = ranking.lamp(scores)
     assert np.count_nonzero(lamp == 1) == 1
-    np.testing.assert_array_equal(np.argsort(lamp, kind="stable"), np.argsort(scores, kind="stable"))
+    np.testing.assert_array_equal(
+        np.argsort(lamp, kind="stable"), np.argsort(scores, kind="stable")
+    )
 
 
 @settings(max_examples=50, deadline=None)

@@ -26,7 +26,9 @@ def conv(x, kernel, stride=1, groups=1):
 
 
 def norm(x, variables, name):
-    scale, bias, mean, var = (variables[f"{name}_{part}"] for part in ("scale", "bias", "mean", "var"))
+    scale, bias, mean, var = (
+        variables[f"{name}_{part}"] for part in ("scale", "bias", "mean", "var")
+    )
     return (x - mean[None, None, None]) * (lax.rsqrt(var + 1e-5) * scale)[None, None, None] + bias[
         None, None, None
     ]
@@ -53,7 +55,13 @@ def chain(v, x):
 
 
 CHAIN = (
-    {"a_kernel": (3, 3, 3, 4), "a_bias": (4,), "b_kernel": (3, 3, 4, 5), "c_kernel": (5, 2), "c_bias": (2,)}
+    {
+        "a_kernel": (3, 3, 3, 4),
+        "a_bias": (4,),
+        "b_kernel": (3, 3, 4, 5),
+        "c_kernel": (5, 2),
+        "c_bias": (2,),
+    }
     | normed("a", 4)
     | normed("b", 5)
 )
@@ -123,7 +131,10 @@ def derived(apply, shapes):
 
 
 def test_a_chain_couples_kernel_bias_norm_and_the_next_kernels_input():
-    first = [channel(i, ("a_kernel", 3), ("a_bias", 0), *behind_norm("a"), ("b_kernel", 2)) for i in range(4)]
+    first = [
+        channel(i, ("a_kernel", 3), ("a_bias", 0), *behind_norm("a"), ("b_kernel", 2))
+        for i in range(4)
+    ]
     second = [channel(i, ("b_kernel", 3), *behind_norm("b"), ("c_kernel", 0)) for i in range(5)]
     assert derived(chain, CHAIN) == {*first, *second}
 
@@ -148,7 +159,9 @@ def test_a_padded_shortcut_couples_shifted_channels_and_leaves_the_padding_free(
 def test_flattening_couples_a_channel_with_its_rows_at_every_pixel():
     # Row (h * 2 + w) * 3 + c of the dense kernel reads channel c.
     first = [
-        frozenset({("a_kernel", 3, (c,)), ("b_kernel", 0, tuple(3 * pixel + c for pixel in range(4)))})
+        frozenset(
+            {("a_kernel", 3, (c,)), ("b_kernel", 0, tuple(3 * pixel + c for pixel in range(4)))}
+        )
         for c in range(3)
     ]
     second = [channel(i, ("b_kernel", 1), ("b_bias", 0), ("c_kernel", 0)) for i in range(4)]
@@ -197,7 +210,9 @@ def abstract(model):
     [(chain, CHAIN), (residual, RESIDUAL), (flattened, FLATTENED)],
     ids=["chain", "residual", "flat"],
 )
-def test_the_masked_network_computes_what_the_same_code_does_on_arrays_without_the_channels(apply, shapes):
+def test_the_masked_network_computes_what_the_same_code_does_on_arrays_without_the_channels(
+    apply, shapes
+):
     variables = filled(shapes)
     groups = channel_groups(apply, variables, INPUTS)
     run = jax.jit(apply)
@@ -209,7 +224,9 @@ def test_the_masked_network_computes_what_the_same_code_does_on_arrays_without_t
                 without[name] = np.delete(without[name], slices.indices, axis=slices.axis)
                 np.moveaxis(keep[name], slices.axis, 0)[list(slices.indices)] = False
         masked = {name: np.where(keep[name], leaf, 0) for name, leaf in variables.items()}
-        np.testing.assert_allclose(run(masked, INPUTS), apply(without, INPUTS), atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(
+            run(masked, INPUTS), apply(without, INPUTS), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_padded_shortcuts_masked_equal_a_forward_without_the_channels_by_hand():
@@ -231,7 +248,9 @@ def test_padded_shortcuts_masked_equal_a_forward_without_the_channels_by_hand():
     x = jax.nn.relu(conv(INPUTS, v["stem_kernel"]))
     y = conv(jax.nn.relu(conv(x, v["a_kernel"], 2)), v["b_kernel"])
     # Channels 0 and 3 of the block get nothing from the stem, 1 gets the stem's first.
-    x = np.concatenate([np.zeros_like(x[:, ::2, ::2]), x[:, ::2, ::2], np.zeros_like(x[:, ::2, ::2])], axis=3)
+    x = np.concatenate(
+        [np.zeros_like(x[:, ::2, ::2]), x[:, ::2, ::2], np.zeros_like(x[:, ::2, ::2])], axis=3
+    )
     small = jax.nn.relu(x + y).mean(axis=(1, 2)) @ v["c_kernel"]
     np.testing.assert_allclose(padded(masked, INPUTS), small, atol=1e-5, rtol=1e-5)
 
@@ -271,7 +290,9 @@ def test_a_product_of_activations_is_pinned_unless_one_of_them_is_zero_when_mask
     def apply(activation):
         def inner(v, x):
             x = x.mean(axis=(1, 2))
-            return jnp.einsum("nd,md->nm", activation(x @ v["a_kernel"]), activation(x @ v["b_kernel"]))
+            return jnp.einsum(
+                "nd,md->nm", activation(x @ v["a_kernel"]), activation(x @ v["b_kernel"])
+            )
 
         return inner
 
@@ -293,7 +314,9 @@ def test_heads_and_head_features_of_attention_and_hidden_units_behind_it():
         return x + jax.nn.gelu(x @ v["a_kernel"]) @ v["b_kernel"]
 
     shapes = {f"{name}_kernel": (3, 2, 4) for name in "qkv"} | {"o_kernel": (2, 4, 3)}
-    heads = [channel(i, *((f"{name}_kernel", 1) for name in "qkv"), ("o_kernel", 0)) for i in range(2)]
+    heads = [
+        channel(i, *((f"{name}_kernel", 1) for name in "qkv"), ("o_kernel", 0)) for i in range(2)
+    ]
     keys = [channel(i, ("q_kernel", 2), ("k_kernel", 2)) for i in range(4)]
     values = [channel(i, ("v_kernel", 2), ("o_kernel", 1)) for i in range(4)]
     units = [channel(i, ("a_kernel", 1), ("b_kernel", 0)) for i in range(5)]
@@ -314,7 +337,9 @@ def test_weights_that_the_outputs_do_not_need_are_pinned():
         _ = conv(x, v["unused_kernel"])
         return x.mean(axis=(1, 2)) @ v["c_kernel"]
 
-    groups = channel_groups(apply, filled({"unused_kernel": (1, 1, 3, 2), "c_kernel": (3, 2)}), INPUTS)
+    groups = channel_groups(
+        apply, filled({"unused_kernel": (1, 1, 3, 2), "c_kernel": (3, 2)}), INPUTS
+    )
     assert {s.reason for s in groups.pinned if s.path == "unused_kernel"} == {"is not used"}
 
 
@@ -334,12 +359,19 @@ def as_kernels(flat):
 
 
 def as_flat(tree):
-    return {f"{module}_{field}": leaf for module, fields in tree.items() for field, leaf in fields.items()}
+    return {
+        f"{module}_{field}": leaf
+        for module, fields in tree.items()
+        for field, leaf in fields.items()
+    }
 
 
 def residual_scores(variables):
     """Mean magnitudes by hand: {(set, channel): score}."""
-    kernel = {name: np.abs(variables[name]["kernel"], dtype=np.float64) for name in ("stem", "a", "b", "s")}
+    kernel = {
+        name: np.abs(variables[name]["kernel"], dtype=np.float64)
+        for name in ("stem", "a", "b", "s")
+    }
     scores = {("stem", i): kernel["stem"][..., i].mean() for i in range(3)}
     scores |= {("a", i): kernel["a"][..., i].mean() for i in range(2)}
     both = [np.append(kernel["b"][..., i], kernel["s"][..., i]).mean() for i in range(4)]
@@ -347,7 +379,9 @@ def residual_scores(variables):
 
 
 def removed_outputs(mask):
-    return {(name, int(i)) for name in ("stem", "a", "b") for i in np.flatnonzero(~mask[name]["scale"])}
+    return {
+        (name, int(i)) for name in ("stem", "a", "b") for i in np.flatnonzero(~mask[name]["scale"])
+    }
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.4, 0.6])
@@ -355,7 +389,9 @@ def test_global_removes_exactly_the_lowest_mean_scores_over_all_coupled_kernels(
     variables, groups = net
     mask = channel_mask(jax.tree.map(np.abs, variables), groups, sparsity=sparsity, min_kept=0)
     scores = residual_scores(variables)
-    assert removed_outputs(mask) == set(sorted(scores, key=lambda key: scores[key])[: round(sparsity * 9)])
+    assert removed_outputs(mask) == set(
+        sorted(scores, key=lambda key: scores[key])[: round(sparsity * 9)]
+    )
 
 
 def test_local_removes_the_same_fraction_of_every_coupled_set(net):
@@ -391,14 +427,18 @@ def test_the_mask_is_false_exactly_at_the_members_of_removed_groups(net):
 def test_equal_scores_go_in_the_order_of_the_tree(net):
     variables, groups = net
     with pytest.warns(PruningWarning, match="All channels' scores are equal"):
-        mask = channel_mask(jax.tree.map(jnp.ones_like, variables), groups, sparsity=0.34, min_kept=1)
+        mask = channel_mask(
+            jax.tree.map(jnp.ones_like, variables), groups, sparsity=0.34, min_kept=1
+        )
     # Of a one stays; the stem's channels come next, as the input slices of a's kernel.
     assert removed_outputs(mask) == {("a", 0), ("stem", 0), ("stem", 1)}
 
 
 def test_only_channels_of_the_chosen_layers_go(net):
     variables, groups = net
-    mask = channel_mask(jax.tree.map(np.abs, variables), groups, sparsity=0.66, layers="regex:^stem/kernel")
+    mask = channel_mask(
+        jax.tree.map(np.abs, variables), groups, sparsity=0.66, layers="regex:^stem/kernel"
+    )
     assert {name for name, _ in removed_outputs(mask)} == {"stem"}
     assert len(removed_outputs(mask)) == 2
 
@@ -420,7 +460,9 @@ def test_counts_are_exact_and_every_set_keeps_one_channel(net, values, sparsity,
     mask = channel_mask(scores, groups, sparsity=sparsity, scope=scope)
     gone = removed_outputs(mask)
     sizes = {"stem": 3, "a": 2, "b": 4}
-    left = {name: size - sum(1 for other, _ in gone if other == name) for name, size in sizes.items()}
+    left = {
+        name: size - sum(1 for other, _ in gone if other == name) for name, size in sizes.items()
+    }
     if scope == "global":
         assert len(gone) == round(sparsity * 9)
     else:
@@ -437,7 +479,10 @@ def test_counts_are_exact_and_every_set_keeps_one_channel(net, values, sparsity,
         ({"sparsity": 0.5, "scope": "globl"}, "Did you mean 'global'?"),
         ({"sparsity": 0.5, "min_kept": -1}, "Expected min_kept=-1 to be an integer of at least 0"),
         ({"sparsity": 0.8}, "to remove at most 6 of 9 channels. It would remove 7"),
-        ({"sparsity": 0.8, "scope": "local"}, "Expected sparsity at a/kernel=0.8 to remove at most 1 of 2"),
+        (
+            {"sparsity": 0.8, "scope": "local"},
+            "Expected sparsity at a/kernel=0.8 to remove at most 1 of 2",
+        ),
         ({"sparsity": 0.8, "scope": "local"}, "or use scope global"),
         ({"sparsity": 0.5, "layers": "dense_kernels"}, "c/kernel, axis 1: belongs to the outputs"),
         ({"sparsity": 0.5, "layers": "conv"}, "Expected layers='conv' to be one of conv_kernels"),
@@ -452,10 +497,14 @@ def test_bad_options_are_refused_with_path_and_remedy(net, options, words):
 
 def test_a_whole_layer_goes_only_where_allowed(net):
     variables, groups = net
-    scores = jax.tree.map(jnp.ones_like, variables) | {"a": jax.tree.map(jnp.zeros_like, variables["a"])}
+    scores = jax.tree.map(jnp.ones_like, variables) | {
+        "a": jax.tree.map(jnp.zeros_like, variables["a"])
+    }
     kept = channel_mask(scores, groups, sparsity=0.23)
     assert ("a", 1) not in removed_outputs(kept)
-    with pytest.warns(PruningWarning, match="Every channel is removed at a/kernel. min_kept=1 prevents"):
+    with pytest.warns(
+        PruningWarning, match="Every channel is removed at a/kernel. min_kept=1 prevents"
+    ):
         gone = channel_mask(scores, groups, sparsity=0.23, min_kept=0)
     assert removed_outputs(gone) == {("a", 0), ("a", 1)}
 

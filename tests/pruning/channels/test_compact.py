@@ -23,7 +23,9 @@ RNG = np.random.default_rng(0)
 
 
 def images(batch_size=3, size=8, seed=1):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(batch_size, size, size, 3)), jnp.float32)
+    return jnp.asarray(
+        np.random.default_rng(seed).normal(size=(batch_size, size, size, 3)), jnp.float32
+    )
 
 
 def randomised(variables, seed=0):
@@ -47,7 +49,9 @@ def build(name, **options):
 
 def masked(mask, variables):
     """On the host: one XLA program for every shape would take longer than the tests."""
-    return jax.tree.map(lambda keep, leaf: np.where(keep, leaf, np.zeros_like(leaf)), mask, variables)
+    return jax.tree.map(
+        lambda keep, leaf: np.where(keep, leaf, np.zeros_like(leaf)), mask, variables
+    )
 
 
 def num_weights(tree):
@@ -70,7 +74,9 @@ def left_indices(keep, axis):
 def cut_out(tree, mask):
     """The entries of a tree that are in no slice which the mask removes."""
     return jax.tree.map(
-        lambda leaf, keep: np.asarray(leaf)[np.ix_(*(left_indices(keep, a) for a in range(keep.ndim)))],
+        lambda leaf, keep: np.asarray(leaf)[
+            np.ix_(*(left_indices(keep, a) for a in range(keep.ndim)))
+        ],
         tree,
         mask,
     )
@@ -115,7 +121,9 @@ def test_gradients_agree_on_the_entries_that_are_left():
     for (path, got), wanted in zip(
         named_leaves(loss(compact_apply)(smaller)), jax.tree.leaves(dense), strict=True
     ):
-        np.testing.assert_allclose(got, wanted, atol=1e-4 * max(1, np.abs(wanted).max()), err_msg=path)
+        np.testing.assert_allclose(
+            got, wanted, atol=1e-4 * max(1, np.abs(wanted).max()), err_msg=path
+        )
 
 
 @jax.custom_vjp
@@ -191,21 +199,29 @@ OPERATIONS = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_that_passes_channels_on_gives_the_masked_result(operation):
     def hidden(v, x):
-        return OPERATIONS[operation](conv(x, v["a"]["kernel"]) + v["a"]["bias"][None, None, None], v)
+        return OPERATIONS[operation](
+            conv(x, v["a"]["kernel"]) + v["a"]["bias"][None, None, None], v
+        )
 
     def apply(v, x):
         return jnp.tanh(hidden(v, x)).mean(axis=(1, 2)) @ v["c"]["kernel"]
 
     shapes = {"a": {"kernel": (3, 3, 3, 8), "bias": (8,)}, "depth": {"kernel": (3, 3, 1, 16)}}
     shapes = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple)
+        lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple),
     )
     width = jax.eval_shape(hidden, shapes, images(2, 4)).shape[-1]
-    variables = randomised(shapes | {"c": {"kernel": jax.ShapeDtypeStruct((width, 5), jnp.float32)}})
+    variables = randomised(
+        shapes | {"c": {"kernel": jax.ShapeDtypeStruct((width, 5), jnp.float32)}}
+    )
     groups = channel_groups(apply, variables, images(2, 4))
     first = [group for group in groups.groups if any(s.path == "a/kernel" for s in group.outputs)]
     # Reversing ties channel c to 7 - c.
-    assert sum(len(s.indices) for group in first for s in group.outputs if s.path == "a/kernel") == 8
+    assert (
+        sum(len(s.indices) for group in first for s in group.outputs if s.path == "a/kernel") == 8
+    )
     mask = channel_mask(
         jax.tree.map(np.abs, variables), groups, sparsity=0.6, layers="conv_kernels", min_kept=0
     )
@@ -263,7 +279,10 @@ def test_a_channel_goes_only_if_nothing_can_show_it(removed, left):
     compact_apply, smaller = compact(two_layers, TWO_LAYERS, jnp.ones((1, 1)), mask)
     assert smaller["bias"].shape == (left,)
     x = jnp.array([[1.0], [-2.0]])
-    assert compact_apply(smaller, x).tolist() == two_layers(pruning.apply(mask, TWO_LAYERS), x).tolist()
+    assert (
+        compact_apply(smaller, x).tolist()
+        == two_layers(pruning.apply(mask, TWO_LAYERS), x).tolist()
+    )
 
 
 def test_unstructured_masks_give_the_same_outputs_too():
@@ -283,7 +302,9 @@ def test_what_is_pinned_stays_whatever_the_mask():
     shapes = {"a": {"kernel": (3, 3, 3, 4)}, "c": {"kernel": (4, 2)}}
     variables = randomised(
         jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple)
+            lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+            shapes,
+            is_leaf=lambda s: isinstance(s, tuple),
         )
     )
     mask = pruning.full(variables)

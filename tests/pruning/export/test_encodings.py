@@ -1,4 +1,5 @@
-"""Encoded arrays come back bit for bit, take the bytes they should, and are refused when damaged."""
+"""Encoded arrays come back bit for bit, take the bytes they should, and are refused when
+damaged."""
 
 import ml_dtypes
 import numpy as np
@@ -7,12 +8,18 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earlyprune_jax.pruning.export.encodings import decode, encode, matrix_shape, num_bytes, smallest_unsigned
+from earlyprune_jax.pruning.export.encodings import (
+    decode,
+    encode,
+    matrix_shape,
+    num_bytes,
+    smallest_unsigned,
+)
 from earlyprune_jax.validate import InvalidInput
 
-DTYPES = [np.dtype(name) for name in ("?", "i1", "u2", "i4", "i8", "f2", "f4", "f8", "c8", "c16")] + [
-    np.dtype(extra) for extra in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4)
-]
+DTYPES = [
+    np.dtype(name) for name in ("?", "i1", "u2", "i4", "i8", "f2", "f4", "f8", "c8", "c16")
+] + [np.dtype(extra) for extra in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.int4)]
 
 
 def bits(array):
@@ -21,7 +28,8 @@ def bits(array):
 
 @st.composite
 def masked_arrays(draw):
-    """Random bit patterns (NaN payloads, -0.0, subnormals, infinities), any mask, axes of length 0 too."""
+    """Random bit patterns (NaN payloads, -0.0, subnormals, infinities), any mask, axes of length 0
+    too."""
     dtype = draw(st.sampled_from(DTYPES))
     shape = tuple(draw(st.lists(st.integers(0, 6), max_size=4)))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -31,7 +39,11 @@ def masked_arrays(draw):
     elif dtype == ml_dtypes.int4:
         array = generator.integers(-8, 8, shape).astype(dtype)
     else:
-        array = generator.integers(0, 256, size * dtype.itemsize, dtype=np.uint8).view(dtype).reshape(shape)
+        array = (
+            generator.integers(0, 256, size * dtype.itemsize, dtype=np.uint8)
+            .view(dtype)
+            .reshape(shape)
+        )
     kept = generator.random(shape) < draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
     return array, kept
 
@@ -47,11 +59,17 @@ def test_kept_bits_survive_removed_ones_are_zero_and_the_size_is_as_computed(mas
     np.testing.assert_array_equal(mask, kept)
     np.testing.assert_array_equal(bits(decoded[kept]), bits(array[kept]))
     assert not bits(decoded[~kept]).any()
-    assert sum(part.nbytes for part in parts.values()) == num_bytes(kept, array.dtype.itemsize, encoding)
+    assert sum(part.nbytes for part in parts.values()) == num_bytes(
+        kept, array.dtype.itemsize, encoding
+    )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from([(7,), (4, 9), (3, 3, 4, 5), (2, 300)]), st.floats(0, 0.99))
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([(7,), (4, 9), (3, 3, 4, 5), (2, 300)]),
+    st.floats(0, 0.99),
+)
 def test_rows_are_those_of_scipy(seed, shape, kept_fraction):
     generator = np.random.default_rng(seed)
     kept = generator.random(shape) < kept_fraction
@@ -66,7 +84,12 @@ def test_rows_are_those_of_scipy(seed, shape, kept_fraction):
 
 @pytest.mark.parametrize(
     ("columns", "num_kept", "column_type", "row_type"),
-    [(256, 255, "u1", "u1"), (257, 256, "u2", "u2"), (65536, 65535, "u2", "u2"), (65537, 65536, "u4", "u4")],
+    [
+        (256, 255, "u1", "u1"),
+        (257, 256, "u2", "u2"),
+        (65536, 65535, "u2", "u2"),
+        (65537, 65536, "u4", "u4"),
+    ],
 )
 def test_indices_take_the_smallest_type_that_holds_them(columns, num_kept, column_type, row_type):
     kept = np.zeros((2, columns), bool)
@@ -80,9 +103,9 @@ def test_indices_take_the_smallest_type_that_holds_them(columns, num_kept, colum
 
 
 def test_the_largest_index_types():
-    assert [smallest_unsigned(n).itemsize for n in (0, 2**8 - 1, 2**8, 2**16, 2**32 - 1, 2**32)] == [
-        *(1, 1, 2, 4, 4, 8)
-    ]
+    assert [
+        smallest_unsigned(n).itemsize for n in (0, 2**8 - 1, 2**8, 2**16, 2**32 - 1, 2**32)
+    ] == [*(1, 1, 2, 4, 4, 8)]
 
 
 def test_rows_beat_the_bitmask_below_an_eighth_kept_and_lose_above():

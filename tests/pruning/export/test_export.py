@@ -1,4 +1,5 @@
-"""Files: bit-exact round trips of every kind of tree, sizes on disk, and refusals that name what is wrong."""
+"""Files: bit-exact round trips of every kind of tree, sizes on disk, and refusals that name what is
+wrong."""
 
 import json
 
@@ -38,7 +39,9 @@ def random_mask(params, kept_fraction, seed=0):
     generator = np.random.default_rng(seed)
 
     def keep(leaf):
-        return jnp.asarray(generator.random(np.shape(leaf)) < (kept_fraction if is_weight(leaf) else 1))
+        return jnp.asarray(
+            generator.random(np.shape(leaf)) < (kept_fraction if is_weight(leaf) else 1)
+        )
 
     return jax.tree.map(keep, params)
 
@@ -72,7 +75,9 @@ def resnet():
     images = jnp.zeros((1, 8, 8, 3))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))["params"]
     generator = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape), jnp.float32), shapes)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(generator.normal(size=leaf.shape), jnp.float32), shapes
+    )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -81,11 +86,15 @@ def test_a_resnet20_at_90_percent_comes_back_and_is_smaller_on_disk(tmp_path, re
     path = tmp_path / "resnet20.safetensors"
     saved = assert_round_trip(path, resnet, mask, encoding=encoding)
     assert saved.bytes_on_disk == path.stat().st_size
-    assert saved.dense_bytes == 4 * sum(leaf.size for leaf in jax.tree.leaves(resnet)) == 4 * 269_722
+    assert (
+        saved.dense_bytes == 4 * sum(leaf.size for leaf in jax.tree.leaves(resnet)) == 4 * 269_722
+    )
     assert encoded_bytes(resnet, mask, encoding) == saved.bytes_on_disk - header_bytes(path)
     assert saved.bytes_on_disk < 0.2 * saved.dense_bytes
     dense = save_dense(tmp_path / "dense.safetensors", resnet, mask)
-    assert dense.bytes_on_disk == (tmp_path / "dense.safetensors").stat().st_size > dense.dense_bytes
+    assert (
+        dense.bytes_on_disk == (tmp_path / "dense.safetensors").stat().st_size > dense.dense_bytes
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -102,7 +111,8 @@ def test_random_trees_of_any_dtype_and_shape_come_back_bit_for_bit(tmp_path_fact
 
     params = {"b": [leaf(), (leaf(), np.arange(4, dtype=np.uint16))], "a/c": {"kernel": leaf()}}
     mask = jax.tree.map(
-        lambda leaf: generator.random(leaf.shape) < data.draw(st.sampled_from([0.0, 0.3, 1.0])), params
+        lambda leaf: generator.random(leaf.shape) < data.draw(st.sampled_from([0.0, 0.3, 1.0])),
+        params,
     )
     mask["b"][1] = (mask["b"][1][0], np.ones(4, bool))
     path = tmp_path_factory.getbasetemp() / "random.safetensors"
@@ -114,7 +124,9 @@ def test_random_trees_of_any_dtype_and_shape_come_back_bit_for_bit(tmp_path_fact
 def test_negative_zeros_infinities_nan_payloads_and_subnormals_are_kept_and_removed_ones_become_plus_zero(
     tmp_path,
 ):
-    words = np.array([0x80000000, 0x7F800000, 0xFFC12345, 0x7F800001, 0x00000001, 0x3F800000], np.uint32)
+    words = np.array(
+        [0x80000000, 0x7F800000, 0xFFC12345, 0x7F800001, 0x00000001, 0x3F800000], np.uint32
+    )
     params = {"w": jnp.asarray(np.concatenate([words, words]).view(np.float32))}
     mask = {"w": jnp.arange(12) < 6}
     for encoding in ENCODINGS:
@@ -144,7 +156,9 @@ def test_an_equinox_module_keeps_its_functions_numbers_keys_and_integers(tmp_pat
         "conv/bias": "bitmask",
         "counts": "dense",
     }
-    other = Net(jax.tree.map(jnp.zeros_like, conv), jax.nn.gelu, jnp.zeros(3, int), jax.random.key(8), 0.25)
+    other = Net(
+        jax.tree.map(jnp.zeros_like, conv), jax.nn.gelu, jnp.zeros(3, int), jax.random.key(8), 0.25
+    )
     loaded, loaded_mask = load_sparse(tmp_path / "net", other)
     assert loaded.activation is jax.nn.gelu and loaded.rate == 0.25 and loaded.key is other.key
     assert loaded.counts.tolist() == [0, 1, 2]
@@ -168,7 +182,9 @@ def test_an_nnx_state_comes_back_under_the_names_of_linen_and_fits_its_model(tmp
     nnx.update(model, load_sparse(tmp_path / "nnx", state)[0])
     assert not np.asarray(model.kernel[...]).reshape(-1)[1::2].any()
     linen = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
-    np.testing.assert_array_equal(load_sparse(tmp_path / "nnx", linen)[0]["kernel"], model.kernel[...])
+    np.testing.assert_array_equal(
+        load_sparse(tmp_path / "nnx", linen)[0]["kernel"], model.kernel[...]
+    )
 
 
 def test_lists_tuples_and_a_bare_array_come_back(tmp_path):
@@ -187,7 +203,9 @@ def test_memory_in_another_order_is_saved_as_it_reads(tmp_path):
     mask = {"dense": np.ones((3, 2), bool), "sparse": (np.arange(6) % 2).reshape(2, 3).T > 0}
     assert_round_trip(tmp_path / "f", params, mask)
     save_dense(tmp_path / "f", params, jax.tree.map(np.ones_like, mask))
-    np.testing.assert_array_equal(safetensors.numpy.load_file(tmp_path / "f")["dense"], params["dense"])
+    np.testing.assert_array_equal(
+        safetensors.numpy.load_file(tmp_path / "f")["dense"], params["dense"]
+    )
 
 
 def test_arrays_of_the_other_byte_order_keep_their_values(tmp_path):
@@ -231,7 +249,9 @@ def test_a_dense_file_is_read_by_torch(tmp_path):
     import safetensors.torch
 
     save_dense(
-        tmp_path / "f", {"w": jnp.arange(3.0, dtype=jnp.bfloat16)}, {"w": jnp.array([True, True, False])}
+        tmp_path / "f",
+        {"w": jnp.arange(3.0, dtype=jnp.bfloat16)},
+        {"w": jnp.array([True, True, False])},
     )
     read = safetensors.torch.load_file(tmp_path / "f")["w"]
     assert str(read.dtype) == "torch.bfloat16" and read.tolist() == [0.0, 1.0, 0.0]
@@ -290,7 +310,9 @@ def test_other_files_and_no_files_are_refused(tmp_path, load):
         load(tmp_path, PARAMS)
 
 
-def rewrite(path, change_metadata=lambda metadata: metadata, change_tensors=lambda tensors: tensors):
+def rewrite(
+    path, change_metadata=lambda metadata: metadata, change_tensors=lambda tensors: tensors
+):
     with safetensors.safe_open(path, framework="np") as file:
         metadata = file.metadata()
     tensors = safetensors.numpy.load_file(path)
@@ -307,8 +329,12 @@ def test_another_format_or_version_is_refused_with_the_remedy(tmp_path):
     save_sparse(path, PARAMS, MASK)
     with pytest.raises(InvalidInput, match="to be earlyprune_jax/dense. Read it with load_sparse"):
         load_dense(path, PARAMS)
-    rewrite(path, lambda metadata: {**metadata, "file_version": "2", "written_by": "earlyprune_jax 9.1"})
-    with pytest.raises(InvalidInput, match="version.*'2' to be 1. It was written by earlyprune_jax 9.1"):
+    rewrite(
+        path, lambda metadata: {**metadata, "file_version": "2", "written_by": "earlyprune_jax 9.1"}
+    )
+    with pytest.raises(
+        InvalidInput, match="version.*'2' to be 1. It was written by earlyprune_jax 9.1"
+    ):
         load_sparse(path, PARAMS)
     safetensors.numpy.save_file({"b": np.ones(4)}, path)
     with pytest.raises(InvalidInput, match="format of .*None to be earlyprune_jax/sparse"):
@@ -327,7 +353,9 @@ def test_damaged_metadata_is_refused(tmp_path, text):
 
 def test_tensors_that_the_metadata_does_not_know_and_those_it_misses_are_named(tmp_path):
     save_sparse(tmp_path / "f", PARAMS, MASK)
-    rewrite(tmp_path / "f", change_tensors=lambda found: {"b": found["b"], "x": found["a/kernel#bits"]})
+    rewrite(
+        tmp_path / "f", change_tensors=lambda found: {"b": found["b"], "x": found["a/kernel#bits"]}
+    )
     with pytest.raises(InvalidInput) as caught:
         load_sparse(tmp_path / "f", PARAMS)
     assert [problem.split("Expected ")[1].split("=")[0] for problem in caught.value.problems] == [
@@ -338,7 +366,8 @@ def test_tensors_that_the_metadata_does_not_know_and_those_it_misses_are_named(t
 def test_damaged_parts_are_named_with_the_file(tmp_path):
     save_sparse(tmp_path / "f", PARAMS, MASK)
     rewrite(
-        tmp_path / "f", change_tensors=lambda found: {**found, "a/kernel#bits": np.array([255], np.uint8)}
+        tmp_path / "f",
+        change_tensors=lambda found: {**found, "a/kernel#bits": np.array([255], np.uint8)},
     )
     with pytest.raises(InvalidInput, match="f: Expected values of a/kernel.*damaged"):
         load_sparse(tmp_path / "f", PARAMS)

@@ -30,7 +30,9 @@ def refusal(function, *args, **options) -> tuple[str, ...]:
     length=st.integers(1, 60),
     every=st.integers(1, 20),
 )
-def test_polynomial_is_the_published_formula_and_ends_exactly(final, initial, power, begin, length, every):
+def test_polynomial_is_the_published_formula_and_ends_exactly(
+    final, initial, power, begin, length, every
+):
     end = begin + length
     schedule = polynomial(final, begin=begin, end=end, every=every, initial=initial, power=power)
     assert schedule.steps == tuple(sorted({*range(begin, end, every), end}))
@@ -250,11 +252,15 @@ def test_polynomial_refuses_what_makes_no_sense(options, words):
     ],
 )  # fmt: skip
 def test_iterative_refuses_what_makes_no_sense(options, words):
-    problems = refusal(iterative, **{"fraction": 0.5, "num_rounds": 3, "begin": 4, "every": 2, **options})
+    problems = refusal(
+        iterative, **{"fraction": 0.5, "num_rounds": 3, "begin": 4, "every": 2, **options}
+    )
     assert any(words in problem for problem in problems)
 
 
 def test_problems_of_durations_come_together():
-    assert len(refusal(polynomial, 0.5, begin=-1, end=math.nan, every=0.5, steps_per_epoch=None)) == 3
+    assert (
+        len(refusal(polynomial, 0.5, begin=-1, end=math.nan, every=0.5, steps_per_epoch=None)) == 3
+    )
     assert len(refusal(polynomial, 1.5, begin=4, end=2, every=0, power=0, initial=-1)) == 5
     assert len(refusal(iterative, 2, num_rounds=0, begin=4, every=0)) == 3

@@ -1,4 +1,5 @@
-"""The pruning optimizer against hand-written loops, and everything that can be done with its state."""
+"""The pruning optimizer against hand-written loops, and everything that can be done with its
+state."""
 
 import os
 import pickle
@@ -44,7 +45,9 @@ def compiled_step(optimizer) -> Any:
     @jax.jit
     def step(params, state):
         value, grads = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+        updates, state = optimizer.update(
+            grads, state, params, value=value, grad=grads, value_fn=loss
+        )
         return optax.apply_updates(params, updates), state
 
     return step
@@ -66,7 +69,9 @@ def assert_trees_equal(first, second):
 
 def test_training_equals_a_numpy_loop_that_prunes_by_a_stable_sort():
     schedule = Schedule((2, 4), (0.3, 0.55))
-    params, state = train(transform(optax.sgd(0.05, momentum=0.9), schedule, layers="all_kernels"), 7)
+    params, state = train(
+        transform(optax.sgd(0.05, momentum=0.9), schedule, layers="all_kernels"), 7
+    )
     x, y = np.asarray(INPUTS, np.float64), np.asarray(TARGETS, np.float64)
     kernel, bias = (np.asarray(network()[name], np.float64) for name in ("kernel", "bias"))
     keep, momentum, bias_momentum = np.ones((8, 4), bool), np.zeros((8, 4)), np.zeros(4)
@@ -117,7 +122,9 @@ def test_movement_and_taylor_rank_by_what_training_saw():
         ("movement", lambda w, moved, total: moved),
         ("taylor", lambda w, m, t: abs(w * t)),
     ):
-        optimizer = transform(optax.sgd(0.05), one_shot(0.5, at=3), layers="all_kernels", criterion=criterion)
+        optimizer = transform(
+            optax.sgd(0.05), one_shot(0.5, at=3), layers="all_kernels", criterion=criterion
+        )
         params, moved, total = network(), np.zeros((8, 4)), np.zeros((8, 4))
         state, step = optimizer.init(params), compiled_step(optimizer)
         plain = network()
@@ -150,7 +157,9 @@ def test_lbfgs_with_a_mask_solves_the_reduced_least_squares_problem():
     for output in range(4):
         columns = np.concatenate([np.asarray(INPUTS)[:, keep[:, output]], np.ones((32, 1))], 1)
         solution = np.linalg.lstsq(columns, np.asarray(TARGETS)[:, output], rcond=None)[0]
-        np.testing.assert_allclose(params["kernel"][keep[:, output], output], solution[:-1], atol=1e-3)
+        np.testing.assert_allclose(
+            params["kernel"][keep[:, output], output], solution[:-1], atol=1e-3
+        )
 
 
 def test_a_line_search_does_not_reuse_the_dense_networks_loss_after_pruning():
@@ -163,7 +172,9 @@ def test_a_line_search_does_not_reuse_the_dense_networks_loss_after_pruning():
 
 
 def test_plateau_sees_the_loss_it_is_given():
-    inner = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, cooldown=0))
+    inner = optax.chain(
+        optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, cooldown=0)
+    )
     optimizer = transform(inner, one_shot(0.5, at=1), layers="all_kernels")
     params = network()
     state: Any = optimizer.init(params)
@@ -173,17 +184,24 @@ def test_plateau_sees_the_loss_it_is_given():
 
 
 def test_schedule_free_evaluation_parameters_are_pruned_too():
-    optimizer = transform(optax.contrib.schedule_free_sgd(0.05), one_shot(0.5, at=3), layers="all_kernels")
+    optimizer = transform(
+        optax.contrib.schedule_free_sgd(0.05), one_shot(0.5, at=3), layers="all_kernels"
+    )
     params, state = train(optimizer, 8)
     evaluated = optax.contrib.schedule_free_eval_params(state.inner_state, params)
     keep = np.asarray(get_mask(state)["kernel"])
-    assert not np.asarray(evaluated["kernel"])[~keep].any() and np.asarray(evaluated["kernel"])[keep].all()
+    assert (
+        not np.asarray(evaluated["kernel"])[~keep].any()
+        and np.asarray(evaluated["kernel"])[keep].all()
+    )
 
 
 def test_an_event_at_zero_is_decided_by_init():
     optimizer = transform(optax.sgd(0.1), one_shot(0.5, at=0), layers="all_kernels")
     state: Any = optimizer.init(network())
-    assert_trees_equal(get_mask(state), pruning.prune(network(), sparsity=0.5, layers="all_kernels"))
+    assert_trees_equal(
+        get_mask(state), pruning.prune(network(), sparsity=0.5, layers="all_kernels")
+    )
     params, _ = train(optimizer, 1)
     assert np.count_nonzero(params["kernel"]) == 16
 
@@ -201,12 +219,16 @@ def test_rewinding_restores_weights_and_optimizer_at_every_event():
         np.testing.assert_allclose(params["kernel"], expected["kernel"], atol=1e-6)
         assert not np.asarray(params["kernel"])[~np.asarray(mask["kernel"])].any()
         rewound = pruning.moments(mask, state_at_two.inner_state)
-        for now, then in zip(jax.tree.leaves(state.inner_state), jax.tree.leaves(rewound), strict=True):
+        for now, then in zip(
+            jax.tree.leaves(state.inner_state), jax.tree.leaves(rewound), strict=True
+        ):
             np.testing.assert_allclose(now, then, atol=1e-7)
 
 
 def test_a_schedule_that_waits_counts_from_its_trigger_inside_jit():
-    optimizer = transform(optax.sgd(0.05), one_shot(0.5, at=2), layers="all_kernels", wait_for_trigger=True)
+    optimizer = transform(
+        optax.sgd(0.05), one_shot(0.5, at=2), layers="all_kernels", wait_for_trigger=True
+    )
     step, params = compiled_step(optimizer), network()
     state: Any = optimizer.init(params)
     removed = []
@@ -254,7 +276,9 @@ def test_a_donated_state_takes_no_mask_of_the_callers_with_it():
 
 def test_nnx_optimizers_prune_wait_and_take_masks_from_outside():
     model = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
-    wrapped = transform(optax.adam(0.01), one_shot(0.5, at=1), layers="all_kernels", wait_for_trigger=True)
+    wrapped = transform(
+        optax.adam(0.01), one_shot(0.5, at=1), layers="all_kernels", wait_for_trigger=True
+    )
     optimizer = nnx.Optimizer(model, wrapped, wrt=nnx.Param)
 
     def loss_of(model):
@@ -301,7 +325,9 @@ def test_leaves_that_are_no_weights_are_never_ranked():
 
 
 def test_a_saved_state_goes_on_bitwise(tmp_path):
-    optimizer = transform(optax.adamw(0.01), polynomial(0.8, begin=2, end=8, every=2), layers="all_kernels")
+    optimizer = transform(
+        optax.adamw(0.01), polynomial(0.8, begin=2, end=8, every=2), layers="all_kernels"
+    )
     step, (params, state) = compiled_step(optimizer), train(optimizer, 4)
     (tmp_path / "state.pkl").write_bytes(pickle.dumps(jax.device_get((params, state))))
     packed = serialization.to_bytes((params, state))
@@ -318,11 +344,15 @@ def test_a_saved_state_goes_on_bitwise(tmp_path):
 
 
 def test_scan_gives_the_loops_masks_and_weights():
-    optimizer = transform(optax.adam(0.02), polynomial(0.8, begin=1, end=7, every=3), layers="all_kernels")
+    optimizer = transform(
+        optax.adam(0.02), polynomial(0.8, begin=1, end=7, every=3), layers="all_kernels"
+    )
     looped, state = train(optimizer, 9)
     step = compiled_step(optimizer)
     start = (network(), optimizer.init(network()))
-    (scanned, scanned_state), _ = jax.lax.scan(lambda carry, _: (step(*carry), None), start, length=9)
+    (scanned, scanned_state), _ = jax.lax.scan(
+        lambda carry, _: (step(*carry), None), start, length=9
+    )
     assert_trees_equal(get_mask(scanned_state), get_mask(state))
     np.testing.assert_allclose(scanned["kernel"], looped["kernel"], atol=1e-6)
 
@@ -330,7 +360,8 @@ def test_scan_gives_the_loops_masks_and_weights():
 def test_vmap_over_masks_equals_one_run_for_each_mask():
     optimizer = transform(optax.sgd(0.05, momentum=0.9), layers="all_kernels")
     masks = [
-        pruning.prune(network(), sparsity=sparsity, layers="all_kernels") for sparsity in (0.2, 0.5, 0.9)
+        pruning.prune(network(), sparsity=sparsity, layers="all_kernels")
+        for sparsity in (0.2, 0.5, 0.9)
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
     many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), network())
@@ -339,14 +370,18 @@ def test_vmap_over_masks_equals_one_run_for_each_mask():
     for _ in range(4):
         many, state = step(many, state)
     for index, mask in enumerate(masks):
-        alone, _ = train(transform(optax.sgd(0.05, momentum=0.9), layers="all_kernels", mask=mask), 4)
+        alone, _ = train(
+            transform(optax.sgd(0.05, momentum=0.9), layers="all_kernels", mask=mask), 4
+        )
         np.testing.assert_allclose(many["kernel"][index], alone["kernel"], atol=1e-6)
         assert np.count_nonzero(many["kernel"][index]) == np.count_nonzero(mask["kernel"])
 
 
 def test_vmap_over_states_prunes_each_by_its_own_weights():
     optimizer = transform(optax.sgd(0.05), one_shot(0.5, at=2), layers="all_kernels")
-    starts = [jax.tree.map(lambda leaf, scale=scale: leaf * scale, network()) for scale in (0.5, 1.0, 2.0)]
+    starts = [
+        jax.tree.map(lambda leaf, scale=scale: leaf * scale, network()) for scale in (0.5, 1.0, 2.0)
+    ]
     many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     state, step = jax.vmap(optimizer.init)(many), jax.vmap(compiled_step(optimizer))
     for _ in range(3):
@@ -403,7 +438,9 @@ print("same")
 def test_parameters_sharded_over_four_devices_get_the_same_masks_and_stay_sharded(axis_type, scope):
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SHARDED, axis_type, scope]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "same", done.stderr[-2000:]
 
 
@@ -419,11 +456,17 @@ def test_every_problem_of_the_options_is_named_before_training():
     for wrong, words in [
         ({"scope": "locl"}, "Did you mean 'local'"),
         ({"min_kept": 40}, "Lower it or min_kept"),
-        ({"pattern": Blocks((3, 1))}, r"block shape at kernel=\(3, 1\) to divide its shape \(8, 4\)"),
+        (
+            {"pattern": Blocks((3, 1))},
+            r"block shape at kernel=\(3, 1\) to divide its shape \(8, 4\)",
+        ),
         ({"pattern": NM(2, 3), "scope": "local"}, "sparsity=0.5 to be that of 2:3"),
         ({"layers": "regex:conv"}, "kernel does not match conv"),
         ({"mask": {"kernel": jnp.ones((8, 4), bool)}}, "mask at='bias' to be there"),
-        ({"mask": jax.tree.map(jnp.ones_like, network())}, "dtype of mask at kernel='float32' to be bool"),
+        (
+            {"mask": jax.tree.map(jnp.ones_like, network())},
+            "dtype of mask at kernel='float32' to be bool",
+        ),
     ]:
         with pytest.raises(InvalidInput, match=words):
             transform(optax.sgd(0.1), one_shot(0.5, at=1), **(options | wrong)).init(network())
@@ -463,7 +506,10 @@ def test_arguments_that_nothing_could_make_right_are_named_together():
 
 def test_a_criterion_of_another_structure_is_refused_by_path():
     optimizer = transform(
-        optax.sgd(0.1), one_shot(0.5, at=1), layers="all_kernels", criterion=lambda p: {"kernel": p["kernel"]}
+        optax.sgd(0.1),
+        one_shot(0.5, at=1),
+        layers="all_kernels",
+        criterion=lambda p: {"kernel": p["kernel"]},
     )
     with pytest.raises(InvalidInput, match="scores of the criterion at='bias' to be there"):
         optimizer.init(network())

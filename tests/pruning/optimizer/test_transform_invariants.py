@@ -1,4 +1,5 @@
-"""What holds after every update, whatever the optimizer: removed weights and their moments are 0."""
+"""What holds after every update, whatever the optimizer: removed weights and their moments are
+0."""
 
 from typing import Any
 
@@ -16,7 +17,18 @@ from earlyprune_jax.pruning import get_mask, one_shot, polynomial, transform
 INPUTS = jax.random.normal(jax.random.key(1), (24, 6))
 TARGETS = jax.random.normal(jax.random.key(2), (24, 3))
 NUM_WEIGHTS = 6 * 5 + 5 * 3
-MOMENTS = ("trace", "mu", "nu", "ema", "acc_grads", "z", "v", "sum_of_squares", "diff_params_memory", "grad")
+MOMENTS = (
+    "trace",
+    "mu",
+    "nu",
+    "ema",
+    "acc_grads",
+    "z",
+    "v",
+    "sum_of_squares",
+    "diff_params_memory",
+    "grad",
+)
 
 
 def network(dtype=jnp.float32) -> Any:
@@ -36,7 +48,9 @@ def compiled_step(optimizer) -> Any:
     @jax.jit
     def step(params, state):
         value, grads = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+        updates, state = optimizer.update(
+            grads, state, params, value=value, grad=grads, value_fn=loss
+        )
         return optax.apply_updates(params, updates), state
 
     return step
@@ -46,7 +60,11 @@ def removed_entries(mask, tree):
     """Every entry of a params-shaped tree that the mask removes, as one vector."""
     picked = []
     for keep, leaf in zip(jax.tree.leaves(mask), jax.tree.leaves(tree), strict=True):
-        gone = np.broadcast_to(~np.asarray(keep), np.shape(leaf)) if np.ndim(leaf) >= np.ndim(keep) else []
+        gone = (
+            np.broadcast_to(~np.asarray(keep), np.shape(leaf))
+            if np.ndim(leaf) >= np.ndim(keep)
+            else []
+        )
         picked.append(np.asarray(leaf, np.float32)[gone] if np.size(gone) else np.zeros(0))
     return np.concatenate(picked)
 
@@ -54,7 +72,9 @@ def removed_entries(mask, tree):
 def moments_of(state):
     """Trees of moments, found by the names Optax gives them, not by their paths or shapes."""
     wanted = jax.tree.structure(network())
-    found = [tree for name in MOMENTS for _, tree in optax.tree_utils.tree_get_all_with_path(state, name)]
+    found = [
+        tree for name in MOMENTS for _, tree in optax.tree_utils.tree_get_all_with_path(state, name)
+    ]
     return [tree for tree in found if jax.tree.structure(tree) == wanted]
 
 
@@ -65,7 +85,9 @@ def assert_invariants(params, state, num_removed):
     assert weights.size == num_removed
     assert not weights.any() and not np.signbit(weights).any()
     for tree in moments_of(state):
-        fits = jax.tree.map(lambda keep, leaf: keep.shape == leaf.shape[leaf.ndim - keep.ndim :], mask, tree)
+        fits = jax.tree.map(
+            lambda keep, leaf: keep.shape == leaf.shape[leaf.ndim - keep.ndim :], mask, tree
+        )
         if all(jax.tree.leaves(fits)):
             assert not removed_entries(mask, tree).any()
 
@@ -132,7 +154,9 @@ def test_multi_steps_outside_prunes_by_the_count_of_applied_updates():
 
 def test_different_optimizers_for_different_leaves_keep_the_invariant():
     labels = {"hidden": {"kernel": "adam", "bias": "sgd"}, "out": {"kernel": "sgd"}}
-    inner = optax.multi_transform({"adam": optax.adam(1e-2), "sgd": optax.sgd(0.1, momentum=0.9)}, labels)
+    inner = optax.multi_transform(
+        {"adam": optax.adam(1e-2), "sgd": optax.sgd(0.1, momentum=0.9)}, labels
+    )
     optimizer = transform(inner, one_shot(0.5, at=1), layers="all_kernels", scope="uniform")
     step, params = compiled_step(optimizer), network()
     state: Any = optimizer.init(params)
@@ -144,7 +168,9 @@ def test_different_optimizers_for_different_leaves_keep_the_invariant():
     assert pruning.count_removed(mask) == round(0.5 * NUM_WEIGHTS)
     for moment in (adam.mu, adam.nu):
         assert np.asarray(moment["hidden"]["kernel"])[np.asarray(mask["hidden"]["kernel"])].all()
-        assert not np.asarray(moment["hidden"]["kernel"])[~np.asarray(mask["hidden"]["kernel"])].any()
+        assert not np.asarray(moment["hidden"]["kernel"])[
+            ~np.asarray(mask["hidden"]["kernel"])
+        ].any()
     assert not np.asarray(momentum["out"]["kernel"])[~np.asarray(mask["out"]["kernel"])].any()
     assert not removed_entries(mask, params).any()
 
@@ -194,8 +220,12 @@ def test_random_chains_keep_the_invariants(links, sparsity, at, scope, criterion
 
 
 def test_updates_of_a_narrower_type_than_the_weights_still_zero_them():
-    narrow = optax.stateless(lambda updates, params: jax.tree.map(lambda u: u.astype(jnp.bfloat16), updates))
-    optimizer = transform(optax.chain(optax.sgd(0.1), narrow), one_shot(0.5, at=1), layers="all_kernels")
+    narrow = optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u.astype(jnp.bfloat16), updates)
+    )
+    optimizer = transform(
+        optax.chain(optax.sgd(0.1), narrow), one_shot(0.5, at=1), layers="all_kernels"
+    )
     params = network()
     state: Any = optimizer.init(params)
     params, state = compiled_step(optimizer)(params, state)

@@ -60,19 +60,24 @@ def loss_of(logits):
 
 def cut(batch, *edges):
     return [
-        jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], batch) for a, b in zip(edges, edges[1:], strict=False)
+        jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], batch)
+        for a, b in zip(edges, edges[1:], strict=False)
     ]
 
 
 def assert_close(found, wanted, rtol=2e-4):
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert one.dtype == jnp.float32
-        np.testing.assert_allclose(one, other, rtol=rtol, atol=1e-6 * float(np.abs(other).max()) + 1e-9)
+        np.testing.assert_allclose(
+            one, other, rtol=rtol, atol=1e-6 * float(np.abs(other).max()) + 1e-9
+        )
 
 
 def squares(jacobians, weights):
     """(1/N) sum_n sum_c weights_nc J_nc^2 of every leaf."""
-    return jax.tree.map(lambda j: np.tensordot(weights, np.asarray(j) ** 2, 2) / len(weights), jacobians)
+    return jax.tree.map(
+        lambda j: np.tensordot(weights, np.asarray(j) ** 2, 2) / len(weights), jacobians
+    )
 
 
 def test_a_two_parameter_softmax_by_hand():
@@ -88,7 +93,9 @@ def test_a_two_parameter_softmax_by_hand():
 
 def test_exact_labels_give_the_class_weighted_squared_jacobian_of_a_conv_net(case):
     logits, params, batch, jacobians, probabilities = case
-    found = fisher_diagonal(logits, params, cut(batch, 0, 4, 7), key=KEY, labels="exact", microbatch_size=3)
+    found = fisher_diagonal(
+        logits, params, cut(batch, 0, 4, 7), key=KEY, labels="exact", microbatch_size=3
+    )
     assert_close(found, squares(jacobians, probabilities))
 
 
@@ -156,10 +163,14 @@ def singles(case):
 
 
 @pytest.mark.parametrize(("size", "edges"), [(1, (0, 7)), (3, (0, 4, 7)), (8, (0, 7))])
-def test_the_empirical_fisher_is_a_loop_of_squared_single_example_gradients(case, singles, size, edges):
+def test_the_empirical_fisher_is_a_loop_of_squared_single_example_gradients(
+    case, singles, size, edges
+):
     logits, params, batch, _, _ = case
     wanted = jax.tree.map(lambda *g: sum(leaf**2 for leaf in g) / 7, *singles)
-    found = empirical_fisher_diagonal(loss_of(logits), params, cut(batch, *edges), microbatch_size=size)
+    found = empirical_fisher_diagonal(
+        loss_of(logits), params, cut(batch, *edges), microbatch_size=size
+    )
     assert_close(found, wanted)
 
 

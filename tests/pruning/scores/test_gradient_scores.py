@@ -31,11 +31,14 @@ H_AA, H_BB, H_AB = 9 * 2.5, 4 * 2.5, 3.5 + 2 * 3 * 2.5
 
 def cut(batch, *edges):
     return [
-        jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], batch) for a, b in zip(edges, edges[1:], strict=False)
+        jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], batch)
+        for a, b in zip(edges, edges[1:], strict=False)
     ]
 
 
-@pytest.mark.parametrize("batches", [[TWO_EXAMPLES], cut(TWO_EXAMPLES, 0, 1, 2)], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "batches", [[TWO_EXAMPLES], cut(TWO_EXAMPLES, 0, 1, 2)], ids=["one", "two"]
+)
 def test_scores_of_a_two_layer_linear_network_by_hand(batches):
     a, b = 2.0, 3.0
     by_hand = {
@@ -75,7 +78,9 @@ def conv_case():
 
     def loss(params, batch):
         logits = apply({"params": params, "batch_stats": stats}, batch["x"], train=False)
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"][:, None], axis=1))
+        return -jnp.mean(
+            jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"][:, None], axis=1)
+        )
 
     return loss, variables["params"], batch
 
@@ -103,7 +108,10 @@ def tanh_loss(params, batch):
 
 def tanh_case():
     keys = jax.random.split(jax.random.key(3), 4)
-    params = {"first": jax.random.normal(keys[0], (3, 4)), "second": jax.random.normal(keys[1], (4,))}
+    params = {
+        "first": jax.random.normal(keys[0], (3, 4)),
+        "second": jax.random.normal(keys[1], (4,)),
+    }
     return params, {"x": jax.random.normal(keys[2], (5, 3)), "y": jax.random.normal(keys[3], (5,))}
 
 
@@ -184,7 +192,9 @@ def test_an_nnx_state_is_scored_in_its_own_structure():
     assert jax.tree.structure(found) == jax.tree.structure(params)
     kernel = model.kernel[...]  # the bias starts at 0
     gradient = jax.grad(lambda k: jnp.mean((x @ k) ** 2))(kernel)
-    np.testing.assert_allclose(found["kernel"][...], jnp.abs(kernel * gradient), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found["kernel"][...], jnp.abs(kernel * gradient), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("score", [mean_gradient, taylor, snip])
@@ -234,7 +244,10 @@ def broken(**changes):
             [TWO_EXAMPLES, broken(y=1.0)],
             "batch 1 (from 0) at y=1.0 to be an array with a leading example axis",
         ),
-        ([{"x": jnp.zeros(0), "y": jnp.zeros(0)}], "examples in batch 0 (from 0)=0 to be at least 1"),
+        (
+            [{"x": jnp.zeros(0), "y": jnp.zeros(0)}],
+            "examples in batch 0 (from 0)=0 to be at least 1",
+        ),
         ([TWO_EXAMPLES, broken(x=jnp.array([1.0, jnp.nan]))], "gradient at a, b='not finite'"),
         ([TWO_EXAMPLES, broken(x=jnp.array([1.0, jnp.nan]))], "At batch 1 (from 0)"),
         ([broken(y=jnp.array([jnp.inf, 0.0]))], "loss='not finite'"),
@@ -273,7 +286,9 @@ def test_parameters_without_a_real_weight_are_refused():
     with pytest.raises(InvalidInput, match="at least one floating-point array"):
         taylor(lambda params, batch: jnp.zeros(()), {"n": 3}, [jnp.ones(1)])
     with pytest.raises(InvalidInput, match="params at z, its type,='complex64' to be real"):
-        taylor(lambda params, batch: jnp.zeros(()), {"z": jnp.ones(2, jnp.complex64)}, [jnp.ones(1)])
+        taylor(
+            lambda params, batch: jnp.zeros(()), {"z": jnp.ones(2, jnp.complex64)}, [jnp.ones(1)]
+        )
 
 
 def test_snip_refuses_to_divide_by_no_sensitivity_at_all():

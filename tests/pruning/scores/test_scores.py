@@ -119,7 +119,10 @@ def test_functions_and_integers_among_an_equinox_modules_leaves_score_zero():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: scores.obd(PARAMS, {"layer": PARAMS["layer"]}), "hessian_diagonal at='steps' to be there"),
+        (
+            lambda: scores.obd(PARAMS, {"layer": PARAMS["layer"]}),
+            "hessian_diagonal at='steps' to be there",
+        ),
         (
             lambda: scores.obd(PARAMS, tree_of(jnp.ones((2, 1)), [0.0, 0.0])),
             "hessian_diagonal at layer/kernel",
@@ -128,10 +131,16 @@ def test_functions_and_integers_among_an_equinox_modules_leaves_score_zero():
             lambda: scores.movement(scores.zeros(PARAMS), PARAMS, {**PARAMS, "more": 1}),
             "grads at='more' not",
         ),
-        (lambda: scores.magnitude_increase([jnp.ones(2)], (jnp.ones(2),)), "structure of initial_params"),
+        (
+            lambda: scores.magnitude_increase([jnp.ones(2)], (jnp.ones(2),)),
+            "structure of initial_params",
+        ),
         (lambda: scores.random(PARAMS, jnp.ones(2)), "to be one PRNG key. Make one"),
         (lambda: scores.random(PARAMS, jax.random.split(jax.random.key(0))), "to be one PRNG key"),
-        (lambda: scores.wanda(PARAMS, {"layer/kernl": np.ones((2, 1))}), "Did you mean 'layer/kernel'?"),
+        (
+            lambda: scores.wanda(PARAMS, {"layer/kernl": np.ones((2, 1))}),
+            "Did you mean 'layer/kernel'?",
+        ),
         (lambda: scores.wanda(PARAMS, {"steps": np.ones(())}), "to be the path of a weight"),
         (lambda: scores.wanda(PARAMS, {"layer/kernel": np.ones(2)}), "to have 2 axes"),
         (
@@ -148,5 +157,7 @@ def test_trees_keys_and_norms_that_do_not_fit_are_refused_by_name(call, words):
 
 def test_every_misfit_is_named_at_once():
     with pytest.raises(InvalidInput) as caught:
-        scores.wanda(PARAMS, {"nowhere": np.ones(1), "layer/kernel": np.ones(5), "layer/bias": np.ones(3)})
+        scores.wanda(
+            PARAMS, {"nowhere": np.ones(1), "layer/kernel": np.ones(5), "layer/bias": np.ones(3)}
+        )
     assert len(caught.value.problems) == 3

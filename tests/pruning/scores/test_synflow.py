@@ -97,7 +97,9 @@ def test_inputs_are_ones_whatever_they_hold():
 def test_bfloat16_weights_are_scored_from_their_exact_values():
     matrices = [jnp.asarray(matrix, jnp.bfloat16) for matrix in mlp([3, 4, 2])]
     wanted = closed_form([np.asarray(matrix, np.float64) for matrix in matrices])
-    np.testing.assert_allclose(synflow(forward, matrices, jnp.ones((1, 3)))[0], wanted[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        synflow(forward, matrices, jnp.ones((1, 3)))[0], wanted[0], rtol=1e-12
+    )
 
 
 def test_a_linen_conv_net_conserves_flow_through_batch_norm():
@@ -113,7 +115,8 @@ def test_a_linen_conv_net_conserves_flow_through_batch_norm():
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
     rng = np.random.default_rng(0)
     params = jax.tree.map_with_path(
-        lambda path, leaf: rng.standard_normal(leaf.shape) * (path[-1].key != "bias"), shapes["params"]
+        lambda path, leaf: rng.standard_normal(leaf.shape) * (path[-1].key != "bias"),
+        shapes["params"],
     )
     stats = jax.tree.map_with_path(
         lambda path, leaf: np.full(leaf.shape, float(path[-1].key == "var")), shapes["batch_stats"]
@@ -146,7 +149,9 @@ def by_brute_force(matrices, sparsity, rounds):
     alive = np.ones(sum(sizes), bool)
     for index in range(1, rounds + 1):
         split = np.split(alive, np.cumsum(sizes)[:-1])
-        masked = [np.where(keep.reshape(m.shape), m, 0) for keep, m in zip(split, matrices, strict=True)]
+        masked = [
+            np.where(keep.reshape(m.shape), m, 0) for keep, m in zip(split, matrices, strict=True)
+        ]
         scores = np.concatenate([leaf.ravel() for leaf in closed_form(masked)])
         removed = round((1 - (1 - sparsity) ** (index / rounds)) * sum(sizes))
         order = [place for place in np.argsort(scores, kind="stable") if alive[place]]
@@ -157,7 +162,9 @@ def by_brute_force(matrices, sparsity, rounds):
 @pytest.mark.parametrize(("rounds", "sparsity"), [(1, 0.8), (2, 0.8), (7, 0.8), (40, 0.9)])
 def test_the_mask_is_that_of_the_iteration_written_out(rounds, sparsity):
     matrices = mlp([4, 9, 6, 3])
-    mask = synflow_mask(forward, matrices, [True] * 3, jnp.ones((1, 4)), sparsity=sparsity, rounds=rounds)
+    mask = synflow_mask(
+        forward, matrices, [True] * 3, jnp.ones((1, 4)), sparsity=sparsity, rounds=rounds
+    )
     for keep, wanted in zip(mask, by_brute_force(matrices, sparsity, rounds), strict=True):
         np.testing.assert_array_equal(np.ravel(keep), wanted)
 
@@ -178,7 +185,11 @@ def test_no_layer_of_a_deep_mlp_collapses_where_magnitude_snip_and_one_shot_synf
         log_probs = jax.nn.log_softmax(forward(matrices, batch["x"]))
         return -jnp.mean(jnp.take_along_axis(log_probs, batch["y"][:, None], axis=1))
 
-    for scores in (magnitude(matrices), snip(loss, matrices, [batch]), synflow(forward, matrices, ones)):
+    for scores in (
+        magnitude(matrices),
+        snip(loss, matrices, [batch]),
+        synflow(forward, matrices, ones),
+    ):
         collapsed = allocate_without_checks(scores, kept)
         assert min(collapsed) == 0
     mask = synflow_mask(forward, matrices, prunable, ones, sparsity=sparsity)
@@ -198,7 +209,9 @@ def allocate_without_checks(scores, kept):
 def test_compression_reaches_one_path_which_is_the_critical_one():
     matrices = mlp([4, 30, 30, 30, 3])
     total = sum(matrix.size for matrix in matrices)
-    mask = synflow_mask(forward, matrices, [True] * 4, jnp.ones((1, 4)), sparsity=1 - 4 / total, rounds=300)
+    mask = synflow_mask(
+        forward, matrices, [True] * 4, jnp.ones((1, 4)), sparsity=1 - 4 / total, rounds=300
+    )
     assert num_kept(mask) == [1, 1, 1, 1]
 
 
@@ -208,7 +221,9 @@ def test_leaves_that_are_not_prunable_are_kept_and_the_count_is_exact():
     assert np.all(mask[2])
     assert sum(num_kept(mask[:2])) == 720 - round(0.9 * 720)
     wanted = allocate(list(magnitude(matrices)), [True, True, False], sparsity=0.0, scope="global")
-    unpruned = synflow_mask(forward, matrices, [True, True, False], jnp.ones((1, 4)), sparsity=0.0, rounds=2)
+    unpruned = synflow_mask(
+        forward, matrices, [True, True, False], jnp.ones((1, 4)), sparsity=0.0, rounds=2
+    )
     assert num_kept(unpruned) == num_kept(wanted) == [120, 600, 60]
 
 
@@ -236,7 +251,9 @@ def test_weights_that_are_not_finite_are_named():
 
 def test_a_network_that_insists_on_float32_and_overflows_is_refused():
     matrices = [1e4 * matrix for matrix in mlp([10] + [20] * 9 + [10])]
-    narrow = lambda matrices, x: forward([m.astype(jnp.float32) for m in matrices], x.astype(jnp.float32))  # noqa: E731
+    narrow = lambda matrices, x: forward(
+        [m.astype(jnp.float32) for m in matrices], x.astype(jnp.float32)
+    )  # noqa: E731
     with pytest.raises(InvalidInput, match="no fixed dtype: float32 ends"):
         synflow(narrow, matrices, jnp.ones((1, 10)))
 
@@ -245,7 +262,9 @@ def test_a_sparsity_that_cuts_every_path_is_refused():
     matrices = mlp([4, 30, 30, 30, 3])
     total = sum(matrix.size for matrix in matrices)
     with pytest.warns(PruningWarning), pytest.raises(InvalidInput, match="Lower the sparsity"):
-        synflow_mask(forward, matrices, [True] * 4, jnp.ones((1, 4)), sparsity=1 - 3 / total, rounds=300)
+        synflow_mask(
+            forward, matrices, [True] * 4, jnp.ones((1, 4)), sparsity=1 - 3 / total, rounds=300
+        )
 
 
 @pytest.mark.slow
