@@ -28,7 +28,7 @@ import numpy as np
 from configs import two_regime
 from earlyprune_jax.analysis import publish, results, summary
 from earlyprune_jax.grid import identity, plan
-from earlyprune_jax.grid.claims import Claim
+from earlyprune_jax.grid.locks import RunLocks
 from earlyprune_jax.spec import from_dict
 
 SETTING = {"model": "resnet20", "train_fraction": 1.0, "schedule": "step"}
@@ -54,7 +54,7 @@ def names(workdir):
 def locks(workdir):
     """Takes and releases the lock of every run."""
     for directory in (Path(workdir) / "forks").iterdir():
-        claim = Claim()
+        claim = RunLocks()
         assert claim.take(directory)
         claim.release()
 

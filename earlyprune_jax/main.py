@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from earlyprune_jax.grid.options import Options
-    from earlyprune_jax.grid.slurm import SlurmOptions
     from earlyprune_jax.grid.study import Study
+    from earlyprune_jax.slurm.arrays import SlurmOptions
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -88,14 +88,14 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
 
 def _carry_out(study: "Study", how: "Options", flags: argparse.Namespace) -> int:
     from earlyprune_jax import experiment
-    from earlyprune_jax.training import hosts
+    from earlyprune_jax.training import multihost
 
     if _is_together(flags):
-        hosts.initialize(flags.coordinator, flags.num_processes, flags.process_id)
-    with contextlib.nullcontext() if hosts.is_primary() else _silence():
+        multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    with contextlib.nullcontext() if multihost.is_primary() else _silence():
         print(f"Workdir: {study.workdir}", flush=True)
-        print(experiment.run(study.spec, study.workdir, how=how))
-        code = experiment.standing(study.spec, study.workdir)
+        print(experiment.run(study.spec, study.workdir, options=how))
+        code = experiment.exit_status(study)
         if code == experiment.UNFINISHED:
             up = (
                 "Time is up." if how.max_minutes < math.inf else "Not all could be done: see above."
@@ -117,11 +117,11 @@ def _is_together(flags: argparse.Namespace) -> bool:
 
 def _together_problems(flags: argparse.Namespace, how: "Options | None") -> list[str]:
     """What is wrong with how several hosts are to train as one."""
-    from earlyprune_jax.training import hosts
+    from earlyprune_jax.training import multihost
 
-    problems = hosts.problems(flags.coordinator, flags.num_processes, flags.process_id)
+    problems = multihost.problems(flags.coordinator, flags.num_processes, flags.process_id)
     if _is_together(flags):
-        problems += how.check_together() if how else []
+        problems += how.check_multihost() if how else []
         if flags.slurm:
             problems.append(
                 "Expected no --slurm with --distributed or --coordinator: its tasks are single processes. "
@@ -133,7 +133,8 @@ def _together_problems(flags: argparse.Namespace, how: "Options | None") -> list
 def _submit(
     study: "Study", how: "Options", cluster: "SlurmOptions", flags: argparse.Namespace
 ) -> int:
-    from earlyprune_jax import preview, submission
+    from earlyprune_jax import preview
+    from earlyprune_jax.slurm import submission
 
     if flags.dry_run:
         submission.require(study, how, cluster)
@@ -158,7 +159,7 @@ def _slurm_options(
     if not flags.slurm:
         named = ", ".join(f"--slurm.{name}" for name, _ in given)
         return None, [f"Expected --slurm with {named}."] if given else []
-    from earlyprune_jax import submission
+    from earlyprune_jax.slurm import submission
 
     return submission.parse(given)
 
@@ -167,7 +168,7 @@ def _options(
     flags: argparse.Namespace, cluster: "SlurmOptions | None"
 ) -> "tuple[Options | None, list[str]]":
     """How to carry it out, or what is wrong with that."""
-    from earlyprune_jax.grid import pool
+    from earlyprune_jax.grid import options
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.validate import expected
 
@@ -178,7 +179,7 @@ def _options(
         workers = "1"
     elif workers == "auto":
         on_cluster = cluster and (1 if cluster.gpus else cluster.cpus)
-        workers = str(on_cluster or pool.num_useful())
+        workers = str(on_cluster or options.num_useful_workers())
     for name, kind, text in (
         ("num_workers", int, workers),
         ("fork_width", int, flags.fork_width),

@@ -10,16 +10,17 @@ import jax
 
 from earlyprune_jax import tasks
 from earlyprune_jax.grid import identity, options, plan, step_time
-from earlyprune_jax.grid.agenda import agenda
 from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk
-from earlyprune_jax.grid.options import ALONE, Options
+from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.plan import Cost
+from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study, free_bytes
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import optim
 
 MOST_LISTED = 40
+ALONE = Options()
 
 
 def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str:
@@ -39,7 +40,7 @@ def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str
         >>> print(preview(study).splitlines()[-1].split(";")[0])
         Disk: 150 checkpoints, about 57 MB
     """
-    spec, members = study.spec, agenda(study)
+    spec, members = study.spec, wanted_members(study)
     runs = [member for member in members if not isinstance(member, Comparison)]
     lengths = tasks.steps_per_epoch(spec)
     lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (study {spec.study_id()}):"]

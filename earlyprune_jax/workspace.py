@@ -1,7 +1,6 @@
 """A workdir: which study it holds, and what made it."""
 
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
@@ -14,14 +13,15 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import __version__, references
+from earlyprune_jax import __version__, references, tasks
 from earlyprune_jax.analysis import publish
-from earlyprune_jax.grid import claims, identity, slurm_job
+from earlyprune_jax.grid import locks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, Sweep, fixed_keys
-from earlyprune_jax.tasks import Task
+from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 PACKAGES = (
@@ -34,16 +34,11 @@ PACKAGES = (
     "tensorflow-datasets",
     "scikit-learn",
 )
-
-
 FORMAT = 2
 """Of the files of a workdir; study.json holds it."""
-
-PLACE = ("execution", "device", "num_processes", "num_workers", "fork_width")
-"""What has to stay the same for a resumed run to be bitwise the run it would have been."""
-
+BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
+"""Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
-
 OWN_FILES = (
     *publish.file_names(),
     "signal_budgets",
@@ -57,9 +52,12 @@ OWN_FILES = (
     "slurm",
 )
 
+FlatSetting = tuple[tuple[str, str], ...]
+"""(key, value in JSON) of all that decides runs, sorted."""
+
 
 def check(workdir: Path, spec: RunSpec) -> list[str]:
-    """Why this experiment cannot live in this directory; an empty or absent one is always fine."""
+    """Lists why this experiment cannot live in this directory; an absent or empty one is fine."""
     if workdir.exists() and not workdir.is_dir():
         return [expected("--workdir", str(workdir), "to be a directory", "It is a file.")]
     held = read_json(workdir / "config.json", remedy=REMEDY)
@@ -73,185 +71,159 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
         return [expected("--workdir", str(workdir), allowed, "Choose another directory.")]
     study = read_json(workdir / "study.json", remedy=REMEDY)
     if study is None or study.get("format") != FORMAT:
-        return [_of_other_version(workdir, study)]
-    then = _settings(held) | set(_held_settings(study))
-    return _differing_keys(workdir, then, spec) + _changed_code(
-        workdir, study.get("code", {}), spec
-    )
+        version = (
+            f"another version (format {study.get('format')})" if study else "an earlier version"
+        )
+        allowed = f"to be made by this version of earlyprune_jax; it was made by {version}"
+        remedy = (
+            "Choose another --workdir to train. Its tables can still be read: "
+            f"python -m earlyprune_jax.analysis.rules {workdir}, or analysis.compare."
+        )
+        return [expected("--workdir", str(workdir), allowed, remedy)]
+    then = _settings(held) | _held_settings(study)
+    return _differing_keys(workdir, then, spec) + _changed_code(workdir, study, spec)
 
 
-def _of_other_version(workdir: Path, study: dict[str, Any] | None) -> str:
-    made = (
-        "an earlier version" if study is None else f"another version (format {study.get('format')})"
-    )
-    allowed = f"to be made by this version of earlyprune_jax; it was made by {made}"
-    remedy = (
-        "Choose another --workdir to train. Its tables can still be read: "
-        f"python -m earlyprune_jax.analysis.rules {workdir}, or analysis.compare."
-    )
-    return expected("--workdir", str(workdir), allowed, remedy)
-
-
-def _differing_keys(workdir: Path, then: set[Any], spec: RunSpec) -> list[str]:
-    """Keys whose values are neither those of the workdir, nor more, nor fewer: a sweep may grow."""
+def _differing_keys(workdir: Path, then: set[FlatSetting], spec: RunSpec) -> list[str]:
+    """Names keys whose values are neither those of the workdir, nor more, nor fewer."""
     now = _settings(spec.to_dict())
     if then <= now or now <= then:
         return []
-    values = [_values(settings) for settings in (then, now)]
-    names = [
-        name
-        for name in sorted(values[0].keys() | values[1].keys())
-        if not _nested(values[0].get(name, set()), values[1].get(name, set()))
-    ]
-    lines = [
-        f"  {name}: {_shown(values[0], name)} there, {_shown(values[1], name)} now"
-        for name in names
-    ]
+    values_then, values_now = _values(then), _values(now)
+    lines = []
+    for name in sorted(values_then.keys() | values_now.keys()):
+        first, second = (values.get(name, {"absent"}) for values in (values_then, values_now))
+        if not (first <= second or second <= first):
+            shown = [", ".join(sorted(values)) for values in (first, second)]
+            lines.append(f"  {name}: {shown[0]} there, {shown[1]} now")
     lines = lines or ["  combinations of swept values: " + ", ".join(spec.sweep.keys)]
     remedy = (
-        "Choose another --workdir, or the config that was used there; a sweep may add values to those "
-        "that are there. Differing keys:\n"
+        "Choose another --workdir, or the config that was used there; a sweep may add values to "
+        "those that are there. Differing keys:\n"
     )
-    return [
-        expected("--workdir", str(workdir), "to hold the same study", remedy + "\n".join(lines))
-    ]
+    allowed = "to hold the same study"
+    return [expected("--workdir", str(workdir), allowed, remedy + "\n".join(lines))]
 
 
-def _held_settings(study: dict[str, Any]) -> list[Any]:
-    return [tuple(map(tuple, setting)) for setting in study.get("settings", ())]
+def _held_settings(study: Mapping[str, Any]) -> set[FlatSetting]:
+    return {tuple(map(tuple, setting)) for setting in study.get("settings", ())}
 
 
-def _settings(config: dict[str, Any]) -> set[tuple[tuple[str, str], ...]]:
-    """Every setting of a config, as (key, value in JSON) pairs of what decides runs."""
-    base = fixed_keys(config)
+def _settings(config: dict[str, Any]) -> set[FlatSetting]:
+    """Returns every setting of a config."""
     swept = Sweep.from_dict(config.get("sweep", {})).settings()
-    every = (base | dict(setting.values) for setting in swept)
-    return {
-        tuple(sorted((name, json.dumps(value)) for name, value in one.items())) for one in every
-    }
+    every = (fixed_keys(config) | dict(setting.values) for setting in swept)
+    return {tuple(sorted((key, json.dumps(value)) for key, value in one.items())) for one in every}
 
 
-def _values(settings: Iterable[tuple[tuple[str, str], ...]]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for name, value in itertools.chain.from_iterable(settings):
-        found.setdefault(name, set()).add(value)
-    return found
+def _values(settings: Iterable[FlatSetting]) -> dict[str, set[str]]:
+    """Returns key -> its values over all settings."""
+    values: dict[str, set[str]] = {}
+    for setting in settings:
+        for name, value in setting:
+            values.setdefault(name, set()).add(value)
+    return values
 
 
-def _nested(first: set[str], second: set[str]) -> bool:
-    return first <= second or second <= first
-
-
-def _shown(values: dict[str, set[str]], name: str) -> str:
-    return ", ".join(sorted(values.get(name, {"absent"})))
-
-
-def _changed_code(workdir: Path, held: dict[str, str], spec: RunSpec) -> list[str]:
-    """The user's code that runs of the workdir were made with, and that has changed since."""
-    changed = [path for path, now in spec.code if path in held and held[path] != now]
+def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> list[str]:
+    """Names the user's code that runs of the workdir were made with, and that has changed since."""
+    held = study.get("code", {})
+    changed = [path for path, digest in spec.code if held.get(path, digest) != digest]
     if not changed:
         return []
+    allowed = f"to be the code that {workdir} was made with"
     remedy = (
-        "A module of these, or one that it imports, has changed: restore it, or choose another --workdir. A "
-        f"module that defines {references.VERSION} = '...' is known by that text instead of by its source."
+        "A module of these, or one that it imports, has changed: restore it, or choose another "
+        f"--workdir. A module that defines {references.VERSION} = '...' is known by that text "
+        "instead of by its source."
     )
-    return [
-        expected("code", ", ".join(changed), f"to be the code that {workdir} was made with", remedy)
-    ]
+    return [expected("code", ", ".join(changed), allowed, remedy)]
 
 
 def describe(
-    workdir: Path,
-    spec: RunSpec,
-    *,
-    form: str,
-    data_digests: Mapping[Setting, str],
-    task: Task,
-    how: Options,
-    trains: bool = True,
+    study: Study, options: Options, data_digests: Mapping[Setting, str], *, trains: bool = True
 ) -> None:
     """Makes the workdir, writes config.json and study.json, and adds this session to env.json.
 
-    A session that does not train, but has others do it, says so there: it may be of other hardware.
-
     Args:
-        workdir: of the study.
-        spec: of the study.
-        form: how step sequences are executed.
+        study: of the workdir.
+        options: workers and batches.
         data_digests: setting of a trunk -> the digest of its data.
-        task: whose metrics are reported.
-        how: workers and batches.
-        trains: whether this session trains.
+        trains: whether this session trains. One that has others do it may be of other hardware.
 
     Raises:
         InvalidInput: the workdir cannot be written, another study has been begun in it meanwhile,
             or earlier runs here were made with other data of the same name.
     """
+    workdir = study.workdir
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with claims.held(workdir):
-            problems = check(workdir, spec) or _changed_data(workdir, spec, data_digests)
-            if problems:
+        with locks.held(workdir):
+            if problems := check(workdir, study.spec) or _changed_data(study, data_digests):
                 raise InvalidInput(problems)
-            _describe(workdir, spec, form, task, how, trains)
+            described = _described(study)
+            write_json(workdir / "config.json", study.spec.to_dict())
+            write_json(workdir / "study.json", described)
+            _add_session(workdir, options, trains)
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
         raise unexpected("--workdir", str(workdir), allowed, "Choose another.") from error
 
 
-def _changed_data(workdir: Path, spec: RunSpec, data_digests: Mapping[Setting, str]) -> list[str]:
-    """Data that have changed since trunks here were trained on them: each trunk's run.json knows
-    its own."""
+def _changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]:
+    """Names data that have changed since trunks here were trained on them."""
     problems = []
     for setting, digest in data_digests.items():
-        for seed in spec.train.seeds:
-            found = read_json(
-                workdir / identity.directory(spec, Trunk(setting, seed)) / "run.json", remedy=REMEDY
+        trunks = [Trunk(setting, seed) for seed in study.spec.train.seeds]
+        described = [read_json(study.directory(trunk) / "run.json") or {} for trunk in trunks]
+        held = next((one["data_sha256"] for one in described if "data_sha256" in one), digest)
+        if held != digest:
+            allowed = (
+                f"to hold the data that runs in {study.workdir} were trained on (SHA-256 {held})"
             )
-            held = (found or {}).get("data_sha256", digest)
-            if held != digest:
-                allowed = (
-                    f"to hold the data that runs in {workdir} were trained on (SHA-256 {held})"
-                )
-                remedy = "It has changed since: restore it, or choose another --workdir."
-                problems.append(expected("data.name", spec.at(setting).data.name, allowed, remedy))
-                break
+            remedy = "It has changed since: restore it, or choose another --workdir."
+            problems.append(expected("data.name", study.at(setting).data.name, allowed, remedy))
     return list(dict.fromkeys(problems))
 
 
-def _describe(
-    workdir: Path, spec: RunSpec, form: str, task: Task, how: Options, trains: bool
-) -> None:
+def _add_session(workdir: Path, options: Options, trains: bool) -> None:
+    """Adds this session to env.json; warns where a resumed run will not be bitwise the same."""
     sessions = read_json(workdir / "env.json", list, remedy=REMEDY) or []
-    session = environment() | {"execution": form}
-    session |= {"num_workers": how.num_workers, "fork_width": how.fork_width, "trains": trains}
+    session = {
+        **environment(),
+        "execution": execution_form(jax.default_backend()),
+        "num_workers": options.num_workers,
+        "fork_width": options.fork_width,
+        "trains": trains,
+    }
     trained = next((each for each in reversed(sessions) if each.get("trains", True)), session)
     moved = [
         f"{key} {trained[key]} -> {session[key]}"
-        for key in PLACE
+        for key in BITWISE
         if trained.get(key, session[key]) != session[key]
     ]
     if moved and trains:
-        warnings.warn(
-            f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run.", stacklevel=2
-        )
-    held = read_json(workdir / "study.json", remedy=REMEDY) or {}
-    study = {
-        "format": FORMAT,
-        "metrics": [metric.to_json() for metric in task.all_metrics],
-        "primary": task.primary,
-        "settings": sorted(_settings(spec.to_dict()) | set(_held_settings(held))),
-        "code": held.get("code", {}) | dict(spec.code),
-        "folder": spec.folder or held.get("folder"),
-    }
-    write_json(workdir / "config.json", spec.to_dict())
-    write_json(workdir / "study.json", study)
+        message = f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run."
+        warnings.warn(message, stacklevel=2)
     write_json(workdir / "env.json", [*sessions, session])
 
 
+def _described(study: Study) -> dict[str, Any]:
+    """Returns study.json: metrics, and the union of the settings and code of all sessions."""
+    spec, held = study.spec, read_json(study.workdir / "study.json", remedy=REMEDY) or {}
+    task = tasks.abstract(spec.at(spec.settings()[0]))
+    return {
+        "format": FORMAT,
+        "metrics": [metric.to_json() for metric in task.all_metrics],
+        "primary": task.primary,
+        "settings": sorted(_settings(spec.to_dict()) | _held_settings(held)),
+        "code": held.get("code", {}) | dict(spec.code),
+        "folder": spec.folder or held.get("folder"),
+    }
+
+
 def environment() -> dict[str, Any]:
-    """Versions, hardware, command and time: what made the results."""
-    device = jax.devices()[0]
+    """Returns versions, hardware, command and time: what makes the results."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -259,15 +231,26 @@ def environment() -> dict[str, Any]:
         "packages": {"earlyprune-jax": __version__} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "host": platform.node(),
-        "slurm_job": slurm_job.job_id(),
+        "slurm_job": job_id(),
         "cpu": _cpu_model(),
         "num_cpus": os.cpu_count(),
         "backend": jax.default_backend(),
-        "device": device.device_kind,
+        "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def job_id() -> str:
+    """Returns this Slurm job's id as scontrol knows it; empty outside of Slurm.
+
+    Of an array's task it is `ARRAY_TASK`: the plain id of the last task is that of the whole array.
+    """
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 def _version(package: str) -> str:
@@ -280,7 +263,5 @@ def _version(package: str) -> str:
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -7,8 +7,9 @@ import pytest
 from tiny import linear_experiment, tiny_experiment
 
 from configs import digits
-from earlyprune_jax import config, references, tasks, workspace
+from earlyprune_jax import config, references, workspace
 from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.study import Study
 from earlyprune_jax.validate import InvalidInput
 
 
@@ -31,18 +32,15 @@ def test_of_two_studies_that_begin_in_a_directory_at_once_the_second_is_refused(
     first, second = (
         config.resolve(digits.get_config(), [("optim.momentum", value)]) for value in ("0.9", "0.5")
     )
-    task = tasks.abstract(first)
-    about = {"form": "loop", "data_digests": {}, "task": task, "how": Options()}
     assert workspace.check(tmp_path, first) == workspace.check(tmp_path, second) == []
-    workspace.describe(tmp_path, first, **about)
+    begun(tmp_path, first)
     with pytest.raises(InvalidInput, match="optim.momentum: 0.9 there, 0.5 now"):
-        workspace.describe(tmp_path, second, **about)
+        begun(tmp_path, second)
 
 
 def begun(workdir: Path, spec) -> None:
     """What a session leaves in a workdir before anything is trained."""
-    task = tasks.abstract(spec.at(spec.settings()[0]))
-    workspace.describe(workdir, spec, form="loop", data_digests={}, task=task, how=Options())
+    workspace.describe(Study(spec, workdir), Options(), {})
 
 
 @pytest.fixture
@@ -152,3 +150,11 @@ def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(
     begun(workdir, resolved("magnitude,other:mine"))
     study = json.loads((workdir / "study.json").read_text())
     assert set(study["code"]) == {"own_code:Linear", "scores:mine", "other:mine"}
+
+
+def test_a_task_of_an_array_is_known_by_both_numbers(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert workspace.job_id() == "9"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert workspace.job_id() == "7_3"

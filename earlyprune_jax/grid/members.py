@@ -1,5 +1,4 @@
-"""What a grid is made of: dense runs, pruned runs, comparisons; each a value that names its
-axes."""
+"""What a study consists of: dense runs, pruned runs, comparisons; each a value that names its axes."""
 
 import dataclasses
 
@@ -15,13 +14,13 @@ class Trunk:
     trunk_seed: int
 
     def num_epochs(self, spec: RunSpec) -> int:
-        """How long it trains, by the spec of its setting."""
+        """Returns how long it trains, by the spec of its setting."""
         return spec.train.num_epochs
 
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """A pruned run that leaves its trunk after `fork_epoch` epochs."""
+    """A pruned run that starts from its trunk's weights after `fork_epoch` epochs."""
 
     setting: Setting
     trunk_seed: int
@@ -33,16 +32,15 @@ class Fork:
     replicate: int
 
     def num_epochs(self, spec: RunSpec) -> int:
-        """How long it trains, by the spec of its setting."""
+        """Returns how long it trains, by the spec of its setting."""
         return retraining.length(spec, self.rule, self.fork_epoch)
 
 
 @dataclasses.dataclass(frozen=True)
-class Online:
-    """A run that prunes itself: its trunk watches its signals, and stops when the trigger fires.
+class SelfPruningRun:
+    """A run that decides itself when to prune: its trunk stops when the trigger fires.
 
-    The dense part is the trunk's, shared by all cells of a seed; what is left of the trunk's epochs
-    is trained pruned.
+    All cells of a seed share that dense part. What is left of the trunk's epochs is trained pruned.
     """
 
     setting: Setting
@@ -54,14 +52,12 @@ class Online:
     replicate: int
 
     def num_epochs(self, spec: RunSpec) -> int:
-        """The longest it can get, while nobody knows when the trigger will fire: see
-        `pruned_at`."""
+        """Returns the most epochs it can have, as long as the trigger has not fired."""
         return retraining.length(spec, self.rule, 1)
 
     def pruned_at(self, epoch: int) -> Fork:
-        """The fork this becomes, once it is known from which epoch's weights."""
-        cell = (self.criterion, self.scope, self.sparsity, self.rule, self.replicate)
-        return Fork(self.setting, self.trunk_seed, epoch, *cell)
+        """Returns the fork this becomes, once the epoch of its weights is known."""
+        return Fork(fork_epoch=epoch, **vars(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,21 +74,26 @@ class Comparison:
     num_replicates: int
 
     def forks(self) -> tuple[Fork, ...]:
-        """The replicates that are compared."""
-        cell = (self.fork_epoch, self.criterion, self.scope, self.sparsity, self.rule)
-        return tuple(
-            Fork(self.setting, self.trunk_seed, *cell, number)
-            for number in range(self.num_replicates)
-        )
+        """Returns the replicates that are compared."""
+        cell = {name: value for name, value in vars(self).items() if name != "num_replicates"}
+        return tuple(Fork(**cell, replicate=number) for number in range(self.num_replicates))
 
 
-Pruned = Fork | Online
-Run = Trunk | Fork | Online
+PrunedRun = Fork | SelfPruningRun
+Run = Trunk | Fork | SelfPruningRun
 Member = Run | Comparison
+
+KINDS: dict[type, str] = {
+    Trunk: "trunk",
+    Fork: "fork",
+    SelfPruningRun: "online",
+    Comparison: "comparison",
+}
+"""Kind of member -> its name in run.json, tables and messages."""
 
 
 def trunk_of(member: Member) -> Trunk:
-    """The dense run a member starts from, or is.
+    """Returns the dense run that a member starts from, or is.
 
     Example:
         >>> trunk_of(Fork(Setting(), 3, 2, "magnitude", "global", 0.5, "paper_a", 0))
@@ -102,17 +103,19 @@ def trunk_of(member: Member) -> Trunk:
 
 
 def label(member: Member) -> str:
-    """What progress calls a member.
+    """Names a member in messages.
 
     Example:
         >>> label(Trunk(Setting(), 0))
         'trunk seed 0'
+        >>> label(Fork(Setting(), 3, 2, "magnitude", "global", 0.5, "paper_a", 1))
+        'fork seed 3 at 2, magnitude global 0.5 paper_a #1'
     """
     where = f" {member.setting.words()}" if member.setting.values else ""
+    seed = f"{KINDS[type(member)]}{where} seed {member.trunk_seed}"
     if isinstance(member, Trunk):
-        return f"trunk{where} seed {member.trunk_seed}"
-    kind = type(member).__name__.lower()
+        return seed
     at = f" at {member.fork_epoch}" if isinstance(member, Fork | Comparison) else ""
     cell = f"{member.criterion} {member.scope} {member.sparsity!r} {member.rule}"
     number = getattr(member, "replicate", 0)
-    return f"{kind}{where} seed {member.trunk_seed}{at}, {cell}" + f" #{number}" * bool(number)
+    return f"{seed}{at}, {cell}{f' #{number}' if number else ''}"

@@ -1,11 +1,12 @@
-"""How a study is carried out, as opposed to what it is: none of this changes what a run is
-called."""
+"""How a study is carried out, as opposed to what it is: none of this changes what a run is called."""
 
 import dataclasses
 import math
 import os
 import time
 from collections.abc import Callable
+
+import jax
 
 from earlyprune_jax.validate import expected
 
@@ -20,54 +21,57 @@ class Options:
         fork_width: forks trained as one batch; 0 = one on CPU, measured on accelerators.
         max_minutes: no epoch begins later than that; what runs is then saved, and the same command
             goes on.
-        only: directories of the members to train, relative to the workdir; empty = all.
     """
 
     num_workers: int = 1
     fork_width: int = 0
     max_minutes: float = math.inf
-    only: tuple[str, ...] = ()
 
     def check(self, num_cores: int | None = None) -> list[str]:
-        """Values that make no sense on so many cores; None = those of this process."""
+        """Lists values that make no sense on so many cores; None = those of this process."""
         problems = []
         num_cores = num_cores or len(usable_cores())
         if not 1 <= self.num_workers <= num_cores:
             remedy = "Each worker needs a core of its own."
             problems.append(expected("--workers", self.num_workers, f"in [1, {num_cores}]", remedy))
         if self.fork_width < 0:
-            problems.append(
-                expected("--fork_width", self.fork_width, "to be at least 0", "0 = measured.")
-            )
+            allowed = "to be at least 0"
+            problems.append(expected("--fork_width", self.fork_width, allowed, "0 = measured."))
         if not self.max_minutes > 0:
             problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
         return problems
 
-    def check_together(self) -> list[str]:
-        """What cannot be had where several processes train one run: `--distributed`,
-        `--coordinator`."""
+    def check_backend(self, backend: Callable[[], str] = jax.default_backend) -> list[str]:
+        """Refuses several workers on an accelerator, which one process drives."""
+        if self.num_workers == 1 or backend() == "cpu":
+            return []
+        remedy = "One process uses all accelerators: leave it out, or run with JAX_PLATFORMS=cpu."
+        return [expected("--workers", self.num_workers, f"to be 1 on {backend()}", remedy)]
+
+    def check_multihost(self) -> list[str]:
+        """Lists what several processes that train as one (`--coordinator`) cannot have."""
+        allowed = "to be 1 or left out where several hosts train as one"
         remedy = "They train one run at a time, on all their devices."
         values = {"--workers": self.num_workers, "--fork_width": self.fork_width}
         return [
-            expected(name, value, "to be 1 or left out where several hosts train as one", remedy)
-            for name, value in values.items()
-            if value > 1
+            expected(name, value, allowed, remedy) for name, value in values.items() if value > 1
         ]
 
 
-ALONE = Options()
-"""This process, without a time limit."""
-
-
 def usable_cores() -> list[int]:
-    """The cores this process may run on, ascending."""
+    """Lists the cores this process may run on, ascending."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
+def num_useful_workers(backend: Callable[[], str] = jax.default_backend) -> int:
+    """Counts the workers that make sense here: one per core, or this process on an accelerator."""
+    return len(usable_cores()) if backend() == "cpu" else 1
+
+
 def shares(cores: list[int], num_workers: int) -> list[list[int]]:
-    """The cores cut into equal parts, neighbours together; those left over go to the first.
+    """Cuts cores into equal parts, neighbours together; those left over go to the first.
 
     Example:
         >>> shares([0, 1, 2, 3, 4], 2)
@@ -79,11 +83,10 @@ def shares(cores: list[int], num_workers: int) -> list[list[int]]:
 
 
 def deadline(max_minutes: float) -> float:
-    """The wall-clock time, in seconds since the epoch, at which so many minutes from now are
-    over."""
+    """Returns the wall-clock time so many minutes from now, in seconds since the epoch."""
     return time.time() + 60 * max_minutes
 
 
 def stop_at(moment: float) -> Callable[[], bool]:
-    """A function that says yes from that wall-clock time on."""
+    """Returns a function that says yes from that wall-clock time on."""
     return lambda: time.time() >= moment

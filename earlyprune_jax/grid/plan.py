@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from earlyprune_jax.grid.members import Comparison, Fork, Member, Online, Run, Trunk
+from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, SelfPruningRun, Trunk
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.engine import engine_id
 
@@ -62,7 +62,7 @@ def from_trunks(spec: RunSpec, starting: Callable[[Setting, int], list[Member]])
 
 def _everything(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
     if spec.fork.when == "trigger":
-        return [Online(setting, seed, *cell) for cell in _online_cells(spec)]
+        return [SelfPruningRun(setting, seed, *cell) for cell in _online_cells(spec)]
     lattice = itertools.product(spec.fork.epochs, spec.pruning.sparsities)
     axes = itertools.product(lattice, curves(spec))
     planned = [run for cell, curve in axes for run in replicates(spec, setting, seed, cell, curve)]

@@ -1,5 +1,4 @@
-"""Worker processes on this machine: started, listened to, replaced when they die, stopped in the
-end."""
+"""Starts worker processes on this machine, listens to them, and replaces those that die."""
 
 import contextlib
 import dataclasses
@@ -10,17 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
-import jax
-
-from earlyprune_jax.grid import options
+from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.grid.trainer import Talk
+from earlyprune_jax.grid.trainer import Callbacks
 from earlyprune_jax.grid.worker import INTERRUPTED
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput
 
 MOST_DEATHS = 8
 """A worker that is killed so often in a row, and has finished no epoch and no member in between, is
@@ -37,12 +34,12 @@ EXIT = "exit"
 
 @dataclasses.dataclass
 class _Worker:
-    """A place in the pool, the process that fills it now, and how its forerunners there have died.
+    """One of the pool's workers.
 
     Attributes:
-        cores: of this place.
-        process: the worker.
-        deaths: in a row, without progress in between.
+        cores: to which it is bound.
+        process: that works now.
+        deaths: of its forerunners, in a row, without progress in between.
     """
 
     cores: list[int]
@@ -55,37 +52,50 @@ class Pool:
 
     Args:
         study: what they work on.
-        how: their number, and more.
-        moment: the wall-clock time at which they stop.
-        talk: who is told what they tell.
+        callbacks: who is told what they tell.
+        options: their number, and more.
+        deadline: the wall-clock time at which they stop.
+        scope: which members, and whether to wait for others.
     """
 
-    def __init__(self, study: Study, how: Options, moment: float, talk: Talk):
-        self._study, self._how, self._moment, self._talk = study, how, moment, talk
-        self._told: queue.Queue[tuple[int, str, Any]] = queue.Queue()
+    def __init__(
+        self,
+        study: Study,
+        callbacks: Callbacks,
+        options: Options,
+        deadline: float,
+        scope: Scope = EVERYTHING,
+    ):
+        self._study, self._callbacks, self._options = study, callbacks, options
+        self._request = {
+            "spec": study.spec.to_message(),
+            "workdir": str(study.workdir.absolute()),
+            "deadline": deadline,
+            "scope": scope,
+            "fork_width": options.fork_width,
+        }
+        self._messages: queue.Queue[tuple[int, str, Any]] = queue.Queue()
         self._workers: dict[int, _Worker] = {}
         self._problems: list[str] = []
 
     def run(self) -> None:
-        """Returns when every worker has nothing left to do, or was given up.
+        """Works until every worker has nothing left to do, or was given up.
 
         Raises:
             InvalidInput: a worker could not use its input.
         """
-        for place, cores in enumerate(
-            options.shares(options.usable_cores(), self._how.num_workers)
-        ):
-            self._workers[place] = _Worker(cores, self._start(place, cores))
+        shares = running.shares(running.usable_cores(), self._options.num_workers)
+        for index, cores in enumerate(shares):
+            self._workers[index] = _Worker(cores, self._start(index, cores))
         try:
             while self._workers:
-                place, kind, what = self._told.get()
-                self._hear(place, kind, what)
+                self._hear(*self._messages.get())
         finally:
             self._stop()
         if self._problems:
             raise InvalidInput(dict.fromkeys(self._problems))
 
-    def _start(self, place: int, cores: list[int]) -> subprocess.Popen[str]:
+    def _start(self, index: int, cores: list[int]) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "earlyprune_jax.grid.worker"]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         process = subprocess.Popen(
@@ -96,67 +106,62 @@ class Pool:
             errors="replace",
             env=environment,
         )
-        told = {
-            "spec": self._study.spec.to_message(),
-            "workdir": str(self._study.workdir.absolute()),
-            "cores": cores,
-            "deadline": self._moment,
-            "only": list(self._how.only) or None,
-            "fork_width": self._how.fork_width,
-        }
-        threading.Thread(target=self._listen, args=(place, process, told), daemon=True).start()
+        arguments = (index, process, self._request | {"cores": cores})
+        threading.Thread(target=self._listen, args=arguments, daemon=True).start()
         return process
 
-    def _listen(self, place: int, process: subprocess.Popen[str], told: dict[str, Any]) -> None:
+    def _listen(self, index: int, process: subprocess.Popen[str], request: dict[str, Any]) -> None:
         """Passes on what a worker tells, and last of all that it has ended."""
         assert process.stdin is not None and process.stdout is not None
         try:
             # Where it died at once its exit is what counts.
             with contextlib.suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(json.dumps(told) + "\n")
+                process.stdin.write(json.dumps(request) + "\n")
             for line in process.stdout:
-                self._told.put((place, *message(line)))
+                self._messages.put((index, *message(line)))
         finally:
             # Whatever has come of listening: a worker whose end nobody hears of would be waited
             # for.
             process.stdout.close()
-            self._told.put((place, EXIT, process.wait()))
+            self._messages.put((index, EXIT, process.wait()))
 
-    def _hear(self, place: int, kind: str, what: Any) -> None:
-        worker = self._workers[place]
+    def _hear(self, index: int, kind: str, what: Any) -> None:
+        worker = self._workers[index]
         if kind == EXIT:
-            self._replace(place, worker, what)
+            self._replace(index, worker, what)
             return
         if kind == "epoch":
             name, entry = what
             # Without an entry it is one that an earlier process has trained.
             if entry is not None:
                 worker.deaths = 0
-            self._talk.report(name, entry)
+            self._callbacks.report(name, entry)
         elif kind == "ended":
             worker.deaths = 0
         elif kind == "problems":
             self._problems += what
         elif kind == "say":
-            self._talk.say(what)
+            self._callbacks.say(what)
 
-    def _replace(self, place: int, worker: _Worker, code: int) -> None:
+    def _replace(self, index: int, worker: _Worker, code: int) -> None:
         """A worker that was killed is started again; one that has left, or cannot work, is not."""
         worker.deaths += 1
         was_killed = code < 0 or code == INTERRUPTED
-        if was_killed and worker.deaths < MOST_DEATHS and not self._talk.stop():
+        if was_killed and worker.deaths < MOST_DEATHS and not self._callbacks.stop():
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            self._talk.say(f"Worker {place} died ({how}); another takes its place.")
-            worker.process = self._start(place, worker.cores)
+            self._callbacks.say(f"Worker {index} died ({how}); another takes its place.")
+            worker.process = self._start(index, worker.cores)
             return
-        if code not in (0, BAD_INPUT) and not self._talk.stop():
+        if code not in (0, BAD_INPUT) and not self._callbacks.stop():
             why = (
                 f"it was killed {worker.deaths} times in a row"
                 if was_killed
                 else f"exit code {code}"
             )
-            self._talk.say(f"Worker {place} is given up ({why}). What it printed stands above.")
-        del self._workers[place]
+            self._callbacks.say(
+                f"Worker {index} is given up ({why}). What it printed stands above."
+            )
+        del self._workers[index]
 
     def _stop(self) -> None:
         for worker in self._workers.values():
@@ -169,8 +174,7 @@ class Pool:
 
 
 def message(line: str) -> tuple[str, Any]:
-    """What a worker tells in a line: a pair of its own, or a library's words, be they a bare
-    number.
+    """Reads what a worker tells in a line: a pair of its own, or a library's words.
 
     Example:
         >>> message('["epoch", ["a fork", null]]'), message("42\\n"), message('["a", "b", "c"]')
@@ -181,19 +185,3 @@ def message(line: str) -> tuple[str, Any]:
     except (ValueError, TypeError):
         return "say", line.rstrip()
     return (kind, what) if isinstance(kind, str) else ("say", line.rstrip())
-
-
-def num_useful(backend: Callable[[], str] = jax.default_backend) -> int:
-    """How many workers make sense here: one a core, or this process alone where it has an
-    accelerator."""
-    return len(options.usable_cores()) if backend() == "cpu" else 1
-
-
-def check(how: Options, backend: Callable[[], str] = jax.default_backend) -> list[str]:
-    """Whether workers make sense here: an accelerator is driven by one process."""
-    if how.num_workers == 1 or backend() == "cpu":
-        return []
-    remedy = (
-        "One process uses all of its accelerators: leave it out, or run with JAX_PLATFORMS=cpu."
-    )
-    return [expected("--workers", how.num_workers, f"to be 1 on {backend()}", remedy)]

@@ -1,33 +1,84 @@
-"""Coarse to fine: which cells of a lattice of fork epochs and sparsities to try next.
+"""Which members a study wants by now: the whole grid, or the cells that a coarse-to-fine search asks for.
 
 Paper B's question needs two things of a grid: the best epoch of every sparsity, and the sparsity at
 which it moves. So rows are refined around their best epoch, and a new row is put between two whose
-best epochs differ. A round is a function of the scores of the rounds before it alone: every process
-that looks at the same results asks for the same cells.
+best epochs differ. A round depends only on the scores of the rounds before it: every process that
+looks at the same results asks for the same cells.
 """
 
+import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 
-from earlyprune_jax.grid.plan import Cell
+from earlyprune_jax.grid import plan
+from earlyprune_jax.grid.members import Fork, Member
+from earlyprune_jax.grid.plan import Cell, Curve
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.spec import Setting
 
 FEWEST = 3
 """A coarse axis has at least so many points, if it has them."""
 
 Scores = Mapping[Cell, float | None]
-"""Cell -> mean score, larger = better; None where a run came to nothing. Absent cells have not
-ended."""
+"""Cell -> mean score, larger = better; None where a run came to nothing. Absent: has not ended."""
 
 
-def wanted(
+def wanted_members(study: Study) -> list[Member]:
+    """Returns the members wanted by now; a search may want more once these have ended."""
+    spec = study.spec
+    if spec.fork.search == "all":
+        return plan.members(spec)
+    cells = {
+        (setting, curve): _searched_cells(study, setting, curve)
+        for setting, curve in itertools.product(spec.settings(), plan.curves(spec))
+    }
+
+    def starting(setting: Setting, seed: int) -> list[Member]:
+        runs = [
+            run
+            for curve in plan.curves(spec)
+            for cell in cells[setting, curve]
+            for run in plan.replicates(spec, setting, seed, cell, curve)
+        ]
+        return runs + plan.baselines(spec, setting, seed)
+
+    return plan.from_trunks(spec, starting)
+
+
+def _searched_cells(study: Study, setting: Setting, curve: Curve) -> list[Cell]:
+    spec, scores = study.spec, {}
+    for cell in itertools.product(spec.fork.epochs, spec.pruning.sparsities):
+        forks = [
+            run
+            for seed in spec.train.seeds
+            for run in plan.replicates(spec, setting, seed, cell, curve)
+            if isinstance(run, Fork)
+        ]
+        if not study.unended(forks):
+            scores[cell] = _mean_score(study, forks)
+    return wanted_cells(spec.fork.epochs, spec.pruning.sparsities, scores, spec.fork.max_cells)
+
+
+def _mean_score(study: Study, forks: Sequence[Fork]) -> float | None:
+    """Averages the primary metric on validation, larger = better; None where a run came to nothing."""
+    if set(study.statuses(forks)) != {"finished"}:
+        return None
+    primary = study.primary()
+    column = primary.column("validation")
+    values = [study.records(fork).epochs()[-1][column] for fork in forks]
+    return primary.sign * statistics.fmean(values)
+
+
+def wanted_cells(
     epochs: Sequence[int], sparsities: Sequence[float], scores: Scores, max_cells: int
 ) -> list[Cell]:
-    """The cells of all rounds that have ended, and of the next one.
+    """Returns the cells of all rounds that have ended, and of the next one.
 
-    The first round takes every 2^k-th epoch and sparsity and the last of each, k as large as leaves
-    three. Each further round halves both strides: a tried row gets the epochs one stride beside its
-    best; between two neighbouring tried rows whose best epochs differ comes the one in the middle,
-    at their best epochs and those between. With strides of 1 rounds go on until nothing new is
-    asked for.
+    The first round takes every 2^k-th epoch and sparsity and the last of each, with k as large as
+    leaves three. Each further round halves both strides: a row tried gets the epochs one stride
+    beside its best. Between two neighbouring rows whose best epochs differ comes the one in the
+    middle, at their best epochs and those between. With strides of 1, rounds go on until nothing new
+    is asked for.
 
     Args:
         epochs: fork epochs that may be tried.
@@ -39,75 +90,74 @@ def wanted(
         Cells in the order of the rounds, without repetition.
 
     Example:
-        >>> first = wanted((1, 2, 3, 4, 5), (0.5, 0.7, 0.9), {}, 0)
+        >>> first = wanted_cells((1, 2, 3, 4, 5), (0.5, 0.7, 0.9), {}, 0)
         >>> len(first), first[0]
         (9, (1, 0.5))
         >>> late_is_best = {cell: float(cell[0]) for cell in first}
-        >>> wanted((1, 2, 3, 4, 5), (0.5, 0.7, 0.9), late_is_best, 0)[9:]
+        >>> wanted_cells((1, 2, 3, 4, 5), (0.5, 0.7, 0.9), late_is_best, 0)[9:]
         [(4, 0.5), (4, 0.7), (4, 0.9)]
     """
     if not epochs:
         return []
-    lattice = _Lattice(sorted(epochs), sorted(sparsities), scores)
-    stride = (_coarse(len(epochs)), _coarse(len(sparsities)))
+    columns, rows = sorted(epochs), sorted(sparsities)
+    epoch_stride, row_stride = _coarse(len(columns)), _coarse(len(rows))
     asked = [
-        (e, s) for s in _every(stride[1], len(sparsities)) for e in _every(stride[0], len(epochs))
+        (columns[column], rows[row])
+        for row in _every(row_stride, len(rows))
+        for column in _every(epoch_stride, len(columns))
     ]
-    while all(lattice.has_ended(place) for place in asked):
-        if max_cells and len(asked) >= max_cells:
+    while all(cell in scores for cell in asked) and not 0 < max_cells <= len(asked):
+        epoch_stride, row_stride = max(1, epoch_stride // 2), max(1, row_stride // 2)
+        refined = _refined(columns, rows, asked, scores, epoch_stride)
+        new = [cell for cell in dict.fromkeys(refined) if cell not in asked]
+        if not new and epoch_stride == row_stride == 1:
             break
-        stride = (max(1, stride[0] // 2), max(1, stride[1] // 2))
-        new = [place for place in _refined(lattice, asked, stride) if place not in asked]
-        if not new and stride == (1, 1):
-            break
-        asked += list(dict.fromkeys(new))
-    return [lattice.cell(place) for place in (asked[:max_cells] if max_cells else asked)]
-
-
-class _Lattice:
-    """Places, pairs of indices (epoch, sparsity), and the scores of their cells."""
-
-    def __init__(self, epochs: Sequence[int], sparsities: Sequence[float], scores: Scores):
-        self.epochs, self.sparsities, self._scores = epochs, sparsities, scores
-
-    def cell(self, place: tuple[int, int]) -> Cell:
-        return self.epochs[place[0]], self.sparsities[place[1]]
-
-    def has_ended(self, place: tuple[int, int]) -> bool:
-        return self.cell(place) in self._scores
-
-    def score(self, place: tuple[int, int]) -> float:
-        known = self._scores[self.cell(place)]
-        return float("-inf") if known is None else known
-
-    def best(self, tried: Sequence[tuple[int, int]], row: int) -> int:
-        """The epoch index of a row's best cell, the earliest of equals."""
-        own = sorted(place for place in tried if place[1] == row)
-        return max(own, key=lambda place: (self.score(place), -place[0]))[0]
+        asked += new
+    return asked[:max_cells] if max_cells else asked
 
 
 def _refined(
-    lattice: _Lattice, tried: Sequence[tuple[int, int]], stride: tuple[int, int]
-) -> list[tuple[int, int]]:
-    rows = sorted({row for _, row in tried})
-    best = {row: lattice.best(tried, row) for row in rows}
-    last = len(lattice.epochs) - 1
-    found = [
-        (epoch, row)
-        for row in rows
-        for epoch in (best[row] - stride[0], best[row] + stride[0])
-        if 0 <= epoch <= last
+    columns: Sequence[int],
+    rows: Sequence[float],
+    asked: Sequence[Cell],
+    scores: Scores,
+    stride: int,
+) -> list[Cell]:
+    """Returns cells beside every row's best one, and rows between those whose best epochs differ."""
+    best = {
+        row: _best_column(columns, sparsity, asked, scores)
+        for row, sparsity in enumerate(rows)
+        if any(cell[1] == sparsity for cell in asked)
+    }
+    refined = [
+        (columns[column], rows[row])
+        for row in best
+        for column in (best[row] - stride, best[row] + stride)
+        if 0 <= column < len(columns)
     ]
-    for low, high in zip(rows, rows[1:], strict=False):
+    for low, high in itertools.pairwise(best):
         if high - low > 1 and best[low] != best[high]:
-            first, end = sorted((best[low], best[high]))
-            between = sorted({*range(first, end, stride[0]), end})
-            found += [(epoch, (low + high) // 2) for epoch in between]
-    return found
+            first, last = sorted((best[low], best[high]))
+            between = sorted({*range(first, last, stride), last})
+            refined += [(columns[column], rows[(low + high) // 2]) for column in between]
+    return refined
+
+
+def _best_column(
+    columns: Sequence[int], sparsity: float, asked: Sequence[Cell], scores: Scores
+) -> int:
+    """Returns the index of a row's best epoch, the earliest of equals."""
+
+    def score(cell: Cell) -> float:
+        known = scores[cell]
+        return float("-inf") if known is None else known
+
+    best = max(sorted(cell for cell in asked if cell[1] == sparsity), key=score)
+    return columns.index(best[0])
 
 
 def _coarse(count: int) -> int:
-    """The largest power of two that leaves `FEWEST` points of so many, the last among them."""
+    """Returns the largest power of two that leaves `FEWEST` points of so many, the last included."""
     stride = 1
     while len(_every(2 * stride, count)) >= min(FEWEST, count) and 2 * stride < count:
         stride *= 2

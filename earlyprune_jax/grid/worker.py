@@ -1,7 +1,6 @@
-"""One worker process of a pool: bound to its cores, told what to do on stdin, telling what it does
-on stdout.
+"""One worker process of a pool: bound to its cores, asked on stdin, telling on stdout.
 
-python -m earlyprune_jax.grid.worker < orders.json
+python -m earlyprune_jax.grid.worker < request.json
 """
 
 import json
@@ -16,12 +15,11 @@ INTERRUPTED = 130
 
 
 def main() -> int:
-    """Works on a study until nothing is left. Returns 0, 2 for bad input, 130 if it was told to
-    stop."""
-    told = json.loads(sys.stdin.readline())
+    """Works on a study until nothing is left. Returns 0, 2 for bad input, 130 if interrupted."""
+    request = json.loads(sys.stdin.readline())
     # Before JAX is imported: its threads are as many as there are cores then.
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, told["cores"])
+        os.sched_setaffinity(0, request["cores"])
     memory.keep_freed()
     signal.signal(signal.SIGTERM, _interrupt)
     # Slurm announces a job's limit with this to every process of it, and the default is to die.
@@ -29,7 +27,7 @@ def main() -> int:
     from earlyprune_jax.validate import InvalidInput
 
     try:
-        _work(told)
+        _work(request)
     except InvalidInput as error:
         _tell("problems", list(error.problems))
         return 2
@@ -38,27 +36,26 @@ def main() -> int:
     return 0
 
 
-def _work(told: dict[str, Any]) -> None:
+def _work(request: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from earlyprune_jax import spec
-    from earlyprune_jax.grid import options, run
+    from earlyprune_jax import spec as specs
+    from earlyprune_jax.grid import options, scheduler
     from earlyprune_jax.grid.study import Study
-    from earlyprune_jax.grid.trainer import Talk, Trainer
+    from earlyprune_jax.grid.trainer import Callbacks, Trainer
 
-    resolved = spec.from_message(told["spec"])
-    spec.use_code(resolved)
-    study = Study(resolved, Path(told["workdir"]))
-    talk = Talk(
+    spec = specs.from_message(request["spec"])
+    specs.use_code(spec)
+    callbacks = Callbacks(
         report=lambda name, entry: _tell("epoch", [name, entry]),
         say=lambda sentence: _tell("say", sentence),
-        stop=options.stop_at(told["deadline"]),
+        stop=options.stop_at(request["deadline"]),
         ended=lambda: _tell("ended", None),
     )
-    trainer = Trainer(study, talk)
+    trainer = Trainer(Study(spec, Path(request["workdir"])), callbacks)
     _tell("ready", None)
-    orders = run.orders(trainer, only=told["only"], asked_width=told["fork_width"])
-    run.work(trainer, orders)
+    scope = scheduler.Scope(*request["scope"])
+    scheduler.work(trainer, asked_width=request["fork_width"], scope=scope)
 
 
 def _tell(kind: str, what: Any) -> None:

@@ -19,8 +19,8 @@ from earlyprune_jax import records
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import measurement
 from earlyprune_jax.training.engine import Engine
-from earlyprune_jax.training.hosts import on_primary
 from earlyprune_jax.training.measurement import Instrument, Sampling
+from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.state import TrainState
 from earlyprune_jax.validate import unexpected
 

@@ -24,7 +24,7 @@ from earlyprune_jax.training.execution import (
     once_options,
     runner,
 )
-from earlyprune_jax.training.hosts import from_primary
+from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.optim import Optimizer
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
 from earlyprune_jax.validate import InvalidInput
@@ -94,7 +94,8 @@ class Engine:
 
     def new_state(self, seed: int) -> TrainState:
         """The trunk's state at step 0: a function of the seed."""
-        return self.place(from_primary(self.make_state(jax.random.PRNGKey(seed))))
+        key = jax.random.PRNGKey(seed)
+        return self.place(on_primary(lambda: self.make_state(key)))
 
     def place(self, tree: Any) -> Any:
         """Commits arrays to the engine's devices: a state from anywhere meets the same compiled

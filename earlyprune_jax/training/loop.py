@@ -17,8 +17,8 @@ from earlyprune_jax.training import measurement, schedules
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.cohort import Cohort
 from earlyprune_jax.training.engine import Engine, EpochOutcome, Means
-from earlyprune_jax.training.hosts import on_primary
 from earlyprune_jax.training.measurement import Instrument, Sampling, Watcher
+from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.training.state import TrainState
 from earlyprune_jax.training.steps import NEVER

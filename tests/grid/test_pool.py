@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from earlyprune_jax.grid import options, pool
+from earlyprune_jax.grid import options
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.records import RunRecords
 
@@ -167,7 +167,7 @@ def test_cores_are_shared_out_evenly_and_none_twice():
 
 
 def test_workers_are_for_cpus():
-    (problem,) = pool.check(Options(num_workers=2), backend=lambda: "gpu")
+    (problem,) = Options(num_workers=2).check_backend(lambda: "gpu")
     assert "--workers=2 to be 1 on gpu" in problem
-    assert pool.check(Options(num_workers=2), backend=lambda: "cpu") == []
-    assert pool.check(Options(num_workers=1), backend=lambda: "gpu") == []
+    assert Options(num_workers=2).check_backend(lambda: "cpu") == []
+    assert Options(num_workers=1).check_backend(lambda: "gpu") == []

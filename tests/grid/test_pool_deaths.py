@@ -13,7 +13,7 @@ from earlyprune_jax.grid import pool
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.pool import MOST_DEATHS, Pool
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.grid.trainer import Talk
+from earlyprune_jax.grid.trainer import Callbacks
 
 DIE = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 LEAVE = "pass"
@@ -29,8 +29,8 @@ class Scripted(Pool):
     def __init__(self, study: Study, programs: list[str]):
         self.said, self.started = [], 0
         self._programs = programs
-        talk = Talk(lambda name, entry: None, self.said.append, lambda: False)
-        super().__init__(study, Options(), 0.0, talk)
+        callbacks = Callbacks(lambda name, entry: None, self.said.append, lambda: False)
+        super().__init__(study, callbacks, Options(), 0.0)
 
     def _start(self, place, cores):
         program = self._programs[self.started]

@@ -249,16 +249,16 @@ def test_what_speaks_against_starting_ends_all_with_one_message(tiny_npz, tmp_pa
 
 ERRORS = """
 import os, sys, traceback
-from earlyprune_jax.training import hosts
-hosts.SECONDS_TO_AGREE = 5
+from earlyprune_jax.training import multihost
+multihost.SECONDS_TO_AGREE = 5
 number = int(sys.argv[2])
-hosts.initialize(sys.argv[1], 2, number)
-hosts.require_same_error(ValueError(f"in all, of {number}"))
+multihost.initialize(sys.argv[1], 2, number)
+multihost.require_same_error(ValueError(f"in all, of {number}"))
 print("went on", flush=True)
 try:
     if number == 1:
-        hosts.require_same_error(ValueError("in one"))
-    hosts.on_primary(lambda: 0)
+        multihost.require_same_error(ValueError("in one"))
+    multihost.on_primary(lambda: 0)
     print("cannot be", flush=True)
 except Exception:
     traceback.print_exc()

@@ -1,5 +1,4 @@
-"""How many forks of one shape train as one batch: as told, one on CPU, else as measured on this
-device."""
+"""How many forks of one shape train as one batch: as asked, one on CPU, else as measured here."""
 
 import time
 from collections.abc import Callable
@@ -8,22 +7,22 @@ from pathlib import Path
 import jax
 
 from earlyprune_jax import records, tasks
-from earlyprune_jax.grid.members import Fork
+from earlyprune_jax.grid.members import Member
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training import cohort, execution
 from earlyprune_jax.training.engine import Engine, engine_id
 
 
-class Widths:
+class ForksPerBatch:
     """The widths of batches, by engine.
 
     Args:
         spec: of the study.
         engine: of a setting's network and data; built only where forks may train as one batch.
-        asked: what the user has set; 0 = one fork where this backend trains forks one after
-            another, else as many as was measured, with one epoch of throw-away runs a width.
-        most: as many forks as there are.
-        folder: where what has been measured is kept, by engine and device.
+        asked: what the user has set. 0 = one fork where this backend trains forks one after
+            another, else as many as was measured, with one epoch of throw-away runs per width.
+        most: how many forks there are.
+        folder: where measured widths are kept, by engine and device.
     """
 
     def __init__(
@@ -34,59 +33,52 @@ class Widths:
         most: int,
         folder: Path,
     ):
-        self._spec, self._engine, self._asked, self._most, self._folder = (
-            spec,
-            engine,
-            asked,
-            most,
-            folder,
-        )
+        self._spec, self._engine, self._asked = spec, engine, asked
+        self._most, self._folder = most, folder
         self._narrowed: dict[str, int] = {}
 
-    def of(self, fork: Fork) -> int:
-        """With how many forks of its shape one may train, itself counted."""
-        if jax.process_count() > 1:
-            # All devices share the batches of one run.
+    def of(self, fork: Member) -> int:
+        """Returns with how many forks of its shape one may train, itself counted."""
+        # Several processes share the batches of one run.
+        if self._asked == 1 or jax.process_count() > 1:
             return 1
-        limit = self._narrowed.get(self._engine_id(fork))
-        width = self._unlimited(fork.setting)
-        return width if limit is None else min(width, limit)
+        spec = self._spec.at(fork.setting)
+        if not (self._asked or execution.batches_forks(jax.default_backend())):
+            return 1
+        if not cohort.can_stack(tasks.abstract(spec)):
+            return 1
+        width = self._asked or self._measured(fork.setting)
+        return min(width, self._narrowed.get(engine_id(spec), width))
 
-    def narrow(self, fork: Fork) -> int:
-        """Halves the batches of a network and its data, which did not fit; returns how wide they
-        are then.
+    def narrow(self, fork: Member) -> int:
+        """Halves the batches of a network that did not fit, and returns their new width.
 
         A batch has equally many forks on every device; below one on each, forks train one by one.
         """
         num_devices = self._engine(fork.setting).fork_mesh.num_devices
         half = self.of(fork) // 2
-        width = self._narrowed[self._engine_id(fork)] = max(half - half % num_devices, 1)
+        width = max(half - half % num_devices, 1)
+        self._narrowed[engine_id(self._spec.at(fork.setting))] = width
         return width
 
-    def _engine_id(self, fork: Fork) -> str:
-        return engine_id(self._spec.at(fork.setting))
-
-    def _unlimited(self, setting: Setting) -> int:
-        if self._asked == 1 or not (self._asked or execution.batches_forks(jax.default_backend())):
-            return 1
-        if not cohort.can_stack(tasks.abstract(self._spec.at(setting))):
-            return 1
-        if self._asked:
-            return self._asked
+    def _measured(self, setting: Setting) -> int:
         try:
             engine = self._engine(setting)
         except Exception:  # a network that cannot be built: the fork, trained alone, will say so
             return 1
-        return measured(engine, self._most, self._folder)
+        return measured_width(engine, self._most, self._folder)
 
 
-def measured(engine: Engine, most: int, folder: Path) -> int:
-    """The width that was measured on this device for so many forks or more, or is measured now.
+def measured_width(engine: Engine, most: int, folder: Path) -> int:
+    """Returns the width measured on this device for so many forks or more, or measures it now.
 
     Args:
         engine: of the forks' network and data.
-        most: as many forks as there are.
+        most: how many forks there are.
         folder: of the measured widths.
+
+    Returns:
+        The width, in [1, most].
     """
     device = jax.devices()[0].device_kind.replace(" ", "-").replace("/", "-")
     path = folder / f"{engine_id(engine.spec)}_{device}_x{engine.fork_mesh.num_devices}.json"
@@ -94,12 +86,12 @@ def measured(engine: Engine, most: int, folder: Path) -> int:
     # What was as wide as there were forks might have been wider.
     if known is None or known["width"] >= known.get("most", 0) < most:
         folder.mkdir(exist_ok=True)
-        known = {"width": measure(engine, most), "most": most}
+        known = {"width": measure_width(engine, most), "most": most}
         records.write_json(path, known)
     return max(1, min(known["width"], most))
 
 
-def measure(engine: Engine, most: int) -> int:
+def measure_width(engine: Engine, most: int) -> int:
     """Tries widths on the device; see `execution.measured_width`."""
     state = engine.new_state(engine.spec.train.seeds[0])
     rates = cohort.no_rates(engine)
@@ -111,6 +103,7 @@ def measure(engine: Engine, most: int) -> int:
         stack.train_epoch([rates] * width)
         return time.monotonic() - started
 
+    num_devices = engine.fork_mesh.num_devices
     return execution.measured_width(
-        seconds_of, most, jax.errors.JaxRuntimeError, multiple_of=engine.fork_mesh.num_devices
+        seconds_of, most, jax.errors.JaxRuntimeError, multiple_of=num_devices
     )

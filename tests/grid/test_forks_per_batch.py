@@ -10,8 +10,7 @@ from members import SETTING, fork
 
 from configs import digits
 from earlyprune_jax import config
-from earlyprune_jax.grid import width
-from earlyprune_jax.grid.width import Widths
+from earlyprune_jax.grid.forks_per_batch import ForksPerBatch
 from earlyprune_jax.spec import Setting
 from earlyprune_jax.training import execution
 
@@ -38,18 +37,18 @@ def batches(monkeypatch):
 
 
 def test_no_engine_is_built_where_the_width_is_known(spec, tmp_path):
-    assert Widths(spec, no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
-    assert Widths(spec, no_engine, asked=4, most=9, folder=tmp_path).of(fork(2)) == 4
+    assert ForksPerBatch(spec, no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
+    assert ForksPerBatch(spec, no_engine, asked=4, most=9, folder=tmp_path).of(fork(2)) == 4
 
 
 def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(
     spec, tmp_path, batches
 ):
-    assert Widths(spec, no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
+    assert ForksPerBatch(spec, no_engine, asked=0, most=9, folder=tmp_path).of(fork(2)) == 1
 
 
 def test_a_batch_that_did_not_fit_is_halved_for_its_network_only(spec, tmp_path):
-    widths = Widths(spec, on_devices(1), asked=8, most=9, folder=tmp_path)
+    widths = ForksPerBatch(spec, on_devices(1), asked=8, most=9, folder=tmp_path)
     assert widths.narrow(fork(2)) == 4
     assert widths.of(fork(3)) == 4
     other, same = Setting((("model.name", "resnet14"),)), Setting((("fork.length", 3),))
@@ -59,7 +58,7 @@ def test_a_batch_that_did_not_fit_is_halved_for_its_network_only(spec, tmp_path)
 
 
 def test_a_narrowed_batch_has_equally_many_forks_on_every_device_or_is_one(spec, tmp_path):
-    widths = Widths(spec, on_devices(4), asked=24, most=99, folder=tmp_path)
+    widths = ForksPerBatch(spec, on_devices(4), asked=24, most=99, folder=tmp_path)
     assert [widths.narrow(fork(2)) for _ in range(3)] == [12, 4, 1]
 
 
@@ -68,9 +67,14 @@ def test_a_width_as_wide_as_the_grid_was_is_measured_again_when_the_grid_has_gro
 ):
     asked = []
     monkeypatch.setattr(
-        width, "measure", lambda engine, most: (asked.append(most), min(most, 64))[1]
+        forks_per_batch,
+        "measure_width",
+        lambda engine, most: (asked.append(most), min(most, 64))[1],
     )
     engine = on_devices(1)(SETTING)
-    found = [width.measured(engine, most, tmp_path / "w") for most in (2, 2, 100, 50, 1000)]  # type: ignore[arg-type]
+    found = [
+        forks_per_batch.measured_width(engine, most, tmp_path / "w")
+        for most in (2, 2, 100, 50, 1000)
+    ]  # type: ignore[arg-type]
     assert found == [2, 2, 64, 50, 64]
     assert asked == [2, 100]

@@ -13,11 +13,10 @@ from tiny import tiny_experiment
 
 from earlyprune_jax import config, experiment, preview
 from earlyprune_jax.analysis import results
-from earlyprune_jax.grid import claims, options, plan, trainer
-from earlyprune_jax.grid import run as grid_run
-from earlyprune_jax.grid.agenda import agenda
+from earlyprune_jax.grid import locks, options, plan, scheduler, trainer
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import cohort, criteria, loop
@@ -37,7 +36,7 @@ def resolve(npz, *changes):
 
 def run(spec, workdir, **how):
     console = Console(file=io.StringIO())
-    text = experiment.run(spec, workdir, console, how=Options(**how))
+    text = experiment.run(spec, workdir, console, options=Options(**how))
     return text, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -70,7 +69,7 @@ def test_a_larger_grid_trains_its_new_members_only(grown):
     assert len(before) == 2
     assert {path: after[path] for path in before} == before
     assert len(after) == 2 + 2 * 2 * 2 * 2
-    assert experiment.standing(spec, workdir) == experiment.DONE
+    assert experiment.exit_status(Study(spec, workdir)) == experiment.DONE
     assert len(results.read_runs(workdir)) == len(after)
 
 
@@ -148,7 +147,7 @@ def test_a_member_that_raises_is_reported_the_others_finish_and_the_next_session
         text, said = run(spec, tmp_path / "run")
     assert "3 finished, 0 diverged, 0 skipped, 1 failed" in text
     assert "failed: FloatingPointError: no such luck" in said
-    assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
+    assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.FAILED
     (row,) = [one for one in results.read_runs(tmp_path / "run") if one.status == "failed"]
     failed = locate(tmp_path / "run", fork(2, "constant"))
     reason = "FloatingPointError: no such luck"
@@ -157,7 +156,7 @@ def test_a_member_that_raises_is_reported_the_others_finish_and_the_next_session
     assert "no such luck" in (failed / "error.txt").read_text()
     text, _ = run(spec, tmp_path / "run")
     assert "4 finished, 0 diverged, 0 skipped." in text
-    assert experiment.standing(spec, tmp_path / "run") == experiment.DONE
+    assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.DONE
 
 
 def test_in_a_batch_only_the_member_that_raises_fails(tiny_npz, tmp_path, monkeypatch):
@@ -195,23 +194,28 @@ def test_a_network_that_cannot_be_built_fails_and_the_others_train(tiny_npz, tmp
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text
     assert "failed: MemoryError: too large" in said
-    assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
+    assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.FAILED
 
 
 def observed(study, sometimes=lambda members: None):
     """A trainer, what it is asked to train, and what it says; `sometimes` may raise."""
     trained, said = [], []
-    teller = trainer.Talk(lambda name, entry: None, said.append, lambda: False)
-    own = trainer.Trainer(study, teller)
-    train = own.train
 
-    def watched(members, width=1):
-        trained.append(list(members))
-        sometimes(members)
-        train(members, width)
+    class Observed(trainer.Trainer):
+        def train_dense(self, trunk):
+            self.note([trunk])
+            super().train_dense(trunk)
 
-    own.train = watched  # type: ignore[method-assign]
-    return own, trained, said
+        def prune_and_retrain(self, members, width=1):
+            self.note(members)
+            super().prune_and_retrain(members, width)
+
+        def note(self, members):
+            trained.append(list(members))
+            sometimes(members)
+
+    callbacks = trainer.Callbacks(lambda name, entry: None, said.append, lambda: False)
+    return Observed(study, callbacks), trained, said
 
 
 def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, tmp_path):
@@ -221,7 +225,7 @@ def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, 
 
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "8")), tmp_path / "run")
     own, trained, said = observed(study, out_of_memory)
-    grid_run.work(own, grid_run.orders(own, asked_width=4))
+    scheduler.work(own, asked_width=4)
     assert [len(members) for members in trained] == [1, 4, 1, 1, 1, 1, 2, 2]
     assert said == [
         "A batch of 4 forks raised MemoryError: out of memory. They train one by one.",
@@ -244,7 +248,7 @@ def test_forks_of_a_batch_that_raised_train_without_its_memory(tiny_npz, tmp_pat
         live.append(sum(array.nbytes for array in jax.live_arrays()))
 
     own, trained, _ = observed(study, count)
-    grid_run.work(own, grid_run.orders(own, asked_width=16))
+    scheduler.work(own, asked_width=16)
     assert [len(members) for members in trained] == [1, 3, 1, 1, 1]
     assert max(live[2:]) <= live[1]
 
@@ -256,12 +260,12 @@ def test_a_batch_that_waits_for_another_process_says_nothing_and_stays_as_wide(
 
     def busy(members):
         if not isinstance(members[0], Trunk) and next(asked, False):
-            raise claims.Busy("a trunk")
+            raise locks.Locked("a trunk")
 
-    monkeypatch.setattr(grid_run, "SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "3")), tmp_path / "run")
     own, trained, said = observed(study, busy)
-    grid_run.work(own, grid_run.orders(own, asked_width=4))
+    scheduler.work(own, asked_width=4)
     # The batch and each of its forks find it held; then they train together.
     assert [len(members) for members in trained] == [1, 3, 1, 1, 1, 3]
     assert said == []
@@ -283,18 +287,18 @@ def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(
 
     def busy(members):
         if members == [held] and next(asked, False):
-            raise claims.Busy("a trunk")
+            raise locks.Locked("a trunk")
 
-    monkeypatch.setattr(grid_run, "SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
     study = Study(resolve(tiny_npz, ("fork.epochs", "1,2,3")), tmp_path / "run")
     own, trained, _ = observed(study, busy)
-    grid_run.work(own, grid_run.orders(own))
+    scheduler.work(own)
     assert [getattr(one, "fork_epoch", 0) for (one,) in trained] == [0, 1, 2, 3, 1, 1]
 
 
 def test_a_failure_that_another_process_is_at_again_is_left_to_it(tiny_npz, tmp_path):
     study = Study(resolve(tiny_npz), tmp_path / "run")
-    records, other = study.records(fork(2, "constant")), claims.Claim()
+    records, other = study.records(fork(2, "constant")), locks.RunLocks()
     assert other.take(records.directory)
     records.finish({"status": "failed", "reason": "", "epoch": 3})
     study.forget_failures([fork(2, "constant")])
@@ -331,7 +335,7 @@ def test_forks_of_a_trunk_that_failed_are_skipped_and_tried_again_with_it(
 ):
     spec = resolve(tiny_npz, ("fork.num_replicates", "2"), ("fork.comparisons", "disagreement"))
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "described_trunk", lambda *arguments: 1 / 0)
+        patched.setattr(trainer.retraining, "trunk", lambda *arguments: 1 / 0)
         text, _ = run(spec, tmp_path / "run")
     assert "0 finished, 0 diverged, 2 skipped, 1 failed" in text
     text, _ = run(spec, tmp_path / "run")
@@ -350,8 +354,8 @@ def test_a_member_at_which_process_after_process_dies_fails_and_the_others_finis
         run(spec, tmp_path / "run")
     deadly = study.records(fork(1, "constant")).directory
     deadly.mkdir(parents=True)
-    for _ in range(claims.MOST_ATTEMPTS):
-        claims.attempt(deadly, 0)
+    for _ in range(locks.MOST_ATTEMPTS):
+        locks.attempt(deadly, 0)
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 0 skipped, 1 failed" in text
     assert "5 processes died one after another before its first epoch" in said
@@ -369,7 +373,9 @@ def test_when_time_is_up_all_is_kept_and_the_same_call_goes_on_to_the_same_end(
                 options, "stop_at", lambda moment, asked=asked: lambda: next(asked, True)
             )
             run(spec, tmp_path / "parts")
-        unfinished = experiment.standing(spec, tmp_path / "parts") == experiment.UNFINISHED
+        unfinished = (
+            experiment.exit_status(Study(spec, tmp_path / "parts")) == experiment.UNFINISHED
+        )
         assert unfinished == (epochs_allowed < 100)
     for member in (trunk(), fork(2, "constant")):
         last = 4 if member == trunk() else 6
@@ -400,11 +406,11 @@ def test_a_search_tries_cells_around_the_best_and_stops_at_its_number(tiny_npz, 
         ("data.validation_fraction", "0.2"),
     )
     spec = resolve(tiny_npz, *changes)
-    assert len(agenda(Study(spec, tmp_path / "run"))) == 1 + 9
+    assert len(wanted_members(Study(spec, tmp_path / "run"))) == 1 + 9
     run(spec, tmp_path / "run")
-    ended = agenda(Study(spec, tmp_path / "run"))
+    ended = wanted_members(Study(spec, tmp_path / "run"))
     assert len(ended) == 1 + 11
-    assert experiment.standing(spec, tmp_path / "run") == experiment.DONE
+    assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.DONE
 
 
 @pytest.mark.parametrize(
@@ -441,9 +447,9 @@ def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_ot
     for number in (0, 2):
         directory = study.records(fork(2, "constant", replicate=number)).directory
         directory.mkdir(parents=True)
-        claims.attempt(directory, 0)
+        locks.attempt(directory, 0)
     own, trained, _ = observed(study)
-    grid_run.work(own, grid_run.orders(own, asked_width=4))
+    scheduler.work(own, asked_width=4)
     # The trunk; then replicate 0, replicates 1 and 3 together, replicate 2.
     assert [len(members) for members in trained] == [1, 1, 2, 1]
 
@@ -466,8 +472,8 @@ def test_a_study_whose_trunk_diverged_is_done_comparisons_included(tiny_npz, tmp
     spec = resolve(tiny_npz, *changes)
     run(spec, tmp_path / "run")
     study = Study(spec, tmp_path / "run")
-    assert study.left(agenda(study)) == []
-    assert experiment.standing(spec, tmp_path / "run") == experiment.FAILED
+    assert study.left(wanted_members(study)) == []
+    assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.FAILED
 
 
 def test_a_table_that_cannot_be_written_meanwhile_fails_no_run(tiny_npz, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from earlyprune_jax import main
-from earlyprune_jax.training import hosts
+from earlyprune_jax.training import multihost
 from earlyprune_jax.validate import InvalidInput
 
 DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits.py"
@@ -33,26 +33,28 @@ DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits.py"
     ],
 )
 def test_wrong_addresses_are_named_all_at_once_and_start_nothing(flags, named):
-    text = " ".join(hosts.problems(*flags))
+    text = " ".join(multihost.problems(*flags))
     assert all(f"{name}" in text for name in named)
     with pytest.raises(InvalidInput):
-        hosts.initialize(*flags)
+        multihost.initialize(*flags)
 
 
 @pytest.mark.parametrize(
     "flags", [(None, None, None), ("[::1]:1234", 1, 0), ("head-node:65535", 64, 63)]
 )
 def test_right_addresses_have_no_problems(flags):
-    assert hosts.problems(*flags) == []
+    assert multihost.problems(*flags) == []
 
 
 def test_one_process_is_the_primary_and_keeps_its_own_objects():
     tree = {"a": jnp.ones(3), "b": [np.zeros(2)]}
-    assert hosts.is_primary()
-    assert hosts.from_primary(tree) is tree
-    assert hosts.on_primary(lambda: tree) is tree
-    hosts.require_same("config", "anything")
-    hosts.require_same_error(ValueError())
+    assert multihost.is_primary()
+    assert multihost.primary_only(tree) is tree
+    with multihost.leading(tree) as led:
+        assert led is tree
+    assert multihost.on_primary(lambda: tree) is tree
+    multihost.require_same("config", "anything")
+    multihost.require_same_error(ValueError())
 
 
 def test_one_process_raises_its_own_exceptions():
@@ -60,7 +62,7 @@ def test_one_process_raises_its_own_exceptions():
         raise InvalidInput(["first", "second"])
 
     with pytest.raises(InvalidInput) as caught:
-        hosts.on_primary(fail)
+        multihost.on_primary(fail)
     assert caught.value.problems == ("first", "second")
 
 

@@ -1,4 +1,4 @@
-"""Job arrays of Slurm, one after another, through submitit; and what must be there for that.
+"""Submits job arrays to Slurm, one after another, through submitit.
 
 Nothing here waits for a job or asks how it has ended: clusters without accounting would not tell.
 What has been done stands in the workdir.
@@ -21,7 +21,7 @@ PROGRAMS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
 _REQUEUED = "Tasks are requeued at their limit."
 _ONE_PROCESS = "A task is one process on one node; --workers=N makes it several."
 
-OURS = {
+RESERVED = {
     "array": "Give --slurm.num_tasks and --slurm.max_parallel.",
     "cpus-per-task": "Give --slurm.cpus.",
     "dependency": "Stages follow one another.",
@@ -49,7 +49,7 @@ class SlurmOptions:
         cpus: cores of a task.
         gpus: accelerators of a task.
         memory_gb: memory of a task; 0 = the cluster's default.
-        num_tasks: parts into which the pruned runs are cut, at most.
+        num_tasks: tasks that train pruned runs, at most.
         max_parallel: tasks of a stage at the same time, at most.
         extra: further parameters of sbatch, as `key=value` or `key`.
     """
@@ -64,45 +64,36 @@ class SlurmOptions:
     extra: tuple[str, ...] = ()
 
     def check(self) -> list[str]:
-        """Values that make no sense.
+        """Lists values that make no sense.
 
         Example:
             >>> SlurmOptions(cpus=0).check()
             ['Expected --slurm.cpus=0 to be at least 1.']
         """
-        least = {
-            "minutes": 1,
-            "cpus": 1,
-            "gpus": 0,
-            "memory_gb": 0,
-            "num_tasks": 1,
-            "max_parallel": 1,
-        }
+        least = dict.fromkeys(("minutes", "cpus", "num_tasks", "max_parallel"), 1)
         problems = [
             expected(f"--slurm.{name}", getattr(self, name), f"to be at least {low}")
-            for name, low in least.items()
+            for name, low in (least | {"gpus": 0, "memory_gb": 0}).items()
             if not getattr(self, name) >= low
         ]
         if self.memory_gb == math.inf:
-            problems.append(
-                expected("--slurm.memory_gb", self.memory_gb, "to be finite", "0 = the default.")
-            )
+            remedy = "0 = the default."
+            problems.append(expected("--slurm.memory_gb", self.memory_gb, "to be finite", remedy))
         for text in self.extra:
             key = text.partition("=")[0].lstrip("-").replace("_", "-")
             if not key:
                 problems.append(expected("--slurm.extra", text, "to be key=value, or a key"))
-            elif key in OURS:
-                problems.append(
-                    expected("--slurm.extra", text, "to leave that parameter alone", OURS[key])
-                )
+            elif key in RESERVED:
+                allowed = "to leave that parameter alone"
+                problems.append(expected("--slurm.extra", text, allowed, RESERVED[key]))
         return problems
 
     def grace_seconds(self) -> int:
-        """How long before its limit a task is told to leave, whatever it does."""
+        """Returns how long before its limit a task is told to leave."""
         return max(10, min(120, 6 * self.minutes))
 
     def parameters(self, name: str, after: str | None) -> dict[str, Any]:
-        """What submitit is told of a stage's jobs.
+        """Returns what submitit is told of a stage's jobs.
 
         Args:
             name: of the jobs.
@@ -114,7 +105,7 @@ class SlurmOptions:
         for text in self.extra:
             key, equals, value = text.lstrip("-").partition("=")
             raw[key] = value if equals else True
-        told: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "name": name,
             "timeout_min": self.minutes,
             "cpus_per_task": self.cpus,
@@ -129,11 +120,11 @@ class SlurmOptions:
             "gpus_per_node": self.gpus,
             "mem_gb": self.memory_gb,
         }
-        return told | {key: value for key, value in optional.items() if value}
+        return parameters | {key: value for key, value in optional.items() if value}
 
 
 def missing() -> list[str]:
-    """What is not installed here that submitting needs."""
+    """Lists what submitting needs and is not installed here."""
     problems = []
     if importlib.util.find_spec("submitit") is None:
         problems.append("Expected submitit for --slurm. Run pip install 'earlyprune-jax[slurm]'.")
@@ -145,7 +136,7 @@ def missing() -> list[str]:
 
 
 def active(names: Sequence[str]) -> list[str]:
-    """The ids of this user's jobs of these names that wait or run.
+    """Lists the ids of this user's jobs of these names that wait or run.
 
     Raises:
         InvalidInput: Slurm does not answer.

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from earlyprune_jax.grid import slurm_job
+from earlyprune_jax.slurm import job as slurm_job
 
 done = Path(sys.argv[1])
 num_epochs, most = int(sys.argv[2]), 1000
@@ -32,7 +32,7 @@ def work(max_minutes):
         if num_epochs < most:
             done.open("a").write(".")
 
-slurm_job.carry_out(work, standing, 60)
+slurm_job.carry_out(work, standing, "7_3", 60, is_shared=len(sys.argv) > 3)
 print("returned")
 """
 
@@ -40,7 +40,7 @@ print("returned")
 class Job:
     """One run of the program as a job that ends in so many seconds."""
 
-    def __init__(self, tmp_path: Path, num_epochs: int, seconds: float):
+    def __init__(self, tmp_path: Path, num_epochs: int, seconds: float, *flags: str):
         scontrol, self._asked = tmp_path / "scontrol", tmp_path / "asked"
         scontrol.write_text(f'#!/bin/sh\necho "$@" >> {self._asked}\n')
         scontrol.chmod(0o755)
@@ -48,13 +48,10 @@ class Job:
         environment = os.environ | {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
-            "SLURM_JOB_ID": "9",
-            "SLURM_ARRAY_JOB_ID": "7",
-            "SLURM_ARRAY_TASK_ID": "3",
             "SLURM_JOB_END_TIME": str(time.time() + seconds),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self.done, str(num_epochs)],
+            [sys.executable, "-c", PROGRAM, self.done, str(num_epochs), *flags],
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
@@ -78,7 +75,7 @@ def test_a_job_that_has_done_all_returns_and_asks_for_nothing(tmp_path):
     assert (code, printed, errors, asked) == (0, "returned\n", "", "")
 
 
-def test_a_job_at_its_limit_is_requeued_by_its_number_in_the_array(tmp_path):
+def test_a_job_at_its_limit_is_requeued_by_its_number(tmp_path):
     code, printed, _, asked = Job(tmp_path, num_epochs=999, seconds=3).end()
     assert (code, asked) == (0, "requeue 7_3\n")
     assert printed == "Time is up, unfinished members: 1; job 7_3 is requeued.\n"
@@ -96,6 +93,11 @@ def test_a_job_whose_workers_have_left_with_nothing_done_fails_at_once_and_is_no
     code, _, errors, asked = Job(tmp_path, num_epochs=1001, seconds=60).end()
     assert (code, asked) == (1, "")
     assert "nobody is left to train one" in errors
+
+
+def test_a_job_that_shares_its_members_leaves_the_rest_to_the_others(tmp_path):
+    code, printed, errors, asked = Job(tmp_path, 1001, 60, "is_shared").end()
+    assert (code, printed, errors, asked) == (0, "returned\n", "", "")
 
 
 def test_a_job_warned_before_its_first_epoch_was_preempted_and_is_requeued(tmp_path):

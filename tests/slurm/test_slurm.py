@@ -23,10 +23,10 @@ from members import locate, trunk
 from slurm_cluster import Cluster, SlurmMissing, cluster
 from slurm_keeper import becomes_true, descendants
 
-from earlyprune_jax import main, submission
-from earlyprune_jax.grid import slurm as arrays
-from earlyprune_jax.grid import slurm_job
-from earlyprune_jax.grid.slurm import SlurmOptions
+from earlyprune_jax import main
+from earlyprune_jax.slurm import arrays, submission
+from earlyprune_jax.slurm import job as slurm_job
+from earlyprune_jax.slurm.arrays import SlurmOptions
 from earlyprune_jax.validate import InvalidInput
 
 HERE = Path(__file__).parent
@@ -129,9 +129,9 @@ def test_a_dry_run_shows_the_stages_and_needs_no_slurm(capsys, tiny_file, tmp_pa
     assert main.main([f"--config={tiny_file}", f"--workdir={workdir}", "--dry_run", *flags]) == 0
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "Slurm: each task 60 minutes, 2 cores, 1 GPU, 7.5 GB; a stage begins when the one before has ended",
-        "  trunks: 3 tasks",
-        "  pruned: 4 tasks, 3 to 9 members in each",
-        "  closing: 1 task: what killed tasks have left, tables, figures",
+        "  trunks: 3 tasks, dense runs",
+        "  pruned: 4 tasks, pruned runs",
+        "  closing: 1 task, what killed tasks have left, tables, figures",
     ]
     assert not workdir.exists()
 

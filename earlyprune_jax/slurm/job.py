@@ -1,4 +1,4 @@
-"""Inside a job of Slurm: it works until shortly before its limit, and then asks to be run again.
+"""Works inside a job of Slurm until shortly before its limit, and then has the job requeued.
 
 A job is told nothing when it runs again: the workdir knows what is done. SIGTERM (cancelled,
 preempted, or requeued by somebody) ends it at once; so does SIGUSR2, which announces the limit, but
@@ -23,7 +23,7 @@ LEAST_SHARE = 0.5
 INTERRUPTED = 130
 HEEDED = (signal.SIGUSR2, signal.SIGTERM)
 
-Standing = Mapping[Any, int]
+Epochs = Mapping[Any, int]
 """Members that have not ended -> epochs on record."""
 
 
@@ -32,76 +32,70 @@ class NoProgressError(RuntimeError):
 
 
 def carry_out(
-    work: Callable[[float], None], standing: Callable[[], Standing], minutes: int
+    work: Callable[[float], None],
+    epochs_on_record: Callable[[], Epochs],
+    job_id: str,
+    minutes: int,
+    *,
+    is_shared: bool = False,
 ) -> None:
-    """Works, and has the job run again if that does not suffice.
+    """Works, and has the job run again if its time did not suffice.
 
     Args:
-        work: told how many minutes from now it may still begin epochs; ends earlier if it has done
-            all.
-        standing: how far the job's members are.
+        work: takes the minutes during which it may begin epochs; ends earlier if it has done all.
+        epochs_on_record: asks how far the members are that the job may train.
+        job_id: this job's, as scontrol knows it.
         minutes: the job's limit, where Slurm does not say when it will end the job.
+        is_shared: whether other jobs may be at what is left when `work` ends early.
 
     Raises:
         NoProgressError: no epoch was finished, although the job had half of its limit, or was not
             told to leave.
     """
-    told: list[int] = []
-    started, before = time.time(), standing()
+    received: list[int] = []
+    started, before = time.time(), epochs_on_record()
     end = float(os.environ.get("SLURM_JOB_END_TIME", started + 60 * minutes))
+    limit = end - started
     try:
-        _leave_on_signals(told)
-        work(WORK_SHARE * (end - started) / 60)
+        _leave_on_signals(received)
+        work(WORK_SHARE * limit / 60)
     except KeyboardInterrupt:
-        if signal.SIGUSR2 not in told:
+        if signal.SIGUSR2 not in received:
             _exit(INTERRUPTED)
     _heed_no_signal()
-    after = standing()
-    if not after:
+    after, was_told, elapsed = epochs_on_record(), bool(received), time.time() - started
+    if not after or (is_shared and not was_told and elapsed < WORK_SHARE * limit):
         return
-    was_short_of_time = time.time() - started > LEAST_SHARE * (end - started)
-    if not got_on(before, after) and (was_short_of_time or signal.SIGUSR2 not in told):
-        raise NoProgressError(_why_not(was_short_of_time, minutes))
-    print(f"Time is up, unfinished members: {len(after)}; job {job_id()} is requeued.", flush=True)
-    subprocess.run(["scontrol", "requeue", job_id()], check=True, timeout=60)
+    had_its_share = elapsed > LEAST_SHARE * limit
+    if not has_progressed(before, after) and (had_its_share or not was_told):
+        raise NoProgressError(_why_not(had_its_share, minutes))
+    print(f"Time is up, unfinished members: {len(after)}; job {job_id} is requeued.", flush=True)
+    subprocess.run(["scontrol", "requeue", job_id], check=True, timeout=60)
     _exit(0)
 
 
-def got_on(before: Standing, after: Standing) -> bool:
+def has_progressed(before: Epochs, after: Epochs) -> bool:
     """Whether a member has ended, or has more epochs.
 
     Example:
-        >>> got_on({"a": 1, "b": 0}, {"b": 0}), got_on({"b": 0}, {"b": 2}), got_on({"b": 2}, {"b": 2})
+        >>> has_progressed({"a": 1, "b": 0}, {"b": 0}), has_progressed({"b": 0}, {"b": 2}), has_progressed({"b": 2}, {"b": 2})
         (True, True, False)
     """
     return any(member not in after or after[member] > count for member, count in before.items())
 
 
-def _why_not(was_short_of_time: bool, minutes: int) -> str:
-    if was_short_of_time:
+def _why_not(had_its_share: bool, minutes: int) -> str:
+    if had_its_share:
         remedy = "raise --slurm.minutes, so that a task has time for several, and submit again"
         return f"No epoch was finished within {minutes} minutes: {remedy}."
     return "No epoch was finished, and nobody is left to train one: see above; mend it, and submit again."
 
 
-def job_id() -> str:
-    """This job's id as scontrol knows it, empty outside of Slurm.
-
-    Of an array's task it is `ARRAY_TASK`: the plain id of the last task is that of the whole array.
-    """
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return (
-        f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-        if array
-        else os.environ.get("SLURM_JOB_ID", "")
-    )
-
-
-def _leave_on_signals(told: list[int]) -> None:
+def _leave_on_signals(received: list[int]) -> None:
     """SIGUSR2 and SIGTERM raise KeyboardInterrupt, once."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        told.append(number)
+        received.append(number)
         _heed_no_signal()
         raise KeyboardInterrupt
 

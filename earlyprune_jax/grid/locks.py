@@ -1,7 +1,6 @@
-"""Which process works on a member: a lock on its directory, which the kernel releases when its
-holder dies.
+"""Locks that say which process works on a member; the kernel releases them when their holder dies.
 
-No process knows of the others. Whoever takes a member's lock may train it, and nobody else can; a
+No process knows of the others. Whoever takes a member's lock may train it, and nobody else can. A
 holder that is killed leaves the lock free and its files sound, so the next one goes on from there.
 """
 
@@ -16,24 +15,24 @@ from earlyprune_jax import records
 from earlyprune_jax.validate import unexpected
 
 MOST_ATTEMPTS = 5
-"""So often a member may cost its process its life at one and the same epoch."""
+"""After so many deaths of processes at one epoch of a member, the member has failed."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class Busy(Exception):
-    """What is needed is held by another process; later it may not be."""
+class Locked(Exception):
+    """What is needed is held by another process; later it may be free."""
 
 
-class Claim:
-    """Members held by this process, until they are released.
+class RunLocks:
+    """The members that this process holds.
 
     Example:
         >>> import tempfile
-        >>> one, other, directory = Claim(), Claim(), Path(tempfile.mkdtemp()) / "run"
-        >>> one.take(directory), other.take(directory)
+        >>> mine, other, directory = RunLocks(), RunLocks(), Path(tempfile.mkdtemp()) / "run"
+        >>> mine.take(directory), other.take(directory)
         (True, False)
-        >>> one.release()
+        >>> mine.release()
         >>> other.take(directory)
         True
         >>> other.release()
@@ -43,7 +42,7 @@ class Claim:
         self._files: list[IO[str]] = []
 
     def take(self, directory: Path) -> bool:
-        """Locks a directory, which is made if need be; False where another process holds it."""
+        """Locks a directory, and makes it if need be; returns False where another process holds it."""
         file = _open(directory)
         if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, directory):
             file.close()
@@ -52,7 +51,7 @@ class Claim:
         return True
 
     def release(self) -> None:
-        """Gives up everything."""
+        """Releases all."""
         for file in self._files:
             file.close()
         self._files.clear()
@@ -60,7 +59,7 @@ class Claim:
 
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Holds a directory's lock, after waiting for it as long as need be."""
+    """Holds a directory's lock, after waiting for it."""
     with _open(directory) as file:
         _lock(file, fcntl.LOCK_EX, directory)
         yield
@@ -71,27 +70,29 @@ def held_if_free(directory: Path) -> Iterator[None]:
     """Holds a directory's lock.
 
     Raises:
-        Busy: another process holds it.
+        Locked: another process holds it.
     """
-    claim = Claim()
-    if not claim.take(directory):
-        raise Busy(str(directory))
+    locks = RunLocks()
+    if not locks.take(directory):
+        raise Locked(str(directory))
     try:
         yield
     finally:
-        claim.release()
+        locks.release()
 
 
 def has_attempts(directory: Path) -> bool:
-    """Whether a process that worked on a member has left it in no orderly way, or is at it."""
+    """Tells whether a process works on a member now, or has died working on it."""
     return (directory / "attempts.json").is_file()
 
 
 def attempt(directory: Path, num_epochs: int) -> int:
-    """Notes that a member is begun with so many epochs on record; returns how often that has
-    happened there.
+    """Notes that a member is begun with so many epochs on record.
 
     A count that grows while the epochs stay the same tells of a member that kills its process.
+
+    Returns:
+        How often it has been begun there, in a row.
 
     Example:
         >>> import tempfile
@@ -107,7 +108,7 @@ def attempt(directory: Path, num_epochs: int) -> int:
 
 
 def forget_attempts(directory: Path) -> None:
-    """The member was left in an orderly way."""
+    """Notes that a member was left in an orderly way."""
     (directory / "attempts.json").unlink(missing_ok=True)
 
 
@@ -116,9 +117,9 @@ def _open(directory: Path) -> IO[str]:
     return (directory / ".lock").open("w")
 
 
-def _lock(file: IO[str], how: int, directory: Path) -> bool:
+def _lock(file: IO[str], operation: int, directory: Path) -> bool:
     try:
-        fcntl.flock(file, how)
+        fcntl.flock(file, operation)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -1,0 +1,343 @@
+"""Several processes as one run: process 0 leads, the others join the calls it makes.
+
+With `jax.distributed` every process runs the same program on its own devices. Process 0 alone reads
+and writes files, looks at the clock and decides what is trained next; the others get what came of it
+over the network, so that they need no file system in common. With one process every function here
+does nothing, or calls what it is given.
+"""
+
+import contextlib
+import contextvars
+import hashlib
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
+
+T = TypeVar("T")
+
+PRIMARY = 0
+
+SECONDS_TO_AGREE = 60
+"""A process that has met an error waits this long for the others to meet it too."""
+
+SMALLEST_MESSAGE, LARGE_MESSAGE = 1024, 2**26
+"""Bytes; smaller messages are padded to powers of two, larger ones to multiples of the second."""
+
+_ALONE = contextvars.ContextVar("alone", default=False)
+"""Whether this is process 0 while no other process is listening."""
+
+
+def problems(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> list[str]:
+    """Checks the three flags that say where a process belongs; starts nothing.
+
+    Args:
+        coordinator: HOST:PORT of process 0, the same in all processes; None = JAX finds all three.
+        num_processes: how many there are.
+        process_id: this one's number, from 0.
+
+    Returns:
+        One message per problem.
+
+    Example:
+        >>> problems("10.0.0.1:1234", 2, 1), problems(None, None, None)
+        ([], [])
+        >>> problems("10.0.0.1:1234", 2, 2)
+        ['Expected --process_id=2 in [0, 2). Processes are numbered from 0.']
+    """
+    values = {
+        "--coordinator": coordinator,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in values.items() if value is None]
+    if len(missing) == len(values):
+        return []
+    if missing:
+        given = ", ".join(name for name in values if name not in missing)
+        needed = " and ".join(missing)
+        return [f"Expected {needed} beside {given}: the three go together, or none of them."]
+    found = []
+    host, _, port = str(coordinator).rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        remedy = "Give an address of process 0's machine that the others reach, and a free port."
+        found.append(expected("--coordinator", coordinator, "to be HOST:PORT", remedy))
+    if num_processes is not None and num_processes < 1:
+        found.append(expected("--num_processes", num_processes, "to be at least 1"))
+    elif num_processes and process_id is not None and not 0 <= process_id < num_processes:
+        remedy = "Processes are numbered from 0."
+        found.append(expected("--process_id", process_id, f"in [0, {num_processes})", remedy))
+    return found
+
+
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins this process to the others; in the main thread, before anything asks JAX for a device.
+
+    JAX itself ends a process (exit code 134) that has waited five minutes for the others.
+
+    Args:
+        coordinator: HOST:PORT of process 0, or None for all three under Slurm, Open MPI or on a TPU
+            pod.
+        num_processes: how many there are.
+        process_id: this one's number.
+
+    Raises:
+        InvalidInput: the arguments are wrong, the port is taken, or nothing can be found out.
+    """
+    found = problems(coordinator, num_processes, process_id)
+    if found:
+        raise InvalidInput(found)
+    # JAX's preemption service takes SIGTERM from the program, which then could not be stopped.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    remedy = "Give --coordinator=HOST:PORT --num_processes=N --process_id=I, and start all N."
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+        signal.signal(signal.SIGTERM, on_sigterm)
+        # Gloo waits 30 seconds for its peers at the first exchange, and without limit later.
+        multihost_utils.process_allgather(np.zeros(1, np.uint8))
+    except (ValueError, RuntimeError) as error:
+        allowed = f"to bring all processes together ({error})"
+        raise unexpected("--coordinator", coordinator, allowed, remedy) from error
+
+
+def is_primary() -> bool:
+    """Tells whether this is the process that reads and writes files."""
+    return jax.process_index() == PRIMARY
+
+
+def _is_single() -> bool:
+    return jax.process_count() == 1 or _ALONE.get()
+
+
+def on_primary(function: Callable[[], T]) -> T:
+    """Calls a function in process 0 alone; all processes return its value or raise its exception.
+
+    Args:
+        function: returns something that can be pickled. Calls of this module inside it stay in
+            process 0. It must not compute with arrays on other processes' devices.
+
+    Example:
+        >>> on_primary(lambda: {"epoch": 3})
+        {'epoch': 3}
+    """
+    if _is_single():
+        return function()
+    message, failure = b"", None
+    if is_primary():
+        token = _ALONE.set(True)
+        try:
+            message = pickle.dumps((True, function()))
+        except Exception as error:  # whatever it is, the others must not wait for a value
+            message, failure = pickle.dumps((False, _portable(error))), error
+        finally:
+            _ALONE.reset(token)
+    succeeded, outcome = _broadcast_message(message)
+    if succeeded:
+        return outcome
+    raise failure or outcome
+
+
+def primary_only(target: T) -> T:
+    """Wraps an object that reads or writes files: its methods run by `on_primary`.
+
+    Example:
+        >>> primary_only([1, 2]).count(2)
+        1
+    """
+    return target if jax.process_count() == 1 else cast(T, _OnPrimary(target))
+
+
+class _OnPrimary:
+    def __init__(self, target: Any):
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if not callable(attribute):
+            return attribute
+        return lambda *arguments, **options: on_primary(lambda: attribute(*arguments, **options))
+
+
+@contextlib.contextmanager
+def held_by_primary(make: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
+    """Has process 0 enter and leave a context, such as a lock; all raise what entering raises.
+
+    Example:
+        >>> with held_by_primary(contextlib.nullcontext):
+        ...     on_primary(lambda: "held")
+        'held'
+    """
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(make())
+
+        on_primary(enter)
+        yield
+
+
+@contextlib.contextmanager
+def leading(target: T) -> Iterator[T]:
+    """Makes process 0 the leader: inside, no other process listens but to calls of the target.
+
+    The others are in `follow` meanwhile.
+
+    Args:
+        target: every process has one of its own.
+
+    Yields:
+        The target; a call of one of its methods is made by all processes.
+    """
+    if jax.process_count() == 1:
+        yield target
+        return
+    token = _ALONE.set(True)
+    try:
+        yield cast(T, _Joined(target))
+    except Exception as error:  # whatever it is, the others must not wait for a call
+        _ALONE.reset(token)
+        _broadcast_message(pickle.dumps((None, _portable(error))))
+        raise
+    # Not in a finally clause: an interrupted process has nobody to talk to.
+    _ALONE.reset(token)
+    _broadcast_message(pickle.dumps((None, None)))
+
+
+def follow(target: Any) -> None:
+    """Makes the calls that process 0 makes of its target, until it has ended.
+
+    Args:
+        target: this process's own.
+
+    Raises:
+        Exception: what has ended process 0.
+    """
+    while True:
+        name, content = _broadcast_message(b"")
+        if name is None:
+            if content:
+                raise content
+            return
+        try:
+            getattr(target, name)(*content)
+        except Exception as error:  # whatever it is, process 0 has met it too, or this process ends
+            require_same_error(error)
+
+
+class _Joined:
+    def __init__(self, target: Any):
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if not callable(attribute):
+            return attribute
+
+        def call(*arguments: Any) -> Any:
+            token = _ALONE.set(False)
+            try:
+                _broadcast_message(pickle.dumps((name, arguments)))
+                return attribute(*arguments)
+            except Exception as error:
+                require_same_error(error)
+                raise
+            finally:
+                _ALONE.reset(token)
+
+        return call
+
+
+def require_same(name: str, value: str) -> None:
+    """Checks that all processes give the same text.
+
+    Processes that run different configs or hold different data would train nonsense, or wait for
+    ever.
+
+    Args:
+        name: of what is compared, for the message.
+        value: this process's.
+
+    Raises:
+        InvalidInput: in all processes, where one differs.
+    """
+    if _is_single():
+        return
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(digest))
+    differing = [
+        index for index, row in enumerate(gathered) if not np.array_equal(row, gathered[PRIMARY])
+    ]
+    if differing:
+        allowed = f"to be the same in all processes, but it differs from process 0's in {differing}"
+        raise unexpected(name, value, allowed, "Start all with the same command and data.")
+
+
+def require_same_error(error: Exception) -> None:
+    """Returns if every process has met an error of this type; ends this process, with code 1, if not.
+
+    Nothing else can be done then: the others wait for it in a computation, and notice that it is
+    gone.
+
+    Args:
+        error: what has just been caught.
+    """
+    if _is_single():
+        return
+
+    def leave() -> None:
+        traceback.print_exception(error)
+        alone = f"Process {jax.process_index()} alone has met this error, and ends."
+        print(alone, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    impatience = threading.Timer(SECONDS_TO_AGREE, leave)
+    impatience.daemon = True
+    impatience.start()
+    try:
+        require_same("error", type(error).__name__)
+    except Exception:  # others have met another error, or exchange something else, or are gone
+        leave()
+    impatience.cancel()
+
+
+def _portable(error: Exception) -> Exception:
+    """Returns the error if it survives pickling, else one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception with arguments of its own
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _broadcast(array: np.ndarray) -> np.ndarray:
+    received = multihost_utils.broadcast_one_to_all(array, is_source=is_primary())
+    return np.asarray(received, array.dtype)
+
+
+def _broadcast_message(message: bytes) -> Any:
+    """Sends process 0's pickled message to all, and returns what it holds."""
+    # As bytes: a broadcast is a sum of 32-bit numbers.
+    length = np.frombuffer(len(message).to_bytes(8, "little"), np.uint8)
+    size = int.from_bytes(_broadcast(length).tobytes(), "little")
+    padded = np.zeros(_padded_size(size), np.uint8)
+    padded[: len(message)] = np.frombuffer(message, np.uint8)
+    return pickle.loads(_broadcast(padded)[:size].tobytes())
+
+
+def _padded_size(size: int) -> int:
+    """Rounds a message's size up: every size compiles a broadcast of its own."""
+    if size > LARGE_MESSAGE:
+        return -(-size // LARGE_MESSAGE) * LARGE_MESSAGE
+    return max(SMALLEST_MESSAGE, 1 << (size - 1).bit_length())
