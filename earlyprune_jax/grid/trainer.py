@@ -29,7 +29,6 @@ from earlyprune_jax.records import flat
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training import (
     budget,
-    comparisons,
     criteria,
     loop,
     measurement,
@@ -81,11 +80,10 @@ class _Equipment:
         limited = engine.spec.signals.max_overhead_fraction > 0
         folder = self.budget_file.parent
         with held_by_primary(lambda: claims.held(folder)) if limited else contextlib.nullcontext():
-            sampling = budget.sampling(engine, tools, self.budget_file)
-        full = measurement.full_sampling(engine, tools)
-        for name in (name for name in sampling if sampling[name] != full[name]):
-            self._say(budget.sentence(name, sampling[name], engine.spec))
-        return Watch(tools, sampling, stopping_rule(engine.spec))
+            tools = budget.limited(engine, tools, self.budget_file)
+        for sentence in budget.sentences(engine, tools):
+            self._say(sentence)
+        return Watch(tools, stopping_rule(engine.spec))
 
 
 class Trainer:
@@ -272,7 +270,7 @@ class Trainer:
             records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
             return
         networks = [self._final(engine, fork) for fork in forks]
-        measured = comparisons.measure(
+        measured = measurement.compare(
             study.spec.fork.comparisons, engine.log_probs(networks, "train")
         )
         records.finish({"status": "finished", **measured})

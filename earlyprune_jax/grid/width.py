@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from earlyprune_jax import records, tasks
 from earlyprune_jax.grid.members import Fork
 from earlyprune_jax.spec import RunSpec, Setting
-from earlyprune_jax.training import cohort, execution
+from earlyprune_jax.training import execution
 from earlyprune_jax.training.engine import Engine, engine_id
 
 
@@ -58,7 +59,7 @@ class Widths:
 
         A batch has equally many forks on every device; below one on each, forks train one by one.
         """
-        num_devices = self._engine(fork.setting).fork_mesh.num_devices
+        num_devices = self._engine(fork.setting).fork_mesh.size
         half = self.of(fork) // 2
         width = self._narrowed[self._engine_id(fork)] = max(half - half % num_devices, 1)
         return width
@@ -69,7 +70,8 @@ class Widths:
     def _unlimited(self, setting: Setting) -> int:
         if self._asked == 1 or not (self._asked or execution.batches_forks(jax.default_backend())):
             return 1
-        if not cohort.can_stack(tasks.abstract(self._spec.at(setting))):
+        if len(tasks.abstract(self._spec.at(setting)).batching.kinds) > 1:
+            # Each run has an order of kinds of its own.
             return 1
         if self._asked:
             return self._asked
@@ -89,7 +91,7 @@ def measured(engine: Engine, most: int, folder: Path) -> int:
         folder: of the measured widths.
     """
     device = jax.devices()[0].device_kind.replace(" ", "-").replace("/", "-")
-    path = folder / f"{engine_id(engine.spec)}_{device}_x{engine.fork_mesh.num_devices}.json"
+    path = folder / f"{engine_id(engine.spec)}_{device}_x{engine.fork_mesh.size}.json"
     known = records.read_json(path)
     # What was as wide as there were forks might have been wider.
     if known is None or known["width"] >= known.get("most", 0) < most:
@@ -102,15 +104,15 @@ def measured(engine: Engine, most: int, folder: Path) -> int:
 def measure(engine: Engine, most: int) -> int:
     """Tries widths on the device; see `execution.measured_width`."""
     state = engine.new_state(engine.spec.train.seeds[0])
-    rates = cohort.no_rates(engine)
 
     def seconds_of(width: int) -> float:
-        stack = cohort.make(engine, [state] * width, max(width, 2))
-        stack.train_epoch([rates] * width)
+        # At these rates an epoch changes no weight.
+        rates = np.zeros((width, engine.steps_per_epoch), np.float32)
+        stack, _ = engine.train_epoch(engine.stack([state] * width, max(width, 2)), rates)
         started = time.monotonic()
-        stack.train_epoch([rates] * width)
+        engine.train_epoch(stack, rates)
         return time.monotonic() - started
 
     return execution.measured_width(
-        seconds_of, most, jax.errors.JaxRuntimeError, multiple_of=engine.fork_mesh.num_devices
+        seconds_of, most, jax.errors.JaxRuntimeError, multiple_of=engine.fork_mesh.size
     )
