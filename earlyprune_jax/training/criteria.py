@@ -44,8 +44,8 @@ class Examples:
         take, split = self._engine.task.batching.take, self._engine.splits["train"]
         for batches in self._engine.batches("train", self._batch_size, self._numbers):
             for indices, weights in zip(batches.indices, batches.weights, strict=True):
-                own = jnp.asarray(indices[weights > 0])
-                yield take(batches.kind, split, own, jnp.ones(len(own)), None)
+                rows = jnp.asarray(indices[weights > 0])
+                yield take(batches.kind, split, rows, jnp.ones(len(rows)), None)
 
 
 def check_scope(scope: str) -> list[str]:
@@ -125,7 +125,7 @@ def _scored(
     for kind, of in (("structure", jax.tree.structure), ("shapes", _shapes)):
         if of(made) != of(params):
             allowed = f"to give scores of the {kind} of the params"
-            raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave {of(made)}.")
+            raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave {str(of(made)):.200}.")
     return made
 
 

@@ -147,11 +147,11 @@ class Engine:
         sums = state.zero_train_sums(self.task.sum_names, current.step.shape)
         carry, done, missing = put((current, sums)), 0, current.step.size - len(rates)
         for batches in self._batches_of_epoch(current, rates.shape[1]):
-            own = rates[:, done : done + len(batches.indices)]
-            done += own.shape[1]
+            part = rates[:, done : done + len(batches.indices)]
+            done += part.shape[1]
             # Of a stack, steps are the first axis and runs the second; the first run fills it up.
-            own = np.stack([*own, *[own[0]] * missing], axis=1) if suffix else own[0]
-            inputs = ((batches.indices, batches.weights), own)
+            part = np.stack([*part, *[part[0]] * missing], axis=1) if suffix else part[0]
+            inputs = ((batches.indices, batches.weights), part)
             run = self.runners[f"train_step{suffix}", batches.kind]
             carry = run(carry, inputs, splits["train"])
         new_state, sums = carry
@@ -290,8 +290,9 @@ class Engine:
         for batches in self.batches(split, self.spec.train.eval_batch_size):
             predict = self.runners["predict", batches.kind]
             for indices, weights in zip(batches.indices, batches.weights, strict=True):
-                made = [predict(one, (indices, weights), self.splits[split]) for one in networks]
-                yield [np.asarray(jax.device_get(one))[np.asarray(weights) > 0] for one in made]
+                inputs, data = (indices, weights), self.splits[split]
+                rows = jax.device_get([predict(network, inputs, data) for network in networks])
+                yield [row[np.asarray(weights) > 0] for row in rows]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -302,12 +303,12 @@ def engine_id(spec: RunSpec) -> str:
     Args:
         spec: of one setting.
     """
-    own = {
+    shared = {
         name: value
         for name, value in deciding(spec.to_dict(), "data", "trunk").items()
         if name not in NOT_SHARED and not name.startswith(("schedule.", "fork."))
     }
-    return content_hash([own, spec.code])[:8]
+    return content_hash([shared, spec.code])[:8]
 
 
 def build(

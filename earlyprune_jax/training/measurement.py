@@ -128,19 +128,19 @@ def check(spec: RunSpec, task: Task) -> list[str]:
     owners = dict.fromkeys(RECORDED, "the record of an epoch")
     for name in spec.signals.names:
         try:
-            own, needs_log_probs = _declared(name, spec, task)
+            declared, needs_log_probs = _declared(name, spec, task)
         except InvalidInput as error:
             problems += error.problems
             continue
         if needs_log_probs and task.network is None:
             remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
             problems.append(expected(KEY, name, "to need no log-probabilities", remedy))
-        for column in own:
+        for column in declared:
             if column in owners or column.startswith(SPLITS):
                 owner = owners.get(column, "a metric of the task")
                 allowed = f"to have no column {column}, which {owner} has"
                 problems.append(expected(KEY, name, allowed))
-        owners |= dict.fromkeys(own, name)
+        owners |= dict.fromkeys(declared, name)
     return problems
 
 

@@ -165,7 +165,7 @@ def _problems(spec: OptimSpec, given: Mapping[str, Any]) -> list[str]:
     rows = (
         (not is_sgd and spec.momentum, "momentum", "to be 0.0", of_sgd),
         (not is_sgd and spec.nesterov, "nesterov", "to be False", of_sgd),
-        (is_own and "learning_rate" in bound, "name", "to bind no learning_rate", by_schedule),
+        (is_own and "learning_rate" in bound, "name", "to have no learning_rate", by_schedule),
         (decays and "weight_decay" in lacks, "weight_decay", "to be 0", no_decay),
         (decays and on_kernels and "mask" in lacks, "weight_decay_on", "to be all", ""),
     )

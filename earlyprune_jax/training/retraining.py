@@ -247,7 +247,8 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
         end = ends.get(_rates_of(fork, rule), 0.0)
         if rising := [t for t in epochs if _eq6(dense, t) < end * (1 - 1e-6)]:
             allowed = f"to leave Eq. (6)'s maximum above the final rate {end:.4g} of rule {rule}"
-            remedy = f"It would rise in forks at {rising}: fork earlier, end lower, or continue."
+            otherwise = "fork earlier, end lower, or use rule continue."
+            remedy = f"It would rise in forks at {rising}: {otherwise}"
             problems.append(expected(*axis, allowed, remedy))
     if schedules.is_own(spec.schedule):
         # Forks may be too short for a schedule of the user's.

@@ -102,8 +102,8 @@ class RunSchedule:
         }
         sizes = ", ".join(f"{key}={value:g}" for key, value in given.items())
         with references.guarded(KEY, self.spec.name, f"to give a schedule for {sizes}"):
-            own = function(**references.accepted(function, given))
-        return lambda step: own(jnp.asarray(step) // steps_per_unit * steps_per_unit)
+            rate = function(**references.accepted(function, given))
+        return lambda step: rate(jnp.asarray(step) // steps_per_unit * steps_per_unit)
 
     @property
     def ends(self) -> tuple[float, float]:
