@@ -136,7 +136,7 @@ def test_signals_see_images_augmented_by_their_batchs_key_when_it_is_on():
     np.testing.assert_allclose(seen, X[[0, 1, 2]].sum(axis=0) + added, rtol=1e-5)
 
 
-def test_every_batch_gets_the_same_key_and_its_images_their_places_so_that_draws_can_follow_images():
+def test_every_batch_gets_the_same_key_and_its_images_their_places_so_draws_follow_images():
     drawn = 2 * float(jax.random.normal(jax.random.split(KEY)[1]))
     for augment in (False, True):
         sums = measure(augment=augment)
