@@ -13,13 +13,13 @@ from earlyprune_jax.pruning.scores.named import check_criterion
 from earlyprune_jax.pruning.selection import check_layers
 from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.training import comparisons, criteria, measurement, optim, retraining, schedules
+from earlyprune_jax.training import criteria, measurement, optim, retraining, schedules
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
 REGISTERED: dict[str, tuple[str, ...]] = {
     "fork.rates": tuple(retraining.RATES),
     "fork.baselines": tuple(plan.BASELINES),
-    "fork.comparisons": comparisons.NAMES,
+    "fork.comparisons": tuple(measurement.COMPARISONS),
     "signals.fisher_estimator": fisher.ESTIMATORS,
     "signals.fisher_method": fisher.METHODS,
 }

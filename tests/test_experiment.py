@@ -190,8 +190,9 @@ def test_recorded_test_accuracy_is_that_of_the_saved_network(engine, finished):
     for member in (trunk(), fork(1, "paper_a", 0.5)):
         saved = engine.place(state(engine, workdir, member, 4))
         entry = RunRecords(locate(workdir, member)).epochs()[-1]
-        assert engine.evaluate(saved, "test")["loss"] == pytest.approx(entry["test_loss"], rel=1e-6)
-        assert engine.evaluate(saved, "test")["accuracy"] == entry["test_accuracy"]
+        (evaluated,) = engine.evaluate(saved, "test")
+        assert evaluated["loss"] == pytest.approx(entry["test_loss"], rel=1e-6)
+        assert evaluated["accuracy"] == entry["test_accuracy"]
 
 
 def test_a_finished_workdir_is_read_not_trained(finished):
@@ -218,8 +219,7 @@ def test_another_config_is_refused_with_the_differing_keys(finished):
 
 
 def watch(engine) -> loop.Watch:
-    tools = measurement.instruments(engine)
-    return loop.Watch(tools, measurement.full_sampling(engine, tools), None)
+    return loop.Watch(measurement.instruments(engine))
 
 
 def dense_run(engine, training, records, store, report=lambda entry: None) -> loop.Run:
@@ -440,15 +440,11 @@ def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precis
     final = {}
     for form in ("loop", "scan"):
         engine = engine_of(spec, form=form)
-        current, outcome = engine.train_epoch(engine.new_state(0), np.full(5, 0.05, np.float32))
-        watcher = measurement.Watcher(
-            engine, watch(engine).tools, watch(engine).sampling, engine.new_state
-        )
-        final[form] = (
-            outcome.means,
-            engine.evaluate(current, "test"),
-            watcher.measure(current, 1)[0],
-        )
+        rates = np.full(5, 0.05, np.float32)
+        current, (outcome,) = engine.train_epoch(engine.new_state(0), rates)
+        (evaluated,) = engine.evaluate(current, "test")
+        watcher = measurement.Watcher(measurement.instruments(engine), engine.new_state)
+        final[form] = outcome.means, evaluated, watcher.measure(current, 1)[0]
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(current.params))
     tolerance = 1e-3 if precision == "float32" else 0.1
     assert final["loop"][0]["loss"] == pytest.approx(final["scan"][0]["loss"], rel=tolerance)

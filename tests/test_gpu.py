@@ -61,5 +61,5 @@ def test_scan_and_loop_agree_on_the_accelerator(tiny_config):
     for form in ("loop", "scan"):
         engine = engine_of(spec, form=form)
         current, _ = engine.train_epoch(engine.new_state(0), np.full(5, 0.01, np.float32))
-        losses.append(engine.evaluate(current, "test")["loss"])
+        losses.append(engine.evaluate(current, "test")[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)

@@ -72,7 +72,7 @@ def test_batches_of_two_shapes_train_as_two_compiled_steps_and_reach_every_examp
     spec = resolve()
     task = tasks.build(spec, data.read(spec.data))
     engine = engines.build(spec, task)
-    assert set(engine.run_train) == {"short", "long"}
+    assert {kind for _, kind in engine.runners} == {"short", "long"}
     batches = list(engine.epoch_batches(engine.new_state(0).key, 0, engine.steps_per_epoch))
     shapes = {batch.kind: batch.indices.shape[1] for batch in batches}
     assert shapes == {"short": 8, "long": 4}
@@ -86,7 +86,7 @@ def test_the_engines_loss_is_that_of_plain_numpy():
     state = engine.new_state(0)
     rates = rates_of_epoch(trunk(spec, engine.steps_per_epoch).schedule, 0, engine.steps_per_epoch)
     state, _ = engine.train_epoch(state, rates)
-    measured = engine.evaluate(state, "test")["loss"]
+    measured = engine.evaluate(state, "test")[0]["loss"]
     on_host = engine.measure_on_host(state, 2, 6)["test_rmse"]
     assert measured is not None and on_host is not None
     assert measured == pytest.approx(on_host**2, rel=1e-5)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from earlyprune_jax import records, tasks
 from earlyprune_jax.grid.members import Member
 from earlyprune_jax.spec import RunSpec, Setting
-from earlyprune_jax.training import cohort, execution
+from earlyprune_jax.training import execution
 from earlyprune_jax.training.engine import Engine, engine_id
 
 
@@ -45,7 +46,8 @@ class ForksPerBatch:
         spec = self._spec.at(fork.setting)
         if not (self._asked or execution.batches_forks(jax.default_backend())):
             return 1
-        if not cohort.can_stack(tasks.abstract(spec)):
+        # Where batches come in kinds, each run has an order of kinds of its own.
+        if len(tasks.abstract(spec).batching.kinds) > 1:
             return 1
         width = self._asked or self._measured(fork.setting)
         return min(width, self._narrowed.get(engine_id(spec), width))
@@ -55,7 +57,7 @@ class ForksPerBatch:
 
         A batch has equally many forks on every device; below one on each, forks train one by one.
         """
-        num_devices = self._engine(fork.setting).fork_mesh.num_devices
+        num_devices = self._engine(fork.setting).fork_mesh.size
         half = self.of(fork) // 2
         width = max(half - half % num_devices, 1)
         self._narrowed[engine_id(self._spec.at(fork.setting))] = width
@@ -81,7 +83,7 @@ def measured_width(engine: Engine, most: int, folder: Path) -> int:
         The width, in [1, most].
     """
     device = jax.devices()[0].device_kind.replace(" ", "-").replace("/", "-")
-    path = folder / f"{engine_id(engine.spec)}_{device}_x{engine.fork_mesh.num_devices}.json"
+    path = folder / f"{engine_id(engine.spec)}_{device}_x{engine.fork_mesh.size}.json"
     known = records.read_json(path)
     # What was as wide as there were forks might have been wider.
     if known is None or known["width"] >= known.get("most", 0) < most:
@@ -94,16 +96,15 @@ def measured_width(engine: Engine, most: int, folder: Path) -> int:
 def measure_width(engine: Engine, most: int) -> int:
     """Tries widths on the device; see `execution.measured_width`."""
     state = engine.new_state(engine.spec.train.seeds[0])
-    rates = cohort.no_rates(engine)
 
     def seconds_of(width: int) -> float:
-        stack = cohort.make(engine, [state] * width, max(width, 2))
-        stack.train_epoch([rates] * width)
+        # At these rates an epoch changes no weight.
+        rates = np.zeros((width, engine.steps_per_epoch), np.float32)
+        stack, _ = engine.train_epoch(engine.stack([state] * width, max(width, 2)), rates)
         started = time.monotonic()
-        stack.train_epoch([rates] * width)
+        engine.train_epoch(stack, rates)
         return time.monotonic() - started
 
-    num_devices = engine.fork_mesh.num_devices
     return execution.measured_width(
-        seconds_of, most, jax.errors.JaxRuntimeError, multiple_of=num_devices
+        seconds_of, most, jax.errors.JaxRuntimeError, multiple_of=engine.fork_mesh.size
     )

@@ -27,7 +27,6 @@ from earlyprune_jax.records import flat
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import (
     budget,
-    comparisons,
     criteria,
     loop,
     measurement,
@@ -143,7 +142,7 @@ class Trainer:
                 return
         networks = [self._final_state(engine, fork) for fork in forks]
         measures = study.spec.fork.comparisons
-        measured = comparisons.measure(measures, engine.log_probs(networks, "train"))
+        measured = measurement.compare(measures, engine.log_probs(networks, "train"))
         records.finish({"status": "finished", **measured})
 
     def engine(self, setting: Setting) -> Engine:
@@ -176,11 +175,10 @@ class Trainer:
             if limited
             else contextlib.nullcontext()
         ):
-            sampling = budget.sampling(engine, instruments, bundle.budget_file)
-        full = measurement.full_sampling(engine, instruments)
-        for name in (name for name in sampling if sampling[name] != full[name]):
-            self.callbacks.say(budget.sentence(name, sampling[name], engine.spec))
-        return Watch(instruments, sampling, stopping_rule(engine.spec))
+            instruments = budget.limited(engine, instruments, bundle.budget_file)
+        for sentence in budget.sentences(engine, instruments):
+            self.callbacks.say(sentence)
+        return Watch(instruments, stopping_rule(engine.spec))
 
     def _run(self, member: Run, training: Training, first_epoch: int, **parts: Any) -> loop.Run:
         engine, spec = self.engine(member.setting), self.study.at(member.setting)

@@ -6,6 +6,7 @@ evaluation mode and float32.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 
 from earlyprune_jax import pruning, references
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
+from earlyprune_jax.pruning.masks import count_removed
 from earlyprune_jax.pruning.scores.named import CRITERIA, CRITERIA_KEY, Probe, needs_log_probs
 from earlyprune_jax.tasks import Task, split_variables
+from earlyprune_jax.tasks.batching import shapes_of
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
@@ -41,12 +44,12 @@ class Examples:
         take, split = self._engine.task.batching.take, self._engine.splits["train"]
         for batches in self._engine.batches("train", self._batch_size, self._numbers):
             for indices, weights in zip(batches.indices, batches.weights, strict=True):
-                own = jnp.asarray(indices[weights > 0])
-                yield take(batches.kind, split, own, jnp.ones(len(own)), None)
+                rows = jnp.asarray(indices[weights > 0])
+                yield take(batches.kind, split, rows, jnp.ones(len(rows)), None)
 
 
 def check_scope(scope: str) -> list[str]:
-    """The problems of a scope's text."""
+    """Lists the problems of a scope's text."""
     known = dict.fromkeys(pruning.SCOPES, pruning.allocate)
     return references.check(SCOPES_KEY, scope, known, ("scores", "prunable", "sparsity"))
 
@@ -119,42 +122,35 @@ def _scored(
     log_probs = network.log_probs if network.has_log_probs else None
     function = references.load(CRITERIA_KEY, criterion, CRITERIA, ("params", "probe"))
     made = function(params, Probe(batches, loss, log_probs, key))
-    if jax.tree.structure(made) != jax.tree.structure(params):
-        allowed = "to give scores of the structure of the params"
-        raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave {jax.tree.structure(made)}.")
-    shapes = zip(jax.tree.leaves(made), jax.tree.leaves(params), strict=True)
-    wrong = [np.shape(score) for score, leaf in shapes if np.shape(score) != np.shape(leaf)]
-    if wrong:
-        allowed = "to give scores of the shapes of the params"
-        raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave a leaf of shape {wrong[0]}.")
+    for kind, of in (("structure", jax.tree.structure), ("shapes", _shapes)):
+        if of(made) != of(params):
+            allowed = f"to give scores of the {kind} of the params"
+            raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave {str(of(made)):.200}.")
     return made
 
 
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+
 def _mask_problems(mask: Any, params: Params, prunable: Any, sparsity: float) -> list[str]:
+    """Lists why what a scope of the user's gives is no mask of that sparsity."""
     try:
         pruning.check(mask, params)
     except InvalidInput as error:
         return list(error.problems)
-    leaves = zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
-    counted: Sequence[tuple[int, int, bool]] = [
-        (int(np.size(leaf)), int(np.size(leaf) - np.count_nonzero(leaf)), bool(flag))
-        for leaf, flag in leaves
-    ]
-    outside = sum(removed for _, removed, flag in counted if not flag)
-    wanted = round(sparsity * sum(size for size, _, flag in counted if flag))
-    removed = sum(removed for _, removed, flag in counted if flag)
-    problems = (
-        [expected("weights removed that are not prunable", outside, "to be none")]
-        if outside
-        else []
+    leaves = list(zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True))
+    inside, outside = ([keep for keep, flag in leaves if bool(flag) == of] for of in (True, False))
+    wanted = round(sparsity * sum(np.size(keep) for keep in inside))
+    rows = (
+        (" that are not prunable", count_removed(outside), 0, "none"),
+        ("", count_removed(inside), wanted, f"{wanted}, round(sparsity * prunable weights)"),
     )
-    if removed != wanted:
-        problems.append(
-            expected(
-                "weights removed", removed, f"to be {wanted}, round(sparsity * prunable weights)"
-            )
-        )
-    return problems
+    return [
+        expected(f"weights removed{which}", removed, f"to be {allowed}")
+        for which, removed, right, allowed in rows
+        if removed != right
+    ]
 
 
 def check_own(task: Task, names: Sequence[str]) -> list[str]:
@@ -165,39 +161,37 @@ def check_own(task: Task, names: Sequence[str]) -> list[str]:
         task: of `tasks.abstract`.
         names: criteria.
     """
-    own = [name for name in dict.fromkeys(names) if references.is_import_path(name)]
-    return [problem for name in own for problem in _trace(task, name)]
-
-
-def _trace(task: Task, name: str) -> list[str]:
     first = next(iter(task.batching.subset("train", np.arange(1), 1, 1)))
-    params, model_state = split_variables(task.shapes())
-    split = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), task.splits["train"]
-    )
+    shapes = (*split_variables(task.shapes()), shapes_of(task.splits["train"]))
+    key = jax.ShapeDtypeStruct((2,), np.uint32)
 
-    def run(params: Params, model_state: Any, split: Any, key: Array) -> Scores:
+    def run(name: str, params: Params, model_state: Any, split: Any, key: Array) -> Scores:
         batch = task.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
         return _scored(task, params, model_state, name, [batch], key)
 
-    try:
-        # What computes on the host tracing cannot follow: then nothing can be said.
-        untraceable = contextlib.suppress(jax.errors.JAXTypeError)
-        with references.guarded(CRITERIA_KEY, name, "to give scores"), untraceable:
-            jax.eval_shape(run, params, model_state, split, jax.ShapeDtypeStruct((2,), np.uint32))
-    except InvalidInput as error:
-        return list(error.problems)
-    return []
+    problems = []
+    for name in filter(references.is_import_path, dict.fromkeys(names)):
+        try:
+            # What computes on the host tracing cannot follow: then nothing can be said.
+            untraceable = contextlib.suppress(jax.errors.JAXTypeError)
+            with references.guarded(CRITERIA_KEY, name, "to give scores"), untraceable:
+                jax.eval_shape(functools.partial(run, name), *shapes, key)
+        except InvalidInput as error:
+            problems += error.problems
+    return problems
 
 
 def log_probs_problems(task: Task, key: str, names: Sequence[str]) -> list[str]:
-    """A problem for every named criterion that needs log-probabilities, for a task that has
-    none."""
-    if task.network is not None:
-        return []
+    """Lists criteria that need log-probabilities, for a task that has none.
+
+    Args:
+        task: of `tasks.abstract`.
+        key: the config key that names the criteria, for messages.
+        names: of the criteria.
+    """
     remedy = "Its task has none: take another, such as magnitude, or give Task(network=...)."
     return [
         expected(key, name, "to need no log-probabilities", remedy)
         for name in names
-        if needs_log_probs(name)
+        if task.network is None and needs_log_probs(name)
     ]

@@ -1,32 +1,30 @@
-"""The engine: a task's compiled steps with the data on the device, shared by all runs."""
+"""The engine: a task's compiled steps with the data on the device, shared by all runs.
+
+Runs of one shape may train side by side, as a *stack*: a state whose leaves have a leading axis of
+runs. On one device it is a `vmap`, on several each trains its share of the runs. A run's numbers do
+not depend on its neighbours, but in their last bits on whether it has any.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from earlyprune_jax import pruning
-from earlyprune_jax.array_types import Array, PRNGKey
+from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.spec import RunSpec, content_hash, deciding
 from earlyprune_jax.tasks import Batches, Task
 from earlyprune_jax.training import mesh as meshes
-from earlyprune_jax.training import optim, state, steps
-from earlyprune_jax.training.execution import (
-    ForkMesh,
-    Runner,
-    batched_runner,
-    execution_form,
-    once_options,
-    runner,
-)
+from earlyprune_jax.training import optim, state
+from earlyprune_jax.training.execution import FORK_AXIS, execution_form, once_options, runner
 from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.optim import Optimizer
-from earlyprune_jax.training.state import Stream, TrainState, stream_key
+from earlyprune_jax.training.state import NEVER, Stream, TrainState, stream_key
 from earlyprune_jax.validate import InvalidInput
 
 Means = dict[str, float | None]
@@ -43,7 +41,7 @@ class EpochOutcome:
     Attributes:
         means: the metrics over the epoch's own batches, augmented and in training mode.
         nonfinite_step: the first step with a non-finite loss, or the last if it left non-finite
-            weights or statistics; `steps.NEVER` if neither.
+            weights or statistics; `state.NEVER` if neither.
     """
 
     means: Means
@@ -62,9 +60,10 @@ class Engine:
         probe: numbers of the training examples that signals look at.
         form: how step sequences are executed, `loop` or `scan`.
         mesh: the devices that share every batch of a run; None = one device.
-        fork_mesh: the devices over which runs that train as one batch are spread.
-        run_train, run_eval, run_train_many, run_eval_many, predict: kind of batches -> compiled
-            steps.
+        fork_mesh: the devices over which the runs of a stack are spread.
+        runners: (name of a step, kind of batches) -> compiled steps: train_step and eval_step of
+            one run, train_steps and eval_steps of a stack, and predict, which is a single step.
+        make_state: key -> the state of a trunk at step 0.
     """
 
     spec: RunSpec
@@ -74,12 +73,8 @@ class Engine:
     probe: np.ndarray
     form: str
     mesh: Mesh | None
-    fork_mesh: ForkMesh
-    run_train: Mapping[str, Runner]
-    run_eval: Mapping[str, Runner]
-    run_train_many: Mapping[str, Runner]
-    run_eval_many: Mapping[str, Runner]
-    predict: Mapping[str, Callable[[TrainState, Any, Any], Array]]
+    fork_mesh: Mesh
+    runners: Mapping[tuple[str, str], Callable[[Any, Any, Any], Any]]
     make_state: Callable[[PRNGKey], TrainState]
 
     @property
@@ -93,7 +88,7 @@ class Engine:
         return self.task.batching.steps_per_epoch
 
     def new_state(self, seed: int) -> TrainState:
-        """The trunk's state at step 0: a function of the seed."""
+        """Makes the trunk's state at step 0: a function of the seed."""
         key = jax.random.PRNGKey(seed)
         return self.place(on_primary(lambda: self.make_state(key)))
 
@@ -103,39 +98,83 @@ class Engine:
         return meshes.replicated(tree, self.mesh)
 
     def state_shapes(self) -> TrainState:
-        """Shapes and types of any run's state; nothing is computed."""
+        """Returns shapes and types of any run's state; nothing is computed."""
         return jax.eval_shape(self.make_state, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
     def prunable(self, layers: str) -> Any:
-        """The structure of the params with Python bools: `layers` as of `pruning.layers`, "" = the
-        task's."""
-        return _selected(self, layers)
+        """Returns the structure of the params with Python bools: `layers` as of `pruning.layers`,
+        "" = the task's."""
+        return pruning.select(self.task.shapes()["params"], layers or self.task.layers)
+
+    def stack(self, states: Sequence[TrainState], width: int) -> TrainState:
+        """Lays runs side by side.
+
+        Args:
+            states: of one shape.
+            width: of the stack, filled up where there are fewer: every width compiles once. At
+                width 1 there is no stack, and the one state is returned as it is.
+        """
+        if width == 1:
+            return states[0]
+        # Every device trains equally many; what only fills up is not looked at.
+        width = max(width, len(states))
+        missing = width - len(states) + -width % self.fork_mesh.size
+        filled = [*states, *[states[0]] * missing]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
+        _, put, _ = self._layout(stacked)
+        return put(stacked)
+
+    def state_of(self, current: TrainState, index: int) -> TrainState:
+        """Returns one run's state out of a stack; that of a run alone is itself, not a copy."""
+        if not current.step.ndim:
+            return current
+        return self.place(jax.tree.map(lambda leaf: leaf[index], current))
 
     def train_epoch(
         self, current: TrainState, rates: np.ndarray
-    ) -> tuple[TrainState, EpochOutcome]:
+    ) -> tuple[TrainState, list[EpochOutcome]]:
         """Trains one epoch; `current` is donated.
 
         Args:
-            current: the state at an epoch's start.
-            rates: [steps_per_epoch] learning rates; fewer train the epoch's first steps only.
+            current: the state at an epoch's start, or a stack of them.
+            rates: [steps_per_epoch] learning rates, or [runs, steps_per_epoch], of the runs of a
+                stack that do not only fill it up; fewer train the epoch's first steps only.
+
+        Returns:
+            The state after the epoch, and the outcome of each run.
         """
-        done = 0
-        carry = self.place((current, steps.zero_train_sums(self.task.sum_names)))
-        for batches in self.epoch_batches(current.key, int(current.step), len(rates)):
-            own = rates[done : done + len(batches.indices)]
-            inputs = ((batches.indices, batches.weights), own)
-            carry = self.run_train[batches.kind](carry, inputs, self.splits["train"])
-            done += len(own)
+        rates = np.atleast_2d(rates)
+        suffix, put, splits = self._layout(current)
+        sums = state.zero_train_sums(self.task.sum_names, current.step.shape)
+        carry, done, missing = put((current, sums)), 0, current.step.size - len(rates)
+        for batches in self._batches_of_epoch(current, rates.shape[1]):
+            part = rates[:, done : done + len(batches.indices)]
+            done += part.shape[1]
+            # Of a stack, steps are the first axis and runs the second; the first run fills it up.
+            part = np.stack([*part, *[part[0]] * missing], axis=1) if suffix else part[0]
+            inputs = ((batches.indices, batches.weights), part)
+            run = self.runners[f"train_step{suffix}", batches.kind]
+            carry = run(carry, inputs, splits["train"])
         new_state, sums = carry
-        return new_state, self.outcome(jax.device_get(sums), new_state.step, all_finite(new_state))
+        measured = jax.device_get((sums, new_state.step, state.all_finite(new_state)))
+        measured = jax.tree.map(np.atleast_1d, measured)
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], measured) for i in range(len(rates))]
+        return new_state, [self._outcome(*numbers) for numbers in each]
+
+    def _outcome(self, sums: Mapping[str, Any], step: Any, is_finite: Any) -> EpochOutcome:
+        """Reads one run's numbers after an epoch; `is_finite` tells of its state."""
+        nonfinite_step = int(sums["first_nonfinite_step"])
+        if nonfinite_step == NEVER and not is_finite:
+            nonfinite_step = int(step) - 1
+        means = self.task.measured({name: sums[name] for name in self.task.sum_names})
+        return EpochOutcome(dict(means), nonfinite_step)
 
     def epoch_batches(self, key: PRNGKey, step: int, num_steps: int) -> Iterator[Batches]:
-        """The first batches of an epoch, for a run's key and the step at which the epoch begins.
+        """Yields the first batches of an epoch.
 
         Args:
             key: of the run.
-            step: a multiple of `steps_per_epoch`.
+            step: at which the epoch begins, a multiple of `steps_per_epoch`.
             num_steps: how many batches.
         """
         epoch = step // self.steps_per_epoch
@@ -145,20 +184,70 @@ class Engine:
                 yield Batches(batches.kind, batches.indices[:num_steps], weights)
                 num_steps -= len(batches.indices)
 
-    def evaluate(self, current: TrainState, split: str) -> Means:
-        """The metrics over a whole split, in evaluation mode; None each where it is absent."""
+    def _batches_of_epoch(self, current: TrainState, num_steps: int) -> Iterator[Batches]:
+        """Yields the first batches of an epoch; of a stack, each run's along a second axis."""
+        if not current.step.ndim:
+            yield from self.epoch_batches(current.key, int(current.step), num_steps)
+            return
+        keys, begins = jax.device_get((current.key, current.step))
+        orders = [
+            self.epoch_batches(key, int(step), num_steps)
+            for key, step in zip(keys, begins, strict=True)
+        ]
+        # A stack has batches of one kind only: where there are several, runs train one by one.
+        for every in zip(*orders, strict=True):
+            indices = np.stack([batches.indices for batches in every], axis=1)
+            weights = None
+            if every[0].weights is not None:
+                weights = np.stack([batches.weights for batches in every], axis=1)
+            yield Batches(every[0].kind, indices, weights)
+
+    def evaluate(self, current: TrainState, split: str) -> list[Means]:
+        """Measures the metrics over a whole split, in evaluation mode.
+
+        Args:
+            current: a state, or a stack of them.
+            split: its name.
+
+        Returns:
+            Metric -> value for each run, those that only fill up included; None where the split is
+            absent.
+        """
+        num_runs = current.step.size
         if split not in self.splits:
-            return dict.fromkeys(metric.name for metric in self.task.metrics)
-        constants = (current.params, current.model_state, self.splits[split])
-        sums = self.place(steps.zero_sums(self.task.sum_names))
+            return [{metric.name: None for metric in self.task.metrics} for _ in range(num_runs)]
+        suffix, put, splits = self._layout(current)
+        constants = (current.params, current.model_state, splits[split])
+        sums = put(state.zero_sums(self.task.sum_names, current.step.shape))
         for batches in self.batches(split, self.spec.train.eval_batch_size):
-            sums = self.run_eval[batches.kind](sums, (batches.indices, batches.weights), constants)
-        return dict(self.task.measured(jax.device_get(sums)))
+            inputs = (batches.indices, batches.weights)
+            sums = self.runners[f"eval_step{suffix}", batches.kind](sums, inputs, constants)
+        sums = jax.tree.map(np.atleast_1d, jax.device_get(sums))
+        return [
+            dict(self.task.measured({name: values[index] for name, values in sums.items()}))
+            for index in range(num_runs)
+        ]
+
+    def _layout(self, current: TrainState) -> tuple[str, Callable[[Any], Any], Mapping[str, Any]]:
+        """Returns what is different for a stack: the end of its steps' names, how arrays are
+        placed, and the data."""
+        suffix = "s" if current.step.ndim else ""
+        if not suffix or self.fork_mesh.size == 1:
+            return suffix, self.place, self.splits
+        return suffix, self._spread, self._splits_of_stacks
+
+    @functools.cached_property
+    def _splits_of_stacks(self) -> Mapping[str, Any]:
+        return jax.device_put(self.splits, NamedSharding(self.fork_mesh, PartitionSpec()))
+
+    def _spread(self, tree: Any) -> Any:
+        """Spreads the leading axis, of runs, over the devices of stacks."""
+        return jax.device_put(tree, NamedSharding(self.fork_mesh, PartitionSpec(FORK_AXIS)))
 
     def batches(
         self, split: str, batch_size: int, examples: np.ndarray | None = None
     ) -> list[Batches]:
-        """Some examples of a split in batches, each once.
+        """Cuts some examples of a split into batches, each once.
 
         Args:
             split: its name.
@@ -172,76 +261,55 @@ class Engine:
     def measure_on_host(
         self, current: TrainState, epoch: int, last_epoch: int
     ) -> dict[str, float | None]:
-        """The host's metrics of a state by column; None where they are not due, or the split is
-        absent.
+        """Measures the host's metrics of one run's state.
 
         Args:
             current: the state after `epoch`.
             epoch: counted from the trunk's start.
             last_epoch: of the run.
+
+        Returns:
+            Column -> value; None where it is not due, or the split is absent.
         """
-        found: dict[str, float | None] = {}
-        for one in self.task.host:
+        columns: dict[str, float | None] = {}
+        variables = {"params": current.params, **current.model_state}
+        for host in self.task.host:
             for split in ("validation", "test"):
-                is_due = split in self.splits and one.due(epoch, last_epoch)
-                variables = {"params": current.params, **current.model_state}
-                values = one.of(variables, split) if is_due else {}
-                for metric in one.metrics:
-                    found[metric.column(split)] = values[metric.name] if is_due else None
-        return found
+                is_due = split in self.splits and host.due(epoch, last_epoch)
+                values = host.of(variables, split) if is_due else {}
+                columns |= {m.column(split): values.get(m.name) for m in host.metrics}
+        return columns
 
     def log_probs(self, networks: list[TrainState], split: str) -> Iterator[list[np.ndarray]]:
-        """Log-probabilities of a whole split, batch by batch: [B, C] of each network, natural log,
-        float32.
+        """Yields log-probabilities of a whole split, batch by batch: [B, C] of each network,
+        natural log, float32.
 
         Args:
             networks: states of finished runs.
             split: its name.
         """
         for batches in self.batches(split, self.spec.train.eval_batch_size):
-            predict = self.predict[batches.kind]
+            predict = self.runners["predict", batches.kind]
             for indices, weights in zip(batches.indices, batches.weights, strict=True):
-                made = [predict(one, (indices, weights), self.splits[split]) for one in networks]
-                yield [np.asarray(jax.device_get(one))[np.asarray(weights) > 0] for one in made]
-
-    def outcome(self, sums: Any, step: Any, is_finite: Any) -> EpochOutcome:
-        """Reads the sums of one epoch.
-
-        Args:
-            sums: of one run, as numbers.
-            step: of its state after the epoch.
-            is_finite: whether that state is.
-        """
-        nonfinite_step = int(sums["first_nonfinite_step"])
-        if nonfinite_step == steps.NEVER and not is_finite:
-            nonfinite_step = int(step) - 1
-        measured = self.task.measured({name: sums[name] for name in self.task.sum_names})
-        return EpochOutcome(dict(measured), nonfinite_step)
-
-
-@functools.lru_cache(maxsize=64)
-def _chosen(shapes: Any, layers: str) -> Any:
-    return pruning.select(jax.tree.unflatten(shapes[0], list(shapes[1])), layers)
-
-
-def _selected(engine: Engine, layers: str) -> Any:
-    leaves, structure = jax.tree.flatten(engine.task.shapes()["params"])
-    return _chosen((structure, tuple(leaves)), layers or engine.task.layers)
+                inputs, data = (indices, weights), self.splits[split]
+                rows = jax.device_get([predict(network, inputs, data) for network in networks])
+                yield [row[np.asarray(weights) > 0] for row in rows]
 
 
 @functools.lru_cache(maxsize=4096)
 def engine_id(spec: RunSpec) -> str:
-    """Eight hex digits of what decides an engine: settings that differ in nothing of it share one.
+    """Returns eight hex digits of what decides an engine: settings that differ in nothing of it
+    share one.
 
     Args:
         spec: of one setting.
     """
-    deciding_keys = deciding(spec.to_dict(), "data", "trunk")
-    own = {name: value for name, value in deciding_keys.items() if name not in NOT_SHARED}
-    own = {
-        name: value for name, value in own.items() if not name.startswith(("schedule.", "fork."))
+    shared = {
+        name: value
+        for name, value in deciding(spec.to_dict(), "data", "trunk").items()
+        if name not in NOT_SHARED and not name.startswith(("schedule.", "fork."))
     }
-    return content_hash([own, spec.code])[:8]
+    return content_hash([shared, spec.code])[:8]
 
 
 def build(
@@ -250,7 +318,7 @@ def build(
     *,
     form: str | None = None,
     mesh: Mesh | None = None,
-    fork_mesh: ForkMesh | None = None,
+    fork_mesh: Mesh | None = None,
 ) -> Engine:
     """Puts the data on the device and prepares every step.
 
@@ -264,57 +332,42 @@ def build(
     Raises:
         InvalidInput: the mesh cannot share the batches equally.
     """
-    if mesh is not None and (problems := indivisible(spec, mesh.size)):
+    if mesh and (problems := indivisible(spec, mesh.size)):
         raise InvalidInput(problems)
     form = form or execution_form(jax.default_backend())
-    fork_mesh = fork_mesh or ForkMesh(tuple(jax.local_devices()))
+    fork_mesh = fork_mesh or Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
     optimizer = optim.make(spec.optim, task.optimizer)
-    kinds = task.batching.kinds
-    train = {kind: steps.train_step(task, optimizer, kind) for kind in kinds}
-    evaluate = {kind: steps.eval_step(task, kind) for kind in kinds}
-    shared = functools.partial(meshes.data_parallel, mesh=mesh)
-
-    def many(step: Any, axes: Any, name: str) -> Runner:
-        return batched_runner(step, axes=axes, form=form, name=name, mesh=fork_mesh)
-
+    num_train = task.batching.num_examples["train"]
+    runners: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {}
+    for kind in task.batching.kinds:
+        for name, step, axes in (
+            ("train_step", state.train_step(task, optimizer, kind), (0, 0, None)),
+            ("eval_step", state.eval_step(task, kind), (0, None, (0, 0, None))),
+        ):
+            suffix = f"_{kind}" if kind else ""
+            shared = meshes.data_parallel(step, mesh)
+            runners[name, kind] = runner(shared, form=form, name=f"{name}{suffix}")
+            runners[f"{name}s", kind] = runner(
+                step, form=form, name=f"{name}s{suffix}", axes=axes, mesh=fork_mesh
+            )
+        predict = meshes.data_parallel(state.predict_step(task, kind), mesh)
+        runners["predict", kind] = jax.jit(predict)
     return Engine(
         spec=spec,
         task=task,
         optimizer=optimizer,
         splits=meshes.replicated(dict(task.splits), mesh),
-        probe=probe_indices(
-            task.batching.num_examples["train"], spec.signals.num_examples, spec.data.split_seed
-        ),
+        probe=probe_indices(num_train, spec.signals.num_examples, spec.data.split_seed),
         form=form,
         mesh=mesh,
         fork_mesh=fork_mesh,
-        run_train={
-            kind: runner(shared(step), form=form, name=_named("train_step", kind))
-            for kind, step in train.items()
-        },
-        run_eval={
-            kind: runner(shared(step), form=form, name=_named("eval_step", kind))
-            for kind, step in evaluate.items()
-        },
-        run_train_many={
-            kind: many(step, (0, 0, None), _named("train_steps", kind))
-            for kind, step in train.items()
-        },
-        run_eval_many={
-            kind: many(step, (0, None, (0, 0, None)), _named("eval_steps", kind))
-            for kind, step in evaluate.items()
-        },
-        predict={kind: jax.jit(shared(steps.predict_step(task, kind))) for kind in kinds},
+        runners=runners,
         make_state=state_maker(task, optimizer),
     )
 
 
-def _named(step: str, kind: str) -> str:
-    return f"{step}_{kind}" if kind else step
-
-
 def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainState]:
-    """A compiled function key -> the state of a trunk at step 0."""
+    """Returns a compiled function key -> the state of a trunk at step 0."""
 
     def make(key):
         return state.create(task.init(stream_key(key, Stream.INIT)), optimizer, key)
@@ -323,7 +376,8 @@ def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainSt
 
 
 def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
-    """A problem for every batch size of an experiment that so many devices cannot share equally."""
+    """Lists a problem for every batch size of an experiment that so many devices cannot share
+    equally."""
     # Evaluation rounds its batches up; the others' sizes decide what is drawn and learnt.
     sizes = {"train.batch_size": spec.train.batch_size}
     if spec.signals.names:
@@ -332,21 +386,17 @@ def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
 
 
 def probe_indices(num_train: int, num_examples: int, seed: int) -> np.ndarray:
-    """Numbers of the training examples that signals or criteria look at: a fixed random subset, or
+    """Chooses the training examples that signals or criteria look at: a fixed random subset, or
     all if 0.
 
     Args:
         num_train: training examples in use.
         num_examples: how many are looked at; 0 = all.
         seed: `data.split_seed`.
+
+    Returns:
+        Their numbers, ascending.
     """
     count = num_examples or num_train
     # A bit generator's raw stream is the same in every NumPy; a Generator's methods need not be.
     return np.sort(np.argsort(np.random.PCG64(seed).random_raw(num_train), kind="stable")[:count])
-
-
-@jax.jit
-def all_finite(current: TrainState) -> Array:
-    """Whether every weight and statistic of a state is a finite number."""
-    leaves = jax.tree.leaves((current.params, current.model_state))
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

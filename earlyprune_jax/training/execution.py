@@ -6,14 +6,13 @@ on GPU and TPU a whole chunk under scan keeps the device fed, and a batch of sma
 Results of these forms differ in the last bits, so a run records which one made it.
 """
 
-import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 Carry = TypeVar("Carry")
 Step = Callable[[Carry, Any, Any], Carry]
@@ -22,9 +21,12 @@ Step = Callable[[Carry, Any, Any], Carry]
 Runner = Callable[[Carry, Any, Any], Carry]
 """(carry, inputs with a leading axis of steps, constants) -> carry."""
 
+FORK_AXIS = "fork"
+"""The axis of a mesh over which the runs of a stack are spread."""
+
 
 def execution_form(backend: str) -> str:
-    """`loop` (a jitted step called from Python) or `scan` (a jitted chunk of steps).
+    """Chooses `loop` (a jitted step called from Python) or `scan` (a jitted chunk of steps).
 
     Example:
         >>> execution_form("cpu"), execution_form("gpu")
@@ -38,7 +40,7 @@ WORTH_DOUBLING = 1.1
 
 
 def batches_forks(backend: str) -> bool:
-    """Whether forks may train as one batch: on CPU they train one after another, in several
+    """Tells whether forks may train as one batch: on CPU they train one after another, in several
     processes.
 
     Example:
@@ -54,7 +56,7 @@ def measured_width(
     memory_error: type[Exception],
     multiple_of: int = 1,
 ) -> int:
-    """How many forks to train as one batch: doubled while that pays, and while it fits in memory.
+    """Finds how many forks to train as one batch: doubled while that pays and fits in memory.
 
     Args:
         seconds_of: width -> the seconds of one epoch of so many forks; raises `memory_error` if
@@ -69,89 +71,21 @@ def measured_width(
         >>> measured_width(lambda width: 1.0 * width, most=64, memory_error=MemoryError)
         1
     """
-    best, fastest = multiple_of, None
-    width = multiple_of
+    best, fastest, width = multiple_of, math.inf, multiple_of
     while width < 2 * most:
         try:
             each = seconds_of(width) / width
         except memory_error:
             break
-        if fastest is not None and each * WORTH_DOUBLING > fastest:
+        if each * WORTH_DOUBLING > fastest:
             break
         best, fastest, width = width, each, 2 * width
     return min(best, max(most, multiple_of))
 
 
-@dataclasses.dataclass(frozen=True)
-class ForkMesh:
-    """The devices over which the forks of a batch are spread, along a mesh axis `fork`."""
-
-    devices: tuple[Any, ...]
-
-    @property
-    def num_devices(self) -> int:
-        """How many there are; a batch's width is a multiple of it."""
-        return len(self.devices)
-
-    def split(self, tree: Any) -> Any:
-        """Puts each device's share of the leading axis on it."""
-        return self._put(tree, PartitionSpec("fork"))
-
-    def everywhere(self, tree: Any) -> Any:
-        """Puts a copy on every device."""
-        return self._put(tree, PartitionSpec())
-
-    def spread(self, function: Callable[..., Any], in_specs: Any) -> Callable[..., Any]:
-        """A function of batches as one that every device runs on its own share; nothing is
-        exchanged."""
-        if self.num_devices == 1:
-            return function
-        return jax.shard_map(
-            function,
-            mesh=self._mesh,
-            in_specs=in_specs,
-            out_specs=PartitionSpec("fork"),
-            # Carries of a scan begin as zeros that look the same on all devices.
-            check_vma=False,
-        )
-
-    @property
-    def _mesh(self) -> Mesh:
-        return Mesh(np.asarray(self.devices), ("fork",))
-
-    def _put(self, tree: Any, spec: PartitionSpec) -> Any:
-        place = self.devices[0] if self.num_devices == 1 else NamedSharding(self._mesh, spec)
-        return jax.device_put(tree, place)
-
-
-def batched_runner(
-    step: Step, *, axes: tuple[Any, Any, Any], form: str, name: str, mesh: ForkMesh
-) -> Runner:
-    """As `runner`, for a batch of runs: the carry has a leading axis of them.
-
-    Args:
-        step: of a single run.
-        axes: as `jax.vmap`'s in_axes, of carry, one step's inputs, and constants.
-        form: `loop` or `scan`.
-        name: shown in profiles and compilation logs.
-        mesh: where the runs are.
-    """
-
-    def spec_of(axis: int | None, *before: None) -> PartitionSpec:
-        return PartitionSpec() if axis is None else PartitionSpec(*before, "fork")
-
-    # Under scan the steps are the inputs' first axis, and the runs the second.
-    steps_axis = (None,) if form == "scan" else ()
-    inputs = spec_of(axes[1], *steps_axis)
-    constants = jax.tree.map(spec_of, axes[2], is_leaf=lambda axis: axis is None)
-    in_specs = (PartitionSpec("fork"), inputs, constants)
-    batched = jax.vmap(step, in_axes=axes)
-    return runner(batched, form=form, name=name, spread=lambda run: mesh.spread(run, in_specs))
-
-
 def once_options(backend: str) -> dict[str, int]:
-    """Compiler options of a function that runs once a trunk: on CPU, optimising takes longer than
-    running."""
+    """Returns compiler options of a function that runs once a trunk: on CPU, optimising takes
+    longer than running."""
     return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
 
 
@@ -161,7 +95,8 @@ def runner(
     form: str,
     name: str,
     compiler_options: Mapping[str, Any] = MappingProxyType({}),
-    spread: Callable[[Runner], Runner] = lambda run: run,
+    axes: tuple[Any, Any, Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Runner:
     """Compiles a step into a function that runs many; the carry's buffers are donated.
 
@@ -170,7 +105,9 @@ def runner(
         form: `loop` or `scan`.
         name: shown in profiles and compilation logs.
         compiler_options: for XLA.
-        spread: what is done to the function before it is compiled.
+        axes: as `jax.vmap`'s in_axes, of carry, one step's inputs, and constants: the step is run
+            for a stack of runs, along a leading axis of the carry. None = for one run.
+        mesh: the devices over which the runs of a stack are spread; nothing is exchanged.
 
     Example:
         >>> import jax.numpy as jnp
@@ -178,16 +115,19 @@ def runner(
         >>> total(jnp.zeros(()), jnp.arange(4.0), jnp.float32(2.0)).item()
         12.0
     """
+    single = step if axes is None else jax.vmap(step, axes)
 
-    def chunk(carry, inputs, constants):
-        return jax.lax.scan(lambda c, x: (step(c, x, constants), None), carry, inputs)[0]
+    def several(carry, inputs, constants):
+        return jax.lax.scan(lambda c, x: (single(c, x, constants), None), carry, inputs)[0]
 
-    def single(carry, inputs, constants):
-        return step(carry, inputs, constants)
+    def once(carry, inputs, constants):
+        return single(carry, inputs, constants)
 
-    compiled = spread(chunk if form == "scan" else single)
-    compiled.__name__ = name
-    jitted = jax.jit(compiled, donate_argnums=0, compiler_options=dict(compiler_options))
+    run = several if form == "scan" else once
+    if axes and mesh and mesh.size > 1:
+        run = _spread(run, axes, form, mesh)
+    run.__name__ = name
+    jitted = jax.jit(run, donate_argnums=0, compiler_options=dict(compiler_options))
     if form == "scan":
         return jitted
 
@@ -200,3 +140,20 @@ def runner(
         return carry
 
     return loop
+
+
+def _spread(run: Runner, axes: tuple[Any, Any, Any], form: str, mesh: Mesh) -> Runner:
+    """Has every device run its own share of a stack; arguments are those of `runner`."""
+    # Under scan the steps are the inputs' first axis, and the runs the second.
+    before = (None,) if form == "scan" else ()
+    by_run, everywhere = PartitionSpec(FORK_AXIS), PartitionSpec()
+    inputs = everywhere if axes[1] is None else PartitionSpec(*before, FORK_AXIS)
+    constants = jax.tree.map(
+        lambda axis: everywhere if axis is None else by_run,
+        axes[2],
+        is_leaf=lambda axis: axis is None,
+    )
+    # Not checked: carries of a scan begin as zeros that look the same on all devices.
+    return jax.shard_map(
+        run, mesh=mesh, in_specs=(by_run, inputs, constants), out_specs=by_run, check_vma=False
+    )

@@ -5,23 +5,20 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from earlyprune_jax import pruning
 from earlyprune_jax.records import RunRecords, flat
-from earlyprune_jax.training import cohort as cohorts
 from earlyprune_jax.training import measurement, schedules
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
-from earlyprune_jax.training.cohort import Cohort
 from earlyprune_jax.training.engine import Engine, EpochOutcome, Means
-from earlyprune_jax.training.measurement import Instrument, Sampling, Watcher
+from earlyprune_jax.training.measurement import Instrument, Watcher
 from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.retraining import Training
-from earlyprune_jax.training.state import TrainState
-from earlyprune_jax.training.steps import NEVER
+from earlyprune_jax.training.state import NEVER, TrainState
 from earlyprune_jax.triggers import Trigger
 
 Report = Callable[[dict[str, Any] | None], None]
@@ -48,19 +45,17 @@ class Watch:
 
     Attributes:
         tools: the instruments.
-        sampling: signal -> how much of it is measured.
         trigger: the run ends after the epoch at which this fires, if epochs are left to train.
     """
 
-    tools: tuple[Instrument, ...]
-    sampling: Mapping[str, Sampling]
-    trigger: Trigger | None
+    tools: tuple[Instrument, ...] = ()
+    trigger: Trigger | None = None
 
 
 FIRST_GUESS_SECONDS = 0.3
 """What a run's first save is taken to last."""
 
-NOT_WATCHED = Watch((), {}, None)
+NOT_WATCHED = Watch()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +85,11 @@ class Run:
     report: Report
 
 
-def never() -> bool:
-    """A `stop` that lets every run reach its end."""
-    return False
-
-
 def train(
-    engine: Engine, runs: Sequence[Run], stop: Callable[[], bool] = never, width: int = 1
+    engine: Engine,
+    runs: Sequence[Run],
+    stop: Callable[[], bool] = lambda: False,
+    width: int = 1,
 ) -> None:
     """Trains runs of one shape to their ends, side by side; an interrupted one goes on where it
     stopped.
@@ -118,32 +111,35 @@ def train(
         width: of the batch they make, which stays the same when some end before the others.
     """
     live = [_Progress(engine, run) for run in runs]
-    cohort = cohorts.make(engine, [one.resume() for one in live], width)
+    current = engine.stack([progress.resume() for progress in live], width)
     while True:
-        going = [index for index, one in enumerate(live) if not one.ended()]
+        going = [index for index, progress in enumerate(live) if not progress.ended()]
         if not going:
             return
         if len(going) < len(live):
-            states = [cohort.state(index) for index in going]
-            live, cohort = [live[index] for index in going], cohorts.make(engine, states, width)
+            current = engine.stack([engine.state_of(current, index) for index in going], width)
+            live = [live[index] for index in going]
         if stop():
-            for index, one in enumerate(live):
-                one.save(functools.partial(cohort.state, index))
+            for index, progress in enumerate(live):
+                progress.save(functools.partial(engine.state_of, current, index))
             return
-        _train_epoch(cohort, live)
+        current = _train_epoch(engine, current, live)
 
 
-def _train_epoch(cohort: Cohort, live: Sequence["_Progress"]) -> None:
+def _train_epoch(engine: Engine, current: TrainState, live: Sequence["_Progress"]) -> TrainState:
     """Trains, evaluates and measures every run for one epoch, and records it."""
     started = time.monotonic()
-    trained = cohort.train_epoch([one.rates() for one in live])
+    rates = np.stack([progress.rates() for progress in live])
+    current, outcomes = engine.train_epoch(current, rates)
+    # The runs of a stack share its time.
     train_seconds = (time.monotonic() - started) / len(live)
-    measured = {split: cohort.evaluate(split) for split in ("validation", "test")}
-    # The runs of a batch share its time.
+    measured = {split: engine.evaluate(current, split) for split in ("validation", "test")}
     seconds = (time.monotonic() - started) / len(live)
-    for index, (one, epoch) in enumerate(zip(live, trained, strict=True)):
+    for index, (progress, outcome) in enumerate(zip(live, outcomes, strict=True)):
         evaluated = {split: means[index] for split, means in measured.items()}
-        one.record(functools.partial(cohort.state, index), epoch, evaluated, train_seconds, seconds)
+        state = functools.partial(engine.state_of, current, index)
+        progress.record(state, outcome, evaluated, train_seconds, seconds)
+    return current
 
 
 class _Progress:
@@ -156,25 +152,20 @@ class _Progress:
         self.diverged: tuple[int, int] | None = None
         self.saved_epoch = -1
         self.unsaved_seconds, self.save_seconds = 0.0, FIRST_GUESS_SECONDS
-        self.watcher = Watcher(
-            engine,
-            run.watch.tools,
-            run.watch.sampling,
-            lambda epoch: state_after(engine, run, epoch),
-        )
+        self.watcher = Watcher(run.watch.tools, functools.partial(state_after, engine, run))
 
     def resume(self) -> TrainState:
-        """The newest sound state that the run's records reach."""
+        """Returns the newest sound state that the run's records reach."""
         run = self.run
         run.store.discard_interrupted()
         latest = run.first_epoch + len(run.records.epochs())
-        state, found, is_saved = _newest_sound(self.engine, run, latest)
-        run.records.truncate(found - run.first_epoch)
+        state, epoch, is_saved = _newest_sound(self.engine, run, latest)
+        run.records.truncate(epoch - run.first_epoch)
         if not is_saved and run.save.share is None:
-            _save(run, found, state)
+            _save(run, epoch, state)
         self.history = [flat(entry) for entry in run.records.epochs()]
         self.sparsity = pruning.sparsity(state.mask, run.prunable)
-        self.saved_epoch = found
+        self.saved_epoch = epoch
         for _ in self.history:
             run.report(None)
         return state
@@ -196,25 +187,22 @@ class _Progress:
         )
 
     def ended(self) -> bool:
-        """Whether no epoch is left to train; if so, how it ended is written down."""
+        """Tells whether no epoch is left to train; if so, how it ended is written down."""
+        watch, firing = self.run.watch, None
         if self.diverged:
             epoch, step = self.diverged
-            self._finish({"status": "diverged", "epoch": epoch, "step": step})
-            return True
-        firing = None
-        if len(self.history) < self.run.training.num_epochs:
-            # Asked before an epoch, not after one: a run that was interrupted in between asks
-            # again.
-            trigger = self.run.watch.trigger
-            firing = trigger(self.history) if trigger and self.history else None
-            if firing is None:
-                return False
+            result = {"status": "diverged", "epoch": epoch, "step": step}
+        else:
+            if len(self.history) < self.run.training.num_epochs:
+                # Asked before an epoch, not after one: an interrupted run asks again.
+                firing = watch.trigger(self.history) if watch.trigger and self.history else None
+                if firing is None:
+                    return False
+            result = {"status": "finished", "epoch": self.epoch, "step": self.step}
+        result["achieved_sparsity"] = self.sparsity
         fired = {"fired": dataclasses.asdict(firing)} if firing else {}
-        self._finish({"status": "finished", "epoch": self.epoch, "step": self.step}, fired)
+        self.run.records.finish(result | fired)
         return True
-
-    def _finish(self, result: dict[str, Any], fired: dict[str, Any] | None = None) -> None:
-        self.run.records.finish(result | {"achieved_sparsity": self.sparsity} | (fired or {}))
 
     def record(
         self,
@@ -224,30 +212,35 @@ class _Progress:
         train_seconds: float,
         seconds: float,
     ) -> None:
-        """Writes down one epoch, unless the run has diverged in it."""
-        after = self.step + self.engine.steps_per_epoch
-        entry: dict[str, Any] = {"epoch": self.epoch + 1, "step": after}
+        """Writes down one epoch, unless the run has diverged in it.
+
+        Args:
+            state: gives the state after the epoch.
+            trained: the outcome of its training.
+            evaluated: split -> its metrics.
+            train_seconds: the time its training took.
+            seconds: the same with its evaluation.
+        """
+        epoch, after = self.epoch + 1, self.step + self.engine.steps_per_epoch
+        last = self.run.first_epoch + self.run.training.num_epochs
+        entry: dict[str, Any] = {"epoch": epoch, "step": after}
         entry["learning_rate"] = float(self.rates()[-1])
         entry |= _named("train", trained.means) | {"train_seconds": train_seconds}
         for split, means in evaluated.items():
             entry |= _named(split, means)
         step = trained.nonfinite_step
         if step == NEVER and self.engine.task.host:
-            last = self.run.first_epoch + self.run.training.num_epochs
-            entry |= self.engine.measure_on_host(state(), entry["epoch"], last)
-        if step == NEVER and not all(
-            math.isfinite(value) for value in entry.values() if value is not None
-        ):
+            entry |= self.engine.measure_on_host(state(), epoch, last)
+        numbers = [value for value in entry.values() if value is not None]
+        if step == NEVER and not all(map(math.isfinite, numbers)):
             step = after - 1
         step = on_primary(lambda: step)
         if step != NEVER:
-            self.diverged = (entry["epoch"], step)
+            self.diverged = (epoch, step)
             return
         started = time.monotonic()
         if self.run.watch.tools:
-            entry["signals"], entry["signal_seconds"] = self.watcher.measure(
-                state(), entry["epoch"]
-            )
+            entry["signals"], entry["signal_seconds"] = self.watcher.measure(state(), epoch)
         entry["seconds"] = seconds + time.monotonic() - started
         # Numbers that each process works out for itself, and times, may differ: all go by the
         # primary's.
@@ -256,13 +249,12 @@ class _Progress:
         self.run.records.append(entry)
         self.history.append(flat(entry))
         self.unsaved_seconds += entry["seconds"]
-        is_last = len(self.history) == self.run.training.num_epochs
-        if is_last or on_primary(self._save_is_due):
+        if epoch == last or on_primary(self._save_is_due):
             self.save(state)
         self.run.report(entry)
 
     def _save_is_due(self) -> bool:
-        """Whether another save is within its share of the run's own time since the last one."""
+        """Tells whether another save is within its share of the run's own time since the last."""
         share = self.run.save.share
         return share is None or share * self.unsaved_seconds >= self.save_seconds
 
@@ -276,16 +268,21 @@ class _Progress:
 
 
 def state_after(engine: Engine, run: Run, epoch: int) -> TrainState:
-    """The state of a run after an epoch it has trained, from its checkpoint.
+    """Returns the state of a run after an epoch it has trained, from its checkpoint.
 
     Where that checkpoint is missing or damaged, the epochs since the newest sound one before
     it are trained again, to the same state, and saved.
+
+    Args:
+        engine: of the run's network and data.
+        run: the run.
+        epoch: counted from the trunk's start.
     """
-    state, found, is_saved = _newest_sound(engine, run, epoch)
-    for index in range(found - run.first_epoch, epoch - run.first_epoch):
+    state, start, is_saved = _newest_sound(engine, run, epoch)
+    for index in range(start - run.first_epoch, epoch - run.first_epoch):
         rates = schedules.rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
         state, _ = engine.train_epoch(state, rates)
-    if found != epoch or not is_saved:
+    if start != epoch or not is_saved:
         run.store.save(epoch, state)
     return state
 
@@ -305,7 +302,7 @@ def _newest_sound(engine: Engine, run: Run, latest: int) -> tuple[TrainState, in
 def _save(run: Run, epoch: int, state: TrainState) -> None:
     run.store.save(epoch, state)
     if run.save.keep is not None:
-        compared = measurement.epochs_needed_after(epoch, run.watch.tools, run.watch.sampling)
+        compared = measurement.epochs_needed_after(epoch, run.watch.tools)
         run.store.keep_only(run.save.keep | compared | {epoch})
 
 

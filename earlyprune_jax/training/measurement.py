@@ -1,4 +1,5 @@
-"""Measuring a run along its epochs: the configured signals as instruments, and one run's watcher.
+"""Measuring a run along its epochs: the configured signals as instruments, and one run's watcher;
+and, at its end, how alike replicates have become.
 
 An instrument observes a state and concludes numbers from what it has just observed and from what it
 observed some epochs earlier. Most need no earlier epoch; those that do (distances between masks,
@@ -6,10 +7,11 @@ the way the weights have gone) find the states again in the run's checkpoints af
 so that an interrupted run measures what an uninterrupted one does.
 """
 
+import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,11 +24,11 @@ from earlyprune_jax.signals.fisher_program import memory_options
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.tasks import Task
 from earlyprune_jax.tasks.batching import places
-from earlyprune_jax.training import criteria, steps
-from earlyprune_jax.training.engine import Engine, probe_indices
-from earlyprune_jax.training.execution import Runner, runner
+from earlyprune_jax.training import criteria
+from earlyprune_jax.training.engine import Engine
+from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.mesh import data_parallel
-from earlyprune_jax.training.state import Stream, TrainState, stream_key
+from earlyprune_jax.training.state import Stream, TrainState, signal_step, stream_key
 from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
 KEY = "signals.names"
@@ -50,63 +52,50 @@ REFERENCE_EPOCH = 1
 """The epoch whose weights EarlyCroP measures distances from."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How much of a signal is measured.
-
-    Attributes:
-        num_examples: probe examples looked at; None for a signal of the weights alone.
-        every_epochs: measured after epochs 1, 1 + every_epochs, ...
-    """
-
-    num_examples: int | None
-    every_epochs: int
-
-    def due(self, epoch: int) -> bool:
-        """Whether the signal is measured after this epoch."""
-        return (epoch - 1) % self.every_epochs == 0
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Instrument:
     """A configured signal, bound to the engine's data and compiled at first use.
 
     Attributes:
         name: the signal's name in configs.
         columns: its numbers, None at epochs where it is not measured.
-        looks_at_examples: whether fewer examples make it cheaper.
-        observe: (state, epoch, probe indices) -> what is kept of that epoch.
+        observe: (state, epoch, probe) -> what is kept of that epoch.
         lookback: (epoch, every_epochs) -> the earlier epochs that `conclude` needs.
         conclude: (this epoch's observation, epoch -> earlier observation) -> column -> number,
             or a mapping parameter path -> number.
+        probe: numbers of the training examples looked at, of which fewer make it cheaper; None for
+            a signal of the weights alone.
+        every_epochs: measured after epochs 1, 1 + every_epochs, ...
     """
 
     name: str
     columns: tuple[str, ...]
-    looks_at_examples: bool
-    observe: Callable[[TrainState, int, np.ndarray], Any]
-    lookback: Callable[[int, int], tuple[int, ...]]
-    conclude: Callable[[Any, Mapping[int, Any]], dict[str, Any]]
+    observe: Callable[[TrainState, int, Any], Any]
+    lookback: Callable[[int, int], tuple[int, ...]] = lambda epoch, every: ()
+    conclude: Callable[[Any, Mapping[int, Any]], dict[str, Any]] = lambda observed, earlier: (
+        observed
+    )
+    probe: np.ndarray | None = None
+    every_epochs: int = 1
 
 
 def instruments(engine: Engine) -> tuple[Instrument, ...]:
-    """The configured signals, in the order of `signals.names`."""
+    """Makes the configured signals, in the order of `signals.names`; each measures in full."""
     made = []
     for name in engine.spec.signals.names:
         if name in TRAJECTORIES:
             made.append(TRAJECTORIES[name](engine))
             continue
         signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
-        made.append(
-            _of_examples(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal)
-        )
+        of_state = _of_examples if isinstance(signal, ProbeSignal) else _of_weights
+        made.append(of_state(engine, signal))
     return tuple(made)
 
 
 def _signal(
     name: str, spec: RunSpec, task: Task, *, num_examples: int
 ) -> ProbeSignal | WeightSignal:
-    """A signal of one state: a built-in, or what a function of the user's gives.
+    """Makes a signal of one state: a built-in, or what a function of the user's gives.
 
     Raises:
         InvalidInput: it cannot be loaded, or is none.
@@ -129,81 +118,89 @@ def _signal(
 
 
 def check(spec: RunSpec, task: Task) -> list[str]:
-    """The problems of the signals' names, and of signals that need what the task does not have.
+    """Lists the problems of the signals' names, and of signals that need what the task lacks.
 
     Args:
         spec: of one setting.
         task: of `tasks.abstract`.
     """
     problems = []
-    columns: dict[str, str] = {}
+    owners = dict.fromkeys(RECORDED, "the record of an epoch")
     for name in spec.signals.names:
-        if name in TRAJECTORIES:
-            own: tuple[str, ...] = (name,)
-        elif name not in NAMES and not references.is_import_path(name):
-            problems.append(unknown_choice(KEY, name, NAMES) + " Your own: module:function.")
+        try:
+            declared, needs_log_probs = _declared(name, spec, task)
+        except InvalidInput as error:
+            problems += error.problems
             continue
-        else:
-            try:
-                signal = _signal(name, spec, task, num_examples=1)
-            except InvalidInput as error:
-                problems += error.problems
-                continue
-            own = signal.columns
-            if isinstance(signal, ProbeSignal) and signal.needs_log_probs and task.network is None:
-                remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
-                problems.append(expected(KEY, name, "to need no log-probabilities", remedy))
-        problems += [
-            expected(KEY, name, f"to have no column {column}, which {columns[column]} has")
-            for column in own
-            if column in columns
-        ]
-        problems += [
-            expected(
-                KEY, name, f"to have no column {column}, which records have for something else"
-            )
-            for column in own
-            if column in RECORDED or column.startswith(SPLITS)
-        ]
-        columns |= dict.fromkeys(own, name)
+        if needs_log_probs and task.network is None:
+            remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
+            problems.append(expected(KEY, name, "to need no log-probabilities", remedy))
+        for column in declared:
+            if column in owners or column.startswith(SPLITS):
+                owner = owners.get(column, "a metric of the task")
+                allowed = f"to have no column {column}, which {owner} has"
+                problems.append(expected(KEY, name, allowed))
+        owners |= dict.fromkeys(declared, name)
     return problems
 
 
-def full_sampling(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Sampling]:
-    """Every signal after every epoch, on all probe examples."""
-    return {
-        tool.name: Sampling(len(engine.probe) if tool.looks_at_examples else None, 1)
-        for tool in tools
-    }
+def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the columns of some signals; nothing is computed.
+
+    Args:
+        spec: of one setting.
+        task: of `tasks.abstract`.
+        names: of signals, built-in or own; those that `check` refuses have none.
+    """
+    declared: list[str] = []
+    for name in names:
+        with contextlib.suppress(InvalidInput):
+            declared += _declared(name, spec, task)[0]
+    return tuple(declared)
+
+
+def _declared(name: str, spec: RunSpec, task: Task) -> tuple[tuple[str, ...], bool]:
+    """Returns a signal's columns, and whether it needs log-probabilities.
+
+    Raises:
+        InvalidInput: there is no such signal, or one of the user's cannot be made.
+    """
+    if name in TRAJECTORIES:
+        return (name,), False
+    if name not in NAMES and not references.is_import_path(name):
+        raise InvalidInput([f"{unknown_choice(KEY, name, NAMES)} Your own: module:function."])
+    signal = _signal(name, spec, task, num_examples=1)
+    return signal.columns, isinstance(signal, ProbeSignal) and signal.needs_log_probs
 
 
 class Watcher:
     """Measures one run after each of its epochs, in ascending order.
 
     Args:
-        engine: whose data are looked at.
         tools: the instruments.
-        sampling: name -> how much of it is measured.
         state_after: epoch -> the run's state then; asked for epochs seen before an interruption.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        tools: tuple[Instrument, ...],
-        sampling: Mapping[str, Sampling],
-        state_after: Callable[[int], TrainState],
-    ):
-        self._tools, self._sampling, self._state_after = tools, sampling, state_after
-        self._probes = {name: _probe(engine, own.num_examples) for name, own in sampling.items()}
+        self, tools: tuple[Instrument, ...], state_after: Callable[[int], TrainState]
+    ) -> None:
+        self._tools, self._state_after = tools, state_after
         self._seen: dict[str, dict[int, Any]] = {tool.name: {} for tool in tools}
 
     def measure(self, state: TrainState, epoch: int) -> tuple[dict[str, Any], dict[str, float]]:
-        """Column -> number (None where a signal is not due), and signal -> seconds it took."""
+        """Measures what is due.
+
+        Args:
+            state: the run's, after the epoch.
+            epoch: counted from the trunk's start.
+
+        Returns:
+            Column -> number (None where a signal is not due), and signal -> seconds it took.
+        """
         numbers: dict[str, Any] = {}
         seconds: dict[str, float] = {}
         for tool in self._tools:
-            if not self._sampling[tool.name].due(epoch):
+            if (epoch - 1) % tool.every_epochs:
                 numbers |= dict.fromkeys(tool.columns)
                 continue
             started = time.monotonic()
@@ -212,50 +209,36 @@ class Watcher:
         return numbers, seconds
 
     def _measure_one(self, tool: Instrument, state: TrainState, epoch: int) -> dict[str, Any]:
-        seen, every = self._seen[tool.name], self._sampling[tool.name].every_epochs
+        seen, every = self._seen[tool.name], tool.every_epochs
         earlier = tool.lookback(epoch, every)
-        for missing in (past for past in earlier if past not in seen):
-            seen[missing] = tool.observe(
-                self._state_after(missing), missing, self._probes[tool.name]
-            )
-        current = tool.observe(state, epoch, self._probes[tool.name])
-        numbers = tool.conclude(current, {past: seen[past] for past in earlier})
+        for past in earlier:
+            if past not in seen:
+                seen[past] = tool.observe(self._state_after(past), past, tool.probe)
+        seen[epoch] = tool.observe(state, epoch, tool.probe)
+        numbers = tool.conclude(seen[epoch], {past: seen[past] for past in earlier})
         needed = tool.lookback(epoch + every, every)
-        known = {**seen, epoch: current}
-        self._seen[tool.name] = {past: known[past] for past in needed if past in known}
+        self._seen[tool.name] = {past: seen[past] for past in needed if past in seen}
         return numbers
 
 
-def epochs_needed_after(
-    epoch: int, tools: tuple[Instrument, ...], sampling: Mapping[str, Sampling]
-) -> frozenset[int]:
-    """Epochs up to this one that a later measurement compares with: their checkpoints must stay."""
+def epochs_needed_after(epoch: int, tools: tuple[Instrument, ...]) -> frozenset[int]:
+    """Finds the epochs up to this one that a later measurement compares with: their checkpoints
+    must stay."""
     needed: set[int] = set()
     for tool in tools:
-        every = sampling[tool.name].every_epochs
-        following = epoch + every - (epoch - 1) % every
-        needed |= {past for past in tool.lookback(following, every) if past <= epoch}
+        following = epoch + tool.every_epochs - (epoch - 1) % tool.every_epochs
+        needed |= {past for past in tool.lookback(following, tool.every_epochs) if past <= epoch}
     return frozenset(needed)
 
 
-def _probe(engine: Engine, num_examples: int | None) -> np.ndarray:
-    if num_examples is None or num_examples == len(engine.probe):
-        return engine.probe
-    # A smaller probe is a subset of a larger one.
-    return probe_indices(engine.num_train, num_examples, engine.spec.data.split_seed)
-
-
 def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
+    name = re.sub(r"\W+", "_", signal.name).strip("_")
     options = memory_options(jax.default_backend())
-
-    def compiled(kind: str) -> Runner:
-        plain = steps.signal_step(
-            engine.task, signal, augment=engine.spec.signals.augment, kind=kind
-        )
-        step, name = data_parallel(plain, engine.mesh), f"{slug(signal.name)}_step"
-        return runner(step, form=engine.form, name=name, compiler_options=options)
-
-    runs = {kind: compiled(kind) for kind in engine.task.batching.kinds}
+    runs = {}
+    for kind in engine.task.batching.kinds:
+        step = signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind)
+        shared = data_parallel(step, engine.mesh)
+        runs[kind] = runner(shared, form=engine.form, name=f"{name}_step", compiler_options=options)
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
         key = stream_key(state.key, Stream.SIGNAL, epoch)
@@ -265,19 +248,19 @@ def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
             sums = runs[kind](sums, inputs, constants)
         return _as_declared(signal, signal.numbers(jax.device_get(sums), len(probe)))
 
-    return Instrument(signal.name, signal.columns, True, observe, _no_lookback, _as_observed)
+    return Instrument(signal.name, signal.columns, observe, probe=engine.probe)
 
 
-def _of_weights(signal: WeightSignal) -> Instrument:
-    def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
+def _of_weights(engine: Engine, signal: WeightSignal) -> Instrument:
+    def observe(state: TrainState, epoch: int, probe: None) -> dict[str, Any]:
         key = stream_key(state.key, Stream.SIGNAL, epoch)
         return _as_declared(signal, dict(signal.measure(state.params, key)))
 
-    return Instrument(signal.name, signal.columns, False, observe, _no_lookback, _as_observed)
+    return Instrument(signal.name, signal.columns, observe)
 
 
 def _as_declared(signal: ProbeSignal | WeightSignal, numbers: dict[str, Any]) -> dict[str, Any]:
-    """The numbers, which must be those of the signal's columns; mappings by parameter are free.
+    """Returns the numbers, which must be those of the signal's columns; mappings are free.
 
     Raises:
         InvalidInput: they are not.
@@ -296,7 +279,7 @@ def _mask_distance(engine: Engine) -> Instrument:
     prunable = engine.prunable(asked.weight_layers)
     examples = criteria.Examples(engine, engine.probe, asked.batch_size)
 
-    def observe(state: TrainState, epoch: int, probe: np.ndarray) -> Any:
+    def observe(state: TrainState, epoch: int, probe: None) -> Any:
         mask = criteria.make_mask(
             engine,
             state,
@@ -318,7 +301,7 @@ def _mask_distance(engine: Engine) -> Instrument:
         older = list(earlier.values())
         return {"mask_distance": signals.early_bird_distance(mask, older, prunable)}
 
-    return Instrument("mask_distance", ("mask_distance",), False, observe, lookback, conclude)
+    return Instrument("mask_distance", ("mask_distance",), observe, lookback, conclude)
 
 
 def _weight_change(engine: Engine) -> Instrument:
@@ -326,7 +309,7 @@ def _weight_change(engine: Engine) -> Instrument:
     then."""
     prunable = engine.prunable(engine.spec.signals.weight_layers)
 
-    def observe(state: TrainState, epoch: int, probe: np.ndarray) -> Params:
+    def observe(state: TrainState, epoch: int, probe: None) -> Params:
         # A copy: the next training step takes the state's own buffers.
         return jax.device_get(state.params)
 
@@ -337,7 +320,7 @@ def _weight_change(engine: Engine) -> Instrument:
         reference = earlier.get(REFERENCE_EPOCH, params)
         return {"weight_change": signals.weight_change(reference, params, layers=prunable)}
 
-    return Instrument("weight_change", ("weight_change",), False, observe, lookback, conclude)
+    return Instrument("weight_change", ("weight_change",), observe, lookback, conclude)
 
 
 TRAJECTORIES: dict[str, Callable[[Engine], Instrument]] = {
@@ -349,35 +332,51 @@ TRAJECTORIES: dict[str, Callable[[Engine], Instrument]] = {
 NAMES = (*signals.NAMES, "performance", *TRAJECTORIES)
 """What `signals.names` may hold."""
 
+COMPARISONS: dict[str, Callable[[signals.PairwiseSimilarity], dict[str, Any]]] = {
+    "model_similarity": lambda pairs: {
+        "model_similarity": pairs.result().divergence,
+        "model_similarity_standard_error": pairs.result().standard_error,
+    },
+    "disagreement": lambda pairs: {"disagreement": pairs.disagreement},
+}
+"""What `fork.comparisons` may hold; all of them need log-probabilities."""
 
-def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of some signals; nothing is computed.
+
+def compare(names: Sequence[str], batches: Iterable[Sequence[np.ndarray]]) -> dict[str, Any]:
+    """Measures how alike the replicates of a pruned cell are, on the same examples.
+
+    Predictions come batch by batch from networks held side by side, so that [examples, classes]
+    never stands in memory at once.
 
     Args:
-        spec: of one setting.
-        task: of `tasks.abstract`.
-        names: of signals, built-in or own.
+        names: of `COMPARISONS`.
+        batches: for each batch of examples the networks' log-probabilities, [B, C] each, natural
+            log.
+
+    Returns:
+        Column -> number, means over all pairs; and `num_examples`.
+
+    Raises:
+        InvalidInput: what is given are no log-probabilities: a network is not finite.
+
+    Example:
+        >>> same = np.log([[0.5, 0.5]])
+        >>> compare(("model_similarity", "disagreement"), [[same, same]])["disagreement"]
+        0.0
     """
-    found: list[str] = []
+    pairs = signals.PairwiseSimilarity(given="log_probabilities")
+    for batch in batches:
+        pairs.add(*batch)
+    measured = {"num_examples": pairs.num_examples}
     for name in names:
-        found += (
-            (name,) if name in TRAJECTORIES else _signal(name, spec, task, num_examples=1).columns
-        )
-    return tuple(found)
-
-
-def _no_lookback(epoch: int, every: int) -> tuple[int, ...]:
-    return ()
-
-
-def _as_observed(observation: dict[str, Any], earlier: Mapping[int, Any]) -> dict[str, Any]:
-    return observation
+        measured |= COMPARISONS[name](pairs)
+    return measured
 
 
 def _probe_inputs(
     engine: Engine, probe: np.ndarray, num_passes: int
 ) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
-    """Kind of batches -> rows of (indices, weights, first place, number of the batch, pass)."""
+    """Yields kinds of batches, and rows of (indices, weights, first place, batch, pass)."""
     num_batches, num_seen = 0, 0
     for batches in engine.batches("train", engine.spec.signals.batch_size, probe):
         first, num_seen = places(batches, num_seen)
@@ -387,8 +386,3 @@ def _probe_inputs(
         numbers = (num_batches + rows).astype(np.int32)
         yield batches.kind, (indices[rows], weights[rows], first[rows], numbers, passes)
         num_batches += len(first)
-
-
-def slug(name: str) -> str:
-    """A name as a part of an identifier."""
-    return re.sub(r"\W+", "_", name).strip("_")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,24 +32,18 @@ class Optimizer:
     update: Callable[[Any, Any, Params, Array], tuple[Any, Any]]
 
 
-def decayed_leaves(params: Any, weight_decay_on: str) -> Any:
-    """The structure of `params` with Python bools: which leaves decay.
+def _decay_mask(spec: OptimSpec) -> Callable[[Any], Any]:
+    """Makes params -> bools, the leaves that decay: all (paper A: BN and biases), or kernels."""
 
-    Args:
-        params: any parameter pytree.
-        weight_decay_on: `all` (paper A: BN and biases too) or `kernels` (leaves named `kernel`).
-    """
-    return jax.tree.map_with_path(
-        lambda path, _: weight_decay_on == "all" or path_name(path).rsplit("/", 1)[-1] == "kernel",
-        params,
-    )
+    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
+        return spec.weight_decay_on == "all" or path_name(path).rsplit("/", 1)[-1] == "kernel"
+
+    return functools.partial(jax.tree.map_with_path, decays)
 
 
 def _decay(spec: OptimSpec) -> list[optax.GradientTransformation]:
-    if not spec.weight_decay:
-        return []
-    mask = functools.partial(decayed_leaves, weight_decay_on=spec.weight_decay_on)
-    return [optax.add_decayed_weights(spec.weight_decay, mask=mask)]
+    decay = optax.add_decayed_weights(spec.weight_decay, mask=_decay_mask(spec))
+    return [decay] if spec.weight_decay else []
 
 
 def sgd(spec: OptimSpec) -> optax.GradientTransformation:
@@ -111,17 +105,76 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
 
     Example:
         >>> plain = make(OptimSpec("sgd", 0.1, 0.0, False, 0.0, "all"))
-        >>> updates, _ = plain.update(jnp.ones(1), plain.init(jnp.ones(1)), jnp.ones(1), jnp.float32(0.5))
-        >>> updates.tolist()
+        >>> params = jnp.ones(1)
+        >>> plain.update(params, plain.init(params), params, jnp.float32(0.5))[0].tolist()
         [-0.5]
     """
     name = spec.name or default
     factory = references.load(KEY, name, OPTIMIZERS)
-    if references.is_import_path(name):
-        return _of_factory(spec, name, factory)
-    if references.parse(name).path != "sgd" and (problems := _momentum_problems(spec, name)):
+    given: dict[str, Any] = {"spec": spec}
+    is_own = references.is_import_path(name)
+    if is_own:
+        offered = {"weight_decay": spec.weight_decay, "mask": _decay_mask(spec)}
+        if spec.weight_decay_on == "all":
+            del offered["mask"]
+        given = references.accepted(factory, offered)
+    if problems := _problems(dataclasses.replace(spec, name=name), given):
         raise InvalidInput(problems)
-    return _of_direction(_called(name, functools.partial(factory, spec)))
+
+    def made(**rate: Any) -> optax.GradientTransformation:
+        with references.guarded(KEY, name, "to be makeable"):
+            optimizer = factory(**given, **rate)
+        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+            found = type(optimizer).__name__
+            raise unexpected(KEY, name, f"to make an Optax transformation, not a {found}")
+        return optimizer
+
+    if is_own and references.accepted(factory, {"learning_rate": 1.0}):
+        of_rate = optax.inject_hyperparams(lambda learning_rate: made(learning_rate=learning_rate))
+        return _given_rates(of_rate(learning_rate=1.0))
+    direction = made()
+
+    def update(grads, opt_state, params, learning_rate):
+        updates, new_state = direction.update(grads, opt_state, params)
+        return jax.tree.map(lambda leaf: -learning_rate * leaf, updates), new_state
+
+    return Optimizer(direction.init, update)
+
+
+def _given_rates(injected: optax.GradientTransformation) -> Optimizer:
+    """Gives every step's rate to an optimizer made by `optax.inject_hyperparams`."""
+
+    def update(grads, opt_state, params, learning_rate):
+        rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
+        given = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
+        return injected.update(grads, given, params)
+
+    return Optimizer(injected.init, update)
+
+
+def _problems(spec: OptimSpec, given: Mapping[str, Any]) -> list[str]:
+    """Lists options that the optimizer would ignore; `given` is what its factory gets."""
+    bound = references.bound(KEY, spec.name, OPTIMIZERS)
+    is_sgd = references.parse(spec.name).path == "sgd"
+    is_own = references.is_import_path(spec.name)
+    lacks = {name for name in ("weight_decay", "mask") if is_own and name not in given}
+    decays, on_kernels = spec.weight_decay != 0, spec.weight_decay_on == "kernels"
+    of_sgd = f"It belongs to sgd; give {spec.name} its own as arguments."
+    by_schedule = "It is optim.learning_rate, by the schedule; give other arguments by name."
+    no_decay = "Give it to an optimizer that takes weight_decay, or set it to 0."
+    rows = (
+        (not is_sgd and spec.momentum, "momentum", "to be 0.0", of_sgd),
+        (not is_sgd and spec.nesterov, "nesterov", "to be False", of_sgd),
+        (is_own and "learning_rate" in bound, "name", "to have no learning_rate", by_schedule),
+        (decays and "weight_decay" in lacks, "weight_decay", "to be 0", no_decay),
+        (decays and on_kernels and "mask" in lacks, "weight_decay_on", "to be all", ""),
+    )
+    where = f"with optim.name={spec.name}"
+    return [
+        expected(f"optim.{key}", getattr(spec, key), f"{allowed} {where}", remedy)
+        for is_wrong, key, allowed, remedy in rows
+        if is_wrong
+    ]
 
 
 def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
@@ -135,95 +188,13 @@ def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
     Raises:
         InvalidInput: as `make`, or the step raises.
     """
-    made = make(spec, default)
-
-    def step(params: Any, rate: Array) -> Any:
-        return made.update(params, made.init(params), params, rate)[0]
-
-    name = spec.name or default
+    made, name = make(spec, default), spec.name or default
     with references.guarded(KEY, name, "to make updates"):
         state = jax.eval_shape(made.init, params)
-        updates = jax.eval_shape(step, params, jax.ShapeDtypeStruct((), jnp.float32))
+        rate = jax.ShapeDtypeStruct((), jnp.float32)
+        updates, _ = jax.eval_shape(made.update, params, state, params, rate)
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
         return [expected(KEY, name, "to keep no random key in its state: it cannot be saved")]
     if jax.tree.structure(updates) != jax.tree.structure(params):
         return [expected(KEY, name, "to make updates of the structure of the params")]
     return []
-
-
-def _momentum_problems(spec: OptimSpec, name: str) -> list[str]:
-    """Options of SGD that another optimizer would ignore."""
-    remedy = f"It belongs to sgd; give {name} its own as arguments."
-    given = {"momentum": (spec.momentum, 0.0), "nesterov": (spec.nesterov, False)}
-    return [
-        expected(f"optim.{key}", value, f"to be {neutral} with optim.name={name}", remedy)
-        for key, (value, neutral) in given.items()
-        if value != neutral
-    ]
-
-
-def _bound_problems(spec: OptimSpec, name: str) -> list[str]:
-    """Arguments of the reference that are the config's to give."""
-    bound, problems = references.bound(KEY, name, OPTIMIZERS), []
-    if "learning_rate" in bound:
-        remedy = "It is optim.learning_rate, by the schedule; give other arguments by name."
-        problems.append(expected(KEY, name, "to have no learning_rate", remedy))
-    if "weight_decay" in bound and spec.weight_decay:
-        allowed = f"to be 0 where {name} has one of its own"
-        problems.append(expected("optim.weight_decay", spec.weight_decay, allowed))
-    return problems
-
-
-def _of_factory(spec: OptimSpec, name: str, factory: Callable[..., Any]) -> Optimizer:
-    mask = functools.partial(decayed_leaves, weight_decay_on=spec.weight_decay_on)
-    offered: dict[str, Any] = {"weight_decay": spec.weight_decay}
-    if spec.weight_decay_on != "all":
-        offered["mask"] = mask
-    taken = references.accepted(factory, offered)
-    problems = _momentum_problems(spec, name) + _bound_problems(spec, name)
-    if not problems and spec.weight_decay and "weight_decay" not in taken:
-        remedy = "Give it to an optimizer that takes weight_decay, or set it to 0."
-        problems.append(
-            expected(
-                "optim.weight_decay", spec.weight_decay, f"to be 0 with optim.name={name}", remedy
-            )
-        )
-    if spec.weight_decay and "mask" in offered and "mask" not in taken:
-        problems.append(
-            expected(
-                "optim.weight_decay_on", spec.weight_decay_on, f"to be all with optim.name={name}"
-            )
-        )
-    if problems:
-        raise InvalidInput(problems)
-    if "learning_rate" not in references.accepted(factory, {"learning_rate": 1.0}):
-        return _of_direction(_called(name, functools.partial(factory, **taken)))
-
-    def of_rate(learning_rate: Any) -> optax.GradientTransformation:
-        return _called(name, functools.partial(factory, learning_rate=learning_rate, **taken))
-
-    injected = optax.inject_hyperparams(of_rate)(learning_rate=1.0)
-
-    def update(grads, opt_state, params, learning_rate):
-        rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
-        given = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
-        return injected.update(grads, given, params)
-
-    return Optimizer(injected.init, update)
-
-
-def _called(name: str, factory: Callable[[], Any]) -> optax.GradientTransformation:
-    with references.guarded(KEY, name, "to be makeable"):
-        made = factory()
-    if not (hasattr(made, "init") and hasattr(made, "update")):
-        found = type(made).__name__
-        raise unexpected(KEY, name, f"to make an Optax transformation, not a {found}")
-    return made
-
-
-def _of_direction(direction: optax.GradientTransformation) -> Optimizer:
-    def update(grads, opt_state, params, learning_rate):
-        updates, new_state = direction.update(grads, opt_state, params)
-        return jax.tree.map(lambda one: -learning_rate * one, updates), new_state
-
-    return Optimizer(direction.init, update)

@@ -1,25 +1,29 @@
 """How a pruned run trains on: its length and its learning rates, by name; and the trunk's own
 training.
 
-A rule is a length and rates; today's names are combinations of them. A rule of the user's is a
-function (fork_epoch, trunk) -> Training.
+A rule is a length and rates; the named ones are combinations of them. A rule of the user's is a
+function (fork_epoch, trunk) -> Training, in which `trunk` is the dense run's `RunSchedule`.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.spec import ForkSpec, RunSpec
 from earlyprune_jax.training import schedules
+from earlyprune_jax.training.schedules import RunSchedule
 from earlyprune_jax.validate import expected, unexpected
 
 KEY = "fork.rules"
 ANY_STEPS = 100
 """Training steps an epoch where a rule is asked for its length only."""
+
+SMALLEST_RATE = 1e-30
+"""Below this, ratios of rates leave the range of float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,76 +42,26 @@ class Training:
     reset_momentum: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class TrunkSchedule:
-    """How the dense run trains, as retraining rules see it.
-
-    Attributes:
-        num_epochs: T.
-        steps_per_epoch: of both, trunk and forks.
-        learning_rate: the maximum, `optim.learning_rate`.
-        schedule: step -> rate, over T epochs.
-        final_rate: that of the last step.
-        remade: (maximum, num_epochs) -> the same kind of schedule over another length.
-        refitted: (maximum, num_epochs) -> likewise, with parameters such that it ends at
-            `final_rate`.
-    """
-
-    num_epochs: int
-    steps_per_epoch: int
-    learning_rate: float
-    schedule: optax.Schedule
-    final_rate: float
-    remade: Callable[[float, int], optax.Schedule]
-    refitted: Callable[[float, int], optax.Schedule]
-
-
-def trunk_schedule(spec: RunSpec, steps_per_epoch: int) -> TrunkSchedule:
-    """The dense run's schedule.
-
-    Args:
-        spec: of one setting.
-        steps_per_epoch: of its data.
-    """
-    num_epochs, rate = spec.train.num_epochs, spec.optim.learning_rate
-    final = schedules.final_rate(
-        spec.schedule,
-        max_learning_rate=rate,
-        num_epochs=num_epochs,
-        steps_per_epoch=steps_per_epoch,
-    )
-
-    def remade(maximum: float, length: int) -> optax.Schedule:
-        return schedules.make(
-            spec.schedule,
-            max_learning_rate=maximum,
-            num_epochs=length,
-            steps_per_epoch=steps_per_epoch,
-        )
-
-    def refitted(maximum: float, length: int) -> optax.Schedule:
-        return schedules.refitted(
-            spec.schedule,
-            maximum=maximum,
-            final=final,
-            num_epochs=length,
-            of_epochs=num_epochs,
-            steps_per_epoch=steps_per_epoch,
-        )
-
-    return TrunkSchedule(
-        num_epochs, steps_per_epoch, rate, remade(rate, num_epochs), final, remade, refitted
+def trunk_schedule(spec: RunSpec, steps_per_epoch: int) -> RunSchedule:
+    """Returns the learning rates of the dense run of a setting."""
+    return RunSchedule(
+        spec.schedule, spec.optim.learning_rate, spec.train.num_epochs, steps_per_epoch
     )
 
 
 def trunk(spec: RunSpec, steps_per_epoch: int) -> Training:
-    """The dense run's training."""
+    """Returns the training of the dense run of a setting."""
     dense = trunk_schedule(spec, steps_per_epoch)
     return Training(dense.num_epochs, dense.schedule, reset_momentum=False)
 
 
 def max_learning_rate(base: float, fork_epoch: int, num_epochs: int) -> float:
-    """Eq. (6) of paper A: base * (1 - 9 t / (10 T)), for a fork at epoch t of T.
+    """Computes Eq. (6) of paper A, base * (1 - 9 t / (10 T)), for a fork at epoch t of T.
+
+    Args:
+        base: the trunk's maximum.
+        fork_epoch: t.
+        num_epochs: T.
 
     Example:
         >>> round(max_learning_rate(0.1, 60, 200), 6)
@@ -116,128 +70,96 @@ def max_learning_rate(base: float, fork_epoch: int, num_epochs: int) -> float:
     return base * (1 - 0.9 * fork_epoch / num_epochs)
 
 
-Rates = Callable[[TrunkSchedule, int, int, float], tuple[optax.Schedule, bool]]
-"""(trunk, fork epoch, length, constant rate) -> the fork's schedule, whether its momentum starts
-anew."""
+def _eq6(dense: RunSchedule, fork_epoch: int) -> float:
+    return max_learning_rate(dense.learning_rate, fork_epoch, dense.num_epochs)
 
 
-def _eq6(
-    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
-) -> tuple[optax.Schedule, bool]:
-    """Paper A: the schedule restarts from Eq. (6)'s maximum, over the fork's length.
-
-    The exponential schedule keeps its decay per epoch, so late forks end at higher rates than
-    early ones: a confound of "early is best", which `matched_anneal` removes.
-    """
-    maximum = max_learning_rate(dense.learning_rate, fork_epoch, dense.num_epochs)
-    return dense.remade(maximum, length), True
+def _continue(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.Schedule:
+    return lambda step: dense.schedule(step + t * dense.steps_per_epoch)
 
 
-def _matched_anneal(
-    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
-) -> tuple[optax.Schedule, bool]:
-    """Eq. (6)'s maximum, but the last step runs at the trunk's final learning rate."""
-    maximum = max_learning_rate(dense.learning_rate, fork_epoch, dense.num_epochs)
-    return dense.refitted(maximum, length), True
+def _constant(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.Schedule:
+    return optax.constant_schedule(fork.constant_learning_rate)
 
 
-def _continue(
-    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
-) -> tuple[optax.Schedule, bool]:
-    """The trunk's schedule and momentum go on as if nothing had been pruned."""
-    offset = fork_epoch * dense.steps_per_epoch
-    return (lambda step: dense.schedule(step + offset)), False
-
-
-def _restart(
-    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
-) -> tuple[optax.Schedule, bool]:
-    """The trunk's schedule from its maximum, over the fork's length."""
-    return dense.remade(dense.learning_rate, length), True
-
-
-def _constant(
-    dense: TrunkSchedule, fork_epoch: int, length: int, rate: float
-) -> tuple[optax.Schedule, bool]:
-    """Paper B: a fixed rate, a fresh optimizer."""
-    return optax.constant_schedule(rate), True
-
-
-RATES: dict[str, Rates] = {
-    "eq6": _eq6,
-    "matched_anneal": _matched_anneal,
-    "continue": _continue,
-    "restart": _restart,
-    "constant": _constant,
-}
-"""What `fork.rates` may be."""
-
-
-def _combined(
-    length: Callable[[ForkSpec], int],
-    rates: Callable[[ForkSpec], str],
-    spec: RunSpec,
-    t: int,
-    steps: int,
-) -> Training:
-    """A rule made of a length, in which 0 stands for what remains of the trunk, and of rates."""
-    dense = trunk_schedule(spec, steps)
-    num_epochs = length(spec.fork) or dense.num_epochs - t
-    made = RATES[rates(spec.fork)](dense, t, num_epochs, spec.fork.constant_learning_rate)
-    return Training(num_epochs, *made)
-
-
-def _remaining(fork: ForkSpec) -> int:
-    return 0
-
-
-def _fixed(fork: ForkSpec) -> int:
-    return fork.constant_num_epochs
-
-
-def _matched_budget(spec: RunSpec, fork_epoch: int, steps_per_epoch: int) -> Training:
+def _matched_budget(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.Schedule:
     """The trunk's schedule goes on to its end, pruned; then come the epochs of rule `constant`.
 
     Dense and pruned epochs together are T + fork.constant_num_epochs, whatever t: the budget of
     paper B's forks at t = T. At t = 0 it prunes before training, at t = T it is `constant`.
     """
-    tuned = RULES["constant"](spec, fork_epoch, steps_per_epoch)
-    if fork_epoch == spec.train.num_epochs:
-        return tuned
-    before = RULES["continue"](spec, fork_epoch, steps_per_epoch)
-    boundary = before.num_epochs * steps_per_epoch
-    schedule = optax.join_schedules([before.schedule, tuned.schedule], [boundary])
-    return Training(before.num_epochs + tuned.num_epochs, schedule, reset_momentum=False)
+    parts = [make(dense, t, length, fork) for make in (_continue, _constant)]
+    boundary = (dense.num_epochs - t) * dense.steps_per_epoch
+    return optax.join_schedules(parts, [boundary]) if boundary else parts[1]
 
 
-RULES: dict[str, Callable[[RunSpec, int, int], Training]] = {
-    "paper_a": functools.partial(_combined, _remaining, lambda fork: "eq6"),
-    "matched_anneal": functools.partial(_combined, _remaining, lambda fork: "matched_anneal"),
-    "continue": functools.partial(_combined, _remaining, lambda fork: "continue"),
-    "constant": functools.partial(_combined, _fixed, lambda fork: "constant"),
-    "matched_budget": _matched_budget,
-    "custom": functools.partial(_combined, lambda fork: fork.length, lambda fork: fork.rates),
+Rates = Callable[[RunSchedule, int, int, ForkSpec], optax.Schedule]
+"""(trunk, fork epoch t, the fork's length in epochs, section fork) -> the fork's schedule."""
+
+RATES: dict[str, Rates] = {
+    # Paper A: the schedule restarts from Eq. (6)'s maximum, over the fork's length. The exponential
+    # schedule keeps its decay per epoch, so late forks end at higher rates than early ones: a
+    # confound of "early is best", which `matched_anneal` removes.
+    "eq6": lambda dense, t, length, fork: dense.remade(_eq6(dense, t), length),
+    # Eq. (6)'s maximum, but the last step runs at the trunk's final learning rate.
+    "matched_anneal": lambda dense, t, length, fork: dense.refitted(_eq6(dense, t), length),
+    # The trunk's schedule and momentum go on as if nothing had been pruned.
+    "continue": _continue,
+    # The trunk's schedule from its maximum, over the fork's length.
+    "restart": lambda dense, t, length, fork: dense.remade(dense.learning_rate, length),
+    # Paper B: a fixed rate, a fresh optimizer.
+    "constant": _constant,
 }
-"""Rule -> (spec of one setting, fork epoch, steps an epoch) -> the fork's training."""
+"""What `fork.rates` may be."""
+
+
+class Rule(NamedTuple):
+    """A named retraining rule.
+
+    Attributes:
+        length: (section fork, epochs that remain of the trunk's) -> the fork's length in epochs.
+        rates: one of `RATES`, or `matched_budget`; "" = that of fork.rates.
+    """
+
+    length: Callable[[ForkSpec, int], int]
+    rates: str
+
+
+RULES = {
+    "paper_a": Rule(lambda fork, remaining: remaining, "eq6"),
+    "matched_anneal": Rule(lambda fork, remaining: remaining, "matched_anneal"),
+    "continue": Rule(lambda fork, remaining: remaining, "continue"),
+    "constant": Rule(lambda fork, remaining: fork.constant_num_epochs, "constant"),
+    "matched_budget": Rule(
+        lambda fork, remaining: remaining + fork.constant_num_epochs, "matched_budget"
+    ),
+    "custom": Rule(lambda fork, remaining: fork.length or remaining, ""),
+}
+
+
+def _rates_of(fork: ForkSpec, rule: str) -> str:
+    """Names the rates of a rule; "" for one of the user's."""
+    return (RULES[rule].rates or fork.rates) if rule in RULES else ""
 
 
 def length(spec: RunSpec, rule: str, fork_epoch: int) -> int:
-    """How long a fork trains; no schedule is made but by a rule of the user's.
+    """Returns how many epochs a fork trains; no schedule is made but by a rule of the user's.
 
     Args:
         spec: of one setting.
         rule: one of `RULES`, or module:function.
         fork_epoch: t, as of `training`.
+
+    Raises:
+        InvalidInput: as `training`, of a rule of the user's.
     """
-    left, fixed = spec.train.num_epochs - fork_epoch, spec.fork.constant_num_epochs
     if rule not in RULES:
         return training(spec, rule, fork_epoch, ANY_STEPS).num_epochs
-    named = {"constant": fixed, "matched_budget": left + fixed, "custom": spec.fork.length or left}
-    return named.get(rule, left)
+    return RULES[rule].length(spec.fork, spec.train.num_epochs - fork_epoch)
 
 
 def training(spec: RunSpec, rule: str, fork_epoch: int, steps_per_epoch: int) -> Training:
-    """How a fork trains.
+    """Returns how a fork trains.
 
     Args:
         spec: of one setting.
@@ -248,62 +170,49 @@ def training(spec: RunSpec, rule: str, fork_epoch: int, steps_per_epoch: int) ->
     Raises:
         InvalidInput: the rule cannot be loaded, or does not give a Training.
     """
+    dense = trunk_schedule(spec, steps_per_epoch)
     if rule in RULES:
-        return RULES[rule](spec, fork_epoch, steps_per_epoch)
+        num_epochs, rates = length(spec, rule, fork_epoch), _rates_of(spec.fork, rule)
+        make = _matched_budget if rates == "matched_budget" else RATES[rates]
+        carries_on = (
+            rates == "continue" or make is _matched_budget and fork_epoch < dense.num_epochs
+        )
+        schedule = make(dense, fork_epoch, num_epochs, spec.fork)
+        return Training(num_epochs, schedule, reset_momentum=not carries_on)
     function = references.load(KEY, rule, RULES, ("fork_epoch", "trunk"))
     with references.guarded(KEY, rule, f"to give a Training for a fork at {fork_epoch}"):
-        made = function(fork_epoch, trunk_schedule(spec, steps_per_epoch))
+        made = function(fork_epoch, dense)
     if not isinstance(made, Training):
         raise unexpected(KEY, rule, f"to give a Training, not a {type(made).__name__}")
     return made
 
 
-SMALLEST_RATE = 1e-30
-"""Below this, ratios of rates leave the range of float32."""
-
-
 def check_epochs(spec: RunSpec) -> list[str]:
-    """Forks that would leave after their trunk's end, or have nothing left to train.
+    """Lists forks that would leave after their trunk's end, or have nothing left to train.
 
     Args:
         spec: of one setting, whose rules can be loaded.
     """
     fork, num_epochs = spec.fork, spec.train.num_epochs
     if fork.when == "trigger":
-        return _check_online(spec)
+        return _check_pruning_itself(spec)
     problems = []
     for rule in fork.rules:
-        late = [
-            t
-            for t in fork.epochs
-            if t > num_epochs or (t == num_epochs and not _trains_after(spec, rule))
-        ]
-        if late:
-            latest = num_epochs if _trains_after(spec, rule) else num_epochs - 1
-            remedy = f"The trunk has train.num_epochs={num_epochs}"
-            remedy += (
-                "." if latest == num_epochs else f", and a fork of rule {rule} trains what remains."
-            )
-            problems.append(
-                expected("fork.epochs", fork.epochs, f"to have no epoch beyond {latest}", remedy)
-            )
-        elif references.is_import_path(rule):
-            idle = [t for t in fork.epochs if length(spec, rule, t) < 1]
-            remedy = f"It gives forks at {idle} none."
-            problems += [expected(KEY, rule, "to train at least 1 epoch", remedy)] if idle else []
+        idle = [t for t in fork.epochs if t > num_epochs or length(spec, rule, t) < 1]
+        if idle:
+            latest = num_epochs - (length(spec, rule, num_epochs) < 1)
+            allowed = f"to leave rule {rule} epochs to train, and to have no epoch beyond {latest}"
+            remedy = f"It gives forks at {idle} none; the trunk has train.num_epochs={num_epochs}."
+            problems.append(expected("fork.epochs", fork.epochs, allowed, remedy))
     return problems
 
 
-def _trains_after(spec: RunSpec, rule: str) -> bool:
-    """Whether a fork at the trunk's last epoch has epochs to train."""
-    return length(spec, rule, spec.train.num_epochs) >= 1
-
-
-def _check_online(spec: RunSpec) -> list[str]:
+def _check_pruning_itself(spec: RunSpec) -> list[str]:
+    """Lists why runs that prune themselves would not keep to their trunk's epochs."""
     fork, num_epochs, problems = spec.fork, spec.train.num_epochs, []
+    possible = {t for t in (1, num_epochs - 1) if 1 <= t < num_epochs}
     for rule in fork.rules:
-        ends = {1, num_epochs - 1} if num_epochs > 1 else set()
-        if any(length(spec, rule, t) != num_epochs - t for t in ends):
+        if any(length(spec, rule, t) != num_epochs - t for t in possible):
             remedy = "Its forks have a length of their own: use another rule, or fork.when=epochs."
             allowed = f"without {rule} where fork.when=trigger, which keeps to the trunk's epochs"
             problems.append(expected("fork.rules", fork.rules, allowed, remedy))
@@ -312,57 +221,45 @@ def _check_online(spec: RunSpec) -> list[str]:
         problems.append(expected("train.num_epochs", num_epochs, "to be at least 2", remedy))
     elif fork.fallback_epoch >= num_epochs:
         remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
-        problems.append(
-            expected(
-                "fork.fallback_epoch", fork.fallback_epoch, f"to be below {num_epochs}", remedy
-            )
-        )
+        allowed = f"to be below {num_epochs}"
+        problems.append(expected("fork.fallback_epoch", fork.fallback_epoch, allowed, remedy))
     return problems
-
-
-def possible_epochs(spec: RunSpec) -> tuple[int, ...]:
-    """Epochs at which forks may leave: those of the grid, or any where a trigger decides."""
-    return (
-        spec.fork.epochs if spec.fork.when == "epochs" else tuple(range(1, spec.train.num_epochs))
-    )
 
 
 def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
-    """Forks whose learning rate would rise instead of fall, or fall to nothing."""
-    trunk_end = trunk_schedule(spec, steps_per_epoch).final_rate
-    ends = {
-        "matched_anneal": trunk_end,
-        "eq6": spec.schedule.end_learning_rate
-        if spec.schedule.name in ("cosine", "linear")
-        else 0.0,
-    }
-    named = {"paper_a": "eq6", "matched_anneal": "matched_anneal", "custom": spec.fork.rates}
+    """Lists forks whose learning rate would rise instead of fall, or fall to nothing.
+
+    Args:
+        spec: of one setting, which `check_epochs` has passed.
+        steps_per_epoch: of its data.
+
+    Raises:
+        InvalidInput: a schedule of the user's gives a fork a rate that is none.
+    """
+    fork, dense, kind = spec.fork, trunk_schedule(spec, steps_per_epoch), spec.schedule.name
+    axis, epochs = ("fork.when", "trigger"), tuple(range(1, dense.num_epochs))
+    if fork.when == "epochs":
+        axis, epochs = ("fork.epochs", fork.epochs), fork.epochs
+    end_rate = spec.schedule.end_learning_rate if kind in ("cosine", "linear") else 0.0
+    ends = {"matched_anneal": dense.final_rate, "eq6": end_rate}
     problems = []
-    for rule in (rule for rule in sorted(named) if rule in spec.fork.rules and named[rule] in ends):
-        end = ends[named[rule]]
-        rising = [
-            epoch for epoch in possible_epochs(spec) if _maximum(spec, epoch) < end * (1 - 1e-6)
-        ]
-        if rising:
+    for rule in fork.rules:
+        end = ends.get(_rates_of(fork, rule), 0.0)
+        if rising := [t for t in epochs if _eq6(dense, t) < end * (1 - 1e-6)]:
             allowed = f"to leave Eq. (6)'s maximum above the final rate {end:.4g} of rule {rule}"
-            remedy = f"It would rise in forks at {rising}: fork earlier, end lower, or use rule continue."
-            key, value = (
-                ("epochs", spec.fork.epochs) if spec.fork.when == "epochs" else ("when", "trigger")
-            )
-            problems.append(expected(f"fork.{key}", value, allowed, remedy))
+            otherwise = "fork earlier, end lower, or use rule continue."
+            remedy = f"It would rise in forks at {rising}: {otherwise}"
+            problems.append(expected(*axis, allowed, remedy))
     if schedules.is_own(spec.schedule):
         # Forks may be too short for a schedule of the user's.
-        for rule, t in itertools.product(spec.fork.rules, possible_epochs(spec)):
-            made = training(spec, rule, t, steps_per_epoch)
-            schedules.check_rate(made.schedule, f"a fork at {t}, rule {rule}")
-    by_ratio = spec.schedule.name in ("exponential", "step")
-    matches = any(named.get(rule) == "matched_anneal" for rule in spec.fork.rules)
-    if matches and by_ratio and trunk_end < SMALLEST_RATE:
+        for rule, t in itertools.product(fork.rules, epochs):
+            rate = schedules.rate_at(training(spec, rule, t, steps_per_epoch).schedule, 0)
+            if not schedules.is_rate(rate):
+                allowed = f"to give a fork at {t}, rule {rule} rates of at least 0"
+                raise unexpected(schedules.KEY, rate, allowed)
+    matched = [rule for rule in fork.rules if _rates_of(fork, rule) == "matched_anneal"]
+    if matched and kind in ("exponential", "step") and dense.final_rate < SMALLEST_RATE:
         allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for rule matched_anneal"
-        remedy = f"It ends at {trunk_end:.3g}: decay more slowly, or use rule paper_a."
-        problems.append(expected("schedule.name", spec.schedule.name, allowed, remedy))
+        remedy = f"It ends at {dense.final_rate:.3g}: decay more slowly, or use rule paper_a."
+        problems.append(expected("schedule.name", kind, allowed, remedy))
     return problems
-
-
-def _maximum(spec: RunSpec, fork_epoch: int) -> float:
-    return max_learning_rate(spec.optim.learning_rate, fork_epoch, spec.train.num_epochs)

@@ -1,6 +1,7 @@
 """Learning-rate schedules, each per epoch or per step, built from Optax's."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -10,52 +11,35 @@ import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.spec import ScheduleSpec
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
 KEY = "schedule.name"
 
-Curve = Callable[[ScheduleSpec, float, int, int], optax.Schedule]
-"""(spec, maximum, index of the last unit, units per epoch) -> unit index -> rate."""
-
-
-def _exponential(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) -> optax.Schedule:
-    return optax.exponential_decay(
-        maximum, transition_steps=per_epoch, decay_rate=spec.exponential_decay_rate
-    )
-
-
-def _cosine(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(
-        maximum, max(last, 1), alpha=spec.end_learning_rate / maximum
-    )
-
-
-def _linear(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) -> optax.Schedule:
-    return optax.linear_schedule(maximum, spec.end_learning_rate, max(last, 1))
-
-
-def _step(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) -> optax.Schedule:
-    boundaries = {epoch * per_epoch: spec.step_factor for epoch in spec.step_boundaries_epochs}
-    return optax.piecewise_constant_schedule(maximum, boundaries)
-
-
-def _constant(spec: ScheduleSpec, maximum: float, last: int, per_epoch: int) -> optax.Schedule:
-    return optax.constant_schedule(maximum)
-
-
-CURVES: dict[str, Curve] = {
-    "exponential": _exponential,
-    "cosine": _cosine,
-    "linear": _linear,
-    "step": _step,
-    "constant": _constant,
+# Each maps the index of a unit, an epoch or a step, to a rate.
+CURVES: dict[str, Callable[["RunSchedule"], optax.Schedule]] = {
+    "exponential": lambda run: optax.exponential_decay(
+        run.learning_rate, run.units_per_epoch, run.spec.exponential_decay_rate
+    ),
+    "cosine": lambda run: optax.cosine_decay_schedule(
+        run.learning_rate, run.units_to_last, alpha=run.spec.end_learning_rate / run.learning_rate
+    ),
+    "linear": lambda run: optax.linear_schedule(
+        run.learning_rate, run.spec.end_learning_rate, run.units_to_last
+    ),
+    "step": lambda run: optax.piecewise_constant_schedule(
+        run.learning_rate,
+        dict.fromkeys(
+            [epoch * run.units_per_epoch for epoch in run.spec.step_boundaries_epochs],
+            run.spec.step_factor,
+        ),
+    ),
+    "constant": lambda run: optax.constant_schedule(run.learning_rate),
 }
 
 
-def make(
-    spec: ScheduleSpec, *, max_learning_rate: float, num_epochs: int, steps_per_epoch: int
-) -> optax.Schedule:
-    """The schedule of a run of `num_epochs` epochs: step (from 0) -> learning rate.
+@dataclasses.dataclass(frozen=True)
+class RunSchedule:
+    """The learning rates of a run of `num_epochs` epochs, which start at `learning_rate`.
 
     With u = the 0-based epoch (`per` = epoch) or step (`per` = step), and N units in the run:
     exponential max * rate^u (per step: rate^(u / steps_per_epoch)); cosine
@@ -65,10 +49,10 @@ def make(
     num_epochs and steps_per_epoch that returns step -> rate; with `per` = epoch its rate at an
     epoch's first step holds for the epoch.
 
-    Args:
+    Attributes:
         spec: name, unit and parameters.
-        max_learning_rate: the rate of the first unit; `spec` does not hold it, because forks
-            start lower than their trunk.
+        learning_rate: the rate of the first unit; `spec` does not hold it, because forks start
+            lower than their trunk.
         num_epochs: length of the run.
         steps_per_epoch: training steps an epoch.
 
@@ -76,172 +60,156 @@ def make(
 
     Example:
         >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
-        >>> schedule = make(spec, max_learning_rate=0.1, num_epochs=3, steps_per_epoch=10)
-        >>> [round(float(schedule(step)), 6) for step in (0, 9, 10, 29)]
+        >>> run = RunSchedule(spec, learning_rate=0.1, num_epochs=3, steps_per_epoch=10)
+        >>> [round(float(run.schedule(step)), 6) for step in (0, 9, 10, 29)]
         [0.1, 0.1, 0.097, 0.09409]
+        >>> round(run.final_rate, 6)
+        0.09409
     """
-    steps_per_unit = steps_per_epoch if spec.per == "epoch" else 1
-    if is_own(spec):
+
+    spec: ScheduleSpec
+    learning_rate: float
+    num_epochs: int
+    steps_per_epoch: int
+
+    @property
+    def units_per_epoch(self) -> int:
+        """How often an epoch's rate may change."""
+        return 1 if self.spec.per == "epoch" else self.steps_per_epoch
+
+    @property
+    def units_to_last(self) -> int:
+        """The index of the last unit, but at least 1."""
+        return max(self.num_epochs * self.units_per_epoch - 1, 1)
+
+    @property
+    def epochs_of_decay(self) -> float:
+        """How long after its first unit the run's last one begins, in epochs."""
+        return self.num_epochs - 1 / self.units_per_epoch
+
+    @functools.cached_property
+    def schedule(self) -> optax.Schedule:
+        """Maps a step, from 0, to its learning rate."""
+        steps_per_unit = self.steps_per_epoch // self.units_per_epoch
+        if not is_own(self.spec):
+            curve = CURVES[self.spec.name](self)
+            return lambda step: curve(jnp.asarray(step) // steps_per_unit)
+        function = references.load(KEY, self.spec.name, CURVES)
         given = {
-            "max_learning_rate": max_learning_rate,
-            "num_epochs": num_epochs,
-            "steps_per_epoch": steps_per_epoch,
+            "max_learning_rate": self.learning_rate,
+            "num_epochs": self.num_epochs,
+            "steps_per_epoch": self.steps_per_epoch,
         }
-        own = _own(spec.name, given)
-        return lambda step: own(jnp.asarray(step) // steps_per_unit * steps_per_unit)
-    units_per_epoch = steps_per_epoch // steps_per_unit
-    last_unit = num_epochs * units_per_epoch - 1
-    curve = CURVES[spec.name](spec, max_learning_rate, last_unit, units_per_epoch)
-    return lambda step: curve(jnp.asarray(step) // steps_per_unit)
+        sizes = ", ".join(f"{key}={value:g}" for key, value in given.items())
+        with references.guarded(KEY, self.spec.name, f"to give a schedule for {sizes}"):
+            rate = function(**references.accepted(function, given))
+        return lambda step: rate(jnp.asarray(step) // steps_per_unit * steps_per_unit)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The rates of the first and of the last step, as the schedule gives them: float32."""
+        last = self.num_epochs * self.steps_per_epoch - 1
+        return rate_at(self.schedule, 0), rate_at(self.schedule, last)
+
+    @property
+    def final_rate(self) -> float:
+        """The rate of the last step, of built-in schedules in closed form and double precision."""
+        spec = self.spec
+        if is_own(spec):
+            return self.ends[1]
+        if spec.name == "exponential":
+            return self.learning_rate * spec.exponential_decay_rate**self.epochs_of_decay
+        if spec.name in ("cosine", "linear") and self.epochs_of_decay:
+            return spec.end_learning_rate
+        if spec.name == "step":
+            passed = sum(epoch < self.num_epochs for epoch in spec.step_boundaries_epochs)
+            return self.learning_rate * spec.step_factor**passed
+        return self.learning_rate
+
+    def remade(self, maximum: float, num_epochs: int) -> optax.Schedule:
+        """Makes the same kind of schedule from another first rate, over another length."""
+        return self._over(maximum, num_epochs).schedule
+
+    def refitted(self, maximum: float, num_epochs: int) -> optax.Schedule:
+        """Makes the schedule of a shorter run that falls from `maximum` to this run's final rate.
+
+        Exponential: the decay rate is refitted. Cosine, linear: the end value is. Step: boundaries
+        move in proportion to the run's length and the factor is refitted. One of the user's is
+        stretched to these ends. A run too short to change its rate trains at the final one
+        throughout.
+        """
+        final, shorter = self.final_rate, self._over(maximum, num_epochs)
+        if is_own(self.spec):
+            first, last = shorter.ends
+            if first == last:
+                return optax.constant_schedule(final)
+            scale = (maximum - final) / (first - last)
+            return lambda step: final + (shorter.schedule(step) - last) * scale
+        changes = {}
+        if self.spec.name == "step":
+            scale = num_epochs / self.num_epochs
+            moved = sorted({round(epoch * scale) for epoch in self.spec.step_boundaries_epochs})
+            if boundaries := tuple(epoch for epoch in moved if 1 <= epoch < num_epochs):
+                factor = (final / maximum) ** (1 / len(boundaries))
+                changes = {"step_boundaries_epochs": boundaries, "step_factor": factor}
+        elif shorter.epochs_of_decay and self.spec.name == "exponential":
+            decay_rate = (final / maximum) ** (1 / shorter.epochs_of_decay)
+            changes = {"exponential_decay_rate": decay_rate}
+        elif shorter.epochs_of_decay and self.spec.name in ("cosine", "linear"):
+            changes = {"end_learning_rate": final}
+        if not changes:
+            return optax.constant_schedule(final)
+        fitted = dataclasses.replace(self.spec, **changes)
+        return dataclasses.replace(shorter, spec=fitted).schedule
+
+    def _over(self, maximum: float, num_epochs: int) -> "RunSchedule":
+        return dataclasses.replace(self, learning_rate=maximum, num_epochs=num_epochs)
 
 
 def is_own(spec: ScheduleSpec) -> bool:
-    """Whether the schedule is the user's."""
+    """Tells whether the schedule is the user's."""
     return references.is_import_path(spec.name)
 
 
 def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
-    """The problems of a schedule's name; of the user's also whether its rates are numbers.
+    """Lists the problems of a schedule's name; of the user's also whether its rates are numbers.
 
     Example:
-        >>> "Did you mean 'cosine'?" in check(ScheduleSpec("cosin", "epoch", 0.97, 0.0, (), 0.1), 2)[0]
+        >>> spec = ScheduleSpec("cosin", "epoch", 0.97, 0.0, (), 0.1)
+        >>> "Did you mean 'cosine'?" in check(spec, num_epochs=2)[0]
         True
     """
     if not is_own(spec):
-        return references.check(KEY, spec.name, CURVES)
+        known = spec.name in CURVES
+        problem = f"{unknown_choice(KEY, spec.name, tuple(CURVES))} Your own: module:attribute."
+        return [] if known else [problem]
     try:
         with references.guarded(KEY, spec.name, "to map steps to rates"):
-            made = make(spec, max_learning_rate=0.1, num_epochs=num_epochs, steps_per_epoch=2)
-            ends = [_rate(made, step) for step in (0, 2 * num_epochs - 1)]
+            ends = RunSchedule(spec, 0.1, num_epochs, 2).ends
     except InvalidInput as error:
         return list(error.problems)
-    wrong = [rate for rate in ends if not (np.isfinite(rate) and rate >= 0)]
-    return (
-        [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong[0]}")] if wrong else []
-    )
+    wrong = next((rate for rate in ends if not is_rate(rate)), None)
+    allowed = f"to give rates of at least 0, not {wrong}"
+    return [] if wrong is None else [expected(KEY, spec.name, allowed)]
 
 
-def check_rate(schedule: optax.Schedule, where: str) -> None:
-    """Sees that a schedule's first rate is a number.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    rate = _rate(schedule, 0)
-    if not (np.isfinite(rate) and rate >= 0):
-        raise unexpected(KEY, rate, f"to give {where} rates of at least 0")
+def is_rate(rate: float) -> bool:
+    """Tells whether a number can be a learning rate."""
+    return bool(np.isfinite(rate) and rate >= 0)
 
 
-def _rate(schedule: optax.Schedule, step: int) -> float:
+def rate_at(schedule: optax.Schedule, step: int) -> float:
+    """Returns the learning rate of a step, from 0."""
     return float(np.asarray(schedule(step)))
 
 
-def _own(name: str, given: dict[str, float]) -> optax.Schedule:
-    function = references.load(KEY, name, CURVES)
-    sizes = ", ".join(f"{key}={value:g}" for key, value in given.items())
-    with references.guarded(KEY, name, f"to give a schedule for {sizes}"):
-        return function(**references.accepted(function, given))
-
-
-def final_rate(
-    spec: ScheduleSpec, *, max_learning_rate: float, num_epochs: int, steps_per_epoch: int
-) -> float:
-    """The rate of the last step of `make`'s schedule, in closed form and double precision.
-
-    Example:
-        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
-        >>> round(final_rate(spec, max_learning_rate=0.1, num_epochs=3, steps_per_epoch=10), 6)
-        0.09409
-    """
-    if is_own(spec):
-        made = make(
-            spec,
-            max_learning_rate=max_learning_rate,
-            num_epochs=num_epochs,
-            steps_per_epoch=steps_per_epoch,
-        )
-        return _rate(made, num_epochs * steps_per_epoch - 1)
-    decay_epochs = epochs_of_decay(spec, num_epochs, steps_per_epoch)
-    if spec.name == "exponential":
-        return max_learning_rate * spec.exponential_decay_rate**decay_epochs
-    if spec.name in ("cosine", "linear") and decay_epochs:
-        return spec.end_learning_rate
-    if spec.name == "step":
-        passed = sum(epoch < num_epochs for epoch in spec.step_boundaries_epochs)
-        return max_learning_rate * spec.step_factor**passed
-    return max_learning_rate
-
-
-def refitted(
-    spec: ScheduleSpec,
-    *,
-    maximum: float,
-    final: float,
-    num_epochs: int,
-    of_epochs: int,
-    steps_per_epoch: int,
-) -> optax.Schedule:
-    """The schedule of a shorter run with parameters such that it falls from `maximum` to `final`.
-
-    Exponential: the decay rate is refitted. Cosine, linear: the end value is. Step: boundaries move
-    in proportion to the run's length and the factor is refitted. One of the user's is stretched to
-    these ends. A run too short to change its rate trains at the final one throughout.
+def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -> np.ndarray:
+    """Returns the learning rates of a run's epoch `index` (from 0), [steps_per_epoch] float32.
 
     Args:
-        spec: of the longer run.
-        maximum: the first rate.
-        final: the last.
-        num_epochs: of the shorter run.
-        of_epochs: of the longer one.
-        steps_per_epoch: of both.
-    """
-    sizes = {"num_epochs": num_epochs, "steps_per_epoch": steps_per_epoch}
-    if is_own(spec):
-        made = make(spec, max_learning_rate=maximum, **sizes)
-        first, last = _rate(made, 0), _rate(made, num_epochs * steps_per_epoch - 1)
-        if first == last:
-            return optax.constant_schedule(final)
-        return lambda step: final + (made(step) - last) * ((maximum - final) / (first - last))
-    fitted = _fit(spec, maximum, final, num_epochs, of_epochs, steps_per_epoch)
-    return (
-        make(fitted, max_learning_rate=maximum, **sizes)
-        if fitted
-        else optax.constant_schedule(final)
-    )
-
-
-def _fit(
-    spec: ScheduleSpec,
-    maximum: float,
-    final: float,
-    num_epochs: int,
-    of_epochs: int,
-    steps_per_epoch: int,
-) -> ScheduleSpec | None:
-    decay_epochs = epochs_of_decay(spec, num_epochs, steps_per_epoch)
-    if spec.name == "exponential" and decay_epochs:
-        return dataclasses.replace(
-            spec, exponential_decay_rate=(final / maximum) ** (1 / decay_epochs)
-        )
-    if spec.name in ("cosine", "linear") and decay_epochs:
-        return dataclasses.replace(spec, end_learning_rate=final)
-    if spec.name == "step":
-        scale = num_epochs / of_epochs
-        moved = {round(epoch * scale) for epoch in spec.step_boundaries_epochs}
-        boundaries = tuple(sorted(epoch for epoch in moved if 1 <= epoch < num_epochs))
-        if boundaries:
-            factor = (final / maximum) ** (1 / len(boundaries))
-            return dataclasses.replace(spec, step_boundaries_epochs=boundaries, step_factor=factor)
-    return None
-
-
-def epochs_of_decay(spec: ScheduleSpec, num_epochs: int, steps_per_epoch: int) -> float:
-    """How long after its first unit a run's last one begins, in epochs."""
-    return num_epochs - (1 if spec.per == "epoch" else 1 / steps_per_epoch)
-
-
-def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -> np.ndarray:
-    """The learning rates of a run's epoch `index` (from 0), [steps_per_epoch] float32.
+        schedule: of the run: step, from 0 -> rate.
+        index: of the epoch, from 0.
+        steps_per_epoch: training steps an epoch.
 
     Example:
         >>> rates_of_epoch(optax.linear_schedule(1.0, 0.0, 4), 1, 2).tolist()

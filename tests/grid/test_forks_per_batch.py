@@ -27,7 +27,7 @@ def no_engine(setting):
 
 
 def on_devices(num_devices) -> Any:
-    mesh = SimpleNamespace(num_devices=num_devices)
+    mesh = SimpleNamespace(size=num_devices)
     return lambda setting: SimpleNamespace(spec=SPEC, fork_mesh=mesh)
 
 

@@ -19,7 +19,7 @@ from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import cohort, criteria, loop
+from earlyprune_jax.training import criteria, loop
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
@@ -234,13 +234,15 @@ def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, 
 
 
 def test_forks_of_a_batch_that_raised_train_without_its_memory(tiny_npz, tmp_path, monkeypatch):
-    train_epoch, live = cohort._Stack.train_epoch, []
+    train_epoch, live = engines.Engine.train_epoch, []
 
-    def out_of_memory(self, rates):
-        train_epoch(self, rates)
-        raise MemoryError
+    def out_of_memory(self, current, rates):
+        trained = train_epoch(self, current, rates)
+        if len(rates) > 1:
+            raise MemoryError
+        return trained
 
-    monkeypatch.setattr(cohort._Stack, "train_epoch", out_of_memory)
+    monkeypatch.setattr(engines.Engine, "train_epoch", out_of_memory)
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "3")), tmp_path / "run")
 
     def count(members):

@@ -1,5 +1,6 @@
 """A budget is kept, cheap signals come first, and what was decided stays."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +14,6 @@ from earlyprune_jax import config
 from earlyprune_jax.training import budget, measurement
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.budget import Cost
-from earlyprune_jax.training.measurement import Sampling
 from earlyprune_jax.validate import InvalidInput
 
 COSTS = st.lists(st.tuples(st.floats(1e-4, 1e3), st.integers(1, 500)), min_size=1, max_size=7)
@@ -67,25 +67,31 @@ def limited(tiny_npz):
 
 def test_the_decision_is_written_down_and_obeyed_afterwards(limited, tmp_path):
     tools = measurement.instruments(limited)
-    sampling = budget.sampling(limited, tools, tmp_path / "budget.json")
+    kl_uniform, weight_change = budget.limited(limited, tools, tmp_path / "budget.json")
     # Four orders of magnitude below an epoch of training: one batch, seldom.
-    assert sampling["kl_uniform"].num_examples == 8
-    assert sampling["kl_uniform"].every_epochs > 1
-    assert sampling["weight_change"].num_examples is None
+    assert set(kl_uniform.probe) < set(limited.probe)
+    assert len(kl_uniform.probe) == 8
+    assert kl_uniform.every_epochs > 1
+    assert weight_change.probe is None
     written = json.loads((tmp_path / "budget.json").read_text())
     assert written["num_examples"] == 12
     assert written["signals"]["kl_uniform"]["seconds_in_full"] > 0
     written["signals"]["kl_uniform"]["every_epochs"] = 7
     (tmp_path / "budget.json").write_text(json.dumps(written))
-    assert budget.sampling(limited, tools, tmp_path / "budget.json")["kl_uniform"] == Sampling(8, 7)
+    again, _ = budget.limited(limited, tools, tmp_path / "budget.json")
+    np.testing.assert_array_equal(again.probe, kl_uniform.probe)
+    assert again.every_epochs == 7
 
 
 def test_without_a_limit_everything_is_measured_and_nothing_is_written(tiny_npz, tmp_path):
     spec = config.resolve(tiny_experiment(tiny_npz), [("signals.names", "kl_uniform")])
     engine = engine_of(spec)
     assert spec.signals.max_overhead_fraction == 0
-    sampling = budget.sampling(engine, measurement.instruments(engine), tmp_path / "budget.json")
-    assert sampling == {"kl_uniform": Sampling(12, 1)}
+    tools = measurement.instruments(engine)
+    (kl_uniform,) = budget.limited(engine, tools, tmp_path / "budget.json")
+    assert kl_uniform.probe is engine.probe
+    assert kl_uniform.every_epochs == 1
+    assert budget.sentences(engine, tools) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,11 +124,16 @@ KL = {"num_examples": 8, "every_epochs": 1}
 def test_a_damaged_decision_is_named_and_asks_for_no_more_than_itself(limited, tmp_path, damage):
     (tmp_path / "budget.json").write_text(damage)
     with pytest.raises(InvalidInput, match=r"budget.json.*Delete this file alone"):
-        budget.sampling(limited, measurement.instruments(limited), tmp_path / "budget.json")
+        budget.limited(limited, measurement.instruments(limited), tmp_path / "budget.json")
 
 
-def test_a_signal_that_is_hardly_measured_is_said_to_be_of_no_use(tiny_npz):
-    spec = config.resolve(tiny_experiment(tiny_npz), [("train.num_epochs", "40")])
-    often, once = (budget.sentence("fisher_trace", Sampling(8, every), spec) for every in (4, 60))
-    assert often.endswith("looks at 8 examples after epochs 1, 5, ..., 37.")
-    assert "after epochs 1. That is once: too few for a peak or a trigger." in once
+def test_what_is_left_out_is_said_with_the_runs_in_which_it_is_too_much(limited):
+    kl_uniform, weight_change = measurement.instruments(limited)
+    fewer = dataclasses.replace(kl_uniform, probe=limited.probe[:8])
+    seldom = dataclasses.replace(weight_change, every_epochs=4)
+    assert budget.sentences(limited, (fewer, weight_change, seldom)) == [
+        "signals.max_overhead_fraction=0.0001: kl_uniform looks at 8 examples after every epoch.",
+        "signals.max_overhead_fraction=0.0001: weight_change is measured after one epoch in 4. In "
+        "runs of fewer than 17 epochs that is too seldom for a peak or a trigger: raise the "
+        "fraction, or measure fewer signals.",
+    ]

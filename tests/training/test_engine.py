@@ -18,7 +18,7 @@ from earlyprune_jax.records import RunRecords
 from earlyprune_jax.spec import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import loop, measurement, optim, retraining, state, steps
+from earlyprune_jax.training import loop, measurement, optim, retraining, state
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
@@ -65,7 +65,7 @@ def log_probs(engine, trained) -> dict[str, np.ndarray]:
 
 def measure(engine, current, epoch):
     (tool,) = measurement.instruments(engine)
-    return tool.conclude(tool.observe(current, epoch, engine.probe), {})
+    return tool.conclude(tool.observe(current, epoch, tool.probe), {})
 
 
 @pytest.mark.parametrize(("num_examples", "count"), [(12, 12), (1, 1), (40, 40), (0, 40)])
@@ -118,13 +118,13 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(
     train = dataclasses.replace(engine.spec.train, eval_batch_size=batch_size)
     cut = dataclasses.replace(engine, spec=dataclasses.replace(engine.spec, train=train))
     rows, labels = log_probs[split], np.asarray(engine.splits[split]["labels"])
-    measured = cut.evaluate(trained, split)
+    (measured,) = cut.evaluate(trained, split)
     assert measured["loss"] == pytest.approx(-rows[np.arange(len(labels)), labels].mean(), rel=1e-5)
     assert measured["accuracy"] == pytest.approx((rows.argmax(axis=1) == labels).mean(), abs=1e-6)
 
 
 def test_an_absent_split_measures_nothing(engine, trained):
-    assert engine.evaluate(trained, "validation") == {"loss": None, "accuracy": None}
+    assert engine.evaluate(trained, "validation") == [{"loss": None, "accuracy": None}]
 
 
 # Order
@@ -154,8 +154,9 @@ def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, 
         metrics=(Metric("loss", larger_is_better=False),),
         primary="loss",
     )
-    train = {"": runner(steps.train_step(task, NOTHING), form="loop", name="train_step")}
-    return dataclasses.replace(engine, task=task, optimizer=NOTHING, run_train=train), task
+    train = runner(state.train_step(task, NOTHING), form="loop", name="train_step")
+    runners = {("train_step", ""): train}
+    return dataclasses.replace(engine, task=task, optimizer=NOTHING, runners=runners), task
 
 
 def rows_seen(engine, num_epochs: int, key, first_epoch: int = 0) -> np.ndarray:

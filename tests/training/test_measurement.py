@@ -1,8 +1,6 @@
 """Which epochs are measured, what they are compared with, and what an interruption changes:
 nothing."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
@@ -12,29 +10,27 @@ from tiny import tiny_experiment
 from earlyprune_jax import config
 from earlyprune_jax.pruning import allocate, scores
 from earlyprune_jax.training import measurement
-from earlyprune_jax.training.measurement import Instrument, Sampling, Watcher
-
-ENGINE = types.SimpleNamespace(probe=np.arange(6))
+from earlyprune_jax.training.measurement import Instrument, Watcher
 
 
-def remembering(lookback) -> Instrument:
+def remembering(lookback, every: int) -> Instrument:
     """Concludes which epochs it was shown beside the current one; states are their own epochs."""
     return Instrument(
         "memory",
         ("now", "past"),
-        False,
         observe=lambda state, epoch, probe: (state, epoch),
         lookback=lookback,
         conclude=lambda current, earlier: {"now": current, "past": dict(earlier)},
+        every_epochs=every,
     )
 
 
-def watch(tool: Instrument, every: int, asked: list[int]) -> Watcher:
+def watch(tool: Instrument, asked: list[int]) -> Watcher:
     def state_after(epoch):
         asked.append(epoch)
         return epoch
 
-    return Watcher(ENGINE, (tool,), {"memory": Sampling(None, every)}, state_after)  # type: ignore[arg-type]
+    return Watcher((tool,), state_after)
 
 
 def two_before(epoch, every):
@@ -44,7 +40,7 @@ def two_before(epoch, every):
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_watcher_compares_with_the_epochs_asked_for_without_reading_what_it_has_seen(every):
     asked: list[int] = []
-    watcher = watch(remembering(two_before), every, asked)
+    watcher = watch(remembering(two_before, every), asked)
     for epoch in range(1, 11):
         numbers, seconds = watcher.measure(epoch, epoch)  # type: ignore[arg-type]
         if (epoch - 1) % every:
@@ -61,8 +57,8 @@ def test_a_watcher_compares_with_the_epochs_asked_for_without_reading_what_it_ha
 def test_a_watcher_that_starts_late_reads_the_states_it_has_missed_and_concludes_the_same(every):
     asked: list[int] = []
     through, late = (
-        watch(remembering(two_before), every, []),
-        watch(remembering(two_before), every, asked),
+        watch(remembering(two_before, every), []),
+        watch(remembering(two_before, every), asked),
     )
     entries = {epoch: through.measure(epoch, epoch)[0] for epoch in range(1, 8)}  # type: ignore[arg-type]
     for epoch in (5, 6, 7):
@@ -72,12 +68,12 @@ def test_a_watcher_that_starts_late_reads_the_states_it_has_missed_and_concludes
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_checkpoints_stay_as_long_as_a_later_measurement_compares_with_them(every):
-    tool, sampling = remembering(two_before), {"memory": Sampling(None, every)}
+    tool = remembering(two_before, every)
     for epoch in range(1, 15):
-        later = [e for e in range(epoch + 1, 40) if sampling["memory"].due(e)]
+        later = [e for e in range(epoch + 1, 40) if (e - 1) % every == 0]
         needed = {past for e in later for past in two_before(e, every) if past <= epoch}
         next_one = {past for past in two_before(later[0], every) if past <= epoch}
-        kept = measurement.epochs_needed_after(epoch, (tool,), sampling)
+        kept = measurement.epochs_needed_after(epoch, (tool,))
         assert next_one <= kept <= needed
 
 
@@ -99,8 +95,7 @@ def run_of_six_epochs(tiny_npz):
 @pytest.fixture(scope="module")
 def measured(run_of_six_epochs):
     engine, states = run_of_six_epochs
-    tools = measurement.instruments(engine)
-    watcher = Watcher(engine, tools, measurement.full_sampling(engine, tools), states.__getitem__)
+    watcher = Watcher(measurement.instruments(engine), states.__getitem__)
     return [watcher.measure(states[epoch], epoch)[0] for epoch in states]
 
 

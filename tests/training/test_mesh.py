@@ -38,7 +38,7 @@ def test_on_a_mesh_of_one_device_training_is_that_without(tiny_npz):
     for mesh in (None, meshes.data_mesh()):
         engine = build(tiny_npz, mesh)
         rates = np.full(engine.steps_per_epoch, 0.05, np.float32)
-        current, outcome = engine.train_epoch(engine.new_state(0), rates)
+        current, (outcome,) = engine.train_epoch(engine.new_state(0), rates)
         seen.append(
             (
                 current,

@@ -3,6 +3,7 @@ step."""
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,11 +56,6 @@ def trained_by_optax(chain: optax.GradientTransformation) -> Any:
     return params
 
 
-def assert_close(found, wanted):
-    for (path, a), b in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=jax.tree_util.keystr(path))
-
-
 @pytest.mark.parametrize(
     ("chosen", "chain"),
     [
@@ -92,7 +88,7 @@ def assert_close(found, wanted):
 )
 def test_five_steps_at_rates_that_change_are_those_of_optax(chosen, chain):
     found = trained(chosen)
-    assert_close(found, trained_by_optax(chain))
+    chex.assert_trees_all_close(found, trained_by_optax(chain), rtol=1e-6, atol=1e-6)
     # At one rate throughout they would not be.
     at_one_rate = optax.chain(chain, optax.scale(1.5))
     assert not np.allclose(
@@ -102,7 +98,8 @@ def test_five_steps_at_rates_that_change_are_those_of_optax(chosen, chain):
 
 def test_an_empty_name_is_the_tasks_optimizer():
     optimizer = optim.make(spec("", momentum=0.9), default="sgd")
-    assert_close(optimizer.init(PARAMS)[0].trace, jax.tree.map(jnp.zeros_like, PARAMS))
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    chex.assert_trees_all_equal(optimizer.init(PARAMS)[0].trace, zeros)
     (state,) = (
         part for part in optim.make(spec(""), default="adam").init(PARAMS) if hasattr(part, "mu")
     )

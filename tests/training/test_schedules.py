@@ -10,6 +10,7 @@ from configs import digits
 from earlyprune_jax import config
 from earlyprune_jax.spec import ScheduleSpec
 from earlyprune_jax.training import retraining, schedules
+from earlyprune_jax.training.schedules import RunSchedule
 
 SPE = 10
 
@@ -22,8 +23,7 @@ def table(schedule, num_steps):
 def rates(name, per="epoch", *, num_epochs=5, **changes):
     spec = ScheduleSpec(name, per, 0.97, 0.01, (2, 4), 0.1)
     spec = dataclasses.replace(spec, **changes)
-    made = schedules.make(spec, max_learning_rate=0.1, num_epochs=num_epochs, steps_per_epoch=SPE)
-    return table(made, num_epochs * SPE)
+    return table(RunSchedule(spec, 0.1, num_epochs, SPE).schedule, num_epochs * SPE)
 
 
 def test_exponential_per_epoch_is_paper_a():
@@ -85,7 +85,7 @@ def final(training):
 
 
 def rate_at(training, step):
-    return np.asarray(training.schedule(step)).item()
+    return schedules.rate_at(training.schedule, step)
 
 
 def test_equation_6():
@@ -144,9 +144,9 @@ def test_constant_trains_its_own_length_at_its_own_rate():
 @pytest.mark.parametrize("num_epochs", [1, 2, 160])
 def test_the_closed_form_of_the_final_rate_is_the_schedules_last_value(name, per, num_epochs):
     resolved = spec(name=name, per=per, end_learning_rate=0.0005)
-    options = {"max_learning_rate": 0.07, "num_epochs": num_epochs, "steps_per_epoch": SPE}
-    last = np.asarray(schedules.make(resolved.schedule, **options)(num_epochs * SPE - 1)).item()
-    assert schedules.final_rate(resolved.schedule, **options) == pytest.approx(last, rel=1e-4)
+    run = RunSchedule(resolved.schedule, 0.07, num_epochs, SPE)
+    last = schedules.rate_at(run.schedule, num_epochs * SPE - 1)
+    assert run.final_rate == pytest.approx(last, rel=1e-4)
 
 
 def test_matched_anneal_to_a_vanishing_rate_is_refused():

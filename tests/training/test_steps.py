@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from earlyprune_jax.spec import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
-from earlyprune_jax.training import optim, state, steps
+from earlyprune_jax.training import optim, state
 from earlyprune_jax.training.execution import runner
 
 RNG = np.random.default_rng(0)
@@ -48,9 +49,9 @@ def run(optimizer, *, form="loop", mask=MASK):
     begun = state.create(task.init(jax.random.PRNGKey(0)), optimizer, jax.random.PRNGKey(0))
     full_mask = {"kernel": jnp.asarray(mask), "bias": jnp.asarray(True)}
     begun = state.fork(begun, full_mask, optimizer, replicate=0, reset_momentum=True)
-    train = runner(steps.train_step(task, optimizer), form=form, name="train_step")
+    train = runner(state.train_step(task, optimizer), form=form, name="train_step")
     split = {"x": jnp.asarray(X), "y": jnp.asarray(Y)}
-    return train((begun, steps.zero_train_sums(task.sum_names)), ((ORDER, None), RATES), split)
+    return train((begun, state.zero_train_sums(task.sum_names)), ((ORDER, None), RATES), split)
 
 
 def by_hand(*, momentum, nesterov, decay, decay_bias):
@@ -124,10 +125,7 @@ def test_removed_weights_and_moments_are_exactly_zero_under_any_chain(name):
 def test_scan_and_loop_forms_agree():
     optimizer = optim.make(OptimSpec("sgd", 0.1, 0.9, False, 0.01, "all"))
     (loop, loop_sums), (scan, scan_sums) = run(optimizer), run(optimizer, form="scan")
-    for a, b in zip(
-        jax.tree.leaves((loop, loop_sums)), jax.tree.leaves((scan, scan_sums)), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+    chex.assert_trees_all_close((loop, loop_sums), (scan, scan_sums), rtol=1e-6)
 
 
 def test_the_first_nonfinite_step_is_remembered():
@@ -138,8 +136,8 @@ def test_the_first_nonfinite_step_is_remembered():
     poisoned = X.copy()
     poisoned[ORDER[2, 1]] = np.inf
     split = {"x": jnp.asarray(poisoned), "y": jnp.asarray(Y)}
-    train = runner(steps.train_step(task, optimizer), form="loop", name="train_step")
-    _, sums = train((begun, steps.zero_train_sums(task.sum_names)), ((ORDER, None), RATES), split)
+    train = runner(state.train_step(task, optimizer), form="loop", name="train_step")
+    _, sums = train((begun, state.zero_train_sums(task.sum_names)), ((ORDER, None), RATES), split)
     assert int(sums["first_nonfinite_step"]) == 102
 
 

@@ -10,7 +10,7 @@ import pytest
 from earlyprune_jax.signals import Network, ProbeSignal
 from earlyprune_jax.spec import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
-from earlyprune_jax.training import optim, state, steps
+from earlyprune_jax.training import optim, state
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
 
@@ -72,9 +72,9 @@ def begun(step: int) -> state.TrainState:
 
 @pytest.mark.parametrize("first_step", [0, 5])
 def test_every_train_step_augments_with_the_key_of_its_own_step(first_step):
-    train = runner(steps.train_step(noisy_task(), SGD), form="loop", name="train_step")
+    train = runner(state.train_step(noisy_task(), SGD), form="loop", name="train_step")
     rates = np.full(len(ROWS), RATE, np.float32)
-    begin = (begun(first_step), steps.zero_train_sums(("loss", "count")))
+    begin = (begun(first_step), state.zero_train_sums(("loss", "count")))
     final, _ = train(begin, ((ROWS, None), rates), {"x": jnp.asarray(X)})
     w = np.ones(3)
     for step, rows in enumerate(ROWS, first_step):
@@ -85,9 +85,9 @@ def test_every_train_step_augments_with_the_key_of_its_own_step(first_step):
 
 @pytest.mark.parametrize("first_step", [0, 5])
 def test_what_a_loss_draws_is_of_a_stream_of_its_own_and_of_its_step(first_step):
-    train = runner(steps.train_step(noisy_task(drops=True), SGD), form="loop", name="train_step")
+    train = runner(state.train_step(noisy_task(drops=True), SGD), form="loop", name="train_step")
     rates = np.full(len(ROWS), RATE, np.float32)
-    begin = (begun(first_step), steps.zero_train_sums(("loss", "count")))
+    begin = (begun(first_step), state.zero_train_sums(("loss", "count")))
     final, _ = train(begin, ((ROWS, None), rates), {"x": jnp.asarray(X)})
     w = np.ones(3)
     for step, rows in enumerate(ROWS, first_step):
@@ -115,7 +115,7 @@ def input_sum() -> ProbeSignal:
 def measure(*, augment: bool):
     rows, weights = ROWS[:2], np.array([[1, 1], [1, 0]], np.float32)
     step = runner(
-        steps.signal_step(noisy_task(), input_sum(), augment=augment), form="loop", name="signal"
+        state.signal_step(noisy_task(), input_sum(), augment=augment), form="loop", name="signal"
     )
     params = {"w": jnp.ones(3)}
     first, number = np.array([0, 2], np.int32), np.arange(2, dtype=np.int32)
@@ -136,7 +136,7 @@ def test_signals_see_images_augmented_by_their_batchs_key_when_it_is_on():
     np.testing.assert_allclose(seen, X[[0, 1, 2]].sum(axis=0) + added, rtol=1e-5)
 
 
-def test_every_batch_gets_the_same_key_and_its_images_their_places_so_that_draws_can_follow_images():
+def test_every_batch_gets_the_same_key_and_its_images_their_places_so_draws_follow_images():
     drawn = 2 * float(jax.random.normal(jax.random.split(KEY)[1]))
     for augment in (False, True):
         sums = measure(augment=augment)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -16,10 +17,11 @@ from tiny import tiny_experiment
 
 from earlyprune_jax import config, pruning
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import cohort, execution, loop, state
+from earlyprune_jax.training import execution, loop, state
 from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.retraining import Training
-from earlyprune_jax.training.steps import NEVER
+from earlyprune_jax.training.state import NEVER
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -42,36 +44,48 @@ def pruned(engine, seed, sparsity):
 CELLS = ((0, 0.5), (1, 0.9), (2, 0.0))
 
 
-def rates(engine, number):
-    return np.full(engine.steps_per_epoch, 0.02 * (number + 1), np.float32)
+def rates(engine):
+    """One row for each cell."""
+    return np.outer([0.02, 0.04, 0.06], np.ones(engine.steps_per_epoch)).astype(np.float32)
 
 
 def trained_together(engine):
-    stack = cohort.make(engine, [pruned(engine, *cell) for cell in CELLS], 3)
-    outcomes = [stack.train_epoch([rates(engine, number) for number in range(3)]) for _ in range(2)]
-    return stack, outcomes[-1]
+    current = engine.stack([pruned(engine, *cell) for cell in CELLS], 3)
+    for _ in range(2):
+        current, outcomes = engine.train_epoch(current, rates(engine))
+    return current, outcomes
 
 
 def test_a_batch_of_forks_trains_each_as_it_trains_alone(engine):
     stack, outcomes = trained_together(engine)
-    evaluated = stack.evaluate("test")
+    evaluated = engine.evaluate(stack, "test")
     for number, cell in enumerate(CELLS):
-        alone = cohort.make(engine, [pruned(engine, *cell)])
-        alone.train_epoch([rates(engine, number)])
-        (outcome,) = alone.train_epoch([rates(engine, number)])
+        alone = engine.stack([pruned(engine, *cell)], 1)
+        for _ in range(2):
+            alone, (outcome,) = engine.train_epoch(alone, rates(engine)[number])
         assert outcomes[number].means["loss"] == pytest.approx(outcome.means["loss"], rel=1e-4)
         assert outcomes[number].nonfinite_step == outcome.nonfinite_step == NEVER
-        assert evaluated[number] == pytest.approx(alone.evaluate("test")[0], rel=1e-3)
-        for own, other in zip(
-            jax.tree.leaves(stack.state(number)), jax.tree.leaves(alone.state(0)), strict=True
-        ):
-            np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-4)
+        assert evaluated[number] == pytest.approx(engine.evaluate(alone, "test")[0], rel=1e-3)
+        own = engine.state_of(stack, number)
+        chex.assert_trees_all_close(own, engine.state_of(alone, 0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_stack_is_filled_up_to_its_width_and_the_filling_is_not_looked_at(engine):
+    states = [pruned(engine, *cell) for cell in CELLS]
+    filled, outcomes = engine.train_epoch(engine.stack(states, 4), rates(engine))
+    exact, wanted = engine.train_epoch(engine.stack(states, 3), rates(engine))
+    assert filled.step.shape == (4,)
+    assert len(outcomes) == 3
+    for number in range(3):
+        assert outcomes[number].means == pytest.approx(wanted[number].means, rel=1e-5)
+        own = engine.state_of(filled, number)
+        chex.assert_trees_all_close(own, engine.state_of(exact, number), rtol=1e-4, atol=1e-5)
 
 
 def test_removed_weights_of_a_batch_are_exactly_zero_and_each_fork_keeps_its_own_mask(engine):
     stack, _ = trained_together(engine)
     for number, (_, sparsity) in enumerate(CELLS):
-        one = stack.state(number)
+        one = engine.state_of(stack, number)
         assert pruning.sparsity(one.mask, engine.prunable("")) == pytest.approx(sparsity, abs=1e-3)
         for keep, weight in zip(
             jax.tree.leaves(one.mask), jax.tree.leaves(one.params), strict=True
@@ -80,17 +94,17 @@ def test_removed_weights_of_a_batch_are_exactly_zero_and_each_fork_keeps_its_own
 
 
 def test_a_fork_that_diverges_in_a_batch_leaves_its_neighbours_alone(engine):
-    forks = [pruned(engine, *cell) for cell in CELLS]
-    stack = cohort.make(engine, forks, 3)
-    wild = [rates(engine, 0), np.full(engine.steps_per_epoch, 3e38, np.float32), rates(engine, 2)]
-    outcomes = stack.train_epoch(wild)
+    stack = engine.stack([pruned(engine, *cell) for cell in CELLS], 3)
+    wild = rates(engine)
+    wild[1] = 3e38
+    stack, outcomes = engine.train_epoch(stack, wild)
     assert [outcome.nonfinite_step == NEVER for outcome in outcomes] == [True, False, True]
-    assert math.isfinite(stack.evaluate("test")[2]["loss"] or math.nan)
+    assert math.isfinite(engine.evaluate(stack, "test")[2]["loss"] or math.nan)
 
 
 def test_an_absent_split_measures_nothing_for_every_fork(engine):
-    stack = cohort.make(engine, [pruned(engine, *cell) for cell in CELLS], 3)
-    assert stack.evaluate("validation") == [{"loss": None, "accuracy": None}] * 3
+    stack = engine.stack([pruned(engine, *cell) for cell in CELLS], 3)
+    assert engine.evaluate(stack, "validation") == [{"loss": None, "accuracy": None}] * 3
 
 
 def test_the_width_doubles_while_that_pays_and_while_it_fits():
@@ -114,7 +128,7 @@ def test_on_several_devices_each_trains_its_share_to_the_same_numbers(engine, ti
     stack, outcomes = trained_together(engine)
     here = (
         [outcome.means["loss"] for outcome in outcomes],
-        [means["loss"] for means in stack.evaluate("test")],
+        [means["loss"] for means in engine.evaluate(stack, "test")],
     )
     code = f"""
 import sys
@@ -122,14 +136,15 @@ sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(Path(__file__).pare
 from pathlib import Path
 import jax, numpy as np
 from members import engine_of
-from test_cohort import config, tiny_experiment, trained_together
+from test_stacks import config, tiny_experiment, trained_together
 spec = config.resolve(tiny_experiment(Path({str(tiny_npz)!r})), [("signals.names", "")])
 engine = engine_of(spec, form="scan")
-assert engine.fork_mesh.num_devices == 2
+assert engine.fork_mesh.size == 2
 stack, outcomes = trained_together(engine)
-losses = [outcome.means["loss"] for outcome in outcomes], [means["loss"] for means in stack.evaluate("test")]
+evaluated = engine.evaluate(stack, "test")[:3]
+losses = [outcome.means["loss"] for outcome in outcomes], [means["loss"] for means in evaluated]
 np.testing.assert_allclose(losses, {here!r}, rtol=1e-3)
-assert len(stack._states.params["classifier"]["kernel"].sharding.device_set) == 2
+assert len(stack.params["classifier"]["kernel"].sharding.device_set) == 2
 print("same")
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -151,13 +166,13 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
         saved.append((run.records.directory.name, epoch))
 
     monkeypatch.setattr(loop, "_save", save)
-    train_epoch = cohort._Stack.train_epoch
+    train_epoch = Engine.train_epoch
 
-    def slowly(self, rates):
+    def slowly(self, current, rates):
         clock[0] += 40.0
-        return train_epoch(self, rates)
+        return train_epoch(self, current, rates)
 
-    monkeypatch.setattr(cohort._Stack, "train_epoch", slowly)
+    monkeypatch.setattr(Engine, "train_epoch", slowly)
     runs = [
         loop.Run(
             Training(9, optax.constant_schedule(0.02), reset_momentum=True),
