@@ -12,8 +12,7 @@ from jax import lax
 
 from earlyprune_jax import models
 from earlyprune_jax.pruning import PruningWarning
-from earlyprune_jax.pruning.channels.channel_masks import channel_mask
-from earlyprune_jax.pruning.channels.groups import channel_groups
+from earlyprune_jax.pruning.channels.groups import channel_groups, channel_mask
 from earlyprune_jax.pruning.trees import named_leaves
 from earlyprune_jax.validate import InvalidInput
 

@@ -12,9 +12,8 @@ from flax import nnx
 from jax import lax
 
 from earlyprune_jax import models, pruning
-from earlyprune_jax.pruning.channels.channel_masks import channel_mask
 from earlyprune_jax.pruning.channels.compact import compact
-from earlyprune_jax.pruning.channels.groups import channel_groups
+from earlyprune_jax.pruning.channels.groups import channel_groups, channel_mask
 from earlyprune_jax.pruning.scores.weights import magnitude
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.validate import InvalidInput

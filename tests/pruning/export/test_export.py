@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import earlyprune_jax
 from earlyprune_jax import models
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.export.files import (
+from earlyprune_jax.pruning.files import (
     encoded_bytes,
     load_dense,
     load_sparse,
