@@ -142,7 +142,7 @@ def chosen_encoding(kept: np.ndarray, encoding: str) -> str:
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Returns the rows and columns that compressed sparse rows see in an array; a vector is one row.
+    """Returns the rows and columns that csr sees in an array; a vector is one row.
 
     Example:
         >>> matrix_shape((3, 3, 16, 32)), matrix_shape((5,)), matrix_shape(())

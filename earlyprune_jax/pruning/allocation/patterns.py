@@ -25,19 +25,33 @@ Problems = list[str]
 
 
 class Pattern(Protocol):
-    """The three questions that `allocate` and `transform` ask of a pattern."""
+    """The three questions that `allocate` and `transform` ask of a pattern.
+
+    In all of them `shapes` maps the path of every prunable leaf to its shape; `sparsity`, `scope`
+    and `min_kept` are those of `allocate`.
+    """
 
     def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
-        """Every problem of pruning leaves of these shapes (path -> shape), before any score is
-        known."""
+        """Finds every problem of pruning leaves of these shapes, before any score is known."""
         ...
 
     def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
-        """How many units go: one number for each ranking that `masks` makes."""
+        """Counts the units that go: one number for each ranking that `masks` makes."""
         ...
 
     def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
-        """Which weights stay: one bool array a leaf of scores."""
+        """Marks the weights that stay.
+
+        Args:
+            scores: one array per prunable leaf, higher = keep.
+            counts: from `counts`; inside jit they may be traced.
+            scope: as in `allocate`.
+            min_kept: as in `allocate`.
+            xp: `numpy`, or `jax.numpy` inside jit.
+
+        Returns:
+            One bool array per leaf, True = kept.
+        """
         ...
 
 
@@ -69,7 +83,7 @@ class Blocks:
         return problems or budgets.check_budget(self._layers(shapes), sparsity, scope, min_kept)
 
     def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
-        """See `Pattern`: one count if the scope ranks layers together, else one a layer."""
+        """See `Pattern`: one count if the scope ranks layers together, else one per layer."""
         return budgets.budget(self._layers(shapes), sparsity, scope, min_kept)
 
     def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:

@@ -4,7 +4,7 @@ The operations of the traced network run on arrays that lack these channels.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -85,20 +85,30 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
     zeros = [zero_slices(keep) for keep in keeps]
     trace = trace_network(apply, variables, inputs, zeros)
     kept = removable(trace)
-    chosen = _chosen(trace, kept)
     treedef = jax.tree.structure(variables)
 
     def compact_apply(variables: Any, inputs: Any) -> Any:
         if (structure := jax.tree.structure(variables)) != treedef:
             raise unexpected("structure of variables", structure, f"to be {treedef}", AS_RETURNED)
         given, merge_given = split_leaves(variables, are_weights)
-        _check_shapes(dict(zip(names, given, strict=True)), chosen)
-        trace = trace_network(apply, merge_given(shapes), inputs, zeros)
-        kept = removable(trace)
-        _check_same(names, chosen, _chosen(trace, kept))
-        tensors, values = [*trace.weights, *trace.inputs], [*given, *jax.tree.leaves(inputs)]
-        outputs = run(trace.graph.steps, tensors, values, trace.outputs, kept)
-        return jax.tree.unflatten(trace.outputs_tree, outputs)
+        sizes = [kept.shape(tensor) for tensor in trace.weights]
+        refuse(
+            expected(f"shape at {name}", np.shape(leaf), f"to be {size}", AS_RETURNED)
+            for name, leaf, size in zip(names, given, sizes, strict=True)
+            if np.shape(leaf) != size
+        )
+        now = trace_network(apply, merge_given(shapes), inputs, zeros)
+        kept_now = removable(now)
+        remedy = "For inputs of this shape the network couples its channels in another way."
+        # Both traces number the slices of the weights alike, before all others.
+        refuse(
+            expected("channels left at", name, "to be those compact chose", remedy)
+            for name, tensor in zip(names, trace.weights, strict=True)
+            if any(np.any(kept.ids[ids] != kept_now.ids[ids]) for ids in tensor.axes)
+        )
+        tensors, values = [*now.weights, *now.inputs], [*given, *jax.tree.leaves(inputs)]
+        outputs = run(now.graph.steps, tensors, values, now.outputs, kept_now)
+        return jax.tree.unflatten(now.outputs_tree, outputs)
 
     left = [
         _smaller(weight, keep, tensor, kept)
@@ -134,36 +144,6 @@ def _smaller(value: Any, keep: Any, tensor: Tensor, kept: Kept) -> Array:
     # On the host: an XLA program for every shape would take longer.
     left, keep = kept.of(tensor, np.asarray(value)), kept.of(tensor, keep)
     return jnp.asarray(np.where(keep, left, np.zeros((), left.dtype)))
-
-
-Chosen = list[tuple[np.ndarray, ...]]
-"""For every weight and axis, [n] bool: what is left."""
-
-
-def _chosen(trace: Trace, kept: Kept) -> Chosen:
-    return [
-        tuple(kept.along(tensor, place) for place in range(len(tensor.shape)))
-        for tensor in trace.weights
-    ]
-
-
-def _check_shapes(given: Mapping[str, Any], chosen: Chosen) -> None:
-    problems = []
-    for (name, leaf), left in zip(given.items(), chosen, strict=True):
-        wanted = tuple(int(np.count_nonzero(stays)) for stays in left)
-        if np.shape(leaf) != wanted:
-            thing = f"shape at {name}"
-            problems.append(expected(thing, np.shape(leaf), f"to be {wanted}", AS_RETURNED))
-    refuse(problems)
-
-
-def _check_same(names: Sequence[str], chosen: Chosen, now: Chosen) -> None:
-    problems = []
-    for name, before, after in zip(names, chosen, now, strict=True):
-        if not all(map(np.array_equal, before, after)):
-            remedy = "For inputs of this shape the network couples its channels in another way."
-            problems.append(expected("channels left at", name, "to be those compact chose", remedy))
-    refuse(problems)
 
 
 def run(

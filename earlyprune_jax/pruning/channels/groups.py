@@ -55,12 +55,9 @@ class ChannelGroup:
 
 
 @dataclasses.dataclass(frozen=True)
-class PinnedSlices:
+class PinnedSlices(Slices):
     """Slices that cannot be removed, and why."""
 
-    path: str
-    axis: int
-    indices: tuple[int, ...]
     reason: str
 
 

@@ -33,7 +33,7 @@ def new_shape(parameter: str) -> Any:
 
 
 def broadcast_in_dim(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """New and stretched axes get ids of their own."""
+    """Gives new and stretched axes ids of their own."""
     (tensor,) = inputs
     result = fresh(graph, eqn.params["shape"], tensor.all_zero)
     for source, place in enumerate(eqn.params["broadcast_dimensions"]):
@@ -65,7 +65,7 @@ def squeeze(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
 
 
 def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Axes that stay pass; axes merged into one pass their largest; split axes stay whole."""
+    """Passes axes that stay, and the largest of merged ones; keeps split axes whole."""
     (tensor, *sizes), shape = inputs, tuple(eqn.params["new_sizes"])
     if sizes or eqn.params["dimensions"] is not None or 0 in shape:
         return no_rule(graph, eqn, inputs)
@@ -123,7 +123,7 @@ def _reshape_block(
 
 
 def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Padding has ids of its own, zero where the padding value is."""
+    """Gives padding ids of its own, zero where the padding value is."""
     tensor, value = inputs
     result, config = tensor, eqn.params["padding_config"]
     for place, (low, high, interior) in enumerate(config):
@@ -227,7 +227,7 @@ def reverse(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]
 
 
 def gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Axes taken whole pass (`x[:, ::2]`, a table's features); all others stay whole."""
+    """Passes axes taken whole (`x[:, ::2]`, a table's features); keeps all others whole."""
     tensor, indices = inputs
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     dropped = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
@@ -246,7 +246,7 @@ def gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tens
 
 
 def dynamic_slice(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Axes taken whole pass."""
+    """Passes axes taken whole."""
     tensor, sizes = inputs[0], eqn.params["slice_sizes"]
     passing = {place: place for place, size in enumerate(sizes) if size == tensor.shape[place]}
     return [_pass_some(graph, eqn, tensor, passing, "is cut by dynamic_slice")]
@@ -260,7 +260,7 @@ def slice_sizes(step: Step, kept: Kept) -> dict[str, Any]:
 
 
 def window_reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Pooling: axes with a window of 1 pass, the others stay whole."""
+    """Pools: passes axes with a window of 1, keeps the others whole."""
     (tensor,), shape = inputs, eqn.outvars[0].aval.shape
     windows = zip(eqn.params["window_dimensions"], eqn.params["padding"], strict=True)
     passing = {

@@ -176,8 +176,7 @@ class _Events:
         return self.schedule.rewind_to is not None
 
     def check(self, params: Params) -> None:
-        """Raises for every event that does not fit the parameters; masks from outside need no
-        layers."""
+        """Raises for every event that does not fit the parameters."""
         if not self.schedule.steps:
             return
         shapes = prunable_shapes(params, select(params, self.layers))
@@ -187,7 +186,7 @@ class _Events:
         refuse(problems)
 
     def prune(self, state: PruningState, params: Params) -> PruningState:
-        """The state with the mask and the level that its number of updates asks for."""
+        """Returns the state with the mask and the level that its number of updates asks for."""
         if not self.schedule.steps:
             return state
         elapsed = jnp.asarray(state.num_updates - state.trigger_step)
@@ -199,7 +198,7 @@ class _Events:
         return state._replace(mask=mask, level=jnp.maximum(level, state.level))
 
     def remember(self, state: PruningState, params: Params) -> PruningState:
-        """The state with a snapshot, if this is the update to rewind to."""
+        """Returns the state with a snapshot, if this is the update to rewind to."""
         here = state.num_updates == self.schedule.rewind_to
         now = (params, state.inner_state)
         return state._replace(snapshot=_where(here, now, state.snapshot))
@@ -243,7 +242,7 @@ def _automatically_sharded(
 def _rewind(
     due: Array, updates: Any, state: PruningState, params: Params
 ) -> tuple[Any, PruningState]:
-    """If due: updates that lead back to the snapshot's parameters, and its inner state."""
+    """Returns, if due, updates that lead back to the snapshot's parameters, and its inner state."""
     old_params, old_inner_state = state.snapshot
 
     def back(update: Array, old: Array, now: Array) -> Array:
@@ -258,7 +257,7 @@ def _where(condition: Array, new: Any, old: Any) -> Any:
 
 
 def _exact_update(keep: Array, update: Any, param: Any) -> Any:
-    """The update that leaves exactly +0.0 where a weight is removed: p + (-p)."""
+    """Makes the update that leaves exactly +0.0 where a weight is removed: p + (-p)."""
     if not is_weight(update):
         return update
     # In the wider of both types, or -p would be rounded and p - p no longer 0.
@@ -267,7 +266,7 @@ def _exact_update(keep: Array, update: Any, param: Any) -> Any:
 
 
 def _forget_losses(due: Array, inner_state: Any) -> Any:
-    """If due: makes line searches compute the loss anew instead of reusing the dense network's."""
+    """Makes, if due, line searches compute the loss anew instead of reusing the dense network's."""
 
     def remembers_loss(node: Any) -> bool:
         return {"value", "grad"} <= set(getattr(node, "_fields", ()))
