@@ -7,16 +7,17 @@ params = pruning.apply(mask, params)            # removed weights are exactly 0
 """
 
 from earlyprune_jax.pruning import scores
-from earlyprune_jax.pruning.accounting.account import Ledger, LedgerRow
-from earlyprune_jax.pruning.accounting.costs import macs
-from earlyprune_jax.pruning.accounting.ledger import ledger
-from earlyprune_jax.pruning.allocation.allocate import PruningWarning, allocate
+from earlyprune_jax.pruning.account import Ledger, LedgerRow, ledger
+from earlyprune_jax.pruning.allocation.allocate import PruningWarning, allocate, prune
 from earlyprune_jax.pruning.allocation.budgets import SCOPES
 from earlyprune_jax.pruning.allocation.patterns import NM, UNSTRUCTURED, Blocks
-from earlyprune_jax.pruning.allocation.prune import prune
-from earlyprune_jax.pruning.channels.channel_masks import channel_mask
 from earlyprune_jax.pruning.channels.compact import compact
-from earlyprune_jax.pruning.channels.groups import ChannelGroup, ChannelGroups, channel_groups
+from earlyprune_jax.pruning.channels.groups import (
+    ChannelGroup,
+    ChannelGroups,
+    channel_groups,
+    channel_mask,
+)
 from earlyprune_jax.pruning.comparison import (
     Overlap,
     compression,
@@ -26,7 +27,8 @@ from earlyprune_jax.pruning.comparison import (
     hamming,
     overlap,
 )
-from earlyprune_jax.pruning.export.files import (
+from earlyprune_jax.pruning.costs import macs
+from earlyprune_jax.pruning.files import (
     SavedFile,
     encoded_bytes,
     load_dense,

@@ -11,8 +11,8 @@ import numpy as np
 from earlyprune_jax import validate
 from earlyprune_jax.array_types import Mask
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.pruning.trees import marked_leaves, refuse
+from earlyprune_jax.validate import expected, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Overlap:
 
 
 def overlap(first: Mask, second: Mask, prunable: Any = None) -> Overlap:
-    """Intersection over union of the weights two masks keep, and of those they remove.
+    """Measures the intersection over union of the weights two masks keep, and of those they remove.
 
     Both are in [0, 1]; 1 means the same set, two empty sets included. Two independent random
     masks of sparsity s have an expected `kept` of about (1 - s) / (1 + s) and `removed` of
@@ -51,7 +51,8 @@ def overlap(first: Mask, second: Mask, prunable: Any = None) -> Overlap:
         InvalidInput: the masks or `prunable` differ in structure, shape or type, by path.
 
     Example:
-        >>> a, b = {"w": np.array([True, True, False, False])}, {"w": np.array([True, False, True, False])}
+        >>> a = {"w": np.array([True, True, False, False])}
+        >>> b = {"w": np.array([True, False, True, False])}
         >>> round(overlap(a, b).kept, 3), round(overlap(a, b).removed, 3)
         (0.333, 0.333)
     """
@@ -69,7 +70,7 @@ def overlap(first: Mask, second: Mask, prunable: Any = None) -> Overlap:
 
 
 def hamming(first: Mask, second: Mask, prunable: Any = None) -> float:
-    """The fraction of entries in which two masks differ: |A xor B| / n, in [0, 1].
+    """Measures the fraction of entries in which two masks differ: |A xor B| / n, in [0, 1].
 
     At equal sparsity s it is at most 2 min(s, 1 - s); two independent random masks have 2 s (1 -
     s).
@@ -86,7 +87,8 @@ def hamming(first: Mask, second: Mask, prunable: Any = None) -> float:
     Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 (mask distance).
 
     Example:
-        >>> hamming({"w": np.array([True, True, False, True])}, {"w": np.array([True, False, True, True])})
+        >>> a = {"w": np.array([True, True, False, True])}
+        >>> hamming(a, {"w": np.array([True, False, True, True])})
         0.5
     """
     pairs = _pairs(first, second, prunable)
@@ -97,7 +99,7 @@ def hamming(first: Mask, second: Mask, prunable: Any = None) -> float:
 
 
 def density(sparsity: float) -> float:
-    """The fraction kept: 1 - sparsity.
+    """Returns the fraction kept: 1 - sparsity.
 
     Args:
         sparsity: fraction removed, in [0, 1].
@@ -109,12 +111,12 @@ def density(sparsity: float) -> float:
         >>> density(0.75)
         0.25
     """
-    _check("sparsity", sparsity, validate.within(0, 1))
+    refuse(rate_problems("sparsity", sparsity, validate.within(0, 1)))
     return 1 - sparsity
 
 
 def from_density(density: float) -> float:
-    """The sparsity at which a fraction of the weights is kept: 1 - density.
+    """Returns the sparsity at which a fraction of the weights is kept: 1 - density.
 
     Args:
         density: fraction kept, in [0, 1].
@@ -126,12 +128,12 @@ def from_density(density: float) -> float:
         >>> from_density(0.25)
         0.75
     """
-    _check("density", density, validate.within(0, 1))
+    refuse(rate_problems("density", density, validate.within(0, 1)))
     return 1 - density
 
 
 def compression(sparsity: float) -> float:
-    """How many times fewer weights are left: 1 / (1 - sparsity).
+    """Returns how many times fewer weights are left: 1 / (1 - sparsity).
 
     Counts weights, not bytes: a file also stores where they are (`encoded_bytes`).
 
@@ -145,12 +147,12 @@ def compression(sparsity: float) -> float:
         >>> compression(0.75)
         4.0
     """
-    _check("sparsity", sparsity, validate.within(0, 1, open_high=True))
+    refuse(rate_problems("sparsity", sparsity, validate.within(0, 1, open_high=True)))
     return 1 / (1 - sparsity)
 
 
 def from_compression(compression: float) -> float:
-    """The sparsity at which a given number of times fewer weights are left: 1 - 1 / compression.
+    """Returns the sparsity that leaves a given number of times fewer weights: 1 - 1 / compression.
 
     Args:
         compression: weights before over weights left, at least 1.
@@ -162,23 +164,17 @@ def from_compression(compression: float) -> float:
         >>> from_compression(4)
         0.75
     """
-    _check("compression", compression, validate.within(1))
+    refuse(rate_problems("compression", compression, validate.within(1)))
     return 1 - 1 / compression
 
 
 def _pairs(first: Mask, second: Mask, prunable: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(path, leaf of the first, leaf of the second) of the marked leaves, once all fit together."""
+    """Lists (path, first's leaf, second's leaf) of the marked leaves, once all fit together."""
     masks.check(first, first)
     masks.check(second, first)
     prunable = jax.tree.map(lambda _: True, first) if prunable is None else prunable
-    if jax.tree.structure(prunable) != jax.tree.structure(first):
-        remedy = "Take it from select, on the params of the masks."
-        names = [name for name, _ in named_leaves(prunable)]
-        raise unexpected("prunable at", names, "to have the masks' structure", remedy)
-    leaves = zip(
-        named_leaves(first), jax.tree.leaves(second), jax.tree.leaves(prunable), strict=True
-    )
-    return [(name, np.asarray(a), np.asarray(b)) for (name, a), b, take in leaves if take]
+    pairs = zip(marked_leaves(first, prunable), marked_leaves(second, prunable), strict=True)
+    return [(name, np.asarray(a), np.asarray(b)) for (name, a), (_, b) in pairs]
 
 
 def _ratio(part: int, whole: int) -> float:
@@ -186,12 +182,16 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def rate_problems(thing: str, value: Any, check: validate.Check) -> list[str]:
-    """The problem of a number outside its range, or of what is no number."""
+    """Finds the problem of a number outside its range, or of what is no number.
+
+    Args:
+        thing: what the number is called.
+        value: the number.
+        check: its range.
+
+    Returns:
+        The problem, or nothing.
+    """
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     allowed = check(value) if number else "to be a number"
     return [expected(thing, value, allowed)] if allowed else []
-
-
-def _check(thing: str, value: float, check: validate.Check) -> None:
-    if problems := rate_problems(thing, value, check):
-        raise InvalidInput(problems)

@@ -10,25 +10,30 @@ import numpy as np
 from jax.core import Tracer
 
 from earlyprune_jax.array_types import Mask, Params
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, structure_problems
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.pruning.trees import (
+    is_weight,
+    marked_leaves,
+    named_leaves,
+    refuse,
+    structure_problems,
+)
+from earlyprune_jax.validate import expected, shortened, unexpected
 
 
 def full(params: Params) -> Mask:
-    """The mask of an unpruned network: True everywhere.
+    """Makes the mask of an unpruned network: True everywhere.
 
     Example:
         >>> full({"kernel": jnp.zeros(2)})["kernel"].tolist()
         [True, True]
     """
-    return jax.tree.map(_all_true, params)
 
+    def all_true(leaf: Any) -> Any:
+        # ones_like keeps the sharding of an array; shapes and other leaves have none.
+        is_array = isinstance(leaf, jax.Array)
+        return jnp.ones_like(leaf, bool) if is_array else jnp.ones(np.shape(leaf), bool)
 
-def _all_true(leaf: Any) -> Any:
-    # ones_like keeps the sharding of an array; shapes and other leaves have none.
-    return (
-        jnp.ones_like(leaf, bool) if isinstance(leaf, jax.Array) else jnp.ones(np.shape(leaf), bool)
-    )
+    return jax.tree.map(all_true, params)
 
 
 def apply(mask: Mask, tree: Any) -> Any:
@@ -75,43 +80,35 @@ def check(mask: Mask, tree: Any) -> None:
         Expected shape of mask at w=(2,) to be (3,), that of the leaf.
     """
     leaves = dict(named_leaves(tree))
-    problems = structure_problems("mask", mask, tree)
-    shared = [(name, keep) for name, keep in named_leaves(mask) if name in leaves]
-    problems += shortened(
-        [
-            text
-            for name, keep in shared
-            for text in (*_check_dtype(name, keep), *_check_shape(name, keep, leaves[name]))
-        ]
-    )
-    if problems:
-        raise InvalidInput(problems)
+    problems = []
+    for name, keep in named_leaves(mask):
+        if name in leaves:
+            problems += _leaf_problems(name, keep, leaves[name])
+    refuse([*structure_problems("mask", mask, tree), *shortened(problems)])
 
 
-def _check_dtype(name: str, keep: Any) -> list[str]:
+def _leaf_problems(name: str, keep: Any, leaf: Any) -> list[str]:
+    problems = []
     dtype = keep.dtype if hasattr(keep, "dtype") else np.asarray(keep).dtype
-    if dtype == np.bool_:
-        return []
-    remedy = (
-        "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first, then the tree."
-    )
-    return [expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy)]
-
-
-def _check_shape(name: str, keep: Any, leaf: Any) -> list[str]:
-    if np.shape(keep) == np.shape(leaf):
-        return []
-    allowed = f"to be {np.shape(leaf)}, that of the leaf"
-    return [expected(f"shape of mask at {name}", np.shape(keep), allowed)]
+    if dtype != np.bool_:
+        remedy = (
+            "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first, then the "
+            "tree."
+        )
+        problems.append(expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy))
+    if np.shape(keep) != np.shape(leaf):
+        allowed = f"to be {np.shape(leaf)}, that of the leaf"
+        problems.append(expected(f"shape of mask at {name}", np.shape(keep), allowed))
+    return problems
 
 
 def count_removed(mask: Mask) -> int:
-    """How many entries the whole mask removes."""
+    """Counts the entries that the whole mask removes."""
     return sum(int(np.size(leaf) - np.count_nonzero(leaf)) for leaf in jax.tree.leaves(mask))
 
 
 def sparsity(mask: Mask, prunable: Any) -> float:
-    """The fraction of the prunable weights that the mask removes, in [0, 1).
+    """Measures the fraction of the prunable weights that the mask removes, in [0, 1).
 
     Args:
         mask: bool leaves.
@@ -121,17 +118,11 @@ def sparsity(mask: Mask, prunable: Any) -> float:
         InvalidInput: nothing is prunable.
 
     Example:
-        >>> sparsity({"w": jnp.array([True, False]), "b": jnp.array([True])}, {"w": True, "b": False})
+        >>> mask = {"w": jnp.array([True, False]), "b": jnp.array([True])}
+        >>> sparsity(mask, {"w": True, "b": False})
         0.5
     """
-    problems = structure_problems("prunable", prunable, mask)
-    if problems:
-        raise InvalidInput(problems)
-    chosen = [
-        leaf
-        for leaf, take in zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
-        if take
-    ]
+    chosen = [leaf for _, leaf in marked_leaves(mask, prunable)]
     num_weights = sum(int(np.size(leaf)) for leaf in chosen)
     if not num_weights:
         raise unexpected("prunable", "no weight", "to mark at least one")
@@ -168,24 +159,21 @@ def moments(mask: Mask, opt_state: Any) -> Any:
             return False
         # Numbers alone, of lists or of one bare array, say too little: there the whole subtree must
         # fit.
-        named = any(not isinstance(key, jax.tree_util.SequenceKey) for key in ending)
-        if named:
-            return True
-        return all(
+        return any(not isinstance(key, jax.tree_util.SequenceKey) for key in ending) or all(
             rest in kept and _ends_like(leaf, kept[rest]) for rest, leaf in under[path[:start]]
         )
 
-    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+    def masked(path: tuple[Any, ...], leaf: Any) -> Any:
         # The longest ending first: {"kernel": ..., "head": {"kernel": ...}} has two that fit.
-        start = next((start for start in range(len(path) + 1) if belongs(path, start)), None)
-        keep = None if start is None else kept[path[start:]]
+        starts = (start for start in range(len(path) + 1) if belongs(path, start))
+        keep = next((kept[path[start:]] for start in starts), None)
         return leaf if keep is None or not _ends_like(leaf, keep) else apply_leaf(keep, leaf)
 
-    return jax.tree.map_with_path(one, opt_state)
+    return jax.tree.map_with_path(masked, opt_state)
 
 
 def _by_beginning(tree: Any) -> dict[tuple[Any, ...], list[tuple[tuple[Any, ...], Any]]]:
-    """Every beginning of a path -> what is below it: (rest of the path, leaf)."""
+    """Maps every beginning of a path to what is below it: (rest of the path, leaf)."""
     below = collections.defaultdict(list)
     for path, leaf in jax.tree.leaves_with_path(tree):
         for start in range(len(path) + 1):
@@ -205,7 +193,7 @@ def intersection(*masks: Mask) -> Mask:
         InvalidInput: masks that do not fit the first.
 
     Example:
-        >>> intersection({"w": jnp.array([True, False])}, {"w": jnp.array([True, True])})["w"].tolist()
+        >>> intersection(jnp.array([True, False]), jnp.array([True, True])).tolist()
         [True, False]
     """
     for other in masks:

@@ -1,5 +1,6 @@
 """Which leaves of a parameter tree may be pruned, and why the others may not."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +8,14 @@ from typing import Any
 import jax
 
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, repeated_paths
-from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
+from earlyprune_jax.pruning.trees import (
+    is_weight,
+    named_leaves,
+    path_name,
+    refuse,
+    repeated_paths,
+)
+from earlyprune_jax.validate import expected, nearest, unexpected
 
 REGEX_PREFIX = "regex:"
 KERNEL_NAMES = ("kernel", "weight")
@@ -20,35 +27,30 @@ Exclusion = Callable[[str, Any], str]
 """Why the leaf at a path does not belong to a set, or nothing if it does."""
 
 
-def _not_a_kernel(path: str, leaf: Any) -> str:
-    # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
-    name = path.removesuffix("/value").rsplit("/", 1)[-1]
-    if name not in KERNEL_NAMES:
-        return f"is not named {' or '.join(KERNEL_NAMES)}"
-    return "" if leaf.ndim >= 2 else f"has {leaf.ndim} axes, kernels have 2 or more"
+def _kernels(fewest_axes: int, most_axes: float, wanted: str) -> Exclusion:
+    """Makes the set of the kernels with so many axes."""
 
+    def excluded(path: str, leaf: Any) -> str:
+        # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
+        name = path.removesuffix("/value").rsplit("/", 1)[-1]
+        if name not in KERNEL_NAMES:
+            return f"is not named {' or '.join(KERNEL_NAMES)}"
+        if fewest_axes <= leaf.ndim <= most_axes:
+            return ""
+        return f"has {leaf.ndim} axes, {wanted if leaf.ndim >= 2 else 'kernels have 2 or more'}"
 
-def _not_a_conv_kernel(path: str, leaf: Any) -> str:
-    return _not_a_kernel(path, leaf) or (
-        "" if leaf.ndim > 2 else "has 2 axes, conv kernels have more"
-    )
-
-
-def _not_a_dense_kernel(path: str, leaf: Any) -> str:
-    return _not_a_kernel(path, leaf) or (
-        "" if leaf.ndim == 2 else f"has {leaf.ndim} axes, dense kernels 2"
-    )
+    return excluded
 
 
 NAMED_SETS: dict[str, Exclusion] = {
-    "conv_kernels": _not_a_conv_kernel,
-    "dense_kernels": _not_a_dense_kernel,
-    "all_kernels": _not_a_kernel,
+    "conv_kernels": _kernels(3, math.inf, "conv kernels have more"),
+    "dense_kernels": _kernels(2, 2, "dense kernels 2"),
+    "all_kernels": _kernels(2, math.inf, ""),
 }
 
 
 def check_layers(layers: str, thing: str = "layers") -> list[str]:
-    """The problems of a layer selection's name, before any parameters are known."""
+    """Finds the problems of a layer selection's name, before any parameters are known."""
     if isinstance(layers, str) and layers in NAMED_SETS:
         return []
     if isinstance(layers, str) and layers.startswith(REGEX_PREFIX):
@@ -58,39 +60,38 @@ def check_layers(layers: str, thing: str = "layers") -> list[str]:
 
 
 def check_pattern(pattern: str, thing: str) -> list[str]:
-    """The problem of a regular expression that does not compile, if it does not."""
+    """Finds the problem of a regular expression that does not compile, if it does not."""
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        return [
-            expected(thing, pattern, "to hold a valid regular expression", f"It says: {error}.")
-        ]
+        allowed = "to hold a valid regular expression"
+        return [expected(thing, pattern, allowed, f"It says: {error}.")]
     return []
 
 
 def exclusions(params: Params, layers: Layers) -> dict[str, str]:
-    """Path -> reason for every leaf that may not be pruned.
+    """Maps the path to the reason for every leaf that may not be pruned.
 
     Args:
         params: any pytree; shapes are enough.
         layers: as in `select`.
+
+    Returns:
+        The reasons; leaves that may be pruned are not in it.
 
     Raises:
         InvalidInput: unknown name or broken pattern; two leaves with one path.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 2)), "bias": jnp.ones(2)}, "steps": 7}
+        >>> params = {"conv": {"kernel": jnp.ones((3, 3, 1, 2)), "bias": jnp.ones(2)}}
         >>> exclusions(params, "conv_kernels")
-        {'conv/bias': 'is not named kernel or weight', 'steps': 'is of type int, not a floating-point array'}
+        {'conv/bias': 'is not named kernel or weight'}
     """
     excluded = _exclusion(layers)
-    if problems := repeated_paths(params):
-        raise InvalidInput(problems)
-    reasons = {
-        name: _not_a_weight(leaf) or excluded(name, leaf) for name, leaf in named_leaves(params)
-    }
-    return {name: reason for name, reason in reasons.items() if reason}
+    refuse(repeated_paths(params))
+    reasons = ((n, _not_a_weight(leaf) or excluded(n, leaf)) for n, leaf in named_leaves(params))
+    return {name: reason for name, reason in reasons if reason}
 
 
 def select(params: Params, layers: Layers) -> Any:
@@ -130,18 +131,15 @@ def select(params: Params, layers: Layers) -> Any:
 def _not_a_weight(leaf: Any) -> str:
     if is_weight(leaf):
         return ""
-    kind = (
-        f"an array of {leaf.dtype}" if hasattr(leaf, "dtype") else f"of type {type(leaf).__name__}"
-    )
+    dtype = getattr(leaf, "dtype", None)
+    kind = f"of type {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
     return f"is {kind}, not a floating-point array"
 
 
 def _exclusion(layers: Layers) -> Exclusion:
     if callable(layers):
         return lambda path, leaf: "" if layers(path, leaf) else "the predicate left it out"
-    problems = check_layers(layers)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(check_layers(layers))
     if layers in NAMED_SETS:
         return NAMED_SETS[layers]
     pattern = re.compile(layers.removeprefix(REGEX_PREFIX))

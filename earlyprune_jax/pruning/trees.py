@@ -1,11 +1,11 @@
-"""What every other module here asks of a pytree: the names of its leaves, and which are weights.
+"""Answers what every other module here asks of a pytree: its leaves' names, and which are weights.
 
 Parameters come as Linen dicts, NNX states, Equinox modules, lists, tuples or one bare array,
 and may hold leaves that are no weights: integer arrays, keys, functions, Python numbers.
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params
-from earlyprune_jax.validate import expected, shortened
+from earlyprune_jax.validate import InvalidInput, expected, shortened
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """The slash-joined name of a pytree path, e.g. `stage1_block0/conv1/kernel`.
+    """Makes the slash-joined name of a pytree path, e.g. `stage1_block0/conv1/kernel`.
 
     The field in which an NNX variable holds its array is left out, so that the same network has
     the same names in Linen and NNX.
@@ -52,7 +52,7 @@ def is_weight(leaf: Any) -> bool:
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """(name, leaf) of every leaf, in the tree's own order.
+    """Lists (name, leaf) of every leaf, in the tree's own order.
 
     Example:
         >>> named_leaves({"b": 1, "a": [2, 3]})
@@ -62,7 +62,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def repeated_paths(tree: Any) -> list[str]:
-    """The problems of a tree in which two leaves have one name, as {"a/b": 1, "a": {"b": 2}} has.
+    """Finds the problems of a tree in which two leaves have one name.
 
     Example:
         >>> repeated_paths({"a/b": 1, "a": {"b": 2}})
@@ -77,8 +77,38 @@ def repeated_paths(tree: Any) -> list[str]:
     ]
 
 
-def split_weights(params: Params) -> tuple[list[Array], Callable[[list[Array]], Params]]:
-    """The weights of a tree as a list, and the function that puts such a list back among the rest.
+def split_leaves(
+    tree: Any, chosen: Iterable[Any]
+) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """Splits off some leaves of a tree, and gives the function that puts others in their places.
+
+    Args:
+        tree: any pytree.
+        chosen: for every leaf, in the tree's order, whether it is split off.
+
+    Returns:
+        The chosen leaves, and a function from as many values to the structure of `tree` with these
+        values where the chosen leaves were.
+
+    Example:
+        >>> chosen, merge = split_leaves({"a": 1, "b": 2}, [False, True])
+        >>> chosen, merge([5])
+        ([2], {'a': 1, 'b': 5})
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    places = [place for place, take in enumerate(chosen) if take]
+
+    def merge(values: Sequence[Any]) -> Any:
+        filled = list(leaves)
+        for place, value in zip(places, values, strict=True):
+            filled[place] = value
+        return jax.tree.unflatten(treedef, filled)
+
+    return [leaves[place] for place in places], merge
+
+
+def split_weights(params: Params) -> tuple[list[Array], Callable[[Sequence[Any]], Params]]:
+    """Splits off the weights of a tree, as `split_leaves` does.
 
     What is differentiated, scored or traced is the list, so other leaves never reach `jax.grad`.
 
@@ -87,16 +117,22 @@ def split_weights(params: Params) -> tuple[list[Array], Callable[[list[Array]], 
         >>> merge([2 * weight for weight in weights])["w"].tolist()
         [2.0, 2.0]
     """
-    leaves, treedef = jax.tree.flatten(params)
-    places = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
+    return split_leaves(params, map(is_weight, jax.tree.leaves(params)))
 
-    def merge(weights: list[Array]) -> Params:
-        filled = list(leaves)
-        for place, weight in zip(places, weights, strict=True):
-            filled[place] = weight
-        return jax.tree.unflatten(treedef, filled)
 
-    return [leaves[place] for place in places], merge
+def marked_leaves(tree: Any, prunable: Any) -> list[tuple[str, Any]]:
+    """Lists (name, leaf) of every leaf that a tree of Python bools marks.
+
+    Raises:
+        InvalidInput: `prunable` has not the structure of the tree.
+
+    Example:
+        >>> marked_leaves({"a": 1, "b": 2}, {"a": False, "b": True})
+        [('b', 2)]
+    """
+    refuse(structure_problems("prunable", prunable, tree))
+    flags = jax.tree.leaves(prunable)
+    return [named for named, take in zip(named_leaves(tree), flags, strict=True) if take]
 
 
 def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
@@ -119,7 +155,15 @@ def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
 
 
 def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
-    """Why a tree has not the structure of another, leaf by leaf; nothing if it has.
+    """Says why a tree has not the structure of another, leaf by leaf; nothing if it has.
+
+    Args:
+        thing: what the tree is called in the problems.
+        given: the tree.
+        wanted: the tree whose structure it should have.
+
+    Returns:
+        The problems.
 
     Example:
         >>> structure_problems("mask", {"a": 1, "c": 1}, {"a": 1, "b": 1})[0]
@@ -139,25 +183,26 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
         first, like = given_names[0], wanted_names[0]
         return [expected(f"paths of {thing}", first, f"to be like {like!r}", _part(first, like))]
     remedy = "Make it from the same tree."
-    missing = [
-        expected(f"{thing} at", name, "to be there", remedy)
-        for name in wanted_names
-        if name not in given_names
-    ]
-    extra = [
-        expected(f"{thing} at", name, "not to be there", "The other tree has no such leaf.")
-        for name in given_names
-        if name not in wanted_names
-    ]
+    missing = [name for name in wanted_names if name not in given_names]
+    extra = [name for name in given_names if name not in wanted_names]
     if missing or extra:
-        return shortened(missing) + shortened(extra)
+        surplus = "The other tree has no such leaf."
+        return [
+            *shortened([expected(f"{thing} at", name, "to be there", remedy) for name in missing]),
+            *shortened(
+                [expected(f"{thing} at", name, "not to be there", surplus) for name in extra]
+            ),
+        ]
     kinds = f"{jax.tree.structure(given)}"[:200]
-    remedy = "The paths agree, the containers do not. For an optimizer's mask: get_mask(..., like=params)."
+    remedy = (
+        "The paths agree, the containers do not. For an optimizer's mask: "
+        "get_mask(..., like=params)."
+    )
     return [expected(f"structure of {thing}", kinds, "to be that of the tree", remedy)]
 
 
 def _part(given: str, wanted: str) -> str:
-    """What to do about paths of which one side has a beginning that the other has not."""
+    """Says what to do about paths of which one side has a beginning that the other has not."""
     for longer, shorter, words in (
         (given, wanted, "Take its part"),
         (wanted, given, "It is only the part"),
@@ -166,3 +211,25 @@ def _part(given: str, wanted: str) -> str:
             keys = longer.removesuffix(f"/{shorter}").split("/")
             return f"{words} {''.join(f'[{key!r}]' for key in keys)}."
     return "Make it from the same tree."
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raises the error of all problems, each named once; does nothing if there are none.
+
+    Raises:
+        InvalidInput: there is a problem.
+    """
+    if different := tuple(dict.fromkeys(problems)):
+        raise InvalidInput(different)
+
+
+def few(names: Iterable[str], at_most: int) -> str:
+    """Lists the first of many names, and how many more there are.
+
+    Example:
+        >>> few(["a", "b", "c"], at_most=2)
+        'a, b and 1 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more

@@ -5,36 +5,40 @@ as PyTorch's pruning counts), with equal scores broken by index.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from earlyprune_jax.array_types import Mask, Scores
-from earlyprune_jax.pruning.allocation.budgets import SCOPES, Sparsity
+from earlyprune_jax.array_types import Mask, Params, Scores
+from earlyprune_jax.pruning.allocation.budgets import SCOPES, Shapes, Sparsity, check_options
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
-from earlyprune_jax.pruning.selection import Layers, check_layers
-from earlyprune_jax.pruning.trees import named_leaves, repeated_paths, structure_problems
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.pruning.scores.weights import require_like
+from earlyprune_jax.pruning.selection import Layers, check_layers, select
+from earlyprune_jax.pruning.trees import (
+    marked_leaves,
+    named_leaves,
+    refuse,
+    repeated_paths,
+    split_leaves,
+    structure_problems,
+)
+from earlyprune_jax.validate import expected
 
 
 class PruningWarning(UserWarning):
     """A mask that was asked for and made, but that its maker may not have meant."""
 
 
-def prunable_shapes(params: Any, prunable: Any) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every prunable leaf; shapes are enough.
+def prunable_shapes(params: Any, prunable: Any) -> Shapes:
+    """Maps the path of every prunable leaf to its shape; shapes are enough.
 
     Example:
         >>> prunable_shapes({"a": np.zeros((2, 3)), "b": np.zeros(3)}, {"a": True, "b": False})
         {'a': (2, 3)}
     """
-    flags = jax.tree.leaves(prunable)
-    leaves = named_leaves(params)
-    return {
-        name: tuple(leaf.shape) for (name, leaf), take in zip(leaves, flags, strict=True) if take
-    }
+    return {name: tuple(leaf.shape) for name, leaf in marked_leaves(params, prunable)}
 
 
 def allocate(
@@ -50,11 +54,11 @@ def allocate(
 
     | scope | ranked | removed |
     | --- | --- | --- |
-    | `global` | all layers together | round(sparsity * n) in all; a layer may lose all its weights |
+    | `global` | all layers together | round(sparsity * n) in all; a layer may lose all it has |
     | `local` | each layer by itself | round(sparsity * n_l) in each layer l |
-    | `uniform` | each layer by itself | round(sparsity * n) in all, of each layer the same fraction |
+    | `uniform` | each layer by itself | round(sparsity * n) in all, the same fraction of each |
     | `erk` | each layer by itself | round(sparsity * n) in all, by `erk_densities` |
-    | `lamp` | all together, by `lamp` of the scores | round(sparsity * n) in all; a layer of zeros may go |
+    | `lamp` | all together, by `lamp` of the scores | round(sparsity * n) in all |
 
     Runs on the host. Memory beyond the scores: at most one copy of them, and the mask.
 
@@ -87,43 +91,99 @@ def allocate(
         >>> mask["a"].tolist(), mask["b"].tolist()
         ([False, True], [False, True])
     """
-    problems = _check_prunable(scores, prunable)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(_check_prunable(scores, prunable))
     shapes = prunable_shapes(scores, prunable)
-    problems = check_allocation(shapes, sparsity, scope, pattern, min_kept)
-    if problems:
-        raise InvalidInput(problems)
-    leaves, treedef = jax.tree.flatten(scores)
-    flags = jax.tree.leaves(prunable)
-    chosen = [_host_scores(leaf) for leaf, take in zip(leaves, flags, strict=True) if take]
-    _check_scores(dict(zip(shapes, chosen, strict=True)), scope)
+    refuse(check_allocation(shapes, sparsity, scope, pattern, min_kept))
+    leaves, merge = split_leaves(scores, jax.tree.leaves(prunable))
+    ranked = [_host_scores(leaf) for leaf in leaves]
+    named = dict(zip(shapes, ranked, strict=True))
+    refuse(_check_scores(named, scope))
     counts = pattern.counts(shapes, sparsity, scope, min_kept)
-    _warn_of_ties(dict(zip(shapes, chosen, strict=True)), counts, scope)
-    kept = pattern.masks(chosen, counts, scope, min_kept, np)
+    _warn_of_ties(named, counts, scope)
+    kept = pattern.masks(ranked, counts, scope, min_kept, np)
     _warn_of_collapse(dict(zip(shapes, kept, strict=True)))
-    made = iter(kept)
-    every = [
-        next(made) if take else np.ones(np.shape(leaf), bool)
-        for leaf, take in zip(leaves, flags, strict=True)
-    ]
-    return jax.device_put(jax.tree.unflatten(treedef, every))
+    return jax.device_put(
+        jax.tree.map(
+            lambda leaf, take: leaf if take else np.ones(np.shape(leaf), bool),
+            merge(kept),
+            prunable,
+        )
+    )
+
+
+def prune(
+    params: Params,
+    *,
+    sparsity: Sparsity,
+    scores: Scores | None = None,
+    scope: str = "global",
+    layers: Layers = "conv_kernels",
+    pattern: Pattern = UNSTRUCTURED,
+    min_kept: int = 0,
+) -> Mask:
+    """Makes the mask that removes the lowest-scored fraction of the selected weights, exactly.
+
+    `allocate(scores, select(params, layers), ...)`; see `allocate` for scopes and guarantees.
+
+    Args:
+        params: a pytree of arrays: Linen, NNX, Equinox, lists.
+        sparsity: fraction removed, in [0, 1), or a mapping from regular expressions to fractions.
+        scores: the structure of `params`, higher = keep; None = magnitude.
+        scope: `global`, `local`, `uniform`, `erk` or `lamp`.
+        layers: `conv_kernels`, `dense_kernels`, `all_kernels`, `regex:PATTERN`, or a predicate on
+            (path, leaf).
+        pattern: `UNSTRUCTURED`, `Blocks(...)` or `NM(...)`.
+        min_kept: units that every layer keeps at least.
+
+    Returns:
+        The structure of `params`, bool: True = kept; all True on leaves not selected.
+
+    Raises:
+        InvalidInput: with every problem found.
+
+    Source: paper A, section 3 ("Pruning"), for the defaults.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel = jnp.array([[0.1, -3.0], [2.0, 0.2]])
+        >>> params = {"dense": {"kernel": kernel, "bias": jnp.zeros(2)}}
+        >>> prune(params, sparsity=0.5, layers="all_kernels")["dense"]["kernel"].tolist()
+        [[False, True], [True, False]]
+    """
+    refuse(check_choice(layers, pattern) + check_options(sparsity, scope, min_kept))
+    if scores is not None:
+        require_like(params, scores, "scores")
+    prunable = select(params, layers)
+    if scores is None:
+        # On the host, where the scores are ranked: `scores.magnitude` would compile once per shape.
+        scores = jax.tree.map(
+            lambda leaf, take: np.abs(np.asarray(leaf)) if take else leaf, params, prunable
+        )
+    return allocate(
+        scores, prunable, sparsity=sparsity, scope=scope, pattern=pattern, min_kept=min_kept
+    )
 
 
 def check_choice(layers: Layers, pattern: Any) -> list[str]:
-    """The problems of what may be pruned and what goes as a whole, before any network is known."""
+    """Finds the problems of `layers` and `pattern` before any network is known."""
     return ([] if callable(layers) else check_layers(layers)) + check_is_pattern(pattern)
 
 
 def check_allocation(
-    shapes: dict[str, tuple[int, ...]],
-    sparsity: Sparsity,
-    scope: str,
-    pattern: Pattern,
-    min_kept: int,
+    shapes: Shapes, sparsity: Sparsity, scope: str, pattern: Pattern, min_kept: int
 ) -> list[str]:
-    """The problems of pruning leaves of the given shapes (path -> shape), before any score is
-    known."""
+    """Finds the problems of pruning leaves before any score is known.
+
+    Args:
+        shapes: path -> shape of every prunable leaf.
+        sparsity: as in `allocate`.
+        scope: as in `allocate`.
+        pattern: as in `allocate`.
+        min_kept: as in `allocate`.
+
+    Returns:
+        All problems.
+    """
     if problems := check_is_pattern(pattern):
         return problems
     if not shapes:
@@ -132,7 +192,7 @@ def check_allocation(
 
 
 def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
-    """The problems of `prunable` as a choice among the leaves of `scores`."""
+    """Finds the problems of `prunable` as a choice among the leaves of `scores`."""
     remedy = "Make it with select from a tree of the structure of the scores."
     problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
     problems += [
@@ -142,8 +202,8 @@ def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
     ]
     return problems or [
         expected(f"scores at {name}", leaf, "to be an array where prunable")
-        for (name, leaf), flag in zip(named_leaves(scores), jax.tree.leaves(prunable), strict=True)
-        if flag and not hasattr(leaf, "shape")
+        for name, leaf in marked_leaves(scores, prunable)
+        if not hasattr(leaf, "shape")
     ]
 
 
@@ -155,44 +215,34 @@ def _host_scores(leaf: Any) -> np.ndarray:
     return array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
 
 
-def _check_scores(scores: dict[str, np.ndarray], scope: str) -> None:
+def _check_scores(scores: Mapping[str, np.ndarray], scope: str) -> list[str]:
     problems = []
     for path, leaf in scores.items():
+        thing = f"scores at {path}"
         if leaf.dtype.kind == "c":
-            problems.append(
-                expected(f"scores at {path}", str(leaf.dtype), "to be real", "Take their size.")
-            )
-            continue
+            problems.append(expected(thing, str(leaf.dtype), "to be real", "Take their size."))
         # NumPy's maximum is NaN where any entry is: counting is left to the rare case.
-        if leaf.size and np.isnan(leaf.max()):
+        elif leaf.size and np.isnan(leaf.max()):
             count = f"{np.isnan(leaf).sum()} NaN"
             remedy = "Score weights that are finite, or leave it out by `layers`."
-            problems.append(expected(f"scores at {path}", count, "without NaN", remedy))
+            problems.append(expected(thing, count, "without NaN", remedy))
         elif scope == "lamp" and leaf.size and leaf.min() < 0:
-            remedy = (
-                "Scope lamp squares magnitudes: take scores that are not signed, or another scope."
-            )
-            problems.append(
-                expected(f"lowest score at {path}", float(leaf.min()), "to be 0 or more", remedy)
-            )
-    if problems:
-        raise InvalidInput(problems)
+            thing, lowest = f"lowest score at {path}", float(leaf.min())
+            remedy = "Lamp squares magnitudes: take scores that are not signed, or another scope."
+            problems.append(expected(thing, lowest, "to be 0 or more", remedy))
+    return problems
 
 
-def _warn_of_ties(scores: dict[str, np.ndarray], counts: Sequence[int], scope: str) -> None:
+def _warn_of_ties(scores: Mapping[str, np.ndarray], counts: Sequence[int], scope: str) -> None:
     """Warns where every score of one ranking is the same, and some of them go."""
     rankings = {path: [leaf] for path, leaf in scores.items()}
     if SCOPES[scope].together:
         rankings = {"all prunable leaves": list(scores.values())}
-    equal = [
-        name
-        for (name, leaves), count in zip(rankings.items(), counts, strict=True)
-        if count and _all_equal(leaves)
-    ]
+    removing = zip(rankings.items(), counts, strict=True)
+    equal = [name for (name, leaves), count in removing if count and _all_equal(leaves)]
     if equal:
-        text = (
-            f"All scores are equal at {', '.join(equal)}: the index alone decides which weights go."
-        )
+        where = ", ".join(equal)
+        text = f"All scores are equal at {where}: the index alone decides which weights go."
         warnings.warn(text, PruningWarning, stacklevel=3)
 
 
@@ -203,12 +253,10 @@ def _all_equal(leaves: list[np.ndarray]) -> bool:
     )
 
 
-def _warn_of_collapse(kept: dict[str, np.ndarray]) -> None:
-    emptied = [
-        f"{path} ({keep.size} weights)"
-        for path, keep in kept.items()
-        if keep.size and not keep.any()
-    ]
+def _warn_of_collapse(kept: Mapping[str, np.ndarray]) -> None:
+    """Warns of leaves that lose all their weights."""
+    emptied = {path: keep.size for path, keep in kept.items() if keep.size and not keep.any()}
     if emptied:
-        text = f"Every weight is removed at {', '.join(emptied)}. min_kept=1 or another scope prevents it."
-        warnings.warn(text, PruningWarning, stacklevel=3)
+        where = ", ".join(f"{path} ({size} weights)" for path, size in emptied.items())
+        remedy = "min_kept=1 or another scope prevents it."
+        warnings.warn(f"Every weight is removed at {where}. {remedy}", PruningWarning, stacklevel=3)

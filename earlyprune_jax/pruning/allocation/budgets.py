@@ -18,6 +18,9 @@ from earlyprune_jax.pruning.allocation.ranking import lamp
 from earlyprune_jax.pruning.selection import check_pattern
 from earlyprune_jax.validate import expected, unknown_choice
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Path -> shape of every prunable leaf."""
+
 Sparsity = float | Mapping[str, float]
 """The fraction removed, in [0, 1); or one for every regular expression, the first that matches a
 path."""
@@ -55,7 +58,7 @@ def erk_densities(layers: Sequence[Layer], sparsity: float) -> list[float]:
         sparsity: fraction removed over all layers, in [0, 1).
 
     Returns:
-        One density in (0, 1] a layer.
+        One density in (0, 1] per layer.
 
     Source: Evci et al. 2020, "Rigging the Lottery", section 3; Mocanu et al. 2018 for two axes.
 
@@ -81,9 +84,17 @@ def erk_densities(layers: Sequence[Layer], sparsity: float) -> list[float]:
 
 
 def apportion(ideal: Sequence[float], capacity: Sequence[int], total: int) -> list[int]:
-    """Whole numbers near `ideal`, within `capacity`, that sum to `total`: largest remainders first.
+    """Rounds numbers to whole ones of a given sum: largest remainders first.
 
     Ties go to the lower index. What exceeds a capacity goes to the others in the same way.
+
+    Args:
+        ideal: the numbers, not negative.
+        capacity: the most that each may become; together at least `total`.
+        total: the sum.
+
+    Returns:
+        One whole number for each.
 
     Example:
         >>> apportion([1.5, 1.5, 2.0], [9, 9, 9], 5)
@@ -104,11 +115,6 @@ def apportion(ideal: Sequence[float], capacity: Sequence[int], total: int) -> li
     return counts
 
 
-def uniform_densities(layers: Sequence[Layer], sparsity: float) -> list[float]:
-    """The same density in every layer."""
-    return [1 - sparsity] * len(layers)
-
-
 @dataclasses.dataclass(frozen=True)
 class Scope:
     """How a sparsity is shared out.
@@ -126,7 +132,7 @@ class Scope:
 SCOPES = {
     "global": Scope(together=True),
     "local": Scope(),
-    "uniform": Scope(densities=uniform_densities),
+    "uniform": Scope(densities=lambda layers, sparsity: [1 - sparsity] * len(layers)),
     "erk": Scope(densities=erk_densities),
     "lamp": Scope(together=True, rescale=lamp),
 }
@@ -135,29 +141,35 @@ SCOPES = {
 def budget(
     layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int = 0
 ) -> tuple[int, ...]:
-    """The units to remove: one count if the scope ranks layers together, else one a layer.
+    """Counts the units to remove, for inputs that passed `check_budget`.
 
-    For inputs that passed `check_budget`.
+    Args:
+        layers: the prunable leaves.
+        sparsity: fraction removed, or one for every regular expression.
+        scope: a name of `SCOPES`.
+        min_kept: units that every layer keeps at least.
+
+    Returns:
+        One count if the scope ranks layers together, else one per layer.
 
     Example:
         >>> layers = [Layer("a", (3,), 3), Layer("b", (4,), 4)]
-        >>> budget(layers, 0.5, "local"), budget(layers, 0.5, "uniform"), budget(layers, 0.5, "global")
-        ((2, 2), (2, 2), (4,))
+        >>> [budget(layers, 0.5, scope) for scope in ("local", "uniform", "global")]
+        [(2, 2), (2, 2), (4,)]
     """
     if isinstance(sparsity, Mapping):
         targets = layer_sparsities([layer.path for layer in layers], sparsity)
         return tuple(num_removed(targets[layer.path], layer.num_units) for layer in layers)
-    total = num_removed(sparsity, sum(layer.num_units for layer in layers))
+    sizes = [layer.num_units for layer in layers]
     rule = SCOPES[scope]
     if rule.together:
-        return (total,)
+        return (num_removed(sparsity, sum(sizes)),)
     if rule.densities is None:
-        return tuple(num_removed(sparsity, layer.num_units) for layer in layers)
+        return tuple(num_removed(sparsity, size) for size in sizes)
     densities = rule.densities(layers, sparsity)
-    ideal = [
-        (1 - density) * layer.num_units for density, layer in zip(densities, layers, strict=True)
-    ]
-    return tuple(apportion(ideal, [_capacity(layer, max(1, min_kept)) for layer in layers], total))
+    ideal = [(1 - density) * size for density, size in zip(densities, sizes, strict=True)]
+    capacity = [_capacity(layer, max(1, min_kept)) for layer in layers]
+    return tuple(apportion(ideal, capacity, num_removed(sparsity, sum(sizes))))
 
 
 def layer_sparsities(paths: Sequence[str], targets: Mapping[str, float]) -> dict[str, float]:
@@ -176,20 +188,35 @@ def layer_sparsities(paths: Sequence[str], targets: Mapping[str, float]) -> dict
 def check_budget(
     layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int = 0
 ) -> list[str]:
-    """The problems of removing a sparsity from layers, before any score is known."""
+    """Finds the problems of removing a sparsity from layers, before any score is known.
+
+    Args:
+        layers: the prunable leaves.
+        sparsity: fraction removed, or one for every regular expression.
+        scope: a name of `SCOPES`.
+        min_kept: units that every layer keeps at least.
+
+    Returns:
+        All problems.
+    """
     problems = check_options(sparsity, scope, min_kept)
-    if problems:
-        return problems
-    if isinstance(sparsity, Mapping):
+    if not problems and isinstance(sparsity, Mapping):
         paths = [layer.path for layer in layers]
-        problems = [
-            problem for pattern in sparsity for problem in check_used(pattern, sparsity, paths)
-        ]
-    return problems or _check_room(layers, sparsity, SCOPES[scope], min_kept)
+        problems = [text for pattern in sparsity for text in check_used(pattern, sparsity, paths)]
+    return problems or _check_room(layers, sparsity, scope, min_kept)
 
 
 def check_used(pattern: str, targets: Mapping[str, float], paths: Sequence[str]) -> list[str]:
-    """The problem of a pattern that decides for none of the prunable paths."""
+    """Finds the problem of a pattern that decides for none of the prunable paths.
+
+    Args:
+        pattern: a key of `targets`.
+        targets: regular expression -> fraction removed, in their order.
+        paths: of the prunable leaves.
+
+    Returns:
+        The problem, or nothing.
+    """
     if problems := check_pattern(pattern, "sparsity"):
         return problems
     matched = [path for path in paths if re.search(pattern, path)]
@@ -204,82 +231,85 @@ def check_used(pattern: str, targets: Mapping[str, float], paths: Sequence[str])
 
 
 def check_options(sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str]:
-    """The problems of a sparsity, a scope and a minimum, whatever the network."""
-    problems = (
-        []
-        if isinstance(scope, str) and scope in SCOPES
-        else [unknown_choice("scope", scope, tuple(SCOPES))]
-    )
+    """Finds the problems of a sparsity, a scope and a minimum, whatever the network.
+
+    Args:
+        sparsity: fraction removed, or one for every regular expression.
+        scope: a name of `SCOPES`.
+        min_kept: units that every layer keeps at least.
+
+    Returns:
+        All problems.
+    """
+    problems = []
+    if not isinstance(scope, str) or scope not in SCOPES:
+        problems.append(unknown_choice("scope", scope, tuple(SCOPES)))
     if isinstance(sparsity, Mapping):
         if scope != "local":
+            allowed = "to be local where sparsity is a mapping"
             remedy = "A sparsity for each layer leaves nothing for another scope to decide."
-            problems.append(
-                expected("scope", scope, "to be local where sparsity is a mapping", remedy)
-            )
+            problems.append(expected("scope", scope, allowed, remedy))
         if not sparsity:
             problems.append(expected("sparsity", sparsity, "to hold at least one pattern"))
         for pattern, value in sparsity.items():
-            problems += check_pattern(pattern, "sparsity") + check_fraction(
-                value, f"sparsity[{pattern!r}]"
-            )
+            problems += check_pattern(pattern, "sparsity")
+            problems += check_fraction(value, f"sparsity[{pattern!r}]")
     else:
         problems += check_fraction(sparsity, "sparsity")
-    if isinstance(min_kept, bool) or not isinstance(min_kept, int) or min_kept < 0:
+    if not is_whole(min_kept) or min_kept < 0:
         problems.append(expected("min_kept", min_kept, "to be a whole number of units, 0 or more"))
     return problems
 
 
-def check_fraction(value: float, thing: str) -> list[str]:
-    if not is_number(value):
-        return [
-            expected(
-                thing, value, "in [0, 1)", "Give a number, the fraction of the weights removed."
-            )
-        ]
-    if 0 <= value < 1:
+def check_fraction(value: Any, thing: str) -> list[str]:
+    """Finds the problem of what is no fraction in [0, 1)."""
+    if is_number(value) and 0 <= value < 1:
         return []
-    meant = f"Did you mean {float(value) / 100:g}? " if 1 < value < 100 else ""
-    return [
-        expected(thing, value, "in [0, 1)", f"{meant}It is the fraction of the weights removed.")
-    ]
+    percent = is_number(value) and 1 < value < 100
+    meant = f"Did you mean {float(value) / 100:g}? " if percent else ""
+    remedy = f"{meant}It is a number, the fraction of the weights removed."
+    return [expected(thing, value, "in [0, 1)", remedy)]
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Says whether a value is a Python integer; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a real number, also as an array without axes; True and False are none."""
+    """Says whether a value is a real number, also as an array without axes; True is none."""
     if isinstance(value, jax.Array | np.ndarray):
         return value.shape == () and jnp.issubdtype(value.dtype, jnp.number)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _check_room(
-    layers: Sequence[Layer], sparsity: Sparsity, rule: Scope, min_kept: int
+    layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int
 ) -> list[str]:
-    if isinstance(sparsity, Mapping) or (rule.densities is None and not rule.together):
-        return _check_each(layers, sparsity, min_kept)
-    total = num_removed(sparsity, sum(layer.num_units for layer in layers))
+    rule = SCOPES[scope]
     least = min_kept if rule.together else max(1, min_kept)
-    room = sum(_capacity(layer, least) for layer in layers) - (1 if least == 0 else 0)
-    if total <= max(0, room):
-        return []
-    kept = f"{least} in every layer" if least else "one in the network"
-    remedy = f"It would remove {total}, of which {room} may go. Lower it{' or min_kept' * (min_kept > 1)}."
-    return [expected("sparsity", sparsity, f"to leave {kept}", remedy)]
-
-
-def _check_each(layers: Sequence[Layer], sparsity: Sparsity, min_kept: int) -> list[str]:
-    least = max(1, min_kept)
-    counts = budget(layers, sparsity, "local")
+    room = [_capacity(layer, least) for layer in layers]
+    if not isinstance(sparsity, Mapping) and (rule.together or rule.densities):
+        total = num_removed(sparsity, sum(layer.num_units for layer in layers))
+        may_go = sum(room) - (1 if least == 0 else 0)
+        if total <= max(0, may_go):
+            return []
+        kept = f"{least} in every layer" if least else "one in the network"
+        lower = "Lower it or min_kept" if min_kept > 1 else "Lower it"
+        remedy = f"It would remove {total}, of which {may_go} may go. {lower}."
+        return [expected("sparsity", sparsity, f"to leave {kept}", remedy)]
     emptied = [
         f"{count} of {layer.num_units} at {layer.path}"
-        for layer, count in zip(layers, counts, strict=True)
-        if count > _capacity(layer, least)
+        for layer, count, most in zip(layers, budget(layers, sparsity, scope), room, strict=True)
+        if count > most
     ]
     if not emptied:
         return []
-    remedy = f"It would remove {', '.join(emptied)}. Lower it there, or let scope global or uniform share it out."
+    lower = "Lower it there, or let scope global or uniform share it out."
+    remedy = f"It would remove {', '.join(emptied)}. {lower}"
     return [expected("sparsity", sparsity, f"to leave {least} in every layer", remedy)]
 
 
 def _capacity(layer: Layer, least: int) -> int:
-    """How many units a layer can lose and keep `least`."""
+    """Counts the units a layer can lose and keep `least`."""
     return max(0, layer.num_units - least)

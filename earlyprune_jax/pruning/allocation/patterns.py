@@ -14,30 +14,44 @@ from typing import Any, Protocol
 import numpy as np
 
 from earlyprune_jax.pruning.allocation import budgets, ranking
-from earlyprune_jax.pruning.allocation.budgets import SCOPES, Layer, Sparsity
+from earlyprune_jax.pruning.allocation.budgets import SCOPES, Layer, Shapes, Sparsity, is_whole
 from earlyprune_jax.validate import expected
+
+Leaves = Sequence[Any]
+"""Arrays of NumPy, or traced ones: one for every prunable leaf."""
+
+Counts = tuple[int, ...]
+Problems = list[str]
 
 
 class Pattern(Protocol):
-    """The three questions that `allocate` and `transform` ask of a pattern."""
+    """The three questions that `allocate` and `transform` ask of a pattern.
 
-    def check(
-        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
-    ) -> list[str]:
-        """Every problem of pruning leaves of these shapes (path -> shape), before any score is
-        known."""
+    In all of them `shapes` maps the path of every prunable leaf to its shape; `sparsity`, `scope`
+    and `min_kept` are those of `allocate`.
+    """
+
+    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
+        """Finds every problem of pruning leaves of these shapes, before any score is known."""
         ...
 
-    def counts(
-        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
-    ) -> tuple[int, ...]:
-        """How many units go: one number for each ranking that `masks` makes."""
+    def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
+        """Counts the units that go: one number for each ranking that `masks` makes."""
         ...
 
-    def masks(
-        self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any
-    ) -> list[Any]:
-        """Which weights stay: one bool array a leaf of scores."""
+    def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
+        """Marks the weights that stay.
+
+        Args:
+            scores: one array per prunable leaf, higher = keep.
+            counts: from `counts`; inside jit they may be traced.
+            scope: as in `allocate`.
+            min_kept: as in `allocate`.
+            xp: `numpy`, or `jax.numpy` inside jit.
+
+        Returns:
+            One bool array per leaf, True = kept.
+        """
         ...
 
 
@@ -63,24 +77,16 @@ class Blocks:
 
     shape: tuple[int, ...] = ()
 
-    def check(
-        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
-    ) -> list[str]:
+    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
         """See `Pattern`: extents that are no divisors of their axes, then the budget's problems."""
-        problems = [
-            problem for path, shape in shapes.items() for problem in self._check_leaf(path, shape)
-        ]
+        problems = [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
         return problems or budgets.check_budget(self._layers(shapes), sparsity, scope, min_kept)
 
-    def counts(
-        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
-    ) -> tuple[int, ...]:
-        """See `Pattern`: one count if the scope ranks layers together, else one a layer."""
+    def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
+        """See `Pattern`: one count if the scope ranks layers together, else one per layer."""
         return budgets.budget(self._layers(shapes), sparsity, scope, min_kept)
 
-    def masks(
-        self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any
-    ) -> list[Any]:
+    def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
         """See `Pattern`."""
         units = [self._pool(leaf) for leaf in scores]
         rescale = SCOPES[scope].rescale
@@ -95,18 +101,15 @@ class Blocks:
     def _extent(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A block's extent along every axis of a leaf."""
         padded = (1,) * (len(shape) - len(self.shape)) + self.shape
-        return tuple(
-            axis if extent == -1 else extent for axis, extent in zip(shape, padded, strict=True)
-        )
+        return tuple(axis if n == -1 else n for axis, n in zip(shape, padded, strict=True))
 
-    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
+    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> Problems:
         thing = f"block shape at {path}"
         if not isinstance(self.shape, tuple):
             return [expected(thing, self.shape, "to be a tuple")]
         if len(self.shape) > len(shape):
-            return [
-                expected(thing, self.shape, f"to have at most the {len(shape)} axes of {shape}")
-            ]
+            allowed = f"to have at most the {len(shape)} axes of {shape}"
+            return [expected(thing, self.shape, allowed)]
         if any(
             not isinstance(extent, int) or extent == 0 or extent < -1 or axis % extent
             for axis, extent in zip(shape, self._extent(shape), strict=True)
@@ -115,7 +118,7 @@ class Blocks:
             return [expected(thing, self.shape, f"to divide its shape {shape}", remedy)]
         return []
 
-    def _layers(self, shapes: dict[str, tuple[int, ...]]) -> list[Layer]:
+    def _layers(self, shapes: Shapes) -> list[Layer]:
         return [
             Layer(path, shape, math.prod(shape) // math.prod(self._extent(shape)))
             for path, shape in shapes.items()
@@ -126,11 +129,9 @@ class Blocks:
         extent = self._extent(scores.shape)
         if math.prod(extent) == 1:
             return scores
-        split = [
-            part
-            for axis, size in zip(scores.shape, extent, strict=True)
-            for part in (axis // size, size)
-        ]
+        split = []
+        for axis, size in zip(scores.shape, extent, strict=True):
+            split += [axis // size, size]
         return scores.reshape(split).mean(axis=tuple(range(1, len(split), 2)))
 
     def _spread(self, kept: Any, shape: tuple[int, ...]) -> Any:
@@ -140,18 +141,16 @@ class Blocks:
         return kept
 
 
-def _keep_together(
-    units: Sequence[Any], count: Any, min_kept: int, keep: Any, xp: Any
-) -> list[Any]:
+def _keep_together(units: Leaves, count: Any, min_kept: int, keep: Any, xp: Any) -> Leaves:
     """One ranking of all layers that leaves each its `min_kept` highest."""
     if xp is np:
         kept = keep(units, count)
         if all(np.count_nonzero(leaf) >= min(min_kept, leaf.size) for leaf in kept):
             # No layer lost a protected unit, so protecting them would change nothing.
             return kept
-    return keep(
-        [_protect(leaf, min_kept, keep, xp) for leaf in units] if min_kept else units, count
-    )
+    if min_kept:
+        units = [_protect(leaf, min_kept, keep, xp) for leaf in units]
+    return keep(units, count)
 
 
 def _protect(scores: Any, min_kept: int, keep: Any, xp: Any) -> Any:
@@ -191,26 +190,18 @@ class NM:
         """The fraction that the pattern removes, 1 - N/M."""
         return 1 - self.kept / self.group
 
-    def check(
-        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
-    ) -> list[str]:
+    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
         """See `Pattern`: N:M itself, its axis, and any other sparsity, scope or minimum than its
         own."""
         problems = self._check_options(sparsity, scope, min_kept)
-        return problems or [
-            problem for path, shape in shapes.items() for problem in self._check_leaf(path, shape)
-        ]
+        return problems or [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
 
-    def counts(
-        self, shapes: dict[str, tuple[int, ...]], sparsity: Sparsity, scope: str, min_kept: int
-    ) -> tuple[int, ...]:
+    def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
         """See `Pattern`: how many of each group go, for every leaf."""
         del scope, min_kept
         return (self.group - self.kept if sparsity else 0,) * len(shapes)
 
-    def masks(
-        self, scores: Sequence[Any], counts: Any, scope: str, min_kept: int, xp: Any
-    ) -> list[Any]:
+    def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
         """See `Pattern`."""
         del scope, min_kept
         return [self._mask(leaf, count, xp) for leaf, count in zip(scores, counts, strict=True)]
@@ -224,50 +215,44 @@ class NM:
         rank = xp.argsort(xp.argsort(groups, axis=-1, stable=True), axis=-1, stable=True)
         return xp.moveaxis((rank >= count).reshape(moved.shape), -1, self.axis)
 
-    def _check_options(self, sparsity: Sparsity, scope: str, min_kept: int) -> list[str]:
+    def _check_options(self, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
         name = f"{self.kept}:{self.group}"
-        if not (_is_count(self.kept) and _is_count(self.group) and 1 <= self.kept <= self.group):
+        if not (is_whole(self.kept) and is_whole(self.group) and 1 <= self.kept <= self.group):
             return [expected("N:M", name, "to be whole numbers with 1 <= N <= M")]
         problems = []
-        if not _is_count(self.axis):
+        if not is_whole(self.axis):
             problems.append(expected("axis", self.axis, "to be a whole number"))
         # 1 - N/M and the same fraction as a user writes it may differ in the last bit.
         if not budgets.is_number(sparsity) or not (
             sparsity == 0 or math.isclose(sparsity, self.sparsity, rel_tol=1e-6)
         ):
-            problems.append(
-                expected("sparsity", sparsity, f"to be that of {name}, {self.sparsity:g}, or 0")
-            )
+            allowed = f"to be that of {name}, {self.sparsity:g}, or 0"
+            problems.append(expected("sparsity", sparsity, allowed))
         if scope != "local":
-            problems.append(
-                expected("scope", scope, f"to be local: {name} removes the same of each group")
-            )
+            allowed = f"to be local: {name} removes the same of each group"
+            problems.append(expected("scope", scope, allowed))
         if min_kept:
-            problems.append(
-                expected("min_kept", min_kept, f"to be 0: {name} keeps N of each group")
-            )
+            allowed = f"to be 0: {name} keeps N of each group"
+            problems.append(expected("min_kept", min_kept, allowed))
         return problems
 
-    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
+    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> Problems:
         if not -len(shape) <= self.axis < len(shape):
             return [expected(f"axis at {path}", self.axis, f"to be an axis of its shape {shape}")]
         if shape[self.axis] % self.group:
+            thing, allowed = (
+                f"length of axis {self.axis} at {path}",
+                f"to be a multiple of {self.group}",
+            )
             remedy = "Choose another axis, or leave this leaf out by `layers`."
-            allowed = f"to be a multiple of {self.group}"
-            return [
-                expected(f"length of axis {self.axis} at {path}", shape[self.axis], allowed, remedy)
-            ]
+            return [expected(thing, shape[self.axis], allowed, remedy)]
         return []
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 UNSTRUCTURED = Blocks()
 
 
-def check_is_pattern(pattern: Any) -> list[str]:
+def check_is_pattern(pattern: Any) -> Problems:
     """The problem of what is no pattern: a name, a class that was not called."""
     if hasattr(pattern, "masks") and not isinstance(pattern, type):
         return []

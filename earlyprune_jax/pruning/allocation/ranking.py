@@ -30,7 +30,8 @@ def keep_highest(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
         Bool arrays of the same shapes, True = kept.
 
     Example:
-        >>> [kept.tolist() for kept in keep_highest([np.array([3.0, 1.0]), np.array([1.0, 2.0])], 1)]
+        >>> scores = [np.array([3.0, 1.0]), np.array([1.0, 2.0])]
+        >>> [kept.tolist() for kept in keep_highest(scores, 1)]
         [[True, False], [True, True]]
     """
     # In the order of the index, whatever the order in memory: a transposed array becomes a copy.

@@ -1,6 +1,10 @@
-"""A physically smaller network: the masked one without the channels that its mask removes."""
+"""A physically smaller network: the masked one without the channels that its mask removes.
 
-from collections.abc import Sequence
+The operations of the traced network run on arrays that lack these channels.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,17 +13,26 @@ import numpy as np
 
 from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.channels.graph import Tensor, zero_slices
-from earlyprune_jax.pruning.channels.operations import Kept
-from earlyprune_jax.pruning.channels.steps import run
-from earlyprune_jax.pruning.channels.trace import Apply, Trace, all_steps, trace_network
-from earlyprune_jax.pruning.trees import is_weight, named_leaves
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.pruning.channels.graph import (
+    ChannelGraph,
+    Kept,
+    Step,
+    Tensor,
+    taken,
+    zero_slices,
+)
+from earlyprune_jax.pruning.channels.rules import RULES
+from earlyprune_jax.pruning.channels.trace import Apply, Trace, all_steps, inline, trace_network
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
+from earlyprune_jax.validate import expected, unexpected
+
+AS_RETURNED = (
+    "Give the variables that compact returned, or trained ones of their structure and shapes."
+)
 
 
 def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Apply, Any]:
-    """Takes the removed channels out of the arrays, and gives the function that computes with the
-    rest.
+    """Takes the removed channels out of the arrays, and makes the function that computes the rest.
 
     Removed is every group of coupled channels (see `channel_groups`) with a masked slice whose
     absence cannot show: wherever the network sums over one of its channels, the mask makes one of
@@ -60,103 +73,244 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
         >>> params = {"a": jnp.array([[1.0, 2.0]]), "b": jnp.array([[1.0], [10.0]])}
         >>> mask = {"a": jnp.array([[True, False]]), "b": jnp.array([[True], [False]])}
         >>> compact_apply, smaller = compact(apply, params, jnp.ones((1, 1)), mask)
-        >>> smaller["a"].shape, smaller["b"].shape, compact_apply(smaller, jnp.ones((2, 1))).tolist()
-        ((1, 1), (1, 1), [[1.0], [1.0]])
+        >>> smaller["a"].shape, compact_apply(smaller, jnp.ones((2, 1))).tolist()
+        ((1, 1), [[1.0], [1.0]])
     """
     masks.check(mask, variables)
-    leaves, treedef = jax.tree.flatten(variables)
-    weight_places = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
-    mask_leaves = jax.tree.leaves(mask)
-    zeros = [zero_slices(np.asarray(mask_leaves[place])) for place in weight_places]
-    shapes = [
-        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_weight(leaf) else None for leaf in leaves
-    ]
+    are_weights = [is_weight(leaf) for leaf in jax.tree.leaves(variables)]
+    weights, merge = split_leaves(variables, are_weights)
+    keeps = [np.asarray(keep) for keep in split_leaves(mask, are_weights)[0]]
+    names = [name for name, leaf in named_leaves(variables) if is_weight(leaf)]
+    shapes = [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights]
+    zeros = [zero_slices(keep) for keep in keeps]
     trace = trace_network(apply, variables, inputs, zeros)
     kept = removable(trace)
-    chosen = _chosen(trace, kept)
+    treedef = jax.tree.structure(variables)
 
     def compact_apply(variables: Any, inputs: Any) -> Any:
-        _check_variables(variables, treedef, weight_places, chosen)
-        given = jax.tree.leaves(variables)
-        full = [leaf if shape is None else shape for leaf, shape in zip(given, shapes, strict=True)]
-        trace = trace_network(apply, jax.tree.unflatten(treedef, full), inputs, zeros)
-        kept = removable(trace)
-        _check_same(chosen, _chosen(trace, kept), variables, weight_places)
-        values = [*(given[place] for place in weight_places), *jax.tree.leaves(inputs)]
-        outputs = run(
-            trace.graph.steps, [*trace.weights, *trace.inputs], values, trace.outputs, kept
+        if (structure := jax.tree.structure(variables)) != treedef:
+            raise unexpected("structure of variables", structure, f"to be {treedef}", AS_RETURNED)
+        given, merge_given = split_leaves(variables, are_weights)
+        sizes = [kept.shape(tensor) for tensor in trace.weights]
+        refuse(
+            expected(f"shape at {name}", np.shape(leaf), f"to be {size}", AS_RETURNED)
+            for name, leaf, size in zip(names, given, sizes, strict=True)
+            if np.shape(leaf) != size
         )
-        return jax.tree.unflatten(trace.outputs_tree, outputs)
+        now = trace_network(apply, merge_given(shapes), inputs, zeros)
+        kept_now = removable(now)
+        remedy = "For inputs of this shape the network couples its channels in another way."
+        # Both traces number the slices of the weights alike, before all others.
+        refuse(
+            expected("channels left at", name, "to be those compact chose", remedy)
+            for name, tensor in zip(names, trace.weights, strict=True)
+            if any(np.any(kept.ids[ids] != kept_now.ids[ids]) for ids in tensor.axes)
+        )
+        tensors, values = [*now.weights, *now.inputs], [*given, *jax.tree.leaves(inputs)]
+        outputs = run(now.graph.steps, tensors, values, now.outputs, kept_now)
+        return jax.tree.unflatten(now.outputs_tree, outputs)
 
-    left = list(leaves)
-    for place, tensor in zip(weight_places, trace.weights, strict=True):
-        left[place] = _smaller(leaves[place], mask_leaves[place], tensor, kept)
-    return compact_apply, jax.tree.unflatten(treedef, left)
+    left = [
+        _smaller(weight, keep, tensor, kept)
+        for weight, keep, tensor in zip(weights, keeps, trace.weights, strict=True)
+    ]
+    return compact_apply, merge(left)
 
 
 def removable(trace: Trace) -> Kept:
-    """Which ids stay: all but those of groups with a masked slice and nothing that pins them."""
+    """Keeps all ids but those of groups with a masked slice and nothing that pins them."""
     graph = trace.graph
     labels = graph.labels()
-    gone = np.zeros(graph.num_ids, bool)
-    for tensor in trace.weights:
-        for ids, zero in zip(tensor.axes, tensor.zeros, strict=True):
-            gone[labels[ids[zero]]] = True
-    gone[list(graph.pin_reasons(labels))] = False
+    gone = graph.gone(
+        labels,
+        [
+            taken(ids, zero)
+            for tensor in trace.weights
+            for ids, zero in zip(tensor.axes, tensor.zeros, strict=True)
+        ],
+    )
     # Neither a weight nor a convolution may become empty; other operations on nothing are sound.
-    steps = all_steps(graph.steps)
-    convolved = (step for step in steps if step.eqn.primitive.name == "conv_general_dilated")
-    operands = (tensor for step in convolved for tensor in (*step.inputs, *step.outputs))
-    for tensor in (*trace.weights, *operands):
-        for ids in tensor.axes:
-            if not isinstance(ids, str) and ids.size and gone[labels[ids]].all():
-                gone[labels[ids[0]]] = False
+    nonempty = list(trace.weights)
+    for step in all_steps(graph.steps):
+        if step.eqn.primitive.name == "conv_general_dilated":
+            nonempty += [*step.inputs, *step.outputs]
+    for ids in (ids for tensor in nonempty for ids in tensor.axes):
+        if not isinstance(ids, str) and ids.size and gone[labels[ids]].all():
+            gone[labels[ids[0]]] = False
     return Kept(~gone[labels])
 
 
 def _smaller(value: Any, keep: Any, tensor: Tensor, kept: Kept) -> Array:
     # On the host: an XLA program for every shape would take longer.
-    left, keep = kept.of(tensor, np.asarray(value)), kept.of(tensor, np.asarray(keep))
+    left, keep = kept.of(tensor, np.asarray(value)), kept.of(tensor, keep)
     return jnp.asarray(np.where(keep, left, np.zeros((), left.dtype)))
 
 
-Chosen = list[tuple[np.ndarray, ...]]
-"""For every weight and axis, [n] bool: what is left."""
+def run(
+    steps: Sequence[Step],
+    given: Sequence[Tensor],
+    values: Sequence[Array],
+    wanted: Sequence[Tensor],
+    kept: Kept,
+) -> list[Array]:
+    """Computes the wanted tensors from the given ones' smaller values.
+
+    Args:
+        steps: in order.
+        given: tensors that no step makes.
+        values: what is left of each.
+        wanted: tensors that are given, constants, or made by the steps.
+        kept: which ids are left.
+
+    Returns:
+        What is left of every wanted tensor.
+    """
+    known = {id(tensor): value for tensor, value in zip(given, values, strict=True)}
+
+    def read(tensor: Tensor) -> Any:
+        # What no step made is a constant.
+        if id(tensor) not in known:
+            known[id(tensor)] = kept.of(tensor, tensor.value)
+        return known[id(tensor)]
+
+    for step in steps:
+        results = run_step(step, [read(tensor) for tensor in step.inputs], kept)
+        known.update(
+            (id(tensor), value) for tensor, value in zip(step.outputs, results, strict=True)
+        )
+    return [read(tensor) for tensor in wanted]
 
 
-def _chosen(trace: Trace, kept: Kept) -> Chosen:
-    return [
-        tuple(kept.along(tensor, place) for place in range(len(tensor.shape)))
-        for tensor in trace.weights
+def run_step(step: Step, values: Sequence[Any], kept: Kept) -> list[Any]:
+    """Runs one operation on smaller arrays.
+
+    Args:
+        step: the operation.
+        values: what is left of its operands.
+        kept: which ids are left.
+
+    Returns:
+        What is left of its results.
+    """
+    name, rule = step.eqn.primitive.name, RULES.get(step.eqn.primitive.name)
+    if all(kept.shape(tensor) == tensor.shape for tensor in (*step.inputs, *step.outputs)):
+        return _bind(step.eqn, values)
+    if name in DERIVED:
+        return list(DERIVED[name](step, kept)(*values))
+    if not step.inputs:
+        return [kept.of(step.outputs[0], value) for value in _bind(step.eqn, values)]
+    if rule is not None and rule.run is not None:
+        return [rule.run(step, values, kept)]
+    changes = rule.sizes(step, kept) if rule is not None and rule.sizes is not None else {}
+    return _bind(step.eqn, values, **changes)
+
+
+def _bind(eqn: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
+    """Runs the operation of an equation, with some of its parameters changed."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    # Older releases of JAX return the functions inside a call beside the parameters.
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    results = eqn.primitive.bind(*functions, *values, **params | changes)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _body(step: Step, kept: Kept) -> Callable[..., list[Any]]:
+    return lambda *values: run(step.body or (), step.inputs, values, step.outputs, kept)
+
+
+def _with_tangents(step: Step, kept: Kept) -> Callable[..., list[Any]]:
+    """Makes a call with a forward derivative of its own, e.g. relu, keep it on smaller arrays."""
+    call = jax.custom_jvp(_body(step, kept))
+
+    def whole_rule(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        return jax.jvp(_whole_call(step, values), _varied(step, values), tangents)
+
+    def rule(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        args = list(values), _varied(step, tangents)
+        return _run_rule(whole_rule, step, args, _varied(step, step.inputs), kept)
+
+    call.defjvp(rule)
+    return call
+
+
+def _with_cotangents(step: Step, kept: Kept) -> Callable[..., list[Any]]:
+    """Makes a call with a reverse derivative of its own keep it on smaller arrays."""
+    call = jax.custom_vjp(_body(step, kept))
+
+    def whole_rule(values: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+        _, pull_back = jax.vjp(_whole_call(step, values), *_varied(step, values))
+        return pull_back(cotangents)
+
+    def rule(values: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+        results = _run_rule(whole_rule, step, (list(values), cotangents), step.outputs, kept)
+        remaining = iter(results)
+        return tuple(next(remaining) if has else None for has in _has_derivative(step))
+
+    call.defvjp(lambda *values: (_body(step, kept)(*values), values), rule)
+    return call
+
+
+DERIVED = {"custom_jvp_call": _with_tangents, "custom_vjp_call": _with_cotangents}
+"""Calls whose derivative is not that of their body."""
+
+
+def _has_derivative(step: Step) -> list[bool]:
+    return [bool(jnp.issubdtype(atom.aval.dtype, jnp.inexact)) for atom in step.eqn.invars]
+
+
+def _varied(step: Step, values: Sequence[Any]) -> list[Any]:
+    """Picks the operands that have a derivative."""
+    return [value for value, has in zip(values, _has_derivative(step), strict=True) if has]
+
+
+def _whole_call(step: Step, values: Sequence[Any]) -> Callable[..., list[Any]]:
+    """Makes the call on whole arrays a function of the operands that have a derivative."""
+    _, merge = split_leaves(list(values), _has_derivative(step))
+    return lambda *varied: _bind(step.eqn, merge(varied))
+
+
+def _run_rule(
+    rule: Callable[..., Any],
+    step: Step,
+    args: tuple[Any, ...],
+    derivatives: Sequence[Tensor],
+    kept: Kept,
+) -> Any:
+    """Traces a derivative rule for whole arrays, and runs what comes out on smaller ones.
+
+    Args:
+        rule: (operands, derivatives) -> derivatives, on whole arrays.
+        step: the call.
+        args: the operands and the derivatives, smaller.
+        derivatives: the tensors whose derivatives are given.
+        kept: which ids are left.
+
+    Returns:
+        What the rule returns, smaller.
+    """
+    tensors = [*step.inputs, *derivatives]
+    values, args_tree = jax.tree.flatten(args)
+    shapes = [
+        jax.ShapeDtypeStruct(tensor.shape, jnp.result_type(value))
+        for tensor, value in zip(tensors, values, strict=True)
     ]
-
-
-def _check_variables(
-    variables: Any, treedef: Any, weight_places: Sequence[int], chosen: Chosen
-) -> None:
-    remedy = (
-        "Give the variables that compact returned, or trained ones of their structure and shapes."
+    closed, results_shape = jax.make_jaxpr(rule, return_shape=True)(
+        *jax.tree.unflatten(args_tree, shapes)
     )
-    if (structure := jax.tree.structure(variables)) != treedef:
-        raise unexpected("structure of variables", structure, f"to be {treedef}", remedy)
-    problems, leaves = [], named_leaves(variables)
-    for place, left in zip(weight_places, chosen, strict=True):
-        name, leaf = leaves[place]
-        wanted = tuple(int(np.count_nonzero(stays)) for stays in left)
-        if np.shape(leaf) != wanted:
-            problems.append(expected(f"shape at {name}", np.shape(leaf), f"to be {wanted}", remedy))
-    if problems:
-        raise InvalidInput(problems)
+    graph = ChannelGraph(kept.ids.size)
+    # Copies, because one tensor may stand for a value and for its tangent.
+    given = [dataclasses.replace(tensor) for tensor in tensors]
+    wanted = inline(graph, closed.jaxpr, closed.consts, given)
+    results = run(graph.steps, given, values, wanted, _extended(kept, graph, step))
+    return jax.tree.unflatten(jax.tree.structure(results_shape), results)
 
 
-def _check_same(chosen: Chosen, now: Chosen, variables: Any, weight_places: Sequence[int]) -> None:
-    names = [name for name, _ in named_leaves(variables)]
-    problems = []
-    for place, before, after in zip(weight_places, chosen, now, strict=True):
-        if not all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)):
-            remedy = "For inputs of this shape the network couples its channels in another way."
-            problems.append(
-                expected("channels left at", names[place], "to be those compact chose", remedy)
-            )
-    if problems:
-        raise InvalidInput(problems)
+def _extended(kept: Kept, graph: ChannelGraph, step: Step) -> Kept:
+    """Removes the new ids that are joined to removed ones."""
+    labels = graph.labels()
+    gone = graph.gone(labels, [np.flatnonzero(~kept.ids)])[labels]
+    if np.any(gone[: kept.ids.size] == kept.ids):
+        remedy = "The network without these channels can be evaluated, not differentiated."
+        name = step.eqn.primitive.name
+        raise unexpected("derivative", name, "to treat every channel by itself", remedy)
+    return Kept(~gone)

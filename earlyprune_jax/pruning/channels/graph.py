@@ -6,9 +6,10 @@ joined, where one cannot be removed it is pinned, with the reason. What is joine
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -56,7 +57,7 @@ class ChannelGraph:
         num_ids: how many ids there are.
         edges: pairs of equally long id arrays, to be removed together index by index.
         pins: (ids, reason).
-        produced: ids of the output axes of kernels.
+        produced: the output axes of kernels.
         steps: the operations in order.
     """
 
@@ -64,11 +65,11 @@ class ChannelGraph:
         self.num_ids = num_ids
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
         self.pins: list[tuple[np.ndarray, str]] = []
-        self.produced: list[np.ndarray] = []
+        self.produced: list[Axis] = []
         self.steps: list[Step] = []
 
     def new_ids(self, count: int) -> np.ndarray:
-        """As many ids as asked for, that nothing else has."""
+        """Makes as many ids as asked for, that nothing else has."""
         self.num_ids += count
         return np.arange(self.num_ids - count, self.num_ids)
 
@@ -80,91 +81,170 @@ class ChannelGraph:
         return reason
 
     def join(self, axes: Iterable[Axis]) -> Axis:
-        """The one axis that several axes become where an operation lines them up."""
+        """Makes one axis of those that an operation lines up."""
         axes = list(axes)
-        reason = next((axis for axis in axes if isinstance(axis, str)), "")
         free = [axis for axis in axes if not isinstance(axis, str)]
-        if reason:
+        if reason := next((axis for axis in axes if isinstance(axis, str)), ""):
             self.pins += [(ids, reason) for ids in free]
             return reason
         self.edges += [(free[0], other) for other in free[1:] if other is not free[0]]
         return free[0]
 
     def contract(self, first: Axis, second: Axis, vanishes: np.ndarray) -> None:
-        """Sums products over two axes: an index can go where one factor is zero in the masked
-        network.
+        """Sums products over two axes: an index may go where one factor is zero once masked.
 
         Args:
+            first: the axis of one factor.
+            second: that of the other.
             vanishes: [n] bool, whether one of the factors is zero at the index.
         """
-        joined = self.join([first, second])
-        if not isinstance(joined, str) and not np.all(vanishes):
-            self.pin(joined[~vanishes], "is summed over with values that are not zero when masked")
+        left = taken(self.join([first, second]), ~vanishes)
+        self.pin(left, "is summed over with values that are not zero when masked")
 
     def labels(self) -> np.ndarray:
-        """[num_ids] integers: equal where ids are removed together."""
+        """Labels the ids: [num_ids] integers, equal where ids are removed together."""
         if not self.edges:
             return np.arange(self.num_ids)
         rows, columns = (np.concatenate(side) for side in zip(*self.edges, strict=True))
-        links = coo_array(
-            (np.ones(rows.size, bool), (rows, columns)), shape=(self.num_ids, self.num_ids)
-        )
+        shape = (self.num_ids, self.num_ids)
+        links = coo_array((np.ones(rows.size, bool), (rows, columns)), shape=shape)
         return connected_components(links, directed=False)[1]
 
     def pin_reasons(self, labels: np.ndarray) -> dict[int, str]:
-        """Label -> the first reason why it must stay."""
+        """Maps a label to the first reason why it must stay."""
         reasons: dict[int, str] = {}
         for ids, reason in self.pins:
             for label in np.unique(labels[ids]):
                 reasons.setdefault(int(label), reason)
         return reasons
 
+    def gone(self, labels: np.ndarray, removed: Iterable[Any]) -> np.ndarray:
+        """Marks the labels that go if some ids do, but for those of which one must stay.
+
+        Args:
+            labels: from `labels`.
+            removed: arrays of ids to remove.
+
+        Returns:
+            [num_ids] bool, by label.
+        """
+        gone = np.zeros(self.num_ids, bool)
+        for ids in removed:
+            gone[labels[ids]] = True
+        gone[list(self.pin_reasons(labels))] = False
+        return gone
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """Which ids are left: [num_ids] bool."""
+
+    ids: np.ndarray
+
+    def along(self, tensor: Tensor, place: int) -> np.ndarray:
+        """Marks the indices of one axis that are left: [n] bool."""
+        axis = tensor.axes[place]
+        return np.ones(tensor.shape[place], bool) if isinstance(axis, str) else self.ids[axis]
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """Returns what is left of a tensor's shape."""
+        places = range(len(tensor.shape))
+        return tuple(int(np.count_nonzero(self.along(tensor, place))) for place in places)
+
+    def of(self, tensor: Tensor, value: Any) -> Any:
+        """Returns what is left of a value that has all channels."""
+        for place in range(len(tensor.shape)):
+            value = taken_along(value, np.flatnonzero(self.along(tensor, place)), place)
+        return value
+
+
+def taken_along(value: Any, index: np.ndarray, place: int) -> Any:
+    """Takes the entries at rising indices along one axis; the value itself if that is all of them.
+
+    Args:
+        value: an array of NumPy, or one that may be traced.
+        index: [n] integers, each once.
+        place: the axis.
+
+    Returns:
+        The same kind of array, with n entries along the axis.
+    """
+    if index.size == value.shape[place]:
+        return value
+    if isinstance(value, np.ndarray):
+        return value.take(index, axis=place)
+    return jnp.take(value, index, axis=place, mode="clip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What is known of a primitive.
+
+    Attributes:
+        follow: passes on the ids of the operands' axes: (graph, equation, operands) -> results. It
+            may be cautious, never wrong: what it cannot express it keeps whole.
+        sizes: the parameters that hold sizes, for fewer channels: (step, kept) -> changed ones;
+            None = it has none.
+        run: computes the result of fewer channels where other parameters cannot express it: (step,
+            smaller values, kept) -> result.
+    """
+
+    follow: Callable[[ChannelGraph, Any, Sequence[Tensor]], list[Tensor]]
+    sizes: Callable[[Step, Kept], dict[str, Any]] | None = None
+    run: Callable[[Step, Sequence[Any], Kept], Any] | None = None
+
 
 def whole(
     shape: tuple[int, ...], reason: str, *, all_zero: bool = False, value: Any = None
 ) -> Tensor:
-    """An array of which nothing can be removed."""
+    """Makes an array of which nothing can be removed.
+
+    Args:
+        shape: of the array.
+        reason: why.
+        all_zero: every entry is exactly zero.
+        value: the array itself, if it is a constant.
+    """
     zeros = tuple(np.full(size, all_zero) for size in shape)
     return Tensor(tuple(shape), (reason,) * len(shape), zeros, all_zero, value)
 
 
-def tracked(
-    graph: ChannelGraph, shape: tuple[int, ...], zeros: tuple[np.ndarray, ...], value: Any = None
-) -> Tensor:
-    """An array with ids of its own on every axis."""
-    all_zero = value is not None and all(np.all(zero) for zero in zeros)
-    return Tensor(
-        tuple(shape), tuple(graph.new_ids(size) for size in shape), zeros, all_zero, value
-    )
+def fresh(graph: ChannelGraph, shape: tuple[int, ...], all_zero: bool = False) -> Tensor:
+    """Makes an array with ids of its own on every axis."""
+    axes = tuple(graph.new_ids(size) for size in shape)
+    return dataclasses.replace(whole(shape, "", all_zero=all_zero), axes=axes)
 
 
 def zero_slices(nonzero: np.ndarray) -> tuple[np.ndarray, ...]:
-    """For every axis, [n] bool: where the whole slice is False.
+    """Marks for every axis, [n] bool, where the whole slice is False.
 
     Example:
         >>> [zero.tolist() for zero in zero_slices(np.array([[True, False], [True, False]]))]
         [[False, False], [False, True]]
     """
-    axes = range(nonzero.ndim)
-    return tuple(
-        np.asarray(~nonzero.any(axis=tuple(a for a in axes if a != axis))) for axis in axes
-    )
+    axes = set(range(nonzero.ndim))
+    return tuple(np.asarray(~nonzero.any(axis=tuple(axes - {axis}))) for axis in sorted(axes))
 
 
-def taken(axis: Axis, source: np.ndarray) -> Axis:
-    """The axis of the entries at the given indices."""
-    return axis if isinstance(axis, str) else axis[source]
+def taken(axis: Axis, index: np.ndarray) -> Axis:
+    """Returns the axis of the entries at the given indices."""
+    return axis if isinstance(axis, str) else axis[index]
 
 
 def with_axis(tensor: Tensor, place: int, axis: Axis, zero: np.ndarray) -> Tensor:
-    """The tensor with one axis, and where it is zero along it, replaced."""
-    axes, zeros = list(tensor.axes), list(tensor.zeros)
-    axes[place], zeros[place] = axis, zero
-    return Tensor(tensor.shape, tuple(axes), tuple(zeros), tensor.all_zero)
+    """Replaces one axis of a tensor, and where the tensor is zero along it: [n] bool."""
+    shape, axes, zeros = list(tensor.shape), list(tensor.axes), list(tensor.zeros)
+    shape[place], axes[place], zeros[place] = zero.size, axis, zero
+    return Tensor(tuple(shape), tuple(axes), tuple(zeros), tensor.all_zero)
+
+
+def with_indices(tensor: Tensor, place: int, index: np.ndarray) -> Tensor:
+    """Takes the given indices along one axis."""
+    return with_axis(tensor, place, taken(tensor.axes[place], index), tensor.zeros[place][index])
 
 
 def select_axes(tensor: Tensor, places: Sequence[int], keeps_zero: bool = True) -> Tensor:
-    """The tensor with the given axes only, in the given order."""
+    """Takes the given axes only, in the given order; `keeps_zero`: what was zero still is."""
     return Tensor(
         tuple(tensor.shape[place] for place in places),
         tuple(tensor.axes[place] for place in places),

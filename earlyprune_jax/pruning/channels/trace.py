@@ -1,4 +1,4 @@
-"""A network as a list of steps with the ids of every axis: what the channel functions work on."""
+"""Traces a network to a list of steps with the ids of every axis: the channel functions' base."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,13 @@ from earlyprune_jax.pruning.channels.graph import (
     ChannelGraph,
     Step,
     Tensor,
+    fresh,
     no_rule,
-    tracked,
     whole,
     zero_slices,
 )
 from earlyprune_jax.pruning.channels.rules import RULES
-from earlyprune_jax.pruning.trees import is_weight
+from earlyprune_jax.pruning.trees import split_weights
 
 Apply = Callable[[Any, Any], Any]
 """(variables, inputs) -> outputs, in evaluation mode: pure, and nothing but the outputs comes
@@ -61,36 +61,46 @@ def trace_network(
         inputs: any pytree of arrays or shapes.
         zeros: for every weight and axis, [n] bool: the slices that a mask makes zero. By default
             all of them: what holds then holds for every mask that removes whole groups.
+
+    Returns:
+        The trace.
     """
-    leaves, treedef = jax.tree.flatten(variables)
-    places = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
-    shapes = [jax.ShapeDtypeStruct(leaves[place].shape, leaves[place].dtype) for place in places]
-
-    def call(weights: list[Any], given: Any) -> Any:
-        filled = list(leaves)
-        for place, weight in zip(places, weights, strict=True):
-            filled[place] = weight
-        return apply(jax.tree.unflatten(treedef, filled), given)
-
-    closed, out_shape = jax.make_jaxpr(call, return_shape=True)(shapes, inputs)
-    if zeros is None:
-        zeros = [tuple(np.ones(size, bool) for size in shape.shape) for shape in shapes]
+    leaves, merge = split_weights(variables)
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    closed, out_shape = jax.make_jaxpr(
+        lambda weights, inputs: apply(merge(weights), inputs), return_shape=True
+    )(shapes, inputs)
     graph = ChannelGraph()
-    weights = [tracked(graph, shape.shape, zero) for shape, zero in zip(shapes, zeros, strict=True)]
-    given = [
-        whole(v.aval.shape, "belongs to the inputs") for v in closed.jaxpr.invars[len(weights) :]
+    zeros = zeros or [tuple(np.ones(size, bool) for size in shape.shape) for shape in shapes]
+    weights = [
+        dataclasses.replace(fresh(graph, shape.shape), zeros=zero)
+        for shape, zero in zip(shapes, zeros, strict=True)
     ]
+    input_variables = closed.jaxpr.invars[len(weights) :]
+    given = [whole(v.aval.shape, "belongs to the inputs") for v in input_variables]
     outputs = inline(graph, closed.jaxpr, closed.consts, [*weights, *given])
     for axis in (axis for tensor in outputs for axis in tensor.axes):
         graph.pin(axis, "belongs to the outputs")
-    _pin_unused(graph, weights)
+    used = {id(tensor) for step in graph.steps for tensor in step.inputs}
+    for axis in (axis for tensor in weights if id(tensor) not in used for axis in tensor.axes):
+        graph.pin(axis, "is not used")
     return Trace(graph, tuple(weights), tuple(given), tuple(outputs), jax.tree.structure(out_shape))
 
 
 def inline(
     graph: ChannelGraph, jaxpr: Any, consts: Sequence[Any], args: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Applies the rules to every equation that the results need; returns the results."""
+    """Applies the rules to every equation that the results need.
+
+    Args:
+        graph: what grows.
+        jaxpr: an open jaxpr.
+        consts: its constants.
+        args: its operands.
+
+    Returns:
+        Its results.
+    """
     constants = [constant(graph, value) for value in consts]
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *args], strict=True))
 
@@ -104,7 +114,7 @@ def inline(
 
 
 def _needed(jaxpr: Any) -> list[Any]:
-    """The equations that the results depend on, or that have effects, in order."""
+    """Lists the equations that the results depend on, or that have effects, in order."""
     wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
     kept = []
     for eqn in reversed(jaxpr.eqns):
@@ -124,40 +134,32 @@ def _apply_rule(graph: ChannelGraph, eqn: Any, inputs: list[Tensor]) -> list[Ten
         outputs = inline(graph, *body_of(eqn), inputs)
         graph.steps, body = outer, tuple(graph.steps)
     else:
-        outputs = RULES.get(name, no_rule)(graph, eqn, inputs)
+        follow = RULES[name].follow if name in RULES else no_rule
+        outputs = follow(graph, eqn, inputs)
     graph.steps.append(Step(eqn, tuple(inputs), tuple(outputs), body))
     return outputs
 
 
 def all_steps(steps: Sequence[Step]) -> Iterator[Step]:
-    """The steps, and those inside them."""
+    """Yields the steps, and those inside them."""
     for step in steps:
         yield step
         yield from all_steps(step.body or ())
 
 
 def body_of(eqn: Any) -> tuple[Any, Sequence[Any]]:
-    """The jaxpr inside a call, and its constants."""
+    """Returns the jaxpr inside a call, and its constants."""
     params = eqn.params
     inner = params.get("jaxpr") or params.get("call_jaxpr") or params["fun_jaxpr"]
     return (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
 
 
 def constant(graph: ChannelGraph, value: Any) -> Tensor:
-    """The tensor of a constant: it may lose whatever what it meets loses."""
+    """Makes the tensor of a constant: it may lose whatever what it meets loses."""
     shape, dtype = np.shape(value), jnp.result_type(value)
     numeric = jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
     if isinstance(value, Tracer) or not numeric:
         return whole(shape, "meets a constant of unknown values", value=value)
     nonzero = np.asarray(value) != 0
-    if not shape:
-        return Tensor((), (), (), all_zero=not nonzero, value=value)
-    return tracked(graph, shape, zero_slices(nonzero), value)
-
-
-def _pin_unused(graph: ChannelGraph, weights: Sequence[Tensor]) -> None:
-    used = {id(tensor) for step in graph.steps for tensor in step.inputs}
-    for tensor in weights:
-        if id(tensor) not in used:
-            for axis in tensor.axes:
-                graph.pin(axis, "is not used")
+    tensor = fresh(graph, shape, all_zero=not nonzero.any())
+    return dataclasses.replace(tensor, zeros=zero_slices(nonzero), value=value)

@@ -35,7 +35,7 @@ class Criterion:
 
 
 def of_params(function: Callable[[Params], Scores]) -> Criterion:
-    """A criterion that looks at the parameters alone and remembers nothing.
+    """Makes a criterion that looks at the parameters alone and remembers nothing.
 
     Example:
         >>> signed = of_params(lambda params: params)
@@ -50,12 +50,12 @@ def of_params(function: Callable[[Params], Scores]) -> Criterion:
 
 
 def random(seed: int = 0) -> Criterion:
-    """The control: scores drawn once from a seed."""
+    """Makes the control: scores drawn once from a seed."""
     return of_params(lambda params: scores.random(params, jax.random.key(seed)))
 
 
 def movement() -> Criterion:
-    """The sum over steps of -w dL/dw: high where training moves a weight away from zero.
+    """Sums -w dL/dw over the steps: high where training moves a weight away from zero.
 
     A step whose gradient of a weight is not finite does not count for that weight.
 
@@ -69,7 +69,7 @@ def movement() -> Criterion:
 
 
 def taylor() -> Criterion:
-    """|w * g|, with g the mean of the gradients of every step since training began.
+    """Ranks by |w * g|, with g the mean of the gradients of every step since training began.
 
     A step whose gradient of a weight is not finite does not count for that weight.
 
@@ -77,11 +77,9 @@ def taylor() -> Criterion:
     """
 
     def update(memory: Any, params: Params, grads: Any) -> Any:
-        def add(weight: Any, total: Any, grad: Any) -> Any:
-            del weight  # says by its type which leaves are weights
-            return total + grad.astype(jnp.float32)
-
-        return _where_finite(map_weights(add, params, memory, grads), memory)
+        # The parameters say by their types which leaves are weights.
+        sums = map_weights(lambda _, m, g: m + g.astype(jnp.float32), params, memory, grads)
+        return _where_finite(sums, memory)
 
     def rank(memory: Any, params: Params) -> Scores:
         # The number of steps is the same for all weights: a sum ranks as a mean does.
@@ -91,11 +89,8 @@ def taylor() -> Criterion:
 
 
 def _where_finite(new: Any, old: Any) -> Any:
-    """The new memory, but the old where the new is not finite: one bad step must not spoil the
-    rest."""
-    return jax.tree.map(
-        lambda after, before: jnp.where(jnp.isfinite(after), after, before), new, old
-    )
+    """Takes the old memory where the new is not finite: one bad step must not spoil the rest."""
+    return jax.tree.map(lambda n, o: jnp.where(jnp.isfinite(n), n, o), new, old)
 
 
 CRITERIA: dict[str, Callable[[], Criterion]] = {
@@ -107,23 +102,17 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
 
 
 def check(criterion: Any) -> list[str]:
-    """The problem of what is neither a name, nor a criterion, nor a function."""
-    if isinstance(criterion, Criterion) or callable(criterion):
+    """Finds the problem of what is neither a name, nor a criterion, nor a function."""
+    if isinstance(criterion, str) and criterion not in CRITERIA:
+        return [unknown_choice("criterion", criterion, tuple(CRITERIA))]
+    if isinstance(criterion, str | Criterion) or callable(criterion):
         return []
-    if isinstance(criterion, str):
-        return (
-            []
-            if criterion in CRITERIA
-            else [unknown_choice("criterion", criterion, tuple(CRITERIA))]
-        )
-    return [
-        expected("criterion", criterion, "to be a name, a Criterion or a function params -> scores")
-    ]
+    allowed = "to be a name, a Criterion or a function params -> scores"
+    return [expected("criterion", criterion, allowed)]
 
 
 def resolve(criterion: str | Criterion | Callable[[Params], Scores]) -> Criterion:
-    """A name, a criterion, or a function of the parameters, as a criterion; for what passed
-    `check`."""
+    """Makes a criterion of what passed `check`."""
     if isinstance(criterion, Criterion):
         return criterion
     return of_params(criterion) if callable(criterion) else CRITERIA[criterion]()

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax.pruning.allocation.budgets import Sparsity, is_number
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.pruning.allocation.budgets import Sparsity, check_fraction, is_number
+from earlyprune_jax.pruning.trees import refuse
+from earlyprune_jax.validate import expected, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Schedule:
 
     Attributes:
         steps: increasing, from 0; none = never prune.
-        sparsities: one a step, never falling; each a fraction in [0, 1) or a mapping from regular
+        sparsities: one per step, never falling; each a fraction in [0, 1) or a mapping from regular
             expressions to fractions.
         rewind_to: where the weights and the optimizer state go back to at every event: their values
             after this many updates; None = they stay as they are.
@@ -43,36 +44,31 @@ class Schedule:
     rewind_to: int | None = None
 
     def __post_init__(self):
-        _raise_if(
-            _check_events(self.steps, self.sparsities) + _check_rewind(self.steps, self.rewind_to)
-        )
+        problems = _check_events(self.steps, self.sparsities)
+        refuse(problems + _check_rewind(self.steps, self.rewind_to))
 
     def __call__(self, step: Any) -> Any:
-        """The sparsity wanted after `step` updates; traced steps give traced sparsities."""
-        level = self.level(step)
-        if isinstance(level, jax.Array) and any(
-            isinstance(one, Mapping) for one in self.sparsities
-        ):
-            remedy = (
-                "A mapping is no number that could be traced: take `level`, and the table yourself."
-            )
+        """Returns the sparsity wanted after `step` updates; traced steps give traced sparsities."""
+        level, table = self.level(step), (0.0, *self.sparsities)
+        if not isinstance(level, jax.Array):
+            return table[int(level)]
+        if any(isinstance(sparsity, Mapping) for sparsity in table):
+            remedy = "A mapping cannot be traced: take `level`, and the table yourself."
             raise unexpected("step", step, "to be a number outside jit", remedy)
-        if isinstance(level, jax.Array):
-            return jnp.asarray((0.0, *self.sparsities), jnp.float32)[level]
-        return (0.0, *self.sparsities)[int(level)]
+        return jnp.asarray(table, jnp.float32)[level]
 
     def level(self, step: Any) -> Any:
-        """How many events lie at or before `step`."""
+        """Counts the events that lie at or before `step`."""
         xp = jnp if isinstance(step, jax.Array) else np
         # A comparison, not a search: a handful of events, and no copy of the table in a loop.
         return xp.sum(xp.asarray(self.steps, np.int32) <= step).astype(np.int32)
 
 
 def one_shot(sparsity: Sparsity, *, at: float, steps_per_epoch: int | None = None) -> Schedule:
-    """Prunes once.
+    """Makes the schedule that prunes once.
 
     Args:
-        sparsity: fraction removed, or one a regular expression.
+        sparsity: fraction removed, or one for every regular expression.
         at: the step; with `steps_per_epoch`, the epoch: 10 means after 10 whole epochs.
         steps_per_epoch: None = durations are steps.
 
@@ -83,7 +79,7 @@ def one_shot(sparsity: Sparsity, *, at: float, steps_per_epoch: int | None = Non
         >>> one_shot(0.8, at=10, steps_per_epoch=390).steps
         (3900,)
     """
-    _raise_if(_check_durations({"at": at}, steps_per_epoch) + _check_fractions((sparsity,)))
+    refuse(_check_durations({"at": at}, steps_per_epoch) + _check_fractions((sparsity,)))
     return Schedule((_in_steps(at, steps_per_epoch),), (sparsity,))
 
 
@@ -97,7 +93,7 @@ def polynomial(
     power: float = 3.0,
     steps_per_epoch: int | None = None,
 ) -> Schedule:
-    """Gradual pruning: s(t) = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^power.
+    """Prunes gradually: s(t) = s_f + (s_i - s_f) (1 - (t - begin) / (end - begin))^power.
 
     Events at begin, begin + every, ..., and at `end`, where the final sparsity is reached exactly.
 
@@ -121,14 +117,13 @@ def polynomial(
         ((0, 2, 4), [0.0, 0.7, 0.8])
     """
     problems = _check_fractions((sparsity, initial))
-    problems += (
-        [] if is_number(power) and power > 0 else [expected("power", power, "to be above 0")]
-    )
+    if not is_number(power) or power <= 0:
+        problems.append(expected("power", power, "to be above 0"))
     wrong = _check_durations({"begin": begin, "end": end}, steps_per_epoch)
-    gap = _check_durations({"every": every}, steps_per_epoch, at_least_a_step=True)
+    gap = _check_durations({"every": every}, steps_per_epoch)
     if not wrong and _in_steps(begin, steps_per_epoch) >= _in_steps(end, steps_per_epoch):
         wrong = [expected("end", end, f"to be after begin={begin}")]
-    _raise_if([*problems, *wrong, *gap])
+    refuse([*problems, *wrong, *gap])
     first, last, gap = (_in_steps(value, steps_per_epoch) for value in (begin, end, every))
     steps = (*range(first, last, gap), last)
     left = [(1 - (step - first) / (last - first)) ** power for step in steps]
@@ -169,58 +164,46 @@ def iterative(
         >>> iterative(0.5, num_rounds=3, begin=100, every=100, rewind_to=10).sparsities
         (0.5, 0.75, 0.875)
     """
-    problems = (
-        []
-        if is_number(fraction) and 0 < fraction < 1
-        else [expected("fraction", fraction, "in (0, 1)")]
-    )
-    problems += _check_whole("num_rounds", num_rounds, at_least=1)
-    durations = {"begin": begin} | ({} if rewind_to is None else {"rewind_to": rewind_to})
-    problems += _check_durations(durations, steps_per_epoch)
-    problems += _check_durations({"every": every}, steps_per_epoch, at_least_a_step=True)
-    _raise_if(problems)
+    problems = _check_whole("num_rounds", num_rounds, at_least=1)
+    if not is_number(fraction) or not 0 < fraction < 1:
+        problems.append(expected("fraction", fraction, "in (0, 1)"))
+    durations = {"begin": begin, "rewind_to": 0 if rewind_to is None else rewind_to, "every": every}
+    refuse(problems + _check_durations(durations, steps_per_epoch))
     first, gap = _in_steps(begin, steps_per_epoch), _in_steps(every, steps_per_epoch)
     steps = tuple(first + number * gap for number in range(num_rounds))
     sparsities = tuple(1 - (1 - fraction) ** number for number in range(1, num_rounds + 1))
-    return Schedule(
-        steps, sparsities, None if rewind_to is None else _in_steps(rewind_to, steps_per_epoch)
-    )
+    back = None if rewind_to is None else _in_steps(rewind_to, steps_per_epoch)
+    return Schedule(steps, sparsities, back)
 
 
 def _in_steps(duration: float, steps_per_epoch: int | None) -> int:
     return round(duration * (steps_per_epoch or 1))
 
 
-def _scale(sparsity: Sparsity, initial: float, left: float) -> Sparsity:
-    """The way from `initial` to `sparsity`, of which the fraction `left` is left."""
+def _scale(sparsity: Any, initial: float, left: float) -> Any:
+    """Goes from `initial` to `sparsity`, but for the fraction `left` of the way."""
     if isinstance(sparsity, Mapping):
-        return {pattern: _toward(value, initial, left) for pattern, value in sparsity.items()}
-    return _toward(sparsity, initial, left)
+        return {pattern: _scale(value, initial, left) for pattern, value in sparsity.items()}
+    # Written so that nothing left gives `sparsity` itself, to the last bit.
+    return sparsity + (initial - sparsity) * left
 
 
-def _toward(final: float, initial: float, left: float) -> float:
-    # Written so that nothing left gives `final` itself, to the last bit.
-    return final + (initial - final) * left
+def _values(sparsity: Sparsity) -> list[float]:
+    return list(sparsity.values()) if isinstance(sparsity, Mapping) else [sparsity]
 
 
-def _raise_if(problems: list[str]) -> None:
-    if problems:
-        raise InvalidInput(dict.fromkeys(problems))
-
-
-def _check_durations(
-    durations: dict[str, float], steps_per_epoch: int | None, *, at_least_a_step: bool = False
-) -> list[str]:
-    problems = []
-    if steps_per_epoch is not None:
-        problems += _check_whole("steps_per_epoch", steps_per_epoch, at_least=1)
+def _check_durations(durations: dict[str, float], steps_per_epoch: int | None) -> list[str]:
+    epochs = steps_per_epoch is not None
+    wrong = _check_whole("steps_per_epoch", steps_per_epoch, at_least=1) if epochs else []
+    problems = list(wrong)
     for name, value in durations.items():
         if not is_number(value) or not 0 <= value < np.inf:
             problems.append(expected(name, value, "to be 0 or more"))
-        elif steps_per_epoch is None and value != int(value):
+        elif not epochs and value != int(value):
             remedy = "Durations are steps unless steps_per_epoch is given."
             problems.append(expected(name, value, "to be a whole number of steps", remedy))
-        elif not problems and at_least_a_step and _in_steps(value, steps_per_epoch) < 1:
+        # Two events may not fall on one step.
+        elif name == "every" and not wrong and _in_steps(value, steps_per_epoch) < 1:
             problems.append(expected(name, value, "to be at least one step"))
     return problems
 
@@ -231,12 +214,9 @@ def _check_events(steps: tuple[int, ...], sparsities: tuple[Sparsity, ...]) -> l
     if len(steps) != len(sparsities):
         return [expected("steps", steps, f"to be as many as the sparsities, {len(sparsities)}")]
     problems = [problem for step in steps for problem in _check_whole("step", step, at_least=0)]
-    if not problems and any(
-        first >= second for first, second in zip(steps, steps[1:], strict=False)
-    ):
+    if not problems and list(steps) != sorted(set(steps)):
         problems.append(expected("steps", steps, "to increase"))
-    wrong = _check_fractions(sparsities)
-    return problems + (wrong or _check_falling(sparsities))
+    return problems + (_check_fractions(sparsities) or _check_falling(sparsities))
 
 
 def _check_whole(thing: str, value: Any, at_least: int) -> list[str]:
@@ -248,31 +228,18 @@ def _check_whole(thing: str, value: Any, at_least: int) -> list[str]:
 
 
 def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
-    values = [
-        value
-        for one in sparsities
-        for value in (one.values() if isinstance(one, Mapping) else (one,))
-    ]
-    return [
-        expected("sparsity", value, "in [0, 1)", "It is the fraction removed.")
-        for value in values
-        if not (is_number(value) and 0 <= value < 1)
-    ]
+    values = [value for sparsity in sparsities for value in _values(sparsity)]
+    return [problem for value in values for problem in check_fraction(value, "sparsity")]
 
 
 def _check_falling(sparsities: tuple[Sparsity, ...]) -> list[str]:
-    patterns = {tuple(one) if isinstance(one, Mapping) else None for one in sparsities}
+    patterns = {tuple(s) if isinstance(s, Mapping) else None for s in sparsities}
     if len(patterns) > 1:
-        return [
-            expected(
-                "sparsities", sparsities, "to be all numbers, or mappings of the same patterns"
-            )
-        ]
-    rows = [list(one.values()) if isinstance(one, Mapping) else [one] for one in sparsities]
-    if len(rows) > 1 and np.any(np.diff(np.asarray(rows), axis=0) < 0):
-        return [
-            expected("sparsities", sparsities, "never to fall", "A removed weight stays removed.")
-        ]
+        allowed = "to be all numbers, or mappings of the same patterns"
+        return [expected("sparsities", sparsities, allowed)]
+    if np.any(np.diff([_values(sparsity) for sparsity in sparsities], axis=0) < 0):
+        remedy = "A removed weight stays removed."
+        return [expected("sparsities", sparsities, "never to fall", remedy)]
     return []
 
 

@@ -40,12 +40,15 @@ class PruningState(NamedTuple):
 
 
 def get_mask(opt_state: Any, like: Any = None) -> Mask:
-    """The mask inside an optimizer state that has one `transform`, at any depth.
+    """Finds the mask inside an optimizer state that has one `transform`, at any depth.
 
     Args:
         opt_state: with one `transform`, at any depth.
         like: a tree whose containers the mask is to have: `nnx.Optimizer` keeps variables of its
             own kind, so that its mask fits the model's state only so. None = as it is in the state.
+
+    Returns:
+        The mask, True = kept.
 
     Raises:
         InvalidInput: there is none, or several; or other paths than those of `like`.
@@ -53,16 +56,13 @@ def get_mask(opt_state: Any, like: Any = None) -> Mask:
     Example:
         >>> import optax
         >>> from earlyprune_jax.pruning.optimizer.transform import transform
-        >>> state = transform(optax.sgd(0.1), layers="all_kernels").init({"kernel": jnp.ones((1, 2))})
+        >>> optimizer = transform(optax.sgd(0.1), layers="all_kernels")
+        >>> state = optimizer.init({"kernel": jnp.ones((1, 2))})
         >>> get_mask(state)["kernel"].tolist()
         [[True, True]]
     """
     mask = _only(opt_state).mask
-    if like is None:
-        return mask
-    fitting = _in_containers(mask, like)
-    masks.check(fitting, like)
-    return fitting
+    return mask if like is None else _fitted(mask, like)
 
 
 def replace_mask(opt_state: Any, mask: Mask) -> Any:
@@ -78,13 +78,12 @@ def replace_mask(opt_state: Any, mask: Mask) -> Any:
     Raises:
         InvalidInput: no pruning state or several, or a mask that does not fit, by path.
     """
-    fitting = _in_containers(mask, _only(opt_state).mask)
-    masks.check(fitting, _only(opt_state).mask)
+    fitting = _fitted(mask, _only(opt_state).mask)
 
     def replaced(state: PruningState) -> PruningState:
         # A copy, because a training loop may donate the state, and the caller keeps its mask.
-        own = jax.tree.map(jnp.copy, fitting)
-        return state._replace(mask=own, inner_state=masks.moments(own, state.inner_state))
+        copied = jax.tree.map(jnp.copy, fitting)
+        return state._replace(mask=copied, inner_state=masks.moments(copied, state.inner_state))
 
     return _replace_states(opt_state, replaced)
 
@@ -113,10 +112,12 @@ def trigger(opt_state: Any, now: Any = True) -> Any:
     return _replace_states(opt_state, started)
 
 
-def _in_containers(mask: Mask, like: Any) -> Mask:
-    """The mask in the containers of another tree, if the paths agree; else as it is."""
-    same = [name for name, _ in named_leaves(mask)] == [name for name, _ in named_leaves(like)]
-    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(mask)) if same else mask
+def _fitted(mask: Mask, like: Any) -> Mask:
+    """Puts a mask into the containers of a tree of the same paths, and checks that it fits."""
+    if [name for name, _ in named_leaves(mask)] == [name for name, _ in named_leaves(like)]:
+        mask = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(mask))
+    masks.check(mask, like)
+    return mask
 
 
 def _is_pruning_state(node: Any) -> bool:
@@ -133,8 +134,8 @@ def _replace_states(opt_state: Any, change: Callable[[PruningState], PruningStat
 
 def _only(opt_state: Any) -> PruningState:
     nodes = jax.tree.leaves(opt_state, is_leaf=_is_pruning_state)
-    found = [node for node in nodes if _is_pruning_state(node)]
-    if len(found) != 1:
+    states = [node for node in nodes if _is_pruning_state(node)]
+    if len(states) != 1:
         remedy = "Wrap the optimizer in pruning.transform once."
-        raise unexpected("pruning states in opt_state", len(found), "to be 1", remedy)
-    return found[0]
+        raise unexpected("pruning states in opt_state", len(states), "to be 1", remedy)
+    return states[0]

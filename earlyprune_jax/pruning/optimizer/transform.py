@@ -1,7 +1,7 @@
 """An Optax transformation that prunes by schedule and keeps removed weights at exactly 0."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,8 +25,8 @@ from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Schedule
 from earlyprune_jax.pruning.optimizer.state import NEVER, PruningState
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import is_weight
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.pruning.trees import is_weight, refuse, split_leaves
+from earlyprune_jax.validate import expected, unexpected
 
 
 def transform(
@@ -80,14 +80,22 @@ def transform(
 
     Example:
         >>> from earlyprune_jax.pruning.optimizer.schedules import one_shot
-        >>> optimizer = transform(optax.sgd(0.1), one_shot(0.5, at=1), layers=lambda path, leaf: True)
+        >>> optimizer = transform(optax.sgd(0.1), one_shot(0.5, at=1), layers="regex:.")
         >>> params = {"w": jnp.array([1.0, -2.0, 3.0, -4.0])}
         >>> state = optimizer.init(params)
         >>> updates, state = optimizer.update({"w": jnp.zeros(4)}, state, params)
         >>> optax.apply_updates(params, updates)["w"].tolist()
         [0.0, 0.0, 3.0, -4.0]
     """
-    _check_arguments(inner, schedule, criterion, layers, scope, pattern, min_kept, wait_for_trigger)
+    problems = check_choice(layers, pattern) + criteria.check(criterion)
+    problems += _check_schedule(schedule, scope, min_kept, wait_for_trigger)
+    if not isinstance(inner, optax.GradientTransformation):
+        remedy = "Call it first: transform(optax.adam(1e-3), ...)."
+        problems.append(expected("inner", inner, "to be an Optax optimizer", remedy))
+    if scope == "lamp" and not problems and criteria.resolve(criterion).signed:
+        remedy = "It squares scores, and this criterion's may be negative: take scope global."
+        problems.append(expected("scope", scope, "not to be lamp", remedy))
+    refuse(problems)
     events = _Events(schedule, criteria.resolve(criterion), layers, scope, pattern, min_kept)
     wrapped = optax.with_extra_args_support(inner)
 
@@ -135,46 +143,19 @@ def transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_arguments(
-    inner: Any,
-    schedule: Any,
-    criterion: Any,
-    layers: Any,
-    scope: str,
-    pattern: Any,
-    min_kept: int,
-    waits: bool,
-) -> None:
-    """Raises for arguments that no parameters could make right, all at once."""
-    problems = check_choice(layers, pattern) + criteria.check(criterion)
-    if not isinstance(inner, optax.GradientTransformation):
-        remedy = "Call it first: transform(optax.adam(1e-3), ...)."
-        problems.append(expected("inner", inner, "to be an Optax optimizer", remedy))
-    if isinstance(schedule, Schedule):
-        problems += _check_schedule(schedule, scope, min_kept, waits)
-    else:
+def _check_schedule(schedule: Any, scope: str, min_kept: int, waits: bool) -> list[str]:
+    """Finds the problems of a schedule that no parameters could make right."""
+    if not isinstance(schedule, Schedule):
         remedy = "Make one with one_shot, polynomial or iterative."
-        problems.append(expected("schedule", schedule, "to be a Schedule", remedy))
-    if scope == "lamp" and not problems and criteria.resolve(criterion).signed:
-        remedy = "It squares scores, and this criterion's may be negative: take scope global."
-        problems.append(expected("scope", scope, "not to be lamp", remedy))
-    if problems:
-        raise InvalidInput(dict.fromkeys(problems))
-
-
-def _check_schedule(schedule: Schedule, scope: str, min_kept: int, waits: bool) -> list[str]:
-    problems = [
-        problem
-        for sparsity in schedule.sparsities or (0.0,)
-        for problem in check_options(sparsity, scope, min_kept)
-    ]
+        return [expected("schedule", schedule, "to be a Schedule", remedy)]
+    problems = []
+    for sparsity in schedule.sparsities or (0.0,):
+        problems += check_options(sparsity, scope, min_kept)
     if waits and not schedule.steps:
         remedy = "Without one there is nothing to trigger."
         problems.append(expected("schedule", (), "to have an event with wait_for_trigger", remedy))
     if waits and schedule.rewind_to is not None:
-        remedy = (
-            "A trigger comes at a step unknown beforehand: rewind from a checkpoint of your own."
-        )
+        remedy = "A trigger comes at a step unknown beforehand: rewind from a checkpoint of yours."
         problems.append(expected("rewind_to", schedule.rewind_to, "to be None", remedy))
     return problems
 
@@ -195,78 +176,60 @@ class _Events:
         return self.schedule.rewind_to is not None
 
     def check(self, params: Params) -> None:
-        """Raises for every event that does not fit the parameters; masks from outside need no
-        layers."""
+        """Raises for every event that does not fit the parameters."""
         if not self.schedule.steps:
             return
         shapes = prunable_shapes(params, select(params, self.layers))
-        problems = [
-            problem
-            for sparsity in self.schedule.sparsities
-            for problem in check_allocation(
-                shapes, sparsity, self.scope, self.pattern, self.min_kept
-            )
-        ]
-        if problems:
-            raise InvalidInput(dict.fromkeys(problems))
+        problems = []
+        for sparsity in self.schedule.sparsities:
+            problems += check_allocation(shapes, sparsity, self.scope, self.pattern, self.min_kept)
+        refuse(problems)
 
     def prune(self, state: PruningState, params: Params) -> PruningState:
-        """The state with the mask and the level that its number of updates asks for."""
+        """Returns the state with the mask and the level that its number of updates asks for."""
         if not self.schedule.steps:
             return state
         elapsed = jnp.asarray(state.num_updates - state.trigger_step)
         level = jnp.asarray(self.schedule.level(elapsed), jnp.int32)
         # No event may lie ahead of a schedule that waits: NEVER makes `elapsed` negative.
         mask = jax.lax.cond(
-            level > state.level,
-            lambda: self._mask(state, params, level),
-            lambda: state.mask,
+            level > state.level, lambda: self._mask(state, params, level), lambda: state.mask
         )
         return state._replace(mask=mask, level=jnp.maximum(level, state.level))
 
     def remember(self, state: PruningState, params: Params) -> PruningState:
-        """The state with a snapshot, if this is the update to rewind to."""
+        """Returns the state with a snapshot, if this is the update to rewind to."""
         here = state.num_updates == self.schedule.rewind_to
         now = (params, state.inner_state)
-        snapshot = jax.tree.map(lambda new, old: jnp.where(here, new, old), now, state.snapshot)
-        return state._replace(snapshot=snapshot)
+        return state._replace(snapshot=_where(here, now, state.snapshot))
 
     def _mask(self, state: PruningState, params: Params, level: Array) -> Mask:
         prunable = select(params, self.layers)
         scores, flags = self.criterion.scores(state.memory, params), jax.tree.leaves(prunable)
         require_like(params, scores, "scores of the criterion")
-        kept, treedef = jax.tree.flatten(state.mask)
+        kept, merge = split_leaves(state.mask, flags)
+        # Wide enough for the means of blocks, which a half-precision type would round.
         ranked = [
-            jnp.where(keep, _at_least_float32(score), -jnp.inf)
-            for keep, score, take in zip(kept, jax.tree.leaves(scores), flags, strict=True)
-            if take
+            jnp.where(keep, score.astype(jnp.promote_types(score.dtype, jnp.float32)), -jnp.inf)
+            for keep, score in zip(kept, split_leaves(scores, flags)[0], strict=True)
         ]
-        counts = jnp.asarray(self._counts(prunable_shapes(params, prunable)))[level - 1]
+        shapes, options = prunable_shapes(params, prunable), (self.scope, self.min_kept)
+        # Counted on the host: exact, because no rounding of a sparsity happens inside jit.
+        table = [self.pattern.counts(shapes, s, *options) for s in self.schedule.sparsities]
+        counts = jnp.asarray(np.asarray(table, np.int32))[level - 1]
 
-        def rank(leaves: list[Array], removed: Array) -> list[Array]:
-            return self.pattern.masks(leaves, removed, self.scope, self.min_kept, jnp)
+        def rank(leaves: list[Array], removed: Array) -> Sequence[Array]:
+            return self.pattern.masks(leaves, removed, *options, jnp)
 
-        made = iter(_automatically_sharded(rank, ranked)(ranked, counts))
+        made = _automatically_sharded(rank, ranked)(ranked, counts)
         # A mask from outside may have removed more than the schedule asks for: nothing comes back.
-        return jax.tree.unflatten(
-            treedef,
-            [keep & next(made) if take else keep for keep, take in zip(kept, flags, strict=True)],
-        )
-
-    def _counts(self, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
-        """[events, rankings] int32: exact, because no rounding of a sparsity happens inside jit."""
-        events = self.schedule.sparsities
-        rows = [
-            self.pattern.counts(shapes, sparsity, self.scope, self.min_kept) for sparsity in events
-        ]
-        return np.asarray(rows, np.int32)
+        return merge([keep & new for keep, new in zip(kept, made, strict=True)])
 
 
 def _automatically_sharded(
-    rank: Callable[..., list[Array]], leaves: list[Array]
-) -> Callable[..., list[Array]]:
-    """A ranking whose masks are sharded as the leaves are, also where shardings are explicit
-    types."""
+    rank: Callable[..., Sequence[Array]], leaves: list[Array]
+) -> Callable[..., Sequence[Array]]:
+    """Makes a ranking shard its masks as the leaves are, where shardings are explicit too."""
     shardings = [jax.typeof(leaf).sharding for leaf in leaves]
     if not any(AxisType.Explicit in sharding.mesh.axis_types for sharding in shardings):
         return rank
@@ -276,28 +239,25 @@ def _automatically_sharded(
     return automatic
 
 
-def _at_least_float32(score: Array) -> Array:
-    """A score wide enough for the means of blocks, which a half-precision type would round."""
-    return score.astype(jnp.promote_types(score.dtype, jnp.float32))
-
-
 def _rewind(
     due: Array, updates: Any, state: PruningState, params: Params
 ) -> tuple[Any, PruningState]:
-    """If due: updates that lead back to the snapshot's parameters, and its inner state."""
+    """Returns, if due, updates that lead back to the snapshot's parameters, and its inner state."""
     old_params, old_inner_state = state.snapshot
 
     def back(update: Array, old: Array, now: Array) -> Array:
         return jnp.where(due, (old - now).astype(update.dtype), update)
 
-    inner_state = jax.tree.map(
-        lambda old, now: jnp.where(due, old, now), old_inner_state, state.inner_state
-    )
+    inner_state = _where(due, old_inner_state, state.inner_state)
     return jax.tree.map(back, updates, old_params, params), state._replace(inner_state=inner_state)
 
 
+def _where(condition: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
 def _exact_update(keep: Array, update: Any, param: Any) -> Any:
-    """The update that leaves exactly +0.0 where a weight is removed: p + (-p)."""
+    """Makes the update that leaves exactly +0.0 where a weight is removed: p + (-p)."""
     if not is_weight(update):
         return update
     # In the wider of both types, or -p would be rounded and p - p no longer 0.
@@ -306,17 +266,15 @@ def _exact_update(keep: Array, update: Any, param: Any) -> Any:
 
 
 def _forget_losses(due: Array, inner_state: Any) -> Any:
-    """If due: makes line searches compute the loss anew instead of reusing the dense network's."""
+    """Makes, if due, line searches compute the loss anew instead of reusing the dense network's."""
 
     def remembers_loss(node: Any) -> bool:
         return {"value", "grad"} <= set(getattr(node, "_fields", ()))
 
     def forget(node: Any) -> Any:
+        if not remembers_loss(node):
+            return node
         # Optax recomputes a remembered loss that is infinite.
-        return (
-            node._replace(value=jnp.where(due, jnp.inf, node.value))
-            if remembers_loss(node)
-            else node
-        )
+        return node._replace(value=jnp.where(due, jnp.inf, node.value))
 
     return jax.tree.map(forget, inner_state, is_leaf=remembers_loss)

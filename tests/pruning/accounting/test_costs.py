@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlyprune_jax import models
-from earlyprune_jax.pruning.accounting.costs import NO_WEIGHTS, macs, macs_left
+from earlyprune_jax.pruning.costs import NO_WEIGHTS, macs, macs_left
 from earlyprune_jax.validate import InvalidInput
 
 

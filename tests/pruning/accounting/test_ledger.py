@@ -10,8 +10,8 @@ import pytest
 
 from earlyprune_jax import models
 from earlyprune_jax.pruning import selection
-from earlyprune_jax.pruning.accounting.costs import NO_WEIGHTS, macs
-from earlyprune_jax.pruning.accounting.ledger import ledger
+from earlyprune_jax.pruning.account import ledger
+from earlyprune_jax.pruning.costs import NO_WEIGHTS, macs
 from earlyprune_jax.pruning.trees import named_leaves
 from earlyprune_jax.validate import InvalidInput
 

@@ -516,8 +516,11 @@ def test_two_leaves_of_one_path_are_refused_by_name():
 def test_a_pattern_written_as_text_is_refused():
     with pytest.raises(InvalidInput, match="pattern='2:4' to be UNSTRUCTURED, Blocks"):
         pruning.prune(
-            {"kernel": np.ones((4, 4))}, sparsity=0.5, pattern="2:4", layers="all_kernels"
-        )  # type: ignore[arg-type]
+            {"kernel": np.ones((4, 4))},
+            sparsity=0.5,
+            pattern="2:4",  # type: ignore[arg-type]
+            layers="all_kernels",
+        )
 
 
 def test_every_wrong_argument_of_prune_is_named_at_once():

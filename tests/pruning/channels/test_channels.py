@@ -12,8 +12,7 @@ from jax import lax
 
 from earlyprune_jax import models
 from earlyprune_jax.pruning import PruningWarning
-from earlyprune_jax.pruning.channels.channel_masks import channel_mask
-from earlyprune_jax.pruning.channels.groups import channel_groups
+from earlyprune_jax.pruning.channels.groups import channel_groups, channel_mask
 from earlyprune_jax.pruning.trees import named_leaves
 from earlyprune_jax.validate import InvalidInput
 
@@ -100,8 +99,11 @@ def padded(v, x):
 
 
 PADDED = {
-    "stem_kernel": (3, 3, 3, 2), "a_kernel": (3, 3, 2, 3), "b_kernel": (3, 3, 3, 4), "c_kernel": (4, 2),
-}  # fmt: skip
+    "stem_kernel": (3, 3, 3, 2),
+    "a_kernel": (3, 3, 2, 3),
+    "b_kernel": (3, 3, 3, 4),
+    "c_kernel": (4, 2),
+}
 
 
 def flattened(v, x):
@@ -265,11 +267,17 @@ def layer_norm(x):
     [
         (layer_norm, "is reduced over by reduce_sum"),
         (lambda x: jax.nn.softmax(x, axis=-1), "is reduced over by reduce_max"),
-        (lambda x: x.reshape(2, 4, 4, 2, 2)[..., ::-1, :].reshape(x.shape), "is split or mixed, from [4]"),
+        (
+            lambda x: x.reshape(2, 4, 4, 2, 2)[..., ::-1, :].reshape(x.shape),
+            "is split or mixed, from [4]",
+        ),
         (lambda x: lax.sort(x, dimension=3), "goes through sort, for which there is no rule"),
         (lambda x: lax.cumsum(x, axis=3), "goes through cumsum, for which there is no rule"),
         (lambda x: x + INPUTS.sum() * jnp.log(jnp.abs(x)), "is divided by, or the like, in log"),
-        (lambda x: conv(x, jnp.ones((1, 1, 2, 4)), groups=2), "goes through conv_general_dilated, in groups"),
+        (
+            lambda x: conv(x, jnp.ones((1, 1, 2, 4)), groups=2),
+            "goes through conv_general_dilated, in groups",
+        ),
     ],
     ids=["layer_norm", "softmax", "split", "sort", "cumsum", "log", "grouped"],
 )  # fmt: skip

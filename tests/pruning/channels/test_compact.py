@@ -12,9 +12,8 @@ from flax import nnx
 from jax import lax
 
 from earlyprune_jax import models, pruning
-from earlyprune_jax.pruning.channels.channel_masks import channel_mask
 from earlyprune_jax.pruning.channels.compact import compact
-from earlyprune_jax.pruning.channels.groups import channel_groups
+from earlyprune_jax.pruning.channels.groups import channel_groups, channel_mask
 from earlyprune_jax.pruning.scores.weights import magnitude
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.validate import InvalidInput
@@ -177,19 +176,27 @@ OFFSETS = np.linspace(-1, 1, 8, dtype=np.float32)[None, None, None]
 OPERATIONS = {
     "depthwise": lambda x, v: conv(x, v["depth"]["kernel"], feature_group_count=8),
     "constant": lambda x, v: x * OFFSETS + jnp.arange(8.0)[None, None, None],
-    "concatenate": lambda x, v: jnp.concatenate([x, jnp.tanh(x)[..., ::-1], jnp.ones_like(x)], axis=-1),
+    "concatenate": lambda x, v: jnp.concatenate(
+        [x, jnp.tanh(x)[..., ::-1], jnp.ones_like(x)], axis=-1
+    ),
     "split": lambda x, v: jnp.concatenate([y + 1 for y in jnp.split(x, 4, axis=-1)], axis=-1),
     "slices": lambda x, v: lax.slice_in_dim(x, 1, 8, 3, axis=3) * lax.slice_in_dim(x, 2, 5, axis=3),
-    "pad": lambda x, v: jnp.pad(x[:, ::2, 1::2], ((0, 0), (0, 0), (0, 0), (3, 1)), constant_values=2.0),
+    "pad": lambda x, v: jnp.pad(
+        x[:, ::2, 1::2], ((0, 0), (0, 0), (0, 0), (3, 1)), constant_values=2.0
+    ),
     "flatten": lambda x, v: x[:, :2, :2].reshape(x.shape[0], 1, 1, -1),
     "transpose": lambda x, v: jnp.einsum("nhwc->chwn", x).squeeze().T.reshape(-1, 1, 1, 8)
     if x.shape[1] == 1
     else x.transpose(0, 2, 1, 3),
     "pool": lambda x, v: nn.avg_pool(nn.max_pool(x, (2, 2), (2, 2)), (2, 2)),
-    "cast": lambda x, v: jnp.where(x > 0, jnp.exp(x).astype(jnp.float16), 0).astype(jnp.float32) ** 2,
+    "cast": lambda x, v: (
+        jnp.where(x > 0, jnp.exp(x).astype(jnp.float16), 0).astype(jnp.float32) ** 2
+    ),
     "softplus": lambda x, v: jax.nn.softplus(x) / (1 + jnp.abs(x)),
     "dynamic": lambda x, v: lax.dynamic_slice_in_dim(x, x.shape[0] - 1, 1, axis=0),
-    "empty": lambda x, v: jnp.concatenate([nn.max_pool(y, (2, 2)) for y in jnp.split(x, 8, 3)], axis=3),
+    "empty": lambda x, v: jnp.concatenate(
+        [nn.max_pool(y, (2, 2)) for y in jnp.split(x, 8, 3)], axis=3
+    ),
     "merge": lambda x, v: x.transpose(0, 3, 1, 2).reshape(-1, 32, 4).transpose(0, 2, 1)[:, None],
     "take": lambda x, v: jnp.take(x, jnp.array([0, 1, 0]), axis=1),
 }  # fmt: skip

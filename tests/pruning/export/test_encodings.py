@@ -8,7 +8,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earlyprune_jax.pruning.export.encodings import (
+from earlyprune_jax.pruning.encodings import (
     decode,
     encode,
     matrix_shape,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import earlyprune_jax
 from earlyprune_jax import models
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.export.files import (
+from earlyprune_jax.pruning.files import (
     encoded_bytes,
     load_dense,
     load_sparse,
@@ -121,9 +121,7 @@ def test_random_trees_of_any_dtype_and_shape_come_back_bit_for_bit(tmp_path_fact
     assert encoded_bytes(params, mask, encoding) == saved.bytes_on_disk - header_bytes(path)
 
 
-def test_negative_zeros_infinities_nan_payloads_and_subnormals_are_kept_and_removed_ones_become_plus_zero(
-    tmp_path,
-):
+def test_every_bit_of_kept_values_survives_and_removed_ones_become_plus_zero(tmp_path):
     words = np.array(
         [0x80000000, 0x7F800000, 0xFFC12345, 0x7F800001, 0x00000001, 0x3F800000], np.uint32
     )

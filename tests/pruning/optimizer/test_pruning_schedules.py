@@ -244,8 +244,14 @@ def test_polynomial_refuses_what_makes_no_sense(options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        *[({"fraction": one}, f"fraction={one!r} in (0, 1)") for one in (0, 1, -0.5, math.nan, True, "0.5")],
-        *[({"num_rounds": one}, f"num_rounds={one!r}") for one in (0, -1, 2.5, True, "2", None, math.nan)],
+        *[
+            ({"fraction": value}, f"fraction={value!r} in (0, 1)")
+            for value in (0, 1, -0.5, math.nan, True, "0.5")
+        ],
+        *[
+            ({"num_rounds": value}, f"num_rounds={value!r}")
+            for value in (0, -1, 2.5, True, "2", None, math.nan)
+        ],
         ({"every": 0}, "every=0 to be at least one step"),
         ({"rewind_to": 4}, "rewind_to=4 to be before the first pruning"),
         ({"fraction": 0.99, "num_rounds": 9}, FRACTION),

@@ -95,7 +95,9 @@ def assert_invariants(params, state, num_removed):
 OPTIMIZERS = {
     "momentum": (optax.sgd(0.1, momentum=0.9, nesterov=True), 1),
     "adamw": (optax.adamw(1e-2, weight_decay=0.1), 2),
-    "decay of kernels only": (optax.adamw(1e-2, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)), 2),
+    "decay of kernels only": (
+        optax.adamw(1e-2, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)), 2
+    ),
     "lion": (optax.lion(1e-2), 1),
     "adafactor": (optax.adafactor(1e-2, momentum=0.9), 1),
     "factored adafactor": (optax.adafactor(1e-2, min_dim_size_to_factor=2), 0),

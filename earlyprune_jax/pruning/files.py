@@ -1,5 +1,4 @@
-"""Parameters and their mask in one safetensors file, without the removed values; and with zeros,
-for anyone.
+"""Parameters and their mask in one safetensors file, without the removed values or with zeros.
 
 An unstructured mask makes the file smaller, not the network faster: dense hardware multiplies
 zeros at full price. What makes inference faster is `compact` for removed channels, which leaves
@@ -7,6 +6,7 @@ a smaller dense network, or a 2:4 pattern on hardware whose kernels use it.
 """
 
 import dataclasses
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -18,18 +18,23 @@ import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.export import tensor_file
-from earlyprune_jax.pruning.export.encodings import (
+from earlyprune_jax.pruning.encodings import (
+    DENSE,
     ENCODINGS,
     FILE_DTYPES,
     PARTS,
+    SPARSE,
+    Path,
+    check_format,
     chosen_encoding,
     decode,
+    described_leaves,
     encode,
     num_bytes,
+    read_file,
+    write_file,
 )
-from earlyprune_jax.pruning.export.tensor_file import DENSE, SPARSE
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
 
@@ -48,9 +53,7 @@ class SavedFile:
     encodings: Mapping[str, str]
 
 
-def save_sparse(
-    path: str | os.PathLike[str], params: Params, mask: Mask, *, encoding: str = "bitmask"
-) -> SavedFile:
+def save_sparse(path: Path, params: Params, mask: Mask, *, encoding: str = "bitmask") -> SavedFile:
     """Writes parameters and mask to a safetensors file that leaves the removed values out.
 
     The file is smaller; the network is not faster: dense hardware multiplies zeros at full price,
@@ -83,7 +86,8 @@ def save_sparse(
         >>> import pathlib, tempfile
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "pruned.safetensors"
         >>> params = {"kernel": jnp.array([[0.5, 1.0], [2.0, 3.0]]), "bias": jnp.ones(2)}
-        >>> mask = {"kernel": jnp.array([[True, False], [False, False]]), "bias": jnp.array([True, True])}
+        >>> keep = jnp.array([[True, False], [False, False]])
+        >>> mask = {"kernel": keep, "bias": jnp.array([True, True])}
         >>> dict(save_sparse(file, params, mask).encodings)
         {'bias': 'dense', 'kernel': 'bitmask'}
         >>> load_sparse(file, params)[0]["kernel"].tolist()
@@ -101,7 +105,7 @@ def save_sparse(
     return _saved(path, dict(parts), SPARSE, encoding, arrays, encodings)
 
 
-def load_sparse(path: str | os.PathLike[str], like: Params) -> tuple[Params, Mask]:
+def load_sparse(path: Path, like: Params) -> tuple[Params, Mask]:
     """Reads what `save_sparse` wrote.
 
     Args:
@@ -120,9 +124,9 @@ def load_sparse(path: str | os.PathLike[str], like: Params) -> tuple[Params, Mas
 
     Example: see `save_sparse`.
     """
-    tensors, metadata = tensor_file.read(path)
-    tensor_file.check_format(path, metadata, SPARSE)
-    stored = tensor_file.leaves_of(path, metadata)
+    tensors, metadata = read_file(path)
+    check_format(path, metadata, SPARSE)
+    stored = described_leaves(path, metadata)
     problems = _differences(stored, like) or _part_differences(stored, tensors)
     arrays, kept = {}, {}
     for name, leaf in _stored_leaves(like) if not problems else ():
@@ -133,10 +137,16 @@ def load_sparse(path: str | os.PathLike[str], like: Params) -> tuple[Params, Mas
         except InvalidInput as damage:
             problems += damage.problems
     _refuse(path, problems)
-    return _filled(like, arrays), _masks(like, kept)
+
+    def mask_of(path: tuple[Any, ...], leaf: Any) -> Any:
+        # Not through `masks.full`: it would allocate on the device what is replaced at once.
+        keep = kept.get(path_name(path))
+        return jnp.asarray(np.ones(np.shape(leaf), bool) if keep is None else keep)
+
+    return _filled(like, arrays), jax.tree.map_with_path(mask_of, like)
 
 
-def save_dense(path: str | os.PathLike[str], params: Params, mask: Mask) -> SavedFile:
+def save_dense(path: Path, params: Params, mask: Mask) -> SavedFile:
     """Writes parameters to a safetensors file with zeros where the mask removes: readable by
     anyone.
 
@@ -148,6 +158,9 @@ def save_dense(path: str | os.PathLike[str], params: Params, mask: Mask) -> Save
         path: the file; an existing one is replaced. Its directory must exist.
         params: any pytree; leaves that are no numeric arrays are not stored.
         mask: bool leaves, True = kept.
+
+    Returns:
+        Size on disk, dense size, and the encoding of every stored leaf.
 
     Raises:
         InvalidInput: as `save_sparse`, and for types safetensors lacks (complex numbers).
@@ -163,28 +176,27 @@ def save_dense(path: str | os.PathLike[str], params: Params, mask: Mask) -> Save
         [1.0, 0.0]
     """
     arrays, kept = _checked(params, mask)
-    lacking = [
+    refuse(
         expected(
             f"params at {name}", str(array.dtype), "of a type safetensors has", "Use save_sparse."
         )
         for name, array in arrays.items()
         if array.dtype not in FILE_DTYPES.values()
-    ]
-    if lacking:
-        raise InvalidInput(lacking)
+    )
     # Not a product with the mask: removed NaN must become zero.
-    zeroed = {
-        name: np.where(kept[name], array, np.zeros_like(array)) for name, array in arrays.items()
-    }
+    zeroed = {name: np.where(kept[name], a, np.zeros_like(a)) for name, a in arrays.items()}
     return _saved(path, zeroed, DENSE, "dense", arrays, dict.fromkeys(arrays, "dense"))
 
 
-def load_dense(path: str | os.PathLike[str], like: Params) -> Params:
+def load_dense(path: Path, like: Params) -> Params:
     """Reads a safetensors file whose tensor names are the paths of `like`, whoever wrote it.
 
     Args:
         path: the file.
         like: as in `load_sparse`.
+
+    Returns:
+        The structure of `like`, filled.
 
     Raises:
         InvalidInput: as `load_sparse`.
@@ -197,26 +209,26 @@ def load_dense(path: str | os.PathLike[str], like: Params) -> Params:
         >>> load_dense(file, {"kernel": jnp.zeros(2), "act": len})
         {'act': <built-in function len>, 'kernel': Array([1., 1.], dtype=float32)}
     """
-    tensors, metadata = tensor_file.read(path)
+    tensors, metadata = read_file(path)
     if "file_format" in metadata:
-        tensor_file.check_format(path, metadata, DENSE)
-    found = {
-        name: {"shape": [*array.shape], "dtype": array.dtype.name}
-        for name, array in tensors.items()
-    }
-    _refuse(path, _differences(found, like))
+        check_format(path, metadata, DENSE)
+    stored = {n: {"shape": [*a.shape], "dtype": a.dtype.name} for n, a in tensors.items()}
+    _refuse(path, _differences(stored, like))
     return _filled(like, {name: array.copy() for name, array in tensors.items()})
 
 
 def encoded_bytes(params: Params, mask: Mask, encoding: str = "bitmask") -> int:
-    """The bytes of all tensors `save_sparse` would write; the file's header comes on top.
+    """Counts the bytes of all tensors `save_sparse` would write; the file's header comes on top.
 
-    The header takes some 250 bytes a leaf.
+    The header takes some 250 bytes per leaf.
 
     Args:
         params: any pytree; shapes are enough.
         mask: bool leaves, True = kept.
         encoding: `bitmask` or `csr`.
+
+    Returns:
+        The number of bytes.
 
     Raises:
         InvalidInput: unknown encoding, a mask of another structure.
@@ -240,46 +252,32 @@ def _check_encoding(encoding: str) -> None:
 
 
 def _stored_leaves(tree: Params) -> list[tuple[str, Any]]:
-    """Numeric arrays and shapes of such; a typed key's dtype is not NumPy's."""
+    """Lists numeric arrays and shapes of such by name; a typed key's dtype is not NumPy's."""
     leaves = named_leaves(tree)
-    return [
-        (name, leaf) for name, leaf in leaves if isinstance(getattr(leaf, "dtype", None), np.dtype)
-    ]
+    return [named for named in leaves if isinstance(getattr(named[1], "dtype", None), np.dtype)]
 
 
 def _checked(params: Params, mask: Mask) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Path -> array and path -> its mask, for what is stored, once both can be."""
+    """Maps paths to arrays and to their masks, for what is stored, once both can be."""
     masks.check(mask, params)
     leaves, kept = _stored_leaves(params), dict(named_leaves(mask))
     _refuse_duplicates([name for name, _ in named_leaves(params)])
-    problems = [
-        expected(
-            f"params at {name}",
-            f"array of {leaf.dtype}",
-            "to hold numbers",
-            "Take it out of the tree.",
-        )
-        for name, leaf in leaves
-        if np.dtype(leaf.dtype).kind in "OSUMm"
-    ]
-    problems += [
-        expected(
-            f"mask at {name}",
-            False,
-            "to be True",
-            "The leaf holds no weights: nothing can be removed.",
-        )
-        for name, leaf in named_leaves(params)
-        if not is_weight(leaf) and not np.all(kept[name])
-    ]
-    if problems:
-        raise InvalidInput(problems)
+    problems = []
+    for name, leaf in leaves:
+        if np.dtype(leaf.dtype).kind in "OSUMm":
+            thing, value = f"params at {name}", f"array of {leaf.dtype}"
+            problems.append(expected(thing, value, "to hold numbers", "Take it out of the tree."))
+    for name, leaf in named_leaves(params):
+        if not is_weight(leaf) and not np.all(kept[name]):
+            remedy = "The leaf holds no weights: nothing can be removed."
+            problems.append(expected(f"mask at {name}", False, "to be True", remedy))
+    refuse(problems)
     arrays = {name: np.asarray(leaf, _native(leaf)) for name, leaf in leaves}
     return arrays, {name: np.asarray(kept[name]) for name in arrays}
 
 
 def _native(leaf: Any) -> np.dtype:
-    """The type of a leaf in this machine's byte order, the only one that JAX and the file know."""
+    """Returns a leaf's type in this machine's byte order, the only one JAX and the file know."""
     return np.dtype(leaf.dtype).newbyteorder("=")
 
 
@@ -287,14 +285,55 @@ def _refuse_duplicates(names: list[str]) -> None:
     # The first name is the header's own.
     repeated = [name for name, times in Counter(["__metadata__", *names]).items() if times > 1]
     remedy = "Rename a leaf: names in the file are the slash-joined paths."
-    if repeated:
-        raise InvalidInput(
-            [expected("name", name, "to name one leaf", remedy) for name in repeated]
-        )
+    refuse(expected("name", name, "to name one leaf", remedy) for name in repeated)
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    refuse(f"In {os.fspath(path)}: {problem}" for problem in problems)
+
+
+def _differences(stored: Mapping[str, Mapping[str, Any]], like: Params) -> list[str]:
+    """Finds what is missing, extra, or of another shape or type in a file, measured by `like`."""
+    wanted = dict(_stored_leaves(like))
+    _refuse_duplicates([name for name, _ in named_leaves(like)])
+    missing, extra = wanted.keys() - stored.keys(), stored.keys() - wanted.keys()
+    remedy = "Give `like` the structure that was saved."
+    problems = [expected(name, "missing", "to be in the file", remedy) for name in missing]
+    problems += [expected(name, "stored", "to be in `like` too", remedy) for name in extra]
+    for name in wanted.keys() & stored.keys():
+        leaf, given = wanted[name], f"{stored[name]['dtype']}{stored[name]['shape']}"
+        allowed = f"{np.dtype(leaf.dtype).name}{[*leaf.shape]}"
+        if given != allowed:
+            problems.append(expected(name, given, f"to be {allowed}", remedy))
+    return sorted(problems)
+
+
+def _part_differences(
+    stored: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Any]
+) -> list[str]:
+    """Finds the tensors that the metadata promises and the file lacks, or the other way round."""
+    parts = {name + suffix for name, leaf in stored.items() for suffix in PARTS[leaf["encoding"]]}
+    different = sorted(parts ^ tensors.keys())
+    allowed, remedy = "to be in the metadata and the file", "Save it again."
+    return [expected(name, "", allowed, remedy) for name in different]
+
+
+def _filled(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Fills the structure of `like` with arrays by name, of the kind that `like` has there."""
+
+    def leaf_of(path: tuple[Any, ...], leaf: Any) -> Any:
+        array = arrays.get(path_name(path))
+        if array is None:
+            return leaf
+        held_by_jax = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
+        on_host = isinstance(leaf, np.ndarray | np.generic) or not held_by_jax
+        return array if on_host else jnp.asarray(array)
+
+    return jax.tree.map_with_path(leaf_of, like)
 
 
 def _saved(
-    path: str | os.PathLike[str],
+    path: Path,
     tensors: Mapping[str, np.ndarray],
     file_format: str,
     encoding: str,
@@ -305,65 +344,6 @@ def _saved(
         name: {"encoding": encodings[name], "shape": [*array.shape], "dtype": array.dtype.name}
         for name, array in arrays.items()
     }
-    size = tensor_file.write(path, tensors, tensor_file.metadata_of(file_format, encoding, leaves))
+    metadata = {"file_format": file_format, "encoding": encoding, "tensors": json.dumps(leaves)}
+    size = write_file(path, tensors, metadata)
     return SavedFile(size, sum(array.nbytes for array in arrays.values()), encodings)
-
-
-def _refuse(path: str | os.PathLike[str], problems: list[str]) -> None:
-    if problems:
-        raise InvalidInput([f"In {os.fspath(path)}: {problem}" for problem in problems])
-
-
-def _differences(stored: Mapping[str, Mapping[str, Any]], like: Params) -> list[str]:
-    """What is missing, extra, or of another shape or type in a file, measured by `like`."""
-    wanted = dict(_stored_leaves(like))
-    _refuse_duplicates([name for name, _ in named_leaves(like)])
-    missing, extra = wanted.keys() - stored.keys(), stored.keys() - wanted.keys()
-    remedy = "Give `like` the structure that was saved."
-    problems = [expected(name, "missing", "to be in the file", remedy) for name in missing]
-    problems += [expected(name, "stored", "to be in `like` too", remedy) for name in extra]
-    for name in wanted.keys() & stored.keys():
-        leaf, found = wanted[name], f"{stored[name]['dtype']}{stored[name]['shape']}"
-        allowed = f"{np.dtype(leaf.dtype).name}{[*leaf.shape]}"
-        if found != allowed:
-            problems.append(expected(name, found, f"to be {allowed}", remedy))
-    return sorted(problems)
-
-
-def _part_differences(
-    stored: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Any]
-) -> list[str]:
-    """The tensors that the metadata promises and the file lacks, or the other way round."""
-    parts = {name + suffix for name, leaf in stored.items() for suffix in PARTS[leaf["encoding"]]}
-    different = sorted(parts ^ tensors.keys())
-    return [
-        expected(name, "", "to be in the metadata and the file", "Save it again.")
-        for name in different
-    ]
-
-
-def _filled(like: Any, found: Mapping[str, np.ndarray]) -> Any:
-    """The structure of `like` with the arrays found by name, as the kind of array that `like`
-    has."""
-
-    def leaf_of(path: tuple[Any, ...], leaf: Any) -> Any:
-        array = found.get(path_name(path))
-        if array is None:
-            return leaf
-        held_by_jax = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
-        return (
-            array
-            if isinstance(leaf, np.ndarray | np.generic) or not held_by_jax
-            else jnp.asarray(array)
-        )
-
-    return jax.tree.map_with_path(leaf_of, like)
-
-
-def _masks(like: Any, found: Mapping[str, np.ndarray]) -> Mask:
-    # Not through `masks.full`: it would allocate on the device what is replaced at once.
-    def mask_of(path: tuple[Any, ...], leaf: Any) -> Any:
-        kept = found.get(path_name(path))
-        return jnp.asarray(np.ones(np.shape(leaf), bool) if kept is None else kept)
-
-    return jax.tree.map_with_path(mask_of, like)

@@ -1,1 +1,0 @@
-"""What a mask removed: counts, warnings, multiply-accumulates."""

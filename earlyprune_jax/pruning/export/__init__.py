@@ -1,1 +1,0 @@
-"""Masks and weights as safetensors files."""
