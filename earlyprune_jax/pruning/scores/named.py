@@ -6,14 +6,16 @@ from typing import Any
 
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
-from earlyprune_jax.pruning.scores.fisher import empirical_fisher_diagonal, fisher_diagonal
+from earlyprune_jax.pruning.scores.fisher import (
+    FORMER_WORDS,
+    check_options,
+    empirical_fisher_diagonal,
+    fisher_diagonal,
+)
 from earlyprune_jax.pruning.scores.gradients import grasp, taylor
 from earlyprune_jax.pruning.scores.weights import magnitude, obd, random
-from earlyprune_jax.validate import expected, unknown_choice
 
 CRITERIA_KEY = "pruning.criteria"
-ESTIMATORS = ("sampled", "exact", "argmax", "empirical")
-METHODS = ("per_example", "batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +41,21 @@ Criterion = Callable[[Params, Probe], Scores]
 
 
 def _fisher(
-    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example"
+    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "vmap"
 ) -> Scores:
-    """The Fisher diagonal.
+    """Estimates the Fisher diagonal.
 
     Args:
         params: of the network.
         probe: what is looked at.
-        estimator: one of `ESTIMATORS`: whose labels.
-        method: `per_example`, or paper A's `batch`.
+        estimator: one of `fisher.ESTIMATORS`: whose labels.
+        method: one of `fisher.METHODS`: `vmap`, or paper A's `batch`.
     """
     if estimator == "empirical":
         return empirical_fisher_diagonal(probe.loss, params, probe.batches)
     assert probe.log_probs is not None, "checked before: see needs_log_probs"
-    return fisher_diagonal(
-        probe.log_probs, params, probe.batches, key=probe.key, labels=estimator, estimator=method
-    )
+    options = {"key": probe.key, "estimator": estimator, "method": method}
+    return fisher_diagonal(probe.log_probs, params, probe.batches, **options)
 
 
 def _magnitude(params: Params, probe: Probe) -> Scores:
@@ -66,7 +67,7 @@ def _random(params: Params, probe: Probe) -> Scores:
 
 
 def _obd(
-    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example"
+    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "vmap"
 ) -> Scores:
     return obd(params, _fisher(params, probe, estimator=estimator, method=method))
 
@@ -95,7 +96,8 @@ def needs_log_probs(criterion: str) -> bool:
     name.
 
     Example:
-        >>> [needs_log_probs(name) for name in ("fisher", "fisher(estimator='empirical')", "magnitude")]
+        >>> names = "fisher", "fisher(estimator='empirical')", "magnitude"
+        >>> [needs_log_probs(name) for name in names]
         [True, False, False]
     """
     reference = references.parse(criterion)
@@ -116,13 +118,11 @@ def check_criterion(key: str, criterion: str) -> list[str]:
     problems = references.check(key, criterion, CRITERIA, ("params", "probe"))
     if problems or references.parse(criterion).path not in ("fisher", "obd"):
         return problems
-    options = dict(references.parse(criterion).options)
-    estimator, method = options.get("estimator", "sampled"), options.get("method", "per_example")
-    for name, value, choices in (("estimator", estimator, ESTIMATORS), ("method", method, METHODS)):
-        if value not in choices:
-            problems.append(unknown_choice(f"{name} of {key}", value, choices))
-    if method == "batch" and estimator != "sampled":
-        problems.append(
-            expected(f"estimator of {key}", estimator, "to be sampled with method batch")
-        )
-    return problems
+    options = {
+        "estimator": "sampled",
+        "method": "vmap",
+        **dict(references.parse(criterion).options),
+    }
+    words = [options["estimator"], options["method"]]
+    words = [FORMER_WORDS.get(word, word) if isinstance(word, str) else word for word in words]
+    return check_options(*words, where=f" of {key}")

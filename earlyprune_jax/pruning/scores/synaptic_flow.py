@@ -20,8 +20,9 @@ from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_fraction
 from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
+from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 Forward = Callable[[Params, Any], Array]
 """(params, inputs) -> outputs of any shape, in evaluation mode."""
@@ -101,7 +102,8 @@ def synflow_mask(
         >>> mask["first"].tolist(), mask["second"].tolist()
         ([[True, False]], [[True], [False]])
     """
-    _check_options(sparsity, rounds)
+    if problems := check_fraction(sparsity, "sparsity") + count_problems(1, rounds=rounds):
+        raise InvalidInput(problems)
     flow = _flow(forward, params, inputs)
     magnitudes = _magnitudes(params)
     kept: list[Any] = [np.ones(weight.shape, bool) for weight in magnitudes]
@@ -183,13 +185,3 @@ def _sixty_four_bits() -> contextlib.AbstractContextManager[Any]:
         return jax.enable_x64(True)
     # jax < 0.8 has it elsewhere; read by name, because later ones have it there no more.
     return importlib.import_module("jax.experimental").enable_x64(True)
-
-
-def _check_options(sparsity: float, rounds: int) -> None:
-    problems = check_fraction(sparsity, "sparsity")
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        problems.append(
-            expected("rounds", rounds, "to be an integer of at least 1", "The paper takes 100.")
-        )
-    if problems:
-        raise InvalidInput(problems)
