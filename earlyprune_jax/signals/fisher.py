@@ -17,12 +17,12 @@ from earlyprune_jax import taps
 from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.pruning import select
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS, check_options
-from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
+from earlyprune_jax.pruning.scores.gradients import weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, repeated_paths
+from earlyprune_jax.pruning.trees import named_leaves, repeated_paths
 from earlyprune_jax.signals.fisher_run import measure
-from earlyprune_jax.signals.fisher_squares import METHODS, signal, standard_error
+from earlyprune_jax.signals.fisher_squares import METHODS, signal
 from earlyprune_jax.validate import InvalidInput, expected
 
 __all__ = [
@@ -158,32 +158,43 @@ def fisher_trace(
         >>> trace.total, trace.standard_error   # the mean of |x|^2 sum_c p_c (1 - p_c) = |x|^2 / 2
         (2.5, 2.0)
     """
-    options = {"estimator": estimator, "method": method, "labels": labels, "layers": layers}
-    given = {"key": key, "microbatch_size": microbatch_size, "apply_options": apply_options}
-    numbers, _ = _measured(model, variables, images, with_diagonal=False, **given, **options)
-    return FisherTrace(**numbers)
+    measured = _measured(
+        model,
+        variables,
+        images,
+        with_diagonal=False,
+        key=key,
+        estimator=estimator,
+        method=method,
+        microbatch_size=microbatch_size,
+        labels=labels,
+        layers=layers,
+        **apply_options,
+    )
+    return FisherTrace(**measured)
 
 
 def fisher_diagonal(
-    model: Any,
-    variables: Any,
-    images: Any,
-    *,
-    key: PRNGKey,
-    estimator: str = "sampled",
-    method: str = "layerwise",
-    microbatch_size: int | None = None,
-    labels: Any = None,
-    layers: Layers | None = None,
-    **apply_options: Any,
+    model: Any, variables: Any, images: Any, *, key: PRNGKey, **options: Any
 ) -> FisherDiagonal:
     """Measures F_ii = (1/N) sum_n E_y [(d log p(y|x_n) / d w_i)^2] of every weight, and tr(F).
 
-    Estimators, methods, arguments and errors are those of `fisher_trace`. `layerwise` makes the
-    per-example gradients of one layer after the other, never of the whole network.
+    `layerwise` makes the per-example gradients of one layer after the other, never of the whole
+    network. `pruning.scores.fisher_diagonal` is the same quantity (from any number of batches, by
+    `vmap` or `batch`), as a score.
 
-    `pruning.scores.fisher_diagonal` is the same quantity (from any number of batches, by vmap), as
-    a score.
+    Args:
+        model: as of `fisher_trace`.
+        variables: likewise.
+        images: likewise.
+        key: a PRNG key.
+        options: the other arguments of `fisher_trace`.
+
+    Returns:
+        The diagonal, and the numbers of `fisher_trace`.
+
+    Raises:
+        InvalidInput: as `fisher_trace`.
 
     Example:
         >>> logits = lambda params, x: x * params[None]
@@ -192,10 +203,8 @@ def fisher_diagonal(
         >>> fisher_diagonal(logits, zeros, x, key=key, estimator="exact").diagonal.tolist()
         [1.25, 0.0]
     """
-    options = {"estimator": estimator, "method": method, "labels": labels, "layers": layers}
-    given = {"key": key, "microbatch_size": microbatch_size, "apply_options": apply_options}
-    numbers, diagonal = _measured(model, variables, images, with_diagonal=True, **given, **options)
-    return FisherDiagonal(**numbers, diagonal=diagonal)
+    measured = _measured(model, variables, images, with_diagonal=True, key=key, **options)
+    return FisherDiagonal(**measured)
 
 
 def _measured(
@@ -203,81 +212,54 @@ def _measured(
     variables: Any,
     images: Any,
     *,
-    layers: Layers | None,
     with_diagonal: bool,
-    **options: Any,
-) -> tuple[dict[str, Any], Any]:
-    """The fields of `FisherTrace`, and the diagonal if it is wanted."""
-    _require_arguments(model, variables, images, layers=layers, **options)
-    measured = measure(model, variables, images, with_diagonal=with_diagonal, **options)
-    params = variables["params"] if taps.is_linen(model) else variables
-    size = int(measured.sizes.sum())
-    means = measured.values.sum(axis=1) / size
-    counted = np.ones(len(means), bool)
-    if layers is not None:
-        flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
-        counted = np.array([take for leaf, take in flags if is_weight(leaf)])
-    per_layer: dict[str, float] = {}
-    for name, mean in zip(measured.names, means, strict=True):
-        module = name.rpartition("/")[0]
-        per_layer[module] = per_layer.get(module, 0.0) + float(mean)
-    numbers = {
-        "total": float(means[counted].sum()),
-        "per_layer": per_layer,
-        "per_parameter": dict(zip(measured.names, map(float, means), strict=True)),
-        "standard_error": standard_error(measured.values[counted].sum(axis=0), measured.sizes),
-        "num_examples": size,
-        "estimator": options["estimator"],
-        "method": measured.method,
-        "notes": measured.notes,
-    }
-    diagonal = [np.asarray(leaf, np.float32) / size for leaf in measured.diagonal or []]
-    return numbers, scores_like(params, diagonal) if with_diagonal else None
-
-
-def _require_arguments(
-    model: Any,
-    variables: Any,
-    images: Any,
-    *,
-    key: Any,
-    estimator: str,
-    method: str,
-    microbatch_size: Any,
-    labels: Any,
-    layers: Any,
-    apply_options: Mapping[str, Any],
-) -> None:
-    """Raises every problem of the arguments that can be seen without running the model."""
+    key: PRNGKey,
+    estimator: str = "sampled",
+    method: str = "layerwise",
+    microbatch_size: int | None = None,
+    labels: Any = None,
+    layers: Layers | None = None,
+    **apply_options: Any,
+) -> dict[str, Any]:
+    """The fields of `FisherTrace` or `FisherDiagonal`; first every problem of the arguments."""
     problems = check_options(estimator, method, METHODS) + _image_problems(images)
     problems += _problems_of(lambda: require_key(key))
     if microbatch_size is not None:
         problems += count_problems(1, microbatch_size=microbatch_size)
     if estimator == "empirical" and not problems:
         problems += _label_problems(labels, len(jax.tree.leaves(images)[0]))
+    problems += _model_problems(model, variables, layers, apply_options)
+    if problems:
+        raise InvalidInput(problems)
+    options = estimator, method, with_diagonal
+    microbatching = images, labels, microbatch_size
+    return measure(model, variables, options, apply_options, microbatching, key, layers)
+
+
+def _model_problems(
+    model: Any, variables: Any, layers: Layers | None, apply_options: Mapping[str, Any]
+) -> list[str]:
+    problems = []
     thing, params = "params", variables
     if taps.is_linen(model):
         problems += taps.linen_problems(apply_options)
         has_params = isinstance(variables, Mapping) and "params" in variables
-        thing, params = "variables", variables["params"] if has_params else None
         if not has_params:
             given = (
                 sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
             )
             allowed = 'to be {"params": ..., "batch_stats": ...}'
             remedy = "Give what module.init returned, not a part of it."
-            problems.append(expected("variables", given, allowed, remedy))
+            return [*problems, expected("variables", given, allowed, remedy)]
+        thing, params = "variables", variables["params"]
     elif not callable(model):
         allowed = "to be a Linen module or a function (params, images) -> logits"
         problems.append(expected("model", type(model).__name__, allowed))
-    if params is not None:
-        of_params = repeated_paths(params) + _problems_of(lambda: weights_of(params))
-        if layers is not None and not of_params:
-            of_params = _problems_of(lambda: select(params, layers))
-        remedy = "Measure a network that has not diverged."
-        problems += of_params + nonfinite_problems(thing, named_leaves(variables), remedy)
-    if problems:
-        raise InvalidInput(problems)
+    of_params = repeated_paths(params) + _problems_of(lambda: weights_of(params))
+    if layers is not None and not of_params:
+        of_params = _problems_of(lambda: select(params, layers))
+    remedy = "Measure a network that has not diverged."
+    return problems + of_params + nonfinite_problems(thing, named_leaves(variables), remedy)
 
 
 def _image_problems(images: Any) -> list[str]:

@@ -18,8 +18,10 @@ from earlyprune_jax.pruning.scores.fisher import (
     microbatches,
     require_logits,
 )
+from earlyprune_jax.pruning.scores.gradients import scores_like
+from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
-from earlyprune_jax.signals.fisher_squares import Squares, batch_squares
+from earlyprune_jax.signals.fisher_squares import Squares, batch_squares, standard_error
 from earlyprune_jax.signals.signal import Network, kept_for_modules
 from earlyprune_jax.validate import shortened, unexpected
 
@@ -29,75 +31,45 @@ MEMORY_BYTES = 2**30
 LARGEST_MICROBATCH = {"layerwise": 128, "vmap": 32, "batch": 128}
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Sums over all images.
-
-    Attributes:
-        names: of the weights.
-        values: [weights, units] float64, labels' weights included.
-        sizes: [units] images a unit holds.
-        diagonal: for each weight its entries' squares, summed over units, or None.
-        method: the one that ran.
-        notes: what fell back to another, and why.
-    """
-
-    names: list[str]
-    values: np.ndarray
-    sizes: np.ndarray
-    diagonal: list[Array] | None
-    method: str
-    notes: tuple[str, ...]
-
-
 def measure(
     model: Any,
     variables: Any,
-    images: Any,
-    *,
-    key: Any,
-    estimator: str,
-    method: str,
-    microbatch_size: int | None,
-    labels: Any,
+    options: tuple[str, str, bool],
     apply_options: Mapping[str, Any],
-    with_diagonal: bool,
-) -> Measured:
-    """Runs the microbatches; the arguments are those of `fisher_trace`, checked."""
-    notes: tuple[str, ...] = ()
-    if taps.is_linen(model):
-        arrays, merge = {name: variables[name] for name in variables}, _as_it_is
-        apply_options = taps.evaluation_options(model, apply_options)
-    else:
-        arrays, merge = split_weights(variables)
-        if method == "layerwise":
-            method, notes = "vmap", ("the whole model by vmap: only Linen modules have layers",)
-    two = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), images)
-    leaves, treedef = jax.tree.flatten((jax.tree.map(_shape, arrays), two))
-    prepared = _prepared(
-        model,
-        tuple(sorted(apply_options.items())),
-        (estimator, method, with_diagonal),
-        treedef,
-        tuple(leaves),
-        merge,
-    )
+    microbatching: tuple[Any, Any, int | None],
+    key: Any,
+    layers: Layers | None,
+) -> dict[str, Any]:
+    """Runs the microbatches of a measurement whose arguments have been checked.
+
+    Args:
+        model: as of `fisher_trace`.
+        variables: likewise.
+        options: estimator, method, whether the diagonal is wanted.
+        apply_options: further arguments of the model.
+        microbatching: images, their labels, how many at once or None.
+        key: a PRNG key.
+        layers: which leaves are counted.
+
+    Returns:
+        The fields of `FisherTrace`, and `diagonal` if it is wanted.
+    """
+    estimator, method, with_diagonal = options
+    images, labels, size = microbatching
+    prepared, arrays = _prepared_for(model, variables, images, options, apply_options)
     if estimator == "empirical":
         _require_labels(np.asarray(labels), prepared.num_classes)
     network, params = prepared.network_of(arrays)
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    num_passes = prepared.num_classes if estimator == "exact" else 1
     count = len(jax.tree.leaves(images)[0])
-    size = microbatch_size or default_microbatch_size(
-        params, method, prepared.covered, with_diagonal
-    )
+    size = size or default_microbatch_size(params, prepared.method, prepared.covered, with_diagonal)
     if method != "batch":
         # As small as the number of microbatches allows, so that little is filled up.
         size = -(-count // -(-count // size))
     total, values, sizes = None, [], []
     for batch, examples in microbatches(images, count, min(size, count), labels=labels):
         summed = np.zeros(())
-        for index in range(num_passes):
+        for index in range(prepared.num_classes if estimator == "exact" else 1):
             squares: Squares = prepared.step(arrays, batch, examples, key, index)
             of_pass = np.asarray(squares.values, np.float64)
             _require_finite(squares, of_pass, names, examples, network, params, batch)
@@ -105,9 +77,43 @@ def measure(
             summed = summed + of_pass
         values.append(summed)
         sizes.append(np.asarray(squares.sizes, np.float64))
-    if prepared.covered is not None:
-        notes = prepared.covered.notes
-    return Measured(names, np.concatenate(values, 1), np.concatenate(sizes), total, method, notes)
+    fields = _fields(params, names, layers, np.concatenate(values, 1), np.concatenate(sizes))
+    fields |= {"estimator": estimator, "method": prepared.method, "notes": prepared.notes}
+    if with_diagonal:
+        means = [np.asarray(leaf, np.float32) / count for leaf in total or []]
+        fields["diagonal"] = scores_like(params, means)
+    return fields
+
+
+def _fields(
+    params: Params, names: list[str], layers: Layers | None, values: np.ndarray, sizes: np.ndarray
+) -> dict[str, Any]:
+    """The numbers of `FisherTrace`.
+
+    Args:
+        params: of the network.
+        names: of its weights.
+        layers: which are counted.
+        values: [weights, units] float64, labels' weights included.
+        sizes: [units] images a unit holds.
+    """
+    size = int(sizes.sum())
+    means = values.sum(axis=1) / size
+    counted = np.ones(len(means), bool)
+    if layers is not None:
+        flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
+        counted = np.array([take for leaf, take in flags if is_weight(leaf)])
+    per_layer: dict[str, float] = {}
+    for name, mean in zip(names, means, strict=True):
+        module = name.rpartition("/")[0]
+        per_layer[module] = per_layer.get(module, 0.0) + float(mean)
+    return {
+        "total": float(means[counted].sum()),
+        "per_layer": per_layer,
+        "per_parameter": dict(zip(names, map(float, means), strict=True)),
+        "standard_error": standard_error(values[counted].sum(axis=0), sizes),
+        "num_examples": size,
+    }
 
 
 def default_microbatch_size(
@@ -144,16 +150,39 @@ class _Prepared:
     """What is known of a network before it runs, and its compiled measurement.
 
     Attributes:
+        method: that runs.
         network_of: arrays -> the network and its parameters.
         num_classes: C.
         covered: what can be tapped, for the layerwise method.
         step: (arrays, batch, examples, key, pass index) -> the squares of one microbatch.
+        notes: what falls back to another method, and why.
     """
 
+    method: str
     network_of: Callable[[Any], tuple[Network, Params]]
     num_classes: int
     covered: taps.Coverage | None
     step: Callable[..., Squares]
+    notes: tuple[str, ...]
+
+
+def _prepared_for(
+    model: Any,
+    variables: Any,
+    images: Any,
+    options: tuple[str, str, bool],
+    apply_options: Mapping[str, Any],
+) -> tuple[_Prepared, Any]:
+    """A network prepared, and the arrays that it is run with."""
+    if taps.is_linen(model):
+        arrays, merge = {name: variables[name] for name in variables}, _as_it_is
+        apply_options = taps.evaluation_options(model, apply_options)
+    else:
+        arrays, merge = split_weights(variables)
+    two = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), images)
+    leaves, treedef = jax.tree.flatten((jax.tree.map(_shape, arrays), two))
+    named = tuple(sorted(apply_options.items()))
+    return _prepared(model, named, options, treedef, tuple(leaves), merge), arrays
 
 
 @kept_for_modules
@@ -180,6 +209,9 @@ def _prepared(
             outputs are no logits.
     """
     estimator, method, with_diagonal = how
+    notes: tuple[str, ...] = ()
+    if method == "layerwise" and not taps.is_linen(model):
+        method, notes = "vmap", ("the whole model by vmap: only Linen modules have layers to tap",)
     arrays, two = jax.tree.unflatten(treedef, shapes)
 
     def apply(variables: Any, images: Any, **linen_options: Any) -> Any:
@@ -213,7 +245,8 @@ def _prepared(
     require_logits(logits, 2)
     covered = taps.coverage(apply, arrays, two) if method == "layerwise" else None
     step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
-    return _Prepared(network_of, logits.shape[1], covered, step)
+    notes = covered.notes if covered else notes
+    return _Prepared(method, network_of, logits.shape[1], covered, step, notes)
 
 
 def _require_labels(labels: np.ndarray, num_classes: int) -> None:

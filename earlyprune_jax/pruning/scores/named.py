@@ -58,35 +58,19 @@ def _fisher(
     return fisher_diagonal(probe.log_probs, params, probe.batches, **options)
 
 
-def _magnitude(params: Params, probe: Probe) -> Scores:
-    return magnitude(params)
-
-
-def _random(params: Params, probe: Probe) -> Scores:
-    return random(params, probe.key)
-
-
 def _obd(
     params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "vmap"
 ) -> Scores:
     return obd(params, _fisher(params, probe, estimator=estimator, method=method))
 
 
-def _taylor(params: Params, probe: Probe) -> Scores:
-    return taylor(probe.loss, params, probe.batches)
-
-
-def _grasp(params: Params, probe: Probe) -> Scores:
-    return grasp(probe.loss, params, probe.batches)
-
-
 CRITERIA: dict[str, Criterion] = {
-    "magnitude": _magnitude,
-    "random": _random,
+    "magnitude": lambda params, probe: magnitude(params),
+    "random": lambda params, probe: random(params, probe.key),
     "fisher": _fisher,
     "obd": _obd,
-    "taylor": _taylor,
-    "grasp": _grasp,
+    "taylor": lambda params, probe: taylor(probe.loss, params, probe.batches),
+    "grasp": lambda params, probe: grasp(probe.loss, params, probe.batches),
 }
 """Criteria by name; `fisher` and `obd` take `estimator` and `method`."""
 
