@@ -10,6 +10,7 @@ from typing import Any
 
 from flax import linen as nn
 from flax.linen import module as linen_module
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.core import Tracer
 
 from earlyprune_jax.taps.layers import RULES, Call, Held, read_call
@@ -27,7 +28,7 @@ RECORDS = "layer_records"
 """Written by tapped layers: one `Call` for each."""
 
 TAP_PREFIX = "tap of "
-"""Before the class name in both collections: no module has such a name."""
+"""Before the class name in both collections: no module or parameter has such a name."""
 
 
 def recorded(apply: Apply, variables: Mapping[str, Any], batch: Any) -> tuple[Any, dict[Path, Any]]:
@@ -53,13 +54,13 @@ def tapped(
     Returns:
         The outputs, and tap -> its calls.
     """
-    return _intercepted(_tap(), apply, {**variables, TAPS: _nested(taps)}, batch)
+    return _intercepted(_tap(), apply, {**variables, TAPS: unflatten_dict(taps)}, batch)
 
 
 def _intercepted(interceptor: Any, apply: Apply, variables: Mapping[str, Any], batch: Any) -> Any:
     with nn.intercept_methods(interceptor):
         outputs, updated = apply(variables, batch, mutable=[RECORDS])
-    return outputs, _flat(updated.get(RECORDS, {}))
+    return outputs, flatten_dict(updated.get(RECORDS, {}))
 
 
 def _record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -147,23 +148,3 @@ def _unbound(layer: Any) -> Held:
 
 def _tap_name(layer: Any) -> str:
     return f"{TAP_PREFIX}{type(layer).__name__}"
-
-
-def _nested(taps: Mapping[Path, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in taps.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree
-
-
-def _flat(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
-    found: dict[Path, Any] = {}
-    for name, value in tree.items():
-        if name.startswith(TAP_PREFIX):
-            found[*path, name] = value
-        else:
-            found |= _flat(value, (*path, name))
-    return found
