@@ -13,7 +13,7 @@ from flax.linen import module as linen_module
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.core import Tracer
 
-from earlyprune_jax.taps.layers import RULES, Call, Held, read_call
+from earlyprune_jax.taps.layers import RULES, Call, Held, Rule, read_call
 
 Apply = Callable[..., Any]
 """(variables, batch, **Linen's options) -> outputs."""
@@ -65,9 +65,8 @@ def _intercepted(interceptor: Any, apply: Apply, variables: Mapping[str, Any], b
 
 def _record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     outputs = next_call(*args, **kwargs)
-    layer, method = context.module, context.method_name
-    rule = RULES.get(type(layer))
-    if rule is None or method not in rule.arguments or not _is_recording(layer):
+    layer, method, rule = context.module, context.method_name, _rule_of(context)
+    if rule is None or not _is_recording(layer):
         return outputs
     x, refusal = read_call(rule, layer, method, args, kwargs)
     refusal = refusal or _surroundings_refusal(x)
@@ -98,9 +97,8 @@ def _tap() -> Callable[..., Any]:
 
     def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         nonlocal inside
-        layer, method = context.module, context.method_name
-        rule = RULES.get(type(layer))
-        if inside or rule is None or method not in rule.arguments:
+        layer, method, rule = context.module, context.method_name, _rule_of(context)
+        if inside or rule is None:
             return next_call(*args, **kwargs)
         given = layer.scope.get_variable(TAPS, _tap_name(layer))
         # Without a record the layer uses its ordinary parameters, which shows.
@@ -120,6 +118,12 @@ def _tap() -> Callable[..., Any]:
         return outputs + zeros[number]
 
     return tap
+
+
+def _rule_of(context: Any) -> Rule | None:
+    """The rule of a method that is called, if it has one."""
+    rule = RULES.get(type(context.module))
+    return rule if rule is not None and context.method_name in rule.arguments else None
 
 
 def _is_recording(layer: Any) -> bool:

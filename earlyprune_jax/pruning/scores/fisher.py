@@ -34,9 +34,6 @@ ESTIMATORS = ("exact", "sampled", "argmax", "empirical")
 METHODS = ("vmap", "batch")
 """How squares are computed: of every example's gradient, or of a whole batch's (paper A's code)."""
 
-FORMER_WORDS = {"per_example": "vmap", "true": "empirical"}
-"""What methods and estimators were called in earlier versions -> their names now."""
-
 LogProbs = Callable[[Params, Any], Array]
 """(params, batch) -> log-probabilities [B, C], natural log; `fisher_diagonal` takes logits too."""
 
@@ -118,7 +115,7 @@ def fisher_diagonal(
     if labels is not None or estimator in ("per_example", "batch"):
         method = estimator if estimator in ("per_example", "batch") else method
         estimator = labels or "sampled"
-    estimator, method = (FORMER_WORDS.get(word, word) for word in (estimator, method))
+    estimator, method = current_word(estimator), current_word(method)
     problems = check_options(estimator, method) + count_problems(1, microbatch_size=microbatch_size)
     if estimator == "empirical":
         remedy = "For the data's labels call empirical_fisher_diagonal with the loss."
@@ -349,6 +346,17 @@ def microbatches(
         part = jax.tree.map(lambda leaf, taken=inside: leaf[taken], batch)
         numbers, weights = (first + places).astype(np.int32), (places < count).astype(np.float32)
         yield part, Examples(numbers, given[inside], weights)
+
+
+def current_word(word: Any) -> Any:
+    """Translates what a method or an estimator was called in earlier versions.
+
+    Example:
+        >>> current_word("per_example"), current_word("batch")
+        ('vmap', 'batch')
+    """
+    former = {"per_example": "vmap", "true": "empirical"}
+    return former.get(word, word) if isinstance(word, str) else word
 
 
 def check_options(

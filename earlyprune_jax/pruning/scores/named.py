@@ -7,8 +7,8 @@ from typing import Any
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
 from earlyprune_jax.pruning.scores.fisher import (
-    FORMER_WORDS,
     check_options,
+    current_word,
     empirical_fisher_diagonal,
     fisher_diagonal,
 )
@@ -107,6 +107,5 @@ def check_criterion(key: str, criterion: str) -> list[str]:
         "method": "vmap",
         **dict(references.parse(criterion).options),
     }
-    words = [options["estimator"], options["method"]]
-    words = [FORMER_WORDS.get(word, word) if isinstance(word, str) else word for word in words]
+    words = current_word(options["estimator"]), current_word(options["method"])
     return check_options(*words, where=f" of {key}")
