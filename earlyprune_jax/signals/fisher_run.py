@@ -13,12 +13,10 @@ import numpy as np
 from earlyprune_jax import taps
 from earlyprune_jax.array_types import Array, Params
 from earlyprune_jax.pruning.scores.fisher import (
-    Examples,
     label_rule,
-    microbatches,
     require_logits,
 )
-from earlyprune_jax.pruning.scores.gradients import scores_like
+from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, scores_like
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
 from earlyprune_jax.signals.fisher_squares import Squares, batch_squares, standard_error

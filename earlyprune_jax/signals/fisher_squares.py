@@ -14,12 +14,12 @@ from earlyprune_jax import taps
 from earlyprune_jax.array_types import Array, Params, PRNGKey
 from earlyprune_jax.pruning.scores.fisher import (
     Choose,
-    Examples,
     batch_gradient,
     check_options,
     example_gradients,
     label_rule,
 )
+from earlyprune_jax.pruning.scores.gradients import Examples
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.signals.signal import Network, ProbeSignal
 from earlyprune_jax.taps.gradients import Explicit, Gradient

@@ -7,18 +7,18 @@ place of the model's it is the empirical Fisher. Its sum over a leaf is the trac
 w^2 F / 2.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
 from earlyprune_jax.pruning.scores.gradients import (
     Batches,
+    Examples,
     Loss,
+    microbatches,
     scalar,
     scores_like,
     sum_over_batches,
@@ -39,24 +39,6 @@ LogProbs = Callable[[Params, Any], Array]
 
 Choose = Callable[[Array, Array, Array], tuple[Array, Array]]
 """(log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels, their weights [B]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """What is known of a batch of B examples beside what the network takes.
-
-    Attributes:
-        numbers: [B] each example's place among all of them: what drawn labels depend on.
-        labels: [B] the data's labels; looked at by the empirical estimator only.
-        weights: [B] 1, or 0 for padding.
-    """
-
-    numbers: Any
-    labels: Any
-    weights: Any
-
-
-jax.tree_util.register_dataclass(Examples, ["numbers", "labels", "weights"], [])
 
 
 def fisher_diagonal(
@@ -319,33 +301,6 @@ def weighted_squares(factors: Array, gradients: Array) -> Array:
     # An accelerator's default product rounds its operands to fewer bits.
     highest = jax.lax.Precision.HIGHEST
     return jnp.tensordot(factors, jnp.square(gradients), axes=1, precision=highest)
-
-
-def microbatches(
-    batch: Any, count: int, size: int, *, labels: Any = None, first: int = 0
-) -> Iterator[tuple[Any, Examples]]:
-    """Cuts a batch into parts of one shape.
-
-    What is missing in the last is filled with its last example at weight 0: one compilation, and
-    unlike zeros no input that the network was not asked to take.
-
-    Args:
-        batch: arrays with a leading axis of `count` examples.
-        count: of the batch's examples.
-        size: of a part.
-        labels: [count] of the data, where they are looked at.
-        first: the number of the batch's first example in the data.
-
-    Returns:
-        Each part, and what is known of its examples.
-    """
-    given = np.zeros(count, np.int32) if labels is None else np.asarray(labels).astype(np.int32)
-    for start in range(0, count, size):
-        places = np.arange(start, start + size)
-        inside = np.minimum(places, count - 1)
-        part = jax.tree.map(lambda leaf, taken=inside: leaf[taken], batch)
-        numbers, weights = (first + places).astype(np.int32), (places < count).astype(np.float32)
-        yield part, Examples(numbers, given[inside], weights)
 
 
 def current_word(word: Any) -> Any:

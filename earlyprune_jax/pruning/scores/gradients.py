@@ -8,6 +8,7 @@ over examples: a smaller last batch counts by its size. In memory at any time: o
 graph and the accumulators, which are float32 whatever the weights are.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -25,6 +26,24 @@ Batches = Iterable[Any]
 
 Loss = Callable[[Params, Any], Array]
 """(params, batch) -> the mean loss over the batch's examples, a scalar, in evaluation mode."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What is known of a batch of B examples beside what the network takes.
+
+    Attributes:
+        numbers: [B] each example's place among all of them: what drawn labels depend on.
+        labels: [B] the data's labels; looked at by the empirical estimator only.
+        weights: [B] 1, or 0 for padding.
+    """
+
+    numbers: Any
+    labels: Any
+    weights: Any
+
+
+jax.tree_util.register_dataclass(Examples, ["numbers", "labels", "weights"], [])
 
 
 def mean_gradient(loss: Loss, params: Params, batches: Batches) -> Scores:
@@ -333,3 +352,30 @@ def _num_examples(number: int, batch: Any) -> int:
     if size == 0:
         raise unexpected(f"examples in {where}", 0, "to be at least 1", "Leave it out.")
     return size
+
+
+def microbatches(
+    batch: Any, count: int, size: int, *, labels: Any = None, first: int = 0
+) -> Iterator[tuple[Any, Examples]]:
+    """Cuts a batch into parts of one shape.
+
+    What is missing in the last is filled with its last example at weight 0: one compilation, and
+    unlike zeros no input that the network was not asked to take.
+
+    Args:
+        batch: arrays with a leading axis of `count` examples.
+        count: of the batch's examples.
+        size: of a part.
+        labels: [count] of the data, where they are looked at.
+        first: the number of the batch's first example in the data.
+
+    Returns:
+        Each part, and what is known of its examples.
+    """
+    given = np.zeros(count, np.int32) if labels is None else np.asarray(labels).astype(np.int32)
+    for start in range(0, count, size):
+        places = np.arange(start, start + size)
+        inside = np.minimum(places, count - 1)
+        part = jax.tree.map(lambda leaf, taken=inside: leaf[taken], batch)
+        numbers, weights = (first + places).astype(np.int32), (places < count).astype(np.float32)
+        yield part, Examples(numbers, given[inside], weights)
