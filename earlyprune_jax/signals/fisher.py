@@ -280,7 +280,9 @@ def _image_problems(images: Any) -> list[str]:
         )
         thing = f"images at {name}" if name else "images"
         failed = [
-            expected(f"{thing}, its {what},", *words) for good, what, *words in checks if not good
+            expected(f"{thing}, its {what},", given, allowed, remedy)
+            for is_good, what, given, allowed, remedy in checks
+            if not is_good
         ]
         problems += failed[:1]
     sizes = {name or "the root": np.shape(leaf)[0] for name, leaf in leaves if np.ndim(leaf)}

@@ -90,7 +90,7 @@ def batch_squares(
         factors, sizes = factors * examples.weights, examples.weights
         sums = jnp.stack([leaf.squares().astype(jnp.float32) for leaf in gradients])
         # where, not a product: padding must not count even if it is nan.
-        values = jnp.where(examples.weights > 0, factors * sums, 0.0)
+        values = jnp.where((examples.weights > 0)[None], factors[None] * sums, 0.0)
         diagonal = [leaf.diagonal(factors) for leaf in gradients] if with_diagonal else None
     finite = jnp.isfinite(log_probs).all(axis=1)
     return Squares(values, sizes, diagonal if with_diagonal else None, finite)
@@ -103,8 +103,10 @@ Made = tuple[list[Gradient], Array, Array]
 def _by_vmap(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
 ) -> Made:
-    gradients, *rest = example_gradients(network.log_probs, params, batch, examples, choose)
-    return [Explicit(_accurate(leaf)) for leaf in gradients], *rest
+    gradients, factors, log_probs = example_gradients(
+        network.log_probs, params, batch, examples, choose
+    )
+    return [Explicit(_accurate(leaf)) for leaf in gradients], factors, log_probs
 
 
 def _layerwise(

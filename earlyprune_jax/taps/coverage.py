@@ -252,15 +252,15 @@ def _tap_of(calls: tuple[Call, ...], places: dict[str, int], leaves: list[Any]) 
     if shapes != wanted:
         return f"its gradients have shapes {shapes}, not {wanted}"
     arrays = [array for call in calls for array in (call.input, call.output)]
-    sizes = (
-        max((gradient.size(diagonal=diagonal) for gradient in gradients.values()), default=0)
-        for diagonal in (False, True)
+    squares, diagonal = (
+        max((gradient.size(diagonal=wanted) for gradient in gradients.values()), default=0)
+        for wanted in (False, True)
     )
     return Tap(
         places,
         tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
         sum(math.prod(array.shape[1:]) for array in arrays),
-        tuple(sizes),
+        (squares, diagonal),
     )
 
 
