@@ -233,7 +233,8 @@ def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
         good = np.abs(sums - 1) <= ROW_SUM_TOLERANCE
         if not good.all():
             row, others = int(np.argmin(good)), int((~good).sum())
-            remedy = f"Example {row} does not, {others} in all. Take softmax in float32."
+            remedy = f"Example {row} does not, {others} in all. "
+            remedy += f"Take softmax in float32; given={given!r}."
             raise unexpected(f"sum of {name} over classes", float(sums[row]), "to be 1", remedy)
     return arrays
 
