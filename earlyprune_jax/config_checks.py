@@ -9,6 +9,7 @@ from earlyprune_jax import data, models, pruning, references, tasks, triggers
 from earlyprune_jax.grid import plan
 from earlyprune_jax.pruning import UNSTRUCTURED
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
+from earlyprune_jax.pruning.scores.fisher import check_options
 from earlyprune_jax.pruning.scores.named import check_criterion
 from earlyprune_jax.pruning.selection import check_layers
 from earlyprune_jax.signals import fisher, spectral
@@ -115,7 +116,8 @@ def _check_optimizer(spec: RunSpec) -> list[str]:
 
 
 def _check_fisher(spec: RunSpec) -> list[str]:
-    problems = fisher.check_options(spec.signals.fisher_estimator, spec.signals.fisher_method)
+    options = spec.signals.fisher_estimator, spec.signals.fisher_method
+    problems = check_options(*options, fisher.METHODS)
     return [f"signals.fisher_*: {problem}" for problem in problems]
 
 

@@ -6,11 +6,12 @@ from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.signals.batch_statistics import reestimated_statistics
 from earlyprune_jax.signals.connectivity import LinearModeConnectivity, linear_mode_connectivity
 from earlyprune_jax.signals.fisher import FisherDiagonal, FisherTrace, fisher_diagonal, fisher_trace
-from earlyprune_jax.signals.gradient_norm import gradient_norm
-from earlyprune_jax.signals.gradient_norm import signal as gradient_norm_signal
-from earlyprune_jax.signals.kl_uniform import kl_uniform
-from earlyprune_jax.signals.kl_uniform import signal as kl_uniform_signal
-from earlyprune_jax.signals.mask_distance import early_bird_distance, mask_distance
+from earlyprune_jax.signals.probe_signals import (
+    gradient_norm,
+    gradient_norm_signal,
+    kl_uniform,
+    kl_uniform_signal,
+)
 from earlyprune_jax.signals.signal import Network, ProbeSignal, WeightSignal
 from earlyprune_jax.signals.similarity import (
     ModelSimilarity,
@@ -20,7 +21,12 @@ from earlyprune_jax.signals.similarity import (
     model_similarity,
 )
 from earlyprune_jax.signals.spectral import RandomDistance, random_distance
-from earlyprune_jax.signals.weight_change import weight_change, weight_change_per_leaf
+from earlyprune_jax.signals.trajectories import (
+    early_bird_distance,
+    mask_distance,
+    weight_change,
+    weight_change_per_leaf,
+)
 from earlyprune_jax.spec import SignalSpec
 
 __all__ = [
@@ -59,7 +65,7 @@ epochs, and the task's own metrics."""
 def build(
     name: str, spec: SignalSpec, *, counted: Any, num_outputs: int, num_examples: int
 ) -> ProbeSignal | WeightSignal:
-    """A configured signal.
+    """Makes a configured signal.
 
     Args:
         name: one of `NAMES`.

@@ -1,7 +1,6 @@
 """Batch-norm statistics measured anew: what a network's own activations are, not what it has
 stored."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,6 +13,7 @@ import numpy as np
 from earlyprune_jax import taps
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name
+from earlyprune_jax.signals.signal import kept_for_modules
 from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
 STATISTICS = "batch_stats"
@@ -76,7 +76,8 @@ def reestimated_statistics(
         >>> images = jnp.array([[1.0], [3.0], [5.0], [7.0]])
         >>> options = {"use_running_average": False}
         >>> variables = model.init(jax.random.key(0), images, **options)
-        >>> new = reestimated_statistics(model, variables, images, batch_size=2, train_options=options)
+        >>> options = {"batch_size": 2, "train_options": options}
+        >>> new = reestimated_statistics(model, variables, images, **options)
         >>> new["mean"].round(4).tolist(), new["var"].round(4).tolist()
         ([4.0], [5.0])
     """
@@ -101,23 +102,19 @@ def reestimate(run: TrainingPass, variables: Variables, parts: list[Any]) -> Any
 
 
 def training_pass(model: Any, options: Mapping[str, Any]) -> TrainingPass:
-    """The compiled training-mode pass of a model; the same function for equal models and
-    options."""
+    """Compiles the training-mode pass of a model, once for equal modules and options."""
     mode = taps.training_options(model, options) if taps.is_linen(model) else options
-    items = tuple(sorted(mode.items()))
-    return (_known_pass if is_lasting(model, items) else _new_pass)(model, items)
+    return _compiled_pass(model, tuple(sorted(mode.items())))
 
 
-def is_lasting(model: Any, items: Any) -> bool:
-    """Whether a compiled pass may serve a later call: an equal Linen module with equal options.
+@kept_for_modules
+def _compiled_pass(model: Any, options: tuple[tuple[str, Any], ...]) -> TrainingPass:
+    @jax.jit
+    def run(variables: Variables, images: Any) -> Any:
+        _, updated = model.apply(variables, images, mutable=[STATISTICS], **dict(options))
+        return updated[STATISTICS]
 
-    Other objects may have changed meanwhile; arrays among the options cannot be looked up.
-    """
-    try:
-        hash((model, items))
-    except TypeError:
-        return False
-    return taps.is_linen(model)
+    return run
 
 
 def split(images: Any, batch_size: int) -> list[Any]:
@@ -128,18 +125,6 @@ def split(images: Any, batch_size: int) -> list[Any]:
         [[0, 1, 2], [3, 4]]
     """
     return np.array_split(np.asarray(images), -(-len(images) // batch_size))
-
-
-def _new_pass(model: Any, items: tuple[tuple[str, Any], ...]) -> TrainingPass:
-    @jax.jit
-    def run(variables: Variables, images: Any) -> Any:
-        _, updated = model.apply(variables, images, mutable=[STATISTICS], **dict(items))
-        return updated[STATISTICS]
-
-    return run
-
-
-_known_pass = functools.lru_cache(maxsize=8, typed=True)(_new_pass)
 
 
 def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Linear mode connectivity: the error along the straight line between two trained networks."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,17 +10,17 @@ import numpy as np
 
 from earlyprune_jax import taps
 from earlyprune_jax.array_types import Variables
-from earlyprune_jax.pruning.scores.weights import require_like
-from earlyprune_jax.pruning.trees import is_weight, named_leaves
+from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_like
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
 from earlyprune_jax.signals.batch_statistics import (
     NO_OPTIONS,
     STATISTICS,
-    is_lasting,
     reestimate,
     split,
     training_pass,
 )
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.signals.signal import kept_for_modules
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +139,9 @@ def _line(first: list[Any], second: list[Any], alpha: Any) -> list[Any]:
 
 def _between(first: Variables, second: Variables, alpha: float) -> dict[str, Any]:
     """Every floating-point leaf at (1 - alpha) first + alpha second; the others as in the first."""
-    leaves, treedef = jax.tree.flatten(dict(first))
-    places = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
-    others = jax.tree.leaves(dict(second))
-    mixed = _line([leaves[place] for place in places], [others[place] for place in places], alpha)
-    for place, leaf in zip(places, mixed, strict=True):
-        leaves[place] = leaf
-    return jax.tree.unflatten(treedef, leaves)
+    weights, merge = split_weights(dict(first))
+    others, _ = split_weights(dict(second))
+    return merge(_line(weights, others, alpha))
 
 
 Evaluation = Callable[[Variables, Any], tuple[Any, Any, Any]]
@@ -156,23 +151,20 @@ classes."""
 
 def _evaluation(model: Any, options: Mapping[str, Any]) -> Evaluation:
     mode = taps.evaluation_options(model, options) if taps.is_linen(model) else options
-    items = tuple(sorted(mode.items()))
-    return (_known_evaluation if is_lasting(model, items) else _new_evaluation)(model, items)
+    return _compiled_evaluation(model, tuple(sorted(mode.items())))
 
 
-def _new_evaluation(model: Any, items: tuple[tuple[str, Any], ...]) -> Evaluation:
+@kept_for_modules
+def _compiled_evaluation(model: Any, options: tuple[tuple[str, Any], ...]) -> Evaluation:
     @jax.jit
     def run(variables: Variables, images: Any) -> tuple[Any, Any, Any]:
-        logits = model.apply(variables, images, **dict(items))
+        logits = model.apply(variables, images, **dict(options))
         if getattr(logits, "ndim", None) != 2:
             given = jax.tree.map(jnp.shape, logits)
             raise unexpected("shape of the model's output", given, "to be [batch, classes]")
         return jnp.argmax(logits, axis=1), jnp.isfinite(logits).all(axis=1), logits.shape[1]
 
     return run
-
-
-_known_evaluation = functools.lru_cache(maxsize=8, typed=True)(_new_evaluation)
 
 
 def _num_wrong(
@@ -202,11 +194,7 @@ def _checked(
 ) -> np.ndarray:
     """The labels as a host array, once everything fits together."""
     labels = np.asarray(labels)
-    problems = [
-        expected(thing, value, f"to be a whole number of at least {least}")
-        for thing, value, least in (("num_points", num_points, 2), ("batch_size", batch_size, 1))
-        if not isinstance(value, int) or isinstance(value, bool) or value < least
-    ]
+    problems = count_problems(2, num_points=num_points) + count_problems(1, batch_size=batch_size)
     if not np.ndim(images) or not np.shape(images)[0]:
         problems.append(expected("images.shape", np.shape(images), "to hold at least one image"))
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != np.shape(images)[:1]:
@@ -224,15 +212,12 @@ def _variables_problems(first: Variables, second: Variables) -> list[str]:
         require_like(dict(first), dict(second), "second")
     except InvalidInput as error:
         return list(error.problems)
-    problems = []
-    for (name, a), b in zip(named_leaves(dict(first)), jax.tree.leaves(dict(second)), strict=True):
-        if not is_weight(a):
-            if not np.array_equal(a, b):
-                problems.append(
-                    expected(f"{name} of second", b, "to equal the first's", "It is no weight.")
-                )
-            continue
-        for thing, leaf in (("first", a), ("second", b)):
-            if not np.isfinite(np.asarray(leaf)).all():
-                problems.append(expected(f"{name} of {thing}", "not finite", "to be finite"))
-    return shortened(problems)
+    leaves = zip(named_leaves(dict(first)), jax.tree.leaves(dict(second)), strict=True)
+    problems = [
+        expected(f"second at {name}", b, "to equal the first's", "It is no weight.")
+        for (name, a), b in leaves
+        if not is_weight(a) and not np.array_equal(a, b)
+    ]
+    for thing, variables in (("first", first), ("second", second)):
+        problems += nonfinite_problems(thing, named_leaves(dict(variables)))
+    return problems

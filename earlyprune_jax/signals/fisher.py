@@ -6,30 +6,30 @@ evaluation mode (paper A, Eqs. 3 and 4; Eq. 4's "predicted labels" can be read a
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax.array_types import Params, PRNGKey
+from earlyprune_jax import taps
+from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.pruning import select
-from earlyprune_jax.pruning.scores.gradients import scores_like
+from earlyprune_jax.pruning.scores.fisher import ESTIMATORS, check_options
+from earlyprune_jax.pruning.scores.gradients import weights_of
+from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers
-from earlyprune_jax.pruning.trees import is_weight
-from earlyprune_jax.signals import fisher_run
-from earlyprune_jax.signals.fisher_checks import check_options, require_arguments
-from earlyprune_jax.signals.fisher_run import Measured
-from earlyprune_jax.signals.fisher_signal import signal
-from earlyprune_jax.signals.fisher_squares import ESTIMATORS, METHODS, standard_error
-from earlyprune_jax.taps import is_linen
+from earlyprune_jax.pruning.trees import named_leaves, repeated_paths
+from earlyprune_jax.signals.fisher_run import measure
+from earlyprune_jax.signals.fisher_squares import METHODS, signal
+from earlyprune_jax.validate import InvalidInput, expected
 
 __all__ = [
     "ESTIMATORS",
     "METHODS",
     "FisherDiagonal",
     "FisherTrace",
-    "check_options",
     "fisher_diagonal",
     "fisher_trace",
     "signal",
@@ -90,15 +90,14 @@ def fisher_trace(
     layers: Layers | None = None,
     **apply_options: Any,
 ) -> FisherTrace:
-    """tr(F) = (1/N) sum_n E_y ||d log p(y|x_n) / d params||^2: a mean over images, a sum over
-    parameters.
+    """Measures tr(F) = (1/N) sum_n E_y ||d log p(y|x_n) / d params||^2.
 
-    Natural log, no division by classes or parameters, [0, inf). Estimators, of the expectation over
-    y:
+    A mean over images and a sum over parameters. Natural log, no division by classes or
+    parameters, [0, inf). Estimators, of the expectation over y:
 
     - `exact`: sum_c p(c|x) ||d log p(c|x)||^2, C passes over the images.
-    - `sampled`: one y ~ p(y|x) an image, unbiased for `exact`. The label is a function of (key, the
-      image's place in `images`) alone: every method and microbatch size takes the same ones.
+    - `sampled`: one y ~ p(y|x) for each image, unbiased for `exact`. The label is a function of
+      (key, the image's place in `images`) alone: every method and microbatch size takes the same.
     - `argmax`: the predicted class (Eq. 4 read literally). Small where the network is sure.
     - `empirical`: the data's `labels`; no estimate of the others (Kunstner et al. 2019).
 
@@ -155,23 +154,65 @@ def fisher_trace(
         >>> x = np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)
         >>> zeros = {"params": {"kernel": np.zeros((2, 2), np.float32)}}       # p = 1/2
         >>> module = nn.Dense(2, use_bias=False)
-        >>> found = fisher_trace(module, zeros, x, key=jax.random.key(0), estimator="exact")
-        >>> found.total, found.standard_error     # the mean of |x|^2 sum_c p_c (1 - p_c) = |x|^2 / 2
+        >>> trace = fisher_trace(module, zeros, x, key=jax.random.key(0), estimator="exact")
+        >>> trace.total, trace.standard_error   # the mean of |x|^2 sum_c p_c (1 - p_c) = |x|^2 / 2
         (2.5, 2.0)
     """
-    options = {"estimator": estimator, "method": method, "labels": labels, "layers": layers}
     measured = _measured(
-        model, variables, images, key, microbatch_size, options, apply_options, with_diagonal=False
+        model,
+        variables,
+        images,
+        with_diagonal=False,
+        key=key,
+        estimator=estimator,
+        method=method,
+        microbatch_size=microbatch_size,
+        labels=labels,
+        layers=layers,
+        **apply_options,
     )
-    params = variables["params"] if is_linen(model) else variables
-    return FisherTrace(**_numbers(measured, params, layers, estimator))
+    return FisherTrace(**measured)
 
 
 def fisher_diagonal(
+    model: Any, variables: Any, images: Any, *, key: PRNGKey, **options: Any
+) -> FisherDiagonal:
+    """Measures F_ii = (1/N) sum_n E_y [(d log p(y|x_n) / d w_i)^2] of every weight, and tr(F).
+
+    `layerwise` makes the per-example gradients of one layer after the other, never of the whole
+    network. `pruning.scores.fisher_diagonal` is the same quantity (from any number of batches, by
+    `vmap` or `batch`), as a score.
+
+    Args:
+        model: as of `fisher_trace`.
+        variables: likewise.
+        images: likewise.
+        key: a PRNG key.
+        options: the other arguments of `fisher_trace`.
+
+    Returns:
+        The diagonal, and the numbers of `fisher_trace`.
+
+    Raises:
+        InvalidInput: as `fisher_trace`.
+
+    Example:
+        >>> logits = lambda params, x: x * params[None]
+        >>> x = np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)   # p = 1/2, d log p_0 = x (1/2, 0)
+        >>> zeros, key = np.zeros(2, np.float32), jax.random.key(0)
+        >>> fisher_diagonal(logits, zeros, x, key=key, estimator="exact").diagonal.tolist()
+        [1.25, 0.0]
+    """
+    measured = _measured(model, variables, images, with_diagonal=True, key=key, **options)
+    return FisherDiagonal(**measured)
+
+
+def _measured(
     model: Any,
     variables: Any,
     images: Any,
     *,
+    with_diagonal: bool,
     key: PRNGKey,
     estimator: str = "sampled",
     method: str = "layerwise",
@@ -179,74 +220,89 @@ def fisher_diagonal(
     labels: Any = None,
     layers: Layers | None = None,
     **apply_options: Any,
-) -> FisherDiagonal:
-    """F_ii = (1/N) sum_n E_y [(d log p(y|x_n) / d w_i)^2] of every weight w_i, and its trace.
-
-    Estimators, methods, arguments and errors are those of `fisher_trace`. `layerwise` makes the
-    per-example gradients of one layer after the other, never of the whole network.
-
-    `pruning.scores.fisher_diagonal` is the same quantity (from any number of batches, by vmap), as
-    a score.
-
-    Example:
-        >>> logits = lambda params, x: x * params[None]
-        >>> x = np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)        # p = 1/2, d log p_0 = x (1/2, 0)
-        >>> zeros, key = np.zeros(2, np.float32), jax.random.key(0)
-        >>> fisher_diagonal(logits, zeros, x, key=key, estimator="exact").diagonal.tolist()
-        [1.25, 0.0]
-    """
-    options = {"estimator": estimator, "method": method, "labels": labels, "layers": layers}
-    measured = _measured(
-        model, variables, images, key, microbatch_size, options, apply_options, with_diagonal=True
-    )
-    params = variables["params"] if is_linen(model) else variables
-    numbers = _numbers(measured, params, layers, estimator)
-    means = [
-        np.asarray(leaf, np.float32) / numbers["num_examples"] for leaf in measured.diagonal or []
-    ]
-    return FisherDiagonal(**numbers, diagonal=scores_like(params, means))
-
-
-def _measured(
-    model: Any,
-    variables: Any,
-    images: Any,
-    key: PRNGKey,
-    microbatch_size: int | None,
-    options: dict[str, Any],
-    apply_options: dict[str, Any],
-    *,
-    with_diagonal: bool,
-) -> Measured:
-    given = {"key": key, "microbatch_size": microbatch_size, "apply_options": apply_options}
-    require_arguments(model, variables, images, **given, **options)
-    wanted = {name: options[name] for name in ("estimator", "method", "labels")}
-    return fisher_run.measure(
-        model, variables, images, **given, **wanted, with_diagonal=with_diagonal
-    )
-
-
-def _numbers(
-    measured: Measured, params: Params, layers: Layers | None, estimator: str
 ) -> dict[str, Any]:
-    """The fields of `FisherTrace`."""
-    size = int(measured.sizes.sum())
-    means = measured.values.sum(axis=1) / size
-    counted = np.ones(len(means), bool)
-    if layers is not None:
-        flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
-        counted = np.array([take for leaf, take in flags if is_weight(leaf)])
-    per_layer: dict[str, float] = {}
-    for name, mean in zip(measured.names, means, strict=True):
-        module = name.rpartition("/")[0]
-        per_layer[module] = per_layer.get(module, 0.0) + float(mean)
-    return {
-        "total": float(means[counted].sum()),
-        "per_layer": per_layer,
-        "per_parameter": dict(zip(measured.names, map(float, means), strict=True)),
-        "standard_error": standard_error(measured.values[counted].sum(axis=0), measured.sizes),
-        "num_examples": size,
-        "estimator": estimator,
-        "method": measured.method,
-        "notes": measured.notes,
-    }
+    """The fields of `FisherTrace` or `FisherDiagonal`; first every problem of the arguments."""
+    problems = check_options(estimator, method, METHODS) + _image_problems(images)
+    problems += _problems_of(lambda: require_key(key))
+    if microbatch_size is not None:
+        problems += count_problems(1, microbatch_size=microbatch_size)
+    if estimator == "empirical" and not problems:
+        problems += _label_problems(labels, len(jax.tree.leaves(images)[0]))
+    problems += _model_problems(model, variables, layers, apply_options)
+    if problems:
+        raise InvalidInput(problems)
+    options = estimator, method, with_diagonal
+    microbatching = images, labels, microbatch_size
+    return measure(model, variables, options, apply_options, microbatching, key, layers)
+
+
+def _model_problems(
+    model: Any, variables: Any, layers: Layers | None, apply_options: Mapping[str, Any]
+) -> list[str]:
+    problems = []
+    thing, params = "params", variables
+    if taps.is_linen(model):
+        problems += taps.linen_problems(apply_options)
+        has_params = isinstance(variables, Mapping) and "params" in variables
+        if not has_params:
+            given = (
+                sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+            )
+            allowed = 'to be {"params": ..., "batch_stats": ...}'
+            remedy = "Give what module.init returned, not a part of it."
+            return [*problems, expected("variables", given, allowed, remedy)]
+        thing, params = "variables", variables["params"]
+    elif not callable(model):
+        allowed = "to be a Linen module or a function (params, images) -> logits"
+        problems.append(expected("model", type(model).__name__, allowed))
+    of_params = repeated_paths(params) + _problems_of(lambda: weights_of(params))
+    if layers is not None and not of_params:
+        of_params = _problems_of(lambda: select(params, layers))
+    remedy = "Measure a network that has not diverged."
+    return problems + of_params + nonfinite_problems(thing, named_leaves(variables), remedy)
+
+
+def _image_problems(images: Any) -> list[str]:
+    leaves = named_leaves(images)
+    if not leaves:
+        return [expected("images", images, "to hold at least one array")]
+    problems = []
+    for name, leaf in leaves:
+        kind = getattr(leaf, "dtype", type(leaf).__name__)
+        is_number = not isinstance(kind, str) and any(
+            jnp.issubdtype(kind, numbers) for numbers in (jnp.floating, jnp.integer)
+        )
+        shape = np.shape(leaf)
+        checks = (
+            (is_number, "type", str(kind), "to be an array of floats or integers", ""),
+            (len(shape) > 1, "shape", shape, "to be [N, ...]", "Axis 0 is the example; add it."),
+            (shape[:1] != (0,), "shape", shape, "to hold at least 1 image", "A mean needs one."),
+        )
+        thing = f"images at {name}" if name else "images"
+        failed = [
+            expected(f"{thing}, its {what},", given, allowed, remedy)
+            for is_good, what, given, allowed, remedy in checks
+            if not is_good
+        ]
+        problems += failed[:1]
+    sizes = {name or "the root": np.shape(leaf)[0] for name, leaf in leaves if np.ndim(leaf)}
+    if not problems and len(set(sizes.values())) > 1:
+        problems.append(expected("number of images", sizes, "to be the same in every array"))
+    return problems
+
+
+def _label_problems(labels: Any, size: int) -> list[str]:
+    array = np.asarray(labels)
+    if array.shape == (size,) and np.issubdtype(array.dtype, np.integer):
+        return []
+    given = labels if labels is None else f"{array.dtype}{list(array.shape)}"
+    remedy = "The empirical estimator takes the data's labels."
+    return [expected("labels", given, f"to be [{size}] integers, one for each image", remedy)]
+
+
+def _problems_of(check: Callable[[], Any]) -> list[str]:
+    try:
+        check()
+    except InvalidInput as error:
+        return list(error.problems)
+    return []

@@ -1,8 +1,9 @@
-"""Squared gradients of log p(y|x) on one batch, by the three methods; everything here runs inside
-jit."""
+"""Squared gradients of log p(y|x) on one batch, by the three methods; the grid's signal of them.
+
+Everything runs inside jit but `signal` itself and `standard_error`.
+"""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,32 +12,27 @@ import numpy as np
 
 from earlyprune_jax import taps
 from earlyprune_jax.array_types import Array, Params, PRNGKey
-from earlyprune_jax.pruning.scores.fisher import choose_labels
-from earlyprune_jax.pruning.trees import is_weight, split_weights
-from earlyprune_jax.signals.signal import Network
+from earlyprune_jax.pruning.scores.fisher import (
+    Choose,
+    batch_gradient,
+    check_options,
+    example_gradients,
+    label_rule,
+)
+from earlyprune_jax.pruning.scores.gradients import Examples
+from earlyprune_jax.pruning.trees import is_weight, named_leaves
+from earlyprune_jax.signals.signal import Network, ProbeSignal
 from earlyprune_jax.taps.gradients import Explicit, Gradient
+from earlyprune_jax.validate import InvalidInput
 
-ESTIMATORS = ("exact", "sampled", "argmax", "empirical")
 METHODS = ("vmap", "layerwise", "batch")
 
-Choose = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""(log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels [B] and their weights
-[B]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """A batch of N examples beside what the network takes.
-
-    Attributes:
-        numbers: [B] each example's place among all of them: what drawn labels depend on.
-        labels: [B] the data's labels; looked at by the empirical estimator only.
-        weights: [B] 1, or 0 for padding.
-    """
-
-    numbers: Array
-    labels: Array
-    weights: Array
+COLUMNS = (
+    "fisher_trace",
+    "fisher_trace_standard_error",
+    "fisher_trace_all",
+    "fisher_trace_all_standard_error",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,25 +52,7 @@ class Squares:
     finite: Array
 
 
-jax.tree_util.register_dataclass(Examples, ["numbers", "labels", "weights"], [])
 jax.tree_util.register_dataclass(Squares, ["values", "sizes", "diagonal", "finite"], [])
-
-
-def label_rule(estimator: str, key: PRNGKey, pass_index: Array) -> Choose:
-    """The labels an estimator takes; drawn ones are a function of (key, example's number) alone."""
-
-    def choose(log_probs: Array, numbers: Array, labels: Array) -> tuple[Array, Array]:
-        if estimator != "sampled":
-            rule = "true" if estimator == "empirical" else estimator
-            return choose_labels(rule, log_probs, labels, key, pass_index)
-
-        def draw(row: Array, number: Array) -> Array:
-            own_key = jax.random.fold_in(key, number)
-            return choose_labels("sampled", row[None], labels, own_key, pass_index)[0][0]
-
-        return jax.vmap(draw)(log_probs, numbers), jnp.ones(log_probs.shape[0])
-
-    return choose
 
 
 def batch_squares(
@@ -87,7 +65,7 @@ def batch_squares(
     choose: Choose,
     with_diagonal: bool = False,
 ) -> Squares:
-    """Squared gradients of log p(y|x) of every weight.
+    """Squares the gradients of log p(y|x) with respect to every weight.
 
     Args:
         network: in evaluation mode.
@@ -97,46 +75,38 @@ def batch_squares(
         method: one of `METHODS`; `layerwise` is `vmap` where the network is no Linen module.
         choose: whose log-probability is differentiated.
         with_diagonal: whether the squares of single entries are wanted too.
+
+    Returns:
+        The sums of every unit.
     """
     if method == "batch":
-        return _of_the_batch(network, params, batch, examples, choose, with_diagonal)
-    make = _layerwise if method == "layerwise" and network.is_linen else _by_vmap
-    gradients, factors, finite = make(network, params, batch, examples, choose)
-    factors = factors * examples.weights
-
-    def counted(squares: Array) -> Array:
+        gradients, log_probs = batch_gradient(network.log_probs, params, batch, examples, choose)
+        squares = [jnp.square(_accurate(gradient)) for gradient in gradients]
+        values = jnp.stack([jnp.sum(square).astype(jnp.float32) for square in squares])[:, None]
+        sizes, diagonal = jnp.sum(examples.weights)[None], squares
+    else:
+        make = _layerwise if method == "layerwise" and network.is_linen else _by_vmap
+        gradients, factors, log_probs = make(network, params, batch, examples, choose)
+        factors, sizes = factors * examples.weights, examples.weights
+        sums = jnp.stack([leaf.squares().astype(jnp.float32) for leaf in gradients])
         # where, not a product: padding must not count even if it is nan.
-        return jnp.where(examples.weights > 0, factors * squares, 0.0)
-
-    values = jnp.stack([counted(gradient.squares().astype(jnp.float32)) for gradient in gradients])
-    diagonal = [gradient.diagonal(factors) for gradient in gradients] if with_diagonal else None
-    return Squares(values, examples.weights, diagonal, finite)
+        values = jnp.where((examples.weights > 0)[None], factors[None] * sums, 0.0)
+        diagonal = [leaf.diagonal(factors) for leaf in gradients] if with_diagonal else None
+    finite = jnp.isfinite(log_probs).all(axis=1)
+    return Squares(values, sizes, diagonal if with_diagonal else None, finite)
 
 
 Made = tuple[list[Gradient], Array, Array]
-"""Per-example gradients of each weight, the labels' weights [B], whether the logits are finite
-[B]."""
+"""Each weight's per-example gradients, the labels' weights [B], log-probabilities [B, C]."""
 
 
 def _by_vmap(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
 ) -> Made:
-    """Every example's gradients, by one backward pass each."""
-    weights, merge = split_weights(params)
-
-    def gradient(example: Any, number: Array, label: Array) -> Any:
-        single = jax.tree.map(lambda leaf: leaf[None], example)
-
-        def objective(weights: list[Array]) -> tuple[Array, tuple[Array, Array]]:
-            log_probs = network.log_probs(merge(weights), single)
-            fixed = jax.lax.stop_gradient(log_probs)
-            labels, factors = choose(fixed, number[None], label[None])
-            return log_probs[0, labels[0]], (factors[0], jnp.isfinite(fixed).all())
-
-        return jax.grad(objective, has_aux=True)(weights)
-
-    gradients, (factors, finite) = jax.vmap(gradient)(batch, examples.numbers, examples.labels)
-    return [Explicit(_accurate(leaf)) for leaf in gradients], factors, finite
+    gradients, factors, log_probs = example_gradients(
+        network.log_probs, params, batch, examples, choose
+    )
+    return [Explicit(_accurate(leaf)) for leaf in gradients], factors, log_probs
 
 
 def _layerwise(
@@ -149,71 +119,25 @@ def _layerwise(
     log_probs = jax.nn.log_softmax(run.logits.astype(jnp.float32))
     labels, factors = choose(log_probs, examples.numbers, examples.labels)
     # d log p_y / d logits = onehot(y) - p.
-    cotangent = jax.nn.one_hot(labels, log_probs.shape[1]) - jnp.exp(log_probs)
-    found = run.gradients(cotangent)
+    gradients = run.gradients(jax.nn.one_hot(labels, log_probs.shape[1]) - jnp.exp(log_probs))
     leaves, treedef = jax.tree.flatten(params)
-    left = [place for place, leaf in enumerate(leaves) if is_weight(leaf) and place not in found]
-    if left:
-        found |= _left_over(network, leaves, treedef, left, batch, examples, labels)
-    gradients = [found[place] for place, leaf in enumerate(leaves) if is_weight(leaf)]
-    return gradients, factors, jnp.isfinite(log_probs).all(axis=1)
+    weights = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
+    if left := [place for place in weights if place not in gradients]:
 
+        def of_left(some: list[Array], batch: Any) -> Array:
+            filled = list(leaves)
+            for place, leaf in zip(left, some, strict=True):
+                filled[place] = leaf
+            return network.log_probs(jax.tree.unflatten(treedef, filled), batch)
 
-def _left_over(
-    network: Network,
-    leaves: list[Any],
-    treedef: Any,
-    left: list[int],
-    batch: Any,
-    examples: Examples,
-    labels: Array,
-) -> dict[int, Gradient]:
-    """The gradients of some leaves by vmap, of the labels given."""
-
-    def merge(some: list[Array]) -> Params:
-        filled = list(leaves)
-        for place, leaf in zip(left, some, strict=True):
-            filled[place] = leaf
-        return jax.tree.unflatten(treedef, filled)
-
-    partial = Network(
-        lambda variables, batch: network.apply(
-            {**network.fixed, "params": merge(variables["params"])}, batch
-        ),
-        {},
-        is_linen=False,
-    )
-    given = dataclasses.replace(examples, labels=labels)
-    rule = label_rule("empirical", jnp.zeros(2, jnp.uint32), jnp.zeros((), jnp.int32))
-    gradients, _, _ = _by_vmap(partial, [leaves[place] for place in left], batch, given, rule)
-    return dict(zip(left, gradients, strict=True))
-
-
-def _of_the_batch(
-    network: Network,
-    params: Params,
-    batch: Any,
-    examples: Examples,
-    choose: Choose,
-    with_diagonal: bool,
-) -> Squares:
-    """One unit: the square of the gradient of the batch's summed log-probability."""
-    weights, merge = split_weights(params)
-
-    def objective(weights: list[Array]) -> tuple[Array, Array]:
-        log_probs = network.log_probs(merge(weights), batch)
-        fixed = jax.lax.stop_gradient(log_probs)
-        labels, _ = choose(fixed, examples.numbers, examples.labels)
-        chosen = jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
-        finite = jnp.isfinite(fixed).all(axis=1)
-        return jnp.sum(jnp.where(examples.weights > 0, chosen, 0.0)), finite
-
-    gradients, finite = jax.grad(objective, has_aux=True)(weights)
-    squares = [jnp.square(_accurate(gradient)) for gradient in gradients]
-    values = jnp.stack([jnp.sum(square).astype(jnp.float32) for square in squares])
-    return Squares(
-        values[:, None], jnp.sum(examples.weights)[None], squares if with_diagonal else None, finite
-    )
+        chosen = dataclasses.replace(examples, labels=labels)
+        as_chosen = label_rule("empirical", jnp.zeros(2, jnp.uint32), 0)
+        own = [leaves[place] for place in left]
+        made, _, _ = example_gradients(of_left, own, batch, chosen, as_chosen)
+        gradients |= {
+            place: Explicit(_accurate(leaf)) for place, leaf in zip(left, made, strict=True)
+        }
+    return [gradients[place] for place in weights], factors, log_probs
 
 
 def _accurate(gradient: Array) -> Array:
@@ -221,7 +145,7 @@ def _accurate(gradient: Array) -> Array:
 
 
 def standard_error(values: Any, sizes: Any) -> float | None:
-    """The standard error of sum(values) / sum(sizes), from the spread of values / sizes.
+    """Estimates the standard error of sum(values) / sum(sizes), from the spread of values / sizes.
 
     sqrt(K / (K - 1) sum_k (n_k / N)^2 (x_k - mean)^2), x_k = values_k / n_k, over the K units of
     n_k > 0 examples. For units of one size it is std(x, ddof=1) / sqrt(K).
@@ -240,3 +164,79 @@ def standard_error(values: Any, sizes: Any) -> float | None:
     mean, shares = values.sum() / sizes.sum(), sizes / sizes.sum()
     spread = np.sum(np.square(shares * (values / sizes - mean)))
     return float(np.sqrt(spread * len(sizes) / (len(sizes) - 1)))
+
+
+def signal(
+    *, estimator: str, method: str, counted: Any, num_classes: int, num_examples: int
+) -> ProbeSignal:
+    """Makes tr(F), the mean over probe images, as a signal of the grid.
+
+    Columns: `fisher_trace` (the counted leaves), `fisher_trace_all` (every leaf), each with its
+    standard error (None where there are fewer than two units, which are examples, or the batches
+    for method `batch`), and the mapping `fisher_trace_by_parameter` (path -> value, whose sum over
+    any subset of leaves is the trace of that subset).
+
+    Cost: see `fisher_trace`; `exact` visits the probe images C times.
+
+    Args:
+        estimator, method: as `fisher_trace`; `layerwise` is `vmap` where the network is no Linen
+            module.
+        counted: the structure of the params with Python bools: the leaves summed into
+            `fisher_trace`; paper A plots the conv kernels.
+        num_classes: C.
+        num_examples: the most probe images there can be; their `numbers` are below it, or they are
+            padding. Every image has its own place in the sums, because the squares of its labels
+            are added up over passes before their spread is taken.
+
+    Raises:
+        InvalidInput: an estimator and a method that do not go together.
+    """
+    if problems := check_options(estimator, method, METHODS):
+        raise InvalidInput(problems)
+
+    def zero_sums(params: Params) -> Any:
+        leaves = {name: jnp.zeros(()) for name, leaf in named_leaves(params) if is_weight(leaf)}
+        units = {name: jnp.zeros(num_examples) for name in ("sizes", "counted", "all")}
+        return {"leaves": leaves, "units": units}
+
+    def batch_sums(
+        network: Network, params: Params, batch: Any, key: PRNGKey, pass_index: Array
+    ) -> Any:
+        # Only the empirical estimator looks at the data's labels.
+        labels = batch.get("labels", jnp.zeros_like(batch["numbers"]))
+        examples = Examples(batch["numbers"], labels, batch["weights"])
+        choose = label_rule(estimator, key, pass_index)
+        squares = batch_squares(network, params, batch, examples, method=method, choose=choose)
+        values = squares.values
+        flags = zip(jax.tree.leaves(params), jax.tree.leaves(counted), strict=True)
+        is_counted = jnp.array([float(flag) for leaf, flag in flags if is_weight(leaf)])
+        totals = {
+            "sizes": squares.sizes * (pass_index == 0),
+            "counted": jnp.sum(values * is_counted[:, None], axis=0),
+            "all": jnp.sum(values, axis=0),
+        }
+        # A batch that is one unit is entered at its first image, which is never padding.
+        places = batch["numbers"][: values.shape[1]]
+        units = {
+            name: jnp.zeros(num_examples).at[places].add(total, mode="drop")
+            for name, total in totals.items()
+        }
+        names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
+        return {"leaves": dict(zip(names, jnp.sum(values, axis=1), strict=True)), "units": units}
+
+    def numbers(sums: Any, size: int) -> dict[str, Any]:
+        units = {name: np.asarray(total, np.float64) for name, total in sums["units"].items()}
+        measured: list[float | None] = []
+        for name in ("counted", "all"):
+            measured += [
+                float(units[name].sum()) / size,
+                standard_error(units[name], units["sizes"]),
+            ]
+        by_parameter = {name: float(leaf) / size for name, leaf in sums["leaves"].items()}
+        return {
+            **dict(zip(COLUMNS, measured, strict=True)),
+            "fisher_trace_by_parameter": by_parameter,
+        }
+
+    num_passes = num_classes if estimator == "exact" else 1
+    return ProbeSignal("fisher_trace", COLUMNS, num_passes, zero_sums, batch_sums, numbers)

@@ -1,12 +1,14 @@
 """What signals are: sums over probe batches, or functions of the weights, then numbers."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from earlyprune_jax import taps
 from earlyprune_jax.array_types import Array, Params, PRNGKey
 
 
@@ -79,3 +81,21 @@ class WeightSignal:
     name: str
     columns: tuple[str, ...]
     measure: Callable[[Params, PRNGKey], dict[str, float | None]]
+
+
+def kept_for_modules(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Keeps what a function compiles for a Linen module and equal options.
+
+    Nothing is kept for other models: what they close over, batch statistics say, may be others at
+    the next call. Neither is it for options that cannot be looked up, such as arrays.
+    """
+    kept = functools.lru_cache(maxsize=32, typed=True)(make)
+
+    def get(model: Any, *options: Any) -> Any:
+        try:
+            hash((model, options))
+        except TypeError:
+            return make(model, *options)
+        return (kept if taps.is_linen(model) else make)(model, *options)
+
+    return get

@@ -6,14 +6,12 @@ All on the host in float64, from arrays the networks have already produced in ev
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from earlyprune_jax import validate
-from earlyprune_jax.signals.divergences import jensen_shannon
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
 KINDS = ("probabilities", "log_probabilities")
 SMALLEST_MEAN = 1e-7
@@ -45,7 +43,7 @@ class ModelSimilarity:
 
 
 def model_similarity(*networks: Any, given: str = "probabilities") -> ModelSimilarity:
-    """The mean Jensen-Shannon divergence between networks' predictions, over examples and pairs.
+    """Measures the mean Jensen-Shannon divergence between networks' predictions.
 
     For two networks (1/N) sum_i JSD(p_1(x_i), p_2(x_i)); for k of them the mean of that over the
     k (k - 1) / 2 pairs. JSD(p, q) = KL(p || m) / 2 + KL(q || m) / 2, natural log, with
@@ -141,10 +139,11 @@ class PairwiseSimilarity:
 
 
 def disagreement(first: Any, second: Any) -> float:
-    """The fraction of examples for which two networks predict different classes, in [0, 1].
+    """Measures the fraction of examples for which two networks predict different classes.
 
-    The prediction is the class of the largest entry, the first among equals; with one class all
-    agree. Two networks of errors e1 and e2 disagree on at least |e1 - e2| of the examples.
+    In [0, 1]. The prediction is the class of the largest entry, the first among equals; with one
+    class all agree. Two networks of errors e1 and e2 disagree on at least |e1 - e2| of the
+    examples.
 
     Args:
         first: [N, C] logits, probabilities or log-probabilities, NumPy or JAX.
@@ -160,27 +159,21 @@ def disagreement(first: Any, second: Any) -> float:
         >>> disagreement([[2.0, 1.0], [0.0, 3.0]], [[1.0, 2.0], [0.0, 1.0]])
         0.5
     """
-    arrays = [np.asarray(array, np.float64) for array in (first, second)]
-    names = ("first", "second")
-    problems = _shape_problems(names, arrays) or [
-        problem
-        for name, array in zip(names, arrays, strict=True)
-        for problem in _row_problems(name, array < np.inf, "to be below infinity and not nan")
-    ]
-    if problems:
-        raise InvalidInput(problems)
+    is_below = (lambda array: array < np.inf), "to be below infinity and not nan", ""
+    arrays = _matrices({"first": first, "second": second}, (is_below,))
     predictions = [array.argmax(axis=1) for array in arrays]
     return float(np.mean(predictions[0] != predictions[1]))
 
 
 def linear_cka(first: Any, second: Any) -> float:
-    """Linear centred kernel alignment of two sets of features on the same examples, in [0, 1].
+    """Measures the linear centred kernel alignment of two sets of features, in [0, 1].
 
-    ||Y' X||_F^2 / (||X' X||_F ||Y' Y||_F), X and Y with the mean over examples taken off every feature.
-    1 if one is the other up to rotation, reflection, scale and shift. Not invariant to other
-    invertible linear maps. Computed from whichever is smaller, the features' products (d1 x d2) or
-    the examples' Gram matrices (N x N); it is the same number. It is the biased estimate: with few
-    examples and many features unrelated features come near 1; take N well above both widths.
+    ||Y' X||_F^2 / (||X' X||_F ||Y' Y||_F), X and Y of the same examples, with the mean over them
+    taken off every feature. 1 if one is the other up to rotation, reflection, scale and shift. Not
+    invariant to other invertible linear maps. Computed from whichever is smaller, the features'
+    products (d1 x d2) or the examples' Gram matrices (N x N); it is the same number. It is the
+    biased estimate: with few examples and many features unrelated features come near 1; take N well
+    above both widths.
 
     Args:
         first: X [N, d1], NumPy or JAX, N >= 2. Flatten feature maps first.
@@ -198,11 +191,9 @@ def linear_cka(first: Any, second: Any) -> float:
         >>> round(linear_cka(x, -3 * x[:, ::-1] + 5), 6)
         1.0
     """
-    arrays = [np.asarray(array, np.float64) for array in (first, second)]
-    problems = _feature_problems(arrays)
-    if problems:
-        raise InvalidInput(problems)
-    x, y = (_centred(name, array) for name, array in zip(("first", "second"), arrays, strict=True))
+    named = {"first": first, "second": second}
+    arrays = _matrices(named, (IS_FINITE,), axes="[2 or more examples, features]", least=2)
+    x, y = (_centred(name, array) for name, array in zip(named, arrays, strict=True))
     if len(x) < max(x.shape[1], y.shape[1]):
         x_gram, y_gram = x @ x.T, y @ y.T
         cross = float(np.vdot(x_gram, y_gram))
@@ -224,79 +215,107 @@ def _centred(name: str, array: np.ndarray) -> np.ndarray:
     return centred / largest
 
 
-def _feature_problems(arrays: Sequence[np.ndarray]) -> list[str]:
-    problems = []
-    for name, array in zip(("first", "second"), arrays, strict=True):
-        if array.ndim != 2 or len(array) < 2 or not array.shape[1]:
-            remedy = "Flatten the axes after the first."
-            problems.append(
-                expected(
-                    f"{name}.shape", array.shape, "to be [2 or more examples, features]", remedy
-                )
-            )
-        else:
-            problems += _row_problems(name, np.isfinite(array), "to be finite")
-    if len({array.shape[:1] for array in arrays}) > 1:
-        numbers = [array.shape[:1] for array in arrays]
-        problems.append(expected("examples of first and second", numbers, "to be the same number"))
-    return problems
-
-
 def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
     if given not in KINDS:
-        raise InvalidInput([validate.unknown_choice("given", given, KINDS)])
+        raise InvalidInput([unknown_choice("given", given, KINDS)])
     if len(networks) < 2:
         remedy = "Give one array [N, C] for each network."
         raise unexpected("number of networks", len(networks), "to be at least 2", remedy)
-    arrays = [np.asarray(network, np.float64) for network in networks]
-    names = [f"network {number} (from 0)" for number in range(len(arrays))]
-    if problems := _shape_problems(names, arrays):
-        raise InvalidInput(problems)
+    named = {f"network {number} (from 0)": array for number, array in enumerate(networks)}
+    arrays = _matrices(named, ())
     if given == "log_probabilities":
         arrays = [np.exp(np.minimum(array, 1.0)) for array in arrays]
-    problems = [
-        problem
-        for name, array in zip(names, arrays, strict=True)
-        for problem in _distribution_problems(name, array, given)
-    ]
-    if problems:
-        raise InvalidInput(problems)
+    named = dict(zip(named, arrays, strict=True))
+    is_positive = (lambda array: array >= 0), "to be at least 0", f"Given as {given}."
+    _matrices(named, (IS_FINITE, is_positive))
+    for name, array in named.items():
+        sums = array.sum(axis=1)
+        good = np.abs(sums - 1) <= ROW_SUM_TOLERANCE
+        if not good.all():
+            row, others = int(np.argmin(good)), int((~good).sum())
+            remedy = f"Example {row} does not, {others} in all. "
+            remedy += f"Take softmax in float32; given={given!r}."
+            raise unexpected(f"sum of {name} over classes", float(sums[row]), "to be 1", remedy)
     return arrays
 
 
-def _shape_problems(names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[str]:
+Condition = tuple[Callable[[np.ndarray], np.ndarray], str, str]
+"""(array -> which entries are good, what is allowed, the remedy)."""
+
+IS_FINITE: Condition = np.isfinite, "to be finite", ""
+
+
+def _matrices(
+    named: Mapping[str, Any],
+    conditions: Sequence[Condition],
+    *,
+    axes: str = "[examples, classes], at least one of each",
+    least: int = 1,
+) -> list[np.ndarray]:
+    """Reads matrices of the same examples as float64.
+
+    Args:
+        named: name -> array.
+        conditions: on their entries; the first that is not met is reported, with the rows.
+        axes: what their shape should be, in words.
+        least: how many examples are needed; where it is 1, the columns must be equally many too.
+
+    Raises:
+        InvalidInput: shapes that are not allowed or do not fit together, or entries.
+    """
+    arrays = {name: np.asarray(array, np.float64) for name, array in named.items()}
+    shapes = [array.shape for array in arrays.values()]
     problems = [
-        expected(f"shape of {name}", array.shape, "to be [examples, classes], at least one of each")
-        for name, array in zip(names, arrays, strict=True)
-        if array.ndim != 2 or not array.size
+        expected(f"shape of {name}", array.shape, f"to be {axes}")
+        for name, array in arrays.items()
+        if array.ndim != 2 or not array.size or len(array) < least
     ]
-    if not problems and len({array.shape for array in arrays}) > 1:
-        shapes = [array.shape for array in arrays]
-        problems.append(
-            expected("shapes", shapes, "to be equal", "All on the same examples and classes.")
-        )
-    return problems
+    if not problems and len({shape if least == 1 else shape[0] for shape in shapes}) > 1:
+        remedy = "All on the same examples and classes."
+        problems.append(expected("shapes", shapes, "to be equal", remedy))
+    for name, array in arrays.items() if not problems else ():
+        for is_good, allowed, remedy in conditions:
+            rows = np.flatnonzero(~is_good(array).all(axis=1))[:8].tolist()
+            if rows:
+                shown = rows if len(rows) > 1 else rows[0]
+                problems.append(expected(f"{name} at example", shown, allowed, remedy))
+                break
+    if problems:
+        raise InvalidInput(problems)
+    return list(arrays.values())
 
 
-def _distribution_problems(name: str, probabilities: np.ndarray, given: str) -> list[str]:
-    """Why rows are no distributions: first what single entries are, then what they sum to."""
-    problems = _row_problems(name, np.isfinite(probabilities), "to be finite")
-    problems = problems or _row_problems(
-        name, probabilities >= 0, "to be at least 0", f"Given as {given}."
-    )
-    sums = probabilities.sum(axis=1)
-    good = np.abs(sums - 1) <= ROW_SUM_TOLERANCE
-    if problems or good.all():
-        return problems
-    row = int(np.argmin(good))
-    remedy = f"Example {row} does not, {int((~good).sum())} in all. Take softmax in float32; given={given!r}."
-    return [expected(f"sum of {name} over classes", float(sums[row]), "to be 1", remedy)]
+def jensen_shannon(first: Any, second: Any, *, smallest_mean: float = 0.0) -> np.ndarray:
+    """Computes the Jensen-Shannon divergence of distributions along the last axis, in nats.
+
+    JSD(p, q) = KL(p || m) / 2 + KL(q || m) / 2, m = (p + q) / 2. 0 if p = q, ln 2 if they share no
+    outcome; 0 ln 0 = 0. Never negative, never above ln 2.
+
+    Args:
+        first: p [..., C], non-negative, summing to 1 along the last axis.
+        second: q, of a shape that broadcasts with p's.
+        smallest_mean: m is raised to this where it is smaller. Published code takes 1e-7, which
+            changes the result by less than C times 4e-8.
+
+    Returns:
+        [...] float64.
+
+    Source: Lin 1991, "Divergence measures based on the Shannon entropy".
+
+    Example:
+        >>> float(jensen_shannon([0.5, 0.5], [0.5, 0.5]))
+        0.0
+        >>> round(float(jensen_shannon([1.0, 0.0], [0.0, 1.0])), 6)
+        0.693147
+    """
+    p, q = np.broadcast_arrays(np.asarray(first, np.float64), np.asarray(second, np.float64))
+    mean = np.maximum((p + q) / 2, smallest_mean)
+    divergence = (_relative_entropy_terms(p, mean) + _relative_entropy_terms(q, mean)).sum(-1) / 2
+    # The terms are of both signs: rounding, and a raised mean, can push the sum past either end.
+    return np.clip(divergence, 0, np.log(2))
 
 
-def _row_problems(name: str, good: np.ndarray, allowed: str, remedy: str = "") -> list[str]:
-    """The problem of a matrix some of whose entries are not good: which rows."""
-    rows = np.flatnonzero(~good.all(axis=1))
-    if not len(rows):
-        return []
-    shown = rows[:8].tolist()
-    return [expected(f"{name} at example", shown if len(rows) > 1 else shown[0], allowed, remedy)]
+def _relative_entropy_terms(p: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """p ln(p / mean), 0 where p is 0."""
+    ratio = np.divide(p, mean, out=np.ones_like(p), where=p > 0)
+    return p * np.log(ratio)

@@ -8,20 +8,20 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from earlyprune_jax import validate
 from earlyprune_jax.array_types import Array, Params, PRNGKey
-from earlyprune_jax.pruning.scores.weights import require_key
+from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.signals.divergences import jensen_shannon
 from earlyprune_jax.signals.signal import WeightSignal
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.signals.similarity import jensen_shannon
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected, unknown_choice
 
 READINGS = ("sqrt", "plain")
 
@@ -56,7 +56,9 @@ def random_distance(
     layers: Layers = "all_kernels",
     min_eigenvalues: int = 0,
 ) -> RandomDistance:
-    """The Jensen-Shannon distance between each layer's spectrum and that of its shuffled entries.
+    """Measures how far each layer's spectrum is from that of its shuffled entries.
+
+    The Jensen-Shannon distance of the two.
 
     A kernel [*spatial, in, out] is prod(spatial) matrices [in, out]; a leaf of 2 axes is one. A
     layer's eigenvalues are the squared singular values of its matrices, pooled and sorted:
@@ -105,10 +107,7 @@ def random_distance(
         >>> 0.2 < measured.value < 0.8326, list(measured.per_layer)
         (True, ['dense/kernel'])
     """
-    problems = (
-        [] if reading in READINGS else [validate.unknown_choice("reading", reading, READINGS)]
-    )
-    _require_options(key, num_permutations, min_eigenvalues, problems)
+    _require_options(key, num_permutations, min_eigenvalues, reading)
     divergences, skipped = _divergences(params, key, num_permutations, layers, min_eigenvalues)
     return _summary(divergences, skipped, reading)
 
@@ -116,7 +115,7 @@ def random_distance(
 def signal(
     *, num_permutations: int = 5, layers: Layers = "all_kernels", min_eigenvalues: int = 0
 ) -> WeightSignal:
-    """random_distance of the weights, both readings from one set of decompositions.
+    """Makes random_distance of the weights, both readings from one set of decompositions.
 
     Columns: `random_distance` (sqrt, nats; in [0, 0.8326)), `random_distance_std` (sample standard
     deviation over permutations; None for one) and `random_distance_plain` (without the square
@@ -130,7 +129,7 @@ def signal(
     """
 
     def measure(params: Params, key: PRNGKey) -> dict[str, float | None]:
-        _require_options(key, num_permutations, min_eigenvalues, [])
+        _require_options(key, num_permutations, min_eigenvalues)
         measured = _divergences(params, key, num_permutations, layers, min_eigenvalues)
         distance, plain = (_summary(*measured, reading) for reading in READINGS)
         return dict(zip(columns, (distance.value, distance.spread, plain.value), strict=True))
@@ -140,18 +139,21 @@ def signal(
 
 
 def check(params: Params, *, layers: Layers = "all_kernels", min_eigenvalues: int = 0) -> list[str]:
-    """Why a tree of arrays or shapes has no random_distance, or nothing.
+    """Lists why a tree of arrays or shapes has no random_distance, or nothing.
 
     Example:
         >>> check({"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}, min_eigenvalues=4)
         []
     """
-    chosen = jax.tree.leaves(select(params, layers))
-    leaves = zip(named_leaves(params), chosen, strict=True)
     unfit = {
-        name: _unfit_shape(leaf.shape, min_eigenvalues) for (name, leaf), take in leaves if take
+        name: _unfit(leaf.shape, min_eigenvalues) for name, leaf in _chosen(params, layers).items()
     }
     return [] if not all(unfit.values()) else [_no_spectrum(layers, unfit)]
+
+
+def _chosen(params: Params, layers: Layers) -> dict[str, Any]:
+    leaves = zip(named_leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
+    return {name: leaf for (name, leaf), take in leaves if take}
 
 
 def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
@@ -184,45 +186,35 @@ def _matrices(
     params: Params, layers: Layers, min_eigenvalues: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Path -> [matrices, in, out] on the host, largest entry 1; path -> why a leaf was skipped."""
-    chosen, skipped, infinite = {}, {}, []
-    for (name, leaf), take in zip(
-        named_leaves(params), jax.tree.leaves(select(params, layers)), strict=True
-    ):
-        if not take:
-            continue
+    leaves = _chosen(params, layers)
+    if problems := nonfinite_problems("params", leaves.items()):
+        raise InvalidInput(problems)
+    matrices, skipped = {}, {}
+    for name, leaf in leaves.items():
         array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        if not np.isfinite(array).all():
-            infinite.append(
-                expected(f"params at {name or 'its root'}", "not finite", "to be finite")
-            )
-        elif reason := _unfit(array, min_eigenvalues):
+        largest = np.abs(array).max(initial=0.0)
+        if reason := _unfit(array.shape, min_eigenvalues, is_zero=not largest):
             skipped[name] = reason
         else:
             # Unscaled, squares of float32 overflow or vanish long before the weights do.
-            chosen[name] = array.reshape(-1, *array.shape[-2:]) / np.abs(array).max()
-    if infinite:
-        raise InvalidInput(shortened(infinite))
-    if not chosen:
+            matrices[name] = array.reshape(-1, *array.shape[-2:]) / largest
+    if not matrices:
         raise InvalidInput([_no_spectrum(layers, skipped)])
-    return chosen, skipped
+    return matrices, skipped
 
 
-def _unfit(array: np.ndarray, min_eigenvalues: int) -> str:
+def _unfit(shape: tuple[int, ...], min_eigenvalues: int, *, is_zero: bool = False) -> str:
     """Why an array has no spectrum to speak of, or nothing if it has."""
-    if array.ndim > 1 and not np.any(array):
-        return "is 0 throughout"
-    return _unfit_shape(array.shape, min_eigenvalues)
-
-
-def _unfit_shape(shape: tuple[int, ...], min_eigenvalues: int) -> str:
     if len(shape) < 2:
         return f"has {len(shape)} axes, a matrix has 2"
+    if is_zero:
+        return "is 0 throughout"
     if min(shape[-2:]) == 1:
         return "is made of single rows or columns, whose only singular value no shuffling changes"
     count = math.prod(shape) // max(shape[-2:])
-    return (
-        f"has {count} eigenvalues, fewer than {min_eigenvalues}" if count < min_eigenvalues else ""
-    )
+    if count < min_eigenvalues:
+        return f"has {count} eigenvalues, fewer than {min_eigenvalues}"
+    return ""
 
 
 def _layer_divergences(
@@ -281,15 +273,12 @@ def _spread(values: np.ndarray) -> float | None:
 
 
 def _require_options(
-    key: PRNGKey, num_permutations: int, min_eigenvalues: int, problems: list[str]
+    key: PRNGKey, num_permutations: int, min_eigenvalues: int, reading: str = READINGS[0]
 ) -> None:
-    """Refuses wrong options, together with the problems found so far."""
-    for thing, value, least in (
-        ("num_permutations", num_permutations, 1),
-        ("min_eigenvalues", min_eigenvalues, 0),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            problems.append(expected(thing, value, f"to be a whole number of at least {least}"))
+    problems = count_problems(1, num_permutations=num_permutations)
+    problems += count_problems(0, min_eigenvalues=min_eigenvalues)
+    if reading not in READINGS:
+        problems.append(unknown_choice("reading", reading, READINGS))
     if problems:
         raise InvalidInput(problems)
     require_key(key)

@@ -1,29 +1,37 @@
-"""Which parameters of a Linen network the taps cover exactly, found without computing anything.
+"""Which parameters of a Linen network the taps cover exactly, and their per-example gradients.
 
 A layer is covered if its rule holds at every call, its inputs and outputs have the examples along
 axis 0 and nowhere else, the parameters it sees are the network's own, unchanged, and nothing else
-uses them. All of that is read off the network's trace at two batch sizes.
+uses them. All of that is read off the network's trace at two batch sizes, without computing
+anything.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from earlyprune_jax.array_types import Array
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.taps import interception
 from earlyprune_jax.taps.dependence import primitives, unchanged_input, used_inputs
 from earlyprune_jax.taps.gradients import Gradient
-from earlyprune_jax.taps.interception import Apply, Path, Record, calls_of
-from earlyprune_jax.taps.layers import RULES
+from earlyprune_jax.taps.interception import Apply, Path
+from earlyprune_jax.taps.layers import RULES, Call
 
 SIZES = 2, 4
 """The batch sizes of the two traces. What is 2 long in both is no batch axis."""
 
 COMPUTED, UNTRACED = -1, -2
 """Origins that are no place."""
+
+NOT_CALLED = "no call of a supported layer, outside nn.scan and nn.vmap, holds it"
+USED_ELSEWHERE = "its parameters are also used outside it"
+OWN_BACKWARD_PASS = "the network has a backward pass of its own, by jax.custom_vjp"
+UNREACHED = "it is called where its variables do not reach, as by a function that nn.cond was given"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +41,15 @@ class Tap:
     Attributes:
         places: parameter name -> its place among the leaves of the params.
         outputs: the shape and type of each call's output, for one example.
+        activation_floats: how many numbers its inputs and outputs for one example are.
+        gradient_floats: the most numbers that the per-example squares of one of its parameters, or
+            (second) the diagonal made of them, need for one example beside these.
     """
 
     places: Mapping[str, int]
     outputs: tuple[jax.ShapeDtypeStruct, ...]
+    activation_floats: int
+    gradient_floats: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +59,21 @@ class Coverage:
     Attributes:
         taps: the covered layers by path.
         notes: for every module with weights that are not covered: their names, and why.
-        activation_floats: how many numbers the tapped inputs and outputs of one example are.
-        squares_floats, diagonal_floats: the most numbers that one parameter's per-example squares,
-            or the diagonal made of them, need for one example beside these.
     """
 
     taps: Mapping[Path, Tap]
     notes: tuple[str, ...]
-    activation_floats: int = 0
-    squares_floats: int = 0
-    diagonal_floats: int = 0
 
     @property
     def places(self) -> frozenset[int]:
         """Of the covered leaves among those of the params."""
         return frozenset(place for tap in self.taps.values() for place in tap.places.values())
+
+    def floats(self, *, diagonal: bool) -> int:
+        """Counts the numbers held at once for one example of a tapped pass."""
+        gradients = [tap.gradient_floats[diagonal] for tap in self.taps.values()]
+        activations = sum(tap.activation_floats for tap in self.taps.values())
+        return activations + max(gradients, default=0)
 
 
 def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage:
@@ -72,23 +85,78 @@ def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage
         batch: arrays or shapes with a leading example axis of any length.
     """
     shapes = jax.tree.map(_shape, dict(variables))
+    params = shapes.pop("params")
     small, large = (jax.tree.map(lambda leaf, n=size: _resized(leaf, n), batch) for size in SIZES)
+    results: dict[Path, Tap | str] = {}
+    otherwise = NOT_CALLED
     try:
-        found, reasons = _usable(apply, shapes, small, large)
-        while used := _used_elsewhere(
-            apply, shapes, small, {path: tap for path, (tap, _) in found.items()}
-        ):
-            reasons |= dict.fromkeys(used, "its parameters are also used outside it")
-            found = {path: entry for path, entry in found.items() if path not in used}
+        results = _looked_at(apply, params, shapes, small, large)
+        while used := _used_elsewhere(apply, params, shapes, small, _taps(results)):
+            results |= dict.fromkeys(used, USED_ELSEWHERE)
     except Exception as error:  # the network runs untapped; whatever this is, so it still does
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Coverage(
-            {}, _notes(shapes["params"], {}, {}, f"the network cannot be tapped ({message})")
-        )
-    taps = {path: tap for path, (tap, _) in found.items()}
-    otherwise = "no call of a supported layer, outside nn.scan and nn.vmap, holds it"
-    notes = _notes(shapes["params"], taps, reasons, otherwise)
-    return Coverage(taps, notes, *_sizes(found))
+        results, otherwise = {}, f"the network cannot be tapped ({message})"
+    return Coverage(_taps(results), _notes(params, results, otherwise))
+
+
+@dataclasses.dataclass(frozen=True)
+class TappedPass:
+    """A forward pass whose backward pass gives per-example gradients.
+
+    Attributes:
+        logits: [B, C], in the network's own type.
+        gradients: cotangent of the logits -> place of each covered leaf among those of the params
+            -> its per-example gradients.
+    """
+
+    logits: Array
+    gradients: Callable[[Array], dict[int, Gradient]]
+
+
+def tapped_pass(
+    apply: Apply, variables: Mapping[str, Any], batch: Any, covered: Coverage
+) -> TappedPass:
+    """Runs a network with its covered layers tapped; inside jit.
+
+    The gradient of a layer's parameters is a function of its input and of the cotangent of its
+    output. The latter is the gradient with respect to zeros added to the output, so one backward
+    pass, which computes no parameter's gradient, gives them all.
+
+    Args:
+        apply: (variables, batch, **Linen's options) -> logits.
+        variables: {"params": ..., ...}.
+        batch: arrays with a leading example axis.
+        covered: what `coverage` found for this network.
+    """
+    num_examples = jax.tree.leaves(batch)[0].shape[0]
+    given = _abstract_taps(covered.taps, variables["params"], num_examples)
+    zeros = {
+        path: tuple(jnp.zeros(z.shape, z.dtype) for z in outputs)
+        for path, (_, outputs) in given.items()
+    }
+
+    def forward(zeros: Any) -> Any:
+        taps = {path: (parameters, zeros[path]) for path, (parameters, _) in given.items()}
+        return interception.tapped(apply, variables, taps, batch)
+
+    logits, backward, calls = jax.vjp(forward, zeros, has_aux=True)
+
+    def gradients(cotangent: Array) -> dict[int, Gradient]:
+        (cotangents,) = backward(cotangent.astype(logits.dtype))
+        found: dict[int, Gradient] = {}
+        for path, tap in covered.taps.items():
+            of_layer = _gradients(calls[path], cotangents[path])
+            found |= {place: of_layer[name] for name, place in tap.places.items()}
+        return found
+
+    return TappedPass(logits, gradients)
+
+
+def _gradients(calls: tuple[Call, ...], cotangents: tuple[Array, ...]) -> dict[str, Gradient]:
+    """What a layer's rule makes of its calls and the cotangents of their outputs."""
+    pairs = zip(calls, cotangents, strict=True)
+    complete = [dataclasses.replace(call, cotangent=cotangent) for call, cotangent in pairs]
+    return RULES[type(calls[0].layer)].gradients(complete)
 
 
 def _shape(leaf: Any) -> Any:
@@ -100,73 +168,69 @@ def _resized(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
 
 
-Found = dict[Path, tuple[Tap, tuple[Record, ...]]]
+def _taps(results: Mapping[Path, Tap | str]) -> dict[Path, Tap]:
+    return {path: result for path, result in results.items() if isinstance(result, Tap)}
 
 
-def _usable(apply: Apply, variables: Any, small: Any, large: Any) -> tuple[Found, dict[Path, str]]:
-    """(tap -> (itself, its records), tap -> why it cannot be used)."""
+def _looked_at(
+    apply: Apply, params: Any, rest: Any, small: Any, large: Any
+) -> dict[Path, Tap | str]:
+    """Path of every known layer that is called -> its tap, or why it cannot be tapped."""
 
-    def run(variables: Any, batch: Any) -> Any:
-        return interception.recorded(apply, variables, batch)[1]
+    def run(params: Any, rest: Any, batch: Any) -> Any:
+        return interception.recorded(apply, {**rest, "params": params}, batch)[1]
 
-    closed, records = jax.make_jaxpr(run, return_shape=True)(variables, small)
-    if any(name.startswith("custom_vjp") for name in primitives(closed.jaxpr)):
-        # Its backward pass is traced elsewhere: what a layer inside it has seen cannot come out.
-        return {}, dict.fromkeys(
-            records, "the network has a backward pass of its own, by jax.custom_vjp"
-        )
-    larger = jax.eval_shape(run, variables, large)
-    origins = _origins(closed.jaxpr, records, variables)
-    params: Any = variables["params"]
-    places = _numbered(params)
-    found: Found = {}
-    reasons: dict[Path, str] = {}
+    closed, records = jax.make_jaxpr(run, return_shape=True)(params, rest, small)
+    jaxpr = closed.jaxpr
+    if any(name.startswith("custom_vjp") for name in primitives(jaxpr)):
+        # It is traced elsewhere: what a layer inside it has seen cannot come out.
+        return dict.fromkeys(records, OWN_BACKWARD_PASS)
+    larger = jax.eval_shape(run, params, rest, large)
+    leaves, treedef = jax.tree.flatten(params)
+
+    def origin(result: int) -> int:
+        """The place of the params' leaf that an array of the records is, COMPUTED or UNTRACED."""
+        # Tracers that belong to a trace inside this one come out of it as constants.
+        if jaxpr.outvars[result] in jaxpr.constvars:
+            return UNTRACED
+        place = unchanged_input(jaxpr, result)
+        return COMPUTED if place is None or place >= len(leaves) else place
+
+    found = [origin(result) for result in range(len(jaxpr.outvars))]
+    origins = jax.tree.unflatten(jax.tree.structure(records), found)
+    places = jax.tree.unflatten(treedef, range(len(leaves)))
+    results: dict[Path, Tap | str] = {}
     for path, calls in records.items():
         own = {
-            name: jax.tree.leaves(subtree(places, (*path[:-1], name)))
+            name: jax.tree.leaves(_subtree(places, (*path[:-1], name)))
             for name in calls[0].parameters
         }
         reason = _call_reason(calls, larger.get(path, ())) or _origin_reason(own, origins[path])
-        if not reason:
-            leaves = {name: jax.tree.leaves(params)[place].shape for name, (place,) in own.items()}
-            shapes = {name: gradient.shape for name, gradient in _abstract_gradients(calls).items()}
-            reason = "" if shapes == leaves else f"its gradients have shapes {shapes}, not {leaves}"
-        if reason:
-            reasons[path] = reason
-        else:
-            outputs = tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls)
-            found[path] = (Tap({name: place for name, (place,) in own.items()}, outputs), calls)
-    return found, reasons
+        results[path] = reason or _tap_of(
+            calls, {name: place for name, (place,) in own.items()}, leaves
+        )
+    return results
 
 
-def _call_reason(calls: tuple[Record, ...], larger: tuple[Record, ...]) -> str:
+def _call_reason(calls: tuple[Call, ...], larger: tuple[Call, ...]) -> str:
     """Why the calls are not understood, or do not hold the examples along axis 0 and there only."""
     if refused := [call.refusal for call in calls if call.refusal]:
         return refused[0]
     if len(calls) != len(larger):
         return "how often it is called depends on the batch size"
     for call, other in zip(calls, larger, strict=True):
-        for name, array, at_other_size in (
-            ("input", call.input, other.input),
-            ("output", call.output, other.output),
-        ):
-            small, large = SIZES
-            along_first = array.shape[:1] == (small,) and at_other_size.shape == (
-                large,
-                *array.shape[1:],
-            )
-            if not along_first:
+        for name in ("input", "output"):
+            shape, larger_shape = getattr(call, name).shape, getattr(other, name).shape
+            if (shape[:1], larger_shape) != (SIZES[:1], (SIZES[1], *shape[1:])):
                 return f"its {name} has not the examples along axis 0 alone"
     return ""
 
 
-def _origin_reason(own: dict[str, list[int]], origins: tuple[Record, ...]) -> str:
+def _origin_reason(own: dict[str, list[int]], origins: tuple[Call, ...]) -> str:
     """Why what the calls saw is not the network's own: parameters, and arrays of this very
     trace."""
     if any(UNTRACED in jax.tree.leaves((call.input, call.output)) for call in origins):
-        return (
-            "it is called where its variables do not reach, as by a function that nn.cond was given"
-        )
+        return UNREACHED
     if any(len(places) != 1 for places in own.values()):
         return "its parameters are not among the network's"
     if any(jax.tree.leaves(call.parameters) != jax.tree.leaves(own) for call in origins):
@@ -174,30 +238,58 @@ def _origin_reason(own: dict[str, list[int]], origins: tuple[Record, ...]) -> st
     return ""
 
 
-def _origins(jaxpr: Any, records: Any, variables: Any) -> Any:
-    """Like the records, for each array the place of the params' leaf that it is, COMPUTED or
-    UNTRACED."""
-    numbered = jax.tree.unflatten(
-        jax.tree.structure(variables), range(len(jax.tree.leaves(variables)))
+def _tap_of(calls: tuple[Call, ...], places: dict[str, int], leaves: list[Any]) -> Tap | str:
+    """The tap of a layer that may have one, if the gradients of its rule fit its parameters."""
+    gradients: dict[str, Gradient] = {}
+
+    def run(calls: Any, outputs: Any) -> Any:
+        gradients.update(_gradients(calls, outputs))
+        return [gradient.squares() for gradient in gradients.values()]
+
+    jax.eval_shape(run, calls, tuple(call.output for call in calls))
+    wanted = {name: leaves[place].shape for name, place in places.items()}
+    shapes = {name: gradient.shape for name, gradient in gradients.items()}
+    if shapes != wanted:
+        return f"its gradients have shapes {shapes}, not {wanted}"
+    arrays = [array for call in calls for array in (call.input, call.output)]
+    squares, diagonal = (
+        max((gradient.size(diagonal=wanted) for gradient in gradients.values()), default=0)
+        for wanted in (False, True)
     )
-    place_of = {number: place for place, number in enumerate(jax.tree.leaves(numbered["params"]))}
-
-    def origin(result: int) -> int:
-        # Tracers that belong to a trace inside this one come out of it as constants.
-        if jaxpr.outvars[result] in jaxpr.constvars:
-            return UNTRACED
-        return place_of.get(unchanged_input(jaxpr, result), COMPUTED)
-
-    found = [origin(result) for result in range(len(jaxpr.outvars))]
-    return jax.tree.unflatten(jax.tree.structure(records), found)
+    return Tap(
+        places,
+        tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
+        sum(math.prod(array.shape[1:]) for array in arrays),
+        (squares, diagonal),
+    )
 
 
-def _numbered(params: Any) -> Any:
-    leaves, treedef = jax.tree.flatten(params)
-    return jax.tree.unflatten(treedef, range(len(leaves)))
+def _used_elsewhere(
+    apply: Apply, params: Any, rest: Any, batch: Any, taps: Mapping[Path, Tap]
+) -> list[Path]:
+    """The taps whose parameters the outputs depend on in another way than through their layer."""
+
+    def run(params: Any, rest: Any, given: Any, batch: Any) -> Any:
+        return interception.tapped(apply, {**rest, "params": params}, given, batch)[0]
+
+    given = _abstract_taps(taps, params, SIZES[0])
+    closed = jax.make_jaxpr(run)(params, rest, given, batch)
+    used = used_inputs(closed.jaxpr, range(len(closed.jaxpr.outvars)))
+    return [path for path, tap in taps.items() if used.intersection(tap.places.values())]
 
 
-def subtree(tree: Any, path: Path) -> Any:
+def _abstract_taps(taps: Mapping[Path, Tap], params: Any, size: int) -> dict[Path, Any]:
+    """What `interception.tapped` takes, as shapes, for a batch of that size."""
+    return {
+        path: (
+            {name: _subtree(params, (*path[:-1], name)) for name in tap.places},
+            tuple(jax.ShapeDtypeStruct((size, *out.shape), out.dtype) for out in tap.outputs),
+        )
+        for path, tap in taps.items()
+    }
+
+
+def _subtree(tree: Any, path: Path) -> Any:
     """What is at a path of nested mappings; None if it is not there."""
     for name in path:
         if not isinstance(tree, Mapping) or name not in tree:
@@ -206,75 +298,16 @@ def subtree(tree: Any, path: Path) -> Any:
     return tree
 
 
-def _abstract_gradients(calls: tuple[Record, ...]) -> dict[str, Gradient]:
-    """The rule's gradients of shapes alone."""
-    made: dict[str, Gradient] = {}
-
-    def run(records: Any, outputs: Any) -> Any:
-        made.update(RULES[type(records[0].layer)].gradients(calls_of(records, outputs)))
-        return [gradient.squares() for gradient in made.values()]
-
-    jax.eval_shape(run, calls, tuple(call.output for call in calls))
-    return made
-
-
-def _used_elsewhere(
-    apply: Apply, variables: Any, batch: Any, taps: Mapping[Path, Tap]
-) -> list[Path]:
-    """The taps whose parameters the outputs depend on in some way other than through their
-    layer."""
-
-    def run(params: Any, rest: Any, given: Any, batch: Any) -> Any:
-        return interception.tapped(apply, {**rest, "params": params}, given, batch)[0]
-
-    rest = {name: value for name, value in variables.items() if name != "params"}
-    given = abstract_taps(taps, variables["params"], SIZES[0])
-    closed = jax.make_jaxpr(run)(variables["params"], rest, given, batch)
-    used = used_inputs(closed.jaxpr, range(len(closed.jaxpr.outvars)))
-    return [path for path, tap in taps.items() if used.intersection(tap.places.values())]
-
-
-def abstract_taps(taps: Mapping[Path, Tap], params: Any, size: int) -> dict[Path, Any]:
-    """What `interception.tapped` takes, as shapes, for a batch of that size."""
-    return {
-        path: (
-            {name: subtree(params, (*path[:-1], name)) for name in tap.places},
-            tuple(jax.ShapeDtypeStruct((size, *out.shape), out.dtype) for out in tap.outputs),
-        )
-        for path, tap in taps.items()
-    }
-
-
-def _notes(
-    params: Any, taps: Mapping[Path, Tap], reasons: Mapping[Path, str], otherwise: str
-) -> tuple[str, ...]:
+def _notes(params: Any, results: Mapping[Path, Tap | str], otherwise: str) -> tuple[str, ...]:
     """One line for every module with weights that are not covered."""
-    covered = {place for tap in taps.values() for place in tap.places.values()}
-    by_module = {"/".join(path[:-1]): reason for path, reason in reasons.items()}
+    covered = Coverage(_taps(results), ()).places
+    reasons = {"/".join(path[:-1]): why for path, why in results.items() if isinstance(why, str)}
     left: dict[str, list[str]] = {}
-    for place, (name, leaf) in enumerate(named_leaves(params)):
+    for place, (path, leaf) in enumerate(named_leaves(params)):
         if place not in covered and is_weight(leaf):
-            module, _, own = name.rpartition("/")
-            left.setdefault(module, []).append(own)
+            module, _, name = path.rpartition("/")
+            left.setdefault(module, []).append(name)
     return tuple(
-        f"{module or 'the root'} ({', '.join(names)}) by vmap: {by_module.get(module, otherwise)}"
+        f"{module or 'the root'} ({', '.join(names)}) by vmap: {reasons.get(module, otherwise)}"
         for module, names in left.items()
-    )
-
-
-def _sizes(found: Found) -> tuple[int, int, int]:
-    """(activations, squares, diagonal): numbers for one example, as `Coverage` defines them."""
-    arrays = [
-        array
-        for _, calls in found.values()
-        for call in calls
-        for array in (call.input, call.output)
-    ]
-    gradients = [
-        gradient for _, calls in found.values() for gradient in _abstract_gradients(calls).values()
-    ]
-    return (
-        sum(math.prod(array.shape[1:]) for array in arrays),
-        max((gradient.size(diagonal=False) for gradient in gradients), default=0),
-        max((gradient.size(diagonal=True) for gradient in gradients), default=0),
     )

@@ -55,7 +55,8 @@ def primitives(jaxpr: Any) -> set[str]:
     """The names of all primitives, those inside calls and loops too.
 
     Example:
-        >>> {"neg", "sin"} < primitives(jax.make_jaxpr(jax.jit(lambda x: -jax.numpy.sin(x)))(1.0).jaxpr)
+        >>> function = jax.jit(lambda x: -jax.numpy.sin(x))
+        >>> {"neg", "sin"} < primitives(jax.make_jaxpr(function)(1.0).jaxpr)
         True
     """
     found = {eqn.primitive.name for eqn in jaxpr.eqns}

@@ -25,11 +25,13 @@ EVALUATION_VALUES = {
 
 _REMEDIES: dict[type[Exception], str] = {
     errors.ModifyScopeVariableError: "Ask for evaluation mode, e.g. train=False.",
-    errors.InvalidRngError: "Ask for evaluation mode, e.g. deterministic=True: nothing may be random here.",
-    errors.ScopeCollectionNotFound: 'Give all of module.init\'s variables, e.g. {"params", "batch_stats"}.',
+    errors.InvalidRngError: "Ask for evaluation mode, e.g. deterministic=True: nothing may be "
+    "random here.",
+    errors.ScopeCollectionNotFound: "Give all of module.init's variables.",
     errors.ScopeVariableNotFoundError: "Give all of module.init's variables.",
     errors.ScopeParamNotFoundError: "Give the params of this module.",
-    errors.ScopeParamShapeError: "Give the params of this module, and images of the size it was made for.",
+    errors.ScopeParamShapeError: "Give the params of this module, and images of the size it was "
+    "made for.",
     errors.ApplyScopeInvalidVariablesTypeError: 'Give {"params": ..., "batch_stats": ...}.',
     errors.ApplyScopeInvalidVariablesStructureError: 'Give {"params": ..., "batch_stats": ...}.',
 }
@@ -68,17 +70,6 @@ def evaluation_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **given}
 
 
-def interceptor_problems() -> list[str]:
-    """Why a Linen module cannot be measured here: a tapped layer would meet other interceptors
-    twice."""
-    if not num_interceptors():
-        return []
-    remedy = "Measure outside that context."
-    return [
-        expected("interceptors of nn.intercept_methods", num_interceptors(), "to be none", remedy)
-    ]
-
-
 def training_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with which a module runs in training mode: those of `evaluation_options`,
     reversed.
@@ -90,17 +81,26 @@ def training_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: not value for name, value in evaluation_options(module, {}).items()}, **given}
 
 
-def option_problems(options: Mapping[str, Any]) -> list[str]:
-    """Why options of `module.apply` cannot be used: nothing may change or be random."""
+def linen_problems(options: Mapping[str, Any]) -> list[str]:
+    """Lists why a module cannot be measured here, with these options of `module.apply`.
+
+    Nothing may change or be random, and a tapped layer would meet other interceptors twice.
+    """
     remedies = {
         "mutable": "Nothing may change while gradients are taken: leave it out.",
         "rngs": "In evaluation mode nothing is random: leave it out.",
     }
-    return [
+    problems = [
         expected(f"apply option {name}", options[name], "to be absent", remedy)
         for name, remedy in remedies.items()
         if name in options
     ]
+    if count := num_interceptors():
+        remedy = "Measure outside that context."
+        problems.append(
+            expected("interceptors of nn.intercept_methods", count, "to be none", remedy)
+        )
+    return problems
 
 
 def evaluated(function: Callable[..., Any], *args: Any) -> Any:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array
+from earlyprune_jax.pruning.scores.fisher import weighted_squares
 
 # An accelerator's default product rounds its operands to fewer bits.
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -42,7 +43,7 @@ class Explicit:
 
     def diagonal(self, weights: Array) -> Array:
         """The parameter's shape: sum_b weights_b gradient_b^2."""
-        return einsum("b,b...->...", weights, jnp.square(self.values))
+        return weighted_squares(weights, self.values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import errors
 from flax import linen as nn
 
 from earlyprune_jax.array_types import Array, Variables
-from earlyprune_jax.pruning.scores.batches import Batches, checked
+from earlyprune_jax.pruning.scores.gradients import Batches, checked
+from earlyprune_jax.pruning.scores.weights import nonfinite_problems
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import named_leaves
+from earlyprune_jax.taps.evaluation import evaluated
+from earlyprune_jax.taps.layers import as_tuple
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 COLLECTION = "input_square_sums"
@@ -33,7 +35,7 @@ def input_norms(
     layers: Layers = "all_kernels",
     **apply_options: Any,
 ) -> dict[str, np.ndarray]:
-    """The l2 norm of what every kernel entry multiplies, over all examples and positions.
+    """Measures the l2 norm of what every kernel entry multiplies, over all examples and positions.
 
     sqrt(sum x^2), x all values that meet the entry, in float32 (summed over batches in float64):
     a sum over examples, not a mean. Shapes broadcast to the kernel:
@@ -74,10 +76,7 @@ def input_norms(
         [[5.0], [1.0]]
     """
     if "mutable" in apply_options:
-        given, remedy = (
-            apply_options["mutable"],
-            "Nothing may change while norms are taken: leave it out.",
-        )
+        given, remedy = apply_options["mutable"], "Nothing may change: leave it out."
         raise unexpected("apply option mutable", given, "to be absent", remedy)
     selected = select(variables["params"], layers)
     wanted = [name for name, take in named_leaves(selected) if take]
@@ -92,8 +91,8 @@ def input_norms(
 
     totals: dict[str, np.ndarray] = {}
     for number, batch, _ in checked(batches):
-        sums = dict(named_leaves(_run(square_sums, variables, batch)))
-        _require_taps(wanted, sums, number)
+        sums = dict(named_leaves(evaluated(square_sums, variables, batch)))
+        _require_norms(wanted, sums, number)
         for name in wanted:
             totals[name] = totals.get(name, 0.0) + np.asarray(sums[name], np.float64)
     return {name: np.sqrt(total).astype(np.float32) for name, total in totals.items()}
@@ -141,9 +140,9 @@ def _dense_sums(layer: Any, squares: Array) -> Array:
 
 def _dense_general_sums(layer: Any, squares: Array) -> Array:
     """Sums over every axis but the contracted and batch ones, which come in the kernel's order."""
-    axes = {axis % squares.ndim for axis in (*_as_tuple(layer.axis), *_as_tuple(layer.batch_dims))}
+    axes = {axis % squares.ndim for axis in (*as_tuple(layer.axis), *as_tuple(layer.batch_dims))}
     sums = jnp.sum(squares, axis=tuple(axis for axis in range(squares.ndim) if axis not in axes))
-    return sums.reshape(sums.shape + (1,) * len(_as_tuple(layer.features)))
+    return sums.reshape(sums.shape + (1,) * len(as_tuple(layer.features)))
 
 
 def _conv_sums(layer: Any, squares: Array) -> Array:
@@ -151,7 +150,7 @@ def _conv_sums(layer: Any, squares: Array) -> Array:
 
     sum(conv(x^2, k)) is linear in k, and its coefficients are the sums over what each entry sees.
     """
-    groups, size = layer.feature_group_count, _as_tuple(layer.kernel_size)
+    groups, size = layer.feature_group_count, as_tuple(layer.kernel_size)
     probe = _ConvProbe(
         features=groups,
         kernel_size=size,
@@ -179,19 +178,7 @@ RULES: dict[type, Callable[[Any, Array], Array]] = {
 """Layer class -> (layer, squared inputs) -> sums in the kernel's shape."""
 
 
-def _as_tuple(value: Any) -> tuple[int, ...]:
-    return tuple(value) if hasattr(value, "__iter__") else (value,)
-
-
-def _run(square_sums: Callable[..., Any], variables: Variables, batch: Any) -> Any:
-    try:
-        return square_sums(variables, batch)
-    except errors.ModifyScopeVariableError as error:
-        remedy = "Ask for evaluation mode, e.g. train=False."
-        raise unexpected("module", str(error), "to change no variables", remedy) from error
-
-
-def _require_taps(wanted: list[str], sums: dict[str, Any], number: int) -> None:
+def _require_norms(wanted: list[str], sums: dict[str, Any], number: int) -> None:
     supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
     remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm yourself."
     problems = [
@@ -199,16 +186,8 @@ def _require_taps(wanted: list[str], sums: dict[str, Any], number: int) -> None:
         for name in wanted
         if name not in sums
     ]
-    remedy = "Look at that batch and the layers before."
-    problems += [
-        expected(
-            f"input norm at {name}",
-            "not finite",
-            f"to be finite at batch {number} (from 0)",
-            remedy,
-        )
-        for name in wanted
-        if name in sums and not np.isfinite(sums[name]).all()
-    ]
+    measured = [(name, sums[name]) for name in wanted if name in sums]
+    remedy = f"At batch {number} (from 0). Look at it and the layers before."
+    problems += nonfinite_problems("input norm", measured, remedy)
     if problems:
         raise InvalidInput(problems)

@@ -5,17 +5,15 @@ passes through `nn.remat` and `nn.jit` as any variable does, and is absent insid
 `nn.vmap`, which do not carry it; layers there run as they are.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from flax import linen as nn
 from flax.linen import module as linen_module
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.core import Tracer
 
-from earlyprune_jax.array_types import Array
-from earlyprune_jax.taps.layers import RULES, Call, read_call
+from earlyprune_jax.taps.layers import RULES, Call, Held, Rule, read_call
 
 Apply = Callable[..., Any]
 """(variables, batch, **Linen's options) -> outputs."""
@@ -27,93 +25,55 @@ TAPS = "layer_taps"
 """Read by tapped layers: their parameters, and zeros that are added to their outputs."""
 
 RECORDS = "layer_records"
-"""Written by tapped layers: one `Record` a call."""
+"""Written by tapped layers: one `Call` for each."""
 
 TAP_PREFIX = "tap of "
-"""Before the class name in both collections: no module has such a name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One call of a layer of a known class.
-
-    Attributes:
-        input: what it was applied to.
-        output: what came out, where asked for.
-        parameters: as the layer saw them, where asked for.
-        state: its other variables.
-        held, method, refusal: the unbound layer, the method called, why it is not understood.
-    """
-
-    input: Any
-    output: Any
-    parameters: Any
-    state: Any
-    held: "Held"
-    method: str
-    refusal: str
-
-    @property
-    def layer(self) -> Any:
-        """The unbound layer."""
-        return self.held.layer
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Held:
-    """A layer as part of a tree's structure: options such as a list of paddings have no hash."""
-
-    layer: Any
-
-
-jax.tree_util.register_dataclass(
-    Record,
-    data_fields=["input", "output", "parameters", "state"],
-    meta_fields=["held", "method", "refusal"],
-)
+"""Before the class name in both collections: no module or parameter has such a name."""
 
 
 def recorded(apply: Apply, variables: Mapping[str, Any], batch: Any) -> tuple[Any, dict[Path, Any]]:
-    """(outputs, tap -> its records), nothing changed; outputs and parameters are in the records."""
+    """Runs a network unchanged: (outputs, tap -> its calls, outputs and parameters included)."""
     return _intercepted(_record, apply, variables, batch)
 
 
 def tapped(
     apply: Apply, variables: Mapping[str, Any], taps: Mapping[Path, Any], batch: Any
 ) -> tuple[Any, dict[Path, Any]]:
-    """(outputs, tap -> its records), each layer of `taps` applied with the parameters given there.
+    """Runs a network, each layer of `taps` with the parameters given there.
 
     The tapped layers do not touch their own entries in `variables`: whatever depends on those, uses
     the parameters some other way. The outputs' gradient with respect to the zeros is the cotangent
     of each call's output.
 
     Args:
+        apply: the network.
+        variables: {"params": ..., ...}.
         taps: tap -> (parameters, one array of zeros in the output's shape for every call).
+        batch: arrays with a leading example axis.
+
+    Returns:
+        The outputs, and tap -> its calls.
     """
-    return _intercepted(_tap(), apply, {**variables, TAPS: _nested(taps)}, batch)
+    return _intercepted(_tap(), apply, {**variables, TAPS: unflatten_dict(taps)}, batch)
 
 
 def _intercepted(interceptor: Any, apply: Apply, variables: Mapping[str, Any], batch: Any) -> Any:
     with nn.intercept_methods(interceptor):
         outputs, updated = apply(variables, batch, mutable=[RECORDS])
-    return outputs, _flat(updated.get(RECORDS, {}))
+    return outputs, flatten_dict(updated.get(RECORDS, {}))
 
 
 def _record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    layer, rule = context.module, RULES.get(type(context.module))
     outputs = next_call(*args, **kwargs)
-    if rule is None or context.method_name not in rule.arguments:
+    layer, method, rule = context.module, context.method_name, _rule_of(context)
+    if rule is None or not _is_recording(layer):
         return outputs
-    if not layer.scope.is_mutable_collection(RECORDS):
-        return outputs
-    x, refusal = read_call(rule, layer, context.method_name, args, kwargs)
+    x, refusal = read_call(rule, layer, method, args, kwargs)
     refusal = refusal or _surroundings_refusal(x)
     own, state = _variables_of(layer)
     # Only what the rule knows: a scope shared with other modules holds theirs too.
     parameters = {name: own[name] for name in rule.parameters(layer) if name in own}
-    _append(
-        layer, Record(x, outputs, parameters, state, _unbound(layer), context.method_name, refusal)
-    )
+    _append(layer, Call(x, outputs, parameters, state, _unbound(layer), method, refusal))
     return outputs
 
 
@@ -137,13 +97,12 @@ def _tap() -> Callable[..., Any]:
 
     def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         nonlocal inside
-        layer, method = context.module, context.method_name
-        rule = RULES.get(type(layer))
-        if inside or rule is None or method not in rule.arguments:
+        layer, method, rule = context.module, context.method_name, _rule_of(context)
+        if inside or rule is None:
             return next_call(*args, **kwargs)
         given = layer.scope.get_variable(TAPS, _tap_name(layer))
         # Without a record the layer uses its ordinary parameters, which shows.
-        if given is None or not layer.scope.is_mutable_collection(RECORDS):
+        if given is None or not _is_recording(layer):
             return next_call(*args, **kwargs)
         parameters, zeros = given
         _, state = _variables_of(layer)
@@ -155,16 +114,26 @@ def _tap() -> Callable[..., Any]:
         finally:
             inside = False
         x, _ = read_call(rule, layer, method, args, kwargs)
-        number = _append(layer, Record(x, None, None, state, unbound, method, ""))
+        number = _append(layer, Call(x, None, None, state, unbound, method))
         return outputs + zeros[number]
 
     return tap
 
 
-def _append(layer: Any, record: Record) -> int:
-    """Adds a record beside the layer's parameters; returns how many there were before."""
+def _rule_of(context: Any) -> Rule | None:
+    """The rule of a method that is called, if it has one."""
+    rule = RULES.get(type(context.module))
+    return rule if rule is not None and context.method_name in rule.arguments else None
+
+
+def _is_recording(layer: Any) -> bool:
+    return layer.scope.is_mutable_collection(RECORDS)
+
+
+def _append(layer: Any, call: Call) -> int:
+    """Adds a call to those beside the layer's parameters; returns how many there were before."""
     earlier = layer.scope.get_variable(RECORDS, _tap_name(layer), ())
-    layer.scope.put_variable(RECORDS, _tap_name(layer), (*earlier, record))
+    layer.scope.put_variable(RECORDS, _tap_name(layer), (*earlier, call))
     return len(earlier)
 
 
@@ -183,31 +152,3 @@ def _unbound(layer: Any) -> Held:
 
 def _tap_name(layer: Any) -> str:
     return f"{TAP_PREFIX}{type(layer).__name__}"
-
-
-def _nested(taps: Mapping[Path, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in taps.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree
-
-
-def _flat(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
-    found: dict[Path, Any] = {}
-    for name, value in tree.items():
-        if name.startswith(TAP_PREFIX):
-            found[*path, name] = value
-        else:
-            found |= _flat(value, (*path, name))
-    return found
-
-
-def calls_of(records: tuple[Record, ...], cotangents: tuple[Array, ...]) -> list[Call]:
-    """What the rules take, from a tap's records and the cotangents of its outputs."""
-    return [
-        Call(record.layer, record.method, record.input, cotangent, record.state)
-        for record, cotangent in zip(records, cotangents, strict=True)
-    ]

@@ -6,6 +6,8 @@ gradients are made. Everything else is left to the caller, with the reason.
 
 import dataclasses
 import inspect
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,29 +15,70 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from flax.linen.linear import canonicalize_padding
 
 from earlyprune_jax.array_types import Array
-from earlyprune_jax.taps.convolution import convolution_operands
 from earlyprune_jax.taps.gradients import Explicit, Gradient, Product, Scatter
+
+BLOCK_CHANNELS = 48
+"""Kernel positions share one product until it has so many rows; with fewer the product runs
+slow."""
+
+MAX_BLOCKS = 32
+
+REPLACEABLE = (
+    "dot_general",
+    "dot_general_cls",
+    "conv_general_dilated",
+    "conv_general_dilated_cls",
+    "mask",
+    "axis_name",
+)
+"""Attributes that change what a layer computes, where they are set."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Held:
+    """A layer as part of a tree's structure: options such as a list of paddings have no hash."""
+
+    layer: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a layer, its batch along axis 0.
+    """One call of a layer of a known class.
 
     Attributes:
-        layer: the layer, unbound.
+        input: what the layer is applied to, its batch along axis 0.
+        output: what came out; None where not asked for.
+        parameters: as the layer saw them; None where not asked for.
+        state: the layer's other variables.
+        held: the unbound layer.
         method: the name of the method called.
-        input: what the layer is applied to.
-        cotangent: of the call's output, in its shape.
-        state: the layer's variables other than its parameters.
+        refusal: why the call is not understood, or nothing.
+        cotangent: of the output, in its shape; None before the backward pass.
     """
 
-    layer: Any
-    method: str
-    input: Array
-    cotangent: Array
+    input: Any
+    output: Any
+    parameters: Any
     state: Any
+    held: Held
+    method: str
+    refusal: str = ""
+    cotangent: Any = None
+
+    @property
+    def layer(self) -> Any:
+        """The unbound layer."""
+        return self.held.layer
+
+
+jax.tree_util.register_dataclass(
+    Call,
+    data_fields=["input", "output", "parameters", "state", "cotangent"],
+    meta_fields=["held", "method", "refusal"],
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +89,7 @@ class Rule:
         arguments: method -> the name of the argument that is the layer's input.
         parameters: layer -> the names of its parameters.
         refusal: (layer, input, the call's other arguments that are not None) -> why this call is
-            not understood, or nothing.
+            not understood, or nothing; takes out the arguments it knows.
         gradients: all calls of one layer -> parameter name -> its per-example gradients, added over
             the calls.
     """
@@ -58,40 +101,36 @@ class Rule:
 
 
 def read_call(rule: Rule, layer: Any, method: str, args: Any, kwargs: Any) -> tuple[Any, str]:
-    """A call's input, and why the rule does not hold for it, or nothing."""
-    given = dict(
-        inspect.signature(getattr(type(layer), method)).bind(layer, *args, **kwargs).arguments
-    )
+    """Reads a call's input, and why the rule does not hold for it, or nothing.
+
+    Args:
+        rule: of the layer's class.
+        layer: that is called.
+        method: the name of its method, one of `rule.arguments`.
+        args: what it is called with.
+        kwargs: likewise.
+    """
+    signature = inspect.signature(getattr(type(layer), method))
+    given = dict(signature.bind(layer, *args, **kwargs).arguments)
     given.pop("self", None)
     x = given.pop(rule.arguments[method])
     others = {name: value for name, value in given.items() if value is not None}
-    return x, _common_refusal(layer, x) or rule.refusal(layer, x, others)
-
-
-def compute_type(cotangent: Array) -> Any:
-    """What squares are summed in: float32 at least."""
-    return jnp.promote_types(cotangent.dtype, jnp.float32)
-
-
-def _common_refusal(layer: Any, x: Any) -> str:
     if not hasattr(x, "ndim") or x.ndim < 1 or jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return "its input is no real array with a batch axis"
+        return x, "its input is no real array with a batch axis"
     if getattr(layer, "promote_dtype", promote_dtype) is not promote_dtype:
-        return "it has a promote_dtype of its own"
-    replaced = (
-        "dot_general",
-        "dot_general_cls",
-        "conv_general_dilated",
-        "conv_general_dilated_cls",
-    )
-    for name in (*replaced, "mask", "axis_name"):
+        return x, "it has a promote_dtype of its own"
+    for name in REPLACEABLE:
         if getattr(layer, name, None) is not None:
-            return f"its attribute {name} is set"
-    return ""
+            return x, f"its attribute {name} is set"
+    refusal = rule.refusal(layer, x, others)
+    return x, refusal or (f"it is called with {', '.join(others)}" if others else "")
 
 
-def _no_other_arguments(layer: Any, x: Array, others: dict[str, Any]) -> str:
-    return f"it is called with {', '.join(others)}" if others else ""
+def as_tuple(value: Any, rank: int = 1) -> tuple[Any, ...]:
+    """Reads a layer's option, which may be one number for all axes, or None for 1."""
+    if hasattr(value, "__iter__"):
+        return tuple(value)
+    return (1 if value is None else value,) * rank
 
 
 def _kernel_and_bias(layer: Any) -> tuple[str, ...]:
@@ -100,16 +139,13 @@ def _kernel_and_bias(layer: Any) -> tuple[str, ...]:
 
 def _operands(call: Call) -> tuple[Array, Array]:
     """Input and cotangent as the layer's product meets them: rounded to its type, then float32."""
-    accurate = compute_type(call.cotangent)
+    accurate = jnp.promote_types(call.cotangent.dtype, jnp.float32)
     return call.input.astype(call.cotangent.dtype).astype(accurate), call.cotangent.astype(accurate)
 
 
 def _by_position(x: Array, num_axes: int) -> Array:
     """[B, ..., the last num_axes axes] -> [B, T, 1, their product]."""
-    width = 1
-    for size in x.shape[x.ndim - num_axes :]:
-        width *= size
-    return x.reshape(x.shape[0], -1, 1, width)
+    return x.reshape(x.shape[0], -1, 1, math.prod(x.shape[x.ndim - num_axes :]))
 
 
 def _all_positions(arrays: Sequence[Array]) -> Array:
@@ -124,69 +160,110 @@ def _with_bias(call: Call, kernel: Product) -> dict[str, Gradient]:
     return {"kernel": kernel, "bias": Explicit(sums.reshape(sums.shape[0], *kernel.columns))}
 
 
-def _dense_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
-    operands = [[_by_position(x, 1) for x in _operands(call)] for call in calls]
-    inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
-    kernel = Product((inputs,), cotangents, inputs.shape[3:], cotangents.shape[3:])
-    return _with_bias(calls[0], kernel)
-
-
-def _dense_general_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
-    if as_tuple(layer.batch_dims):
+def _dense_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
+    if as_tuple(getattr(layer, "batch_dims", ())):
         return "it has batch_dims"
-    if 0 in {axis % x.ndim for axis in as_tuple(layer.axis)}:
-        return "it contracts the batch axis"
-    return _no_other_arguments(layer, x, others)
+    return "it contracts the batch axis" if 0 in _contracted(layer, x.ndim) else ""
 
 
-def _dense_general_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
-    layer, operands = calls[0].layer, []
-    features = as_tuple(layer.features)
+def _contracted(layer: Any, ndim: int) -> list[int]:
+    # Linen's kernel has the contracted axes in ascending order, whatever order they are given in.
+    return sorted(axis % ndim for axis in as_tuple(getattr(layer, "axis", -1)))
+
+
+def _dense_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
+    """Of `nn.DenseGeneral`, and of `nn.Dense` as one that contracts the last axis."""
+    features, operands, rows = as_tuple(calls[0].layer.features), [], ()
     for call in calls:
         x, cotangent = _operands(call)
-        # Linen's kernel has the contracted axes in ascending order, whatever order they are given
-        # in.
-        axes = sorted(axis % x.ndim for axis in as_tuple(layer.axis))
-        last = range(x.ndim - len(axes), x.ndim)
-        contracted = jnp.moveaxis(x, axes, last)
-        operands.append(
-            (_by_position(contracted, len(axes)), _by_position(cotangent, len(features)))
-        )
-        rows = tuple(contracted.shape[axis] for axis in last)
+        axes = _contracted(call.layer, x.ndim)
+        x = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+        operands.append((_by_position(x, len(axes)), _by_position(cotangent, len(features))))
+        rows = x.shape[x.ndim - len(axes) :]
     inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
     return _with_bias(calls[0], Product((inputs,), cotangents, rows, features))
 
 
 def _conv_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
-    if x.ndim < len(as_tuple(layer.kernel_size)) + 2:
-        return "its input has no batch axis"
-    return _no_other_arguments(layer, x, others)
+    return "its input has no batch axis" if x.ndim < len(as_tuple(layer.kernel_size)) + 2 else ""
 
 
 def _conv_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
-    operands = [convolution_operands(call.layer, *_operands(call)) for call in calls]
-    blocks = tuple(
-        _all_positions(arrays) for arrays in zip(*(blocks for blocks, _ in operands), strict=True)
+    layer, rank = calls[0].layer, len(as_tuple(calls[0].layer.kernel_size))
+    groups = layer.feature_group_count
+    views, cotangents = [], []
+    for call in calls:
+        x, cotangent = _operands(call)
+        split = x.shape[0], -1, groups
+        cotangents.append(cotangent.reshape(*split, cotangent.shape[-1] // groups))
+        spatial = cotangent.shape[-rank - 1 : -1]
+        of_call = _conv_views(layer, x.reshape(-1, *x.shape[-rank - 1 :]), spatial)
+        views.append([view.reshape(*split, x.shape[-1] // groups) for view in of_call])
+    channels, number = views[0][0].shape[-1], len(views[0])
+    together = max(1, BLOCK_CHANNELS // channels, math.ceil(number / MAX_BLOCKS))
+    blocks = []
+    for start in range(0, number, together):
+        of_block = [of_call[start : start + together] for of_call in views]
+        joined = [part[0] if len(part) == 1 else jnp.concatenate(part, -1) for part in of_block]
+        blocks.append(_all_positions(joined))
+    rows = (*as_tuple(layer.kernel_size), channels)
+    kernel = Product(tuple(blocks), _all_positions(cotangents), rows, (layer.features,))
+    return _with_bias(calls[0], kernel)
+
+
+def _conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
+    """Takes, for every entry of a kernel, the pixels that it meets.
+
+    kernel gradient[b, k, i, o] = sum_t view_k[b, t, i] cotangent[b, t, o], t over output pixels.
+
+    Args:
+        layer: an `nn.Conv`.
+        x: [batch, *spatial of the input, in].
+        spatial: of the output.
+
+    Returns:
+        Shifted, strided views of the padded input [batch, *spatial, in], ordered as the kernel is.
+    """
+    size = as_tuple(layer.kernel_size)
+    strides, dilation, input_dilation = (
+        as_tuple(option, len(size))
+        for option in (layer.strides, layer.kernel_dilation, layer.input_dilation)
     )
-    cotangents = _all_positions([cotangents for _, cotangents in operands])
-    rows = (*as_tuple(calls[0].layer.kernel_size), calls[0].input.shape[-1] // cotangents.shape[2])
-    return _with_bias(calls[0], Product(blocks, cotangents, rows, (calls[0].layer.features,)))
+    window = [(length - 1) * step + 1 for length, step in zip(size, dilation, strict=True)]
+    if layer.padding in ("CIRCULAR", "REFLECT"):
+        around = [(0, 0), *(((length - 1) // 2, length // 2) for length in window), (0, 0)]
+        mode = "wrap" if layer.padding == "CIRCULAR" else "reflect"
+        padded = jnp.pad(x, around, mode=mode)
+    else:
+        pads = canonicalize_padding(layer.padding, len(size))
+        if pads == "CAUSAL":
+            pads = [(window[0] - 1, 0)]
+        elif isinstance(pads, str):
+            pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, pads)
+        inner = [(*pad, step - 1) for pad, step in zip(pads, input_dilation, strict=True)]
+        padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+    views = []
+    for position in itertools.product(*map(range, size)):
+        starts = [index * step for index, step in zip(position, dilation, strict=True)]
+        limits = [
+            start + (length - 1) * stride + 1
+            for start, length, stride in zip(starts, spatial, strides, strict=True)
+        ]
+        corners = (0, *starts, 0), (x.shape[0], *limits, x.shape[-1])
+        views.append(jax.lax.slice(padded, *corners, (1, *strides, 1)))
+    return views
 
 
-def _embed_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
-    return _no_other_arguments(layer, x, others)
+def _no_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
+    return ""
 
 
 def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     layer, kinds = calls[0].layer, {call.method for call in calls}
     if kinds == {"__call__"}:
-        indices = [_indices(call) for call in calls]
+        indices = _all_positions([_indices(call) for call in calls])
         cotangents = [_by_position(_operands(call)[1], 1)[:, :, 0] for call in calls]
-        return {
-            "embedding": Scatter(
-                _all_positions(indices), _all_positions(cotangents), layer.num_embeddings
-            )
-        }
+        return {"embedding": Scatter(indices, _all_positions(cotangents), layer.num_embeddings)}
     operands = [_embed_operands(call) for call in calls]
     inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
     return {"embedding": Product((inputs,), cotangents, inputs.shape[3:], cotangents.shape[3:])}
@@ -226,7 +303,7 @@ def _norm_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
     reduced = getattr(layer, "reduction_axes", None)
     if reduced is not None and 0 in {axis % x.ndim for axis in as_tuple(reduced)}:
         return "it normalises over the batch axis"
-    return _no_other_arguments(layer, x, others)
+    return ""
 
 
 def _feature_axes(layer: Any, ndim: int) -> list[int]:
@@ -237,9 +314,8 @@ def _feature_axes(layer: Any, ndim: int) -> list[int]:
 def _norm_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     sums: dict[str, Any] = {}
     for call in calls:
-        accurate = compute_type(call.cotangent)
-        cotangent = call.cotangent.astype(accurate)
-        summed = {"scale": cotangent * _normalized(call, accurate), "bias": cotangent}
+        _, cotangent = _operands(call)
+        summed = {"scale": cotangent * _normalized(call, cotangent.dtype), "bias": cotangent}
         kept = {0, *_feature_axes(call.layer, cotangent.ndim)}
         over = tuple(axis for axis in range(cotangent.ndim) if axis not in kept)
         for name in _scale_and_bias(call.layer):
@@ -251,32 +327,24 @@ def _normalized(call: Call, dtype: Any) -> Array:
     """What the layer makes of its input before it scales."""
     off = {name: False for name in ("use_scale", "use_bias") if hasattr(call.layer, name)}
     layer: Any = call.layer.clone(dtype=dtype, **off)
-    options = {"use_running_average": True} if layer_is_undecided(layer) else {}
+    # A batch norm may be told at each call which statistics to use.
+    is_undecided = getattr(layer, "use_running_average", True) is None
+    options = {"use_running_average": True} if is_undecided else {}
     return layer.apply(dict(call.state), call.input, **options)
 
 
-def layer_is_undecided(layer: Any) -> bool:
-    """Whether a batch norm is told at each call which statistics to use."""
-    return isinstance(layer, nn.BatchNorm) and layer.use_running_average is None
-
-
-def as_tuple(value: Any) -> tuple[Any, ...]:
-    """A layer's option, which may be one number for all axes."""
-    return tuple(value) if hasattr(value, "__iter__") else (value,)
-
-
+_INPUTS = {"__call__": "inputs"}
+_DENSE = Rule(_INPUTS, _kernel_and_bias, _dense_refusal, _dense_gradients)
 _NORM = Rule({"__call__": "x"}, _scale_and_bias, _norm_refusal, _norm_gradients)
 
 RULES: dict[type, Rule] = {
-    nn.Conv: Rule({"__call__": "inputs"}, _kernel_and_bias, _conv_refusal, _conv_gradients),
-    nn.Dense: Rule({"__call__": "inputs"}, _kernel_and_bias, _no_other_arguments, _dense_gradients),
-    nn.DenseGeneral: Rule(
-        {"__call__": "inputs"}, _kernel_and_bias, _dense_general_refusal, _dense_general_gradients
-    ),
+    nn.Conv: Rule(_INPUTS, _kernel_and_bias, _conv_refusal, _conv_gradients),
+    nn.Dense: _DENSE,
+    nn.DenseGeneral: _DENSE,
     nn.Embed: Rule(
         {"__call__": "inputs", "attend": "query"},
         lambda layer: ("embedding",),
-        _embed_refusal,
+        _no_refusal,
         _embed_gradients,
     ),
     nn.BatchNorm: dataclasses.replace(_NORM, refusal=_batch_norm_refusal),

@@ -221,8 +221,8 @@ def test_a_network_of_this_package_is_connected_with_itself():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_points": 1}, "num_points=1 to be a whole number of at least 2"),
-        ({"batch_size": 0}, "batch_size=0 to be a whole number of at least 1"),
+        ({"num_points": 1}, "num_points=1 to be an integer of at least 2"),
+        ({"batch_size": 0}, "batch_size=0 to be an integer of at least 1"),
         ({"images": np.zeros((0, 2)), "labels": np.zeros(0, int)}, "to hold at least one image"),
         (
             {"labels": np.zeros(3, int)},
@@ -234,7 +234,7 @@ def test_a_network_of_this_package_is_connected_with_itself():
         ({"second": {"params": jnp.ones(2), "n": 1}}, "second at='n' not to be there"),
         (
             {"first": {"params": jnp.array([1.0, jnp.nan])}},
-            "params of first='not finite' to be finite",
+            "first at params='not finite' to be finite",
         ),
         (
             {"images": np.array([[0.0, 1.0], [1.0, np.nan]])},
@@ -263,6 +263,6 @@ def test_leaves_that_are_no_weights_must_be_equal():
     first, second = (
         {"params": jnp.ones(2), "counter": {"steps": jnp.array(steps)}} for steps in (1, 2)
     )
-    with pytest.raises(InvalidInput, match="counter/steps of second=.* to equal the first's"):
+    with pytest.raises(InvalidInput, match="second at counter/steps=.* to equal the first's"):
         linear_mode_connectivity(SIGN, first, second, images, labels)
     assert linear_mode_connectivity(SIGN, first, first, images, labels).value == 0.0

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from earlyprune_jax.signals.fisher import check_options, fisher_diagonal, fisher_trace
+from earlyprune_jax.pruning.scores.fisher import check_options
+from earlyprune_jax.signals.fisher import METHODS, fisher_diagonal, fisher_trace
 from earlyprune_jax.validate import InvalidInput
 
 KEY = jax.random.key(0)
@@ -38,7 +39,7 @@ def message(*args, **options):
         ),
         ({"microbatch_size": 0}, "microbatch_size=0 to be an integer of at least 1"),
         ({"microbatch_size": 2.0}, "microbatch_size=2.0 to be an integer"),
-        ({"estimator": "empirical"}, "labels=None to be [5] integers, one an image"),
+        ({"estimator": "empirical"}, "labels=None to be [5] integers, one for each image"),
         ({"estimator": "empirical", "labels": LABELS[:4]}, "labels='int64[4]' to be [5] integers"),
         (
             {"estimator": "empirical", "labels": LABELS / 2},
@@ -63,7 +64,7 @@ def test_wrong_options_are_named(options, words):
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (ROWS[:0], "images, its shape,=(0, 4) to hold at least 1 image. The mean over no image"),
+        (ROWS[:0], "images, its shape,=(0, 4) to hold at least 1 image. A mean needs one"),
         (ROWS[0], "images, its shape,=(4,) to be [N, ...]. Axis 0 is the example"),
         (
             ROWS.astype(complex),
@@ -180,7 +181,7 @@ def test_other_interceptors_are_refused():
         (lambda params, x: (x @ params, x), "logits, their shape,='tuple' to be [B, C]"),
         (
             lambda params, x: (x @ params)[:, :1],
-            "number of classes=1 to be at least 2. A classifier with one",
+            "logits, their shape,=(2, 1) to be [B, C], B=2 as in the batch given, and C >= 2",
         ),
         (lambda params, x: (x @ params) > 0, "logits, their type,='bool' to be a float type"),
     ],
@@ -246,5 +247,5 @@ def test_a_model_without_batch_norm_and_fewer_images_than_a_microbatch_are_fine(
 
 
 def test_options_are_checked_by_one_rule():
-    assert check_options("sampled", "batch") == []
-    assert len(check_options("all", "fast")) == 2
+    assert check_options("sampled", "batch", METHODS) == []
+    assert len(check_options("all", "fast", METHODS)) == 2

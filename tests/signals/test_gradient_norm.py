@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from probing import example_batch, linear_network, measured, padded
 
-from earlyprune_jax.signals.gradient_norm import gradient_norm, signal
+from earlyprune_jax.signals.probe_signals import gradient_norm, gradient_norm_signal
 from earlyprune_jax.validate import InvalidInput
 
 
@@ -47,7 +47,7 @@ def test_the_signal_equals_the_function_and_padding_does_not_count():
     ]
     parts[1] = {name: jnp.concatenate([leaf, leaf[:1]]) for name, leaf in parts[1].items()}
     parts[1]["weights"] = jnp.array([1.0, 1.0, 0.0])
-    numbers = measured(signal(), linear_network(), params, parts)
+    numbers = measured(gradient_norm_signal(), linear_network(), params, parts)
     assert numbers["gradient_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
     by_parameter = numbers["gradient_norm_by_parameter"]
     assert by_parameter["kernel"] == pytest.approx(numbers["gradient_norm"])
@@ -57,7 +57,9 @@ def test_the_signal_equals_the_function_and_padding_does_not_count():
 def test_one_class_has_no_gradient():
     batch = example_batch(np.ones((2, 4)), [0, 0])
     assert (
-        measured(signal(), linear_network(), {"kernel": jnp.ones((4, 1))}, [batch])["gradient_norm"]
+        measured(gradient_norm_signal(), linear_network(), {"kernel": jnp.ones((4, 1))}, [batch])[
+            "gradient_norm"
+        ]
         == 0.0
     )
 
@@ -68,7 +70,7 @@ def test_half_precision_weights_are_summed_in_single_precision():
     rounded = {"kernel": half["kernel"].astype(jnp.float32)}
     batch = example_batch(images, labels)
     norms = [
-        measured(signal(), linear_network(), p, [padded(batch, 7)])["gradient_norm"]
+        measured(gradient_norm_signal(), linear_network(), p, [padded(batch, 7)])["gradient_norm"]
         for p in (half, rounded)
     ]
     assert norms[0] == pytest.approx(norms[1], rel=2e-2)

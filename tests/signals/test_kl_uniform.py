@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from probing import example_batch, linear_network, measured, padded
 
-from earlyprune_jax.signals.kl_uniform import kl_uniform, signal
+from earlyprune_jax.signals.probe_signals import kl_uniform, kl_uniform_signal
 from earlyprune_jax.validate import InvalidInput
 
 PROBS = np.array([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.98, 0.01, 0.01], [0.5, 0.25, 0.25]])
@@ -47,24 +47,24 @@ def test_the_signal_is_the_mean_over_images_with_the_standard_error_of_that_mean
         {name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 3), slice(3, 4))
     ]
     numbers = measured(
-        signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [padded(half, 3) for half in halves]
+        kl_uniform_signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [padded(half, 3) for half in halves]
     )
     bits = BY_HAND / np.log(2)
     assert numbers["kl_uniform_bits"] == pytest.approx(bits.mean(), rel=1e-5)
     assert numbers["kl_uniform_nats"] == pytest.approx(BY_HAND.mean(), rel=1e-5)
     error = bits.std(ddof=1) / 2
     assert numbers["kl_uniform_bits_standard_error"] == pytest.approx(error, rel=1e-4)
-    assert tuple(numbers) == signal().columns
+    assert tuple(numbers) == kl_uniform_signal().columns
 
 
 def test_the_standard_error_of_one_image_is_not_defined_and_of_equal_images_zero():
     one = example_batch(np.log(PROBS[:1]), [0])
     assert (
-        measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [one])[
+        measured(kl_uniform_signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [one])[
             "kl_uniform_bits_standard_error"
         ]
         is None
     )
     equal = example_batch(np.log(PROBS[[0] * 50]), np.zeros(50))
-    numbers = measured(signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [equal])
+    numbers = measured(kl_uniform_signal(), LOGITS_NETWORK, jnp.zeros((1, 3)), [equal])
     assert numbers["kl_uniform_bits_standard_error"] == pytest.approx(0.0, abs=2e-4)

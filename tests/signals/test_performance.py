@@ -6,7 +6,8 @@ import pytest
 from probing import example_batch, linear_network, measured, padded
 
 from earlyprune_jax.metrics import Metric
-from earlyprune_jax.signals import Network, performance
+from earlyprune_jax.signals import Network
+from earlyprune_jax.signals.probe_signals import performance_signal
 from earlyprune_jax.tasks.classification import ACCURACY, LOSS
 
 NAMES = ("loss", "accuracy", "count")
@@ -18,7 +19,7 @@ def signal():
     def means(sums):
         return {name: sums[name] / sums["count"] for name in NAMES[:2]}
 
-    return performance.signal((LOSS, ACCURACY), means, NAMES)
+    return performance_signal((LOSS, ACCURACY), means, NAMES)
 
 
 LOGITS_NETWORK = linear_network(lambda variables, batch: batch["images"] + variables["params"])
@@ -58,7 +59,7 @@ def test_the_columns_are_the_metrics_of_the_task_made_of_the_sums_over_all_batch
         return {"squares": jnp.sum(batch["images"] ** 2 * params)}
 
     network = Network(lambda variables, batch: None, {}, is_linen=False, sums=sums)
-    rmse = performance.signal(
+    rmse = performance_signal(
         [Metric("rmse")], lambda sums: {"rmse": float(sums["squares"]) ** 0.5}, ["squares"]
     )
     batches = [example_batch(np.full((2, 2), value), [0, 0]) for value in (1.0, 2.0)]

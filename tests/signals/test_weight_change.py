@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from earlyprune_jax.pruning import select
-from earlyprune_jax.signals.weight_change import weight_change, weight_change_per_leaf
+from earlyprune_jax.signals.trajectories import weight_change, weight_change_per_leaf
 from earlyprune_jax.validate import InvalidInput
 
 

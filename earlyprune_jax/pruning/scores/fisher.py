@@ -1,75 +1,82 @@
-"""The diagonal of the Fisher information: E ||d log p(y|x) / d w||^2 of every single weight.
+"""Squared gradients of log p(y|x), example by example, and the Fisher diagonal made of them.
 
 F_ii = (1/N) sum_n E_{y ~ p(y|x_n)} [(d log p(y|x_n) / d w_i)^2], natural log, the mean over all
-examples of all batches, network in evaluation mode (close over the batch statistics). With the
-data's labels in place of the model's it is the empirical Fisher. Its sum over a leaf is the trace
-that `signals.fisher` measures. Higher = keep; `scores.obd` turns it into w^2 F / 2.
+examples, network in evaluation mode (close over the batch statistics). With the data's labels in
+place of the model's it is the empirical Fisher. Its sum over a leaf is the trace that
+`signals.fisher_trace` measures, from the same squares. Higher = keep; `scores.obd` turns it into
+w^2 F / 2.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
-from earlyprune_jax.pruning.scores.batches import Batches, checked
 from earlyprune_jax.pruning.scores.gradients import (
+    Batches,
+    Examples,
     Loss,
-    all_finite,
-    require_finite,
+    microbatches,
     scalar,
     scores_like,
+    sum_over_batches,
     weights_of,
 )
-from earlyprune_jax.pruning.scores.weights import require_key
+from earlyprune_jax.pruning.scores.weights import count_problems, require_key
+from earlyprune_jax.pruning.trees import split_weights
 from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
-LABELS = ("sampled", "exact", "argmax", "true")
-"""What `choose_labels` knows."""
+ESTIMATORS = ("exact", "sampled", "argmax", "empirical")
+"""Whose labels: the expectation over p(y|x), one draw from it, the predicted class, the data's."""
 
-ESTIMATORS = ("per_example", "batch")
+METHODS = ("vmap", "batch")
+"""How squares are computed: of every example's gradient, or of a whole batch's (paper A's code)."""
 
-Logits = Callable[[Params, Any], Array]
-"""(params, batch) -> logits [B, C], in evaluation mode."""
+LogProbs = Callable[[Params, Any], Array]
+"""(params, batch) -> log-probabilities [B, C], natural log; `fisher_diagonal` takes logits too."""
+
+Choose = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""(log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels, their weights [B]."""
 
 
 def fisher_diagonal(
-    logits: Logits,
+    logits: LogProbs,
     params: Params,
     batches: Batches,
     *,
     key: PRNGKey,
-    labels: str = "sampled",
-    estimator: str = "per_example",
+    estimator: str = "sampled",
+    method: str = "vmap",
     microbatch_size: int = 8,
+    labels: str | None = None,
 ) -> Scores:
     """The Fisher diagonal, from the model's own labels.
 
-    `per_example` squares every example's gradient and takes the mean over examples, whatever the
-    batches' sizes. Memory: microbatch_size times the gradients. `exact` labels cost C passes.
+    `vmap` squares every example's gradient and takes the mean over examples, whatever the batches'
+    sizes. Memory: microbatch_size times the gradients. The `exact` estimator costs C passes.
 
     `batch` is paper A's code, one backward pass a batch: the mean over batches of
     B (gradient of the batch's mean cross-entropy)^2 with sampled labels. For unequal batches the
-    mean is weighted by B: (1/N) sum_b (sum of batch b's gradients)^2. Same expectation as
-    `per_example` (the cross terms have mean 0 under sampled labels, and under no others), with a
-    larger variance; unlike it, it depends on how examples are grouped.
+    mean is weighted by B: (1/N) sum_b (sum of batch b's gradients)^2. Same expectation as `vmap`
+    (the cross terms have mean 0 under sampled labels, and under no others), with a larger variance;
+    unlike it, it depends on how examples are grouped.
 
     Sampled labels are a function of (key, number of the example in the data), so that neither
     microbatch size nor batch sizes change them.
 
     Args:
-        logits: (params, batch) -> [B, C], C >= 2, in evaluation mode; `per_example` also calls it
-            with batches of one example.
+        logits: (params, batch) -> [B, C], C >= 2, in evaluation mode; `vmap` also calls it with
+            batches of one example.
         params: any pytree.
         batches: pytrees of arrays with a leading example axis; consumed to the end.
         key: a PRNG key; used by `sampled` only.
-        labels: `sampled` draws y ~ p(y|x), one an example (unbiased); `exact` sums over all
-            classes with weights p(y|x); `argmax` takes the predicted class.
-        estimator: `per_example`, or `batch` (sampled labels only).
+        estimator: `sampled` draws y ~ p(y|x), one for each example (unbiased); `exact` sums over
+            all classes with weights p(y|x); `argmax` takes the predicted class.
+        method: `vmap`, or `batch` (sampled labels only).
         microbatch_size: examples whose gradients are in memory at once.
+        labels: the former name of `estimator`, whose own values were those of `method` then.
 
     Returns:
         The structure of `params`, float32, >= 0; zeros where a leaf is no weight.
@@ -83,22 +90,28 @@ def fisher_diagonal(
     Example:
         >>> logits = lambda params, x: x * params[None]
         >>> x = jnp.array([[1.0, 0.0], [3.0, 0.0]])      # p = 1/2, d log p_0 = x (1/2, 0)
-        >>> fisher_diagonal(logits, jnp.zeros(2), [x], key=jax.random.key(0), labels="exact").tolist()
+        >>> options = {"key": jax.random.key(0), "estimator": "exact"}
+        >>> fisher_diagonal(logits, jnp.zeros(2), [x], **options).tolist()
         [1.25, 0.0]
     """
-    _check_options(key, labels, estimator, microbatch_size)
-    if estimator == "batch":
-        return _batch_gradient_squares(logits, params, batches, key)
+    if labels is not None or estimator in ("per_example", "batch"):
+        method = estimator if estimator in ("per_example", "batch") else method
+        estimator = labels or "sampled"
+    estimator, method = current_word(estimator), current_word(method)
+    problems = check_options(estimator, method) + count_problems(1, microbatch_size=microbatch_size)
+    if estimator == "empirical":
+        remedy = "For the data's labels call empirical_fisher_diagonal with the loss."
+        problems.append(expected("estimator", estimator, "to take the model's labels", remedy))
+    if problems:
+        raise InvalidInput(problems)
+    require_key(key)
 
-    def log_likelihood(params, example, number, pass_index):
-        log_probs = _log_probs(logits, params, example, 1)
-        chosen, weight = _choose_one(labels, log_probs[0], key, number, pass_index)
-        return log_probs[0, chosen], weight
+    def log_probs(params: Params, batch: Any) -> Array:
+        values = logits(params, batch)
+        require_logits(values, len(jax.tree.leaves(batch)[0]))
+        return jax.nn.log_softmax(values.astype(jnp.float32))
 
-    num_passes = (
-        functools.partial(_num_classes, logits, params) if labels == "exact" else lambda _: 1
-    )
-    return _per_example_squares(log_likelihood, params, batches, num_passes, microbatch_size)
+    return _mean_squares(log_probs, params, batches, estimator, method, key, microbatch_size)
 
 
 def empirical_fisher_diagonal(
@@ -130,203 +143,220 @@ def empirical_fisher_diagonal(
         >>> float(empirical_fisher_diagonal(loss, {"w": jnp.ones(())}, batches)["w"])
         7.0
     """
-    if problems := _microbatch_problems(microbatch_size):
+    if problems := count_problems(1, microbatch_size=microbatch_size):
         raise InvalidInput(problems)
 
-    def example_loss(params, example, number, pass_index):
-        return scalar(loss(params, example)), 1.0
+    def log_probs(params: Params, batch: Any) -> Array:
+        # The loss stands for the log-probability of a single class: squares have no sign.
+        return scalar(loss(params, batch)).reshape(1, 1)
 
-    return _per_example_squares(example_loss, params, batches, lambda _: 1, microbatch_size)
+    key = jnp.zeros(2, jnp.uint32)
+    return _mean_squares(log_probs, params, batches, "empirical", "vmap", key, microbatch_size)
 
 
-def choose_labels(
-    rule: str, log_probs: Array, true_labels: Array, key: PRNGKey, pass_index: Array
-) -> tuple[Array, Array]:
-    """The labels whose gradients are squared, and each one's weight.
+def _mean_squares(
+    log_probs: LogProbs,
+    params: Params,
+    batches: Batches,
+    estimator: str,
+    method: str,
+    key: PRNGKey,
+    microbatch_size: int,
+) -> Scores:
+    """(1/N) sum over examples (or batches) and passes of the label's weight * gradient^2."""
+    weights, merge = weights_of(params)
+
+    def of_weights(weights: list[Array], batch: Any) -> Array:
+        return log_probs(merge(weights), batch)
+
+    def squares(
+        weights: list[Array], batch: Any, examples: Examples, pass_index: Array
+    ) -> tuple[Array, list[Array]]:
+        choose = label_rule(estimator, key, pass_index)
+        if method == "batch":
+            gradients, values = batch_gradient(of_weights, weights, batch, examples, choose)
+            added = [jnp.square(gradient.astype(jnp.float32)) for gradient in gradients]
+        else:
+            gradients, factors, values = example_gradients(
+                of_weights, weights, batch, examples, choose
+            )
+            factors = examples.weights * factors
+            added = [weighted_squares(factors, leaf.astype(jnp.float32)) for leaf in gradients]
+        # A class may be impossible, with log-probability -inf; not all of them.
+        return jnp.max(values, axis=1), added
+
+    num_passes = 1
+
+    def pieces(batch: Any, size: int, first: int) -> Iterator[tuple[Any, Examples, int]]:
+        nonlocal num_passes
+        if estimator == "exact" and first == 0:
+            single = jax.tree.map(lambda leaf: leaf[:1], batch)
+            num_passes = jax.eval_shape(of_weights, weights, single).shape[1]
+        at_once = size if method == "batch" else microbatch_size
+        for part, examples in microbatches(batch, size, at_once, first=first):
+            for index in range(num_passes):
+                yield part, examples, index
+
+    totals, count = sum_over_batches(squares, (weights,), params, batches, pieces)
+    return scores_like(params, [total / count for total in totals])
+
+
+def label_rule(estimator: str, key: PRNGKey, pass_index: Any) -> Choose:
+    """Makes the function that chooses the labels whose gradients are squared, with their weights.
 
     Args:
-        rule: `sampled` draws y ~ p(y|x), one an image (unbiased for paper A's Eq. 3); `exact` takes
-            class `pass_index` with weight p(y|x), so that C passes sum to Eq. 3 itself; `argmax`
-            takes the predicted label (Eq. 4 read literally); `true` the data's (empirical Fisher).
-        log_probs: [B, C].
-        true_labels: [B] int.
+        estimator: `sampled` draws y ~ p(y|x), one for each example (unbiased for paper A's Eq. 3),
+            as a function of (key, the example's number) alone; `exact` takes class `pass_index`
+            with weight p(y|x), so that C passes sum to Eq. 3 itself; `argmax` takes the predicted
+            label (Eq. 4 read literally); `empirical` the data's.
         key: used by `sampled` only.
         pass_index: scalar int, used by `exact` only.
 
-    Returns:
-        labels [B] int32 and weights [B] float32.
-
     Example:
-        >>> log_probs, true = jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0])
-        >>> labels, weights = choose_labels("exact", log_probs, true, jax.random.key(0), jnp.array(1))
+        >>> log_probs, unused = jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0])
+        >>> labels, weights = label_rule("exact", jax.random.key(0), 1)(log_probs, unused, unused)
         >>> labels.tolist(), weights.tolist()
         ([1], [0.75])
     """
-    ones = jnp.ones(log_probs.shape[0])
-    if rule == "sampled":
-        return jax.random.categorical(key, log_probs), ones
-    if rule == "argmax":
-        return jnp.argmax(log_probs, axis=-1), ones
-    if rule == "true":
-        return true_labels, ones
-    labels = jnp.full(log_probs.shape[0], pass_index)
-    return labels, jnp.exp(jnp.take(log_probs, pass_index, axis=-1))
+
+    def choose(log_probs: Array, numbers: Array, labels: Array) -> tuple[Array, Array]:
+        ones = jnp.ones(log_probs.shape[0])
+        if estimator == "empirical":
+            return labels, ones
+        if estimator == "argmax":
+            return jnp.argmax(log_probs, axis=-1), ones
+        if estimator == "exact":
+            weights = jnp.exp(jnp.take(log_probs, pass_index, axis=-1))
+            return jnp.full(log_probs.shape[0], pass_index), weights
+
+        def draw(row: Array, number: Array) -> Array:
+            return jax.random.categorical(jax.random.fold_in(key, number), row[None])[0]
+
+        return jax.vmap(draw)(log_probs, numbers), ones
+
+    return choose
 
 
-def _choose_one(
-    rule: str, log_probs: Array, key: PRNGKey, number: Array, pass_index: Array
-) -> tuple[Array, Array]:
-    """`choose_labels` for one example [C], by its number in the data; never differentiated."""
-    unused = jnp.zeros(1, jnp.int32)  # the data's labels: no rule allowed here looks at them
-    row = jax.lax.stop_gradient(log_probs)[None]
-    labels, weights = choose_labels(rule, row, unused, jax.random.fold_in(key, number), pass_index)
-    return labels[0], weights[0]
-
-
-def _per_example_squares(
-    objective: Callable[[Params, Any, Array, Array], tuple[Array, Any]],
-    params: Params,
-    batches: Batches,
-    num_passes: Callable[[Any], int],
-    microbatch_size: int,
-) -> Scores:
-    """(1/N) sum over examples and passes of weight * gradient^2.
+def example_gradients(
+    log_probs: LogProbs, params: Params, batch: Any, examples: Examples, choose: Choose
+) -> tuple[list[Array], Array, Array]:
+    """Differentiates every example's log p(y|x), by one backward pass each; runs inside jit.
 
     Args:
-        objective: (params, batch of one example, its number, pass index) -> (value, weight).
+        log_probs: (params, batch of one example) -> [1, C].
         params: any pytree.
-        batches: pytrees of arrays with a leading example axis.
-        num_passes: first batch -> how often each example is visited.
-        microbatch_size: examples a call.
+        batch: arrays with a leading axis B.
+        examples: their numbers and labels.
+        choose: whose log-probability is differentiated.
+
+    Returns:
+        Each weight's gradients [B, *its shape], the labels' weights [B], log-probabilities [B, C].
     """
-    weights, merge = weights_of(params)
-    add = _microbatch_step(lambda weights, *rest: objective(merge(weights), *rest))
-    totals = [jnp.zeros(weight.shape, jnp.float32) for weight in weights]
-    passes, count = 0, 0
-    for number, batch, size in checked(batches):
-        passes = passes or num_passes(batch)
-        finite = []
-        for start in range(0, size, microbatch_size):
-            places = start + np.arange(microbatch_size)
-            # The last microbatch is filled up with its last example, at weight 0: one shape, one
-            # compilation, and unlike zeros no input the network was not asked to take.
-            examples = _take(batch, np.minimum(places, size - 1))
-            counted = (places < size).astype(np.float32)
-            for index in range(passes):
-                totals, *flags = add(totals, weights, examples, count + places, counted, index)
-                finite.append(flags)
-        values, leaves = zip(*finite, strict=True)
-        require_finite(np.all(values), np.all(leaves, axis=0), params, number)
-        count += size
-    return scores_like(params, [total / count for total in totals])
+    weights, merge = split_weights(params)
+
+    def gradient(example: Any, number: Array, label: Array) -> Any:
+        single = jax.tree.map(lambda leaf: leaf[None], example)
+
+        def objective(weights: list[Array]) -> tuple[Array, tuple[Array, Array]]:
+            values = log_probs(merge(weights), single)
+            fixed = jax.lax.stop_gradient(values)
+            labels, factors = choose(fixed, number[None], label[None])
+            return values[0, labels[0]], (factors[0], fixed[0])
+
+        return jax.grad(objective, has_aux=True)(weights)
+
+    gradients, aux = jax.vmap(gradient)(batch, examples.numbers, examples.labels)
+    return gradients, *aux
 
 
-@jax.jit
-def _take(batch: Any, places: Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf[places], batch)
+def batch_gradient(
+    log_probs: LogProbs, params: Params, batch: Any, examples: Examples, choose: Choose
+) -> tuple[list[Array], Array]:
+    """Differentiates the sum of log p(y|x) over a batch; runs inside jit.
+
+    Args:
+        log_probs: (params, batch) -> [B, C].
+        params: any pytree.
+        batch: arrays with a leading axis B.
+        examples: their numbers, labels and weights; those of weight 0 are left out.
+        choose: whose log-probability is differentiated.
+
+    Returns:
+        Each weight's gradient, and the log-probabilities [B, C].
+    """
+    weights, merge = split_weights(params)
+
+    def objective(weights: list[Array]) -> tuple[Array, Array]:
+        values = log_probs(merge(weights), batch)
+        fixed = jax.lax.stop_gradient(values)
+        labels, _ = choose(fixed, examples.numbers, examples.labels)
+        chosen = jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+        return jnp.sum(jnp.where(examples.weights > 0, chosen, 0.0)), fixed
+
+    return jax.grad(objective, has_aux=True)(weights)
 
 
-def _microbatch_step(
-    objective: Callable[..., tuple[Array, Any]],
-) -> Callable[..., tuple[Any, Array, Array]]:
-    """Adds a microbatch's weighted squares to the totals."""
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def add(totals, weights, examples, numbers, counted, pass_index):
-        def one(example, number):
-            single = jax.tree.map(lambda leaf: leaf[None], example)
-            differentiated = jax.value_and_grad(objective, has_aux=True)
-            (value, weight), gradients = differentiated(weights, single, number, pass_index)
-            return value, jnp.asarray(weight, jnp.float32), gradients
-
-        values, label_weights, gradients = jax.vmap(one)(examples, numbers)
-        factors = counted * label_weights
-        totals = [t + _weighted_squares(factors, g) for t, g in zip(totals, gradients, strict=True)]
-        return totals, jnp.isfinite(values).all(), all_finite(totals)
-
-    return add
-
-
-def _weighted_squares(factors: Array, gradients: Array) -> Array:
-    squares = jnp.square(gradients.astype(jnp.float32))
+def weighted_squares(factors: Array, gradients: Array) -> Array:
+    """Sums factor * gradient^2 over examples: [B] and [B, *shape] give [*shape]."""
     # An accelerator's default product rounds its operands to fewer bits.
-    return jnp.tensordot(factors, squares, axes=1, precision=jax.lax.Precision.HIGHEST)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.tensordot(factors, jnp.square(gradients), axes=1, precision=highest)
 
 
-def _batch_gradient_squares(
-    logits: Logits, params: Params, batches: Batches, key: PRNGKey
-) -> Scores:
-    """(1/N) sum over batches of (gradient of the batch's summed log-likelihood)^2."""
-    weights, merge = weights_of(params)
+def current_word(word: Any) -> Any:
+    """Translates what a method or an estimator was called in earlier versions.
 
-    def draw(row, number):
-        label, _ = _choose_one("sampled", row, key, number, jnp.zeros((), jnp.int32))
-        return label
-
-    def log_likelihood(weights, batch, numbers):
-        log_probs = _log_probs(logits, merge(weights), batch, len(numbers))
-        chosen = jax.vmap(draw)(log_probs, numbers)
-        return jnp.sum(jnp.take_along_axis(log_probs, chosen[:, None], axis=1))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def add(totals, weights, batch, numbers):
-        value, gradients = jax.value_and_grad(log_likelihood)(weights, batch, numbers)
-        totals = [
-            t + jnp.square(g.astype(jnp.float32)) for t, g in zip(totals, gradients, strict=True)
-        ]
-        return totals, jnp.isfinite(value), all_finite(totals)
-
-    totals = [jnp.zeros(weight.shape, jnp.float32) for weight in weights]
-    count = 0
-    for number, batch, size in checked(batches):
-        totals, value_is_finite, leaves_are_finite = add(
-            totals, weights, batch, count + np.arange(size)
-        )
-        require_finite(value_is_finite, leaves_are_finite, params, number)
-        count += size
-    return scores_like(params, [total / count for total in totals])
+    Example:
+        >>> current_word("per_example"), current_word("batch")
+        ('vmap', 'batch')
+    """
+    former = {"per_example": "vmap", "true": "empirical"}
+    return former.get(word, word) if isinstance(word, str) else word
 
 
-def _log_probs(logits: Logits, params: Params, batch: Any, num_examples: int) -> Array:
-    """[B, C] natural log in float32, or a named error; runs while jit traces."""
-    values = logits(params, batch)
-    shape = getattr(values, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != num_examples or shape[1] < 2:
-        given = type(values).__name__ if shape is None else shape
-        allowed = f"to be [B, C] with B={num_examples}, as in the batch given, and C >= 2 classes"
-        remedy = "Return the logits alone, one row for every example."
-        raise unexpected("logits(params, batch), its shape,", given, allowed, remedy)
-    return jax.nn.log_softmax(values.astype(jnp.float32))
+def check_options(
+    estimator: str, method: str, methods: Sequence[str] = METHODS, *, where: str = ""
+) -> list[str]:
+    """Lists the problems of an estimator and a method; none if they go together.
 
+    Args:
+        estimator: should be one of `ESTIMATORS`.
+        method: should be one of `methods`.
+        methods: that there are.
+        where: put behind the names in the messages, such as " of pruning.criteria".
 
-def _num_classes(logits: Logits, params: Params, batch: Any) -> int:
-    """C, from the shapes of the logits of one example."""
-    weights, merge = weights_of(params)
-    single = jax.tree.map(lambda leaf: leaf[:1], batch)
-    return jax.eval_shape(lambda w, b: _log_probs(logits, merge(w), b, 1), weights, single).shape[1]
-
-
-def _check_options(key: PRNGKey, labels: str, estimator: str, microbatch_size: int) -> None:
-    allowed = tuple(rule for rule in LABELS if rule != "true")
-    problems = _microbatch_problems(microbatch_size)
-    if labels == "true":
-        remedy = "For the data's labels call empirical_fisher_diagonal with the loss."
-        problems.append(expected("labels", labels, f"to be one of {', '.join(allowed)}", remedy))
-    elif labels not in allowed:
-        problems.append(unknown_choice("labels", labels, allowed))
+    Example:
+        >>> check_options("sampled", "batch"), check_options("exact", "vmap")
+        ([], [])
+        >>> check_options("exact", "batch")[0].split(". ")[0]
+        "Expected estimator='exact' to be sampled with method batch"
+    """
+    problems = []
     if estimator not in ESTIMATORS:
-        problems.append(unknown_choice("estimator", estimator, ESTIMATORS))
-    elif estimator == "batch" and labels != "sampled":
+        problems.append(unknown_choice(f"estimator{where}", estimator, ESTIMATORS))
+    if method not in methods:
+        problems.append(unknown_choice(f"method{where}", method, methods))
+    if method == "batch" and estimator in ESTIMATORS and estimator != "sampled":
         remedy = (
-            "With other labels the cross terms between examples bias it; use estimator per_example."
+            "Only labels drawn from the model make the cross terms between examples vanish: with "
+            f"others this is no estimate. Use method {methods[0]}."
         )
-        problems.append(expected("labels", labels, "to be sampled with estimator batch", remedy))
-    if problems:
-        raise InvalidInput(problems)
-    require_key(key)
+        allowed = "to be sampled with method batch"
+        problems.append(expected(f"estimator{where}", estimator, allowed, remedy))
+    return problems
 
 
-def _microbatch_problems(size: Any) -> list[str]:
-    if isinstance(size, int) and not isinstance(size, bool) and size >= 1:
-        return []
-    return [expected("microbatch_size", size, "to be an integer of at least 1")]
+def require_logits(logits: Any, num_examples: int) -> None:
+    """Refuses what are no logits, by their shape and type; runs while jit traces.
+
+    Raises:
+        InvalidInput: they are not [num_examples, C] with C >= 2, or no floats.
+    """
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != num_examples or shape[1] < 2:
+        given = type(logits).__name__ if shape is None else shape
+        allowed = f"to be [B, C], B={num_examples} as in the batch given, and C >= 2 classes"
+        remedy = "Return the logits alone, one row for every example."
+        raise unexpected("logits, their shape,", given, allowed, remedy)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise unexpected("logits, their type,", str(logits.dtype), "to be a float type")

@@ -8,8 +8,9 @@ over examples: a smaller last batch counts by its size. In memory at any time: o
 graph and the accumulators, which are float32 whatever the weights are.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,12 +18,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, Scores
-from earlyprune_jax.pruning.scores.batches import Batches, checked
 from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, split_weights
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+
+Batches = Iterable[Any]
+"""Pytrees of arrays with a leading example axis."""
 
 Loss = Callable[[Params, Any], Array]
 """(params, batch) -> the mean loss over the batch's examples, a scalar, in evaluation mode."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What is known of a batch of B examples beside what the network takes.
+
+    Attributes:
+        numbers: [B] each example's place among all of them: what drawn labels depend on.
+        labels: [B] the data's labels; looked at by the empirical estimator only.
+        weights: [B] 1, or 0 for padding.
+    """
+
+    numbers: Any
+    labels: Any
+    weights: Any
+
+
+jax.tree_util.register_dataclass(Examples, ["numbers", "labels", "weights"], [])
 
 
 def mean_gradient(loss: Loss, params: Params, batches: Batches) -> Scores:
@@ -50,8 +71,8 @@ def mean_gradient(loss: Loss, params: Params, batches: Batches) -> Scores:
         3.0
     """
     weights, merge = weights_of(params)
-    objective = _objective(loss, merge)
-    total, count = _sum_over_examples(jax.value_and_grad(objective), (weights,), params, batches)
+    terms = _gradient_terms(loss, merge)
+    total, count = sum_over_batches(terms, (weights,), params, batches, _whole)
     return scores_like(params, [leaf / count for leaf in total])
 
 
@@ -142,7 +163,8 @@ def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
 
     Example:
         >>> loss = lambda params, x: jnp.mean((x @ params) ** 2) / 2
-        >>> grasp(loss, jnp.array([3.0, -1.0]), [jnp.array([[1.0, 1.0]])]).tolist()  # g = (2, 2) = Hg / 2
+        >>> batches = [jnp.array([[1.0, 1.0]])]                         # g = (2, 2) = H g / 2
+        >>> grasp(loss, jnp.array([3.0, -1.0]), batches).tolist()
         [12.0, -4.0]
     """
     if isinstance(batches, Iterator):
@@ -151,18 +173,17 @@ def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
         )
         raise unexpected("batches", type(batches).__name__, "to be re-iterable", remedy)
     weights, merge = weights_of(params)
-    value_and_gradient = jax.value_and_grad(_objective(loss, merge))
+    gradient_terms = _gradient_terms(loss, merge)
 
-    def curvature_along(weights, direction, batch):
-        _, (slope, product) = jax.jvp(
-            lambda w: value_and_gradient(w, batch), (weights,), (direction,)
-        )
-        return slope, product
+    def curvature_terms(weights, direction, batch, size):
+        along = (lambda w: gradient_terms(w, batch, size)), (weights,), (direction,)
+        return jax.jvp(*along)[1]
 
-    total, count = _sum_over_examples(value_and_gradient, (weights,), params, batches)
+    total, count = sum_over_batches(gradient_terms, (weights,), params, batches, _whole)
     # jvp wants the tangents in the weights' own types.
     gradient = [(leaf / count).astype(w.dtype) for leaf, w in zip(total, weights, strict=True)]
-    total, second = _sum_over_examples(curvature_along, (weights, gradient), params, batches)
+    operands = weights, gradient
+    total, second = sum_over_batches(curvature_terms, operands, params, batches, _whole)
     if second != count:
         remedy = "Both passes must see the same data."
         raise unexpected("examples in the second pass", second, f"to be {count}", remedy)
@@ -211,66 +232,150 @@ def scalar(value: Any) -> Array:
     return value
 
 
-def require_finite(
-    value_is_finite: Any, leaves_are_finite: Any, params: Params, number: int
-) -> None:
-    """Refuses what is not finite after a batch, by the paths of its leaves.
-
-    Args:
-        value_is_finite: bool, of the loss or log-probabilities.
-        leaves_are_finite: [number of weights] bool.
-        params: names the leaves.
-        number: the batch, from 0.
-    """
-    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    bad = [
-        name
-        for name, finite in zip(names, np.asarray(leaves_are_finite), strict=True)
-        if not finite
-    ]
-    remedy = (
-        f"At batch {number} (from 0). Look at that batch, or score weights that have not diverged."
-    )
-    problems = [] if value_is_finite else [expected("loss", "not finite", "to be finite", remedy)]
-    shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
-    if bad:
-        problems.append(
-            expected(f"gradient at {shown or 'its root'}", "not finite", "to be finite", remedy)
-        )
-    if problems:
-        raise InvalidInput(problems)
-
-
-def all_finite(arrays: list[Array]) -> Array:
-    """[n] bool: whether each array is finite throughout."""
-    return jnp.stack([jnp.isfinite(array).all() for array in arrays])
-
-
-def _objective(
-    loss: Loss, merge: Callable[[list[Array]], Params]
-) -> Callable[[list[Array], Any], Array]:
-    return lambda weights, batch: scalar(loss(merge(weights), batch))
-
-
-def _sum_over_examples(
-    per_batch: Callable[..., tuple[Array, list[Array]]],
+def sum_over_batches(
+    terms: Callable[..., tuple[Array, list[Array]]],
     operands: tuple[Any, ...],
     params: Params,
     batches: Batches,
+    pieces: Callable[[Any, int, int], Iterable[tuple[Any, ...]]],
 ) -> tuple[list[Array], int]:
-    """sum_b n_b per_batch(*operands, batch_b)[1] in float32, and sum_b n_b."""
+    """Adds up over all batches, in float32, what a compiled function gives for their pieces.
+
+    Args:
+        terms: (*operands, *piece) -> (a loss or losses, an array for each weight).
+        operands: the first is the list of weights.
+        params: names the weights in errors.
+        batches: pytrees of arrays with a leading example axis; consumed to the end.
+        pieces: (batch, its number of examples, number of those before it) -> the arguments of each
+            call of `terms`.
+
+    Returns:
+        The sums, and the number of examples.
+
+    Raises:
+        InvalidInput: bad batches; a loss or a sum that is not finite (with path and batch).
+    """
 
     # The operands are arguments, not closed over: jit would build them in as constants.
     @functools.partial(jax.jit, donate_argnums=0)
-    def add(totals, operands, batch, size):
-        value, arrays = per_batch(*operands, batch)
-        totals = [t + size * a.astype(jnp.float32) for t, a in zip(totals, arrays, strict=True)]
-        return totals, jnp.isfinite(value), all_finite(totals)
+    def add(totals, operands, *piece):
+        losses, arrays = terms(*operands, *piece)
+        totals = [total + array for total, array in zip(totals, arrays, strict=True)]
+        finite = jnp.stack([jnp.isfinite(total).all() for total in totals])
+        return totals, jnp.isfinite(losses).all(), finite
 
     totals = [jnp.zeros(weight.shape, jnp.float32) for weight in operands[0]]
     count = 0
     for number, batch, size in checked(batches):
-        totals, value_is_finite, leaves_are_finite = add(totals, operands, batch, float(size))
-        require_finite(value_is_finite, leaves_are_finite, params, number)
+        losses_finite = []
+        totals_finite: Any = ()
+        for piece in pieces(batch, size, count):
+            totals, loss_finite, totals_finite = add(totals, operands, *piece)
+            losses_finite.append(loss_finite)
+        _require_finite(np.all(losses_finite), totals_finite, params, number)
         count += size
     return totals, count
+
+
+def _gradient_terms(loss: Loss, merge: Callable[[list[Array]], Params]) -> Callable[..., Any]:
+    """Makes the function of a loss and its gradient, times the number of a batch's examples."""
+    value_and_gradient = jax.value_and_grad(lambda w, batch: scalar(loss(merge(w), batch)))
+
+    def terms(weights: list[Array], batch: Any, size: Array) -> tuple[Array, list[Array]]:
+        value, gradient = value_and_gradient(weights, batch)
+        return value, [size * leaf.astype(jnp.float32) for leaf in gradient]
+
+    return terms
+
+
+def _whole(batch: Any, size: int, first: int) -> list[tuple[Any, ...]]:
+    return [(batch, float(size))]
+
+
+def _require_finite(loss_finite: Any, leaves_finite: Any, params: Params, number: int) -> None:
+    """Refuses what is not finite after a batch, by the paths of its leaves."""
+    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
+    finite = np.asarray(leaves_finite)
+    bad = [name for name, good in zip(names, finite, strict=True) if not good]
+    remedy = f"At batch {number} (from 0). Look at it, or score weights that have not diverged."
+    problems = [] if loss_finite else [expected("loss", "not finite", "to be finite", remedy)]
+    if bad:
+        thing = f"gradient at {', '.join(shortened(bad, at_most=8)) or 'its root'}"
+        problems.append(expected(thing, "not finite", "to be finite", remedy))
+    if problems:
+        raise InvalidInput(problems)
+
+
+def checked(batches: Batches) -> Iterator[tuple[int, Any, int]]:
+    """(number from 0, batch, number of examples) of every batch; what all averages run over.
+
+    Raises:
+        InvalidInput: not an iterable of batches, empty, or a batch without one common number of
+            examples of at least 1.
+    """
+    # A dict's keys or an array's rows would be taken for batches.
+    if (
+        isinstance(batches, Mapping | str)
+        or hasattr(batches, "ndim")
+        or not isinstance(batches, Iterable)
+    ):
+        remedy = "Wrap a single batch in a list."
+        raise unexpected("batches", type(batches).__name__, "to be an iterable of batches", remedy)
+    number = -1
+    for number, batch in enumerate(batches):
+        yield number, batch, _num_examples(number, batch)
+    if number < 0:
+        remedy = "An iterator that has been used up gives none: make it again."
+        raise unexpected("batches", batches, "to give at least one batch", remedy)
+
+
+def _num_examples(number: int, batch: Any) -> int:
+    """The length of the leading axis of every leaf."""
+    where = f"batch {number} (from 0)"
+    leaves = named_leaves(batch)
+    if not leaves:
+        raise unexpected(where, batch, "to hold at least one array")
+    problems = [
+        expected(
+            f"{where} at {name or 'its root'}", leaf, "to be an array with a leading example axis"
+        )
+        for name, leaf in leaves
+        if np.ndim(leaf) == 0
+    ]
+    if problems:
+        raise InvalidInput(problems)
+    sizes = {name or "its root": np.shape(leaf)[0] for name, leaf in leaves}
+    if len(set(sizes.values())) > 1:
+        remedy = "Every array holds the same examples."
+        raise unexpected(f"examples in {where}", sizes, "to be the same number", remedy)
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise unexpected(f"examples in {where}", 0, "to be at least 1", "Leave it out.")
+    return size
+
+
+def microbatches(
+    batch: Any, count: int, size: int, *, labels: Any = None, first: int = 0
+) -> Iterator[tuple[Any, Examples]]:
+    """Cuts a batch into parts of one shape.
+
+    What is missing in the last is filled with its last example at weight 0: one compilation, and
+    unlike zeros no input that the network was not asked to take.
+
+    Args:
+        batch: arrays with a leading axis of `count` examples.
+        count: of the batch's examples.
+        size: of a part.
+        labels: [count] of the data, where they are looked at.
+        first: the number of the batch's first example in the data.
+
+    Returns:
+        Each part, and what is known of its examples.
+    """
+    given = np.zeros(count, np.int32) if labels is None else np.asarray(labels).astype(np.int32)
+    for start in range(0, count, size):
+        places = np.arange(start, start + size)
+        inside = np.minimum(places, count - 1)
+        part = jax.tree.map(lambda leaf, taken=inside: leaf[taken], batch)
+        numbers, weights = (first + places).astype(np.int32), (places < count).astype(np.float32)
+        yield part, Examples(numbers, given[inside], weights)

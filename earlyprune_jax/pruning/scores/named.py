@@ -6,14 +6,16 @@ from typing import Any
 
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
-from earlyprune_jax.pruning.scores.fisher import empirical_fisher_diagonal, fisher_diagonal
+from earlyprune_jax.pruning.scores.fisher import (
+    check_options,
+    current_word,
+    empirical_fisher_diagonal,
+    fisher_diagonal,
+)
 from earlyprune_jax.pruning.scores.gradients import grasp, taylor
 from earlyprune_jax.pruning.scores.weights import magnitude, obd, random
-from earlyprune_jax.validate import expected, unknown_choice
 
 CRITERIA_KEY = "pruning.criteria"
-ESTIMATORS = ("sampled", "exact", "argmax", "empirical")
-METHODS = ("per_example", "batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,53 +41,36 @@ Criterion = Callable[[Params, Probe], Scores]
 
 
 def _fisher(
-    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example"
+    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "vmap"
 ) -> Scores:
-    """The Fisher diagonal.
+    """Estimates the Fisher diagonal.
 
     Args:
         params: of the network.
         probe: what is looked at.
-        estimator: one of `ESTIMATORS`: whose labels.
-        method: `per_example`, or paper A's `batch`.
+        estimator: one of `fisher.ESTIMATORS`: whose labels.
+        method: one of `fisher.METHODS`: `vmap`, or paper A's `batch`.
     """
     if estimator == "empirical":
         return empirical_fisher_diagonal(probe.loss, params, probe.batches)
     assert probe.log_probs is not None, "checked before: see needs_log_probs"
-    return fisher_diagonal(
-        probe.log_probs, params, probe.batches, key=probe.key, labels=estimator, estimator=method
-    )
-
-
-def _magnitude(params: Params, probe: Probe) -> Scores:
-    return magnitude(params)
-
-
-def _random(params: Params, probe: Probe) -> Scores:
-    return random(params, probe.key)
+    options = {"key": probe.key, "estimator": estimator, "method": method}
+    return fisher_diagonal(probe.log_probs, params, probe.batches, **options)
 
 
 def _obd(
-    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "per_example"
+    params: Params, probe: Probe, *, estimator: str = "sampled", method: str = "vmap"
 ) -> Scores:
     return obd(params, _fisher(params, probe, estimator=estimator, method=method))
 
 
-def _taylor(params: Params, probe: Probe) -> Scores:
-    return taylor(probe.loss, params, probe.batches)
-
-
-def _grasp(params: Params, probe: Probe) -> Scores:
-    return grasp(probe.loss, params, probe.batches)
-
-
 CRITERIA: dict[str, Criterion] = {
-    "magnitude": _magnitude,
-    "random": _random,
+    "magnitude": lambda params, probe: magnitude(params),
+    "random": lambda params, probe: random(params, probe.key),
     "fisher": _fisher,
     "obd": _obd,
-    "taylor": _taylor,
-    "grasp": _grasp,
+    "taylor": lambda params, probe: taylor(probe.loss, params, probe.batches),
+    "grasp": lambda params, probe: grasp(probe.loss, params, probe.batches),
 }
 """Criteria by name; `fisher` and `obd` take `estimator` and `method`."""
 
@@ -95,7 +80,8 @@ def needs_log_probs(criterion: str) -> bool:
     name.
 
     Example:
-        >>> [needs_log_probs(name) for name in ("fisher", "fisher(estimator='empirical')", "magnitude")]
+        >>> names = "fisher", "fisher(estimator='empirical')", "magnitude"
+        >>> [needs_log_probs(name) for name in names]
         [True, False, False]
     """
     reference = references.parse(criterion)
@@ -116,13 +102,10 @@ def check_criterion(key: str, criterion: str) -> list[str]:
     problems = references.check(key, criterion, CRITERIA, ("params", "probe"))
     if problems or references.parse(criterion).path not in ("fisher", "obd"):
         return problems
-    options = dict(references.parse(criterion).options)
-    estimator, method = options.get("estimator", "sampled"), options.get("method", "per_example")
-    for name, value, choices in (("estimator", estimator, ESTIMATORS), ("method", method, METHODS)):
-        if value not in choices:
-            problems.append(unknown_choice(f"{name} of {key}", value, choices))
-    if method == "batch" and estimator != "sampled":
-        problems.append(
-            expected(f"estimator of {key}", estimator, "to be sampled with method batch")
-        )
-    return problems
+    options = {
+        "estimator": "sampled",
+        "method": "vmap",
+        **dict(references.parse(criterion).options),
+    }
+    words = current_word(options["estimator"]), current_word(options["method"])
+    return check_options(*words, where=f" of {key}")

@@ -20,8 +20,9 @@ from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_fraction
 from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
-from earlyprune_jax.pruning.trees import is_weight, named_leaves
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.pruning.scores.weights import count_problems
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 Forward = Callable[[Params, Any], Array]
 """(params, inputs) -> outputs of any shape, in evaluation mode."""
@@ -101,21 +102,25 @@ def synflow_mask(
         >>> mask["first"].tolist(), mask["second"].tolist()
         ([[True, False]], [[True], [False]])
     """
-    _check_options(sparsity, rounds)
+    if problems := check_fraction(sparsity, "sparsity") + count_problems(1, rounds=rounds):
+        raise InvalidInput(problems)
     flow = _flow(forward, params, inputs)
     magnitudes = _magnitudes(params)
     kept: list[Any] = [np.ones(weight.shape, bool) for weight in magnitudes]
     mask: Any = None
+
+    def score_kept() -> list[np.ndarray]:
+        return flow([np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)])
+
     for index in range(1, rounds + 1):
-        scores = flow([np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)])
         # No score is below 0, so that removed weights come first and stay removed.
-        ranked = [np.where(keep, score, -1.0) for keep, score in zip(kept, scores, strict=True)]
+        pairs = zip(kept, score_kept(), strict=True)
+        ranked = [np.where(keep, score, -1.0) for keep, score in pairs]
         target = sparsity if index == rounds else 1 - (1 - sparsity) ** (index / rounds)
         mask = allocate(scores_like(params, ranked), prunable, sparsity=target, scope="global")
-        kept = [np.asarray(leaf) for leaf in _weight_leaves(params, mask)]
-    flow(
-        [np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)]
-    )  # refuses a cut network
+        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True)
+        kept = [np.asarray(keep) for leaf, keep in leaves if is_weight(leaf)]
+    score_kept()  # refuses a cut network
     return mask
 
 
@@ -165,12 +170,7 @@ def _require_flow(flow: float, scores: list[np.ndarray], names: list[str]) -> No
 def _magnitudes(params: Params) -> list[np.ndarray]:
     weights_of(params)  # refuses what has none
     # Not what it returns: NumPy's float64 weights would come as float32.
-    return [np.abs(np.asarray(leaf).astype(np.float64)) for leaf in _weight_leaves(params, params)]
-
-
-def _weight_leaves(params: Params, tree: Any) -> list[Any]:
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(tree), strict=True)
-    return [other for leaf, other in pairs if is_weight(leaf)]
+    return [np.abs(np.asarray(leaf).astype(np.float64)) for leaf in split_weights(params)[0]]
 
 
 def _ones(leaf: Any) -> Any:
@@ -183,13 +183,3 @@ def _sixty_four_bits() -> contextlib.AbstractContextManager[Any]:
         return jax.enable_x64(True)
     # jax < 0.8 has it elsewhere; read by name, because later ones have it there no more.
     return importlib.import_module("jax.experimental").enable_x64(True)
-
-
-def _check_options(sparsity: float, rounds: int) -> None:
-    problems = check_fraction(sparsity, "sparsity")
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        problems.append(
-            expected("rounds", rounds, "to be an integer of at least 1", "The paper takes 100.")
-        )
-    if problems:
-        raise InvalidInput(problems)

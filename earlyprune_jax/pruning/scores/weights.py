@@ -5,7 +5,7 @@ parameters; leaves that are no weights (integers, functions, numbers) get zeros.
 weights may be removed is not decided here: scores cover biases and norm scales too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -65,7 +65,8 @@ def magnitude_increase(params: Params, initial_params: Params) -> Scores:
     increase").
 
     Example:
-        >>> magnitude_increase({"w": jnp.array([-2.0, 1.0])}, {"w": jnp.array([0.5, -3.0])})["w"].tolist()
+        >>> now, then = {"w": jnp.array([-2.0, 1.0])}, {"w": jnp.array([0.5, -3.0])}
+        >>> magnitude_increase(now, then)["w"].tolist()
         [1.5, -2.0]
     """
     require_like(params, initial_params, "initial_params")
@@ -251,6 +252,41 @@ def require_key(key: PRNGKey) -> None:
     if not typed and not (dtype == np.uint32 and np.ndim(key) == 1):
         allowed = "to be one PRNG key"
         raise unexpected("key", key, allowed, "Make one with jax.random.key(seed).")
+
+
+def nonfinite_problems(thing: str, named: Iterable[tuple[str, Any]], remedy: str = "") -> list[str]:
+    """Lists the weights that are not finite, by name; looked at on the host.
+
+    Args:
+        thing: what the leaves belong to.
+        named: (name, leaf) of leaves, of which those that are no weights are left out.
+        remedy: what to do about it.
+
+    Example:
+        >>> nonfinite_problems("params", [("kernel", np.array([np.nan])), ("steps", 3)])
+        ["Expected params at kernel='not finite' to be finite."]
+    """
+    return shortened(
+        [
+            expected(f"{thing} at {name or 'the root'}", "not finite", "to be finite", remedy)
+            for name, leaf in named
+            if is_weight(leaf) and not np.isfinite(np.asarray(leaf)).all()
+        ]
+    )
+
+
+def count_problems(at_least: int, **values: Any) -> list[str]:
+    """Lists the values that are no integers of at least so much, by their names.
+
+    Example:
+        >>> count_problems(1, rounds=0, batch_size=2)
+        ['Expected rounds=0 to be an integer of at least 1.']
+    """
+    return [
+        expected(name, value, f"to be an integer of at least {at_least}")
+        for name, value in values.items()
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < at_least
+    ]
 
 
 def _require_fitting(params: Params, norms: Mapping[str, Any]) -> None:

@@ -85,23 +85,23 @@ def test_a_two_parameter_softmax_by_hand():
     # log p_0 of logits (w_0 x_0, w_1 x_1) at w = (log 3, 0), x = (1, 2): p = (3/4, 1/4);
     # gradients: y=0: (x_0 / 4, -x_1 / 4), y=1: (-3 x_0 / 4, 3 x_1 / 4).
     params, x = jnp.array([jnp.log(3.0), 0.0]), jnp.array([[1.0, 2.0]])
-    exact = fisher_diagonal(logits, params, [x], key=KEY, labels="exact")
+    exact = fisher_diagonal(logits, params, [x], key=KEY, estimator="exact")
     np.testing.assert_allclose(exact, [3 / 16, 12 / 16], rtol=1e-5)
-    argmax = fisher_diagonal(logits, params, [x], key=KEY, labels="argmax")
+    argmax = fisher_diagonal(logits, params, [x], key=KEY, estimator="argmax")
     np.testing.assert_allclose(argmax, [1 / 16, 4 / 16], rtol=1e-5)
 
 
 def test_exact_labels_give_the_class_weighted_squared_jacobian_of_a_conv_net(case):
     logits, params, batch, jacobians, probabilities = case
     found = fisher_diagonal(
-        logits, params, cut(batch, 0, 4, 7), key=KEY, labels="exact", microbatch_size=3
+        logits, params, cut(batch, 0, 4, 7), key=KEY, estimator="exact", microbatch_size=3
     )
     assert_close(found, squares(jacobians, probabilities))
 
 
 def test_argmax_labels_give_the_squared_jacobian_of_the_predicted_class(case):
     logits, params, batch, jacobians, probabilities = case
-    found = fisher_diagonal(logits, params, [batch], key=KEY, labels="argmax")
+    found = fisher_diagonal(logits, params, [batch], key=KEY, estimator="argmax")
     assert_close(found, squares(jacobians, np.eye(3)[probabilities.argmax(axis=1)]))
     assert len(set(probabilities.argmax(axis=1))) > 1
 
@@ -143,7 +143,7 @@ def test_the_batch_estimator_is_paper_as_squared_mean_gradient_times_batch_size(
         gradient, size = jax.jit(jax.grad(loss_of(logits)))(params, part), len(part["y"])
         terms.append(jax.tree.map(lambda g, size=size: size * (size * g**2), gradient))
     wanted = jax.tree.map(lambda *parts: sum(parts) / 7, *terms)
-    found = fisher_diagonal(logits, params, cut(batch, *edges), key=KEY, estimator="batch")
+    found = fisher_diagonal(logits, params, cut(batch, *edges), key=KEY, method="batch")
     assert_close(found, wanted)
 
 
@@ -151,7 +151,7 @@ def test_batches_of_one_make_both_estimators_equal(case):
     logits, params, batch, _, _ = case
     ones = cut(batch, *range(8))
     per_example = fisher_diagonal(logits, params, [batch], key=KEY)
-    assert_close(fisher_diagonal(logits, params, ones, key=KEY, estimator="batch"), per_example)
+    assert_close(fisher_diagonal(logits, params, ones, key=KEY, method="batch"), per_example)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_an_equinox_module_is_scored_in_its_own_structure():
     model = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (5, 2))
     logits = lambda model, x: jax.vmap(model)(x)  # noqa: E731
-    found = fisher_diagonal(logits, model, [x], key=KEY, labels="exact", microbatch_size=2)
+    found = fisher_diagonal(logits, model, [x], key=KEY, estimator="exact", microbatch_size=2)
     assert jax.tree.structure(found) == jax.tree.structure(model)
     assert found.activation == 0
     params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -217,10 +217,12 @@ def linear_logits(params, x):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"labels": "smpled"}, "Did you mean 'sampled'?"),
+        ({"estimator": "smpled"}, "Did you mean 'sampled'?"),
+        ({"estimator": "empirical"}, "call empirical_fisher_diagonal"),
+        ({"method": "batches"}, "to be one of vmap, batch"),
+        ({"method": "batch", "estimator": "exact"}, "to be sampled with method batch"),
         ({"labels": "true"}, "call empirical_fisher_diagonal"),
-        ({"estimator": "batches"}, "to be one of per_example, batch"),
-        ({"estimator": "batch", "labels": "exact"}, "to be sampled with estimator batch"),
+        ({"labels": "exact", "estimator": "batch"}, "to be sampled with method batch"),
         ({"microbatch_size": 0}, "microbatch_size=0 to be an integer of at least 1"),
         ({"microbatch_size": True}, "microbatch_size=True"),
         ({"key": 3}, "to be one PRNG key"),
@@ -232,7 +234,24 @@ def test_bad_options_are_refused_with_the_remedy(options, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("estimator", ["per_example", "batch"])
+@pytest.mark.parametrize(
+    ("former", "options"),
+    [
+        ({"estimator": "batch"}, {"method": "batch"}),
+        ({"labels": "exact", "estimator": "per_example"}, {"estimator": "exact"}),
+        ({"labels": "argmax"}, {"estimator": "argmax"}),
+    ],
+)
+def test_the_words_of_earlier_versions_are_understood(former, options):
+    x = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    found, wanted = (
+        fisher_diagonal(linear_logits, jnp.ones(2), [x], key=KEY, **words)
+        for words in (former, options)
+    )
+    assert found.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("method", ["vmap", "batch"])
 @pytest.mark.parametrize(
     "logits",
     [
@@ -242,9 +261,18 @@ def test_bad_options_are_refused_with_the_remedy(options, words):
         lambda params, x: (x * params[None], None),
     ],
 )
-def test_logits_of_another_shape_are_refused(logits, estimator):
-    with pytest.raises(InvalidInput, match=r"logits\(params, batch\), its shape.*C >= 2 classes"):
-        fisher_diagonal(logits, jnp.ones(2), [jnp.ones((3, 2))], key=KEY, estimator=estimator)
+def test_logits_of_another_shape_are_refused(logits, method):
+    with pytest.raises(InvalidInput, match=r"logits, their shape,.*C >= 2 classes"):
+        fisher_diagonal(logits, jnp.ones(2), [jnp.ones((3, 2))], key=KEY, method=method)
+
+
+def test_a_class_may_be_impossible():
+    x = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+    masked = lambda params, x: jnp.pad(x * params[None], ((0, 0), (0, 1)), constant_values=-jnp.inf)  # noqa: E731
+    for method in ("vmap", "batch"):
+        found = fisher_diagonal(masked, jnp.ones(2), [x], key=KEY, method=method)
+        wanted = fisher_diagonal(linear_logits, jnp.ones(2), [x], key=KEY, method=method)
+        assert jnp.isfinite(found).all() and found.shape == wanted.shape
 
 
 @pytest.mark.parametrize(
@@ -262,7 +290,7 @@ def test_bad_batches_are_refused_by_number(batches, words):
     for estimate in (
         lambda: empirical_fisher_diagonal(loss, jnp.ones(2), batches),
         lambda: fisher_diagonal(linear_logits, jnp.zeros(2), batches, key=KEY),
-        lambda: fisher_diagonal(linear_logits, jnp.zeros(2), batches, key=KEY, estimator="batch"),
+        lambda: fisher_diagonal(linear_logits, jnp.zeros(2), batches, key=KEY, method="batch"),
     ):
         with pytest.raises(InvalidInput) as caught:
             estimate()

@@ -1,0 +1,180 @@
+"""Signals that compare epochs: how much the mask still changes, how far the weights have moved.
+
+`mask_distance` and `early_bird_distance` are Early-Bird's, `weight_change` is EarlyCroP's.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from earlyprune_jax.array_types import Mask, Params
+from earlyprune_jax.pruning.comparison import hamming
+from earlyprune_jax.pruning.scores.weights import nonfinite_problems, require_like
+from earlyprune_jax.pruning.selection import Layers, select
+from earlyprune_jax.pruning.trees import named_leaves, structure_problems
+from earlyprune_jax.validate import InvalidInput, unexpected
+
+
+def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
+    """Measures the fraction of prunable entries in which two masks differ.
+
+    The normalised Hamming distance |A xor B| / n, in [0, 1]; n counts the entries of the marked
+    leaves. Two masks of sparsity s differ in at most 2 min(s, 1 - s), two independent random ones
+    in 2 s (1 - s) on average: at 95 % sparsity every distance is at most 0.1. Masks of any
+    criterion, scope or pattern will do.
+
+    Cost: one pass over the masks, on the host; making a mask costs more.
+
+    Args:
+        first: bool leaves.
+        second: bool leaves of the same structure and shapes.
+        where: the structure of the masks with Python bools, from `select`: the prunable leaves.
+            None counts all entries, of which those that are never pruned dilute the distance.
+
+    Raises:
+        InvalidInput: the trees do not fit together, by path; no entries to compare.
+
+    Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 (there between channel
+    masks).
+
+    Example:
+        >>> first = {"w": np.array([True, True, False, False])}
+        >>> mask_distance(first, {"w": np.array([True, False, True, False])})
+        0.5
+    """
+    return hamming(first, second, where)
+
+
+def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) -> float:
+    """Measures the largest distance of the newest mask from any of the older ones.
+
+    Early-Bird keeps the masks of the last 5 epochs and draws its ticket once the newest differs
+    from EACH of the 4 older ones by at most 0.1, that is, once this is at most 0.1. (Distances
+    between neighbours would add up to more.) In [0, 2 min(s, 1 - s)] at equal sparsity s.
+
+    Cost: one `mask_distance` for each older mask.
+
+    Args:
+        newest: bool leaves.
+        older: at least one mask of the same structure, in any order; Early-Bird's are 4.
+        where: as in `mask_distance`.
+
+    Raises:
+        InvalidInput: as `mask_distance`; no older mask.
+
+    Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 and Algorithm 1.
+
+    Example:
+        >>> new, same = np.array([True, False, False, False]), np.array([True, False, False, False])
+        >>> early_bird_distance(new, [same, np.array([False, True, False, False])])
+        0.5
+    """
+    if not isinstance(older, Sequence) or not len(older):
+        remedy = "Keep the masks of the last epochs; there is no distance before the second."
+        given = type(older).__name__ if not isinstance(older, Sequence) else older
+        raise unexpected("older", given, "to be a list of at least one mask", remedy)
+    return max(mask_distance(newest, mask, where) for mask in older)
+
+
+def weight_change(
+    reference: Params, params: Params, *, layers: Layers | Any = "all_kernels"
+) -> float:
+    """Measures ||w - w_ref||_2 / ||w_ref||_2 over all chosen weights together.
+
+    No division by the number of weights. 0 if nothing has moved, 1 if all weights are 0 now;
+    no upper bound. EarlyCroP takes the weights after epoch 1 as reference and prunes at the first
+    epoch whose change of this number since the epoch before is below (1 - r) of its first value.
+
+    Cost: one pass over the weights, on the host in float64.
+
+    Args:
+        reference: the weights earlier, any pytree.
+        params: the weights now, the same structure and shapes.
+        layers: as in `select`, or what it returns: the structure of `params` with Python bools.
+
+    Raises:
+        InvalidInput: the trees differ (by path), nothing is chosen, a weight is not finite (by
+            path), or the reference is 0 throughout.
+
+    Source: Rachwan et al. 2022, "Winning the Lottery Ahead of Time: Efficient Early Network
+    Pruning".
+
+    Example:
+        >>> then, now = {"kernel": np.array([[3.0, 4.0]])}, {"kernel": np.array([[3.0, 1.0]])}
+        >>> weight_change(then, now)
+        0.6
+    """
+    squares = _squares(reference, params, layers)
+    moved, length = (math.sqrt(math.fsum(column)) for column in zip(*squares.values(), strict=True))
+    if not length:
+        remedy = "Nothing can be relative to it: take the weights after the first epoch."
+        raise unexpected("||reference||", 0.0, "to be positive", remedy)
+    return moved / length
+
+
+def weight_change_per_leaf(
+    reference: Params, params: Params, *, layers: Layers | Any = "all_kernels"
+) -> dict[str, float | None]:
+    """Measures `weight_change` of every chosen leaf alone.
+
+    Args:
+        reference: as of `weight_change`.
+        params: as of `weight_change`.
+        layers: as of `weight_change`.
+
+    Returns:
+        Path -> value, None where its reference is 0.
+
+    Example:
+        >>> then = {"a": {"kernel": np.array([[3.0, 4.0]])}, "b": {"kernel": np.zeros((1, 2))}}
+        >>> now = {"a": {"kernel": np.array([[3.0, 1.0]])}, "b": {"kernel": np.ones((1, 2))}}
+        >>> weight_change_per_leaf(then, now)
+        {'a/kernel': 0.6, 'b/kernel': None}
+    """
+    squares = _squares(reference, params, layers)
+    return {
+        name: math.sqrt(moved) / math.sqrt(length) if length else None
+        for name, (moved, length) in squares.items()
+    }
+
+
+def _squares(
+    reference: Params, params: Params, layers: Layers | Any
+) -> dict[str, tuple[float, float]]:
+    """Path of every chosen leaf -> (||w - w_ref||^2, ||w_ref||^2)."""
+    require_like(params, reference, "reference")
+    chosen = jax.tree.leaves(_chosen(params, layers))
+    before, now = (
+        {name: _wide(leaf) for (name, leaf), take in zip(named, chosen, strict=True) if take}
+        for named in (named_leaves(reference), named_leaves(params))
+    )
+    problems = nonfinite_problems("reference", before.items())
+    problems += nonfinite_problems("params", now.items())
+    if problems:
+        raise InvalidInput(problems)
+    return {name: (_square(now[name] - then), _square(then)) for name, then in before.items()}
+
+
+def _chosen(params: Params, layers: Any) -> Any:
+    """The structure of `params` with Python bools."""
+    # An Equinox module full of bools may be callable too; a predicate is a leaf.
+    is_predicate = callable(layers) and jax.tree.leaves(layers) == [layers]
+    if isinstance(layers, str) or is_predicate:
+        return select(params, cast(Layers, layers))
+    if problems := structure_problems("layers", layers, params):
+        raise InvalidInput(problems)
+    if not any(jax.tree.leaves(layers)):
+        raise unexpected("layers", "False everywhere", "to choose at least one leaf")
+    return layers
+
+
+def _wide(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def _square(array: np.ndarray) -> float:
+    return float(np.sum(np.abs(array) ** 2))
