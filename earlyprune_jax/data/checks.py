@@ -21,7 +21,7 @@ from earlyprune_jax.data.splits import training_shares
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import expected
 
-Demand = tuple[str, Any, bool, str, str]
+Demand = tuple[str, Any, Any, str, str]
 """(what is looked at, its value, whether that is right, what is allowed, the remedy)."""
 
 _ROWS = "Every array has one row per example."
@@ -126,10 +126,10 @@ def key_problems(spec: DataSpec, source: Source) -> list[str]:
 def _image_demands(spec: DataSpec, source: Source) -> list[Demand]:
     height, width, channels = source.train["images"].shape[1:]
     side, num_known = min(height, width), len(source.class_names or ())
-    classes = (spec.num_classes >= 2, "to be at least 2 for images", _RENUMBER)
+    is_count, classes, remedy = spec.num_classes >= 2, "to be at least 2 for images", _RENUMBER
     if num_known:
-        is_right = spec.num_classes == num_known
-        classes = (is_right, f"to be {num_known}", f"{spec.name} has that many.")
+        is_count, classes = spec.num_classes == num_known, f"to be {num_known}"
+        remedy = f"{spec.name} has that many."
     numbers = f"to have {channels} number{'s' if channels > 1 else ''}"
     per_channel = (
         f"One per channel: images of {spec.name} are {height}x{width}x{channels}. "
@@ -139,7 +139,7 @@ def _image_demands(spec: DataSpec, source: Source) -> list[Demand]:
         f"Images of {spec.name} are {height}x{width}; a larger padding can push one out of sight."
     )
     return [
-        ("num_classes", spec.num_classes, *classes),
+        ("num_classes", spec.num_classes, is_count, classes, remedy),
         ("mean", spec.mean, len(spec.mean) in (0, channels), numbers, per_channel),
         ("std", spec.std, len(spec.std) in (0, channels), numbers, per_channel),
         ("crop_padding", spec.crop_padding, spec.crop_padding < side, f"in [0, {side})", visible),

@@ -30,6 +30,7 @@ def load(spec: DataSpec) -> Source:
 
     values, labels = load_digits(return_X_y=True)
     images = np.round(values * (255 / _MAX_VALUE)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = np.asarray(labels)
     train, test = stratified_split(labels, NUM_TRAIN / len(labels), _SPLIT_SEED)
     whole = {"images": images, "labels": labels}
     return Source(take(whole, train), take(whole, test), tuple("0123456789"))

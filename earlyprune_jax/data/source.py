@@ -57,7 +57,9 @@ class Source:
         order; else there is one.
         """
         splits = (self.train, self.test)
-        labels = [rows.get("labels") if isinstance(rows, dict) else None for rows in splits]
+        labels: list[Any] = [
+            rows.get("labels") if isinstance(rows, dict) else None for rows in splits
+        ]
         if not all(map(are_class_numbers, labels)):
             return np.zeros(num_examples(getattr(self, split)), np.int32)
         return np.unique(labels[SPLITS.index(split)], return_inverse=True)[1]

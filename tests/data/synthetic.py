@@ -8,10 +8,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from earlyprune_jax import data
 from earlyprune_jax.data.prepare import ARCHIVES, Archive, prepare
 from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.validate import InvalidInput
 
 CHANNELS = {"cifar10": 3, "cifar100": 3}
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -58,6 +60,15 @@ def make_spec(name: str = "digits", **changes) -> DataSpec:
 def sizes(spec: DataSpec) -> dict[str, int]:
     """How many examples each split has, by `data.shapes`."""
     return {name: jax.tree.leaves(rows)[0].shape[0] for name, rows in data.shapes(spec).items()}
+
+
+def only_problem(spec: DataSpec) -> str:
+    """The one problem that `check` finds, which `read` refuses with."""
+    (problem,) = data.check(spec)
+    with pytest.raises(InvalidInput) as caught:
+        data.read(spec)
+    assert caught.value.problems == (problem,)
+    return problem
 
 
 def write_official(folder: Path, name: str, num_per_member: int) -> Official:

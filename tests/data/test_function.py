@@ -4,7 +4,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from synthetic import sizes
+from synthetic import only_problem, sizes
 
 from earlyprune_jax import data, references
 from earlyprune_jax.validate import InvalidInput
@@ -34,14 +34,6 @@ def write(tmp_path, make_spec):
     references.use_folder(tmp_path)
     yield write_module
     references.use_folder(None)
-
-
-def only_problem(spec):
-    (problem,) = data.check(spec)
-    with pytest.raises(InvalidInput) as caught:
-        data.read(spec)
-    assert caught.value.problems == (problem,)
-    return problem
 
 
 def calls_of(spec):
@@ -125,7 +117,8 @@ def test_fractions_that_leave_a_stratum_or_everything_out_are_refused(write):
 IMAGES = """
 images = np.zeros((30, 6, 4, 2), np.uint8)
 labels = np.arange(30) % 3
-return {"train": {"images": images, "labels": labels}, "test": {"images": images[:9], "labels": labels[:9]}}
+test = {"images": images[:9], "labels": labels[:9]}
+return {"train": {"images": images, "labels": labels}, "test": test}
 """
 
 
@@ -294,7 +287,11 @@ def test_a_wrong_reference_is_refused(make_spec, name, message):
 
 @pytest.mark.parametrize("dtype", [">f4", "bool", "float16", "complex64", "bfloat16"])
 def test_plain_arrays_of_every_kind_of_number_are_taken_in_native_order(write, dtype):
-    lines = f"import ml_dtypes\nx = np.arange(6).astype({dtype!r})\nreturn {{'train': x, 'test': x[:2]}}"
+    lines = f"""
+import ml_dtypes
+x = np.arange(6).astype({dtype!r})
+return {{'train': x, 'test': x[:2]}}
+"""
     source = data.read(write(lines))
     assert source.train.dtype == np.dtype(dtype).newbyteorder("=") and source.train.dtype.isnative
     assert np.array_equal(source.train, np.arange(6).astype(source.train.dtype))

@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from synthetic import only_problem
 
 from earlyprune_jax import data
 from earlyprune_jax.validate import InvalidInput
@@ -20,14 +21,6 @@ def spec_of(make_spec, tmp_path):
         return make_spec(f"npz:{path}", **keys)
 
     return save
-
-
-def only_problem(spec):
-    (problem,) = data.check(spec)
-    with pytest.raises(InvalidInput) as caught:
-        data.load(spec)
-    assert caught.value.problems == (problem,)
-    return problem
 
 
 def test_arrays_come_back_unchanged_with_int32_labels(spec_of, npz_arrays):
