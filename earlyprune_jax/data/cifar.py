@@ -6,94 +6,149 @@ the 100 fine ones. A directory may hold fewer images than the official set.
 """
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from earlyprune_jax.data.archive import IMAGE_SHAPE
-from earlyprune_jax.data.source import Facts, Source, image_facts, image_source, path_of
-from earlyprune_jax.data.tfds_directory import (
-    RECORD_FORMAT,
-    default_data_dir,
-    find,
-    prepare_command,
-)
+from earlyprune_jax.data.source import SPLITS, Source, path_of
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
-NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
-_NUM_TRAIN, _NUM_TEST = 50_000, 10_000
+IMAGE_SHAPE = (32, 32, 3)
+RECORD_FORMAT = "array_record"
+"""The one file format that TFDS reads without TensorFlow."""
+
+_NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
+_OFFICIAL_SIZES = (50_000, 10_000)
 
 
-def inspect(spec: DataSpec) -> tuple[list[str], Facts]:
-    """What is wrong with the keys that concern this source, and what it holds.
+def inspect(spec: DataSpec) -> tuple[list[str], Source]:
+    """Looks at what the directory says of itself; reads labels if it is not the official set.
 
-    With nothing prepared yet, the facts are those of the official set. A directory with
-    other sizes has its labels read (30 us each): their balance is not known beforehand.
+    Where nothing usable is there the outline is that of the official set. The labels of a
+    directory with other sizes are read (30 us each): their balance is not known beforehand.
+
+    Returns:
+        What is wrong with the directory, and the outline.
     """
-    num_classes = NUM_CLASSES[spec.name]
-    official = image_facts((_NUM_TRAIN // num_classes,) * num_classes, _NUM_TEST, IMAGE_SHAPE)
-    data_dir = _data_dir(spec)
-    problems = _directory_problems(spec, data_dir)
-    found = find(spec.name, data_dir)
-    problems += found.problems
-    if not found.is_prepared:
-        if spec.data_dir and data_dir.is_dir() and not found.problems:
-            remedy = f"Prepare it: {prepare_command(spec.name, spec.data_dir)}."
-            allowed = f"to hold {spec.name} in {found.path}"
-            problems.append(expected("data.data_dir", spec.data_dir, allowed, remedy))
-        return problems, official
-    splits = found.builder.info.splits
-    if (splits["train"].num_examples, splits["test"].num_examples) == (_NUM_TRAIN, _NUM_TEST):
-        return problems, official
+    num_classes = _NUM_CLASSES[spec.name]
+    labels = [np.arange(size) % num_classes for size in _OFFICIAL_SIZES]
+    problems: list[str] = []
     try:
-        counts = np.bincount(_read_labels(found.builder, "train"), minlength=num_classes)
+        builder = _find_named(spec)
+        sizes = [builder.info.splits[split].num_examples for split in SPLITS] if builder else []
+        if builder and sizes != list(_OFFICIAL_SIZES):
+            labels = [_labels(_records(builder, split)) for split in SPLITS]
     except InvalidInput as error:
-        return [*problems, *error.problems], official
-    return problems, image_facts(tuple(counts.tolist()), splits["test"].num_examples, IMAGE_SHAPE)
+        problems += error.problems
+    train, test = (
+        {"images": jax.ShapeDtypeStruct((len(rows), *IMAGE_SHAPE), np.uint8), "labels": rows}
+        for rows in labels
+    )
+    return problems, Source(train, test, tuple(map(str, range(num_classes))))
 
 
 def load(spec: DataSpec) -> Source:
-    """The prepared images in the official order; prepares the default directory if need be.
+    """Reads the images in the official order; prepares the default directory if need be.
 
-    60,000 images take about 5 s on one core.
+    60,000 images take about 5 s on one core. Call after `inspect` found nothing.
 
     Raises:
-        InvalidInput: nothing usable there, damaged records, or no network to prepare from.
+        InvalidInput: damaged records, or no network to prepare from.
     """
     data_dir = _data_dir(spec)
-    found = find(spec.name, data_dir)
-    if not found.is_prepared:
-        problems, _ = inspect(spec)
-        if problems:
-            raise InvalidInput(problems)
+    if (builder := find(spec.name, data_dir)) is None:
         from earlyprune_jax.data.prepare import prepare
 
         prepare(spec.name, data_dir)
-        found = find(spec.name, data_dir)
-    builder = found.builder
-    names = tuple(builder.info.features["label"].names)
-    has_names = names != tuple(str(i) for i in range(len(names)))
-    return image_source(
-        _read(builder, "train"), _read(builder, "test"), names if has_names else None
+        builder = find(spec.name, data_dir)
+    train, test = (_read(builder, split) for split in SPLITS)
+    return Source(train, test, tuple(builder.info.features["label"].names))
+
+
+def find(name: str, data_dir: Path) -> Any:
+    """Looks for a readable data set in a TFDS directory; writes nothing, reads no image.
+
+    Args:
+        name: cifar10 or cifar100.
+        data_dir: the TFDS directory, there or not.
+
+    Returns:
+        Its TFDS builder; None where there is nothing of that name.
+
+    Raises:
+        InvalidInput: what is there is not whole, or not in the format that is read here.
+    """
+    import tensorflow_datasets as tfds
+
+    path = directory_of(name, data_dir)
+    if not path.is_dir():
+        return None
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        files = [Path(file) for split in SPLITS for file in builder.info.splits[split].filepaths]
+        formats = {file_format.value for file_format in builder.info.available_file_formats()}
+    except Exception as error:  # TFDS lets protobuf's, JSON's and its own errors through
+        allowed = f"to hold a finished {name} with a readable dataset_info.json in {path} ({error})"
+        raise _unusable(name, data_dir, allowed) from error
+    if RECORD_FORMAT not in formats:
+        others = ", ".join(sorted(formats))
+        allowed = f"to hold {name} as {RECORD_FORMAT}, not {others}, in {path}"
+        raise _unusable(name, data_dir, allowed)
+    missing = [file.name for file in files if not file.is_file() or file.stat().st_size == 0]
+    if missing:
+        allowed = f"to hold all of {name}; {', '.join(missing)} is missing in {path}"
+        raise _unusable(name, data_dir, allowed)
+    return builder
+
+
+def directory_of(name: str, data_dir: Path) -> Path:
+    """Returns the directory of a data set, DATA_DIR/NAME/VERSION."""
+    import tensorflow_datasets as tfds
+
+    return data_dir / name / str(tfds.builder_cls(name).VERSION)
+
+
+def default_data_dir() -> Path:
+    """Returns where TFDS keeps its data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def prepare_command(name: str, directory: str = "DIR") -> str:
+    """Returns what to type to prepare a data set in a directory."""
+    return f"`python -m earlyprune_jax.data.prepare {name} {directory} [--archive FILE]`"
+
+
+def _unusable(name: str, data_dir: Path, allowed: str) -> InvalidInput:
+    remedy = (
+        f"Prepare it in another directory: {prepare_command(name)}, then set data.data_dir=DIR."
     )
+    return unexpected("data.data_dir", str(data_dir), allowed, remedy)
 
 
 def _data_dir(spec: DataSpec) -> Path:
     return path_of(spec.data_dir) if spec.data_dir else default_data_dir()
 
 
-def _directory_problems(spec: DataSpec, data_dir: Path) -> list[str]:
-    if not spec.data_dir or data_dir.is_dir():
-        return []
-    command = prepare_command(spec.name, spec.data_dir)
-    remedy = f"Prepare it: {command}, or set data.data_dir='' for the TFDS default."
-    return [expected("data.data_dir", spec.data_dir, "to be a directory that exists", remedy)]
+def _find_named(spec: DataSpec) -> Any:
+    """Finds what a config names; nothing may be there yet only in the default directory."""
+    data_dir = _data_dir(spec)
+    builder = find(spec.name, data_dir)
+    if builder is not None or not spec.data_dir:
+        return builder
+    allowed = f"to hold {spec.name} in {directory_of(spec.name, data_dir)}"
+    remedy = f"Prepare it: {prepare_command(spec.name, spec.data_dir)}"
+    if not data_dir.is_dir():
+        allowed = "to be a directory that exists"
+        remedy += ", or set data.data_dir='' for the TFDS default"
+    raise unexpected("data.data_dir", spec.data_dir, allowed, f"{remedy}.")
 
 
 def _records(builder: Any, split: str) -> list[dict[str, Any]]:
-    """All records of a split in the official order, images still encoded."""
+    """Reads all records of a split in the official order, images still encoded."""
     import tensorflow_datasets as tfds
 
     # Decoding with Pillow ourselves is faster here than through TFDS, and the same with
@@ -103,15 +158,14 @@ def _records(builder: Any, split: str) -> list[dict[str, Any]]:
     )
     try:
         records = source.__getitems__(list(range(len(source))))
-    except (
-        Exception
-    ) as error:  # array_record raises bare RuntimeError, IndexError and protobuf's errors
-        raise InvalidInput([_damaged(builder, split, error)]) from error
+    # array_record raises bare RuntimeError, IndexError and protobuf's errors.
+    except Exception as error:
+        raise _damaged(builder, split, error) from error
     return sorted(records, key=lambda record: record["id"])
 
 
-def _read_labels(builder: Any, split: str) -> np.ndarray:
-    return np.array([record["label"] for record in _records(builder, split)], np.int32)
+def _labels(records: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([record["label"] for record in records], np.int32)
 
 
 def _read(builder: Any, split: str) -> dict[str, np.ndarray]:
@@ -123,15 +177,13 @@ def _read(builder: Any, split: str) -> dict[str, np.ndarray]:
         for image, record in zip(images, records, strict=True):
             image[...] = np.asarray(Image.open(io.BytesIO(record["image"])))
     except (OSError, ValueError, SyntaxError) as error:
-        raise InvalidInput([_damaged(builder, split, error)]) from error
-    return {"images": images, "labels": np.array([record["label"] for record in records], np.int32)}
+        raise _damaged(builder, split, error) from error
+    return {"images": images, "labels": _labels(records)}
 
 
-def _damaged(builder: Any, split: str, error: Exception) -> str:
+def _damaged(builder: Any, split: str, error: Exception) -> InvalidInput:
     name, data_dir = builder.name, str(Path(builder.data_dir).parent.parent)
-    return expected(
-        "data.data_dir",
-        data_dir,
-        f"to hold readable {split} records of {name} ({type(error).__name__}: {error})",
-        f"Delete {builder.data_dir} and prepare it again: {prepare_command(name, data_dir)}.",
-    )
+    allowed = f"to hold readable {split} records of {name} ({type(error).__name__}: {error})"
+    command = prepare_command(name, data_dir)
+    remedy = f"Delete {builder.data_dir} and prepare it again: {command}."
+    return unexpected("data.data_dir", data_dir, allowed, remedy)

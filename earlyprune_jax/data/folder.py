@@ -9,43 +9,48 @@ headers until they are read.
 import functools
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
-from earlyprune_jax.data.source import Facts, Source, image_facts, image_source, path_of
+from earlyprune_jax.data.source import SPLITS, Source, path_behind
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
-PREFIX = "folder:"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_SPLITS = ("train", "test")
 _LAYOUT = "Wanted: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or jpg, jpeg, bmp, webp)."
 _GREY, _DEEP = ("1", "L", "LA", "La"), ("I", "F", "I;")
 
-Files = tuple[tuple[str, tuple[Path, ...]], ...]
-"""(class, its image files) in the order of the labels."""
+Classes = dict[str, list[Path]]
+"""Class -> what its folder holds, in the order of the labels."""
 
 
-def inspect(spec: DataSpec) -> tuple[list[str], Facts | None]:
-    """Every problem found in names and headers; the facts if there is none."""
-    root = _root(spec)
-    if not spec.name[len(PREFIX) :]:
-        return [
-            expected("data.name", spec.name, "to be folder:PATH", "Put a path after the colon.")
-        ], None
+def inspect(spec: DataSpec) -> tuple[list[str], Source]:
+    """Reads names and headers.
+
+    Raises:
+        InvalidInput: every problem found in them.
+    """
+    root = path_behind(spec)
     if not root.is_dir():
-        return [expected("data.name", spec.name, "to name a folder that exists", _LAYOUT)], None
-    files = {split: _files(root / split) for split in _SPLITS if (root / split).is_dir()}
-    problems = _name_problems(spec, root, files)
-    stamps = ((file, file.stat()) for split in files for file in _all(files[split]))
-    listing = tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stamps)
-    found, shape = _headers(listing)
-    problems += found
+        raise unexpected("data.name", spec.name, "to name a folder that exists", _LAYOUT)
+    files = _files(root)
+    listing = []
+    for file in (image for classes in files.values() for image in _images(classes)):
+        stat = file.stat()
+        listing.append((file, stat.st_size, stat.st_mtime_ns))
+    unreadable, shape = _headers(tuple(listing))
+    problems = _name_problems(spec, root, files) + unreadable
     if problems or shape is None:
-        return problems, None
-    counts = tuple(len(of_class) for _, of_class in files["train"])
-    return [], image_facts(counts, len(_all(files["test"])), shape)
+        raise InvalidInput(problems)
+
+    def outline(paths: list[Path]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(paths), *shape), np.uint8)
+
+    return [], _source(files, outline)
 
 
 def load(spec: DataSpec) -> Source:
@@ -54,56 +59,62 @@ def load(spec: DataSpec) -> Source:
     Raises:
         InvalidInput: a file turns out to be damaged.
     """
-    root = _root(spec)
-    files = {split: _files(root / split) for split in _SPLITS}
-    train, test = (_read(files[split]) for split in _SPLITS)
-    return image_source(train, test, tuple(name for name, _ in files["train"]))
+    return _source(_files(path_behind(spec)), _decoded)
 
 
-def _root(spec: DataSpec) -> Path:
-    return path_of(spec.name[len(PREFIX) :])
+def _source(files: dict[str, Classes], read: Callable[[list[Path]], Any]) -> Source:
+    train, test = (
+        {
+            "images": read(_images(classes)),
+            "labels": np.repeat(np.arange(len(classes)), list(map(len, classes.values()))),
+        }
+        for classes in (files[split] for split in SPLITS)
+    )
+    return Source(train, test, tuple(files["train"]))
 
 
-def _shown(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+def _files(root: Path) -> dict[str, Classes]:
+    """Lists the splits that are there, without what is hidden."""
 
+    def shown(folder: Path) -> list[Path]:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
-def _files(folder: Path) -> Files:
-    return tuple((entry.name, tuple(_shown(entry))) for entry in _shown(folder) if entry.is_dir())
+    return {
+        split: {entry.name: shown(entry) for entry in shown(root / split) if entry.is_dir()}
+        for split in SPLITS
+        if (root / split).is_dir()
+    }
 
 
 def _is_image(file: Path) -> bool:
     return file.suffix.lower() in _SUFFIXES
 
 
-def _all(files: Files) -> list[Path]:
-    return [file for _, of_class in files for file in of_class if _is_image(file)]
+def _images(classes: Classes) -> list[Path]:
+    return [file for files in classes.values() for file in files if _is_image(file)]
 
 
-def _name_problems(spec: DataSpec, root: Path, files: dict[str, Files]) -> list[str]:
-    if missing := [split for split in _SPLITS if split not in files]:
-        return [
-            expected("data.name", spec.name, f"to hold a folder {' and '.join(missing)}", _LAYOUT)
-        ]
+def _name_problems(spec: DataSpec, root: Path, files: dict[str, Classes]) -> list[str]:
+    if missing := [split for split in SPLITS if split not in files]:
+        allowed = f"to hold a folder {' and '.join(missing)}"
+        return [expected("data.name", spec.name, allowed, _LAYOUT)]
     problems, others = [], []
-    for split, other in (_SPLITS, _SPLITS[::-1]):
-        names = [name for name, _ in files[split]]
-        thing = f"classes of {root / split}"
-        if len(names) < 2:
-            problems.append(expected(thing, names, "to be at least two", _LAYOUT))
-        if more := sorted(set(names) - {name for name, _ in files[other]}):
+    for split, other in (SPLITS, SPLITS[::-1]):
+        classes, thing = files[split], f"classes of {root / split}"
+        if len(classes) < 2:
+            problems.append(expected(thing, list(classes), "to be at least two", _LAYOUT))
+        if more := sorted(classes.keys() - files[other].keys()):
+            allowed = f"to have folders in {root / other} too"
             remedy = "Both splits have the same classes."
-            problems.append(expected(thing, more, f"to have folders in {root / other} too", remedy))
-        for name, of_class in files[split]:
-            if not any(map(_is_image, of_class)):
-                thing, remedy = (
-                    f"number of images in {root / split / name}",
-                    "Put some in, or remove it.",
-                )
+            problems.append(expected(thing, more, allowed, remedy))
+        for name, inside in classes.items():
+            if not any(map(_is_image, inside)):
+                thing = f"number of images in {root / split / name}"
+                remedy = "Put some in, or remove it."
                 problems.append(expected(thing, 0, "to be at least 1", remedy))
             allowed = f"to be an image ({', '.join(_SUFFIXES)})"
             remedy = "Convert it, or remove it; names that begin with a dot are ignored."
-            strange = [str(file) for file in of_class if not _is_image(file)]
+            strange = [str(file) for file in inside if not _is_image(file)]
             others += [expected("file", file, allowed, remedy) for file in strange]
     return problems + shortened(others)
 
@@ -112,35 +123,38 @@ def _name_problems(spec: DataSpec, root: Path, files: dict[str, Files]) -> list[
 def _headers(
     listing: tuple[tuple[Path, int, int], ...],
 ) -> tuple[list[str], tuple[int, int, int] | None]:
-    """What is wrong with the headers of the files, and the shape of an image: that of most of them.
+    """Finds what is wrong with the files' headers, and the shape of an image: that of most.
 
     Remembered as long as sizes and times of the files are the same: an experiment asks several
     times.
+
+    Args:
+        listing: path, size and time of change of each file.
+
+    Returns:
+        The problems, and (height, width, channels), None where no file can be read.
     """
-    found, problems = {}, []
+    shapes, problems = {}, []
     for file, _, _ in listing:
         try:
-            found[file] = _look(file).shape
+            shapes[file] = _look(file).shape
         except InvalidInput as error:
             problems += error.problems
-    if not found:
+    if not shapes:
         return shortened(problems), None
-    ((usual, _),) = Counter(found.values()).most_common(1)
-    like = next(file for file, shape in found.items() if shape == usual)
-    remedy = (
-        "Resize or convert it: images of a source have one size, and are all grey or all in colour."
-    )
-    for file, shape in found.items():
+    ((usual, _),) = Counter(shapes.values()).most_common(1)
+    like = next(file for file, shape in shapes.items() if shape == usual)
+    allowed = f"to be {usual}, as that of {like}"
+    remedy = "Resize or convert it: images have one size, and are all grey or all in colour."
+    for file, shape in shapes.items():
         if shape != usual:
-            allowed = f"to be {usual}, as that of {like}"
-            problems.append(
-                expected(f"(height, width, channels) of {file}", shape, allowed, remedy)
-            )
+            thing = f"(height, width, channels) of {file}"
+            problems.append(expected(thing, shape, allowed, remedy))
     return shortened(problems), usual
 
 
 def _look(file: Path, *, decode: bool = False) -> np.ndarray:
-    """The pixels, uint8 [H, W, C]; without decoding an array of that shape that holds nothing."""
+    """Reads the pixels, uint8 [H, W, C]; without decoding an empty array of that shape."""
     from PIL import Image
 
     try:
@@ -154,12 +168,11 @@ def _look(file: Path, *, decode: bool = False) -> np.ndarray:
             return np.asarray(image.convert("L" if is_grey else "RGB")).reshape(shape)
     except Exception as error:  # Pillow's readers let struct's, zlib's and their own errors through
         allowed = f"to be a readable image ({type(error).__name__}: {error})"
-        problem = expected("file", str(file), allowed, "Replace, convert or remove it.")
-        raise InvalidInput([problem]) from error
+        remedy = "Replace, convert or remove it."
+        raise unexpected("file", str(file), allowed, remedy) from error
 
 
-def _read(files: Files) -> dict[str, np.ndarray]:
-    paths = _all(files)
+def _decoded(paths: list[Path]) -> np.ndarray:
     images = np.empty((len(paths), *_look(paths[0]).shape), np.uint8)
     problems = []
     for row, path in enumerate(paths):
@@ -169,5 +182,4 @@ def _read(files: Files) -> dict[str, np.ndarray]:
             problems += error.problems
     if problems:
         raise InvalidInput(shortened(problems))
-    labels = [np.full(len(of_class), label, np.int32) for label, (_, of_class) in enumerate(files)]
-    return {"images": images, "labels": np.concatenate(labels)}
+    return images

@@ -1,4 +1,4 @@
-"""From a DataSpec to the arrays of its splits: check it, count it, read it, split it."""
+"""From a DataSpec to the arrays of its splits: check it, count it, read it."""
 
 from types import ModuleType
 from typing import Any
@@ -7,17 +7,9 @@ import numpy as np
 
 from earlyprune_jax import references
 from earlyprune_jax.data import cifar, digits, folder, function, npz
-from earlyprune_jax.data.images import foreign_problems, key_problems
-from earlyprune_jax.data.source import (
-    Facts,
-    Source,
-    are_images,
-    facts_of,
-    num_examples,
-    resized,
-    take,
-)
-from earlyprune_jax.data.splits import class_shares, stratified_split
+from earlyprune_jax.data.checks import array_problems, key_problems
+from earlyprune_jax.data.source import Source, num_examples, outline_of
+from earlyprune_jax.data.splits import split, training_shares
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
 
@@ -26,11 +18,14 @@ _SOURCES: dict[str, ModuleType] = {
     "digits": digits,
     "cifar10": cifar,
     "cifar100": cifar,
-    npz.PREFIX: npz,
-    folder.PREFIX: folder,
+    "npz:": npz,
+    "folder:": folder,
 }
-"""Names and prefixes -> modules with `inspect` and `load`; import paths are `function`'s."""
-_VALIDATION, _SUBSET, _TEST = 0, 1, 2
+"""Names and prefixes -> modules; import paths are `function`'s.
+
+A module has `inspect(spec)` -> (problems, outline), which reads no example, and `load(spec)` ->
+source. What is right of arrays and keys whatever gives them is checked here.
+"""
 
 
 def check(spec: DataSpec) -> list[str]:
@@ -56,7 +51,7 @@ def check(spec: DataSpec) -> list[str]:
 
 
 def shapes(spec: DataSpec) -> dict[str, Any]:
-    """Shapes and types of what `load(spec)` gives, without reading an image.
+    """Tells shapes and types of what `load(spec)` gives, without reading an image.
 
     With N training examples, round(validation_fraction * N) are held out, and
     round(train_fraction * rest) of the others are used; of the test examples
@@ -73,13 +68,17 @@ def shapes(spec: DataSpec) -> dict[str, Any]:
         >>> shapes(spec)["train"]["images"].shape
         (540, 8, 8, 1)
     """
-    problems, facts = _examine(spec)
-    if problems or facts is None:
+    problems, source = _examine(spec)
+    if problems or source is None:
         raise InvalidInput(problems)
-    validation, train = (int(shares.sum()) for shares in _shares(spec, facts.counts))
-    reported = round(spec.test_fraction * num_examples(facts.test))
-    held = {"validation": resized(facts.train, validation)} if validation else {}
-    return {"train": resized(facts.train, train), **held, "test": resized(facts.test, reported)}
+    validation, train = (int(shares.sum()) for shares in training_shares(source, spec))
+    held = {"validation": outline_of(source.train, validation)} if validation else {}
+    reported = round(spec.test_fraction * num_examples(source.test))
+    return {
+        "train": outline_of(source.train, train),
+        **held,
+        "test": outline_of(source.test, reported),
+    }
 
 
 def load(spec: DataSpec) -> dict[str, Any]:
@@ -104,12 +103,10 @@ def read(spec: DataSpec) -> Source:
             a CIFAR that still has to be fetched.
     """
     problems, _ = _examine(spec)
-    module = _module(spec.name)
-    if problems or module is None:
-        raise InvalidInput(problems)
-    source = module.load(spec)
-    # Once more, on what was read: a directory prepared meanwhile may hold other classes.
-    if problems := _fraction_problems(spec, facts_of(source)):
+    if not problems:
+        # Once more, on what was read: a directory prepared meanwhile may hold other classes.
+        problems, source = _checked(spec, _module(spec.name).load(spec))
+    if problems:
         raise InvalidInput(problems)
     return source
 
@@ -141,103 +138,42 @@ class Reader:
         return self._last[1]
 
 
-def split(source: Source, spec: DataSpec) -> dict[str, Any]:
-    """What a run sees of a source.
-
-    The validation split is drawn first, from all training examples, so it is the same for
-    every data fraction; the subset is drawn from what remains. Both are stratified, where the
-    source has strata, and seeded by `split_seed` alone. Of the test set, `test_fraction` is kept;
-    it gives nothing to the other splits. Examples keep the order of their source.
-
-    Args:
-        source: of `read`.
-        spec: the data section.
-
-    Returns:
-        Split -> pytree of read-only arrays: train, test, and validation if it is not empty.
-    """
-
-    def draw(strata: np.ndarray, fraction: float, purpose: int) -> tuple[np.ndarray, np.ndarray]:
-        return stratified_split(strata, fraction, (spec.split_seed, purpose))
-
-    strata = source.strata_of("train")
-    held, rest = draw(strata, spec.validation_fraction, _VALIDATION)
-    used, _ = draw(strata[rest], spec.train_fraction, _SUBSET)
-    reported, _ = draw(source.strata_of("test"), spec.test_fraction, _TEST)
-    validation = {"validation": take(source.train, held)} if len(held) else {}
-    return {
-        "train": take(source.train, rest[used]),
-        **validation,
-        "test": take(source.test, reported),
-    }
-
-
-def _module(name: str) -> ModuleType | None:
+def _module(name: str) -> ModuleType:
     prefix, colon, _ = name.partition(":")
-    found = _SOURCES.get(prefix + colon)
-    return function if found is None and references.is_import_path(name) else found
+    if prefix + colon in _SOURCES:
+        return _SOURCES[prefix + colon]
+    if references.is_import_path(name):
+        return function
+    raise InvalidInput([unknown_choice("data.name", name, CHOICES)])
 
 
-def _examine(spec: DataSpec) -> tuple[list[str], Facts | None]:
-    module = _module(spec.name)
-    if module is None:
-        return [unknown_choice("data.name", spec.name, CHOICES)], None
+def _examine(spec: DataSpec) -> tuple[list[str], Source | None]:
+    """Finds all problems that need no reading; the outline of the source if there is none."""
     problems = []
-    if spec.data_dir and module is not cifar:
-        remedy = "It belongs to data.name=cifar10 or cifar100."
-        problems.append(
-            expected("data.data_dir", spec.data_dir, f"to be '' for {spec.name}", remedy)
-        )
     try:
-        found, facts = module.inspect(spec)
+        module = _module(spec.name)
+        if spec.data_dir and module is not cifar:
+            remedy = "It belongs to data.name=cifar10 or cifar100."
+            allowed = f"to be '' for {spec.name}"
+            problems.append(expected("data.data_dir", spec.data_dir, allowed, remedy))
+        found, outline = module.inspect(spec)
+    except InvalidInput as error:
+        return [*problems, *error.problems], None
     except OSError as error:  # a folder that may not be looked into, a path that is too long
         return [*problems, expected("data.name", spec.name, f"to be readable ({error})")], None
-    problems += found
-    if facts is not None:
-        problems += key_problems(spec, facts) if are_images(facts.train) else foreign_problems(spec)
-        problems += _fraction_problems(spec, facts)
-    return problems, facts
+    unfit, outline = _checked(spec, outline)
+    return [*problems, *found, *unfit], outline
 
 
-def _shares(spec: DataSpec, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Examples of each stratum in the validation split and in the training subset."""
-    validation = class_shares(counts, spec.validation_fraction)
-    return validation, class_shares(np.asarray(counts) - validation, spec.train_fraction)
-
-
-def _fraction_problems(spec: DataSpec, facts: Facts) -> list[str]:
-    """Fractions that leave a stratum without examples, though the source has some of it."""
-    drawn = (spec.train_fraction, spec.test_fraction)
-    if not (0 <= spec.validation_fraction < 1 and all(0 < fraction <= 1 for fraction in drawn)):
-        return []  # the key's own range check says so
-    problems = []
-    num_test = num_examples(facts.test)
-    if round(spec.test_fraction * num_test) < 1:
-        remedy = f"The source has {num_test} test examples. Raise it."
-        problems.append(
-            expected("data.test_fraction", spec.test_fraction, "to leave a test example", remedy)
+def _checked(spec: DataSpec, source: Source) -> tuple[list[str], Source]:
+    """Finds what is wrong with arrays and keys; labels of images that are right become int32."""
+    names = npz.ARRAYS if spec.name.startswith("npz:") else {}
+    if problems := array_problems(spec, source, names):
+        return problems, source
+    if source.holds_images:
+        train, test = (
+            {"images": rows["images"], "labels": rows["labels"].astype(np.int32, copy=False)}
+            for rows in (source.train, source.test)
         )
-    validation, train = _shares(spec, facts.counts)
-    also = ""
-    if spec.validation_fraction > 0:
-        problems += _empty_strata(
-            "validation_fraction", spec.validation_fraction, validation, facts
-        )
-        also = f" or lower data.validation_fraction={spec.validation_fraction:g}"
-    return problems + _empty_strata("train_fraction", spec.train_fraction, train, facts, also)
-
-
-def _empty_strata(
-    key: str, fraction: float, shares: np.ndarray, facts: Facts, also: str = ""
-) -> list[str]:
-    empty = np.flatnonzero((np.asarray(facts.counts) > 0) & (shares == 0))
-    if not empty.size:
-        return []
-    images = are_images(facts.train)
-    one, allowed, which = "image" if images else "example", "to leave an", ""
-    if len(facts.counts) > 1:
-        allowed = "to give every class an"
-        which = f", none of them of {empty.size} classes (first: {empty[0]})"
-        also += "" if images else ', or name the array other than "labels" if those are no classes'
-    remedy = f"It gives {int(shares.sum())} of {sum(facts.counts)} {one}s{which}. Raise it{also}."
-    return [expected(f"data.{key}", fraction, f"{allowed} {one}", remedy)]
+        source = Source(train, test, source.class_names)
+    return key_problems(spec, source), source

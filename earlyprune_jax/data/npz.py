@@ -5,128 +5,97 @@ numbers [N] in [0, num_classes). Images are looked at through their headers unti
 are loaded; nothing is ever unpickled.
 """
 
-import dataclasses
 import zipfile
 import zlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
-from earlyprune_jax.data.images import Key, array_problems, usable_labels, value_problems
-from earlyprune_jax.data.source import Facts, Source, image_facts, image_source, path_of
+from earlyprune_jax.data.source import SPLITS, Source, path_behind
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
-PREFIX = "npz:"
-_KEYS = {
-    ("train", "images"): "x_train",
-    ("train", "labels"): "y_train",
-    ("test", "images"): "x_test",
-    ("test", "labels"): "y_test",
+ARRAYS = {
+    "train['images']": "x_train",
+    "train['labels']": "y_train",
+    "test['images']": "x_test",
+    "test['labels']": "y_test",
 }
+"""What the arrays of a source are called in the archive."""
+
 _REWRITE = (
     "Write it again with numpy.savez(PATH, x_train=..., y_train=..., x_test=..., y_test=...)."
 )
-_BROKEN = (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-)
+# RuntimeError is zipfile's of an archive with a password, NotImplementedError one of its kind.
+_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Header:
-    shape: tuple[int, ...]
-    dtype: np.dtype
+def inspect(spec: DataSpec) -> tuple[list[str], Source]:
+    """Reads headers, and the labels where their headers are right.
 
-
-def inspect(spec: DataSpec) -> tuple[list[str], Facts | None]:
-    """Every problem found in headers and labels; the facts if the archive has none."""
-    path = _path(spec)
-    if not spec.name[len(PREFIX) :]:
-        return [
-            expected("data.name", spec.name, "to be npz:PATH", "Put a path after the colon.")
-        ], None
+    Raises:
+        InvalidInput: there is no such file, or it is no whole archive of these arrays.
+    """
+    path = path_behind(spec)
     if not path.is_file():
-        return [expected("data.name", spec.name, "to name a file that exists", _REWRITE)], None
+        raise unexpected("data.name", spec.name, "to name a file that exists", _REWRITE)
     try:
-        headers, problems = _read_headers(spec.name, path)
+        with zipfile.ZipFile(path) as archive:
+            members = set(archive.namelist())
+            missing = [name for name in ARRAYS.values() if f"{name}.npy" not in members]
+            if missing:
+                allowed = f"to hold {', '.join(missing)} too"
+                raise unexpected("data.name", spec.name, allowed, _REWRITE)
+            arrays = {name: _header(archive, name) for name in ARRAYS.values()}
+    except InvalidInput:
+        raise
     except _BROKEN as error:
-        return [
-            expected("data.name", spec.name, f"to be a NumPy .npz archive ({error})", _REWRITE)
-        ], None
-    names = {key: f"{spec.name}:{member}" for key, member in _KEYS.items()}
-    problems += array_problems(headers, names)
-    try:
-        labels = _read(spec, usable_labels(headers))
-    except InvalidInput as error:
-        return [*problems, *error.problems], None
-    problems += value_problems(spec, labels, names)
-    if problems:
-        return problems, None
-    counts = np.bincount(labels["train", "labels"].astype(np.int32), minlength=spec.num_classes)
-    num_test = len(labels["test", "labels"])
-    return [], image_facts(tuple(counts.tolist()), num_test, headers["train", "images"].shape[1:])
+        allowed = f"to be a NumPy .npz archive ({error})"
+        raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
+    labels = [
+        name
+        for name in ("y_train", "y_test")
+        if arrays[name].ndim == 1 and arrays[name].dtype.kind in "iu"
+    ]
+    return [], _source(arrays | _read(spec, labels))
 
 
 def load(spec: DataSpec) -> Source:
-    """The archive's arrays; call after `inspect` found nothing.
+    """Reads the archive's arrays; call after `inspect` found nothing.
 
     Raises:
         InvalidInput: the compressed bytes turn out to be damaged.
     """
-    arrays = _read(spec, _KEYS)
+    return _source(_read(spec, ARRAYS.values()))
+
+
+def _source(arrays: Mapping[str, Any]) -> Source:
     train, test = (
-        {
-            "images": np.ascontiguousarray(arrays[split, "images"]),
-            "labels": arrays[split, "labels"].astype(np.int32),
-        }
-        for split in ("train", "test")
+        {"images": arrays[f"x_{split}"], "labels": arrays[f"y_{split}"]} for split in SPLITS
     )
-    return image_source(train, test)
+    return Source(train, test)
 
 
-def _read(spec: DataSpec, keys: Iterable[Key]) -> dict[Key, np.ndarray]:
+def _read(spec: DataSpec, names: Iterable[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(_path(spec), allow_pickle=False) as archive:
-            return {key: archive[_KEYS[key]] for key in keys}
+        with np.load(path_behind(spec), allow_pickle=False) as archive:
+            return {name: np.ascontiguousarray(archive[name]) for name in names}
     except _BROKEN as error:
         allowed = f"to be an undamaged archive ({error})"
         raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
 
 
-def _path(spec: DataSpec) -> Path:
-    return path_of(spec.name[len(PREFIX) :])
-
-
-def _read_headers(name: str, path: Path) -> tuple[dict[Key, _Header], list[str]]:
-    """The headers of the keys that are there, and a problem for those that are not."""
-    with zipfile.ZipFile(path) as archive:
-        members = set(archive.namelist())
-        there = {key: member for key, member in _KEYS.items() if f"{member}.npy" in members}
-        headers = {key: _read_header(archive, member) for key, member in there.items()}
-    missing = [member for key, member in _KEYS.items() if key not in there]
-    if not missing:
-        return headers, []
-    return headers, [expected("data.name", name, f"to hold {', '.join(missing)} too", _REWRITE)]
-
-
-def _read_header(archive: zipfile.ZipFile, key: str) -> _Header:
-    with archive.open(f"{key}.npy") as member:
-        version = np.lib.format.read_magic(member)
+def _header(archive: zipfile.ZipFile, name: str) -> jax.ShapeDtypeStruct:
+    """Reads the shape and type of an array, and compares them with its size."""
+    with archive.open(f"{name}.npy") as member:
         # Version 3.0 differs from 2.0 by non-ASCII field names, which no plain array has.
-        is_first = version == (1, 0)
-        read = (
-            np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(member)
-        header_bytes = member.tell()
-    num_bytes = archive.getinfo(f"{key}.npy").file_size - header_bytes
+        if np.lib.format.read_magic(member) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+        num_bytes = archive.getinfo(f"{name}.npy").file_size - member.tell()
     if not dtype.hasobject and num_bytes != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{key} is cut off: {num_bytes} bytes for shape {shape} of {dtype}")
-    return _Header(shape, dtype)
+        raise ValueError(f"{name} is cut off: {num_bytes} bytes for shape {shape} of {dtype}")
+    return jax.ShapeDtypeStruct(shape, dtype)

@@ -4,23 +4,98 @@
 
 DIR then holds what `tfds.data_source("cifar10", data_dir=DIR)` reads. Without
 `--archive` the archive is downloaded; either way its SHA-256 must be the published one.
+
+Format of the archive (binary version), as its makers describe it: a file is a row of fixed-length
+records. A record is one label byte (CIFAR-10) or the coarse and the fine label (CIFAR-100), then
+3,072 pixel bytes: the red, the green and the blue 32x32 plane, each row by row.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import io
-import shutil
 import sys
+import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
-from earlyprune_jax.data import archive as archives
-from earlyprune_jax.data.archive import ARCHIVES, Archive, Contents
-from earlyprune_jax.data.tfds_directory import find
+import numpy as np
+
+from earlyprune_jax.data.cifar import RECORD_FORMAT, directory_of, find
 from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30
+# Subclasses of OSError, without those that mean a full disk.
+_NETWORK_ERRORS = (URLError, HTTPException, TimeoutError, ConnectionError, SSLError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """Where an archive is, what proves it whole, what is in it.
+
+    Attributes:
+        name: of the data set.
+        url: of the archive.
+        sha256: of its bytes, as hex.
+        folder: of its members.
+        members: split -> the members with its records, in order.
+        labels: each label of a record, in order -> the member that names its classes; the names of
+            the labels are TFDS's.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    folder: str
+    members: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, str]
+
+
+ARCHIVES = {
+    "cifar10": Archive(
+        name="cifar10",
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        folder="cifar-10-batches-bin",
+        members={
+            "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+            "test": ("test_batch.bin",),
+        },
+        labels={"label": "batches.meta.txt"},
+    ),
+    "cifar100": Archive(
+        name="cifar100",
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        folder="cifar-100-binary",
+        members={"train": ("train.bin",), "test": ("test.bin",)},
+        labels={"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """A parsed archive.
+
+    Attributes:
+        images: split -> uint8 [N, 32, 32, 3].
+        labels: split -> label name -> uint8 [N].
+        class_names: label name -> the classes' names.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: dict[str, dict[str, np.ndarray]]
+    class_names: dict[str, tuple[str, ...]]
 
 
 def prepare(
@@ -56,51 +131,47 @@ def prepare(
         raise InvalidInput([unknown_choice("name", name, list(ARCHIVES))])
     archive = archive or ARCHIVES[name]
     data_dir = Path(data_dir).expanduser().absolute()
-    found = find(name, data_dir)
-    if found.problems:
-        raise InvalidInput(found.problems)
-    if found.is_prepared:
-        return found.path
+    path = directory_of(name, data_dir)
+    if find(name, data_dir) is not None:
+        return path
     if archive_file is not None:
         # Before any folder is made: a wrong file must leave no trace.
-        archives.verify(archive, archive_file)
+        _verify(archive, archive_file)
     with _folder_for(data_dir, name) as scratch:
         if archive_file is None:
             archive_file = scratch / "archive.tar.gz"
-            archives.download(archive, archive_file)
-            archives.verify(archive, archive_file)
-        contents = archives.read(archive, archive_file)
-        print(f"Preparing {name} in {found.path}", file=sys.stderr)
+            _download(archive, archive_file)
+            _verify(archive, archive_file)
+        contents = read_archive(archive, archive_file)
+        print(f"Preparing {name} in {path}", file=sys.stderr)
         written = _write(name, contents, scratch)
-        found.path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            written.rename(found.path)
+            written.rename(path)
         except OSError:
             # Another process may have been first; its files are as good as these.
-            if not find(name, data_dir).is_prepared:
+            if find(name, data_dir) is None:
                 raise
-    return found.path
+    return path
 
 
 @contextlib.contextmanager
 def _folder_for(data_dir: Path, name: str) -> Iterator[Path]:
-    """A hidden folder in `data_dir`, so that the last rename stays on one file system."""
+    """Makes a hidden folder in `data_dir`, so that the last rename stays on one file system."""
     is_new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".preparing-{name}-", dir=data_dir))
+        with tempfile.TemporaryDirectory(
+            prefix=f".preparing-{name}-", dir=data_dir, ignore_cleanup_errors=True
+        ) as scratch:
+            yield Path(scratch)
     except OSError as error:
-        allowed = f"to be a directory that can be written ({error.strerror})"
-        remedy = "Name another directory, and set data.data_dir to it."
-        raise unexpected("data_dir", str(data_dir), allowed, remedy) from error
-    try:
-        yield scratch
-    except OSError as error:
-        allowed = f"to take a prepared data set ({error})"
-        remedy = "It needs about 0.5 GB of free space."
+        allowed = f"to be a directory that can be written ({error})"
+        remedy = (
+            "It needs about 0.5 GB of free space; if you name another, set data.data_dir to it."
+        )
         raise unexpected("data_dir", str(data_dir), allowed, remedy) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
         if is_new:
             with contextlib.suppress(OSError):  # not empty: the data set is in it
                 data_dir.rmdir()
@@ -109,6 +180,7 @@ def _folder_for(data_dir: Path, name: str) -> Iterator[Path]:
 def _write(name: str, contents: Contents, scratch: Path) -> Path:
     """Runs the TFDS builder over `contents`; returns the directory it filled."""
     import tensorflow_datasets as tfds
+    from PIL import Image
 
     stock: Any = tfds.builder_cls(name)
 
@@ -124,13 +196,16 @@ def _write(name: str, contents: Contents, scratch: Path) -> Path:
         def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
             labels = contents.labels[split]
             for i, image in enumerate(contents.images[split]):
+                png = io.BytesIO()
+                Image.fromarray(image).save(png, "PNG")
+                png.seek(0)
                 # The ids that TFDS gives: the only trace of the official order.
-                example = {"id": f"{split}_{i:05d}", "image": _png(image)}
+                example = {"id": f"{split}_{i:05d}", "image": png}
                 yield i, example | {label: int(values[i]) for label, values in labels.items()}
 
     FromArchive.name = name
     tfds.disable_progress_bar()
-    builder = FromArchive(data_dir=scratch, file_format="array_record")
+    builder = FromArchive(data_dir=scratch, file_format=RECORD_FORMAT)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     # TFDS would announce the hidden folder as the place to find the data.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -138,26 +213,118 @@ def _write(name: str, contents: Contents, scratch: Path) -> Path:
     return Path(builder.data_dir)
 
 
-def _png(image: Any) -> io.BytesIO:
-    from PIL import Image
+def parse_records(data: bytes, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits a binary file into labels and channels-last images.
 
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    file.seek(0)
-    return file
+    Args:
+        data: whole records, num_labels + 3,072 bytes each.
+        num_labels: label bytes before the pixels.
+
+    Returns:
+        (labels uint8 [N, num_labels], images uint8 [N, 32, 32, 3]).
+
+    Raises:
+        ValueError: `data` does not end with a record.
+
+    Example:
+        >>> labels, images = parse_records(bytes([7]) + bytes(range(256)) * 12, 1)
+        >>> labels.tolist(), images[0, 0, 3].tolist()
+        ([[7]], [3, 3, 3])
+    """
+    records = np.frombuffer(data, np.uint8).reshape(-1, num_labels + 3 * 32 * 32)
+    planes = records[:, num_labels:].reshape(-1, 3, 32, 32)
+    return records[:, :num_labels], np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Arguments:
-    name: str
-    data_dir: Path
-    archive: Path | None
+def read_archive(archive: Archive, path: Path) -> Contents:
+    """Reads all members of a verified archive into memory, in the official order.
+
+    Raises:
+        InvalidInput: a member is missing or is not made of whole records.
+    """
+    images, labels = {}, {}
+    try:
+        with tarfile.open(path) as tar:
+            for split, members in archive.members.items():
+                data = b"".join(_member(tar, archive, member) for member in members)
+                columns, images[split] = parse_records(data, len(archive.labels))
+                labels[split] = dict(zip(archive.labels, columns.T, strict=True))
+            class_names = {
+                name: tuple(_member(tar, archive, member).decode().split())
+                for name, member in archive.labels.items()
+            }
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, KeyError) as error:
+        raise _unusable(
+            archive, path, f"to hold the binary version of {archive.name} ({error})"
+        ) from error
+    return Contents(images, labels, class_names)
 
 
-def _parse(arguments: Sequence[str] | None) -> _Arguments:
+def _member(tar: tarfile.TarFile, archive: Archive, member: str) -> bytes:
+    file = tar.extractfile(f"{archive.folder}/{member}")
+    if file is None:
+        raise KeyError(f"{member} is not a plain file")
+    return file.read()
+
+
+def _verify(archive: Archive, path: Path) -> None:
+    """Compares a file with the archive's published SHA-256.
+
+    Raises:
+        InvalidInput: the file cannot be read, or differs.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unusable(archive, path, f"to be a readable file ({error.strerror})") from error
+    if found != archive.sha256:
+        allowed = (
+            f"to have SHA-256 {archive.sha256}, not {found}: it is cut off, changed or another file"
+        )
+        raise _unusable(archive, path, allowed)
+
+
+def _unusable(archive: Archive, path: Path, allowed: str) -> InvalidInput:
+    return unexpected("archive", str(path), allowed, f"Get it from {archive.url}.")
+
+
+def _download(archive: Archive, path: Path) -> None:
+    """Fetches the archive to `path`, reporting progress on standard error. Not verified yet.
+
+    Raises:
+        InvalidInput: no network, or the server's refusal.
+        OSError: `path` cannot be written.
+    """
+    print(f"Downloading {archive.url}", file=sys.stderr)
+    try:
+        with (
+            urlopen(archive.url, timeout=_TIMEOUT_SECONDS) as response,
+            path.open("wb") as file,
+        ):
+            total, written, tenths = int(response.headers.get("Content-Length") or 0), 0, 0
+            while chunk := response.read(_CHUNK_BYTES):
+                written += file.write(chunk)
+                # A line per tenth of the way reads well on a terminal and in a log.
+                if total and 10 * written // total > tenths:
+                    tenths = 10 * written // total
+                    print(f"  {written / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr)
+    except _NETWORK_ERRORS as error:
+        remedy = (
+            f"Without a network here, fetch that file elsewhere and run "
+            f"`python -m earlyprune_jax.data.prepare {archive.name} DIR --archive FILE`, "
+            f"then set data.data_dir=DIR."
+        )
+        allowed = f"to be reachable ({error})"
+        raise unexpected(f"archive of {archive.name}", archive.url, allowed, remedy) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0, or 2 on bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m earlyprune_jax.data.prepare",
-        description="Prepares CIFAR as a TFDS directory from the official archive, without TensorFlow.",
+        description="Prepares CIFAR as a TFDS directory from the official archive, without "
+        "TensorFlow.",
     )
     parser.add_argument("name", choices=tuple(ARCHIVES))
     parser.add_argument(
@@ -169,12 +336,7 @@ def _parse(arguments: Sequence[str] | None) -> _Arguments:
         metavar="FILE",
         help="the archive, fetched before; default: download it",
     )
-    return _Arguments(**vars(parser.parse_args(arguments)))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 on bad input."""
-    args = _parse(arguments)
+    args = parser.parse_args(arguments)
     try:
         path = prepare(args.name, args.data_dir, archive_file=args.archive)
     except InvalidInput as error:

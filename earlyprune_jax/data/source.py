@@ -2,27 +2,31 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-IMAGE_KEYS = ("images", "labels")
+from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.validate import unexpected
+
+SPLITS = ("train", "test")
+"""What a source gives; a validation split is drawn from train."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A whole data set as its makers split it: no validation split, no subset yet.
 
+    The outline of a source, known before its examples are read, holds `jax.ShapeDtypeStruct` in
+    the place of arrays, but its labels.
+
     Attributes:
         train: pytree of arrays [N, ...]; of images {"images": uint8 [N, H, W, C], "labels": int32
             [N]}.
         test: likewise; the same structure, and the same shapes and types of an example.
-        strata: split -> int [N] >= 0, which splits keep in proportion, e.g. the labels; None =
-            plain random.
-        class_names: of labelled sources whose classes have names.
+        class_names: in the order of the labels, where the source knows them.
 
     Example:
         >>> rows = {"x": np.zeros((4, 3)), "y": np.arange(4.0)}
@@ -32,28 +36,36 @@ class Source:
 
     train: Any
     test: Any
-    strata: Mapping[str, np.ndarray] | None = None
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         # One array serves trunk, forks and signals: an in-place change in one would reach all.
-        for array in jax.tree.leaves((self.train, self.test)):
-            array.setflags(write=False)
+        _lock((self.train, self.test))
 
     @property
     def holds_images(self) -> bool:
-        """Whether this is image classification: `train` is a dict of images and labels, nothing
-        else."""
-        return are_images(self.train)
+        """Whether this is image classification: images and labels, nothing else."""
+        return all(
+            isinstance(split, dict) and split.keys() == {"images", "labels"}
+            for split in (self.train, self.test)
+        )
 
     def strata_of(self, split: str) -> np.ndarray:
-        """The stratum of every example of `train` or `test`; zeros where there are no strata."""
-        if self.strata is None:
+        """Returns the stratum of every example of `train` or `test`: int [N], numbered from 0.
+
+        Where both splits hold whole numbers `labels` [N], strata are those that occur, in ascending
+        order; else there is one.
+        """
+        splits = (self.train, self.test)
+        labels: list[Any] = [
+            rows.get("labels") if isinstance(rows, dict) else None for rows in splits
+        ]
+        if not all(map(are_class_numbers, labels)):
             return np.zeros(num_examples(getattr(self, split)), np.int32)
-        return self.strata[split]
+        return np.unique(labels[SPLITS.index(split)], return_inverse=True)[1]
 
     def digest(self) -> str:
-        """SHA-256 over every array, as hex: split, path, shape, dtype and bytes.
+        """Returns the SHA-256 over every array, as hex: split, path, shape, dtype and bytes.
 
         Equal digests mean equal examples in equal order, in the same splits.
 
@@ -64,99 +76,41 @@ class Source:
         """
         running = hashlib.sha256()
         for name, split in (("train", self.train), ("test", self.test)):
-            if are_images(split):  # as digests were before there were other data
-                leaves = [("", split[key], split[key].dtype.str) for key in IMAGE_KEYS]
-            else:
-                leaves = [(path, array, array.dtype) for path, array in named_leaves(split).items()]
-            for path, array, dtype in leaves:
+            for path, array in named_leaves(split).items():
+                dtype = array.dtype
+                if self.holds_images:  # as digests were before there were other data
+                    path, dtype = "", array.dtype.str
                 running.update(f"{name}{path} {array.shape} {dtype}".encode())
                 running.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return running.hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What is known of a source before its examples are read.
-
-    Attributes:
-        train: the training split's pytree of `jax.ShapeDtypeStruct`.
-        test: likewise.
-        counts: training examples of each stratum, of images of each class; (N,) without strata.
-    """
-
-    train: Any
-    test: Any
-    counts: tuple[int, ...]
-
-
-def are_images(split: Any) -> bool:
-    """Whether a split is {"images": ..., "labels": ...}."""
-    return isinstance(split, dict) and set(split) == set(IMAGE_KEYS)
-
-
-def image_source(
-    train: dict[str, np.ndarray],
-    test: dict[str, np.ndarray],
-    class_names: tuple[str, ...] | None = None,
-) -> Source:
-    """A source of images, stratified by their labels.
-
-    Args:
-        train: {"images": uint8 [N, H, W, C], "labels": int32 [N]}.
-        test: likewise.
-        class_names: in the order of the labels, if known.
-    """
-    return Source(train, test, {"train": train["labels"], "test": test["labels"]}, class_names)
-
-
-def image_facts(counts: tuple[int, ...], num_test: int, image_shape: tuple[int, ...]) -> Facts:
-    """The facts of a source of images.
-
-    Args:
-        counts: training images of each class.
-        num_test: number of test images.
-        image_shape: (H, W, C).
-    """
-    one = {
-        "images": jax.ShapeDtypeStruct((1, *image_shape), np.uint8),
-        "labels": jax.ShapeDtypeStruct((1,), np.int32),
-    }
-    return Facts(resized(one, sum(counts)), resized(one, num_test), tuple(counts))
-
-
-def facts_of(source: Source, num_strata: int = 0) -> Facts:
-    """The facts of a source that has been read; strata of high numbers may have no examples."""
-
-    def shapes(split):
-        return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), split)
-
-    counts = np.bincount(source.strata_of("train"), minlength=num_strata).tolist()
-    return Facts(shapes(source.train), shapes(source.test), tuple(counts))
+def are_class_numbers(labels: Any) -> bool:
+    """Tells whether something is an array of whole numbers [N]."""
+    return isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu"
 
 
 def num_examples(split: Any) -> int:
-    """The length of the leading axis."""
+    """Returns the length of the leading axis."""
     return jax.tree.leaves(split)[0].shape[0]
 
 
 def take(split: Any, rows: np.ndarray) -> Any:
-    """The rows (ascending, none twice) of every array, read-only; not copied where these are
-    all."""
+    """Returns the rows (ascending, none twice) of every array, read-only; no copy if all."""
     if len(rows) == num_examples(split):
         return split
-    taken = jax.tree.map(lambda array: array[rows], split)
-    for array in jax.tree.leaves(taken):
-        array.setflags(write=False)
-    return taken
+    return _lock(jax.tree.map(lambda array: array[rows], split))
 
 
-def resized(shapes: Any, num: int) -> Any:
-    """Shapes with another number of examples."""
-    return jax.tree.map(lambda one: jax.ShapeDtypeStruct((num, *one.shape[1:]), one.dtype), shapes)
+def outline_of(split: Any, num: int) -> Any:
+    """Returns the shapes and types of a split's arrays, with `num` examples."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((num, *leaf.shape[1:]), leaf.dtype), split
+    )
 
 
 def named_leaves(split: Any) -> dict[str, Any]:
-    """Path -> leaf, in an order that depends on the paths alone.
+    """Returns path -> leaf, in an order that depends on the paths alone.
 
     Example:
         >>> list(named_leaves({"b": np.zeros(1), "a": {"c": np.zeros(1)}}))
@@ -167,8 +121,28 @@ def named_leaves(split: Any) -> dict[str, Any]:
 
 
 def path_of(text: str) -> Path:
-    """A path that the user gives, with ~ expanded where there is such a home."""
+    """Returns a path that the user gives, with ~ expanded where there is such a home."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
         return Path(text)
+
+
+def path_behind(spec: DataSpec) -> Path:
+    """Returns the path of `npz:PATH` and the like.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    prefix, _, path = spec.name.partition(":")
+    if not path:
+        allowed = f"to be {prefix}:PATH"
+        raise unexpected("data.name", spec.name, allowed, "Put a path after the colon.")
+    return path_of(path)
+
+
+def _lock(arrays: Any) -> Any:
+    for array in jax.tree.leaves(arrays):
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
+    return arrays

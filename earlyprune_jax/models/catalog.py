@@ -1,70 +1,61 @@
-"""Networks by name: what each name means, and how it becomes a module."""
+"""Networks by name or by reference: what each name means, and how it becomes a module.
 
-import dataclasses
+A further network is an entry of `ARCHITECTURES`; a further family, of another block, a `Family`.
+"""
+
+import functools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from earlyprune_jax import validate
-from earlyprune_jax.models.layers import NORMAL_FAN_IN, UNIFORM_FAN_IN
-from earlyprune_jax.models.preresnet import PreResNet
-from earlyprune_jax.models.resnet import ResNet
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax import references, validate
+from earlyprune_jax.models.resnet import (
+    NORMAL_FAN_IN,
+    NORMAL_FAN_OUT,
+    UNIFORM_FAN_IN,
+    Family,
+    ResNet,
+)
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
-PRERESNET_DEPTHS = (20, 38, 44, 56, 110)
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What a name fixes: the module's class, its shape options, its widths at a multiplier of 1."""
-
-    module_class: type[ResNet] | type[PreResNet]
-    options: Mapping[str, Any]
-    widths: tuple[int, ...]
-
-    def make(
-        self, *, num_classes: int, widths: tuple[int, ...], dtype: Any = jnp.float32
-    ) -> nn.Module:
-        """The module, of the given sizes."""
-        return self.module_class(
-            num_classes=num_classes, widths=widths, dtype=dtype, **self.options
-        )
+KEY = "model.name"
+_OPTION_A = Family(False, "pad", NORMAL_FAN_IN, NORMAL_FAN_IN)
+_RESNET18 = Family(False, "conv_norm", UNIFORM_FAN_IN, UNIFORM_FAN_IN)
+_PRERESNET = Family(True, "conv", NORMAL_FAN_OUT, UNIFORM_FAN_IN)
+_BOTTLENECK = Family(True, "conv", NORMAL_FAN_OUT, UNIFORM_FAN_IN, bottleneck=True)
+_DEPTHS = (20, 38, 44, 56, 110)
 
 
-def _option_a(depth: int) -> Architecture:
-    # Two convolutions a block, three stages, stem and classifier: depth = 6 n + 2.
-    blocks = (depth - 2) // 6
-    options = {"blocks_per_stage": blocks, "conv_shortcut": False, "kernel_init": NORMAL_FAN_IN}
-    return Architecture(ResNet, options, (16, 32, 64))
+def _by_depth(depth: int, family: Family, divisor: int = 6) -> dict[str, Any]:
+    # Two convolutions a block, three stages, stem and classifier: depth = 6 n + 2. The published
+    # codes divide by 6 or by 9 whatever the block is; the depth in such a name is nominal.
+    blocks = (depth - 2) // divisor
+    return {"family": family, "blocks_per_stage": blocks, "widths": (16, 32, 64)}
 
 
-def _resnet18() -> Architecture:
-    options = {"blocks_per_stage": 2, "conv_shortcut": True, "kernel_init": UNIFORM_FAN_IN}
-    return Architecture(ResNet, options, (64, 128, 256, 512))
-
-
-def _preresnet(depth: int, divisor: int, bottleneck: bool) -> Architecture:
-    # The published codes divide by 6 or by 9 whatever the block is; the name's depth is nominal.
-    options = {"blocks_per_stage": (depth - 2) // divisor, "bottleneck": bottleneck}
-    return Architecture(PreResNet, options, (16, 32, 64))
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    **{f"resnet{d}": _option_a(d) for d in (8, 14)},
-    "resnet18": _resnet18(),
-    **{f"resnet{d}": _option_a(d) for d in (20, 32, 44, 56, 110)},
-    **{f"preresnet{d}": _preresnet(d, 6, False) for d in (8, 14, *PRERESNET_DEPTHS)},
-    **{f"preresnet{d}_rethinking": _preresnet(d, 9, d >= 44) for d in PRERESNET_DEPTHS},
-    **{f"preresnet{d}_lottery": _preresnet(d, 6, d >= 44) for d in PRERESNET_DEPTHS},
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    **{f"resnet{d}": _by_depth(d, _OPTION_A) for d in (8, 14)},
+    "resnet18": {"family": _RESNET18, "blocks_per_stage": 2, "widths": (64, 128, 256, 512)},
+    **{f"resnet{d}": _by_depth(d, _OPTION_A) for d in (20, 32, 44, 56, 110)},
+    **{f"preresnet{d}": _by_depth(d, _PRERESNET) for d in (8, 14, *_DEPTHS)},
+    **{
+        f"preresnet{d}_rethinking": _by_depth(d, _BOTTLENECK if d >= 44 else _PRERESNET, 9)
+        for d in _DEPTHS
+    },
+    **{
+        f"preresnet{d}_lottery": _by_depth(d, _BOTTLENECK if d >= 44 else _PRERESNET)
+        for d in _DEPTHS
+    },
 }
+"""What a name fixes: arguments of `ResNet`, widths at a multiplier of 1."""
 
 
 def names() -> tuple[str, ...]:
-    """The names `build` knows.
+    """Returns the names `build` knows.
 
     Example:
         >>> names()[:3]
@@ -74,7 +65,7 @@ def names() -> tuple[str, ...]:
 
 
 def check(name: str) -> list[str]:
-    """The problems of a model name, none if `build` knows it.
+    """Lists the problems of a model name, none if `build` knows it.
 
     Example:
         >>> check("resnet20")
@@ -88,7 +79,7 @@ def check(name: str) -> list[str]:
 def build(
     name: str, *, num_classes: int, width_multiplier: float = 1.0, dtype: Any = jnp.float32
 ) -> nn.Module:
-    """The network called `name`, as a Linen module without parameters.
+    """Makes the network called `name`, a Linen module without parameters.
 
     `module.init(key, images, train=False)` makes {"params", "batch_stats"}, initialised as the
     published code does; `module.apply(variables, images, train=...)` maps normalised images
@@ -128,14 +119,63 @@ def build(
     problems = check(name) + _argument_problems(num_classes, width_multiplier, dtype)
     if problems:
         raise InvalidInput(problems)
-    widths = scaled(ARCHITECTURES[name].widths, width_multiplier)
-    return ARCHITECTURES[name].make(
-        num_classes=int(num_classes), widths=widths, dtype=jnp.dtype(dtype)
-    )
+    options = ARCHITECTURES[name]
+    widths = scaled(options["widths"], width_multiplier)
+    sizes = {"num_classes": int(num_classes), "widths": widths, "dtype": jnp.dtype(dtype)}
+    return ResNet(**(options | sizes))
+
+
+def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Module]:
+    """Returns a function that makes the network a config names.
+
+    Args:
+        name: one of `models.names()`, or `module:Class`, with literal arguments if wanted.
+        width_multiplier: scales every layer's channels; passed on where it is accepted.
+
+    Returns:
+        A function of named arguments (num_classes, dtype, ...) -> a Linen module; of what it is
+        given it passes on what the class or function takes.
+
+    Raises:
+        InvalidInput: what `references.load` finds, or a width that is not accepted.
+    """
+    builtins = {known: functools.partial(build, known) for known in names()}
+    made_by = references.load(KEY, name, builtins)
+    accepts_width = "width_multiplier" in references.accepted(made_by, {"width_multiplier": 1.0})
+    if width_multiplier != 1 and not accepts_width:
+        allowed = f"to be 1: {name} has no argument width_multiplier"
+        raise unexpected("model.width_multiplier", width_multiplier, allowed)
+
+    def make(**given: Any) -> nn.Module:
+        dtype = given.get("dtype")
+        takes = references.accepted(made_by, {"width_multiplier": width_multiplier, **given})
+        if dtype is not None and jnp.dtype(dtype) != jnp.float32 and "dtype" not in takes:
+            allowed = f"to be float32: {name} has no argument dtype"
+            raise unexpected("train.precision", jnp.dtype(dtype).name, allowed)
+        try:
+            module = made_by(**takes)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InvalidInput):
+                raise
+            given_names = ", ".join(takes) or "nothing"
+            allowed = f"to be makeable from its arguments and {given_names} ({error})"
+            raise unexpected(KEY, name, allowed) from error
+        if not isinstance(module, nn.Module):
+            found = type(module).__name__
+            remedy = (
+                "Give the class, e.g. nets:Net. NNX modules: flax.nnx.bridge.ToLinen, see "
+                "docs/extending.md."
+            )
+            raise unexpected(KEY, name, f"to make a Linen module, not a {found}", remedy)
+        return module
+
+    # Messages name the network as the config does.
+    make.reference = name  # pyright: ignore[reportFunctionMemberAccess]
+    return make
 
 
 def scaled(widths: Sequence[int], multiplier: float) -> tuple[int, ...]:
-    """Each width times the multiplier, rounded half up, at least 1.
+    """Multiplies each width, rounded half up, at least 1.
 
     Example:
         >>> scaled((16, 32, 64), 0.05)
@@ -145,27 +185,26 @@ def scaled(widths: Sequence[int], multiplier: float) -> tuple[int, ...]:
 
 
 def _argument_problems(num_classes: Any, width_multiplier: Any, dtype: Any) -> list[str]:
-    problems = []
-    if not _is_a(numbers.Integral, num_classes) or num_classes < 2:
-        problems.append(expected("num_classes", num_classes, "to be an integer of at least 2"))
-    allowed = "to be a number"
-    if _is_a(numbers.Real, width_multiplier):
-        allowed = validate.within(0, open_low=True)(width_multiplier)
-    if allowed:
-        problems.append(expected("model.width_multiplier", width_multiplier, allowed))
-    if not _is_compute_type(dtype):
-        problems.append(expected("dtype", dtype, "to be float32, bfloat16 or float64"))
-    return problems
+    is_count = _is_a(numbers.Integral, num_classes) and num_classes >= 2
+    is_factor = _is_a(numbers.Real, width_multiplier) and 0 < width_multiplier < math.inf
+    try:
+        # NumPy takes None for float64.
+        name = jnp.dtype("object" if dtype is None else dtype).name
+        is_compute_type = name in ("float32", "bfloat16", "float64")
+    except TypeError:
+        is_compute_type = False
+    demands = (
+        ("num_classes", num_classes, is_count, "an integer of at least 2"),
+        ("model.width_multiplier", width_multiplier, is_factor, "a number in (0, inf)"),
+        ("dtype", dtype, is_compute_type, "float32, bfloat16 or float64"),
+    )
+    return [
+        expected(thing, value, f"to be {allowed}")
+        for thing, value, is_right, allowed in demands
+        if not is_right
+    ]
 
 
 def _is_a(kind: type, value: Any) -> bool:
     # bool is an int to Python; as a count or a factor it is a mistake.
     return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _is_compute_type(dtype: Any) -> bool:
-    try:
-        # NumPy takes None for float64.
-        return dtype is not None and jnp.dtype(dtype).name in ("float32", "bfloat16", "float64")
-    except TypeError:
-        return False

@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import traverse_util
 
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import catalog
-from earlyprune_jax.models.preresnet import PreResNet
+from earlyprune_jax.models.resnet import ResNet
 from earlyprune_jax.validate import InvalidInput, expected
 
 Path = tuple[str, ...]
@@ -31,8 +30,12 @@ _RESNET_NAMES = {
 _PRERESNET_NAMES = {"classifier": "fc", "shortcut_conv": "downsample.0", "final_norm": "bn"}
 _SHARED_NAMES = {"stem_conv": "conv1", "stem_norm": "bn1"}
 _LEAF_NAMES = {
-    "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
-}  # fmt: skip
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 _TO_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 _FROM_TORCH_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
@@ -104,8 +107,8 @@ def to_torch(name: str, variables: Variables) -> dict[str, np.ndarray]:
         InvalidInput: unknown name.
 
     Example:
-        >>> kernel = np.zeros((3, 3, 1, 16))
-        >>> to_torch("resnet20", {"params": {"stem_conv": {"kernel": kernel}}})["conv1.weight"].shape
+        >>> variables = {"params": {"stem_conv": {"kernel": np.zeros((3, 3, 1, 16))}}}
+        >>> to_torch("resnet20", variables)["conv1.weight"].shape
         (16, 1, 3, 3)
     """
     _require_known(name)
@@ -123,7 +126,7 @@ def _require_known(name: str) -> None:
 
 
 def _module_names(name: str) -> dict[str, str]:
-    is_preresnet = catalog.ARCHITECTURES[name].module_class is PreResNet
+    is_preresnet = catalog.ARCHITECTURES[name]["family"].pre_activation
     return _SHARED_NAMES | (_PRERESNET_NAMES if is_preresnet else _RESNET_NAMES)
 
 
@@ -144,12 +147,11 @@ def _expected_arrays(
 ) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """State-dict key -> (path in the variables, torch shape), of the network sized as `given`
     is."""
-    architecture, module_names = catalog.ARCHITECTURES[name], _module_names(name)
+    options, module_names = catalog.ARCHITECTURES[name], _module_names(name)
     channels = _size(given, "conv1.weight", axis=1, default=3)
-    module: nn.Module = architecture.make(
-        num_classes=_size(given, f"{module_names['classifier']}.weight", axis=0, default=10),
-        widths=_widths(given, architecture.widths),
-    )
+    num_classes = _size(given, f"{module_names['classifier']}.weight", axis=0, default=10)
+    sizes = {"num_classes": num_classes, "widths": _widths(given, options["widths"])}
+    module = ResNet(**(options | sizes))
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     abstract = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
     table = {}

@@ -36,12 +36,15 @@ def mode(module: Any, *, train: bool) -> dict[str, bool]:
 
 
 def init(module: Any, key: PRNGKey, inputs: Any) -> Variables:
-    """New variables of a module.
+    """Initialises the variables of a module.
 
     Args:
         module: a Linen module.
         key: decides the parameters.
         inputs: an example of what the module is applied to.
+
+    Returns:
+        {"params": ..., and other collections}.
     """
     rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
     return module.init(rngs, inputs, **mode(module, train=False))
@@ -79,5 +82,8 @@ def evaluate(module: Any, variables: Variables, inputs: Any, **linen_options: An
         variables: {"params": ..., and other collections}.
         inputs: what it is applied to.
         linen_options: of `apply`.
+
+    Returns:
+        The outputs; with those of `mutable` among the options, (outputs, updates).
     """
     return module.apply(variables, inputs, **mode(module, train=False), **linen_options)

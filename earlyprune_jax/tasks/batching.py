@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import data
@@ -58,7 +57,7 @@ class Batching:
 
 
 def gather(kind: str, split: Any, indices: Array, weights: Any, key: Any) -> dict[str, Any]:
-    """The rows of a split's arrays, and `weights` where there are any: a batch without
+    """Takes the rows of a split's arrays, and `weights` where there are any: a batch without
     augmentation.
 
     Args:
@@ -67,6 +66,9 @@ def gather(kind: str, split: Any, indices: Array, weights: Any, key: Any) -> dic
         indices: [B].
         weights: [B] or None.
         key: not used.
+
+    Returns:
+        A dict of arrays [B, ...].
     """
     del key
     arrays = split[kind] if kind else split
@@ -75,7 +77,7 @@ def gather(kind: str, split: Any, indices: Array, weights: Any, key: Any) -> dic
 
 
 def plain(splits: Mapping[str, Any], batch_size: int, take: Take = gather) -> Batching:
-    """Batches of one shape: every epoch a fresh permutation, cut into full batches.
+    """Makes batches of one shape: every epoch a fresh permutation, cut into full batches.
 
     The last num_train % batch_size examples of an epoch sit it out, others each time; see
     `data.epoch_order`.
@@ -84,6 +86,9 @@ def plain(splits: Mapping[str, Any], batch_size: int, take: Take = gather) -> Ba
         splits: name -> pytree of arrays with a common leading axis.
         batch_size: examples per training step.
         take: how a batch is taken.
+
+    Returns:
+        Batches of one kind, "".
 
     Raises:
         InvalidInput: there is no full batch.
@@ -96,27 +101,18 @@ def plain(splits: Mapping[str, Any], batch_size: int, take: Take = gather) -> Ba
         >>> made.subset("test", np.arange(3), 2, 1)[0].weights.tolist()
         [[1.0, 1.0], [1.0, 0.0]]
     """
-    counts = {name: _length(arrays) for name, arrays in splits.items()}
-    num_train = counts["train"]
-    order = jax.jit(lambda key, epoch: data.epoch_order(key, epoch, num_train, batch_size))
+    counts = {name: {"": _length(arrays)} for name, arrays in splits.items()}
 
-    def subset(split: str, examples: np.ndarray, size: int, multiple_of: int) -> list[Batches]:
-        return [Batches("", *padded_batches(examples, size, multiple_of=multiple_of))]
+    def epoch(key: PRNGKey, number: int) -> list[Batches]:
+        return [Batches("", _permuted(key, number, counts["train"][""], batch_size), None)]
 
-    return Batching(
-        num_examples=counts,
-        kinds=("",),
-        steps_per_epoch=data.steps_per_epoch(num_train, batch_size),
-        epoch=lambda key, epoch: [Batches("", order(key, epoch), None)],
-        subset=subset,
-        take=take,
-    )
+    return _batching(counts, {"": batch_size}, epoch, take)
 
 
 def bucketed(
     splits: Mapping[str, Mapping[str, Any]], batch_sizes: Mapping[str, int], take: Take = gather
 ) -> Batching:
-    """Batches of several shapes: examples lie in buckets, and a batch is of one bucket.
+    """Makes batches of several shapes: examples lie in buckets, and a batch is of one bucket.
 
     Within a bucket every epoch is a fresh permutation cut into full batches; the batches of a
     bucket follow one another, and the order of the buckets is drawn anew for each epoch. A bucket's
@@ -128,6 +124,9 @@ def bucketed(
         batch_sizes: bucket -> examples per training step.
         take: how a batch is taken.
 
+    Returns:
+        Batches of a kind per bucket.
+
     Raises:
         InvalidInput: a bucket has no full training batch.
 
@@ -138,35 +137,59 @@ def bucketed(
         (6, ['long', 'short'])
     """
     kinds = tuple(batch_sizes)
-    counts = {name: [_length(arrays[kind]) for kind in kinds] for name, arrays in splits.items()}
-    sizes = dict(zip(kinds, counts["train"], strict=True))
-    steps = {kind: data.steps_per_epoch(sizes[kind], batch_sizes[kind]) for kind in kinds}
-    permute = jax.jit(data.epoch_order, static_argnums=(2, 3))
+    counts = {
+        name: {kind: _length(arrays[kind]) for kind in kinds} for name, arrays in splits.items()
+    }
 
     def epoch(key: PRNGKey, number: int) -> list[Batches]:
         turn = jax.random.permutation(jax.random.fold_in(key, number), len(kinds))
-        own = {kind: jax.random.fold_in(key, 1 + place) for place, kind in enumerate(kinds)}
-        ordered = [kinds[place] for place in np.asarray(turn)]
-        return [
-            Batches(k, permute(own[k], number, sizes[k], batch_sizes[k]), None) for k in ordered
-        ]
+        batches = []
+        for index in np.asarray(turn).tolist():
+            kind = kinds[index]
+            kind_key = jax.random.fold_in(key, 1 + index)
+            rows = _permuted(kind_key, number, counts["train"][kind], batch_sizes[kind])
+            batches.append(Batches(kind, rows, None))
+        return batches
+
+    return _batching(counts, batch_sizes, epoch, take)
+
+
+_permuted = jax.jit(data.epoch_order, static_argnums=(2, 3))
+
+
+def _batching(
+    counts: Mapping[str, Mapping[str, int]],
+    batch_sizes: Mapping[str, int],
+    epoch: Callable[[PRNGKey, int], Sequence[Batches]],
+    take: Take,
+) -> Batching:
+    """Makes batches of given kinds; examples are numbered kind after kind.
+
+    Args:
+        counts: split -> kind -> examples.
+        batch_sizes: kind -> examples per training step.
+        epoch: of the result.
+        take: of the result.
+
+    Raises:
+        InvalidInput: a kind has no full training batch.
+    """
+    steps = [data.steps_per_epoch(counts["train"][kind], batch_sizes[kind]) for kind in batch_sizes]
 
     def subset(split: str, examples: np.ndarray, size: int, multiple_of: int) -> list[Batches]:
-        starts = np.cumsum([0, *counts[split]])
-        found = []
-        for place, kind in enumerate(kinds):
-            own = (
-                examples[(examples >= starts[place]) & (examples < starts[place + 1])]
-                - starts[place]
-            )
-            if len(own):
-                found.append(Batches(kind, *padded_batches(own, size, multiple_of=multiple_of)))
-        return found
+        start, batches = 0, []
+        for kind in batch_sizes:
+            end = start + counts[split][kind]
+            rows = examples[(examples >= start) & (examples < end)] - start
+            if len(rows):
+                batches.append(Batches(kind, *padded_batches(rows, size, multiple_of=multiple_of)))
+            start = end
+        return batches
 
     return Batching(
-        num_examples={name: sum(own) for name, own in counts.items()},
-        kinds=kinds,
-        steps_per_epoch=sum(steps.values()),
+        num_examples={name: sum(of_kind.values()) for name, of_kind in counts.items()},
+        kinds=tuple(batch_sizes),
+        steps_per_epoch=sum(steps),
         epoch=epoch,
         subset=subset,
         take=take,
@@ -177,6 +200,11 @@ def padded_batches(
     indices: np.ndarray, batch_size: int, *, multiple_of: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts indices into equal batches; the last is filled with index 0 at weight 0.
+
+    Args:
+        indices: [num] of the examples.
+        batch_size: at most; above 0.
+        multiple_of: what a batch's size is a multiple of.
 
     Returns:
         indices [n, B] int32 and weights [n, B] float32, B = min(batch_size, len(indices)), raised
@@ -196,12 +224,14 @@ def padded_batches(
 
 
 def places(batches: Batches, before: int) -> tuple[np.ndarray, int]:
-    """Each batch's first place among all examples, [n] int32, and how many examples there are by
-    now.
+    """Finds each batch's first place among all examples, and how many examples there are by now.
 
     Args:
         batches: of `Batching.subset`.
         before: how many examples earlier batches hold.
+
+    Returns:
+        int32 [n], and a number.
 
     Example:
         >>> places(Batches("", np.zeros((2, 2)), np.array([[1.0, 1.0], [1.0, 0.0]])), 10)
@@ -213,10 +243,8 @@ def places(batches: Batches, before: int) -> tuple[np.ndarray, int]:
 
 
 def shapes_of(splits: Any) -> Any:
-    """The shapes and types of some arrays."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), splits
-    )
+    """Returns the shapes and types of some arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), splits)
 
 
 def _length(arrays: Any) -> int:

@@ -1,6 +1,5 @@
 """Image classification with softmax cross-entropy."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +46,9 @@ def classification(
 
     Returns:
         A task with the metrics loss (nats) and accuracy (primary).
+
+    Raises:
+        InvalidInput: the splits hold no images, or the user's network gives no logits.
     """
     _require_images(splits)
     module = model(num_classes=num_classes, dtype=jnp.dtype(precision))
@@ -78,7 +80,8 @@ def classification(
         return _sums(logits, batch["labels"], batch["weights"])
 
     def network(model_state):
-        apply = functools.partial(_apply, probe)
+        def apply(variables, batch, **linen_options):
+            return forward.evaluate(probe, variables, batch["images"], **linen_options)
 
         def sums(params, batch):
             logits = apply({"params": params, **model_state}, batch)
@@ -134,10 +137,6 @@ def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name:
     if found != (1, num_classes):
         allowed = f"to map images [B, {', '.join(map(str, shape))}] to logits [B, {num_classes}]"
         raise unexpected("model.name", name, allowed, f"It gives {found} for one image.")
-
-
-def _apply(module: Any, variables: Any, batch: Any, **linen_options: Any) -> Any:
-    return forward.evaluate(module, variables, batch["images"], **linen_options)
 
 
 def _sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:

@@ -42,17 +42,18 @@ def abstract(spec: RunSpec) -> Task:
     """
     if references.is_import_path(spec.task.name):
         return _make(spec, *_own_data(spec.data))
-    shapes = data.shapes(spec.data)
-    neutral = _channels(shapes)
-    return _make(spec, shapes, spec.data.mean or neutral, spec.data.std or neutral)
+    # Only shapes matter, and one number serves all channels.
+    neutral = (0.5,)
+    mean, std = spec.data.mean or neutral, spec.data.std or neutral
+    return _make(spec, data.shapes(spec.data), mean, std)
 
 
 def steps_per_epoch(spec: RunSpec) -> dict[Setting, int]:
-    """Training steps an epoch of every setting, its trunk's too."""
-    found = {
+    """Counts the training steps an epoch of every setting, its trunk's too."""
+    steps = {
         setting: abstract(spec.at(setting)).batching.steps_per_epoch for setting in spec.settings()
     }
-    return {setting.trunk: steps for setting, steps in found.items()} | found
+    return {setting.trunk: number for setting, number in steps.items()} | steps
 
 
 def forget() -> None:
@@ -63,14 +64,9 @@ def forget() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _own_data(spec: DataSpec) -> tuple[Mapping[str, Any], tuple[float, ...], tuple[float, ...]]:
-    """What a task of the user's is made from; tasks of several settings share one copy."""
+    """Reads what a task of the user's is made from; tasks of several settings share one copy."""
     source = data.read(spec)
     return data.split(source, spec), *data.normalisation(source, spec)
-
-
-def _channels(shapes: Mapping[str, Any]) -> tuple[float, ...]:
-    images = shapes["train"].get("images") if isinstance(shapes["train"], Mapping) else None
-    return (0.5,) * (images.shape[-1] if images is not None else 0)
 
 
 NEUTRAL = {
@@ -83,34 +79,27 @@ NEUTRAL = {
 """Keys that a task may take, and their values where it does not."""
 
 
-def _ignored(spec: RunSpec, taken: Mapping[str, Any]) -> list[str]:
-    """Keys with a value that the task would ignore."""
-    return [
-        expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")
-        for key, neutral in NEUTRAL.items()
-        if key.split(".")[1] not in taken and spec.value(key) != neutral
-    ]
-
-
 def _make(
     spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Task:
+    """Makes a task from its splits, or from their shapes.
+
+    Raises:
+        InvalidInput: no such task or network, keys that the task would ignore, or no sound task.
+    """
     make = references.load(KEY, spec.task.name, TASKS)
     model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
-    options = {
-        "batch_size": spec.train.batch_size,
-        "precision": spec.train.precision,
-        "num_classes": spec.data.num_classes,
-        "mean": mean,
-        "std": std,
-        "crop_padding": spec.data.crop_padding,
-        "horizontal_flip": spec.data.horizontal_flip,
-    }
-    is_own = references.is_import_path(spec.task.name)
+    keys = ("train.batch_size", "data.num_classes", *NEUTRAL)
+    options = {key.partition(".")[2]: spec.value(key) for key in keys} | {"mean": mean, "std": std}
     taken = references.accepted(make, options)
-    if problems := _ignored(spec, taken):
-        raise InvalidInput(problems)
-    if not is_own:
+    ignored = [
+        expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")
+        for key, neutral in NEUTRAL.items()
+        if key.partition(".")[2] not in taken and spec.value(key) != neutral
+    ]
+    if ignored:
+        raise InvalidInput(ignored)
+    if not references.is_import_path(spec.task.name):
         return make(splits, model, **taken)
     with references.guarded(KEY, spec.task.name, "to make a Task"):
         made = make(splits, model, **taken)

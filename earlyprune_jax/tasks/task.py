@@ -13,7 +13,7 @@ from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals.signal import Network
-from earlyprune_jax.tasks.batching import Batching
+from earlyprune_jax.tasks.batching import Batches, Batching, shapes_of
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 Sums = Mapping[str, Array]
@@ -49,13 +49,8 @@ class HostMeasurement:
         Raises:
             InvalidInput: `measure` gives other names.
         """
-        found, names = (
-            dict(self.measure(variables, split)),
-            sorted(metric.name for metric in self.metrics),
-        )
-        if sorted(found) != names:
-            raise unexpected("what the host measures", sorted(found), f"to be {names}")
-        return {name: float(value) for name, value in found.items()}
+        measured = self.measure(variables, split)
+        return _as_numbers("what the host measures", measured, self.metrics)
 
     def due(self, epoch: int, last_epoch: int) -> bool:
         """Whether it is measured after this epoch of a run that ends with `last_epoch`."""
@@ -125,16 +120,14 @@ class Task:
         if self.network is None:
             return 0
         first = next(iter(self.batching.subset("train", np.arange(1), 1, 1)))
-        splits = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.splits["train"]
-        )
 
         def predict(variables, split):
             params, model_state = split_variables(variables)
             batch = self.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
             return self.probe(model_state).log_probs(params, batch)
 
-        return jax.eval_shape(predict, self.shapes(), splits).shape[-1]
+        train = shapes_of(self.splits["train"])
+        return jax.eval_shape(predict, self.shapes(), train).shape[-1]
 
     def shapes(self) -> Any:
         """The shapes and types of a network's variables; nothing is computed or compiled."""
@@ -148,12 +141,7 @@ class Task:
         """The metrics of summed examples, as numbers."""
         numbers = {name: float(value) for name, value in sums.items()}
         if self.values is not None:
-            found = {name: float(value) for name, value in self.values(numbers).items()}
-            names = [metric.name for metric in self.metrics]
-            if sorted(found) != sorted(names):
-                allowed = f"to be {sorted(names)}"
-                raise unexpected("names of task.values", sorted(found), allowed)
-            return found
+            return _as_numbers("names of task.values", self.values(numbers), self.metrics)
         return {metric.name: numbers[metric.name] / numbers["count"] for metric in self.metrics}
 
     def probe(self, model_state: Any) -> Network:
@@ -177,6 +165,13 @@ class Task:
         return tuple(columns)
 
 
+def _as_numbers(thing: str, values: Values, metrics: tuple[Metric, ...]) -> dict[str, float]:
+    names = sorted(metric.name for metric in metrics)
+    if sorted(values) != names:
+        raise unexpected(thing, sorted(values), f"to be {names}")
+    return {name: float(value) for name, value in values.items()}
+
+
 def split_variables(variables: Variables) -> tuple[Params, dict[str, Any]]:
     """The parameters of a network, and its other collections: the model state.
 
@@ -184,23 +179,16 @@ def split_variables(variables: Variables) -> tuple[Params, dict[str, Any]]:
         >>> split_variables({"params": {"w": 1}, "batch_stats": {"mean": 0}})
         ({'w': 1}, {'batch_stats': {'mean': 0}})
     """
-    return variables["params"], {
-        name: value for name, value in variables.items() if name != "params"
-    }
+    model_state = dict(variables)
+    return model_state.pop("params"), model_state
 
 
 def check(task: Any) -> list[str]:
     """Finds why an object cannot be trained as a task; its functions are traced, no network is
     compiled."""
     if not isinstance(task, Task):
-        return [
-            expected(
-                "task",
-                type(task).__name__,
-                "to be a Task",
-                "Return earlyprune_jax.tasks.Task(...).",
-            )
-        ]
+        remedy = "Return earlyprune_jax.tasks.Task(...)."
+        return [expected("task", type(task).__name__, "to be a Task", remedy)]
     problems = [
         expected("task.splits", tuple(task.splits), f"to hold {name}")
         for name in ("train", "test")
@@ -210,94 +198,70 @@ def check(task: Any) -> list[str]:
     if len(set(names)) < len(names):
         problems.append(expected("task.metrics", names, "to have no name twice"))
     if task.primary not in names:
-        remedy = "Forks are compared by it."
-        problems.append(
-            expected("task.primary", task.primary, f"to be one of {', '.join(names)}", remedy)
-        )
-    if task.batching.steps_per_epoch < 1:
-        problems.append(
-            expected(
-                "task.batching.steps_per_epoch", task.batching.steps_per_epoch, "to be at least 1"
-            )
-        )
+        allowed, remedy = f"to be one of {', '.join(names)}", "Forks are compared by it."
+        problems.append(expected("task.primary", task.primary, allowed, remedy))
+    if (steps := task.batching.steps_per_epoch) < 1:
+        problems.append(expected("task.batching.steps_per_epoch", steps, "to be at least 1"))
     return problems or _check_functions(task)
 
 
 def _check_functions(task: Task) -> list[str]:
-    """What the functions return, by shapes alone, on the first training batch of every kind."""
+    """Finds wrong results, by shapes alone, on the first training batch of every kind."""
     problems: list[str] = []
     try:
         with references.guarded("task", "init", "to make variables"):
-            params, model_state = split_variables(task.shapes())
+            split_variables(task.shapes())
         with references.guarded("task", "sums of a batch", "to be traceable"):
-            for batch in _first_batches(task):
-                problems += _check_sums(task, params, model_state, batch)
+            kinds = set()
+            for batches in task.batching.epoch(jax.random.PRNGKey(0), 0):
+                if batches.kind not in kinds:
+                    problems += _check_sums(task, batches)
+                kinds.add(batches.kind)
     except InvalidInput as error:
         problems += error.problems
     return list(dict.fromkeys(problems))
 
 
-def _first_batches(task: Task) -> list[Any]:
-    key = jax.random.PRNGKey(0)
-    found = {}
-    for one in task.batching.epoch(key, 0):
-        if one.kind not in found:
-            weights = None if one.weights is None else one.weights[0]
-            found[one.kind] = (one.kind, one.indices[0], weights)
-    return list(found.values())
-
-
-def _check_sums(
-    task: Task, params: Any, model_state: Any, first: tuple[str, Any, Any]
-) -> list[str]:
-    kind, indices, weights = first
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(task.splits)
-    )
+def _check_sums(task: Task, batches: Batches) -> list[str]:
+    params, model_state = split_variables(task.shapes())
+    indices = batches.indices[0]
+    weights = None if batches.weights is None else batches.weights[0]
+    ones = jnp.ones(len(indices)) if weights is None else weights
 
     def train(params, model_state, split, key):
-        batch = task.batching.take(kind, split, indices, weights, key)
+        batch = task.batching.take(batches.kind, split, indices, weights, key)
         return task.train_sums(params, model_state, batch, key)
 
     def evaluate(params, model_state, split):
-        ones = jnp.ones(len(indices)) if weights is None else weights
-        return task.eval_sums(
-            params, model_state, task.batching.take(kind, split, indices, ones, None)
-        )
+        batch = task.batching.take(batches.kind, split, indices, ones, None)
+        return task.eval_sums(params, model_state, batch)
 
-    trained, new_state = jax.eval_shape(train, params, model_state, shapes["train"], key)
-    evaluated = jax.eval_shape(evaluate, params, model_state, shapes["test"])
+    key, splits = jax.ShapeDtypeStruct((2,), jnp.uint32), shapes_of(dict(task.splits))
+    trained, new_state = jax.eval_shape(train, params, model_state, splits["train"], key)
+    evaluated = jax.eval_shape(evaluate, params, model_state, splits["test"])
     problems = _wrong_sums("train_sums", trained) + _wrong_sums("eval_sums", evaluated)
     wanted = sorted(task.sum_names)
     for name, sums in (("train_sums", trained), ("eval_sums", evaluated)):
         if not problems and sorted(sums) != wanted:
-            remedy = "Name all sums in Task(sums=...), and say in Task(values=...) how they make metrics."
+            remedy = (
+                "Name all sums in Task(sums=...), and say in Task(values=...) how they make "
+                "metrics."
+            )
             problems.append(expected(f"names of {name}", sorted(sums), f"to be {wanted}", remedy))
-    if jax.tree.structure(new_state) != jax.tree.structure(model_state):
-        allowed = f"to be like that of init, {jax.tree.structure(model_state)}"
-        problems.append(
-            expected("model_state of train_sums", jax.tree.structure(new_state), allowed)
-        )
+    before, after = jax.tree.structure(model_state), jax.tree.structure(new_state)
+    if before != after:
+        allowed = f"to be like that of init, {before}"
+        problems.append(expected("model_state of train_sums", after, allowed))
     return problems
 
 
 def _wrong_sums(name: str, sums: Any) -> list[str]:
     if not isinstance(sums, Mapping):
-        return [
-            expected(
-                name,
-                type(sums).__name__,
-                "to return a mapping name -> number",
-                "E.g. loss and count.",
-            )
-        ]
+        allowed = "to return a mapping name -> number"
+        return [expected(name, type(sums).__name__, allowed, "E.g. loss and count.")]
+    shown = {key: f"{value.dtype}{list(value.shape)}" for key, value in sums.items()}
     return [
-        expected(
-            f"{name}[{key!r}]",
-            f"{value.dtype}{list(value.shape)}",
-            "to be one floating-point number",
-        )
+        expected(f"{name}[{key!r}]", shown[key], "to be one floating-point number")
         for key, value in sums.items()
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating)
     ]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from earlyprune_jax import data
-from earlyprune_jax.data.archive import ARCHIVES, Archive
-from earlyprune_jax.data.prepare import prepare
+from earlyprune_jax.data.prepare import ARCHIVES, Archive, prepare
 from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.validate import InvalidInput
 
 CHANNELS = {"cifar10": 3, "cifar100": 3}
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -61,25 +62,34 @@ def sizes(spec: DataSpec) -> dict[str, int]:
     return {name: jax.tree.leaves(rows)[0].shape[0] for name, rows in data.shapes(spec).items()}
 
 
+def only_problem(spec: DataSpec) -> str:
+    """The one problem that `check` finds, which `read` refuses with."""
+    (problem,) = data.check(spec)
+    with pytest.raises(InvalidInput) as caught:
+        data.read(spec)
+    assert caught.value.problems == (problem,)
+    return problem
+
+
 def write_official(folder: Path, name: str, num_per_member: int) -> Official:
     """Writes random images in the official binary layout, with its own checksum."""
     rng = np.random.default_rng(0)
     facts = ARCHIVES[name]
     sizes = {"coarse_label": 20, "label": CLASSES[name]}
     members, images, labels = {}, {}, {}
-    for split, names in (("train", facts.train_members), ("test", facts.test_members)):
+    for split, names in facts.members.items():
         num_images = num_per_member * len(names)
         planes = rng.integers(0, 256, (num_images, 3, 32, 32), np.uint8)
         images[split] = np.moveaxis(planes, 1, 3)
         labels[split] = {
             label: rng.permutation(np.arange(num_images) % sizes[label]).astype(np.uint8)
-            for label, _ in facts.labels
+            for label in facts.labels
         }
         columns = [values[:, None] for values in labels[split].values()]
         records = np.concatenate([*columns, planes.reshape(num_images, -1)], axis=1)
         for i, member in enumerate(names):
             members[member] = records[i * num_per_member : (i + 1) * num_per_member].tobytes()
-    for label, member in facts.labels:
+    for label, member in facts.labels.items():
         members[member] = "".join(f"{label}_{i}\n" for i in range(sizes[label])).encode() + b"\n"
     file = folder / f"{name}.tar.gz"
     with tarfile.open(file, "w:gz") as tar:

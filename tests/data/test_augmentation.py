@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from earlyprune_jax.data.augmentation import augment, normalize
+from earlyprune_jax.data.images import augment, normalize
 
 KEY = jax.random.PRNGKey(11)
 jitted_augment = jax.jit(augment, static_argnames=("crop_padding", "horizontal_flip"))

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic import only_problem
 
 from earlyprune_jax import data
 from earlyprune_jax.data import folder
@@ -34,14 +35,6 @@ def root(tmp_path):
 @pytest.fixture
 def spec(make_spec, root):
     return make_spec(f"folder:{root}", num_classes=2, mean=(), std=())
-
-
-def only_problem(spec):
-    (problem,) = data.check(spec)
-    with pytest.raises(InvalidInput) as caught:
-        data.read(spec)
-    assert caught.value.problems == (problem,)
-    return problem
 
 
 def test_images_come_back_exactly_by_class_and_file_name(root, spec):

@@ -135,10 +135,8 @@ def test_without_strata_examples_are_drawn_at_random_by_the_recorded_numbers(mak
 
 def test_an_unknown_name_lists_the_choices_and_the_nearest(make_spec):
     (problem,) = data.check(make_spec("cifar11"))
-    assert (
-        "data.name='cifar11' to be one of digits, cifar10, cifar100, npz:PATH, folder:PATH, module:function"
-        in problem
-    )
+    choices = "digits, cifar10, cifar100, npz:PATH, folder:PATH, module:function"
+    assert f"data.name='cifar11' to be one of {choices}" in problem
     assert "Did you mean 'cifar1" in problem
     for refused in (data.shapes, data.load):
         with pytest.raises(InvalidInput, match="one of digits"):
@@ -192,7 +190,8 @@ def test_fractions_out_of_range_are_left_to_the_range_check(make_spec, value):
 def test_importing_the_package_loads_neither_tfds_nor_scikit_learn():
     code = (
         "import sys, earlyprune_jax.data; "
-        "print([m for m in ('tensorflow_datasets', 'sklearn', 'PIL', 'tensorflow') if m in sys.modules])"
+        "heavy = ('tensorflow_datasets', 'sklearn', 'PIL', 'tensorflow'); "
+        "print([m for m in heavy if m in sys.modules])"
     )
     path = f"import sys; sys.path[:0] = {sys.path!r}; "
     done = subprocess.run(

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from synthetic import write_official
 
-from earlyprune_jax.data import archive as archives
-from earlyprune_jax.data import load, tfds_directory
-from earlyprune_jax.data.archive import ARCHIVES
-from earlyprune_jax.data.prepare import main, prepare
+from earlyprune_jax.data import load
+from earlyprune_jax.data.cifar import find
+from earlyprune_jax.data.prepare import ARCHIVES, main, parse_records, prepare, read_archive
 from earlyprune_jax.validate import InvalidInput
 
 
@@ -50,7 +49,7 @@ def test_records_are_parsed_plane_by_plane():
     red, green, blue = (np.full((32, 32), value, np.uint8) for value in (1, 2, 3))
     red[4, 9] = 77
     record = bytes([5, 6]) + red.tobytes() + green.tobytes() + blue.tobytes()
-    labels, images = archives.parse_records(record * 2, 2)
+    labels, images = parse_records(record * 2, 2)
     assert labels.tolist() == [[5, 6], [5, 6]]
     assert images[1, 4, 9].tolist() == [77, 2, 3] and images[1, 9, 4].tolist() == [1, 2, 3]
 
@@ -62,7 +61,7 @@ def test_half_a_record_is_refused(official, tmp_path):
         info.size = 100
         tar.addfile(info, io.BytesIO(bytes(100)))
     with pytest.raises(InvalidInput, match="to hold the binary version of cifar10"):
-        archives.read(official.facts, broken)
+        read_archive(official.facts, broken)
 
 
 def test_prepared_directory_is_read_by_plain_tfds_with_the_official_class_names(cifar100_prepared):
@@ -138,7 +137,7 @@ def test_a_directory_that_is_a_file_is_refused(official, tmp_path):
 
 def test_the_archive_is_downloaded_verified_and_prepared(served, official, tmp_path, capsys):
     path = prepare("cifar10", tmp_path / "tfds", archive=served)
-    assert tfds_directory.find("cifar10", tmp_path / "tfds").is_prepared
+    assert find("cifar10", tmp_path / "tfds") is not None
     assert [file.name for file in (tmp_path / "tfds").iterdir()] == ["cifar10"]
     assert path.parent.name == "cifar10"
     assert f"Downloading {served.url}" in capsys.readouterr().err

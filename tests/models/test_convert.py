@@ -57,8 +57,15 @@ def test_resnet18_and_preresnet_use_the_key_names_of_their_published_code():
     assert {"bn1.running_mean", "layer4.1.conv2.weight", "layer2.0.shortcut.0.weight",
             "layer2.0.shortcut.1.running_var", "linear.bias"} <= resnet18.keys()  # fmt: skip
     preresnet = models.to_torch("preresnet44_lottery", random_variables("preresnet44_lottery"))
-    assert {"conv1.weight", "layer1.0.bn1.weight", "layer1.6.conv3.weight", "layer1.0.bn3.bias",
-            "layer1.0.downsample.0.weight", "bn.running_mean", "fc.weight"} <= preresnet.keys()  # fmt: skip
+    assert {
+        "conv1.weight",
+        "layer1.0.bn1.weight",
+        "layer1.6.conv3.weight",
+        "layer1.0.bn3.bias",
+        "layer1.0.downsample.0.weight",
+        "bn.running_mean",
+        "fc.weight",
+    } <= preresnet.keys()
     assert "bn1.weight" not in preresnet
 
 

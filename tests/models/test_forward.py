@@ -11,9 +11,15 @@ from flax import linen as nn
 from flax import traverse_util
 
 from earlyprune_jax import models
-from earlyprune_jax.models.layers import UNIFORM_FAN_IN, conv
-from earlyprune_jax.models.preresnet import PreActivationBlock, PreResNet
-from earlyprune_jax.models.resnet import BasicBlock, pad_shortcut
+from earlyprune_jax.models.resnet import (
+    NORMAL_FAN_OUT,
+    UNIFORM_FAN_IN,
+    Block,
+    Family,
+    ResNet,
+    conv,
+    pad_shortcut,
+)
 
 EPSILON = 1e-5
 
@@ -231,7 +237,7 @@ def assert_equals_numpy(module, x, numpy_forward):
 
 
 def test_basic_block_with_a_convolutional_shortcut_equals_plain_numpy():
-    module = BasicBlock(8, 2, True, UNIFORM_FAN_IN, jnp.float32)
+    module = Block(8, 2, Family(False, "conv_norm", UNIFORM_FAN_IN, UNIFORM_FAN_IN), jnp.float32)
     x = random_images(6, channels=4)
     assert_equals_numpy(module, x, lambda network, x: network.basic_block(x, 2))
 
@@ -246,7 +252,8 @@ def test_basic_block_with_a_convolutional_shortcut_equals_plain_numpy():
     ],
 )
 def test_preactivation_block_equals_plain_numpy(bottleneck, stride, channels, strides):
-    module = PreActivationBlock(8, stride, bottleneck, jnp.float32)
+    family = Family(True, "conv", NORMAL_FAN_OUT, UNIFORM_FAN_IN, bottleneck)
+    module = Block(8, stride, family, jnp.float32)
     x = random_images(5, channels)
     with_shortcut = channels != (32 if bottleneck else 8) or stride == 2
     assert_equals_numpy(
@@ -256,7 +263,8 @@ def test_preactivation_block_equals_plain_numpy(bottleneck, stride, channels, st
 
 def test_preresnet_has_a_bare_stem_and_normalises_before_the_classifier():
     # No blocks: what remains is stem, final norm, relu, mean and classifier.
-    module = PreResNet(num_classes=10, widths=(6,), blocks_per_stage=0, bottleneck=False)
+    family = Family(True, "conv", NORMAL_FAN_OUT, UNIFORM_FAN_IN)
+    module = ResNet(num_classes=10, widths=(6,), blocks_per_stage=0, family=family)
 
     def numpy_forward(network, x):
         return network.classifier(relu(network.norm(network.conv(x, "stem_conv"), "final_norm")))

@@ -11,7 +11,7 @@ import pytest
 from flax import traverse_util
 
 from earlyprune_jax import models
-from earlyprune_jax.models.layers import uniform_bias
+from earlyprune_jax.models.resnet import uniform_bias
 from earlyprune_jax.validate import InvalidInput
 
 

@@ -127,7 +127,8 @@ from earlyprune_jax.tasks import Metric, Task, plain
 
 
 def load():
-    rows = {"x": np.arange(12, dtype=np.float32).reshape(12, 1), "y": 2 * np.arange(12, dtype=np.float32)}
+    x = np.arange(12, dtype=np.float32)
+    rows = {"x": x.reshape(12, 1), "y": 2 * x}
     return {"train": rows, "test": {name: value[:4] for name, value in rows.items()}}
 
 
