@@ -103,13 +103,12 @@ def parse(text: str) -> Reference:
         >>> str(parse("nets:Net(4, depth = 3)")), parse("resnet20").path
         ('nets:Net(4, depth=3)', 'resnet20')
     """
-    found = read(text, "reference", EXAMPLE)
-    if isinstance(found, Written):
-        found = Reference(found.text)
-    is_path = isinstance(found, Reference) and (
-        found.path.isidentifier() or IMPORT_PATH.fullmatch(found.path)
-    )
-    if not is_path:
+    name = text.strip()
+    # Names may be Python's keywords: global.
+    found = Written(name) if name.isidentifier() else read(text, "reference", EXAMPLE)
+    if isinstance(found, Written) and (name.isidentifier() or IMPORT_PATH.fullmatch(name)):
+        found = Reference(name)
+    if not isinstance(found, Reference):
         raise unexpected("reference", text, "to be a name or module:attribute", EXAMPLE)
     names = [name for name, _ in found.options]
     values = [*found.arguments, *(value for _, value in found.options)]

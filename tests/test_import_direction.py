@@ -27,7 +27,7 @@ LAYERS = [
     {"training"},
     {"grid", "progress"},
     {"config_checks", "workspace"},
-    {"config_files", "config_values", "config"},
+    {"config_files", "config"},
     {"experiment", "preview"},
     {"submission"},
     {"main"},
