@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from earlyprune_jax import config_checks, references, tasks, user_code
 from earlyprune_jax.config_files import find_file, load_file, names, short_name, split_form
 from earlyprune_jax.spec import RunSpec, Setting, Sweep
-from earlyprune_jax.spec_sections import DECIDES, KEYS, SECTIONS, SWEPT_BY, decides
+from earlyprune_jax.spec_sections import DECIDES, KEYS, MEANINGS, SECTIONS, SWEPT_BY, decides
 from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened, unexpected
 
 __all__ = ["find_file", "load_file", "names", "parse", "resolve", "short_name", "split_form"]
@@ -162,7 +162,7 @@ def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, 
     problems: dict[str, str] = {}
     for name, field in KEYS.items():
         if name not in values:
-            problems[name] = f"Missing config key {name!r}: {field.metadata['doc']}."
+            problems[name] = f"Missing config key {name!r}: {MEANINGS.get(name, 'see --help')}."
         elif (value := _convert(name, values[name])) is None:
             problems[name] = expected(name, values[name], f"to be {_type_name(field.type)}")
         else:
