@@ -9,7 +9,6 @@ LAYERS = [
         "validate",
         "array_types",
         "memory",
-        "command_line",
         "metrics",
         "references",
         "user_code",
@@ -33,7 +32,7 @@ LAYERS = [
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BASE = LAYERS[0] - {"memory", "command_line", "analysis"}
+BASE = LAYERS[0] - {"memory", "analysis"}
 
 
 def imported(path: Path) -> set[str]:
