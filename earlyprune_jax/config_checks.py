@@ -259,9 +259,6 @@ def _check_grid(spec: RunSpec) -> list[str]:
         )
         allowed = f"to be above 0 with fork.search={fork.search}"
         found.append(expected("data.validation_fraction", 0.0, allowed, remedy))
-    if fork.length and "custom" not in fork.rules:
-        remedy = "Add custom to fork.rules, or set fork.length=0."
-        found.append(expected("fork.length", fork.length, "to be 0 without rule custom", remedy))
     for key, nothing in (("comparisons", ()), ("baselines", ()), ("search", "all")):
         value = getattr(fork, key)
         if fork.when == "trigger" and value != nothing:
@@ -269,6 +266,16 @@ def _check_grid(spec: RunSpec) -> list[str]:
             remedy = "It belongs to a grid of forks, fork.when=epochs."
             found.append(expected(f"fork.{key}", value, allowed, remedy))
     return found
+
+
+@_needs("fork.rules", "fork.length")
+def _check_length(spec: RunSpec) -> list[str]:
+    """A length that no rule looks at."""
+    length = spec.fork.length
+    if not length or "custom" in spec.fork.rules:
+        return []
+    remedy = "Add custom to fork.rules, or set fork.length=0."
+    return [expected("fork.length", length, "to be 0 without rule custom", remedy)]
 
 
 @_needs("train.num_epochs", "optim.learning_rate", "schedule", "fork", spoils=("fork.epochs",))

@@ -77,7 +77,8 @@ def flat(entry: dict[str, Any]) -> dict[str, float | None]:
     What is not finite is None; numbers per parameter and the costs of signals are left out.
 
     Example:
-        >>> flat({"epoch": 1, "train_loss": math.nan, "signals": {"kl_uniform_bits": 2.0, "by": {"w": 1.0}}})
+        >>> signals = {"kl_uniform_bits": 2.0, "by": {"w": 1.0}}
+        >>> flat({"epoch": 1, "train_loss": math.nan, "signals": signals})
         {'epoch': 1, 'train_loss': None, 'kl_uniform_bits': 2.0}
     """
     numbers = {**entry, **(entry.get("signals") or {})}

@@ -18,35 +18,14 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 from earlyprune_jax import user_code
-from earlyprune_jax.user_code import VERSION, current_folder, refresh, use_folder
+from earlyprune_jax.user_code import VERSION as VERSION
+from earlyprune_jax.user_code import current_folder as current_folder
+from earlyprune_jax.user_code import refresh as refresh
+from earlyprune_jax.user_code import use_folder as use_folder
 from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
-
-__all__ = [
-    "RESERVED",
-    "VERSION",
-    "Reference",
-    "Written",
-    "accepted",
-    "bound",
-    "check",
-    "current_folder",
-    "digest",
-    "frozen",
-    "guarded",
-    "import_paths",
-    "is_import_path",
-    "load",
-    "parse",
-    "read",
-    "refresh",
-    "signature_of",
-    "split_list",
-    "use_folder",
-]
 
 RESERVED = ("npz", "folder", "regex")
 """Prefixes that are no modules: `npz:PATH`, `folder:PATH`, `regex:PATTERN`."""
@@ -93,8 +72,12 @@ class Reference:
         return f"{self.path}({', '.join(given)})" if given else self.path
 
 
-def parse(text: str) -> Reference:
+def parse(text: str, key: str = "reference") -> Reference:
     """Reads a reference to one object, with literals as arguments.
+
+    Args:
+        text: the reference.
+        key: the config key, for messages.
 
     Raises:
         InvalidInput: it is neither a name nor an import path, or its arguments are no literals.
@@ -105,19 +88,17 @@ def parse(text: str) -> Reference:
     """
     name = text.strip()
     # Names may be Python's keywords: global.
-    found = Written(name) if name.isidentifier() else read(text, "reference", EXAMPLE)
+    found = Written(name) if name.isidentifier() else read(text, key, EXAMPLE)
     if isinstance(found, Written) and (name.isidentifier() or IMPORT_PATH.fullmatch(name)):
         found = Reference(name)
     if not isinstance(found, Reference):
-        raise unexpected("reference", text, "to be a name or module:attribute", EXAMPLE)
+        raise unexpected(key, text, "to be a name or module:attribute", EXAMPLE)
     names = [name for name, _ in found.options]
     values = [*found.arguments, *(value for _, value in found.options)]
     is_literal = not any(isinstance(value, Reference | Written) for value in values)
     if not is_literal or "**" in names or len(set(names)) < len(names):
         given = ", ".join([*map(repr, found.arguments), *(f"{n}={v!r}" for n, v in found.options)])
-        raise unexpected(
-            "reference", text, f"to have literals as arguments, not ({given})", EXAMPLE
-        )
+        raise unexpected(key, text, f"to have literals as arguments, not ({given})", EXAMPLE)
     return dataclasses.replace(found, options=tuple(sorted(found.options)))
 
 
@@ -246,10 +227,7 @@ def load(
         InvalidInput: no such built-in, module or attribute, an import that raises, arguments that
             do not fit: with the path, what was found and what is wanted.
     """
-    try:
-        reference = parse(text)
-    except InvalidInput as error:
-        raise InvalidInput([f"{key}: {problem}" for problem in error.problems]) from None
+    reference = parse(text, key)
     if not reference.module:
         if reference.path not in known:
             problem = unknown_choice(key, reference.path, tuple(known))
@@ -260,8 +238,8 @@ def load(
             raise unexpected(key, reference.path, f"to be no {reference.module}: here")
         found = user_code.attribute(key, reference.path)
     if not callable(found):
-        allowed = f"to name a class or function, but it is {_described(found)}"
-        raise unexpected(key, text, allowed)
+        described = f"a {type(found).__name__}, {found!r:.60}"
+        raise unexpected(key, text, f"to name a class or function, but it is {described}")
     _check_arguments(key, text, found, reference, takes if reference.module else None)
     if reference.arguments and takes:
         # What the engine gives comes first, whatever the reference names.
@@ -347,12 +325,6 @@ def check(
     except InvalidInput as error:
         return list(error.problems)
     return []
-
-
-def _described(value: Any) -> str:
-    return (
-        "a module" if isinstance(value, ModuleType) else f"a {type(value).__name__}, {value!r:.60}"
-    )
 
 
 def digest(text: str) -> str | None:

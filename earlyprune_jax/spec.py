@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from earlyprune_jax import references
+from earlyprune_jax import user_code
+from earlyprune_jax.references import frozen
 from earlyprune_jax.spec_sections import (
     KEYS,
     SECTIONS,
@@ -103,16 +104,12 @@ class Sweep:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Sweep":
         """The inverse of `to_dict`."""
-        lists = {name: tuple(map(_frozen, one)) for name, one in values.items() if name != "rows"}
+        lists = {name: tuple(map(frozen, one)) for name, one in values.items() if name != "rows"}
         rows = (
-            tuple((name, _frozen(value)) for name, value in row.items())
+            tuple((name, frozen(value)) for name, value in row.items())
             for row in values.get("rows", ())
         )
         return cls(tuple(sorted(lists.items())), tuple(tuple(sorted(row)) for row in rows))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +118,7 @@ class RunSpec:
 
     Attributes:
         sweep: which keys take several values; a swept key's own value is its first.
-        code: (import path, digest) of the user's code that the keys name; see `references.digest`.
+        code: (import path, digest) of the user's code that the keys name; see `user_code.digest`.
         folder: where that code is looked for beside the Python path; decides nothing.
 
     Example:
@@ -246,7 +243,7 @@ def content_hash(value: Any) -> str:
 def from_dict(values: Mapping[str, Any]) -> RunSpec:
     """The inverse of `to_dict`, for values that were valid once: another process's config."""
     sections = {
-        name: section(**{leaf: _frozen(value) for leaf, value in values[name].items()})
+        name: section(**{leaf: frozen(value) for leaf, value in values[name].items()})
         for name, section in SECTIONS.items()
     }
     return RunSpec(**sections, sweep=Sweep.from_dict(values.get("sweep", {})))
@@ -265,11 +262,11 @@ def use_code(spec: RunSpec) -> None:
     Raises:
         InvalidInput: the code here is another.
     """
-    references.use_folder(spec.folder)
-    references.refresh()
+    user_code.use_folder(spec.folder)
+    user_code.refresh()
     problems = []
     for path, wanted in spec.code:
-        found = references.digest(path)
+        found = user_code.digest(path)
         if found != wanted:
             digests = f"(digest {wanted[:12]}, here {found!s:.12})"
             allowed = f"to be the code that the experiment was started with {digests}"
