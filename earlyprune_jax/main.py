@@ -125,9 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, takes, default, meaning in FLAGS:
-        how: dict[str, Any] = {"metavar": takes, "default": default}
         names = [f"--{name}"] if name != "help" else ["-h", "--help"]
-        parser.add_argument(*names, help=meaning, **(how if takes else {"action": "store_true"}))
+        if takes:
+            parser.add_argument(*names, metavar=takes, default=default, help=meaning)
+        else:
+            parser.add_argument(*names, action="store_true", help=meaning)
     return parser
 
 
@@ -213,6 +215,7 @@ def _options(
     from earlyprune_jax.training import hosts
     from earlyprune_jax.validate import expected
 
+    numbers: dict[str, Any] = {}
     problems = []
     is_together = flags.distributed or flags.coordinator is not None
     if flags.workers == "auto" and is_together:
@@ -224,11 +227,13 @@ def _options(
     for name, kind in NUMBERS.items():
         text = getattr(flags, name)
         try:
-            setattr(flags, name, None if text is None else kind(text))
+            numbers[name] = None if text is None else kind(text)
         except ValueError:
             problems.append(expected(f"--{name}", text, "to be a number"))
-    how = None if problems else Options(flags.workers, flags.fork_width, flags.max_minutes)
-    if how:
+    how = None
+    if not problems:
+        vars(flags).update(numbers)
+        how = Options(numbers["workers"], numbers["fork_width"], numbers["max_minutes"])
         problems += hosts.problems(flags.coordinator, flags.num_processes, flags.process_id)
         problems += how.check_together() if is_together else []
         # On a cluster the cores that count are those of a task: see submission.require.

@@ -91,7 +91,7 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
 
 def _group_lines(study: Study, members: Sequence[Member]) -> list[str]:
     runs = [member for member in members if not isinstance(member, Comparison)]
-    sizes: Counter[tuple[str, str]] = Counter()
+    sizes: Counter[tuple[str, str, int]] = Counter()
     names: dict[str, str] = {}
     for group in plan.groups(study.spec, runs):
         first = group.runs[0]

@@ -80,11 +80,8 @@ class Sweep:
     @property
     def keys(self) -> tuple[str, ...]:
         """The swept keys, sorted."""
-        return tuple(
-            sorted(
-                {name for name, _ in self.lists} | {name for row in self.rows for name, _ in row}
-            )
-        )
+        in_rows = {name for row in self.rows for name, _ in row}
+        return tuple(sorted(in_rows | {name for name, _ in self.lists}))
 
     def settings(self) -> tuple[Setting, ...]:
         """Every combination of the lists' values and the rows; one empty setting where nothing is
@@ -148,14 +145,11 @@ class RunSpec:
 
     def replace(self, values: Mapping[str, Any]) -> "RunSpec":
         """The spec with some keys changed: `section.key` -> value."""
-        sections: dict[str, dict[str, Any]] = {}
+        changed: dict[str, Any] = {}
         for name, value in values.items():
             section, leaf = name.split(".")
-            sections.setdefault(section, {})[leaf] = value
-        changed = {
-            name: dataclasses.replace(getattr(self, name), **leaves)
-            for name, leaves in sections.items()
-        }
+            before = changed.get(section, getattr(self, section))
+            changed[section] = dataclasses.replace(before, **{leaf: value})
         return dataclasses.replace(self, **changed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,15 +259,11 @@ def use_code(spec: RunSpec) -> None:
     user_code.use_folder(spec.folder)
     user_code.refresh()
     problems = []
+    remedy = "It has changed meanwhile: start the command again."
     for path, wanted in spec.code:
         found = user_code.digest(path)
-        if found != wanted:
-            digests = f"(digest {wanted[:12]}, here {found!s:.12})"
-            allowed = f"to be the code that the experiment was started with {digests}"
-            problems.append(
-                expected(
-                    "code", path, allowed, "It has changed meanwhile: start the command again."
-                )
-            )
+        allowed = "to be the code that the experiment was started with "
+        allowed += f"(digest {wanted[:12]}, here {found[:12]})"
+        problems += [expected("code", path, allowed, remedy)] if found != wanted else []
     if problems:
         raise InvalidInput(problems)

@@ -192,15 +192,13 @@ class Threshold(Trigger):
             raise InvalidInput([f"{thing}; it has {given}. E.g. {self.example}."])
 
     def __call__(self, history: History) -> Firing | None:
+        is_above = self.above is not None
+        side, bound = ("above", self.above) if is_above else ("below", self.below)
+        assert bound is not None  # `__post_init__` has seen to it
         for epoch, value in measured(history, self.column):
-            if self.above is not None and value > self.above:
-                return fires_at(
-                    epoch, f"{self.column} was {value:.4g} at epoch {epoch}, above {self.above:g}"
-                )
-            if self.below is not None and value < self.below:
-                return fires_at(
-                    epoch, f"{self.column} was {value:.4g} at epoch {epoch}, below {self.below:g}"
-                )
+            if value > bound if is_above else value < bound:
+                reason = f"{self.column} was {value:.4g} at epoch {epoch}, {side} {bound:g}"
+                return fires_at(epoch, reason)
         return None
 
 

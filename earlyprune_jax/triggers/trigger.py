@@ -174,15 +174,12 @@ def check_options(rule: type[Trigger], options: Mapping[str, Any]) -> list[str]:
 def _check_option(rule: str, field: dataclasses.Field, value: Any) -> list[str]:
     kind, thing = kind_of(field), f"{rule}({field.name})"
     if kind == "column":
-        allowed = check_column(value)
+        allowed = check_column(value) or ""
         remedy = (
             "Decisions never look at the test set: use a train or validation metric, or a signal."
         )
-        return (
-            [expected(thing, value, allowed, remedy if "test" in allowed else "")]
-            if allowed
-            else []
-        )
+        remedy = remedy if "test" in allowed else ""
+        return [expected(thing, value, allowed, remedy)] if allowed else []
     if not kind or (value is None and field.default is None):
         return []
     if kind == "whole number" and (not isinstance(value, int) or isinstance(value, bool)):
