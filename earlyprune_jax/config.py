@@ -104,7 +104,7 @@ def resolve(
 
 
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`section.key` -> value, whether sections are nested or not."""
+    """Yields `section.key` and value, whether sections are nested or not."""
     for name, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
             yield from _flat(value, f"{prefix}{name}.")
@@ -113,8 +113,8 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _given_twice(names: list[str], values: Mapping[str, Any], sweep: Sweep) -> list[str]:
-    """Keys swept twice on the command line, or given there with a value that their sweep there does
-    not hold."""
+    """Lists keys that the command line sweeps twice, or gives a value that their sweep does not
+    hold."""
     twice = sorted({name for name in names if name.startswith(SWEEP) and names.count(name) > 1})
     problems = [expected(name, "twice", "to be given once, with all its values") for name in twice]
     for name, listed in sweep.lists:
@@ -141,7 +141,7 @@ def _require_same_metrics(spec: RunSpec) -> None:
 
 
 def _digests(spec: RunSpec) -> tuple[tuple[str, str], ...]:
-    """(import path, digest) of the user's code that the keys name in any setting."""
+    """Lists (import path, digest) of the user's code that the keys name in any setting."""
     paths: set[str] = set()
     for setting in spec.settings():
         for name in REFERENCES:
@@ -296,7 +296,7 @@ def parse(text: str, kind: Any) -> Any:
 
 
 def _parts(text: str) -> list[Text]:
-    """The parts of a text at its commas, without the quotes of those that have them."""
+    """Splits a text at its commas, without the quotes of those that have them."""
     parts = references.split_list(text)
     is_quoted = [len(part) > 1 and part[0] == part[-1] and part[0] in "\"'" for part in parts]
     return [

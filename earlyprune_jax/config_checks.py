@@ -71,7 +71,7 @@ def _problems_of(function: Callable[[], Any], prefix: str = "") -> list[str]:
 
 
 def _keys(names: Iterable[str]) -> frozenset[str]:
-    """A section's name stands for all of its keys."""
+    """Expands names of sections to all of their keys."""
     names = set(names)
     return frozenset(name for name in KEYS if name in names or name.split(".")[0] in names)
 
@@ -143,7 +143,7 @@ def _check_data(spec: RunSpec) -> list[str]:
 
 @_needs("fork.trigger", spoils=("fork.trigger",), in_any_range=True)
 def _check_trigger_text(spec: RunSpec) -> list[str]:
-    """Whether the trigger can be read at all; an empty one is none."""
+    """Sees whether the trigger can be read at all; an empty one is none."""
     return _problems_of(lambda: triggers.parse(spec.fork.trigger or "epoch(1)"), "fork.trigger: ")
 
 
@@ -167,7 +167,7 @@ def _check_fisher(spec: RunSpec) -> list[str]:
 
 @_needs(*NETWORK, spoils=NETWORK)
 def _check_task(spec: RunSpec) -> list[str]:
-    """Whether the task can be made, as far as shapes go: model, data and task belong together."""
+    """Makes the task as far as shapes go: model, data and task belong together."""
     tasks.abstract(spec)
     return []
 
@@ -180,7 +180,7 @@ def _check_optimizer(spec: RunSpec) -> list[str]:
 
 @_needs(*NETWORK, "pruning.criteria", "signals", "fork.comparisons")
 def _check_log_probs(spec: RunSpec) -> list[str]:
-    """Criteria and comparisons that need log-probabilities, for a task that has none."""
+    """Finds criteria and comparisons that need log-probabilities, for a task that has none."""
     task = tasks.abstract(spec)
     found = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
     if "mask_distance" in spec.signals.names:
@@ -208,7 +208,7 @@ def _check_signals(spec: RunSpec) -> list[str]:
 
 @_needs(*NETWORK, "fork.when", "fork.trigger", "train.num_epochs", "signals")
 def _check_trigger(spec: RunSpec) -> list[str]:
-    """A trigger that decides must find its columns; one that is only replayed may miss them."""
+    """Requires the columns of a trigger that decides; one that is only replayed may miss them."""
     text, decides = spec.fork.trigger, spec.fork.when == "trigger"
     if not text:
         remedy = "Give a rule, such as peak(fisher_trace)."
@@ -241,7 +241,7 @@ for _key in ("signals.num_examples", "pruning.num_examples"):
 
 @_needs("fork", "data.validation_fraction")
 def _check_grid(spec: RunSpec) -> list[str]:
-    """Axes that contradict one another."""
+    """Finds axes that contradict one another."""
     fork, found = spec.fork, []
     if fork.comparisons and fork.num_replicates < 2:
         remedy = (
@@ -270,7 +270,7 @@ def _check_grid(spec: RunSpec) -> list[str]:
 
 @_needs("fork.rules", "fork.length")
 def _check_length(spec: RunSpec) -> list[str]:
-    """A length that no rule looks at."""
+    """Finds a length that no rule looks at."""
     length = spec.fork.length
     if not length or "custom" in spec.fork.rules:
         return []

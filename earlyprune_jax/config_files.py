@@ -21,7 +21,7 @@ CONFIGS = (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 
 def find_file(path: str) -> str:
-    """The file of a config: a path, or the name of one that comes with the package.
+    """Finds the file of a config: a path, or the name of one that comes with the package.
 
     Example:
         >>> Path(find_file("digits")).name, find_file("my/own.py")
@@ -106,7 +106,7 @@ def load_file(path: str) -> ConfigDict:
 
 @contextlib.contextmanager
 def _running(file: Path) -> Iterator[ModuleType]:
-    """A config file as a module, run in a package of its own whose other modules are the file's
+    """Runs a config file as a module, in a package of its own whose other modules are the file's
     neighbours.
 
     Both are forgotten afterwards, and so is every other module of the folder that the file has
@@ -138,13 +138,13 @@ _NUMBERS = itertools.count()
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:
-    """Whether an imported module was found in the folder: a file of it, or a package."""
+    """Tells whether an imported module was found in the folder: a file of it, or a package."""
     file = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
     return folder == (file.parents[1] if file.name == "__init__.py" else file.parent)
 
 
 def split_form(path: str) -> tuple[str, str]:
-    """The file of `FILE.py:FORM` and its form, which is empty where none is given.
+    """Splits off the form of `FILE.py:FORM` and its form, which is empty where none is given.
 
     Example:
         >>> split_form("configs/two_regime.py:small"), split_form("cifar10:x"), split_form("digits")
@@ -159,7 +159,7 @@ def split_form(path: str) -> tuple[str, str]:
 
 
 def short_name(path: str) -> str:
-    """A config's name for directories.
+    """Names a config as directories do.
 
     Example:
         >>> short_name("configs/two_regime.py:small"), short_name("own.py:a/b")

@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """All flags but those of `KEYED`."""
+    """Makes the parser of all flags but those of `KEYED`."""
     parser = argparse.ArgumentParser(
         prog="python -m earlyprune_jax.main",
         description="Train a dense trunk, measure its signals, fork pruned runs, show when pruning "
@@ -209,7 +209,7 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
 def _options(
     flags: argparse.Namespace, cluster: "SlurmOptions | None"
 ) -> "tuple[Options | None, list[str]]":
-    """How to carry it out, and what is wrong with that."""
+    """Reads how to carry it out, and lists what is wrong with that."""
     from earlyprune_jax.grid import pool
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.training import hosts

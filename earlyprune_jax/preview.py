@@ -23,7 +23,7 @@ MOST_LISTED = 40
 
 
 def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str:
-    """The resolved config, every run with its length, the groups, and the plan's cost, as text.
+    """Writes the resolved config, every run with its length, the groups, and the plan's cost.
 
     Args:
         study: the spec, and the workdir in which part of it may be done already.
@@ -120,7 +120,7 @@ def _example_lines(spec: RunSpec) -> list[str]:
 
 
 def _costs(spec: RunSpec, runs: Iterable[Run], lengths: dict[Setting, int]) -> dict[Setting, Cost]:
-    """Setting -> what its runs cost."""
+    """Estimates what the runs of every setting cost."""
     by_setting: dict[Setting, list[Run]] = {}
     for run in runs:
         by_setting.setdefault(run.setting, []).append(run)
@@ -144,8 +144,8 @@ def _total(costs: dict[Setting, Cost], name: str) -> int:
 
 
 def _time_line(spec: RunSpec, left: dict[Setting, Cost], how: Options) -> str:
-    """The time all steps take, from a few of each network and data fraction on a worker's share of
-    cores."""
+    """Estimates the time all steps take, from a few of each network and data fraction on a
+    worker's share of cores."""
     cores = options.shares(options.usable_cores(), how.num_workers)[0]
     timed = step_time.measured(spec, cores)
     names = {engines.engine_id(own): own.model.name for own in map(spec.at, spec.settings())}

@@ -159,7 +159,7 @@ def frozen(value: Any) -> Any:
 
 
 def is_import_path(text: str) -> bool:
-    """Whether a text names an object of the user's, not a built-in or a reserved prefix.
+    """Tells whether a text names an object of the user's, not a built-in or a reserved prefix.
 
     Example:
         >>> [is_import_path(text) for text in ("nets:Net(depth=3)", "resnet20", "npz:images.npz")]
@@ -170,7 +170,7 @@ def is_import_path(text: str) -> bool:
 
 
 def import_paths(text: str) -> list[str]:
-    """The import paths in a text that may hold several, as a trigger may.
+    """Lists the import paths in a text that may hold several, as a trigger may.
 
     Example:
         >>> import_paths("first(mine:Rule(column='a:b'), epoch(20))")
@@ -185,7 +185,7 @@ def import_paths(text: str) -> list[str]:
 
 
 def split_list(text: str) -> list[str]:
-    """The parts of a text at commas outside of brackets and quotes.
+    """Splits a text at commas outside of brackets and quotes.
 
     Example:
         >>> split_list("magnitude, mine:score(a=1, b=(2, 3))")
@@ -272,7 +272,7 @@ def _check_arguments(
 
 
 def signature_of(function: Any) -> inspect.Signature | None:
-    """The signature of a class or function; None where Python cannot tell."""
+    """Returns the signature of a class or function; None where Python cannot tell."""
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):
@@ -280,7 +280,7 @@ def signature_of(function: Any) -> inspect.Signature | None:
 
 
 def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the named arguments those that a function takes by name.
+    """Selects those of the named arguments that a function takes by name.
 
     Example:
         >>> accepted(lambda num_classes: num_classes, {"num_classes": 10, "dtype": "float32"})
@@ -302,7 +302,7 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
 
 
 def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
-    """The names of the arguments that a reference gives, by position or by name.
+    """Names the arguments that a reference gives, by position or by name.
 
     Args:
         key: the config key, for messages.

@@ -312,7 +312,7 @@ MEANINGS: dict[str, str] = {
 
 
 def decides(name: str) -> str:
-    """What a key decides: one of `DECIDES`.
+    """Tells what a key decides: one of `DECIDES`.
 
     Example:
         >>> decides("optim.weight_decay"), decides("fork.length"), decides("train.eval_batch_size")
@@ -321,13 +321,8 @@ def decides(name: str) -> str:
     return KEYS[name].metadata["decides"]
 
 
-def decides_trunk(name: str) -> bool:
-    """Whether a key, where it is swept, tells trunks apart."""
-    return decides(name) in ("data", "trunk")
-
-
 def describe_keys() -> str:
-    """Every key with its meaning, for --help."""
+    """Lists every key with its meaning, for --help."""
     width = max(map(len, KEYS)) + 2
     lines = [f"  {name:<{width}}{meaning}" for name, meaning in MEANINGS.items()]
     sweep = (

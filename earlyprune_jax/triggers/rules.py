@@ -287,12 +287,12 @@ class Combination(Trigger):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns its members read, each once."""
+        """Lists the columns its members read, each once."""
         return tuple(dict.fromkeys(column for member in self.members for column in member.columns))
 
     @property
     def looks_back(self) -> bool:
-        """Whether any member does."""
+        """Tells whether any member does."""
         return any(member.looks_back for member in self.members)
 
     def __str__(self) -> str:

@@ -168,7 +168,7 @@ class _Reader:
 
 
 def _remedy(written: Any) -> str:
-    """What to write instead of something that is no rule."""
+    """Says what to write instead of something that is no rule."""
     if isinstance(written, Written) and "(" in written.text:
         return "Combine rules by first(..., ...) or all(..., ...)."
     name = str(written)
