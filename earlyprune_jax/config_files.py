@@ -12,7 +12,7 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from earlyprune_jax import references
+from earlyprune_jax import user_code
 from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 
 PACKAGE = Path(__file__).parent
@@ -21,7 +21,7 @@ CONFIGS = (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 
 def find_file(path: str) -> str:
-    """The file of a config: a path, or the name of one that comes with the package.
+    """Finds the file of a config: a path, or the name of one that comes with the package.
 
     Example:
         >>> Path(find_file("digits")).name, find_file("my/own.py")
@@ -39,7 +39,7 @@ def find_file(path: str) -> str:
 
 
 def names() -> list[str]:
-    """The configs that come with the package, and their forms, as `--config` takes them.
+    """Lists the configs that come with the package, and their forms, as `--config` takes them.
 
     Example:
         >>> [name for name in names() if name.startswith("cifar10:")]
@@ -86,7 +86,7 @@ def load_file(path: str) -> ConfigDict:
         raise unexpected("--config", path, "to be a file", f"{hint} {remedy}")
     if file.suffix != ".py":
         raise unexpected("--config", path, "to be a Python file", remedy)
-    references.use_folder(file.parent)
+    user_code.use_folder(file.parent)
     try:
         with _running(file) as module:
             if form and not inspect.signature(module.get_config).parameters:
@@ -100,13 +100,13 @@ def load_file(path: str) -> ConfigDict:
         raise InvalidInput([f"{problem} It raised {raised}"]) from error
     if not isinstance(config, ConfigDict):
         raise unexpected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)
-    references.use_folder(file.parent)  # a config may have loaded another one, of another folder
+    user_code.use_folder(file.parent)  # a config may have loaded another one, of another folder
     return config
 
 
 @contextlib.contextmanager
 def _running(file: Path) -> Iterator[ModuleType]:
-    """A config file as a module, run in a package of its own whose other modules are the file's
+    """Runs a config file as a module, in a package of its own whose other modules are the file's
     neighbours.
 
     Both are forgotten afterwards, and so is every other module of the folder that the file has
@@ -119,35 +119,32 @@ def _running(file: Path) -> Iterator[ModuleType]:
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     before = set(sys.modules)
-    # A .pyc is told from its source by second and size: an edit within a second would not be seen.
-    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.modules[package.__name__] = package
     sys.modules[name] = module
     importlib.invalidate_caches()
     try:
-        module_spec.loader.exec_module(module)
-        yield module
+        with user_code.no_bytecode():
+            module_spec.loader.exec_module(module)
+            yield module
     finally:
-        sys.dont_write_bytecode = kept
         new = set(sys.modules) - before
         own = {top for top in new if "." not in top and _is_neighbour(top, file.parent)}
-        for one in new:
-            if one.partition(".")[0] in own | {package.__name__}:
-                sys.modules.pop(one, None)
+        for imported in new:
+            if imported.partition(".")[0] in own | {package.__name__}:
+                sys.modules.pop(imported, None)
 
 
 _NUMBERS = itertools.count()
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:
-    """Whether an imported module was found in the folder: a file of it, or a package."""
-    found = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
-    place = found.parent if found.name == "__init__.py" else found
-    return place.parent == folder
+    """Tells whether an imported module was found in the folder: a file of it, or a package."""
+    file = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
+    return folder == (file.parents[1] if file.name == "__init__.py" else file.parent)
 
 
 def split_form(path: str) -> tuple[str, str]:
-    """The file of `FILE.py:FORM` and its form, which is empty where none is given.
+    """Splits off the form of `FILE.py:FORM` and its form, which is empty where none is given.
 
     Example:
         >>> split_form("configs/two_regime.py:small"), split_form("cifar10:x"), split_form("digits")
@@ -162,7 +159,7 @@ def split_form(path: str) -> tuple[str, str]:
 
 
 def short_name(path: str) -> str:
-    """A config's name for directories.
+    """Names a config as directories do.
 
     Example:
         >>> short_name("configs/two_regime.py:small"), short_name("own.py:a/b")

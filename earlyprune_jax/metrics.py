@@ -43,14 +43,14 @@ class Metric:
         return 1.0 if self.larger_is_better else -1.0
 
     def column(self, split: str) -> str:
-        """The metric of a split, as records and tables call it."""
+        """Names the metric of a split as records and tables do."""
         return f"{split}_{self.name}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a file."""
+        """Returns plain data for a file."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Metric":
-        """The inverse of `to_json`."""
+        """Inverts `to_json`."""
         return cls(values["name"], values["unit"], values["larger_is_better"])

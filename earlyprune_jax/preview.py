@@ -24,7 +24,7 @@ ALONE = Options()
 
 
 def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str:
-    """The resolved config, every run with its length, the groups, and the plan's cost, as text.
+    """Writes the resolved config, every run with its length, the groups, and the plan's cost.
 
     Args:
         study: the spec, and the workdir in which part of it may be done already.
@@ -43,21 +43,26 @@ def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str
     spec, members = study.spec, wanted_members(study)
     runs = [member for member in members if not isinstance(member, Comparison)]
     lengths = tasks.steps_per_epoch(spec)
+    costs = _costs(spec, runs, lengths)
+    left = study.left(runs)
+    left_costs = _costs(spec, left, lengths)
+    num_trunks = sum(isinstance(run, Trunk) for run in runs)
     lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (study {spec.study_id()}):"]
     lines += _run_lines(study, runs, lengths)
-    lines += ["", *_group_lines(study, members, lengths), "", *_example_lines(spec)]
-    costs = _costs(spec, runs, lengths)
-    still = study.left(runs)
-    left = _costs(spec, still, lengths)
-    lines.append(_total_line(runs, costs.values()))
-    lines += _left_lines(runs, still, left)
-    if measure:
-        lines.append(_time_line(spec, left, how))
-    num_checkpoints = sum(cost.num_checkpoints for cost in costs.values())
-    megabytes = sum(cost.disk_bytes for cost in costs.values()) / 1e6
-    free = free_bytes(study.workdir) / 1e6
+    lines += ["", *_group_lines(study, members), "", *_example_lines(spec)]
     lines.append(
-        f"Disk: {num_checkpoints} checkpoints, about {megabytes:.0f} MB; {free:.0f} MB free"
+        f"Total: {len(runs)} runs ({num_trunks} trunk{'s' * (num_trunks != 1)}, "
+        f"{len(runs) - num_trunks} pruned), {_total(costs, 'num_epochs')} epochs, "
+        f"{_total(costs, 'num_steps')} training steps"
+    )
+    if len(left) < len(runs):
+        num_steps = _total(left_costs, "num_steps")
+        lines.append(f"Left to do: {len(left)} runs, {num_steps} training steps")
+    if measure:
+        lines.append(_time_line(spec, left_costs, how))
+    lines.append(
+        f"Disk: {_total(costs, 'num_checkpoints')} checkpoints, about "
+        f"{_total(costs, 'disk_bytes') / 1e6:.0f} MB; {free_bytes(study.workdir) / 1e6:.0f} MB free"
     )
     return "\n".join(lines)
 
@@ -67,16 +72,17 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
     most = "at most " * (spec.fork.when == "trigger")
     for run in runs[:MOST_LISTED]:
         num_epochs = run.num_epochs(spec.at(run.setting))
-        steps = num_epochs * lengths[run.setting]
         where = f" ({run.setting.words()})" if run.setting.values else ""
         lines.append(
-            f"  {identity.directory(spec, run)}{where}: {most}{num_epochs} epochs, {steps} steps"
+            f"  {identity.directory(spec, run)}{where}: {most}{num_epochs} epochs, "
+            f"{num_epochs * lengths[run.setting]} steps"
         )
     if len(runs) > MOST_LISTED:
         lines.append(f"  ... and {len(runs) - MOST_LISTED} more")
     if spec.fork.when == "trigger":
         lines.append(
-            f"  {spec.fork.trigger} decides; dense and pruned part share {spec.train.num_epochs} epochs"
+            f"  {spec.fork.trigger} decides; dense and pruned part share "
+            f"{spec.train.num_epochs} epochs"
         )
     if spec.fork.search == "coarse_to_fine":
         most_cells = f", at most {spec.fork.max_cells} cells a curve" if spec.fork.max_cells else ""
@@ -84,21 +90,22 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
     return lines
 
 
-def _group_lines(study: Study, members: Sequence[Member], lengths: dict[Setting, int]) -> list[str]:
+def _group_lines(study: Study, members: Sequence[Member]) -> list[str]:
     runs = [member for member in members if not isinstance(member, Comparison)]
-    sizes: Counter[tuple[str, int, bool]] = Counter()
+    sizes: Counter[tuple[str, str, int]] = Counter()
     names: dict[str, str] = {}
     for group in plan.groups(study.spec, runs):
         first = group.runs[0]
-        sizes[group.engine, group.num_epochs, isinstance(first, Trunk)] += len(group.runs)
         own = study.at(first.setting)
-        part = f"{own.model.name}, {100 * own.data.train_fraction:g} % of the data"
-        names.setdefault(group.engine, ", ".join(filter(None, (part, first.setting.trunk.words()))))
+        name = f"{own.model.name}, {100 * own.data.train_fraction:g} % of the data"
+        swept = first.setting.trunk.words()
+        names.setdefault(group.engine, f"{name}, {swept}" if swept else name)
+        kind = "trunk" if isinstance(first, Trunk) else "fork"
+        sizes[group.engine, kind, group.num_epochs] += len(group.runs)
     lines = [
         "Groups of one shape (forks of a group share a compilation, and may train as one batch):"
     ]
-    for (engine, num_epochs, is_dense), count in sizes.items():
-        kind = "trunk" if is_dense else "fork"
+    for (engine, kind, num_epochs), count in sizes.items():
         lines.append(f"  {names[engine]}: {count} {kind}{'s' * (count > 1)} of {num_epochs} epochs")
     compared = len(members) - len(runs)
     return [*lines, f"Comparisons of replicates: {compared}"] if compared else lines
@@ -114,61 +121,54 @@ def _example_lines(spec: RunSpec) -> list[str]:
 
 
 def _costs(spec: RunSpec, runs: Iterable[Run], lengths: dict[Setting, int]) -> dict[Setting, Cost]:
-    own: dict[Setting, list[Run]] = {}
+    """Estimates what the runs of every setting cost."""
+    by_setting: dict[Setting, list[Run]] = {}
     for run in runs:
-        own.setdefault(run.setting, []).append(run)
-    return {
-        setting: plan.cost(
-            spec.at(setting),
+        by_setting.setdefault(run.setting, []).append(run)
+    costs = {}
+    for setting, members in by_setting.items():
+        own = spec.at(setting)
+        task = tasks.abstract(own)
+        make_state = engines.state_maker(task, optim.make(own.optim, task.optimizer))
+        state = jax.eval_shape(make_state, jax.ShapeDtypeStruct((2,), "uint32"))
+        costs[setting] = plan.cost(
+            own,
             members,
             steps_per_epoch=lengths[setting],
-            state_bytes=_state_bytes(spec.at(setting)),
+            state_bytes=plan.tree_bytes(state),
         )
-        for setting, members in own.items()
-    }
+    return costs
 
 
-def _total_line(runs: Sequence[Run], costs: Iterable[Cost]) -> str:
-    costs = list(costs)
-    num_epochs, num_steps = (
-        sum(getattr(cost, name) for cost in costs) for name in ("num_epochs", "num_steps")
-    )
-    trunks = sum(isinstance(run, Trunk) for run in runs)
-    made_of = f"{len(runs)} runs ({trunks} trunk{'s' * (trunks != 1)}, {len(runs) - trunks} pruned)"
-    return f"Total: {made_of}, {num_epochs} epochs, {num_steps} training steps"
-
-
-def _left_lines(
-    runs: Sequence[Run], still: Sequence[Member], left: dict[Setting, Cost]
-) -> list[str]:
-    if len(still) == len(runs):
-        return []
-    num_steps = sum(cost.num_steps for cost in left.values())
-    return [f"Left to do: {len(still)} runs, {num_steps} training steps"]
+def _total(costs: dict[Setting, Cost], name: str) -> int:
+    return sum(getattr(cost, name) for cost in costs.values())
 
 
 def _time_line(spec: RunSpec, left: dict[Setting, Cost], how: Options) -> str:
-    """The time all steps take, from a few of each network and data fraction on a worker's share of
-    cores."""
+    """Estimates the time all steps take, from a few of each network and data fraction on a
+    worker's share of cores."""
     cores = options.shares(options.usable_cores(), how.num_workers)[0]
     timed = step_time.measured(spec, cores)
+    names = {engines.engine_id(own): own.model.name for own in map(spec.at, spec.settings())}
     seconds = sum(
         cost.num_steps * timed[engines.engine_id(spec.at(setting))]
         for setting, cost in left.items()
     )
-    names = {engines.engine_id(own): own.model.name for own in map(spec.at, spec.settings())}
     steps = ", ".join(f"{names[engine]} {1000 * value:.1f} ms" for engine, value in timed.items())
-    workers = f" in {how.num_workers} workers" if how.num_workers > 1 else ""
-    about = _duration(seconds / how.num_workers)
-    on = f" on {len(cores)} core{'s' * (len(cores) > 1)}" if how.num_workers > 1 else ""
+    workers = on_cores = ""
+    if how.num_workers > 1:
+        workers = f" in {how.num_workers} workers"
+        on_cores = f" on {len(cores)} core{'s' * (len(cores) > 1)}"
     return (
-        f"Time: about {about}{workers} for the training steps left (a step{on}: {steps}, measured now, forks "
-        "one by one); evaluation, signals and compilation come on top"
+        f"Time: about {_duration(seconds / how.num_workers)}{workers} for the training steps left "
+        f"(a step{on_cores}: {steps}, measured now, forks one by one); evaluation, signals and "
+        "compilation come on top"
     )
 
 
 def _duration(seconds: float) -> str:
-    """
+    """Rounds seconds for a reader.
+
     Example:
         >>> _duration(50), _duration(5000), _duration(500000)
         ('1 minute', '84 minutes', '139 hours')
@@ -177,9 +177,3 @@ def _duration(seconds: float) -> str:
     if minutes <= 120:
         return f"{minutes} minute{'s' * (minutes != 1)}"
     return f"{seconds / 3600:.0f} hours"
-
-
-def _state_bytes(spec: RunSpec) -> int:
-    task = tasks.abstract(spec)
-    make = engines.state_maker(task, optim.make(spec.optim, task.optimizer))
-    return plan.tree_bytes(jax.eval_shape(make, jax.ShapeDtypeStruct((2,), "uint32")))

@@ -9,7 +9,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -31,21 +30,20 @@ def shown(num_epochs: int, console: Console, primary: Metric) -> Iterator[Advanc
         primary: the metric that is shown.
     """
     if not console.is_terminal:
-        yield (
-            lambda name, entry: (
+
+        def print_line(name: str, entry: dict[str, Any] | None) -> None:
+            if entry:
                 print(epoch_line(name, entry, primary), file=console.file, flush=True)
-                if entry
-                else None
-            )
-        )
+
+        yield print_line
         return
     columns = (
-        TextColumn("{task.description}"),
+        "{task.description}",
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("epochs"),
+        "epochs",
         TimeElapsedColumn(),
-        TextColumn("left"),
+        "left",
         TimeRemainingColumn(elapsed_when_finished=False),
     )
     # Epochs last minutes on a slow machine: the speed is averaged over a long window.

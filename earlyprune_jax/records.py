@@ -46,7 +46,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
-    """The file's value, or None if there is no such file.
+    """Reads a file's value.
+
+    Args:
+        path: of a JSON file.
+        kind: of its value.
+        remedy: what to do about a damaged one, for the message.
+
+    Returns:
+        The value, or None if there is no such file.
 
     Raises:
         InvalidInput: the file does not hold JSON of that kind.
@@ -57,7 +65,7 @@ def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value with every non-finite number as None: JSON knows neither inf nor nan.
+    """Returns the value with every non-finite number as None: JSON knows neither inf nor nan.
 
     Example:
         >>> plain({"a": [1.0, math.inf]})
@@ -71,13 +79,14 @@ def plain(value: Any) -> Any:
 
 
 def flat(entry: dict[str, Any]) -> dict[str, float | None]:
-    """An epoch's entry as triggers see it: every single number, those of its signals too, by
+    """Flattens an epoch's entry as triggers see it: every number, those of its signals too, by
     column.
 
     What is not finite is None; numbers per parameter and the costs of signals are left out.
 
     Example:
-        >>> flat({"epoch": 1, "train_loss": math.nan, "signals": {"kl_uniform_bits": 2.0, "by": {"w": 1.0}}})
+        >>> signals = {"kl_uniform_bits": 2.0, "by": {"w": 1.0}}
+        >>> flat({"epoch": 1, "train_loss": math.nan, "signals": signals})
         {'epoch': 1, 'train_loss': None, 'kl_uniform_bits': 2.0}
     """
     numbers = {**entry, **(entry.get("signals") or {})}
@@ -105,7 +114,7 @@ class RunRecords:
         write_json(self.directory / "run.json", identity)
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The finished epochs' entries; a torn last line, left by a crash, is not one.
+        """Reads the finished epochs' entries; a torn last line, left by a crash, is not one.
 
         Raises:
             InvalidInput: another line is damaged; names it.
@@ -131,7 +140,7 @@ class RunRecords:
         replace_file(self._metrics, "".join(lines).encode())
 
     def result(self) -> dict[str, Any] | None:
-        """How the run ended, `status` and more, or None while it is unfinished."""
+        """Reads how the run ended, `status` and more, or None while it is unfinished."""
         path = self.directory / "result.json"
         result = read_json(path)
         if result is not None and "status" not in result:
@@ -139,11 +148,11 @@ class RunRecords:
         return result
 
     def has_ended(self) -> bool:
-        """Whether there is a result, without reading it."""
+        """Tells whether there is a result, without reading it."""
         return (self.directory / "result.json").is_file()
 
     def description(self) -> dict[str, Any] | None:
-        """What `start` has said, or None."""
+        """Reads what `start` has said; None before it has."""
         return read_json(self.directory / "run.json")
 
     def forget_result(self) -> None:

@@ -18,48 +18,44 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 from earlyprune_jax import user_code
-from earlyprune_jax.user_code import VERSION, current_folder, refresh, use_folder
+from earlyprune_jax.user_code import VERSION as VERSION
+from earlyprune_jax.user_code import current_folder as current_folder
+from earlyprune_jax.user_code import refresh as refresh
+from earlyprune_jax.user_code import use_folder as use_folder
 from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
-
-__all__ = [
-    "IMPORT_PATH",
-    "RESERVED",
-    "VERSION",
-    "Reference",
-    "accepted",
-    "bound",
-    "check",
-    "current_folder",
-    "digest",
-    "guarded",
-    "import_paths",
-    "is_import_path",
-    "load",
-    "parse",
-    "refresh",
-    "signature_of",
-    "split_list",
-    "use_folder",
-]
 
 RESERVED = ("npz", "folder", "regex")
 """Prefixes that are no modules: `npz:PATH`, `folder:PATH`, `regex:PATTERN`."""
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
+
+EXAMPLE = (
+    "E.g. nets:Net, or nets:Net(depth=3): module, colon, attribute, and literals as arguments."
+)
 
 
 @dataclasses.dataclass(frozen=True)
+class Written:
+    """A part of a text that is neither a call nor a literal, such as a bare name."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Reference:
     """A parsed reference.
 
     Attributes:
         path: a built-in's name, or `module:attribute`.
         arguments: positional.
-        options: by name, sorted.
+        options: (name, value) pairs.
     """
 
     path: str
@@ -71,13 +67,17 @@ class Reference:
         """The module of an import path; empty for a built-in."""
         return self.path.partition(":")[0] if ":" in self.path else ""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         given = [*map(repr, self.arguments), *(f"{name}={value!r}" for name, value in self.options)]
         return f"{self.path}({', '.join(given)})" if given else self.path
 
 
-def parse(text: str) -> Reference:
-    """Reads a reference.
+def parse(text: str, key: str = "reference") -> Reference:
+    """Reads a reference to one object, with literals as arguments.
+
+    Args:
+        text: the reference.
+        key: the config key, for messages.
 
     Raises:
         InvalidInput: it is neither a name nor an import path, or its arguments are no literals.
@@ -86,34 +86,80 @@ def parse(text: str) -> Reference:
         >>> str(parse("nets:Net(4, depth = 3)")), parse("resnet20").path
         ('nets:Net(4, depth=3)', 'resnet20')
     """
-    path, opened, rest = text.strip().partition("(")
-    path = path.strip()
-    remedy = (
-        "E.g. nets:Net, or nets:Net(depth=3): module, colon, attribute, and literals as arguments."
-    )
-    if not (path.isidentifier() or IMPORT_PATH.fullmatch(path)):
-        raise unexpected("reference", text, "to be a name or module:attribute", remedy)
-    if not opened:
-        return Reference(path)
+    name = text.strip()
+    # Names may be Python's keywords: global.
+    found = Written(name) if name.isidentifier() else read(text, key, EXAMPLE)
+    if isinstance(found, Written) and (name.isidentifier() or IMPORT_PATH.fullmatch(name)):
+        found = Reference(name)
+    if not isinstance(found, Reference):
+        raise unexpected(key, text, "to be a name or module:attribute", EXAMPLE)
+    names = [name for name, _ in found.options]
+    values = [*found.arguments, *(value for _, value in found.options)]
+    is_literal = not any(isinstance(value, Reference | Written) for value in values)
+    if not is_literal or "**" in names or len(set(names)) < len(names):
+        given = ", ".join([*map(repr, found.arguments), *(f"{n}={v!r}" for n, v in found.options)])
+        raise unexpected(key, text, f"to have literals as arguments, not ({given})", EXAMPLE)
+    return dataclasses.replace(found, options=tuple(sorted(found.options)))
+
+
+def read(text: str, thing: str, remedy: str) -> Any:
+    """Reads calls, which may be nested, of names and import paths. Nothing is evaluated.
+
+    Args:
+        text: such as `first(peak(loss, patience=2), mine:Rule())`.
+        thing: what it is, for messages.
+        remedy: for messages.
+
+    Returns:
+        A `Reference` for a call, whose arguments are again what this returns; the value of a
+        literal; `Written` for anything else.
+
+    Raises:
+        InvalidInput: the text is no expression.
+
+    Example:
+        >>> read("first(peak(loss, patience=2), mine:Rule())", "rule", "").arguments
+        (peak(loss, patience=2), mine:Rule)
+    """
+    paths: dict[str, str] = {}
+
+    def stand_in(found: re.Match[str]) -> str:
+        if found[0][0] in "'\"":
+            return found[0]
+        paths[f"import_path_{len(paths)}_"] = found[0]
+        return list(paths)[-1]
+
+    # A colon is no part of a Python expression: names stand in for import paths.
+    expression = re.sub(f"{QUOTED}|{IMPORT_PATH.pattern}", stand_in, text.strip())
     try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "f":
-            raise ValueError("what follows the arguments is not understood")
-        if any(word.arg is None for word in call.keywords):
-            raise ValueError("** is not understood")
-        names = [word.arg for word in call.keywords]
-        if len(set(names)) < len(names):
-            raise ValueError("one of them is given twice")
-        arguments = tuple(ast.literal_eval(node) for node in call.args)
-        options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        allowed = f"to have literals as arguments, not ({rest.removesuffix(')')})"
-        raise unexpected("reference", text, allowed, remedy) from None
-    return Reference(path, arguments, tuple(sorted(options.items())))
+        return _value(ast.parse(expression, mode="eval").body, paths)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        opened, closed = text.count("("), text.count(")")
+        if opened != closed:
+            remedy = f"It has {opened} '(' and {closed} ')'. {remedy}"
+        reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
+        raise unexpected(thing, text, f"to be readable ({reason})", remedy) from None
+
+
+def _value(node: ast.expr, paths: Mapping[str, str]) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        arguments = tuple(_value(argument, paths) for argument in node.args)
+        options = tuple((word.arg or "**", _value(word.value, paths)) for word in node.keywords)
+        return Reference(paths.get(node.func.id, node.func.id), arguments, options)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        written = ast.unparse(node)
+        return Written(re.sub(r"import_path_\d+_", lambda name: paths[name[0]], written))
+
+
+def frozen(value: Any) -> Any:
+    """Returns a literal with its lists as tuples, which can be hashed."""
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def is_import_path(text: str) -> bool:
-    """Whether a text names an object of the user's, not a built-in or a reserved prefix.
+    """Tells whether a text names an object of the user's, not a built-in or a reserved prefix.
 
     Example:
         >>> [is_import_path(text) for text in ("nets:Net(depth=3)", "resnet20", "npz:images.npz")]
@@ -124,20 +170,22 @@ def is_import_path(text: str) -> bool:
 
 
 def import_paths(text: str) -> list[str]:
-    """The import paths in a text that may hold several, as a trigger may.
+    """Lists the import paths in a text that may hold several, as a trigger may.
 
     Example:
-        >>> import_paths("first(mine:Rule(column='a:b'), epoch(20))"), import_paths("npz:images.npz")
-        (['mine:Rule'], [])
+        >>> import_paths("first(mine:Rule(column='a:b'), epoch(20))")
+        ['mine:Rule']
+        >>> import_paths("npz:images.npz")
+        []
     """
     if text.partition(":")[0] in RESERVED:
         return []
-    bare = re.sub(r"'[^']*'|\"[^\"]*\"", "''", text)
+    bare = re.sub(QUOTED, "''", text)
     return [one.group(0) for one in IMPORT_PATH.finditer(bare)]
 
 
 def split_list(text: str) -> list[str]:
-    """The parts of a text at commas outside of brackets and quotes.
+    """Splits a text at commas outside of brackets and quotes.
 
     Example:
         >>> split_list("magnitude, mine:score(a=1, b=(2, 3))")
@@ -179,10 +227,7 @@ def load(
         InvalidInput: no such built-in, module or attribute, an import that raises, arguments that
             do not fit: with the path, what was found and what is wanted.
     """
-    try:
-        reference = parse(text)
-    except InvalidInput as error:
-        raise InvalidInput([f"{key}: {problem}" for problem in error.problems]) from None
+    reference = parse(text, key)
     if not reference.module:
         if reference.path not in known:
             problem = unknown_choice(key, reference.path, tuple(known))
@@ -193,8 +238,8 @@ def load(
             raise unexpected(key, reference.path, f"to be no {reference.module}: here")
         found = user_code.attribute(key, reference.path)
     if not callable(found):
-        allowed = f"to name a class or function, but it is {_described(found)}"
-        raise unexpected(key, text, allowed)
+        described = f"a {type(found).__name__}, {found!r:.60}"
+        raise unexpected(key, text, f"to name a class or function, but it is {described}")
     _check_arguments(key, text, found, reference, takes if reference.module else None)
     if reference.arguments and takes:
         # What the engine gives comes first, whatever the reference names.
@@ -227,7 +272,7 @@ def _check_arguments(
 
 
 def signature_of(function: Any) -> inspect.Signature | None:
-    """The signature of a class or function; None where Python cannot tell."""
+    """Returns the signature of a class or function; None where Python cannot tell."""
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):
@@ -235,7 +280,7 @@ def signature_of(function: Any) -> inspect.Signature | None:
 
 
 def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the named arguments those that a function takes by name.
+    """Selects those of the named arguments that a function takes by name.
 
     Example:
         >>> accepted(lambda num_classes: num_classes, {"num_classes": 10, "dtype": "float32"})
@@ -257,7 +302,7 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
 
 
 def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
-    """The names of the arguments that a reference gives, by position or by name.
+    """Names the arguments that a reference gives, by position or by name.
 
     Args:
         key: the config key, for messages.
@@ -280,12 +325,6 @@ def check(
     except InvalidInput as error:
         return list(error.problems)
     return []
-
-
-def _described(value: Any) -> str:
-    return (
-        "a module" if isinstance(value, ModuleType) else f"a {type(value).__name__}, {value!r:.60}"
-    )
 
 
 def digest(text: str) -> str | None:

@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from earlyprune_jax import references
+from earlyprune_jax import user_code
+from earlyprune_jax.references import frozen
 from earlyprune_jax.spec_sections import (
     KEYS,
     SECTIONS,
@@ -26,7 +27,6 @@ from earlyprune_jax.spec_sections import (
     TaskSpec,
     TrainSpec,
     decides,
-    decides_trunk,
 )
 from earlyprune_jax.validate import InvalidInput, expected
 
@@ -48,10 +48,13 @@ class Setting:
     @property
     def trunk(self) -> "Setting":
         """What of it decides a trunk: trunks of two settings that differ elsewhere are one."""
-        return Setting(tuple((name, value) for name, value in self.values if decides_trunk(name)))
+        kinds = ("data", "trunk")
+        return Setting(
+            tuple((name, value) for name, value in self.values if decides(name) in kinds)
+        )
 
     def words(self) -> str:
-        """The setting in words.
+        """Writes the setting in words.
 
         Example:
             >>> Setting((("optim.weight_decay", 0.1),)).words()
@@ -79,15 +82,11 @@ class Sweep:
     @property
     def keys(self) -> tuple[str, ...]:
         """The swept keys, sorted."""
-        return tuple(
-            sorted(
-                {name for name, _ in self.lists} | {name for row in self.rows for name, _ in row}
-            )
-        )
+        in_rows = {name for row in self.rows for name, _ in row}
+        return tuple(sorted(in_rows | {name for name, _ in self.lists}))
 
     def settings(self) -> tuple[Setting, ...]:
-        """Every combination of the lists' values and the rows; one empty setting where nothing is
-        swept."""
+        """Combines the lists' values and the rows; one empty setting where nothing is swept."""
         choices = [[((name, value),) for value in values] for name, values in self.lists]
         choices += [list(self.rows)] if self.rows else []
         combined = (itertools.chain.from_iterable(parts) for parts in itertools.product(*choices))
@@ -96,23 +95,19 @@ class Sweep:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat keys -> lists of values, and `rows`; what is empty is left out."""
+        """Returns flat keys -> lists of values, and `rows`; what is empty is left out."""
         found: dict[str, Any] = {name: list(values) for name, values in self.lists}
         return found | ({"rows": [dict(row) for row in self.rows]} if self.rows else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Sweep":
-        """The inverse of `to_dict`."""
-        lists = {name: tuple(map(_frozen, one)) for name, one in values.items() if name != "rows"}
+        """Inverts `to_dict`."""
+        lists = {name: tuple(map(frozen, one)) for name, one in values.items() if name != "rows"}
         rows = (
-            tuple((name, _frozen(value)) for name, value in row.items())
+            tuple((name, frozen(value)) for name, value in row.items())
             for row in values.get("rows", ())
         )
         return cls(tuple(sorted(lists.items())), tuple(tuple(sorted(row)) for row in rows))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +116,7 @@ class RunSpec:
 
     Attributes:
         sweep: which keys take several values; a swept key's own value is its first.
-        code: (import path, digest) of the user's code that the keys name; see `references.digest`.
+        code: (import path, digest) of the user's code that the keys name; see `user_code.digest`.
         folder: where that code is looked for beside the Python path; decides nothing.
 
     Example:
@@ -145,36 +140,33 @@ class RunSpec:
     folder: str = ""
 
     def value(self, name: str) -> Any:
-        """The value of a key, `section.key`."""
+        """Returns the value of a key, `section.key`."""
         section, leaf = name.split(".")
         return getattr(getattr(self, section), leaf)
 
     def replace(self, values: Mapping[str, Any]) -> "RunSpec":
-        """The spec with some keys changed: `section.key` -> value."""
-        sections: dict[str, dict[str, Any]] = {}
+        """Returns the spec with some keys changed: `section.key` -> value."""
+        changed: dict[str, Any] = {}
         for name, value in values.items():
             section, leaf = name.split(".")
-            sections.setdefault(section, {})[leaf] = value
-        changed = {
-            name: dataclasses.replace(getattr(self, name), **leaves)
-            for name, leaves in sections.items()
-        }
+            before = changed.get(section, getattr(self, section))
+            changed[section] = dataclasses.replace(before, **{leaf: value})
         return dataclasses.replace(self, **changed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data: section -> key -> value, tuples as lists; `sweep` where keys are
+        """Returns plain JSON data: section -> key -> value, tuples as lists; `sweep` where keys are
         swept."""
         sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
         swept = {"sweep": self.sweep.to_dict()} if self.sweep.keys else {}
         return json.loads(json.dumps(sections | swept))
 
     def to_message(self) -> dict[str, Any]:
-        """Plain JSON data for another process: the config, and the user's code that it names."""
+        """Returns plain JSON data for another process: the config, and the user's code it names."""
         return {"config": self.to_dict(), "code": dict(self.code), "folder": self.folder}
 
     def study_id(self) -> str:
-        """Eight hex digits of all that decides runs but the grid: grids of one study may share a
-        workdir.
+        """Hashes all that decides runs but the grid, eight hex digits: grids of one study may share
+        a workdir.
 
         A swept key counts with its first value, so that a sweep may grow, and the user's code does
         not count.
@@ -182,7 +174,7 @@ class RunSpec:
         return content_hash(fixed_keys(self.to_dict()))[:8]
 
     def settings(self) -> tuple[Setting, ...]:
-        """Every combination of the swept keys' values, in the order of the config."""
+        """Lists every combination of the swept keys' values, in the order of the config."""
         return self.sweep.settings()
 
     @functools.cached_property
@@ -190,7 +182,7 @@ class RunSpec:
         return {}
 
     def at(self, setting: Setting) -> "RunSpec":
-        """The spec of one setting, in which nothing is swept."""
+        """Returns the spec of one setting, in which nothing is swept."""
         if setting not in self._at:
             self._at[setting] = dataclasses.replace(
                 self.replace(dict(setting.values)), sweep=Sweep()
@@ -203,7 +195,7 @@ ONLINE_KEYS = ("fork.trigger", "fork.prune_at", "fork.fallback_epoch")
 
 
 def deciding(values: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
-    """The keys of a config that decide one of the kinds: `section.key` -> value.
+    """Selects the keys of a config that decide one of the kinds: `section.key` -> value.
 
     With fork.when=trigger what a run obeys decides its trunk, and how it is pruned the fork.
 
@@ -224,7 +216,7 @@ def deciding(values: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
 
 
 def fixed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What all runs of a workdir have in common unless it is swept: `section.key` -> value.
+    """Selects what all runs of a workdir have in common unless it is swept: `section.key` -> value.
 
     Args:
         values: as of `RunSpec.to_dict`.
@@ -234,7 +226,7 @@ def fixed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def content_hash(value: Any) -> str:
-    """The SHA-256 of plain data as canonical JSON, hexadecimal.
+    """Returns the SHA-256 of plain data as canonical JSON, hexadecimal.
 
     Example:
         >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
@@ -244,16 +236,16 @@ def content_hash(value: Any) -> str:
 
 
 def from_dict(values: Mapping[str, Any]) -> RunSpec:
-    """The inverse of `to_dict`, for values that were valid once: another process's config."""
+    """Inverts `to_dict`, for values that were valid once: another process's config."""
     sections = {
-        name: section(**{leaf: _frozen(value) for leaf, value in values[name].items()})
+        name: section(**{leaf: frozen(value) for leaf, value in values[name].items()})
         for name, section in SECTIONS.items()
     }
     return RunSpec(**sections, sweep=Sweep.from_dict(values.get("sweep", {})))
 
 
 def from_message(message: Mapping[str, Any]) -> RunSpec:
-    """The inverse of `RunSpec.to_message`."""
+    """Inverts `RunSpec.to_message`."""
     code = tuple(sorted(message["code"].items()))
     return dataclasses.replace(from_dict(message["config"]), code=code, folder=message["folder"])
 
@@ -265,18 +257,14 @@ def use_code(spec: RunSpec) -> None:
     Raises:
         InvalidInput: the code here is another.
     """
-    references.use_folder(spec.folder)
-    references.refresh()
+    user_code.use_folder(spec.folder)
+    user_code.refresh()
     problems = []
+    remedy = "It has changed meanwhile: start the command again."
     for path, wanted in spec.code:
-        found = references.digest(path)
-        if found != wanted:
-            digests = f"(digest {wanted[:12]}, here {found!s:.12})"
-            allowed = f"to be the code that the experiment was started with {digests}"
-            problems.append(
-                expected(
-                    "code", path, allowed, "It has changed meanwhile: start the command again."
-                )
-            )
+        found = user_code.digest(path)
+        allowed = "to be the code that the experiment was started with "
+        allowed += f"(digest {wanted[:12]}, here {found[:12]})"
+        problems += [expected("code", path, allowed, remedy)] if found != wanted else []
     if problems:
         raise InvalidInput(problems)

@@ -1,6 +1,7 @@
 """The sections of a config: every key, its type, range, meaning, and what it decides."""
 
 import dataclasses
+import re
 from typing import Any
 
 from earlyprune_jax.validate import Check, anything, each, one_of, within
@@ -28,334 +29,256 @@ SWEPT_BY = {
 """Why keys that decide something else cannot be swept."""
 
 
-def key(doc: str, check: Check = anything, *, decides: str) -> Any:
-    """Declares a config key.
+def key(check: Check = anything, *, decides: str) -> Any:
+    """Declares a config key; its meaning stands in the docstring of its section.
 
     Args:
-        doc: its meaning.
         check: what its value must pass.
         decides: one of `DECIDES`.
     """
-    return dataclasses.field(metadata={"doc": doc, "check": check, "decides": decides})
+    return dataclasses.field(metadata={"check": check, "decides": decides})
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """Which examples, how they are split, how images are shown to the network."""
+    """Which examples, how they are split, how images are shown to the network.
 
-    name: str = key(
-        "digits, cifar10, cifar100, npz:PATH (x_train, y_train, x_test, y_test), folder:PATH (train/CLASS/, "
-        "test/CLASS/), or module:function returning arrays",
-        decides="data",
-    )
-    data_dir: str = key(
-        "prepared TFDS directory of cifar10 / cifar100; '' = TFDS's default, filled from the archive",
-        decides="execution",  # where the data lie is not what they are
-    )
-    num_classes: int = key(
-        "number of classes C, labels lie in [0, C); 0 = data without classes",
-        within(0),
-        decides="data",
-    )
-    train_fraction: float = key(
-        "fraction of the training examples used, stratified",
-        within(0, 1, open_low=True),
-        decides="data",
-    )
-    validation_fraction: float = key(
-        "fraction of the training examples held out to choose on, stratified; 0 = none",
-        within(0, 1, open_high=True),
-        decides="data",
-    )
-    test_fraction: float = key(
-        "fraction of the test examples reported on, stratified; 1 in any result to be compared",
-        within(0, 1, open_low=True),
-        decides="data",
-    )
-    split_seed: int = key(
-        "seed of the subsets and of the validation split", within(0, 2**63), decides="data"
-    )
-    crop_padding: int = key(
-        "random crop after zero padding by this many pixels; 0 = off", within(0), decides="data"
-    )
-    horizontal_flip: bool = key("random horizontal flip", decides="data")
-    mean: tuple[float, ...] = key(
-        "per channel, of images scaled to [0, 1]; empty = computed from the training images",
-        each(within(0, 1), unique=False),
-        decides="data",
-    )
-    std: tuple[float, ...] = key(
-        "per channel, of images scaled to [0, 1]; empty = computed from the training images",
-        each(within(0, open_low=True), unique=False),
-        decides="data",
-    )
+    Attributes:
+        name: digits, cifar10, cifar100, npz:PATH (x_train, y_train, x_test, y_test), folder:PATH
+            (train/CLASS/, test/CLASS/), or module:function returning arrays
+        data_dir: prepared TFDS directory of cifar10 / cifar100; '' = TFDS's default, filled from
+            the archive
+        num_classes: number of classes C, labels lie in [0, C); 0 = data without classes
+        train_fraction: fraction of the training examples used, stratified
+        validation_fraction: fraction of the training examples held out to choose on, stratified; 0
+            = none
+        test_fraction: fraction of the test examples reported on, stratified; 1 in any result to be
+            compared
+        split_seed: seed of the subsets and of the validation split
+        crop_padding: random crop after zero padding by this many pixels; 0 = off
+        horizontal_flip: random horizontal flip
+        mean: per channel, of images scaled to [0, 1]; empty = computed from the training images
+        std: per channel, of images scaled to [0, 1]; empty = computed from the training images
+    """
+
+    name: str = key(decides="data")
+    data_dir: str = key(decides="execution")  # where the data lie is not what they are
+    num_classes: int = key(within(0), decides="data")
+    train_fraction: float = key(within(0, 1, open_low=True), decides="data")
+    validation_fraction: float = key(within(0, 1, open_high=True), decides="data")
+    test_fraction: float = key(within(0, 1, open_low=True), decides="data")
+    split_seed: int = key(within(0, 2**63), decides="data")
+    crop_padding: int = key(within(0), decides="data")
+    horizontal_flip: bool = key(decides="data")
+    mean: tuple[float, ...] = key(each(within(0, 1), unique=False), decides="data")
+    std: tuple[float, ...] = key(each(within(0, open_low=True), unique=False), decides="data")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """Which network."""
+    """Which network.
 
-    name: str = key(
-        "resnet8 ... resnet110, resnet18, preresnet8 ... preresnet110 and their variants, or module:Class of "
-        "a Linen module",
-        decides="trunk",
-    )
-    width_multiplier: float = key(
-        "scales every layer's channels", within(0, 100, open_low=True), decides="trunk"
-    )
+    Attributes:
+        name: resnet8 ... resnet110, resnet18, preresnet8 ... preresnet110 and their variants, or
+            module:Class of a Linen module
+        width_multiplier: scales every layer's channels
+    """
+
+    name: str = key(decides="trunk")
+    width_multiplier: float = key(within(0, 100, open_low=True), decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
-    """What is learnt."""
+    """What is learnt.
 
-    name: str = key("classification, or module:function that makes a Task", decides="trunk")
+    Attributes:
+        name: classification, or module:function that makes a Task
+    """
+
+    name: str = key(decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """The dense runs (trunks)."""
+    """The dense runs (trunks).
 
-    seeds: tuple[int, ...] = key(
-        "one trunk per seed", each(within(0, 2**32 - 1), at_least=1), decides="grid"
-    )
-    num_epochs: int = key("length T of a trunk in epochs", within(1, 10**6), decides="trunk")
-    batch_size: int = key("examples per training step", within(1, 10**6), decides="trunk")
-    eval_batch_size: int = key(
-        "examples per evaluation step", within(1, 10**6), decides="execution"
-    )
-    precision: str = key(
-        "compute type of the layers; parameters stay float32",
-        one_of("float32", "bfloat16"),
-        decides="trunk",
-    )
-    keep_checkpoints: str = key(
-        "which trunk checkpoints stay on disk: all, or those at fork epochs and the newest",
-        one_of("all", "fork_epochs"),
-        decides="execution",
-    )
+    Attributes:
+        seeds: one trunk per seed
+        num_epochs: length T of a trunk in epochs
+        batch_size: examples per training step
+        eval_batch_size: examples per evaluation step
+        precision: compute type of the layers; parameters stay float32
+        keep_checkpoints: which trunk checkpoints stay on disk: all, or those at fork epochs and the
+            newest
+    """
+
+    seeds: tuple[int, ...] = key(each(within(0, 2**32 - 1), at_least=1), decides="grid")
+    num_epochs: int = key(within(1, 10**6), decides="trunk")
+    batch_size: int = key(within(1, 10**6), decides="trunk")
+    eval_batch_size: int = key(within(1, 10**6), decides="execution")
+    precision: str = key(one_of("float32", "bfloat16"), decides="trunk")
+    keep_checkpoints: str = key(one_of("all", "fork_epochs"), decides="execution")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimSpec:
-    """The optimizer; its learning rate is the schedule's."""
+    """The optimizer; its learning rate is the schedule's.
 
-    name: str = key(
-        "sgd, adam, adamw (with arguments if wanted: adam(b2=0.98)), or module:factory of an Optax "
-        "transformation; '' = the task's",
-        decides="trunk",
-    )
-    learning_rate: float = key(
-        "the trunk's maximum learning rate", within(0, FLOAT32_MAX, open_low=True), decides="trunk"
-    )
-    momentum: float = key(
-        "sgd: momentum coefficient; 0 = none", within(0, 1, open_high=True), decides="trunk"
-    )
-    nesterov: bool = key("sgd: Nesterov momentum", decides="trunk")
-    weight_decay: float = key(
-        "sgd, adam: L2 coefficient added to the gradient; adamw: decoupled",
-        within(0, FLOAT32_MAX),
-        decides="trunk",
-    )
-    weight_decay_on: str = key(
-        "all parameters, or kernels only", one_of("all", "kernels"), decides="trunk"
-    )
+    Attributes:
+        name: sgd, adam, adamw (with arguments if wanted: adam(b2=0.98)), or module:factory of an
+            Optax transformation; '' = the task's
+        learning_rate: the trunk's maximum learning rate
+        momentum: sgd: momentum coefficient; 0 = none
+        nesterov: sgd: Nesterov momentum
+        weight_decay: sgd, adam: L2 coefficient added to the gradient; adamw: decoupled
+        weight_decay_on: all parameters, or kernels only
+    """
+
+    name: str = key(decides="trunk")
+    learning_rate: float = key(within(0, FLOAT32_MAX, open_low=True), decides="trunk")
+    momentum: float = key(within(0, 1, open_high=True), decides="trunk")
+    nesterov: bool = key(decides="trunk")
+    weight_decay: float = key(within(0, FLOAT32_MAX), decides="trunk")
+    weight_decay_on: str = key(one_of("all", "kernels"), decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSpec:
-    """How the learning rate falls from its maximum."""
+    """How the learning rate falls from its maximum.
 
-    name: str = key(
-        "exponential, cosine, linear, step, constant, or module:function", decides="trunk"
-    )
-    per: str = key(
-        "the rate changes once an epoch, or every step", one_of("epoch", "step"), decides="trunk"
-    )
-    exponential_decay_rate: float = key(
-        "exponential: factor per epoch", within(0, 1, open_low=True), decides="trunk"
-    )
-    end_learning_rate: float = key(
-        "cosine, linear: value reached at the end", within(0), decides="trunk"
-    )
-    step_boundaries_epochs: tuple[int, ...] = key(
-        "step: 0-based epochs at whose start the rate is multiplied",
-        each(within(1)),
-        decides="trunk",
-    )
-    step_factor: float = key(
-        "step: the factor at each boundary", within(0, 1, open_low=True), decides="trunk"
-    )
+    Attributes:
+        name: exponential, cosine, linear, step, constant, or module:function
+        per: the rate changes once an epoch, or every step
+        exponential_decay_rate: exponential: factor per epoch
+        end_learning_rate: cosine, linear: value reached at the end
+        step_boundaries_epochs: step: 0-based epochs at whose start the rate is multiplied
+        step_factor: step: the factor at each boundary
+    """
+
+    name: str = key(decides="trunk")
+    per: str = key(one_of("epoch", "step"), decides="trunk")
+    exponential_decay_rate: float = key(within(0, 1, open_low=True), decides="trunk")
+    end_learning_rate: float = key(within(0), decides="trunk")
+    step_boundaries_epochs: tuple[int, ...] = key(each(within(1)), decides="trunk")
+    step_factor: float = key(within(0, 1, open_low=True), decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)
 class PruningSpec:
-    """What a fork removes. Tuples are axes of the grid."""
+    """What a fork removes. Tuples are axes of the grid.
 
-    criteria: tuple[str, ...] = key(
-        "scores that decide which weights stay: magnitude, random, fisher, obd, taylor, grasp (with "
-        "arguments if wanted: fisher(estimator='exact')), or module:function",
-        NAMES,
-        decides="grid",
-    )
-    scopes: tuple[str, ...] = key(
-        "global: one ranking over all prunable weights; local: the same ratio in each layer; "
-        "uniform: local, with the total exact; erk, lamp: docs/pruning.md; or module:function",
-        NAMES,
-        decides="grid",
-    )
+    Attributes:
+        criteria: scores that decide which weights stay: magnitude, random, fisher, obd, taylor,
+            grasp (with arguments if wanted: fisher(estimator='exact')), or module:function
+        scopes: global: one ranking over all prunable weights; local: the same ratio in each layer;
+            uniform: local, with the total exact; erk, lamp: docs/pruning.md; or module:function
+        sparsities: fractions of the prunable weights removed
+        layers: prunable weights: conv_kernels, dense_kernels, all_kernels, or regex:PATTERN on the
+            path; '' = the task's
+        num_examples: training examples that data-driven criteria look at; 0 = all
+        batch_size: examples per batch of data-driven criteria
+    """
+
+    criteria: tuple[str, ...] = key(NAMES, decides="grid")
+    scopes: tuple[str, ...] = key(NAMES, decides="grid")
     sparsities: tuple[float, ...] = key(
-        "fractions of the prunable weights removed",
-        each(within(0, 1, open_high=True), at_least=1),
-        decides="grid",
+        each(within(0, 1, open_high=True), at_least=1), decides="grid"
     )
-    layers: str = key(
-        "prunable weights: conv_kernels, dense_kernels, all_kernels, or regex:PATTERN on the path; "
-        "'' = the task's",
-        decides="fork",
-    )
-    num_examples: int = key(
-        "training examples that data-driven criteria look at; 0 = all", within(0), decides="fork"
-    )
-    batch_size: int = key(
-        "examples per batch of data-driven criteria", within(1, 10**6), decides="fork"
-    )
+    layers: str = key(decides="fork")
+    num_examples: int = key(within(0), decides="fork")
+    batch_size: int = key(within(1, 10**6), decides="fork")
 
 
 @dataclasses.dataclass(frozen=True)
 class ForkSpec:
-    """When forks leave the trunk, and how they train on. Tuples are axes of the grid."""
+    """When forks leave the trunk, and how they train on. Tuples are axes of the grid.
 
-    when: str = key(
-        "epochs: a grid of forks at fork.epochs; trigger: every run watches its own signals and prunes "
-        "itself once fork.trigger fires, within train.num_epochs",
-        one_of("epochs", "trigger"),
-        decides="grid",
-    )
-    epochs: tuple[int, ...] = key(
-        "trunk epochs t after which forks are pruned (when=epochs)", each(within(0)), decides="grid"
-    )
-    trigger: str = key(
-        "a rule such as peak(fisher_trace, patience=3) or module:Rule(...); obeyed with when=trigger, and "
-        "always among the rules that are replayed over a finished grid",
-        decides="replay",
-    )
-    prune_at: str = key(
-        "when=trigger, once it fires: prune now, or rewind to the checkpoint of the epoch that the rule "
-        "marks (a peak is known only epochs later)",
-        one_of("now", "rewind"),
-        decides="replay",
-    )
-    fallback_epoch: int = key(
-        "when=trigger: prune after this epoch if nothing has fired by then; 0 = stay dense",
-        within(0),
-        decides="replay",
-    )
-    rules: tuple[str, ...] = key(
-        "how forks are retrained: paper_a, matched_anneal, continue, constant, matched_budget; custom = by "
-        "fork.length and fork.rates; or module:function",
-        NAMES,
-        decides="grid",
-    )
-    length: int = key(
-        "rule custom: epochs a fork trains; 0 = what remains of the trunk's",
-        within(0, 10**6),
-        decides="fork",
-    )
-    rates: str = key(
-        "rule custom: the fork's learning rates: eq6, matched_anneal, continue, restart, constant",
-        decides="fork",
-    )
-    num_replicates: int = key(
-        "forks of every cell, each with its own data order", within(1, 10**6), decides="grid"
-    )
-    constant_learning_rate: float = key(
-        "rules constant and matched_budget, and rates constant: the rate",
-        within(0, FLOAT32_MAX, open_low=True),
-        decides="fork",
-    )
-    constant_num_epochs: int = key(
-        "rules constant and matched_budget: epochs trained at that rate",
-        within(1, 10**6),
-        decides="fork",
-    )
-    comparisons: tuple[str, ...] = key(
-        "between the replicates of every cell, on all training examples: model_similarity, disagreement",
-        each(anything),
-        decides="grid",
-    )
-    baselines: tuple[str, ...] = key(
-        "forks beside the grid at every sparsity, trained train.num_epochs + fork.constant_num_epochs in "
-        "all: prune_at_init, prune_at_end, random_at_init, random_at_end",
-        each(anything),
-        decides="grid",
-    )
-    search: str = key(
-        "all: every cell; coarse_to_fine: few epochs and sparsities first, then those around the best",
-        one_of("all", "coarse_to_fine"),
-        decides="execution",
-    )
-    max_cells: int = key(
-        "search=coarse_to_fine: cells (epoch, sparsity) tried of every curve and setting; 0 = no limit",
-        within(0),
-        decides="execution",
-    )
+    Attributes:
+        when: epochs: a grid of forks at fork.epochs; trigger: every run watches its own signals and
+            prunes itself once fork.trigger fires, within train.num_epochs
+        epochs: trunk epochs t after which forks are pruned (when=epochs)
+        trigger: a rule such as peak(fisher_trace, patience=3) or module:Rule(...); obeyed with
+            when=trigger, and always among the rules that are replayed over a finished grid
+        prune_at: when=trigger, once it fires: prune now, or rewind to the checkpoint of the epoch
+            that the rule marks (a peak is known only epochs later)
+        fallback_epoch: when=trigger: prune after this epoch if nothing has fired by then; 0 = stay
+            dense
+        rules: how forks are retrained: paper_a, matched_anneal, continue, constant, matched_budget;
+            custom = by fork.length and fork.rates; or module:function
+        length: rule custom: epochs a fork trains; 0 = what remains of the trunk's
+        rates: rule custom: the fork's learning rates: eq6, matched_anneal, continue, restart,
+            constant
+        num_replicates: forks of every cell, each with its own data order
+        constant_learning_rate: rules constant and matched_budget, and rates constant: the rate
+        constant_num_epochs: rules constant and matched_budget: epochs trained at that rate
+        comparisons: between the replicates of every cell, on all training examples:
+            model_similarity, disagreement
+        baselines: forks beside the grid at every sparsity, trained train.num_epochs +
+            fork.constant_num_epochs in all: prune_at_init, prune_at_end, random_at_init,
+            random_at_end
+        search: all: every cell; coarse_to_fine: few epochs and sparsities first, then those around
+            the best
+        max_cells: search=coarse_to_fine: cells (epoch, sparsity) tried of every curve and setting;
+            0 = no limit
+    """
+
+    when: str = key(one_of("epochs", "trigger"), decides="grid")
+    epochs: tuple[int, ...] = key(each(within(0)), decides="grid")
+    trigger: str = key(decides="replay")
+    prune_at: str = key(one_of("now", "rewind"), decides="replay")
+    fallback_epoch: int = key(within(0), decides="replay")
+    rules: tuple[str, ...] = key(NAMES, decides="grid")
+    length: int = key(within(0, 10**6), decides="fork")
+    rates: str = key(decides="fork")
+    num_replicates: int = key(within(1, 10**6), decides="grid")
+    constant_learning_rate: float = key(within(0, FLOAT32_MAX, open_low=True), decides="fork")
+    constant_num_epochs: int = key(within(1, 10**6), decides="fork")
+    comparisons: tuple[str, ...] = key(each(anything), decides="grid")
+    baselines: tuple[str, ...] = key(each(anything), decides="grid")
+    search: str = key(one_of("all", "coarse_to_fine"), decides="execution")
+    max_cells: int = key(within(0), decides="execution")
 
 
 @dataclasses.dataclass(frozen=True)
 class SignalSpec:
-    """What is measured along the trunk after every epoch."""
+    """What is measured along the trunk after every epoch.
 
-    names: tuple[str, ...] = key(
-        "fisher_trace, kl_uniform, random_distance, mask_distance, weight_change, gradient_norm, "
-        "performance, or module:function",
-        each(anything),
-        decides="trunk",
-    )
-    num_examples: int = key(
-        "training examples the signals look at; 0 = all", within(0), decides="trunk"
-    )
-    batch_size: int = key("examples per signal step", within(1, 10**6), decides="trunk")
-    augment: bool = key("measure on augmented examples, as paper A's config says", decides="trunk")
-    max_overhead_fraction: float = key(
-        "signals may take this part of the training time; dearer ones look at fewer examples, or at fewer "
-        "epochs; 0 = no limit",
-        within(0, 1),
-        decides="trunk",
-    )
-    fisher_estimator: str = key(
-        "labels of tr(F): sampled from the model (Eq. 3), exact (sum over classes), "
-        "argmax (Eq. 4 read literally), empirical (the data's)",
-        decides="trunk",
-    )
-    fisher_method: str = key(
-        "per-example gradients by layerwise (fast) or vmap (reference), or batch: B |batch mean|^2 "
-        "(paper A's code; sampled labels only)",
-        decides="trunk",
-    )
-    fisher_layers: str = key(
-        "layers summed into fisher_trace; like pruning.layers", decides="trunk"
-    )
-    mask_criterion: str = key(
-        "mask_distance: criterion of the masks compared; like pruning.criteria", decides="trunk"
-    )
-    mask_scope: str = key(
-        "mask_distance: scope of the masks compared; like pruning.scopes", decides="trunk"
-    )
-    mask_sparsity: float = key(
-        "mask_distance: sparsity of the masks compared",
-        within(0, 1, open_high=True),
-        decides="trunk",
-    )
-    weight_layers: str = key(
-        "weights that mask_distance and weight_change follow; like pruning.layers", decides="trunk"
-    )
-    num_permutations: int = key(
-        "random_distance: random matrices compared with, a layer", within(1, 1000), decides="trunk"
-    )
-    min_eigenvalues: int = key(
-        "random_distance: layers with fewer eigenvalues are skipped", within(0), decides="trunk"
-    )
+    Attributes:
+        names: fisher_trace, kl_uniform, random_distance, mask_distance, weight_change,
+            gradient_norm, performance, or module:function
+        num_examples: training examples the signals look at; 0 = all
+        batch_size: examples per signal step
+        augment: measure on augmented examples, as paper A's config says
+        max_overhead_fraction: signals may take this part of the training time; dearer ones look at
+            fewer examples, or at fewer epochs; 0 = no limit
+        fisher_estimator: labels of tr(F): sampled from the model (Eq. 3), exact (sum over classes),
+            argmax (Eq. 4 read literally), empirical (the data's)
+        fisher_method: per-example gradients by layerwise (fast) or vmap (reference), or batch: B
+            |batch mean|^2 (paper A's code; sampled labels only)
+        fisher_layers: layers summed into fisher_trace; like pruning.layers
+        mask_criterion: mask_distance: criterion of the masks compared; like pruning.criteria
+        mask_scope: mask_distance: scope of the masks compared; like pruning.scopes
+        mask_sparsity: mask_distance: sparsity of the masks compared
+        weight_layers: weights that mask_distance and weight_change follow; like pruning.layers
+        num_permutations: random_distance: random matrices compared with, a layer
+        min_eigenvalues: random_distance: layers with fewer eigenvalues are skipped
+    """
+
+    names: tuple[str, ...] = key(each(anything), decides="trunk")
+    num_examples: int = key(within(0), decides="trunk")
+    batch_size: int = key(within(1, 10**6), decides="trunk")
+    augment: bool = key(decides="trunk")
+    max_overhead_fraction: float = key(within(0, 1), decides="trunk")
+    fisher_estimator: str = key(decides="trunk")
+    fisher_method: str = key(decides="trunk")
+    fisher_layers: str = key(decides="trunk")
+    mask_criterion: str = key(decides="trunk")
+    mask_scope: str = key(decides="trunk")
+    mask_sparsity: float = key(within(0, 1, open_high=True), decides="trunk")
+    weight_layers: str = key(decides="trunk")
+    num_permutations: int = key(within(1, 1000), decides="trunk")
+    min_eigenvalues: int = key(within(0), decides="trunk")
 
 
 SECTIONS: dict[str, Any] = {
@@ -376,11 +299,20 @@ KEYS: dict[str, Any] = {
     for name, section in SECTIONS.items()
     for field in dataclasses.fields(section)
 }
-"""Every config key, `section.key` -> its declaration; `.metadata` holds doc, check and decides."""
+"""Every config key, `section.key` -> its declaration; `.metadata` holds check and decides."""
+
+MEANINGS: dict[str, str] = {
+    f"{section}.{name}": " ".join(meaning.split())
+    for section, declared in SECTIONS.items()
+    for name, meaning in re.findall(
+        r"^ {8}(\w+): (.+(?:\n {12}.+)*)", declared.__doc__ or "", re.MULTILINE
+    )
+}
+"""Every config key, `section.key` -> what the docstring of its section says of it."""
 
 
 def decides(name: str) -> str:
-    """What a key decides: one of `DECIDES`.
+    """Tells what a key decides: one of `DECIDES`.
 
     Example:
         >>> decides("optim.weight_decay"), decides("fork.length"), decides("train.eval_batch_size")
@@ -389,17 +321,13 @@ def decides(name: str) -> str:
     return KEYS[name].metadata["decides"]
 
 
-def decides_trunk(name: str) -> bool:
-    """Whether a key, where it is swept, tells trunks apart."""
-    return decides(name) in ("data", "trunk")
-
-
 def describe_keys() -> str:
-    """Every key with its meaning, for --help."""
+    """Lists every key with its meaning, for --help."""
     width = max(map(len, KEYS)) + 2
-    lines = [f"  {name:<{width}}{field.metadata['doc']}" for name, field in KEYS.items()]
+    lines = [f"  {name:<{width}}{meaning}" for name, meaning in MEANINGS.items()]
     sweep = (
         "several values of a key that decides data, trunks or forks: all combinations, e.g. "
-        "--config.sweep.optim.weight_decay=5e-3,5e-4; sweep.rows=[{...}, ...]: values that belong together"
+        "--config.sweep.optim.weight_decay=5e-3,5e-4; sweep.rows=[{...}, ...]: values that belong "
+        "together"
     )
     return "\n".join([*lines, f"  {'sweep.SECTION.KEY':<{width}}{sweep}"])

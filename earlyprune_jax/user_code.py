@@ -1,26 +1,26 @@
 """The user's modules: found beside the config or on the Python path, imported, and known by a
 digest.
 
-Code is known by the SHA-256 of every user's file that a module loads, wherever the files lie. While
-an experiment runs its code stays what it was: files are looked at again by `refresh` only.
+Code is known by the SHA-256 of every user's file that a module imports, wherever the files lie.
+While an experiment runs its code stays what it was: files are looked at again by `refresh` only.
 """
 
 import ast
-import builtins
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib
 import importlib.util
+import pkgutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
+from earlyprune_jax.validate import InvalidInput, nearest, unexpected
 
 VERSION = "CODE_VERSION"
 """A module that defines this text is known by it instead of by its source."""
@@ -30,14 +30,15 @@ MOST_NAMED = 12
 
 @dataclasses.dataclass
 class _Session:
-    """What this process has imported for references: from which folder, and which source each file
-    had."""
+    """What this process has imported for references.
+
+    Attributes:
+        folder: from which folder.
+        sources: module -> its file, and the source that was loaded.
+    """
 
     folder: str = ""
     sources: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
-    """Module -> its file, and the source that was loaded."""
-    imports: dict[str, set[str]] = dataclasses.field(default_factory=dict)
-    """Module -> what it has imported while it was loaded, however that was written."""
 
 
 _SESSION = _Session()
@@ -58,8 +59,8 @@ def use_folder(folder: str | Path | None) -> None:
             sys.path.remove(_SESSION.folder)
         _forget(
             name
-            for name, (file, _) in list(_SESSION.sources.items())
-            if _inside(file, _SESSION.folder)
+            for name, (file, _) in _SESSION.sources.items()
+            if Path(file).resolve().is_relative_to(_SESSION.folder)
         )
     _SESSION.folder = wanted
     if wanted and wanted not in sys.path:
@@ -68,19 +69,26 @@ def use_folder(folder: str | Path | None) -> None:
 
 
 def current_folder() -> str:
-    """The folder of `use_folder`; empty without one."""
+    """Returns the folder of `use_folder`; empty without one."""
     return _SESSION.folder
 
 
-def _inside(file: str, folder: str) -> bool:
-    return Path(file).resolve().is_relative_to(folder)
+def refresh() -> None:
+    """Has all of the user's modules loaded anew where a file has changed since it was loaded.
+
+    For the start of an experiment: while one runs, its code stays what it was.
+    """
+    for file, source in _SESSION.sources.values():
+        if not Path(file).is_file() or Path(file).read_bytes() != source:
+            _forget(_SESSION.sources)
+            importlib.invalidate_caches()
+            return
 
 
-def _forget(names: Any) -> None:
+def _forget(names: Iterable[str]) -> None:
     for name in list(names):
         sys.modules.pop(name, None)
         _SESSION.sources.pop(name, None)
-        _SESSION.imports.pop(name, None)
 
 
 def attribute(key: str, path: str) -> Any:
@@ -97,102 +105,53 @@ def attribute(key: str, path: str) -> Any:
     found: Any = _module(key, path, module_name)
     for part in names.split("."):
         if not hasattr(found, part):
-            raise InvalidInput([_unknown_attribute(key, path, found, part)])
+            raise _unknown_attribute(key, path, found, part)
         found = getattr(found, part)
     return found
 
 
-def _unknown_attribute(key: str, path: str, holder: Any, part: str) -> str:
-    """What else there is: what was written there, not what it imports."""
-    own = [
-        name
-        for name, value in vars(holder).items()
-        if not name.startswith("_")
-        and getattr(value, "__module__", None) == getattr(holder, "__name__", "")
+def _unknown_attribute(key: str, path: str, holder: Any, part: str) -> InvalidInput:
+    """Makes the error that lists what else is there: what is defined there, not what it imports."""
+    public = {name: value for name, value in vars(holder).items() if not name.startswith("_")}
+    holder_name = getattr(holder, "__name__", "")
+    names = [
+        name for name, value in public.items() if getattr(value, "__module__", None) == holder_name
     ]
-    names = own or [name for name in dir(holder) if not name.startswith("_")]
+    names = names or sorted(public)
     shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
-    return expected(key, path, f"to name something that is there: {shown}", nearest(part, names))
+    return unexpected(key, path, f"to name something that is there: {shown}", nearest(part, names))
 
 
 def _module(key: str, path: str, name: str) -> ModuleType:
     try:
-        with _no_bytecode(), _recorded():
+        with no_bytecode():
             module = importlib.import_module(name)
             # What is imported inside functions too: while an experiment runs, its code stays what
             # it was.
-            for other in sorted(_reachable(name)):
+            for other in sorted(_imported(name)):
                 with contextlib.suppress(Exception):
                     importlib.import_module(other)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
+    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and name.startswith(missing):
             places = " or ".join(filter(None, ("the Python path", _SESSION.folder)))
-            remedy = f"Looked for {error.name} on {places}."
+            remedy = f"Looked for {missing} on {places}."
             raise unexpected(key, path, "to name a module that exists", remedy) from None
-        raise InvalidInput([_import_problem(key, path, error)]) from error
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # it is the user's code: whatever it raises is the problem
-        raise InvalidInput([_import_problem(key, path, error)]) from error
-    for other in _reachable(name):
-        _note(other)
+        allowed = f"to be importable. It raised {type(error).__name__}: {error}"
+        raise unexpected(key, path, allowed) from error
+    for other in _imported(name):
+        file = user_file(other)
+        if file and other not in _SESSION.sources:
+            _SESSION.sources[other] = (file, Path(file).read_bytes())
     return module
 
 
-def _import_problem(key: str, path: str, error: BaseException) -> str:
-    return expected(key, path, f"to be importable. It raised {type(error).__name__}: {error}")
-
-
-def _note(name: str) -> None:
-    file = _file(sys.modules.get(name)) or _found(name)
-    if file and name not in _SESSION.sources:
-        _SESSION.sources[name] = (file, Path(file).read_bytes())
-
-
 @contextlib.contextmanager
-def _recorded() -> Iterator[None]:
-    """Notes who imports what by a call; import statements are read off the source."""
-    importing, importing_module = builtins.__import__, importlib.import_module
+def no_bytecode() -> Iterator[None]:
+    """Has modules imported without a .pyc.
 
-    def note(importer: Any, name: str) -> None:
-        if isinstance(importer, str):
-            _SESSION.imports.setdefault(importer, set()).add(name)
-
-    def by_import(
-        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
-    ):
-        if not level:
-            note((globals or sys._getframe(1).f_globals).get("__name__"), name)
-        return importing(name, globals, locals, fromlist, level)
-
-    def by_module(name: str, package: str | None = None) -> ModuleType:
-        module = importing_module(name, package)
-        note(sys._getframe(1).f_globals.get("__name__"), module.__name__)
-        return module
-
-    builtins.__import__, importlib.import_module = by_import, by_module
-    try:
-        yield
-    finally:
-        builtins.__import__, importlib.import_module = importing, importing_module
-
-
-def refresh() -> None:
-    """Has all of the user's modules loaded anew where a file has changed since it was loaded.
-
-    For the start of an experiment: while one runs, its code stays what it was.
+    One is told from its source by second and size: an edit within a second would not be seen.
     """
-    for file, source in list(_SESSION.sources.values()):
-        if not Path(file).is_file() or Path(file).read_bytes() != source:
-            _forget(_SESSION.sources)
-            importlib.invalidate_caches()
-            return
-
-
-@contextlib.contextmanager
-def _no_bytecode() -> Iterator[None]:
-    # A .pyc is told from its source by second and size: an edit within a second would not be seen.
     kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
@@ -200,62 +159,48 @@ def _no_bytecode() -> Iterator[None]:
         sys.dont_write_bytecode = kept
 
 
-def _file(module: ModuleType | None) -> str | None:
-    file = getattr(module, "__file__", None)
-    return file if isinstance(file, str) and file.endswith(".py") else None
-
-
 @functools.cache
 def _installed_folders() -> tuple[Path, ...]:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple({Path(sysconfig.get_path(name)).resolve() for name in names})
+    return (PACKAGE, *{Path(sysconfig.get_path(name)).resolve() for name in names})
 
 
-def _is_users(module: ModuleType | None) -> bool:
-    """Whether a module is a file of the user's: neither Python's, nor of an installed package, nor
-    ours."""
-    file = _file(module)
-    if file is None:
-        return False
-    path = Path(file).resolve()
-    is_installed = any(path.is_relative_to(folder) for folder in _installed_folders())
-    return not (is_installed or "site-packages" in path.parts or path.is_relative_to(PACKAGE))
+def user_file(name: str) -> str | None:
+    """Finds the file of a module, imported or not, if it is the user's.
 
-
-def _reachable(name: str) -> set[str]:
-    """The user's modules that a module imports, itself included: at its top or anywhere inside."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        current = waiting.pop()
-        if current in found:
-            continue
-        module = sys.modules.get(current) or _found(current)
-        file = module if isinstance(module, str) else _file(module) if _is_users(module) else None
-        if file is None:
-            continue
-        found.add(current)
-        waiting += _imported_names(file, current)
-        waiting += _SESSION.imports.get(current, ())
-        if "." in current:
-            waiting.append(current.rpartition(".")[0])
-    return found
-
-
-def _found(name: str) -> str | None:
-    """The file of a module that has not been imported yet, if it is a user's."""
+    Returns:
+        None for a module of Python, of an installed package or of ours, and where there is none.
+    """
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
-    probe = ModuleType(name)
-    probe.__file__ = spec.origin
-    return spec.origin if _is_users(probe) else None
+    path = Path(spec.origin).resolve()
+    is_installed = any(path.is_relative_to(folder) for folder in _installed_folders())
+    return None if is_installed or "site-packages" in path.parts else spec.origin
 
 
-def _imported_names(file: str, name: str) -> list[str]:
+def _imported(name: str) -> set[str]:
+    """Names the user's modules that a module imports, itself included: at its top or anywhere
+    inside."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        file = None if current in found else user_file(current)
+        if file is None:
+            continue
+        found.add(current)
+        waiting += _written_imports(file, current) + _bound_modules(current)
+        if "." in current:
+            waiting.append(current.rpartition(".")[0])
+    return found
+
+
+def _written_imports(file: str, name: str) -> list[str]:
+    """Reads the names after import statements and in calls of import_module off a source."""
     is_package = Path(file).name == "__init__.py"
     package = name if is_package else name.rpartition(".")[0]
     try:
@@ -267,13 +212,39 @@ def _imported_names(file: str, name: str) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join(filter(None, (*parts, base)))
+            base = _absolute("." * node.level + (node.module or ""), package)
             # A name may be a module of its own.
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [one for one in names if one]
+        elif isinstance(node, ast.Call) and node.args:
+            if ast.unparse(node.func).rpartition(".")[2] not in ("import_module", "__import__"):
+                continue
+            if isinstance(node.args[0], ast.Constant):
+                names.append(_absolute(str(node.args[0].value), package))
+            elif package:
+                # A name that is worked out, as where a package imports whatever lies in its folder.
+                neighbours = pkgutil.iter_modules([str(Path(file).parent)])
+                names += [f"{package}.{neighbour.name}" for neighbour in neighbours]
+    return [name for name in names if name]
+
+
+def _absolute(name: str, package: str) -> str:
+    try:
+        return importlib.util.resolve_name(name, package)
+    except ImportError:  # beyond the topmost package
+        return ""
+
+
+def _bound_modules(name: str) -> list[str]:
+    """Names the modules from which an imported module holds something: so what it has imported by a
+    name that was worked out is found too."""
+    names = []
+    for value in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
+        is_module = isinstance(value, ModuleType)
+        origin = value.__name__ if is_module else getattr(value, "__module__", None)
+        # Importing a module makes it an attribute of its package, which may not know of it.
+        if isinstance(origin, str) and not origin.startswith(f"{name}."):
+            names.append(origin)
+    return names
 
 
 def digest(path: str) -> str:
@@ -289,27 +260,14 @@ def digest(path: str) -> str:
     name = path.partition(":")[0]
     module = _module("code", path, name)
     declared = getattr(module, VERSION, None)
-    if declared is not None:
-        return _sha256(f"{name} {declared}".encode())
-    names = _reachable(name)
-    if not names:
+    names = _imported(name)
+    if declared is not None or not names:
         top = sys.modules.get(name.partition(".")[0])
-        return _sha256(f"{name} {getattr(top, '__version__', '')}".encode())
+        version = getattr(top, "__version__", "") if declared is None else declared
+        return hashlib.sha256(f"{name} {version}".encode()).hexdigest()
     running = hashlib.sha256()
     for each in sorted(names):
-        source = _source(each).replace(b"\r\n", b"\n")
+        source = _SESSION.sources[each][1].replace(b"\r\n", b"\n")
         running.update(f"{each} {len(source)}\n".encode())
         running.update(source)
     return running.hexdigest()
-
-
-def _source(name: str) -> bytes:
-    """The source of a module: as it was loaded, or as it would be."""
-    if name in _SESSION.sources:
-        return _SESSION.sources[name][1]
-    file = _file(sys.modules.get(name)) or _found(name)
-    return Path(file).read_bytes() if file else b""
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -33,7 +33,13 @@ class InvalidInput(ValueError):
 
 
 def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
-    """The sentence every error is built from.
+    """Writes the sentence every error is built from.
+
+    Args:
+        thing: what was given: a config key, a flag, an argument.
+        value: what it was given as.
+        allowed: completes "Expected thing=value ...": "in [0, 1)", "to be a name".
+        remedy: what to do about it, in sentences.
 
     Example:
         >>> expected("pruning.sparsity", 1.2, "in [0, 1)", "Give the fraction removed.")
@@ -54,7 +60,7 @@ def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> Invali
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:
-    """A hint that names the choice closest to `value`, or nothing.
+    """Hints at the choice closest to `value`, or at nothing.
 
     Example:
         >>> nearest("resnet2O", ["resnet20", "resnet18"])
@@ -74,12 +80,18 @@ def _likeness(first: str, second: str) -> float:
 
 
 def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:
-    """The error for a name that is none of `choices`: lists them and names the nearest."""
+    """Writes the error for a name that is none of `choices`: lists them and names the nearest.
+
+    Args:
+        thing: as of `expected`.
+        value: as of `expected`.
+        choices: the names that are allowed.
+    """
     return expected(thing, value, f"to be one of {', '.join(choices)}", nearest(value, choices))
 
 
 def shortened(problems: list[str], at_most: int = 12) -> list[str]:
-    """The first problems of many of one kind, and how many more there are.
+    """Keeps the first problems of many of one kind, and how many more there are.
 
     Example:
         >>> shortened(["a", "b", "c"], at_most=2)
@@ -90,7 +102,7 @@ def shortened(problems: list[str], at_most: int = 12) -> list[str]:
 
 
 def one_of(*choices: str) -> Check:
-    """A check that passes the given names only."""
+    """Makes a check that passes the given names only."""
 
     def check(value: Any) -> str | None:
         return None if value in choices else f"to be one of {', '.join(choices)}"
@@ -101,7 +113,14 @@ def one_of(*choices: str) -> Check:
 def within(
     low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
 ) -> Check:
-    """A check that a finite number lies in an interval; ends belong to it unless opened."""
+    """Makes a check that a finite number lies in an interval.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+        open_low: the lower end does not belong to it.
+        open_high: the upper end does not; one at infinity never does.
+    """
     open_high = open_high or high == math.inf
     interval = f"{'(' if open_low else '['}{low:.10g}, {high:.10g}{')' if open_high else ']'}"
 
@@ -115,7 +134,13 @@ def within(
 
 
 def each(check: Check, *, at_least: int = 0, unique: bool = True) -> Check:
-    """A check that a tuple's elements all pass `check`, are enough, and differ from one another."""
+    """Makes a check of a tuple.
+
+    Args:
+        check: what every element must pass.
+        at_least: how many there must be.
+        unique: they must differ from one another.
+    """
 
     def check_all(values: Sequence[Any]) -> str | None:
         if len(values) < at_least:
@@ -129,4 +154,4 @@ def each(check: Check, *, at_least: int = 0, unique: bool = True) -> Check:
 
 
 def anything(_: Any) -> None:
-    """A check that passes everything: the type alone decides."""
+    """Passes everything: the type alone decides."""

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from earlyprune_jax import config, main, spec
+from earlyprune_jax import config, main, spec_sections
 from earlyprune_jax.validate import InvalidInput
 
 MINIMAL = {"data.train_fraction": "0.5"}
@@ -210,7 +210,8 @@ def test_unusable_arguments_exit_2(arguments, capsys):
 def test_help_exits_0_and_explains_every_key(capsys):
     assert main.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(key in text for key in spec.KEYS)
+    assert all(key in text for key in spec_sections.KEYS)
+    assert spec_sections.MEANINGS.keys() == spec_sections.KEYS.keys()
 
 
 def test_dry_run_touches_nothing(tmp_path, capsys, monkeypatch):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from configs import digits
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
@@ -12,6 +14,30 @@ DOCUMENTS = sorted(
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
     if "```python" in path.read_text(encoding="utf-8")
 )
+
+
+SMALL = {
+    "model.name": "own_code:Linear",
+    "model.width_multiplier": 1.0,
+    "data.train_fraction": 0.2,
+    "pruning.layers": "dense_kernels",
+    "signals.fisher_layers": "dense_kernels",
+    "signals.weight_layers": "dense_kernels",
+}
+"""What the example of a whole experiment runs here: ResNet-8 takes half a minute to compile."""
+
+
+@pytest.fixture(autouse=True)
+def small_digits(monkeypatch):
+    """Has configs/digits.py give a small experiment."""
+    whole = digits.get_config
+
+    def small():
+        config = whole()
+        config.update_from_flattened_dict(SMALL)
+        return config
+
+    monkeypatch.setattr(digits, "get_config", small)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

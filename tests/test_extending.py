@@ -1,16 +1,17 @@
 """The examples of docs/extending.md, from a folder outside the package, through the whole
 program."""
 
+import contextlib
+import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas
 import pytest
 
-from earlyprune_jax import config, references
+from earlyprune_jax import config, main, user_code
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -67,22 +68,26 @@ def resolve(folder: Path, changes: dict):
     return config.resolve(config.load_file(str(write_study(folder, BASE | changes))))
 
 
-def run(study: Path, workdir: Path, *flags: str) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "-m",
-        "earlyprune_jax.main",
-        f"--config={study}",
-        f"--workdir={workdir}",
-        *flags,
-    ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+class Done(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(study: Path, workdir: Path, *flags: str) -> Done:
+    """The command, in this process: starting another one would import JAX anew."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.main([f"--config={study}", f"--workdir={workdir}", *flags])
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(autouse=True)
 def forget_folders():
     yield
-    references.use_folder(None)
+    user_code.use_folder(None)
 
 
 def test_every_example_is_shorter_than_30_lines():
@@ -94,7 +99,7 @@ def test_every_example_is_shorter_than_30_lines():
 def test_everything_of_ones_own_runs_in_two_workers_and_changed_code_is_refused(tmp_path):
     study = write_study(tmp_path / "mine", BASE)
     first = run(study, tmp_path / "work", "--workers=2")
-    assert first.returncode == 0, first.stderr
+    assert first.code == 0, first.stderr
     table = pandas.read_csv(tmp_path / "work" / "results.csv")
     assert list(table["status"]) == ["finished"] * 5
     assert set(table["criterion"].dropna()) == set(BASE["pruning.criteria"])
@@ -103,11 +108,11 @@ def test_everything_of_ones_own_runs_in_two_workers_and_changed_code_is_refused(
     assert float(signals["weight_norm"].to_numpy().min()) > 0
     # Nothing is trained again, wherever the folder lies now.
     moved = run(write_study(tmp_path / "elsewhere", BASE), tmp_path / "work")
-    assert moved.returncode == 0 and "epoch 1 " not in moved.stdout
+    assert moved.code == 0 and "epoch 1 " not in moved.stdout
     helper = study.parent / "pruned.py"
     helper.write_text(helper.read_text().replace("jnp.abs(w * g)", "jnp.abs(w + g)"))
     changed = run(study, tmp_path / "work")
-    assert changed.returncode == 2
+    assert changed.code == 2
     assert "pruned:sensitivity" in changed.stderr and "has changed" in changed.stderr
 
 
@@ -127,7 +132,7 @@ def test_a_task_that_is_no_classification_is_compared_by_its_own_minimised_metri
     }
     study = write_study(tmp_path / "mine", BASE | changes)
     done = run(study, tmp_path / "work")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     held = json.loads((tmp_path / "work" / "study.json").read_text())
     assert held["primary"] == "loss" and held["metrics"] == [
         {"name": "loss", "unit": "squared", "larger_is_better": False}

@@ -9,7 +9,6 @@ LAYERS = [
         "validate",
         "array_types",
         "memory",
-        "command_line",
         "metrics",
         "references",
         "user_code",
@@ -27,13 +26,13 @@ LAYERS = [
     {"training"},
     {"grid", "progress"},
     {"config_checks", "workspace"},
-    {"config_files", "config_values", "config"},
+    {"config_files", "config"},
     {"experiment", "preview"},
     {"submission"},
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BASE = LAYERS[0] - {"memory", "command_line", "analysis"}
+BASE = LAYERS[0] - {"memory", "analysis"}
 
 
 def imported(path: Path) -> set[str]:

@@ -287,3 +287,31 @@ def test_a_helper_that_a_function_imports_stays_what_it_was_until_the_next_exper
     references.refresh()
     assert references.digest("lazy:f") != first
     assert references.load("model.name", "lazy:f", {})() == 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import importlib\ndef f():\n    return importlib.import_module('helper').X\n",
+        "def f():\n    return __import__('helper').X\n",
+        "import importlib\nhelper = importlib.import_module('hel' + 'per')\ndef f():\n    pass\n",
+        "import importlib\nf = importlib.import_module('hel' + 'per').g\n",
+    ],
+    ids=["in a function", "by __import__", "by a name worked out", "only an attribute of it"],
+)
+def test_a_helper_that_is_imported_by_a_call_is_part_of_the_digest(tmp_path, source):
+    digests = set()
+    for value in (1, 2):
+        write(tmp_path, mine=source, helper=f"X = {value}\ndef g():\n    pass\n")
+        digests.add(digest(tmp_path, "mine:f"))
+    assert len(digests) == 2
+
+
+def test_a_package_that_imports_whatever_lies_in_its_folder_is_known_by_all_of_it(tmp_path):
+    register = "import importlib, pkgutil\nfor found in pkgutil.iter_modules(__path__):\n"
+    register += "    importlib.import_module(f'{__name__}.{found.name}')\n"
+    digests = set()
+    for value in (1, 2):
+        write(tmp_path, lab_=register, lab_nets="def f():\n    pass\n", lab_other=f"X = {value}\n")
+        digests.add(digest(tmp_path, "lab.nets:f"))
+    assert len(digests) == 2

@@ -2,18 +2,30 @@
 
 A history is one flat mapping an epoch, as `records.flat` makes it of an epoch's record:
 
-    >>> history = [{"epoch": e, "fisher_trace": f} for e, f in enumerate((1.0, 4.0, 9.0, 5.0, 2.0), start=1)]
+    >>> measured_values = (1.0, 4.0, 9.0, 5.0, 2.0)
+    >>> history = [{"epoch": e, "fisher_trace": f} for e, f in enumerate(measured_values, start=1)]
     >>> trigger = parse("first(peak(fisher_trace), epoch(20))")
-    >>> trigger(history[:4]), trigger(history)
-    (None, Firing(epoch=5, marked_epoch=3, reason='fisher_trace was largest at epoch 3 (9), 78 % lower at 5'))
+    >>> print(trigger(history[:4]))
+    None
+    >>> firing = trigger(history)
+    >>> firing.epoch, firing.marked_epoch, firing.reason
+    (5, 3, 'fisher_trace was largest at epoch 3 (9), 78 % lower at 5')
 
 The same rule serves a run that prunes itself (it asks after every epoch, knowing the past only)
 and a replay over a finished one: both get the same answer. In a config it is written as the
 text that `parse` reads; `RULES` holds every rule by its name there.
 """
 
-from earlyprune_jax.triggers.combinations import All, First
-from earlyprune_jax.triggers.rules import AtEpoch, EarlyBird, EarlyCrop, Peak, Plateau, Threshold
+from earlyprune_jax.triggers.rules import (
+    All,
+    AtEpoch,
+    EarlyBird,
+    EarlyCrop,
+    First,
+    Peak,
+    Plateau,
+    Threshold,
+)
 from earlyprune_jax.triggers.text import RULES, check, parse
 from earlyprune_jax.triggers.trigger import (
     Firing,

@@ -1,4 +1,7 @@
-"""The single rules. Each makes one pass over what was measured, and so can only know the past."""
+"""The rules. Each makes one pass over what was measured, and so can only know the past.
+
+A combination is a rule of rules: the first of several to fire, or all of them.
+"""
 
 import dataclasses
 import itertools
@@ -14,7 +17,7 @@ from earlyprune_jax.triggers.trigger import (
     measured,
     option,
 )
-from earlyprune_jax.validate import InvalidInput, within
+from earlyprune_jax.validate import InvalidInput, expected, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Peak(Trigger):
 
     Example:
         >>> values = (1.0, 2.0, 9.0, 8.8, 8.7, 4.0)
-        >>> firing = Peak("x")([{"epoch": epoch, "x": x} for epoch, x in enumerate(values, start=1)])
+        >>> history = [{"epoch": epoch, "x": x} for epoch, x in enumerate(values, start=1)]
+        >>> firing = Peak("x")(history)
         >>> firing.epoch, firing.marked_epoch
         (6, 3)
     """
@@ -105,7 +109,8 @@ class EarlyBird(Trigger):
         threshold: the distance up to which masks count as equal.
 
     Example:
-        >>> EarlyBird()([{"epoch": 5, "mask_distance": 0.2}, {"epoch": 6, "mask_distance": 0.1}]).epoch
+        >>> history = [{"epoch": 5, "mask_distance": 0.2}, {"epoch": 6, "mask_distance": 0.1}]
+        >>> EarlyBird()(history).epoch
         6
     """
 
@@ -135,8 +140,8 @@ class EarlyCrop(Trigger):
         sparsity: the fraction to be removed; a larger one waits longer. Must be given.
 
     Example:
-        >>> distances = (0.0, 1.0, 1.4, 1.45)  # changes 1, 0.4, 0.05
-        >>> history = [{"epoch": epoch, "weight_change": d} for epoch, d in enumerate(distances, start=1)]
+        >>> pairs = enumerate((0.0, 1.0, 1.4, 1.45), start=1)  # changes 1, 0.4, 0.05
+        >>> history = [{"epoch": epoch, "weight_change": distance} for epoch, distance in pairs]
         >>> EarlyCrop(sparsity=0.9)(history).epoch, EarlyCrop(sparsity=0.5)(history).epoch
         (4, 3)
     """
@@ -187,15 +192,13 @@ class Threshold(Trigger):
             raise InvalidInput([f"{thing}; it has {given}. E.g. {self.example}."])
 
     def __call__(self, history: History) -> Firing | None:
+        is_above = self.above is not None
+        side, bound = ("above", self.above) if is_above else ("below", self.below)
+        assert bound is not None  # `__post_init__` has seen to it
         for epoch, value in measured(history, self.column):
-            if self.above is not None and value > self.above:
-                return fires_at(
-                    epoch, f"{self.column} was {value:.4g} at epoch {epoch}, above {self.above:g}"
-                )
-            if self.below is not None and value < self.below:
-                return fires_at(
-                    epoch, f"{self.column} was {value:.4g} at epoch {epoch}, below {self.below:g}"
-                )
+            if value > bound if is_above else value < bound:
+                reason = f"{self.column} was {value:.4g} at epoch {epoch}, {side} {bound:g}"
+                return fires_at(epoch, reason)
         return None
 
 
@@ -258,3 +261,93 @@ class Plateau(Trigger):
                     epoch, f"{self.column} varied by {share:.2g} % over epochs {since} to {epoch}"
                 )
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination(Trigger):
+    """What both combinations share.
+
+    Attributes:
+        members: two rules or more.
+    """
+
+    members: tuple[Trigger, ...]
+
+    def __post_init__(self):
+        # A list would not hash, and would differ from what `parse` gives.
+        object.__setattr__(self, "members", tuple(self.members))
+        remedy = f"E.g. {self.example}."
+        if len(self.members) < 2:
+            given = f"{self.name}({', '.join(map(str, self.members))})"
+            raise InvalidInput([f"Expected {given} to hold at least two rules. {remedy}"])
+        wrong = [member for member in self.members if not isinstance(member, Trigger)]
+        if wrong:
+            thing = f"member of {self.name}"
+            raise InvalidInput([expected(thing, one, "to be a rule", remedy) for one in wrong])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Lists the columns its members read, each once."""
+        return tuple(dict.fromkeys(column for member in self.members for column in member.columns))
+
+    @property
+    def looks_back(self) -> bool:
+        """Tells whether any member does."""
+        return any(member.looks_back for member in self.members)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(map(str, self.members))})"
+
+
+@dataclasses.dataclass(frozen=True)
+class First(Combination):
+    """Fires when the first of its members does, and marks what that one marks.
+
+    Of members that fire at the same epoch the one named first counts.
+
+    Attributes:
+        members: two rules or more.
+
+    Example:
+        >>> from earlyprune_jax.triggers import AtEpoch, Threshold
+        >>> trigger = First((Threshold("train_accuracy", above=0.9), AtEpoch(2)))
+        >>> trigger([{"epoch": 1}, {"epoch": 2}]).epoch, str(trigger)
+        (2, 'first(threshold(train_accuracy, above=0.9), epoch(2))')
+    """
+
+    name: ClassVar[str] = "first"
+    example: ClassVar[str] = "first(peak(fisher_trace), epoch(20))"
+
+    def __call__(self, history: History) -> Firing | None:
+        firings = [firing for member in self.members if (firing := member(history))]
+        return min(firings, key=lambda firing: firing.epoch, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class All(Combination):
+    """Fires when the last of its members has fired; marks the latest epoch that a member marks.
+
+    Attributes:
+        members: two rules or more.
+
+    Example:
+        >>> from earlyprune_jax.triggers import AtEpoch, Peak
+        >>> history = [{"epoch": epoch, "x": 1.0 / epoch} for epoch in range(1, 9)]
+        >>> firing = All((Peak("x"), AtEpoch(6)))(history)
+        >>> firing.epoch, firing.reason
+        (6, 'x was largest at epoch 1 (1), 67 % lower at 3; epoch 6 was reached')
+    """
+
+    name: ClassVar[str] = "all"
+    example: ClassVar[str] = "all(peak(fisher_trace), epoch(5))"
+
+    def __call__(self, history: History) -> Firing | None:
+        firings = [firing for member in self.members if (firing := member(history))]
+        if len(firings) < len(self.members):
+            return None
+        reason = "; ".join(firing.reason for firing in firings)
+        return Firing(
+            max(firing.epoch for firing in firings),
+            max(firing.marked_epoch for firing in firings),
+            reason,
+        )

@@ -65,12 +65,12 @@ class Trigger:
                 object.__setattr__(self, field.name, float(options[field.name]))
 
     def __call__(self, history: History) -> Firing | None:
-        """The rule's first firing in the history; None while it has not fired."""
+        """Returns the rule's first firing in the history; None while it has not fired."""
         raise NotImplementedError
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it reads, each once, in the order of its text."""
+        """Lists the columns it reads, each once, in the order of its text."""
         return tuple(
             getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -79,11 +79,11 @@ class Trigger:
 
     @property
     def looks_back(self) -> bool:
-        """Whether a marked epoch can lie before the epoch of firing."""
+        """Tells whether a marked epoch can lie before the epoch of firing."""
         return False
 
     def __str__(self) -> str:
-        """The canonical text: the first argument without a name, no option at its default."""
+        """Writes the canonical text: the first argument unnamed, no option at its default."""
         parts = []
         for index, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
@@ -94,7 +94,7 @@ class Trigger:
 
 
 def first_firing(trigger: Trigger, history: History) -> Firing | None:
-    """What a run that asks after every epoch gets: `trigger` asked of every beginning in turn.
+    """Finds what a run that asks after every epoch gets: asks of every beginning in turn.
 
     By the guarantee of `Trigger` equal to `trigger(history)`, which takes one pass.
 
@@ -110,17 +110,24 @@ def first_firing(trigger: Trigger, history: History) -> Firing | None:
 def option(
     kind: str, default: Any = dataclasses.MISSING, check: Check = anything, **how: Any
 ) -> Any:
-    """Declares an option of a rule: a column, a whole number, or a number; and its range."""
+    """Declares an option of a rule.
+
+    Args:
+        kind: "column", "whole number" or "number".
+        default: its value where none is given.
+        check: what its value must pass.
+        how: further arguments of `dataclasses.field`.
+    """
     return dataclasses.field(default=default, metadata={"kind": kind, "check": check}, **how)
 
 
 def kind_of(field: dataclasses.Field) -> str:
-    """The kind given to `option`; empty for anything else."""
+    """Returns the kind given to `option`; empty for anything else."""
     return field.metadata.get("kind", "")
 
 
 def measured(history: History, column: str) -> list[tuple[int, float]]:
-    """(epoch, value) wherever the column holds a finite number.
+    """Lists (epoch, value) wherever the column holds a finite number.
 
     Example:
         >>> measured([{"epoch": 1, "x": 2.0}, {"epoch": 2, "x": None}, {"epoch": 3}], "x")
@@ -132,8 +139,8 @@ def measured(history: History, column: str) -> list[tuple[int, float]]:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a finite number, of Python, NumPy or JAX (an array of one); a bool is
-    none."""
+    """Tells whether a value is a finite number, of Python, NumPy or JAX (an array of one); a bool
+    is none."""
     is_boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
     if is_boolean or isinstance(value, str) or not hasattr(value, "__float__"):
         return False
@@ -148,12 +155,12 @@ SPREADS = ("_standard_error", "_std")
 
 
 def fires_at(epoch: int, reason: str) -> Firing:
-    """The firing of a rule that does not look back."""
+    """Makes the firing of a rule that does not look back."""
     return Firing(epoch, epoch, reason)
 
 
 def check_column(value: Any) -> str | None:
-    """What is allowed as a column if the value is not, else None."""
+    """Says what is allowed as a column if the value is not, else None."""
     if not isinstance(value, str) or not value:
         return "to be the name of a column"
     if value.endswith(SPREADS):
@@ -162,7 +169,7 @@ def check_column(value: Any) -> str | None:
 
 
 def check_options(rule: type[Trigger], options: Mapping[str, Any]) -> list[str]:
-    """The problems of some of a rule's options: type and range."""
+    """Lists the problems of some of a rule's options: type and range."""
     fields = (field for field in dataclasses.fields(rule) if field.name in options)
     return [
         problem
@@ -174,15 +181,12 @@ def check_options(rule: type[Trigger], options: Mapping[str, Any]) -> list[str]:
 def _check_option(rule: str, field: dataclasses.Field, value: Any) -> list[str]:
     kind, thing = kind_of(field), f"{rule}({field.name})"
     if kind == "column":
-        allowed = check_column(value)
+        allowed = check_column(value) or ""
         remedy = (
             "Decisions never look at the test set: use a train or validation metric, or a signal."
         )
-        return (
-            [expected(thing, value, allowed, remedy if "test" in allowed else "")]
-            if allowed
-            else []
-        )
+        remedy = remedy if "test" in allowed else ""
+        return [expected(thing, value, allowed, remedy)] if allowed else []
     if not kind or (value is None and field.default is None):
         return []
     if kind == "whole number" and (not isinstance(value, int) or isinstance(value, bool)):

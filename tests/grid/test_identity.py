@@ -196,7 +196,7 @@ FORTY = ",".join(str(number) for number in range(1, 41))
         ([("sweep.rows", "[{'train.seeds': (0, 1)}]")], "give all its values there"),
         ([("sweep.rows", "[{'optim.momentum': 0.5}, {'optim.momentum': 0.5}]")], "to have no row twice"),
         ([("sweep.rows", "[{'optim.momentum': 0.5}, {'optim.nesterov': True}]")], "to be given in every row"),
-        ([("sweep.rows", "{'optim.momentum': 0.5}")], "to be a list of dicts"),
+        ([("sweep.rows", "{'optim.momentum': 0.5}")], "to be a Python list of dicts"),
         ([("sweep.rows", "[{'optim.momentum': open('x')}]")], "to be a Python list of dicts"),
         (
             [("sweep.rows", "[{'optim.momentum': 0.5}]"), ("sweep.optim.momentum", "0.1,0.2")],

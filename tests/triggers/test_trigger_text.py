@@ -103,7 +103,7 @@ def test_all_problems_of_a_text_are_found_at_once():
     found = check(text, COLUMNS)
     assert found == [
         "Expected rule='peek' to be one of peak, early_bird, early_crop, threshold, epoch, plateau, first, "
-        "all. Did you mean 'peak'?",
+        "all. Did you mean 'peak'? Your own: module:attribute.",
         "Expected epoch(n)=0 in [1, inf).",
         "Expected peak(patience)=0 in [1, inf).",
         "Expected peak(min_drop)=2 in [0, 1).",
