@@ -3,12 +3,9 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.words import listed
-from earlyprune_jax.metrics import Metric
 
 TOLERANCE = 0.05
 """Of the total change: what still separates a converged epoch from the end."""
@@ -16,10 +13,6 @@ TAIL = 0.1
 """Of the epochs: over these the level at the end is taken."""
 WINDOW = 5
 """Epochs of the running median."""
-DEFINITION = (
-    "the first epoch from which {metrics} ({medians}) stay within 5 % of their "
-    "total change from their final level"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +41,8 @@ def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int |
 
     With v the running median of the values over five epochs (fewer in runs under 20), f the median
     of v over the last tenth of the epochs and v_1 its first value: the first epoch after which
-    |v - f| <= 0.05 |v_1 - f| for good. The median keeps a step where it is and removes a single spike.
+    |v - f| <= 0.05 |v_1 - f| for good. The median keeps a step where it is and removes a single
+    spike.
 
     Args:
         epochs: ascending.
@@ -81,47 +75,30 @@ def columns(runs: Runs) -> list[str]:
     trunks = runs.of_kind("trunk").frame["name"]
     return [
         column
-        for column in map(_train, runs.study.metrics)
+        for column in (metric.column("train") for metric in runs.study.metrics)
         if any(entry.get(column) is not None for name in trunks for entry in runs.entries[name])
     ]
 
 
-def _train(metric: Metric) -> str:
-    return metric.column("train")
-
-
-def definition(runs: Runs) -> str:
-    """Says what converged means, of the metrics that were recorded."""
-    names = [column.replace("_", " ") for column in columns(runs)]
-    medians = "running medians" if len(names) > 1 else "its running median"
-    text = DEFINITION.format(metrics=listed(names), medians=medians)
-    return text if len(names) > 1 else text.replace(" stay ", " stays ").replace("their", "its")
-
-
-def of_trunk(entries: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> int | None:
-    """Gives the latest of the convergence epochs of a trunk's train metrics; None without any.
-
-    A first loss that explodes would make the loss look converged at once; a share is bounded.
-
-    Args:
-        entries: the trunk's epochs.
-        metrics: columns.
-    """
-    epochs = [entry["epoch"] for entry in entries]
-    found = [converged_at(epochs, [entry.get(name) for entry in entries]) for name in metrics]
-    return max((epoch for epoch in found if epoch is not None), default=None)
-
-
 def of_trunks(runs: Runs) -> Convergence | None:
     """Gives the convergence epoch of a setting's trunks; None before one has been trained to its
-    end."""
+    end.
+
+    A trunk has converged when the last of its train metrics has: a first loss that explodes would
+    make the loss look converged at once, but a share is bounded.
+    """
     frame = runs.of_kind("trunk").frame
-    trunks, metrics = frame[frame["complete"]], columns(runs)
-    found = {
-        int(seed): of_trunk(runs.entries[name], metrics)
-        for name, seed in zip(trunks["name"], trunks["trunk_seed"], strict=True)
-    }
-    by_seed = {seed: epoch for seed, epoch in sorted(found.items()) if epoch is not None}
+    trunks, metrics = frame[frame["complete"]].sort_values("trunk_seed"), columns(runs)
+    by_seed: dict[int, int] = {}
+    for name, seed in zip(trunks["name"], trunks["trunk_seed"], strict=True):
+        entries = runs.entries[name]
+        epochs = [entry["epoch"] for entry in entries]
+        found = [
+            converged_at(epochs, [entry.get(metric) for entry in entries]) for metric in metrics
+        ]
+        known = [epoch for epoch in found if epoch is not None]
+        if known:
+            by_seed[int(seed)] = max(known)
     if not by_seed:
         return None
     ordered = sorted(by_seed.values())

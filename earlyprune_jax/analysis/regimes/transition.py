@@ -11,6 +11,7 @@ from earlyprune_jax.analysis.cells import CellGrid
 from earlyprune_jax.analysis.lead import LEVEL, MIN_REPEATS, Lead, lead
 from earlyprune_jax.analysis.regimes.convergence import Convergence
 from earlyprune_jax.analysis.stats import Stats, best_of, holm, plain_difference
+from earlyprune_jax.analysis.words import plural
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +75,35 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     Returns:
         One row a sparsity, ascending.
     """
-    early, late = _sides(grid, convergence)
+    early = [c for c, e in enumerate(grid.epochs) if convergence and e < convergence.epoch]
+    late = [c for c, e in enumerate(grid.epochs) if convergence and e >= convergence.epoch]
     places = range(len(grid.sparsities))
     forward = [lead(grid.chosen_on[r], grid.test[r], early, late) for r in places]
     backward = [lead(grid.chosen_on[r], grid.test[r], late, early) for r in places]
-    adjusted = [holm([one.p if one else None for one in side]) for side in (forward, backward)]
-    return tuple(
-        _row(
-            grid,
-            r,
-            (early, late),
-            (forward[r], backward[r]),
-            (adjusted[0][r], adjusted[1][r]),
-            convergence,
-        )
-        for r in places
+    early_holm, late_holm = (
+        holm([one.p if one else None for one in side]) for side in (forward, backward)
     )
+    found = []
+    for r in places:
+        bests = [best_of(grid.chosen_on[r], side) if side else None for side in (early, late)]
+        epochs = [None if column is None else grid.epochs[column] for column in bests]
+        verdict = _verdict(early_holm[r], late_holm[r])
+        found.append(
+            Row(
+                sparsity=grid.sparsities[r],
+                best=best_epoch.best(grid.row(r)),
+                early_epoch=epochs[0],
+                converged_epoch=epochs[1],
+                advantage=plain_difference(grid.test[r], bests[0], bests[1]),
+                early=forward[r],
+                converged=backward[r],
+                early_holm=early_holm[r],
+                converged_holm=late_holm[r],
+                verdict=verdict,
+                reason=_reason(grid, r, epochs, convergence) if verdict == "untested" else None,
+            )
+        )
+    return tuple(found)
 
 
 def line(found: Sequence[Row]) -> Line:
@@ -106,43 +120,8 @@ def line(found: Sequence[Row]) -> Line:
     return Line(start, tuple(s for s in exceptions if s not in early), len(tested))
 
 
-def _sides(grid: CellGrid, convergence: Convergence | None) -> tuple[list[int], list[int]]:
-    """Columns before the convergence epoch, and from it on."""
-    if convergence is None:
-        return [], []
-    columns = range(len(grid.epochs))
-    early = [c for c in columns if grid.epochs[c] < convergence.epoch]
-    return early, [c for c in columns if grid.epochs[c] >= convergence.epoch]
-
-
-def _row(
-    grid: CellGrid,
-    row: int,
-    sides: tuple[list[int], list[int]],
-    leads: tuple[Lead | None, Lead | None],
-    adjusted: tuple[float | None, float | None],
-    convergence: Convergence | None,
-) -> Row:
-    bests = [best_of(grid.chosen_on[row], side) if side else None for side in sides]
-    epochs = [None if column is None else grid.epochs[column] for column in bests]
-    verdict = _verdict(adjusted)
-    return Row(
-        sparsity=grid.sparsities[row],
-        best=best_epoch.best(grid.row(row)),
-        early_epoch=epochs[0],
-        converged_epoch=epochs[1],
-        advantage=plain_difference(grid.test[row], bests[0], bests[1]),
-        early=leads[0],
-        converged=leads[1],
-        early_holm=adjusted[0],
-        converged_holm=adjusted[1],
-        verdict=verdict,
-        reason=_reason(grid, row, epochs, convergence) if verdict == "untested" else None,
-    )
-
-
-def _verdict(adjusted: tuple[float | None, float | None]) -> str:
-    early, converged = adjusted
+def _verdict(early: float | None, converged: float | None) -> str:
+    """Judges a row by its adjusted p-values."""
     if early is None or converged is None:
         return "untested"
     # Both cannot lead: a lead is over the luckiest of the other side.
@@ -160,4 +139,4 @@ def _reason(
     num = int(np.isfinite(grid.test[row]).any(axis=0).sum())
     if num >= MIN_REPEATS:
         return f"fewer than {MIN_REPEATS} {grid.repeat_kind}s have the epochs compared"
-    return f"{num} {grid.repeat_kind}{'s' * (num != 1)}: the test needs {MIN_REPEATS}"
+    return f"{plural(num, grid.repeat_kind)}: the test needs {MIN_REPEATS}"
