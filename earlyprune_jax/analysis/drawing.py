@@ -163,19 +163,28 @@ def save_all(
 
 
 def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> None:
-    """Writes a title and, below it, what is shown."""
+    """Writes a title and, below it, what is shown.
+
+    Args:
+        figure: Whose size decides where lines are broken.
+        title: The first line.
+        about: Further lines, broken where they are too long.
+        fontsize: Of all lines, points.
+    """
     width = int(figure.get_size_inches()[0] * 13.5)
     lines = [line for part in about.split("\n") for line in textwrap.wrap(part, width)]
     figure.suptitle("\n".join([title, *lines]), x=0.01, ha="left", fontsize=fontsize)
 
 
 def labelled(every: Iterable["Axes"]) -> list[Any]:
-    """Gives handles for a legend of what has a label on some axes, one per label."""
+    """Gives handles for a legend of what has a label on some axes, one per label; curves with
+    whiskers first."""
     handles: dict[str, Any] = {}
     for axes in every:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    return list(handles.values())
+    # Matplotlib lists them last; they are containers, which are tuples.
+    return sorted(handles.values(), key=lambda handle: not isinstance(handle, tuple))
 
 
 def add_legend(figure: "Figure", handles: Sequence[Any] | None = None) -> None:

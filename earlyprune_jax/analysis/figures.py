@@ -135,7 +135,7 @@ def _draw_panel(
             panels.draw_others(panel[0], others)
         panels.mark_best(panel, content)
     if content.signal_peaks:
-        panels.draw_signals(panel[-1], content, is_alone=not others)
+        panels.draw_signals(panel[-1], content)
     for axes in panel:
         drawing.tidy(axes)
     drawing.epoch_axis(panel[-1], max(one.num_epochs for one in every))

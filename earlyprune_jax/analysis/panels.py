@@ -188,21 +188,15 @@ def draw_others(axes: "Axes", others: Sequence[Content]) -> None:
         axes.plot(curve.epochs, means, label="the other panels' forks", **style)
 
 
-def draw_signals(axes: "Axes", content: Content, *, is_alone: bool) -> None:
-    """Draws the mean of every signal over its maximum, with its peak, and a legend of their own.
-
-    Args:
-        axes: The lower axes of a panel.
-        content: What is drawn.
-        is_alone: Whether there is a single panel, whose legend has room for full names.
-    """
+def draw_signals(axes: "Axes", content: Content) -> None:
+    """Draws the mean of every signal over its maximum, with its peak, and a legend of their own."""
     lowest = 0.0
     for index, peak in enumerate(content.signal_peaks):
         epochs, values = peaks.mean_curve(content.signal_table, peak.signal)
         # A signal that is nowhere positive has no maximum to divide by; its size serves then.
         values = values / (peak.value if peak.value > 0 else np.abs(values).max() or 1.0)
         lowest = min(lowest, values.min())
-        name = words.signal_label(peak.signal, content.runs.config, short=not is_alone)
+        name = words.signal_label(peak.signal, content.runs.config)
         color = GREYS[index % len(GREYS)]
         axes.plot(
             epochs,
@@ -218,6 +212,7 @@ def draw_signals(axes: "Axes", content: Content, *, is_alone: bool) -> None:
     axes.set_ylabel("signal /\nits maximum", color=GREYS[0])
     axes.tick_params(axis="y", colors=GREYS[0])
     # Room above the curves, where the legend hides nothing.
-    axes.set_ylim(lowest - 0.05, lowest + (1.05 - lowest) / (1 - 0.14 * len(content.signal_peaks)))
+    share = 0.08 + 0.11 * len(content.signal_peaks)
+    axes.set_ylim(lowest - 0.05, lowest + (1.05 - lowest) / (1 - share))
     axes.set_yticks([0.0, 0.5, 1.0] if not lowest else [-1.0, 0.0, 1.0])
     axes.legend(loc="upper left", edgecolor="none", fontsize=8, borderaxespad=0.2)

@@ -132,8 +132,9 @@ def _draw_regrets(axes: "Axes", group: Sequence[Outcome]) -> None:
     for row, outcome in enumerate(group):
         regret, color = outcome.over_seeds("regret"), _color(outcome)
         if regret is None:
-            # Over the grid, where a regret would have been drawn.
-            axes.text(0, row, rules_text.remarks(outcome), va="center", fontsize=8, color=color)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+            remarks = rules_text.remarks(outcome)
+            axes.text(0, row, remarks, va="center", fontsize=8, color=color, bbox=box)
             continue
         mean, deviation = metric.scale * regret.mean, metric.scale * (regret.std or 0.0)
         largest = max(largest, mean + deviation)

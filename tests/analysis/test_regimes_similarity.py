@@ -10,8 +10,7 @@ from scipy import stats as scipy_stats
 from earlyprune_jax.analysis import comparisons, results
 from earlyprune_jax.analysis.cells import find_grids
 from earlyprune_jax.analysis.regimes import findings, similarity, tables, text
-from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.transition import Line
+from earlyprune_jax.analysis.regimes.transition import Convergence, Line
 
 SPARSITIES = (0.2, 0.5, 0.8, 0.9, 0.95)
 EPOCHS = (10, 50, 90, 120)

@@ -7,7 +7,7 @@ import numpy as np
 
 from earlyprune_jax.analysis import drawing, peaks, results, words
 from earlyprune_jax.analysis.drawing import COLORS
-from earlyprune_jax.analysis.regimes import convergence, text
+from earlyprune_jax.analysis.regimes import text, transition
 from earlyprune_jax.analysis.regimes.controls import SIGNAL
 from earlyprune_jax.analysis.regimes.findings import Findings
 from earlyprune_jax.analysis.regimes.transition import Row
@@ -97,7 +97,7 @@ def training_curve(found: Findings) -> "Figure | None":
     marked; None without one."""
     if found.convergence is None:
         return None
-    columns, frame = convergence.columns(found.runs), found.runs.of_kind("trunk").frame
+    columns, frame = transition.train_columns(found.runs), found.runs.of_kind("trunk").frame
     figure = drawing.blank(6.6, 1.7 + 1.7 * len(columns))
     epoch = found.convergence.epoch
     seeds = sorted(set(found.convergence.by_seed.values()))
@@ -106,7 +106,7 @@ def training_curve(found: Findings) -> "Figure | None":
     panels = figure.subplots(len(columns), 1, sharex=True, squeeze=False).ravel()
     for axes, column in zip(panels, columns, strict=True):
         metric = found.runs.study.metric_of(column)
-        assert metric is not None, "convergence.columns gives columns of metrics"
+        assert metric is not None, "train_columns gives columns of metrics"
         for name in frame.loc[frame["complete"], "name"]:
             entries = found.runs.entries[name]
             epochs = [entry["epoch"] for entry in entries]

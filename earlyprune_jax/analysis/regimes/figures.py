@@ -90,7 +90,7 @@ def heat_maps(found: Findings) -> "Figure":
         (metric.unit, [value_map(found, value_title(metric))]),
         (words.difference_unit(metric), [difference_map(found, difference_title(metric))]),
     ]
-    return _maps(rows, found, "Two regimes of pruning")
+    return _maps(rows, found, "Two regimes of pruning", numbered=True)
 
 
 def similarity_maps(found: Findings) -> "Figure | None":
@@ -150,32 +150,37 @@ def scaling_maps(over: Series) -> "Figure":
         (value_title(metric), list(map(value_map, own, titles))),
     ]
     title = f"Regimes of pruning against {over.axis}"
-    return _maps(rows, own[0], title, words.label(over.place))
+    return _maps(rows, own[0], title, place=words.label(over.place))
 
 
 def _maps(
-    rows: Sequence[tuple[str, Sequence[HeatMap]]], found: Findings, title: str, place: str = ""
+    rows: Sequence[tuple[str, Sequence[HeatMap]]],
+    found: Findings,
+    title: str,
+    *,
+    place: str = "",
+    numbered: bool = False,
 ) -> "Figure":
-    """Draws rows of maps, each with a colour axis and its name; alone in their row, with numbers.
+    """Draws rows of maps, each with a colour axis of its own.
 
     Args:
         rows: name of the colour axis, and maps; as many in each row.
         found: a grid of those drawn, which tells what all rest on.
         title: of the figure.
-        place: what the grids have in common; as a default what there is to say of `found`.
+        place: what the grids have in common; as a default all there is to say of `found`.
+        numbered: whether each cell names its value, where there is room.
     """
     maps = [one for _, row in rows for one in row]
     num_sparsities = max(len(one.sparsities) for one in maps)
     num_epochs, num_columns = max(len(one.epochs) for one in maps), len(rows[0][1])
-    is_alone = num_columns == 1
-    is_numbered = is_alone and num_epochs <= heatmaps.MAX_LABELLED_COLUMNS
-    cell = (0.43, 0.34) if is_numbered else (0.24, 0.25) if is_alone else (0.16, 0.25)
+    numbered = numbered and num_epochs <= heatmaps.MAX_LABELLED_COLUMNS
+    cell = (0.43, 0.34) if numbered else (0.24 if num_columns == 1 else 0.16, 0.25)
     width = num_columns * max(2.2, cell[0] * num_epochs + 0.4)
     height = len(rows) * max(1.6, cell[1] * num_sparsities + 0.5)
     figure = drawing.blank(min(18.0, max(6.4, 1.5 + width)), 1.8 + height)
     panels = figure.subplots(len(rows), num_columns, squeeze=False)
     for axes, (label, row) in zip(panels, rows, strict=True):
-        heatmaps.draw_row(figure, axes, row, label, numbered=is_numbered, cramped=not is_alone)
+        heatmaps.draw_row(figure, axes, row, label, numbered=numbered)
     grid = found.grid
     about = f"{place or words.label(grid.place)}; {text.repeats(grid)}, {text.chosen(grid)}"
     drawing.head(figure, title, about)

@@ -11,14 +11,12 @@ from earlyprune_jax.analysis.comparisons import Comparison
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.regimes import (
     controls,
-    convergence,
     similarity,
     transition,
 )
 from earlyprune_jax.analysis.regimes.controls import Alignment, Baseline
-from earlyprune_jax.analysis.regimes.convergence import Convergence
 from earlyprune_jax.analysis.regimes.similarity import Agreement, Similarity
-from earlyprune_jax.analysis.regimes.transition import Line, Row
+from earlyprune_jax.analysis.regimes.transition import Convergence, Line, Row
 from earlyprune_jax.analysis.runs import Runs, by_setting
 
 DEPTH = "model depth"
@@ -101,7 +99,7 @@ def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Finding
         ()
     """
     everything, own = find_grids(runs), by_setting(runs)
-    converged = {setting: convergence.of_trunks(trunks) for setting, trunks in own.items()}
+    converged = {setting: transition.convergence_of(trunks) for setting, trunks in own.items()}
     compared: dict[Place, list[Comparison]] = {}
     for one in comparisons:
         place = one.cell.without("sparsity", "fork_epoch", "trunk_seed")

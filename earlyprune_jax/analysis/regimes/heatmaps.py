@@ -86,7 +86,6 @@ def draw_row(
     label: str,
     *,
     numbered: bool = False,
-    cramped: bool = False,
 ) -> None:
     """Draws maps side by side with one colour axis, and its bar, which ends in a point where lower
     values exist.
@@ -96,12 +95,12 @@ def draw_row(
         panels: One per map.
         maps: What is drawn.
         label: Of the colour bar.
-        numbered: Whether each cell names its value, where there is room.
-        cramped: Whether panels are small: epochs stand upright then, and stars are smaller.
+        numbered: Whether each cell names its value, where there is room. Without, cells are small:
+            epochs stand upright, and stars are smaller.
     """
     scale, mesh = limits(maps), None
     for axes, one in zip(panels, maps, strict=True):
-        mesh = draw(axes, one, scale, numbered=numbered, cramped=cramped)
+        mesh = draw(axes, one, scale, numbered=numbered)
         axes.set_ylabel("prune ratio (% removed)" if axes is panels[0] else "", fontsize=9)
     assert mesh is not None, "a row has a map at least"
     extend = "min" if scale[2] else "neither"
@@ -116,7 +115,6 @@ def draw(
     scale: tuple[float, float, bool],
     *,
     numbered: bool = False,
-    cramped: bool = False,
 ) -> Any:
     """Draws a map.
 
@@ -125,12 +123,10 @@ def draw(
         one: The map.
         scale: Of `limits`.
         numbered: As in `draw_row`.
-        cramped: As in `draw_row`.
 
     Returns:
         What a colour bar needs.
     """
-    from matplotlib import patheffects
     from matplotlib.patches import Rectangle
 
     rows, columns = one.values.shape
@@ -151,25 +147,10 @@ def draw(
     numbered = numbered and columns <= MAX_LABELLED_COLUMNS
     if numbered:
         _write_numbers(axes, one, mesh)
-    starred = np.array([(column, row) for row, column in enumerate(one.stars) if column >= 0])
-    if starred.size:
-        style = {"color": STAR, "edgecolors": "white", "linewidths": 0.7, "zorder": 5}
-        style |= {"marker": "*", "s": 50 if cramped else 80, "label": "best epoch of the row"}
-        axes.scatter(starred[:, 0], starred[:, 1] + (0.16 if numbered else 0.0), **style)
-    if one.boundary is not None:
-        # White on dark cells, its black rim on bright ones.
-        rim = [patheffects.withStroke(linewidth=3.2, foreground="black")]
-        style = {"color": "white", "linestyle": ":", "linewidth": 1.8, "path_effects": rim}
-        axes.axvline(one.boundary - 0.5, zorder=3, label="training converged", **style)
-    for row, name in one.lines:
-        is_similarity = name == "similarity"
-        # Two lines at one place stay both visible.
-        height = row - 0.5 + (0.06 if is_similarity else -0.06)
-        style = BY_SIMILARITY if is_similarity else BY_METRIC
-        axes.axhline(height, zorder=4, label=f"transition line, by {name}", **style)
+    _mark(axes, one, numbered=numbered)
     axes.set_xticks(range(columns), [str(epoch) for epoch in one.epochs], fontsize=8)
     axes.set_yticks(range(rows), [words.removed(each) for each in one.sparsities], fontsize=8)
-    is_upright = columns > (8 if cramped else MAX_LABELLED_COLUMNS)
+    is_upright = columns > 8 and not numbered
     axes.tick_params(axis="x", labelrotation=90 if is_upright else 0)
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
     axes.tick_params(length=0)
@@ -189,6 +170,28 @@ def decimals(values: np.ndarray) -> int:
     values = values[np.isfinite(values)]
     reach = float(np.ptp(values)) if values.size else 0.0
     return 1 if not reach else min(max(1, math.ceil(-math.log10(reach / 5))), 3)
+
+
+def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
+    """Draws the best cells, the convergence epoch and the transition lines."""
+    from matplotlib import patheffects
+
+    starred = np.array([(column, row) for row, column in enumerate(one.stars) if column >= 0])
+    if starred.size:
+        style = {"color": STAR, "edgecolors": "white", "linewidths": 0.7, "zorder": 5}
+        style |= {"marker": "*", "s": 80 if numbered else 50, "label": "best epoch of the row"}
+        axes.scatter(starred[:, 0], starred[:, 1] + (0.16 if numbered else 0.0), **style)
+    if one.boundary is not None:
+        # White on dark cells, its black rim on bright ones.
+        rim = [patheffects.withStroke(linewidth=3.2, foreground="black")]
+        style = {"color": "white", "linestyle": ":", "linewidth": 1.8, "path_effects": rim}
+        axes.axvline(one.boundary - 0.5, zorder=3, label="training converged", **style)
+    for row, name in one.lines:
+        is_similarity = name == "similarity"
+        # Two lines at one place stay both visible.
+        height = row - 0.5 + (0.06 if is_similarity else -0.06)
+        style = BY_SIMILARITY if is_similarity else BY_METRIC
+        axes.axhline(height, zorder=4, label=f"transition line, by {name}", **style)
 
 
 def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 from earlyprune_jax.analysis.cells import CellGrid
 from earlyprune_jax.analysis.comparisons import Comparison
 from earlyprune_jax.analysis.correlation import spearman
-from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.transition import Line, Row
+from earlyprune_jax.analysis.regimes.transition import Convergence, Line, Row
 from earlyprune_jax.analysis.stats import mean_of
 
 MIN_ROWS = 3
@@ -142,14 +141,16 @@ def split(values: np.ndarray) -> tuple[int | None, float | None]:
     total = float(np.sum((values - np.mean(values)) ** 2)) if len(values) else 0.0
     if len(values) < MIN_ROWS or total < 1e-24:
         return None, None
-    parts = [(values[:place], values[place:]) for place in range(1, len(values))]
-    within = [sum(float(np.sum((p - p.mean()) ** 2)) for p in both) for both in parts]
-    rising = [both[1].mean() > both[0].mean() for both in parts]
-    usable = [place for place in range(len(parts)) if rising[place]]
-    if not usable:
+    splits = []
+    for place in range(1, len(values)):
+        low, high = values[:place], values[place:]
+        if high.mean() > low.mean():
+            within = sum(float(np.sum((part - part.mean()) ** 2)) for part in (low, high))
+            splits.append((round(within / total, 12), place, within))
+    if not splits:
         return None, None
-    best = min(usable, key=lambda place: (round(within[place] / total, 12), place))
-    return best + 1, 1 - within[best] / total
+    _, best, within = min(splits)
+    return best, 1 - within / total
 
 
 def agreement(

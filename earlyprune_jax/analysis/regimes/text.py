@@ -10,7 +10,7 @@ from earlyprune_jax.analysis import words
 from earlyprune_jax.analysis.cells import CellGrid
 from earlyprune_jax.analysis.lead import LEVEL, MIN_REPEATS
 from earlyprune_jax.analysis.places import shared, varying
-from earlyprune_jax.analysis.regimes import convergence
+from earlyprune_jax.analysis.regimes import transition
 from earlyprune_jax.analysis.regimes.controls import SIGNAL, Baseline, over_rows
 from earlyprune_jax.analysis.regimes.findings import DEPTH, Findings, Series, series
 from earlyprune_jax.analysis.regimes.transition import Row
@@ -19,10 +19,12 @@ from earlyprune_jax.analysis.runs import Runs
 MAX_BLOCKS = 3
 """More grids get a line each."""
 MAX_LINES = 12
-TEST = (
+LEAD = (
     "Lead: of the early over the converged epochs, on left-out repeats. The early epoch is chosen "
-    "without the repeat it is measured on, the converged one is the best of all. p: one-sided, "
-    "also after Holm over a grid's sparsities, where 5 % decide; at least "
+    "without the repeat it is measured on, the converged one is the best of all."
+)
+TEST = (
+    "p: one-sided, also after Holm over a grid's sparsities, where 5 % decide; at least "
     f"{MIN_REPEATS} repeats."
 )
 ONE_TRUNK = "One trunk seed: the spread is that of fine-tuning alone, not that of other trunks."
@@ -45,8 +47,10 @@ def paragraphs(findings: Sequence[Findings]) -> list[str]:
     blocks = map(_block, findings) if len(findings) <= MAX_BLOCKS else [_lines(findings)]
     lines = [line for block in blocks for line in block]
     converged = [f"Converged: {definition(one.runs)}." for one in findings if one.convergence]
-    tested = [TEST for one in findings if one.line.num_tested and len(findings) <= MAX_BLOCKS]
-    lines += [*dict.fromkeys(converged), *dict.fromkeys(tested)]
+    lines += dict.fromkeys(converged)
+    if len(findings) <= MAX_BLOCKS:
+        lines += [LEAD] * any(row.early for one in findings for row in one.rows)
+        lines += [TEST] * any(one.line.num_tested for one in findings)
     by_place = {one.grid.place: one for one in findings}
     for place, one in by_place.items():
         # Does the break vanish where the trunk's rate never drops?
@@ -81,8 +85,8 @@ def line(one: Findings) -> str:
 
 def definition(runs: Runs) -> str:
     """Says what converged means, of the metrics that were recorded."""
-    names = words.listed([column.replace("_", " ") for column in convergence.columns(runs)])
-    near = f"within {100 * convergence.TOLERANCE:.0f} % of the total change from the final level"
+    names = words.listed([column.replace("_", " ") for column in transition.train_columns(runs)])
+    near = f"within {100 * transition.TOLERANCE:.0f} % of the total change from the final level"
     return f"the first epoch from which the running median of {names} stays {near}"
 
 
