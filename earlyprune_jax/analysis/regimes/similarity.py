@@ -167,8 +167,10 @@ def agreement(
     Returns:
         The agreement. Correlations over fewer than four are None.
     """
-    own, measured = similarity.line, line.sparsity
-    is_apart = own is not None and measured is not None
+    own, measured, order = similarity.line, line.sparsity, grid.sparsities.index
+    apart = None
+    if own is not None and measured is not None:
+        apart = own - measured, order(own) - order(measured)
     classed = [
         (row.verdict == "early") == (row.sparsity >= own)
         for row in found
@@ -183,10 +185,9 @@ def agreement(
     columns = [row.best.column if row.best else 0 for row in found]
     below = means[np.arange(len(found)), columns][:, None] - means
     cells = np.isfinite(divergence) & np.isfinite(below)
-    order = grid.sparsities.index
     return Agreement(
-        sparsity_difference=own - measured if is_apart else None,
-        row_difference=order(own) - order(measured) if is_apart else None,
+        sparsity_difference=apart[0] if apart else None,
+        row_difference=apart[1] if apart else None,
         same_class=sum(classed),
         num_classed=len(classed),
         row_correlation=_spearman([row[0] for row in rows], [row[1] for row in rows]),

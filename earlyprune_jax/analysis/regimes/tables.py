@@ -39,8 +39,9 @@ def _rows(one: Findings) -> Iterator[dict[str, Any]]:
         low, high = best.interval if best and best.interval else (None, None)
         value = grid.value(float(np.nanmean(grid.test[place, best.column]))) if best else None
         divergence = _finite(alike.row_means[place]) if alike else None
-        is_classed = line is not None and divergence is not None
-        side = "less similar" if is_classed and row.sparsity >= line else "similar"
+        side = None
+        if line is not None and divergence is not None:
+            side = "less similar" if row.sparsity >= line else "similar"
         yield {
             **grid.place.named,
             "sparsity": row.sparsity,
@@ -67,7 +68,7 @@ def _rows(one: Findings) -> Iterator[dict[str, Any]]:
             "reason": row.reason,
             "transition_sparsity": one.line.sparsity,
             "model_similarity": divergence,
-            "similarity_class": side if is_classed else None,
+            "similarity_class": side,
             "similarity_transition_sparsity": line,
             **{
                 f"agreement_{field.name}": getattr(one.agreement, field.name, None)
