@@ -3,6 +3,7 @@ never."""
 
 import dataclasses
 import io
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -55,27 +56,19 @@ def styles(places: Iterable[Place]) -> dict[Place, Style]:
     places = list(dict.fromkeys(places))
     if len(places) <= len(COLORS):
         return {place: Style(COLORS[index], MARKERS[index]) for index, place in enumerate(places)}
-    sparsities = sorted({place["sparsity"] for place in places})
-    kinds = sorted({place.without("sparsity") for place in places})
-    shades = _shades(len(sparsities))
-    ranks = {place: sparsities.index(place["sparsity"]) for place in places}
-    return {
-        place: Style(
-            shades[ranks[place]],
-            MARKERS[ranks[place] % len(MARKERS)],
-            DASHES[kinds.index(place.without("sparsity")) % len(DASHES)],
-        )
-        for place in places
-    }
-
-
-def _shades(count: int) -> list[str]:
-    """Colours of one scale, which also grows lighter in grey; its palest end is left out."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    scale = colormaps["viridis"]
-    return [to_hex(scale(0.88 * index / max(count - 1, 1))) for index in range(count)]
+    sparsities = sorted({place["sparsity"] for place in places})
+    kinds = sorted({place.without("sparsity") for place in places})
+    made = {}
+    for place in places:
+        rank = sparsities.index(place["sparsity"])
+        # Viridis grows lighter in grey too; its palest end is left out.
+        color = to_hex(colormaps["viridis"](0.88 * rank / max(len(sparsities) - 1, 1)))
+        dashes = DASHES[kinds.index(place.without("sparsity")) % len(DASHES)]
+        made[place] = Style(color, MARKERS[rank % len(MARKERS)], dashes)
+    return made
 
 
 def blank(width: float, height: float) -> "Figure":
@@ -86,6 +79,36 @@ def blank(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def panels(
+    count: int, width: float, height: float, *, max_columns: int = 3
+) -> tuple["Figure", Any]:
+    """Makes a figure of equal panels, row by row.
+
+    Args:
+        count: Number of panels.
+        width: Of one panel, inches.
+        height: Of one panel, inches.
+        max_columns: Most panels side by side.
+
+    Returns:
+        The figure, and the panels [count].
+    """
+    num_columns = min(count, max_columns)
+    num_rows = math.ceil(count / num_columns)
+    figure = blank(1.0 + width * num_columns, 1.5 + height * num_rows)
+    every = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes in every[count:]:
+        axes.set_axis_off()
+    return figure, every[:count]
+
+
+def tidy(axes: "Axes") -> None:
+    """Leaves of the frame the two sides with numbers, and draws faint lines across."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
 
 
 def stem(name: str, setting: Place | None = None) -> str:
@@ -127,7 +150,7 @@ def save_all(
         directory.mkdir(exist_ok=True)
         for extension in EXTENSIONS:
             paths.append(directory / f"{name}.{extension}")
-            records.replace_file(paths[-1], render(figure, extension))
+            records.replace_file(paths[-1], _render(figure, extension))
             # The places found for the first file serve the second: finding them is half of the
             # time.
             figure.set_layout_engine("none")
@@ -139,45 +162,40 @@ def save_all(
     return paths
 
 
-def render(figure: "Figure", extension: str) -> bytes:
-    """Gives the bytes of a png or svg file: the same for the same figure, with the same
-    matplotlib."""
-    import matplotlib
-
-    buffer = io.BytesIO()
-    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to
-    # call.
-    with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
-        metadata: dict[str, Any] = {"Date": None} if extension == "svg" else {"Software": None}
-        figure.savefig(buffer, format=extension, dpi=150, metadata=metadata)
-    return buffer.getvalue()
-
-
 def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> None:
-    """Writes a title and, below it, what is shown."""
+    """Writes a title and, below it, what is shown.
+
+    Args:
+        figure: Whose size decides where lines are broken.
+        title: The first line.
+        about: Further lines, broken where they are too long.
+        fontsize: Of all lines, points.
+    """
     width = int(figure.get_size_inches()[0] * 13.5)
     lines = [line for part in about.split("\n") for line in textwrap.wrap(part, width)]
     figure.suptitle("\n".join([title, *lines]), x=0.01, ha="left", fontsize=fontsize)
 
 
-def add_legend(figure: "Figure", handles: Sequence[Any]) -> int:
-    """Adds a legend below everything, in as few lines as fit; returns how many these are."""
+def labelled(every: Iterable["Axes"]) -> list[Any]:
+    """Gives handles for a legend of what has a label on some axes, one per label; curves with
+    whiskers first."""
+    handles: dict[str, Any] = {}
+    for axes in every:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    # Matplotlib lists them last; they are containers, which are tuples.
+    return sorted(handles.values(), key=lambda handle: not isinstance(handle, tuple))
+
+
+def add_legend(figure: "Figure", handles: Sequence[Any] | None = None) -> None:
+    """Adds a legend below everything, in as few lines as fit; without handles of all that has a
+    label."""
+    handles = labelled(figure.axes) if handles is None else handles
     # A key takes as much room as seven characters, and an inch holds fifteen.
-    lengths, room = (
-        [len(handle.get_label()) + 7 for handle in handles],
-        15 * figure.get_size_inches()[0],
-    )
-    for num_lines in range(1, len(handles) + 1):
-        columns = [
-            lengths[place : place + num_lines] for place in range(0, len(lengths), num_lines)
-        ]
-        if sum(map(max, columns)) <= room or num_lines == len(handles):
-            style = {"frameon": False, "fontsize": 8.5, "handlelength": 2.6}
-            figure.legend(
-                handles=list(handles), loc="outside lower center", ncols=len(columns), **style
-            )
-            return num_lines
-    return 0
+    longest = max((len(handle.get_label()) + 7 for handle in handles), default=1)
+    num_columns = max(1, min(len(handles), int(15 * figure.get_size_inches()[0] / longest)))
+    style = {"frameon": False, "fontsize": 8.5, "handlelength": 2.6}
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=num_columns, **style)
 
 
 def epoch_axis(axes: "Axes", num_epochs: int) -> None:
@@ -191,3 +209,15 @@ def epoch_axis(axes: "Axes", num_epochs: int) -> None:
 def spread(text: str) -> str:
     """Writes +- as a figure can, in one character."""
     return text.replace("+-", "±")
+
+
+def _render(figure: "Figure", extension: str) -> bytes:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to
+    # call.
+    with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
+        metadata: dict[str, Any] = {"Date": None} if extension == "svg" else {"Software": None}
+        figure.savefig(buffer, format=extension, dpi=150, metadata=metadata)
+    return buffer.getvalue()

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import comparisons, regimes, results
 from earlyprune_jax.analysis.regimes import __main__ as command
-from earlyprune_jax.analysis.regimes import findings, publication
+from earlyprune_jax.analysis.regimes import figures, findings
 from earlyprune_jax.validate import InvalidInput
 
 FIGURES = ("regimes", "regimes_similarity", "regimes_random_distance", "training_curve")
@@ -105,22 +106,48 @@ def test_the_text_says_what_was_found_and_on_what_it_rests(tmp_path):
         "9 sparsities x 16 fork epochs, 5 seeds, chosen on test accuracy (no validation split)."
         in text
     )
-    assert "Early is significantly better at 93, 94 and 95 % removed" in text
-    assert "the transition line lies at 93 %" in text
+    assert "Training converged at epoch 85 of 160." in text
     # Light rows lose less than a tenth of a point by stopping early: no second regime is claimed.
     assert (
-        "Two regimes show" not in text
-        and "At no sparsity is converged significantly better." in text
+        "  Early is significantly better at 93, 94 and 95 % removed, converged at none; "
+        "transition line: 93 %.\n" in text
     )
-    assert (
-        "Model similarity alone puts the line at 93 %" in text and "where accuracy puts it" in text
+    assert "Model similarity: line at 93 % (explains" in text
+    assert "+0 rows from the metric's; 3 of 3 verdicts on the same side" in text
+    assert "first learning-rate drop" in text and "random distance's peak" in text
+    assert "p: one-sided, also after Holm" in text
+    assert "Two regimes show" not in text
+
+
+def test_every_sparsity_has_a_row_with_its_best_epoch_and_its_test(tmp_path):
+    (found,) = regimes.analyse(write_published(tmp_path))
+    lines = text_of(tmp_path).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("  % removed"))
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[start : start + 10]]
+    assert rows[0] == [
+        "% removed",
+        "best epoch",
+        "95 % interval",
+        "lead, points",
+        "p",
+        "Holm",
+        "verdict",
+        "divergence",
+    ]
+    assert [float(row[0]) for row in rows[1:]] == [20, 60, 80, 86, 90, 92, 93, 94, 95]
+    for row, one in zip(rows[1:], found.rows, strict=True):
+        assert one.best is not None and one.early is not None and one.early_holm is not None
+        assert (int(row[1]), row[6]) == (one.best.epoch, one.verdict)
+        assert row[3].startswith(f"{100 * one.early.difference.mean:+.2f} +- ")
+        assert float(row[4]) == pytest.approx(one.early.p, rel=0.05)
+        assert float(row[5]) == pytest.approx(one.early_holm, rel=0.05)
+    assert [float(row[7]) for row in rows[1:]] == pytest.approx(
+        [float(f"{mean:.3g}") for mean in found.similarity.row_means]
     )
-    assert "first learning-rate drop:" in text and "Random distance's peak lies" in text
-    assert "one-sided, 5 % after Holm" in text
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path):
-    write_published(tmp_path, seeds=3)
+    write_small(tmp_path, seeds=3)
     first = {path: path.read_bytes() for path in regimes.write(tmp_path)}
     assert {path: path.read_bytes() for path in regimes.write(tmp_path)} == first
 
@@ -128,8 +155,9 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 def test_two_seeds_are_said_to_be_too_few(tmp_path):
     text = text_of(write_small(tmp_path))
     assert "Two regimes cannot be tested: 2 seeds: the test needs 3." in text
-    assert "Untested, by the means alone the best epoch is early at 90 %." in text
-    assert "too few repeats for an interval" in text and "one-sided" not in text
+    row = next(line for line in text.splitlines() if line.startswith("  90 "))
+    assert row.split()[:3] == ["90", "10", "-"] and row.endswith("untested")
+    assert "one-sided" not in text
 
 
 def test_replicates_of_a_single_seed_are_said_to_hold_the_noise_of_fine_tuning_only(tmp_path):
@@ -138,7 +166,7 @@ def test_replicates_of_a_single_seed_are_said_to_hold_the_noise_of_fine_tuning_o
     workdirs.write_trunks(tmp_path, [0], workdirs.step_trunk(20, 10))
     text = text_of(tmp_path)
     assert "1 seed x 3 replicates" in text and "the spread is that of fine-tuning alone" in text
-    assert "No sparsity's best epoch is significantly before convergence. Closest:" in text
+    assert "Early (this trunk) is significantly better at no sparsity, converged at none." in text
 
 
 def test_constant_rate_trunks_stand_beside_the_others(tmp_path):
@@ -150,8 +178,8 @@ def test_constant_rate_trunks_stand_beside_the_others(tmp_path):
     workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(), schedule="constant")
     text = text_of(tmp_path)
     assert (
-        "rule constant): no sparsity is significantly early; with the step schedule early is"
-        in text
+        "rule constant): early is significantly better at no sparsity, converged at none; "
+        "step schedule: early is significantly better at 93" in text
     )
 
 
@@ -164,8 +192,8 @@ def test_depths_and_data_fractions_have_lines_and_figures(tmp_path):
     assert {"regimes_preresnet20_0.1.png", "regimes_preresnet56_1.0.svg"} <= names
     text = text_of(tmp_path)
     assert "Best epoch against model depth at 90 % removed" in text
-    assert "10 at 20, 10 at 56: the same at all." in text
-    assert "10 at 10 %, 10 at 100 %: the same at all." in text
+    assert "): 10 at 20, 10 at 56." in text
+    assert "): 10 at 10 %, 10 at 100 %." in text
 
 
 def test_two_families_of_models_have_a_figure_over_depth_each(tmp_path):
@@ -181,7 +209,7 @@ def test_two_families_of_models_have_a_figure_over_depth_each(tmp_path):
 
 
 def test_figures_of_fewer_grids_do_not_stay_beside_those_of_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(publication, "MAX_GRIDS", 2)
+    monkeypatch.setattr(figures, "MAX_GRIDS", 2)
     others = {"regimes_of_mine.png", "rules.svg", "regimes.pdf"}
     (tmp_path / "figures").mkdir()
     for name in others:
@@ -204,16 +232,18 @@ def test_baselines_have_sentences(tmp_path):
     write_small(tmp_path, seeds=3, rule="matched_budget", schedule="cosine")
     workdirs.write_forks(tmp_path, (0.9,), (10,), np.full((1, 1, 3, 1), 0.2), criterion="random")
     text = text_of(tmp_path)
-    assert "Two regimes show: early is significantly better at 90 % removed" in text
-    assert "Converged is significantly better at 50 and 80 %." in text
     assert (
-        "Best epoch against baselines at the heaviest sparsity (left-out repeats; p without Holm): +10.22"
+        "Two regimes show: early is significantly better at 90 % removed, converged at 50 and 80 %;"
         in text
     )
-    init = "prune at init (epoch 0, 40 epochs in all, 10 fewer than the cell's 50)"
-    assert f"points (n = 3) over {init} at 90 %, p <= .05 at 3 of 3" in text
-    mask = "random mask (epoch 10, 50 epochs in all, as many as the cell)"
-    assert f"over {mask} at 90 %, p <= .05 at 1 of 1 sparsities" in text
+    assert "Lead of the best epoch over baselines at the heaviest sparsity (left-out" in text
+    end = "prune at end at 90 % (epoch 20, 60 epochs in all, the cell 50): +10.22 +- "
+    assert end in text
+    init = "prune at init at 90 % (epoch 0, 40 epochs in all, the cell 50): +19.66 +- "
+    assert init in text
+    assert "points (n = 3), p <= .05 (no Holm) at 3 of 3 sparsities." in text
+    mask = "random mask at 90 % (epoch 10, 50 epochs in all, the cell 50)"
+    assert mask in text and "p <= .05 (no Holm) at 1 of 1 sparsities." in text
 
 
 def test_many_grids_get_a_line_each(tmp_path):
@@ -225,8 +255,11 @@ def test_many_grids_get_a_line_each(tmp_path):
         "Regimes of 4 grids (preresnet20, all training data, step schedule, magnitude, rule "
         in text
     )
-    assert "\n  c; 2 sparsities x 3 fork epochs, 2 seeds: too little for a test." in text
-    assert "Best epoch (" not in text
+    assert (
+        "\n  c; 2 sparsities x 3 fork epochs, 2 seeds: two regimes cannot be tested: "
+        "2 seeds: the test needs 3.\n" in text
+    )
+    assert "best epoch" not in text
 
 
 def write_small_grid(workdir, scope):
@@ -237,7 +270,7 @@ def test_diverged_runs_are_hatched_counted_and_told(tmp_path):
     write_small(tmp_path)
     bad = np.full((1, 1, 2, 1), 0.1)
     workdirs.write_forks(tmp_path, (0.95,), (10,), bad, status="diverged")
-    assert "2 runs diverged or failed and left out of these numbers." in text_of(tmp_path)
+    assert "2 runs diverged or failed, left out of these numbers." in text_of(tmp_path)
     regimes.write(tmp_path)
     (cell,) = [cell for cell in table(tmp_path / "regime_cells.csv") if cell["sparsity"] == "0.95"]
     assert (cell["num_runs"], cell["num_failed"], cell["test_accuracy_mean"]) == ("0", "2", "")
@@ -341,19 +374,20 @@ def test_verdicts_of_a_single_trunk_are_called_so_in_blocks_and_in_lines(tmp_pat
     for scope in scopes[1:]:
         workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 10, 20), test, scope=scope)
     text = text_of(tmp_path)
-    assert "early (this trunk) is significantly better from 50 % on." in text
+    assert ": early (this trunk) is significantly better at 50 and 90 % removed" in text
     assert text.count("One trunk seed: the spread is that of fine-tuning alone") == 1
 
 
-def test_above_the_line_what_is_converged_is_told_from_what_is_not_settled(tmp_path):
+def test_rows_above_the_line_that_are_not_early_are_named(tmp_path):
     means = np.array([[0.7, 0.9, 0.8], [0.7, 0.8, 0.9], [0.7, 0.8, 0.8], [0.7, 0.9, 0.8]])
     test = means[..., None, None] + np.random.default_rng(0).normal(0, 0.001, (4, 3, 5, 1))
     workdirs.write_forks(tmp_path, (0.5, 0.6, 0.7, 0.8), (0, 10, 20), test)
     workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(20, 10))
     expected = (
-        "above it, at 70 % the lead is not significant; at 60 % it is significantly the other way."
+        "early is significantly better at 50 and 80 % removed, converged at 60 %; transition line: "
+        "50 %, not a clean one: 60 and 70 % above it are not early"
     )
-    assert f"Not a clean line: {expected}" in text_of(tmp_path)
+    assert expected in text_of(tmp_path).lower()
 
 
 def test_comparisons_without_a_grid_are_tabled(tmp_path):

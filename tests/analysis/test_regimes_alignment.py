@@ -6,7 +6,7 @@ import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.cells import find_grids
-from earlyprune_jax.analysis.regimes import alignment
+from earlyprune_jax.analysis.regimes import controls
 
 EPOCHS = (0, 4, 8)
 FLAT_TRUNK = [{"epoch": epoch, "train_loss": 1.0} for epoch in range(1, 11)]
@@ -32,7 +32,7 @@ def write_two_seeds(tmp_path, signals, **axes):
 
 def test_every_seed_and_row_has_the_distance_from_peak_to_best_epoch(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    found = alignment.alignments(grid, runs)
+    found = controls.alignments(grid, runs)
     own = [one for one in found if one.marker == "random_distance"]
     assert [
         (one.sparsity, one.trunk_seed, one.marked_epoch, one.best_epoch, one.difference)
@@ -48,7 +48,7 @@ def test_every_seed_and_row_has_the_distance_from_peak_to_best_epoch(tmp_path):
 
 def test_controls_stand_beside_the_signal(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    found = alignment.alignments(grid, with_drops(runs, [8, 6]))
+    found = controls.alignments(grid, with_drops(runs, [8, 6]))
     marked = {one.marker: one.marked_epoch for one in found if one.marker != "random_distance"}
     assert marked == {"fixed 30 %": 3, "fixed 50 %": 5, "first learning-rate drop": 6}
     assert len(found) == 2 * 2 * 4
@@ -56,19 +56,18 @@ def test_controls_stand_beside_the_signal(tmp_path):
 
 def test_a_constant_rate_has_no_drop(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {}, schedule="constant")
-    found = alignment.alignments(grid, with_drops(runs, [6]))
+    found = controls.alignments(grid, with_drops(runs, [6]))
     assert {one.marker for one in found} == {"fixed 30 %", "fixed 50 %"}
 
 
 def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    markers = alignment.over_rows(alignment.alignments(grid, runs), (0.5, 0.9))
+    markers = controls.over_rows(controls.alignments(grid, runs), (0.5, 0.9))
     by_name = {marker.name: marker for marker in markers}
     # Seed 0: |1|, |-3|; seed 1: |-1|, |7|.
     signal = by_name["random_distance"]
     assert (signal.distance.mean, signal.distance.n, signal.num_edges) == (3.0, 2, 0)
     assert signal.distance.std == pytest.approx(np.std([2, 4], ddof=1))
-    assert signal.offset.mean == pytest.approx((-1 + 3) / 2)
     # 5 against 4, 8 and 8, 0.
     assert by_name["fixed 50 %"].distance.mean == pytest.approx((2 + 4) / 2)
     assert [marker.distance.mean for marker in markers] == sorted(m.distance.mean for m in markers)
@@ -76,11 +75,11 @@ def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_
 
 def test_a_maximum_at_an_end_is_no_peak(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(10), 1: peaked(7)})
-    found = alignment.alignments(grid, runs)
+    found = controls.alignments(grid, runs)
     assert {
         one.edge for one in found if one.trunk_seed == 0 and one.marker == "random_distance"
     } == {"last"}
-    (signal,) = [m for m in alignment.over_rows(found, (0.5,)) if m.name == "random_distance"]
+    (signal,) = [m for m in controls.over_rows(found, (0.5,)) if m.name == "random_distance"]
     assert signal.num_edges == 1
 
 
@@ -89,7 +88,7 @@ def test_a_seed_without_forks_in_a_row_is_left_out(tmp_path):
     workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 4), test[..., None])
     runs = results.read_runs(tmp_path)
     (grid,) = find_grids(runs)
-    found = alignment.alignments(grid, runs)
+    found = controls.alignments(grid, runs)
     assert [(one.sparsity, one.trunk_seed) for one in found if one.marker == "fixed 50 %"] == [
         (0.5, 0),
         (0.5, 1),

@@ -4,7 +4,7 @@ import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.cells import find_grids
-from earlyprune_jax.analysis.regimes import baselines
+from earlyprune_jax.analysis.regimes import controls
 
 EPOCHS = (0, 5, 10)
 TEST = np.array([[[0.50, 0.52, 0.54], [0.80, 0.83, 0.84], [0.70, 0.71, 0.75]]])[..., None]
@@ -13,7 +13,7 @@ TEST = np.array([[[0.50, 0.52, 0.54], [0.80, 0.83, 0.84], [0.70, 0.71, 0.75]]])[
 def compared(tmp_path, num_epochs: int | None = 10):
     grids = find_grids(results.read_runs(tmp_path))
     (grid,) = [one for one in grids if one.place.named == workdirs.AXES]
-    return {one.name: one for one in baselines.compare(grid, grids, num_epochs)}
+    return {one.name: one for one in controls.baselines(grid, grids, num_epochs)}
 
 
 def test_end_and_init_of_the_same_grid_are_paired_by_seed(tmp_path):
@@ -90,7 +90,7 @@ def test_random_masks_at_init_and_at_the_end_are_found_whatever_the_rule(tmp_pat
     )
     grids = find_grids(results.read_runs(tmp_path))
     (grid,) = [one for one in grids if one.place["rule"] == "paper_a"]
-    found = {one.name: one for one in baselines.compare(grid, grids, 10)}
+    found = {one.name: one for one in controls.baselines(grid, grids, 10)}
     assert {name: (one.epoch, round(one.value, 12)) for name, one in found.items()} == {
         "prune at end": (10, 0.72),
         "prune at init": (0, 0.52),

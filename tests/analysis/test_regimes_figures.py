@@ -4,19 +4,10 @@ import regime_workdirs as workdirs
 from matplotlib.patches import Rectangle
 
 from earlyprune_jax.analysis import comparisons, drawing, results
-from earlyprune_jax.analysis.regimes import (
-    epoch_figures,
-    figures,
-    findings,
-    heatmaps,
-    scaling,
-    scaling_figures,
-)
+from earlyprune_jax.analysis.regimes import epoch_figures, figures, findings, heatmaps
 from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
-from earlyprune_jax.metrics import Metric
 
 NAN = np.nan
-ACCURACY = Metric("accuracy", "%")
 
 
 def published(tmp_path, **axes):
@@ -77,8 +68,8 @@ def test_panels_of_a_series_share_one_colour_axis_a_row(tmp_path):
     published(tmp_path)
     published(tmp_path, model="preresnet56", rule="constant")
     found = found_in(tmp_path)
-    (series,) = scaling.series([one.grid for one in found])
-    figure = scaling_figures.scaling_maps(series, {one.grid.place: one for one in found})
+    (series,) = findings.series(found)
+    figure = figures.scaling_maps(series)
     above, below = np.reshape([mesh.get_clim() for mesh in meshes_of(figure)], (2, 2, 2))
     assert (
         (above[0] == above[1]).all()
@@ -91,18 +82,26 @@ def test_cells_without_a_number_are_hatched_by_what_is_wrong(tmp_path):
     failed = np.array([[False, False], [True, False]])
     one = map_of([[1, NAN], [NAN, 2]], failed=failed)
     axes = drawing.blank(3, 3).add_subplot()
-    heatmaps.draw(axes, one, heatmaps.limits([one]), decimals=1)
+    heatmaps.draw(axes, one, heatmaps.limits([one]), numbered=True)
     hatches = {p.get_xy(): p.get_hatch() for p in axes.patches if isinstance(p, Rectangle)}
-    assert hatches == {(0.5, -0.5): heatmaps.MISSING, (-0.5, 0.5): heatmaps.FAILED}
+    assert hatches == {(0.5, -0.5): "///", (-0.5, 0.5): "xxxx"}
     assert [text.get_text() for text in axes.texts] == ["1.0", "2.0"]
-    names = [handle.get_label() for handle in heatmaps.legend([one], ACCURACY)]
+    names = [handle.get_label() for handle in drawing.labelled([axes])]
     assert names == ["not measured", "diverged or failed"]
+
+
+def test_differences_that_are_small_keep_their_sign():
+    one = map_of([[-0.04, 0.04, -0.004]])
+    axes = drawing.blank(3, 3).add_subplot()
+    heatmaps.draw(axes, one, heatmaps.limits([one]), numbered=True)
+    drawn = [text.get_text() for text in axes.texts]
+    assert drawn == ["\N{MINUS SIGN}0.04", "0.04", "0.00"]
 
 
 def test_numbers_stay_readable_on_dark_and_bright_cells():
     one = map_of([[0.0, 1.0]])
     axes = drawing.blank(3, 3).add_subplot()
-    heatmaps.draw(axes, one, (0.0, 1.0, False), decimals=1)
+    heatmaps.draw(axes, one, (0.0, 1.0, False), numbered=True)
     assert [text.get_color() for text in axes.texts] == ["white", "black"]
 
 
@@ -156,7 +155,7 @@ def test_figures_without_their_data_are_not_drawn(tmp_path):
     (found,) = found_in(tmp_path)
     assert figures.similarity_maps(found) is None
     assert epoch_figures.random_distance(found) is None
-    assert scaling_figures.optimal_epochs([], {}) is None
+    assert figures.optimal_epochs([]) is None
     assert epoch_figures.training_curve(found) is not None
 
 
@@ -172,8 +171,7 @@ def test_optimal_epochs_are_drawn_a_line_a_high_sparsity(tmp_path):
     published(tmp_path)
     published(tmp_path, train_fraction=0.1)
     found = found_in(tmp_path)
-    series = scaling.series([one.grid for one in found])
-    figure = scaling_figures.optimal_epochs(series, {one.grid.place: one for one in found})
+    figure = figures.optimal_epochs(findings.series(found))
     assert figure is not None
     (axes,) = figure.axes
     drawn = {line.get_label(): list(line[0].get_ydata()) for line in axes.containers}

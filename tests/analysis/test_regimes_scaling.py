@@ -3,7 +3,7 @@ import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.cells import find_grids
-from earlyprune_jax.analysis.regimes import scaling
+from earlyprune_jax.analysis.regimes import findings
 
 
 def grids_of(tmp_path, *changes, sparsities=(0.5, 0.9)):
@@ -14,11 +14,16 @@ def grids_of(tmp_path, *changes, sparsities=(0.5, 0.9)):
     return find_grids(results.read_runs(tmp_path))
 
 
+def series_of(tmp_path, *changes):
+    grids_of(tmp_path, *changes)
+    return findings.series(findings.analyse(results.read_runs(tmp_path)))
+
+
 def test_models_of_one_family_make_a_series_over_depth(tmp_path):
     models = ("preresnet110", "preresnet20", "preresnet20_lottery", "resnet8", "preresnet56")
-    (found,) = scaling.series(grids_of(tmp_path, *({"model": model} for model in models)))
+    (found,) = series_of(tmp_path, *({"model": model} for model in models))
     assert (found.axis, found.values) == ("model depth", (20, 56, 110))
-    assert [grid.place["model"] for grid in found.grids] == [
+    assert [one.grid.place["model"] for one in found.findings] == [
         "preresnet20",
         "preresnet56",
         "preresnet110",
@@ -27,28 +32,24 @@ def test_models_of_one_family_make_a_series_over_depth(tmp_path):
 
 def test_data_fractions_of_one_model_make_a_series(tmp_path):
     changes = [{"train_fraction": fraction} for fraction in (1.0, 0.01, 0.1)]
-    (found,) = scaling.series(
-        grids_of(tmp_path, *changes, {"train_fraction": 0.1, "rule": "paper_a"})
-    )
+    (found,) = series_of(tmp_path, *changes, {"train_fraction": 0.1, "rule": "paper_a"})
     assert (found.axis, found.values) == ("data fraction", (0.01, 0.1, 1.0))
 
 
 def test_grids_that_differ_in_two_axes_make_no_series(tmp_path):
-    found = grids_of(
-        tmp_path, {"model": "preresnet20"}, {"model": "preresnet56", "train_fraction": 0.1}
-    )
-    assert scaling.series(found) == ()
+    changes = {"model": "preresnet20"}, {"model": "preresnet56", "train_fraction": 0.1}
+    assert series_of(tmp_path, *changes) == ()
 
 
 def test_high_sparsities_are_the_upper_half_and_all_above_an_early_one(tmp_path):
     sparsities = tuple(place / 10 for place in range(1, 8))
     grids = grids_of(tmp_path, {}, sparsities=sparsities)
-    assert scaling.high_sparsities(grids, ()) == (0.4, 0.5, 0.6, 0.7)
-    assert scaling.high_sparsities(grids, (0.3, 0.6)) == (0.3, 0.4, 0.5, 0.6, 0.7)
-    assert scaling.high_sparsities(grids, (0.3,), at_most=2) == (0.6, 0.7)
+    assert findings.high_sparsities(grids, ()) == (0.4, 0.5, 0.6, 0.7)
+    assert findings.high_sparsities(grids, (0.3, 0.6)) == (0.3, 0.4, 0.5, 0.6, 0.7)
+    assert findings.high_sparsities(grids, (0.3,), at_most=2) == (0.6, 0.7)
 
 
 def test_only_sparsities_that_all_grids_have_are_compared(tmp_path):
     first = grids_of(tmp_path / "a", {}, sparsities=(0.5, 0.8, 0.9))
     second = grids_of(tmp_path / "b", {}, sparsities=(0.8, 0.9, 0.99))
-    assert scaling.high_sparsities([*first, *second], (0.99,)) == (0.9,)
+    assert findings.high_sparsities([*first, *second], (0.99,)) == (0.9,)

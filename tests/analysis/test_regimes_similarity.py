@@ -9,9 +9,8 @@ from scipy import stats as scipy_stats
 
 from earlyprune_jax.analysis import comparisons, results
 from earlyprune_jax.analysis.cells import find_grids
-from earlyprune_jax.analysis.regimes import findings, sentences, similarity, tables
-from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.transition import Line
+from earlyprune_jax.analysis.regimes import findings, similarity, tables, text
+from earlyprune_jax.analysis.regimes.transition import Convergence, Line
 
 SPARSITIES = (0.2, 0.5, 0.8, 0.9, 0.95)
 EPOCHS = (10, 50, 90, 120)
@@ -38,7 +37,7 @@ def measured(tmp_path, convergence: Convergence | None = CONVERGED, **options):
 
 def test_the_line_parts_rows_by_their_mean_over_converged_columns(tmp_path):
     found = measured(tmp_path)
-    assert found is not None and found.over_converged
+    assert found is not None
     np.testing.assert_allclose(found.row_means, [0.02, 0.02, 0.04, 0.21, 0.21])
     # Total squares about .1: .0406; within {.02, .02, .04}: .000267.
     assert found.line == 0.9
@@ -47,7 +46,7 @@ def test_the_line_parts_rows_by_their_mean_over_converged_columns(tmp_path):
 
 def test_without_converged_columns_all_count(tmp_path):
     found = measured(tmp_path, convergence=None)
-    assert found is not None and not found.over_converged
+    assert found is not None
     np.testing.assert_allclose(found.row_means[0], (0.5 + 0.5 + 0.01 + 0.03) / 4)
 
 
@@ -123,9 +122,9 @@ def test_agreement_counts_rows_between_the_lines_and_rows_of_one_class(
     assert found.agreement is not None
     assert found.agreement.row_difference == rows_apart
     assert (found.agreement.same_class, found.agreement.num_classed) == (same, 5)
-    assert f"puts {same} of 5 rows with a verdict on the same side" in (
-        sentences.similarity(found) or ""
-    )
+    told = "\n".join(text.paragraphs([found]))
+    assert f"; {same} of 5 verdicts on the same side." in told
+    assert rows_apart is None or f"{rows_apart:+d} rows from the metric's" in told
     if rows_apart == 1:
         assert found.agreement.sparsity_difference == pytest.approx(0.1)
 

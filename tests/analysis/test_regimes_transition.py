@@ -4,8 +4,8 @@ import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import best_epoch, results
 from earlyprune_jax.analysis.cells import find_grids
-from earlyprune_jax.analysis.regimes import convergence, findings, transition
-from earlyprune_jax.analysis.regimes.convergence import Convergence
+from earlyprune_jax.analysis.regimes import findings, transition
+from earlyprune_jax.analysis.regimes.transition import Convergence
 
 EPOCHS = (10, 20, 80, 90, 120)
 CONVERGED = Convergence(85, {0: 85}, 160)
@@ -129,7 +129,7 @@ def test_the_published_grid_with_seeds_of_its_noise_has_a_transition_line_at_hig
     workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk())
     runs = results.read_runs(tmp_path)
     (found,) = findings.analyse(runs)
-    assert found.convergence == convergence.of_trunks(runs)
+    assert found.convergence == transition.convergence_of(runs)
     assert found.convergence is not None and 80 < found.convergence.epoch <= 90
     # At 92 % early leads by .1 to .4 points, too little for five seeds and nine rows.
     assert found.line == transition.Line(0.93, (), 9)

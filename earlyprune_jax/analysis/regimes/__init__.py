@@ -13,7 +13,7 @@ from pathlib import Path
 
 from earlyprune_jax.analysis import comparisons, results
 from earlyprune_jax.analysis.comparisons import Comparison
-from earlyprune_jax.analysis.regimes import findings, publication, tables
+from earlyprune_jax.analysis.regimes import figures, findings, tables
 from earlyprune_jax.analysis.regimes.findings import Findings
 from earlyprune_jax.analysis.regimes.text import paragraphs
 from earlyprune_jax.analysis.runs import Runs
@@ -53,7 +53,7 @@ def write(
 
     Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where
     there is something to say comparisons.csv, regime_alignment.csv, regime_baselines.csv. Figures:
-    see `publication.draw`. The same files give the same bytes with the same matplotlib.
+    see `figures.draw`. The same files give the same bytes with the same matplotlib.
 
     Args:
         workdir: an experiment's directory.
@@ -77,4 +77,4 @@ def write(
         results.save(Path(workdir) / name, rows) for name, rows in tables.tables(found).items()
     ]
     paths += comparisons.write(workdir, compared)
-    return paths + (publication.draw(workdir, found) if found else [])
+    return paths + (figures.draw(workdir, found) if found else [])

@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints and writes what was found; returns 0, or 2 where the input cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m earlyprune_jax.analysis.regimes",
-        description="The two regimes of pruning: where early stopping pays, where training to convergence.",
+        description="The two regimes of pruning: when early stopping pays, when convergence.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="an experiment's directory")
     flags = parser.parse_args(arguments)

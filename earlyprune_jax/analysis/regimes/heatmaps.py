@@ -1,4 +1,4 @@
-"""One heat map of a grid: sparsities upward, fork epochs to the right, a colour a cell.
+"""Heat maps of grids: sparsities upward, fork epochs to the right, one colour per cell.
 
 Colours are viridis: monotone in lightness, so readable in grey and by colour-blind readers. Cells
 are equally large although epochs and sparsities are not equally far apart: every row and column is
@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earlyprune_jax.analysis import words
-from earlyprune_jax.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EPOCH_AXIS = "training epoch at pruning"
-RATIO_AXIS = "prune ratio (% removed)"
-MISSING, FAILED = "///", "xxxx"
+HATCHES = (("///", "not measured"), ("xxxx", "diverged or failed"))
+"""Of cells without a number, by whether their runs have failed."""
 STAR = "#D7191C"
+BY_SIMILARITY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 2.2}
+BY_METRIC: dict[str, Any] = {"color": STAR, "linestyle": "-", "linewidth": 2.2}
+"""Transition lines."""
 MAX_LABELLED_COLUMNS = 22
 """More columns leave no room for a number in each cell."""
 LOWEST_SHARE, REACH = 0.25, 3.0
@@ -32,7 +33,7 @@ rest."""
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeatMap:
-    """What a heat map shows.
+    """Holds what a heat map shows.
 
     Attributes:
         values: [S, E]; NaN where there is nothing.
@@ -40,7 +41,7 @@ class HeatMap:
         color_map: so that dark is worse: "viridis", or "viridis_r" where larger values are.
         stars: [S], the column of each row's best cell, or -1.
         boundary: the first converged column: a line before it; None without one.
-        lines: (row, style) of lines below rows, "metric" or "similarity".
+        lines: (row, "similarity" or the metric's name) of transition lines below rows.
         may_cut: whether the lowest cells may share a colour, so that the others can be told apart.
     """
 
@@ -56,12 +57,6 @@ class HeatMap:
     may_cut: bool = False
 
 
-LINE_STYLES: dict[str, dict[str, Any]] = {
-    "metric": {"color": STAR, "linestyle": "-", "linewidth": 2.2},
-    "similarity": {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 2.2},
-}
-
-
 def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
     """Fits one colour axis to several maps: lowest and highest value of it, and whether lower
     values exist.
@@ -74,11 +69,7 @@ def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
         >>> limits([])
         (0.0, 1.0, False)
     """
-    values = (
-        np.concatenate([one.values[np.isfinite(one.values)] for one in maps])
-        if maps
-        else np.empty(0)
-    )
+    values = np.concatenate([np.empty(0), *(one.values[np.isfinite(one.values)] for one in maps)])
     if not values.size:
         return 0.0, 1.0, False
     low, high = float(values.min()), float(values.max())
@@ -88,23 +79,56 @@ def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
     return (low, high, cut) if high > low else (low - 0.5, high + 0.5, False)
 
 
+def draw_row(
+    figure: "Figure",
+    panels: Sequence["Axes"],
+    maps: Sequence[HeatMap],
+    label: str,
+    *,
+    numbered: bool = False,
+) -> None:
+    """Draws maps side by side with one colour axis, and its bar, which ends in a point where lower
+    values exist.
+
+    Args:
+        figure: That the panels belong to.
+        panels: One per map.
+        maps: What is drawn.
+        label: Of the colour bar.
+        numbered: Whether each cell names its value, where there is room. Without, cells are small:
+            epochs stand upright, and stars are smaller.
+    """
+    scale, mesh = limits(maps), None
+    for axes, one in zip(panels, maps, strict=True):
+        mesh = draw(axes, one, scale, numbered=numbered)
+        axes.set_ylabel("prune ratio (% removed)" if axes is panels[0] else "", fontsize=9)
+    assert mesh is not None, "a row has a map at least"
+    extend = "min" if scale[2] else "neither"
+    bar = figure.colorbar(mesh, ax=list(panels), extend=extend, pad=0.015, aspect=26)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+
 def draw(
     axes: "Axes",
     one: HeatMap,
     scale: tuple[float, float, bool],
     *,
-    decimals: int | None = None,
-    cramped: bool = False,
+    numbered: bool = False,
 ) -> Any:
-    """Draws a map and returns what a colour bar needs.
+    """Draws a map.
 
     Args:
-        axes: to draw on.
-        one: the map.
-        scale: of `limits`.
-        decimals: of the number in each cell; None = no numbers.
-        cramped: in a small panel, where names of columns stand upright and stars are smaller.
+        axes: To draw on.
+        one: The map.
+        scale: Of `limits`.
+        numbered: As in `draw_row`.
+
+    Returns:
+        What a colour bar needs.
     """
+    from matplotlib.patches import Rectangle
+
     rows, columns = one.values.shape
     mesh = axes.pcolormesh(
         np.arange(columns + 1) - 0.5,
@@ -116,111 +140,74 @@ def draw(
         edgecolors="white",
         linewidth=0.4,
     )
-    _hatch(axes, one)
-    numbered = decimals is not None and columns <= MAX_LABELLED_COLUMNS
+    for row, column in np.argwhere(~np.isfinite(one.values)):
+        hatch, label = HATCHES[bool(one.failed[row, column])]
+        style = {"facecolor": "#ebebeb", "edgecolor": "#8c8c8c", "linewidth": 0.4, "hatch": hatch}
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, label=label, **style))
+    numbered = numbered and columns <= MAX_LABELLED_COLUMNS
     if numbered:
-        _write_numbers(axes, one, mesh, decimals or 0)
-    _mark(axes, one, lift=0.16 if numbered else 0.0, size=50 if cramped else 80)
-    _name_axes(axes, one, upright=cramped and columns > 8)
+        _write_numbers(axes, one, mesh)
+    _mark(axes, one, numbered=numbered)
+    axes.set_xticks(range(columns), [str(epoch) for epoch in one.epochs], fontsize=8)
+    axes.set_yticks(range(rows), [words.removed(each) for each in one.sparsities], fontsize=8)
+    is_upright = columns > 8 and not numbered
+    axes.tick_params(axis="x", labelrotation=90 if is_upright else 0)
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(one.title, loc="left", fontsize=9.5)
+    axes.set_xlabel("training epoch at pruning", fontsize=9)
     return mesh
 
 
-def decimals(one: HeatMap) -> int:
-    """Chooses how many decimals tell the cells of a map apart: one, more where all values are
-    close.
+def decimals(values: np.ndarray) -> int:
+    """Chooses how many decimals tell values apart: one, more where all are close.
 
     Example:
-        >>> decimals(HeatMap("", (0.5,), (1, 2), np.array([[90.0, 90.04]]), np.zeros((1, 2), dtype=bool)))
+        >>> decimals(np.array([90.0, 90.04]))
         3
     """
-    values = one.values[np.isfinite(one.values)]
+    values = values[np.isfinite(values)]
     reach = float(np.ptp(values)) if values.size else 0.0
     return 1 if not reach else min(max(1, math.ceil(-math.log10(reach / 5))), 3)
 
 
-def colour_bar(
-    figure: "Figure", mesh: Any, axes: Any, label: str, scale: tuple[float, float, bool]
-) -> None:
-    """Adds a colour bar beside one or several axes, with a point below where lower values exist."""
-    bar = figure.colorbar(
-        mesh, ax=axes, extend="min" if scale[2] else "neither", pad=0.015, aspect=26
-    )
-    bar.set_label(label, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
-
-
-def legend(maps: Sequence[HeatMap], metric: Metric) -> list[Any]:
-    """Makes handles for the marks that the maps use."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles: list[Any] = []
-    if any(column >= 0 for one in maps for column in one.stars):
-        style: dict[str, Any] = {
-            "marker": "*",
-            "linestyle": "",
-            "markersize": 11,
-            "markeredgecolor": "white",
-        }
-        handles.append(Line2D([], [], color=STAR, label="best epoch of the row", **style))
-    if any(one.boundary is not None for one in maps):
-        handles.append(
-            Line2D([], [], color="white", **_boundary_style(), label="training converged")
-        )
-    name_of = metric.name.replace("_", " ")
-    names = {
-        "metric": f"transition line, by {name_of}",
-        "similarity": "transition line, by similarity",
-    }
-    for name, style in LINE_STYLES.items():
-        if any(name == own for one in maps for _, own in one.lines):
-            handles.append(Line2D([], [], label=names[name], **style))
-    face: dict[str, Any] = {"facecolor": "#ebebeb", "edgecolor": "#8c8c8c", "linewidth": 0.4}
-    if any((~np.isfinite(one.values) & ~one.failed).any() for one in maps):
-        handles.append(Patch(hatch=MISSING, label="not measured", **face))
-    if any(one.failed.any() for one in maps):
-        handles.append(Patch(hatch=FAILED, label="diverged or failed", **face))
-    return handles
-
-
-def _boundary_style() -> dict[str, Any]:
+def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
+    """Draws the best cells, the convergence epoch and the transition lines."""
     from matplotlib import patheffects
 
-    # White on dark cells, its black rim on bright ones.
-    rim = [patheffects.withStroke(linewidth=3.2, foreground="black")]
-    return {"linestyle": ":", "linewidth": 1.8, "path_effects": rim}
+    starred = np.array([(column, row) for row, column in enumerate(one.stars) if column >= 0])
+    if starred.size:
+        style = {"color": STAR, "edgecolors": "white", "linewidths": 0.7, "zorder": 5}
+        style |= {"marker": "*", "s": 80 if numbered else 50, "label": "best epoch of the row"}
+        axes.scatter(starred[:, 0], starred[:, 1] + (0.16 if numbered else 0.0), **style)
+    if one.boundary is not None:
+        # White on dark cells, its black rim on bright ones.
+        rim = [patheffects.withStroke(linewidth=3.2, foreground="black")]
+        style = {"color": "white", "linestyle": ":", "linewidth": 1.8, "path_effects": rim}
+        axes.axvline(one.boundary - 0.5, zorder=3, label="training converged", **style)
+    for row, name in one.lines:
+        is_similarity = name == "similarity"
+        # Two lines at one place stay both visible.
+        height = row - 0.5 + (0.06 if is_similarity else -0.06)
+        style = BY_SIMILARITY if is_similarity else BY_METRIC
+        axes.axhline(height, zorder=4, label=f"transition line, by {name}", **style)
 
 
-def _hatch(axes: "Axes", one: HeatMap) -> None:
-    from matplotlib.patches import Rectangle
-
-    for row, column in np.argwhere(~np.isfinite(one.values)):
-        axes.add_patch(
-            Rectangle(
-                (column - 0.5, row - 0.5),
-                1,
-                1,
-                facecolor="#ebebeb",
-                edgecolor="#8c8c8c",
-                linewidth=0.4,
-                hatch=FAILED if one.failed[row, column] else MISSING,
-            )
-        )
-
-
-def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any, decimals: int) -> None:
+def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any) -> None:
     colours = mesh.cmap(mesh.norm(one.values))[..., :3]
     bright = colours @ np.array([0.299, 0.587, 0.114]) > 0.55
     size = 7.5 if one.values.shape[1] <= 12 else 6.2
+    precision = decimals(one.values)
     for row, column in np.argwhere(np.isfinite(one.values)):
-        starred = row < len(one.stars) and one.stars[row] == column
+        is_starred = row < len(one.stars) and one.stars[row] == column
+        # z: what is rounded to nothing has no sign.
+        text = f"{one.values[row, column]:z.{precision}f}"
         axes.text(
             column,
             # A star takes the upper half of its cell.
-            row - (0.27 if starred else 0.0),
-            f"{one.values[row, column]:.{decimals}f}".replace("-0.0", "0.0").replace(
-                "-", "\N{MINUS SIGN}"
-            ),
+            row - (0.27 if is_starred else 0.0),
+            text.replace("-", "\N{MINUS SIGN}"),
             ha="center",
             va="center",
             fontsize=size,
@@ -228,40 +215,3 @@ def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any, decimals: int) -> None
             in_layout=False,
             color="black" if bright[row, column] else "white",
         )
-
-
-def _mark(axes: "Axes", one: HeatMap, *, lift: float, size: float) -> None:
-    rows = [row for row, column in enumerate(one.stars) if column >= 0]
-    axes.scatter(
-        [one.stars[row] for row in rows],
-        [row + lift for row in rows],
-        marker="*",
-        s=size,
-        color=STAR,
-        edgecolors="white",
-        linewidths=0.7,
-        zorder=5,
-    )
-    if one.boundary is not None:
-        axes.axvline(one.boundary - 0.5, color="white", zorder=3, **_boundary_style())
-    for row, name in one.lines:
-        # Two lines at one place stay both visible.
-        axes.axhline(
-            row - 0.5 + (0.06 if name == "similarity" else -0.06), zorder=4, **LINE_STYLES[name]
-        )
-
-
-def _name_axes(axes: "Axes", one: HeatMap, *, upright: bool) -> None:
-    columns, rows = range(len(one.epochs)), range(len(one.sparsities))
-    axes.set_xticks(columns, [str(epoch) for epoch in one.epochs], fontsize=8)
-    if upright or len(one.epochs) > MAX_LABELLED_COLUMNS:
-        axes.tick_params(axis="x", labelrotation=90)
-    axes.set_yticks(rows, [words.removed(sparsity) for sparsity in one.sparsities], fontsize=8)
-    axes.set_xlim(-0.5, len(one.epochs) - 0.5)
-    axes.set_ylim(-0.5, len(one.sparsities) - 0.5)
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_title(one.title, loc="left", fontsize=9.5)
-    axes.set_xlabel(EPOCH_AXIS, fontsize=9)
-    axes.set_ylabel(RATIO_AXIS, fontsize=9)

@@ -9,8 +9,7 @@ import numpy as np
 from earlyprune_jax.analysis.cells import CellGrid
 from earlyprune_jax.analysis.comparisons import Comparison
 from earlyprune_jax.analysis.correlation import spearman
-from earlyprune_jax.analysis.regimes.convergence import Convergence
-from earlyprune_jax.analysis.regimes.transition import Line, Row
+from earlyprune_jax.analysis.regimes.transition import Convergence, Line, Row
 from earlyprune_jax.analysis.stats import mean_of
 
 MIN_ROWS = 3
@@ -27,7 +26,6 @@ class Similarity:
         divergence: [S, E] mean Jensen-Shannon divergence over trunk seeds, nats; NaN where none.
         row_means: [S] its mean over the converged columns (all columns where none is converged)
             that the rows have in common; NaN for a row that lacks one of them.
-        over_converged: whether it is over converged columns.
         line: the smallest sparsity of the less similar class; None with fewer than three rows.
         explained: share of the variance between rows that the two classes explain.
         ramp_explained: the same share for a straight ramp over as many rows: what no break looks
@@ -36,7 +34,6 @@ class Similarity:
 
     divergence: np.ndarray
     row_means: np.ndarray
-    over_converged: bool
     line: float | None
     explained: float | None
     ramp_explained: float | None
@@ -82,7 +79,7 @@ def measure(
 
     Args:
         grid: the grid.
-        comparisons: of the workdir; those of this grid are used, so far as finished.
+        comparisons: of this grid's cells; those that have finished are used.
         convergence: of the trunks.
 
     Returns:
@@ -92,14 +89,13 @@ def measure(
     if not np.isfinite(divergence).any():
         return None
     late = [convergence is not None and epoch >= convergence.epoch for epoch in grid.epochs]
-    over_converged = bool(np.isfinite(divergence[:, late]).any())
-    row_means = shared_means(divergence[:, late] if over_converged else divergence)
+    has_late = np.isfinite(divergence[:, late]).any()
+    row_means = shared_means(divergence[:, late] if has_late else divergence)
     known = np.flatnonzero(np.isfinite(row_means))
     place, explained = split(row_means[known])
     return Similarity(
         divergence=divergence,
         row_means=row_means,
-        over_converged=over_converged,
         line=None if place is None else grid.sparsities[known[place]],
         explained=explained,
         ramp_explained=split(np.arange(len(known), dtype=float))[1],
@@ -145,14 +141,16 @@ def split(values: np.ndarray) -> tuple[int | None, float | None]:
     total = float(np.sum((values - np.mean(values)) ** 2)) if len(values) else 0.0
     if len(values) < MIN_ROWS or total < 1e-24:
         return None, None
-    parts = [(values[:place], values[place:]) for place in range(1, len(values))]
-    within = [sum(float(np.sum((p - p.mean()) ** 2)) for p in both) for both in parts]
-    rising = [both[1].mean() > both[0].mean() for both in parts]
-    usable = [place for place in range(len(parts)) if rising[place]]
-    if not usable:
+    splits = []
+    for place in range(1, len(values)):
+        low, high = values[:place], values[place:]
+        if high.mean() > low.mean():
+            within = sum(float(np.sum((part - part.mean()) ** 2)) for part in (low, high))
+            splits.append((round(within / total, 12), place, within))
+    if not splits:
         return None, None
-    best = min(usable, key=lambda place: (round(within[place] / total, 12), place))
-    return best + 1, 1 - within[best] / total
+    _, best, within = min(splits)
+    return best, 1 - within / total
 
 
 def agreement(
@@ -169,71 +167,50 @@ def agreement(
     Returns:
         The agreement. Correlations over fewer than four are None.
     """
+    own, measured, order = similarity.line, line.sparsity, grid.sparsities.index
+    apart = None
+    if own is not None and measured is not None:
+        apart = own - measured, order(own) - order(measured)
     classed = [
-        row
+        (row.verdict == "early") == (row.sparsity >= own)
         for row in found
-        if row.verdict in ("early", "converged") and similarity.line is not None
+        if own is not None and row.verdict in ("early", "converged")
     ]
-    same = [(row.verdict == "early") == (row.sparsity >= (similarity.line or 0)) for row in classed]
-    pairs = [
+    rows = [
         (float(mean), row.advantage.mean, row.sparsity)
         for mean, row in zip(similarity.row_means, found, strict=True)
         if row.advantage is not None and np.isfinite(mean)
     ]
-    cells = _cell_pairs(grid, similarity, found)
-    apart = _apart(grid, similarity.line, line.sparsity)
+    means, divergence = mean_of(grid.test, axis=-1), similarity.divergence
+    columns = [row.best.column if row.best else 0 for row in found]
+    below = means[np.arange(len(found)), columns][:, None] - means
+    cells = np.isfinite(divergence) & np.isfinite(below)
     return Agreement(
-        sparsity_difference=apart[0],
-        row_difference=apart[1],
-        same_class=sum(same),
+        sparsity_difference=apart[0] if apart else None,
+        row_difference=apart[1] if apart else None,
+        same_class=sum(classed),
         num_classed=len(classed),
-        row_correlation=_spearman([(one[0], one[1]) for one in pairs]),
-        sparsity_correlation=_spearman([(one[2], one[1]) for one in pairs]),
-        num_rows=len(pairs),
-        cell_correlation=_spearman(cells),
-        num_cells=len(cells),
+        row_correlation=_spearman([row[0] for row in rows], [row[1] for row in rows]),
+        sparsity_correlation=_spearman([row[2] for row in rows], [row[1] for row in rows]),
+        num_rows=len(rows),
+        cell_correlation=_spearman(divergence[cells].tolist(), below[cells].tolist()),
+        num_cells=int(cells.sum()),
     )
 
 
-def _apart(
-    grid: CellGrid, first: float | None, second: float | None
-) -> tuple[float | None, int | None]:
-    """The first line minus the second, in sparsity and in rows."""
-    if first is None or second is None:
-        return None, None
-    return first - second, grid.sparsities.index(first) - grid.sparsities.index(second)
-
-
 def _divergences(grid: CellGrid, comparisons: Iterable[Comparison]) -> np.ndarray:
-    rows = {sparsity: place for place, sparsity in enumerate(grid.sparsities)}
-    columns = {epoch: place for place, epoch in enumerate(grid.epochs)}
+    """Averages the divergences of each cell over trunk seeds: [S, E]."""
     seeds: dict[tuple[int, int], list[float]] = {}
     for one in comparisons:
-        sparsity, epoch = one.cell["sparsity"], one.cell["fork_epoch"]
-        known = sparsity in rows and epoch in columns and one.model_similarity is not None
-        if known and one.cell.without("sparsity", "fork_epoch", "trunk_seed") == grid.place:
-            place = (rows[sparsity], columns[epoch])
-            seeds.setdefault(place, []).append(float(one.model_similarity or 0.0))
-    divergence = np.full((len(rows), len(columns)), np.nan)
+        sparsity, epoch, value = one.cell["sparsity"], one.cell["fork_epoch"], one.model_similarity
+        if value is not None and sparsity in grid.sparsities and epoch in grid.epochs:
+            place = grid.sparsities.index(sparsity), grid.epochs.index(epoch)
+            seeds.setdefault(place, []).append(value)
+    divergence = np.full((len(grid.sparsities), len(grid.epochs)), np.nan)
     for place, values in seeds.items():
         divergence[place] = np.mean(values)
     return divergence
 
 
-def _cell_pairs(
-    grid: CellGrid, similarity: Similarity, found: Sequence[Row]
-) -> list[tuple[float, float]]:
-    means = mean_of(grid.test, axis=-1)
-    return [
-        (float(similarity.divergence[r, c]), float(means[r, row.best.column] - means[r, c]))
-        for r, row in enumerate(found)
-        if row.best is not None
-        for c in range(len(grid.epochs))
-        if np.isfinite(similarity.divergence[r, c]) and np.isfinite(means[r, c])
-    ]
-
-
-def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    if len(pairs) < MIN_PAIRS:
-        return None
-    return spearman([first for first, _ in pairs], [second for _, second in pairs])
+def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    return spearman(first, second) if len(first) >= MIN_PAIRS else None

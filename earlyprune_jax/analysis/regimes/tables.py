@@ -6,7 +6,7 @@ counted from the trunk's start.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from earlyprune_jax.analysis import best_epoch, publish
 from earlyprune_jax.analysis.regimes.findings import Findings
 from earlyprune_jax.analysis.regimes.similarity import Agreement
-from earlyprune_jax.analysis.regimes.transition import Row
 from earlyprune_jax.analysis.stats import columns, stats
 
 
@@ -26,126 +25,102 @@ def tables(findings: Sequence[Findings]) -> dict[str, list[dict[str, Any]]]:
         >>> tables([])
         {}
     """
-    made = (rows(findings), cells(findings), alignments(findings), baselines(findings))
-    listed = dict(zip(publish.REGIME_TABLES, map(list, made), strict=True))
-    return {name: found for name, found in listed.items() if found}
+    made = zip(publish.REGIME_TABLES, (_rows, _cells, _alignments, _baselines), strict=True)
+    listed = {name: [row for one in findings for row in rows_of(one)] for name, rows_of in made}
+    return {name: rows for name, rows in listed.items() if rows}
 
 
-def rows(findings: Iterable[Findings]) -> Iterator[dict[str, Any]]:
-    """Yields a row per grid and sparsity."""
-    for one in findings:
-        for place, row in enumerate(one.rows):
-            yield _row(one, place, row)
-
-
-def cells(findings: Iterable[Findings]) -> Iterator[dict[str, Any]]:
-    """Yields a row per cell that has an ended run."""
-    for one in findings:
-        for place, row in enumerate(one.rows):
-            yield from _cells(one, place, row)
-
-
-def alignments(findings: Iterable[Findings]) -> Iterator[dict[str, Any]]:
-    """Yields a row per grid, sparsity, trunk seed and marker."""
-    for one in findings:
-        for found in one.alignments:
-            yield one.grid.place.named | dataclasses.asdict(found)
-
-
-def baselines(findings: Iterable[Findings]) -> Iterator[dict[str, Any]]:
-    """Yields a row per grid, sparsity and baseline."""
-    for one in findings:
-        for found in one.baselines:
-            yield {
-                **one.grid.place.named,
-                "sparsity": found.sparsity,
-                "baseline": found.name,
-                "best_epoch": found.best_epoch,
-                "baseline_epoch": found.epoch,
-                "best_num_epochs": found.best_num_epochs,
-                "baseline_num_epochs": found.num_epochs,
-                f"best_{_test(one)}": found.best_value,
-                f"baseline_{_test(one)}": found.value,
-                **columns("difference", found.difference),
-                **columns("left_out", found.left_out.difference if found.left_out else None),
-                "p": found.left_out.p if found.left_out else None,
-            }
-
-
-def _row(one: Findings, place: int, row: Row) -> dict[str, Any]:
-    best, grid = row.best, one.grid
-    interval = best.interval if best and best.interval else (None, None)
-    return {
-        **grid.place.named,
-        "sparsity": row.sparsity,
-        "best_epoch": best.epoch if best else None,
-        "interval_low": interval[0],
-        "interval_high": interval[1],
-        "chosen_on": grid.metric.column(grid.split),
-        "repeats": grid.repeat_kind,
-        "num_repeats": best.num_repeats if best else 0,
-        "num_replicates": grid.num_replicates,
-        "complete": best.complete if best else None,
-        f"best_{_test(one)}": grid.value(float(np.nanmean(grid.test[place, best.column])))
-        if best
-        else None,
-        "convergence_epoch": one.convergence.epoch if one.convergence else None,
-        "early_epoch": row.early_epoch,
-        "converged_epoch": row.converged_epoch,
-        **columns("advantage", row.advantage),
-        **columns("left_out_early", row.early.difference if row.early else None),
-        **columns("left_out_converged", row.converged.difference if row.converged else None),
-        "p_early": row.early.p if row.early else None,
-        "p_early_holm": row.early_holm,
-        "p_converged": row.converged.p if row.converged else None,
-        "p_converged_holm": row.converged_holm,
-        "verdict": row.verdict,
-        "reason": row.reason,
-        "transition_sparsity": one.line.sparsity,
-        **_similarity(one, place),
-    }
-
-
-def _similarity(one: Findings, place: int) -> dict[str, Any]:
-    found = one.similarity
-    mean = _finite(found.row_means[place]) if found else None
-    line = found.line if found else None
-    side = None if line is None or mean is None else one.grid.sparsities[place] >= line
-    return {
-        "model_similarity": mean,
-        "similarity_class": None if side is None else ("less similar" if side else "similar"),
-        "similarity_transition_sparsity": line,
-        **{
-            f"agreement_{field.name}": getattr(one.agreement, field.name, None)
-            for field in dataclasses.fields(Agreement)
-        },
-    }
-
-
-def _cells(one: Findings, place: int, row: Row) -> Iterator[dict[str, Any]]:
-    grid = one.grid
-    own = grid.row(place)
-    below = best_epoch.differences(own, row.best.column) if row.best else [None] * len(grid.epochs)
-    for column, epoch in enumerate(grid.epochs):
-        num_runs, num_failed = (
-            int(grid.num_runs[place, column]),
-            int(grid.num_failed[place, column]),
-        )
-        if not num_runs + num_failed:
-            continue
-        found = grid.metric.sign * stats(own.test[column]) if num_runs else None
+def _rows(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per sparsity."""
+    grid, alike = one.grid, one.similarity
+    line = alike.line if alike else None
+    for place, row in enumerate(one.rows):
+        best, early, converged = row.best, row.early, row.converged
+        low, high = best.interval if best and best.interval else (None, None)
+        value = grid.value(float(np.nanmean(grid.test[place, best.column]))) if best else None
+        divergence = _finite(alike.row_means[place]) if alike else None
+        side = None
+        if line is not None and divergence is not None:
+            side = "less similar" if row.sparsity >= line else "similar"
         yield {
             **grid.place.named,
             "sparsity": row.sparsity,
-            "fork_epoch": epoch,
-            **columns(_test(one), found),
+            "best_epoch": best.epoch if best else None,
+            "interval_low": low,
+            "interval_high": high,
+            "chosen_on": grid.metric.column(grid.split),
+            "repeats": grid.repeat_kind,
+            "num_repeats": best.num_repeats if best else 0,
+            "num_replicates": grid.num_replicates,
+            "complete": best.complete if best else None,
+            f"best_{_test(one)}": value,
+            "convergence_epoch": one.convergence.epoch if one.convergence else None,
+            "early_epoch": row.early_epoch,
+            "converged_epoch": row.converged_epoch,
+            **columns("advantage", row.advantage),
+            **columns("left_out_early", early.difference if early else None),
+            **columns("left_out_converged", converged.difference if converged else None),
+            "p_early": early.p if early else None,
+            "p_early_holm": row.early_holm,
+            "p_converged": converged.p if converged else None,
+            "p_converged_holm": row.converged_holm,
+            "verdict": row.verdict,
+            "reason": row.reason,
+            "transition_sparsity": one.line.sparsity,
+            "model_similarity": divergence,
+            "similarity_class": side,
+            "similarity_transition_sparsity": line,
+            **{
+                f"agreement_{field.name}": getattr(one.agreement, field.name, None)
+                for field in dataclasses.fields(Agreement)
+            },
+        }
+
+
+def _cells(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per cell that has an ended run."""
+    grid = one.grid
+    for place, column in np.argwhere(grid.num_runs + grid.num_failed > 0).tolist():
+        row, own = one.rows[place], grid.row(place)
+        below = best_epoch.differences(own, row.best.column)[column] if row.best else None
+        num_runs = int(grid.num_runs[place, column])
+        yield {
+            **grid.place.named,
+            "sparsity": row.sparsity,
+            "fork_epoch": grid.epochs[column],
+            **columns(_test(one), grid.metric.sign * stats(own.test[column]) if num_runs else None),
             "num_runs": num_runs,
-            "num_failed": num_failed,
-            **columns("below_best", below[column]),
+            "num_failed": int(grid.num_failed[place, column]),
+            **columns("below_best", below),
             "is_best": row.best is not None and row.best.column == column,
             "model_similarity": (
                 _finite(one.similarity.divergence[place, column]) if one.similarity else None
             ),
+        }
+
+
+def _alignments(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per sparsity, trunk seed and marker."""
+    for found in one.alignments:
+        yield one.grid.place.named | dataclasses.asdict(found)
+
+
+def _baselines(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per sparsity and baseline."""
+    for found in one.baselines:
+        yield {
+            **one.grid.place.named,
+            "sparsity": found.sparsity,
+            "baseline": found.name,
+            "best_epoch": found.best_epoch,
+            "baseline_epoch": found.epoch,
+            "best_num_epochs": found.best_num_epochs,
+            "baseline_num_epochs": found.num_epochs,
+            f"best_{_test(one)}": found.best_value,
+            f"baseline_{_test(one)}": found.value,
+            **columns("difference", found.difference),
+            **columns("left_out", found.left_out.difference if found.left_out else None),
+            "p": found.left_out.p if found.left_out else None,
         }
 
 

@@ -1,6 +1,9 @@
-"""Row by row: is early better, or converged? And from which sparsity on: the transition line."""
+"""When training had converged, and row by row whether early is better, or converged. And from which
+sparsity on: the transition line."""
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +12,37 @@ from earlyprune_jax.analysis import best_epoch
 from earlyprune_jax.analysis.best_epoch import Best
 from earlyprune_jax.analysis.cells import CellGrid
 from earlyprune_jax.analysis.lead import LEVEL, MIN_REPEATS, Lead, lead
-from earlyprune_jax.analysis.regimes.convergence import Convergence
+from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.analysis.stats import Stats, best_of, holm, plain_difference
+from earlyprune_jax.analysis.words import plural
+
+TOLERANCE = 0.05
+"""Of the total change: what still separates a converged epoch from the end."""
+TAIL = 0.1
+"""Of the epochs: over these the level at the end is taken."""
+WINDOW = 5
+"""Epochs of the running median."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convergence:
+    """The convergence epoch of the trunks of a setting.
+
+    Attributes:
+        epoch: the median over trunk seeds, of an even number the later one in the middle.
+        by_seed: trunk seed -> its own.
+        num_epochs: of the trunks.
+    """
+
+    epoch: int
+    by_seed: dict[int, int]
+    num_epochs: int
+
+    @property
+    def settled(self) -> bool:
+        """False where it lies within the tail itself: training had then not come to rest by its
+        end."""
+        return self.epoch <= self.num_epochs - tail_length(self.num_epochs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +93,75 @@ class Line:
     num_tested: int
 
 
+def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int | None:
+    """Finds the first epoch from which a metric stays near its final level.
+
+    With v the running median of the values over five epochs (fewer in runs under 20), f the median
+    of v over the last tenth of the epochs and v_1 its first value: the first epoch after which
+    |v - f| <= 0.05 |v_1 - f| for good. The median keeps a step where it is and removes a single
+    spike.
+
+    Args:
+        epochs: ascending.
+        values: the metric at those epochs; not finite ones are passed over.
+
+    Returns:
+        The epoch; None without a finite value.
+
+    Example:
+        >>> converged_at(range(1, 11), [10.0, 5.0, 4.0, 3.0, 0.3, 0.1, 0.0, 0.0, 0.0, 0.0])
+        5
+    """
+    pairs = [
+        (epoch, v)
+        for epoch, v in zip(epochs, values, strict=True)
+        if v is not None and math.isfinite(v)
+    ]
+    if not pairs:
+        return None
+    smooth = _running_median([v for _, v in pairs])
+    final = statistics.median(smooth[-tail_length(len(pairs)) :])
+    reach = TOLERANCE * abs(smooth[0] - final)
+    first = max((place + 1 for place, v in enumerate(smooth) if abs(v - final) > reach), default=0)
+    # The last value may itself lie outside where the tail still moves.
+    return pairs[min(first, len(pairs) - 1)][0]
+
+
+def train_columns(runs: Runs) -> list[str]:
+    """Lists the train metrics that were recorded along the trunks of `runs`."""
+    trunks = runs.of_kind("trunk").frame["name"]
+    return [
+        column
+        for column in (metric.column("train") for metric in runs.study.metrics)
+        if any(entry.get(column) is not None for name in trunks for entry in runs.entries[name])
+    ]
+
+
+def convergence_of(runs: Runs) -> Convergence | None:
+    """Gives the convergence epoch of a setting's trunks; None before one has been trained to its
+    end.
+
+    A trunk has converged when the last of its train metrics has: a first loss that explodes would
+    make the loss look converged at once, but a share is bounded.
+    """
+    frame = runs.of_kind("trunk").frame
+    trunks, metrics = frame[frame["complete"]].sort_values("trunk_seed"), train_columns(runs)
+    by_seed: dict[int, int] = {}
+    for name, seed in zip(trunks["name"], trunks["trunk_seed"], strict=True):
+        entries = runs.entries[name]
+        epochs = [entry["epoch"] for entry in entries]
+        found = [
+            converged_at(epochs, [entry.get(metric) for entry in entries]) for metric in metrics
+        ]
+        known = [epoch for epoch in found if epoch is not None]
+        if known:
+            by_seed[int(seed)] = max(known)
+    if not by_seed:
+        return None
+    ordered = sorted(by_seed.values())
+    return Convergence(ordered[len(ordered) // 2], by_seed, int(trunks["last_epoch"].max()))
+
+
 def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     """Judges the rows of a grid.
 
@@ -74,22 +175,35 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     Returns:
         One row a sparsity, ascending.
     """
-    early, late = _sides(grid, convergence)
+    early = [c for c, e in enumerate(grid.epochs) if convergence and e < convergence.epoch]
+    late = [c for c, e in enumerate(grid.epochs) if convergence and e >= convergence.epoch]
     places = range(len(grid.sparsities))
     forward = [lead(grid.chosen_on[r], grid.test[r], early, late) for r in places]
     backward = [lead(grid.chosen_on[r], grid.test[r], late, early) for r in places]
-    adjusted = [holm([one.p if one else None for one in side]) for side in (forward, backward)]
-    return tuple(
-        _row(
-            grid,
-            r,
-            (early, late),
-            (forward[r], backward[r]),
-            (adjusted[0][r], adjusted[1][r]),
-            convergence,
-        )
-        for r in places
+    early_holm, late_holm = (
+        holm([one.p if one else None for one in side]) for side in (forward, backward)
     )
+    found = []
+    for r in places:
+        bests = [best_of(grid.chosen_on[r], side) if side else None for side in (early, late)]
+        epochs = [None if column is None else grid.epochs[column] for column in bests]
+        verdict = _verdict(early_holm[r], late_holm[r])
+        found.append(
+            Row(
+                sparsity=grid.sparsities[r],
+                best=best_epoch.best(grid.row(r)),
+                early_epoch=epochs[0],
+                converged_epoch=epochs[1],
+                advantage=plain_difference(grid.test[r], bests[0], bests[1]),
+                early=forward[r],
+                converged=backward[r],
+                early_holm=early_holm[r],
+                converged_holm=late_holm[r],
+                verdict=verdict,
+                reason=_reason(grid, r, epochs, convergence) if verdict == "untested" else None,
+            )
+        )
+    return tuple(found)
 
 
 def line(found: Sequence[Row]) -> Line:
@@ -106,43 +220,8 @@ def line(found: Sequence[Row]) -> Line:
     return Line(start, tuple(s for s in exceptions if s not in early), len(tested))
 
 
-def _sides(grid: CellGrid, convergence: Convergence | None) -> tuple[list[int], list[int]]:
-    """Columns before the convergence epoch, and from it on."""
-    if convergence is None:
-        return [], []
-    columns = range(len(grid.epochs))
-    early = [c for c in columns if grid.epochs[c] < convergence.epoch]
-    return early, [c for c in columns if grid.epochs[c] >= convergence.epoch]
-
-
-def _row(
-    grid: CellGrid,
-    row: int,
-    sides: tuple[list[int], list[int]],
-    leads: tuple[Lead | None, Lead | None],
-    adjusted: tuple[float | None, float | None],
-    convergence: Convergence | None,
-) -> Row:
-    bests = [best_of(grid.chosen_on[row], side) if side else None for side in sides]
-    epochs = [None if column is None else grid.epochs[column] for column in bests]
-    verdict = _verdict(adjusted)
-    return Row(
-        sparsity=grid.sparsities[row],
-        best=best_epoch.best(grid.row(row)),
-        early_epoch=epochs[0],
-        converged_epoch=epochs[1],
-        advantage=plain_difference(grid.test[row], bests[0], bests[1]),
-        early=leads[0],
-        converged=leads[1],
-        early_holm=adjusted[0],
-        converged_holm=adjusted[1],
-        verdict=verdict,
-        reason=_reason(grid, row, epochs, convergence) if verdict == "untested" else None,
-    )
-
-
-def _verdict(adjusted: tuple[float | None, float | None]) -> str:
-    early, converged = adjusted
+def _verdict(early: float | None, converged: float | None) -> str:
+    """Judges a row by its adjusted p-values."""
     if early is None or converged is None:
         return "untested"
     # Both cannot lead: a lead is over the luckiest of the other side.
@@ -160,4 +239,21 @@ def _reason(
     num = int(np.isfinite(grid.test[row]).any(axis=0).sum())
     if num >= MIN_REPEATS:
         return f"fewer than {MIN_REPEATS} {grid.repeat_kind}s have the epochs compared"
-    return f"{num} {grid.repeat_kind}{'s' * (num != 1)}: the test needs {MIN_REPEATS}"
+    return f"{plural(num, grid.repeat_kind)}: the test needs {MIN_REPEATS}"
+
+
+def tail_length(num_epochs: int) -> int:
+    """Gives the number of last epochs whose median is the final level."""
+    return max(1, round(TAIL * num_epochs))
+
+
+def _running_median(values: Sequence[float]) -> list[float]:
+    """Centred medians; the window shrinks at the ends and, to an odd width, in short runs."""
+    width = min(WINDOW, max(1, len(values) // 4))
+    half = (width - 1) // 2
+    places = range(len(values))
+    # Shrunk to the same number on both sides: the first value stays the first value.
+    reach = [min(half, place, len(values) - 1 - place) for place in places]
+    return [
+        statistics.median(values[p - r : p + r + 1]) for p, r in zip(places, reach, strict=True)
+    ]

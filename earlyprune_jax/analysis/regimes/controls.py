@@ -1,0 +1,245 @@
+"""What the best cells are held against: markers of epochs, above all random_distance's peak, and
+baselines that are pruned at the end, at initialisation or with a random mask."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from earlyprune_jax.analysis import peaks, results
+from earlyprune_jax.analysis.cells import CellGrid
+from earlyprune_jax.analysis.lead import Lead, lead
+from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.stats import Stats, best_column, best_of, plain_difference, stats
+
+SIGNAL = "random_distance"
+FRACTIONS = (0.3, 0.5)
+"""Of the trunk's epochs: the markers that look at nothing."""
+FIRST_DROP = "first learning-rate drop"
+MATCHED, CONSTANT, RANDOM = "matched_budget", "constant", "random"
+"""Rules and the criterion of baselines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """Compares one seed's best epoch of a row with the epoch that a marker points to.
+
+    Attributes:
+        marker: `SIGNAL`, or a control: "fixed 30 %", "fixed 50 %", `FIRST_DROP`.
+        edge: "first" or "last" where the signal is largest at an end of the measured epochs: no
+            peak.
+        best_epoch: of the seed's own mean over replicates.
+        difference: marked epoch minus best epoch.
+    """
+
+    sparsity: float
+    trunk_seed: int
+    marker: str
+    marked_epoch: int
+    edge: str | None
+    best_epoch: int
+    difference: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Marker:
+    """Sums a marker up over the seeds of some rows.
+
+    Attributes:
+        distance: mean and std over seeds of |marked - best|, each averaged over the rows.
+        num_edges: seeds in which the signal has no interior peak.
+    """
+
+    name: str
+    distance: Stats
+    num_edges: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """Compares the best cell of a row with a baseline of the same sparsity.
+
+    Attributes:
+        name: "prune at end", "prune at init", "random mask", "random mask at end" or "random mask
+            at init"; with ", matched budget" or ", constant rate" where it is of that rule and the
+            row is not.
+        best_epoch: of the row.
+        epoch: of the baseline; a random mask's own best.
+        best_num_epochs: what a run of the row's best cell is trained in all, dense and pruned.
+        num_epochs: the same of the baseline, which may be far longer.
+        best_value: mean test metric of the row's best cell, in its own direction.
+        value: the same of the baseline.
+        difference: how much better the best is, over paired repeats; best chosen on the same runs.
+        left_out: the same with the best epoch chosen on the other repeats; see `lead.lead`.
+    """
+
+    sparsity: float
+    name: str
+    best_epoch: int
+    epoch: int
+    best_num_epochs: int
+    num_epochs: int
+    best_value: float
+    value: float
+    difference: Stats
+    left_out: Lead | None
+
+
+def alignments(grid: CellGrid, runs: Runs) -> tuple[Alignment, ...]:
+    """Compares every row, seed and marker of a grid.
+
+    Args:
+        grid: the grid.
+        runs: of its setting; the config says where a step schedule drops the rate first.
+
+    Returns:
+        Row by row, seed by seed; markers in the order signal, fixed fractions, drop. A seed without
+        a finished fork in the row is left out, and so is the signal where it was not measured.
+    """
+    table = results.signal_table(runs.where(runs.frame["complete"]))
+    measured = peaks.seed_peaks(table, SIGNAL) if SIGNAL in table else []
+    marked = {peak.trunk_seed: {SIGNAL: (peak.epoch, peak.edge)} for peak in measured}
+    last = runs.of_kind("trunk").frame["last_epoch"]
+    num_epochs = int(last.max()) if len(last) else max(grid.epochs)
+    fixed: dict[str, tuple[int, str | None]] = {
+        f"fixed {100 * fraction:.0f} %": (round(fraction * num_epochs), None)
+        for fraction in FRACTIONS
+    }
+    if (drop := _first_drop(grid, runs.config)) is not None:
+        fixed[FIRST_DROP] = (drop, None)
+    found = []
+    for row, sparsity in enumerate(grid.sparsities):
+        for place, seed in enumerate(grid.seeds):
+            column = best_column(grid.by_seed[row, :, place])
+            if column is None:
+                continue
+            best = grid.epochs[column]
+            for marker, (epoch, edge) in (marked.get(seed, {}) | fixed).items():
+                found.append(Alignment(sparsity, seed, marker, epoch, edge, best, epoch - best))
+    return tuple(found)
+
+
+def _first_drop(grid: CellGrid, config: Mapping[str, Any]) -> int | None:
+    """Gives the epoch after which a step schedule first lowers the rate; None for other
+    schedules."""
+    key = "step_boundaries_epochs"
+    configured = config.get("schedule", {}).get(key)
+    boundaries = grid.place.named.get(f"schedule.{key}") or configured or ()
+    return min(boundaries, default=None) if grid.place["schedule"] == "step" else None
+
+
+def over_rows(found: Iterable[Alignment], sparsities: Iterable[float]) -> tuple[Marker, ...]:
+    """Averages the markers over some rows, the closest first.
+
+    Example:
+        >>> over_rows([], [0.9])
+        ()
+    """
+    wanted = set(sparsities)
+    by_marker: dict[str, dict[int, list[Alignment]]] = {}
+    for one in found:
+        if one.sparsity in wanted:
+            by_marker.setdefault(one.marker, {}).setdefault(one.trunk_seed, []).append(one)
+    markers = []
+    for name, seeds in by_marker.items():
+        means = [np.mean([abs(one.difference) for one in own]) for own in seeds.values()]
+        num_edges = sum(own[0].edge is not None for own in seeds.values())
+        markers.append(Marker(name, stats(means), num_edges))
+    return tuple(sorted(markers, key=lambda marker: marker.distance.mean))
+
+
+def baselines(
+    grid: CellGrid, others: Iterable[CellGrid], num_epochs: int | None
+) -> tuple[Baseline, ...]:
+    """Compares every row of a grid with the baselines that exist.
+
+    Ends and beginnings: the forks at the trunk's last epoch and at epoch 0 of the same grid, and of
+    the grid of rule `matched_budget`, in which every fork trains equally long in total; the end
+    also of rule `constant`. Random masks, of criterion `random`, same setting and scope: of the
+    same rule at the epoch where it is best, at the end of rule `constant`, and at init of rule
+    `matched_budget`.
+
+    Args:
+        grid: the grid.
+        others: all grids of the workdir.
+        num_epochs: of the trunk; None where no trunk is known.
+
+    Returns:
+        Row by row. Baselines without a repeat in common with the best cell are left out.
+    """
+    sources = list(_sources(grid, list(others), [] if num_epochs is None else [num_epochs]))
+    compared = (
+        _compare(grid, row, source, name, epochs)
+        for row in range(len(grid.sparsities))
+        for source, name, epochs in sources
+        if source is not None
+    )
+    return tuple(one for one in compared if one is not None)
+
+
+def _sources(
+    grid: CellGrid, others: Sequence[CellGrid], ends: Sequence[int]
+) -> Iterator[tuple[CellGrid | None, str, Sequence[int]]]:
+    """Yields grid, name and epochs of every baseline that there may be."""
+
+    def relative(**changed: str) -> CellGrid | None:
+        """Finds the grid that differs in the given axes only, unless it is the grid itself."""
+        wanted = grid.place.changed(**changed)
+        return next((one for one in others if one.place == wanted != grid.place), None)
+
+    matched = relative(rule=MATCHED)
+    yield grid, "prune at end", ends
+    yield grid, "prune at init", [0]
+    yield matched, "prune at end, matched budget", ends
+    yield matched, "prune at init, matched budget", [0]
+    yield relative(rule=CONSTANT), "prune at end, constant rate", ends
+    # A grid of random masks has itself for a baseline of random masks.
+    if grid.place["criterion"] == RANDOM:
+        return
+    same_rule = relative(criterion=RANDOM)
+    # A random mask at the end alone is named below.
+    is_end = grid.place["rule"] == CONSTANT and same_rule and set(same_rule.epochs) <= set(ends)
+    if same_rule is not None and not is_end:
+        yield same_rule, "random mask", same_rule.epochs
+    yield relative(criterion=RANDOM, rule=CONSTANT), "random mask at end", ends
+    at_init = relative(criterion=RANDOM, rule=MATCHED)
+    yield at_init, "random mask at init, matched budget", [0]
+
+
+def _compare(
+    grid: CellGrid, row: int, source: CellGrid, name: str, epochs: Sequence[int]
+) -> Baseline | None:
+    """Compares a row's best cell with the source's best of some epochs."""
+    sparsity = grid.sparsities[row]
+    best = best_of(grid.chosen_on[row], range(len(grid.epochs)))
+    if best is None or sparsity not in source.sparsities:
+        return None
+    other = source.sparsities.index(sparsity)
+    columns = [place for place, epoch in enumerate(source.epochs) if epoch in epochs]
+    column = best_of(source.chosen_on[other], columns)
+    if column is None:
+        return None
+    # The source's values where the grid's repeats are; NaN for repeats it lacks.
+    own = dict(zip(source.repeats, source.test[other, column], strict=True))
+    is_paired = grid.repeat_kind == source.repeat_kind
+    rivals = [own.get(repeat, np.nan) if is_paired else np.nan for repeat in grid.repeats]
+    measured, rival = np.vstack([grid.test[row], rivals]), len(grid.epochs)
+    difference = plain_difference(measured, best, rival)
+    if difference is None:
+        return None
+    # The baseline of the grid itself is no candidate against itself.
+    candidates = [place for place in range(rival) if source is not grid or place != column]
+    chosen_on = np.vstack([grid.chosen_on[row], np.full((1, grid.num_repeats), np.nan)])
+    return Baseline(
+        sparsity=sparsity,
+        name=name,
+        best_epoch=grid.epochs[best],
+        epoch=source.epochs[column],
+        best_num_epochs=int(grid.num_epochs[row, best]),
+        num_epochs=int(source.num_epochs[other, column]),
+        best_value=grid.value(float(np.nanmean(grid.test[row, best]))),
+        value=grid.value(float(np.nanmean(source.test[other, column]))),
+        difference=difference,
+        left_out=lead(chosen_on, measured, candidates, [rival]),
+    )
