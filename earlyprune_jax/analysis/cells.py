@@ -5,12 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from earlyprune_jax import records
-from earlyprune_jax.analysis.places import CURVE, Place
+from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.runs import LOST, Runs, Table
 from earlyprune_jax.analysis.stats import mean_of
 from earlyprune_jax.metrics import Metric
-from earlyprune_jax.validate import InvalidInput, expected, shortened
 
 CELL = ("sparsity", "fork_epoch", "trunk_seed", "replicate")
 
@@ -112,9 +110,6 @@ def find_grids(runs: Runs) -> list[CellGrid]:
     Returns:
         The grids. Time and memory are proportional to the number of runs.
 
-    Raises:
-        InvalidInput: a fork does not say where it belongs; names its run.json.
-
     Example:
         >>> from earlyprune_jax.analysis.runs import read_runs
         >>> find_grids(read_runs("no/such/workdir"))
@@ -122,18 +117,6 @@ def find_grids(runs: Runs) -> list[CellGrid]:
     """
     frame = runs.frame
     frame = frame[(frame["kind"] == "fork") & frame["status"].isin(("finished", *LOST))]
-    needed = ["fork_epoch", *CURVE, "replicate"]
-    problems = [
-        expected(
-            f"forks/{row['name']}/run.json",
-            [axis for axis in needed if row[axis] is None or row[axis] != row[axis]],
-            "not to be null",
-            records.REMEDY,
-        )
-        for row in frame[frame[needed].isna().any(axis=1)].astype("object").to_dict("records")
-    ]
-    if problems:
-        raise InvalidInput(shortened(problems))
     axes = [axis for axis in runs.curve_axes if axis != "sparsity"]
     groups = frame.groupby(axes, sort=False, dropna=False) if len(frame) else ()
     found = [grid_of(Place.of(axes, values), runs.metric, own) for values, own in groups]

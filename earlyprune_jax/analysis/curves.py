@@ -64,6 +64,17 @@ class Curve:
         """What its fork epochs are chosen on: validation if every run has it, else test."""
         return self.grid.split
 
+    @functools.cached_property
+    def test_by_seed(self) -> dict[int, dict[int, float]]:
+        """Trunk seed -> fork epoch -> the test metric, the mean over replicates; both ascending."""
+        column = self.metric.column("test")
+        cells: dict[int, dict[int, float]] = {}
+        for (seed, epoch), mean in (
+            self.runs.groupby(["trunk_seed", "fork_epoch"])[column].mean().items()
+        ):
+            cells.setdefault(int(seed), {})[int(epoch)] = float(mean)
+        return cells
+
     def at(self, fork_epoch: int) -> Table:
         """Gives the runs of a fork epoch."""
         return self.runs[self.runs["fork_epoch"] == fork_epoch]

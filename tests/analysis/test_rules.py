@@ -355,4 +355,4 @@ def test_a_rule_of_the_users_that_raises_is_named_and_the_others_are_replayed(ow
     set_trigger(workdir, "changing_rule:Rule()")
     told = " ".join(summary.summarize(workdir).split())
     assert "changing_rule:Rule() raised KeyError: 'x', and so counts as never firing." in told
-    assert "Rules, replayed on the signals" in told
+    assert " peak(fisher_trace), rewind 3 regret " in told
