@@ -7,7 +7,8 @@ from earlyprune_jax.analysis import correlation, words
 from earlyprune_jax.analysis.places import varying
 from earlyprune_jax.analysis.regret import Grid, Outcome
 
-NOTES = """Mean +- std over seeds. [Brackets]: baselines; oracle: each seed's best measured fork. {Metric}
+NOTES = """\
+Mean +- std over seeds. [Brackets]: baselines; oracle: each seed's best measured fork. {Metric}
 and regret are on the test set; the best fixed epoch was chosen on validation, where there is any.
 end: the last measured fork; random time: the mean over all epochs from the first fork to the last.
 Between two measured forks the {metric} is interpolated; outside of them there is none.

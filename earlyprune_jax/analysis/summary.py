@@ -95,10 +95,10 @@ def forks_table(
     same = words.label(shared(places).kind.without(*axes))
     test = words.with_unit(words.named(metric), metric.unit)
     yield words.wrapped(
-        f"Forks{f' ({same})' * bool(same)}: {test}, mean +- std over n runs; "
-        "as good: epochs that the best does not clearly beat (95 %):"
+        f"Forks{f' ({same})' * bool(same)}: {test} at the best of so many epochs, mean +- std over "
+        "n runs; difference: to dense; as good: epochs that the best does not clearly beat (95 %):"
     )
-    headings = (*axes, "best epoch", "of", "test", "n", "dense", "against dense", "as good")
+    headings = (*axes, "epoch", "of", "test", "n", "dense", "difference", "as good")
     rows = [
         (*(words.cell(axis, curve.place[axis]) for axis in axes), *_fork_row(data, curve))
         for data, curve in forks
@@ -276,7 +276,7 @@ def _cost_of_signals(runs: Runs) -> Iterator[str]:
     ]
     if not timed:
         return
-    groups = pd.DataFrame(timed).astype({"training": float}).groupby("trunk")
+    groups = pd.DataFrame(timed).set_index("trunk").astype(float).groupby("trunk")
     seconds = (groups.median() * groups.count()).sum()
     shares = (seconds / seconds["training"]).drop("training").sort_values(ascending=False)
     named = [f"{_short(name)} {words.share(part)}" for name, part in shares.items()]

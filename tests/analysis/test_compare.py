@@ -32,6 +32,13 @@ def write_old(workdir, shift=0.0, *, decay=0.0001):
     return workdir
 
 
+def printed_rows(printed):
+    """The cells of the printed table, its headings first."""
+    lines = printed.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("  workdir"))
+    return [re.split(" {2,}", line.strip()) for line in lines[start:]]
+
+
 def test_two_workdirs_of_two_versions_stand_side_by_side(tmp_path):
     old = write_old(tmp_path / "old")
     test_sweeps.write_decays(tmp_path / "new")
@@ -79,9 +86,9 @@ def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, caps
     workdirs.write_fork(second, 7, 2, workdirs.records(2, [0.5]), last_epoch=10)
     assert compare.main([str(first), str(second), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    head, *rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines()[1:4]]
+    head, *rows = printed_rows(printed)[:3]
     assert (
-        head[:3] == ["workdir", "optim.weight_decay", "best epoch"]
+        head[:3] == ["workdir", "optim.weight_decay", "epoch"]
         and "Configs differ" not in printed
     )
     assert [row[:3] for row in rows] == [["first", "0.0001", "4"], ["second", "0.1", "4"]]
@@ -124,7 +131,7 @@ def test_what_one_workdir_sweeps_the_others_show_from_their_configs(tmp_path, ca
         == 0
     )
     printed = capsys.readouterr().out
-    head, *rows = [re.split(" {2,}", line.strip()) for line in printed.splitlines()[1:7]]
+    head, *rows = printed_rows(printed)[:6]
     assert head[:3] == ["workdir", "optim.weight_decay", "fork.length"]
     assert [row[:3] for row in rows] == [
         ["decays", "0.0001", "5"],
@@ -164,7 +171,7 @@ def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert len(known) + len(others) > compare.MAX_DIFFERING
     assert "Configs differ in " in printed and "optim.weight_decay" in printed
-    assert "workdir best epoch" in printed
+    assert "workdir epoch of test" in printed
     table = compare.compare(*pair)
     assert table["optim.weight_decay"].tolist() == [0, 1]
 

@@ -47,8 +47,9 @@ def test_the_sentence_with_its_numbers_and_how_sure(tmp_path):
     validation = {2: (0.80, 0.80, 0.80), 4: (0.90, 0.91, 0.92), 8: (0.70, 0.70, 0.70)}
     write_grid(tmp_path, cells, validation=validation)
     assert recommend(tmp_path) == (
-        "Recommendation: prune 97 % (magnitude, global) after epoch 4 of 10: 92.0 +- 2.0 % test accuracy "
-        "(n = 3); it leads every other fork epoch by more than the noise on validation (95 %, n = 3 seeds). "
+        "Recommendation: prune 97 % (magnitude, global) after epoch 4 of 10: 92.0 +- 2.0 % test "
+        "accuracy (n = 3); it leads every other fork epoch by more than the noise on validation "
+        "(95 %, n = 3 seeds). "
         "Cost: 4.0 +- 1.0 points worse than dense; 6 epochs of dense training saved. "
         "Rules: peak(fisher_trace), the best of 3 in hindsight, would have chosen epoch 5, "
         "regret 5.3 +- 0.6 points (interpolated); this epoch's own is 0.0 +- 0.0 points."
@@ -225,8 +226,8 @@ def test_a_run_that_pruned_itself_is_described_not_recommended(tmp_path):
     write_online(tmp_path, [(5, 3)])
     assert recommend(tmp_path) == (
         "Recommendation: none from this run alone; it pruned itself after epoch 5 of 10 (rule "
-        "peak(fisher_trace)); whether that was best cannot be known from this run alone: a grid of forks "
-        "would tell. Cost: 5 epochs of dense training saved."
+        "peak(fisher_trace)); whether that was best cannot be known from this run alone: a grid of "
+        "forks would tell. Cost: 5 epochs of dense training saved."
     )
 
 
