@@ -35,7 +35,7 @@ class Cells:
 
     @property
     def num_repeats(self) -> int:
-        """How many repeats have a value."""
+        """Counts the repeats that have a value."""
         return int(np.isfinite(self.chosen_on).any(axis=0).sum())
 
 
@@ -80,7 +80,7 @@ class CellGrid:
 
     @property
     def is_two_dimensional(self) -> bool:
-        """Whether at least 2 sparsities and 2 fork epochs have finished runs."""
+        """Tells whether at least 2 sparsities and 2 fork epochs have finished runs."""
         rows, columns = (np.any(self.num_runs, axis=axis).sum() for axis in (1, 0))
         return bool(rows >= 2 and columns >= 2)
 
@@ -130,6 +130,9 @@ def grid_of(place: Place, metric: Metric, runs: Table) -> CellGrid:
         place: what they have in common, without the sparsity.
         metric: the primary one.
         runs: rows of `Runs.frame`: finished, diverged or failed.
+
+    Returns:
+        The grid; NaN in cells without a finished run.
     """
     axes = [sorted(set(runs[axis].tolist())) for axis in CELL]
     sparsities, epochs, seeds, replicates = axes

@@ -76,6 +76,9 @@ def correlation(data: Grid, curve: Curve, signal: str) -> Correlation:
         data: of the curve's setting.
         curve: one of its curves.
         signal: a column of `data.columns`.
+
+    Returns:
+        The coefficients over seeds; None in it where no seed has one.
     """
     coefficients, control, sizes = [], [], []
     for truth in truths(curve):

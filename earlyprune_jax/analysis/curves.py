@@ -86,7 +86,16 @@ class Curve:
         return stats(runs[self.metric.column("test")])
 
     def against(self, dense: Table, fork_epoch: int, split: str = "test") -> Stats | None:
-        """Compares a fork epoch with the dense runs of its setting: see `paired_difference`."""
+        """Compares a fork epoch with the dense runs of its setting: see `paired_difference`.
+
+        Args:
+            dense: of `dense_runs`, of any settings.
+            fork_epoch: one of `epochs`.
+            split: of the metric that is compared.
+
+        Returns:
+            Forks minus dense runs, over common seeds; None without any.
+        """
         return paired_difference(
             self.at(fork_epoch), own_dense(self, dense), self.metric.column(split)
         )

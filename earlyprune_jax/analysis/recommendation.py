@@ -179,7 +179,7 @@ def _of_online_runs(grids: Sequence[Grid]) -> list[str]:
     """Describes runs that pruned themselves: one choice without a comparison recommends nothing."""
     import pandas as pd
 
-    rows = pd.concat([curve.runs for data in grids for curve in data.online])
+    rows: Table = pd.concat([curve.runs for data in grids for curve in data.online])
     # Runs of several sparsities share a trunk, and so its epoch.
     trunks = rows.drop_duplicates([*grids[0].runs.setting_axes, "trunk_seed"])
     num_never = int(trunks["fired_epoch"].isna().sum())

@@ -158,7 +158,7 @@ class Truth:
         return (1 - weight) * self.values[below] + weight * self.values[above]
 
     def near_divergence(self, epoch: float) -> bool:
-        """Whether a fork diverged at this epoch, or between it and a measured neighbour."""
+        """Tells whether a fork diverged at this epoch, or between it and a measured neighbour."""
         below, above = self._neighbours(epoch)
         low, high = (-math.inf if below is None else below), (math.inf if above is None else above)
         return any(low < lost < high or lost == epoch for lost in self.diverged)
@@ -215,29 +215,29 @@ class Outcome:
     num_epochs: int
 
     def over_seeds(self, name: str) -> Stats | None:
-        """Mean and std of a number of `Choice` over the seeds that have one; None without any."""
+        """Takes mean and std of a number of `Choice` over the seeds that have one; None without any."""
         values = [getattr(choice, name) for choice in self.choices]
         known = [value for value in values if value is not None]
         return stats(known) if known else None
 
     @property
     def saved_epochs(self) -> Stats | None:
-        """T less the epochs trained dense, over the seeds in which the rule fired."""
+        """Gives T less the epochs trained dense, over the seeds in which the rule fired."""
         dense = [choice.dense_epochs for choice in self.choices if choice.dense_epochs is not None]
         return stats(self.num_epochs - epochs for epochs in dense) if dense else None
 
     def count(self, *statuses: str) -> int:
-        """How many seeds have one of these statuses."""
+        """Counts the seeds that have one of these statuses."""
         return sum(choice.status in statuses for choice in self.choices)
 
     @property
     def num_evaluated(self) -> int:
-        """How many seeds have a value."""
+        """Counts the seeds that have a value."""
         return self.count("measured", "interpolated")
 
     @property
     def complete(self) -> bool:
-        """Whether every seed has a value: means over some seeds only cannot be compared."""
+        """Tells whether every seed has a value: means over some seeds only cannot be compared."""
         return self.num_evaluated == len(self.choices)
 
 

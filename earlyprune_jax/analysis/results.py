@@ -79,7 +79,7 @@ def signal_table(runs: Runs) -> Table:
 def write_tables(
     workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False
 ) -> list[Path]:
-    """Writes results.csv and signals.csv, each replaced in one step, and returns their paths.
+    """Writes results.csv and signals.csv, each replaced in one step.
 
     Floats are written so that reading them back gives the same bits; a cell is empty where there is
     no value.
@@ -88,6 +88,9 @@ def write_tables(
         workdir: An existing directory.
         runs: What `read_runs` gave for it, where that is known already.
         parquet: Write results.parquet and signals.parquet too; needs pyarrow.
+
+    Returns:
+        The paths written.
 
     Raises:
         InvalidInput: A file of the workdir is damaged.

@@ -144,7 +144,8 @@ def default_rules(data: Grid, curve: Curve) -> tuple[Trigger, ...]:
     # Two masks of sparsity s differ on 2 min(s, 1 - s) of the weights at most: at s = 0.97 the
     # paper's threshold of 0.1 could not be missed. A tenth of that most is tried too.
     largest = 2 * min(sparsity, 1 - sparsity)
-    thresholds = dict.fromkeys([*([0.1] if largest > 0.1 else []), float(f"{largest / 10:.3g}")])
+    tenth = float(f"{largest / 10:.3g}")
+    thresholds = [0.1, tenth] if tenth < 0.1 < largest else [tenth]
     candidates = (
         Peak("fisher_trace"),
         Peak("kl_uniform_bits"),

@@ -68,6 +68,9 @@ def columns(
         found: None where there is no value: n is 0 then.
         parts: which of the three.
 
+    Returns:
+        The value by column, None where there is none.
+
     Example:
         >>> columns("lead", None)
         {'lead_mean': None, 'lead_std': None, 'lead_n': 0}
@@ -145,6 +148,14 @@ def plain_difference(measured: np.ndarray, first: int | None, second: int | None
     there is none.
 
     Both columns having been chosen on the same runs, it holds their luck.
+
+    Args:
+        measured: [E, R], NaN where a repeat lacks an epoch.
+        first: a place among the E epochs.
+        second: another one.
+
+    Returns:
+        The statistics over the repeats that have both, or None.
     """
     if first is None or second is None:
         return None

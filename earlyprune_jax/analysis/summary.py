@@ -279,7 +279,7 @@ def _cost_of_signals(runs: Runs) -> Iterator[str]:
     groups = pd.DataFrame(timed).set_index("trunk").astype(float).groupby("trunk")
     seconds = (groups.median() * groups.count()).sum()
     shares = (seconds / seconds["training"]).drop("training").sort_values(ascending=False)
-    named = [f"{_short(name)} {words.share(part)}" for name, part in shares.items()]
+    named = [f"{_short(str(name))} {words.share(part)}" for name, part in shares.items()]
     yield (
         f"Signals took {words.share(shares.sum())} of the training time "
         f"({', '.join(named[:MAX_NAMED])})."

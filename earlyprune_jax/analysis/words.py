@@ -36,6 +36,9 @@ def amount(
         sign: write + before positive means.
         unit: write the unit behind.
 
+    Returns:
+        The text.
+
     Example:
         >>> amount(Stats(0.946, 0.012, 3), Metric("score", "%")), amount(None)
         ('94.6 +- 1.2 %', '-')
@@ -76,6 +79,9 @@ def difference(
         decimals: as of `amount`.
         sign: write + before positive means.
         unit: write the unit behind.
+
+    Returns:
+        The text.
 
     Example:
         >>> difference(Stats(0.0123, 0.004, 3), Metric("score", "%"))
@@ -252,7 +258,15 @@ def _word(axis: str, value: Any) -> str:
 
 
 def signal_label(name: str, config: Mapping[str, Any], *, short: bool = False) -> str:
-    """Names a signal for readers; `short` leaves out which parameters it sums over.
+    """Names a signal for readers.
+
+    Args:
+        name: a column of signals.csv.
+        config: of the study, {section: {key: value}}.
+        short: leave out which parameters it sums over.
+
+    Returns:
+        The name; that of a signal not known here without its unit.
 
     Example:
         >>> signal_label("fisher_trace", {"signals": {"fisher_layers": "conv_kernels"}})

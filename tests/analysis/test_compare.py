@@ -88,8 +88,7 @@ def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, caps
     printed = capsys.readouterr().out
     head, *rows = printed_rows(printed)[:3]
     assert (
-        head[:3] == ["workdir", "optim.weight_decay", "epoch"]
-        and "Configs differ" not in printed
+        head[:3] == ["workdir", "optim.weight_decay", "epoch"] and "Configs differ" not in printed
     )
     assert [row[:3] for row in rows] == [["first", "0.0001", "4"], ["second", "0.1", "4"]]
     assert "second is not finished: 1 run left out." in printed

@@ -48,7 +48,10 @@ HEADINGS = ["sparsity", "epoch", "of", "test", "n", "dense", "difference", "as g
 def test_every_curve_has_a_row_in_the_table_of_forks(tmp_path):
     write_grid(tmp_path)
     text = summary.summarize(tmp_path)
-    assert "Forks (magnitude, global, rule paper_a): test accuracy (%) at the best of so many" in " ".join(text.split())
+    assert (
+        "Forks (magnitude, global, rule paper_a): test accuracy (%) at the best of so many"
+        in " ".join(text.split())
+    )
     rows = cells(text)
     start = rows.index(HEADINGS) + 1
     assert len({tuple(row) for row in rows[start : start + 9]}) == 9
