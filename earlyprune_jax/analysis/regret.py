@@ -215,7 +215,7 @@ class Outcome:
     num_epochs: int
 
     def over_seeds(self, name: str) -> Stats | None:
-        """Takes mean and std of a number of `Choice` over the seeds that have one, or gives None."""
+        """Takes mean and std of a number of `Choice` over the seeds that have one, or None."""
         values = [getattr(choice, name) for choice in self.choices]
         known = [value for value in values if value is not None]
         return stats(known) if known else None

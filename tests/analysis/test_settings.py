@@ -207,8 +207,8 @@ def test_the_recommendation_names_its_setting_and_compares_it_with_its_own_dense
     # 8.
     text = summed_up(both(tmp_path))
     assert text.startswith(
-        "Recommendation: prune 90 % (preresnet56, all training data, magnitude, global) after epoch "
-        "8 of 10: 95.5 +- 1.3 % test accuracy (n = 3); the only curve on the most data; "
+        "Recommendation: prune 90 % (preresnet56, all training data, magnitude, global) after "
+        "epoch 8 of 10: 95.5 +- 1.3 % test accuracy (n = 3); the only curve on the most data; "
     )
     assert "Cost: 0.5 +- 0.5 points worse than dense; " in text
 
