@@ -5,12 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from earlyprune_jax import records
-from earlyprune_jax.analysis.places import CURVE, Place
+from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.runs import LOST, Runs, Table
 from earlyprune_jax.analysis.stats import mean_of
 from earlyprune_jax.metrics import Metric
-from earlyprune_jax.validate import InvalidInput, expected, shortened
 
 CELL = ("sparsity", "fork_epoch", "trunk_seed", "replicate")
 
@@ -37,7 +35,7 @@ class Cells:
 
     @property
     def num_repeats(self) -> int:
-        """How many repeats have a value."""
+        """Counts the repeats that have a value."""
         return int(np.isfinite(self.chosen_on).any(axis=0).sum())
 
 
@@ -82,7 +80,7 @@ class CellGrid:
 
     @property
     def is_two_dimensional(self) -> bool:
-        """Whether at least 2 sparsities and 2 fork epochs have finished runs."""
+        """Tells whether at least 2 sparsities and 2 fork epochs have finished runs."""
         rows, columns = (np.any(self.num_runs, axis=axis).sum() for axis in (1, 0))
         return bool(rows >= 2 and columns >= 2)
 
@@ -112,9 +110,6 @@ def find_grids(runs: Runs) -> list[CellGrid]:
     Returns:
         The grids. Time and memory are proportional to the number of runs.
 
-    Raises:
-        InvalidInput: a fork does not say where it belongs; names its run.json.
-
     Example:
         >>> from earlyprune_jax.analysis.runs import read_runs
         >>> find_grids(read_runs("no/such/workdir"))
@@ -122,18 +117,6 @@ def find_grids(runs: Runs) -> list[CellGrid]:
     """
     frame = runs.frame
     frame = frame[(frame["kind"] == "fork") & frame["status"].isin(("finished", *LOST))]
-    needed = ["fork_epoch", *CURVE, "replicate"]
-    problems = [
-        expected(
-            f"forks/{row['name']}/run.json",
-            [axis for axis in needed if row[axis] is None or row[axis] != row[axis]],
-            "not to be null",
-            records.REMEDY,
-        )
-        for row in frame[frame[needed].isna().any(axis=1)].astype("object").to_dict("records")
-    ]
-    if problems:
-        raise InvalidInput(shortened(problems))
     axes = [axis for axis in runs.curve_axes if axis != "sparsity"]
     groups = frame.groupby(axes, sort=False, dropna=False) if len(frame) else ()
     found = [grid_of(Place.of(axes, values), runs.metric, own) for values, own in groups]
@@ -147,6 +130,9 @@ def grid_of(place: Place, metric: Metric, runs: Table) -> CellGrid:
         place: what they have in common, without the sparsity.
         metric: the primary one.
         runs: rows of `Runs.frame`: finished, diverged or failed.
+
+    Returns:
+        The grid; NaN in cells without a finished run.
     """
     axes = [sorted(set(runs[axis].tolist())) for axis in CELL]
     sparsities, epochs, seeds, replicates = axes

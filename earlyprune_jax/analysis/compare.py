@@ -2,9 +2,11 @@
 
 python -m earlyprune_jax.analysis.compare runs/first runs/second [--output DIR]
 
-Writes compare.csv, a row per workdir and curve, and figures/compare.png and .svg. Workdirs of this
-version and of earlier ones may be mixed. In the table metrics are in their own unit, percents as
-fractions.
+The workdir is one more axis of the runs, and so is every key in which the configs differ: the table
+of forks and the main figure are those of one workdir. Writes compare.csv, one row per workdir and
+curve, and figures/compare.png and .svg (of many settings one each, named after it). Workdirs of
+this version and of earlier ones may be mixed. In compare.csv metrics are in their own unit,
+percents as fractions.
 """
 
 import argparse
@@ -12,55 +14,52 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from earlyprune_jax import spec
-from earlyprune_jax.analysis import curves, drawing, peaks, results, words
+from earlyprune_jax.analysis import curves, figures, results, rules, summary, words
 from earlyprune_jax.analysis.curves import Curve
-from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, Place, varying
+from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, varying
+from earlyprune_jax.analysis.regret import Grid
 from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import columns, stats
 from earlyprune_jax.analysis.study import Swept, frozen
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-TABLE, STEM = "compare.csv", "compare"
-MAX_PANELS = 6
+TABLE, STEM, WORKDIR = "compare.csv", "compare", "workdir"
 SHOWN = 12
 """Lines of the table on the terminal."""
 MAX_DIFFERING = 6
 """Differing keys with a column each on the terminal; of more only the names are printed."""
-LONGEST = 24
-"""Characters of a config's value on the terminal."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Side:
-    """A workdir among those compared.
+class Comparison:
+    """Workdirs whose runs have the same axes.
 
     Attributes:
-        name: tells it from the others.
-        curves: of finished forks; of runs that pruned themselves where there are no forks.
-        config: "section.key" -> value of all keys that decide numbers.
+        runs: workdir by workdir, under the name that tells it from the others; baselines beside a
+            grid are left out.
+        forks: every curve with the runs of its setting, in the order of the workdirs.
+        differing: keys with different values in the configs, but for those that have an axis of
+            their own in one of the workdirs.
+        swept: the keys that are swept in any of the workdirs.
     """
 
-    name: str
-    runs: Runs
-    dense: Table
-    curves: tuple[Curve, ...]
-    config: dict[str, Any]
+    runs: dict[str, Runs]
+    forks: list[tuple[Grid, Curve]]
+    differing: tuple[str, ...]
+    swept: Swept
 
     @property
-    def num_unfinished(self) -> int:
-        """Runs that have not ended."""
-        return int((self.runs.frame["status"] == "unfinished").sum())
+    def axes(self) -> tuple[str, ...]:
+        """The first columns of compare.csv."""
+        own = (*SETTING, *self.swept.trunk, *CURVE, *self.swept.fork)
+        return (WORKDIR, *self.differing, *own)
 
 
 def compare(*workdirs: str | Path) -> Table:
-    """Lays workdirs side by side: a row per workdir and curve.
+    """Lays workdirs side by side: one row per workdir and curve.
 
     Columns: the workdir; what differs between the configs; where the curve lies, with every key
     that is swept in any of the workdirs; the best fork epoch, chosen as everywhere, and the epochs
@@ -84,11 +83,7 @@ def compare(*workdirs: str | Path) -> Table:
         ...
         earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to hold runs of an experiment.
     """
-    sides = _read(workdirs)
-    swept, differing = _swept(sides), _differing(sides)
-    return results.frame_of(
-        _aligned([row for side in sides for row in _rows(side, swept, differing)])
-    )
+    return _table(_read(workdirs))
 
 
 def write(workdirs: Sequence[str | Path], output: str | Path) -> list[Path]:
@@ -104,37 +99,81 @@ def write(workdirs: Sequence[str | Path], output: str | Path) -> list[Path]:
     Raises:
         InvalidInput: as `compare`.
     """
-    table, sides = compare(*workdirs), _read(workdirs)
+    return _write(_read(workdirs), output)
+
+
+def _write(compared: Comparison, output: str | Path) -> list[Path]:
+    import pandas as pd
+
     Path(output).mkdir(parents=True, exist_ok=True)
-    path = results.save(Path(output) / TABLE, table)
-    return [path, *drawing.save_all(output, {STEM: _figure(sides)})]
+    path = results.save(Path(output) / TABLE, _table(compared))
+    every = list(compared.runs.values())
+    together = dataclasses.replace(
+        every[0],
+        # The workdirs tell what differs in their configs apart.
+        swept=Swept((WORKDIR, *compared.swept.trunk), compared.swept.fork),
+        config=_common([runs.config for runs in every]),
+        frame=pd.concat([runs.frame for runs in every], ignore_index=True),
+        entries={name: entries for runs in every for name, entries in runs.entries.items()},
+    )
+    return [path, *figures.draw_main(output, runs=together, name=STEM)]
 
 
-def _read(workdirs: Sequence[str | Path]) -> list[Side]:
+def _read(workdirs: Sequence[str | Path]) -> Comparison:
     resolved = [Path(workdir).resolve() for workdir in workdirs]
     twice = next((str(path) for path in workdirs if resolved.count(Path(path).resolve()) > 1), None)
     if twice is not None:
         raise unexpected("WORKDIR", twice, "to be given once")
     short = [path.name for path in resolved]
     names = short if len(set(short)) == len(short) else [str(workdir) for workdir in workdirs]
-    sides = [_side(Path(workdir), name) for workdir, name in zip(workdirs, names, strict=True)]
-    metrics = {side.runs.metric: side.name for side in sides}
+    read = {name: _of_grid(workdir) for name, workdir in zip(names, workdirs, strict=True)}
+    metrics = {runs.metric: name for name, runs in read.items()}
     if len(metrics) > 1:
-        told = ", ".join(f"{metric.name} in {name}" for metric, name in metrics.items())
-        allowed = f"to be the same in all workdirs ({told})"
+        held = ", ".join(f"{metric.name} in {name}" for metric, name in metrics.items())
+        allowed = f"to be the same in all workdirs ({held})"
         raise unexpected("primary metric", next(iter(metrics)).name, allowed)
-    return sides
+    configs = {name: _deciding(runs) for name, runs in read.items()}
+    trunk = dict.fromkeys(key for runs in read.values() for key in runs.swept.trunk)
+    fork = dict.fromkeys(key for runs in read.values() for key in runs.swept.fork)
+    swept = Swept(tuple(trunk), tuple(key for key in fork if key not in trunk))
+    keys = dict.fromkeys(key for config in configs.values() for key in config)
+    differing = tuple(
+        key
+        for key in keys
+        if len({config[key] for config in configs.values() if key in config}) > 1
+        and key not in {*NAMES.values(), *swept.trunk, *swept.fork}
+    )
+    axes = Swept((WORKDIR, *differing, *swept.trunk), swept.fork)
+    every = {name: _aligned(runs, name, configs[name], axes) for name, runs in read.items()}
+    grids = [data for runs in every.values() for data in rules.grids_of(runs)]
+    forks = [(data, curve) for data in grids for curve in data.curves or data.online]
+    return Comparison(every, forks, differing, swept)
 
 
-def _side(workdir: Path, name: str) -> Side:
+def _of_grid(workdir: str | Path) -> Runs:
+    """Reads the runs of a workdir but for baselines beside its grid; where it has forks of a grid,
+    but for runs that pruned themselves too."""
     runs = results.read_runs(workdir)
     if not len(runs):
         raise unexpected("WORKDIR", str(workdir), "to hold runs of an experiment")
-    found = curves.without_baselines(curves.fork_curves(runs), runs.config)
-    found = found or curves.fork_curves(runs, "online")
-    if not found:
+    every, online = curves.fork_curves(runs), curves.fork_curves(runs, "online")
+    kept = curves.without_baselines(every, runs.config)
+    if not kept and not online:
         raise unexpected("WORKDIR", str(workdir), "to hold finished forks")
-    return Side(name, runs, curves.dense_runs(runs), tuple(found), _deciding(runs))
+    dropped = [curve for curve in every if curve not in kept] + (online if kept else [])
+    names = {name for curve in dropped for name in curve.runs["name"]}
+    return runs.where(~runs.frame["name"].isin(names))
+
+
+def _aligned(runs: Runs, name: str, config: dict[str, Any], axes: Swept) -> Runs:
+    """Gives runs further axes: what their own workdir does not sweep is as its config says."""
+    keys = [key for key in (*axes.trunk, *axes.fork) if key not in runs.frame]
+    values = {key: [name if key == WORKDIR else config.get(key)] * len(runs) for key in keys}
+    # Runs of two workdirs may have the same name.
+    named = {"name": [f"{name}/{own}" for own in runs.frame["name"]]}
+    frame = runs.frame.assign(**(values | named)).astype(dict.fromkeys(keys, "object"))
+    entries = {f"{name}/{own}": held for own, held in runs.entries.items()}
+    return dataclasses.replace(runs, swept=axes, frame=frame, entries=entries)
 
 
 def _deciding(runs: Runs) -> dict[str, Any]:
@@ -153,224 +192,87 @@ def _deciding(runs: Runs) -> dict[str, Any]:
     }
 
 
-def _swept(sides: Sequence[Side]) -> Swept:
-    """Keys that any of the workdirs sweeps."""
-    trunk = dict.fromkeys(key for side in sides for key in side.runs.swept.trunk)
-    fork = dict.fromkeys(key for side in sides for key in side.runs.swept.fork)
-    return Swept(tuple(trunk), tuple(key for key in fork if key not in trunk))
+def _common(configs: Sequence[Any]) -> dict[str, Any]:
+    """What configs have in common, but for their grids: those are in the runs."""
+    first, *others = configs
+    return {
+        section: {
+            key: value
+            for key, value in keys.items()
+            if all(other.get(section, {}).get(key) == value for other in others)
+        }
+        for section, keys in first.items()
+        if section in ("data", "signals", "train")
+    }
 
 
-def _differing(sides: Sequence[Side]) -> list[str]:
-    """Keys with different values in workdirs that have them, but for those with columns of their
-    own."""
-    swept = _swept(sides)
-    own = {*NAMES.values(), *swept.trunk, *swept.fork}
-    keys = dict.fromkeys(key for side in sides for key in side.config)
-    values = {key: {side.config[key] for side in sides if key in side.config} for key in keys}
-    return [key for key in keys if len(values[key]) > 1 and key not in own]
+def _table(compared: Comparison) -> Table:
+    rows = list(_rows(compared))
+    # Not every workdir has measured every signal.
+    names = dict.fromkeys(name for row in rows for name in row)
+    return results.frame_of([{name: row.get(name) for name in names} for row in rows])
 
 
-def _place(side: Side, curve: Curve, swept: Swept) -> Place:
-    """Where a curve lies among those of all workdirs: what its own does not sweep is as its config
-    says."""
-    axes = (*SETTING, *swept.trunk, *CURVE, *swept.fork)
-    return Place.of(axes, (curve.place.named.get(axis, side.config.get(axis)) for axis in axes))
-
-
-def _rows(side: Side, swept: Swept, differing: Sequence[str]) -> Iterator[dict[str, Any]]:
-    groups, test = results.by_setting(side.runs), side.runs.metric.column("test")
-    found = {setting: peaks.mean_peaks(own) for setting, own in groups.items()}
-    for curve in side.curves:
-        own, ranking = curves.own_dense(curve, side.dense), curve.ranking
-        is_grid = curve.runs["kind"].iloc[0] == "fork"
+def _rows(compared: Comparison) -> Iterator[dict[str, Any]]:
+    for data, curve in compared.forks:
+        ranking, metric = curve.ranking, curve.metric
+        test, dense = metric.column("test"), data.dense[metric.column("test")]
+        is_grid = curve in data.curves
         best = ranking.best if is_grid else None
-        against = curve.against(side.dense, ranking.best) if is_grid else None
+        against = curve.against(data.dense, ranking.best) if is_grid else None
         yield {
-            "workdir": side.name,
-            **{key: side.config.get(key) for key in differing},
-            **_place(side, curve, swept).named,
+            **{axis: curve.place[axis] for axis in compared.axes},
             "best_fork_epoch": best,
             "as_good_fork_epochs": " ".join(map(str, sorted(ranking.rivals))) if is_grid else None,
             "num_fork_epochs": len(ranking.epochs),
-            "chosen_on": side.runs.metric.column(curve.split) if is_grid else None,
+            "chosen_on": metric.column(curve.split) if is_grid else None,
             **columns(test, curve.test(best)),
-            **columns(f"dense_{test}", stats(own[test]) if len(own) else None),
+            **columns(f"dense_{test}", stats(dense) if len(dense) else None),
             **columns("difference", against),
             "difference_half_width_95": against.half_width() if against and against.std else None,
-            **{f"{peak.signal}_peak_epoch": peak.epoch for peak in found[curve.setting]},
+            **{f"{peak.signal}_peak_epoch": peak.epoch for peak in data.peaks},
         }
-
-
-def _aligned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the same columns: not every workdir has measured every signal."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in names} for row in rows]
-
-
-def _figure(sides: Sequence[Side]) -> "Figure":
-    swept = _swept(sides)
-    placed = [(side, curve, _place(side, curve, swept)) for side in sides for curve in side.curves]
-    kinds = sorted({_kind(place) for _, _, place in placed})
-    lines = {(side.name, place.setting): None for side, _, place in placed}
-    shown = kinds[:MAX_PANELS]
-    num_columns = min(len(shown), 3)
-    num_rows = -(-len(shown) // num_columns)
-    figure = drawing.blank(max(7.0, 1.2 + 4.6 * num_columns), 1.6 + 3.6 * num_rows)
-    grid = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True, sharex=True).ravel()
-    handles: dict[str, Any] = {}
-    axes_names = varying(kinds)
-    settings = varying(setting for _, setting in lines)
-    for axes, kind in zip(grid, shown, strict=False):
-        for side, curve, place in placed:
-            if _kind(place) == kind:
-                style = list(lines).index((side.name, place.setting))
-                label = ", ".join(filter(None, (side.name, _label(place.setting, settings))))
-                handles[label] = _draw(axes, curve, side, style, label)
-        axes.set_title(_label(kind, axes_names or kind.axes), loc="left", fontsize=9.5)
-        axes.set_xlabel("fork epoch", fontsize=9)
-        axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[len(shown) :]:
-        axes.set_axis_off()
-    metric = sides[0].runs.metric
-    grid[0].set_ylabel(words.with_unit(words.named(metric), metric.unit), fontsize=9)
-    more = f"; {len(shown)} of {len(kinds)} kinds of forks, the others are in {TABLE}" * (
-        len(kinds) > len(shown)
-    )
-    about = f"mean ± one standard deviation over runs; star: best fork epoch; dashed: dense{more}"
-    drawing.head(
-        figure, f"When to prune: {metric.name.replace('_', ' ')} of {len(sides)} workdirs", about
-    )
-    drawing.add_legend(figure, list(handles.values()))
-    return figure
-
-
-def _kind(place: Place) -> Place:
-    return place.without(*place.setting.axes)
-
-
-def _label(place: Place, axes: Sequence[str]) -> str:
-    """Names a place; an earlier version may not have had a key that is swept now."""
-    return words.label(place.without(*(axis for axis, value in place.items if value is None)), axes)
-
-
-def _draw(axes: "Axes", curve: Curve, side: Side, index: int, label: str) -> Any:
-    scale, color = curve.metric.scale, drawing.COLORS[index % len(drawing.COLORS)]
-    cells = [curve.test(epoch) for epoch in curve.epochs]
-    own = curves.own_dense(curve, side.dense)[curve.metric.column("test")]
-    if len(own):
-        axes.axhline(scale * own.mean(), color=color, linestyle="--", linewidth=1.0, alpha=0.8)
-    best = curve.ranking.best
-    style = {
-        "color": color,
-        "markeredgecolor": "white",
-        "marker": "*",
-        "markersize": 13,
-        "zorder": 5,
-    }
-    axes.plot([best], [scale * curve.test(best).mean], linestyle="", **style)
-    return axes.errorbar(
-        list(curve.epochs),
-        [scale * cell.mean for cell in cells],
-        yerr=[scale * (cell.std or 0.0) for cell in cells]
-        if any(cell.std for cell in cells)
-        else None,
-        color=color,
-        marker=drawing.MARKERS[index % len(drawing.MARKERS)],
-        markersize=4,
-        linewidth=1.6,
-        elinewidth=0.9,
-        capsize=2,
-        label=label,
-    )
 
 
 def _report(workdirs: Sequence[str], output: str) -> str:
     """Writes the files, and gives what is printed."""
-    sides = _read(workdirs)
-    metric = sides[0].runs.metric
-    swept, differing = _swept(sides), _differing(sides)
-    axes = varying(_place(side, curve, swept) for side in sides for curve in side.curves)
-    shown = differing if len(differing) <= MAX_DIFFERING else []
-    headings = (*axes, *shown, "best epoch", words.named(metric), "n", "dense", "against dense")
-    rows = [
-        (
-            side.name,
-            *_cells(_place(side, curve, swept), axes),
-            *_config_cells(side, shown),
-            *_numbers(side, curve),
-        )
-        for side in sides
-        for curve in side.curves
-    ]
-    parts = [words.aligned([("workdir", *headings), *rows[:SHOWN]])]
-    parts += (
-        [f"  and {words.plural(len(rows) - SHOWN, 'more row')} in {TABLE}"]
-        if len(rows) > SHOWN
-        else []
-    )
-    if len(differing) > len(shown):
-        parts.append(words.wrapped(f"Configs differ in {', '.join(differing)}: see {TABLE}."))
-    for side in sides:
-        if side.num_unfinished:
-            parts.append(
-                f"{side.name} is not finished: {words.plural(side.num_unfinished, 'run')} left out."
-            )
-    return "\n".join([*parts, f"Files: {', '.join(map(str, write(workdirs, output)))}"])
-
-
-def _cells(place: Place, axes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_cell(axis, place[axis]) for axis in axes)
-
-
-def _config_cells(side: Side, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_cell(key, side.config.get(key)) for key in keys)
-
-
-def _cell(axis: str, value: Any) -> str:
-    """A value on the terminal: a dash where there is none, of a long one its beginning."""
-    if value is None:
-        return "-"
-    if isinstance(value, tuple):
-        value = " ".join(map(str, value))
-    text = words.short(Place(((axis, value),)))
-    is_long = "." in axis and len(text) > LONGEST
-    return f"{text[: LONGEST - 3]}..." if is_long else text
-
-
-def _numbers(side: Side, curve: Curve) -> tuple[str, ...]:
-    best, metric = curve.ranking.best, curve.metric
-    found, own = curve.test(best), curves.own_dense(curve, side.dense)[metric.column("test")]
-    return (
-        str(best),
-        words.amount(found, metric),
-        str(found.n),
-        words.amount(stats(own) if len(own) else None, metric),
-        words.difference(curve.against(side.dense, best), metric, decimals=1),
-    )
+    compared = _read(workdirs)
+    differing = compared.differing
+    hidden = differing if len(differing) > MAX_DIFFERING else ()
+    varied = varying(curve.place for _, curve in compared.forks)
+    axes = [axis for axis in compared.axes if axis == WORKDIR or axis in varied]
+    shown = [axis for axis in axes if axis not in hidden]
+    parts = list(summary.forks_table(compared.forks[:SHOWN], shown))
+    if (more := len(compared.forks) - SHOWN) > 0:
+        parts.append(f"  and {words.plural(more, 'more row')} in {TABLE}")
+    if hidden:
+        parts.append(words.wrapped(f"Configs differ in {', '.join(hidden)}: see {TABLE}."))
+    for name, runs in compared.runs.items():
+        if count := int((runs.frame["status"] == "unfinished").sum()):
+            parts.append(f"{name} is not finished: {words.plural(count, 'run')} left out.")
+    return "\n".join([*parts, f"Files: {', '.join(map(str, _write(compared, output)))}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m earlyprune_jax.analysis.compare",
-        description="Lay finished workdirs side by side: what differs, when to prune, what that gives.",
+        description="Lay finished workdirs side by side: what differs, and when to prune.",
     )
     parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="an experiment's directory")
     parser.add_argument(
         "--output", metavar="DIR", default=".", help="where compare.csv and figures/ go"
     )
     flags = parser.parse_args(arguments)
-    try:
-        print(_report(flags.workdirs, flags.output))
-    except InvalidInput as error:
-        print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
-    except OSError as error:
-        allowed = f"to be a directory that can be written ({error.strerror})"
-        print(f"- {expected('--output', flags.output, allowed)}", file=sys.stderr)
-        return 2
-    return 0
+
+    def report() -> str:
+        try:
+            return _report(flags.workdirs, flags.output)
+        except OSError as error:
+            allowed = f"to be a directory that can be written ({error.strerror})"
+            raise InvalidInput([expected("--output", flags.output, allowed)]) from error
+
+    return words.answer(report)
 
 
 if __name__ == "__main__":

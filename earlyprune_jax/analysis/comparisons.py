@@ -13,8 +13,8 @@ from typing import Any
 from earlyprune_jax import records
 from earlyprune_jax.analysis import publish, results
 from earlyprune_jax.analysis import study as studies
-from earlyprune_jax.analysis.places import CURVE, SETTING, Place
-from earlyprune_jax.analysis.run_files import is_number
+from earlyprune_jax.analysis.places import Place
+from earlyprune_jax.analysis.runs import axes_of, is_number
 from earlyprune_jax.analysis.study import Swept
 from earlyprune_jax.validate import InvalidInput, shortened, unexpected
 
@@ -124,7 +124,7 @@ def _worth(one: Comparison) -> tuple[bool, int, int]:
 
 def _read_one(path: Path, swept: Swept) -> Comparison:
     described = records.read_json(path)
-    axes = (*SETTING, *swept.trunk, "trunk_seed", "fork_epoch", *CURVE, *swept.fork)
+    axes = axes_of(swept)[:-1]
     needed = [name for name in (*axes, "replicates") if "." not in name]
     if missing := [name for name in needed if described.get(name) is None]:
         raise unexpected(str(path), sorted(described), f"to have {missing}", records.REMEDY)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from earlyprune_jax.analysis import peaks
 from earlyprune_jax.analysis.curves import Curve
-from earlyprune_jax.analysis.regret import Grid, Truth, truths
+from earlyprune_jax.analysis.regret import Grid, truths
 from earlyprune_jax.analysis.stats import Stats, stats
 
 MIN_EPOCHS = 3
@@ -15,11 +15,12 @@ MIN_EPOCHS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """One signal against one curve.
+    """One signal against the quality of one curve's forks.
 
     Attributes:
         signal: a column of the trunk's records.
-        over_seeds: of the seeds' coefficients; None where no seed has one.
+        over_seeds: of the seeds' coefficients; None where no seed has one. 1 says that forks are
+            the better the larger the column, whatever the metric's direction.
         epoch_itself: the same for the epoch number in the signal's place, over the same forks:
             whatever rises or falls all along says no more than that.
         num_epochs: the fewest fork epochs that a seed's coefficient rests on.
@@ -51,10 +52,6 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
     """Correlates every column that was measured along the trunks, largest mean magnitude first.
 
-    A coefficient of 1 says that forks are the better the larger the column, whatever the metric's
-    direction.
-
-    A seed's coefficient is over the fork epochs at which the column was measured, at least three.
     Standard errors and the learning rate are left out.
     """
     names = [
@@ -62,8 +59,7 @@ def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
         for name in data.columns
         if not name.endswith(peaks.SPREADS) and name != "learning_rate"
     ]
-    seeds = truths(curve)
-    found = [_correlation(data, curve, seeds, name) for name in names]
+    found = [correlation(data, curve, name) for name in names]
     return tuple(
         sorted(
             found, key=lambda one: -round(abs(one.over_seeds.mean), 12) if one.over_seeds else 1.0
@@ -72,28 +68,29 @@ def correlations(data: Grid, curve: Curve) -> tuple[Correlation, ...]:
 
 
 def correlation(data: Grid, curve: Curve, signal: str) -> Correlation:
-    """Correlates one column with the quality of the curve's forks, and the epoch number beside
-    it."""
-    return _correlation(data, curve, truths(curve), signal)
+    """Correlates one column with the quality of the curve's forks, and the epoch number beside it.
 
+    A seed's coefficient is over the fork epochs at which the column was measured, at least three.
 
-def _correlation(data: Grid, curve: Curve, seeds: Sequence[Truth], signal: str) -> Correlation:
-    own, control, sizes = [], [], []
-    for truth in seeds:
-        epochs, values = _at_forks(data, truth, signal)
+    Args:
+        data: of the curve's setting.
+        curve: one of its curves.
+        signal: a column of `data.columns`.
+
+    Returns:
+        The coefficients over seeds; None in it where no seed has one.
+    """
+    coefficients, control, sizes = [], [], []
+    for truth in truths(curve):
+        entries = data.entries.get(truth.trunk_seed, {})
+        epochs = [epoch for epoch in truth.values if entries.get(epoch, {}).get(signal) is not None]
+        values = [float(entries[epoch][signal]) for epoch in epochs]
         qualities = [truth.values[epoch] for epoch in epochs]
         coefficient = spearman(values, qualities) if len(epochs) >= MIN_EPOCHS else None
         if coefficient is not None:
             sizes.append(len(epochs))
-            own.append(coefficient)
+            coefficients.append(coefficient)
             control.append(spearman(epochs, qualities))
-    if not own:
+    if not sizes:
         return Correlation(curve, signal, None, None, 0)
-    return Correlation(curve, signal, stats(own), stats(control), min(sizes))
-
-
-def _at_forks(data: Grid, truth: Truth, signal: str) -> tuple[list[int], list[float]]:
-    """The seed's fork epochs at which the signal has a value, and the values."""
-    entries = data.entries.get(truth.trunk_seed, {})
-    known = [epoch for epoch in truth.values if entries.get(epoch, {}).get(signal) is not None]
-    return known, [float(entries[epoch][signal]) for epoch in known]
+    return Correlation(curve, signal, stats(coefficients), stats(control), min(sizes))

@@ -64,6 +64,17 @@ class Curve:
         """What its fork epochs are chosen on: validation if every run has it, else test."""
         return self.grid.split
 
+    @functools.cached_property
+    def test_by_seed(self) -> dict[int, dict[int, float]]:
+        """Trunk seed -> fork epoch -> the test metric, the mean over replicates; both ascending."""
+        column = self.metric.column("test")
+        cells: dict[int, dict[int, float]] = {}
+        for (seed, epoch), mean in (
+            self.runs.groupby(["trunk_seed", "fork_epoch"])[column].mean().items()
+        ):
+            cells.setdefault(int(seed), {})[int(epoch)] = float(mean)
+        return cells
+
     def at(self, fork_epoch: int) -> Table:
         """Gives the runs of a fork epoch."""
         return self.runs[self.runs["fork_epoch"] == fork_epoch]
@@ -75,7 +86,16 @@ class Curve:
         return stats(runs[self.metric.column("test")])
 
     def against(self, dense: Table, fork_epoch: int, split: str = "test") -> Stats | None:
-        """Compares a fork epoch with the dense runs of its setting: see `paired_difference`."""
+        """Compares a fork epoch with the dense runs of its setting: see `paired_difference`.
+
+        Args:
+            dense: of `dense_runs`, of any settings.
+            fork_epoch: one of `epochs`.
+            split: of the metric that is compared.
+
+        Returns:
+            Forks minus dense runs, over common seeds; None without any.
+        """
         return paired_difference(
             self.at(fork_epoch), own_dense(self, dense), self.metric.column(split)
         )

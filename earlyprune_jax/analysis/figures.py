@@ -23,7 +23,7 @@ MAX_PANELS = 6
 """Of more settings each has a figure of its own."""
 
 
-def draw_main(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
+def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM) -> list[Path]:
     """Draws figures/METRIC_vs_fork_epoch.png and .svg, of more than six settings one of each per
     setting.
 
@@ -40,6 +40,7 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     Args:
         workdir: The experiment's directory.
         runs: Of `results.read_runs`, where they have been read already.
+        name: How the names of the files begin.
 
     Returns:
         The paths; nothing is written and the list is empty where nothing can be drawn yet.
@@ -58,7 +59,7 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
         for setting, content in gathered.items()
         if content.has_results or content.signal_peaks
     }
-    name = STEM.format(primary=runs.metric.name)
+    name = name.format(primary=runs.metric.name)
     if len(gathered) <= MAX_PANELS:
         pictures = {name: _draw(contents)} if contents else {}
     else:

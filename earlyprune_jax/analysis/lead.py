@@ -145,7 +145,8 @@ def null_statistics(num_repeats: int, num_candidates: int) -> np.ndarray:
     A rival with noise of its own makes the differences less dependent, and t smaller.
 
     Example:
-        >>> float(np.quantile(null_statistics(5, 1), 0.95).round(1))  # one candidate: Student's, 4 df
+        >>> # Of one candidate Student's t with 4 degrees of freedom.
+        >>> float(np.quantile(null_statistics(5, 1), 0.95).round(1))
         2.1
     """
     rng = np.random.default_rng(0)

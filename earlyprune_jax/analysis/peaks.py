@@ -62,7 +62,7 @@ def main_signals(rows: Sequence[Iterable[str]]) -> list[str]:
     """Lists the signals that stand for something: no standard errors, one column per quantity.
 
     Example:
-        >>> main_signals([{"trunk_seed": 0, "epoch": 1, "fisher_trace": 3.0, "fisher_trace_all": 4.0}])
+        >>> main_signals([{"epoch": 1, "fisher_trace": 3.0, "fisher_trace_all": 4.0}])
         ['fisher_trace']
     """
     names = signal_names(rows)
@@ -75,7 +75,7 @@ def headline_signals(rows: Sequence[Iterable[str]]) -> list[str]:
     three.
 
     Example:
-        >>> headline_signals([{"trunk_seed": 0, "epoch": 1, "mask_distance": 0.1, "fisher_trace": 3.0}])
+        >>> headline_signals([{"epoch": 1, "mask_distance": 0.1, "fisher_trace": 3.0}])
         ['fisher_trace']
     """
     names = main_signals(rows)
@@ -138,7 +138,7 @@ def mean_peak(table: Table, signal: str) -> Peak | None:
 
     Example:
         >>> import pandas as pd
-        >>> peak = mean_peak(pd.DataFrame({"trunk_seed": 0, "epoch": [1, 2, 3], "x": [1.0, 5.0, 5.0]}), "x")
+        >>> peak = mean_peak(pd.DataFrame({"epoch": [1, 2, 3], "x": [1.0, 5.0, 5.0]}), "x")
         >>> peak.epoch, peak.value, peak.edge, peak.plateau, peak.flat
         (2, 5.0, None, (2, 3), True)
     """
@@ -150,7 +150,8 @@ def seed_peaks(table: Table, signal: str) -> list[Peak]:
 
     Example:
         >>> import pandas as pd
-        >>> table = pd.DataFrame({"trunk_seed": [0, 0, 1, 1], "epoch": [1, 2, 1, 2], "x": [1.0, 2.0] * 2})
+        >>> seeds = {"trunk_seed": [0, 0, 1, 1], "epoch": [1, 2, 1, 2]}
+        >>> table = pd.DataFrame({**seeds, "x": [1.0, 2.0] * 2})
         >>> [(peak.trunk_seed, peak.epoch, peak.edge) for peak in seed_peaks(table, "x")]
         [(0, 2, 'last'), (1, 2, 'last')]
     """

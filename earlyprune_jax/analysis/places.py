@@ -36,8 +36,9 @@ class Place:
 
     @classmethod
     def of(cls, axes: Iterable[str], values: Iterable[Any]) -> "Place":
-        """Pairs axes with values."""
-        return cls(tuple(zip(axes, values, strict=True)))
+        """Pairs axes with values; NaN, as pandas groups what has no value, is None."""
+        present = (None if value != value else value for value in values)
+        return cls(tuple(zip(axes, present, strict=True)))
 
     @functools.cached_property
     def named(self) -> dict[str, Any]:
@@ -54,6 +55,11 @@ class Place:
         """The part that decides trunks: all axes before the criterion."""
         axes = self.axes
         return self.only(axes[: axes.index("criterion")] if "criterion" in axes else axes)
+
+    @property
+    def kind(self) -> "Place":
+        """The part within the setting: criterion, scope, sparsity, rule, swept keys of forks."""
+        return self.without(*self.setting.axes)
 
     def __getitem__(self, axis: str) -> Any:
         return self.named[axis]
@@ -122,7 +128,7 @@ def varying(places: Iterable[Place]) -> list[str]:
     """Lists the axes on which places differ.
 
     Example:
-        >>> varying([Place((("model", "a"), ("rule", "x"))), Place((("model", "b"), ("rule", "x")))])
+        >>> varying([Place((("model", name), ("rule", "x"))) for name in "ab"])
         ['model']
     """
     places = list(places)
@@ -134,7 +140,7 @@ def shared(places: Sequence[Place]) -> Place:
     """Gives the part that several places have in common: that of the first, without what varies.
 
     Example:
-        >>> shared([Place((("model", "a"), ("rule", "x"))), Place((("model", "b"), ("rule", "x")))])
+        >>> shared([Place((("model", name), ("rule", "x"))) for name in "ab"])
         Place(items=(('rule', 'x'),))
     """
     return places[0].without(*varying(places))

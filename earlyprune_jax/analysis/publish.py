@@ -3,9 +3,7 @@
 Nothing here imports pandas or Matplotlib before something is written.
 """
 
-import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,38 +13,20 @@ if TYPE_CHECKING:
 PACKAGE = "earlyprune_jax.analysis"
 
 
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """A function that writes files into a workdir and returns their paths; no path where it has no
-    data.
-
-    Attributes:
-        function: `module:name` within this package, called with the workdir and `runs`.
-        tables: the files that it may write.
-        figures: how the names of the figures that it may write begin, in the folder `figures`.
-    """
-
-    function: str
-    tables: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
-
-    def load(self) -> "Callable[..., list[Path]]":
-        """Imports the function."""
-        module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
-
-
-RESULTS = Writer("results:write_tables", ("results.csv", "signals.csv"))
-RULES = Writer(
-    "rules:write", ("rules.csv", "rule_choices.csv", "signal_correlations.csv"), ("rules",)
-)
-MAIN_FIGURE = Writer("figures:draw_main", figures=("*_vs_fork_epoch",))
+RESULT_TABLES = ("results.csv", "signals.csv")
+RULE_TABLES = ("rules.csv", "rule_choices.csv", "signal_correlations.csv")
 REGIME_TABLES = ("regimes.csv", "regime_cells.csv", "regime_alignment.csv", "regime_baselines.csv")
 COMPARISONS = "comparisons.csv"
-REGIMES = Writer("regimes:write", (*REGIME_TABLES, COMPARISONS), ("regimes", "training_curve"))
-WRITERS = (RESULTS, RULES, MAIN_FIGURE, REGIMES)
-"""In the order of their files. Another kind of table or figure is registered here, and nowhere
-else."""
+WRITERS: dict[str, tuple[str, ...]] = {
+    "results:write_tables": RESULT_TABLES,
+    "rules:write": RULE_TABLES,
+    "figures:draw_main": (),
+    "regimes:write": (*REGIME_TABLES, COMPARISONS),
+}
+"""`module:function` within this package -> the tables that it may write; figures lie in the folder
+`figures`. A function is called with the workdir and `runs`, and returns the paths of the files that
+it has written, in the order of these tables: none where it has no data. Another kind of table or
+figure is registered here, and nowhere else."""
 
 
 def publish(workdir: str | Path, *, runs: "Runs | None" = None) -> list[Path]:
@@ -72,7 +52,12 @@ def publish(workdir: str | Path, *, runs: "Runs | None" = None) -> list[Path]:
     from earlyprune_jax.analysis.runs import read_runs
 
     runs = read_runs(workdir) if runs is None else runs
-    return [path for writer in WRITERS for path in writer.load()(workdir, runs=runs)]
+    paths: list[Path] = []
+    for writer in WRITERS:
+        module, _, name = writer.partition(":")
+        write = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
+        paths += write(workdir, runs=runs)
+    return paths
 
 
 def tables() -> tuple[str, ...]:
@@ -82,7 +67,7 @@ def tables() -> tuple[str, ...]:
         >>> tables()[:2]
         ('results.csv', 'signals.csv')
     """
-    return tuple(name for writer in WRITERS for name in writer.tables)
+    return tuple(name for tables in WRITERS.values() for name in tables)
 
 
 def file_names() -> tuple[str, ...]:
@@ -93,21 +78,3 @@ def file_names() -> tuple[str, ...]:
         'figures'
     """
     return (*tables(), "figures")
-
-
-def figure_stems(workdir: str | Path) -> Sequence[str]:
-    """Lists how the names of the figures begin that are in a workdir, the main figure first.
-
-    Example:
-        >>> figure_stems("no/such/workdir")
-        ['rules', 'regimes', 'training_curve']
-    """
-    stems = [stem for writer in WRITERS for stem in writer.figures]
-    folder, ends = Path(workdir) / "figures", [stem.lstrip("*") for stem in stems if "*" in stem]
-    main = {
-        path.name[: path.name.index(end) + len(end)]
-        for end in ends
-        for path in folder.glob(f"*{end}*")
-        if not path.name.startswith(".")
-    }
-    return [*sorted(main), *(stem for stem in stems if "*" not in stem)]

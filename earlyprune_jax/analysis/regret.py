@@ -15,7 +15,8 @@ from typing import Any
 from earlyprune_jax import records
 from earlyprune_jax.analysis import curves
 from earlyprune_jax.analysis.curves import Curve
-from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.peaks import Peak, mean_peaks
+from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import Stats, stats
 from earlyprune_jax.triggers import Firing, History, Trigger
 
@@ -24,19 +25,39 @@ NO_DECISION = ("step", "epoch", "seconds", "train_seconds")
 """Numbers of a record that are no measurement of the network."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """What a replay needs of the runs of one setting.
+    """The runs of one setting as a replay needs them.
 
     Attributes:
+        runs: of the setting.
         curves: the finished forks, but for baselines beside the grid.
         histories: trunk seed -> what a trigger sees along its trunk.
         num_epochs: T, the length of a trunk.
+        raised: rules that raised when they were asked, and what: they count as never firing.
     """
 
+    runs: Runs
     curves: tuple[Curve, ...]
     histories: Mapping[int, History]
     num_epochs: int
+    raised: dict[Trigger, str] = dataclasses.field(default_factory=dict)
+    _firings: dict[tuple[Trigger, int], Firing | None] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def dense(self) -> Table:
+        """The dense runs: see `curves.dense_runs`."""
+        return curves.dense_runs(self.runs)
+
+    @functools.cached_property
+    def online(self) -> list[Curve]:
+        """The runs that pruned themselves."""
+        return curves.fork_curves(self.runs, "online")
+
+    @functools.cached_property
+    def peaks(self) -> list[Peak]:
+        """Where the signals are largest along the dense runs: see `peaks.mean_peaks`."""
+        return mean_peaks(self.runs)
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
@@ -58,79 +79,17 @@ class Grid:
         }
 
     def firing(self, rule: Trigger, trunk_seed: int) -> Firing | None:
-        """What the rule says of a seed's whole trunk: the same for all curves, so it is asked
-        once."""
+        """Asks a rule about a seed's whole trunk; once, as the answer is the same for all
+        curves."""
         if (rule, trunk_seed) not in self._firings:
-            self._firings[rule, trunk_seed] = self._asked(rule, trunk_seed)
+            try:
+                firing = rule(self.histories.get(trunk_seed, ()))
+            except Exception as error:
+                # It may be the user's code: the other rules are replayed all the same.
+                self.raised[rule] = f"{type(error).__name__}: {error}"
+                firing = None
+            self._firings[rule, trunk_seed] = firing
         return self._firings[rule, trunk_seed]
-
-    def _asked(self, rule: Trigger, trunk_seed: int) -> Firing | None:
-        try:
-            return rule(self.histories.get(trunk_seed, ()))
-        except (
-            Exception
-        ) as error:  # it may be the user's code: the other rules are replayed all the same
-            self.raised[rule] = f"{type(error).__name__}: {error}"
-            return None
-
-    @functools.cached_property
-    def raised(self) -> dict[Trigger, str]:
-        """Rules that raised when they were asked, and what: they count as never firing."""
-        return {}
-
-    @functools.cached_property
-    def _firings(self) -> dict[tuple[Trigger, int], Firing | None]:
-        return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Truth:
-    """What the forks of one seed came to.
-
-    Attributes:
-        values: fork epoch -> sign * test metric, the mean over replicates: the larger the better.
-        diverged: the fork epochs at which a fork of the seed diverged or failed.
-    """
-
-    trunk_seed: int
-    values: Mapping[int, float]
-    diverged: frozenset[int] = frozenset()
-
-    @property
-    def best_epoch(self) -> int:
-        """The best measured fork epoch; the earliest of equals."""
-        return max(self.values, key=lambda epoch: (self.values[epoch], -epoch))
-
-    def at(self, epoch: float) -> float | None:
-        """Gives the value at an epoch, linear between measured forks; None outside, or where one
-        diverged.
-
-        Example:
-            >>> truth = Truth(0, {4: 0.5, 8: 0.9})
-            >>> truth.at(4), round(truth.at(5), 3), truth.at(9)
-            (0.5, 0.6, None)
-        """
-        if self.near_divergence(epoch):
-            return None
-        if epoch in self.values:
-            return self.values[int(epoch)]
-        below, above = self._neighbours(epoch)
-        if below is None or above is None:
-            return None
-        weight = (epoch - below) / (above - below)
-        return (1 - weight) * self.values[below] + weight * self.values[above]
-
-    def near_divergence(self, epoch: float) -> bool:
-        """Whether a fork diverged at this epoch, or between it and a measured neighbour."""
-        below, above = (epoch, epoch) if epoch in self.values else self._neighbours(epoch)
-        low, high = (-math.inf if below is None else below), (math.inf if above is None else above)
-        return any(low < lost < high or lost == epoch for lost in self.diverged)
-
-    def _neighbours(self, epoch: float) -> tuple[int | None, int | None]:
-        """The measured fork epochs around one that is not."""
-        below = max((known for known in self.values if known < epoch), default=None)
-        above = min((known for known in self.values if known > epoch), default=None)
-        return below, above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +121,82 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Truth:
+    """What the forks of one seed came to.
+
+    Attributes:
+        values: fork epoch -> sign * test metric, the mean over replicates: the larger the better.
+        diverged: the fork epochs at which a fork of the seed diverged or failed.
+        sign: of the metric.
+    """
+
+    trunk_seed: int
+    values: Mapping[int, float]
+    diverged: frozenset[int] = frozenset()
+    sign: float = 1.0
+
+    @property
+    def best_epoch(self) -> int:
+        """The best measured fork epoch; the earliest of equals."""
+        return max(self.values, key=lambda epoch: (self.values[epoch], -epoch))
+
+    def at(self, epoch: float) -> float | None:
+        """Gives the value at an epoch, linear between measured forks; None outside, or where one
+        diverged.
+
+        Example:
+            >>> truth = Truth(0, {4: 0.5, 8: 0.9})
+            >>> truth.at(4), round(truth.at(5), 3), truth.at(9)
+            (0.5, 0.6, None)
+        """
+        below, above = self._neighbours(epoch)
+        if self.near_divergence(epoch) or below is None or above is None:
+            return None
+        if below == above:
+            return self.values[below]
+        weight = (epoch - below) / (above - below)
+        return (1 - weight) * self.values[below] + weight * self.values[above]
+
+    def near_divergence(self, epoch: float) -> bool:
+        """Tells whether a fork diverged at this epoch, or between it and a measured neighbour."""
+        below, above = self._neighbours(epoch)
+        low, high = (-math.inf if below is None else below), (math.inf if above is None else above)
+        return any(low < lost < high or lost == epoch for lost in self.diverged)
+
+    def choose(self, epoch: float) -> Choice:
+        """Says what comes of pruning the seed at an epoch."""
+        value = self.at(epoch)
+        if value is None:
+            status = "diverged" if self.near_divergence(epoch) else "outside"
+            return Choice(self.trunk_seed, status, epoch=epoch, dense_epochs=epoch)
+        status = "measured" if epoch in self.values else "interpolated"
+        regret = max(self.values.values()) - value
+        return Choice(self.trunk_seed, status, None, None, epoch, self.sign * value, regret, epoch)
+
+    def choose_at_random(self) -> Choice:
+        """Says what to expect of an epoch drawn at random from the first to the last measured
+        fork."""
+        epochs = range(min(self.values), max(self.values) + 1)
+        every = [self.choose(epoch) for epoch in epochs]
+        if any(choice.status == "diverged" for choice in every):
+            middle = sum(epochs) / len(epochs)
+            return Choice(self.trunk_seed, "diverged", epoch=middle, dense_epochs=middle)
+        test, regret, epoch = (
+            sum(getattr(choice, name) for choice in every) / len(every)
+            for name in ("test", "regret", "epoch")
+        )
+        is_measured = all(choice.status == "measured" for choice in every)
+        status = "measured" if is_measured else "interpolated"
+        return Choice(self.trunk_seed, status, None, None, epoch, test, regret, epoch)
+
+    def _neighbours(self, epoch: float) -> tuple[int | None, int | None]:
+        """Finds the measured fork epochs around an epoch; where it is measured, twice itself."""
+        below = max((known for known in self.values if known <= epoch), default=None)
+        above = min((known for known in self.values if known >= epoch), default=None)
+        return below, above
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """One rule's choices in every seed of a curve.
 
@@ -180,29 +215,29 @@ class Outcome:
     num_epochs: int
 
     def over_seeds(self, name: str) -> Stats | None:
-        """Mean and std of a number of `Choice` over the seeds that have one; None without any."""
+        """Takes mean and std of a number of `Choice` over the seeds that have one, or None."""
         values = [getattr(choice, name) for choice in self.choices]
         known = [value for value in values if value is not None]
         return stats(known) if known else None
 
     @property
     def saved_epochs(self) -> Stats | None:
-        """T less the epochs trained dense, over the seeds in which the rule fired."""
+        """Gives T less the epochs trained dense, over the seeds in which the rule fired."""
         dense = [choice.dense_epochs for choice in self.choices if choice.dense_epochs is not None]
         return stats(self.num_epochs - epochs for epochs in dense) if dense else None
 
     def count(self, *statuses: str) -> int:
-        """How many seeds have one of these statuses."""
+        """Counts the seeds that have one of these statuses."""
         return sum(choice.status in statuses for choice in self.choices)
 
     @property
     def num_evaluated(self) -> int:
-        """How many seeds have a value."""
+        """Counts the seeds that have a value."""
         return self.count("measured", "interpolated")
 
     @property
     def complete(self) -> bool:
-        """Whether every seed has a value: means over some seeds only cannot be compared."""
+        """Tells whether every seed has a value: means over some seeds only cannot be compared."""
         return self.num_evaluated == len(self.choices)
 
 
@@ -216,12 +251,13 @@ def grid(runs: Runs) -> Grid:
         >>> grid(read_runs("no/such/workdir")).curves
         ()
     """
+    trunks = runs.of_kind("trunk").frame
     histories = {
-        seed: [records.flat(dict(entry)) for entry in entries]
-        for seed, entries in runs.histories().items()
+        int(seed): [records.flat(dict(entry)) for entry in runs.entries[name]]
+        for seed, name in zip(trunks["trunk_seed"], trunks["name"], strict=True)
     }
     forks = curves.without_baselines(curves.fork_curves(runs), runs.config)
-    return Grid(tuple(forks), histories, num_epochs(runs))
+    return Grid(runs, tuple(forks), histories, num_epochs(runs))
 
 
 def num_epochs(runs: Runs) -> int:
@@ -235,12 +271,16 @@ def num_epochs(runs: Runs) -> int:
 
 def truths(curve: Curve) -> tuple[Truth, ...]:
     """Gives the curve's values seed by seed, by ascending seed."""
-    cells: dict[int, dict[int, float]] = {}
-    for epoch in curve.epochs:
-        for seed, value in curves.by_seed(curve.at(epoch), curve.metric.column("test")).items():
-            cells.setdefault(seed, {})[epoch] = curve.metric.sign * value
-    lost = {seed: frozenset(epoch for own, epoch in curve.lost if own == seed) for seed in cells}
-    return tuple(Truth(seed, cells[seed], lost[seed]) for seed in sorted(cells))
+    sign = curve.metric.sign
+    return tuple(
+        Truth(
+            seed,
+            {epoch: sign * value for epoch, value in values.items()},
+            frozenset(epoch for own, epoch in curve.lost if own == seed),
+            sign,
+        )
+        for seed, values in curve.test_by_seed.items()
+    )
 
 
 def outcomes(data: Grid, curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcome, ...]:
@@ -256,87 +296,52 @@ def outcomes(data: Grid, curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcom
     where there is one), fixed 10 %, 30 % and 50 % of T (nearest epoch), end (the last
     measured fork), random time (the mean over all whole epochs between first and last measured
     fork).
+
+    Args:
+        data: of the curve's setting.
+        curve: one of its curves.
+        rules: each is replayed once.
+
+    Returns:
+        One outcome per rule and mode, and per baseline.
     """
-    choose_at = functools.partial(_at, sign=curve.metric.sign)
-    seeds = truths(curve)
-
-    def outcome(trigger: str, kind: str, mode: str, choose: Callable[[Truth], Choice]) -> Outcome:
-        return Outcome(curve, trigger, kind, mode, tuple(map(choose, seeds)), data.num_epochs)
-
-    found = [
-        outcome(str(rule), "rule", mode, _rule_chooser(data, rule, mode, choose_at))
-        for rule in dict.fromkeys(rules)
+    choosers: dict[tuple[str, str, str], Callable[[Truth], Choice]] = {
+        (str(rule), "rule", mode): functools.partial(_ask, data, rule, mode)
+        for rule in rules
         for mode in ("now", "rewind")[: 1 + rule.looks_back]
+    }
+    for fraction in FIXED_FRACTIONS:
+        epoch = int(fraction * data.num_epochs + 0.5)
+        choosers[f"fixed {100 * fraction:.0f} %", "baseline", "now"] = functools.partial(
+            Truth.choose, epoch=epoch
+        )
+    choosers |= {
+        ("oracle", "baseline", "now"): lambda truth: truth.choose(truth.best_epoch),
+        ("best fixed epoch", "baseline", "now"): lambda truth: truth.choose(curve.ranking.best),
+        ("end", "baseline", "now"): lambda truth: truth.choose(max(truth.values)),
+        ("random time", "baseline", "now"): Truth.choose_at_random,
+    }
+    seeds = truths(curve)
+    found = [
+        Outcome(curve, *names, tuple(map(choose, seeds)), data.num_epochs)
+        for names, choose in choosers.items()
     ]
-    for name, chooser in _baselines(data, curve, choose_at).items():
-        found.append(outcome(name, "baseline", "now", chooser))
     return tuple(sorted(found, key=_order))
 
 
-def _rule_chooser(
-    data: Grid, rule: Trigger, mode: str, choose_at: Callable[..., Choice]
-) -> Callable[[Truth], Choice]:
-    def choose(truth: Truth) -> Choice:
-        firing = data.firing(rule, truth.trunk_seed)
-        if firing is None:
-            return Choice(
-                truth.trunk_seed, "never", reason=data.raised.get(rule, "the rule never fired")
-            )
-        return dataclasses.replace(
-            choose_at(truth, firing.marked_epoch if mode == "rewind" else firing.epoch),
-            fired_epoch=firing.epoch,
-            marked_epoch=firing.marked_epoch,
-            # The epochs up to the firing were trained dense, whatever checkpoint was gone back to.
-            dense_epochs=firing.epoch,
-            reason=firing.reason,
-        )
-
-    return choose
-
-
-def _at(truth: Truth, epoch: int, *, sign: float) -> Choice:
-    """The seed's choice if it is pruned at an epoch."""
-    value = truth.at(epoch)
-    if value is None:
-        status = "diverged" if truth.near_divergence(epoch) else "outside"
-        return Choice(truth.trunk_seed, status, epoch=epoch, dense_epochs=epoch)
-    status = "measured" if epoch in truth.values else "interpolated"
-    regret = max(truth.values.values()) - value
-    return Choice(truth.trunk_seed, status, None, None, epoch, sign * value, regret, epoch)
-
-
-def _baselines(
-    data: Grid, curve: Curve, choose_at: Callable[..., Choice]
-) -> dict[str, Callable[[Truth], Choice]]:
-    fixed = {
-        f"fixed {100 * fraction:.0f} %": lambda truth, fraction=fraction: choose_at(
-            truth, int(fraction * data.num_epochs + 0.5)
-        )
-        for fraction in FIXED_FRACTIONS
-    }
-    return {
-        "oracle": lambda truth: choose_at(truth, truth.best_epoch),
-        "best fixed epoch": lambda truth: choose_at(truth, curve.ranking.best),
-        **fixed,
-        "end": lambda truth: choose_at(truth, max(truth.values)),
-        "random time": lambda truth: _at_random(truth, choose_at),
-    }
-
-
-def _at_random(truth: Truth, choose_at: Callable[..., Choice]) -> Choice:
-    """What is to be expected of an epoch drawn at random between the first and the last measured
-    fork."""
-    epochs = range(min(truth.values), max(truth.values) + 1)
-    every = [choose_at(truth, epoch) for epoch in epochs]
-    if any(choice.status == "diverged" for choice in every):
-        middle = sum(epochs) / len(epochs)
-        return Choice(truth.trunk_seed, "diverged", epoch=middle, dense_epochs=middle)
-    test, regret, epoch = (
-        sum(getattr(choice, name) for choice in every) / len(every)
-        for name in ("test", "regret", "epoch")
+def _ask(data: Grid, rule: Trigger, mode: str, truth: Truth) -> Choice:
+    firing = data.firing(rule, truth.trunk_seed)
+    if firing is None:
+        reason = data.raised.get(rule, "the rule never fired")
+        return Choice(truth.trunk_seed, "never", reason=reason)
+    return dataclasses.replace(
+        truth.choose(firing.marked_epoch if mode == "rewind" else firing.epoch),
+        fired_epoch=firing.epoch,
+        marked_epoch=firing.marked_epoch,
+        # The epochs up to the firing were trained dense, whatever checkpoint was gone back to.
+        dense_epochs=firing.epoch,
+        reason=firing.reason,
     )
-    status = "measured" if all(choice.status == "measured" for choice in every) else "interpolated"
-    return Choice(truth.trunk_seed, status, None, None, epoch, test, regret, epoch)
 
 
 def _order(outcome: Outcome) -> tuple[Any, ...]:

@@ -1,5 +1,5 @@
-"""The tables results.csv, a row per ended run, and signals.csv, a row per trunk epoch; how any is
-written."""
+"""The tables results.csv, one row per ended run, and signals.csv, one row per trunk epoch; how any
+is written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,26 +8,16 @@ from typing import Any
 from earlyprune_jax import records
 from earlyprune_jax.analysis import publish
 from earlyprune_jax.analysis.places import SETTING, Place
-from earlyprune_jax.analysis.run_files import is_number
-from earlyprune_jax.analysis.runs import ONLINE, Runs, Table, by_setting, read_runs, result_columns
-from earlyprune_jax.analysis.study import read_config
+from earlyprune_jax.analysis.runs import (
+    Runs,
+    Table,
+    by_setting,
+    is_number,
+    read_runs,
+    result_columns,
+)
 
-__all__ = [
-    "ONLINE",
-    "SETTING",
-    "Place",
-    "Runs",
-    "by_setting",
-    "csv_text",
-    "read_config",
-    "read_runs",
-    "read_table",
-    "result_rows",
-    "result_table",
-    "save",
-    "signal_table",
-    "write_tables",
-]
+__all__ = ["SETTING", "Place", "Runs", "by_setting", "read_runs", "write_tables"]
 
 
 def result_table(runs: Runs) -> Table:
@@ -70,24 +60,26 @@ def signal_table(runs: Runs) -> Table:
 
     keys = [*runs.setting_axes, "trunk_seed"]
     trunks = runs.of_kind("trunk").frame
-    measured = [
-        (values, entry["epoch"], entry.get("signals") or {})
+    rows = [
+        {
+            **dict(zip(keys, values, strict=True)),
+            "epoch": entry["epoch"],
+            **{
+                name: value
+                for name, value in (entry.get("signals") or {}).items()
+                if is_number(value)
+            },
+        }
         for name, *values in trunks[["name", *keys]].itertuples(index=False, name=None)
         for entry in runs.entries[name]
     ]
-    names = dict.fromkeys(name for *_, own in measured for name in own if is_number(own[name]))
-    table: dict[str, Any] = {
-        key: [values[place] for values, *_ in measured] for place, key in enumerate(keys)
-    }
-    table["epoch"] = [epoch for _, epoch, _ in measured]
-    table |= {name: [own.get(name) for *_, own in measured] for name in names}
-    return pd.DataFrame(table)
+    return pd.DataFrame(rows, columns=None if rows else [*keys, "epoch"])
 
 
 def write_tables(
     workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False
 ) -> list[Path]:
-    """Writes results.csv and signals.csv, each replaced in one step, and returns their paths.
+    """Writes results.csv and signals.csv, each replaced in one step.
 
     Floats are written so that reading them back gives the same bits; a cell is empty where there is
     no value.
@@ -96,6 +88,9 @@ def write_tables(
         workdir: An existing directory.
         runs: What `read_runs` gave for it, where that is known already.
         parquet: Write results.parquet and signals.parquet too; needs pyarrow.
+
+    Returns:
+        The paths written.
 
     Raises:
         InvalidInput: A file of the workdir is damaged.
@@ -106,9 +101,7 @@ def write_tables(
         ['results.csv', 'signals.csv']
     """
     runs = read_runs(workdir) if runs is None else runs
-    tables = dict(
-        zip(publish.RESULTS.tables, (result_table(runs), signal_table(runs)), strict=True)
-    )
+    tables = dict(zip(publish.RESULT_TABLES, (result_table(runs), signal_table(runs)), strict=True))
     paths = [save(Path(workdir) / name, table) for name, table in tables.items()]
     if parquet:
         paths += [save(path.with_suffix(".parquet"), tables[path.name]) for path in paths]
@@ -195,6 +188,4 @@ def rows_of(table: Table) -> list[dict[str, Any]]:
         >>> rows_of(frame_of([{"a": 1, "b": None}]))
         [{'a': 1, 'b': None}]
     """
-    present = table.notna()
-    kept = table.astype("object").where(present, None)
-    return kept.to_dict("records")
+    return table.astype("object").where(table.notna(), None).to_dict("records")

@@ -2,7 +2,7 @@
 
 python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, patience=5)'
 
-Writes rules.csv (a row per curve, rule and mode), rule_choices.csv (a row per seed),
+Writes rules.csv (one row per curve, rule and mode), rule_choices.csv (one row per seed),
 signal_correlations.csv and figures/rules.png and .svg (of several settings one each, named after
 it). In these files metrics are in their own unit, percents and shares as fractions, and a regret is
 never negative; `fork_rule` is the learning-rate rule of the forks, `trigger` the rule that chose
@@ -10,6 +10,7 @@ the epoch.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,11 +29,11 @@ from earlyprune_jax.analysis import (
 from earlyprune_jax.analysis.curves import Curve
 from earlyprune_jax.analysis.regret import Choice, Grid, Outcome
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.stats import Stats
-from earlyprune_jax.metrics import Metric
+from earlyprune_jax.analysis.stats import columns
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
 from earlyprune_jax.validate import InvalidInput, unexpected
 
+MEAN_STD = ("mean", "std")
 CHOICE = ("trunk_seed", "status", "fired_epoch", "marked_epoch", "epoch")
 
 
@@ -54,10 +55,9 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
         >>> replay("no/such/workdir")
         ()
     """
-    runs = results.read_runs(workdir)
-    grids = grids_of(runs)
-    own = None if rules is None else _parsed(rules, grids, runs)
-    return tuple(outcome for data in grids for outcome in replay_grid(data, runs, own))
+    grids = grids_of(results.read_runs(workdir))
+    given = None if rules is None else _parsed(rules, grids)
+    return replay_grids(grids, given)
 
 
 def write(
@@ -80,78 +80,91 @@ def write(
         >>> write("no/such/workdir")
         []
     """
-    runs = results.read_runs(workdir) if runs is None else runs
-    grids = grids_of(runs)
-    if not any(data.curves for data in grids):
-        return []
-    more = _parsed(extra, grids, runs)
-    found = [outcome for data in grids for outcome in replay_grid(data, runs, None, more)]
-    return _write(workdir, runs, grids, found)
+    grids = grids_of(results.read_runs(workdir) if runs is None else runs)
+    outcomes = replay_grids(grids, extra=_parsed(extra, grids))
+    return _write(workdir, grids, outcomes) if outcomes else []
 
 
-def _write(
-    workdir: str | Path, runs: Runs, grids: Sequence[Grid], found: Sequence[Outcome]
-) -> list[Path]:
-    place = _curve_cells(found[0].curve)
-    related = [
+def _write(workdir: str | Path, grids: Sequence[Grid], outcomes: Sequence[Outcome]) -> list[Path]:
+    correlations = [
         _correlation_row(one)
         for data in grids
         for curve in data.curves
         for one in correlation.correlations(data, curve)
     ]
+    # Where nothing was measured along the trunks there is a header all the same.
     names = ("spearman_mean", "spearman_std", "epoch_spearman_mean", "num_seeds", "num_epochs")
     tables = (
-        ([_rule_row(one) for one in found], ()),
-        ([_choice_row(one, choice) for one in found for choice in one.choices], ()),
-        (related, (*place, "signal", *names)),
+        ([_rule_row(one) for one in outcomes], ()),
+        ([_choice_row(one, choice) for one in outcomes for choice in one.choices], ()),
+        (correlations, (*_curve_cells(outcomes[0].curve), "signal", *names)),
     )
     paths = [
-        results.save(Path(workdir) / name, rows, columns)
-        for name, (rows, columns) in zip(publish.RULES.tables, tables, strict=True)
+        results.save(Path(workdir) / name, rows, header)
+        for name, (rows, header) in zip(publish.RULE_TABLES, tables, strict=True)
     ]
-    return paths + rules_figure.draw(workdir, found, several=len(results.by_setting(runs)) > 1)
+    return paths + rules_figure.draw(workdir, outcomes, several=len(grids) > 1)
 
 
-def replay_grid(
-    data: Grid, runs: Runs, own: Sequence[Trigger] | None = None, extra: Sequence[Trigger] = ()
+def grids_of(runs: Runs) -> list[Grid]:
+    """Gathers what a replay needs, setting by setting: trunks of two settings may share a seed."""
+    return [regret.grid(own) for own in results.by_setting(runs).values()]
+
+
+def replay_grids(
+    grids: Iterable[Grid], given: Sequence[Trigger] | None = None, extra: Sequence[Trigger] = ()
 ) -> tuple[Outcome, ...]:
-    """Replays on what has been read: `own` rules, or None for the default ones, after `extra`
-    ones."""
+    """Replays rules on what has been read.
+
+    Args:
+        grids: of `grids_of`.
+        given: the rules; None for the default ones.
+        extra: rules before these.
+
+    Returns:
+        As `replay`.
+    """
     return tuple(
         outcome
+        for data in grids
         for curve in data.curves
         for outcome in regret.outcomes(
-            data, curve, [*extra, *(default_rules(data, curve, runs) if own is None else own)]
+            data, curve, [*extra, *(default_rules(data, curve) if given is None else given)]
         )
     )
 
 
-def default_rules(data: Grid, curve: Curve, runs: Runs) -> tuple[Trigger, ...]:
+def default_rules(data: Grid, curve: Curve) -> tuple[Trigger, ...]:
     """Gives the rules worth trying with the columns that were measured, and the config's own.
 
     Peaks of the papers' signals, Early-Bird, EarlyCroP at the curve's sparsity, and plateaus of the
     primary metric on train and validation data, each where its column exists.
     """
-    sparsity = curve.place["sparsity"]
+    sparsity, metric = curve.place["sparsity"], curve.metric
+    # Two masks of sparsity s differ on 2 min(s, 1 - s) of the weights at most: at s = 0.97 the
+    # paper's threshold of 0.1 could not be missed. A tenth of that most is tried too.
+    largest = 2 * min(sparsity, 1 - sparsity)
+    tenth = float(f"{largest / 10:.3g}")
+    thresholds = [0.1, tenth] if tenth < 0.1 < largest else [tenth]
     candidates = (
         Peak("fisher_trace"),
         Peak("kl_uniform_bits"),
         Peak("random_distance"),
-        *_early_birds(sparsity),
+        *(EarlyBird(threshold=threshold) for threshold in thresholds),
         EarlyCrop(sparsity=sparsity),
-        Plateau(runs.metric.column("train")),
-        Plateau(runs.metric.column("validation")),
+        Plateau(metric.column("train")),
+        Plateau(metric.column("validation")),
     )
     usable = (rule for rule in candidates if set(rule.columns) <= set(data.columns))
-    return (*configured(runs, data.columns)[0], *usable)
+    return (*configured(data.runs, data.columns)[0], *usable)
 
 
-def configured(runs: Runs, columns: Iterable[str]) -> tuple[tuple[Trigger, ...], str | None]:
+def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...], str | None]:
     """Loads the config's own rule, fork.trigger, which may be code of the user's.
 
     Args:
         runs: of a workdir.
-        columns: that were measured.
+        measured: the columns there are.
 
     Returns:
         The rule, if it can be used. And a line that says why not, of code that cannot be loaded; a
@@ -163,7 +176,7 @@ def configured(runs: Runs, columns: Iterable[str]) -> tuple[tuple[Trigger, ...],
         return (), None
     try:
         references.use_folder(runs.study.folder)
-        problems = triggers.check(text, columns)
+        problems = triggers.check(text, measured)
         if not problems:
             return (triggers.parse(text),), None
     except Exception as error:  # whatever code of the user's raises
@@ -172,12 +185,11 @@ def configured(runs: Runs, columns: Iterable[str]) -> tuple[tuple[Trigger, ...],
     return (), f"The rule fork.trigger={text} is not replayed: {problems[0]}" if is_own else None
 
 
-def notes(runs: Runs, grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[str]:
-    """Says why the config's own rule is not replayed, and which code of the user's has changed
-    meanwhile.
+def notes(grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[str]:
+    """Says why the config's own rule is not replayed, which rules raised, and which code of the
+    user's has changed meanwhile.
 
     Args:
-        runs: of a workdir.
         grids: of `grids_of`; where they hold no curve nothing is replayed, and nothing said.
         extra: rules beside the default ones.
 
@@ -186,71 +198,50 @@ def notes(runs: Runs, grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[
     """
     if not any(data.curves for data in grids):
         return []
-    own, problem = configured(runs, dict.fromkeys(name for data in grids for name in data.columns))
-    replayed = [runs.config["fork"]["trigger"]] if own else []
+    runs = grids[0].runs
+    usable, problem = configured(runs, _columns(grids))
+    texts = [*extra, *([runs.config["fork"]["trigger"]] if usable else [])]
     raised = {str(rule): why for data in grids for rule, why in data.raised.items()}
-    lines = [problem, _changed_note(runs, [*replayed, *extra])]
-    lines += [
-        f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()
+    return [
+        *([problem] if problem else []),
+        *_changed(runs, texts),
+        *(f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()),
     ]
-    return [line for line in lines if line]
 
 
-def _changed_note(runs: Runs, texts: Iterable[str]) -> str | None:
+def _changed(runs: Runs, texts: Iterable[str]) -> list[str]:
     """Names the code behind rules that is no longer what the runs were made with."""
     held = dict(runs.study.code)
-    paths = dict.fromkeys(
-        path for text in texts for path in references.import_paths(text) if path in held
-    )
-    if not paths:
-        return None
-    references.use_folder(runs.study.folder)
-    changed = [path for path in paths if _digest(path) not in (None, held[path])]
-    if not changed:
-        return None
-    has, replays = ("has", "its replay is") if len(changed) == 1 else ("have", "their replays are")
-    since = f"{has} changed since these runs were made"
-    return f"{words.listed(changed)} {since}: {replays} of the code as it is now."
+    paths = [path for text in texts for path in references.import_paths(text) if path in held]
+    if paths:
+        references.use_folder(runs.study.folder)
+    changed = []
+    for path in dict.fromkeys(paths):
+        try:
+            changed += [path] if references.digest(path) != held[path] else []
+        except InvalidInput:
+            continue  # Code that cannot be loaded is not replayed.
+    return [
+        f"{path} has changed since these runs were made: its replay is of the code as it is now."
+        for path in changed
+    ]
 
 
-def _digest(path: str) -> str | None:
-    """The digest of code as it is now; None of code that cannot be loaded."""
-    try:
-        return references.digest(path)
-    except InvalidInput:
-        return None
+def _columns(grids: Iterable[Grid]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for data in grids for name in data.columns))
 
 
-def _early_birds(sparsity: float) -> tuple[EarlyBird, ...]:
-    """The paper's threshold where a mask can miss it, and a tenth of what masks can differ by at
-    most.
-
-    Two masks of sparsity s differ on 2 min(s, 1 - s) of the weights at most: at s = 0.97 no mask is
-    farther than 0.06 from another, and a threshold of 0.1 means "after epoch 5".
-    """
-    largest = 2 * min(sparsity, 1 - sparsity)
-    thresholds = [0.1] if largest > 0.1 else []
-    scaled = float(f"{largest / 10:.3g}")
-    return tuple(
-        EarlyBird(threshold=threshold) for threshold in dict.fromkeys([*thresholds, scaled])
-    )
-
-
-def grids_of(runs: Runs) -> list[Grid]:
-    """Gathers what a replay needs, setting by setting: trunks of two settings may share a seed."""
-    return [regret.grid(own) for own in results.by_setting(runs).values()]
-
-
-def _parsed(rules: Iterable[str], grids: Iterable[Grid], runs: Runs) -> tuple[Trigger, ...]:
-    rules, columns = (
-        tuple(rules),
-        tuple(dict.fromkeys(name for data in grids for name in data.columns)),
-    )
-    references.use_folder(runs.study.folder)
-    problems = [f"{text}: {problem}" for text in rules for problem in triggers.check(text, columns)]
+def _parsed(rules: Iterable[str], grids: Sequence[Grid]) -> tuple[Trigger, ...]:
+    rules = tuple(rules)
+    if grids:
+        references.use_folder(grids[0].runs.study.folder)
+    measured = _columns(grids)
+    problems = [
+        f"{text}: {problem}" for text in rules for problem in triggers.check(text, measured)
+    ]
     if problems:
         raise InvalidInput(problems)
-    return tuple(triggers.parse(text) for text in rules)
+    return tuple(map(triggers.parse, rules))
 
 
 def _curve_cells(curve: Curve) -> dict[str, Any]:
@@ -258,30 +249,26 @@ def _curve_cells(curve: Curve) -> dict[str, Any]:
 
 
 def _outcome_cells(outcome: Outcome) -> dict[str, Any]:
-    own = {"trigger": outcome.trigger, "kind": outcome.kind, "mode": outcome.mode}
-    return _curve_cells(outcome.curve) | own
+    rule = {"trigger": outcome.trigger, "kind": outcome.kind, "mode": outcome.mode}
+    return _curve_cells(outcome.curve) | rule
 
 
 def _rule_row(outcome: Outcome) -> dict[str, Any]:
-    interpolated, evaluated = outcome.count("interpolated"), outcome.num_evaluated
-    row = {
+    evaluated = outcome.num_evaluated
+    mean_std = functools.partial(columns, parts=MEAN_STD)
+    return {
         **_outcome_cells(outcome),
         "num_seeds": len(outcome.choices),
         "num_evaluated": evaluated,
         "num_outside": outcome.count("outside"),
         "num_diverged": outcome.count("diverged"),
         "num_never_fired": outcome.count("never"),
-        "interpolated_share": interpolated / evaluated if evaluated else None,
+        "interpolated_share": outcome.count("interpolated") / evaluated if evaluated else None,
+        **mean_std("epoch", outcome.over_seeds("epoch")),
+        **mean_std(outcome.curve.metric.column("test"), outcome.over_seeds("test")),
+        **mean_std("regret", outcome.over_seeds("regret")),
+        **mean_std("saved_epochs", outcome.saved_epochs),
     }
-    numbers = {
-        "epoch": outcome.over_seeds("epoch"),
-        _test(outcome): outcome.over_seeds("test"),
-        "regret": outcome.over_seeds("regret"),
-        "saved_epochs": outcome.saved_epochs,
-    }
-    for name, found in numbers.items():
-        row |= _mean_std(name, found)
-    return row
 
 
 def _choice_row(outcome: Outcome, choice: Choice) -> dict[str, Any]:
@@ -289,7 +276,7 @@ def _choice_row(outcome: Outcome, choice: Choice) -> dict[str, Any]:
     return {
         **_outcome_cells(outcome),
         **{name: getattr(choice, name) for name in CHOICE},
-        _test(outcome): choice.test,
+        outcome.curve.metric.column("test"): choice.test,
         "regret": choice.regret,
         "dense_epochs": dense,
         "saved_epochs": None if dense is None else outcome.num_epochs - dense,
@@ -297,52 +284,38 @@ def _choice_row(outcome: Outcome, choice: Choice) -> dict[str, Any]:
     }
 
 
-def _test(outcome: Outcome) -> str:
-    metric: Metric = outcome.curve.metric
-    return metric.column("test")
-
-
 def _correlation_row(one: correlation.Correlation) -> dict[str, Any]:
     return {
         **_curve_cells(one.curve),
         "signal": one.signal,
-        **_mean_std("spearman", one.over_seeds),
+        **columns("spearman", one.over_seeds, MEAN_STD),
         "epoch_spearman_mean": one.epoch_itself.mean if one.epoch_itself else None,
         "num_seeds": one.over_seeds.n if one.over_seeds else 0,
         "num_epochs": one.num_epochs,
     }
 
 
-def _mean_std(name: str, found: Stats | None) -> dict[str, float | None]:
-    return {
-        f"{name}_mean": found.mean if found else None,
-        f"{name}_std": found.std if found else None,
-    }
-
-
 def _report(workdir: str, extra: Sequence[str]) -> str:
     """Writes the files, and gives the tables for the terminal."""
-    runs = results.read_runs(workdir)
-    grids = grids_of(runs)
+    grids = grids_of(results.read_runs(workdir))
     if not any(data.curves for data in grids):
         remedy = "Rules are judged by measured forks."
         raise unexpected("WORKDIR", workdir, "to hold finished forks", remedy)
-    more = _parsed(extra, grids, runs)
-    found = [outcome for data in grids for outcome in replay_grid(data, runs, None, more)]
+    outcomes = replay_grids(grids, extra=_parsed(extra, grids))
     parts = [
-        rules_text.table(found),
+        rules_text.table(outcomes),
         rules_text.correlation_tables(grids),
-        *notes(runs, grids, extra),
+        *notes(grids, extra),
+        f"Files: {', '.join(map(str, _write(workdir, grids, outcomes)))}",
     ]
-    files = ", ".join(map(str, _write(workdir, runs, grids, found)))
-    return "\n".join([*filter(None, parts), f"Files: {files}"])
+    return "\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m earlyprune_jax.analysis.rules",
-        description="Replay rules over a finished grid: what each would have chosen, and its regret.",
+        description="Replay rules over a grid: what each would have chosen, and its regret.",
         epilog=f"Rules: {'; '.join(rule.example for rule in triggers.RULES.values())}.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="an experiment's directory")
@@ -354,12 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a rule beside the default ones; repeatable",
     )
     flags = parser.parse_args(arguments)
-    try:
-        print(_report(flags.workdir, flags.rule))
-    except InvalidInput as error:
-        print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
-    return 0
+    return words.answer(lambda: _report(flags.workdir, flags.rule))
 
 
 if __name__ == "__main__":

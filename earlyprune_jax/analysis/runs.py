@@ -1,45 +1,37 @@
-"""The runs of a workdir as one frame: a row per run, with all its axes, swept keys and numbers.
+"""The runs of a workdir as one frame: one row per run, with all its axes, swept keys and numbers.
 
 Of trunks every epoch is kept, for its signals; of the runs pruned from them, which are many, only
 the last and the best. Pandas is imported on use: a process that trains needs none of it.
 """
 
 import dataclasses
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from earlyprune_jax.analysis import run_files
+from earlyprune_jax import records
 from earlyprune_jax.analysis import study as studies
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, order
-from earlyprune_jax.analysis.run_files import Files
 from earlyprune_jax.analysis.study import Study, Swept
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.validate import unexpected
 
+FOLDERS = ("trunks", "forks", "online")
+KINDS = ("trunk", "fork", "online")
 ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
 """What run.json says of a run that pruned itself; `fork_epoch` is then the epoch of its weights."""
+LOST = ("diverged", "failed")
+"""How a run ends without a result: its numbers were no longer finite, or it raised."""
+NEEDED = ("kind", *SETTING, "trunk_seed", "first_epoch", "last_epoch")
+"""What every run.json says; a fork's also says where it belongs."""
+FRACTIONS = ("train_fraction", "sparsity", "achieved_sparsity", "final_lr", "seconds")
+INTEGERS = ("_epoch", "_step", "_seed", "epochs_trained", "replicate")
+"""How the names of columns of whole numbers end."""
 Table = Any
 """A pandas.DataFrame: its methods are typed for all kinds of columns at once, which helps no
 checker."""
-KINDS = ("trunk", "fork", "online")
-LOST = ("diverged", "failed")
-"""How a run ends without a result: its numbers were no longer finite, or it raised."""
-TEXTS = (
-    "name",
-    "kind",
-    "model",
-    "schedule",
-    "criterion",
-    "scope",
-    "rule",
-    "status",
-    "reason",
-    "trigger",
-    "mode",
-)
-FRACTIONS = ("train_fraction", "sparsity", "achieved_sparsity", "final_lr", "seconds")
-"""Columns of text and of numbers; of the others those of metrics hold numbers, swept keys
-anything."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,14 +72,15 @@ class Runs:
         return (*SETTING, *self.swept.trunk)
 
     @property
+    def setting(self) -> Place:
+        """Where the first run lies: of runs of one setting, all of them."""
+        axes = list(self.setting_axes)
+        return Place.of(axes, self.frame[axes].iloc[0])
+
+    @property
     def curve_axes(self) -> tuple[str, ...]:
         """The columns that tell curves apart, those of the setting first."""
         return (*self.setting_axes, *CURVE, *self.swept.fork)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """All axes, in the order of the tables and of sorting."""
-        return axes_of(self.swept)
 
     def where(self, mask: Any) -> "Runs":
         """Keeps the rows of a mask."""
@@ -96,14 +89,6 @@ class Runs:
     def of_kind(self, kind: str) -> "Runs":
         """Keeps the runs of one kind: trunk, fork or online."""
         return self.where(self.frame["kind"] == kind)
-
-    def histories(self) -> dict[int, Sequence[Mapping[str, Any]]]:
-        """Trunk seed -> its epochs; of one setting only."""
-        trunks = self.of_kind("trunk").frame
-        return {
-            int(seed): self.entries[name]
-            for seed, name in zip(trunks["trunk_seed"], trunks["name"], strict=True)
-        }
 
 
 def each(frame: Table) -> Iterator[Any]:
@@ -146,13 +131,29 @@ def read_runs(workdir: str | Path) -> Runs:
         >>> len(read_runs("no/such/workdir"))
         0
     """
-    config, files = studies.read_config(workdir), run_files.read(workdir)
-    swept = studies.swept_keys(config, files.configs)
-    _add_swept(files, swept)
-    read = sorted(files.runs, key=lambda run: _sort_key(run.row, axes_of(swept)))
-    frame = _frame([run.row for run in read], files.study, swept)
-    trunks = {run.row["name"]: run.entries for run in read if run.entries is not None}
-    return Runs(files.study, config, swept, frame, trunks)
+    config = studies.read_config(workdir)
+    paths = [path for folder in FOLDERS for path in Path(workdir).glob(f"{folder}/*/run.json")]
+    study = studies.read_study(workdir) or studies.recorded_study(_first_entries(paths))
+    configs: list[Mapping[str, Any]] = []
+    rows, entries = [], {}
+    for path in paths:
+        row = _description(path)
+        run_config = row.pop("config", None) or {}
+        if run_config not in configs:
+            configs.append(run_config)
+        epochs = _epochs(path.parent)
+        row |= _numbers(row, epochs, records.RunRecords(path.parent).result(), study)
+        rows.append((row | {"name": path.parent.name}, configs.index(run_config)))
+        if row["kind"] == "trunk":
+            entries[path.parent.name] = [_lean(entry) for entry in epochs]
+    swept = studies.swept_keys(config, configs)
+    for row, place in rows:
+        # What is swept of the forks says nothing of a trunk.
+        keys = swept.trunk if row["kind"] == "trunk" else (*swept.trunk, *swept.fork)
+        row |= {key: studies.value_of(configs[place], key) for key in keys}
+    axes = axes_of(swept)
+    ordered = sorted((row for row, _ in rows), key=lambda row: _sort_key(row, axes))
+    return Runs(study, config, swept, _frame(ordered, study, swept), entries)
 
 
 def by_setting(runs: Runs) -> dict[Place, Runs]:
@@ -188,13 +189,114 @@ def result_columns(study: Study, swept: Swept) -> tuple[str, ...]:
     )
 
 
-def _add_swept(files: Files, swept: Swept) -> None:
-    """Adds the values of swept keys to the rows; those of forks say nothing of a trunk."""
-    of_trunk = [{key: studies.value_of(one, key) for key in swept.trunk} for one in files.configs]
-    of_fork = [{key: studies.value_of(one, key) for key in swept.fork} for one in files.configs]
-    for run in files.runs if swept != Swept() else ():
-        is_trunk = run.row["kind"] == "trunk"
-        run.row.update(of_trunk[run.config], **({} if is_trunk else of_fork[run.config]))
+def best_entry(
+    entries: Sequence[Mapping[str, Any]], metric: Metric, split: str
+) -> Mapping[str, Any]:
+    """Finds the epoch with the best finite value, the first of equals; empty without one.
+
+    Args:
+        entries: epochs of a run; those without a value are passed over.
+        metric: says which direction is better.
+        split: validation or test.
+
+    Returns:
+        The epoch's entry.
+
+    Example:
+        >>> values = {1: 0.5, 2: None, 3: 0.2, 4: 0.2}
+        >>> entries = [{"epoch": epoch, "test_loss": loss} for epoch, loss in values.items()]
+        >>> best_entry(entries, Metric("loss", larger_is_better=False), "test")["epoch"]
+        3
+    """
+    column, sign = metric.column(split), metric.sign
+    top, best = -math.inf, {}
+    for entry in entries:
+        value = entry.get(column)
+        if is_number(value) and top < sign * value < math.inf:
+            top, best = sign * value, entry
+    return best
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tells whether a record's value is a number; JSON's true and false are none.
+
+    Example:
+        >>> is_number(1), is_number(True), is_number(None)
+        (True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    described = records.read_json(path)
+    forks = ("fork_epoch", *CURVE, "replicate") if described.get("kind") == "fork" else ()
+    missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
+    if missing:
+        raise unexpected(str(path), missing, "not to be null", records.REMEDY)
+    return described
+
+
+def _epochs(directory: Path) -> list[dict[str, Any]]:
+    """Reads the epochs of a run, all lines at once: ten thousand runs are read in seconds so."""
+    try:
+        whole = (directory / "metrics.jsonl").read_bytes().rpartition(b"\n")[0]
+        entries = json.loads(b"[" + whole.replace(b"\n", b",") + b"]")
+    except (FileNotFoundError, ValueError):
+        entries = []
+    # Two damaged lines must not pass as the halves of one.
+    is_whole = bool(entries) and len(entries) == whole.count(b"\n") + 1
+    if is_whole and all(type(entry) is dict for entry in entries):
+        return entries
+    return records.RunRecords(directory).epochs()
+
+
+def _first_entries(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yields the first epoch of a run of each kind that has one."""
+    for folder in FOLDERS:
+        read = (_epochs(path.parent) for path in paths if path.parts[-3] == folder)
+        yield from next(filter(None, read), [])[:1]
+
+
+def _numbers(
+    described: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any] | None,
+    study: Study,
+) -> dict[str, Any]:
+    """What a run came to: its end, the metrics of its last epoch, its best epochs."""
+    last: Mapping[str, Any] = entries[-1] if entries else {}
+    result = result or {"status": "unfinished"}
+    status = result["status"]
+    best, chosen = (best_entry(entries, study.primary, split) for split in ("test", "validation"))
+    primary = study.primary.column("test")
+    diverged = result if status == "diverged" else {}
+    end = last.get("epoch", described["first_epoch"])
+    return {
+        "status": status,
+        "achieved_sparsity": result.get("achieved_sparsity"),
+        "epochs_trained": end - described["first_epoch"],
+        "final_lr": last.get("learning_rate"),
+        **{column: last.get(column) for column in study.columns},
+        f"best_{primary}": best.get(primary),
+        "best_test_epoch": best.get("epoch"),
+        "validation_epoch": chosen.get("epoch"),
+        f"validation_epoch_{primary}": chosen.get(primary),
+        "diverged_epoch": diverged.get("epoch"),
+        "diverged_step": diverged.get("step"),
+        "seconds": sum(entry.get("seconds") or 0.0 for entry in entries) if entries else None,
+        "reason": result.get("reason") or described.get("reason"),
+        "end_epoch": end,
+        "complete": status == "finished" and last.get("epoch", -1) >= described["last_epoch"],
+    }
+
+
+def _lean(entry: dict[str, Any]) -> dict[str, Any]:
+    """Drops the signals' values per parameter, which are most of an entry."""
+    signals = entry.get("signals")
+    if not signals:
+        return entry
+    single = {name: value for name, value in signals.items() if not isinstance(value, dict)}
+    return {**entry, "signals": single}
 
 
 def _sort_key(row: Mapping[str, Any], axes: Sequence[str]) -> tuple[Any, ...]:
@@ -205,23 +307,18 @@ def _sort_key(row: Mapping[str, Any], axes: Sequence[str]) -> tuple[Any, ...]:
 def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:
     import pandas as pd
 
-    columns = (
-        "name",
-        *result_columns(study, swept),
-        "first_epoch",
-        "last_epoch",
-        "end_epoch",
-        "complete",
-    )
+    plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
+    columns = ("name", *result_columns(study, swept), *plan)
     primary = study.primary.column("test")
     floats = {*FRACTIONS, *study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
-    kinds = dict.fromkeys((*TEXTS, *swept.trunk, *swept.fork), "object") | {"complete": "bool"}
+
+    def dtype(column: str) -> str:
+        if column in floats:
+            return "float64"
+        is_whole = column.endswith(INTEGERS) and "." not in column
+        return "bool" if column == "complete" else "Int64" if is_whole else "object"
+
+    values = {column: [row.get(column) for row in rows] for column in columns}
     return pd.DataFrame(
-        {
-            column: pd.Series(
-                [row.get(column) for row in rows],
-                dtype=kinds.get(column, "float64" if column in floats else "Int64"),
-            )
-            for column in columns
-        }
+        {column: pd.Series(values[column], dtype=dtype(column)) for column in columns}
     )

@@ -58,15 +58,25 @@ def stats(values: Iterable[Any]) -> Stats:
     return Stats(float(np.mean(array)), std, len(array))
 
 
-def columns(name: str, found: Stats | None) -> dict[str, Any]:
+def columns(
+    name: str, found: Stats | None, parts: Sequence[str] = ("mean", "std", "n")
+) -> dict[str, Any]:
     """Gives the cells of a table: NAME_mean, NAME_std and NAME_n.
+
+    Args:
+        name: of the quantity.
+        found: None where there is no value: n is 0 then.
+        parts: which of the three.
+
+    Returns:
+        The value by column, None where there is none.
 
     Example:
         >>> columns("lead", None)
         {'lead_mean': None, 'lead_std': None, 'lead_n': 0}
     """
-    values = (found.mean, found.std, found.n) if found else (None, None, 0)
-    return dict(zip((f"{name}_mean", f"{name}_std", f"{name}_n"), values, strict=True))
+    values = dataclasses.asdict(found) if found else {"n": 0}
+    return {f"{name}_{part}": values.get(part) for part in parts}
 
 
 def is_zero(difference: float) -> bool:
@@ -138,6 +148,14 @@ def plain_difference(measured: np.ndarray, first: int | None, second: int | None
     there is none.
 
     Both columns having been chosen on the same runs, it holds their luck.
+
+    Args:
+        measured: [E, R], NaN where a repeat lacks an epoch.
+        first: a place among the E epochs.
+        second: another one.
+
+    Returns:
+        The statistics over the repeats that have both, or None.
     """
     if first is None or second is None:
         return None

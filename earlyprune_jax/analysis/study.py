@@ -102,7 +102,8 @@ def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
         entries: epochs of runs.
 
     Example:
-        >>> study = recorded_study([{"epoch": 1, "train_loss": 0.1, "train_seconds": 2.0, "test_f1": 0.9}])
+        >>> entry = {"epoch": 1, "train_loss": 0.1, "train_seconds": 2.0, "test_f1": 0.9}
+        >>> study = recorded_study([entry])
         >>> study.primary, study.columns[-2:]
         (Metric(name='f1', unit='%', larger_is_better=True), ('test_loss', 'test_f1'))
     """
@@ -125,26 +126,18 @@ def swept_keys(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) 
         Swept(trunk=('optim.weight_decay',), fork=())
     """
     sweep = config.get("sweep") or {}
-    named = {key for key in sweep if key != "rows"} | {
-        key for row in sweep.get("rows", ()) for key in row
-    }
-    found = {}
-    for part, kinds in (("trunk", ("data", "trunk")), ("fork", ("fork",))):
+    named = {*sweep, *(key for row in sweep.get("rows", ()) for key in row)} - {"rows"}
+    found = []
+    for kinds in (("data", "trunk"), ("fork",)):
         decided = [spec.deciding(one, *kinds) for one in configs]
         keys = dict.fromkeys(key for one in decided for key in one)
-        differing = {
-            key for key in keys if len({frozen(one[key]) for one in decided if key in one}) > 1
-        }
-        every = dict.fromkeys(
-            [
-                *keys,
-                *(key for key in sorted(named) if key in spec.KEYS and spec.decides(key) in kinds),
-            ]
-        )
-        found[part] = tuple(
-            key for key in every if key in differing | named and key not in NAMES.values()
-        )
-    return Swept(found["trunk"], tuple(key for key in found["fork"] if key not in found["trunk"]))
+        known = (key for key in sorted(named) if key in spec.KEYS)
+        keys |= dict.fromkeys(key for key in known if spec.decides(key) in kinds)
+        values = {key: {frozen(one[key]) for one in decided if key in one} for key in keys}
+        swept = [key for key in keys if key in named or len(values[key]) > 1]
+        found.append([key for key in swept if key not in NAMES.values()])
+    trunk, fork = found
+    return Swept(tuple(trunk), tuple(key for key in fork if key not in trunk))
 
 
 def value_of(config: Mapping[str, Any], key: str) -> Any:

@@ -1,16 +1,20 @@
 """Words for numbers, places and signals: tables, figures and text speak alike."""
 
 import math
+import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from earlyprune_jax.analysis.peaks import Peak
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.stats import Stats
 from earlyprune_jax.metrics import PERCENT, Metric
+from earlyprune_jax.validate import InvalidInput
 
 WIDTH = 100
+LONGEST = 24
+"""Characters of a config's value in a table."""
 POINTS = Metric("difference", "points")
 
 
@@ -31,6 +35,9 @@ def amount(
         decimals: at least; small numbers of other units than percent get more.
         sign: write + before positive means.
         unit: write the unit behind.
+
+    Returns:
+        The text.
 
     Example:
         >>> amount(Stats(0.946, 0.012, 3), Metric("score", "%")), amount(None)
@@ -56,8 +63,25 @@ def _enough(value: float, decimals: int) -> int:
     return decimals if not value else min(max(decimals, 1 - math.floor(math.log10(abs(value)))), 6)
 
 
-def difference(found: Stats | None, metric: Metric, *, decimals: int = 2, sign: bool = True) -> str:
+def difference(
+    found: Stats | None,
+    metric: Metric,
+    *,
+    decimals: int = 2,
+    sign: bool = True,
+    unit: bool = True,
+) -> str:
     """Writes a difference of metrics: in points where they are percents.
+
+    Args:
+        found: in the metric's own unit: fractions where it is shown in percent.
+        metric: of both.
+        decimals: as of `amount`.
+        sign: write + before positive means.
+        unit: write the unit behind.
+
+    Returns:
+        The text.
 
     Example:
         >>> difference(Stats(0.0123, 0.004, 3), Metric("score", "%"))
@@ -66,9 +90,9 @@ def difference(found: Stats | None, metric: Metric, *, decimals: int = 2, sign: 
         '-0.012 nats'
     """
     if found is None or metric.unit != PERCENT:
-        return amount(found, metric, decimals=decimals, sign=sign)
+        return amount(found, metric, decimals=decimals, sign=sign, unit=unit)
     scaled = Stats(100 * found.mean, None if found.std is None else 100 * found.std, found.n)
-    return amount(scaled, POINTS, decimals=decimals, sign=sign)
+    return amount(scaled, POINTS, decimals=decimals, sign=sign, unit=unit)
 
 
 def difference_unit(metric: Metric) -> str:
@@ -99,6 +123,16 @@ def with_unit(text: str, unit: str) -> str:
         ('test loss (nats)', 'test bleu')
     """
     return f"{text} ({unit})" if unit else text
+
+
+def share(fraction: float) -> str:
+    """Writes a share in percent: below ten with two digits, so that little is not called nothing.
+
+    Example:
+        >>> share(0.244), share(0.0012)
+        ('24 %', '0.12 %')
+    """
+    return f"{100 * fraction:.0f} %" if fraction >= 0.095 else f"{100 * fraction:.2g} %"
 
 
 def plural(number: int, noun: str) -> str:
@@ -174,33 +208,40 @@ def p_value(p: float) -> str:
     return "p < .001" if p < 0.001 else f"p = {p:.2g}".replace("0.", ".", 1)
 
 
-def label(place: Place, axes: Sequence[str] | None = None) -> str:
-    """Says where runs, a curve or a grid lie, on all or some of the place's axes.
+def label(place: Place, axes: Container[str] | None = None) -> str:
+    """Says where runs, a curve or a grid lie, on all or some of the axes where it has a value.
 
     Example:
-        >>> place = Place((("model", "resnet8"), ("train_fraction", 0.1), ("optim.weight_decay", 5e-4),
-        ...     ("criterion", "magnitude"), ("sparsity", 0.97), ("rule", "paper_a")))
+        >>> setting = (("model", "resnet8"), ("train_fraction", 0.1), ("optim.weight_decay", 5e-4))
+        >>> fork = (("criterion", "magnitude"), ("sparsity", 0.97), ("rule", "paper_a"))
+        >>> place = Place((*setting, *fork))
         >>> label(place.setting)
         'resnet8, 10 % of the training data, weight_decay 0.0005'
         >>> label(place, ["criterion", "sparsity", "rule"])
         'magnitude, 97 % removed, rule paper_a'
     """
     return ", ".join(
-        _word(axis, value) for axis, value in place.items if axes is None or axis in axes
+        _word(axis, value)
+        for axis, value in place.items
+        if value is not None and (axes is None or axis in axes)
     )
 
 
-def short(place: Place) -> str:
-    """Writes a place's values in as few characters as possible.
+def cell(axis: str, value: Any) -> str:
+    """Writes the value of an axis in a table: a dash where there is none, of a long one its
+    beginning.
 
     Example:
-        >>> short(Place((("scope", "global"), ("sparsity", 0.97))))
-        'global, 97 %'
+        >>> cell("sparsity", 0.97), cell("optim.betas", (0.9, 0.99)), cell("optim.momentum", None)
+        ('97 %', '0.9 0.99', '-')
     """
-    return ", ".join(
-        f"{removed(value)} %" if axis == "sparsity" and value is not None else str(value)
-        for axis, value in place.items
-    )
+    if value is None:
+        return "-"
+    if axis == "sparsity":
+        return f"{removed(value)} %"
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    is_long = "." in axis and len(text) > LONGEST
+    return f"{text[: LONGEST - 3]}..." if is_long else text
 
 
 def _word(axis: str, value: Any) -> str:
@@ -217,7 +258,15 @@ def _word(axis: str, value: Any) -> str:
 
 
 def signal_label(name: str, config: Mapping[str, Any], *, short: bool = False) -> str:
-    """Names a signal for readers; `short` leaves out which parameters it sums over.
+    """Names a signal for readers.
+
+    Args:
+        name: a column of signals.csv.
+        config: of the study, {section: {key: value}}.
+        short: leave out which parameters it sums over.
+
+    Returns:
+        The name; that of a signal not known here without its unit.
 
     Example:
         >>> signal_label("fisher_trace", {"signals": {"fisher_layers": "conv_kernels"}})
@@ -301,3 +350,14 @@ def wrapped(paragraph: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def answer(report: Callable[[], str]) -> int:
+    """Prints what a command reports; returns 0, or 2 where its input cannot be used: the problems
+    are on standard error then."""
+    try:
+        print(report())
+    except InvalidInput as error:
+        print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
+        return 2
+    return 0

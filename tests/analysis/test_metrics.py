@@ -146,13 +146,11 @@ def test_no_regret_is_negative_and_the_oracle_is_the_smallest_number(both):
 
 def test_the_summary_speaks_of_the_metric_in_its_own_direction(both):
     more, less = (" ".join(summary.summarize(workdir).split()) for workdir in both)
-    assert "what is reported is test score" in less
-    assert "50 % removed: " in less and "accuracy" not in less
-    assert "Dense, never pruned: 3.15 +- 0.05 test score" in more
-    assert "Dense, never pruned: -3.15 +- 0.05 test score" in less
-    assert re.search(r"score, 0\.\d+ \+- 0\.\d+ below dense", more)
-    assert re.search(r"score, 0\.\d+ \+- 0\.\d+ worse than dense", less)
+    assert "rho: rank correlation with fork quality" in less and "accuracy" not in less
+    assert re.search(r"50 % 12 4 2\.\d\d \+- 0\.\d\d 3 3\.15 \+- 0\.05 -0\.\d\d \+- ", more)
+    assert re.search(r"50 % 12 4 -2\.\d\d \+- 0\.\d\d 3 -3\.15 \+- 0\.05 \+0\.\d\d \+- ", less)
     for text in (more, less):
+        assert re.search(r"Cost: 0\.\d+ \+- 0\.\d+ worse than dense; 8 epochs", text)
         assert "Recommendation: prune 50 % (magnitude, global) after epoch 12 of 20" in text
         assert "Two regimes show: early is significantly better at 90 % removed" in text
 

@@ -53,7 +53,8 @@ def test_what_may_be_written_is_known_without_pandas_or_matplotlib(tmp_path):
     code = (
         "import sys, json\n"
         "from earlyprune_jax.analysis import publish\n"
-        "heavy = [name for name in ('numpy', 'pandas', 'matplotlib', 'scipy') if name in sys.modules]\n"
+        "names = ('numpy', 'pandas', 'matplotlib', 'scipy')\n"
+        "heavy = [name for name in names if name in sys.modules]\n"
         "print(json.dumps([heavy, publish.file_names()]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

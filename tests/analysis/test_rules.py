@@ -339,7 +339,8 @@ def test_code_of_the_users_that_has_changed_since_is_named(own_rule, capsys):
     file.write_text(RULE.replace("None", "Firing(1, 1, 'early')"))
     references.refresh()
     references.use_folder(file.parent)
-    note = "changing_rule:Rule has changed since these runs were made: its replay is of the code as it is now."
+    since = "has changed since these runs were made: its replay is of the code as it is now."
+    note = f"changing_rule:Rule {since}"
     assert " ".join(summary.summarize(workdir).split()).count(note) == 1
     set_trigger(workdir, "")
     assert rules.main([str(workdir)]) == 0
@@ -355,4 +356,4 @@ def test_a_rule_of_the_users_that_raises_is_named_and_the_others_are_replayed(ow
     set_trigger(workdir, "changing_rule:Rule()")
     told = " ".join(summary.summarize(workdir).split())
     assert "changing_rule:Rule() raised KeyError: 'x', and so counts as never firing." in told
-    assert "Rules, replayed on the signals" in told
+    assert " peak(fisher_trace), rewind 3 regret " in told

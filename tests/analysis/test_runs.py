@@ -1,7 +1,7 @@
 import pytest
 import workdirs
 
-from earlyprune_jax.analysis import results, run_files, runs
+from earlyprune_jax.analysis import results, runs
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.study import Swept
 from earlyprune_jax.metrics import Metric
@@ -49,7 +49,7 @@ def test_a_fork_has_the_row_that_all_its_epochs_give(tmp_path):
 )
 def test_the_best_epoch_is_the_first_with_the_highest_finite_number(values, best):
     entries = [{"epoch": epoch, "test_accuracy": value} for epoch, value in enumerate(values, 1)]
-    assert run_files.best_entry(entries, ACCURACY, "test").get("epoch") == best
+    assert runs.best_entry(entries, ACCURACY, "test").get("epoch") == best
 
 
 def test_without_an_epoch_there_is_nothing_to_sum_up(tmp_path):

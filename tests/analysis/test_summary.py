@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 
@@ -11,6 +12,15 @@ from earlyprune_jax.analysis import figures, results, summary
 def flat(workdir) -> str:
     """The summary as one line, so that wrapping does not matter."""
     return " ".join(summary.summarize(workdir).split())
+
+
+def rows(workdir, heading):
+    """The cells of a table in the summary, without its own headings."""
+    lines = iter(summary.summarize(workdir).splitlines())
+    next(line for line in lines if line.startswith(heading))
+    next(line for line in lines if line.endswith(("as good", "remarks")))
+    table = itertools.takewhile(lambda line: line.startswith("  ") and ":" not in line[:8], lines)
+    return [re.split(" {2,}", line.strip()) for line in table]
 
 
 def write_experiment(workdir, cells, dense, *, validation=None, signals=None):
@@ -37,47 +47,54 @@ def test_best_fork_epoch_with_mean_std_and_paired_difference(tmp_path):
     write_experiment(tmp_path, CELLS, DENSE)
     text = flat(tmp_path)
     assert "Runs: 12 finished, 0 diverged, 0 skipped." in text
-    assert "96.00 +- 1.00 % test accuracy at the last epoch (mean +- std, n = 3)" in text
-    assert "Best of 3 fork epochs: 2, test accuracy 92.00 +- 2.00 % (n = 3)." in text
-    assert "selected on test" in text
-    assert "Against dense: -4.00 +- 1.00 points (std of the 3 per-seed differences)." in text
-    assert "Worst fork epoch: 1, test accuracy 72.00 +- 2.00 % (n = 3); 20.00 points" in text
+    assert "after epoch 2 of 4: 92.0 +- 2.0 % test accuracy (n = 3)" in text
+    assert "Cost: 4.0 +- 1.0 points worse than dense; 2 epochs of dense training saved." in text
+    assert "best fork epochs are selected on test, for want of validation accuracy" in text
+    (row,) = rows(tmp_path, "Forks")
+    assert row == [
+        "97 %",
+        "2",
+        "3",
+        "92.00 +- 2.00",
+        "3",
+        "96.0 +- 1.0",
+        "-4.00 +- 1.00",
+        "3 and 1",
+    ]
 
 
 def test_a_lead_within_the_noise_is_called_that(tmp_path):
     # 2 against 3: -1, +2, +2 points: mean 1, t = 1. Seed 0 alone would be chosen another epoch for.
     write_experiment(tmp_path, CELLS, DENSE)
-    text = flat(tmp_path)
-    assert (
-        "Runner-up: 3; the best leads by 1.00 points of test accuracy, less than the noise" in text
-    )
-    assert re.search(
-        r"less than the noise \(p = \.\d+, 3 seeds\): not settled which is better\.", text
+    assert "not settled: epochs 3 and 1 may be as good on test (95 %, n = 3 seeds)" in flat(
+        tmp_path
     )
 
 
 def test_a_lead_beyond_the_noise_is_called_that(tmp_path):
     write_experiment(tmp_path, {1: (0.70, 0.72, 0.74), 2: (0.90, 0.92, 0.945)}, DENSE)
-    assert "the best leads by 20.17 points of test accuracy, more than the noise" in flat(tmp_path)
+    assert "it leads every other fork epoch by more than the noise on test" in flat(tmp_path)
+    assert rows(tmp_path, "Forks")[0][-1] == "none"
 
 
 def test_validation_chooses_and_test_is_reported(tmp_path):
     validation = {1: (0.1, 0.1, 0.1), 2: (0.5, 0.5, 0.5), 3: (0.6, 0.6, 0.6)}
     write_experiment(tmp_path, CELLS, DENSE, validation=validation)
     text = flat(tmp_path)
-    assert "selected on mean validation accuracy" in text
     assert "selected on test" not in text
-    assert "Best of 3 fork epochs: 3, test accuracy 91.00 +- 1.00 % (n = 3)." in text
-    assert "It is the latest one tried" in text
-    assert "the best leads by 10.00 points of validation accuracy" in text
+    assert (
+        "after epoch 3 of 4: 91.0 +- 1.0 % test accuracy (n = 3); not settled: epochs 2 and 1"
+        in text
+    )
+    assert "as good on validation (95 %, n = 3 seeds); it is the latest epoch tried" in text
+    assert rows(tmp_path, "Forks")[0][1] == "3 (latest)"
 
 
 def test_one_seed_claims_no_noise(tmp_path):
     write_experiment(tmp_path, {1: (0.7,), 2: (0.9,)}, (0.95,))
-    text = flat(tmp_path)
-    assert "95.00 % test accuracy at the last epoch (one seed)" in text
-    assert "Against dense: -5.00 points (one seed: no estimate of the noise)." in text
-    assert "With one seed the noise is unknown" in text
+    assert "with 1 seed nothing is known of the noise, so take it as a guess" in flat(tmp_path)
+    (row,) = rows(tmp_path, "Forks")
+    assert row == ["97 %", "2 (latest)", "2", "90.00", "1", "95.0", "-5.00", "unknown"]
 
 
 def test_the_layers_of_the_task_have_no_name(tmp_path):
@@ -86,15 +103,14 @@ def test_the_layers_of_the_task_have_no_name(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"signals": {"fisher_layers": ""}}))
     text = flat(tmp_path)
-    assert " tr(F): " in text and "tr(F)," not in text
+    assert " tr(F) " in text and "tr(F)," not in text
 
 
-def test_an_interior_peak_is_named_with_its_distance(tmp_path):
+def test_an_interior_peak_is_named(tmp_path):
     signals = [{"fisher_trace": value} for value in (1.0, 2.0, 186.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
-    text = flat(tmp_path)
-    assert "tr(F), conv kernels: peak at epoch 3 (186); single seeds: 3." in text
-    assert "Signal maxima relative to this epoch: tr(F) 1 epoch after." in text
+    assert rows(tmp_path, "Signals")[0][:2] == ["tr(F), conv kernels", "3 (3)"]
+    assert rows(tmp_path, "Signals")[0][-1] == "186"
 
 
 def test_an_edge_is_not_called_a_peak(tmp_path):
@@ -102,14 +118,9 @@ def test_an_edge_is_not_called_a_peak(tmp_path):
         {"kl_uniform_bits": value, "random_distance": -value} for value in (1.0, 2.0, 3.0, 4.0)
     ]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
-    text = flat(tmp_path)
-    assert "largest at the last epoch, 4 (4.00 bits): an edge, so no peak was reached" in text
-    assert (
-        "random distance: largest at the first epoch, 1 (-1.00): an edge, not an interior peak"
-        in text
-    )
-    distances = "KL_uniform 2 epochs after (an edge, no peak), random distance 1 epoch before (an edge, no peak)"
-    assert distances in text
+    first, second = rows(tmp_path, "Signals")[:2]
+    assert (first[:2], first[-1]) == (["KL_uniform", "4 (4)"], "4.00 bits, last epoch: no peak")
+    assert (second[:2], second[-1]) == (["random distance", "1 (1)"], "-1.00, first epoch: no peak")
 
 
 def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
@@ -125,17 +136,17 @@ def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
     workdirs.write_fork(tmp_path, 9, 2, workdirs.records(2, [0.1]))
     text = flat(tmp_path)
     assert "Runs: 12 finished, 1 diverged, 0 skipped, 1 unfinished (not in results.csv)." in text
-    assert "Not in these numbers: epoch 2 seed 8 diverged, epoch 2 seed 9 unfinished." in text
-    assert "Best of 3 fork epochs: 2, test accuracy 92.00 +- 2.00 % (n = 3)." in text
+    missing = "97 % epoch 2 seed 8 diverged and 97 % epoch 2 seed 9 unfinished"
+    assert f"Not in these numbers: {missing}." in text
+    assert "after epoch 2 of 4: 92.0 +- 2.0 % test accuracy (n = 3)" in text
 
 
-def test_signals_beside_the_headline_are_named_only(tmp_path):
+def test_signals_beside_the_headline_have_no_row(tmp_path):
     signals = [{"fisher_trace": 1.0, "fisher_trace_standard_error": 0.1, "mask_distance": 0.5}] * 4
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     text = flat(tmp_path)
-    assert "Also in signals.csv: mask_distance." in text
     assert "standard_error" not in text
-    assert "mask_distance: " not in text
+    assert "mask_distance" not in [row[0] for row in rows(tmp_path, "Signals")]
 
 
 def test_rank_correlations_stand_beside_that_of_the_epoch_number(tmp_path):
@@ -145,28 +156,32 @@ def test_rank_correlations_stand_beside_that_of_the_epoch_number(tmp_path):
         {"fisher_trace": x, "kl_uniform_bits": y} for x, y in ((1, 1), (2, 3), (3, 2), (4, 0))
     ]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
-    text = flat(tmp_path)
-    assert (
-        "Rank correlation with fork accuracy: tr(F) 0.67 +- 0.29, KL_uniform 0.83 +- 0.29; " in text
-    )
-    assert "the epoch number itself 0.67 +- 0.29." in text
+    first, second, third = rows(tmp_path, "Signals")[:3]
+    assert first[2] == "rho 0.67 +- 0.29" and second[2] == "rho 0.83 +- 0.29"
+    assert third == ["epoch number itself", "-", "rho 0.67 +- 0.29"]
 
 
-def test_the_rules_are_summed_up_and_the_recommendation_comes_last(tmp_path):
+def test_the_verdict_of_three_lines_comes_first_and_the_rules_are_tabled(tmp_path):
     # tr(F) peaks at 1 in all seeds: fired at 3, regrets 0, .02, .02 there; rewound to 1: .21, .20,
     # .20.
     signals = [{"fisher_trace": value} for value in (9.0, 5.0, 4.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     results.write_tables(tmp_path)
     text = flat(tmp_path)
-    # plateau(train_accuracy), the other rule, has too few epochs to fire.
-    expected = "peak(fisher_trace) (best of 2 in hindsight): epoch 3, regret 1.3 +- 1.2 points; random time"
-    assert f"Rules, replayed on the signals: {expected}" in text
-    last = " ".join(summary.summarize(tmp_path).split("Recommendation: ")[1].split())
-    assert last.startswith(
-        "prune 97 % (magnitude, global) after epoch 2 of 4: 92.0 +- 2.0 % test accuracy, "
+    assert text.startswith(
+        "Recommendation: prune 97 % (magnitude, global) after epoch 2 of 4: 92.0 +- 2.0 % test "
     )
-    assert text.index("Files in") < text.index("Recommendation: ")
+    # plateau(train_accuracy), the other rule, has too few epochs to fire.
+    expected = " Rules: peak(fisher_trace), the best of 2 in hindsight, would have chosen epoch 3, "
+    assert f"{expected}regret 1.3 +- 1.2 points" in text
+    order = [
+        text.index(part)
+        for part in (" Cost: ", " Rules: ", " Forks ", " Signals ", " Runs: ", "Files in")
+    ]
+    assert order == sorted(order)
+    table = {row[0]: row[1:3] for row in rows(tmp_path, "Signals")}
+    assert table["peak(fisher_trace)"] == ["3", "regret 1.3 +- 1.2"]
+    assert table["[random time]"][0] == "-" and "[best fixed epoch]" in table
 
 
 def test_files_are_listed_once_they_exist(tmp_path):
@@ -174,7 +189,7 @@ def test_files_are_listed_once_they_exist(tmp_path):
     assert "Files in" not in flat(tmp_path)
     results.write_tables(tmp_path)
     figures.draw_main(tmp_path)
-    assert "results.csv, signals.csv, figures/accuracy_vs_fork_epoch.png" in flat(tmp_path)
+    assert "results.csv, signals.csv, figures/ (accuracy_vs_fork_epoch)." in flat(tmp_path)
     for name in (
         "regimes.csv",
         "regime_cells.csv",
@@ -185,8 +200,9 @@ def test_files_are_listed_once_they_exist(tmp_path):
     for name in ("regimes", "regimes_similarity"):
         (tmp_path / f"figures/{name}.png").touch()
     text = flat(tmp_path)
-    assert "signals.csv, regimes.csv, regime_cells.csv, comparisons.csv, figures/accuracy" in text
-    assert "figures/regimes*.png, figures/training_curve.svg" in text
+    figures_drawn = "accuracy_vs_fork_epoch, regimes, regimes_similarity and training_curve"
+    tables = "signals.csv, regimes.csv, regime_cells.csv, comparisons.csv"
+    assert f"{tables}, figures/ ({figures_drawn})." in text
 
 
 def test_failed_comparisons_are_counted_with_the_reason(tmp_path):
@@ -204,9 +220,9 @@ def test_nothing_finished_reads_sensibly(tmp_path):
     assert summary.summarize(tmp_path) == "Runs: none yet."
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]))
     assert summary.summarize(tmp_path) == (
+        "Recommendation: none yet: the dense runs are still being trained.\n"
         "Runs: 0 finished, 0 diverged, 0 skipped, 1 unfinished (not in results.csv).\n"
-        "No dense run has finished yet.\n"
-        "Recommendation: none yet: the dense runs are still being trained."
+        "Not in these numbers: dense seed 0 unfinished."
     )
 
 

@@ -115,14 +115,13 @@ def test_one_figure_compares_three_weight_decays(tmp_path):
     assert "the other panels' forks" in texts
 
 
-def test_the_summary_has_a_part_per_weight_decay_and_recommends_one(tmp_path):
+def test_the_summary_has_rows_per_weight_decay_and_recommends_one(tmp_path):
     write_decays(tmp_path)
-    text = summary.summarize(tmp_path)
-    heads = [line for line in text.splitlines() if line.startswith("Trunks: ")]
-    assert len(heads) == 3 and heads[0].endswith("exponential schedule, weight_decay 0.0001")
-    assert "weight_decay 0.005) after epoch 4 of 10" in " ".join(
-        text.split("Recommendation: ")[1].split()
-    )
+    text = " ".join(summary.summarize(tmp_path).split())
+    assert "(weight_decay 0.005, magnitude, global) after epoch 4 of 10" in text
+    for decay, test in zip(DECAYS, ("80.50", "81.50", "82.50"), strict=True):
+        assert f" {decay} 4 3 {test} +- 0.20 3 95.1 +- 0.1 " in text
+        assert f" {decay} tr(F), conv kernels 3 (3) rho 1.00 +- 0.00 " in text
 
 
 def test_lengths_of_forks_are_curves_of_one_setting_beside_the_same_dense_runs(tmp_path):
