@@ -53,9 +53,9 @@ def run(
     Trains every trunk and every fork of the plan that has no result yet, going on from the newest
     checkpoint; writes results.csv, signals.csv and the figures. Finished work is never done twice,
     and a grid that has grown since trains its new cells only. A run that diverges or raises is
-    recorded and the rest goes on. Several processes, on several machines too, may do this at once in
-    one directory. Processes that `multihost.initialize` has joined do it as one: each run's batches
-    are shared by all their devices, and process 0 alone reads and writes the workdir.
+    recorded and the rest goes on. Several processes, on several machines too, may do this at once
+    in one directory. Processes that `multihost.initialize` has joined do it as one: each run's
+    batches are shared by all their devices, and process 0 alone reads and writes the workdir.
 
     Args:
         spec: from `config.resolve`.

@@ -18,8 +18,8 @@ from earlyprune_jax import memory
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
-    from earlyprune_jax.slurm.arrays import SlurmOptions
     from earlyprune_jax.grid.study import Study
+    from earlyprune_jax.slurm.arrays import SlurmOptions
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 

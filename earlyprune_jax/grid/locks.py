@@ -42,7 +42,8 @@ class RunLocks:
         self._files: list[IO[str]] = []
 
     def take(self, directory: Path) -> bool:
-        """Locks a directory, and makes it if need be; returns False where another process holds it."""
+        """Locks a directory, and makes it if need be; returns False where another process holds
+        it."""
         file = _open(directory)
         if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, directory):
             file.close()

@@ -1,4 +1,5 @@
-"""What a study consists of: dense runs, pruned runs, comparisons; each a value that names its axes."""
+"""What a study consists of: dense runs, pruned runs, comparisons; each a value that names its
+axes."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""How a study is carried out, as opposed to what it is: none of this changes what a run is called."""
+"""How a study is carried out, as opposed to what it is: none of this changes what a run is
+called."""
 
 import dataclasses
 import math

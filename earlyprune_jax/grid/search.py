@@ -1,4 +1,5 @@
-"""Which members a study wants by now: the whole grid, or the cells that a coarse-to-fine search asks for.
+"""Which members a study wants by now: the whole grid, or the cells that a coarse-to-fine search
+asks for.
 
 Paper B's question needs two things of a grid: the best epoch of every sparsity, and the sparsity at
 which it moves. So rows are refined around their best epoch, and a new row is put between two whose
@@ -60,7 +61,8 @@ def _searched_cells(study: Study, setting: Setting, curve: Curve) -> list[Cell]:
 
 
 def _mean_score(study: Study, forks: Sequence[Fork]) -> float | None:
-    """Averages the primary metric on validation, larger = better; None where a run came to nothing."""
+    """Averages the primary metric on validation, larger = better; None where a run came to
+    nothing."""
     if set(study.statuses(forks)) != {"finished"}:
         return None
     primary = study.primary()
@@ -77,8 +79,8 @@ def wanted_cells(
     The first round takes every 2^k-th epoch and sparsity and the last of each, with k as large as
     leaves three. Each further round halves both strides: a row tried gets the epochs one stride
     beside its best. Between two neighbouring rows whose best epochs differ comes the one in the
-    middle, at their best epochs and those between. With strides of 1, rounds go on until nothing new
-    is asked for.
+    middle, at their best epochs and those between. With strides of 1, rounds go on until nothing
+    new is asked for.
 
     Args:
         epochs: fork epochs that may be tried.
@@ -123,7 +125,8 @@ def _refined(
     scores: Scores,
     stride: int,
 ) -> list[Cell]:
-    """Returns cells beside every row's best one, and rows between those whose best epochs differ."""
+    """Returns cells beside every row's best one, and rows between those whose best epochs
+    differ."""
     best = {
         row: _best_column(columns, sparsity, asked, scores)
         for row, sparsity in enumerate(rows)
@@ -157,7 +160,8 @@ def _best_column(
 
 
 def _coarse(count: int) -> int:
-    """Returns the largest power of two that leaves `FEWEST` points of so many, the last included."""
+    """Returns the largest power of two that leaves `FEWEST` points of so many, the last
+    included."""
     stride = 1
     while len(_every(2 * stride, count)) >= min(FEWEST, count) and 2 * stride < count:
         stride *= 2

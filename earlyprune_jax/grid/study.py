@@ -1,4 +1,5 @@
-"""A study on disk: a workdir whose members have a directory each, and say there how far they are."""
+"""A study on disk: a workdir whose members have a directory each, and say there how far they
+are."""
 
 import contextlib
 import dataclasses

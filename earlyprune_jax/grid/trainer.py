@@ -153,7 +153,8 @@ class Trainer:
         return self._bundle_of(engines.engine_id(self.study.at(setting)))
 
     def _build(self, engine_id: str) -> _EngineBundle:
-        # What an engine does not depend on, schedules and forks, may be that of any of its settings.
+        # What an engine does not depend on, schedules and forks, may be that of any of its
+        # settings.
         specs = map(self.study.at, self.study.spec.settings())
         spec = next(spec for spec in specs if engines.engine_id(spec) == engine_id)
         source = self._reader(spec.data)
@@ -214,7 +215,8 @@ class Trainer:
         return run
 
     def _pruned_run(self, member: PrunedRun) -> loop.Run | None:
-        """Returns a pruned run, ready to train; None, and says why, where it has nothing to start from."""
+        """Returns a pruned run, ready to train; None, and says why, where it has nothing to start
+        from."""
         spec, trunk = self.study.at(member.setting), self.study.records(trunk_of(member))
         trunk_result = trunk.result()
         start = fork_point(spec, member, trunk_result, [flat(entry) for entry in trunk.epochs()])

@@ -78,8 +78,10 @@ def has_progressed(before: Epochs, after: Epochs) -> bool:
     """Whether a member has ended, or has more epochs.
 
     Example:
-        >>> has_progressed({"a": 1, "b": 0}, {"b": 0}), has_progressed({"b": 0}, {"b": 2}), has_progressed({"b": 2}, {"b": 2})
-        (True, True, False)
+        >>> has_progressed({"a": 1, "b": 0}, {"b": 0}), has_progressed({"b": 0}, {"b": 2})
+        (True, True)
+        >>> has_progressed({"b": 2}, {"b": 2})
+        False
     """
     return any(member not in after or after[member] > count for member, count in before.items())
 
@@ -88,7 +90,10 @@ def _why_not(had_its_share: bool, minutes: int) -> str:
     if had_its_share:
         remedy = "raise --slurm.minutes, so that a task has time for several, and submit again"
         return f"No epoch was finished within {minutes} minutes: {remedy}."
-    return "No epoch was finished, and nobody is left to train one: see above; mend it, and submit again."
+    return (
+        "No epoch was finished, and nobody is left to train one: see above; mend it, and submit "
+        "again."
+    )
 
 
 def _leave_on_signals(received: list[int]) -> None:

@@ -4,7 +4,8 @@
     pruned   at most --slurm.num_tasks tasks, which take what is free until nothing is
     closing  one task that trains whatever killed tasks have left, writes the tables and the figures
 
-Tasks know of one another only through the workdir, so any may be killed, requeued or submitted again.
+Tasks know of one another only through the workdir, so any may be killed, requeued or submitted
+again.
 """
 
 import dataclasses
@@ -212,10 +213,10 @@ def announcement(submitted: Submission, workdir: Path) -> str:
     """Tells the user what was submitted, where the logs are, and how to see what is left."""
     names = ",".join(job_name(workdir, stage) for stage in submitted.stages)
     lines, before = ["Submitted to Slurm:"], ""
-    for (stage, count), job_id in zip(submitted.stages.items(), submitted.job_ids, strict=True):
+    for (stage, count), array_id in zip(submitted.stages.items(), submitted.job_ids, strict=True):
         tasks = _counted(count, "task")
-        lines.append(f"  job {job_id}: {stage}, {tasks} ({STAGES[stage][1]}){before}")
-        before = f", after job {job_id}"
+        lines.append(f"  job {array_id}: {stage}, {tasks} ({STAGES[stage][1]}){before}")
+        before = f", after job {array_id}"
     lines += [
         f"Logs: {submitted.folder}",
         f"Progress: squeue -n {names}; what is left: the same command with --dry_run.",
@@ -232,7 +233,8 @@ def parse(given: Sequence[tuple[str, str]]) -> tuple[SlurmOptions | None, list[s
         The options, or what is wrong with the flags.
 
     Example:
-        >>> options, problems = parse([("minutes", "90"), ("extra", "qos=long"), ("extra", "exclusive")])
+        >>> given = [("minutes", "90"), ("extra", "qos=long"), ("extra", "exclusive")]
+        >>> options, problems = parse(given)
         >>> options.minutes, options.extra, problems
         (90, ('qos=long', 'exclusive'), [])
         >>> parse([("minuts", "90")])

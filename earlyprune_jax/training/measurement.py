@@ -88,8 +88,10 @@ def instruments(engine: Engine) -> tuple[Instrument, ...]:
             made.append(TRAJECTORIES[name](engine))
             continue
         signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
-        of_state = _of_examples if isinstance(signal, ProbeSignal) else _of_weights
-        made.append(of_state(engine, signal))
+        if isinstance(signal, ProbeSignal):
+            made.append(_of_examples(engine, signal))
+        else:
+            made.append(_of_weights(engine, signal))
     return tuple(made)
 
 
@@ -126,7 +128,7 @@ def check(spec: RunSpec, task: Task) -> list[str]:
         task: of `tasks.abstract`.
     """
     problems = []
-    owners = dict.fromkeys(RECORDED, "the record of an epoch")
+    owners: dict[str, str] = dict.fromkeys(RECORDED, "the record of an epoch")
     for name in spec.signals.names:
         try:
             declared, needs_log_probs = _declared(name, spec, task)

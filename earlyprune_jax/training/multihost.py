@@ -1,9 +1,9 @@
 """Several processes as one run: process 0 leads, the others join the calls it makes.
 
 With `jax.distributed` every process runs the same program on its own devices. Process 0 alone reads
-and writes files, looks at the clock and decides what is trained next; the others get what came of it
-over the network, so that they need no file system in common. With one process every function here
-does nothing, or calls what it is given.
+and writes files, looks at the clock and decides what is trained next; the others get what came of
+it over the network, so that they need no file system in common. With one process every function
+here does nothing, or calls what it is given.
 """
 
 import contextlib
@@ -285,7 +285,8 @@ def require_same(name: str, value: str) -> None:
 
 
 def require_same_error(error: Exception) -> None:
-    """Returns if every process has met an error of this type; ends this process, with code 1, if not.
+    """Returns if every process has met an error of this type; ends this process, with code 1, if
+    not.
 
     Nothing else can be done then: the others wait for it in a computation, and notice that it is
     gone.

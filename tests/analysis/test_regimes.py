@@ -141,6 +141,7 @@ def test_every_sparsity_has_a_row_with_its_best_epoch_and_its_test(tmp_path):
         assert row[3].startswith(f"{100 * one.early.difference.mean:+.2f} +- ")
         assert float(row[4]) == pytest.approx(one.early.p, rel=0.05)
         assert float(row[5]) == pytest.approx(one.early_holm, rel=0.05)
+    assert found.similarity is not None
     assert [float(row[7]) for row in rows[1:]] == pytest.approx(
         [float(f"{mean:.3g}") for mean in found.similarity.row_means]
     )

@@ -10,6 +10,7 @@ from members import SETTING, fork
 
 from configs import digits
 from earlyprune_jax import config
+from earlyprune_jax.grid import forks_per_batch
 from earlyprune_jax.grid.forks_per_batch import ForksPerBatch
 from earlyprune_jax.spec import Setting
 from earlyprune_jax.training import execution
@@ -73,8 +74,8 @@ def test_a_width_as_wide_as_the_grid_was_is_measured_again_when_the_grid_has_gro
     )
     engine = on_devices(1)(SETTING)
     found = [
-        forks_per_batch.measured_width(engine, most, tmp_path / "w")
+        forks_per_batch.measured_width(engine, most, tmp_path / "w")  # type: ignore[arg-type]
         for most in (2, 2, 100, 50, 1000)
-    ]  # type: ignore[arg-type]
+    ]
     assert found == [2, 2, 64, 50, 64]
     assert asked == [2, 100]

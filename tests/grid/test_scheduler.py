@@ -275,7 +275,7 @@ def test_a_batch_that_waits_for_another_process_says_nothing_and_stays_as_wide(
 
 def test_a_comparison_that_fails_has_no_epoch(tiny_npz, tmp_path, monkeypatch):
     changes = (("fork.num_replicates", "2"), ("fork.comparisons", "disagreement"))
-    monkeypatch.setattr(trainer.comparisons, "measure", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(trainer.measurement, "compare", lambda *arguments: 1 / 0)
     run(resolve(tiny_npz, *changes), tmp_path / "run")
     (path,) = (tmp_path / "run").glob("comparisons/*/result.json")
     assert json.loads(path.read_text()).keys() == {"status", "reason"}

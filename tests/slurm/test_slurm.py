@@ -28,6 +28,7 @@ from earlyprune_jax.slurm import arrays, submission
 from earlyprune_jax.slurm import job as slurm_job
 from earlyprune_jax.slurm.arrays import SlurmOptions
 from earlyprune_jax.validate import InvalidInput
+from earlyprune_jax.workspace import job_id
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -128,7 +129,8 @@ def test_a_dry_run_shows_the_stages_and_needs_no_slurm(capsys, tiny_file, tmp_pa
     ]
     assert main.main([f"--config={tiny_file}", f"--workdir={workdir}", "--dry_run", *flags]) == 0
     assert capsys.readouterr().out.splitlines()[-4:] == [
-        "Slurm: each task 60 minutes, 2 cores, 1 GPU, 7.5 GB; a stage begins when the one before has ended",
+        "Slurm: each task 60 minutes, 2 cores, 1 GPU, 7.5 GB; "
+        "a stage begins when the one before has ended",
         "  trunks: 3 tasks, dense runs",
         "  pruned: 4 tasks, pruned runs",
         "  closing: 1 task, what killed tasks have left, tables, figures",
@@ -200,7 +202,7 @@ def wait_until(condition: Callable[[], bool], workdir: Path) -> None:
 
 
 def wait_for_jobs(slurm: Cluster, workdir: Path) -> None:
-    names = [submission.job_name(workdir, stage) for stage in submission.KINDS]
+    names = [submission.job_name(workdir, stage) for stage in submission.STAGES]
     wait_until(lambda: not slurm.run("squeue", "-h", "-n", ",".join(names), "-o", "%i"), workdir)
 
 
@@ -331,7 +333,7 @@ class Counting:
     def __call__(self) -> None:
         with Path(f"{self.path}.starts").open("a") as starts:
             starts.write(".")
-        slurm_job.carry_out(self.work, self.standing, minutes=1)
+        slurm_job.carry_out(self.work, self.standing, job_id(), minutes=1)
 
     def standing(self) -> dict[str, int]:
         count = self.path.stat().st_size if self.path.exists() else 0
