@@ -87,8 +87,9 @@ def instruments(engine: Engine) -> tuple[Instrument, ...]:
             made.append(TRAJECTORIES[name](engine))
             continue
         signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
-        of_state = _of_examples if isinstance(signal, ProbeSignal) else _of_weights
-        made.append(of_state(engine, signal))
+        made.append(
+            _of_examples(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal)
+        )
     return tuple(made)
 
 
@@ -125,7 +126,7 @@ def check(spec: RunSpec, task: Task) -> list[str]:
         task: of `tasks.abstract`.
     """
     problems = []
-    owners = dict.fromkeys(RECORDED, "the record of an epoch")
+    owners: dict[str, str] = dict.fromkeys(RECORDED, "the record of an epoch")
     for name in spec.signals.names:
         try:
             declared, needs_log_probs = _declared(name, spec, task)
@@ -251,7 +252,7 @@ def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
     return Instrument(signal.name, signal.columns, observe, probe=engine.probe)
 
 
-def _of_weights(engine: Engine, signal: WeightSignal) -> Instrument:
+def _of_weights(signal: WeightSignal) -> Instrument:
     def observe(state: TrainState, epoch: int, probe: None) -> dict[str, Any]:
         key = stream_key(state.key, Stream.SIGNAL, epoch)
         return _as_declared(signal, dict(signal.measure(state.params, key)))

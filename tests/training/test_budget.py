@@ -69,6 +69,7 @@ def test_the_decision_is_written_down_and_obeyed_afterwards(limited, tmp_path):
     tools = measurement.instruments(limited)
     kl_uniform, weight_change = budget.limited(limited, tools, tmp_path / "budget.json")
     # Four orders of magnitude below an epoch of training: one batch, seldom.
+    assert kl_uniform.probe is not None
     assert set(kl_uniform.probe) < set(limited.probe)
     assert len(kl_uniform.probe) == 8
     assert kl_uniform.every_epochs > 1
