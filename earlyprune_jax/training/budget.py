@@ -86,13 +86,13 @@ def _obeying(engine: Engine, tool: Instrument, decision: dict[str, Any], path: P
     chosen = chosen if isinstance(chosen, dict) else {}
     every, count = chosen.get("every_epochs"), chosen.get("num_examples")
     most = 0 if tool.probe is None else len(tool.probe)
-    is_right = isinstance(count, int) and 1 <= count <= most or count is None and not most
-    if not (isinstance(every, int) and every >= 1 and is_right):
+    right_count = (isinstance(count, int) and 1 <= count <= most) if most else count is None
+    if not (isinstance(every, int) and every >= 1 and right_count):
         allowed = f"to give num_examples and every_epochs of {tool.name}"
         raise unexpected(str(path), by_name, allowed, REMEDY)
     # A smaller probe is a subset of a larger one.
     seed = engine.spec.data.split_seed
-    probe = None if count is None else probe_indices(engine.num_train, count, seed)
+    probe = probe_indices(engine.num_train, count, seed) if count else None
     return dataclasses.replace(tool, probe=probe, every_epochs=every)
 
 

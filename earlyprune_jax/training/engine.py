@@ -93,8 +93,7 @@ class Engine:
         return self.place(on_primary(lambda: self.make_state(key)))
 
     def place(self, tree: Any) -> Any:
-        """Commits arrays to the engine's devices: a state from anywhere meets the same compiled
-        step."""
+        """Commits arrays to the engine's devices: every state meets the same compiled step."""
         return meshes.replicated(tree, self.mesh)
 
     def state_shapes(self) -> TrainState:
@@ -229,8 +228,7 @@ class Engine:
         ]
 
     def _layout(self, current: TrainState) -> tuple[str, Callable[[Any], Any], Mapping[str, Any]]:
-        """Returns what is different for a stack: the end of its steps' names, how arrays are
-        placed, and the data."""
+        """Returns what differs for a stack: the end of its steps' names, placement, the data."""
         suffix = "s" if current.step.ndim else ""
         if not suffix or self.fork_mesh.size == 1:
             return suffix, self.place, self.splits

@@ -19,9 +19,8 @@ import numpy as np
 
 from earlyprune_jax import pruning, references, signals
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.signals import ProbeSignal, WeightSignal
-from earlyprune_jax.signals.fisher_run import memory_options
-from earlyprune_jax.signals.probe_signals import performance_signal
+from earlyprune_jax.signals import ProbeSignal, WeightSignal, performance
+from earlyprune_jax.signals.fisher_program import memory_options
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.tasks import Task
 from earlyprune_jax.tasks.batching import places
@@ -88,10 +87,9 @@ def instruments(engine: Engine) -> tuple[Instrument, ...]:
             made.append(TRAJECTORIES[name](engine))
             continue
         signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
-        if isinstance(signal, ProbeSignal):
-            made.append(_of_examples(engine, signal))
-        else:
-            made.append(_of_weights(engine, signal))
+        made.append(
+            _of_examples(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal)
+        )
     return tuple(made)
 
 
@@ -112,7 +110,7 @@ def _signal(
             raise unexpected(KEY, name, allowed)
         return dataclasses.replace(made, name=name)
     if name == "performance":
-        return performance_signal(task.metrics, task.measured, task.sum_names)
+        return performance.signal(task.metrics, task.measured, task.sum_names)
     layers = spec.signals.fisher_layers or task.layers
     counted = pruning.select(task.shapes()["params"], layers) if name == "fisher_trace" else None
     return signals.build(
@@ -254,7 +252,7 @@ def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
     return Instrument(signal.name, signal.columns, observe, probe=engine.probe)
 
 
-def _of_weights(engine: Engine, signal: WeightSignal) -> Instrument:
+def _of_weights(signal: WeightSignal) -> Instrument:
     def observe(state: TrainState, epoch: int, probe: None) -> dict[str, Any]:
         key = stream_key(state.key, Stream.SIGNAL, epoch)
         return _as_declared(signal, dict(signal.measure(state.params, key)))
