@@ -19,8 +19,9 @@ import numpy as np
 
 from earlyprune_jax import pruning, references, signals
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.signals import ProbeSignal, WeightSignal, performance
-from earlyprune_jax.signals.fisher_program import memory_options
+from earlyprune_jax.signals import ProbeSignal, WeightSignal
+from earlyprune_jax.signals.fisher_run import memory_options
+from earlyprune_jax.signals.probe_signals import performance_signal
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.tasks import Task
 from earlyprune_jax.tasks.batching import places
@@ -110,7 +111,7 @@ def _signal(
             raise unexpected(KEY, name, allowed)
         return dataclasses.replace(made, name=name)
     if name == "performance":
-        return performance.signal(task.metrics, task.measured, task.sum_names)
+        return performance_signal(task.metrics, task.measured, task.sum_names)
     layers = spec.signals.fisher_layers or task.layers
     counted = pruning.select(task.shapes()["params"], layers) if name == "fisher_trace" else None
     return signals.build(
