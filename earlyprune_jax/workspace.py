@@ -92,10 +92,10 @@ def _differing_keys(workdir: Path, then: set[FlatSetting], spec: RunSpec) -> lis
     values_then, values_now = _values(then), _values(now)
     lines = []
     for name in sorted(values_then.keys() | values_now.keys()):
-        first, second = (values.get(name, {"absent"}) for values in (values_then, values_now))
+        first, second = values_then.get(name, set()), values_now.get(name, set())
         if not (first <= second or second <= first):
-            shown = [", ".join(sorted(values)) for values in (first, second)]
-            lines.append(f"  {name}: {shown[0]} there, {shown[1]} now")
+            shown_then, shown_now = ", ".join(sorted(first)), ", ".join(sorted(second))
+            lines.append(f"  {name}: {shown_then} there, {shown_now} now")
     lines = lines or ["  combinations of swept values: " + ", ".join(spec.sweep.keys)]
     remedy = (
         "Choose another --workdir, or the config that was used there; a sweep may add values to "

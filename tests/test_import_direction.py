@@ -28,7 +28,7 @@ LAYERS = [
     {"config_checks", "workspace"},
     {"config_files", "config"},
     {"experiment", "preview"},
-    {"submission"},
+    {"slurm"},
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
