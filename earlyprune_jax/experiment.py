@@ -88,13 +88,31 @@ def run(
         require(study, options)
         is_begun = (study.workdir / "config.json").is_file()
         if is_begun and not study.left(wanted_members(study)):
-            # All is there already: a read-only copy is good enough to be summed up.
-            with contextlib.suppress(OSError):
-                return _tabulate(study.workdir)
-            return summary.summarize(study.workdir)
+            return _sum_up(trainer)
         begin(trainer, options)
         _work(trainer, options, deadline, reporter, EVERYTHING)
         return _tabulate(study.workdir)
+
+
+def _sum_up(trainer: Trainer) -> str:
+    """Returns the summary of a study that has ended, unless its data have changed since.
+
+    Raises:
+        InvalidInput: the data are others than those that the runs were trained on.
+    """
+    study = trainer.study
+    try:
+        digests = trainer.read_data()
+    except InvalidInput as error:
+        # The results can be read without the data.
+        trainer.callbacks.say(f"The data cannot be compared with those of the runs: {error}")
+    else:
+        if problems := workspace.changed_data(study, digests):
+            raise InvalidInput(problems)
+    # All is there already: a read-only copy is good enough to be summed up.
+    with contextlib.suppress(OSError):
+        return _tabulate(study.workdir)
+    return summary.summarize(study.workdir)
 
 
 def take_part(study: Study, options: Options, scope: Scope, *, closes: bool) -> None:

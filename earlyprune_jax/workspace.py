@@ -133,7 +133,8 @@ def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> lis
         return []
     allowed = f"to be the code that {workdir} was made with"
     remedy = (
-        "A module of these, or one that it imports, has changed: restore it, or choose another "
+        "A module of these, or one that it imports, has changed: restore it, give the new code another "
+        "name (a copy of the module: its runs then stand beside the old ones), or choose another "
         f"--workdir. A module that defines {references.VERSION} = '...' is known by that text "
         "instead of by its source."
     )
@@ -159,7 +160,7 @@ def describe(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with locks.held(workdir):
-            if problems := check(workdir, study.spec) or _changed_data(study, data_digests):
+            if problems := check(workdir, study.spec) or changed_data(study, data_digests):
                 raise InvalidInput(problems)
             described = _described(study)
             write_json(workdir / "config.json", study.spec.to_dict())
@@ -170,8 +171,13 @@ def describe(
         raise unexpected("--workdir", str(workdir), allowed, "Choose another.") from error
 
 
-def _changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]:
-    """Names data that have changed since trunks here were trained on them."""
+def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]:
+    """Names data that have changed since trunks here were trained on them.
+
+    Args:
+        study: of the workdir.
+        data_digests: setting of a trunk -> the digest of its data.
+    """
     problems = []
     for setting, digest in data_digests.items():
         trunks = [Trunk(setting, seed) for seed in study.spec.train.seeds]

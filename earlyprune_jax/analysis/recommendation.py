@@ -49,10 +49,11 @@ def recommend(runs: Runs, grids: Sequence[Grid], outcomes: Sequence[Outcome]) ->
 def chosen_curve(forks: Sequence[Curve], dense: Table) -> tuple[Curve, str]:
     """Chooses the curve to recommend, and says by what; nothing of a single one.
 
-    Judged at each curve's best fork epoch, on what it was chosen on against the dense runs' of its
-    setting where there are any: the highest sparsity that loses at most `TOLERANCE`, and among its
-    curves the one that loses least; if none does, the one that loses least. Only curves trained on
-    the most data count: what loses little on a part of it is no reason to train on that part.
+    Judged at each curve's best fork epoch, on what it was chosen on, against the best dense runs of
+    any setting: the highest sparsity that loses at most `TOLERANCE`, and among its curves the one
+    that loses least; if none does, the one that loses least. A setting whose dense runs train badly
+    is no reason to prune there. Only curves trained on the most data count: what loses little on a
+    part of it is no reason to train on that part.
 
     Args:
         forks: at least one.
@@ -65,10 +66,13 @@ def chosen_curve(forks: Sequence[Curve], dense: Table) -> tuple[Curve, str]:
         return forks[0], ""
     most = max(curve.place["train_fraction"] for curve in forks)
     on_most = [curve for curve in forks if curve.place["train_fraction"] == most]
-    known = [curve for curve in on_most if len(curves.own_dense(curve, dense))]
+    known = [one for one in on_most if one.against(dense, one.ranking.best, one.split)]
     among = known or on_most
-    losses = {curve.place: _loss(curve, dense) for curve in among}
-    cheap = [curve for curve in known if losses[curve.place] <= _tolerance(curve, dense)]
+    metric = forks[0].metric
+    best_dense = max((metric.sign * _dense_mean(curve, dense) for curve in known), default=0.0)
+    losses = {curve.place: _loss(curve, dense, best_dense) for curve in among}
+    tolerance = TOLERANCE * (1 if metric.unit == PERCENT else abs(best_dense))
+    cheap = [curve for curve in known if losses[curve.place] <= tolerance]
     data = " on the most data" if len(on_most) < len(forks) else ""
     if len(among) == 1:
         return among[0], f"the only curve{data}"
@@ -78,26 +82,34 @@ def chosen_curve(forks: Sequence[Curve], dense: Table) -> tuple[Curve, str]:
             among, key=lambda curve: losses[curve.place]
         ), f"{count} the one that loses least"
     best = min(cheap, key=lambda curve: (-curve.place["sparsity"], losses[curve.place]))
-    is_percent = best.metric.unit == PERCENT
-    least = "one point" if is_percent else f"{words.share(TOLERANCE)} of dense"
-    return best, f"{count} the hardest pruning that loses at most {least} on {best.split}"
+    least = "one point" if metric.unit == PERCENT else f"{words.share(TOLERANCE)} of dense"
+    several = len({curve.setting for curve in known}) > 1
+    against = " against the best dense runs" if several else ""
+    return best, f"{count} the hardest pruning that loses at most {least} on {best.split}{against}"
 
 
-def _loss(curve: Curve, dense: Table) -> float:
-    """What the best fork loses against its dense runs, on what it was chosen on; without any, its
-    badness."""
+def _loss(curve: Curve, dense: Table, best_dense: float) -> float:
+    """Returns what the best fork loses on what it was chosen on, larger = worse.
+
+    Args:
+        curve: with a best fork epoch.
+        dense: of `curves.dense_runs`.
+        best_dense: the mean of the best dense runs of any setting, larger = better.
+
+    Returns:
+        The paired loss against the dense runs of its setting, and what these lose against the best;
+        without dense runs its badness.
+    """
     best, sign = curve.ranking.best, curve.metric.sign
     difference = curve.against(dense, best, curve.split)
-    if difference is not None:
-        return -sign * difference.mean
-    return -sign * stats(curve.at(best)[curve.metric.column(curve.split)]).mean
+    if difference is None:
+        return -sign * stats(curve.at(best)[curve.metric.column(curve.split)]).mean
+    return best_dense - sign * _dense_mean(curve, dense) - sign * difference.mean
 
 
-def _tolerance(curve: Curve, dense: Table) -> float:
-    if curve.metric.unit == PERCENT:
-        return TOLERANCE
-    values = curves.own_dense(curve, dense)[curve.metric.column(curve.split)].dropna()
-    return TOLERANCE * abs(values.mean()) if len(values) else 0.0
+def _dense_mean(curve: Curve, dense: Table) -> float:
+    column = curve.metric.column(curve.split)
+    return float(curves.own_dense(curve, dense)[column].dropna().mean())
 
 
 def _of_forks(

@@ -223,4 +223,5 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
     if not isinstance(member, Comparison):
         result |= {"epoch": described["first_epoch"] + len(records.epochs()) + 1}
     records.finish(result)
-    trainer.callbacks.say(f"{label(member)} failed: {reason}")
+    where = f" (see {records.directory / 'error.txt'})" if details else ""
+    trainer.callbacks.say(f"{label(member)} failed: {reason}{where}")

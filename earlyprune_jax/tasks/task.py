@@ -212,11 +212,16 @@ def _check_functions(task: Task) -> list[str]:
         with references.guarded("task", "init", "to make variables"):
             split_variables(task.shapes())
         with references.guarded("task", "sums of a batch", "to be traceable"):
-            kinds = set()
+            kinds, num_steps = set(), 0
             for batches in task.batching.epoch(jax.random.PRNGKey(0), 0):
                 if batches.kind not in kinds:
                     problems += _check_sums(task, batches)
                 kinds.add(batches.kind)
+                num_steps += len(batches.indices)
+        if num_steps != task.batching.steps_per_epoch:
+            allowed = f"to be the number of batches in an epoch, {num_steps}"
+            steps = task.batching.steps_per_epoch
+            problems.append(expected("task.batching.steps_per_epoch", steps, allowed))
     except InvalidInput as error:
         problems += error.problems
     return list(dict.fromkeys(problems))

@@ -160,6 +160,21 @@ def test_where_every_setting_loses_more_the_one_that_loses_least(tmp_path):
     assert "of 3 curves the one that loses least" in text
 
 
+def test_a_setting_whose_dense_runs_train_badly_is_not_recommended_for_losing_little(tmp_path):
+    write_grid(tmp_path, {4: (0.955, 0.955, 0.955)})
+    bad = {"model": "resnet14", "train_fraction": 1.0, "schedule": "exponential"}
+    for seed in range(3):
+        dense, forked = (workdirs.records(epoch, [0.7] * 10) for epoch in (0, 4))
+        ends = {"last_epoch": T, "result": workdirs.finished(T), "setting": bad}
+        workdirs.write_trunk(tmp_path, seed, dense, **ends)
+        workdirs.write_fork(tmp_path, seed, 4, forked[:1], **ends)
+    text = recommend(tmp_path)
+    assert text is not None
+    # The bad network loses nothing against its own dense runs, and 26 points against the best.
+    assert "95.5 +- 0.0 % test accuracy (n = 3)" in text
+    assert "loses at most one point on test against the best dense runs" in text
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

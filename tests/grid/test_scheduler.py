@@ -490,6 +490,23 @@ def test_a_table_that_cannot_be_written_meanwhile_fails_no_run(tiny_npz, tmp_pat
     assert Study(larger, tmp_path / "run").statuses(plan.members(larger)) == ["finished"] * 3
 
 
+def test_a_finished_study_whose_data_have_changed_is_refused_and_without_them_summed_up(
+    tiny_npz, tmp_path
+):
+    data = tmp_path / "own.npz"
+    data.write_bytes(tiny_npz.read_bytes())
+    spec = resolve(data)
+    first, _ = run(spec, tmp_path / "run")
+    arrays = dict(np.load(data))
+    np.savez(data, **(arrays | {"x_train": arrays["x_train"][::-1]}))
+    with pytest.raises(InvalidInput, match="to hold the data that runs in .* were trained on"):
+        run(spec, tmp_path / "run")
+    data.unlink()
+    again, said = run(spec, tmp_path / "run")
+    assert again == first
+    assert "The data cannot be compared with those of the runs" in said
+
+
 def test_another_rule_to_replay_is_no_other_study(tiny_npz, tmp_path):
     run(resolve(tiny_npz), tmp_path / "run")
     before = modified(tmp_path / "run")

@@ -73,6 +73,10 @@ WRONG = {
         task(init=raises),
         "make variables. It raised KeyError: 'no such thing'",
     ),
+    "another number of steps": (
+        task(batching=dataclasses.replace(task().batching, steps_per_epoch=9)),
+        "task.batching.steps_per_epoch=9 to be the number of batches in an epoch",
+    ),
     "a batch that raises": (
         task(batching=plain(SPLITS, 2, raises)),
         "raised KeyError: 'no such thing'",
