@@ -132,7 +132,8 @@ def print_table(arguments):
         ratios = [own / base for own, base in zip(seconds[name], plain, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(
-            f"{name:16s}{statistics.median(seconds[name]):9.3f}{middle:8.2f}  ({low:.2f} to {high:.2f})"
+            f"{name:16s}{statistics.median(seconds[name]):9.3f}{middle:8.2f}  "
+            f"({low:.2f} to {high:.2f})"
             f"{memory[name]:12.0f} MiB"
         )
 
@@ -151,7 +152,8 @@ def print_whole_run(arguments):
     )
     seconds = time.perf_counter() - began
     print(
-        f"{arguments.model}, {arguments.num_images} images, {arguments.method}: tr(F) = {found.total:.6g} "
+        f"{arguments.model}, {arguments.num_images} images, {arguments.method}: tr(F) = "
+        f"{found.total:.6g} "
         f"(standard error {found.standard_error or float('nan'):.2g}), {seconds:.1f} s, "
         f"peak resident memory {peak_mebibytes() / 1024:.2f} GiB"
     )
@@ -175,7 +177,8 @@ def main() -> None:
         print_memory_growth(arguments.memory_of, arguments)
         return
     print(
-        f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+        f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, "
+        f"jax {jax.__version__}"
     )
     if arguments.num_images:
         print_whole_run(arguments)

@@ -132,7 +132,8 @@ def main() -> None:
         alone, each = bare_steps(Path(folder) / "images.npz", flags)
         print(f"{flags.model}, width {flags.width:g}, batch {flags.batch}, a bare step:")
         print(
-            f"{alone:.0f} ms with all cores, {each:.0f} ms in each of {flags.workers} pinned processes"
+            f"{alone:.0f} ms with all cores, {each:.0f} ms in each of {flags.workers} "
+            f"pinned processes"
         )
         print(f"ratio    {each / flags.workers / alone:.2f}")
         if flags.forks:
@@ -154,12 +155,14 @@ def compare_grids(place: Path, flags: argparse.Namespace) -> None:
     print("workers  seconds (each round)  train steps compiled")
     for workers, seconds in times.items():
         print(
-            f"{workers:7d}  {'  '.join(f'{value:7.1f}' for value in seconds):20s}  {compiled[workers]}"
+            f"{workers:7d}  {'  '.join(f'{value:7.1f}' for value in seconds):20s}  "
+            f"{compiled[workers]}"
         )
     pairs = zip(times[flags.workers], times[1], strict=True)
     ratios = [several / one for several, one in pairs]
     print(
-        f"ratio    {statistics.median(ratios):.2f} (median of {', '.join(f'{r:.2f}' for r in ratios)})"
+        f"ratio    {statistics.median(ratios):.2f} (median of "
+        f"{', '.join(f'{r:.2f}' for r in ratios)})"
     )
 
 

@@ -171,7 +171,8 @@ def report(num_weights: int | None, num_repeats: int, with_variants: bool) -> No
     sizes = zip(jax.tree.leaves(params), jax.tree.leaves(prunable), strict=True)
     total = sum(leaf.size for leaf, take in sizes if take)
     print(
-        f"{total:,} prunable weights, global, sparsity {SPARSITY}; medians of {num_repeats} interleaved"
+        f"{total:,} prunable weights, global, sparsity {SPARSITY}; medians of "
+        f"{num_repeats} interleaved"
     )
     more = variants(params) if with_variants else {}
     seconds = interleaved_medians(contestants(params) | more, num_repeats)

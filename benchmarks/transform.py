@@ -67,7 +67,8 @@ def main() -> None:
         pruned / bare for bare, pruned in zip(seconds["bare"], seconds["transform"], strict=True)
     ]
     print(
-        f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+        f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}, "
+        f"jax {jax.__version__}"
     )
     for name, values in seconds.items():
         print(
@@ -75,7 +76,8 @@ def main() -> None:
         )
     spread = statistics.quantiles(ratios, n=4)
     print(
-        f"transform / bare: {statistics.median(ratios):.3f} (quartiles {spread[0]:.3f} to {spread[2]:.3f})"
+        f"transform / bare: {statistics.median(ratios):.3f} (quartiles {spread[0]:.3f} "
+        f"to {spread[2]:.3f})"
     )
 
 

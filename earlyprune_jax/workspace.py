@@ -133,7 +133,8 @@ def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> lis
         return []
     allowed = f"to be the code that {workdir} was made with"
     remedy = (
-        "A module of these, or one that it imports, has changed: restore it, give the new code another "
+        "A module of these, or one that it imports, has changed: restore it, give the "
+        "new code another "
         "name (a copy of the module: its runs then stand beside the old ones), or choose another "
         f"--workdir. A module that defines {references.VERSION} = '...' is known by that text "
         "instead of by its source."

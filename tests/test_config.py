@@ -253,7 +253,10 @@ def test_options_and_keys_that_cannot_be_used_are_named_together(tmp_path, capsy
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, earlyprune_jax; print([m for m in ('jax', 'flax', 'numpy') if m in sys.modules])"
+    code = (
+        "import sys, earlyprune_jax; print([m for m in ('jax', 'flax', 'numpy') if m in "
+        "sys.modules])"
+    )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -261,9 +264,9 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_pruning_imports_neither_data_sets_nor_checkpoints():
-    code = (
-        "import sys; from earlyprune_jax import pruning;"
-        "print([m for m in ('tensorflow_datasets', 'orbax', 'flax', 'sklearn') if m in sys.modules])"
+    code = "import sys; from earlyprune_jax import pruning;"(
+        "print([m for m in ('tensorflow_datasets', 'orbax', 'flax', 'sklearn') if m in "
+        "sys.modules])"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

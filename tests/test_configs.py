@@ -181,7 +181,8 @@ def test_a_form_that_a_config_lacks_is_named(path, words):
 def test_a_form_may_be_any_text_and_its_directory_stays_one(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(
-        f"{NEIGHBOUR}\ndef get_config(form):\n    c = base()\n    c.model.name = form\n    return c\n"
+        f"{NEIGHBOUR}\ndef get_config(form):\n    c = base()\n    c.model.name = form\n "
+        f"   return c\n"
     )
     assert read(f"{own}:a/b=1")["model"]["name"] == "a/b=1"
     assert config.short_name(f"{own}:a/b=1") == "own_a-b=1"
@@ -286,7 +287,8 @@ def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
     assert len(tops) == 2 and "earlyprune_jax" in tops  # the other one is .dist-info
     (tmp_path / "elsewhere").mkdir()
     code = (
-        "import sys, earlyprune_jax.main as main, earlyprune_jax.configs.cifar100 as c; print(main.__file__);"
+        "import sys, earlyprune_jax.main as main, earlyprune_jax.configs.cifar100 as "
+        "c; print(main.__file__);"
         "assert c.get_config().data.num_classes == 100; raise SystemExit(main.main(sys.argv[1:]))"
     )
     for name, words in (

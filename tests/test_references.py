@@ -160,7 +160,10 @@ def test_two_folders_of_one_process_have_modules_of_one_name(tmp_path):
 
 # What they are known by
 
-NET = "from lab.helper import width\n\ndef net():\n    from lab import late\n    return width() + late.X\n"
+NET = (
+    "from lab.helper import width\n\ndef net():\n    from lab import late\n    return "
+    "width() + late.X\n"
+)
 
 
 def package(folder, **changes: str) -> None:
@@ -168,7 +171,9 @@ def package(folder, **changes: str) -> None:
     files = {
         "lab_": "",
         "lab_nets": NET,
-        "lab_helper": "from . import deep\nfrom .sub.far import Y\n\ndef width():\n    return deep.Z + Y\n",
+        "lab_helper": (
+            "from . import deep\nfrom .sub.far import Y\n\ndef width():\n    return deep.Z + Y\n"
+        ),
         "lab_deep": "Z = 1\n",
         "lab_late": "X = 1\n",
         "lab_sub_": "",
@@ -194,7 +199,9 @@ def test_a_digest_follows_every_helper_and_not_what_is_not_imported(tmp_path):
     assert digest(tmp_path) == before
     changes = {
         "lab_nets": NET + "# more\n",
-        "lab_helper": "from . import deep\nfrom .sub.far import Y\n\ndef width():\n    return deep.Z - Y\n",
+        "lab_helper": (
+            "from . import deep\nfrom .sub.far import Y\n\ndef width():\n    return deep.Z - Y\n"
+        ),
         "lab_deep": "Z = 2\n",
         "lab_late": "X = 2\n",
         "lab_sub_far": "from .. import deep\nY = 2\n",

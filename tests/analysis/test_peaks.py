@@ -98,7 +98,8 @@ def test_while_no_trunk_has_finished_those_going_on_are_shown(tmp_path):
 
 def test_standard_errors_and_other_readings_are_no_signals_of_their_own():
     names = (
-        "mask_distance", "fisher_trace", "fisher_trace_standard_error", "fisher_trace_all", "random_distance",
+        "mask_distance", "fisher_trace", "fisher_trace_standard_error", "fisher_trace_all",
+        "random_distance",
         "random_distance_std", "random_distance_plain", "kl_uniform_nats", "kl_uniform_bits",
     )  # fmt: skip
     table = [{"trunk_seed": 0, "epoch": 1, **dict.fromkeys(names, 1.0)}]

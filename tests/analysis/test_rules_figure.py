@@ -56,7 +56,10 @@ def test_the_rewind_of_a_rule_that_never_fired_is_not_a_second_row(tmp_path):
 
 def test_a_long_rule_keeps_its_beginning_and_its_end(tmp_path):
     write_grid(tmp_path)
-    long = "first(peak(fisher_trace, smoothing=2, patience=3), threshold(train_accuracy, above=0.999), epoch(7))"
+    long = (
+        "first(peak(fisher_trace, smoothing=2, patience=3), threshold(train_accuracy, "
+        "above=0.999), epoch(7))"
+    )
     texts = drawn_texts(rules.write(tmp_path, [long]))
     assert any(text.startswith("first(peak(fisher_trace, smoothing=2") for text in texts)
     assert any(text.endswith("epoch(7)), rewind") for text in texts)

@@ -100,7 +100,8 @@ def write_fork(
         "first_epoch": fork_epoch,
         "last_epoch": last_epoch,
     }
-    name = f"{_prefix(setting)}seed-{seed}_epoch-{fork_epoch}_magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
+    cell = f"magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
+    name = f"{_prefix(setting)}seed-{seed}_epoch-{fork_epoch}_{cell}"
     return _write(workdir / "forks" / name, description, run_records, result)
 
 

@@ -184,18 +184,25 @@ FORTY = ",".join(str(number) for number in range(1, 41))
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ([("sweep.optim.weigth_decay", "1,2")], "Unknown config key 'optim.weigth_decay'. Did you mean"),
+        ([("sweep.optim.weigth_decay", "1,2")], ("Unknown config key "
+            "'optim.weigth_decay'. Did you mean")),
         ([("sweep.weight_decay", "1,2")], "Did you mean 'optim.weight_decay'?"),
-        ([("sweep.optim.momentum", "0.5,0.5")], "sweep.optim.momentum=(0.5, 0.5) to have no value twice"),
+        ([("sweep.optim.momentum", "0.5,0.5")], ("sweep.optim.momentum=(0.5, "
+            "0.5) to have no value twice")),
         ([("sweep.optim.momentum", "")], "to be a list of values, one at least"),
         ([("sweep.optim.momentum", "high,low")], "='high,low' to be values, each a number"),
         ([("sweep.optim.momentum", "0.5,1.5")], "optim.momentum=1.5 in [0, 1)."),
         ([("sweep.model.name", "resnet8,resnet9")], "(with model.name=resnet9)"),
-        ([("sweep.rows", "[{'optim.momentum': 'high'}]")], "[0] optim.momentum='high' to be a number"),
+        (
+            [("sweep.rows", "[{'optim.momentum': 'high'}]")],
+            "[0] optim.momentum='high' to be a number",
+        ),
         ([("sweep.rows", "[{'optim.momentun': 0.5}]")], "Did you mean 'optim.momentum'?"),
         ([("sweep.rows", "[{'train.seeds': (0, 1)}]")], "give all its values there"),
-        ([("sweep.rows", "[{'optim.momentum': 0.5}, {'optim.momentum': 0.5}]")], "to have no row twice"),
-        ([("sweep.rows", "[{'optim.momentum': 0.5}, {'optim.nesterov': True}]")], "to be given in every row"),
+        ([("sweep.rows", ("[{'optim.momentum': "
+            "0.5}, {'optim.momentum': 0.5}]"))], "to have no row twice"),
+        ([("sweep.rows", ("[{'optim.momentum': "
+            "0.5}, {'optim.nesterov': True}]"))], "to be given in every row"),
         ([("sweep.rows", "{'optim.momentum': 0.5}")], "to be a Python list of dicts"),
         ([("sweep.rows", "[{'optim.momentum': open('x')}]")], "to be a Python list of dicts"),
         (

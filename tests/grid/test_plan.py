@@ -174,10 +174,14 @@ def test_a_spec_survives_the_way_to_another_process(every_axis):
         ({"fork.when": "trigger", "fork.search": "coarse_to_fine"}, "fork.search"),
         ({"sweep.model.name": "resnet8,resnet9"}, "resnet9"),
         ({"sweep.model.name": "resnet8,resnet8"}, "to have no value twice"),
-        ({"sweep.data.train_fraction": "1,0.01"}, "data.train_fraction=0.01 to give every class an image"),
+        ({"sweep.data.train_fraction": "1,0.01"}, ("data.train_fraction=0.01 "
+            "to give every class an image")),
         ({"sweep.data.train_fraction": "1,0.1"}, "train.batch_size=8 in [1, 4]"),
         ({"fork.epochs": "1,5", "fork.rules": "constant"}, "no epoch beyond 4"),
-        ({"pruning.sparsities": "0.9999", "pruning.scopes": "uniform"}, "(with model.name=preresnet8)"),
+        (
+            {"pruning.sparsities": "0.9999", "pruning.scopes": "uniform"},
+            "(with model.name=preresnet8)",
+        ),
     ],
 )  # fmt: skip
 def test_axes_that_contradict_one_another_are_refused(tiny_npz, changes, words):

@@ -34,7 +34,7 @@ def best_epochs(scores):
     return {sparsity: max(row, key=row.__getitem__) for sparsity, row in rows.items()}
 
 
-def test_it_finds_the_best_epoch_of_the_rows_and_the_sparsity_where_it_moves_with_part_of_the_cells():
+def test_it_finds_the_best_epochs_and_the_sparsity_where_they_move_with_part_of_the_cells():
     scores, _ = searched(two_regimes)
     found = best_epochs(scores)
     assert found[0.6] == 16

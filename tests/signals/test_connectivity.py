@@ -98,7 +98,7 @@ def assert_statistics(measured, by_hand):
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0, 0.999])
-def test_reestimated_statistics_are_those_of_the_images_whatever_was_stored_and_whatever_the_momentum(
+def test_reestimated_statistics_are_those_of_the_images_whatever_was_stored_before(
     momentum,
 ):
     model, variables = NormNet(momentum), norm_net(0)

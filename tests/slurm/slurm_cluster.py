@@ -72,7 +72,8 @@ JobRequeue=1
 ReturnToService=2
 KillWait=2
 MinJobAge=3600
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={num_cpus} RealMemory={memory_mib} State=UNKNOWN
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={num_cpus} \\
+    RealMemory={memory_mib} State=UNKNOWN
 PartitionName=all Nodes={node} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -163,7 +164,8 @@ def _environment(directory: Path) -> dict[str, str]:
 def _write_settings(directory: Path, environment: Mapping[str, str]) -> None:
     if len(os.fsencode(directory)) > LONGEST_DIRECTORY or not directory.is_absolute():
         raise ValueError(
-            f"Expected directory={str(directory)!r} absolute and of at most {LONGEST_DIRECTORY} characters. "
+            f"Expected directory={str(directory)!r} absolute and of at most "
+            f"{LONGEST_DIRECTORY} characters. "
             "Give pytest a shorter --basetemp."
         )
     for name in ("state", "spool"):

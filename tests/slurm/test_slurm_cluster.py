@@ -183,7 +183,9 @@ def test_missing_programs_are_named_with_the_packages_that_have_them(tmp_path, m
     with (
         pytest.raises(
             SlurmMissing,
-            match="a-program-of-slurm. On Debian: apt-get install slurmctld slurmd slurm-client munge",
+            match=(
+                "a-program-of-slurm. On Debian: apt-get install slurmctld slurmd slurm-client munge"
+            ),
         ),
         cluster(tmp_path / "slurm"),
     ):

@@ -99,10 +99,14 @@ def test_every_problem_names_the_thing_what_is_allowed_and_the_remedy(text, prob
 
 
 def test_all_problems_of_a_text_are_found_at_once():
-    text = "first(peek(epoch(0)), peak(fisher_trac, patience=0, min_drop=2), early_crop(test_loss, foo=1))"
+    text = (
+        "first(peek(epoch(0)), peak(fisher_trac, patience=0, min_drop=2), "
+        "early_crop(test_loss, foo=1))"
+    )
     found = check(text, COLUMNS)
     assert found == [
-        "Expected rule='peek' to be one of peak, early_bird, early_crop, threshold, epoch, plateau, first, "
+        "Expected rule='peek' to be one of peak, early_bird, early_crop, threshold, "
+        "epoch, plateau, first, "
         "all. Did you mean 'peak'? Your own: module:attribute.",
         "Expected epoch(n)=0 in [1, inf).",
         "Expected peak(patience)=0 in [1, inf).",

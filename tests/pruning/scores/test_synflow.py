@@ -251,9 +251,10 @@ def test_weights_that_are_not_finite_are_named():
 
 def test_a_network_that_insists_on_float32_and_overflows_is_refused():
     matrices = [1e4 * matrix for matrix in mlp([10] + [20] * 9 + [10])]
-    narrow = lambda matrices, x: forward(
-        [m.astype(jnp.float32) for m in matrices], x.astype(jnp.float32)
-    )  # noqa: E731
+
+    def narrow(matrices, x):
+        return forward([m.astype(jnp.float32) for m in matrices], x.astype(jnp.float32))
+
     with pytest.raises(InvalidInput, match="no fixed dtype: float32 ends"):
         synflow(narrow, matrices, jnp.ones((1, 10)))
 
