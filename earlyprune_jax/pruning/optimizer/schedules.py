@@ -117,7 +117,7 @@ def polynomial(
         ((0, 2, 4), [0.0, 0.7, 0.8])
     """
     problems = _check_fractions((sparsity, initial))
-    if not is_number(power) or power <= 0:
+    if not (is_number(power) and power > 0):  # nan is refused too
         problems.append(expected("power", power, "to be above 0"))
     wrong = _check_durations({"begin": begin, "end": end}, steps_per_epoch)
     gap = _check_durations({"every": every}, steps_per_epoch)
