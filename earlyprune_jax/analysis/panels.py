@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,7 +116,13 @@ def _draw_curve(
     )
     if len(epochs) > 1:
         place = curve.epochs.index(curve.ranking.best)
-        star = {"marker": "*", "s": 190, "edgecolors": "white", "linewidths": 0.8, "zorder": 6}
+        star: dict[str, Any] = {
+            "marker": "*",
+            "s": 190,
+            "edgecolors": "white",
+            "linewidths": 0.8,
+            "zorder": 6,
+        }
         chosen = " and ".join(sorted({curve.split for curve in content.curves}))
         extreme = "highest" if metric.larger_is_better else "lowest"
         label = f"best fork epoch ({extreme} mean {words.named(metric, chosen)})"
@@ -125,7 +131,7 @@ def _draw_curve(
         # Beside the whiskers, which would hide them.
         beside = curve.runs["fork_epoch"].astype(float) + shift + 0.007 * content.num_epochs
         values = metric.scale * curve.runs[metric.column("test")]
-        dots = {"s": 12, "alpha": 0.5, "linewidths": 0, "zorder": 3}
+        dots: dict[str, Any] = {"s": 12, "alpha": 0.5, "linewidths": 0, "zorder": 3}
         axes.scatter(beside, values, color=style.color, **dots)
 
 
@@ -152,7 +158,7 @@ def _draw_dense(axes: "Axes", content: Content, is_alone: bool) -> None:
     dense = stats(content.dense[metric.column("test")])
     mean, deviation = metric.scale * dense.mean, metric.scale * (dense.std or 0.0)
     if deviation:
-        band = {"color": "black", "alpha": 0.10, "linewidth": 0, "zorder": 1}
+        band: dict[str, Any] = {"color": "black", "alpha": 0.10, "linewidth": 0, "zorder": 1}
         axes.axhspan(mean - deviation, mean + deviation, **band)
     axes.annotate(
         f"dense\n{words.amount(Stats(dense.mean, None, 1), metric)}",
@@ -176,7 +182,11 @@ def mark_best(panel: Sequence["Axes"], content: Content) -> None:
     for axes in panel:
         axes.axvline(best, color=COLORS[0], linewidth=1.0, alpha=0.7, zorder=1)
     amount = words.amount(Stats(curve.test(best).mean, None, 1), curve.metric)
-    above = {"transform": panel[0].get_xaxis_transform(), "ha": "center", "va": "bottom"}
+    above: dict[str, Any] = {
+        "transform": panel[0].get_xaxis_transform(),
+        "ha": "center",
+        "va": "bottom",
+    }
     panel[0].text(best, 1.01, f"best fork epoch: {best} ({amount})", color=COLORS[0], **above)
 
 

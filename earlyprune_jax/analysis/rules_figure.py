@@ -22,7 +22,7 @@ STEM = "rules"
 MAX_CURVES = 3
 ROW_INCHES = 0.27
 LINE_LENGTH = 46
-BAND = {"color": "#009E73", "alpha": 0.18, "linewidth": 0}
+BAND: dict[str, Any] = {"color": "#009E73", "alpha": 0.18, "linewidth": 0}
 BASELINES = {
     "oracle": "oracle: each seed's best fork",
     "best fixed epoch": "best fixed epoch, in hindsight",
@@ -71,7 +71,10 @@ def _figure(outcomes: Sequence[Outcome], *, named: bool) -> "Figure":
     shown = groups[:MAX_CURVES]
     sizes = [len(group) for group in shown]
     figure = drawing.blank(9.6, sum(ROW_INCHES * size + 1.15 for size in sizes) + 0.75)
-    ratios = {"height_ratios": [size + 1.2 for size in sizes], "width_ratios": (1.25, 1)}
+    ratios: dict[str, Any] = {
+        "height_ratios": [size + 1.2 for size in sizes],
+        "width_ratios": (1.25, 1),
+    }
     panels = figure.subplots(len(shown), 2, squeeze=False, gridspec_kw=ratios)
     for group, (left, right) in zip(shown, panels, strict=True):
         right.sharey(left)
@@ -113,7 +116,11 @@ def _draw_epochs(axes: "Axes", group: Sequence[Outcome]) -> None:
             if status == "interpolated":
                 style = {"marker": "o", "facecolors": "white", "edgecolors": color}
             axes.scatter(*zip(*marked, strict=True), s=22, linewidths=1.1, zorder=3, **style)
-    ticks = {"color": GREYS[1], "markersize": 7, "transform": axes.get_xaxis_transform()}
+    ticks: dict[str, Any] = {
+        "color": GREYS[1],
+        "markersize": 7,
+        "transform": axes.get_xaxis_transform(),
+    }
     axes.plot(curve.epochs, [1.0] * len(curve.epochs), "|", **ticks)
     drawing.epoch_axis(axes, num_epochs)
     size = f"{words.plural(len(group[0].choices), 'seed')}, T = {num_epochs}"
@@ -126,7 +133,7 @@ def _draw_regrets(axes: "Axes", group: Sequence[Outcome]) -> None:
     random_time = rules_text.baseline(group, "random time")
     reference = random_time.over_seeds("regret") if random_time else None
     if reference:
-        line = {"color": GREYS[1], "linestyle": ":", "linewidth": 1.2, "zorder": 1}
+        line: dict[str, Any] = {"color": GREYS[1], "linestyle": ":", "linewidth": 1.2, "zorder": 1}
         axes.axvline(metric.scale * reference.mean, **line)
     largest = metric.scale * 0.001
     for row, outcome in enumerate(group):
@@ -138,13 +145,23 @@ def _draw_regrets(axes: "Axes", group: Sequence[Outcome]) -> None:
             continue
         mean, deviation = metric.scale * regret.mean, metric.scale * (regret.std or 0.0)
         largest = max(largest, mean + deviation)
-        style = {"marker": "o", "markersize": 4.5, "capsize": 2.5, "elinewidth": 1.1, "zorder": 3}
+        style: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 4.5,
+            "capsize": 2.5,
+            "elinewidth": 1.1,
+            "zorder": 3,
+        }
         axes.errorbar([mean], [row], xerr=[deviation] if deviation else None, color=color, **style)
         lost = words.difference(regret, metric, decimals=1, sign=False)
         lost = drawing.spread(lost.removesuffix(f" {words.difference_unit(metric)}"))
         of_seeds = f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
         lost += "" if outcome.complete else of_seeds
-        beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+        beside: dict[str, Any] = {
+            "xycoords": ("axes fraction", "data"),
+            "va": "center",
+            "fontsize": 8,
+        }
         axes.annotate(lost, (1.01, row), color=color, **beside)
     axes.set_xlim(-0.03 * largest, 1.06 * largest)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HATCHES = (("///", "not measured"), ("xxxx", "diverged or failed"))
 """Of cells without a number, by whether their runs have failed."""
+EMPTY: dict[str, Any] = {"facecolor": "#ebebeb", "edgecolor": "#8c8c8c", "linewidth": 0.4}
 STAR = "#D7191C"
 BY_SIMILARITY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 2.2}
 BY_METRIC: dict[str, Any] = {"color": STAR, "linestyle": "-", "linewidth": 2.2}
@@ -142,8 +143,8 @@ def draw(
     )
     for row, column in np.argwhere(~np.isfinite(one.values)):
         hatch, label = HATCHES[bool(one.failed[row, column])]
-        style = {"facecolor": "#ebebeb", "edgecolor": "#8c8c8c", "linewidth": 0.4, "hatch": hatch}
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, label=label, **style))
+        patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch=hatch, label=label, **EMPTY)
+        axes.add_patch(patch)
     numbered = numbered and columns <= MAX_LABELLED_COLUMNS
     if numbered:
         _write_numbers(axes, one, mesh)
@@ -177,6 +178,7 @@ def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
     from matplotlib import patheffects
 
     starred = np.array([(column, row) for row, column in enumerate(one.stars) if column >= 0])
+    style: dict[str, Any]
     if starred.size:
         style = {"color": STAR, "edgecolors": "white", "linewidths": 0.7, "zorder": 5}
         style |= {"marker": "*", "s": 80 if numbered else 50, "label": "best epoch of the row"}
