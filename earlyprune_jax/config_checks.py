@@ -161,7 +161,11 @@ def _check_schedule(spec: RunSpec) -> list[str]:
 # Facts that several keys make together
 
 
-@_needs("signals.fisher_estimator", "signals.fisher_method")
+@_needs(
+    "signals.fisher_estimator",
+    "signals.fisher_method",
+    spoils=("signals.fisher_estimator", "signals.fisher_method"),
+)
 def _check_fisher(spec: RunSpec) -> list[str]:
     options = spec.signals.fisher_estimator, spec.signals.fisher_method
     problems = check_options(*options, fisher.METHODS)

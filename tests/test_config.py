@@ -157,7 +157,10 @@ def test_the_batch_estimator_with_other_labels_is_refused():
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"x_train": np.zeros((8, 8, 7, 1), np.uint8)}, "to be (8, 7, 1)"),
+        (
+            {"x_train": np.zeros((8, 8, 7, 1), np.uint8)},
+            "to be as one of train, images uint8[8, 7, 1], labels int32[]",
+        ),
         ({"y_train": np.array([0, 1, 2, 3, 0, 1, 2, 3])}, "[0, 2)"),
         ({"y_train": None}, "y_train"),
     ],

@@ -117,7 +117,7 @@ def test_the_best_fork_epoch_is_that_of_the_smallest_error(finished):
     }
     best = min(means, key=means.__getitem__)
     # Of two epochs the best is the earliest or the latest.
-    assert re.search(rf"^  magnitude\b.* {best} \((earliest|latest)\) ", summary, re.MULTILINE)
+    assert re.search(rf"^  \S.* {best} \((earliest|latest)\) ", summary, re.MULTILINE)
 
 
 def test_a_run_prunes_itself_by_a_host_measurement_on_validation(tmp_path):
