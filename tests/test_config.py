@@ -267,7 +267,8 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_pruning_imports_neither_data_sets_nor_checkpoints():
-    code = "import sys; from earlyprune_jax import pruning;"(
+    code = (
+        "import sys; from earlyprune_jax import pruning;"
         "print([m for m in ('tensorflow_datasets', 'orbax', 'flax', 'sklearn') if m in "
         "sys.modules])"
     )
