@@ -159,7 +159,7 @@ def test_the_batch_estimator_with_other_labels_is_refused():
     [
         (
             {"x_train": np.zeros((8, 8, 7, 1), np.uint8)},
-            "to be as one of train, images uint8[8, 7, 1], labels int32[]",
+            "to be as one of train, {\"['images']\": 'uint8[8, 7, 1]'",
         ),
         ({"y_train": np.array([0, 1, 2, 3, 0, 1, 2, 3])}, "[0, 2)"),
         ({"y_train": None}, "y_train"),

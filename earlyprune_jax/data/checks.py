@@ -102,14 +102,6 @@ def _label_demands(array: Any, num_classes: int) -> list[Demand]:
     ]
 
 
-def _outline(arrays: Any) -> str:
-    """Describes one example: `images uint8[8, 8, 1], labels int32[]`."""
-    return ", ".join(
-        f"{path.strip('[]').strip(chr(39))} {array.dtype}{list(array.shape[1:])}"
-        for path, array in named_leaves(arrays).items()
-    )
-
-
 def key_problems(spec: DataSpec, source: Source) -> list[str]:
     """Finds keys that do not fit the examples, and examples that differ between the splits.
 
@@ -117,7 +109,13 @@ def key_problems(spec: DataSpec, source: Source) -> list[str]:
         spec: the data section.
         source: a source, or its outline, whose arrays are right by themselves.
     """
-    train, test = (_outline(getattr(source, split)) for split in SPLITS)
+    train, test = (
+        {
+            path: f"{array.dtype}{list(array.shape[1:])}"
+            for path, array in named_leaves(getattr(source, split)).items()
+        }
+        for split in SPLITS
+    )
     if train != test:
         thing = f"an example of test of {spec.name}"
         return [expected(thing, test, f"to be as one of train, {train}")]
