@@ -293,6 +293,16 @@ def test_a_study_on_slurm_gives_the_table_of_one_process_and_trains_every_epoch_
     assert submit(*command) == []
 
 
+def task_at(workdir: Path, array: str, seed: int) -> str:
+    """The task that trains a trunk: any may have taken it."""
+    (log,) = [
+        path
+        for path in workdir.glob(f"slurm/*/{array}_*_log.out")
+        if re.search(rf"^trunk seed {seed}  epoch", path.read_text(), re.MULTILINE)
+    ]
+    return "_".join(log.name.split("_")[:2])
+
+
 @pytest.mark.slurm
 def test_killed_requeued_and_warned_tasks_cost_nothing_but_time(slurm, submit, tiny_file, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
@@ -303,6 +313,7 @@ def test_killed_requeued_and_warned_tasks_cost_nothing_but_time(slurm, submit, t
         lambda task: slurm.run("scontrol", "requeue", task),
         lambda task: slurm.run("scancel", "--signal=USR2", task),
     ]
+    tasks = []
     for seed, disturb in enumerate(disturbances):
 
         def is_under_way(seed=seed) -> bool:
@@ -310,12 +321,13 @@ def test_killed_requeued_and_warned_tasks_cost_nothing_but_time(slurm, submit, t
             return bool(found) and len(epochs_on_record(found[0])) >= 3
 
         wait_until(is_under_way, there)
-        disturb(f"{trunks}_{seed}")
+        tasks.append(task_at(there, trunks, seed))
+        disturb(tasks[-1])
         assert len(epochs_on_record(locate(there, trunk(seed)))) < 40
     run_here([*longer, f"--workdir={here}"])
     wait_for_jobs(slurm, there)
-    assert slurm.states(trunks)[f"{trunks}_0"] == "FAILED"
-    assert f"job {trunks}_2 is requeued" in logged(there)
+    assert slurm.states(trunks)[tasks[0]] == "FAILED"
+    assert f"job {tasks[2]} is requeued" in logged(there)
     assert table(there) == table(here)
     assert_each_epoch_is_there_once(there, num_runs=15)
     lines = Counter(match[0] for match in EPOCH_LINE.finditer(logged(there)))
