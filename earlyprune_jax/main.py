@@ -294,7 +294,7 @@ def _program() -> NoReturn:
     has_crashed = False
     try:
         code = main(sys.argv[1:])
-    except Exception:
+    except Exception:  # a crash must leave at once too: see below
         traceback.print_exc()
         code, has_crashed = FAILED, True
     if has_crashed or code in (BAD_INPUT, INTERRUPTED):

@@ -45,15 +45,12 @@ class Ranking:
 
     Attributes:
         epochs: best first; the earlier of equals first.
-        gaps: epoch -> what it lacks to the best, mean over the repeats that have both; None without
-            any.
         leads: epoch -> the lead of all others over it, or None. The epochs that nothing clearly
             beats are a 95 % confidence set: the epoch that is truly best is among them with that
             probability, as only a lead over it that is no more than chance could drop it.
     """
 
     epochs: tuple[int, ...]
-    gaps: dict[int, Stats | None]
     leads: dict[int, Lead | None]
     num_repeats: int
     repeat_kind: str
@@ -101,9 +98,6 @@ def rank(cells: Cells) -> Ranking:
     others = {column: [one for one in columns if one != column] for column in columns}
     return Ranking(
         epochs=tuple(cells.epochs[column] for column in columns),
-        gaps={
-            cells.epochs[column]: plain_difference(values, columns[0], column) for column in columns
-        },
         leads={
             cells.epochs[column]: lead(values, values, others[column], [column])
             for column in columns

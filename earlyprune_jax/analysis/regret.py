@@ -84,8 +84,7 @@ class Grid:
         if (rule, trunk_seed) not in self._firings:
             try:
                 firing = rule(self.histories.get(trunk_seed, ()))
-            except Exception as error:
-                # It may be the user's code: the other rules are replayed all the same.
+            except Exception as error:  # the user's code: the other rules are replayed all the same
                 self.raised[rule] = f"{type(error).__name__}: {error}"
                 firing = None
             self._firings[rule, trunk_seed] = firing

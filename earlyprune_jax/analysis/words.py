@@ -198,16 +198,6 @@ def percents(sparsities: Sequence[float]) -> str:
     return f"{listed([removed(sparsity) for sparsity in sparsities])} %"
 
 
-def p_value(p: float) -> str:
-    """Writes a p-value with two digits.
-
-    Example:
-        >>> p_value(0.0312), p_value(0.00005)
-        ('p = .031', 'p < .001')
-    """
-    return "p < .001" if p < 0.001 else f"p = {p:.2g}".replace("0.", ".", 1)
-
-
 def label(place: Place, axes: Container[str] | None = None) -> str:
     """Says where runs, a curve or a grid lie, on all or some of the axes where it has a value.
 

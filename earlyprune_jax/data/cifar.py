@@ -158,8 +158,7 @@ def _records(builder: Any, split: str) -> list[dict[str, Any]]:
     )
     try:
         records = source.__getitems__(list(range(len(source))))
-    # array_record raises bare RuntimeError, IndexError and protobuf's errors.
-    except Exception as error:
+    except Exception as error:  # array_record raises RuntimeError, IndexError, protobuf's errors
         raise _damaged(builder, split, error) from error
     return sorted(records, key=lambda record: record["id"])
 

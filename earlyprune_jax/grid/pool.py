@@ -23,7 +23,7 @@ MOST_DEATHS = 8
 """A worker that is killed so often in a row, and has finished no epoch and no member in between, is
 given up.
 
-More than `claims.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed
+More than `locks.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed
 before that.
 """
 

@@ -8,6 +8,7 @@ here does nothing, or calls what it is given.
 
 import contextlib
 import contextvars
+import functools
 import hashlib
 import os
 import pickle
@@ -156,18 +157,26 @@ def primary_only(target: T) -> T:
         >>> primary_only([1, 2]).count(2)
         1
     """
-    return target if jax.process_count() == 1 else cast(T, _OnPrimary(target))
+    if jax.process_count() == 1:
+        return target
+
+    def call(method: Callable[..., Any], name: str, *arguments: Any, **options: Any) -> Any:
+        return on_primary(lambda: method(*arguments, **options))
+
+    return cast(T, _Proxy(target, call))
 
 
-class _OnPrimary:
-    def __init__(self, target: Any):
-        self._target = target
+class _Proxy:
+    """Passes the calls of a target's methods on to `call(method, name, *arguments)`."""
+
+    def __init__(self, target: Any, call: Callable[..., Any]):
+        self._target, self._call = target, call
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._target, name)
         if not callable(attribute):
             return attribute
-        return lambda *arguments, **options: on_primary(lambda: attribute(*arguments, **options))
+        return functools.partial(self._call, attribute, name)
 
 
 @contextlib.contextmanager
@@ -205,7 +214,7 @@ def leading(target: T) -> Iterator[T]:
         return
     token = _ALONE.set(True)
     try:
-        yield cast(T, _Joined(target))
+        yield cast(T, _Proxy(target, _call_in_all))
     except Exception as error:  # whatever it is, the others must not wait for a call
         _ALONE.reset(token)
         _broadcast_message(pickle.dumps((None, _portable(error))))
@@ -236,27 +245,17 @@ def follow(target: Any) -> None:
             require_same_error(error)
 
 
-class _Joined:
-    def __init__(self, target: Any):
-        self._target = target
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._target, name)
-        if not callable(attribute):
-            return attribute
-
-        def call(*arguments: Any) -> Any:
-            token = _ALONE.set(False)
-            try:
-                _broadcast_message(pickle.dumps((name, arguments)))
-                return attribute(*arguments)
-            except Exception as error:
-                require_same_error(error)
-                raise
-            finally:
-                _ALONE.reset(token)
-
-        return call
+def _call_in_all(method: Callable[..., Any], name: str, *arguments: Any) -> Any:
+    """Has the processes in `follow` make the call that process 0 makes here."""
+    token = _ALONE.set(False)
+    try:
+        _broadcast_message(pickle.dumps((name, arguments)))
+        return method(*arguments)
+    except Exception as error:  # all have met it, or this process ends
+        require_same_error(error)
+        raise
+    finally:
+        _ALONE.reset(token)
 
 
 def require_same(name: str, value: str) -> None:
