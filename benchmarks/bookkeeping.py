@@ -54,9 +54,9 @@ def names(workdir):
 def locks(workdir):
     """Takes and releases the lock of every run."""
     for directory in (Path(workdir) / "forks").iterdir():
-        claim = RunLocks()
-        assert claim.take(directory)
-        claim.release()
+        locks = RunLocks()
+        assert locks.take(directory)
+        locks.release()
 
 
 STEPS = {

@@ -1,7 +1,7 @@
 """How long a training step takes here, measured in a process bound to the cores that a worker would
 have.
 
-python -m earlyprune_jax.grid.step_time < orders.json
+python -m earlyprune_jax.grid.step_time < request.json
 """
 
 import json
