@@ -112,7 +112,9 @@ def write_run(directory, identity, entries, *, last_epoch, sparsity):
 
 
 def write_trunk(workdir, seed, num_epochs, rng):
-    axes = dict.fromkeys(("fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate"))
+    axes = dict.fromkeys(
+        ("fork_epoch", "criterion", "scope", "sparsity", "retraining", "replicate")
+    )
     identity = {"kind": "trunk", **SETTING, "trunk_seed": seed, **axes}
     entries = [
         {
@@ -133,7 +135,7 @@ def write_fork(workdir, seed, axes, num_epochs, rng):
         "criterion": "magnitude",
         "scope": "uniform",
         "sparsity": sparsity,
-        "rule": "constant",
+        "retraining": "constant",
     }
     identity |= {"replicate": replicate, "parent": f"trunks/seed-{seed}", "parent_sha256": "0" * 64}
     best = 0.92 - 0.1 * sparsity**8 - 0.0003 * abs(fork_epoch - 60)

@@ -59,7 +59,7 @@ def changes(images: Path, num_forks: int, flags: argparse.Namespace) -> dict[str
         "train.eval_batch_size": str(NUM_TEST),
         "schedule.name": "constant",
         "fork.epochs": "1",
-        "fork.rules": "constant",
+        "fork.retraining": "constant",
         "fork.constant_num_epochs": str(flags.epochs),
         "fork.num_replicates": str(num_forks),
         "signals.names": "",

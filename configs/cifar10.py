@@ -8,8 +8,8 @@ Cost: 3 trunks of 200 epochs and 27 forks of 20 to 180 epochs: 3,300 epochs of 3
 6 GB of checkpoints. An accelerator is needed.
 Published (best test top-1 over epochs, n = 3): dense 95.33 +- .06 %; forks at 20, 40, ..., 180:
 95.08 95.33 95.40 95.38 95.20 95.15 94.68 93.93 93.45; tr(F) of the conv kernels peaks at 63.
-Late forks end at higher learning rates under the paper's rule: for the control that anneals all
-forks to the same rate add --config.fork.rules=paper_a,matched_anneal
+Late forks end at higher learning rates under the paper's retraining: for the control that anneals
+all forks to the same rate add --config.fork.retraining=paper_a,matched_anneal
 
 `cifar10.py:cifar100`: figure 1b, the same on CIFAR-100; see cifar100.py.
 
@@ -149,7 +149,7 @@ def get_config(form: str = "") -> ConfigDict:
                 "trigger": "peak(fisher_trace, smoothing=5, patience=10)",
                 "prune_at": "now",
                 "fallback_epoch": 100,
-                "rules": ("paper_a",),
+                "retraining": ("paper_a",),
                 "length": 0,
                 "rates": "eq6",
                 "num_replicates": 1,

@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
                 "trigger": "peak(fisher_trace)",
                 "prune_at": "now",
                 "fallback_epoch": 12,
-                "rules": ("paper_a",),
+                "retraining": ("paper_a",),
                 "length": 0,
                 "rates": "eq6",
                 "num_replicates": 1,

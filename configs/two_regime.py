@@ -150,7 +150,7 @@ def get_config(form: str = "") -> ConfigDict:
                 "trigger": "peak(random_distance, smoothing=5, patience=10)",
                 "prune_at": "now",
                 "fallback_epoch": 80,
-                "rules": ("constant",),
+                "retraining": ("constant",),
                 "length": 0,
                 "rates": "eq6",
                 "num_replicates": 3,

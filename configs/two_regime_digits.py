@@ -26,7 +26,7 @@ CHANGES = {
     "pruning.sparsities": (0.95, 0.9, 0.8, 0.5, 0.2),
     "fork.epochs": (2, 5, 10, 15, 20, 25, 30, 40),
     "fork.trigger": "peak(random_distance)",
-    "fork.rules": ("constant",),
+    "fork.retraining": ("constant",),
     "fork.num_replicates": 3,
     "fork.constant_learning_rate": 0.01,
     "fork.comparisons": ("model_similarity", "disagreement"),

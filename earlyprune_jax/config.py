@@ -31,7 +31,7 @@ REFERENCES = (
     "pruning.criteria",
     "pruning.scopes",
     "fork.trigger",
-    "fork.rules",
+    "fork.retraining",
     "signals.names",
     "signals.mask_criterion",
     "signals.mask_scope",
@@ -86,10 +86,10 @@ def resolve(
     settings = sweep.settings()
     partial, of_first = _resolve_one(values, settings[0])
     problems += of_first
-    if "custom" not in (partial.fork.rules or ()):
-        remedy = "Rule custom reads it: add custom to fork.rules."
+    if "custom" not in (partial.fork.retraining or ()):
+        remedy = "Only custom reads it: add custom to fork.retraining."
         problems += [
-            expected("sweep", name, "to be read by a rule of fork.rules", remedy)
+            expected("sweep", name, "to be read by one of fork.retraining", remedy)
             for name in sweep.keys
             if name in ("fork.length", "fork.rates")
         ]

@@ -106,7 +106,7 @@ NAMED: dict[str, Callable[[str, str], list[str]]] = {
     "optim.name": lambda key, name: references.check(key, name, optim.OPTIMIZERS),
     "pruning.criteria": check_criterion,
     "pruning.scopes": lambda _, name: criteria.check_scope(name),
-    "fork.rules": _known(retraining.RULES, retraining.training, ("fork_epoch", "trunk")),
+    "fork.retraining": _known(retraining.RETRAININGS, retraining.training, ("fork_epoch", "trunk")),
     "fork.rates": _one_of(retraining.RATES),
     "fork.baselines": _one_of(plan.BASELINES),
     "fork.comparisons": _one_of(measurement.COMPARISONS),
@@ -275,14 +275,14 @@ def _check_grid(spec: RunSpec) -> list[str]:
     return found
 
 
-@_needs("fork.rules", "fork.length")
+@_needs("fork.retraining", "fork.length")
 def _check_length(spec: RunSpec) -> list[str]:
-    """Finds a length that no rule looks at."""
+    """Finds a length that no retraining looks at."""
     length = spec.fork.length
-    if not length or "custom" in spec.fork.rules:
+    if not length or "custom" in spec.fork.retraining:
         return []
-    remedy = "Add custom to fork.rules, or set fork.length=0."
-    return [expected("fork.length", length, "to be 0 without rule custom", remedy)]
+    remedy = "Add custom to fork.retraining, or set fork.length=0."
+    return [expected("fork.length", length, "to be 0 without custom", remedy)]
 
 
 @_needs("train.num_epochs", "optim.learning_rate", "schedule", "fork", spoils=("fork.epochs",))

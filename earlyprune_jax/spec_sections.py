@@ -204,14 +204,14 @@ class ForkSpec:
             that the rule marks (a peak is known only epochs later)
         fallback_epoch: when=trigger: prune after this epoch if nothing has fired by then; 0 = stay
             dense
-        rules: how forks are retrained: paper_a, matched_anneal, continue, constant, matched_budget;
-            custom = by fork.length and fork.rates; or module:function
-        length: rule custom: epochs a fork trains; 0 = what remains of the trunk's
-        rates: rule custom: the fork's learning rates: eq6, matched_anneal, continue, restart,
-            constant
+        retraining: how forks are retrained: paper_a, matched_anneal, continue, constant,
+            matched_budget; custom = by fork.length and fork.rates; or module:function
+        length: retraining custom: epochs a fork trains; 0 = what remains of the trunk's
+        rates: retraining custom: the fork's learning rates: eq6, matched_anneal, continue,
+            restart, constant
         num_replicates: forks of every cell, each with its own data order
-        constant_learning_rate: rules constant and matched_budget, and rates constant: the rate
-        constant_num_epochs: rules constant and matched_budget: epochs trained at that rate
+        constant_learning_rate: retraining constant and matched_budget, and rates constant: the rate
+        constant_num_epochs: retraining constant and matched_budget: epochs trained at that rate
         comparisons: between the replicates of every cell, on all training examples:
             model_similarity, disagreement
         baselines: forks beside the grid at every sparsity, trained train.num_epochs +
@@ -228,7 +228,7 @@ class ForkSpec:
     trigger: str = key(decides="replay")
     prune_at: str = key(one_of("now", "rewind"), decides="replay")
     fallback_epoch: int = key(within(0), decides="replay")
-    rules: tuple[str, ...] = key(NAMES, decides="grid")
+    retraining: tuple[str, ...] = key(NAMES, decides="grid")
     length: int = key(within(0, 10**6), decides="fork")
     rates: str = key(decides="fork")
     num_replicates: int = key(within(1, 10**6), decides="grid")

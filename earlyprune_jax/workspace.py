@@ -34,7 +34,7 @@ PACKAGES = (
     "tensorflow-datasets",
     "scikit-learn",
 )
-FORMAT = 2
+FORMAT = 3
 """Of the files of a workdir; study.json holds it."""
 BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""

@@ -26,9 +26,14 @@ def trunk(seed: int = 0) -> Trunk:
 
 
 def fork(
-    epoch: int, rule: str = "paper_a", sparsity: float = 0.5, *, seed: int = 0, replicate: int = 0
+    epoch: int,
+    retraining: str = "paper_a",
+    sparsity: float = 0.5,
+    *,
+    seed: int = 0,
+    replicate: int = 0,
 ) -> Fork:
-    return Fork(SETTING, seed, epoch, "magnitude", "global", sparsity, rule, replicate)
+    return Fork(SETTING, seed, epoch, "magnitude", "global", sparsity, retraining, replicate)
 
 
 def online(sparsity: float = 0.5) -> SelfPruningRun:

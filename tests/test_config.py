@@ -30,7 +30,7 @@ def test_overrides_are_read_as_the_type_of_their_key():
             ("optim.nesterov", "true"),
             ("train.seeds", "(3, 4)"),
             ("pruning.sparsities", "0.5,0.9"),
-            ("fork.rules", "paper_a,matched_anneal"),
+            ("fork.retraining", "paper_a,matched_anneal"),
             ("fork.epochs", "2"),
         ],
     )
@@ -38,7 +38,7 @@ def test_overrides_are_read_as_the_type_of_their_key():
     assert spec.optim.nesterov is True
     assert spec.train.seeds == (3, 4)
     assert spec.pruning.sparsities == (0.5, 0.9)
-    assert spec.fork.rules == ("paper_a", "matched_anneal")
+    assert spec.fork.retraining == ("paper_a", "matched_anneal")
     assert spec.fork.epochs == (2,)
 
 
@@ -73,7 +73,7 @@ def test_the_study_id_follows_the_content_and_not_the_axes():
         ("pruning.layers", "regex:no_such_layer", "to select at least one parameter"),
         ("fork.epochs", "2,41", "no epoch beyond 39"),
         ("fork.epochs", "40", "no epoch beyond 39"),
-        ("fork.rules", "paper_b", "one of paper_a"),
+        ("fork.retraining", "paper_b", "one of paper_a"),
         ("schedule.name", "exponentail", "Did you mean 'exponential'?"),
         ("model.name", "resnet2O", "Did you mean 'resnet20'?"),
         ("data.name", "cifar11", "cifar10"),
@@ -105,7 +105,7 @@ def test_every_problem_is_reported_together():
             "no.such": "1",
             "data.name": "npz:/nowhere/at/all.npz",
             "signals.fisher_layers": "regex:(",
-            "fork.rules": "paper_c",
+            "fork.retraining": "paper_c",
         }
     )
     assert len(found) == 8

@@ -43,7 +43,7 @@ def finished(tmp_path_factory, request):
     spec = config.resolve(
         tiny_experiment(base),
         [
-            ("fork.rules", RULES),
+            ("fork.retraining", RULES),
             ("pruning.sparsities", "0,0.5"),
             ("fork.epochs", "1,3"),
             ("signals.names", "fisher_trace,kl_uniform,mask_distance,weight_change"),
@@ -134,7 +134,9 @@ def test_results_hold_one_row_a_run_with_its_axes_and_rates(finished):
     assert len(table) == 1 + 4 * 2 * 2
     assert [row["kind"] for row in table].count("trunk") == 1
     by_rule = {
-        row["rule"]: row for row in table if row["fork_epoch"] == "3" and row["sparsity"] == "0.5"
+        row["retraining"]: row
+        for row in table
+        if row["fork_epoch"] == "3" and row["sparsity"] == "0.5"
     }
     rate, decay = spec.optim.learning_rate, spec.schedule.exponential_decay_rate
     finals = {name: float(row["final_lr"]) for name, row in by_rule.items()}
@@ -213,7 +215,7 @@ def test_another_config_is_refused_with_the_differing_keys(finished):
     assert "optim.momentum: 0.9 there, 0.8 now" in str(caught.value)
     assert "signals.names" in str(caught.value)
     # Rules are an axis: they may differ.
-    assert "fork.rules" not in str(caught.value)
+    assert "fork.retraining" not in str(caught.value)
     assert "optim.learning_rate" not in str(caught.value)
 
 

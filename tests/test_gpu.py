@@ -28,7 +28,7 @@ def test_chunks_of_steps_run_under_scan():
 
 def test_a_fork_whose_files_are_gone_is_trained_again_to_the_same_accuracy(tiny_config, tmp_path):
     spec = config.resolve(
-        tiny_config, [("fork.rules", "paper_a,continue"), ("pruning.sparsities", "0,0.5")]
+        tiny_config, [("fork.retraining", "paper_a,continue"), ("pruning.sparsities", "0,0.5")]
     )
     workdir, quiet = tmp_path / "run", Console(file=io.StringIO())
     assert "5 finished, 0 diverged, 0 skipped" in experiment.run(spec, workdir, quiet)

@@ -23,7 +23,7 @@ DECAY, LENGTH = "optim.weight_decay", "fork.length"
 def resolve(npz, *changes):
     common = [
         ("train.num_epochs", "3"),
-        ("fork.rules", "custom"),
+        ("fork.retraining", "custom"),
         ("fork.epochs", "1"),
         ("fork.length", "1"),
     ]

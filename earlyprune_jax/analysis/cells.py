@@ -44,7 +44,7 @@ class CellGrid:
     """The forks of one place, over sparsities and fork epochs.
 
     Attributes:
-        place: setting, criterion, scope, rule, swept keys of forks.
+        place: setting, criterion, scope, retraining, swept keys of forks.
         metric: the primary one.
         sparsities: ascending; S of them.
         epochs: fork epochs, ascending; E of them.

@@ -15,7 +15,7 @@ from earlyprune_jax.analysis.stats import Stats, stats
 from earlyprune_jax.metrics import Metric
 
 BASELINE_RULES = ("constant", "matched_budget")
-"""The rules of `fork.baselines`."""
+"""The retrainings of `fork.baselines`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,9 +155,9 @@ def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) ->
     """Keeps the curves of the grid: those that `fork.baselines` alone has put beside it are left
     out.
 
-    A baseline's criterion or rule is not among those of the config, its rule is constant or
-    matched_budget, and it forks at the trunk's start or end. It may be trained far longer than a
-    fork of the grid, so it is no candidate beside them.
+    A baseline's criterion or retraining is not among those of the config, it is retrained by
+    constant or matched_budget, and it forks at the trunk's start or end. It may be trained far
+    longer than a fork of the grid, so it is no candidate beside them.
 
     Args:
         all_curves: of `fork_curves`.
@@ -168,14 +168,15 @@ def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) ->
         >>> without_baselines([], {})
         []
     """
-    rules, criteria = config.get("fork", {}).get("rules"), config.get("pruning", {}).get("criteria")
-    if not rules or not criteria:
+    retrainings = config.get("fork", {}).get("retraining")
+    criteria = config.get("pruning", {}).get("criteria")
+    if not retrainings or not criteria:
         return list(all_curves)
     return [
         curve
         for curve in all_curves
-        if (curve.place["rule"] in rules and curve.place["criterion"] in criteria)
-        or curve.place["rule"] not in BASELINE_RULES
+        if (curve.place["retraining"] in retrainings and curve.place["criterion"] in criteria)
+        or curve.place["retraining"] not in BASELINE_RULES
         or not {0, _trunk_epochs(curve, config)}.issuperset(curve.epochs)
     ]
 

@@ -29,9 +29,9 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM
 
     Above: the primary test metric at the last epoch: mean over trunk seeds and replicates, +-
     one sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
-    sparsity, rule, swept keys of forks), a star at the best fork epoch (chosen on validation where
-    every run has it), the dense baseline as a line with its +- std band; runs that pruned
-    themselves as single marks; baselines beside the grid are left out, see
+    sparsity, retraining, swept keys of forks), a star at the best fork epoch (chosen on
+    validation where every run has it), the dense baseline as a line with its +- std band; runs that
+    pruned themselves as single marks; baselines beside the grid are left out, see
     `curves.without_baselines`. Below: each headline signal's mean over trunk seeds divided by
     its largest magnitude, its peak marked. Diverged and failed runs are left out and counted in the
     subtitle. Panels of several settings share both scales, and show the others' forks in grey. The

@@ -9,7 +9,7 @@ from typing import Any
 
 SETTING = ("model", "train_fraction", "schedule")
 """Axes of every setting; swept keys that decide trunks are further ones."""
-CURVE = ("criterion", "scope", "sparsity", "rule")
+CURVE = ("criterion", "scope", "sparsity", "retraining")
 """Axes of every curve within a setting; swept keys that decide forks are further ones."""
 NAMES = {
     "model": "model.name",
@@ -128,7 +128,7 @@ def varying(places: Iterable[Place]) -> list[str]:
     """Lists the axes on which places differ.
 
     Example:
-        >>> varying([Place((("model", name), ("rule", "x"))) for name in "ab"])
+        >>> varying([Place((("model", name), ("retraining", "x"))) for name in "ab"])
         ['model']
     """
     places = list(places)
@@ -140,7 +140,7 @@ def shared(places: Sequence[Place]) -> Place:
     """Gives the part that several places have in common: that of the first, without what varies.
 
     Example:
-        >>> shared([Place((("model", name), ("rule", "x"))) for name in "ab"])
+        >>> shared([Place((("model", name), ("retraining", "x"))) for name in "ab"])
         Place(items=(('rule', 'x'),))
     """
     return places[0].without(*varying(places))

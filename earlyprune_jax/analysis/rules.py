@@ -5,7 +5,7 @@ python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, p
 Writes rules.csv (one row per curve, rule and mode), rule_choices.csv (one row per seed),
 signal_correlations.csv and figures/rules.png and .svg (of several settings one each, named after
 it). In these files metrics are in their own unit, percents and shares as fractions, and a regret is
-never negative; `fork_rule` is the learning-rate rule of the forks, `trigger` the rule that chose
+never negative; `retraining` is how the forks were retrained, `trigger` the rule that chose
 the epoch.
 """
 
@@ -245,7 +245,7 @@ def _parsed(rules: Iterable[str], grids: Sequence[Grid]) -> tuple[Trigger, ...]:
 
 
 def _curve_cells(curve: Curve) -> dict[str, Any]:
-    return {("fork_rule" if axis == "rule" else axis): value for axis, value in curve.place.items}
+    return dict(curve.place.items)
 
 
 def _outcome_cells(outcome: Outcome) -> dict[str, Any]:

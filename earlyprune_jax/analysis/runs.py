@@ -107,7 +107,7 @@ def axes_of(swept: Swept) -> tuple[str, ...]:
 
     Example:
         >>> axes_of(Swept(fork=("fork.length",)))[4:]
-        ('fork_epoch', 'criterion', 'scope', 'sparsity', 'rule', 'fork.length', 'replicate')
+        ('fork_epoch', 'criterion', 'scope', 'sparsity', 'retraining', 'fork.length', 'replicate')
     """
     return (*SETTING, *swept.trunk, "trunk_seed", "fork_epoch", *CURVE, *swept.fork, "replicate")
 
@@ -228,7 +228,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    described = records.read_json(path)
+    described = studies.with_current_names(records.read_json(path))
     forks = ("fork_epoch", *CURVE, "replicate") if described.get("kind") == "fork" else ()
     missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
     if missing:

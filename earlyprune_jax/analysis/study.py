@@ -11,6 +11,7 @@ from earlyprune_jax.metrics import PERCENT, Metric
 from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "validation", "test")
+EARLIER_NAMES = {"rule": "retraining", "rules": "retraining"}
 LOSS = Metric("loss", "nats", larger_is_better=False)
 
 
@@ -65,7 +66,18 @@ def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
         >>> read_config("no/such/workdir")
         {}
     """
-    return records.read_json(Path(workdir) / "config.json") or {}
+    config = records.read_json(Path(workdir) / "config.json") or {}
+    return {section: with_current_names(values) for section, values in config.items()}
+
+
+def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames what earlier versions called otherwise.
+
+    Example:
+        >>> with_current_names({"rule": "paper_a", "sparsity": 0.9})
+        {'retraining': 'paper_a', 'sparsity': 0.9}
+    """
+    return {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def read_study(workdir: str | Path) -> Study | None:

@@ -203,12 +203,12 @@ def label(place: Place, axes: Container[str] | None = None) -> str:
 
     Example:
         >>> setting = (("model", "resnet8"), ("train_fraction", 0.1), ("optim.weight_decay", 5e-4))
-        >>> fork = (("criterion", "magnitude"), ("sparsity", 0.97), ("rule", "paper_a"))
+        >>> fork = (("criterion", "magnitude"), ("sparsity", 0.97), ("retraining", "paper_a"))
         >>> place = Place((*setting, *fork))
         >>> label(place.setting)
         'resnet8, 10 % of the training data, weight_decay 0.0005'
-        >>> label(place, ["criterion", "sparsity", "rule"])
-        'magnitude, 97 % removed, rule paper_a'
+        >>> label(place, ["criterion", "sparsity", "retraining"])
+        'magnitude, 97 % removed, retrained by paper_a'
     """
     return ", ".join(
         _word(axis, value)
@@ -241,8 +241,8 @@ def _word(axis: str, value: Any) -> str:
         return f"{value} schedule"
     if axis == "sparsity":
         return f"{removed(value)} % removed"
-    if axis == "rule":
-        return f"rule {value}"
+    if axis == "retraining":
+        return f"retrained by {value}"
     section, _, leaf = axis.partition(".")
     return f"{section if leaf == 'name' else leaf} {value}" if leaf else str(value)
 

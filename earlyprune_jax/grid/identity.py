@@ -49,7 +49,7 @@ def directory(spec: RunSpec, member: Member) -> str:
         parts.append(f"epoch-{member.fork_epoch}")
     if not isinstance(member, Trunk):
         parts += [slug(member.criterion), slug(member.scope), f"s{member.sparsity!r}"]
-        parts.append(slug(member.rule))
+        parts.append(slug(member.retraining))
     if isinstance(member, Comparison):
         parts.append(f"n{member.num_replicates}")
     elif not isinstance(member, Trunk):
@@ -84,7 +84,7 @@ def member_id(spec: RunSpec, member: Member) -> str:
         "kind": KINDS[type(member)].capitalize(),
         **_axes(member),
         "fork": _fork_hash(spec, member.setting),
-        "code": _code_digests(spec, [member.criterion, member.scope, member.rule]),
+        "code": _code_digests(spec, [member.criterion, member.scope, member.retraining]),
     }
     if isinstance(member, Comparison):
         decided["measures"] = sorted(spec.fork.comparisons)

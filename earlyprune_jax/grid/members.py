@@ -29,12 +29,12 @@ class Fork:
     criterion: str
     scope: str
     sparsity: float
-    rule: str
+    retraining: str
     replicate: int
 
     def num_epochs(self, spec: RunSpec) -> int:
         """Returns how long it trains, by the spec of its setting."""
-        return retraining.length(spec, self.rule, self.fork_epoch)
+        return retraining.length(spec, self.retraining, self.fork_epoch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +49,12 @@ class SelfPruningRun:
     criterion: str
     scope: str
     sparsity: float
-    rule: str
+    retraining: str
     replicate: int
 
     def num_epochs(self, spec: RunSpec) -> int:
         """Returns the most epochs it can have, as long as the trigger has not fired."""
-        return retraining.length(spec, self.rule, 1)
+        return retraining.length(spec, self.retraining, 1)
 
     def pruned_at(self, epoch: int) -> Fork:
         """Returns the fork this becomes, once the epoch of its weights is known."""
@@ -71,7 +71,7 @@ class Comparison:
     criterion: str
     scope: str
     sparsity: float
-    rule: str
+    retraining: str
     num_replicates: int
 
     def forks(self) -> tuple[Fork, ...]:
@@ -117,6 +117,6 @@ def label(member: Member) -> str:
     if isinstance(member, Trunk):
         return seed
     at = f" at {member.fork_epoch}" if isinstance(member, Fork | Comparison) else ""
-    cell = f"{member.criterion} {member.scope} {member.sparsity!r} {member.rule}"
+    cell = f"{member.criterion} {member.scope} {member.sparsity!r} {member.retraining}"
     number = getattr(member, "replicate", 0)
     return f"{seed}{at}, {cell}{f' #{number}' if number else ''}"

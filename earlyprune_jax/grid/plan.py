@@ -17,7 +17,7 @@ Cell = tuple[int, float]
 """Fork epoch and sparsity."""
 
 Curve = tuple[str, str, str]
-"""Criterion, scope and learning-rate rule."""
+"""Criterion, scope and retraining."""
 
 BASELINES: dict[str, Callable[[RunSpec], tuple[int, str, str]]] = {
     "prune_at_init": lambda spec: (0, spec.pruning.criteria[0], "matched_budget"),
@@ -25,7 +25,7 @@ BASELINES: dict[str, Callable[[RunSpec], tuple[int, str, str]]] = {
     "random_at_init": lambda spec: (0, "random", "matched_budget"),
     "random_at_end": lambda spec: (spec.train.num_epochs, "random", "constant"),
 }
-"""Name -> fork epoch, criterion and rule; all train T + fork.constant_num_epochs epochs in all."""
+"""Name -> fork epoch, criterion and retraining; all train T + fork.constant_num_epochs epochs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +70,16 @@ def _everything(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
 
 
 def curves(spec: RunSpec) -> list[Curve]:
-    """Every criterion, scope and learning-rate rule."""
-    return list(itertools.product(spec.pruning.criteria, spec.pruning.scopes, spec.fork.rules))
+    """Every criterion, scope and retraining."""
+    return list(itertools.product(spec.pruning.criteria, spec.pruning.scopes, spec.fork.retraining))
 
 
 def replicates(
     spec: RunSpec, setting: Setting, seed: int, cell: Cell, curve: Curve
 ) -> list[Member]:
     """The forks of one trunk at one cell, and then their comparison if there is one."""
-    (epoch, sparsity), (criterion, scope, rule) = cell, curve
-    axes, count = (epoch, criterion, scope, sparsity, rule), spec.fork.num_replicates
+    (epoch, sparsity), (criterion, scope, retraining) = cell, curve
+    axes, count = (epoch, criterion, scope, sparsity, retraining), spec.fork.num_replicates
     runs: list[Member] = [Fork(setting, seed, *axes, number) for number in range(count)]
     return [*runs, Comparison(setting, seed, *axes, count)] if spec.fork.comparisons else runs
 
@@ -89,8 +89,10 @@ def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
     axes = itertools.product(spec.fork.baselines, spec.pruning.scopes, spec.pruning.sparsities)
     planned: list[Member] = []
     for name, scope, sparsity in axes:
-        epoch, criterion, rule = BASELINES[name](spec)
-        planned += replicates(spec, setting, seed, (epoch, sparsity), (criterion, scope, rule))
+        epoch, criterion, retraining = BASELINES[name](spec)
+        planned += replicates(
+            spec, setting, seed, (epoch, sparsity), (criterion, scope, retraining)
+        )
     return planned
 
 
@@ -98,7 +100,7 @@ def _online_cells(spec: RunSpec) -> list[tuple[Any, ...]]:
     pruning, numbers = spec.pruning, range(spec.fork.num_replicates)
     return list(
         itertools.product(
-            pruning.criteria, pruning.scopes, pruning.sparsities, spec.fork.rules, numbers
+            pruning.criteria, pruning.scopes, pruning.sparsities, spec.fork.retraining, numbers
         )
     )
 

@@ -233,7 +233,9 @@ class Trainer:
 
     def _started_run(self, member: PrunedRun, start: ForkPoint, fork: Fork) -> loop.Run:
         engine, spec = self.engine(member.setting), self.study.at(member.setting)
-        training = retraining.training(spec, fork.rule, start.dense_epochs, engine.steps_per_epoch)
+        training = retraining.training(
+            spec, fork.retraining, start.dense_epochs, engine.steps_per_epoch
+        )
         run = self._run(
             member,
             training,

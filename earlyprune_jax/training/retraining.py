@@ -1,7 +1,7 @@
 """How a pruned run trains on: its length and its learning rates, by name; and the trunk's own
 training.
 
-A rule is a length and rates; the named ones are combinations of them. A rule of the user's is a
+A retraining is a length and rates; the named ones are combinations of them. One of the user's is a
 function (fork_epoch, trunk) -> Training, in which `trunk` is the dense run's `RunSchedule`.
 """
 
@@ -18,9 +18,9 @@ from earlyprune_jax.training import schedules
 from earlyprune_jax.training.schedules import RunSchedule
 from earlyprune_jax.validate import expected, unexpected
 
-KEY = "fork.rules"
+KEY = "fork.retraining"
 ANY_STEPS = 100
-"""Training steps an epoch where a rule is asked for its length only."""
+"""Training steps an epoch where a user's retraining is asked for its length only."""
 
 SMALLEST_RATE = 1e-30
 """Below this, ratios of rates leave the range of float32."""
@@ -83,7 +83,7 @@ def _constant(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.
 
 
 def _matched_budget(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.Schedule:
-    """The trunk's schedule goes on to its end, pruned; then come the epochs of rule `constant`.
+    """The trunk's schedule goes on to its end, pruned; then come the epochs of `constant`.
 
     Dense and pruned epochs together are T + fork.constant_num_epochs, whatever t: the budget of
     paper B's forks at t = T. At t = 0 it prunes before training, at t = T it is `constant`.
@@ -113,8 +113,8 @@ RATES: dict[str, Rates] = {
 """What `fork.rates` may be."""
 
 
-class Rule(NamedTuple):
-    """A named retraining rule.
+class Retraining(NamedTuple):
+    """A named way to retrain.
 
     Attributes:
         length: (section fork, epochs that remain of the trunk's) -> the fork's length in epochs.
@@ -125,65 +125,65 @@ class Rule(NamedTuple):
     rates: str
 
 
-RULES = {
-    "paper_a": Rule(lambda fork, remaining: remaining, "eq6"),
-    "matched_anneal": Rule(lambda fork, remaining: remaining, "matched_anneal"),
-    "continue": Rule(lambda fork, remaining: remaining, "continue"),
-    "constant": Rule(lambda fork, remaining: fork.constant_num_epochs, "constant"),
-    "matched_budget": Rule(
+RETRAININGS = {
+    "paper_a": Retraining(lambda fork, remaining: remaining, "eq6"),
+    "matched_anneal": Retraining(lambda fork, remaining: remaining, "matched_anneal"),
+    "continue": Retraining(lambda fork, remaining: remaining, "continue"),
+    "constant": Retraining(lambda fork, remaining: fork.constant_num_epochs, "constant"),
+    "matched_budget": Retraining(
         lambda fork, remaining: remaining + fork.constant_num_epochs, "matched_budget"
     ),
-    "custom": Rule(lambda fork, remaining: fork.length or remaining, ""),
+    "custom": Retraining(lambda fork, remaining: fork.length or remaining, ""),
 }
 
 
-def _rates_of(fork: ForkSpec, rule: str) -> str:
-    """Names the rates of a rule; "" for one of the user's."""
-    return (RULES[rule].rates or fork.rates) if rule in RULES else ""
+def _rates_of(fork: ForkSpec, retraining: str) -> str:
+    """Names the rates of a retraining; "" for one of the user's."""
+    return (RETRAININGS[retraining].rates or fork.rates) if retraining in RETRAININGS else ""
 
 
-def length(spec: RunSpec, rule: str, fork_epoch: int) -> int:
-    """Returns how many epochs a fork trains; no schedule is made but by a rule of the user's.
+def length(spec: RunSpec, retraining: str, fork_epoch: int) -> int:
+    """Returns how many epochs a fork trains; no schedule is made but by a user's function.
 
     Args:
         spec: of one setting.
-        rule: one of `RULES`, or module:function.
+        retraining: one of `RETRAININGS`, or module:function.
         fork_epoch: t, as of `training`.
 
     Raises:
-        InvalidInput: as `training`, of a rule of the user's.
+        InvalidInput: as `training`, of a user's function.
     """
-    if rule not in RULES:
-        return training(spec, rule, fork_epoch, ANY_STEPS).num_epochs
-    return RULES[rule].length(spec.fork, spec.train.num_epochs - fork_epoch)
+    if retraining not in RETRAININGS:
+        return training(spec, retraining, fork_epoch, ANY_STEPS).num_epochs
+    return RETRAININGS[retraining].length(spec.fork, spec.train.num_epochs - fork_epoch)
 
 
-def training(spec: RunSpec, rule: str, fork_epoch: int, steps_per_epoch: int) -> Training:
+def training(spec: RunSpec, retraining: str, fork_epoch: int, steps_per_epoch: int) -> Training:
     """Returns how a fork trains.
 
     Args:
         spec: of one setting.
-        rule: one of `RULES`, or module:function.
+        retraining: one of `RETRAININGS`, or module:function.
         fork_epoch: t; with a rewind the epochs that have been trained dense, which may be more.
         steps_per_epoch: of the data.
 
     Raises:
-        InvalidInput: the rule cannot be loaded, or does not give a Training.
+        InvalidInput: the user's function cannot be loaded, or does not give a Training.
     """
     dense = trunk_schedule(spec, steps_per_epoch)
-    if rule in RULES:
-        num_epochs, rates = length(spec, rule, fork_epoch), _rates_of(spec.fork, rule)
+    if retraining in RETRAININGS:
+        num_epochs, rates = length(spec, retraining, fork_epoch), _rates_of(spec.fork, retraining)
         make = _matched_budget if rates == "matched_budget" else RATES[rates]
         carries_on = (
             rates == "continue" or make is _matched_budget and fork_epoch < dense.num_epochs
         )
         schedule = make(dense, fork_epoch, num_epochs, spec.fork)
         return Training(num_epochs, schedule, reset_momentum=not carries_on)
-    function = references.load(KEY, rule, RULES, ("fork_epoch", "trunk"))
-    with references.guarded(KEY, rule, f"to give a Training for a fork at {fork_epoch}"):
+    function = references.load(KEY, retraining, RETRAININGS, ("fork_epoch", "trunk"))
+    with references.guarded(KEY, retraining, f"to give a Training for a fork at {fork_epoch}"):
         made = function(fork_epoch, dense)
     if not isinstance(made, Training):
-        raise unexpected(KEY, rule, f"to give a Training, not a {type(made).__name__}")
+        raise unexpected(KEY, retraining, f"to give a Training, not a {type(made).__name__}")
     return made
 
 
@@ -191,17 +191,17 @@ def check_epochs(spec: RunSpec) -> list[str]:
     """Lists forks that would leave after their trunk's end, or have nothing left to train.
 
     Args:
-        spec: of one setting, whose rules can be loaded.
+        spec: of one setting, whose retrainings can be loaded.
     """
     fork, num_epochs = spec.fork, spec.train.num_epochs
     if fork.when == "trigger":
         return _check_pruning_itself(spec)
     problems = []
-    for rule in fork.rules:
-        idle = [t for t in fork.epochs if t > num_epochs or length(spec, rule, t) < 1]
+    for retraining in fork.retraining:
+        idle = [t for t in fork.epochs if t > num_epochs or length(spec, retraining, t) < 1]
         if idle:
-            latest = num_epochs - (length(spec, rule, num_epochs) < 1)
-            allowed = f"to leave rule {rule} epochs to train, and to have no epoch beyond {latest}"
+            latest = num_epochs - (length(spec, retraining, num_epochs) < 1)
+            allowed = f"to leave {retraining} epochs to train, and to have no epoch beyond {latest}"
             remedy = f"It gives forks at {idle} none; the trunk has train.num_epochs={num_epochs}."
             problems.append(expected("fork.epochs", fork.epochs, allowed, remedy))
     return problems
@@ -211,11 +211,11 @@ def _check_pruning_itself(spec: RunSpec) -> list[str]:
     """Lists why runs that prune themselves would not keep to their trunk's epochs."""
     fork, num_epochs, problems = spec.fork, spec.train.num_epochs, []
     possible = {t for t in (1, num_epochs - 1) if 1 <= t < num_epochs}
-    for rule in fork.rules:
-        if any(length(spec, rule, t) != num_epochs - t for t in possible):
-            remedy = "Its forks have a length of their own: use another rule, or fork.when=epochs."
-            allowed = f"without {rule} where fork.when=trigger, which keeps to the trunk's epochs"
-            problems.append(expected("fork.rules", fork.rules, allowed, remedy))
+    for retraining in fork.retraining:
+        if any(length(spec, retraining, t) != num_epochs - t for t in possible):
+            remedy = "Its forks have a length of their own: use another, or fork.when=epochs."
+            allowed = f"without {retraining}: fork.when=trigger keeps to the trunk's epochs"
+            problems.append(expected("fork.retraining", fork.retraining, allowed, remedy))
     if num_epochs < 2:
         remedy = "A run that prunes itself needs an epoch before and one after."
         problems.append(expected("train.num_epochs", num_epochs, "to be at least 2", remedy))
@@ -243,23 +243,23 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
     end_rate = spec.schedule.end_learning_rate if kind in ("cosine", "linear") else 0.0
     ends = {"matched_anneal": dense.final_rate, "eq6": end_rate}
     problems = []
-    for rule in fork.rules:
-        end = ends.get(_rates_of(fork, rule), 0.0)
+    for retraining in fork.retraining:
+        end = ends.get(_rates_of(fork, retraining), 0.0)
         if rising := [t for t in epochs if _eq6(dense, t) < end * (1 - 1e-6)]:
-            allowed = f"to leave Eq. (6)'s maximum above the final rate {end:.4g} of rule {rule}"
-            otherwise = "fork earlier, end lower, or use rule continue."
+            allowed = f"to leave Eq. (6)'s maximum above the final rate {end:.4g} of {retraining}"
+            otherwise = "fork earlier, end lower, or use continue."
             remedy = f"It would rise in forks at {rising}: {otherwise}"
             problems.append(expected(*axis, allowed, remedy))
     if schedules.is_own(spec.schedule):
         # Forks may be too short for a schedule of the user's.
-        for rule, t in itertools.product(fork.rules, epochs):
-            rate = schedules.rate_at(training(spec, rule, t, steps_per_epoch).schedule, 0)
+        for retraining, t in itertools.product(fork.retraining, epochs):
+            rate = schedules.rate_at(training(spec, retraining, t, steps_per_epoch).schedule, 0)
             if not schedules.is_rate(rate):
-                allowed = f"to give a fork at {t}, rule {rule} rates of at least 0"
+                allowed = f"to give a fork at {t}, retrained by {retraining}, rates of at least 0"
                 raise unexpected(schedules.KEY, rate, allowed)
-    matched = [rule for rule in fork.rules if _rates_of(fork, rule) == "matched_anneal"]
+    matched = "matched_anneal" in [_rates_of(fork, retraining) for retraining in fork.retraining]
     if matched and kind in ("exponential", "step") and dense.final_rate < SMALLEST_RATE:
-        allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for rule matched_anneal"
-        remedy = f"It ends at {dense.final_rate:.3g}: decay more slowly, or use rule paper_a."
+        allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for matched_anneal"
+        remedy = f"It ends at {dense.final_rate:.3g}: decay more slowly, or use paper_a."
         problems.append(expected("schedule.name", kind, allowed, remedy))
     return problems

@@ -13,7 +13,7 @@ AXES = {
     "schedule": "step",
     "criterion": "magnitude",
     "scope": "uniform",
-    "rule": "constant",
+    "retraining": "constant",
 }
 SETTING = ("model", "train_fraction", "schedule")
 

@@ -19,7 +19,7 @@ def rows_in(workdir):
 def test_a_comparison_says_which_cell_it_is_of_and_how_far_the_replicates_are_apart(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [np.nan]]))
     first, second = comparisons.read(tmp_path)
-    assert [first.cell[axis] for axis in ("model", "sparsity", "fork_epoch", "rule")] == [
+    assert [first.cell[axis] for axis in ("model", "sparsity", "fork_epoch", "retraining")] == [
         "preresnet20",
         0.5,
         10,

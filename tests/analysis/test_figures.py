@@ -22,17 +22,17 @@ SPREAD = {1: (0.0,), 3: (-0.01, 0.0, 0.01)}
 
 
 def write_experiment(
-    workdir, *, num_seeds=3, grid=GRID, sparsities=(0.97,), rules=("paper_a",), signals=SIGNALS
+    workdir, *, num_seeds=3, grid=GRID, sparsities=(0.97,), retraining=("paper_a",), signals=SIGNALS
 ):
     workdirs.write_config(workdir)
     for seed, offset in enumerate(SPREAD[num_seeds]):
         trunk = workdirs.records(0, [0.959 + offset / 10] * 40, signals=signals)
         workdirs.write_trunk(workdir, seed, trunk, result=workdirs.finished())
-        cells = itertools.product(sparsities, rules, grid)
-        for sparsity, rule, epoch in cells:
+        cells = itertools.product(sparsities, retraining, grid)
+        for sparsity, way, epoch in cells:
             accuracy = MEANS[epoch] - (sparsity - 0.97) / 10 + offset
             made = workdirs.records(epoch, [accuracy] * (40 - epoch))
-            axes = {"sparsity": sparsity, "rule": rule}
+            axes = {"sparsity": sparsity, "retraining": way}
             workdirs.write_fork(workdir, seed, epoch, made, result=workdirs.finished(), **axes)
 
 
@@ -54,8 +54,8 @@ def test_figure_names_best_fork_epoch_baseline_and_signal_peaks(tmp_path):
     assert "KL_uniform: maximum 3.00 bits at last epoch 40 (no peak)" in texts
     assert "best fork epoch (highest mean test accuracy)" in texts
     assert (
-        "digits, resnet8, T = 40 epochs; forks: magnitude, global, 97 % removed, rule paper_a"
-        in texts
+        "digits, resnet8, T = 40 epochs; forks: magnitude, global, 97 % removed, "
+        "retrained by paper_a" in texts
     )
     assert "3 seeds: mean ± one standard deviation; dots are single runs" in texts
 
@@ -84,12 +84,12 @@ def test_the_legend_names_only_the_axes_that_vary(tmp_path):
     texts = drawn_texts(tmp_path)
     assert "90 % removed: best 95.3 % at epoch 8" in texts
     assert "97 % removed: best 94.6 % at epoch 8" in texts
-    assert "digits, resnet8, T = 40 epochs; forks: magnitude, global, rule paper_a" in texts
+    assert "digits, resnet8, T = 40 epochs; forks: magnitude, global, retrained by paper_a" in texts
 
 
 def test_eight_curves_are_all_in_the_legend(tmp_path):
     rules = ("paper_a", "matched_anneal", "continue", "constant")
-    write_experiment(tmp_path, num_seeds=1, sparsities=(0.9, 0.97), rules=rules)
+    write_experiment(tmp_path, num_seeds=1, sparsities=(0.9, 0.97), retraining=rules)
     texts = drawn_texts(tmp_path)
     assert sum("removed, rule" in text and "at epoch 8" in text for text in texts) == 8
 
@@ -97,23 +97,27 @@ def test_eight_curves_are_all_in_the_legend(tmp_path):
 def test_baselines_beside_the_grid_are_not_drawn(tmp_path):
     write_experiment(tmp_path, num_seeds=1)
     # Trained longer, it is above all of the grid.
-    made, axes = workdirs.records(0, [0.99]), {"rule": "matched_budget", "sparsity": 0.9}
+    made, axes = workdirs.records(0, [0.99]), {"retraining": "matched_budget", "sparsity": 0.9}
     workdirs.write_fork(tmp_path, 0, 0, made, result=workdirs.finished(), **axes)
     rules = ["paper_a"]
-    workdirs.write_config(tmp_path, rules=rules, criteria=["magnitude"])
+    workdirs.write_config(tmp_path, retraining=rules, criteria=["magnitude"])
     texts = drawn_texts(tmp_path)
     assert "pruned forks: best 94.6 % at epoch 8" in texts
     assert not any("matched_budget" in text or "99.0" in text for text in texts)
     # As a rule of the grid it is one of its curves.
-    workdirs.write_config(tmp_path, rules=[*rules, "matched_budget"], criteria=["magnitude"])
-    assert any("rule matched_budget: 99.0 % at epoch 0" in text for text in drawn_texts(tmp_path))
+    workdirs.write_config(tmp_path, retraining=[*rules, "matched_budget"], criteria=["magnitude"])
+    assert any(
+        "retrained by matched_budget: 99.0 % at epoch 0" in text for text in drawn_texts(tmp_path)
+    )
 
 
 def test_baselines_alone_leave_the_figure_without_forks(tmp_path):
     write_experiment(tmp_path, num_seeds=1, grid=())
     made = workdirs.records(0, [0.99])
-    workdirs.write_fork(tmp_path, 0, 0, made, result=workdirs.finished(), rule="matched_budget")
-    workdirs.write_config(tmp_path, rules=["paper_a"], criteria=["magnitude"])
+    workdirs.write_fork(
+        tmp_path, 0, 0, made, result=workdirs.finished(), retraining="matched_budget"
+    )
+    workdirs.write_config(tmp_path, retraining=["paper_a"], criteria=["magnitude"])
     assert "no fork of the grid has finished yet" in drawn_texts(tmp_path)
 
 

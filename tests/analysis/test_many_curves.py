@@ -14,7 +14,9 @@ EASY = {2: (0.80, 0.82, 0.83), 4: (0.90, 0.92, 0.94), 8: (0.88, 0.89, 0.90)}
 HARD = {2: (0.80, 0.82, 0.84), 4: (0.90, 0.92, 0.94), 8: (0.92, 0.90, 0.91)}
 
 
-def write_grid(workdir, *, sparsities=SPARSITIES, rules=("paper_a",), setting=workdirs.SETTING):
+def write_grid(
+    workdir, *, sparsities=SPARSITIES, retraining=("paper_a",), setting=workdirs.SETTING
+):
     workdirs.write_config(workdir, num_epochs=10)
     for seed, accuracy in enumerate(DENSE):
         made = workdirs.records(0, [accuracy] * 10)
@@ -22,11 +24,11 @@ def write_grid(workdir, *, sparsities=SPARSITIES, rules=("paper_a",), setting=wo
         workdirs.write_trunk(workdir, seed, made, last_epoch=10, result=ended, setting=setting)
         for sparsity in sparsities:
             for epoch, accuracies in (HARD if sparsity >= 0.9 else EASY).items():
-                for rule in rules:
+                for way in retraining:
                     made = workdirs.records(epoch, [accuracies[seed] - sparsity / 10])
                     axes = {
                         "sparsity": sparsity,
-                        "rule": rule,
+                        "retraining": way,
                         "last_epoch": 10,
                         "setting": setting,
                     }
@@ -49,7 +51,7 @@ def test_every_curve_has_a_row_in_the_table_of_forks(tmp_path):
     write_grid(tmp_path)
     text = summary.summarize(tmp_path)
     assert (
-        "Forks (magnitude, global, rule paper_a): test accuracy (%) at the best of so many"
+        "Forks (magnitude, global, retrained by paper_a): test accuracy (%) at the best of so many"
         in " ".join(text.split())
     )
     rows = cells(text)
@@ -101,7 +103,7 @@ def test_an_end_of_the_epochs_an_only_epoch_and_what_is_missing_are_marked(tmp_p
 
 
 def test_lines_of_the_widest_table_fit_in_a_terminal(tmp_path):
-    write_grid(tmp_path, rules=("matched_anneal", "constant"))
+    write_grid(tmp_path, retraining=("matched_anneal", "constant"))
     workdirs.write_fork(
         tmp_path, 0, 2, workdirs.records(2, [0.9]), scope="uniform", result=workdirs.finished()
     )
@@ -124,13 +126,13 @@ def test_many_runs_that_pruned_themselves_have_a_row_per_curve(tmp_path):
         workdirs.write_online(tmp_path, 0, 5, made, result=workdirs.finished(10), **axes)
     text = summary.summarize(tmp_path)
     assert "(rule peak(fisher_trace))" in " ".join(text.split())
-    assert "Forks (magnitude, global, rule paper_a): " in text
+    assert "Forks (magnitude, global, retrained by paper_a): " in text
     assert ["50 %", "5 (pruned itself)", "-", "85.00", "1", "-", "-", "-"] in cells(text)
     assert text.count("5 (pruned itself)") == 5
 
 
 def test_up_to_36_curves_of_nine_sparsities_and_four_rules_look_different(tmp_path):
-    write_grid(tmp_path, rules=("paper_a", "matched_anneal", "continue", "constant"))
+    write_grid(tmp_path, retraining=("paper_a", "matched_anneal", "continue", "constant"))
     made = styles_in(tmp_path)
     assert len(made) == len(set(made)) == 36
     assert len({style.color for style in made}) == 9

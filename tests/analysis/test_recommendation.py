@@ -10,7 +10,14 @@ SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 
 
 
 def write_grid(
-    workdir, cells, *, dense=DENSE, validation=None, signals=SIGNALS, sparsity=0.97, rule="paper_a"
+    workdir,
+    cells,
+    *,
+    dense=DENSE,
+    validation=None,
+    signals=SIGNALS,
+    sparsity=0.97,
+    retraining="paper_a",
 ):
     """cells: fork epoch -> test accuracy by seed; validation likewise."""
     workdirs.write_config(workdir, num_epochs=T)
@@ -23,7 +30,7 @@ def write_grid(
         for seed, accuracy in enumerate(by_seed):
             chosen = None if validation is None else [validation[epoch][seed]]
             made = workdirs.records(epoch, [accuracy], validation_accuracy=chosen)
-            axes = {"sparsity": sparsity, "rule": rule}
+            axes = {"sparsity": sparsity, "retraining": retraining}
             workdirs.write_fork(
                 workdir, seed, epoch, made, last_epoch=T, result=workdirs.finished(T), **axes
             )
@@ -150,12 +157,14 @@ def test_of_several_sparsities_the_hardest_that_costs_at_most_a_point(tmp_path):
 
 def test_where_every_setting_loses_more_the_one_that_loses_least(tmp_path):
     write_grid(tmp_path, {2: (0.90, 0.90, 0.90), 4: (0.8, 0.8, 0.8)}, sparsity=0.9)
-    write_grid(tmp_path, {2: (0.93, 0.93, 0.93), 4: (0.8, 0.8, 0.8)}, sparsity=0.9, rule="continue")
+    write_grid(
+        tmp_path, {2: (0.93, 0.93, 0.93), 4: (0.8, 0.8, 0.8)}, sparsity=0.9, retraining="continue"
+    )
     write_grid(tmp_path, CELLS)
     text = recommend(tmp_path)
     assert text is not None
     assert text.startswith(
-        "Recommendation: prune 90 % (magnitude, global, rule continue) after epoch 2 of 10"
+        "Recommendation: prune 90 % (magnitude, global, retrained by continue) after epoch 2 of 10"
     )
     assert "of 3 curves the one that loses least" in text
 
@@ -303,23 +312,23 @@ def test_online_runs_that_failed_are_named(tmp_path):
 
 
 def test_a_baseline_beside_the_grid_is_neither_recommended_nor_told_as_a_grid(tmp_path):
-    write_grid(tmp_path, CELLS, rule="constant")
+    write_grid(tmp_path, CELLS, retraining="constant")
     # Trained longer, it is better than all of the grid, and removes more.
-    write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, sparsity=0.99, rule="matched_budget")
-    workdirs.write_config(tmp_path, num_epochs=T, rules=["constant"], criteria=["magnitude"])
+    write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, sparsity=0.99, retraining="matched_budget")
+    workdirs.write_config(tmp_path, num_epochs=T, retraining=["constant"], criteria=["magnitude"])
     assert "prune 97 % (magnitude, global) after epoch 4 of 10" in (recommend(tmp_path) or "")
     text = summary.summarize(tmp_path)
     assert "\n  97 % " in text and "\n  99 % " not in text and "matched_budget" not in text
     # As a rule of the grid it is one of its curves.
     workdirs.write_config(
-        tmp_path, num_epochs=T, rules=["constant", "matched_budget"], criteria=["magnitude"]
+        tmp_path, num_epochs=T, retraining=["constant", "matched_budget"], criteria=["magnitude"]
     )
     assert "prune 99 % (magnitude, global" in (recommend(tmp_path) or "")
 
 
 def test_baselines_alone_recommend_nothing(tmp_path):
-    write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, rule="matched_budget")
-    workdirs.write_config(tmp_path, num_epochs=T, rules=["constant"], criteria=["magnitude"])
+    write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, retraining="matched_budget")
+    workdirs.write_config(tmp_path, num_epochs=T, retraining=["constant"], criteria=["magnitude"])
     assert (
         recommend(tmp_path)
         == "Recommendation: none yet: only baselines beside the grid have finished."
@@ -327,6 +336,6 @@ def test_baselines_alone_recommend_nothing(tmp_path):
 
 
 def test_an_earlier_grid_of_another_rule_is_no_baseline(tmp_path):
-    write_grid(tmp_path, CELLS, rule="matched_budget")
-    workdirs.write_config(tmp_path, num_epochs=T, rules=["constant"], criteria=["magnitude"])
+    write_grid(tmp_path, CELLS, retraining="matched_budget")
+    workdirs.write_config(tmp_path, num_epochs=T, retraining=["constant"], criteria=["magnitude"])
     assert "after epoch 4 of 10" in (recommend(tmp_path) or "")

@@ -179,7 +179,7 @@ def test_constant_rate_trunks_stand_beside_the_others(tmp_path):
     workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(), schedule="constant")
     text = text_of(tmp_path)
     assert (
-        "rule constant): early is significantly better at no sparsity, converged at none; "
+        "retrained by constant): early is significantly better at no sparsity, converged at none; "
         "step schedule: early is significantly better at 93" in text
     )
 
@@ -230,7 +230,7 @@ def test_figures_of_fewer_grids_do_not_stay_beside_those_of_more(tmp_path, monke
 
 def test_baselines_have_sentences(tmp_path):
     write_small(tmp_path, seeds=3)
-    write_small(tmp_path, seeds=3, rule="matched_budget", schedule="cosine")
+    write_small(tmp_path, seeds=3, retraining="matched_budget", schedule="cosine")
     workdirs.write_forks(tmp_path, (0.9,), (10,), np.full((1, 1, 3, 1), 0.2), criterion="random")
     text = text_of(tmp_path)
     assert (

@@ -33,7 +33,7 @@ def test_end_and_init_of_the_same_grid_are_paired_by_seed(tmp_path):
 def test_budget_matched_ends_and_random_masks_come_from_their_own_grids(tmp_path):
     workdirs.write_forks(tmp_path, (0.9,), EPOCHS, TEST)
     workdirs.write_forks(
-        tmp_path, (0.9, 0.95), (0, 10), TEST[:, [0, 2]].repeat(2, 0), rule="matched_budget"
+        tmp_path, (0.9, 0.95), (0, 10), TEST[:, [0, 2]].repeat(2, 0), retraining="matched_budget"
     )
     random = np.full((1, 2, 3, 1), 0.3)
     random[:, 1] = 0.4
@@ -80,16 +80,16 @@ def test_replicates_of_one_seed_are_no_pairs_of_several_seeds(tmp_path):
 
 
 def test_random_masks_at_init_and_at_the_end_are_found_whatever_the_rule(tmp_path):
-    workdirs.write_forks(tmp_path, (0.9,), EPOCHS, TEST, rule="paper_a")
-    workdirs.write_forks(tmp_path, (0.9,), (10,), TEST[:, :1] + 0.1, rule="constant")
+    workdirs.write_forks(tmp_path, (0.9,), EPOCHS, TEST, retraining="paper_a")
+    workdirs.write_forks(tmp_path, (0.9,), (10,), TEST[:, :1] + 0.1, retraining="constant")
     workdirs.write_forks(
-        tmp_path, (0.9,), (0,), TEST[:, :1] - 0.1, rule="matched_budget", criterion="random"
+        tmp_path, (0.9,), (0,), TEST[:, :1] - 0.1, retraining="matched_budget", criterion="random"
     )
     workdirs.write_forks(
-        tmp_path, (0.9,), (10,), TEST[:, :1] - 0.2, rule="constant", criterion="random"
+        tmp_path, (0.9,), (10,), TEST[:, :1] - 0.2, retraining="constant", criterion="random"
     )
     grids = find_grids(results.read_runs(tmp_path))
-    (grid,) = [one for one in grids if one.place["rule"] == "paper_a"]
+    (grid,) = [one for one in grids if one.place["retraining"] == "paper_a"]
     found = {one.name: one for one in controls.baselines(grid, grids, 10)}
     assert {name: (one.epoch, round(one.value, 12)) for name, one in found.items()} == {
         "prune at end": (10, 0.72),

@@ -75,7 +75,7 @@ def test_grids_differ_in_setting_criterion_scope_and_rule(tmp_path):
         {"schedule": "constant"},
         {"criterion": "random"},
         {"scope": "global"},
-        {"rule": "matched_budget"},
+        {"retraining": "matched_budget"},
     ]
     for axes in changes:
         workdirs.write_forks(tmp_path, (0.5,), (10,), per_seed([[0.9]]), **axes)

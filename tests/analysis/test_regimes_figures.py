@@ -66,7 +66,7 @@ def test_the_drawn_maps_show_every_cell_row_and_column_from_light_to_heavy(tmp_p
 
 def test_panels_of_a_series_share_one_colour_axis_a_row(tmp_path):
     published(tmp_path)
-    published(tmp_path, model="preresnet56", rule="constant")
+    published(tmp_path, model="preresnet56", retraining="constant")
     found = found_in(tmp_path)
     (series,) = findings.series(found)
     figure = figures.scaling_maps(series)

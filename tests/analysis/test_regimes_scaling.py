@@ -32,7 +32,7 @@ def test_models_of_one_family_make_a_series_over_depth(tmp_path):
 
 def test_data_fractions_of_one_model_make_a_series(tmp_path):
     changes = [{"train_fraction": fraction} for fraction in (1.0, 0.01, 0.1)]
-    (found,) = series_of(tmp_path, *changes, {"train_fraction": 0.1, "rule": "paper_a"})
+    (found,) = series_of(tmp_path, *changes, {"train_fraction": 0.1, "retraining": "paper_a"})
     assert (found.axis, found.values) == ("data fraction", (0.01, 0.1, 1.0))
 
 

@@ -32,7 +32,7 @@ def test_results_csv_has_the_documented_columns_in_order(two_runs):
     results.write_tables(two_runs)
     header = (two_runs / "results.csv").read_text().splitlines()[0]
     assert header == (
-        "kind,model,train_fraction,schedule,trunk_seed,fork_epoch,criterion,scope,sparsity,rule,replicate,status,achieved_sparsity,"
+        "kind,model,train_fraction,schedule,trunk_seed,fork_epoch,criterion,scope,sparsity,retraining,replicate,status,achieved_sparsity,"
         "epochs_trained,final_lr,train_loss,train_accuracy,validation_loss,validation_accuracy,test_loss,"
         "test_accuracy,best_test_accuracy,best_test_epoch,validation_epoch,validation_epoch_test_accuracy,"
         "diverged_epoch,diverged_step,seconds,reason,trigger,fired_epoch,marked_epoch,mode"

@@ -63,7 +63,7 @@ def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
     # Two curves of seven baselines, peak now and rewound, and the plateau of train accuracy.
     assert len(rows) == 2 * (7 + 2 + 1)
     (now,) = named(rows, trigger="peak(fisher_trace)", mode="now", sparsity="0.97")
-    assert (now["criterion"], now["scope"], now["fork_rule"], now["kind"]) == (
+    assert (now["criterion"], now["scope"], now["retraining"], now["kind"]) == (
         "magnitude",
         "global",
         "paper_a",
@@ -217,7 +217,8 @@ def test_the_table_for_the_terminal(tmp_path):
         rules.replay(tmp_path, ["peak(fisher_trace)", "epoch(9)"])
     ).splitlines()
     assert (
-        lines[0] == "Forks: magnitude, global, 97 % removed, rule paper_a; 2 seeds, T = 10 epochs"
+        lines[0]
+        == "Forks: magnitude, global, 97 % removed, retrained by paper_a; 2 seeds, T = 10 epochs"
     )
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
     assert cells[1] == [

@@ -40,7 +40,7 @@ def test_the_figure_names_every_rule_its_regret_and_what_it_lacks(tmp_path):
         "end: the last fork",
     ):
         assert name in texts
-    assert "magnitude, global, 97 % removed, rule paper_a; 2 seeds, T = 10" in texts
+    assert "magnitude, global, 97 % removed, retrained by paper_a; 2 seeds, T = 10" in texts
     # At 3 in both seeds: .9 - .87, and .86 - (.82 + .86) / 2.
     assert "2.5 ± 0.7" in texts
     assert "outside the forks in 2 of 2 seeds" in texts
@@ -90,7 +90,9 @@ def test_runs_that_pruned_themselves_are_marked_in_the_main_figure(tmp_path):
     texts = drawn_texts(figures.draw_main(tmp_path))
     assert "pruned itself: 90.5 ± 0.7 % at epochs 5 to 7" in texts
     assert not any("has finished yet" in text or "dense baseline" in text for text in texts)
-    assert any("forks: magnitude, global, 97 % removed, rule paper_a" in text for text in texts)
+    assert any(
+        "forks: magnitude, global, 97 % removed, retrained by paper_a" in text for text in texts
+    )
 
 
 def test_only_the_headline_signals_are_drawn(tmp_path):

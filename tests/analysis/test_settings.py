@@ -178,7 +178,10 @@ def test_the_panels_of_a_figure_name_their_settings_and_their_best_epochs(tmp_pa
         texts
     )
     assert {"best fork epoch: 2 (60.7 %)", "best fork epoch: 8 (95.5 %)"} <= set(texts)
-    assert "digits, T = 10 epochs; forks: magnitude, global, 90 % removed, rule paper_a" in texts
+    assert (
+        "digits, T = 10 epochs; forks: magnitude, global, 90 % removed, retrained by paper_a"
+        in texts
+    )
     assert texts.count("dense baseline, never pruned") == texts.count("pruned forks") == 1
 
 

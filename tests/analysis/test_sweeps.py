@@ -138,7 +138,7 @@ def test_lengths_of_forks_are_curves_of_one_setting_beside_the_same_dense_runs(t
     rows = table(results.write_tables(tmp_path)[0])
     assert [row["fork.length"] for row in rows] == [""] * 3 + ["5", "50"] * 9
     columns = list(rows[0])
-    assert columns[columns.index("rule") + 1] == "fork.length"
+    assert columns[columns.index("retraining") + 1] == "fork.length"
     texts = drawn_texts(figures.draw_main(tmp_path)[1])
     assert sum(text.startswith(("length 5: best", "length 50: best")) for text in texts) == 2
     assert "length 50) after epoch 4" in " ".join(summary.summarize(tmp_path).split())

@@ -11,14 +11,18 @@ FAILED = {"status": "failed", "reason": "RuntimeError: out of memory"}
 
 
 def write_config(
-    workdir: Path, *, num_epochs: int = 40, rules: Sequence[str] = (), criteria: Sequence[str] = ()
+    workdir: Path,
+    *,
+    num_epochs: int = 40,
+    retraining: Sequence[str] = (),
+    criteria: Sequence[str] = (),
 ) -> None:
     sections: dict[str, dict[str, Any]] = {
         "data": {"name": "digits"},
         "model": {"names": ["resnet8"]},
         "train": {"num_epochs": num_epochs},
         "pruning": {"layers": "conv_kernels"} | ({"criteria": list(criteria)} if criteria else {}),
-        "fork": {"rules": list(rules)} if rules else {},
+        "fork": {"retraining": list(retraining)} if retraining else {},
         "signals": {"fisher_layers": "conv_kernels"},
     }
     (workdir / "config.json").write_text(json.dumps(sections))
@@ -65,7 +69,9 @@ def write_trunk(
         "kind": "trunk",
         **setting,
         "trunk_seed": seed,
-        **dict.fromkeys(("fork_epoch", "criterion", "scope", "sparsity", "rule", "replicate")),
+        **dict.fromkeys(
+            ("fork_epoch", "criterion", "scope", "sparsity", "retraining", "replicate")
+        ),
         "first_epoch": 0,
         "last_epoch": last_epoch,
     }
@@ -81,7 +87,7 @@ def write_fork(
     *,
     sparsity: float = 0.97,
     scope: str = "global",
-    rule: str = "paper_a",
+    retraining: str = "paper_a",
     replicate: int = 0,
     last_epoch: int = 40,
     result: dict[str, Any] | None = None,
@@ -95,12 +101,12 @@ def write_fork(
         "criterion": "magnitude",
         "scope": scope,
         "sparsity": sparsity,
-        "rule": rule,
+        "retraining": retraining,
         "replicate": replicate,
         "first_epoch": fork_epoch,
         "last_epoch": last_epoch,
     }
-    cell = f"magnitude_{scope}_s{sparsity}_{rule}_r{replicate}"
+    cell = f"magnitude_{scope}_s{sparsity}_{retraining}_r{replicate}"
     name = f"{_prefix(setting)}seed-{seed}_epoch-{fork_epoch}_{cell}"
     return _write(workdir / "forks" / name, description, run_records, result)
 
@@ -129,7 +135,7 @@ def write_online(
         "criterion": "magnitude",
         "scope": "global",
         "sparsity": sparsity,
-        "rule": "paper_a",
+        "retraining": "paper_a",
         "replicate": 0,
         "first_epoch": fork_epoch or 0,
         "last_epoch": last_epoch,

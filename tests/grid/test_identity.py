@@ -32,7 +32,7 @@ def directories(spec, kind: type = object) -> list[str]:
         ("pruning.criteria", "random,magnitude"),
         ("pruning.scopes", "uniform,global"),
         ("pruning.sparsities", "0.9,0.5"),
-        ("fork.rules", "constant,paper_a"),
+        ("fork.retraining", "constant,paper_a"),
         ("fork.epochs", "3,2,1"),
         ("pruning.layers", "all_kernels"),
         ("pruning.num_examples", "5"),
@@ -58,7 +58,8 @@ def test_nothing_of_pruning_or_forks_renames_a_trunk_that_follows_masks_and_weig
 
 def test_a_custom_length_renames_forks_and_no_trunk(tiny_npz):
     specs = [
-        resolve(tiny_npz, ("fork.rules", "custom"), ("fork.length", text)) for text in ("2", "3")
+        resolve(tiny_npz, ("fork.retraining", "custom"), ("fork.length", text))
+        for text in ("2", "3")
     ]
     assert directories(specs[0], Trunk) == directories(specs[1], Trunk)
     assert not set(directories(specs[0], Fork)) & set(directories(specs[1], Fork))
@@ -151,7 +152,7 @@ def test_a_members_directory_names_its_setting_and_its_cell(tiny_npz):
     directory = identity.directory(spec, trunk(3)).rpartition("-")[0]
     assert directory == "trunks/own_code-Linear_1_exponential_seed-3"
     own = dataclasses.replace(
-        fork(2), criterion="own_code:signed", rule="own_code:half_rate(epochs=2)"
+        fork(2), criterion="own_code:signed", retraining="own_code:half_rate(epochs=2)"
     )
     cell = "epoch-2_own_code-signed_global_s0.5_own_code-half_rate-epochs-2_r0"
     directory = identity.directory(spec, own).rpartition("-")[0]

@@ -27,7 +27,7 @@ AXES = (
     ("fork.epochs", "1,2"),
     ("pruning.sparsities", "0.5,0.9"),
     ("pruning.criteria", "magnitude,random"),
-    ("fork.rules", "constant,paper_a"),
+    ("fork.retraining", "constant,paper_a"),
     ("fork.num_replicates", "2"),
     ("fork.comparisons", "disagreement"),
     ("sweep.fork.constant_num_epochs", "1,2"),
@@ -79,7 +79,7 @@ def test_names_differ_for_all_members_and_ids_do_not_depend_on_the_other_axes(ev
     smaller = resolve(
         tiny_npz,
         ("schedule.name", "step"),
-        ("fork.rules", "constant"),
+        ("fork.retraining", "constant"),
         ("train.seeds", "3"),
         ("fork.constant_num_epochs", "2"),
         ("pruning.sparsities", "0.9"),
@@ -126,7 +126,11 @@ def test_the_trunk_of_mask_distance_depends_on_its_own_keys_and_on_no_cell_of_th
 
 
 def test_forks_of_one_network_data_and_length_are_one_group_and_a_trunk_is_one_of_its_own(tiny_npz):
-    changes = (("fork.epochs", "1,2,3"), ("fork.rules", "constant,paper_a"), ("train.seeds", "0,1"))
+    changes = (
+        ("fork.epochs", "1,2,3"),
+        ("fork.retraining", "constant,paper_a"),
+        ("train.seeds", "0,1"),
+    )
     spec = resolve(tiny_npz, *changes, ("sweep.schedule.name", "step,cosine"))
     runs = [member for member in plan.members(spec) if not isinstance(member, Comparison)]
     groups = plan.groups(spec, runs)
@@ -139,14 +143,14 @@ def test_forks_of_one_network_data_and_length_are_one_group_and_a_trunk_is_one_o
 
 def test_baselines_spend_the_same_epochs_and_one_that_is_a_cell_is_not_trained_twice(tiny_npz):
     names = ",".join(plan.BASELINES)
-    changes = (("fork.baselines", names), ("fork.rules", "constant"), ("fork.epochs", "2,4"))
+    changes = (("fork.baselines", names), ("fork.retraining", "constant"), ("fork.epochs", "2,4"))
     spec = resolve(tiny_npz, *changes)
     forks = [member for member in plan.members(spec) if isinstance(member, Fork)]
     # prune_at_end is the cell at epoch 4 of the grid.
     assert len(forks) == 2 + 3
     budget = {run: run.fork_epoch + run.num_epochs(spec) for run in forks if run.fork_epoch != 2}
     assert set(budget.values()) == {4 + spec.fork.constant_num_epochs}
-    assert {(run.fork_epoch, run.criterion, run.rule) for run in budget} == {
+    assert {(run.fork_epoch, run.criterion, run.retraining) for run in budget} == {
         (0, "magnitude", "matched_budget"),
         (4, "magnitude", "constant"),
         (0, "random", "matched_budget"),
@@ -170,14 +174,14 @@ def test_a_spec_survives_the_way_to_another_process(every_axis):
         ({"fork.baselines": "prune_at_noon"}, "one of prune_at_init"),
         ({"fork.max_cells": "5"}, "fork.max_cells=5 to be 0 with fork.search=all"),
         ({"fork.when": "trigger", "fork.baselines": "prune_at_end"}, "fork.baselines"),
-        ({"fork.when": "trigger", "fork.rules": "matched_budget"}, "without matched_budget"),
+        ({"fork.when": "trigger", "fork.retraining": "matched_budget"}, "without matched_budget"),
         ({"fork.when": "trigger", "fork.search": "coarse_to_fine"}, "fork.search"),
         ({"sweep.model.name": "resnet8,resnet9"}, "resnet9"),
         ({"sweep.model.name": "resnet8,resnet8"}, "to have no value twice"),
         ({"sweep.data.train_fraction": "1,0.01"}, ("data.train_fraction=0.01 "
             "to give every class an image")),
         ({"sweep.data.train_fraction": "1,0.1"}, "train.batch_size=8 in [1, 4]"),
-        ({"fork.epochs": "1,5", "fork.rules": "constant"}, "no epoch beyond 4"),
+        ({"fork.epochs": "1,5", "fork.retraining": "constant"}, "no epoch beyond 4"),
         (
             {"pruning.sparsities": "0.9999", "pruning.scopes": "uniform"},
             "(with model.name=preresnet8)",

@@ -40,7 +40,7 @@ def command(npz: Path, workdir: Path, *more: str) -> list[str]:
         "train.seeds": "0",
         "schedule.step_boundaries_epochs": "3",
         "fork.epochs": "1,3,5",
-        "fork.rules": "constant",
+        "fork.retraining": "constant",
         "fork.constant_num_epochs": "6",
         "fork.num_replicates": "2",
         "fork.comparisons": "disagreement",

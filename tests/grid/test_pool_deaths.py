@@ -49,7 +49,9 @@ class Scripted(Pool):
 
 @pytest.fixture
 def study(tiny_npz, tmp_path):
-    return Study(config.resolve(tiny_experiment(tiny_npz), [("fork.rules", "constant")]), tmp_path)
+    return Study(
+        config.resolve(tiny_experiment(tiny_npz), [("fork.retraining", "constant")]), tmp_path
+    )
 
 
 def test_a_worker_that_dies_over_and_over_is_given_up(study):

@@ -25,7 +25,7 @@ from earlyprune_jax.validate import InvalidInput
 
 QUICK = (
     ("signals.names", "kl_uniform"),
-    ("fork.rules", "constant"),
+    ("fork.retraining", "constant"),
     ("fork.constant_num_epochs", "1"),
 )
 

@@ -97,7 +97,7 @@ def test_a_grid_runs_over_criteria_that_need_data(tiny_config, tmp_path):
             ("pruning.criteria", ",".join(names)),
             ("pruning.scopes", ",".join(scopes)),
             ("fork.epochs", "1"),
-            ("fork.rules", "paper_a"),
+            ("fork.retraining", "paper_a"),
             ("train.num_epochs", "2"),
         ],
     )

@@ -44,7 +44,7 @@ def get_config():
 """
 CHANGES = {
     "train.num_epochs": "8",
-    "fork.rules": "constant",
+    "fork.retraining": "constant",
     "fork.constant_num_epochs": "1",
     "fork.num_replicates": "2",
     "fork.comparisons": "model_similarity",

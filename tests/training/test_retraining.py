@@ -30,7 +30,7 @@ def spec(**changes: str):
 
 
 def custom(**changes: str):
-    resolved = spec(fork__rules="custom", **changes)
+    resolved = spec(fork__retraining="custom", **changes)
     return retraining.training(resolved, "custom", FORK, SPE)
 
 
@@ -141,7 +141,7 @@ def test_custom_with_the_length_and_rates_of_a_named_rule_is_that_rule():
         assert rates(made, *epochs) == rates(named, *epochs)
 
 
-MATCHED = {"fork__rules": "custom", "fork__rates": "matched_anneal"}
+MATCHED = {"fork__retraining": "custom", "fork__rates": "matched_anneal"}
 
 
 # The user's own
@@ -150,7 +150,7 @@ MATCHED = {"fork__rules": "custom", "fork__rates": "matched_anneal"}
 def test_an_own_rule_sees_the_trunk_and_is_called_with_its_arguments():
     final = BASE * 0.97 ** (T - 1)
     for rule, num_epochs in (("own_code:half_rate", 3), ("own_code:half_rate(epochs=5)", 5)):
-        training = retraining.training(spec(fork__rules=rule), rule, FORK, SPE)
+        training = retraining.training(spec(fork__retraining=rule), rule, FORK, SPE)
         assert training.num_epochs == num_epochs
         assert rates(training, 0, num_epochs - 1) == pytest.approx([final / 2] * 2, rel=1e-6)
 
@@ -191,12 +191,12 @@ def test_matched_anneal_stretches_an_own_schedule_from_equation_6_to_the_trunks_
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"fork__length": "5"}, "fork.length=5 to be 0 without rule custom"),
-        ({"fork__rules": "custom", "fork__rates": "eq7"}, "fork.rates='eq7' to be one of eq6"),
-        ({"fork__rules": "own_code:half_rat"}, "Did you mean 'half_rate'?"),
-        ({"fork__rules": "own_code:no_training"}, "to give a Training, not a NoneType"),
-        ({"fork__rules": "own_code:half_rate(epochs=0)"}, "It gives forks at [60] none"),
-        ({"fork__rules": "own_code:half_rate(epoch=1)"}, "unexpected keyword argument"),
+        ({"fork__length": "5"}, "fork.length=5 to be 0 without retrained by custom"),
+        ({"fork__retraining": "custom", "fork__rates": "eq7"}, "fork.rates='eq7' to be one of eq6"),
+        ({"fork__retraining": "own_code:half_rat"}, "Did you mean 'half_rate'?"),
+        ({"fork__retraining": "own_code:no_training"}, "to give a Training, not a NoneType"),
+        ({"fork__retraining": "own_code:half_rate(epochs=0)"}, "It gives forks at [60] none"),
+        ({"fork__retraining": "own_code:half_rate(epoch=1)"}, "unexpected keyword argument"),
         ({"schedule__name": "own_code:negative"}, "to give rates of at least 0"),
         ({"schedule__name": "own_code:polynomial(power='two')"}, "schedule.name"),
         (MATCHED | {"schedule__exponential_decay_rate": "0.1"}, "decay more slowly"),
@@ -210,15 +210,15 @@ def test_what_is_no_rule_no_rates_or_no_schedule_is_refused_before_training(chan
 
 def test_forks_of_a_length_of_their_own_may_leave_at_the_trunks_last_epoch_and_others_not(tiny_npz):
     at_the_end = ("fork.epochs", "4")
-    for rule in (("fork.rules", "custom"), ("fork.rules", "own_code:half_rate")):
+    for rule in (("fork.retraining", "custom"), ("fork.retraining", "own_code:half_rate")):
         changes = [at_the_end, rule, ("fork.length", "2" if rule[1] == "custom" else "0")]
         assert config.resolve(linear_experiment(tiny_npz), changes).fork.epochs == (4,)
     with pytest.raises(InvalidInput, match="no epoch beyond 3"):
-        config.resolve(linear_experiment(tiny_npz), [at_the_end, ("fork.rules", "custom")])
+        config.resolve(linear_experiment(tiny_npz), [at_the_end, ("fork.retraining", "custom")])
     with pytest.raises(InvalidInput, match="without own_code:half_rate where fork.when=trigger"):
         changes = [
             ("fork.when", "trigger"),
             ("fork.trigger", "epoch(2)"),
-            ("fork.rules", "own_code:half_rate"),
+            ("fork.retraining", "own_code:half_rate"),
         ]
         config.resolve(linear_experiment(tiny_npz), changes)

@@ -151,14 +151,14 @@ def test_the_closed_form_of_the_final_rate_is_the_schedules_last_value(name, per
 
 def test_matched_anneal_to_a_vanishing_rate_is_refused():
     resolved = spec(exponential_decay_rate=0.1)
-    fork = dataclasses.replace(resolved.fork, rules=("matched_anneal",))
+    fork = dataclasses.replace(resolved.fork, retraining=("matched_anneal",))
     (problem,) = retraining.check_rates(dataclasses.replace(resolved, fork=fork), SPE)
     assert "decay more slowly" in problem
 
 
 def test_a_fork_whose_rate_would_rise_is_refused():
     resolved = dataclasses.replace(
-        spec(), fork=dataclasses.replace(spec().fork, rules=("matched_anneal",))
+        spec(), fork=dataclasses.replace(spec().fork, retraining=("matched_anneal",))
     )
     slow = dataclasses.replace(resolved.schedule, exponential_decay_rate=0.999)
     problems = retraining.check_rates(dataclasses.replace(resolved, schedule=slow), SPE)

@@ -155,9 +155,9 @@ def baselines(
     """Compares every row of a grid with the baselines that exist.
 
     Ends and beginnings: the forks at the trunk's last epoch and at epoch 0 of the same grid, and of
-    the grid of rule `matched_budget`, in which every fork trains equally long in total; the end
-    also of rule `constant`. Random masks, of criterion `random`, same setting and scope: of the
-    same rule at the epoch where it is best, at the end of rule `constant`, and at init of rule
+    the grid of `matched_budget`, in which every fork trains equally long in total; the end
+    also of `constant`. Random masks, of criterion `random`, same setting and scope: of the
+    same retraining at the epoch where it is best, at the end of `constant`, and at init of
     `matched_budget`.
 
     Args:
@@ -188,22 +188,23 @@ def _sources(
         wanted = grid.place.changed(**changed)
         return next((one for one in others if one.place == wanted != grid.place), None)
 
-    matched = relative(rule=MATCHED)
+    matched = relative(retraining=MATCHED)
     yield grid, "prune at end", ends
     yield grid, "prune at init", [0]
     yield matched, "prune at end, matched budget", ends
     yield matched, "prune at init, matched budget", [0]
-    yield relative(rule=CONSTANT), "prune at end, constant rate", ends
+    yield relative(retraining=CONSTANT), "prune at end, constant rate", ends
     # A grid of random masks has itself for a baseline of random masks.
     if grid.place["criterion"] == RANDOM:
         return
-    same_rule = relative(criterion=RANDOM)
+    same_retraining = relative(criterion=RANDOM)
     # A random mask at the end alone is named below.
-    is_end = grid.place["rule"] == CONSTANT and same_rule and set(same_rule.epochs) <= set(ends)
-    if same_rule is not None and not is_end:
-        yield same_rule, "random mask", same_rule.epochs
-    yield relative(criterion=RANDOM, rule=CONSTANT), "random mask at end", ends
-    at_init = relative(criterion=RANDOM, rule=MATCHED)
+    is_constant = grid.place["retraining"] == CONSTANT
+    is_end = is_constant and same_retraining and set(same_retraining.epochs) <= set(ends)
+    if same_retraining is not None and not is_end:
+        yield same_retraining, "random mask", same_retraining.epochs
+    yield relative(criterion=RANDOM, retraining=CONSTANT), "random mask at end", ends
+    at_init = relative(criterion=RANDOM, retraining=MATCHED)
     yield at_init, "random mask at init, matched budget", [0]
 
 

@@ -91,7 +91,7 @@ def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Finding
         comparisons: of the same.
 
     Returns:
-        The findings, sorted by setting, criterion, scope and rule.
+        The findings, sorted by setting, criterion, scope and retraining.
 
     Example:
         >>> from earlyprune_jax.analysis.runs import read_runs
