@@ -18,15 +18,6 @@ from earlyprune_jax.pruning.channels.groups import (
     channel_groups,
     channel_mask,
 )
-from earlyprune_jax.pruning.comparison import (
-    Overlap,
-    compression,
-    density,
-    from_compression,
-    from_density,
-    hamming,
-    overlap,
-)
 from earlyprune_jax.pruning.costs import macs
 from earlyprune_jax.pruning.files import (
     SavedFile,
@@ -37,12 +28,19 @@ from earlyprune_jax.pruning.files import (
     save_sparse,
 )
 from earlyprune_jax.pruning.masks import (
+    Overlap,
     apply,
     check,
+    compression,
     count_removed,
+    density,
+    from_compression,
+    from_density,
     full,
+    hamming,
     intersection,
     moments,
+    overlap,
     sparsity,
 )
 from earlyprune_jax.pruning.optimizer.criteria import Criterion

@@ -18,7 +18,9 @@ from earlyprune_jax.pruning.trees import (
 from earlyprune_jax.validate import expected, nearest, unexpected
 
 REGEX_PREFIX = "regex:"
-KERNEL_NAMES = ("kernel", "weight")
+KERNEL_AXES = {"kernel": (-1, -2), "weight": (0, 1)}
+"""(output, input) axis of a kernel by its name: `kernel` as in Flax, (..., in, out); `weight` as in
+Equinox and PyTorch, (out, in, ...)."""
 
 Layers = str | Callable[[str, Any], bool]
 """A named set, `regex:PATTERN`, or a predicate on (path, leaf)."""
@@ -31,15 +33,29 @@ def _kernels(fewest_axes: int, most_axes: float, wanted: str) -> Exclusion:
     """Makes the set of the kernels with so many axes."""
 
     def excluded(path: str, leaf: Any) -> str:
-        # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
-        name = path.removesuffix("/value").rsplit("/", 1)[-1]
-        if name not in KERNEL_NAMES:
-            return f"is not named {' or '.join(KERNEL_NAMES)}"
+        if _last_name(path) not in KERNEL_AXES:
+            return f"is not named {' or '.join(KERNEL_AXES)}"
         if fewest_axes <= leaf.ndim <= most_axes:
             return ""
         return f"has {leaf.ndim} axes, {wanted if leaf.ndim >= 2 else 'kernels have 2 or more'}"
 
     return excluded
+
+
+def _last_name(path: str) -> str:
+    # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
+    return path.removesuffix("/value").rsplit("/", 1)[-1]
+
+
+def channel_axes(path: str, leaf: Any) -> tuple[int, ...]:
+    """Returns the output and the input axis of a kernel; nothing for other leaves.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> channel_axes("conv/kernel", jnp.ones((3, 3, 1, 2)))
+        (-1, -2)
+    """
+    return KERNEL_AXES.get(_last_name(path), ()) if len(leaf.shape) >= 2 else ()
 
 
 NAMED_SETS: dict[str, Exclusion] = {

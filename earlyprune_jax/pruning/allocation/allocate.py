@@ -242,7 +242,7 @@ def _warn_of_ties(scores: Mapping[str, np.ndarray], counts: Sequence[int], scope
     equal = [name for (name, leaves), count in removing if count and _all_equal(leaves)]
     if equal:
         where = ", ".join(equal)
-        text = f"All scores are equal at {where}: the index alone decides which weights go."
+        text = f"All scores are equal at {where}: the index alone decides which go."
         warnings.warn(text, PruningWarning, stacklevel=3)
 
 
@@ -257,6 +257,6 @@ def _warn_of_collapse(kept: Mapping[str, np.ndarray]) -> None:
     """Warns of leaves that lose all their weights."""
     emptied = {path: keep.size for path, keep in kept.items() if keep.size and not keep.any()}
     if emptied:
-        where = ", ".join(f"{path} ({size} weights)" for path, size in emptied.items())
+        where = ", ".join(f"{path} (all {size} removed)" for path, size in emptied.items())
         remedy = "min_kept=1 or another scope prevents it."
-        warnings.warn(f"Every weight is removed at {where}. {remedy}", PruningWarning, stacklevel=3)
+        warnings.warn(f"Nothing is kept at {where}. {remedy}", PruningWarning, stacklevel=3)

@@ -8,7 +8,6 @@ from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
 from earlyprune_jax.pruning.scores.fisher import (
     check_options,
-    current_word,
     empirical_fisher_diagonal,
     fisher_diagonal,
 )
@@ -102,10 +101,6 @@ def check_criterion(key: str, criterion: str) -> list[str]:
     problems = references.check(key, criterion, CRITERIA, ("params", "probe"))
     if problems or references.parse(criterion).path not in ("fisher", "obd"):
         return problems
-    options = {
-        "estimator": "sampled",
-        "method": "vmap",
-        **dict(references.parse(criterion).options),
-    }
-    words = current_word(options["estimator"]), current_word(options["method"])
-    return check_options(*words, where=f" of {key}")
+    options = {"estimator": "sampled", "method": "vmap"}
+    options |= dict(references.parse(criterion).options)
+    return check_options(**options, where=f" of {key}")
