@@ -4,16 +4,10 @@ What looks wrong is said in sentences.
 """
 
 import dataclasses
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
@@ -71,7 +65,7 @@ class LedgerRow(Total):
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-    """The account of a mask; `print` it, or take `table()` or `as_dict()`.
+    """The account of a mask; `print` it, or take `as_dict()`.
 
     Attributes:
         rows: every leaf, in the tree's order.
@@ -99,34 +93,6 @@ class Ledger:
         rows = [{**dataclasses.asdict(row), "shape": list(row.shape)} for row in self.rows]
         return {**dataclasses.asdict(self), "rows": rows, "warnings": list(self.warnings)}
 
-    def table(self) -> Table:
-        """Makes a rich table: prunable leaves, those pruned although excluded, and two totals."""
-        requests = [self.requested, *(row.requested for row in self.rows)]
-        with_requested = any(request is not None for request in requests)
-        with_macs = self.everything.macs is not None
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        table.add_column("layer", no_wrap=True)
-        table.add_column("shape", no_wrap=True)
-        heads = ["weights", "kept", "sparsity"]
-        heads += ["requested"] * with_requested + ["MACs", "MACs left"] * with_macs
-        for head in heads:
-            table.add_column(head, justify="right", no_wrap=True)
-
-        def cells(counted: LedgerRow | Total, requested: float | None) -> list[str]:
-            texts = [f"{counted.size:,}", f"{counted.kept:,}", f"{counted.sparsity:.4f}"]
-            texts += ["" if requested is None else f"{requested:.4f}"] * with_requested
-            macs = (counted.macs, counted.macs_left)
-            return texts + [f"{count or 0:,}" for count in macs] * with_macs
-
-        for row in self.rows:
-            if not row.excluded or row.removed:
-                shape = "x".join(map(str, row.shape))
-                table.add_row(Text(row.path), shape, *cells(row, row.requested))
-        table.add_section()
-        table.add_row("prunable", "", *cells(self.prunable, self.requested))
-        table.add_row("all weights", "", *cells(self.everything, None))
-        return table
-
     def excluded(self) -> dict[str, list[str]]:
         """Maps a reason to the paths of the leaves that may not be pruned for it."""
         reasons: dict[str, list[str]] = {}
@@ -136,17 +102,43 @@ class Ledger:
         return reasons
 
     def __str__(self) -> str:
-        """Writes the table, what is not prunable and why, and the warnings as plain text."""
-        table = self.table()
-        # Inside a notebook a console would display what it is told to write.
-        console = Console(file=io.StringIO(), width=1000, color_system=None, force_jupyter=False)
-        width = Measurement.get(console, console.options, table).maximum
-        with console.capture() as captured:
-            console.print(table, width=width)
-        lines = [line.rstrip() for line in captured.get().splitlines()]
+        """Writes a table, what is not prunable and why, and the warnings as plain text.
+
+        The table has the prunable leaves, those pruned although excluded, and two totals.
+        """
+        shown = [row for row in self.rows if not row.excluded or row.removed]
+        lines = [(row.path, "x".join(map(str, row.shape)), row, row.requested) for row in shown]
+        lines.append(("prunable", "", self.prunable, self.requested))
+        lines.append(("all weights", "", self.everything, None))
+        heads = ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
+        cells = [heads] + [
+            [
+                name,
+                shape,
+                f"{counted.size:,}",
+                f"{counted.kept:,}",
+                f"{counted.sparsity:.4f}",
+                "" if requested is None else f"{requested:.4f}",
+                "" if counted.macs is None else f"{counted.macs:,}",
+                "" if counted.macs_left is None else f"{counted.macs_left:,}",
+            ]
+            for name, shape, counted, requested in lines
+        ]
+        # A column of which nothing is known is left out.
+        columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+        widths = [max(map(len, column)) for column in columns]
+        texts = [
+            "   ".join(
+                cell.ljust(width) if number < 2 else cell.rjust(width)
+                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in zip(*columns, strict=True)
+        ]
+        texts[1:1], texts[-2:-2] = ["─" * len(texts[0])], [""]
         for reason, paths in self.excluded().items():
-            lines.append(f"Not prunable: {few(paths, 4)}: {reason}.")
-        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+            texts.append(f"Not prunable: {few(paths, 4)}: {reason}.")
+        texts += [f"Warning: {warning}" for warning in self.warnings]
+        return "\n".join(text.rstrip() for text in texts)
 
 
 def ledger(

@@ -322,7 +322,7 @@ def from_density(density: float) -> float:
 def compression(sparsity: float) -> float:
     """Returns how many times fewer weights are left: 1 / (1 - sparsity).
 
-    Counts weights, not bytes: a file also stores where they are (`encoded_bytes`).
+    Counts weights, not bytes: a file also stores where they are.
 
     Args:
         sparsity: fraction removed, in [0, 1).

@@ -38,7 +38,7 @@ def prunable_shapes(params: Any, prunable: Any) -> Shapes:
         >>> prunable_shapes({"a": np.zeros((2, 3)), "b": np.zeros(3)}, {"a": True, "b": False})
         {'a': (2, 3)}
     """
-    return {name: tuple(leaf.shape) for name, leaf in marked_leaves(params, prunable)}
+    return {name: np.shape(leaf) for name, leaf in marked_leaves(params, prunable)}
 
 
 def allocate(
@@ -94,21 +94,17 @@ def allocate(
     refuse(_check_prunable(scores, prunable))
     shapes = prunable_shapes(scores, prunable)
     refuse(check_allocation(shapes, sparsity, scope, pattern, min_kept))
-    leaves, merge = split_leaves(scores, jax.tree.leaves(prunable))
-    ranked = [_host_scores(leaf) for leaf in leaves]
+    flags = jax.tree.leaves(prunable)
+    ranked = [_host_scores(leaf) for leaf in split_leaves(scores, flags)[0]]
     named = dict(zip(shapes, ranked, strict=True))
     refuse(_check_scores(named, scope))
     counts = pattern.counts(shapes, sparsity, scope, min_kept)
     _warn_of_ties(named, counts, scope)
     kept = pattern.masks(ranked, counts, scope, min_kept, np)
     _warn_of_collapse(dict(zip(shapes, kept, strict=True)))
-    return jax.device_put(
-        jax.tree.map(
-            lambda leaf, take: leaf if take else np.ones(np.shape(leaf), bool),
-            merge(kept),
-            prunable,
-        )
-    )
+    everything = jax.tree.map(lambda leaf: np.broadcast_to(True, np.shape(leaf)), scores)
+    _, merge = split_leaves(everything, flags)
+    return jax.device_put(merge(kept))
 
 
 def prune(
@@ -195,15 +191,10 @@ def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
     """Finds the problems of `prunable` as a choice among the leaves of `scores`."""
     remedy = "Make it with select from a tree of the structure of the scores."
     problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
-    problems += [
+    return problems + [
         expected(f"prunable at {name}", flag, "to be True or False", remedy)
         for name, flag in named_leaves(prunable)
         if not isinstance(flag, bool | np.bool_)
-    ]
-    return problems or [
-        expected(f"scores at {name}", leaf, "to be an array where prunable")
-        for name, leaf in marked_leaves(scores, prunable)
-        if not hasattr(leaf, "shape")
     ]
 
 

@@ -3,8 +3,7 @@
 The operations of the traced network run on arrays that lack these channels.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +13,6 @@ import numpy as np
 from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.channels.graph import (
-    ChannelGraph,
     Kept,
     Step,
     Tensor,
@@ -25,7 +23,6 @@ from earlyprune_jax.pruning.channels.trace import (
     WITH_DERIVATIVE,
     Apply,
     Trace,
-    inline,
     trace_network,
 )
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
@@ -212,81 +209,18 @@ def _bind(eqn: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
 def _call(step: Step, values: Sequence[Any], kept: Kept) -> list[Any]:
     """Runs a call with a derivative of its own, e.g. relu, which it keeps on smaller arrays.
 
-    The rule of the derivative is that of the call on whole arrays.
+    Its derivative takes whole arrays: what is gone is put back as zeros, and left out again.
     """
-    is_varied = [bool(jnp.issubdtype(atom.aval.dtype, jnp.inexact)) for atom in step.eqn.invars]
 
-    def body(*values: Any) -> list[Any]:
+    @jax.custom_vjp
+    def call(*values: Any) -> list[Any]:
         return run(step.body or (), step.inputs, values, step.outputs, kept)
 
-    def whole(values: Sequence[Any]) -> tuple[Callable[..., list[Any]], list[Any]]:
-        varied, merge = split_leaves(list(values), is_varied)
-        return lambda *varied: _bind(step.eqn, merge(varied)), varied
+    def backward(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
+        whole = map(kept.spread, step.inputs, values)
+        _, pull_back = jax.vjp(lambda *values: _bind(step.eqn, values), *whole)
+        pulled = pull_back(list(map(kept.spread, step.outputs, cotangents)))
+        return tuple(map(kept.of, step.inputs, pulled))
 
-    def pushed_forward(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
-        return jax.jvp(*whole(values), tangents)
-
-    def pulled_back(values: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-        call, varied = whole(values)
-        return jax.vjp(call, *varied)[1](cotangents)
-
-    def jvp(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
-        varied, _ = split_leaves(list(tangents), is_varied)
-        tensors, _ = split_leaves(list(step.inputs), is_varied)
-        return _run_rule(pushed_forward, step, (list(values), varied), tensors, kept)
-
-    def vjp(values: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-        results = _run_rule(pulled_back, step, (list(values), cotangents), step.outputs, kept)
-        remaining = iter(results)
-        return tuple(next(remaining) if varied else None for varied in is_varied)
-
-    if step.eqn.primitive.name == "custom_jvp_call":
-        call = jax.custom_jvp(body)
-        call.defjvp(jvp)
-    else:
-        call = jax.custom_vjp(body)
-        call.defvjp(lambda *values: (body(*values), values), vjp)
+    call.defvjp(lambda *values: (call(*values), values), backward)
     return list(call(*values))
-
-
-def _run_rule(
-    rule: Callable[..., Any],
-    step: Step,
-    args: tuple[Any, ...],
-    derivatives: Sequence[Tensor],
-    kept: Kept,
-) -> Any:
-    """Traces a derivative rule for whole arrays, and runs what comes out on smaller ones.
-
-    Args:
-        rule: (operands, derivatives) -> derivatives, on whole arrays.
-        step: the call.
-        args: the operands and the derivatives, smaller.
-        derivatives: the tensors whose derivatives are given.
-        kept: which ids are left.
-
-    Returns:
-        What the rule returns, smaller.
-    """
-    tensors = [*step.inputs, *derivatives]
-    values, args_tree = jax.tree.flatten(args)
-    shapes = [
-        jax.ShapeDtypeStruct(tensor.shape, jnp.result_type(value))
-        for tensor, value in zip(tensors, values, strict=True)
-    ]
-    closed, results_shape = jax.make_jaxpr(rule, return_shape=True)(
-        *jax.tree.unflatten(args_tree, shapes)
-    )
-    graph = ChannelGraph(kept.ids.size)
-    # Copies, because one tensor may stand for a value and for its tangent.
-    given = [dataclasses.replace(tensor) for tensor in tensors]
-    wanted = inline(graph, closed.jaxpr, closed.consts, given)
-    # The new ids that are joined to removed ones go too.
-    labels = graph.labels()
-    gone = graph.gone(labels, [np.flatnonzero(~kept.ids)])[labels]
-    if np.any(gone[: kept.ids.size] == kept.ids):
-        remedy = "The network without these channels can be evaluated, not differentiated."
-        name = step.eqn.primitive.name
-        raise unexpected("derivative", name, "to treat every channel by itself", remedy)
-    results = run(graph.steps, given, values, wanted, Kept(~gone))
-    return jax.tree.unflatten(jax.tree.structure(results_shape), results)

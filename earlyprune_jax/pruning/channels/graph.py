@@ -86,8 +86,8 @@ class ChannelGraph:
         steps: the operations in order.
     """
 
-    def __init__(self, num_ids: int = 0) -> None:
-        self.num_ids = num_ids
+    def __init__(self) -> None:
+        self.num_ids = 0
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
         self.pins: dict[int, str] = {}
         self.produced: list[np.ndarray] = []
@@ -187,6 +187,18 @@ class Kept:
         """Returns what is left of a value that has all channels."""
         for place, axis in enumerate(tensor.axes):
             value = taken_along(value, np.flatnonzero(self.ids[axis]), place)
+        return value
+
+    def spread(self, tensor: Tensor, value: Any) -> Any:
+        """Returns a value that has all channels again, with zeros where they are gone."""
+        for place, axis in enumerate(tensor.axes):
+            stays = self.ids[axis]
+            if not stays.any():
+                return jnp.zeros(tensor.shape, value.dtype)
+            # An index out of range takes the fill value.
+            index = np.where(stays, np.cumsum(stays) - 1, stays.size)
+            if not stays.all():
+                value = jnp.take(value, index, axis=place, mode="fill", fill_value=0)
         return value
 
 
