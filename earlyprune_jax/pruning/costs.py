@@ -149,7 +149,10 @@ def _results(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources
             operands[carried] = merged
     if len(bodies) == 1 and len(bodies[0].invars) == len(operands):
         return _walk(bodies[0], operands, times, counts)
-    if any(_has_product(body) for body in bodies):
+    trial = Counter()
+    for body in bodies:
+        _walk(body, [CONSTANT.union(*operands)] * len(body.invars), 1, trial)
+    if trial:
         remedy = "How often that runs is not in the program: use a scan there."
         raise unexpected("apply", name, "to hold no matrix product or convolution in it", remedy)
     return [CONSTANT.union(*operands)] * len(eqn.outvars)
@@ -187,10 +190,3 @@ def _bodies(eqn: Any) -> Iterator[Any]:
     for value in jax.tree.leaves(parameters, is_leaf=lambda x: hasattr(x, "eqns")):
         if hasattr(value, "eqns"):
             yield getattr(value, "jaxpr", value)
-
-
-def _has_product(jaxpr: Any) -> bool:
-    return any(
-        eqn.primitive.name in PRODUCTS or any(_has_product(body) for body in _bodies(eqn))
-        for eqn in jaxpr.eqns
-    )

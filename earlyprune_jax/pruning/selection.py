@@ -104,10 +104,23 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         >>> exclusions(params, "conv_kernels")
         {'conv/bias': 'is not named kernel or weight'}
     """
-    excluded = _exclusion(layers)
+    if isinstance(layers, str):
+        refuse(check_layers(layers))
     refuse(repeated_paths(params))
-    reasons = ((n, _not_a_weight(leaf) or excluded(n, leaf)) for n, leaf in named_leaves(params))
-    return {name: reason for name, reason in reasons if reason}
+    reasons = {}
+    for name, leaf in named_leaves(params):
+        if not is_weight(leaf):
+            dtype = getattr(leaf, "dtype", None)
+            kind = f"of type {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
+            reasons[name] = f"is {kind}, not a floating-point array"
+        elif callable(layers):
+            reasons[name] = "" if layers(name, leaf) else "the predicate left it out"
+        elif layers in NAMED_SETS:
+            reasons[name] = NAMED_SETS[layers](name, leaf)
+        else:
+            pattern = layers.removeprefix(REGEX_PREFIX)
+            reasons[name] = "" if re.search(pattern, name) else f"does not match {pattern}"
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def select(params: Params, layers: Layers) -> Any:
@@ -142,21 +155,3 @@ def select(params: Params, layers: Layers) -> Any:
         remedy = f"Of {len(leaves)} leaves none belongs: {why or 'there are none'}."
         raise unexpected("layers", layers, "to select at least one parameter", remedy)
     return jax.tree.map_with_path(lambda path, _: path_name(path) not in reasons, params)
-
-
-def _not_a_weight(leaf: Any) -> str:
-    if is_weight(leaf):
-        return ""
-    dtype = getattr(leaf, "dtype", None)
-    kind = f"of type {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
-    return f"is {kind}, not a floating-point array"
-
-
-def _exclusion(layers: Layers) -> Exclusion:
-    if callable(layers):
-        return lambda path, leaf: "" if layers(path, leaf) else "the predicate left it out"
-    refuse(check_layers(layers))
-    if layers in NAMED_SETS:
-        return NAMED_SETS[layers]
-    pattern = re.compile(layers.removeprefix(REGEX_PREFIX))
-    return lambda path, leaf: "" if pattern.search(path) else f"does not match {pattern.pattern}"

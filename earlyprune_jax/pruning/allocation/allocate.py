@@ -91,7 +91,14 @@ def allocate(
         >>> mask["a"].tolist(), mask["b"].tolist()
         ([False, True], [False, True])
     """
-    refuse(_check_prunable(scores, prunable))
+    remedy = "Make it with select from a tree of the structure of the scores."
+    problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
+    problems += [
+        expected(f"prunable at {name}", flag, "to be True or False", remedy)
+        for name, flag in named_leaves(prunable)
+        if not isinstance(flag, bool | np.bool_)
+    ]
+    refuse(problems)
     shapes = prunable_shapes(scores, prunable)
     refuse(check_allocation(shapes, sparsity, scope, pattern, min_kept))
     flags = jax.tree.leaves(prunable)
@@ -101,7 +108,11 @@ def allocate(
     counts = pattern.counts(shapes, sparsity, scope, min_kept)
     _warn_of_ties(named, counts, scope)
     kept = pattern.masks(ranked, counts, scope, min_kept, np)
-    _warn_of_collapse(dict(zip(shapes, kept, strict=True)))
+    pairs = zip(shapes, kept, strict=True)
+    if emptied := [f"{n} (all {k.size} removed)" for n, k in pairs if k.size and not k.any()]:
+        remedy = "min_kept=1 or another scope prevents it."
+        text = f"Nothing is kept at {', '.join(emptied)}. {remedy}"
+        warnings.warn(text, PruningWarning, stacklevel=2)
     everything = jax.tree.map(lambda leaf: np.broadcast_to(True, np.shape(leaf)), scores)
     _, merge = split_leaves(everything, flags)
     return jax.device_put(merge(kept))
@@ -187,17 +198,6 @@ def check_allocation(
     return pattern.check(shapes, sparsity, scope, min_kept)
 
 
-def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
-    """Finds the problems of `prunable` as a choice among the leaves of `scores`."""
-    remedy = "Make it with select from a tree of the structure of the scores."
-    problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
-    return problems + [
-        expected(f"prunable at {name}", flag, "to be True or False", remedy)
-        for name, flag in named_leaves(prunable)
-        if not isinstance(flag, bool | np.bool_)
-    ]
-
-
 def _host_scores(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     if array.dtype in (np.float32, np.float64) or array.dtype.kind == "c":
@@ -242,12 +242,3 @@ def _all_equal(leaves: list[np.ndarray]) -> bool:
     return all(
         leaf.size == 0 or (leaf.flat[-1] == first and (leaf == first).all()) for leaf in leaves
     )
-
-
-def _warn_of_collapse(kept: Mapping[str, np.ndarray]) -> None:
-    """Warns of leaves that lose all their weights."""
-    emptied = {path: keep.size for path, keep in kept.items() if keep.size and not keep.any()}
-    if emptied:
-        where = ", ".join(f"{path} (all {size} removed)" for path, size in emptied.items())
-        remedy = "min_kept=1 or another scope prevents it."
-        warnings.warn(f"Nothing is kept at {where}. {remedy}", PruningWarning, stacklevel=3)

@@ -203,7 +203,27 @@ def check_budget(
     if not problems and isinstance(sparsity, Mapping):
         paths = [layer.path for layer in layers]
         problems = [text for pattern in sparsity for text in check_used(pattern, sparsity, paths)]
-    return problems or _check_room(layers, sparsity, scope, min_kept)
+    if problems:
+        return problems
+    rule = SCOPES[scope]
+    least = min_kept if rule.together else max(1, min_kept)
+    room = [_capacity(layer, least) for layer in layers]
+    sizes = [layer.num_units for layer in layers]
+    if rule.together or rule.densities:
+        total = num_removed(sparsity, sum(sizes))
+        # A network without a weight left is no network.
+        most = max(0, sum(room) - (1 if least == 0 else 0))
+        counts = [("all layers", total, sum(sizes), most)]
+    else:
+        paths, removed = [layer.path for layer in layers], budget(layers, sparsity, scope)
+        counts = list(zip(paths, removed, sizes, room, strict=True))
+    beyond = [f"{n} of {size} at {path} (at most {m})" for path, n, size, m in counts if n > m]
+    if not beyond:
+        return []
+    lower = "Lower it or min_kept, or let scope global or uniform share it out."
+    remedy = f"It would remove {', '.join(beyond)}. {lower}"
+    kept = f"{least} in every layer" if least else "one in the network"
+    return [expected("sparsity", sparsity, f"to leave {kept}", remedy)]
 
 
 def check_used(pattern: str, targets: Mapping[str, float], paths: Sequence[str]) -> list[str]:
@@ -274,30 +294,6 @@ def is_number(value: Any) -> TypeGuard[float]:
     if isinstance(value, jax.Array | np.ndarray):
         return value.shape == () and jnp.issubdtype(value.dtype, jnp.number)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def _check_room(
-    layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int
-) -> list[str]:
-    rule = SCOPES[scope]
-    least = min_kept if rule.together else max(1, min_kept)
-    room = [_capacity(layer, least) for layer in layers]
-    if rule.together or rule.densities:
-        total = num_removed(sparsity, sum(layer.num_units for layer in layers))
-        # A network without a weight left is no network.
-        counts = [("all layers", total, max(0, sum(room) - (1 if least == 0 else 0)))]
-    else:
-        removed = budget(layers, sparsity, scope)
-        counts = list(zip([layer.path for layer in layers], removed, room, strict=True))
-    beyond = [f"{n} at {where}, of which {most}" for where, n, most in counts if n > most]
-    if not beyond:
-        return []
-    remedy = (
-        f"It would remove {'; '.join(beyond)} may go. Lower it or min_kept, or let scope global "
-        "or uniform share it out."
-    )
-    kept = f"{least} in every layer" if least else "one in the network"
-    return [expected("sparsity", sparsity, f"to leave {kept}", remedy)]
 
 
 def _capacity(layer: Layer, least: int) -> int:

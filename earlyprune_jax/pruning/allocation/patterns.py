@@ -99,8 +99,16 @@ class Blocks:
         if not SCOPES[scope].together:
             kept = [keep([leaf], count)[0] for leaf, count in zip(units, counts, strict=True)]
         else:
-            kept = _keep_together(units, counts[0], min_kept, keep, xp)
+            if min_kept:
+                units = [self._protected(leaf, min_kept, keep, xp) for leaf in units]
+            kept = keep(units, counts[0])
         return [self._spread(keep, leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
+
+    def _protected(self, units: Any, min_kept: int, keep: Any, xp: Any) -> Any:
+        """Lifts a layer's `min_kept` highest scores above all finite ones."""
+        stays = keep([units], max(0, units.size - min_kept))[0]
+        finite = xp.minimum(units, xp.finfo(units.dtype).max)
+        return xp.where(stays, xp.asarray(np.inf, units.dtype), finite)
 
     def _extent(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns a block's extent along every axis of a leaf."""
@@ -143,21 +151,6 @@ class Blocks:
         for axis, size in enumerate(self._extent(shape)):
             kept = kept.repeat(size, axis=axis) if size > 1 else kept
         return kept
-
-
-def _keep_together(units: Leaves, count: Any, min_kept: int, keep: Any, xp: Any) -> Leaves:
-    """Ranks all layers together, but leaves each its `min_kept` highest."""
-    if xp is np:
-        kept = keep(units, count)
-        if all(np.count_nonzero(leaf) >= min(min_kept, leaf.size) for leaf in kept):
-            # No layer lost a protected unit, so protecting them would change nothing.
-            return kept
-    lifted = []
-    for scores in units if min_kept else ():
-        protected = keep([scores], max(0, scores.size - min_kept))[0]
-        finite = xp.minimum(scores, xp.finfo(scores.dtype).max)
-        lifted.append(xp.where(protected, xp.asarray(np.inf, scores.dtype), finite))
-    return keep(lifted or units, count)
 
 
 @dataclasses.dataclass(frozen=True)

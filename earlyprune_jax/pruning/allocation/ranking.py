@@ -71,7 +71,16 @@ def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
     # Keys of one width, or their order would mean nothing between leaves.
     wide = jnp.result_type(jnp.float32, *scores)
     keys = [order_key(leaf.astype(wide)) for leaf in scores]
-    threshold = _kth_lowest_key(keys, count)
+    num_bits = 8 * keys[0].dtype.itemsize
+
+    def decide(index, lower):
+        one = jnp.ones((), keys[0].dtype)
+        candidate = lower | (one << (num_bits - 1 - index).astype(one.dtype))
+        num_below = sum(jnp.sum(key < candidate, dtype=jnp.int32) for key in keys)
+        return jnp.where(num_below < count, candidate, lower)
+
+    # The largest key that fewer than `count` keys lie below, bit by bit from the highest.
+    threshold = jax.lax.fori_loop(0, num_bits, decide, jnp.zeros((), keys[0].dtype))
     num_ties = count - sum(jnp.sum(key < threshold, dtype=jnp.int32) for key in keys)
     kept = []
     for key in keys:
@@ -93,19 +102,6 @@ def order_key(scores: Array) -> Array:
     bits = jnp.where(bits == sign, jnp.zeros_like(bits), bits)
     key = jnp.where(bits & sign, ~bits, bits | sign)
     return jnp.where(jnp.isnan(wide), jnp.asarray(jnp.iinfo(unsigned).max, unsigned), key)
-
-
-def _kth_lowest_key(keys: Sequence[Array], k: Array) -> Array:
-    """Finds the largest key that fewer than k keys lie below, bit by bit from the highest."""
-    dtype = jnp.result_type(*keys)
-    num_bits = 8 * dtype.itemsize
-
-    def decide(index, found):
-        candidate = found | (jnp.ones((), dtype) << (num_bits - 1 - index).astype(dtype))
-        num_below = sum(jnp.sum(key < candidate, dtype=jnp.int32) for key in keys)
-        return jnp.where(num_below < k, candidate, found)
-
-    return jax.lax.fori_loop(0, num_bits, decide, jnp.zeros((), dtype))
 
 
 def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:

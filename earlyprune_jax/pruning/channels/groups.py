@@ -208,7 +208,15 @@ def channel_mask(
         >>> mask["a"]["kernel"].tolist(), mask["b"]["kernel"].tolist()
         ([[True, False]], [[True], [False]])
     """
-    _check_options(scores, groups, sparsity, scope, min_kept)
+    problems = check_options(sparsity, "local", min_kept)
+    if scope not in CHANNEL_SCOPES:
+        problems.append(unknown_choice("scope", scope, CHANNEL_SCOPES))
+    shapes = {name: np.shape(leaf) for name, leaf in named_leaves(scores)}
+    remedy = "Give scores of the variables that the groups were made from."
+    for path, shape in groups.shapes.items():
+        if (given := shapes.get(path)) != shape:
+            problems.append(expected(f"shape of scores at {path}", given, f"to be {shape}", remedy))
+    refuse(problems)
     left_out = exclusions(scores, layers)
     selected = {name for name, _ in named_leaves(scores) if name not in left_out}
     candidates = [
@@ -243,20 +251,6 @@ def channel_mask(
             for it in candidates[number].members:
                 keeps[it.path][(slice(None),) * it.axis + (list(it.indices),)] = False
     return jax.tree.map_with_path(lambda path, _: jnp.asarray(keeps[path_name(path)]), scores)
-
-
-def _check_options(
-    scores: Scores, groups: ChannelGroups, sparsity: float, scope: str, min_kept: int
-) -> None:
-    problems = check_options(sparsity, "local", min_kept)
-    if scope not in CHANNEL_SCOPES:
-        problems.append(unknown_choice("scope", scope, CHANNEL_SCOPES))
-    shapes = {name: np.shape(leaf) for name, leaf in named_leaves(scores)}
-    remedy = "Give scores of the variables that the groups were made from."
-    for path, shape in groups.shapes.items():
-        if (given := shapes.get(path)) != shape:
-            problems.append(expected(f"shape of scores at {path}", given, f"to be {shape}", remedy))
-    refuse(problems)
 
 
 def _group_scores(

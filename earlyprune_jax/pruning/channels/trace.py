@@ -82,7 +82,7 @@ def trace_network(
 def inline(
     graph: ChannelGraph, jaxpr: Any, consts: Sequence[Any], args: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Applies the rules to every equation that the results need.
+    """Applies the rules to the equations that the results depend on, or that have effects.
 
     Args:
         graph: what grows.
@@ -99,21 +99,15 @@ def inline(
     def read(atom: Any) -> Tensor:
         return constant(graph, atom.val) if isinstance(atom, Literal) else known[atom]
 
-    for eqn in _needed(jaxpr):
-        results = _apply_rule(graph, eqn, [read(atom) for atom in eqn.invars])
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _needed(jaxpr: Any) -> list[Any]:
-    """Lists the equations that the results depend on, or that have effects, in order."""
-    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
-    kept = []
+    wanted, needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}, []
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or wanted.intersection(eqn.outvars):
             wanted.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
-            kept.append(eqn)
-    return kept[::-1]
+            needed.append(eqn)
+    for eqn in reversed(needed):
+        results = _apply_rule(graph, eqn, [read(atom) for atom in eqn.invars])
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _apply_rule(graph: ChannelGraph, eqn: Any, inputs: list[Tensor]) -> list[Tensor]:

@@ -269,6 +269,7 @@ def sum_over_batches(
         finite = jnp.stack([jnp.isfinite(total).all() for total in totals])
         return totals, jnp.isfinite(losses).all(), finite
 
+    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
     totals = [jnp.zeros(weight.shape, jnp.float32) for weight in operands[0]]
     count = 0
     for number, batch, size in checked(batches):
@@ -277,7 +278,13 @@ def sum_over_batches(
         for piece in pieces(batch, size, count):
             totals, loss_finite, totals_finite = add(totals, operands, *piece)
             losses_finite.append(loss_finite)
-        _require_finite(np.all(losses_finite), totals_finite, params, number)
+        things = [] if np.all(losses_finite) else ["loss"]
+        if broken := [
+            n for n, good in zip(names, np.asarray(totals_finite), strict=True) if not good
+        ]:
+            things.append(f"gradient at {', '.join(shortened(broken, at_most=8)) or 'its root'}")
+        remedy = f"At batch {number} (from 0). Look at it, or score weights that have not diverged."
+        refuse(expected(thing, "not finite", "to be finite", remedy) for thing in things)
         count += size
     return totals, count
 
@@ -297,18 +304,6 @@ def _whole(batch: Any, size: int, first: int) -> list[tuple[Any, ...]]:
     return [(batch, float(size))]
 
 
-def _require_finite(loss_finite: Any, leaves_finite: Any, params: Params, number: int) -> None:
-    """Refuses what is not finite after a batch, by the paths of its leaves."""
-    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    finite = np.asarray(leaves_finite)
-    bad = [name for name, good in zip(names, finite, strict=True) if not good]
-    remedy = f"At batch {number} (from 0). Look at it, or score weights that have not diverged."
-    things = [] if loss_finite else ["loss"]
-    if bad:
-        things.append(f"gradient at {', '.join(shortened(bad, at_most=8)) or 'its root'}")
-    refuse(expected(thing, "not finite", "to be finite", remedy) for thing in things)
-
-
 def checked(batches: Batches) -> Iterator[tuple[int, Any, int]]:
     """Yields (number from 0, batch, number of examples) of every batch: what averages run over.
 
@@ -323,21 +318,16 @@ def checked(batches: Batches) -> Iterator[tuple[int, Any, int]]:
         raise unexpected("batches", type(batches).__name__, "to be an iterable of batches", remedy)
     number = -1
     for number, batch in enumerate(batches):
-        yield number, batch, _num_examples(number, batch)
+        sizes = {n or "its root": (*np.shape(leaf), None)[0] for n, leaf in named_leaves(batch)}
+        size = next(iter(sizes.values()), None)
+        if not size or set(sizes.values()) != {size}:
+            allowed = "to be the same number of at least 1 in all its arrays"
+            remedy = "Every array has a leading axis, over the same examples."
+            raise unexpected(f"examples in batch {number} (from 0)", sizes, allowed, remedy)
+        yield number, batch, size
     if number < 0:
         remedy = "An iterator that has been used up gives none: make it again."
         raise unexpected("batches", batches, "to give at least one batch", remedy)
-
-
-def _num_examples(number: int, batch: Any) -> int:
-    """Returns the length of the leading axis of every leaf."""
-    sizes = {name or "its root": (*np.shape(leaf), None)[0] for name, leaf in named_leaves(batch)}
-    size = next(iter(sizes.values()), None)
-    if not size or set(sizes.values()) != {size}:
-        allowed = "to be the same number of at least 1 in all its arrays"
-        remedy = "Every array has a leading axis, over the same examples."
-        raise unexpected(f"examples in batch {number} (from 0)", sizes, allowed, remedy)
-    return size
 
 
 def microbatches(

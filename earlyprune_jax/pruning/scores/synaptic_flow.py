@@ -145,21 +145,18 @@ def _flow(
         with _sixty_four_bits():
             flow, products = score(weights, jax.tree.map(_ones, inputs))
             arrays = [np.asarray(leaf, np.float64) for leaf in products]
-        _require_flow(float(flow), arrays, names)
+        remedy = "Give the weights finite values, the layers no fixed dtype: float32 ends at 3e38."
+        problems = nonfinite_problems("synaptic flow", zip(names, arrays, strict=True), remedy)
+        if not math.isfinite(flow):
+            problems.append(expected("synaptic flow", float(flow), "to be finite", remedy))
+        refuse(problems)
+        if not any(leaf.any() for leaf in arrays):
+            remedy = "Every path holds a removed or zero weight. Lower sparsity, or raise rounds."
+            allowed = "to have a weight with a positive score"
+            raise unexpected("synaptic flow", float(flow), allowed, remedy)
         return arrays
 
     return scores
-
-
-def _require_flow(flow: float, scores: list[np.ndarray], names: list[str]) -> None:
-    remedy = "Give the weights finite values, and the layers no fixed dtype: float32 ends at 3e38."
-    problems = nonfinite_problems("synaptic flow", zip(names, scores, strict=True), remedy)
-    if not math.isfinite(flow):
-        problems.append(expected("synaptic flow", flow, "to be finite", remedy))
-    refuse(problems)
-    if not any(leaf.any() for leaf in scores):
-        remedy = "Every path holds a removed or zero weight. Lower the sparsity, or raise rounds."
-        raise unexpected("synaptic flow", flow, "to have a weight with a positive score", remedy)
 
 
 def _magnitudes(params: Params) -> list[np.ndarray]:

@@ -204,7 +204,20 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
         [[4.0, 8.0], [3.0, 0.5]]
     """
     norms = dict(named_leaves(input_norms))
-    _require_fitting(params, norms)
+    weights = {name: leaf for name, leaf in named_leaves(params) if is_weight(leaf)}
+    problems = []
+    for name, norm in norms.items():
+        if name not in weights:
+            hint = nearest(name, weights) or f"The weights are {', '.join(list(weights)[:8])}."
+            problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
+            continue
+        shape, given = np.shape(weights[name]), np.shape(norm)
+        lined_up = zip(given, shape, strict=False)
+        if len(given) != len(shape) or any(n not in (1, size) for n, size in lined_up):
+            remedy = "Keep the axes: 1 where all weights along it share their input."
+            allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
+            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))
+    refuse(problems)
 
     def score(path: Any, w: Any) -> Any:
         if not is_weight(w):
@@ -271,24 +284,6 @@ def count_problems(at_least: int, **values: Any) -> list[str]:
         for name, value in values.items()
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < at_least
     ]
-
-
-def _require_fitting(params: Params, norms: Mapping[str, Any]) -> None:
-    weights = {name: leaf for name, leaf in named_leaves(params) if is_weight(leaf)}
-    problems = []
-    for name, norm in norms.items():
-        if name not in weights:
-            hint = nearest(name, weights) or f"The weights are {', '.join(list(weights)[:8])}."
-            problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
-            continue
-        shape, given = np.shape(weights[name]), np.shape(norm)
-        if len(given) != len(shape) or any(
-            n not in (1, size) for n, size in zip(given, shape, strict=True)
-        ):
-            remedy = "Keep the axes: 1 where all weights along it share their input."
-            allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
-            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))
-    refuse(problems)
 
 
 def _float32(array: Any) -> Array:

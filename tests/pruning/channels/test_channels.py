@@ -489,11 +489,11 @@ def test_counts_are_exact_and_every_set_keeps_one_channel(net, values, sparsity,
         ({"sparsity": 0.5, "min_kept": -1}, "Expected min_kept=-1 to be an integer of at least 0"),
         (
             {"sparsity": 0.8},
-            "every layer. It would remove 7 at all layers, of which 6 may go",
+            "every layer. It would remove 7 of 9 at all layers (at most 6)",
         ),
         (
             {"sparsity": 0.8, "scope": "local"},
-            "to leave 1 in every layer. It would remove 2 at a/kernel, of which 1 may go",
+            "to leave 1 in every layer. It would remove 2 of 2 at a/kernel (at most 1)",
         ),
         ({"sparsity": 0.8, "scope": "local"}, "or let scope global or uniform share it out"),
         ({"sparsity": 0.5, "layers": "dense_kernels"}, "c/kernel, axis 1: belongs to the outputs"),
