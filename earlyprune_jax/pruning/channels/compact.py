@@ -45,8 +45,9 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
 
     Guarantees: `compact_apply(compact_variables, inputs)` equals `apply(pruning.apply(mask,
     variables), inputs)` up to the order of summation, for any batch size, dtypes included;
-    `variables` need not be masked before. Gradients agree on the entries that are left. It can be
-    jitted, differentiated, and its arrays saved like any others.
+    `variables` need not be masked before. Gradients agree on the entries that are left, products
+    with the Hessian (forward over reverse) too; forward mode alone stops at calls with a derivative
+    of their own, such as relu. It can be jitted, and its arrays saved like any others.
 
     The function traces `apply` for the unpruned shapes and runs what it finds on the smaller
     arrays, so each new shape of inputs costs a trace: wrap it in `jax.jit`. Calls marked `jit` or
