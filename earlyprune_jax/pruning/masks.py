@@ -62,7 +62,7 @@ def apply(mask: Mask, tree: Any) -> Any:
 
 
 def apply_leaf(keep: Any, leaf: Any) -> Any:
-    """`apply` on one leaf, to whose trailing axes the mask belongs; axes before them are extra."""
+    """Applies a mask to one leaf: it belongs to the trailing axes, axes before them are extra."""
     if not is_weight(leaf):
         return leaf
     if isinstance(leaf, np.ndarray) and not isinstance(keep, Tracer):

@@ -41,7 +41,7 @@ _VARIABLE_FIELDS = (jax.tree_util.GetAttrKey("value"), jax.tree_util.GetAttrKey(
 
 
 def is_weight(leaf: Any) -> bool:
-    """Whether a leaf is an array of floating-point or complex numbers, or the shape of one.
+    """Says whether a leaf is an array of floating-point or complex numbers, or the shape of one.
 
     Example:
         >>> is_weight(jnp.zeros(2)), is_weight(jnp.arange(2)), is_weight(0.5), is_weight(jnp.tanh)

@@ -180,7 +180,7 @@ class NM:
 
     @property
     def sparsity(self) -> float:
-        """The fraction that the pattern removes, 1 - N/M."""
+        """Returns the fraction that the pattern removes, 1 - N/M."""
         return 1 - self.kept / self.group
 
     def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:

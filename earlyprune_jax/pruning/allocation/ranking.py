@@ -51,7 +51,7 @@ def keep_highest(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
 
 
 def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
-    """`keep_highest` inside jit: finds the threshold by bisecting the bits of the scores.
+    """Marks as `keep_highest` does, inside jit: bisects the bits of the scores for the threshold.
 
     Needs reductions only, no sort and no concatenation, so sharded leaves stay where they are.
     NaN cannot be refused here; it ranks above everything and is kept.

@@ -37,7 +37,7 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array in the unpruned network."""
+        """Returns the shape of the array in the unpruned network."""
         return tuple(ids.size for ids in self.axes)
 
     def with_axis(self, place: int, ids: np.ndarray, zero: np.ndarray) -> "Tensor":

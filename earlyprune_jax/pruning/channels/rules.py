@@ -1,7 +1,8 @@
 """How each operation treats channels: what becomes of the ids of its operands' axes.
 
-A rule may be cautious, never wrong: what it cannot express it keeps whole. Elementwise operations
-have no rule of their own: whether an operation is one, and what it makes of zeros, is tried out.
+A rule takes the graph, which grows, a jaxpr's equation and its operands, and returns the results.
+It may be cautious, never wrong: what it cannot express it keeps whole. Elementwise operations have
+no rule of their own: whether an operation is one, and what it makes of zeros, is tried out.
 """
 
 import functools
@@ -43,7 +44,16 @@ def no_rule(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor], why: str = 
 
 
 def elementwise(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Lines up the axes of all operands; scalars and axes of size 1 are broadcast."""
+    """Lines up the axes of all operands; scalars and axes of size 1 are broadcast.
+
+    Args:
+        graph: what grows.
+        eqn: the operation, whatever it is.
+        inputs: its operands.
+
+    Returns:
+        Its results; whole ones if the operation is not elementwise.
+    """
     if not inputs:
         return [graph.fresh(variable.aval.shape) for variable in eqn.outvars]
     try:

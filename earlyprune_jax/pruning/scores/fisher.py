@@ -155,7 +155,7 @@ def _mean_squares(
     key: PRNGKey,
     microbatch_size: int,
 ) -> Scores:
-    """(1/N) sum over examples (or batches) and passes of the label's weight * gradient^2."""
+    """Averages, over examples (or batches), the label's weight * gradient^2 of all passes."""
     weights, merge = weights_of(params)
 
     def of_weights(weights: list[Array], batch: Any) -> Array:

@@ -75,8 +75,9 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def needs_log_probs(criterion: str) -> bool:
-    """Whether a criterion needs log-probabilities; the user's own says so by an attribute of that
-    name.
+    """Says whether a criterion needs log-probabilities.
+
+    The user's own has an attribute of that name.
 
     Example:
         >>> names = "fisher", "fisher(estimator='empirical')", "magnitude"
@@ -92,7 +93,7 @@ def needs_log_probs(criterion: str) -> bool:
 
 
 def check_criterion(key: str, criterion: str) -> list[str]:
-    """The problems of a criterion's text.
+    """Finds the problems of a criterion's text.
 
     Example:
         >>> check_criterion("pruning.criteria", "fisher(estimator='exct')")[0].split(". ")[1]

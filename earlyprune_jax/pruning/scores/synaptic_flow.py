@@ -128,7 +128,7 @@ def synflow_mask(
 def _flow(
     forward: Forward, params: Params, inputs: Any
 ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """|weights| in float64 -> their scores, compiled once."""
+    """Makes the function from |weights| in float64 to their scores, compiled once."""
     _, merge = weights_of(params)
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
 

@@ -236,6 +236,11 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
 def require_like(params: Params, tree: Any, thing: str) -> None:
     """Refuses a tree that has not the structure of `params`, or not its leaves' shapes.
 
+    Args:
+        params: the parameters.
+        tree: what should be like them.
+        thing: what the tree is called in the error.
+
     Raises:
         InvalidInput: naming every leaf that is missing, not expected, or of another shape.
     """
