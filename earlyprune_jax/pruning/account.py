@@ -107,9 +107,11 @@ class Ledger:
         The table has the prunable leaves, those pruned although excluded, and two totals.
         """
         shown = [row for row in self.rows if not row.excluded or row.removed]
-        lines = [(row.path, "x".join(map(str, row.shape)), row, row.requested) for row in shown]
-        lines.append(("prunable", "", self.prunable, self.requested))
-        lines.append(("all weights", "", self.everything, None))
+        lines: list[tuple[str, str, Total, float | None]] = [
+            *((row.path, "x".join(map(str, row.shape)), row, row.requested) for row in shown),
+            ("prunable", "", self.prunable, self.requested),
+            ("all weights", "", self.everything, None),
+        ]
         heads = ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
         cells = [heads] + [
             [

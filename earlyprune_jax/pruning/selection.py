@@ -8,13 +8,7 @@ from typing import Any
 import jax
 
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    named_leaves,
-    path_name,
-    refuse,
-    repeated_paths,
-)
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
 from earlyprune_jax.validate import expected, nearest, unexpected
 
 REGEX_PREFIX = "regex:"

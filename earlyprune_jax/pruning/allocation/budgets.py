@@ -209,7 +209,7 @@ def check_budget(
     least = min_kept if rule.together else max(1, min_kept)
     room = [_capacity(layer, least) for layer in layers]
     sizes = [layer.num_units for layer in layers]
-    if rule.together or rule.densities:
+    if not isinstance(sparsity, Mapping) and (rule.together or rule.densities):
         total = num_removed(sparsity, sum(sizes))
         # A network without a weight left is no network.
         most = max(0, sum(room) - (1 if least == 0 else 0))

@@ -12,19 +12,9 @@ import numpy as np
 
 from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.channels.graph import (
-    Kept,
-    Step,
-    Tensor,
-    zero_slices,
-)
+from earlyprune_jax.pruning.channels.graph import Kept, Step, Tensor, zero_slices
 from earlyprune_jax.pruning.channels.rules import SIZES, run_slice
-from earlyprune_jax.pruning.channels.trace import (
-    WITH_DERIVATIVE,
-    Apply,
-    Trace,
-    trace_network,
-)
+from earlyprune_jax.pruning.channels.trace import WITH_DERIVATIVE, Apply, Trace, trace_network
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
 from earlyprune_jax.validate import expected, unexpected
 

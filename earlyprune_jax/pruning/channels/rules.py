@@ -16,13 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from earlyprune_jax.pruning.channels.graph import (
-    ChannelGraph,
-    Kept,
-    Step,
-    Tensor,
-    taken_along,
-)
+from earlyprune_jax.pruning.channels.graph import ChannelGraph, Kept, Step, Tensor, taken_along
 
 
 def no_rule(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor], why: str = "") -> list[Tensor]:

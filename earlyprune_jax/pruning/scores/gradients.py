@@ -18,13 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, Scores
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    map_weights,
-    named_leaves,
-    refuse,
-    split_weights,
-)
+from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, refuse, split_weights
 from earlyprune_jax.validate import expected, shortened, unexpected
 
 Batches = Iterable[Any]
