@@ -18,7 +18,7 @@ NO_WEIGHTS = "(no weights)"
 """The entry for products of two activations, as in attention, or with a constant of the code."""
 
 Source = frozenset[int]
-"""What a value is computed from: places of weights in the list of weights, and INPUT."""
+"""What a value is computed from: indices of weights in the list of weights, and INPUT."""
 
 Sources = list[Source]
 Counts = Counter[Source]
@@ -73,15 +73,15 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
     traced = jax.make_jaxpr(lambda weights, batch: apply(merge(weights), merge_inputs(batch)))(
         [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights], one_example
     )
-    sources = [frozenset({place}) for place in range(len(weights))]
+    sources = [frozenset({index}) for index in range(len(weights))]
     counts: Counts = Counter()
     _walk(traced.jaxpr, sources + [frozenset({INPUT})] * len(batches), 1, counts)
     # Of several weights behind an operand the largest counts.
     totals: Counter[int] = Counter()
     for source, count in counts.items():
-        totals[max(source, key=lambda place: weights[place].size, default=INPUT)] += count
+        totals[max(source, key=lambda index: weights[index].size, default=INPUT)] += count
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    named = {names[place]: totals[place] for place in sorted(totals) if place != INPUT}
+    named = {names[index]: totals[index] for index in sorted(totals) if index != INPUT}
     return named | ({NO_WEIGHTS: totals[INPUT]} if INPUT in totals else {})
 
 

@@ -80,7 +80,7 @@ def repeated_paths(tree: Any) -> list[str]:
 def split_leaves(
     tree: Any, chosen: Iterable[Any]
 ) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
-    """Splits off some leaves of a tree, and gives the function that puts others in their places.
+    """Splits off some leaves of a tree, and gives the function that puts others in their place.
 
     Args:
         tree: any pytree.
@@ -96,15 +96,15 @@ def split_leaves(
         ([2], {'a': 1, 'b': 5})
     """
     leaves, treedef = jax.tree.flatten(tree)
-    places = [place for place, take in enumerate(chosen) if take]
+    indices = [index for index, take in enumerate(chosen) if take]
 
     def merge(values: Sequence[Any]) -> Any:
         filled = list(leaves)
-        for place, value in zip(places, values, strict=True):
-            filled[place] = value
+        for index, value in zip(indices, values, strict=True):
+            filled[index] = value
         return jax.tree.unflatten(treedef, filled)
 
-    return [leaves[place] for place in places], merge
+    return [leaves[index] for index in indices], merge
 
 
 def split_weights(params: Params) -> tuple[list[Array], Callable[[Sequence[Any]], Params]]:
@@ -148,10 +148,10 @@ def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
         {'n': array(0., dtype=float32), 'w': Array([1.], dtype=float32)}
     """
 
-    def one(leaf: Any, *rest: Any) -> Any:
+    def map_leaf(leaf: Any, *rest: Any) -> Any:
         return function(leaf, *rest) if is_weight(leaf) else np.zeros(np.shape(leaf), np.float32)
 
-    return jax.tree.map(one, params, *others)
+    return jax.tree.map(map_leaf, params, *others)
 
 
 def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:

@@ -40,27 +40,27 @@ class Tensor:
         """Returns the shape of the array in the unpruned network."""
         return tuple(ids.size for ids in self.axes)
 
-    def with_axis(self, place: int, ids: np.ndarray, zero: np.ndarray) -> "Tensor":
+    def with_axis(self, axis: int, ids: np.ndarray, zero: np.ndarray) -> "Tensor":
         """Replaces one axis.
 
         Args:
-            place: which.
+            axis: which.
             ids: [n] integers.
             zero: [n] bool, where the tensor is zero along it.
         """
         axes, zeros = list(self.axes), list(self.zeros)
-        axes[place], zeros[place] = ids, zero
+        axes[axis], zeros[axis] = ids, zero
         return Tensor(tuple(axes), tuple(zeros), self.all_zero)
 
-    def take(self, place: int, index: np.ndarray) -> "Tensor":
+    def take(self, axis: int, index: np.ndarray) -> "Tensor":
         """Takes the given indices along one axis."""
-        return self.with_axis(place, self.axes[place][index], self.zeros[place][index])
+        return self.with_axis(axis, self.axes[axis][index], self.zeros[axis][index])
 
-    def select(self, places: Iterable[int], keeps_zero: bool = True) -> "Tensor":
+    def select(self, chosen: Iterable[int], keeps_zero: bool = True) -> "Tensor":
         """Takes the given axes only, in the given order; `keeps_zero`: what was zero still is."""
-        places = tuple(places)
-        zeros = tuple(self.zeros[place] & keeps_zero for place in places)
-        axes = tuple(self.axes[place] for place in places)
+        chosen = tuple(chosen)
+        zeros = tuple(self.zeros[axis] & keeps_zero for axis in chosen)
+        axes = tuple(self.axes[axis] for axis in chosen)
         return Tensor(axes, zeros, self.all_zero and keeps_zero)
 
 
@@ -181,43 +181,43 @@ class Kept:
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """Returns what is left of a tensor's shape."""
-        return tuple(int(np.count_nonzero(self.ids[axis])) for axis in tensor.axes)
+        return tuple(int(np.count_nonzero(self.ids[ids])) for ids in tensor.axes)
 
     def of(self, tensor: Tensor, value: Any) -> Any:
         """Returns what is left of a value that has all channels."""
-        for place, axis in enumerate(tensor.axes):
-            value = taken_along(value, np.flatnonzero(self.ids[axis]), place)
+        for axis, ids in enumerate(tensor.axes):
+            value = taken_along(value, np.flatnonzero(self.ids[ids]), axis)
         return value
 
     def spread(self, tensor: Tensor, value: Any) -> Any:
         """Returns a value that has all channels again, with zeros where they are gone."""
-        for place, axis in enumerate(tensor.axes):
-            stays = self.ids[axis]
+        for axis, ids in enumerate(tensor.axes):
+            stays = self.ids[ids]
             if not stays.any():
                 return jnp.zeros(tensor.shape, value.dtype)
             # An index out of range takes the fill value.
             index = np.where(stays, np.cumsum(stays) - 1, stays.size)
             if not stays.all():
-                value = jnp.take(value, index, axis=place, mode="fill", fill_value=0)
+                value = jnp.take(value, index, axis=axis, mode="fill", fill_value=0)
         return value
 
 
-def taken_along(value: Any, index: np.ndarray, place: int) -> Any:
+def taken_along(value: Any, index: np.ndarray, axis: int) -> Any:
     """Takes the entries at rising indices along one axis; the value itself if that is all of them.
 
     Args:
         value: an array of NumPy, or one that may be traced.
         index: [n] integers, each once.
-        place: the axis.
+        axis: the axis.
 
     Returns:
         The same kind of array, with n entries along the axis.
     """
-    if index.size == value.shape[place]:
+    if index.size == value.shape[axis]:
         return value
     if isinstance(value, np.ndarray):
-        return value.take(index, axis=place)
-    return jnp.take(value, index, axis=place, mode="clip")
+        return value.take(index, axis=axis)
+    return jnp.take(value, index, axis=axis, mode="clip")
 
 
 def zero_slices(nonzero: np.ndarray) -> tuple[np.ndarray, ...]:

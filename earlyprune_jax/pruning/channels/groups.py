@@ -128,15 +128,15 @@ def channel_groups(apply: Apply, variables: Any, inputs: Any) -> ChannelGroups:
     outputs: dict[int, list[Slices]] = {}
     pinned: dict[tuple[str, int, str], list[int]] = {}
     for name, tensor in zip(names, trace.weights, strict=True):
-        for place, ids in enumerate(tensor.axes):
+        for axis, ids in enumerate(tensor.axes):
             indices_of: dict[int, list[int]] = {}
             for index, label in enumerate(labels[ids].tolist()):
                 indices_of.setdefault(label, []).append(index)
             for label, indices in indices_of.items():
                 if label in reasons:
-                    pinned.setdefault((name, place, reasons[label]), []).extend(indices)
+                    pinned.setdefault((name, axis, reasons[label]), []).extend(indices)
                     continue
-                slices = Slices(name, place, tuple(indices))
+                slices = Slices(name, axis, tuple(indices))
                 members.setdefault(label, []).append(slices)
                 if produced[ids[indices[0]]]:
                     outputs.setdefault(label, []).append(slices)
@@ -262,7 +262,7 @@ def _group_scores(
     sums, sizes = {}, {}
     for path, axis in {(it.path, it.axis) for group in outputs for it in group}:
         leaf = np.asarray(leaves[path])
-        others = tuple(place for place in range(leaf.ndim) if place != axis)
+        others = tuple(other for other in range(leaf.ndim) if other != axis)
         sums[path, axis] = leaf.sum(axis=others, dtype=np.float64)
         sizes[path, axis] = leaf.size // leaf.shape[axis]
     return np.array(

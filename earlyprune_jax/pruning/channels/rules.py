@@ -60,18 +60,18 @@ def elementwise(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list
     shape = eqn.outvars[0].aval.shape
     vanishes, breaks = trial
     axes, zeros = [], []
-    for place, size in enumerate(shape):
+    for axis, size in enumerate(shape):
         lined_up = []
         # Which operands are zero, one bit for each: where the trial looks it up.
         are_zero = np.zeros(size, int)
         for number, tensor in enumerate(inputs):
-            if tensor.shape and tensor.shape[place] == size:
-                lined_up.append(tensor.axes[place])
-                are_zero |= tensor.zeros[place].astype(int) << number
+            if tensor.shape and tensor.shape[axis] == size:
+                lined_up.append(tensor.axes[axis])
+                are_zero |= tensor.zeros[axis].astype(int) << number
                 continue
             # A broadcast axis loses its id, so what a mask does to it is no longer followed.
             are_zero |= tensor.all_zero << number
-            graph.pin(tensor.axes[place : place + 1], "has size 1 and is broadcast")
+            graph.pin(tensor.axes[axis : axis + 1], "has size 1 and is broadcast")
         axes.append(graph.join(lined_up))
         zeros.append(vanishes[are_zero])
         broken = axes[-1][breaks[are_zero]]
@@ -159,7 +159,7 @@ def dot_general(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list
         axes.append(graph.join([lhs.axes[left], rhs.axes[right]]))
         zeros.append(lhs.zeros[left] | rhs.zeros[right])
     for tensor, used in ((lhs, {*lhs_summed, *lhs_batch}), (rhs, {*rhs_summed, *rhs_batch})):
-        free = tensor.select(place for place in range(len(tensor.shape)) if place not in used)
+        free = tensor.select(axis for axis in range(len(tensor.shape)) if axis not in used)
         graph.produced += free.axes
         axes += free.axes
         zeros += free.zeros
@@ -170,7 +170,7 @@ def reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[T
     """Keeps whole what it reduces over: fewer channels would have another mean or maximum."""
     (tensor,), reduced = inputs, eqn.params["axes"]
     graph.pin(tensor.select(reduced).axes, f"is reduced over by {eqn.primitive.name}")
-    left = [place for place in range(len(tensor.shape)) if place not in reduced]
+    left = [axis for axis in range(len(tensor.shape)) if axis not in reduced]
     return [tensor.select(left, keeps_zero=eqn.primitive.name.startswith("reduce_"))]
 
 
@@ -178,9 +178,9 @@ def broadcast_in_dim(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) ->
     """Gives new and stretched axes ids of their own."""
     (tensor,) = inputs
     result = graph.fresh(eqn.params["shape"], all_zero=tensor.all_zero)
-    for source, place in enumerate(eqn.params["broadcast_dimensions"]):
-        if tensor.shape[source] == result.shape[place]:
-            result = result.with_axis(place, tensor.axes[source], tensor.zeros[source])
+    for source, axis in enumerate(eqn.params["broadcast_dimensions"]):
+        if tensor.shape[source] == result.shape[axis]:
+            result = result.with_axis(axis, tensor.axes[source], tensor.zeros[source])
         else:
             graph.pin([tensor.axes[source]], "has size 1 and is broadcast")
     return [result]
@@ -195,7 +195,7 @@ def squeeze(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
     """Drops axes of size 1."""
     (tensor,), dropped = inputs, eqn.params["dimensions"]
     graph.pin(tensor.select(dropped).axes, "has size 1 and is dropped")
-    return [tensor.select(place for place in range(len(tensor.shape)) if place not in dropped)]
+    return [tensor.select(axis for axis in range(len(tensor.shape)) if axis not in dropped)]
 
 
 def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -206,10 +206,10 @@ def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
     result, filled = graph.fresh(shape, all_zero=tensor.all_zero), set()
     # How far apart the entries of an axis lie, old and new.
     old_strides, new_strides = _strides(tensor.shape), _strides(shape)
-    places = range(len(tensor.shape))
+    axes = range(len(tensor.shape))
     # Of merged axes one can be followed: a free one if there is one, and the largest.
-    for place in sorted(places, key=lambda p: (graph.is_pinned(tensor.axes[p]), -tensor.shape[p])):
-        ids, size, stride = tensor.axes[place], tensor.shape[place], old_strides[place]
+    for axis in sorted(axes, key=lambda p: (graph.is_pinned(tensor.axes[p]), -tensor.shape[p])):
+        ids, size, stride = tensor.axes[axis], tensor.shape[axis], old_strides[axis]
         if size == 1:
             graph.pin([ids], "has size 1 and is reshaped")
             continue
@@ -228,25 +228,25 @@ def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
         else:
             filled.add(new)
             index = np.arange(shape[new]) * new_strides[new] // stride % size
-            result = result.with_axis(new, ids[index], tensor.zeros[place][index])
+            result = result.with_axis(new, ids[index], tensor.zeros[axis][index])
     return [result]
 
 
 def _strides(shape: Sequence[int]) -> list[int]:
     """Counts the entries from one index of every axis to the next."""
-    return [math.prod(shape[place + 1 :]) for place in range(len(shape))]
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Gives padding ids of its own, zero where the padding value is."""
     tensor, value = inputs
     axes, zeros = [], []
-    for place, (low, high, interior) in enumerate(eqn.params["padding_config"]):
-        ids, zero = tensor.axes[place], tensor.zeros[place]
+    for axis, (low, high, interior) in enumerate(eqn.params["padding_config"]):
+        ids, zero = tensor.axes[axis], tensor.zeros[axis]
         if interior or min(low, high) < 0:
             reason = "is padded between or cut by pad"
             graph.pin([ids], reason)
-            (ids,) = graph.fresh(eqn.outvars[0].aval.shape[place : place + 1], pinned=reason).axes
+            (ids,) = graph.fresh(eqn.outvars[0].aval.shape[axis : axis + 1], pinned=reason).axes
             zero = np.full(ids.size, False)
         else:
             ids = np.concatenate([graph.new_ids(low), ids, graph.new_ids(high)])
@@ -260,8 +260,8 @@ def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]
 def slice_(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Keeps the ids of the indices taken."""
     (result,) = inputs
-    for place, cut in enumerate(_cuts(eqn)):
-        result = result.take(place, np.arange(result.shape[place])[slice(*cut)])
+    for axis, cut in enumerate(_cuts(eqn)):
+        result = result.take(axis, np.arange(result.shape[axis])[slice(*cut)])
     return [result]
 
 
@@ -273,18 +273,18 @@ def _cuts(eqn: Any) -> list[tuple[int, int, int]]:
 
 def split(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Cuts one axis into runs."""
-    (tensor,), place = inputs, eqn.params["axis"]
+    (tensor,), axis = inputs, eqn.params["axis"]
     starts = np.cumsum(eqn.params["sizes"])[:-1]
-    return [tensor.take(place, run) for run in np.split(np.arange(tensor.shape[place]), starts)]
+    return [tensor.take(axis, run) for run in np.split(np.arange(tensor.shape[axis]), starts)]
 
 
 def concatenate(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Puts ids in a row along one axis; the others line up."""
     axes, zeros = [], []
-    for place in range(len(inputs[0].shape)):
-        ids = [tensor.axes[place] for tensor in inputs]
-        zero = [tensor.zeros[place] for tensor in inputs]
-        along = place == eqn.params["dimension"]
+    for axis in range(len(inputs[0].shape)):
+        ids = [tensor.axes[axis] for tensor in inputs]
+        zero = [tensor.zeros[axis] for tensor in inputs]
+        along = axis == eqn.params["dimension"]
         axes.append(np.concatenate(ids) if along else graph.join(ids))
         zeros.append(np.concatenate(zero) if along else np.logical_and.reduce(zero))
     return [Tensor(tuple(axes), tuple(zeros), all(tensor.all_zero for tensor in inputs))]
@@ -294,8 +294,8 @@ def reverse(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]
     """Turns axes around."""
     # A new tensor even where no axis turns: each stands for one value.
     result = inputs[0].select(range(len(inputs[0].shape)))
-    for place in eqn.params["dimensions"]:
-        result = result.take(place, np.arange(result.shape[place])[::-1])
+    for axis in eqn.params["dimensions"]:
+        result = result.take(axis, np.arange(result.shape[axis])[::-1])
     return [result]
 
 
@@ -304,11 +304,11 @@ def gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tens
     tensor, indices = inputs
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     dropped = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
-    sliced = [place for place in range(len(tensor.shape)) if place not in dropped]
+    sliced = [axis for axis in range(len(tensor.shape)) if axis not in dropped]
     passing = {
-        place: out
-        for place, out in zip(sliced, numbers.offset_dims, strict=True)
-        if sizes[place] == tensor.shape[place] and place not in numbers.start_index_map
+        axis: out
+        for axis, out in zip(sliced, numbers.offset_dims, strict=True)
+        if sizes[axis] == tensor.shape[axis] and axis not in numbers.start_index_map
     }
     reason = "is picked from by gather"
     graph.pin(indices.axes, reason)
@@ -320,7 +320,7 @@ def gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tens
 def dynamic_slice(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Passes axes taken whole."""
     tensor, sizes = inputs[0], eqn.params["slice_sizes"]
-    passing = {place: place for place, size in enumerate(sizes) if size == tensor.shape[place]}
+    passing = {axis: axis for axis, size in enumerate(sizes) if size == tensor.shape[axis]}
     return [_pass_some(graph, eqn, tensor, passing, "is cut by dynamic_slice")]
 
 
@@ -329,9 +329,9 @@ def window_reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) ->
     (tensor,), shape = inputs, eqn.outvars[0].aval.shape
     windows = zip(eqn.params["window_dimensions"], eqn.params["padding"], strict=True)
     passing = {
-        place: place
-        for place, (window, padded) in enumerate(windows)
-        if window == 1 and tuple(padded) == (0, 0) and shape[place] == tensor.shape[place]
+        axis: axis
+        for axis, (window, padded) in enumerate(windows)
+        if window == 1 and tuple(padded) == (0, 0) and shape[axis] == tensor.shape[axis]
     }
     # A window of zeros may have another value: that of its padding.
     unsure = Tensor(tensor.axes, tensor.zeros)
@@ -343,11 +343,11 @@ def _pass_some(
 ) -> Tensor:
     """Passes some axes of an operand, each to the axis of the result; keeps the others whole."""
     result = graph.fresh(eqn.outvars[0].aval.shape, all_zero=tensor.all_zero)
-    whole = [place for place in range(len(result.shape)) if place not in passing.values()]
+    whole = [axis for axis in range(len(result.shape)) if axis not in passing.values()]
     graph.pin(result.select(whole).axes, reason)
-    for place, ids in enumerate(tensor.axes):
-        if place in passing:
-            result = result.with_axis(passing[place], ids, tensor.zeros[place])
+    for axis, ids in enumerate(tensor.axes):
+        if axis in passing:
+            result = result.with_axis(passing[axis], ids, tensor.zeros[axis])
         else:
             graph.pin([ids], reason)
     return result
@@ -379,11 +379,11 @@ RULES: dict[str, Callable[[ChannelGraph, Any, Sequence[Tensor]], list[Tensor]]] 
 def _padding(step: Step, kept: Kept) -> tuple[tuple[int, int, int], ...]:
     """Pads with as many entries as are left of the padding."""
     config = list(step.eqn.params["padding_config"])
-    for place, (low, high, interior) in enumerate(config):
-        stays = kept.ids[step.outputs[0].axes[place]]
+    for axis, (low, high, interior) in enumerate(config):
+        stays = kept.ids[step.outputs[0].axes[axis]]
         if not stays.all():
             low, high = np.count_nonzero(stays[:low]), np.count_nonzero(stays[stays.size - high :])
-            config[place] = (int(low), int(high), interior)
+            config[axis] = (int(low), int(high), interior)
     return tuple(config)
 
 
@@ -431,12 +431,12 @@ def run_slice(step: Step, value: Any, kept: Kept) -> jax.Array:
         kept: which ids are left.
     """
     (tensor,) = step.inputs
-    for place, cut in enumerate(_cuts(step.eqn)):
-        stays = kept.ids[tensor.axes[place]]
+    for axis, cut in enumerate(_cuts(step.eqn)):
+        stays = kept.ids[tensor.axes[axis]]
         chosen = np.zeros(stays.size, bool)
         chosen[slice(*cut)] = True
         if stays.all():
-            value = lax.slice_in_dim(value, *cut, axis=place)
+            value = lax.slice_in_dim(value, *cut, axis=axis)
         else:
-            value = taken_along(value, np.flatnonzero(chosen[stays]), place)
+            value = taken_along(value, np.flatnonzero(chosen[stays]), axis)
     return value
