@@ -4,45 +4,49 @@ What looks wrong is said in sentences.
 """
 
 import dataclasses
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
-from earlyprune_jax.pruning.allocation.budgets import check_used, layer_sparsities
-from earlyprune_jax.pruning.comparison import rate_problems
-from earlyprune_jax.pruning.selection import Layers, exclusions
+from earlyprune_jax.pruning.allocation.budgets import check_fraction, check_used, layer_sparsities
+from earlyprune_jax.pruning.selection import Layers, channel_axes, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
-from earlyprune_jax.validate import expected, nearest, within
-
-CHANNEL_AXES = {"kernel": (-1, -2), "weight": (0, 1)}
-"""(output, input) axis by a leaf's name: `kernel` as in Flax, (..., in, out); `weight` as in
-Equinox and PyTorch, (out, in, ...)."""
+from earlyprune_jax.validate import expected, nearest
 
 
 @dataclasses.dataclass(frozen=True)
-class LedgerRow:
-    """One leaf.
+class Total:
+    """Sums over some leaves.
+
+    Attributes:
+        size: number of weights.
+        kept: weights the mask keeps.
+        removed: size - kept.
+        sparsity: removed / size; 0 where there are none.
+        macs: multiply-accumulates of one example, dense; None unless given.
+        macs_left: macs x kept / size.
+    """
+
+    size: int
+    kept: int
+    removed: int
+    sparsity: float
+    macs: int | None
+    macs_left: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class LedgerRow(Total):
+    """One leaf; leaves that hold no weights (functions, integer arrays) have size 0.
 
     Attributes:
         path: slash-joined.
         shape: of the leaf; () for leaves that are no arrays.
         dtype: its name; the Python type for leaves that are no arrays.
-        size: number of weights; 0 for leaves that are none (functions, integer arrays).
-        kept: weights the mask keeps.
-        removed: size - kept.
-        sparsity: removed / size; 0 where there are none.
         requested: the sparsity asked for, None if none was.
-        macs: multiply-accumulates of one example, dense; None unless given.
-        macs_left: macs x kept / size.
         excluded: why the leaf may not be pruned; empty if it may.
         collapsed: whether all of its weights are removed.
         dead_outputs: output channels without a weight; None where no axis is known to be theirs.
@@ -52,13 +56,7 @@ class LedgerRow:
     path: str
     shape: tuple[int, ...]
     dtype: str
-    size: int
-    kept: int
-    removed: int
-    sparsity: float
     requested: float | None
-    macs: int | None
-    macs_left: int | None
     excluded: str
     collapsed: bool
     dead_outputs: int | None
@@ -66,21 +64,8 @@ class LedgerRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Total:
-    """Sums over some leaves: weights, removed weights, their fraction, multiply-accumulates if
-    given."""
-
-    size: int
-    kept: int
-    removed: int
-    sparsity: float
-    macs: int | None
-    macs_left: int | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Ledger:
-    """The account of a mask; `print` it, or take `table()` or `as_dict()`.
+    """The account of a mask; `print` it, or take `as_dict()`.
 
     Attributes:
         rows: every leaf, in the tree's order.
@@ -108,34 +93,6 @@ class Ledger:
         rows = [{**dataclasses.asdict(row), "shape": list(row.shape)} for row in self.rows]
         return {**dataclasses.asdict(self), "rows": rows, "warnings": list(self.warnings)}
 
-    def table(self) -> Table:
-        """Makes a rich table: prunable leaves, those pruned although excluded, and two totals."""
-        requests = [self.requested, *(row.requested for row in self.rows)]
-        with_requested = any(request is not None for request in requests)
-        with_macs = self.everything.macs is not None
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        table.add_column("layer", no_wrap=True)
-        table.add_column("shape", no_wrap=True)
-        heads = ["weights", "kept", "sparsity"]
-        heads += ["requested"] * with_requested + ["MACs", "MACs left"] * with_macs
-        for head in heads:
-            table.add_column(head, justify="right", no_wrap=True)
-
-        def cells(counted: LedgerRow | Total, requested: float | None) -> list[str]:
-            texts = [f"{counted.size:,}", f"{counted.kept:,}", f"{counted.sparsity:.4f}"]
-            texts += ["" if requested is None else f"{requested:.4f}"] * with_requested
-            macs = (counted.macs, counted.macs_left)
-            return texts + [f"{count or 0:,}" for count in macs] * with_macs
-
-        for row in self.rows:
-            if not row.excluded or row.removed:
-                shape = "x".join(map(str, row.shape))
-                table.add_row(Text(row.path), shape, *cells(row, row.requested))
-        table.add_section()
-        table.add_row("prunable", "", *cells(self.prunable, self.requested))
-        table.add_row("all weights", "", *cells(self.everything, None))
-        return table
-
     def excluded(self) -> dict[str, list[str]]:
         """Maps a reason to the paths of the leaves that may not be pruned for it."""
         reasons: dict[str, list[str]] = {}
@@ -145,17 +102,45 @@ class Ledger:
         return reasons
 
     def __str__(self) -> str:
-        """Writes the table, what is not prunable and why, and the warnings as plain text."""
-        table = self.table()
-        # Inside a notebook a console would display what it is told to write.
-        console = Console(file=io.StringIO(), width=1000, color_system=None, force_jupyter=False)
-        width = Measurement.get(console, console.options, table).maximum
-        with console.capture() as captured:
-            console.print(table, width=width)
-        lines = [line.rstrip() for line in captured.get().splitlines()]
+        """Writes a table, what is not prunable and why, and the warnings as plain text.
+
+        The table has the prunable leaves, those pruned although excluded, and two totals.
+        """
+        shown = [row for row in self.rows if not row.excluded or row.removed]
+        lines: list[tuple[str, str, Total, float | None]] = [
+            *((row.path, "x".join(map(str, row.shape)), row, row.requested) for row in shown),
+            ("prunable", "", self.prunable, self.requested),
+            ("all weights", "", self.everything, None),
+        ]
+        heads = ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
+        cells = [heads] + [
+            [
+                name,
+                shape,
+                f"{counted.size:,}",
+                f"{counted.kept:,}",
+                f"{counted.sparsity:.4f}",
+                "" if requested is None else f"{requested:.4f}",
+                "" if counted.macs is None else f"{counted.macs:,}",
+                "" if counted.macs_left is None else f"{counted.macs_left:,}",
+            ]
+            for name, shape, counted, requested in lines
+        ]
+        # A column of which nothing is known is left out.
+        columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+        widths = [max(map(len, column)) for column in columns]
+        texts = [
+            "   ".join(
+                cell.ljust(width) if number < 2 else cell.rjust(width)
+                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in zip(*columns, strict=True)
+        ]
+        texts[1:1], texts[-2:-2] = ["─" * len(texts[0])], [""]
         for reason, paths in self.excluded().items():
-            lines.append(f"Not prunable: {few(paths, 4)}: {reason}.")
-        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+            texts.append(f"Not prunable: {few(paths, 4)}: {reason}.")
+        texts += [f"Warning: {warning}" for warning in self.warnings]
+        return "\n".join(text.rstrip() for text in texts)
 
 
 def ledger(
@@ -187,7 +172,7 @@ def ledger(
         One row per leaf, totals and warnings.
 
     Raises:
-        InvalidInput: a mask of another structure, unknown `layers`, sparsities outside [0, 1],
+        InvalidInput: a mask of another structure, unknown `layers`, sparsities outside [0, 1),
             patterns in `requested` that match no prunable leaf, paths in `macs` that are no leaf.
 
     Example:
@@ -209,78 +194,79 @@ def ledger(
         Warning: conv/kernel has output channels without a weight (1 of 4): they are constant.
     """
     masks.check(mask, params)
-    excluded = exclusions(params, layers)
-    leaves, keeps = named_leaves(params), [np.asarray(keep) for _, keep in named_leaves(mask)]
-    names = [name for name, _ in leaves if name not in excluded]
-    refuse(_requested_problems(requested, names) + _unknown_paths(macs, dict(leaves)))
+    excluded, keeps = exclusions(params, layers), dict(named_leaves(mask))
+    leaves = dict(named_leaves(params))
+    names = [name for name in leaves if name not in excluded]
+    refuse(_requested_problems(requested, names) + _unknown_paths(macs, leaves))
     per_leaf = layer_sparsities(names, requested) if isinstance(requested, Mapping) else {}
     overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
-    left = {} if macs is None else costs.macs_left(macs, mask)
-    rows, warnings = [], []
-    for (name, leaf), kept in zip(leaves, keeps, strict=True):
-        counts = (None, None) if macs is None else (int(macs.get(name, 0)), left.get(name, 0))
-        rows.append(_row(name, leaf, kept, per_leaf.get(name), counts, excluded.get(name, "")))
-        warnings += [] if rows[-1].excluded else _row_warnings(rows[-1])
-    prunable = _total([row for row in rows if not row.excluded], macs is not None)
-    everything = _total(rows, macs is not None)
-    if macs is not None:
-        sums = {"macs": int(sum(macs.values())), "macs_left": sum(left.values())}
-        everything = dataclasses.replace(everything, **sums)
-    warnings += _warnings(rows, prunable, overall)
-    warnings += [
-        f"{name} holds no weights, yet the mask is False for {kept.size - np.count_nonzero(kept)} "
-        "of its entries: that has no effect."
-        for (name, leaf), kept in zip(leaves, keeps, strict=True)
-        if not is_weight(leaf) and not np.all(kept)
-    ]
+    dense = None if macs is None else {name: int(count) for name, count in macs.items()}
+    left = {} if dense is None else costs.macs_left(dense, mask)
+    rows, warnings, idle = [], [], []
+    for name, leaf in leaves.items():
+        keep, size = np.asarray(keeps[name]), np.size(leaf) if is_weight(leaf) else 0
+        num_removed = int(keep.size - np.count_nonzero(keep))
+        axes = channel_axes(name, leaf) if size and name not in excluded else ()
+        dead = [_num_dead(keep, axis) for axis in axes] or [None, None]
+        row = LedgerRow(
+            **_counts(size, num_removed if size else 0, dense, left, [name]),
+            path=name,
+            shape=np.shape(leaf),
+            dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
+            requested=float(per_leaf[name]) if name in per_leaf else None,
+            excluded=excluded.get(name, ""),
+            collapsed=0 < size == num_removed,
+            dead_outputs=dead[0],
+            dead_inputs=dead[1],
+        )
+        rows.append(row)
+        warnings += [] if row.excluded else _row_warnings(row)
+        if num_removed and not is_weight(leaf):
+            lost = f"the mask is False for {num_removed} of its entries: that has no effect."
+            idle.append(f"{name} holds no weights, yet {lost}")
+    chosen = [row for row in rows if not row.excluded]
+    prunable, everything = (
+        Total(
+            **_counts(
+                sum(row.size for row in some), sum(row.removed for row in some), dense, left, paths
+            )
+        )
+        for some, paths in ((chosen, names), (rows, [*leaves, costs.NO_WEIGHTS]))
+    )
+    warnings += [*_warnings(rows, prunable, overall), *idle]
     return Ledger(tuple(rows), prunable, everything, overall, tuple(warnings))
 
 
-def _row(
-    name: str,
-    leaf: Any,
-    kept: np.ndarray,
-    requested: float | None,
-    macs: tuple[int | None, int | None],
-    excluded: str,
-) -> LedgerRow:
-    size = kept.size if is_weight(leaf) else 0
-    num_kept = int(np.count_nonzero(kept)) if size else 0
-    axes = CHANNEL_AXES.get(_last_name(name), ()) if kept.ndim >= 2 else ()
-    dead = [_num_dead(kept, axis) for axis in axes] if size and not excluded else []
-    return LedgerRow(
-        path=name,
-        shape=tuple(np.shape(leaf)),
-        dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
-        size=size,
-        kept=num_kept,
-        removed=size - num_kept,
-        sparsity=_fraction(size - num_kept, size),
-        requested=None if requested is None else float(requested),
-        macs=macs[0],
-        macs_left=macs[1],
-        excluded=excluded,
-        collapsed=size > 0 and num_kept == 0,
-        dead_outputs=dead[0] if dead else None,
-        dead_inputs=dead[1] if dead else None,
-    )
+def _counts(
+    size: int,
+    removed: int,
+    dense: Mapping[str, int] | None,
+    left: Mapping[str, int],
+    paths: Iterable[str],
+) -> dict[str, Any]:
+    """Makes the fields of a `Total`.
+
+    Args:
+        size: number of weights.
+        removed: of these.
+        dense: path -> multiply-accumulates, if given.
+        left: path -> those left.
+        paths: what counts.
+    """
+    return {
+        "size": size,
+        "kept": size - removed,
+        "removed": removed,
+        "sparsity": removed / size if size else 0.0,
+        "macs": None if dense is None else sum(dense.get(path, 0) for path in paths),
+        "macs_left": None if dense is None else sum(left.get(path, 0) for path in paths),
+    }
 
 
 def _num_dead(kept: np.ndarray, axis: int) -> int:
     """Counts the indices of an axis at which nothing is kept."""
     alive = np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(axis=1)
     return int(np.count_nonzero(~alive))
-
-
-def _total(rows: Sequence[LedgerRow], with_macs: bool) -> Total:
-    size, removed = sum(row.size for row in rows), sum(row.removed for row in rows)
-    macs = sum(row.macs or 0 for row in rows) if with_macs else None
-    left = sum(row.macs_left or 0 for row in rows) if with_macs else None
-    return Total(size, size - removed, removed, _fraction(removed, size), macs, left)
-
-
-def _fraction(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
 
 
 def _warnings(rows: Sequence[LedgerRow], prunable: Total, requested: float | None) -> list[str]:
@@ -307,13 +293,14 @@ def _row_warnings(row: LedgerRow) -> list[str]:
         lost = f"{row.path} lost all of its {row.size} weights: nothing passes through it."
         sentences.append(lost)
     elif row.dead_outputs is not None:
-        out_axis, in_axis = CHANNEL_AXES[_last_name(row.path)]
+        out_axis, in_axis = channel_axes(row.path, row)
         for which, count, axis, consequence in (
             ("output", row.dead_outputs, out_axis, "they are constant"),
             ("input", row.dead_inputs, in_axis, "what feeds them is computed for nothing"),
         ):
-            dead = f"{which} channels without a weight ({count} of {row.shape[axis]})"
-            sentences += [f"{row.path} has {dead}: {consequence}."] if count else []
+            if count:
+                dead = f"{which} channels without a weight ({count} of {row.shape[axis]})"
+                sentences.append(f"{row.path} has {dead}: {consequence}.")
     return sentences + _missed(row.path, row, row.requested)
 
 
@@ -335,10 +322,10 @@ def _requested_problems(
     if requested is None:
         return []
     if not isinstance(requested, Mapping):
-        return rate_problems("requested", requested, within(0, 1))
+        return check_fraction(requested, "requested")
     problems = []
     for pattern, sparsity in requested.items():
-        problems += rate_problems(f"requested for {pattern}", sparsity, within(0, 1))
+        problems += check_fraction(sparsity, f"requested for {pattern}")
         problems += check_used(pattern, requested, prunable)
     return problems
 
@@ -349,7 +336,3 @@ def _unknown_paths(macs: Mapping[str, int] | None, names: Mapping[str, Any]) -> 
         for name in macs or {}
         if name not in names and name != costs.NO_WEIGHTS
     ]
-
-
-def _last_name(path: str) -> str:
-    return path.rsplit("/", 1)[-1]

@@ -11,7 +11,6 @@ import numpy as np
 from jax.extend import core
 
 from earlyprune_jax.array_types import Mask, Params
-from earlyprune_jax.pruning.channels.trace import INLINED, WITH_DERIVATIVE
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_leaves, split_weights
 from earlyprune_jax.validate import unexpected
 
@@ -19,14 +18,14 @@ NO_WEIGHTS = "(no weights)"
 """The entry for products of two activations, as in attention, or with a constant of the code."""
 
 Source = frozenset[int]
-"""What a value is computed from: places of weights in the list of weights, and INPUT."""
+"""What a value is computed from: indices of weights in the list of weights, and INPUT."""
 
 Sources = list[Source]
 Counts = Counter[Source]
 
 INPUT = -1
 CONSTANT: Source = frozenset()
-CALLS = (*INLINED, *WITH_DERIVATIVE, "custom_vjp_call_jaxpr")
+PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[str, int]:
@@ -74,15 +73,15 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
     traced = jax.make_jaxpr(lambda weights, batch: apply(merge(weights), merge_inputs(batch)))(
         [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights], one_example
     )
-    sources = [frozenset({place}) for place in range(len(weights))]
+    sources = [frozenset({index}) for index in range(len(weights))]
     counts: Counts = Counter()
     _walk(traced.jaxpr, sources + [frozenset({INPUT})] * len(batches), 1, counts)
     # Of several weights behind an operand the largest counts.
     totals: Counter[int] = Counter()
     for source, count in counts.items():
-        totals[max(source, key=lambda place: weights[place].size, default=INPUT)] += count
+        totals[max(source, key=lambda index: weights[index].size, default=INPUT)] += count
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    named = {names[place]: totals[place] for place in sorted(totals) if place != INPUT}
+    named = {names[index]: totals[index] for index in sorted(totals) if index != INPUT}
     return named | ({NO_WEIGHTS: totals[INPUT]} if INPUT in totals else {})
 
 
@@ -119,17 +118,43 @@ def _walk(jaxpr: Any, sources: Sequence[Source], times: int, counts: Counts) -> 
         return CONSTANT if isinstance(atom, core.Literal) else known.get(atom, CONSTANT)
 
     for eqn in jaxpr.eqns:
-        handle = _HANDLERS.get(eqn.primitive.name, _elementary)
-        results = handle(eqn, [read(atom) for atom in eqn.invars], times, counts)
+        operands = [read(atom) for atom in eqn.invars]
+        results = _results(eqn, operands, times, counts)
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _elementary(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
-    if any(_has_product(body) for body in _bodies(eqn)):
+def _results(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
+    """Adds the products of an equation, and finds the sources of its results."""
+    name, bodies = eqn.primitive.name, list(_bodies(eqn))
+    if name in PRODUCTS:
+        return _product(eqn, operands, times, counts)
+    if name == "cond":
+        trials = [Counter() for _ in bodies]
+        pairs = zip(bodies, trials, strict=True)
+        results = [_walk(body, operands[1:], times, trial) for body, trial in pairs]
+        counts.update(max(trials, key=Counter.total))
+        return [operands[0].union(*branches) for branches in zip(*results, strict=True)]
+    if name == "scan":
+        start, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        carried = slice(start, start + num_carry)
+        while True:
+            trial: Counts = Counter()
+            results = _walk(bodies[0], operands, times * eqn.params["length"], trial)
+            merged = [old | new for old, new in zip(operands[carried], results, strict=False)]
+            # A carry that starts as zeros depends on the inputs from the second iteration on.
+            if merged == operands[carried]:
+                counts.update(trial)
+                return results
+            operands[carried] = merged
+    if len(bodies) == 1 and len(bodies[0].invars) == len(operands):
+        return _walk(bodies[0], operands, times, counts)
+    trial = Counter()
+    for body in bodies:
+        _walk(body, [CONSTANT.union(*operands)] * len(body.invars), 1, trial)
+    if trial:
         remedy = "How often that runs is not in the program: use a scan there."
-        allowed = "to hold no matrix product or convolution in it"
-        raise unexpected("apply", eqn.primitive.name, allowed, remedy)
+        raise unexpected("apply", name, "to hold no matrix product or convolution in it", remedy)
     return [CONSTANT.union(*operands)] * len(eqn.outvars)
 
 
@@ -159,54 +184,9 @@ def _conv_cost(eqn: Any) -> int:
     return eqn.outvars[0].aval.size * (kernel.size // kernel.shape[out_axis])
 
 
-def _call(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
-    (body,) = _bodies(eqn)
-    return _walk(body, operands, times, counts)
-
-
-def _scan(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
-    start, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
-    carried = slice(start, start + num_carry)
-    (body,) = _bodies(eqn)
-    while True:
-        trial: Counts = Counter()
-        results = _walk(body, operands, times * eqn.params["length"], trial)
-        merged = [old | new for old, new in zip(operands[carried], results, strict=False)]
-        # A carry that starts as zeros depends on the inputs from the second iteration on.
-        if merged == operands[carried]:
-            counts.update(trial)
-            return results
-        operands[carried] = merged
-
-
-def _cond(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
-    trials, results = [], []
-    for body in _bodies(eqn):
-        trials.append(Counter())
-        results.append(_walk(body, operands[1:], times, trials[-1]))
-    counts.update(max(trials, key=Counter.total))
-    return [operands[0].union(*branches) for branches in zip(*results, strict=True)]
-
-
 def _bodies(eqn: Any) -> Iterator[Any]:
     """Yields the jaxprs inside an equation."""
     parameters = list(eqn.params.values())
     for value in jax.tree.leaves(parameters, is_leaf=lambda x: hasattr(x, "eqns")):
         if hasattr(value, "eqns"):
             yield getattr(value, "jaxpr", value)
-
-
-def _has_product(jaxpr: Any) -> bool:
-    return any(
-        eqn.primitive.name in ("dot_general", "conv_general_dilated")
-        or any(_has_product(body) for body in _bodies(eqn))
-        for eqn in jaxpr.eqns
-    )
-
-
-_HANDLERS: dict[str, Callable[..., Sources]] = {
-    "dot_general": _product,
-    "conv_general_dilated": _product,
-    "scan": _scan,
-    "cond": _cond,
-} | dict.fromkeys(CALLS, _call)

@@ -6,8 +6,11 @@ a smaller dense network, or a 2:4 pattern on hardware whose kernels use it.
 """
 
 import dataclasses
+import hashlib
 import json
+import math
 import os
+import pathlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -15,27 +18,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 
+import earlyprune_jax
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.encodings import (
-    DENSE,
-    ENCODINGS,
-    FILE_DTYPES,
-    PARTS,
-    SPARSE,
-    Path,
-    check_format,
-    chosen_encoding,
-    decode,
-    described_leaves,
-    encode,
-    num_bytes,
-    read_file,
-    write_file,
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
+from earlyprune_jax.records import replace_file
+from earlyprune_jax.validate import expected, unexpected
+
+Path = str | os.PathLike[str]
+Arrays = dict[str, np.ndarray]
+
+SPARSE, DENSE = "earlyprune_jax/sparse", "earlyprune_jax/dense"
+VERSION = "1"
+CHECKSUM = "sha256"
+DAMAGED = "The file is damaged: save it again."
+
+PARTS = {"dense": ("",), "bitmask": ("#bits", "#values")}
+"""What the parts of a leaf append to its name, by its encoding."""
+
+FILE_DTYPES = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "bfloat16", "float32", "float64"),
 )
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+"""The types every safetensors reader of the last years knows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +53,7 @@ class SavedFile:
     Attributes:
         bytes_on_disk: size of the file, header included.
         dense_bytes: what the same arrays take dense, without a header.
-        encodings: path -> `dense`, `bitmask` or `csr`.
+        encodings: path -> `dense` or `bitmask`.
     """
 
     bytes_on_disk: int
@@ -53,34 +61,32 @@ class SavedFile:
     encodings: Mapping[str, str]
 
 
-def save_sparse(path: Path, params: Params, mask: Mask, *, encoding: str = "bitmask") -> SavedFile:
+def save_sparse(path: Path, params: Params, mask: Mask) -> SavedFile:
     """Writes parameters and mask to a safetensors file that leaves the removed values out.
 
     The file is smaller; the network is not faster: dense hardware multiplies zeros at full price,
     and what is loaded again is dense. For speed see `compact` (channels) or 2:4 patterns.
 
-    `bitmask` stores n/8 bytes for the mask of n entries, and the kept values. `csr` stores each
-    leaf as compressed sparse rows of [product of leading axes, last axis]: the kept values in
-    row-major order, their columns, and where each row starts, in the smallest unsigned types
-    that fit. Leaves that lost nothing, integer arrays among them, are stored dense. Kept values
-    come back bit for bit, -0.0, NaN payloads and subnormals included; removed ones as +0.0.
+    A leaf of n entries takes n/8 bytes for its mask, and its kept values in row-major order.
+    Leaves that lost nothing, integer arrays among them, are stored dense. Kept values come back
+    bit for bit, -0.0, NaN payloads and subnormals included; removed ones as +0.0.
 
     Leaves that are no numeric arrays (functions, Python numbers, typed keys) are not stored. The
-    file appears whole or not at all. Its metadata holds format, version, encoding, and for each
-    path its shape, dtype and encoding.
+    file appears whole or not at all. Its metadata holds format, version, and for each path its
+    shape, dtype and encoding.
 
     Args:
         path: the file; an existing one is replaced. Its directory must exist.
         params: any pytree.
         mask: bool leaves, True = kept.
-        encoding: `bitmask` or `csr`.
 
     Returns:
         Size on disk, dense size, and the encoding of every stored leaf.
 
     Raises:
-        InvalidInput: unknown encoding, a mask of another structure, two leaves of one name,
-            arrays of strings or objects, a path that cannot be written.
+        InvalidInput: a mask of another structure, two leaves of one name, arrays of a type that
+            safetensors lacks (strings, objects, complex or 8-bit floating-point numbers), a path
+            that cannot be written.
 
     Example:
         >>> import pathlib, tempfile
@@ -93,16 +99,16 @@ def save_sparse(path: Path, params: Params, mask: Mask, *, encoding: str = "bitm
         >>> load_sparse(file, params)[0]["kernel"].tolist()
         [[0.5, 0.0], [0.0, 0.0]]
     """
-    _check_encoding(encoding)
-    arrays, kept = _checked(params, mask)
-    parts = [
-        (name + suffix, part)
-        for name, array in arrays.items()
-        for suffix, part in encode(array, kept[name], encoding).items()
-    ]
-    _refuse_duplicates([name for name, _ in parts])
-    encodings = {name: chosen_encoding(kept[name], encoding) for name in arrays}
-    return _saved(path, dict(parts), SPARSE, encoding, arrays, encodings)
+    arrays, kept = _storable(params, mask)
+    parts = []
+    for name, array in arrays.items():
+        keep = kept[name]
+        if keep.all():
+            parts.append((name, array))
+        else:
+            parts += [(f"{name}#bits", np.packbits(keep)), (f"{name}#values", array[keep])]
+    encodings = {name: "dense" if keep.all() else "bitmask" for name, keep in kept.items()}
+    return _write(path, parts, SPARSE, arrays, encodings)
 
 
 def load_sparse(path: Path, like: Params) -> tuple[Params, Mask]:
@@ -124,19 +130,35 @@ def load_sparse(path: Path, like: Params) -> tuple[Params, Mask]:
 
     Example: see `save_sparse`.
     """
-    tensors, metadata = read_file(path)
-    check_format(path, metadata, SPARSE)
-    stored = described_leaves(path, metadata)
-    problems = _differences(stored, like) or _part_differences(stored, tensors)
-    arrays, kept = {}, {}
-    for name, leaf in _stored_leaves(like) if not problems else ():
-        encoding = stored[name]["encoding"]
-        parts = {suffix: tensors[name + suffix] for suffix in PARTS[encoding]}
-        try:
-            arrays[name], kept[name] = decode(name, parts, leaf.shape, _native(leaf), encoding)
-        except InvalidInput as damage:
-            problems += damage.problems
+    tensors, metadata = _read(path, SPARSE)
+    try:
+        leaves = json.loads(metadata["tensors"])
+        stored = {n: f"{leaf['dtype']}{[*leaf['shape']]}" for n, leaf in leaves.items()}
+        parts = {n + part for n, leaf in leaves.items() for part in PARTS[leaf["encoding"]]}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        thing, text = f"metadata of {path}", metadata.get("tensors")
+        raise unexpected(thing, text, "to describe leaves", DAMAGED) from error
+    remedy = "Save it again."
+    problems = _differences(stored, like) or [
+        expected(name, "", "to be in the metadata and the file", remedy)
+        for name in sorted(parts ^ tensors.keys())
+    ]
     _refuse(path, problems)
+    arrays, kept = {}, {}
+    for name, leaf in _stored_leaves(like):
+        if leaves[name]["encoding"] == "dense":
+            keep = np.ones(leaf.shape, bool)
+            values = tensors[name].reshape(-1)
+        else:
+            bits, values = (tensors[name + part] for part in PARTS["bitmask"])
+            size = math.prod(leaf.shape)
+            problems += _part_problems(f"bits of {name}", bits, np.dtype(np.uint8), -(-size // 8))
+            keep = np.unpackbits(bits.astype(np.uint8), count=size).astype(bool).reshape(leaf.shape)
+        num_kept = int(np.count_nonzero(keep))
+        problems += _part_problems(f"values of {name}", values, _native(leaf), num_kept)
+        _refuse(path, problems)
+        arrays[name], kept[name] = np.zeros(leaf.shape, values.dtype), keep
+        arrays[name][keep] = values
 
     def mask_of(path: tuple[Any, ...], leaf: Any) -> Any:
         # Not through `masks.full`: it would allocate on the device what is replaced at once.
@@ -163,7 +185,7 @@ def save_dense(path: Path, params: Params, mask: Mask) -> SavedFile:
         Size on disk, dense size, and the encoding of every stored leaf.
 
     Raises:
-        InvalidInput: as `save_sparse`, and for types safetensors lacks (complex numbers).
+        InvalidInput: as `save_sparse`.
 
     Example:
         >>> import pathlib, tempfile
@@ -175,17 +197,10 @@ def save_dense(path: Path, params: Params, mask: Mask) -> SavedFile:
         >>> safetensors.numpy.load_file(file)["kernel"].tolist()
         [1.0, 0.0]
     """
-    arrays, kept = _checked(params, mask)
-    refuse(
-        expected(
-            f"params at {name}", str(array.dtype), "of a type safetensors has", "Use save_sparse."
-        )
-        for name, array in arrays.items()
-        if array.dtype not in FILE_DTYPES.values()
-    )
+    arrays, kept = _storable(params, mask)
     # Not a product with the mask: removed NaN must become zero.
-    zeroed = {name: np.where(kept[name], a, np.zeros_like(a)) for name, a in arrays.items()}
-    return _saved(path, zeroed, DENSE, "dense", arrays, dict.fromkeys(arrays, "dense"))
+    zeroed = [(name, np.where(kept[name], a, np.zeros_like(a))) for name, a in arrays.items()]
+    return _write(path, zeroed, DENSE, arrays, dict.fromkeys(arrays, "dense"))
 
 
 def load_dense(path: Path, like: Params) -> Params:
@@ -209,46 +224,10 @@ def load_dense(path: Path, like: Params) -> Params:
         >>> load_dense(file, {"kernel": jnp.zeros(2), "act": len})
         {'act': <built-in function len>, 'kernel': Array([1., 1.], dtype=float32)}
     """
-    tensors, metadata = read_file(path)
-    if "file_format" in metadata:
-        check_format(path, metadata, DENSE)
-    stored = {n: {"shape": [*a.shape], "dtype": a.dtype.name} for n, a in tensors.items()}
+    tensors, _ = _read(path, DENSE)
+    stored = {name: f"{array.dtype.name}{[*array.shape]}" for name, array in tensors.items()}
     _refuse(path, _differences(stored, like))
-    return _filled(like, {name: array.copy() for name, array in tensors.items()})
-
-
-def encoded_bytes(params: Params, mask: Mask, encoding: str = "bitmask") -> int:
-    """Counts the bytes of all tensors `save_sparse` would write; the file's header comes on top.
-
-    The header takes some 250 bytes per leaf.
-
-    Args:
-        params: any pytree; shapes are enough.
-        mask: bool leaves, True = kept.
-        encoding: `bitmask` or `csr`.
-
-    Returns:
-        The number of bytes.
-
-    Raises:
-        InvalidInput: unknown encoding, a mask of another structure.
-
-    Example:
-        >>> encoded_bytes({"kernel": jnp.ones(16)}, {"kernel": jnp.arange(16) < 4})
-        18
-    """
-    _check_encoding(encoding)
-    masks.check(mask, params)
-    kept = dict(named_leaves(mask))
-    return sum(
-        num_bytes(np.asarray(kept[name]), np.dtype(leaf.dtype).itemsize, encoding)
-        for name, leaf in _stored_leaves(params)
-    )
-
-
-def _check_encoding(encoding: str) -> None:
-    if encoding not in ENCODINGS:
-        raise InvalidInput([unknown_choice("encoding", encoding, ENCODINGS)])
+    return _filled(like, tensors)
 
 
 def _stored_leaves(tree: Params) -> list[tuple[str, Any]]:
@@ -257,16 +236,20 @@ def _stored_leaves(tree: Params) -> list[tuple[str, Any]]:
     return [named for named in leaves if isinstance(getattr(named[1], "dtype", None), np.dtype)]
 
 
-def _checked(params: Params, mask: Mask) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _native(leaf: Any) -> np.dtype:
+    """Returns a leaf's type in this machine's byte order, the only one JAX and the file know."""
+    return np.dtype(leaf.dtype).newbyteorder("=")
+
+
+def _storable(params: Params, mask: Mask) -> tuple[Arrays, Arrays]:
     """Maps paths to arrays and to their masks, for what is stored, once both can be."""
     masks.check(mask, params)
     leaves, kept = _stored_leaves(params), dict(named_leaves(mask))
-    _refuse_duplicates([name for name, _ in named_leaves(params)])
-    problems = []
+    problems = repeated_paths(params)
     for name, leaf in leaves:
-        if np.dtype(leaf.dtype).kind in "OSUMm":
+        if _native(leaf).name not in FILE_DTYPES:
             thing, value = f"params at {name}", f"array of {leaf.dtype}"
-            problems.append(expected(thing, value, "to hold numbers", "Take it out of the tree."))
+            problems.append(expected(thing, value, "of a type safetensors has", "Convert it."))
     for name, leaf in named_leaves(params):
         if not is_weight(leaf) and not np.all(kept[name]):
             remedy = "The leaf holds no weights: nothing can be removed."
@@ -276,46 +259,30 @@ def _checked(params: Params, mask: Mask) -> tuple[dict[str, np.ndarray], dict[st
     return arrays, {name: np.asarray(kept[name]) for name in arrays}
 
 
-def _native(leaf: Any) -> np.dtype:
-    """Returns a leaf's type in this machine's byte order, the only one JAX and the file know."""
-    return np.dtype(leaf.dtype).newbyteorder("=")
-
-
-def _refuse_duplicates(names: list[str]) -> None:
-    # The first name is the header's own.
-    repeated = [name for name, times in Counter(["__metadata__", *names]).items() if times > 1]
-    remedy = "Rename a leaf: names in the file are the slash-joined paths."
-    refuse(expected("name", name, "to name one leaf", remedy) for name in repeated)
-
-
 def _refuse(path: Path, problems: list[str]) -> None:
     refuse(f"In {os.fspath(path)}: {problem}" for problem in problems)
 
 
-def _differences(stored: Mapping[str, Mapping[str, Any]], like: Params) -> list[str]:
+def _part_problems(thing: str, part: np.ndarray, dtype: np.dtype, size: int) -> list[str]:
+    """Finds the problem of a part of a leaf that is not a vector of the wanted type and size."""
+    given, wanted = f"{part.dtype}{[*part.shape]}", f"{dtype}{[size]}"
+    return [] if given == wanted else [expected(thing, given, f"to be {wanted}", DAMAGED)]
+
+
+def _differences(stored: Mapping[str, str], like: Params) -> list[str]:
     """Finds what is missing, extra, or of another shape or type in a file, measured by `like`."""
-    wanted = dict(_stored_leaves(like))
-    _refuse_duplicates([name for name, _ in named_leaves(like)])
-    missing, extra = wanted.keys() - stored.keys(), stored.keys() - wanted.keys()
+    wanted = {n: f"{np.dtype(leaf.dtype).name}{[*leaf.shape]}" for n, leaf in _stored_leaves(like)}
+    refuse(repeated_paths(like))
     remedy = "Give `like` the structure that was saved."
-    problems = [expected(name, "missing", "to be in the file", remedy) for name in missing]
-    problems += [expected(name, "stored", "to be in `like` too", remedy) for name in extra]
-    for name in wanted.keys() & stored.keys():
-        leaf, given = wanted[name], f"{stored[name]['dtype']}{stored[name]['shape']}"
-        allowed = f"{np.dtype(leaf.dtype).name}{[*leaf.shape]}"
-        if given != allowed:
-            problems.append(expected(name, given, f"to be {allowed}", remedy))
-    return sorted(problems)
-
-
-def _part_differences(
-    stored: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Any]
-) -> list[str]:
-    """Finds the tensors that the metadata promises and the file lacks, or the other way round."""
-    parts = {name + suffix for name, leaf in stored.items() for suffix in PARTS[leaf["encoding"]]}
-    different = sorted(parts ^ tensors.keys())
-    allowed, remedy = "to be in the metadata and the file", "Save it again."
-    return [expected(name, "", allowed, remedy) for name in different]
+    problems = []
+    for name in sorted(wanted.keys() | stored.keys()):
+        if name not in stored:
+            problems.append(expected(name, "missing", "to be in the file", remedy))
+        elif name not in wanted:
+            problems.append(expected(name, "stored", "to be in `like` too", remedy))
+        elif stored[name] != wanted[name]:
+            problems.append(expected(name, stored[name], f"to be {wanted[name]}", remedy))
+    return problems
 
 
 def _filled(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -325,25 +292,97 @@ def _filled(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         array = arrays.get(path_name(path))
         if array is None:
             return leaf
-        held_by_jax = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
-        on_host = isinstance(leaf, np.ndarray | np.generic) or not held_by_jax
+        fits_jax = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
+        on_host = isinstance(leaf, np.ndarray | np.generic) or not fits_jax
         return array if on_host else jnp.asarray(array)
 
     return jax.tree.map_with_path(leaf_of, like)
 
 
-def _saved(
+def _write(
     path: Path,
-    tensors: Mapping[str, np.ndarray],
+    tensors: list[tuple[str, np.ndarray]],
     file_format: str,
-    encoding: str,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Arrays,
     encodings: Mapping[str, str],
 ) -> SavedFile:
+    """Writes a safetensors file whole or not at all.
+
+    Args:
+        path: the file; an existing one is replaced.
+        tensors: (name, tensor).
+        file_format: `SPARSE` or `DENSE`.
+        arrays: the whole leaves, which the metadata describes.
+        encodings: of the leaves.
+
+    Raises:
+        InvalidInput: two tensors of one name, or a path that cannot be written.
+    """
+    # The first name is the header's own.
+    counts = Counter(["__metadata__", *(name for name, _ in tensors)])
+    remedy = "Rename a leaf: names in the file are the slash-joined paths."
+    refuse(
+        expected("name", name, "to name one leaf", remedy)
+        for name, count in counts.items()
+        if count > 1
+    )
+    # safetensors writes the memory as it lies, whatever the strides.
+    ordered = {name: np.asarray(tensor, order="C") for name, tensor in tensors}
     leaves = {
         name: {"encoding": encodings[name], "shape": [*array.shape], "dtype": array.dtype.name}
         for name, array in arrays.items()
     }
-    metadata = {"file_format": file_format, "encoding": encoding, "tensors": json.dumps(leaves)}
-    size = write_file(path, tensors, metadata)
-    return SavedFile(size, sum(array.nbytes for array in arrays.values()), encodings)
+    metadata = {
+        "file_format": file_format,
+        "file_version": VERSION,
+        "written_by": f"earlyprune_jax {earlyprune_jax.__version__}",
+        "tensors": json.dumps(leaves),
+        CHECKSUM: _checksum(ordered),
+    }
+    content = safetensors.numpy.save(ordered, metadata)
+    try:
+        replace_file(pathlib.Path(path), content)
+    except OSError as error:
+        remedy = f"{error.strerror}. Give a file in an existing, writable directory."
+        raise unexpected("path", str(path), "to be writable", remedy) from error
+    return SavedFile(len(content), sum(array.nbytes for array in arrays.values()), encodings)
+
+
+def _read(path: Path, file_format: str) -> tuple[Arrays, dict[str, str]]:
+    """Reads the tensors of a file and its metadata.
+
+    Raises:
+        InvalidInput: no such file, not safetensors, truncated, damaged, another format (a `DENSE`
+            file need not say its own) or another version of it.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise unexpected("path", str(path), "to be a readable file", f"{error}.") from error
+    except safetensors.SafetensorError as error:
+        remedy = f"It is something else, truncated or damaged: {error}."
+        raise unexpected("path", str(path), "to be a whole safetensors file", remedy) from error
+    if metadata.get(CHECKSUM, digest := _checksum(tensors)) != digest:
+        remedy = "Its numbers changed after it was written: save it again, or take another copy."
+        raise unexpected(f"{CHECKSUM} of {path}", digest, f"to be {metadata[CHECKSUM]}", remedy)
+    given, version = metadata.get("file_format"), metadata.get("file_version")
+    if given is None and file_format == DENSE:
+        return tensors, metadata
+    if given != file_format:
+        readers = {SPARSE: "Read it with load_sparse.", DENSE: "Read it with load_dense."}
+        remedy = readers.get(str(given), "")
+        raise unexpected(f"format of {path}", given, f"to be {file_format}", remedy)
+    if version != VERSION:
+        remedy = f"It was written by {metadata.get('written_by')}: read it with that version."
+        raise unexpected(f"format version of {path}", version, f"to be {VERSION}", remedy)
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name]).view(np.uint8).reshape(-1).data)
+    return digest.hexdigest()

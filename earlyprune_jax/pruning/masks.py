@@ -1,7 +1,13 @@
-"""Boolean masks over parameter trees: True = kept, all True where nothing is prunable."""
+"""Boolean masks over parameter trees: True = kept, all True where nothing is prunable.
+
+Also: how alike two masks are, and the three ways to say how much is pruned.
+"""
 
 import collections
+import dataclasses
 import functools
+import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,12 +18,12 @@ from jax.core import Tracer
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning.trees import (
     is_weight,
+    likeness_problems,
     marked_leaves,
     named_leaves,
     refuse,
-    structure_problems,
 )
-from earlyprune_jax.validate import expected, shortened, unexpected
+from earlyprune_jax.validate import Check, expected, shortened, unexpected, within
 
 
 def full(params: Params) -> Mask:
@@ -56,7 +62,7 @@ def apply(mask: Mask, tree: Any) -> Any:
 
 
 def apply_leaf(keep: Any, leaf: Any) -> Any:
-    """`apply` on one leaf, to whose trailing axes the mask belongs; axes before them are extra."""
+    """Applies a mask to one leaf: it belongs to the trailing axes, axes before them are extra."""
     if not is_weight(leaf):
         return leaf
     if isinstance(leaf, np.ndarray) and not isinstance(keep, Tracer):
@@ -76,30 +82,27 @@ def check(mask: Mask, tree: Any) -> None:
         >>> check({"w": jnp.ones(2)}, {"w": jnp.ones(3)})
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected dtype of mask at w='float32' to be bool. ...
-        Expected shape of mask at w=(2,) to be (3,), that of the leaf.
+        earlyprune_jax.validate.InvalidInput: Expected shape of mask at w=(2,) to be (3,), ...
     """
-    leaves = dict(named_leaves(tree))
-    problems = []
-    for name, keep in named_leaves(mask):
-        if name in leaves:
-            problems += _leaf_problems(name, keep, leaves[name])
-    refuse([*structure_problems("mask", mask, tree), *shortened(problems)])
-
-
-def _leaf_problems(name: str, keep: Any, leaf: Any) -> list[str]:
-    problems = []
-    dtype = keep.dtype if hasattr(keep, "dtype") else np.asarray(keep).dtype
-    if dtype != np.bool_:
-        remedy = (
-            "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first, then the "
-            "tree."
-        )
-        problems.append(expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy))
-    if np.shape(keep) != np.shape(leaf):
-        allowed = f"to be {np.shape(leaf)}, that of the leaf"
-        problems.append(expected(f"shape of mask at {name}", np.shape(keep), allowed))
-    return problems
+    remedy = (
+        "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first, then the tree."
+    )
+    dtypes = {
+        name: keep.dtype if hasattr(keep, "dtype") else np.asarray(keep).dtype
+        for name, keep in named_leaves(mask)
+    }
+    refuse(
+        [
+            *likeness_problems("mask", mask, tree),
+            *shortened(
+                [
+                    expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy)
+                    for name, dtype in dtypes.items()
+                    if dtype != np.bool_
+                ]
+            ),
+        ]
+    )
 
 
 def count_removed(mask: Mask) -> int:
@@ -199,3 +202,173 @@ def intersection(*masks: Mask) -> Mask:
     for other in masks:
         check(other, masks[0])
     return jax.tree.map(lambda *leaves: functools.reduce(jnp.logical_and, leaves), *masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """Intersection over union (Jaccard index) of what two masks A and B keep, and of what they
+    remove.
+
+    Attributes:
+        kept: |A and B| / |A or B|.
+        removed: |not A and not B| / |not A or not B|.
+        kept_per_leaf: path -> `kept` of that leaf alone.
+        removed_per_leaf: path -> `removed` of that leaf alone.
+    """
+
+    kept: float
+    removed: float
+    kept_per_leaf: Mapping[str, float]
+    removed_per_leaf: Mapping[str, float]
+
+
+def overlap(first: Mask, second: Mask, prunable: Any = None) -> Overlap:
+    """Measures the intersection over union of the weights two masks keep, and of those they remove.
+
+    Both are in [0, 1]; 1 means the same set, two empty sets included. Two independent random
+    masks of sparsity s have an expected `kept` of about (1 - s) / (1 + s) and `removed` of
+    s / (2 - s): compare with that, not with 0. Leaves that cannot be pruned are kept by both and
+    raise `kept`; `prunable` leaves them out.
+
+    Args:
+        first: bool leaves.
+        second: bool leaves of the same structure and shapes.
+        prunable: None for all leaves, or the structure of the masks with Python bools, from
+            `select`.
+
+    Raises:
+        InvalidInput: the masks or `prunable` differ in structure, shape or type, by path.
+
+    Example:
+        >>> a = {"w": np.array([True, True, False, False])}
+        >>> b = {"w": np.array([True, False, True, False])}
+        >>> round(overlap(a, b).kept, 3), round(overlap(a, b).removed, 3)
+        (0.333, 0.333)
+    """
+    counts = {
+        name: np.array([np.sum(a & b), np.sum(a | b), np.sum(~a & ~b), np.sum(~a | ~b)])
+        for name, a, b in _pairs(first, second, prunable)
+    }
+    total = sum(counts.values(), start=np.zeros(4, np.int64))
+    return Overlap(
+        kept=_ratio(total[0], total[1]),
+        removed=_ratio(total[2], total[3]),
+        kept_per_leaf={name: _ratio(count[0], count[1]) for name, count in counts.items()},
+        removed_per_leaf={name: _ratio(count[2], count[3]) for name, count in counts.items()},
+    )
+
+
+def hamming(first: Mask, second: Mask, prunable: Any = None) -> float:
+    """Measures the fraction of entries in which two masks differ: |A xor B| / n, in [0, 1].
+
+    At equal sparsity s it is at most 2 min(s, 1 - s); two independent random masks have 2 s (1 -
+    s).
+
+    Args:
+        first: bool leaves.
+        second: bool leaves of the same structure and shapes.
+        prunable: None to divide by all entries, or the structure of the masks with Python bools,
+            from `select`, to count and divide by those of the marked leaves only.
+
+    Raises:
+        InvalidInput: as `overlap`; no entries to compare.
+
+    Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 (mask distance).
+
+    Example:
+        >>> a = {"w": np.array([True, True, False, True])}
+        >>> hamming(a, {"w": np.array([True, False, True, True])})
+        0.5
+    """
+    pairs = _pairs(first, second, prunable)
+    size = sum(a.size for _, a, _ in pairs)
+    if not size:
+        raise unexpected("masks", "no entries", "to have at least one to compare")
+    return sum(int(np.sum(a ^ b)) for _, a, b in pairs) / size
+
+
+def density(sparsity: float) -> float:
+    """Returns the fraction kept: 1 - sparsity.
+
+    Args:
+        sparsity: fraction removed, in [0, 1].
+
+    Raises:
+        InvalidInput: outside that range.
+
+    Example:
+        >>> density(0.75)
+        0.25
+    """
+    return 1 - _checked("sparsity", sparsity, within(0, 1))
+
+
+def from_density(density: float) -> float:
+    """Returns the sparsity at which a fraction of the weights is kept: 1 - density.
+
+    Args:
+        density: fraction kept, in [0, 1].
+
+    Raises:
+        InvalidInput: outside that range.
+
+    Example:
+        >>> from_density(0.25)
+        0.75
+    """
+    return 1 - _checked("density", density, within(0, 1))
+
+
+def compression(sparsity: float) -> float:
+    """Returns how many times fewer weights are left: 1 / (1 - sparsity).
+
+    Counts weights, not bytes: a file also stores where they are.
+
+    Args:
+        sparsity: fraction removed, in [0, 1).
+
+    Raises:
+        InvalidInput: outside that range.
+
+    Example:
+        >>> compression(0.75)
+        4.0
+    """
+    return 1 / (1 - _checked("sparsity", sparsity, within(0, 1, open_high=True)))
+
+
+def from_compression(compression: float) -> float:
+    """Returns the sparsity that leaves a given number of times fewer weights: 1 - 1 / compression.
+
+    Args:
+        compression: weights before over weights left, at least 1.
+
+    Raises:
+        InvalidInput: below 1, or not finite.
+
+    Example:
+        >>> from_compression(4)
+        0.75
+    """
+    return 1 - 1 / _checked("compression", compression, within(1))
+
+
+def _pairs(first: Mask, second: Mask, prunable: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Lists (path, first's leaf, second's leaf) of the marked leaves, once all fit together."""
+    check(first, first)
+    check(second, first)
+    prunable = jax.tree.map(lambda _: True, first) if prunable is None else prunable
+    pairs = zip(marked_leaves(first, prunable), marked_leaves(second, prunable), strict=True)
+    return [(name, np.asarray(a), np.asarray(b)) for (name, a), (_, b) in pairs]
+
+
+def _ratio(part: int, whole: int) -> float:
+    return int(part) / int(whole) if whole else 1.0
+
+
+def _checked(thing: str, value: Any, check: Check) -> Any:
+    """Returns a number that lies in its range; refuses others, and what is no number."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if allowed := check(value) if number else "to be a number":
+        raise unexpected(thing, value, allowed)
+    return value

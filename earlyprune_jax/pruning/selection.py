@@ -8,17 +8,13 @@ from typing import Any
 import jax
 
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    named_leaves,
-    path_name,
-    refuse,
-    repeated_paths,
-)
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
 from earlyprune_jax.validate import expected, nearest, unexpected
 
 REGEX_PREFIX = "regex:"
-KERNEL_NAMES = ("kernel", "weight")
+KERNEL_AXES = {"kernel": (-1, -2), "weight": (0, 1)}
+"""(output, input) axis of a kernel by its name: `kernel` as in Flax, (..., in, out); `weight` as in
+Equinox and PyTorch, (out, in, ...)."""
 
 Layers = str | Callable[[str, Any], bool]
 """A named set, `regex:PATTERN`, or a predicate on (path, leaf)."""
@@ -31,15 +27,29 @@ def _kernels(fewest_axes: int, most_axes: float, wanted: str) -> Exclusion:
     """Makes the set of the kernels with so many axes."""
 
     def excluded(path: str, leaf: Any) -> str:
-        # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
-        name = path.removesuffix("/value").rsplit("/", 1)[-1]
-        if name not in KERNEL_NAMES:
-            return f"is not named {' or '.join(KERNEL_NAMES)}"
+        if _last_name(path) not in KERNEL_AXES:
+            return f"is not named {' or '.join(KERNEL_AXES)}"
         if fewest_axes <= leaf.ndim <= most_axes:
             return ""
         return f"has {leaf.ndim} axes, {wanted if leaf.ndim >= 2 else 'kernels have 2 or more'}"
 
     return excluded
+
+
+def _last_name(path: str) -> str:
+    # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
+    return path.removesuffix("/value").rsplit("/", 1)[-1]
+
+
+def channel_axes(path: str, leaf: Any) -> tuple[int, ...]:
+    """Returns the output and the input axis of a kernel; nothing for other leaves.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> channel_axes("conv/kernel", jnp.ones((3, 3, 1, 2)))
+        (-1, -2)
+    """
+    return KERNEL_AXES.get(_last_name(path), ()) if len(leaf.shape) >= 2 else ()
 
 
 NAMED_SETS: dict[str, Exclusion] = {
@@ -88,10 +98,23 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         >>> exclusions(params, "conv_kernels")
         {'conv/bias': 'is not named kernel or weight'}
     """
-    excluded = _exclusion(layers)
+    if isinstance(layers, str):
+        refuse(check_layers(layers))
     refuse(repeated_paths(params))
-    reasons = ((n, _not_a_weight(leaf) or excluded(n, leaf)) for n, leaf in named_leaves(params))
-    return {name: reason for name, reason in reasons if reason}
+    reasons = {}
+    for name, leaf in named_leaves(params):
+        if not is_weight(leaf):
+            dtype = getattr(leaf, "dtype", None)
+            kind = f"of type {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
+            reasons[name] = f"is {kind}, not a floating-point array"
+        elif callable(layers):
+            reasons[name] = "" if layers(name, leaf) else "the predicate left it out"
+        elif layers in NAMED_SETS:
+            reasons[name] = NAMED_SETS[layers](name, leaf)
+        else:
+            pattern = layers.removeprefix(REGEX_PREFIX)
+            reasons[name] = "" if re.search(pattern, name) else f"does not match {pattern}"
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def select(params: Params, layers: Layers) -> Any:
@@ -126,21 +149,3 @@ def select(params: Params, layers: Layers) -> Any:
         remedy = f"Of {len(leaves)} leaves none belongs: {why or 'there are none'}."
         raise unexpected("layers", layers, "to select at least one parameter", remedy)
     return jax.tree.map_with_path(lambda path, _: path_name(path) not in reasons, params)
-
-
-def _not_a_weight(leaf: Any) -> str:
-    if is_weight(leaf):
-        return ""
-    dtype = getattr(leaf, "dtype", None)
-    kind = f"of type {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
-    return f"is {kind}, not a floating-point array"
-
-
-def _exclusion(layers: Layers) -> Exclusion:
-    if callable(layers):
-        return lambda path, leaf: "" if layers(path, leaf) else "the predicate left it out"
-    refuse(check_layers(layers))
-    if layers in NAMED_SETS:
-        return NAMED_SETS[layers]
-    pattern = re.compile(layers.removeprefix(REGEX_PREFIX))
-    return lambda path, leaf: "" if pattern.search(path) else f"does not match {pattern.pattern}"

@@ -41,7 +41,7 @@ _VARIABLE_FIELDS = (jax.tree_util.GetAttrKey("value"), jax.tree_util.GetAttrKey(
 
 
 def is_weight(leaf: Any) -> bool:
-    """Whether a leaf is an array of floating-point or complex numbers, or the shape of one.
+    """Says whether a leaf is an array of floating-point or complex numbers, or the shape of one.
 
     Example:
         >>> is_weight(jnp.zeros(2)), is_weight(jnp.arange(2)), is_weight(0.5), is_weight(jnp.tanh)
@@ -80,7 +80,7 @@ def repeated_paths(tree: Any) -> list[str]:
 def split_leaves(
     tree: Any, chosen: Iterable[Any]
 ) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
-    """Splits off some leaves of a tree, and gives the function that puts others in their places.
+    """Splits off some leaves of a tree, and gives the function that puts others in their place.
 
     Args:
         tree: any pytree.
@@ -96,15 +96,15 @@ def split_leaves(
         ([2], {'a': 1, 'b': 5})
     """
     leaves, treedef = jax.tree.flatten(tree)
-    places = [place for place, take in enumerate(chosen) if take]
+    indices = [index for index, take in enumerate(chosen) if take]
 
     def merge(values: Sequence[Any]) -> Any:
         filled = list(leaves)
-        for place, value in zip(places, values, strict=True):
-            filled[place] = value
+        for index, value in zip(indices, values, strict=True):
+            filled[index] = value
         return jax.tree.unflatten(treedef, filled)
 
-    return [leaves[place] for place in places], merge
+    return [leaves[index] for index in indices], merge
 
 
 def split_weights(params: Params) -> tuple[list[Array], Callable[[Sequence[Any]], Params]]:
@@ -148,10 +148,10 @@ def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
         {'n': array(0., dtype=float32), 'w': Array([1.], dtype=float32)}
     """
 
-    def one(leaf: Any, *rest: Any) -> Any:
+    def map_leaf(leaf: Any, *rest: Any) -> Any:
         return function(leaf, *rest) if is_weight(leaf) else np.zeros(np.shape(leaf), np.float32)
 
-    return jax.tree.map(one, params, *others)
+    return jax.tree.map(map_leaf, params, *others)
 
 
 def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
@@ -168,8 +168,8 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
     Example:
         >>> structure_problems("mask", {"a": 1, "c": 1}, {"a": 1, "b": 1})[0]
         "Expected mask at='b' to be there. Make it from the same tree."
-        >>> structure_problems("mask", {"params": {"a": 1}}, {"a": 1})
-        ["Expected paths of mask='params/a' to be like 'a'. Take its part ['params']."]
+        >>> structure_problems("mask", {"params": {"a": 1}}, {"a": 1})[0].split(". ")[0]
+        "Expected paths of mask='params/a' to be like 'a'"
     """
     if jax.tree.structure(given) == jax.tree.structure(wanted):
         return []
@@ -180,19 +180,16 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
         [name for name, _ in named_leaves(tree)] for tree in (given, wanted)
     )
     if given_names and wanted_names and not set(given_names) & set(wanted_names):
-        first, like = given_names[0], wanted_names[0]
-        return [expected(f"paths of {thing}", first, f"to be like {like!r}", _part(first, like))]
-    remedy = "Make it from the same tree."
+        remedy = "Is one only a part of the other, such as its ['params']? Make both of the same."
+        allowed = f"to be like {wanted_names[0]!r}"
+        return [expected(f"paths of {thing}", given_names[0], allowed, remedy)]
+    remedy, surplus = "Make it from the same tree.", "The other tree has no such leaf."
     missing = [name for name in wanted_names if name not in given_names]
     extra = [name for name in given_names if name not in wanted_names]
-    if missing or extra:
-        surplus = "The other tree has no such leaf."
-        return [
-            *shortened([expected(f"{thing} at", name, "to be there", remedy) for name in missing]),
-            *shortened(
-                [expected(f"{thing} at", name, "not to be there", surplus) for name in extra]
-            ),
-        ]
+    problems = shortened([expected(f"{thing} at", n, "to be there", remedy) for n in missing])
+    problems += shortened([expected(f"{thing} at", n, "not to be there", surplus) for n in extra])
+    if problems:
+        return problems
     kinds = f"{jax.tree.structure(given)}"[:200]
     remedy = (
         "The paths agree, the containers do not. For an optimizer's mask: "
@@ -201,16 +198,33 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
     return [expected(f"structure of {thing}", kinds, "to be that of the tree", remedy)]
 
 
-def _part(given: str, wanted: str) -> str:
-    """Says what to do about paths of which one side has a beginning that the other has not."""
-    for longer, shorter, words in (
-        (given, wanted, "Take its part"),
-        (wanted, given, "It is only the part"),
-    ):
-        if longer.endswith(f"/{shorter}"):
-            keys = longer.removesuffix(f"/{shorter}").split("/")
-            return f"{words} {''.join(f'[{key!r}]' for key in keys)}."
-    return "Make it from the same tree."
+def likeness_problems(thing: str, given: Any, wanted: Any) -> list[str]:
+    """Says why a tree has not the structure of another, or not its leaves' shapes.
+
+    Args:
+        thing: what the tree is called in the problems.
+        given: the tree.
+        wanted: the tree that it should be like.
+
+    Returns:
+        The problems.
+
+    Example:
+        >>> likeness_problems("mask", {"a": np.ones(2)}, {"a": np.ones(3)})
+        ['Expected shape of mask at a=(2,) to be (3,), that of the leaf.']
+    """
+    shapes = {name: np.shape(leaf) for name, leaf in named_leaves(wanted)}
+    return structure_problems(thing, given, wanted) + shortened(
+        [
+            expected(
+                f"shape of {thing} at {name}",
+                np.shape(leaf),
+                f"to be {shapes[name]}, that of the leaf",
+            )
+            for name, leaf in named_leaves(given)
+            if name in shapes and np.shape(leaf) != shapes[name]
+        ]
+    )
 
 
 def refuse(problems: Iterable[str]) -> None:

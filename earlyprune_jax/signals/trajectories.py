@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params
-from earlyprune_jax.pruning.comparison import hamming
+from earlyprune_jax.pruning.masks import hamming
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems, require_like
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import named_leaves, structure_problems

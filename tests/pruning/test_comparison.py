@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earlyprune_jax.pruning.comparison import (
+from earlyprune_jax.pruning.masks import (
     compression,
     density,
     from_compression,

@@ -86,10 +86,10 @@ def test_a_mask_of_other_dtypes_and_shapes_is_refused_leaf_by_leaf():
     mask = pruning.full(TREE) | {"a": {"kernel": jnp.ones((3, 2), bool), "bias": jnp.ones(3)}}
     found = problems(mask | {"head": jnp.ones(5, jnp.int8)}, TREE)
     assert len(found) == 4
-    assert "dtype of mask at a/bias='float32' to be bool" in found[0]
-    assert "shape of mask at a/kernel=(3, 2) to be (2, 3)" in found[1]
-    assert "dtype of mask at head='int8'" in found[2]
-    assert "shape of mask at head=(5,) to be (4,)" in found[3]
+    assert "shape of mask at a/kernel=(3, 2) to be (2, 3)" in found[0]
+    assert "shape of mask at head=(5,) to be (4,)" in found[1]
+    assert "dtype of mask at a/bias='float32' to be bool" in found[2]
+    assert "dtype of mask at head='int8'" in found[3]
 
 
 def test_missing_and_unexpected_leaves_are_named_and_the_others_still_checked():

@@ -230,7 +230,7 @@ def test_a_network_of_this_package_is_connected_with_itself():
         ),
         ({"labels": np.zeros(2)}, "to be one whole number for each image"),
         ({"labels": np.array([0, 2])}, r"range of labels=\(0, 2\) to be in \[0, 1\]"),
-        ({"second": {"params": jnp.ones(3)}}, r"second at params, its shape,=\(3,\) to be \(2,\)"),
+        ({"second": {"params": jnp.ones(3)}}, r"shape of second at params=\(3,\) to be \(2,\)"),
         ({"second": {"params": jnp.ones(2), "n": 1}}, "second at='n' not to be there"),
         (
             {"first": {"params": jnp.array([1.0, jnp.nan])}},

@@ -271,7 +271,7 @@ def test_a_parameter_that_is_not_a_kernel_has_no_norm():
     [
         ([], "to give at least one batch"),
         (IMAGES, "Wrap a single batch in a list"),
-        ([IMAGES, IMAGES[:0]], "examples in batch 1 (from 0)=0"),
+        ([IMAGES, IMAGES[:0]], "examples in batch 1 (from 0)={'its root': 0}"),
         (
             [IMAGES, np.full_like(IMAGES, np.inf)],
             "input norm at kernel='not finite' to be finite. At batch 1",

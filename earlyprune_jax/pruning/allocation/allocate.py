@@ -38,7 +38,7 @@ def prunable_shapes(params: Any, prunable: Any) -> Shapes:
         >>> prunable_shapes({"a": np.zeros((2, 3)), "b": np.zeros(3)}, {"a": True, "b": False})
         {'a': (2, 3)}
     """
-    return {name: tuple(leaf.shape) for name, leaf in marked_leaves(params, prunable)}
+    return {name: np.shape(leaf) for name, leaf in marked_leaves(params, prunable)}
 
 
 def allocate(
@@ -91,24 +91,31 @@ def allocate(
         >>> mask["a"].tolist(), mask["b"].tolist()
         ([False, True], [False, True])
     """
-    refuse(_check_prunable(scores, prunable))
+    remedy = "Make it with select from a tree of the structure of the scores."
+    problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
+    problems += [
+        expected(f"prunable at {name}", flag, "to be True or False", remedy)
+        for name, flag in named_leaves(prunable)
+        if not isinstance(flag, bool | np.bool_)
+    ]
+    refuse(problems)
     shapes = prunable_shapes(scores, prunable)
     refuse(check_allocation(shapes, sparsity, scope, pattern, min_kept))
-    leaves, merge = split_leaves(scores, jax.tree.leaves(prunable))
-    ranked = [_host_scores(leaf) for leaf in leaves]
+    flags = jax.tree.leaves(prunable)
+    ranked = [_host_scores(leaf) for leaf in split_leaves(scores, flags)[0]]
     named = dict(zip(shapes, ranked, strict=True))
     refuse(_check_scores(named, scope))
     counts = pattern.counts(shapes, sparsity, scope, min_kept)
     _warn_of_ties(named, counts, scope)
     kept = pattern.masks(ranked, counts, scope, min_kept, np)
-    _warn_of_collapse(dict(zip(shapes, kept, strict=True)))
-    return jax.device_put(
-        jax.tree.map(
-            lambda leaf, take: leaf if take else np.ones(np.shape(leaf), bool),
-            merge(kept),
-            prunable,
-        )
-    )
+    pairs = zip(shapes, kept, strict=True)
+    if emptied := [f"{n} (all {k.size} removed)" for n, k in pairs if k.size and not k.any()]:
+        remedy = "min_kept=1 or another scope prevents it."
+        text = f"Nothing is kept at {', '.join(emptied)}. {remedy}"
+        warnings.warn(text, PruningWarning, stacklevel=2)
+    everything = jax.tree.map(lambda leaf: np.broadcast_to(True, np.shape(leaf)), scores)
+    _, merge = split_leaves(everything, flags)
+    return jax.device_put(merge(kept))
 
 
 def prune(
@@ -191,22 +198,6 @@ def check_allocation(
     return pattern.check(shapes, sparsity, scope, min_kept)
 
 
-def _check_prunable(scores: Scores, prunable: Any) -> list[str]:
-    """Finds the problems of `prunable` as a choice among the leaves of `scores`."""
-    remedy = "Make it with select from a tree of the structure of the scores."
-    problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
-    problems += [
-        expected(f"prunable at {name}", flag, "to be True or False", remedy)
-        for name, flag in named_leaves(prunable)
-        if not isinstance(flag, bool | np.bool_)
-    ]
-    return problems or [
-        expected(f"scores at {name}", leaf, "to be an array where prunable")
-        for name, leaf in marked_leaves(scores, prunable)
-        if not hasattr(leaf, "shape")
-    ]
-
-
 def _host_scores(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     if array.dtype in (np.float32, np.float64) or array.dtype.kind == "c":
@@ -242,7 +233,7 @@ def _warn_of_ties(scores: Mapping[str, np.ndarray], counts: Sequence[int], scope
     equal = [name for (name, leaves), count in removing if count and _all_equal(leaves)]
     if equal:
         where = ", ".join(equal)
-        text = f"All scores are equal at {where}: the index alone decides which weights go."
+        text = f"All scores are equal at {where}: the index alone decides which go."
         warnings.warn(text, PruningWarning, stacklevel=3)
 
 
@@ -251,12 +242,3 @@ def _all_equal(leaves: list[np.ndarray]) -> bool:
     return all(
         leaf.size == 0 or (leaf.flat[-1] == first and (leaf == first).all()) for leaf in leaves
     )
-
-
-def _warn_of_collapse(kept: Mapping[str, np.ndarray]) -> None:
-    """Warns of leaves that lose all their weights."""
-    emptied = {path: keep.size for path, keep in kept.items() if keep.size and not keep.any()}
-    if emptied:
-        where = ", ".join(f"{path} ({size} weights)" for path, size in emptied.items())
-        remedy = "min_kept=1 or another scope prevents it."
-        warnings.warn(f"Every weight is removed at {where}. {remedy}", PruningWarning, stacklevel=3)

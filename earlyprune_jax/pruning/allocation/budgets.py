@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.pruning.allocation.ranking import lamp
+from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.selection import check_pattern
 from earlyprune_jax.validate import expected, unknown_choice
 
@@ -36,7 +37,7 @@ class Layer:
 
 
 def num_removed(sparsity: float, num_units: int) -> int:
-    """The exact number removed from `num_units`: round half to even.
+    """Counts what is removed from `num_units`, exactly: round half to even.
 
     Example:
         >>> num_removed(0.8, 432)
@@ -47,8 +48,7 @@ def num_removed(sparsity: float, num_units: int) -> int:
 
 
 def erk_densities(layers: Sequence[Layer], sparsity: float) -> list[float]:
-    """Erdos-Renyi-Kernel: a layer's density is proportional to (sum of its axes) / (product of
-    them).
+    """Shares out by Erdos-Renyi-Kernel: density proportional to (sum of axes) / (their product).
 
     density_l = min(1, c * sum(shape_l) / prod(shape_l)), with c such that the kept units sum to
     (1 - sparsity) of all.
@@ -173,7 +173,7 @@ def budget(
 
 
 def layer_sparsities(paths: Sequence[str], targets: Mapping[str, float]) -> dict[str, float]:
-    """The sparsity of every path: that of the first pattern found in it, else 0.
+    """Maps every path to its sparsity: that of the first pattern found in it, else 0.
 
     Example:
         >>> layer_sparsities(["stem", "block1", "block2"], {"block2": 0.9, "block": 0.5})
@@ -203,7 +203,27 @@ def check_budget(
     if not problems and isinstance(sparsity, Mapping):
         paths = [layer.path for layer in layers]
         problems = [text for pattern in sparsity for text in check_used(pattern, sparsity, paths)]
-    return problems or _check_room(layers, sparsity, scope, min_kept)
+    if problems:
+        return problems
+    rule = SCOPES[scope]
+    least = min_kept if rule.together else max(1, min_kept)
+    room = [_capacity(layer, least) for layer in layers]
+    sizes = [layer.num_units for layer in layers]
+    if not isinstance(sparsity, Mapping) and (rule.together or rule.densities):
+        total = num_removed(sparsity, sum(sizes))
+        # A network without a weight left is no network.
+        most = max(0, sum(room) - (1 if least == 0 else 0))
+        counts = [("all layers", total, sum(sizes), most)]
+    else:
+        paths, removed = [layer.path for layer in layers], budget(layers, sparsity, scope)
+        counts = list(zip(paths, removed, sizes, room, strict=True))
+    beyond = [f"{n} of {size} at {path} (at most {m})" for path, n, size, m in counts if n > m]
+    if not beyond:
+        return []
+    lower = "Lower it or min_kept, or let scope global or uniform share it out."
+    remedy = f"It would remove {', '.join(beyond)}. {lower}"
+    kept = f"{least} in every layer" if least else "one in the network"
+    return [expected("sparsity", sparsity, f"to leave {kept}", remedy)]
 
 
 def check_used(pattern: str, targets: Mapping[str, float], paths: Sequence[str]) -> list[str]:
@@ -256,9 +276,7 @@ def check_options(sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str
             problems += check_fraction(value, f"sparsity[{pattern!r}]")
     else:
         problems += check_fraction(sparsity, "sparsity")
-    if not is_whole(min_kept) or min_kept < 0:
-        problems.append(expected("min_kept", min_kept, "to be a whole number of units, 0 or more"))
-    return problems
+    return problems + count_problems(0, min_kept=min_kept)
 
 
 def check_fraction(value: Any, thing: str) -> list[str]:
@@ -271,43 +289,11 @@ def check_fraction(value: Any, thing: str) -> list[str]:
     return [expected(thing, value, "in [0, 1)", remedy)]
 
 
-def is_whole(value: Any) -> TypeGuard[int]:
-    """Says whether a value is a Python integer; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def is_number(value: Any) -> TypeGuard[float]:
     """Says whether a value is a real number, also as an array without axes; True is none."""
     if isinstance(value, jax.Array | np.ndarray):
         return value.shape == () and jnp.issubdtype(value.dtype, jnp.number)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def _check_room(
-    layers: Sequence[Layer], sparsity: Sparsity, scope: str, min_kept: int
-) -> list[str]:
-    rule = SCOPES[scope]
-    least = min_kept if rule.together else max(1, min_kept)
-    room = [_capacity(layer, least) for layer in layers]
-    if not isinstance(sparsity, Mapping) and (rule.together or rule.densities):
-        total = num_removed(sparsity, sum(layer.num_units for layer in layers))
-        may_go = sum(room) - (1 if least == 0 else 0)
-        if total <= max(0, may_go):
-            return []
-        kept = f"{least} in every layer" if least else "one in the network"
-        lower = "Lower it or min_kept" if min_kept > 1 else "Lower it"
-        remedy = f"It would remove {total}, of which {may_go} may go. {lower}."
-        return [expected("sparsity", sparsity, f"to leave {kept}", remedy)]
-    emptied = [
-        f"{count} of {layer.num_units} at {layer.path}"
-        for layer, count, most in zip(layers, budget(layers, sparsity, scope), room, strict=True)
-        if count > most
-    ]
-    if not emptied:
-        return []
-    lower = "Lower it there, or let scope global or uniform share it out."
-    remedy = f"It would remove {', '.join(emptied)}. {lower}"
-    return [expected("sparsity", sparsity, f"to leave {least} in every layer", remedy)]
 
 
 def _capacity(layer: Layer, least: int) -> int:

@@ -4,17 +4,21 @@ axis.
 A pattern says how many units a leaf has, how many of them a sparsity removes, and which, given
 scores. It works on NumPy arrays and, inside jit, on traced ones. Output channels, which reach
 through normalisations and residual additions into other leaves, are in `channels`.
+
+Everywhere here `shapes` maps the path of every prunable leaf to its shape; `sparsity`, `scope` and
+`min_kept` are those of `allocate`.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from earlyprune_jax.pruning.allocation import budgets, ranking
-from earlyprune_jax.pruning.allocation.budgets import SCOPES, Layer, Shapes, Sparsity, is_whole
+from earlyprune_jax.pruning.allocation.budgets import SCOPES, Layer, Shapes, Sparsity
+from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.validate import expected
 
 Leaves = Sequence[Any]
@@ -22,37 +26,6 @@ Leaves = Sequence[Any]
 
 Counts = tuple[int, ...]
 Problems = list[str]
-
-
-class Pattern(Protocol):
-    """The three questions that `allocate` and `transform` ask of a pattern.
-
-    In all of them `shapes` maps the path of every prunable leaf to its shape; `sparsity`, `scope`
-    and `min_kept` are those of `allocate`.
-    """
-
-    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
-        """Finds every problem of pruning leaves of these shapes, before any score is known."""
-        ...
-
-    def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
-        """Counts the units that go: one number for each ranking that `masks` makes."""
-        ...
-
-    def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
-        """Marks the weights that stay.
-
-        Args:
-            scores: one array per prunable leaf, higher = keep.
-            counts: from `counts`; inside jit they may be traced.
-            scope: as in `allocate`.
-            min_kept: as in `allocate`.
-            xp: `numpy`, or `jax.numpy` inside jit.
-
-        Returns:
-            One bool array per leaf, True = kept.
-        """
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,16 +51,47 @@ class Blocks:
     shape: tuple[int, ...] = ()
 
     def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
-        """See `Pattern`: extents that are no divisors of their axes, then the budget's problems."""
+        """Finds every problem of pruning leaves of these shapes, before any score is known.
+
+        Args:
+            shapes: path -> shape of every prunable leaf.
+            sparsity: as in `allocate`.
+            scope: as in `allocate`.
+            min_kept: as in `allocate`.
+
+        Returns:
+            Extents that are no divisors of their axes; if there are none, the budget's problems.
+        """
         problems = [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
         return problems or budgets.check_budget(self._layers(shapes), sparsity, scope, min_kept)
 
     def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
-        """See `Pattern`: one count if the scope ranks layers together, else one per layer."""
+        """Counts the units that go: one number for each ranking that `masks` makes.
+
+        Args:
+            shapes: path -> shape of every prunable leaf.
+            sparsity: as in `allocate`.
+            scope: as in `allocate`.
+            min_kept: as in `allocate`.
+
+        Returns:
+            One count if the scope ranks layers together, else one per layer.
+        """
         return budgets.budget(self._layers(shapes), sparsity, scope, min_kept)
 
     def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
-        """See `Pattern`."""
+        """Marks the weights that stay.
+
+        Args:
+            scores: one array per prunable leaf, higher = keep.
+            counts: from `counts`; inside jit they may be traced.
+            scope: as in `allocate`.
+            min_kept: as in `allocate`.
+            xp: `numpy`, or `jax.numpy` inside jit.
+
+        Returns:
+            One bool array per leaf, True = kept.
+        """
         units = [self._pool(leaf) for leaf in scores]
         rescale = SCOPES[scope].rescale
         units = [rescale(leaf, xp) for leaf in units] if rescale else units
@@ -95,11 +99,19 @@ class Blocks:
         if not SCOPES[scope].together:
             kept = [keep([leaf], count)[0] for leaf, count in zip(units, counts, strict=True)]
         else:
-            kept = _keep_together(units, counts[0], min_kept, keep, xp)
+            if min_kept:
+                units = [self._protected(leaf, min_kept, keep, xp) for leaf in units]
+            kept = keep(units, counts[0])
         return [self._spread(keep, leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
 
+    def _protected(self, units: Any, min_kept: int, keep: Any, xp: Any) -> Any:
+        """Lifts a layer's `min_kept` highest scores above all finite ones."""
+        stays = keep([units], max(0, units.size - min_kept))[0]
+        finite = xp.minimum(units, xp.finfo(units.dtype).max)
+        return xp.where(stays, xp.asarray(np.inf, units.dtype), finite)
+
     def _extent(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A block's extent along every axis of a leaf."""
+        """Returns a block's extent along every axis of a leaf."""
         padded = (1,) * (len(shape) - len(self.shape)) + self.shape
         return tuple(axis if n == -1 else n for axis, n in zip(shape, padded, strict=True))
 
@@ -125,7 +137,7 @@ class Blocks:
         ]
 
     def _pool(self, scores: Any) -> Any:
-        """The mean score of every block: the shape of the leaf divided by the extent."""
+        """Averages over every block: the shape of the leaf divided by the extent."""
         extent = self._extent(scores.shape)
         if math.prod(extent) == 1:
             return scores
@@ -139,25 +151,6 @@ class Blocks:
         for axis, size in enumerate(self._extent(shape)):
             kept = kept.repeat(size, axis=axis) if size > 1 else kept
         return kept
-
-
-def _keep_together(units: Leaves, count: Any, min_kept: int, keep: Any, xp: Any) -> Leaves:
-    """One ranking of all layers that leaves each its `min_kept` highest."""
-    if xp is np:
-        kept = keep(units, count)
-        if all(np.count_nonzero(leaf) >= min(min_kept, leaf.size) for leaf in kept):
-            # No layer lost a protected unit, so protecting them would change nothing.
-            return kept
-    if min_kept:
-        units = [_protect(leaf, min_kept, keep, xp) for leaf in units]
-    return keep(units, count)
-
-
-def _protect(scores: Any, min_kept: int, keep: Any, xp: Any) -> Any:
-    """Lifts a layer's `min_kept` highest scores above all finite ones."""
-    rest = keep([scores], max(0, scores.size - min_kept))[0]
-    finite = xp.minimum(scores, xp.finfo(scores.dtype).max)
-    return xp.where(rest, xp.asarray(np.inf, scores.dtype), finite)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,22 +180,21 @@ class NM:
 
     @property
     def sparsity(self) -> float:
-        """The fraction that the pattern removes, 1 - N/M."""
+        """Returns the fraction that the pattern removes, 1 - N/M."""
         return 1 - self.kept / self.group
 
     def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
-        """See `Pattern`: N:M itself, its axis, and any other sparsity, scope or minimum than its
-        own."""
+        """Finds problems as `Blocks.check`: N:M, its axis, other options than its own."""
         problems = self._check_options(sparsity, scope, min_kept)
         return problems or [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
 
     def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
-        """See `Pattern`: how many of each group go, for every leaf."""
+        """Counts how many of each group go, for every leaf; see `Blocks.counts`."""
         del scope, min_kept
         return (self.group - self.kept if sparsity else 0,) * len(shapes)
 
     def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
-        """See `Pattern`."""
+        """Marks the weights that stay; see `Blocks.masks`."""
         del scope, min_kept
         return [self._mask(leaf, count, xp) for leaf, count in zip(scores, counts, strict=True)]
 
@@ -217,43 +209,38 @@ class NM:
 
     def _check_options(self, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
         name = f"{self.kept}:{self.group}"
-        if not (is_whole(self.kept) and is_whole(self.group) and 1 <= self.kept <= self.group):
+        if count_problems(1, kept=self.kept, group=self.group) or self.kept > self.group:
             return [expected("N:M", name, "to be whole numbers with 1 <= N <= M")]
-        problems = []
-        if not is_whole(self.axis):
-            problems.append(expected("axis", self.axis, "to be a whole number"))
+        if not isinstance(self.axis, int):
+            return [expected("axis", self.axis, "to be a whole number")]
         # 1 - N/M and the same fraction as a user writes it may differ in the last bit.
-        if not budgets.is_number(sparsity) or not (
+        fits = budgets.is_number(sparsity) and (
             sparsity == 0 or math.isclose(sparsity, self.sparsity, rel_tol=1e-6)
-        ):
-            allowed = f"to be that of {name}, {self.sparsity:g}, or 0"
-            problems.append(expected("sparsity", sparsity, allowed))
-        if scope != "local":
-            allowed = f"to be local: {name} removes the same of each group"
-            problems.append(expected("scope", scope, allowed))
-        if min_kept:
-            allowed = f"to be 0: {name} keeps N of each group"
-            problems.append(expected("min_kept", min_kept, allowed))
-        return problems
+        )
+        wrong = [] if fits else [("sparsity", sparsity, f"that of {name}, {self.sparsity:g}, or 0")]
+        wrong += [("scope", scope, "local")] if scope != "local" else []
+        wrong += [("min_kept", min_kept, "0")] if min_kept else []
+        remedy = f"{name} keeps {self.kept} of each group."
+        return [expected(option, value, f"to be {own}", remedy) for option, value, own in wrong]
 
     def _check_leaf(self, path: str, shape: tuple[int, ...]) -> Problems:
         if not -len(shape) <= self.axis < len(shape):
             return [expected(f"axis at {path}", self.axis, f"to be an axis of its shape {shape}")]
         if shape[self.axis] % self.group:
-            thing, allowed = (
-                f"length of axis {self.axis} at {path}",
-                f"to be a multiple of {self.group}",
-            )
+            thing = f"length of axis {self.axis} at {path}"
+            allowed = f"to be a multiple of {self.group}"
             remedy = "Choose another axis, or leave this leaf out by `layers`."
             return [expected(thing, shape[self.axis], allowed, remedy)]
         return []
 
 
+Pattern = Blocks | NM
+
 UNSTRUCTURED = Blocks()
 
 
 def check_is_pattern(pattern: Any) -> Problems:
-    """The problem of what is no pattern: a name, a class that was not called."""
-    if hasattr(pattern, "masks") and not isinstance(pattern, type):
+    """Finds the problem of what is no pattern: a name, a class that was not called."""
+    if isinstance(pattern, Pattern):
         return []
     return [expected("pattern", pattern, "to be UNSTRUCTURED, Blocks(...) or NM(...)")]

@@ -5,7 +5,6 @@ be traced and the scores sharded. Both mark exactly the first `count` entries of
 sort over all leaves together; a test holds them equal.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,7 @@ from earlyprune_jax.array_types import Array
 def keep_highest(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
     """Marks all entries but the `count` lowest over several arrays, in O(n).
 
-    Memory beyond the scores: the masks, and at most one copy of the scores, where they are few or
-    many of them are equal.
+    Memory beyond the scores: the masks, and one copy of the scores.
 
     Args:
         scores: float arrays without NaN.
@@ -34,89 +32,26 @@ def keep_highest(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
         >>> [kept.tolist() for kept in keep_highest(scores, 1)]
         [[True, False], [True, True]]
     """
+    if count == 0:
+        return [np.ones(leaf.shape, bool) for leaf in scores]
     # In the order of the index, whatever the order in memory: a transposed array becomes a copy.
     flat = [leaf.reshape(-1) for leaf in scores]
-    kept = _keep_by_sample(flat, count) or _keep_by_selection(flat, count)
+    every = np.concatenate(flat)
+    every.partition(count - 1)
+    threshold = every[count - 1]
+    kept = [leaf >= threshold for leaf in flat]
+    num_ties = count - sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
+    for keep, leaf in zip(kept, flat, strict=True):
+        # What has the threshold's score goes in the order of its index.
+        if num_ties:
+            ties = np.flatnonzero(leaf == threshold)[:num_ties]
+            keep[ties] = False
+            num_ties -= ties.size
     return [keep.reshape(leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
 
 
-def _keep_by_selection(flat: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-    """`keep_highest` by selecting the threshold among all scores."""
-    if count == 0:
-        return [np.ones(leaf.size, bool) for leaf in flat]
-    every = np.concatenate(flat)
-    every.partition(count - 1)
-    return _cut(flat, every[count - 1], count) or []
-
-
-def _cut(flat: Sequence[np.ndarray], threshold: Any, count: int) -> list[np.ndarray] | None:
-    """Removes what lies below the threshold and the first of what equals it; None if it is another
-    one."""
-    kept = [leaf >= threshold for leaf in flat]
-    num_ties = count - sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
-    if num_ties < 0:
-        return None
-    for keep, leaf in zip(kept, flat, strict=True):
-        ties = leaf == threshold
-        here = int(np.count_nonzero(ties)) if num_ties else 0
-        if here <= num_ties:
-            keep &= ~ties if here else True
-        else:
-            keep[np.flatnonzero(ties)[:num_ties]] = False
-        num_ties -= min(here, num_ties)
-    return kept if num_ties == 0 else None
-
-
-def _keep_by_sample(flat: Sequence[np.ndarray], count: int) -> list[np.ndarray] | None:
-    """`keep_highest` of many scores: a sample brackets the threshold, which is selected inside.
-
-    None where there are few scores, or the bracket missed, or too many lie inside.
-    """
-    num_scores = sum(leaf.size for leaf in flat)
-    if num_scores < _WORTH_SAMPLING:
-        return None
-    low, high = _bracket(flat, count / num_scores)
-    if low == high:
-        return _cut(flat, low, count)
-    kept, places, between, room = [], [], [], num_scores // 8
-    for leaf in flat:
-        keep = leaf >= low
-        inside = leaf <= high
-        inside &= keep
-        room -= int(np.count_nonzero(inside))
-        if room < 0:
-            return None
-        kept.append(keep)
-        places.append(np.flatnonzero(inside))
-        between.append(leaf[places[-1]])
-    count -= sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
-    if not 0 <= count <= sum(place.size for place in places):
-        return None
-    for keep, place, fate in zip(kept, places, _keep_by_selection(between, count), strict=True):
-        keep[place] = fate
-    return kept
-
-
-def _bracket(flat: Sequence[np.ndarray], share: float) -> tuple[Any, Any]:
-    """Two scores between which the quantile `share` lies, but for one chance in a million."""
-    sample = np.concatenate([leaf[::_SAMPLE_EVERY] for leaf in flat])
-    sample.sort()
-    margin = 5 * math.sqrt(share * (1 - share) / sample.size)
-    first = math.floor((share - margin) * sample.size) - 1
-    last = math.ceil((share + margin) * sample.size) + 1
-    return (
-        sample[first] if first >= 0 else -np.inf,
-        sample[last] if last < sample.size else np.inf,
-    )
-
-
-_WORTH_SAMPLING = 2**18
-# A prime: steps that divide the number of channels would sample few of them.
-_SAMPLE_EVERY = 127
-
-
 def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
-    """`keep_highest` inside jit: finds the threshold by bisecting the bits of the scores.
+    """Marks as `keep_highest` does, inside jit: bisects the bits of the scores for the threshold.
 
     Needs reductions only, no sort and no concatenation, so sharded leaves stay where they are.
     NaN cannot be refused here; it ranks above everything and is kept.
@@ -136,7 +71,16 @@ def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
     # Keys of one width, or their order would mean nothing between leaves.
     wide = jnp.result_type(jnp.float32, *scores)
     keys = [order_key(leaf.astype(wide)) for leaf in scores]
-    threshold = _kth_lowest_key(keys, count)
+    num_bits = 8 * keys[0].dtype.itemsize
+
+    def decide(index, lower):
+        one = jnp.ones((), keys[0].dtype)
+        candidate = lower | (one << (num_bits - 1 - index).astype(one.dtype))
+        num_below = sum(jnp.sum(key < candidate, dtype=jnp.int32) for key in keys)
+        return jnp.where(num_below < count, candidate, lower)
+
+    # The largest key that fewer than `count` keys lie below, bit by bit from the highest.
+    threshold = jax.lax.fori_loop(0, num_bits, decide, jnp.zeros((), keys[0].dtype))
     num_ties = count - sum(jnp.sum(key < threshold, dtype=jnp.int32) for key in keys)
     kept = []
     for key in keys:
@@ -149,7 +93,7 @@ def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
 
 
 def order_key(scores: Array) -> Array:
-    """Unsigned integers in the order of the scores: -0 equals 0, NaN comes last."""
+    """Makes unsigned integers in the order of the scores: -0 equals 0, NaN comes last."""
     # Integers, because XLA may flush subnormal numbers to 0 when it compares floats.
     wide = scores if scores.dtype == jnp.float64 else scores.astype(jnp.float32)
     unsigned = jnp.uint64 if wide.dtype == jnp.float64 else jnp.uint32
@@ -160,22 +104,8 @@ def order_key(scores: Array) -> Array:
     return jnp.where(jnp.isnan(wide), jnp.asarray(jnp.iinfo(unsigned).max, unsigned), key)
 
 
-def _kth_lowest_key(keys: Sequence[Array], k: Array) -> Array:
-    """The largest key that fewer than k keys lie below, found bit by bit from the highest."""
-    dtype = jnp.result_type(*keys)
-    num_bits = 8 * dtype.itemsize
-
-    def decide(index, found):
-        candidate = found | (jnp.ones((), dtype) << (num_bits - 1 - index).astype(dtype))
-        num_below = sum(jnp.sum(key < candidate, dtype=jnp.int32) for key in keys)
-        return jnp.where(num_below < k, candidate, found)
-
-    return jax.lax.fori_loop(0, num_bits, decide, jnp.zeros((), dtype))
-
-
 def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
-    """Layer-adaptive magnitude: s_u^2 / (sum of s_v^2 over all v of the layer ranked at or above
-    u).
+    """Rescales to layer-adaptive magnitudes: s_u^2 / (sum of s_v^2 over the layer's v >= u).
 
     A layer's highest weight has the value 1, so ranking these over all layers leaves every
     layer at least one. Accumulated in float64 on the host, float32 in jit. A score of -inf, a
@@ -208,12 +138,5 @@ def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
     squares = relative**2
     at_or_above = xp.flip(xp.cumsum(xp.flip(squares)))
     values = xp.where(ascending < 0, -np.inf, squares / xp.where(at_or_above > 0, at_or_above, 1))
-    placed = _placed(values, order) if xp is np else xp.zeros_like(values).at[order].set(values)
-    return placed.reshape(scores.shape)
-
-
-def _placed(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Puts sorted values back where they came from."""
-    placed = np.empty_like(values)
-    placed[order] = values
-    return placed
+    # The order of the order puts them back where they came from.
+    return values[xp.argsort(order)].reshape(scores.shape)

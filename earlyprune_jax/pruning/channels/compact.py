@@ -3,8 +3,7 @@
 The operations of the traced network run on arrays that lack these channels.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,16 +12,9 @@ import numpy as np
 
 from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.channels.graph import (
-    ChannelGraph,
-    Kept,
-    Step,
-    Tensor,
-    taken,
-    zero_slices,
-)
-from earlyprune_jax.pruning.channels.rules import RULES
-from earlyprune_jax.pruning.channels.trace import Apply, Trace, all_steps, inline, trace_network
+from earlyprune_jax.pruning.channels.graph import Kept, Step, Tensor, zero_slices
+from earlyprune_jax.pruning.channels.rules import SIZES, run_slice
+from earlyprune_jax.pruning.channels.trace import WITH_DERIVATIVE, Apply, Trace, trace_network
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
 from earlyprune_jax.validate import expected, unexpected
 
@@ -43,8 +35,9 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
 
     Guarantees: `compact_apply(compact_variables, inputs)` equals `apply(pruning.apply(mask,
     variables), inputs)` up to the order of summation, for any batch size, dtypes included;
-    `variables` need not be masked before. Gradients agree on the entries that are left. It can be
-    jitted, differentiated, and its arrays saved like any others.
+    `variables` need not be masked before. Gradients agree on the entries that are left, products
+    with the Hessian (forward over reverse) too; forward mode alone stops at calls with a derivative
+    of their own, such as relu. It can be jitted, and its arrays saved like any others.
 
     The function traces `apply` for the unpruned shapes and runs what it finds on the smaller
     arrays, so each new shape of inputs costs a trace: wrap it in `jax.jit`. Calls marked `jit` or
@@ -110,40 +103,28 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
         outputs = run(now.graph.steps, tensors, values, now.outputs, kept_now)
         return jax.tree.unflatten(now.outputs_tree, outputs)
 
-    left = [
-        _smaller(weight, keep, tensor, kept)
-        for weight, keep, tensor in zip(weights, keeps, trace.weights, strict=True)
-    ]
-    return compact_apply, merge(left)
+    # On the host: an XLA program for every shape would take longer.
+    masked = [np.where(k, w, np.zeros((), w.dtype)) for k, w in zip(keeps, weights, strict=True)]
+    smaller = [jnp.asarray(kept.of(t, w)) for t, w in zip(trace.weights, masked, strict=True)]
+    return compact_apply, merge(smaller)
 
 
 def removable(trace: Trace) -> Kept:
     """Keeps all ids but those of groups with a masked slice and nothing that pins them."""
     graph = trace.graph
     labels = graph.labels()
-    gone = graph.gone(
-        labels,
-        [
-            taken(ids, zero)
-            for tensor in trace.weights
-            for ids, zero in zip(tensor.axes, tensor.zeros, strict=True)
-        ],
-    )
+    masked = [
+        ids[zero]
+        for tensor in trace.weights
+        for ids, zero in zip(tensor.axes, tensor.zeros, strict=True)
+    ]
+    gone = graph.gone(labels, masked)
     # Neither a weight nor a convolution may become empty; other operations on nothing are sound.
-    nonempty = list(trace.weights)
-    for step in all_steps(graph.steps):
-        if step.eqn.primitive.name == "conv_general_dilated":
-            nonempty += [*step.inputs, *step.outputs]
-    for ids in (ids for tensor in nonempty for ids in tensor.axes):
-        if not isinstance(ids, str) and ids.size and gone[labels[ids]].all():
-            gone[labels[ids[0]]] = False
+    for tensor in [*trace.weights, *graph.convolved]:
+        for ids in tensor.axes:
+            if ids.size and gone[labels[ids]].all():
+                gone[labels[ids[0]]] = False
     return Kept(~gone[labels])
-
-
-def _smaller(value: Any, keep: Any, tensor: Tensor, kept: Kept) -> Array:
-    # On the host: an XLA program for every shape would take longer.
-    left, keep = kept.of(tensor, np.asarray(value)), kept.of(tensor, keep)
-    return jnp.asarray(np.where(keep, left, np.zeros((), left.dtype)))
 
 
 def run(
@@ -192,17 +173,19 @@ def run_step(step: Step, values: Sequence[Any], kept: Kept) -> list[Any]:
     Returns:
         What is left of its results.
     """
-    name, rule = step.eqn.primitive.name, RULES.get(step.eqn.primitive.name)
+    name = step.eqn.primitive.name
     if all(kept.shape(tensor) == tensor.shape for tensor in (*step.inputs, *step.outputs)):
         return _bind(step.eqn, values)
-    if name in DERIVED:
-        return list(DERIVED[name](step, kept)(*values))
+    if name in WITH_DERIVATIVE:
+        return _call(step, values, kept)
     if not step.inputs:
         return [kept.of(step.outputs[0], value) for value in _bind(step.eqn, values)]
-    if rule is not None and rule.run is not None:
-        return [rule.run(step, values, kept)]
-    changes = rule.sizes(step, kept) if rule is not None and rule.sizes is not None else {}
-    return _bind(step.eqn, values, **changes)
+    if name == "slice":
+        return [run_slice(step, values[0], kept)]
+    if name in SIZES:
+        parameter, resized = SIZES[name]
+        return _bind(step.eqn, values, **{parameter: resized(step, kept)})
+    return _bind(step.eqn, values)
 
 
 def _bind(eqn: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
@@ -214,103 +197,21 @@ def _bind(eqn: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def _body(step: Step, kept: Kept) -> Callable[..., list[Any]]:
-    return lambda *values: run(step.body or (), step.inputs, values, step.outputs, kept)
+def _call(step: Step, values: Sequence[Any], kept: Kept) -> list[Any]:
+    """Runs a call with a derivative of its own, e.g. relu, which it keeps on smaller arrays.
 
-
-def _with_tangents(step: Step, kept: Kept) -> Callable[..., list[Any]]:
-    """Makes a call with a forward derivative of its own, e.g. relu, keep it on smaller arrays."""
-    call = jax.custom_jvp(_body(step, kept))
-
-    def whole_rule(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
-        return jax.jvp(_whole_call(step, values), _varied(step, values), tangents)
-
-    def rule(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
-        args = list(values), _varied(step, tangents)
-        return _run_rule(whole_rule, step, args, _varied(step, step.inputs), kept)
-
-    call.defjvp(rule)
-    return call
-
-
-def _with_cotangents(step: Step, kept: Kept) -> Callable[..., list[Any]]:
-    """Makes a call with a reverse derivative of its own keep it on smaller arrays."""
-    call = jax.custom_vjp(_body(step, kept))
-
-    def whole_rule(values: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-        _, pull_back = jax.vjp(_whole_call(step, values), *_varied(step, values))
-        return pull_back(cotangents)
-
-    def rule(values: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-        results = _run_rule(whole_rule, step, (list(values), cotangents), step.outputs, kept)
-        remaining = iter(results)
-        return tuple(next(remaining) if has else None for has in _has_derivative(step))
-
-    call.defvjp(lambda *values: (_body(step, kept)(*values), values), rule)
-    return call
-
-
-DERIVED = {"custom_jvp_call": _with_tangents, "custom_vjp_call": _with_cotangents}
-"""Calls whose derivative is not that of their body."""
-
-
-def _has_derivative(step: Step) -> list[bool]:
-    return [bool(jnp.issubdtype(atom.aval.dtype, jnp.inexact)) for atom in step.eqn.invars]
-
-
-def _varied(step: Step, values: Sequence[Any]) -> list[Any]:
-    """Picks the operands that have a derivative."""
-    return [value for value, has in zip(values, _has_derivative(step), strict=True) if has]
-
-
-def _whole_call(step: Step, values: Sequence[Any]) -> Callable[..., list[Any]]:
-    """Makes the call on whole arrays a function of the operands that have a derivative."""
-    _, merge = split_leaves(list(values), _has_derivative(step))
-    return lambda *varied: _bind(step.eqn, merge(varied))
-
-
-def _run_rule(
-    rule: Callable[..., Any],
-    step: Step,
-    args: tuple[Any, ...],
-    derivatives: Sequence[Tensor],
-    kept: Kept,
-) -> Any:
-    """Traces a derivative rule for whole arrays, and runs what comes out on smaller ones.
-
-    Args:
-        rule: (operands, derivatives) -> derivatives, on whole arrays.
-        step: the call.
-        args: the operands and the derivatives, smaller.
-        derivatives: the tensors whose derivatives are given.
-        kept: which ids are left.
-
-    Returns:
-        What the rule returns, smaller.
+    Its derivative takes whole arrays: what is gone is put back as zeros, and left out again.
     """
-    tensors = [*step.inputs, *derivatives]
-    values, args_tree = jax.tree.flatten(args)
-    shapes = [
-        jax.ShapeDtypeStruct(tensor.shape, jnp.result_type(value))
-        for tensor, value in zip(tensors, values, strict=True)
-    ]
-    closed, results_shape = jax.make_jaxpr(rule, return_shape=True)(
-        *jax.tree.unflatten(args_tree, shapes)
-    )
-    graph = ChannelGraph(kept.ids.size)
-    # Copies, because one tensor may stand for a value and for its tangent.
-    given = [dataclasses.replace(tensor) for tensor in tensors]
-    wanted = inline(graph, closed.jaxpr, closed.consts, given)
-    results = run(graph.steps, given, values, wanted, _extended(kept, graph, step))
-    return jax.tree.unflatten(jax.tree.structure(results_shape), results)
 
+    @jax.custom_vjp
+    def call(*values: Any) -> list[Any]:
+        return run(step.body or (), step.inputs, values, step.outputs, kept)
 
-def _extended(kept: Kept, graph: ChannelGraph, step: Step) -> Kept:
-    """Removes the new ids that are joined to removed ones."""
-    labels = graph.labels()
-    gone = graph.gone(labels, [np.flatnonzero(~kept.ids)])[labels]
-    if np.any(gone[: kept.ids.size] == kept.ids):
-        remedy = "The network without these channels can be evaluated, not differentiated."
-        name = step.eqn.primitive.name
-        raise unexpected("derivative", name, "to treat every channel by itself", remedy)
-    return Kept(~gone)
+    def backward(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
+        whole = map(kept.spread, step.inputs, values)
+        _, pull_back = jax.vjp(lambda *values: _bind(step.eqn, values), *whole)
+        pulled = pull_back(list(map(kept.spread, step.outputs, cotangents)))
+        return tuple(map(kept.of, step.inputs, pulled))
+
+    call.defvjp(lambda *values: (call(*values), values), backward)
+    return list(call(*values))

@@ -1,12 +1,13 @@
 """Which indices of which axes of a network's arrays stand or fall together.
 
-Every index of every axis of every weight has an id. Ids travel with the arrays through the
+Every index of every axis of every array has an id. Ids travel with the arrays through the
 operations of the network (rules.py); where two must be removed together they are
 joined, where one cannot be removed it is pinned, with the reason. What is joined is a group.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,30 +15,53 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-Axis = np.ndarray | str
-"""The ids of an axis, [n] integers; or why nothing of it can be removed."""
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
-    """An array of the network: its shape, the ids of its axes, and where it is known to be zero.
+    """An array of the network: the ids of its axes, and where it is known to be zero.
 
     Compared by identity: it stands for one value of one execution.
 
     Attributes:
-        shape: of the unpruned network.
-        axes: one `Axis` for every axis.
+        axes: for every axis, [n] integers: the ids of its indices.
         zeros: for every axis, [n] bool: the slice at this index is exactly zero once the masked
             weights are.
         all_zero: every entry is exactly zero.
         value: the array itself, if it is a constant.
     """
 
-    shape: tuple[int, ...]
-    axes: tuple[Axis, ...]
+    axes: tuple[np.ndarray, ...]
     zeros: tuple[np.ndarray, ...]
     all_zero: bool = False
     value: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the array in the unpruned network."""
+        return tuple(ids.size for ids in self.axes)
+
+    def with_axis(self, axis: int, ids: np.ndarray, zero: np.ndarray) -> "Tensor":
+        """Replaces one axis.
+
+        Args:
+            axis: which.
+            ids: [n] integers.
+            zero: [n] bool, where the tensor is zero along it.
+        """
+        axes, zeros = list(self.axes), list(self.zeros)
+        axes[axis], zeros[axis] = ids, zero
+        return Tensor(tuple(axes), tuple(zeros), self.all_zero)
+
+    def take(self, axis: int, index: np.ndarray) -> "Tensor":
+        """Takes the given indices along one axis."""
+        return self.with_axis(axis, self.axes[axis][index], self.zeros[axis][index])
+
+    def select(self, chosen: Iterable[int], keeps_zero: bool = True) -> "Tensor":
+        """Takes the given axes only, in the given order; `keeps_zero`: what was zero still is."""
+        chosen = tuple(chosen)
+        zeros = tuple(self.zeros[axis] & keeps_zero for axis in chosen)
+        axes = tuple(self.axes[axis] for axis in chosen)
+        return Tensor(axes, zeros, self.all_zero and keeps_zero)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +80,18 @@ class ChannelGraph:
     Attributes:
         num_ids: how many ids there are.
         edges: pairs of equally long id arrays, to be removed together index by index.
-        pins: (ids, reason).
+        pins: id -> the first reason why it must stay.
         produced: the output axes of kernels.
+        convolved: operands and results of convolutions.
         steps: the operations in order.
     """
 
-    def __init__(self, num_ids: int = 0) -> None:
-        self.num_ids = num_ids
+    def __init__(self) -> None:
+        self.num_ids = 0
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
-        self.pins: list[tuple[np.ndarray, str]] = []
-        self.produced: list[Axis] = []
+        self.pins: dict[int, str] = {}
+        self.produced: list[np.ndarray] = []
+        self.convolved: list[Tensor] = []
         self.steps: list[Step] = []
 
     def new_ids(self, count: int) -> np.ndarray:
@@ -73,24 +99,37 @@ class ChannelGraph:
         self.num_ids += count
         return np.arange(self.num_ids - count, self.num_ids)
 
-    def pin(self, axis: Axis, reason: str) -> str:
-        """Keeps an axis whole; returns the reason, the earlier one if there was."""
-        if isinstance(axis, str):
-            return axis
-        self.pins.append((axis, reason))
-        return reason
+    def fresh(
+        self, shape: Sequence[int], *, all_zero: bool = False, value: Any = None, pinned: str = ""
+    ) -> Tensor:
+        """Makes an array with ids of its own on every axis.
 
-    def join(self, axes: Iterable[Axis]) -> Axis:
-        """Makes one axis of those that an operation lines up."""
-        axes = list(axes)
-        free = [axis for axis in axes if not isinstance(axis, str)]
-        if reason := next((axis for axis in axes if isinstance(axis, str)), ""):
-            self.pins += [(ids, reason) for ids in free]
-            return reason
-        self.edges += [(free[0], other) for other in free[1:] if other is not free[0]]
-        return free[0]
+        Args:
+            shape: of the array.
+            all_zero: every entry is exactly zero.
+            value: the array itself, if it is a constant.
+            pinned: why nothing of it can be removed, if so.
+        """
+        axes = tuple(self.new_ids(size) for size in shape)
+        if pinned:
+            self.pin(axes, pinned)
+        return Tensor(axes, tuple(np.full(size, all_zero) for size in shape), all_zero, value)
 
-    def contract(self, first: Axis, second: Axis, vanishes: np.ndarray) -> None:
+    def pin(self, axes: Iterable[np.ndarray], reason: str) -> None:
+        """Keeps axes whole."""
+        for number in itertools.chain.from_iterable(ids.tolist() for ids in axes):
+            self.pins.setdefault(number, reason)
+
+    def is_pinned(self, ids: np.ndarray) -> bool:
+        """Says whether an axis is known to stay whole."""
+        return self.pins.keys() >= set(ids.tolist())
+
+    def join(self, axes: Sequence[np.ndarray]) -> np.ndarray:
+        """Makes one axis of those that an operation lines up: a pinned one, if there is one."""
+        self.edges += [(axes[0], other) for other in axes[1:] if other is not axes[0]]
+        return next((ids for ids in axes if self.is_pinned(ids)), axes[0])
+
+    def contract(self, first: np.ndarray, second: np.ndarray, vanishes: np.ndarray) -> None:
         """Sums products over two axes: an index may go where one factor is zero once masked.
 
         Args:
@@ -98,8 +137,8 @@ class ChannelGraph:
             second: that of the other.
             vanishes: [n] bool, whether one of the factors is zero at the index.
         """
-        left = taken(self.join([first, second]), ~vanishes)
-        self.pin(left, "is summed over with values that are not zero when masked")
+        left = self.join([first, second])[~vanishes]
+        self.pin([left], "is summed over with values that are not zero when masked")
 
     def labels(self) -> np.ndarray:
         """Labels the ids: [num_ids] integers, equal where ids are removed together."""
@@ -113,12 +152,11 @@ class ChannelGraph:
     def pin_reasons(self, labels: np.ndarray) -> dict[int, str]:
         """Maps a label to the first reason why it must stay."""
         reasons: dict[int, str] = {}
-        for ids, reason in self.pins:
-            for label in np.unique(labels[ids]):
-                reasons.setdefault(int(label), reason)
+        for number, reason in self.pins.items():
+            reasons.setdefault(int(labels[number]), reason)
         return reasons
 
-    def gone(self, labels: np.ndarray, removed: Iterable[Any]) -> np.ndarray:
+    def gone(self, labels: np.ndarray, removed: Iterable[np.ndarray]) -> np.ndarray:
         """Marks the labels that go if some ids do, but for those of which one must stay.
 
         Args:
@@ -141,78 +179,45 @@ class Kept:
 
     ids: np.ndarray
 
-    def along(self, tensor: Tensor, place: int) -> np.ndarray:
-        """Marks the indices of one axis that are left: [n] bool."""
-        axis = tensor.axes[place]
-        return np.ones(tensor.shape[place], bool) if isinstance(axis, str) else self.ids[axis]
-
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """Returns what is left of a tensor's shape."""
-        places = range(len(tensor.shape))
-        return tuple(int(np.count_nonzero(self.along(tensor, place))) for place in places)
+        return tuple(int(np.count_nonzero(self.ids[ids])) for ids in tensor.axes)
 
     def of(self, tensor: Tensor, value: Any) -> Any:
         """Returns what is left of a value that has all channels."""
-        for place in range(len(tensor.shape)):
-            value = taken_along(value, np.flatnonzero(self.along(tensor, place)), place)
+        for axis, ids in enumerate(tensor.axes):
+            value = taken_along(value, np.flatnonzero(self.ids[ids]), axis)
+        return value
+
+    def spread(self, tensor: Tensor, value: Any) -> Any:
+        """Returns a value that has all channels again, with zeros where they are gone."""
+        for axis, ids in enumerate(tensor.axes):
+            stays = self.ids[ids]
+            if not stays.any():
+                return jnp.zeros(tensor.shape, value.dtype)
+            # An index out of range takes the fill value.
+            index = np.where(stays, np.cumsum(stays) - 1, stays.size)
+            if not stays.all():
+                value = jnp.take(value, index, axis=axis, mode="fill", fill_value=0)
         return value
 
 
-def taken_along(value: Any, index: np.ndarray, place: int) -> Any:
+def taken_along(value: Any, index: np.ndarray, axis: int) -> Any:
     """Takes the entries at rising indices along one axis; the value itself if that is all of them.
 
     Args:
         value: an array of NumPy, or one that may be traced.
         index: [n] integers, each once.
-        place: the axis.
+        axis: the axis.
 
     Returns:
         The same kind of array, with n entries along the axis.
     """
-    if index.size == value.shape[place]:
+    if index.size == value.shape[axis]:
         return value
     if isinstance(value, np.ndarray):
-        return value.take(index, axis=place)
-    return jnp.take(value, index, axis=place, mode="clip")
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What is known of a primitive.
-
-    Attributes:
-        follow: passes on the ids of the operands' axes: (graph, equation, operands) -> results. It
-            may be cautious, never wrong: what it cannot express it keeps whole.
-        sizes: the parameters that hold sizes, for fewer channels: (step, kept) -> changed ones;
-            None = it has none.
-        run: computes the result of fewer channels where other parameters cannot express it: (step,
-            smaller values, kept) -> result.
-    """
-
-    follow: Callable[[ChannelGraph, Any, Sequence[Tensor]], list[Tensor]]
-    sizes: Callable[[Step, Kept], dict[str, Any]] | None = None
-    run: Callable[[Step, Sequence[Any], Kept], Any] | None = None
-
-
-def whole(
-    shape: tuple[int, ...], reason: str, *, all_zero: bool = False, value: Any = None
-) -> Tensor:
-    """Makes an array of which nothing can be removed.
-
-    Args:
-        shape: of the array.
-        reason: why.
-        all_zero: every entry is exactly zero.
-        value: the array itself, if it is a constant.
-    """
-    zeros = tuple(np.full(size, all_zero) for size in shape)
-    return Tensor(tuple(shape), (reason,) * len(shape), zeros, all_zero, value)
-
-
-def fresh(graph: ChannelGraph, shape: tuple[int, ...], all_zero: bool = False) -> Tensor:
-    """Makes an array with ids of its own on every axis."""
-    axes = tuple(graph.new_ids(size) for size in shape)
-    return dataclasses.replace(whole(shape, "", all_zero=all_zero), axes=axes)
+        return value.take(index, axis=axis)
+    return jnp.take(value, index, axis=axis, mode="clip")
 
 
 def zero_slices(nonzero: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -224,39 +229,3 @@ def zero_slices(nonzero: np.ndarray) -> tuple[np.ndarray, ...]:
     """
     axes = set(range(nonzero.ndim))
     return tuple(np.asarray(~nonzero.any(axis=tuple(axes - {axis}))) for axis in sorted(axes))
-
-
-def taken(axis: Axis, index: np.ndarray) -> Axis:
-    """Returns the axis of the entries at the given indices."""
-    return axis if isinstance(axis, str) else axis[index]
-
-
-def with_axis(tensor: Tensor, place: int, axis: Axis, zero: np.ndarray) -> Tensor:
-    """Replaces one axis of a tensor, and where the tensor is zero along it: [n] bool."""
-    shape, axes, zeros = list(tensor.shape), list(tensor.axes), list(tensor.zeros)
-    shape[place], axes[place], zeros[place] = zero.size, axis, zero
-    return Tensor(tuple(shape), tuple(axes), tuple(zeros), tensor.all_zero)
-
-
-def with_indices(tensor: Tensor, place: int, index: np.ndarray) -> Tensor:
-    """Takes the given indices along one axis."""
-    return with_axis(tensor, place, taken(tensor.axes[place], index), tensor.zeros[place][index])
-
-
-def select_axes(tensor: Tensor, places: Sequence[int], keeps_zero: bool = True) -> Tensor:
-    """Takes the given axes only, in the given order; `keeps_zero`: what was zero still is."""
-    return Tensor(
-        tuple(tensor.shape[place] for place in places),
-        tuple(tensor.axes[place] for place in places),
-        tuple(tensor.zeros[place] & keeps_zero for place in places),
-        tensor.all_zero and keeps_zero,
-    )
-
-
-def no_rule(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor], why: str = "") -> list[Tensor]:
-    """Keeps the operands and the results of an operation whole."""
-    reason = f"goes through {eqn.primitive.name}, {why or 'for which there is no rule'}"
-    for tensor in inputs:
-        for axis in tensor.axes:
-            graph.pin(axis, reason)
-    return [whole(variable.aval.shape, reason) for variable in eqn.outvars]

@@ -6,8 +6,8 @@ tie channels of several layers, all of theirs. These groups are derived from the
 itself, for any network.
 """
 
+import collections
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Scores
-from earlyprune_jax.pruning.allocation.allocate import PruningWarning
-from earlyprune_jax.pruning.allocation.budgets import check_fraction, is_whole
-from earlyprune_jax.pruning.allocation.ranking import keep_highest
+from earlyprune_jax.pruning.allocation.allocate import allocate
+from earlyprune_jax.pruning.allocation.budgets import check_options
 from earlyprune_jax.pruning.channels.trace import Apply, trace_network
 from earlyprune_jax.pruning.selection import Layers, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, path_name, refuse
@@ -123,19 +122,21 @@ def channel_groups(apply: Apply, variables: Any, inputs: Any) -> ChannelGroups:
     reasons = trace.graph.pin_reasons(labels)
     names = [name for name, leaf in named_leaves(variables) if is_weight(leaf)]
     produced = np.zeros(trace.graph.num_ids, bool)
-    for axis in trace.graph.produced:
-        if not isinstance(axis, str):
-            produced[axis] = True
+    for ids in trace.graph.produced:
+        produced[ids] = True
     members: dict[int, list[Slices]] = {}
     outputs: dict[int, list[Slices]] = {}
     pinned: dict[tuple[str, int, str], list[int]] = {}
     for name, tensor in zip(names, trace.weights, strict=True):
-        for place, ids in enumerate(tensor.axes):
-            for label, indices in _runs(labels[ids]):
+        for axis, ids in enumerate(tensor.axes):
+            indices_of: dict[int, list[int]] = {}
+            for index, label in enumerate(labels[ids].tolist()):
+                indices_of.setdefault(label, []).append(index)
+            for label, indices in indices_of.items():
                 if label in reasons:
-                    pinned.setdefault((name, place, reasons[label]), []).extend(indices)
+                    pinned.setdefault((name, axis, reasons[label]), []).extend(indices)
                     continue
-                slices = Slices(name, place, indices)
+                slices = Slices(name, axis, tuple(indices))
                 members.setdefault(label, []).append(slices)
                 if produced[ids[indices[0]]]:
                     outputs.setdefault(label, []).append(slices)
@@ -147,14 +148,6 @@ def channel_groups(apply: Apply, variables: Any, inputs: Any) -> ChannelGroups:
         ),
         shapes={name: tensor.shape for name, tensor in zip(names, trace.weights, strict=True)},
     )
-
-
-def _runs(labels: np.ndarray) -> list[tuple[int, tuple[int, ...]]]:
-    """Lists (label, its indices) of every label on an axis, in the order of their first index."""
-    indices: dict[int, list[int]] = {}
-    for index, label in enumerate(labels.tolist()):
-        indices.setdefault(label, []).append(index)
-    return [(label, tuple(places)) for label, places in indices.items()]
 
 
 def channel_mask(
@@ -175,10 +168,11 @@ def channel_mask(
     one. A masked variance is harmless behind a masked scale; leaving the statistics as they are,
     as who masks the parameters only does, gives the same outputs.
 
-    `global` ranks all channels together and removes round(sparsity * n) of them; `local` removes
-    round(sparsity * n_s) of each coupled set s: the channels of one layer, or of layers tied by
-    residual additions. Among equal scores, the first in the tree goes first. The `min_kept`
-    highest of each coupled set are never removed; `global` removes others in their place.
+    The channels of one layer, or of layers tied by residual additions, are a coupled set, and
+    treated as `allocate` treats a layer: `global` ranks all channels together and removes
+    round(sparsity * n) of them; `local` removes round(sparsity * n_s) of each coupled set s. Among
+    equal scores, the first in the tree goes first. The `min_kept` highest of each coupled set are
+    never removed; `global` removes others in their place, `local` refuses.
 
     Args:
         scores: the structure of the variables that `groups` were made from, higher = keep, e.g.
@@ -187,7 +181,7 @@ def channel_mask(
         groups: from `channel_groups`.
         sparsity: fraction of the channels removed, in [0, 1). Channels, not weights.
         scope: `global` or `local`.
-        min_kept: channels left in each coupled set; 0 lets a whole layer go.
+        min_kept: channels left in each coupled set; 0 lets `global` take a whole layer.
         layers: whose output channels may go, as in `select`. A channel that is the output of
             several kernels may go if one of them is selected; the selected ones give its score.
 
@@ -197,6 +191,9 @@ def channel_mask(
     Raises:
         InvalidInput: scores of another structure or shape or with NaN, options out of range,
             nothing that could be removed, or a sparsity that leaves a set less than `min_kept`.
+
+    Warns:
+        PruningWarning: as `allocate`, of coupled sets.
 
     Source: one score for a filter: Li et al. 2017, "Pruning filters for efficient ConvNets",
     section 3.1 (there a sum); coupled channels: Fang et al. 2023, "DepGraph", section 3.
@@ -211,7 +208,15 @@ def channel_mask(
         >>> mask["a"]["kernel"].tolist(), mask["b"]["kernel"].tolist()
         ([[True, False]], [[True], [False]])
     """
-    _check_options(scores, groups, sparsity, scope, min_kept)
+    problems = check_options(sparsity, "local", min_kept)
+    if scope not in CHANNEL_SCOPES:
+        problems.append(unknown_choice("scope", scope, CHANNEL_SCOPES))
+    shapes = {name: np.shape(leaf) for name, leaf in named_leaves(scores)}
+    remedy = "Give scores of the variables that the groups were made from."
+    for path, shape in groups.shapes.items():
+        if (given := shapes.get(path)) != shape:
+            problems.append(expected(f"shape of scores at {path}", given, f"to be {shape}", remedy))
+    refuse(problems)
     left_out = exclusions(scores, layers)
     selected = {name for name, _ in named_leaves(scores) if name not in left_out}
     candidates = [
@@ -224,26 +229,28 @@ def channel_mask(
         allowed = "to have output channels that can be removed"
         raise unexpected("layers", layers, allowed, remedy)
     values = _group_scores(scores, candidates, selected)
-    removed = _lowest(values, candidates, sparsity, scope, min_kept)
-    _warn(values, removed, candidates)
-    gone = [group for group, goes in zip(candidates, removed, strict=True) if goes]
-    return _without(scores, gone)
-
-
-def _check_options(
-    scores: Scores, groups: ChannelGroups, sparsity: float, scope: str, min_kept: int
-) -> None:
-    problems = check_fraction(sparsity, "sparsity")
-    if scope not in CHANNEL_SCOPES:
-        problems.append(unknown_choice("scope", scope, CHANNEL_SCOPES))
-    if not is_whole(min_kept) or min_kept < 0:
-        problems.append(expected("min_kept", min_kept, "to be an integer of at least 0"))
-    shapes = {name: np.shape(leaf) for name, leaf in named_leaves(scores)}
-    remedy = "Give scores of the variables that the groups were made from."
-    for path, shape in groups.shapes.items():
-        if (given := shapes.get(path)) != shape:
-            problems.append(expected(f"shape of scores at {path}", given, f"to be {shape}", remedy))
-    refuse(problems)
+    coupled: dict[Any, list[int]] = {}
+    for number, group in enumerate(candidates):
+        coupled.setdefault(group.coupled, []).append(number)
+    # JAX sorts the keys of a dict, and equal scores go in this order.
+    sets = collections.OrderedDict()
+    for numbers in coupled.values():
+        name = few(dict.fromkeys(it.path for it in candidates[numbers[0]].outputs), 3)
+        # One layer may have channels in several sets.
+        sets[f"{name} ({len(sets)})" if name in sets else name] = values[numbers]
+    kept = allocate(
+        sets,
+        jax.tree.map(lambda _: True, sets),
+        sparsity=sparsity,
+        scope=scope,
+        min_kept=min_kept,
+    )
+    keeps = {name: np.ones(np.shape(leaf), bool) for name, leaf in named_leaves(scores)}
+    for numbers, keep in zip(coupled.values(), kept.values(), strict=True):
+        for number in np.array(numbers)[~np.asarray(keep)]:
+            for it in candidates[number].members:
+                keeps[it.path][(slice(None),) * it.axis + (list(it.indices),)] = False
+    return jax.tree.map_with_path(lambda path, _: jnp.asarray(keeps[path_name(path)]), scores)
 
 
 def _group_scores(
@@ -255,11 +262,9 @@ def _group_scores(
     sums, sizes = {}, {}
     for path, axis in {(it.path, it.axis) for group in outputs for it in group}:
         leaf = np.asarray(leaves[path])
-        others = tuple(place for place in range(leaf.ndim) if place != axis)
+        others = tuple(other for other in range(leaf.ndim) if other != axis)
         sums[path, axis] = leaf.sum(axis=others, dtype=np.float64)
         sizes[path, axis] = leaf.size // leaf.shape[axis]
-    broken = sorted(path for (path, _), values in sums.items() if np.isnan(values).any())
-    refuse(expected(f"scores at {path}", "NaN", "without NaN") for path in broken)
     return np.array(
         [
             sum(sums[it.path, it.axis][list(it.indices)].sum() for it in group)
@@ -267,58 +272,3 @@ def _group_scores(
             for group in outputs
         ]
     )
-
-
-def _lowest(
-    values: np.ndarray,
-    candidates: Sequence[ChannelGroup],
-    sparsity: float,
-    scope: str,
-    min_kept: int,
-) -> np.ndarray:
-    """Marks what is removed: [n] bool."""
-    coupled: dict[Any, list[int]] = {}
-    for number, group in enumerate(candidates):
-        coupled.setdefault(group.coupled, []).append(number)
-    may_go = np.zeros(len(candidates), bool)
-    for numbers in coupled.values():
-        may_go[numbers] = ~keep_highest([values[numbers]], max(0, len(numbers) - min_kept))[0]
-    removed = np.zeros(len(candidates), bool)
-    problems = []
-    for numbers in [range(len(candidates))] if scope == "global" else coupled.values():
-        available = np.array([number for number in numbers if may_go[number]], int)
-        count = round(sparsity * len(numbers))
-        if count <= available.size:
-            removed[available] = ~keep_highest([values[available]], count)[0]
-            continue
-        members = (slices.path for number in numbers for slices in candidates[number].outputs)
-        problems.append(
-            expected(
-                f"sparsity at {few(dict.fromkeys(members), 3)}",
-                sparsity,
-                f"to remove at most {available.size} of {len(numbers)} channels",
-                f"It would remove {count}, but {min_kept} of each coupled set must stay "
-                f"(min_kept). Lower it or min_kept{', or use scope global' * (scope == 'local')}.",
-            )
-        )
-    refuse(problems)
-    return removed
-
-
-def _warn(values: np.ndarray, removed: np.ndarray, candidates: Sequence[ChannelGroup]) -> None:
-    """Warns where the index decided, and of layers without a channel left."""
-    if removed.any() and len(values) > 1 and (values == values[0]).all():
-        text = f"All channels' scores are equal ({values[0]:g}): the index alone decides which go."
-        warnings.warn(text, PruningWarning, stacklevel=3)
-    left = {group.coupled for group, gone in zip(candidates, removed, strict=True) if not gone}
-    emptied = {it.path for group in candidates if group.coupled not in left for it in group.outputs}
-    if emptied:
-        text = f"Every channel is removed at {', '.join(sorted(emptied))}. min_kept=1 prevents it."
-        warnings.warn(text, PruningWarning, stacklevel=3)
-
-
-def _without(scores: Scores, removed: Sequence[ChannelGroup]) -> Mask:
-    keeps = {name: np.ones(np.shape(leaf), bool) for name, leaf in named_leaves(scores)}
-    for slices in (slices for group in removed for slices in group.members):
-        keeps[slices.path][(slice(None),) * slices.axis + (list(slices.indices),)] = False
-    return jax.tree.map_with_path(lambda path, _: jnp.asarray(keeps[path_name(path)]), scores)

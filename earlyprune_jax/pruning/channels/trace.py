@@ -1,7 +1,7 @@
 """Traces a network to a list of steps with the ids of every axis: the channel functions' base."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,16 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import Literal
 
-from earlyprune_jax.pruning.channels.graph import (
-    ChannelGraph,
-    Step,
-    Tensor,
-    fresh,
-    no_rule,
-    whole,
-    zero_slices,
-)
-from earlyprune_jax.pruning.channels.rules import RULES
+from earlyprune_jax.pruning.channels.graph import ChannelGraph, Step, Tensor, zero_slices
+from earlyprune_jax.pruning.channels.rules import RULES, elementwise
 from earlyprune_jax.pruning.trees import split_weights
 
 Apply = Callable[[Any, Any], Any]
@@ -73,24 +65,24 @@ def trace_network(
     graph = ChannelGraph()
     zeros = zeros or [tuple(np.ones(size, bool) for size in shape.shape) for shape in shapes]
     weights = [
-        dataclasses.replace(fresh(graph, shape.shape), zeros=zero)
+        dataclasses.replace(graph.fresh(shape.shape), zeros=zero)
         for shape, zero in zip(shapes, zeros, strict=True)
     ]
     input_variables = closed.jaxpr.invars[len(weights) :]
-    given = [whole(v.aval.shape, "belongs to the inputs") for v in input_variables]
+    given = [graph.fresh(v.aval.shape, pinned="belongs to the inputs") for v in input_variables]
     outputs = inline(graph, closed.jaxpr, closed.consts, [*weights, *given])
-    for axis in (axis for tensor in outputs for axis in tensor.axes):
-        graph.pin(axis, "belongs to the outputs")
+    for tensor in outputs:
+        graph.pin(tensor.axes, "belongs to the outputs")
     used = {id(tensor) for step in graph.steps for tensor in step.inputs}
-    for axis in (axis for tensor in weights if id(tensor) not in used for axis in tensor.axes):
-        graph.pin(axis, "is not used")
+    for tensor in (tensor for tensor in weights if id(tensor) not in used):
+        graph.pin(tensor.axes, "is not used")
     return Trace(graph, tuple(weights), tuple(given), tuple(outputs), jax.tree.structure(out_shape))
 
 
 def inline(
     graph: ChannelGraph, jaxpr: Any, consts: Sequence[Any], args: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Applies the rules to every equation that the results need.
+    """Applies the rules to the equations that the results depend on, or that have effects.
 
     Args:
         graph: what grows.
@@ -107,21 +99,15 @@ def inline(
     def read(atom: Any) -> Tensor:
         return constant(graph, atom.val) if isinstance(atom, Literal) else known[atom]
 
-    for eqn in _needed(jaxpr):
-        results = _apply_rule(graph, eqn, [read(atom) for atom in eqn.invars])
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _needed(jaxpr: Any) -> list[Any]:
-    """Lists the equations that the results depend on, or that have effects, in order."""
-    wanted = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
-    kept = []
+    wanted, needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}, []
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or wanted.intersection(eqn.outvars):
             wanted.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
-            kept.append(eqn)
-    return kept[::-1]
+            needed.append(eqn)
+    for eqn in reversed(needed):
+        results = _apply_rule(graph, eqn, [read(atom) for atom in eqn.invars])
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _apply_rule(graph: ChannelGraph, eqn: Any, inputs: list[Tensor]) -> list[Tensor]:
@@ -134,17 +120,9 @@ def _apply_rule(graph: ChannelGraph, eqn: Any, inputs: list[Tensor]) -> list[Ten
         outputs = inline(graph, *body_of(eqn), inputs)
         graph.steps, body = outer, tuple(graph.steps)
     else:
-        follow = RULES[name].follow if name in RULES else no_rule
-        outputs = follow(graph, eqn, inputs)
+        outputs = RULES.get(name, elementwise)(graph, eqn, inputs)
     graph.steps.append(Step(eqn, tuple(inputs), tuple(outputs), body))
     return outputs
-
-
-def all_steps(steps: Sequence[Step]) -> Iterator[Step]:
-    """Yields the steps, and those inside them."""
-    for step in steps:
-        yield step
-        yield from all_steps(step.body or ())
 
 
 def body_of(eqn: Any) -> tuple[Any, Sequence[Any]]:
@@ -159,7 +137,6 @@ def constant(graph: ChannelGraph, value: Any) -> Tensor:
     shape, dtype = np.shape(value), jnp.result_type(value)
     numeric = jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
     if isinstance(value, Tracer) or not numeric:
-        return whole(shape, "meets a constant of unknown values", value=value)
+        return graph.fresh(shape, value=value, pinned="meets a constant of unknown values")
     nonzero = np.asarray(value) != 0
-    tensor = fresh(graph, shape, all_zero=not nonzero.any())
-    return dataclasses.replace(tensor, zeros=zero_slices(nonzero), value=value)
+    return Tensor(graph.fresh(shape).axes, zero_slices(nonzero), not nonzero.any(), value)

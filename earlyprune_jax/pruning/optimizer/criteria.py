@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from earlyprune_jax.array_types import Params, Scores
 from earlyprune_jax.pruning.scores import weights as scores
 from earlyprune_jax.pruning.trees import map_weights
-from earlyprune_jax.validate import expected, unknown_choice
+from earlyprune_jax.validate import expected, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +103,10 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
 
 def check(criterion: Any) -> list[str]:
     """Finds the problem of what is neither a name, nor a criterion, nor a function."""
-    if isinstance(criterion, str) and criterion not in CRITERIA:
-        return [unknown_choice("criterion", criterion, tuple(CRITERIA))]
-    if isinstance(criterion, str | Criterion) or callable(criterion):
+    if isinstance(criterion, Criterion) or callable(criterion) or criterion in tuple(CRITERIA):
         return []
-    allowed = "to be a name, a Criterion or a function params -> scores"
-    return [expected("criterion", criterion, allowed)]
+    names = f"a Criterion, a function params -> scores, or one of {', '.join(CRITERIA)}"
+    return [expected("criterion", criterion, f"to be {names}", nearest(criterion, CRITERIA))]
 
 
 def resolve(criterion: str | Criterion | Callable[[Params], Scores]) -> Criterion:

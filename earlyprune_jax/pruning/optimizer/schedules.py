@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.pruning.allocation.budgets import Sparsity, check_fraction, is_number
+from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.trees import refuse
-from earlyprune_jax.validate import expected, unexpected
+from earlyprune_jax.validate import expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +45,37 @@ class Schedule:
     rewind_to: int | None = None
 
     def __post_init__(self):
-        problems = _check_events(self.steps, self.sparsities)
-        refuse(problems + _check_rewind(self.steps, self.rewind_to))
+        refuse(self._problems())
+
+    def _problems(self) -> list[str]:
+        steps, sparsities, rewind_to = self.steps, self.sparsities, self.rewind_to
+        if not isinstance(steps, tuple) or not isinstance(sparsities, tuple):
+            return [expected("steps and sparsities", (steps, sparsities), "to be tuples")]
+        if len(steps) != len(sparsities):
+            return [expected("steps", steps, f"to be as many as the sparsities, {len(sparsities)}")]
+        problems = [text for step in steps for text in count_problems(0, step=step)]
+        bad_steps, bad_fractions = bool(problems), _check_fractions(sparsities)
+        problems += bad_fractions
+        if not bad_steps and list(steps) != sorted(set(steps)):
+            problems.append(expected("steps", steps, "to increase"))
+        if len({tuple(s) if isinstance(s, Mapping) else None for s in sparsities}) > 1:
+            allowed = "to be all numbers, or mappings of the same patterns"
+            problems.append(expected("sparsities", sparsities, allowed))
+        elif not bad_fractions and np.any(np.diff([_values(s) for s in sparsities], axis=0) < 0):
+            remedy = "A removed weight stays removed."
+            problems.append(expected("sparsities", sparsities, "never to fall", remedy))
+        if rewind_to is not None:
+            allowed = f"to be before the first pruning, at {steps[:1]}"
+            problems += count_problems(0, rewind_to=rewind_to) or (
+                [expected("rewind_to", rewind_to, allowed)]
+                if not bad_steps and (not steps or rewind_to >= steps[0])
+                else []
+            )
+        return problems
 
     def __call__(self, step: Any) -> Any:
-        """Returns the sparsity wanted after `step` updates; traced steps give traced sparsities."""
-        level, table = self.level(step), (0.0, *self.sparsities)
-        if not isinstance(level, jax.Array):
-            return table[int(level)]
-        if any(isinstance(sparsity, Mapping) for sparsity in table):
-            remedy = "A mapping cannot be traced: take `level`, and the table yourself."
-            raise unexpected("step", step, "to be a number outside jit", remedy)
-        return jnp.asarray(table, jnp.float32)[level]
+        """Returns the sparsity wanted after `step` updates."""
+        return (0.0, *self.sparsities)[int(self.level(step))]
 
     def level(self, step: Any) -> Any:
         """Counts the events that lie at or before `step`."""
@@ -164,7 +184,7 @@ def iterative(
         >>> iterative(0.5, num_rounds=3, begin=100, every=100, rewind_to=10).sparsities
         (0.5, 0.75, 0.875)
     """
-    problems = _check_whole("num_rounds", num_rounds, at_least=1)
+    problems = count_problems(1, num_rounds=num_rounds)
     if not is_number(fraction) or not 0 < fraction < 1:
         problems.append(expected("fraction", fraction, "in (0, 1)"))
     durations = {"begin": begin, "rewind_to": 0 if rewind_to is None else rewind_to, "every": every}
@@ -194,7 +214,7 @@ def _values(sparsity: Sparsity) -> list[float]:
 
 def _check_durations(durations: dict[str, float], steps_per_epoch: int | None) -> list[str]:
     epochs = steps_per_epoch is not None
-    wrong = _check_whole("steps_per_epoch", steps_per_epoch, at_least=1) if epochs else []
+    wrong = count_problems(1, steps_per_epoch=steps_per_epoch) if epochs else []
     problems = list(wrong)
     for name, value in durations.items():
         if not is_number(value) or not 0 <= value < np.inf:
@@ -208,48 +228,9 @@ def _check_durations(durations: dict[str, float], steps_per_epoch: int | None) -
     return problems
 
 
-def _check_events(steps: tuple[int, ...], sparsities: tuple[Sparsity, ...]) -> list[str]:
-    if not isinstance(steps, tuple) or not isinstance(sparsities, tuple):
-        return [expected("steps and sparsities", (steps, sparsities), "to be tuples")]
-    if len(steps) != len(sparsities):
-        return [expected("steps", steps, f"to be as many as the sparsities, {len(sparsities)}")]
-    problems = [problem for step in steps for problem in _check_whole("step", step, at_least=0)]
-    if not problems and list(steps) != sorted(set(steps)):
-        problems.append(expected("steps", steps, "to increase"))
-    return problems + (_check_fractions(sparsities) or _check_falling(sparsities))
-
-
-def _check_whole(thing: str, value: Any, at_least: int) -> list[str]:
-    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    # A traced step is an int32, so an event after its last one cannot be compared with it.
-    if is_whole and at_least <= value <= np.iinfo(np.int32).max:
-        return []
-    return [expected(thing, value, f"to be a whole number, {at_least} or more, below 2**31")]
-
-
 def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
     values = [value for sparsity in sparsities for value in _values(sparsity)]
     return [problem for value in values for problem in check_fraction(value, "sparsity")]
-
-
-def _check_falling(sparsities: tuple[Sparsity, ...]) -> list[str]:
-    patterns = {tuple(s) if isinstance(s, Mapping) else None for s in sparsities}
-    if len(patterns) > 1:
-        allowed = "to be all numbers, or mappings of the same patterns"
-        return [expected("sparsities", sparsities, allowed)]
-    if np.any(np.diff([_values(sparsity) for sparsity in sparsities], axis=0) < 0):
-        remedy = "A removed weight stays removed."
-        return [expected("sparsities", sparsities, "never to fall", remedy)]
-    return []
-
-
-def _check_rewind(steps: tuple[int, ...], rewind_to: int | None) -> list[str]:
-    if rewind_to is None:
-        return []
-    problems = _check_whole("rewind_to", rewind_to, at_least=0)
-    if problems or not isinstance(steps, tuple) or (steps and rewind_to < steps[0]):
-        return problems
-    return [expected("rewind_to", rewind_to, f"to be before the first pruning, at {steps[:1]}")]
 
 
 NEVER_PRUNE = Schedule((), ())

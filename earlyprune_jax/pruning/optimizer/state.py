@@ -66,7 +66,7 @@ def get_mask(opt_state: Any, like: Any = None) -> Mask:
 
 
 def replace_mask(opt_state: Any, mask: Mask) -> Any:
-    """The optimizer state with another mask and the removed weights' moments at 0.
+    """Returns the optimizer state with another mask and the removed weights' moments at 0.
 
     The next update puts the weights it removes to exactly 0; to have them so before the next
     forward pass, `params = pruning.apply(mask, params)`. Weights that come back train on from 0.

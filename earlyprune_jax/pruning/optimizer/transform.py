@@ -1,6 +1,5 @@
 """An Optax transformation that prunes by schedule and keeps removed weights at exactly 0."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,15 +91,21 @@ def transform(
     if not isinstance(inner, optax.GradientTransformation):
         remedy = "Call it first: transform(optax.adam(1e-3), ...)."
         problems.append(expected("inner", inner, "to be an Optax optimizer", remedy))
-    if scope == "lamp" and not problems and criteria.resolve(criterion).signed:
-        remedy = "It squares scores, and this criterion's may be negative: take scope global."
-        problems.append(expected("scope", scope, "not to be lamp", remedy))
     refuse(problems)
-    events = _Events(schedule, criteria.resolve(criterion), layers, scope, pattern, min_kept)
+    ranked_by = criteria.resolve(criterion)
+    if scope == "lamp" and ranked_by.signed:
+        remedy = "It squares scores, and this criterion's may be negative: take scope global."
+        raise unexpected("scope", scope, "not to be lamp", remedy)
     wrapped = optax.with_extra_args_support(inner)
+    rewinds = schedule.rewind_to is not None
 
     def init(params: Params) -> PruningState:
-        events.check(params)
+        shapes = prunable_shapes(params, select(params, layers)) if schedule.steps else {}
+        refuse(
+            problem
+            for sparsity in schedule.sparsities
+            for problem in check_allocation(shapes, sparsity, scope, pattern, min_kept)
+        )
         # Copies of what the caller holds: a training loop may donate this state.
         first = masks.full(params) if mask is None else jax.tree.map(jnp.copy, mask)
         masks.check(first, params)
@@ -110,11 +115,11 @@ def transform(
             trigger_step=jnp.asarray(NEVER if wait_for_trigger else 0, jnp.int32),
             level=jnp.zeros((), jnp.int32),
             mask=first,
-            memory=events.criterion.init(params),
-            snapshot=jax.tree.map(jnp.copy, (params, inner_state)) if events.rewinds else (),
+            memory=ranked_by.init(params),
+            snapshot=jax.tree.map(jnp.copy, (params, inner_state)) if rewinds else (),
             inner_state=inner_state,
         )
-        return events.prune(state, params)
+        return prune(state, params)
 
     def update(updates: Any, state: Any, params: Params = None, **extra_args: Any) -> Any:
         if params is None:
@@ -125,20 +130,62 @@ def transform(
             kind = type(state).__name__
             raise unexpected("type of state", kind, "to be PruningState", remedy)
         grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
-        memory = events.criterion.update(state.memory, masked, grads)
+        memory = ranked_by.update(state.memory, masked, grads)
         updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)
         state = state._replace(
             num_updates=state.num_updates + 1, memory=memory, inner_state=inner_state
         )
         proposed = optax.apply_updates(masked, updates)
-        pruned = events.prune(state, proposed)
+        pruned = prune(state, proposed)
         due = pruned.level > state.level
-        if events.rewinds:
-            pruned = events.remember(pruned, proposed)
-            updates, pruned = _rewind(due, updates, pruned, params)
+        if rewinds:
+            here = pruned.num_updates == schedule.rewind_to
+            snapshot = _where(here, (proposed, inner_state), pruned.snapshot)
+            old_params, old_inner_state = snapshot
+            pruned = pruned._replace(
+                snapshot=snapshot, inner_state=_where(due, old_inner_state, inner_state)
+            )
+            back = jax.tree.map(
+                lambda u, o, p: (o - p).astype(u.dtype), updates, old_params, params
+            )
+            updates = _where(due, back, updates)
         inner_state = _forget_losses(due, masks.moments(pruned.mask, pruned.inner_state))
         updates = jax.tree.map(_exact_update, pruned.mask, updates, params)
         return updates, pruned._replace(inner_state=inner_state)
+
+    def prune(state: PruningState, params: Params) -> PruningState:
+        """Returns the state with the mask and the level that its number of updates asks for."""
+        if not schedule.steps:
+            return state
+        elapsed = jnp.asarray(state.num_updates - state.trigger_step)
+        level = jnp.asarray(schedule.level(elapsed), jnp.int32)
+        # No event may lie ahead of a schedule that waits: NEVER makes `elapsed` negative.
+        new_mask = jax.lax.cond(
+            level > state.level, lambda: mask_at(state, params, level), lambda: state.mask
+        )
+        return state._replace(mask=new_mask, level=jnp.maximum(level, state.level))
+
+    def mask_at(state: PruningState, params: Params, level: Array) -> Mask:
+        prunable = select(params, layers)
+        scores, flags = ranked_by.scores(state.memory, params), jax.tree.leaves(prunable)
+        require_like(params, scores, "scores of the criterion")
+        kept, merge = split_leaves(state.mask, flags)
+        # Wide enough for the means of blocks, which a half-precision type would round.
+        ranked = [
+            jnp.where(keep, score.astype(jnp.promote_types(score.dtype, jnp.float32)), -jnp.inf)
+            for keep, score in zip(kept, split_leaves(scores, flags)[0], strict=True)
+        ]
+        shapes = prunable_shapes(params, prunable)
+        # Counted on the host: exact, because no rounding of a sparsity happens inside jit.
+        table = [pattern.counts(shapes, s, scope, min_kept) for s in schedule.sparsities]
+        counts = jnp.asarray(np.asarray(table, np.int32))[level - 1]
+
+        def rank(leaves: list[Array], removed: Array) -> Sequence[Array]:
+            return pattern.masks(leaves, removed, scope, min_kept, jnp)
+
+        made = _automatically_sharded(rank, ranked)(ranked, counts)
+        # A mask from outside may have removed more than the schedule asks for: nothing comes back.
+        return merge([keep & new for keep, new in zip(kept, made, strict=True)])
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -160,72 +207,6 @@ def _check_schedule(schedule: Any, scope: str, min_kept: int, waits: bool) -> li
     return problems
 
 
-@dataclasses.dataclass(frozen=True)
-class _Events:
-    """A schedule's events on a parameter tree: what each removes, and whether one is due."""
-
-    schedule: Schedule
-    criterion: Criterion
-    layers: Layers
-    scope: str
-    pattern: Pattern
-    min_kept: int
-
-    @property
-    def rewinds(self) -> bool:
-        return self.schedule.rewind_to is not None
-
-    def check(self, params: Params) -> None:
-        """Raises for every event that does not fit the parameters."""
-        if not self.schedule.steps:
-            return
-        shapes = prunable_shapes(params, select(params, self.layers))
-        problems = []
-        for sparsity in self.schedule.sparsities:
-            problems += check_allocation(shapes, sparsity, self.scope, self.pattern, self.min_kept)
-        refuse(problems)
-
-    def prune(self, state: PruningState, params: Params) -> PruningState:
-        """Returns the state with the mask and the level that its number of updates asks for."""
-        if not self.schedule.steps:
-            return state
-        elapsed = jnp.asarray(state.num_updates - state.trigger_step)
-        level = jnp.asarray(self.schedule.level(elapsed), jnp.int32)
-        # No event may lie ahead of a schedule that waits: NEVER makes `elapsed` negative.
-        mask = jax.lax.cond(
-            level > state.level, lambda: self._mask(state, params, level), lambda: state.mask
-        )
-        return state._replace(mask=mask, level=jnp.maximum(level, state.level))
-
-    def remember(self, state: PruningState, params: Params) -> PruningState:
-        """Returns the state with a snapshot, if this is the update to rewind to."""
-        here = state.num_updates == self.schedule.rewind_to
-        now = (params, state.inner_state)
-        return state._replace(snapshot=_where(here, now, state.snapshot))
-
-    def _mask(self, state: PruningState, params: Params, level: Array) -> Mask:
-        prunable = select(params, self.layers)
-        scores, flags = self.criterion.scores(state.memory, params), jax.tree.leaves(prunable)
-        require_like(params, scores, "scores of the criterion")
-        kept, merge = split_leaves(state.mask, flags)
-        # Wide enough for the means of blocks, which a half-precision type would round.
-        ranked = [
-            jnp.where(keep, score.astype(jnp.promote_types(score.dtype, jnp.float32)), -jnp.inf)
-            for keep, score in zip(kept, split_leaves(scores, flags)[0], strict=True)
-        ]
-        shapes, options = prunable_shapes(params, prunable), (self.scope, self.min_kept)
-        # Counted on the host: exact, because no rounding of a sparsity happens inside jit.
-        table = [self.pattern.counts(shapes, s, *options) for s in self.schedule.sparsities]
-        counts = jnp.asarray(np.asarray(table, np.int32))[level - 1]
-
-        def rank(leaves: list[Array], removed: Array) -> Sequence[Array]:
-            return self.pattern.masks(leaves, removed, *options, jnp)
-
-        made = _automatically_sharded(rank, ranked)(ranked, counts)
-        # A mask from outside may have removed more than the schedule asks for: nothing comes back.
-        return merge([keep & new for keep, new in zip(kept, made, strict=True)])
-
-
 def _automatically_sharded(
     rank: Callable[..., Sequence[Array]], leaves: list[Array]
 ) -> Callable[..., Sequence[Array]]:
@@ -237,19 +218,6 @@ def _automatically_sharded(
     # own.
     automatic: Any = jax.sharding.auto_axes(rank, out_sharding=shardings)
     return automatic
-
-
-def _rewind(
-    due: Array, updates: Any, state: PruningState, params: Params
-) -> tuple[Any, PruningState]:
-    """Returns, if due, updates that lead back to the snapshot's parameters, and its inner state."""
-    old_params, old_inner_state = state.snapshot
-
-    def back(update: Array, old: Array, now: Array) -> Array:
-        return jnp.where(due, (old - now).astype(update.dtype), update)
-
-    inner_state = _where(due, old_inner_state, state.inner_state)
-    return jax.tree.map(back, updates, old_params, params), state._replace(inner_state=inner_state)
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:

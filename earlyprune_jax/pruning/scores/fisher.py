@@ -25,8 +25,8 @@ from earlyprune_jax.pruning.scores.gradients import (
     weights_of,
 )
 from earlyprune_jax.pruning.scores.weights import count_problems, require_key
-from earlyprune_jax.pruning.trees import split_weights
-from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
+from earlyprune_jax.pruning.trees import refuse, split_weights
+from earlyprune_jax.validate import expected, unexpected, unknown_choice
 
 ESTIMATORS = ("exact", "sampled", "argmax", "empirical")
 """Whose labels: the expectation over p(y|x), one draw from it, the predicted class, the data's."""
@@ -50,9 +50,8 @@ def fisher_diagonal(
     estimator: str = "sampled",
     method: str = "vmap",
     microbatch_size: int = 8,
-    labels: str | None = None,
 ) -> Scores:
-    """The Fisher diagonal, from the model's own labels.
+    """Estimates the Fisher diagonal, from the model's own labels.
 
     `vmap` squares every example's gradient and takes the mean over examples, whatever the batches'
     sizes. Memory: microbatch_size times the gradients. The `exact` estimator costs C passes.
@@ -76,7 +75,6 @@ def fisher_diagonal(
             all classes with weights p(y|x); `argmax` takes the predicted class.
         method: `vmap`, or `batch` (sampled labels only).
         microbatch_size: examples whose gradients are in memory at once.
-        labels: the former name of `estimator`, whose own values were those of `method` then.
 
     Returns:
         The structure of `params`, float32, >= 0; zeros where a leaf is no weight.
@@ -94,16 +92,11 @@ def fisher_diagonal(
         >>> fisher_diagonal(logits, jnp.zeros(2), [x], **options).tolist()
         [1.25, 0.0]
     """
-    if labels is not None or estimator in ("per_example", "batch"):
-        method = estimator if estimator in ("per_example", "batch") else method
-        estimator = labels or "sampled"
-    estimator, method = current_word(estimator), current_word(method)
     problems = check_options(estimator, method) + count_problems(1, microbatch_size=microbatch_size)
     if estimator == "empirical":
         remedy = "For the data's labels call empirical_fisher_diagonal with the loss."
         problems.append(expected("estimator", estimator, "to take the model's labels", remedy))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     require_key(key)
 
     def log_probs(params: Params, batch: Any) -> Array:
@@ -117,7 +110,7 @@ def fisher_diagonal(
 def empirical_fisher_diagonal(
     loss: Loss, params: Params, batches: Batches, *, microbatch_size: int = 8
 ) -> Scores:
-    """The mean over examples of the squared gradient of each example's own loss.
+    """Computes the mean over examples of the squared gradient of each example's own loss.
 
     (1/N) sum_n (d loss(params, example n) / d w_i)^2. With cross-entropy on the data's labels this
     is the empirical Fisher; it is no estimate of the Fisher itself (Kunstner et al. 2019).
@@ -143,8 +136,7 @@ def empirical_fisher_diagonal(
         >>> float(empirical_fisher_diagonal(loss, {"w": jnp.ones(())}, batches)["w"])
         7.0
     """
-    if problems := count_problems(1, microbatch_size=microbatch_size):
-        raise InvalidInput(problems)
+    refuse(count_problems(1, microbatch_size=microbatch_size))
 
     def log_probs(params: Params, batch: Any) -> Array:
         # The loss stands for the log-probability of a single class: squares have no sign.
@@ -163,7 +155,7 @@ def _mean_squares(
     key: PRNGKey,
     microbatch_size: int,
 ) -> Scores:
-    """(1/N) sum over examples (or batches) and passes of the label's weight * gradient^2."""
+    """Averages, over examples (or batches), the label's weight * gradient^2 of all passes."""
     weights, merge = weights_of(params)
 
     def of_weights(weights: list[Array], batch: Any) -> Array:
@@ -301,17 +293,6 @@ def weighted_squares(factors: Array, gradients: Array) -> Array:
     # An accelerator's default product rounds its operands to fewer bits.
     highest = jax.lax.Precision.HIGHEST
     return jnp.tensordot(factors, jnp.square(gradients), axes=1, precision=highest)
-
-
-def current_word(word: Any) -> Any:
-    """Translates what a method or an estimator was called in earlier versions.
-
-    Example:
-        >>> current_word("per_example"), current_word("batch")
-        ('vmap', 'batch')
-    """
-    former = {"per_example": "vmap", "true": "empirical"}
-    return former.get(word, word) if isinstance(word, str) else word
 
 
 def check_options(

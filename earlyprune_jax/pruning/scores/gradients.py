@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, Scores
-from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, split_weights
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, refuse, split_weights
+from earlyprune_jax.validate import expected, shortened, unexpected
 
 Batches = Iterable[Any]
 """Pytrees of arrays with a leading example axis."""
@@ -47,7 +47,7 @@ jax.tree_util.register_dataclass(Examples, ["numbers", "labels", "weights"], [])
 
 
 def mean_gradient(loss: Loss, params: Params, batches: Batches) -> Scores:
-    """The gradient of the mean loss over all examples, in float32.
+    """Computes the gradient of the mean loss over all examples, in float32.
 
     sum_b n_b grad loss(params, batch_b) / sum_b n_b, n_b the number of examples of batch b. One
     compilation for each batch size.
@@ -77,7 +77,7 @@ def mean_gradient(loss: Loss, params: Params, batches: Batches) -> Scores:
 
 
 def taylor(loss: Loss, params: Params, batches: Batches) -> Scores:
-    """|w g|: how much the loss changes, to first order, when the weight is removed.
+    """Scores by |w g|: how much the loss changes, to first order, when the weight is removed.
 
     g is the gradient of the mean loss over all examples. Molchanov et al. square it, which
     leaves the order as it is.
@@ -105,7 +105,7 @@ def taylor(loss: Loss, params: Params, batches: Batches) -> Scores:
 
 
 def snip(loss: Loss, params: Params, batches: Batches) -> Scores:
-    """|w g| / sum |w g|: connection sensitivity, each weight's share of the whole.
+    """Scores by |w g| / sum |w g|: connection sensitivity, each weight's share of the whole.
 
     The sum runs over all weights of the tree, also those that may not be pruned; it changes no
     order. The paper uses one batch at initialisation; here g is the mean over all batches.
@@ -137,7 +137,7 @@ def snip(loss: Loss, params: Params, batches: Batches) -> Scores:
 
 
 def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
-    """w (H g): what removing the weight takes from the gradient flow g^T g, to first order.
+    """Scores by w (H g): what removing a weight takes from the gradient flow, to first order.
 
     Up to the factor 2: g^T g changes by -2 w_i (H g)_i. The paper's S = -w (H g) removes the
     highest; here higher = keep. Two passes over the data: g over all examples, then the mean of
@@ -192,7 +192,7 @@ def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
 
 
 def weights_of(params: Params) -> tuple[list[Array], Callable[[list[Array]], Params]]:
-    """`trees.split_weights`, for functions that differentiate.
+    """Splits off the weights as `trees.split_weights` does, for functions that differentiate.
 
     Raises:
         InvalidInput: no weights, or complex ones.
@@ -207,20 +207,19 @@ def weights_of(params: Params) -> tuple[list[Array], Callable[[list[Array]], Par
     ]
     if not named:
         problems.append(expected("params", params, "to hold at least one floating-point array"))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     weights, merge = split_weights(params)
     return [jnp.asarray(weight) for weight in weights], merge
 
 
 def scores_like(params: Params, arrays: list[Any]) -> Scores:
-    """The structure of `params` with the arrays in place of its weights, zeros elsewhere."""
+    """Makes the structure of `params` with arrays in place of its weights, zeros elsewhere."""
     _, merge = split_weights(params)
     return map_weights(lambda _, array: array, params, merge(arrays))
 
 
 def scalar(value: Any) -> Array:
-    """A loss that is one real number, or a named error; runs while jit traces."""
+    """Returns a loss that is one real number, or raises a named error; runs while jit traces."""
     given = [(np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(value)]
     if (
         not is_weight(value)
@@ -264,6 +263,7 @@ def sum_over_batches(
         finite = jnp.stack([jnp.isfinite(total).all() for total in totals])
         return totals, jnp.isfinite(losses).all(), finite
 
+    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
     totals = [jnp.zeros(weight.shape, jnp.float32) for weight in operands[0]]
     count = 0
     for number, batch, size in checked(batches):
@@ -272,7 +272,13 @@ def sum_over_batches(
         for piece in pieces(batch, size, count):
             totals, loss_finite, totals_finite = add(totals, operands, *piece)
             losses_finite.append(loss_finite)
-        _require_finite(np.all(losses_finite), totals_finite, params, number)
+        things = [] if np.all(losses_finite) else ["loss"]
+        if broken := [
+            n for n, good in zip(names, np.asarray(totals_finite), strict=True) if not good
+        ]:
+            things.append(f"gradient at {', '.join(shortened(broken, at_most=8)) or 'its root'}")
+        remedy = f"At batch {number} (from 0). Look at it, or score weights that have not diverged."
+        refuse(expected(thing, "not finite", "to be finite", remedy) for thing in things)
         count += size
     return totals, count
 
@@ -292,66 +298,30 @@ def _whole(batch: Any, size: int, first: int) -> list[tuple[Any, ...]]:
     return [(batch, float(size))]
 
 
-def _require_finite(loss_finite: Any, leaves_finite: Any, params: Params, number: int) -> None:
-    """Refuses what is not finite after a batch, by the paths of its leaves."""
-    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-    finite = np.asarray(leaves_finite)
-    bad = [name for name, good in zip(names, finite, strict=True) if not good]
-    remedy = f"At batch {number} (from 0). Look at it, or score weights that have not diverged."
-    problems = [] if loss_finite else [expected("loss", "not finite", "to be finite", remedy)]
-    if bad:
-        thing = f"gradient at {', '.join(shortened(bad, at_most=8)) or 'its root'}"
-        problems.append(expected(thing, "not finite", "to be finite", remedy))
-    if problems:
-        raise InvalidInput(problems)
-
-
 def checked(batches: Batches) -> Iterator[tuple[int, Any, int]]:
-    """(number from 0, batch, number of examples) of every batch; what all averages run over.
+    """Yields (number from 0, batch, number of examples) of every batch: what averages run over.
 
     Raises:
         InvalidInput: not an iterable of batches, empty, or a batch without one common number of
             examples of at least 1.
     """
     # A dict's keys or an array's rows would be taken for batches.
-    if (
-        isinstance(batches, Mapping | str)
-        or hasattr(batches, "ndim")
-        or not isinstance(batches, Iterable)
-    ):
+    is_batch = isinstance(batches, Mapping | str) or hasattr(batches, "ndim")
+    if is_batch or not isinstance(batches, Iterable):
         remedy = "Wrap a single batch in a list."
         raise unexpected("batches", type(batches).__name__, "to be an iterable of batches", remedy)
     number = -1
     for number, batch in enumerate(batches):
-        yield number, batch, _num_examples(number, batch)
+        sizes = {n or "its root": (*np.shape(leaf), None)[0] for n, leaf in named_leaves(batch)}
+        size = next(iter(sizes.values()), None)
+        if not size or set(sizes.values()) != {size}:
+            allowed = "to be the same number of at least 1 in all its arrays"
+            remedy = "Every array has a leading axis, over the same examples."
+            raise unexpected(f"examples in batch {number} (from 0)", sizes, allowed, remedy)
+        yield number, batch, size
     if number < 0:
         remedy = "An iterator that has been used up gives none: make it again."
         raise unexpected("batches", batches, "to give at least one batch", remedy)
-
-
-def _num_examples(number: int, batch: Any) -> int:
-    """The length of the leading axis of every leaf."""
-    where = f"batch {number} (from 0)"
-    leaves = named_leaves(batch)
-    if not leaves:
-        raise unexpected(where, batch, "to hold at least one array")
-    problems = [
-        expected(
-            f"{where} at {name or 'its root'}", leaf, "to be an array with a leading example axis"
-        )
-        for name, leaf in leaves
-        if np.ndim(leaf) == 0
-    ]
-    if problems:
-        raise InvalidInput(problems)
-    sizes = {name or "its root": np.shape(leaf)[0] for name, leaf in leaves}
-    if len(set(sizes.values())) > 1:
-        remedy = "Every array holds the same examples."
-        raise unexpected(f"examples in {where}", sizes, "to be the same number", remedy)
-    size = next(iter(sizes.values()))
-    if size == 0:
-        raise unexpected(f"examples in {where}", 0, "to be at least 1", "Leave it out.")
-    return size
 
 
 def microbatches(

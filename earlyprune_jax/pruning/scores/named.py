@@ -8,7 +8,6 @@ from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
 from earlyprune_jax.pruning.scores.fisher import (
     check_options,
-    current_word,
     empirical_fisher_diagonal,
     fisher_diagonal,
 )
@@ -76,8 +75,9 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def needs_log_probs(criterion: str) -> bool:
-    """Whether a criterion needs log-probabilities; the user's own says so by an attribute of that
-    name.
+    """Says whether a criterion needs log-probabilities.
+
+    The user's own has an attribute of that name.
 
     Example:
         >>> names = "fisher", "fisher(estimator='empirical')", "magnitude"
@@ -93,7 +93,7 @@ def needs_log_probs(criterion: str) -> bool:
 
 
 def check_criterion(key: str, criterion: str) -> list[str]:
-    """The problems of a criterion's text.
+    """Finds the problems of a criterion's text.
 
     Example:
         >>> check_criterion("pruning.criteria", "fisher(estimator='exct')")[0].split(". ")[1]
@@ -102,10 +102,6 @@ def check_criterion(key: str, criterion: str) -> list[str]:
     problems = references.check(key, criterion, CRITERIA, ("params", "probe"))
     if problems or references.parse(criterion).path not in ("fisher", "obd"):
         return problems
-    options = {
-        "estimator": "sampled",
-        "method": "vmap",
-        **dict(references.parse(criterion).options),
-    }
-    words = current_word(options["estimator"]), current_word(options["method"])
-    return check_options(*words, where=f" of {key}")
+    options = {"estimator": "sampled", "method": "vmap"}
+    options |= dict(references.parse(criterion).options)
+    return check_options(**options, where=f" of {key}")

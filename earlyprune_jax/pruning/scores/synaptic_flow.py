@@ -20,16 +20,16 @@ from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_fraction
 from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
-from earlyprune_jax.pruning.scores.weights import count_problems
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
-from earlyprune_jax.validate import InvalidInput, unexpected
+from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_weights
+from earlyprune_jax.validate import expected, unexpected
 
 Forward = Callable[[Params, Any], Array]
 """(params, inputs) -> outputs of any shape, in evaluation mode."""
 
 
 def synflow(forward: Forward, params: Params, inputs: Any) -> Scores:
-    """|w| dR/d|w|, R = the sum of forward(|params|, ones), in float64.
+    """Computes |w| dR/d|w|, R = the sum of forward(|params|, ones), in float64.
 
     For a network of bias-free linear and ReLU layers, R = 1^T |W_L| ... |W_1| 1 and a weight's
     score is the sum over all paths through it of the product of their |w|. All weights are made
@@ -80,7 +80,9 @@ def synflow_mask(
     layer loses all its weights unless the sparsity leaves fewer weights than the network needs.
 
     Args:
-        forward, params, inputs: as in `synflow`.
+        forward: as in `synflow`.
+        params: as in `synflow`.
+        inputs: as in `synflow`.
         prunable: the structure of `params` with Python bools, from `selection.select`.
         sparsity: fraction of the prunable weights removed, in [0, 1).
         rounds: how often scores are computed; the paper's 100.
@@ -102,8 +104,7 @@ def synflow_mask(
         >>> mask["first"].tolist(), mask["second"].tolist()
         ([[True, False]], [[True], [False]])
     """
-    if problems := check_fraction(sparsity, "sparsity") + count_problems(1, rounds=rounds):
-        raise InvalidInput(problems)
+    refuse(check_fraction(sparsity, "sparsity") + count_problems(1, rounds=rounds))
     flow = _flow(forward, params, inputs)
     magnitudes = _magnitudes(params)
     kept: list[Any] = [np.ones(weight.shape, bool) for weight in magnitudes]
@@ -127,7 +128,7 @@ def synflow_mask(
 def _flow(
     forward: Forward, params: Params, inputs: Any
 ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """|weights| in float64 -> their scores, compiled once."""
+    """Makes the function from |weights| in float64 to their scores, compiled once."""
     _, merge = weights_of(params)
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
 
@@ -142,29 +143,20 @@ def _flow(
 
     def scores(weights: list[np.ndarray]) -> list[np.ndarray]:
         with _sixty_four_bits():
-            flow, found = score(weights, jax.tree.map(_ones, inputs))
-            arrays = [np.asarray(leaf, np.float64) for leaf in found]
-        _require_flow(float(flow), arrays, names)
+            flow, products = score(weights, jax.tree.map(_ones, inputs))
+            arrays = [np.asarray(leaf, np.float64) for leaf in products]
+        remedy = "Give the weights finite values, the layers no fixed dtype: float32 ends at 3e38."
+        problems = nonfinite_problems("synaptic flow", zip(names, arrays, strict=True), remedy)
+        if not math.isfinite(flow):
+            problems.append(expected("synaptic flow", float(flow), "to be finite", remedy))
+        refuse(problems)
+        if not any(leaf.any() for leaf in arrays):
+            remedy = "Every path holds a removed or zero weight. Lower sparsity, or raise rounds."
+            allowed = "to have a weight with a positive score"
+            raise unexpected("synaptic flow", float(flow), allowed, remedy)
         return arrays
 
     return scores
-
-
-def _require_flow(flow: float, scores: list[np.ndarray], names: list[str]) -> None:
-    bad = [
-        name or "the root"
-        for name, leaf in zip(names, scores, strict=True)
-        if not np.isfinite(leaf).all()
-    ]
-    if bad or not math.isfinite(flow):
-        where = f"R={flow}; scores not finite at {', '.join(bad[:8])}" if bad else f"R={flow}"
-        remedy = (
-            "Give the weights finite values, and the layers no fixed dtype: float32 ends at 3e38."
-        )
-        raise unexpected("synaptic flow", where, "to be finite", remedy)
-    if not any(leaf.any() for leaf in scores):
-        remedy = "Every path holds a removed or zero weight. Lower the sparsity, or raise rounds."
-        raise unexpected("synaptic flow", flow, "to have a weight with a positive score", remedy)
 
 
 def _magnitudes(params: Params) -> list[np.ndarray]:

@@ -15,16 +15,17 @@ import numpy as np
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
 from earlyprune_jax.pruning.trees import (
     is_weight,
+    likeness_problems,
     map_weights,
     named_leaves,
     path_name,
-    structure_problems,
+    refuse,
 )
-from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened, unexpected
+from earlyprune_jax.validate import expected, nearest, shortened, unexpected
 
 
 def magnitude(params: Params) -> Scores:
-    """The absolute value of every weight, |w|.
+    """Scores by the absolute value of every weight, |w|.
 
     Half-precision weights are scored in float32, which is exact; wider types keep their own.
 
@@ -41,15 +42,12 @@ def magnitude(params: Params) -> Scores:
         {'steps': array(0., dtype=float32), 'w': Array([2., 1.], dtype=float32)}
     """
 
-    def absolute(w: Array) -> Array:
-        values = jnp.abs(w)
-        return values.astype(jnp.promote_types(values.dtype, jnp.float32))
-
-    return map_weights(absolute, params)
+    sizes = map_weights(jnp.abs, params)
+    return map_weights(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), sizes)
 
 
 def magnitude_increase(params: Params, initial_params: Params) -> Scores:
-    """How much farther from zero every weight is than it was: |w| - |w_0|, in float32.
+    """Scores by how much farther from zero a weight is than it was: |w| - |w_0|, in float32.
 
     Args:
         params: the weights now, any pytree.
@@ -76,7 +74,7 @@ def magnitude_increase(params: Params, initial_params: Params) -> Scores:
 
 
 def random(params: Params, key: PRNGKey) -> Scores:
-    """Independent uniform numbers in [0, 1): the control every criterion has to beat.
+    """Draws independent uniform numbers in [0, 1): the control every criterion has to beat.
 
     A function of (key, place of the leaf in the tree, shape of the leaf): adding a leaf at the end
     changes no other leaf's scores. A uniform float32 takes 2**23 values, so that large layers
@@ -109,7 +107,7 @@ def random(params: Params, key: PRNGKey) -> Scores:
 
 
 def zeros(params: Params) -> Scores:
-    """Zero for every weight, float32: what `movement` starts from.
+    """Makes a zero for every weight, float32: what `movement` starts from.
 
     Example:
         >>> zeros({"w": jnp.ones(2)})["w"].tolist()
@@ -119,7 +117,7 @@ def zeros(params: Params) -> Scores:
 
 
 def movement(accumulated: Scores, params: Params, grads: Params) -> Scores:
-    """One training step of movement pruning: S <- S - w g, in float32.
+    """Makes one training step of movement pruning: S <- S - w g, in float32.
 
     Weights that gradient descent moves away from zero gain, those it moves towards zero lose:
     after T steps S = -sum_t w_t g_t, the scores of Sanh et al. up to their learning rate, which
@@ -151,7 +149,7 @@ def movement(accumulated: Scores, params: Params, grads: Params) -> Scores:
 
 
 def obd(params: Params, hessian_diagonal: Params) -> Scores:
-    """Optimal Brain Damage: the loss added by removing one weight, w^2 H / 2, in float32.
+    """Scores by the loss that removing a weight adds (Optimal Brain Damage): w^2 H / 2, in float32.
 
     Exact where the loss is quadratic, at a minimum of it, with a diagonal Hessian. With the
     Fisher diagonal as H (they agree in expectation at a minimum of the negative log-likelihood)
@@ -179,7 +177,7 @@ def obd(params: Params, hessian_diagonal: Params) -> Scores:
 
 
 def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
-    """|w| times the l2 norm of the input that the weight multiplies, in float32.
+    """Scores by |w| times the l2 norm of the input that the weight multiplies, in float32.
 
     For a dense kernel [in, out]: |w_ij| ||X_i||, X_i all values of input feature i over the
     examples. The paper then compares weights that share an output; that is for the allocation.
@@ -206,7 +204,20 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
         [[4.0, 8.0], [3.0, 0.5]]
     """
     norms = dict(named_leaves(input_norms))
-    _require_fitting(params, norms)
+    weights = {name: leaf for name, leaf in named_leaves(params) if is_weight(leaf)}
+    problems = []
+    for name, norm in norms.items():
+        if name not in weights:
+            hint = nearest(name, weights) or f"The weights are {', '.join(list(weights)[:8])}."
+            problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
+            continue
+        shape, given = np.shape(weights[name]), np.shape(norm)
+        lined_up = zip(given, shape, strict=False)
+        if len(given) != len(shape) or any(n not in (1, size) for n, size in lined_up):
+            remedy = "Keep the axes: 1 where all weights along it share their input."
+            allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
+            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))
+    refuse(problems)
 
     def score(path: Any, w: Any) -> Any:
         if not is_weight(w):
@@ -223,30 +234,25 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
 
 
 def require_like(params: Params, tree: Any, thing: str) -> None:
-    """Refuses a tree that has not the structure of `params`, or not its weights' shapes.
+    """Refuses a tree that has not the structure of `params`, or not its leaves' shapes.
+
+    Args:
+        params: the parameters.
+        tree: what should be like them.
+        thing: what the tree is called in the error.
 
     Raises:
         InvalidInput: naming every leaf that is missing, not expected, or of another shape.
     """
-    problems = structure_problems(thing, tree, params)
-    wanted = dict(named_leaves(params))
-    problems += shortened(
-        [
-            expected(
-                f"{thing} at {name}, its shape,", np.shape(given), f"to be {np.shape(wanted[name])}"
-            )
-            for name, given in named_leaves(tree)
-            if name in wanted
-            and is_weight(wanted[name])
-            and np.shape(given) != np.shape(wanted[name])
-        ]
-    )
-    if problems:
-        raise InvalidInput(problems)
+    refuse(likeness_problems(thing, tree, params))
 
 
 def require_key(key: PRNGKey) -> None:
-    """Refuses what is not a single PRNG key, old style or new."""
+    """Refuses what is not a single PRNG key, old style or new.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
     dtype = getattr(key, "dtype", np.dtype(object))
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
     if not typed and not (dtype == np.uint32 and np.ndim(key) == 1):
@@ -266,13 +272,9 @@ def nonfinite_problems(thing: str, named: Iterable[tuple[str, Any]], remedy: str
         >>> nonfinite_problems("params", [("kernel", np.array([np.nan])), ("steps", 3)])
         ["Expected params at kernel='not finite' to be finite."]
     """
-    return shortened(
-        [
-            expected(f"{thing} at {name or 'the root'}", "not finite", "to be finite", remedy)
-            for name, leaf in named
-            if is_weight(leaf) and not np.isfinite(np.asarray(leaf)).all()
-        ]
-    )
+    broken = [n for n, a in named if is_weight(a) and not np.isfinite(np.asarray(a)).all()]
+    things = [f"{thing} at {name or 'the root'}" for name in broken]
+    return shortened([expected(it, "not finite", "to be finite", remedy) for it in things])
 
 
 def count_problems(at_least: int, **values: Any) -> list[str]:
@@ -287,25 +289,6 @@ def count_problems(at_least: int, **values: Any) -> list[str]:
         for name, value in values.items()
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < at_least
     ]
-
-
-def _require_fitting(params: Params, norms: Mapping[str, Any]) -> None:
-    weights = {name: leaf for name, leaf in named_leaves(params) if is_weight(leaf)}
-    problems = []
-    for name, norm in norms.items():
-        if name not in weights:
-            hint = nearest(name, weights) or f"The weights are {', '.join(list(weights)[:8])}."
-            problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
-            continue
-        shape, given = np.shape(weights[name]), np.shape(norm)
-        if len(given) != len(shape) or any(
-            n not in (1, size) for n, size in zip(given, shape, strict=True)
-        ):
-            remedy = "Keep the axes: 1 where all weights along it share their input."
-            allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
-            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))
-    if problems:
-        raise InvalidInput(problems)
 
 
 def _float32(array: Any) -> Array:

@@ -19,7 +19,6 @@ import earlyprune_jax
 from earlyprune_jax import models
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.files import (
-    encoded_bytes,
     load_dense,
     load_sparse,
     save_dense,
@@ -27,8 +26,6 @@ from earlyprune_jax.pruning.files import (
 )
 from earlyprune_jax.pruning.trees import is_weight
 from earlyprune_jax.validate import InvalidInput
-
-ENCODINGS = ["bitmask", "csr"]
 
 
 def bits(array):
@@ -46,8 +43,8 @@ def random_mask(params, kept_fraction, seed=0):
     return jax.tree.map(keep, params)
 
 
-def assert_round_trip(path, params, mask, like=None, **options):
-    saved = save_sparse(path, params, mask, **options)
+def assert_round_trip(path, params, mask, like=None):
+    saved = save_sparse(path, params, mask)
     loaded, loaded_mask = load_sparse(path, params if like is None else like)
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     masks.check(loaded_mask, loaded)
@@ -65,10 +62,6 @@ def assert_round_trip(path, params, mask, like=None, **options):
     return saved
 
 
-def header_bytes(path):
-    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
-
-
 @pytest.fixture(scope="module")
 def resnet():
     module = models.build("resnet20", num_classes=10)
@@ -80,16 +73,14 @@ def resnet():
     )
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_resnet20_at_90_percent_comes_back_and_is_smaller_on_disk(tmp_path, resnet, encoding):
+def test_a_resnet20_at_90_percent_comes_back_and_is_smaller_on_disk(tmp_path, resnet):
     mask = random_mask(resnet, 0.1)
     path = tmp_path / "resnet20.safetensors"
-    saved = assert_round_trip(path, resnet, mask, encoding=encoding)
+    saved = assert_round_trip(path, resnet, mask)
     assert saved.bytes_on_disk == path.stat().st_size
     assert (
         saved.dense_bytes == 4 * sum(leaf.size for leaf in jax.tree.leaves(resnet)) == 4 * 269_722
     )
-    assert encoded_bytes(resnet, mask, encoding) == saved.bytes_on_disk - header_bytes(path)
     assert saved.bytes_on_disk < 0.2 * saved.dense_bytes
     dense = save_dense(tmp_path / "dense.safetensors", resnet, mask)
     assert (
@@ -100,7 +91,8 @@ def test_a_resnet20_at_90_percent_comes_back_and_is_smaller_on_disk(tmp_path, re
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_random_trees_of_any_dtype_and_shape_come_back_bit_for_bit(tmp_path_factory, data):
-    dtypes = [np.dtype(name) for name in ("f2", "f4", "f8", "c8", "c16", ml_dtypes.bfloat16)]
+    names = ("f2", "f4", "f8", ml_dtypes.bfloat16)
+    dtypes = [np.dtype(name) for name in names]
     generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
 
     def leaf():
@@ -116,9 +108,7 @@ def test_random_trees_of_any_dtype_and_shape_come_back_bit_for_bit(tmp_path_fact
     )
     mask["b"][1] = (mask["b"][1][0], np.ones(4, bool))
     path = tmp_path_factory.getbasetemp() / "random.safetensors"
-    encoding = data.draw(st.sampled_from(ENCODINGS))
-    saved = assert_round_trip(path, params, mask, encoding=encoding)
-    assert encoded_bytes(params, mask, encoding) == saved.bytes_on_disk - header_bytes(path)
+    assert_round_trip(path, params, mask)
 
 
 def test_every_bit_of_kept_values_survives_and_removed_ones_become_plus_zero(tmp_path):
@@ -127,10 +117,9 @@ def test_every_bit_of_kept_values_survives_and_removed_ones_become_plus_zero(tmp
     )
     params = {"w": jnp.asarray(np.concatenate([words, words]).view(np.float32))}
     mask = {"w": jnp.arange(12) < 6}
-    for encoding in ENCODINGS:
-        save_sparse(tmp_path / "f", params, mask, encoding=encoding)
-        found = np.asarray(load_sparse(tmp_path / "f", params)[0]["w"]).view(np.uint32)
-        assert found.tolist() == [*words.tolist(), 0, 0, 0, 0, 0, 0]
+    save_sparse(tmp_path / "f", params, mask)
+    found = np.asarray(load_sparse(tmp_path / "f", params)[0]["w"]).view(np.uint32)
+    assert found.tolist() == [*words.tolist(), 0, 0, 0, 0, 0, 0]
     save_dense(tmp_path / "f", params, mask)
     found = np.asarray(load_dense(tmp_path / "f", params)["w"]).view(np.uint32)
     assert found.tolist() == [*words.tolist(), 0, 0, 0, 0, 0, 0]
@@ -214,18 +203,17 @@ def test_arrays_of_the_other_byte_order_keep_their_values(tmp_path):
     assert load_dense(tmp_path / "f", params)["w"].tolist() == [0, 0, 2, 3]
 
 
-def test_the_metadata_tells_format_version_encoding_and_every_leaf(tmp_path):
+def test_the_metadata_tells_format_version_and_every_leaf(tmp_path):
     params = {"b": {"kernel": jnp.ones((2, 3), jnp.bfloat16)}, "a": jnp.ones(2)}
-    save_sparse(tmp_path / "f", params, random_mask(params, 0.0), encoding="csr")
+    save_sparse(tmp_path / "f", params, random_mask(params, 0.0))
     with safetensors.safe_open(tmp_path / "f", framework="np") as file:
         metadata = file.metadata()
     assert metadata["file_format"] == "earlyprune_jax/sparse"
     assert metadata["file_version"] == "1"
-    assert metadata["encoding"] == "csr"
     assert metadata["written_by"] == f"earlyprune_jax {earlyprune_jax.__version__}"
     assert json.loads(metadata["tensors"]) == {
-        "a": {"encoding": "csr", "shape": [2], "dtype": "float32"},
-        "b/kernel": {"encoding": "csr", "shape": [2, 3], "dtype": "bfloat16"},
+        "a": {"encoding": "bitmask", "shape": [2], "dtype": "float32"},
+        "b/kernel": {"encoding": "bitmask", "shape": [2, 3], "dtype": "bfloat16"},
     }
 
 
@@ -304,7 +292,7 @@ def test_other_files_and_no_files_are_refused(tmp_path, load):
         load(tmp_path / "text", PARAMS)
     with pytest.raises(InvalidInput, match="readable file. No such file"):
         load(tmp_path / "nothing", PARAMS)
-    with pytest.raises(InvalidInput, match="readable file. Is a directory"):
+    with pytest.raises(InvalidInput, match="readable file"):
         load(tmp_path, PARAMS)
 
 
@@ -340,7 +328,7 @@ def test_another_format_or_version_is_refused_with_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", '{"b": 3}', '{"b": {"shape": 1, "dtype": "f", "encoding": "csr"}}']
+    "text", ["[]", "{", '{"b": 3}', '{"b": {"shape": 1, "dtype": "f", "encoding": "rows"}}']
 )
 def test_damaged_metadata_is_refused(tmp_path, text):
     save_sparse(tmp_path / "f", PARAMS, MASK)
@@ -361,13 +349,21 @@ def test_tensors_that_the_metadata_does_not_know_and_those_it_misses_are_named(t
     ]
 
 
-def test_damaged_parts_are_named_with_the_file(tmp_path):
+@pytest.mark.parametrize(
+    ("suffix", "damaged"),
+    [
+        ("#bits", np.zeros(2, np.uint8)),
+        ("#bits", np.array([255], np.uint8)),
+        ("#bits", np.zeros(1, np.int8)),
+        ("#values", np.ones(2, np.float32)),
+        ("#values", np.ones(3, np.float64)),
+        ("#values", np.ones((3, 1), np.float32)),
+    ],
+)
+def test_damaged_parts_are_named_with_the_file(tmp_path, suffix, damaged):
     save_sparse(tmp_path / "f", PARAMS, MASK)
-    rewrite(
-        tmp_path / "f",
-        change_tensors=lambda found: {**found, "a/kernel#bits": np.array([255], np.uint8)},
-    )
-    with pytest.raises(InvalidInput, match="f: Expected values of a/kernel.*damaged"):
+    rewrite(tmp_path / "f", change_tensors=lambda found: {**found, f"a/kernel{suffix}": damaged})
+    with pytest.raises(InvalidInput, match="f: Expected (values|bits) of a/kernel.*damaged"):
         load_sparse(tmp_path / "f", PARAMS)
 
 
@@ -394,16 +390,16 @@ def test_a_save_that_is_refused_leaves_the_old_file_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"a/b": np.ones(2), "a": {"b": np.ones(2)}}, "name='a/b' to name one leaf"),
+        ({"a/b": np.ones(2), "a": {"b": np.ones(2)}}, "path='a/b' to be that of one leaf"),
         ({"a": np.ones(2), "a#bits": np.ones(2)}, "name='a#bits' to name one leaf"),
         ({"__metadata__": np.ones(2)}, "name='__metadata__' to name one leaf"),
-        ({"a": np.array(["x"])}, "params at a='array of <U1' to hold numbers"),
+        ({"a": np.array(["x"])}, "params at a='array of <U1' of a type safetensors has"),
     ],
 )
 def test_trees_that_no_file_can_hold_are_refused_by_path(tmp_path, params, words):
     mask = jax.tree.map(lambda leaf: np.zeros(leaf.shape, bool), params)
-    if "a#bits" in mask:
-        mask["a#bits"] = np.ones(2, bool)
+    for name in {"a#bits", "__metadata__"} & mask.keys():
+        mask[name] = np.ones(2, bool)
     with pytest.raises(InvalidInput) as caught:
         save_sparse(tmp_path / "f", params, mask)
     assert words in str(caught.value)
@@ -411,14 +407,8 @@ def test_trees_that_no_file_can_hold_are_refused_by_path(tmp_path, params, words
 
 
 def test_bad_options_are_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="Did you mean 'bitmask'"):
-        save_sparse(tmp_path / "f", PARAMS, MASK, encoding="bitmasks")
-    with pytest.raises(InvalidInput, match="bitmask, csr"):
-        encoded_bytes(PARAMS, MASK, "coo")
-    with pytest.raises(InvalidInput, match="b"):
-        encoded_bytes(PARAMS, {"a": MASK["a"]})
-    with pytest.raises(InvalidInput, match="params at w='complex64'.*Use save_sparse"):
-        save_dense(tmp_path / "f", {"w": np.ones(1, "c8")}, {"w": np.ones(1, bool)})
+    with pytest.raises(InvalidInput, match="params at w='array of complex64' of a type"):
+        save_sparse(tmp_path / "f", {"w": np.ones(1, "c8")}, {"w": np.ones(1, bool)})
     steps = {"steps": np.arange(2)}, {"steps": np.array([True, False])}
     with pytest.raises(InvalidInput, match="mask at steps.*no weights"):
         save_sparse(tmp_path / "f", *steps)

@@ -103,12 +103,11 @@ def test_the_level_is_the_number_of_events_at_or_before_a_step(steps):
     iterative(0.2, num_rounds=3, begin=1, every=1, rewind_to=0), schedules.NEVER_PRUNE,
 ])  # fmt: skip
 def test_traced_steps_agree_with_python_steps(schedule):
-    level, wanted = jax.jit(schedule.level), jax.jit(schedule)
+    level = jax.jit(schedule.level)
     for step in range(14):
         assert level(step).dtype == np.int32
         assert int(level(step)) == schedule.level(step)
-        assert wanted(step) == np.float32(schedule(step))
-        assert wanted(jnp.asarray(step, jnp.uint8)) == np.float32(schedule(step))
+        assert int(level(jnp.asarray(step, jnp.uint8))) == schedule.level(step)
     np.testing.assert_array_equal(
         jax.vmap(schedule.level)(jnp.arange(14)), [schedule.level(t) for t in range(14)]
     )
@@ -136,7 +135,6 @@ FRACTION = "in [0, 1)"
         ((2.0,), (0.1,), None, "2.0"),
         ((True,), (0.1,), None, "True"),
         (("3",), (0.1,), None, "'3'"),
-        ((2**31,), (0.1,), None, "2147483648"),
         (None, (0.1,), None, "None"),
         (3, (0.1,), None, "3"),
         ([3], [0.1], None, "[3]"),
@@ -203,7 +201,7 @@ def test_parts_of_a_step_need_epochs():
 @pytest.mark.parametrize("wrong", [0, -3, 1.5, 10.0, True, "10", math.nan])
 def test_steps_per_epoch_is_a_whole_number(wrong):
     assert (
-        f"steps_per_epoch={wrong!r} to be a whole number"
+        f"steps_per_epoch={wrong!r} to be an integer of at least 1"
         in refusal(one_shot, 0.5, at=1, steps_per_epoch=wrong)[0]
     )
 

@@ -238,15 +238,15 @@ def broken(**changes):
         (TWO_EXAMPLES, "Wrap a single batch in a list"),
         (jnp.ones((3, 2)), "Wrap a single batch in a list"),
         (5, "to be an iterable of batches"),
-        ([{}], "batch 0 (from 0)={} to hold at least one array"),
+        ([{}], "examples in batch 0 (from 0)={} to be the same number of at least 1"),
         ([TWO_EXAMPLES, broken(y=jnp.ones(3))], "examples in batch 1 (from 0)={'x': 2, 'y': 3}"),
         (
             [TWO_EXAMPLES, broken(y=1.0)],
-            "batch 1 (from 0) at y=1.0 to be an array with a leading example axis",
+            "examples in batch 1 (from 0)={'x': 2, 'y': None} to be the same number",
         ),
         (
             [{"x": jnp.zeros(0), "y": jnp.zeros(0)}],
-            "examples in batch 0 (from 0)=0 to be at least 1",
+            "examples in batch 0 (from 0)={'x': 0, 'y': 0} to be the same number of at least 1",
         ),
         ([TWO_EXAMPLES, broken(x=jnp.array([1.0, jnp.nan]))], "gradient at a, b='not finite'"),
         ([TWO_EXAMPLES, broken(x=jnp.array([1.0, jnp.nan]))], "At batch 1 (from 0)"),

@@ -245,7 +245,7 @@ def test_bad_options_are_refused(options, words):
 def test_weights_that_are_not_finite_are_named():
     matrices = mlp([3, 4, 2])
     matrices[1][0, 0] = np.nan
-    with pytest.raises(InvalidInput, match="scores not finite at 0, 1"):
+    with pytest.raises(InvalidInput, match="synaptic flow at 0='not finite'"):
         synflow(forward, matrices, jnp.ones((1, 3)))
 
 
