@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name
 from earlyprune_jax.signals.signal import kept_for_modules
@@ -103,7 +103,7 @@ def reestimate(run: TrainingPass, variables: Variables, parts: list[Any]) -> Any
 
 def training_pass(model: Any, options: Mapping[str, Any]) -> TrainingPass:
     """Compiles the training-mode pass of a model, once for equal modules and options."""
-    mode = taps.training_options(model, options) if taps.is_linen(model) else options
+    mode = layer_hooks.training_options(model, options) if layer_hooks.is_linen(model) else options
     return _compiled_pass(model, tuple(sorted(mode.items())))
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_like
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
@@ -150,7 +150,9 @@ classes."""
 
 
 def _evaluation(model: Any, options: Mapping[str, Any]) -> Evaluation:
-    mode = taps.evaluation_options(model, options) if taps.is_linen(model) else options
+    mode = (
+        layer_hooks.evaluation_options(model, options) if layer_hooks.is_linen(model) else options
+    )
     return _compiled_evaluation(model, tuple(sorted(mode.items())))
 
 
@@ -171,7 +173,7 @@ def _num_wrong(
     run: Evaluation, variables: Variables, parts: list[Any], labels: Any, alpha: float
 ) -> int:
     """How many images are misclassified."""
-    outputs = [jax.device_get(taps.evaluated(run, variables, part)) for part in parts]
+    outputs = [jax.device_get(layer_hooks.evaluated(run, variables, part)) for part in parts]
     predictions = np.concatenate([output[0] for output in outputs])
     finite = np.concatenate([output[1] for output in outputs])
     problems = []

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.pruning import select
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS, check_options
@@ -241,8 +241,8 @@ def _model_problems(
 ) -> list[str]:
     problems = []
     thing, params = "params", variables
-    if taps.is_linen(model):
-        problems += taps.linen_problems(apply_options)
+    if layer_hooks.is_linen(model):
+        problems += layer_hooks.linen_problems(apply_options)
         has_params = isinstance(variables, Mapping) and "params" in variables
         if not has_params:
             given = (

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Array, Params
 from earlyprune_jax.pruning.scores.fisher import (
     label_rule,
@@ -24,7 +24,7 @@ from earlyprune_jax.signals.signal import Network, kept_for_modules
 from earlyprune_jax.validate import shortened, unexpected
 
 MEMORY_BYTES = 2**30
-"""What the default microbatch's gradients and tapped arrays may take together, by a rough count."""
+"""What the default microbatch's gradients and hooked arrays may take together, by a rough count."""
 
 LARGEST_MICROBATCH = {"layerwise": 128, "vmap": 32, "batch": 128}
 
@@ -115,19 +115,19 @@ def _fields(
 
 
 def default_microbatch_size(
-    params: Params, method: str, covered: taps.Coverage | None, with_diagonal: bool
+    params: Params, method: str, covered: layer_hooks.Coverage | None, with_diagonal: bool
 ) -> int:
     """Chooses the microbatch where none is given: a power of two, or 1.
 
     `batch`: 128, paper A's batch size; its estimate depends on it. The others' do not: as many
     images as keep the per-example gradients that are held at once (`vmap`: all of them, twice;
-    `layerwise`: the tapped inputs and outputs, the gradients of the largest layer, those left to
+    `layerwise`: the hooked inputs and outputs, the gradients of the largest layer, those left to
     vmap) within about 1 GiB; at most 32 for `vmap`, 128 for `layerwise`.
 
     Args:
         params: the network's.
         method: one of `fisher_squares.METHODS`.
-        covered: what can be tapped, for `layerwise`.
+        covered: what can be hooked, for `layerwise`.
         with_diagonal: whether the squares of single entries are wanted.
     """
     largest = LARGEST_MICROBATCH[method]
@@ -151,7 +151,7 @@ class _Prepared:
         method: that runs.
         network_of: arrays -> the network and its parameters.
         num_classes: C.
-        covered: what can be tapped, for the layerwise method.
+        covered: what can be hooked, for the layerwise method.
         step: (arrays, batch, examples, key, pass index) -> the squares of one microbatch.
         notes: what falls back to another method, and why.
     """
@@ -159,7 +159,7 @@ class _Prepared:
     method: str
     network_of: Callable[[Any], tuple[Network, Params]]
     num_classes: int
-    covered: taps.Coverage | None
+    covered: layer_hooks.Coverage | None
     step: Callable[..., Squares]
     notes: tuple[str, ...]
 
@@ -172,9 +172,9 @@ def _prepared_for(
     apply_options: Mapping[str, Any],
 ) -> tuple[_Prepared, Any]:
     """A network prepared, and the arrays that it is run with."""
-    if taps.is_linen(model):
+    if layer_hooks.is_linen(model):
         arrays, merge = {name: variables[name] for name in variables}, _as_it_is
-        apply_options = taps.evaluation_options(model, apply_options)
+        apply_options = layer_hooks.evaluation_options(model, apply_options)
     else:
         arrays, merge = split_weights(variables)
     two = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), images)
@@ -208,17 +208,20 @@ def _prepared(
     """
     estimator, method, with_diagonal = how
     notes: tuple[str, ...] = ()
-    if method == "layerwise" and not taps.is_linen(model):
-        method, notes = "vmap", ("the whole model by vmap: only Linen modules have layers to tap",)
+    if method == "layerwise" and not layer_hooks.is_linen(model):
+        method, notes = (
+            "vmap",
+            ("the whole model by vmap: only Linen modules have layers to hook",),
+        )
     arrays, two = jax.tree.unflatten(treedef, shapes)
 
     def apply(variables: Any, images: Any, **linen_options: Any) -> Any:
-        if taps.is_linen(model):
+        if layer_hooks.is_linen(model):
             return model.apply(variables, images, **dict(options), **linen_options)
         return model(variables["params"], images, **dict(options))
 
     def network_of(arrays: Any) -> tuple[Network, Params]:
-        if not taps.is_linen(model):
+        if not layer_hooks.is_linen(model):
             return Network(apply, {}, is_linen=False), merge(arrays)
         fixed = {name: values for name, values in arrays.items() if name != "params"}
         return Network(apply, fixed, is_linen=True), arrays["params"]
@@ -239,9 +242,9 @@ def _prepared(
             with_diagonal=with_diagonal,
         )
 
-    logits = taps.evaluated(jax.eval_shape, logits_of, arrays, two)
+    logits = layer_hooks.evaluated(jax.eval_shape, logits_of, arrays, two)
     require_logits(logits, 2)
-    covered = taps.coverage(apply, arrays, two) if method == "layerwise" else None
+    covered = layer_hooks.coverage(apply, arrays, two) if method == "layerwise" else None
     step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
     notes = covered.notes if covered else notes
     return _Prepared(method, network_of, logits.shape[1], covered, step, notes)
@@ -288,7 +291,9 @@ def _require_finite(
             np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(image)
         ):
             where = "That image itself is not finite."
-        elif network.is_linen and (layer := taps.first_nonfinite(network.apply, variables, image)):
+        elif network.is_linen and (
+            layer := layer_hooks.first_nonfinite(network.apply, variables, image)
+        ):
             where = f"The first output that is not finite is that of the layer {layer}."
         else:
             where = "No single layer could be named: it is in nn.scan, or no Linen module's."

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient
 from earlyprune_jax.pruning.scores.fisher import (
     Choose,
     batch_gradient,
@@ -22,7 +23,6 @@ from earlyprune_jax.pruning.scores.fisher import (
 from earlyprune_jax.pruning.scores.gradients import Examples
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 from earlyprune_jax.signals.signal import Network, ProbeSignal
-from earlyprune_jax.taps.gradients import Explicit, Gradient
 from earlyprune_jax.validate import InvalidInput
 
 METHODS = ("vmap", "layerwise", "batch")
@@ -112,10 +112,10 @@ def _by_vmap(
 def _layerwise(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
 ) -> Made:
-    """The tapped layers' gradients from one backward pass; the other weights' by vmap."""
+    """The hooked layers' gradients from one backward pass; the other weights' by vmap."""
     variables = {"params": params, **network.fixed}
-    covered = taps.coverage(network.apply, variables, batch)
-    run = taps.tapped_pass(network.apply, variables, batch, covered)
+    covered = layer_hooks.coverage(network.apply, variables, batch)
+    run = layer_hooks.hooked_pass(network.apply, variables, batch, covered)
     log_probs = jax.nn.log_softmax(run.logits.astype(jnp.float32))
     labels, factors = choose(log_probs, examples.numbers, examples.labels)
     # d log p_y / d logits = onehot(y) - p.

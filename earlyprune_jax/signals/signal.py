@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Array, Params, PRNGKey
 
 
@@ -19,7 +19,7 @@ class Network:
     Attributes:
         apply: (variables, batch, **linen_options) -> logits [B, C]. `variables` is
             {"params": params, **fixed}. Where `is_linen`, the options of a Linen module's `apply`
-            (`mutable`, ...) are passed on, so that its layers can be tapped.
+            (`mutable`, ...) are passed on, so that its layers can be hooked.
         fixed: the other variables, e.g. {"batch_stats": ...}.
         is_linen: whether `apply` runs a Linen module.
         sums: (params, batch) -> the sums of a task over the batch, `loss` and `count` among them,
@@ -96,6 +96,6 @@ def kept_for_modules(make: Callable[..., Any]) -> Callable[..., Any]:
             hash((model, options))
         except TypeError:
             return make(model, *options)
-        return (kept if taps.is_linen(model) else make)(model, *options)
+        return (kept if layer_hooks.is_linen(model) else make)(model, *options)
 
     return get

@@ -18,7 +18,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.linear import canonicalize_padding
 
 from earlyprune_jax.array_types import Array
-from earlyprune_jax.taps.gradients import Explicit, Gradient, Product, Scatter
+from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient, Product, Scatter
 
 BLOCK_CHANNELS = 48
 """Kernel positions share one product until it has so many rows; with fewer the product runs
@@ -83,7 +83,7 @@ jax.tree_util.register_dataclass(
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How one class of layers is tapped.
+    """How one class of layers is hooked.
 
     Attributes:
         arguments: method -> the name of the argument that is the layer's input.

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from earlyprune_jax.array_types import Variables
-from earlyprune_jax.taps.interception import num_interceptors
+from earlyprune_jax.layer_hooks.interception import num_interceptors
 from earlyprune_jax.validate import InvalidInput, expected
 
 EVALUATION_VALUES = {
@@ -84,7 +84,7 @@ def training_options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 def linen_problems(options: Mapping[str, Any]) -> list[str]:
     """Lists why a module cannot be measured here, with these options of `module.apply`.
 
-    Nothing may change or be random, and a tapped layer would meet other interceptors twice.
+    Nothing may change or be random, and a hooked layer would meet other interceptors twice.
     """
     remedies = {
         "mutable": "Nothing may change while gradients are taken: leave it out.",

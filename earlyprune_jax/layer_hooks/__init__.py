@@ -2,15 +2,15 @@
 
     input_norms         l2 norm of what every kernel entry multiplies (for scores.wanda)
     coverage            which parameters the layerwise gradients cover, and why not the others
-    tapped_pass         per-example gradients' squares of the covered ones, in one backward pass
+    hooked_pass         per-example gradients' squares of the covered ones, in one backward pass
     is_linen, evaluation_options, training_options, linen_problems, evaluated,
     first_nonfinite     a Linen module in evaluation mode (or in training mode)
 
 With models/, the only place that imports Flax.
 """
 
-from earlyprune_jax.taps.coverage import Coverage, TappedPass, coverage, tapped_pass
-from earlyprune_jax.taps.evaluation import (
+from earlyprune_jax.layer_hooks.coverage import Coverage, HookedPass, coverage, hooked_pass
+from earlyprune_jax.layer_hooks.evaluation import (
     evaluated,
     evaluation_options,
     first_nonfinite,
@@ -18,11 +18,11 @@ from earlyprune_jax.taps.evaluation import (
     linen_problems,
     training_options,
 )
-from earlyprune_jax.taps.input_norms import input_norms
+from earlyprune_jax.layer_hooks.input_norms import input_norms
 
 __all__ = [
     "Coverage",
-    "TappedPass",
+    "HookedPass",
     "coverage",
     "evaluated",
     "evaluation_options",
@@ -30,6 +30,6 @@ __all__ = [
     "input_norms",
     "is_linen",
     "linen_problems",
-    "tapped_pass",
+    "hooked_pass",
     "training_options",
 ]

@@ -1,4 +1,4 @@
-"""Which parameters of a Linen network the taps cover exactly, and their per-example gradients.
+"""Which parameters of a Linen network the hooks cover exactly, and their per-example gradients.
 
 A layer is covered if its rule holds at every call, its inputs and outputs have the examples along
 axis 0 and nowhere else, the parameters it sees are the network's own, unchanged, and nothing else
@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array
+from earlyprune_jax.layer_hooks import interception
+from earlyprune_jax.layer_hooks.dependence import primitives, unchanged_input, used_inputs
+from earlyprune_jax.layer_hooks.gradients import Gradient
+from earlyprune_jax.layer_hooks.interception import Apply, Path
+from earlyprune_jax.layer_hooks.layers import RULES, Call
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
-from earlyprune_jax.taps import interception
-from earlyprune_jax.taps.dependence import primitives, unchanged_input, used_inputs
-from earlyprune_jax.taps.gradients import Gradient
-from earlyprune_jax.taps.interception import Apply, Path
-from earlyprune_jax.taps.layers import RULES, Call
 
 SIZES = 2, 4
 """The batch sizes of the two traces. What is 2 long in both is no batch axis."""
@@ -35,7 +35,7 @@ UNREACHED = "it is called where its variables do not reach, as by a function tha
 
 
 @dataclasses.dataclass(frozen=True)
-class Tap:
+class Hook:
     """A covered layer.
 
     Attributes:
@@ -54,30 +54,30 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What can be tapped.
+    """What can be hooked.
 
     Attributes:
-        taps: the covered layers by path.
+        hooks: the covered layers by path.
         notes: for every module with weights that are not covered: their names, and why.
     """
 
-    taps: Mapping[Path, Tap]
+    hooks: Mapping[Path, Hook]
     notes: tuple[str, ...]
 
     @property
     def places(self) -> frozenset[int]:
         """Of the covered leaves among those of the params."""
-        return frozenset(place for tap in self.taps.values() for place in tap.places.values())
+        return frozenset(place for hook in self.hooks.values() for place in hook.places.values())
 
     def floats(self, *, diagonal: bool) -> int:
-        """Counts the numbers held at once for one example of a tapped pass."""
-        gradients = [tap.gradient_floats[diagonal] for tap in self.taps.values()]
-        activations = sum(tap.activation_floats for tap in self.taps.values())
+        """Counts the numbers held at once for one example of a hooked pass."""
+        gradients = [hook.gradient_floats[diagonal] for hook in self.hooks.values()]
+        activations = sum(hook.activation_floats for hook in self.hooks.values())
         return activations + max(gradients, default=0)
 
 
 def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage:
-    """Finds what can be tapped.
+    """Finds what can be hooked.
 
     Args:
         apply: (variables, batch, **Linen's options) -> outputs.
@@ -87,20 +87,20 @@ def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage
     shapes = jax.tree.map(_shape, dict(variables))
     params = shapes.pop("params")
     small, large = (jax.tree.map(lambda leaf, n=size: _resized(leaf, n), batch) for size in SIZES)
-    results: dict[Path, Tap | str] = {}
+    results: dict[Path, Hook | str] = {}
     otherwise = NOT_CALLED
     try:
         results = _looked_at(apply, params, shapes, small, large)
-        while used := _used_elsewhere(apply, params, shapes, small, _taps(results)):
+        while used := _used_elsewhere(apply, params, shapes, small, _hooks(results)):
             results |= dict.fromkeys(used, USED_ELSEWHERE)
-    except Exception as error:  # the network runs untapped; whatever this is, so it still does
+    except Exception as error:  # the network runs without hooks; whatever this is, so it still does
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        results, otherwise = {}, f"the network cannot be tapped ({message})"
-    return Coverage(_taps(results), _notes(params, results, otherwise))
+        results, otherwise = {}, f"the network cannot be hooked ({message})"
+    return Coverage(_hooks(results), _notes(params, results, otherwise))
 
 
 @dataclasses.dataclass(frozen=True)
-class TappedPass:
+class HookedPass:
     """A forward pass whose backward pass gives per-example gradients.
 
     Attributes:
@@ -113,10 +113,10 @@ class TappedPass:
     gradients: Callable[[Array], dict[int, Gradient]]
 
 
-def tapped_pass(
+def hooked_pass(
     apply: Apply, variables: Mapping[str, Any], batch: Any, covered: Coverage
-) -> TappedPass:
-    """Runs a network with its covered layers tapped; inside jit.
+) -> HookedPass:
+    """Runs a network with its covered layers hooked; inside jit.
 
     The gradient of a layer's parameters is a function of its input and of the cotangent of its
     output. The latter is the gradient with respect to zeros added to the output, so one backward
@@ -129,27 +129,27 @@ def tapped_pass(
         covered: what `coverage` found for this network.
     """
     num_examples = jax.tree.leaves(batch)[0].shape[0]
-    given = _abstract_taps(covered.taps, variables["params"], num_examples)
+    given = _abstract_hooks(covered.hooks, variables["params"], num_examples)
     zeros = {
         path: tuple(jnp.zeros(z.shape, z.dtype) for z in outputs)
         for path, (_, outputs) in given.items()
     }
 
     def forward(zeros: Any) -> Any:
-        taps = {path: (parameters, zeros[path]) for path, (parameters, _) in given.items()}
-        return interception.tapped(apply, variables, taps, batch)
+        hooks = {path: (parameters, zeros[path]) for path, (parameters, _) in given.items()}
+        return interception.hooked(apply, variables, hooks, batch)
 
     logits, backward, calls = jax.vjp(forward, zeros, has_aux=True)
 
     def gradients(cotangent: Array) -> dict[int, Gradient]:
         (cotangents,) = backward(cotangent.astype(logits.dtype))
         found: dict[int, Gradient] = {}
-        for path, tap in covered.taps.items():
+        for path, hook in covered.hooks.items():
             of_layer = _gradients(calls[path], cotangents[path])
-            found |= {place: of_layer[name] for name, place in tap.places.items()}
+            found |= {place: of_layer[name] for name, place in hook.places.items()}
         return found
 
-    return TappedPass(logits, gradients)
+    return HookedPass(logits, gradients)
 
 
 def _gradients(calls: tuple[Call, ...], cotangents: tuple[Array, ...]) -> dict[str, Gradient]:
@@ -168,14 +168,14 @@ def _resized(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
 
 
-def _taps(results: Mapping[Path, Tap | str]) -> dict[Path, Tap]:
-    return {path: result for path, result in results.items() if isinstance(result, Tap)}
+def _hooks(results: Mapping[Path, Hook | str]) -> dict[Path, Hook]:
+    return {path: result for path, result in results.items() if isinstance(result, Hook)}
 
 
 def _looked_at(
     apply: Apply, params: Any, rest: Any, small: Any, large: Any
-) -> dict[Path, Tap | str]:
-    """Path of every known layer that is called -> its tap, or why it cannot be tapped."""
+) -> dict[Path, Hook | str]:
+    """Path of every known layer that is called -> its hook, or why it cannot be hooked."""
 
     def run(params: Any, rest: Any, batch: Any) -> Any:
         return interception.recorded(apply, {**rest, "params": params}, batch)[1]
@@ -199,14 +199,14 @@ def _looked_at(
     found = [origin(result) for result in range(len(jaxpr.outvars))]
     origins = jax.tree.unflatten(jax.tree.structure(records), found)
     places = jax.tree.unflatten(treedef, range(len(leaves)))
-    results: dict[Path, Tap | str] = {}
+    results: dict[Path, Hook | str] = {}
     for path, calls in records.items():
         own = {
             name: jax.tree.leaves(_subtree(places, (*path[:-1], name)))
             for name in calls[0].parameters
         }
         reason = _call_reason(calls, larger.get(path, ())) or _origin_reason(own, origins[path])
-        results[path] = reason or _tap_of(
+        results[path] = reason or _hook_of(
             calls, {name: place for name, (place,) in own.items()}, leaves
         )
     return results
@@ -238,8 +238,8 @@ def _origin_reason(own: dict[str, list[int]], origins: tuple[Call, ...]) -> str:
     return ""
 
 
-def _tap_of(calls: tuple[Call, ...], places: dict[str, int], leaves: list[Any]) -> Tap | str:
-    """The tap of a layer that may have one, if the gradients of its rule fit its parameters."""
+def _hook_of(calls: tuple[Call, ...], places: dict[str, int], leaves: list[Any]) -> Hook | str:
+    """The hook of a layer that may have one, if the gradients of its rule fit its parameters."""
     gradients: dict[str, Gradient] = {}
 
     def run(calls: Any, outputs: Any) -> Any:
@@ -256,7 +256,7 @@ def _tap_of(calls: tuple[Call, ...], places: dict[str, int], leaves: list[Any]) 
         max((gradient.size(diagonal=wanted) for gradient in gradients.values()), default=0)
         for wanted in (False, True)
     )
-    return Tap(
+    return Hook(
         places,
         tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
         sum(math.prod(array.shape[1:]) for array in arrays),
@@ -265,27 +265,27 @@ def _tap_of(calls: tuple[Call, ...], places: dict[str, int], leaves: list[Any]) 
 
 
 def _used_elsewhere(
-    apply: Apply, params: Any, rest: Any, batch: Any, taps: Mapping[Path, Tap]
+    apply: Apply, params: Any, rest: Any, batch: Any, hooks: Mapping[Path, Hook]
 ) -> list[Path]:
-    """The taps whose parameters the outputs depend on in another way than through their layer."""
+    """The hooks whose parameters the outputs depend on in another way than through their layer."""
 
     def run(params: Any, rest: Any, given: Any, batch: Any) -> Any:
-        return interception.tapped(apply, {**rest, "params": params}, given, batch)[0]
+        return interception.hooked(apply, {**rest, "params": params}, given, batch)[0]
 
-    given = _abstract_taps(taps, params, SIZES[0])
+    given = _abstract_hooks(hooks, params, SIZES[0])
     closed = jax.make_jaxpr(run)(params, rest, given, batch)
     used = used_inputs(closed.jaxpr, range(len(closed.jaxpr.outvars)))
-    return [path for path, tap in taps.items() if used.intersection(tap.places.values())]
+    return [path for path, hook in hooks.items() if used.intersection(hook.places.values())]
 
 
-def _abstract_taps(taps: Mapping[Path, Tap], params: Any, size: int) -> dict[Path, Any]:
-    """What `interception.tapped` takes, as shapes, for a batch of that size."""
+def _abstract_hooks(hooks: Mapping[Path, Hook], params: Any, size: int) -> dict[Path, Any]:
+    """What `interception.hooked` takes, as shapes, for a batch of that size."""
     return {
         path: (
-            {name: _subtree(params, (*path[:-1], name)) for name in tap.places},
-            tuple(jax.ShapeDtypeStruct((size, *out.shape), out.dtype) for out in tap.outputs),
+            {name: _subtree(params, (*path[:-1], name)) for name in hook.places},
+            tuple(jax.ShapeDtypeStruct((size, *out.shape), out.dtype) for out in hook.outputs),
         )
-        for path, tap in taps.items()
+        for path, hook in hooks.items()
     }
 
 
@@ -298,9 +298,9 @@ def _subtree(tree: Any, path: Path) -> Any:
     return tree
 
 
-def _notes(params: Any, results: Mapping[Path, Tap | str], otherwise: str) -> tuple[str, ...]:
+def _notes(params: Any, results: Mapping[Path, Hook | str], otherwise: str) -> tuple[str, ...]:
     """One line for every module with weights that are not covered."""
-    covered = Coverage(_taps(results), ()).places
+    covered = Coverage(_hooks(results), ()).places
     reasons = {"/".join(path[:-1]): why for path, why in results.items() if isinstance(why, str)}
     left: dict[str, list[str]] = {}
     for place, (path, leaf) in enumerate(named_leaves(params)):

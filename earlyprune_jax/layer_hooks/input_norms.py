@@ -14,12 +14,12 @@ import numpy as np
 from flax import linen as nn
 
 from earlyprune_jax.array_types import Array, Variables
+from earlyprune_jax.layer_hooks.evaluation import evaluated
+from earlyprune_jax.layer_hooks.layers import as_tuple
 from earlyprune_jax.pruning.scores.gradients import Batches, checked
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.taps.evaluation import evaluated
-from earlyprune_jax.taps.layers import as_tuple
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 COLLECTION = "input_square_sums"
@@ -108,7 +108,7 @@ def _interceptor() -> Callable[..., Any]:
     kernel."""
     running: list[list[Any]] = []  # [layer, whether its parent class's call has run inside]
 
-    def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         layer, measure = context.module, _rule(context)
         if measure is None:
             return next_call(*args, **kwargs)
@@ -124,7 +124,7 @@ def _interceptor() -> Callable[..., Any]:
             layer.sow(COLLECTION, "kernel", sums, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros(()))
         return outputs
 
-    return tap
+    return hook
 
 
 def _rule(context: Any) -> Callable[[Any, Array], Array] | None:
@@ -182,7 +182,7 @@ def _require_norms(wanted: list[str], sums: dict[str, Any], number: int) -> None
     supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
     remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm yourself."
     problems = [
-        expected("input norms at", name, "to be tapped", remedy)
+        expected("input norms at", name, "to be hooked", remedy)
         for name in wanted
         if name not in sums
     ]

@@ -1,6 +1,6 @@
-"""Running a Linen network with its layers tapped.
+"""Running a Linen network with its layers hooked.
 
-What the taps give and take travels in two variable collections, not in Python closures: it then
+What the hooks give and take travels in two variable collections, not in Python closures: it then
 passes through `nn.remat` and `nn.jit` as any variable does, and is absent inside `nn.scan` and
 `nn.vmap`, which do not carry it; layers there run as they are.
 """
@@ -13,48 +13,48 @@ from flax.linen import module as linen_module
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.core import Tracer
 
-from earlyprune_jax.taps.layers import RULES, Call, Held, Rule, read_call
+from earlyprune_jax.layer_hooks.layers import RULES, Call, Held, Rule, read_call
 
 Apply = Callable[..., Any]
 """(variables, batch, **Linen's options) -> outputs."""
 
 Path = tuple[str, ...]
-"""A module's path, and the name of its tap at the end."""
+"""A module's path, and the name of its hook at the end."""
 
-TAPS = "layer_taps"
-"""Read by tapped layers: their parameters, and zeros that are added to their outputs."""
+HOOKS = "layer_hooks"
+"""Read by hooked layers: their parameters, and zeros that are added to their outputs."""
 
 RECORDS = "layer_records"
-"""Written by tapped layers: one `Call` for each."""
+"""Written by hooked layers: one `Call` for each."""
 
-TAP_PREFIX = "tap of "
+HOOK_PREFIX = "hook of "
 """Before the class name in both collections: no module or parameter has such a name."""
 
 
 def recorded(apply: Apply, variables: Mapping[str, Any], batch: Any) -> tuple[Any, dict[Path, Any]]:
-    """Runs a network unchanged: (outputs, tap -> its calls, outputs and parameters included)."""
+    """Runs a network unchanged: (outputs, hook -> its calls, outputs and parameters included)."""
     return _intercepted(_record, apply, variables, batch)
 
 
-def tapped(
-    apply: Apply, variables: Mapping[str, Any], taps: Mapping[Path, Any], batch: Any
+def hooked(
+    apply: Apply, variables: Mapping[str, Any], hooks: Mapping[Path, Any], batch: Any
 ) -> tuple[Any, dict[Path, Any]]:
-    """Runs a network, each layer of `taps` with the parameters given there.
+    """Runs a network, each layer of `hooks` with the parameters given there.
 
-    The tapped layers do not touch their own entries in `variables`: whatever depends on those, uses
+    The hooked layers do not touch their own entries in `variables`: whatever depends on those, uses
     the parameters some other way. The outputs' gradient with respect to the zeros is the cotangent
     of each call's output.
 
     Args:
         apply: the network.
         variables: {"params": ..., ...}.
-        taps: tap -> (parameters, one array of zeros in the output's shape for every call).
+        hooks: hook -> (parameters, one array of zeros in the output's shape for every call).
         batch: arrays with a leading example axis.
 
     Returns:
-        The outputs, and tap -> its calls.
+        The outputs, and hook -> its calls.
     """
-    return _intercepted(_tap(), apply, {**variables, TAPS: unflatten_dict(taps)}, batch)
+    return _intercepted(_hook(), apply, {**variables, HOOKS: unflatten_dict(hooks)}, batch)
 
 
 def _intercepted(interceptor: Any, apply: Apply, variables: Mapping[str, Any], batch: Any) -> Any:
@@ -78,10 +78,10 @@ def _record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
 
 
 def _surroundings_refusal(x: Any) -> str:
-    """Why a layer cannot be tapped where it is called."""
+    """Why a layer cannot be hooked where it is called."""
     if num_interceptors() > 1:
         return "an interceptor of the network's own changes what it does"
-    # What is differentiated or mapped inside the network uses the parameters in ways no tap sees.
+    # What is differentiated or mapped inside the network uses the parameters in ways no hook sees.
     if isinstance(x, Tracer) and type(x).__name__ != "DynamicJaxprTracer":
         return "it is called inside a transformation of the network's own, such as nn.vjp"
     return ""
@@ -92,15 +92,15 @@ def num_interceptors() -> int:
     return len(getattr(linen_module, "_global_interceptor_stack", ()))
 
 
-def _tap() -> Callable[..., Any]:
+def _hook() -> Callable[..., Any]:
     inside = False
 
-    def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         nonlocal inside
         layer, method, rule = context.module, context.method_name, _rule_of(context)
         if inside or rule is None:
             return next_call(*args, **kwargs)
-        given = layer.scope.get_variable(TAPS, _tap_name(layer))
+        given = layer.scope.get_variable(HOOKS, _hook_name(layer))
         # Without a record the layer uses its ordinary parameters, which shows.
         if given is None or not _is_recording(layer):
             return next_call(*args, **kwargs)
@@ -117,7 +117,7 @@ def _tap() -> Callable[..., Any]:
         number = _append(layer, Call(x, None, None, state, unbound, method))
         return outputs + zeros[number]
 
-    return tap
+    return hook
 
 
 def _rule_of(context: Any) -> Rule | None:
@@ -132,8 +132,8 @@ def _is_recording(layer: Any) -> bool:
 
 def _append(layer: Any, call: Call) -> int:
     """Adds a call to those beside the layer's parameters; returns how many there were before."""
-    earlier = layer.scope.get_variable(RECORDS, _tap_name(layer), ())
-    layer.scope.put_variable(RECORDS, _tap_name(layer), (*earlier, call))
+    earlier = layer.scope.get_variable(RECORDS, _hook_name(layer), ())
+    layer.scope.put_variable(RECORDS, _hook_name(layer), (*earlier, call))
     return len(earlier)
 
 
@@ -141,7 +141,7 @@ def _variables_of(layer: Any) -> tuple[Any, dict[str, Any]]:
     """(parameters, the other collections) of a layer."""
     variables = layer.variables
     state = {
-        name: values for name, values in variables.items() if name not in ("params", TAPS, RECORDS)
+        name: values for name, values in variables.items() if name not in ("params", HOOKS, RECORDS)
     }
     return variables.get("params", {}), state
 
@@ -150,5 +150,5 @@ def _unbound(layer: Any) -> Held:
     return Held(layer.clone(parent=None, name=None))
 
 
-def _tap_name(layer: Any) -> str:
-    return f"{TAP_PREFIX}{type(layer).__name__}"
+def _hook_name(layer: Any) -> str:
+    return f"{HOOK_PREFIX}{type(layer).__name__}"
