@@ -1,4 +1,4 @@
-"""Which parameters of a Linen network the hooks cover exactly, and their per-example gradients.
+"""Which parameters of a Linen network hooks cover exactly, and their per-example gradients.
 
 A layer is covered if its rule holds at every call, its inputs and outputs have the examples along
 axis 0 and nowhere else, the parameters it sees are the network's own, unchanged, and nothing else
@@ -13,20 +13,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from earlyprune_jax.array_types import Array
 from earlyprune_jax.layer_hooks import interception
-from earlyprune_jax.layer_hooks.dependence import primitives, unchanged_input, used_inputs
 from earlyprune_jax.layer_hooks.gradients import Gradient
 from earlyprune_jax.layer_hooks.interception import Apply, Path
 from earlyprune_jax.layer_hooks.layers import RULES, Call
+from earlyprune_jax.pruning.channels.trace import INLINED, WITH_DERIVATIVE, body_of
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 
 SIZES = 2, 4
 """The batch sizes of the two traces. What is 2 long in both is no batch axis."""
 
 COMPUTED, UNTRACED = -1, -2
-"""Origins that are no place."""
+"""Origins that are no index of a leaf."""
 
 NOT_CALLED = "no call of a supported layer, outside nn.scan and nn.vmap, holds it"
 USED_ELSEWHERE = "its parameters are also used outside it"
@@ -39,7 +40,7 @@ class Hook:
     """A covered layer.
 
     Attributes:
-        places: parameter name -> its place among the leaves of the params.
+        places: parameter name -> its index among the leaves of the params.
         outputs: the shape and type of each call's output, for one example.
         activation_floats: how many numbers its inputs and outputs for one example are.
         gradient_floats: the most numbers that the per-example squares of one of its parameters, or
@@ -54,7 +55,7 @@ class Hook:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What can be hooked.
+    """What hooks cover.
 
     Attributes:
         hooks: the covered layers by path.
@@ -67,7 +68,7 @@ class Coverage:
     @property
     def places(self) -> frozenset[int]:
         """Of the covered leaves among those of the params."""
-        return frozenset(place for hook in self.hooks.values() for place in hook.places.values())
+        return frozenset(index for hook in self.hooks.values() for index in hook.places.values())
 
     def floats(self, *, diagonal: bool) -> int:
         """Counts the numbers held at once for one example of a hooked pass."""
@@ -77,26 +78,44 @@ class Coverage:
 
 
 def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage:
-    """Finds what can be hooked.
+    """Finds the layers that hooks cover.
 
     Args:
         apply: (variables, batch, **Linen's options) -> outputs.
         variables: arrays or shapes.
         batch: arrays or shapes with a leading example axis of any length.
+
+    Returns:
+        The covered layers, and why the others are not.
     """
-    shapes = jax.tree.map(_shape, dict(variables))
+    shapes = jax.eval_shape(lambda variables: variables, dict(variables))
     params = shapes.pop("params")
-    small, large = (jax.tree.map(lambda leaf, n=size: _resized(leaf, n), batch) for size in SIZES)
+    small, large = (
+        jax.tree.map(lambda a, n=size: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), batch)
+        for size in SIZES
+    )
     results: dict[Path, Hook | str] = {}
     otherwise = NOT_CALLED
     try:
-        results = _looked_at(apply, params, shapes, small, large)
+        results = _layers(apply, params, shapes, small, large)
         while used := _used_elsewhere(apply, params, shapes, small, _hooks(results)):
             results |= dict.fromkeys(used, USED_ELSEWHERE)
     except Exception as error:  # the network runs without hooks; whatever this is, so it still does
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         results, otherwise = {}, f"the network cannot be hooked ({message})"
-    return Coverage(_hooks(results), _notes(params, results, otherwise))
+    hooks = _hooks(results)
+    covered = Coverage(hooks, ()).places
+    reasons = {"/".join(path[:-1]): why for path, why in results.items() if isinstance(why, str)}
+    left: dict[str, list[str]] = {}
+    for index, (path, leaf) in enumerate(named_leaves(params)):
+        if index not in covered and is_weight(leaf):
+            module, _, name = path.rpartition("/")
+            left.setdefault(module, []).append(name)
+    notes = (
+        f"{module or 'the root'} ({', '.join(names)}) by vmap: {reasons.get(module, otherwise)}"
+        for module, names in left.items()
+    )
+    return Coverage(hooks, tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +124,7 @@ class HookedPass:
 
     Attributes:
         logits: [B, C], in the network's own type.
-        gradients: cotangent of the logits -> place of each covered leaf among those of the params
+        gradients: cotangent of the logits -> index of each covered leaf among those of the params
             -> its per-example gradients.
     """
 
@@ -116,7 +135,7 @@ class HookedPass:
 def hooked_pass(
     apply: Apply, variables: Mapping[str, Any], batch: Any, covered: Coverage
 ) -> HookedPass:
-    """Runs a network with its covered layers hooked; inside jit.
+    """Runs a network with hooks in its covered layers; inside jit.
 
     The gradient of a layer's parameters is a function of its input and of the cotangent of its
     output. The latter is the gradient with respect to zeros added to the output, so one backward
@@ -127,89 +146,89 @@ def hooked_pass(
         variables: {"params": ..., ...}.
         batch: arrays with a leading example axis.
         covered: what `coverage` found for this network.
+
+    Returns:
+        The logits, and the function of their cotangent that gives the gradients.
     """
-    num_examples = jax.tree.leaves(batch)[0].shape[0]
-    given = _abstract_hooks(covered.hooks, variables["params"], num_examples)
+    size = jax.tree.leaves(batch)[0].shape[0]
+    abstract = _abstract_hooks(covered.hooks, variables["params"], size)
     zeros = {
         path: tuple(jnp.zeros(z.shape, z.dtype) for z in outputs)
-        for path, (_, outputs) in given.items()
+        for path, (_, outputs) in abstract.items()
     }
 
     def forward(zeros: Any) -> Any:
-        hooks = {path: (parameters, zeros[path]) for path, (parameters, _) in given.items()}
-        return interception.hooked(apply, variables, hooks, batch)
+        given = {path: (parameters, zeros[path]) for path, (parameters, _) in abstract.items()}
+        return interception.run(apply, variables, batch, given)
 
     logits, backward, calls = jax.vjp(forward, zeros, has_aux=True)
 
     def gradients(cotangent: Array) -> dict[int, Gradient]:
         (cotangents,) = backward(cotangent.astype(logits.dtype))
-        found: dict[int, Gradient] = {}
+        by_index: dict[int, Gradient] = {}
         for path, hook in covered.hooks.items():
             of_layer = _gradients(calls[path], cotangents[path])
-            found |= {place: of_layer[name] for name, place in hook.places.items()}
-        return found
+            by_index |= {index: of_layer[name] for name, index in hook.places.items()}
+        return by_index
 
     return HookedPass(logits, gradients)
 
 
 def _gradients(calls: tuple[Call, ...], cotangents: tuple[Array, ...]) -> dict[str, Gradient]:
-    """What a layer's rule makes of its calls and the cotangents of their outputs."""
+    """Applies a layer's rule to its calls and the cotangents of their outputs."""
     pairs = zip(calls, cotangents, strict=True)
     complete = [dataclasses.replace(call, cotangent=cotangent) for call, cotangent in pairs]
     return RULES[type(calls[0].layer)].gradients(complete)
-
-
-def _shape(leaf: Any) -> Any:
-    has_shape = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if has_shape else leaf
-
-
-def _resized(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
 
 
 def _hooks(results: Mapping[Path, Hook | str]) -> dict[Path, Hook]:
     return {path: result for path, result in results.items() if isinstance(result, Hook)}
 
 
-def _looked_at(
-    apply: Apply, params: Any, rest: Any, small: Any, large: Any
-) -> dict[Path, Hook | str]:
-    """Path of every known layer that is called -> its hook, or why it cannot be hooked."""
+def _layers(apply: Apply, params: Any, rest: Any, small: Any, large: Any) -> dict[Path, Hook | str]:
+    """Finds the hook of every known layer that is called, or why it can have none."""
 
     def run(params: Any, rest: Any, batch: Any) -> Any:
-        return interception.recorded(apply, {**rest, "params": params}, batch)[1]
+        return interception.run(apply, {**rest, "params": params}, batch)[1]
 
     closed, records = jax.make_jaxpr(run, return_shape=True)(params, rest, small)
-    jaxpr = closed.jaxpr
-    if any(name.startswith("custom_vjp") for name in primitives(jaxpr)):
+    if "custom_vjp_call" in str(closed):
         # It is traced elsewhere: what a layer inside it has seen cannot come out.
         return dict.fromkeys(records, OWN_BACKWARD_PASS)
     larger = jax.eval_shape(run, params, rest, large)
-    leaves, treedef = jax.tree.flatten(params)
+    jaxpr, (leaves, treedef) = closed.jaxpr, jax.tree.flatten(params)
 
-    def origin(result: int) -> int:
-        """The place of the params' leaf that an array of the records is, COMPUTED or UNTRACED."""
+    def origin(result: Any) -> int:
+        """The index of the params' leaf that an array of the records is, or what else it is."""
         # Tracers that belong to a trace inside this one come out of it as constants.
-        if jaxpr.outvars[result] in jaxpr.constvars:
+        if result in jaxpr.constvars:
             return UNTRACED
-        place = unchanged_input(jaxpr, result)
-        return COMPUTED if place is None or place >= len(leaves) else place
+        index = _source(jaxpr, result)
+        return COMPUTED if index is None or index >= len(leaves) else index
 
-    found = [origin(result) for result in range(len(jaxpr.outvars))]
-    origins = jax.tree.unflatten(jax.tree.structure(records), found)
-    places = jax.tree.unflatten(treedef, range(len(leaves)))
+    origins = jax.tree.unflatten(jax.tree.structure(records), map(origin, jaxpr.outvars))
+    indices = jax.tree.unflatten(treedef, range(len(leaves)))
     results: dict[Path, Hook | str] = {}
     for path, calls in records.items():
         own = {
-            name: jax.tree.leaves(_subtree(places, (*path[:-1], name)))
+            name: jax.tree.leaves(_subtree(indices, (*path[:-1], name)))
             for name in calls[0].parameters
         }
         reason = _call_reason(calls, larger.get(path, ())) or _origin_reason(own, origins[path])
-        results[path] = reason or _hook_of(
-            calls, {name: place for name, (place,) in own.items()}, leaves
-        )
+        results[path] = reason or _hook_of(calls, {name: index for name, (index,) in own.items()})
     return results
+
+
+def _source(jaxpr: Any, atom: Any) -> int | None:
+    """Finds the input that an atom is, handed through calls without any operation."""
+    if atom in jaxpr.invars:
+        return jaxpr.invars.index(atom)
+    eqn = next((eqn for eqn in jaxpr.eqns if atom in eqn.outvars), None)
+    if eqn is None or eqn.primitive.name not in (*INLINED, *WITH_DERIVATIVE):
+        return None
+    body, _ = body_of(eqn)
+    inner = _source(body, body.outvars[eqn.outvars.index(atom)])
+    return None if inner is None else _source(jaxpr, eqn.invars[inner])
 
 
 def _call_reason(calls: tuple[Call, ...], larger: tuple[Call, ...]) -> str:
@@ -227,59 +246,51 @@ def _call_reason(calls: tuple[Call, ...], larger: tuple[Call, ...]) -> str:
 
 
 def _origin_reason(own: dict[str, list[int]], origins: tuple[Call, ...]) -> str:
-    """Why what the calls saw is not the network's own: parameters, and arrays of this very
-    trace."""
+    """Why what the calls saw are not the network's own parameters, or arrays of another trace."""
     if any(UNTRACED in jax.tree.leaves((call.input, call.output)) for call in origins):
         return UNREACHED
-    if any(len(places) != 1 for places in own.values()):
+    if any(len(indices) != 1 for indices in own.values()):
         return "its parameters are not among the network's"
     if any(jax.tree.leaves(call.parameters) != jax.tree.leaves(own) for call in origins):
         return "its parameters are transformed before it sees them"
     return ""
 
 
-def _hook_of(calls: tuple[Call, ...], places: dict[str, int], leaves: list[Any]) -> Hook | str:
-    """The hook of a layer that may have one, if the gradients of its rule fit its parameters."""
-    gradients: dict[str, Gradient] = {}
+def _hook_of(calls: tuple[Call, ...], places: dict[str, int]) -> Hook:
+    """Makes the hook of a layer that may have one."""
+    sizes = [(0, 0)]
 
-    def run(calls: Any, outputs: Any) -> Any:
-        gradients.update(_gradients(calls, outputs))
-        return [gradient.squares() for gradient in gradients.values()]
+    def measure(calls: Any, cotangents: Any) -> None:
+        for gradient in _gradients(calls, cotangents).values():
+            sizes.append((gradient.size(diagonal=False), gradient.size(diagonal=True)))
 
-    jax.eval_shape(run, calls, tuple(call.output for call in calls))
-    wanted = {name: leaves[place].shape for name, place in places.items()}
-    shapes = {name: gradient.shape for name, gradient in gradients.items()}
-    if shapes != wanted:
-        return f"its gradients have shapes {shapes}, not {wanted}"
+    jax.eval_shape(measure, calls, tuple(call.output for call in calls))
     arrays = [array for call in calls for array in (call.input, call.output)]
-    squares, diagonal = (
-        max((gradient.size(diagonal=wanted) for gradient in gradients.values()), default=0)
-        for wanted in (False, True)
-    )
+    squares, diagonals = zip(*sizes, strict=True)
     return Hook(
         places,
         tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
         sum(math.prod(array.shape[1:]) for array in arrays),
-        (squares, diagonal),
+        (max(squares), max(diagonals)),
     )
 
 
 def _used_elsewhere(
     apply: Apply, params: Any, rest: Any, batch: Any, hooks: Mapping[Path, Hook]
 ) -> list[Path]:
-    """The hooks whose parameters the outputs depend on in another way than through their layer."""
+    """Finds hooks whose parameters the outputs depend on otherwise than through their layer."""
 
     def run(params: Any, rest: Any, given: Any, batch: Any) -> Any:
-        return interception.hooked(apply, {**rest, "params": params}, given, batch)[0]
+        return interception.run(apply, {**rest, "params": params}, batch, given)[0]
 
     given = _abstract_hooks(hooks, params, SIZES[0])
-    closed = jax.make_jaxpr(run)(params, rest, given, batch)
-    used = used_inputs(closed.jaxpr, range(len(closed.jaxpr.outvars)))
-    return [path for path, hook in hooks.items() if used.intersection(hook.places.values())]
+    jaxpr = jax.make_jaxpr(run)(params, rest, given, batch).jaxpr
+    _, is_used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return [path for path, hook in hooks.items() if any(is_used[i] for i in hook.places.values())]
 
 
 def _abstract_hooks(hooks: Mapping[Path, Hook], params: Any, size: int) -> dict[Path, Any]:
-    """What `interception.hooked` takes, as shapes, for a batch of that size."""
+    """Makes what `interception.run` takes, with shapes for outputs, for a batch of that size."""
     return {
         path: (
             {name: _subtree(params, (*path[:-1], name)) for name in hook.places},
@@ -290,24 +301,9 @@ def _abstract_hooks(hooks: Mapping[Path, Hook], params: Any, size: int) -> dict[
 
 
 def _subtree(tree: Any, path: Path) -> Any:
-    """What is at a path of nested mappings; None if it is not there."""
+    """Looks up a path of nested mappings; None if it is not there."""
     for name in path:
         if not isinstance(tree, Mapping) or name not in tree:
             return None
         tree = tree[name]
     return tree
-
-
-def _notes(params: Any, results: Mapping[Path, Hook | str], otherwise: str) -> tuple[str, ...]:
-    """One line for every module with weights that are not covered."""
-    covered = Coverage(_hooks(results), ()).places
-    reasons = {"/".join(path[:-1]): why for path, why in results.items() if isinstance(why, str)}
-    left: dict[str, list[str]] = {}
-    for place, (path, leaf) in enumerate(named_leaves(params)):
-        if place not in covered and is_weight(leaf):
-            module, _, name = path.rpartition("/")
-            left.setdefault(module, []).append(name)
-    return tuple(
-        f"{module or 'the root'} ({', '.join(names)}) by vmap: {reasons.get(module, otherwise)}"
-        for module, names in left.items()
-    )

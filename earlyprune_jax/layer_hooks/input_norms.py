@@ -14,8 +14,8 @@ import numpy as np
 from flax import linen as nn
 
 from earlyprune_jax.array_types import Array, Variables
-from earlyprune_jax.layer_hooks.evaluation import evaluated
 from earlyprune_jax.layer_hooks.layers import as_tuple
+from earlyprune_jax.models.forward import evaluated
 from earlyprune_jax.pruning.scores.gradients import Batches, checked
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems
 from earlyprune_jax.pruning.selection import Layers, select
@@ -85,7 +85,7 @@ def input_norms(
 
     @jax.jit
     def square_sums(variables, batch):
-        with nn.intercept_methods(_interceptor()):
+        with nn.intercept_methods(_hook):
             _, updated = apply(variables, *inputs(batch), mutable=[COLLECTION], **apply_options)
         return updated.get(COLLECTION, {})
 
@@ -103,34 +103,21 @@ class _ConvProbe(nn.Conv):
     itself."""
 
 
-def _interceptor() -> Callable[..., Any]:
-    """What Linen calls around every method: lets it run, and sows sums beside the module's
-    kernel."""
-    running: list[list[Any]] = []  # [layer, whether its parent class's call has run inside]
-
-    def hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer, measure = context.module, _rule(context)
-        if measure is None:
-            return next_call(*args, **kwargs)
-        running.append([layer, False])
-        outputs = next_call(*args, **kwargs)
-        _, measured_inside = running.pop()
-        # super().__call__ is intercepted too: the innermost call is the one that multiplies.
-        if running and running[-1][0] is layer:
-            running[-1][1] = True
-        if not measured_inside:
-            squares = jnp.square(jnp.asarray(args[0] if args else kwargs["inputs"], jnp.float32))
-            sums = measure(layer, squares)
-            layer.sow(COLLECTION, "kernel", sums, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros(()))
-        return outputs
-
-    return hook
-
-
-def _rule(context: Any) -> Callable[[Any, Array], Array] | None:
-    if context.method_name != "__call__" or isinstance(context.module, _ConvProbe):
-        return None
-    return next((rule for kind, rule in RULES.items() if isinstance(context.module, kind)), None)
+def _hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Lets a layer run, and sows the sums of its squared inputs beside its kernel."""
+    layer = context.module
+    kinds = () if isinstance(layer, _ConvProbe) else RULES
+    measure = next((RULES[kind] for kind in kinds if isinstance(layer, kind)), None)
+    if measure is None or context.method_name != "__call__":
+        return next_call(*args, **kwargs)
+    before = layer.get_variable(COLLECTION, "kernel")
+    outputs = next_call(*args, **kwargs)
+    # super().__call__ is intercepted too: the innermost call is the one that multiplies.
+    if layer.get_variable(COLLECTION, "kernel") is before:
+        squares = jnp.square(jnp.asarray(args[0] if args else kwargs["inputs"], jnp.float32))
+        sums = measure(layer, squares)
+        layer.sow(COLLECTION, "kernel", sums, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros(()))
+    return outputs
 
 
 def _dense_sums(layer: Any, squares: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Running a Linen network with its layers hooked.
+"""Running a Linen network with hooks in its layers.
 
 What the hooks give and take travels in two variable collections, not in Python closures: it then
 passes through `nn.remat` and `nn.jit` as any variable does, and is absent inside `nn.scan` and
@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
-from flax.linen import module as linen_module
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.core import Tracer
 
-from earlyprune_jax.layer_hooks.layers import RULES, Call, Held, Rule, read_call
+from earlyprune_jax.layer_hooks.layers import RULES, Call, Held, read_call
+from earlyprune_jax.models.forward import num_interceptors
 
 Apply = Callable[..., Any]
 """(variables, batch, **Linen's options) -> outputs."""
@@ -27,128 +27,74 @@ HOOKS = "layer_hooks"
 RECORDS = "layer_records"
 """Written by hooked layers: one `Call` for each."""
 
-HOOK_PREFIX = "hook of "
-"""Before the class name in both collections: no module or parameter has such a name."""
 
-
-def recorded(apply: Apply, variables: Mapping[str, Any], batch: Any) -> tuple[Any, dict[Path, Any]]:
-    """Runs a network unchanged: (outputs, hook -> its calls, outputs and parameters included)."""
-    return _intercepted(_record, apply, variables, batch)
-
-
-def hooked(
-    apply: Apply, variables: Mapping[str, Any], hooks: Mapping[Path, Any], batch: Any
+def run(
+    apply: Apply, variables: Mapping[str, Any], batch: Any, given: Mapping[Path, Any] | None = None
 ) -> tuple[Any, dict[Path, Any]]:
-    """Runs a network, each layer of `hooks` with the parameters given there.
+    """Runs a network and records the calls of its layers.
 
-    The hooked layers do not touch their own entries in `variables`: whatever depends on those, uses
-    the parameters some other way. The outputs' gradient with respect to the zeros is the cotangent
-    of each call's output.
+    Where hooks are given, the layers do not touch their own entries in `variables`: whatever
+    depends on those, uses the parameters some other way. The outputs' gradient with respect to the
+    zeros is the cotangent of each call's output.
 
     Args:
         apply: the network.
         variables: {"params": ..., ...}.
-        hooks: hook -> (parameters, one array of zeros in the output's shape for every call).
         batch: arrays with a leading example axis.
+        given: hook -> (parameters, one array of zeros in the output's shape for every call), of
+            each layer that runs with these; the others are not recorded. None: every known layer
+            runs unchanged, and its outputs and parameters are recorded too.
 
     Returns:
         The outputs, and hook -> its calls.
     """
-    return _intercepted(_hook(), apply, {**variables, HOOKS: unflatten_dict(hooks)}, batch)
 
+    def hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer, method = context.module, context.method_name
+        rule = RULES.get(type(layer))
+        # Without a record the layer uses its ordinary parameters, which shows.
+        if (
+            rule is None
+            or method not in rule.arguments
+            or not layer.scope.is_mutable_collection(RECORDS)
+        ):
+            return next_call(*args, **kwargs)
+        # No module or parameter has such a name.
+        name, unbound = f"hook of {type(layer).__name__}", layer.clone(parent=None, name=None)
+        earlier = layer.scope.get_variable(RECORDS, name, ())
+        inside = layer.variables
+        state = {key: inside[key] for key in inside if key not in ("params", HOOKS, RECORDS)}
+        x, refusal = read_call(rule, layer, method, args, kwargs)
+        if given is None:
+            outputs = next_call(*args, **kwargs)
+            # Only what the rule knows: a scope shared with other modules holds theirs too.
+            own = layer.variables.get("params", {})
+            parameters = {key: own[key] for key in rule.parameters(layer) if key in own}
+            refusal = refusal or _surroundings_refusal(x)
+            call = Call(x, outputs, parameters, state, Held(unbound), method, refusal)
+        elif hooked := layer.scope.get_variable(HOOKS, name):
+            parameters, zeros = hooked
+            with_these = {**state, "params": parameters}
+            outputs = unbound.apply(with_these, *args, method=method, **kwargs)
+            outputs = outputs + zeros[len(earlier)]
+            call = Call(x, None, None, state, Held(unbound), method)
+        else:
+            return next_call(*args, **kwargs)
+        layer.scope.put_variable(RECORDS, name, (*earlier, call))
+        return outputs
 
-def _intercepted(interceptor: Any, apply: Apply, variables: Mapping[str, Any], batch: Any) -> Any:
-    with nn.intercept_methods(interceptor):
+    if given is not None:
+        variables = {**variables, HOOKS: unflatten_dict(given)}
+    with nn.intercept_methods(hook):
         outputs, updated = apply(variables, batch, mutable=[RECORDS])
     return outputs, flatten_dict(updated.get(RECORDS, {}))
 
 
-def _record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    outputs = next_call(*args, **kwargs)
-    layer, method, rule = context.module, context.method_name, _rule_of(context)
-    if rule is None or not _is_recording(layer):
-        return outputs
-    x, refusal = read_call(rule, layer, method, args, kwargs)
-    refusal = refusal or _surroundings_refusal(x)
-    own, state = _variables_of(layer)
-    # Only what the rule knows: a scope shared with other modules holds theirs too.
-    parameters = {name: own[name] for name in rule.parameters(layer) if name in own}
-    _append(layer, Call(x, outputs, parameters, state, _unbound(layer), method, refusal))
-    return outputs
-
-
 def _surroundings_refusal(x: Any) -> str:
-    """Why a layer cannot be hooked where it is called."""
+    """Says why a layer cannot be hooked where it is called, or nothing."""
     if num_interceptors() > 1:
         return "an interceptor of the network's own changes what it does"
     # What is differentiated or mapped inside the network uses the parameters in ways no hook sees.
     if isinstance(x, Tracer) and type(x).__name__ != "DynamicJaxprTracer":
         return "it is called inside a transformation of the network's own, such as nn.vjp"
     return ""
-
-
-def num_interceptors() -> int:
-    """How many contexts of `nn.intercept_methods` are active here."""
-    return len(getattr(linen_module, "_global_interceptor_stack", ()))
-
-
-def _hook() -> Callable[..., Any]:
-    inside = False
-
-    def hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        nonlocal inside
-        layer, method, rule = context.module, context.method_name, _rule_of(context)
-        if inside or rule is None:
-            return next_call(*args, **kwargs)
-        given = layer.scope.get_variable(HOOKS, _hook_name(layer))
-        # Without a record the layer uses its ordinary parameters, which shows.
-        if given is None or not _is_recording(layer):
-            return next_call(*args, **kwargs)
-        parameters, zeros = given
-        _, state = _variables_of(layer)
-        unbound, inside = _unbound(layer), True
-        try:
-            outputs = unbound.layer.apply(
-                {**state, "params": parameters}, *args, method=method, **kwargs
-            )
-        finally:
-            inside = False
-        x, _ = read_call(rule, layer, method, args, kwargs)
-        number = _append(layer, Call(x, None, None, state, unbound, method))
-        return outputs + zeros[number]
-
-    return hook
-
-
-def _rule_of(context: Any) -> Rule | None:
-    """The rule of a method that is called, if it has one."""
-    rule = RULES.get(type(context.module))
-    return rule if rule is not None and context.method_name in rule.arguments else None
-
-
-def _is_recording(layer: Any) -> bool:
-    return layer.scope.is_mutable_collection(RECORDS)
-
-
-def _append(layer: Any, call: Call) -> int:
-    """Adds a call to those beside the layer's parameters; returns how many there were before."""
-    earlier = layer.scope.get_variable(RECORDS, _hook_name(layer), ())
-    layer.scope.put_variable(RECORDS, _hook_name(layer), (*earlier, call))
-    return len(earlier)
-
-
-def _variables_of(layer: Any) -> tuple[Any, dict[str, Any]]:
-    """(parameters, the other collections) of a layer."""
-    variables = layer.variables
-    state = {
-        name: values for name, values in variables.items() if name not in ("params", HOOKS, RECORDS)
-    }
-    return variables.get("params", {}), state
-
-
-def _unbound(layer: Any) -> Held:
-    return Held(layer.clone(parent=None, name=None))
-
-
-def _hook_name(layer: Any) -> str:
-    return f"{HOOK_PREFIX}{type(layer).__name__}"

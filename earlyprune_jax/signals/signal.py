@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.models import forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +96,6 @@ def kept_for_modules(make: Callable[..., Any]) -> Callable[..., Any]:
             hash((model, options))
         except TypeError:
             return make(model, *options)
-        return (kept if layer_hooks.is_linen(model) else make)(model, *options)
+        return (kept if forward.is_linen(model) else make)(model, *options)
 
     return get

@@ -50,7 +50,6 @@ def fisher_diagonal(
     estimator: str = "sampled",
     method: str = "vmap",
     microbatch_size: int = 8,
-    labels: str | None = None,
 ) -> Scores:
     """The Fisher diagonal, from the model's own labels.
 
@@ -76,7 +75,6 @@ def fisher_diagonal(
             all classes with weights p(y|x); `argmax` takes the predicted class.
         method: `vmap`, or `batch` (sampled labels only).
         microbatch_size: examples whose gradients are in memory at once.
-        labels: the former name of `estimator`, whose own values were those of `method` then.
 
     Returns:
         The structure of `params`, float32, >= 0; zeros where a leaf is no weight.
@@ -94,10 +92,6 @@ def fisher_diagonal(
         >>> fisher_diagonal(logits, jnp.zeros(2), [x], **options).tolist()
         [1.25, 0.0]
     """
-    if labels is not None or estimator in ("per_example", "batch"):
-        method = estimator if estimator in ("per_example", "batch") else method
-        estimator = labels or "sampled"
-    estimator, method = current_word(estimator), current_word(method)
     problems = check_options(estimator, method) + count_problems(1, microbatch_size=microbatch_size)
     if estimator == "empirical":
         remedy = "For the data's labels call empirical_fisher_diagonal with the loss."
@@ -301,17 +295,6 @@ def weighted_squares(factors: Array, gradients: Array) -> Array:
     # An accelerator's default product rounds its operands to fewer bits.
     highest = jax.lax.Precision.HIGHEST
     return jnp.tensordot(factors, jnp.square(gradients), axes=1, precision=highest)
-
-
-def current_word(word: Any) -> Any:
-    """Translates what a method or an estimator was called in earlier versions.
-
-    Example:
-        >>> current_word("per_example"), current_word("batch")
-        ('vmap', 'batch')
-    """
-    former = {"per_example": "vmap", "true": "empirical"}
-    return former.get(word, word) if isinstance(word, str) else word
 
 
 def check_options(

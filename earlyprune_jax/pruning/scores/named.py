@@ -8,7 +8,6 @@ from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
 from earlyprune_jax.pruning.scores.fisher import (
     check_options,
-    current_word,
     empirical_fisher_diagonal,
     fisher_diagonal,
 )
@@ -107,5 +106,4 @@ def check_criterion(key: str, criterion: str) -> list[str]:
         "method": "vmap",
         **dict(references.parse(criterion).options),
     }
-    words = current_word(options["estimator"]), current_word(options["method"])
-    return check_options(*words, where=f" of {key}")
+    return check_options(options["estimator"], options["method"], where=f" of {key}")

@@ -221,8 +221,7 @@ def linear_logits(params, x):
         ({"estimator": "empirical"}, "call empirical_fisher_diagonal"),
         ({"method": "batches"}, "to be one of vmap, batch"),
         ({"method": "batch", "estimator": "exact"}, "to be sampled with method batch"),
-        ({"labels": "true"}, "call empirical_fisher_diagonal"),
-        ({"labels": "exact", "estimator": "batch"}, "to be sampled with method batch"),
+        ({"estimator": "exact", "method": "batch"}, "to be sampled with method batch"),
         ({"microbatch_size": 0}, "microbatch_size=0 to be an integer of at least 1"),
         ({"microbatch_size": True}, "microbatch_size=True"),
         ({"key": 3}, "to be one PRNG key"),
@@ -232,23 +231,6 @@ def test_bad_options_are_refused_with_the_remedy(options, words):
     with pytest.raises(InvalidInput) as caught:
         fisher_diagonal(linear_logits, jnp.ones(2), [jnp.ones((1, 2))], **{"key": KEY, **options})
     assert words in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("former", "options"),
-    [
-        ({"estimator": "batch"}, {"method": "batch"}),
-        ({"labels": "exact", "estimator": "per_example"}, {"estimator": "exact"}),
-        ({"labels": "argmax"}, {"estimator": "argmax"}),
-    ],
-)
-def test_the_words_of_earlier_versions_are_understood(former, options):
-    x = jnp.array([[1.0, 2.0], [3.0, -1.0]])
-    found, wanted = (
-        fisher_diagonal(linear_logits, jnp.ones(2), [x], key=KEY, **words)
-        for words in (former, options)
-    )
-    assert found.tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize("method", ["vmap", "batch"])
