@@ -19,8 +19,8 @@ from earlyprune_jax.models.forward import evaluated
 from earlyprune_jax.pruning.scores.gradients import Batches, checked
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems
 from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.pruning.trees import named_leaves, refuse
+from earlyprune_jax.validate import expected, unexpected
 
 COLLECTION = "input_square_sums"
 """The variable collection in which the sums travel."""
@@ -89,12 +89,21 @@ def input_norms(
             _, updated = apply(variables, *inputs(batch), mutable=[COLLECTION], **apply_options)
         return updated.get(COLLECTION, {})
 
+    supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
     totals: dict[str, np.ndarray] = {}
     for number, batch, _ in checked(batches):
         sums = dict(named_leaves(evaluated(square_sums, variables, batch)))
-        _require_norms(wanted, sums, number)
-        for name in wanted:
-            totals[name] = totals.get(name, 0.0) + np.asarray(sums[name], np.float64)
+        remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm."
+        problems = [
+            expected("input norms at", name, "to be hooked", remedy)
+            for name in wanted
+            if name not in sums
+        ]
+        measured = {name: sums[name] for name in wanted if name in sums}
+        remedy = f"At batch {number} (from 0). Look at it and the layers before."
+        refuse(problems + nonfinite_problems("input norm", measured.items(), remedy))
+        for name, total in measured.items():
+            totals[name] = totals.get(name, 0.0) + np.asarray(total, np.float64)
     return {name: np.sqrt(total).astype(np.float32) for name, total in totals.items()}
 
 
@@ -163,18 +172,3 @@ RULES: dict[type, Callable[[Any, Array], Array]] = {
     nn.DenseGeneral: _dense_general_sums,
 }
 """Layer class -> (layer, squared inputs) -> sums in the kernel's shape."""
-
-
-def _require_norms(wanted: list[str], sums: dict[str, Any], number: int) -> None:
-    supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
-    remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm yourself."
-    problems = [
-        expected("input norms at", name, "to be hooked", remedy)
-        for name in wanted
-        if name not in sums
-    ]
-    measured = [(name, sums[name]) for name in wanted if name in sums]
-    remedy = f"At batch {number} (from 0). Look at it and the layers before."
-    problems += nonfinite_problems("input norm", measured, remedy)
-    if problems:
-        raise InvalidInput(problems)

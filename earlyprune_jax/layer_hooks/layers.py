@@ -254,10 +254,6 @@ def _conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
     return views
 
 
-def _no_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
-    return ""
-
-
 def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     layer, kinds = calls[0].layer, {call.method for call in calls}
     if kinds == {"__call__"}:
@@ -344,7 +340,7 @@ RULES: dict[type, Rule] = {
     nn.Embed: Rule(
         {"__call__": "inputs", "attend": "query"},
         lambda layer: ("embedding",),
-        _no_refusal,
+        lambda layer, x, others: "",
         _embed_gradients,
     ),
     nn.BatchNorm: dataclasses.replace(_NORM, refusal=_batch_norm_refusal),

@@ -17,7 +17,7 @@ import numpy as np
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_like
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, split_weights
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, split_weights
 from earlyprune_jax.signals.signal import kept_for_modules
 from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
@@ -227,8 +227,7 @@ def _num_wrong(
     if labels.min() < 0 or labels.max() >= num_classes:
         given = (int(labels.min()), int(labels.max()))
         problems.append(expected("range of labels", given, f"to be in [0, {num_classes - 1}]"))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return int(np.sum(predictions != labels))
 
 
@@ -243,9 +242,7 @@ def _checked(
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != np.shape(images)[:1]:
         given, allowed = (labels.shape, str(labels.dtype)), "to be one whole number for each image"
         problems.append(expected("labels, their shape and type,", given, allowed))
-    problems += _variables_problems(first, second)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems + _variables_problems(first, second))
     return labels
 
 
@@ -356,8 +353,7 @@ def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:
             remedy = "Let train_options ask for training mode, or leave the statistics as they are."
             allowed = "to be one number in [0, 1) for all its entries"
             problems.append(expected(thing, given, allowed, remedy))
-    if problems:
-        raise InvalidInput(shortened(problems))
+    refuse(shortened(problems))
     return {name: 1 - float(part.mean()) for name, part in kept.items()}
 
 

@@ -23,7 +23,13 @@ from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, requ
 from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, scores_like, weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, repeated_paths, split_weights
+from earlyprune_jax.pruning.trees import (
+    is_weight,
+    named_leaves,
+    refuse,
+    repeated_paths,
+    split_weights,
+)
 from earlyprune_jax.signals.fisher_squares import METHODS, Squares, batch_squares, standard_error
 from earlyprune_jax.signals.signal import Network, kept_for_modules
 from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
@@ -159,9 +165,7 @@ def fisher_trace(
         problems += count_problems(1, microbatch_size=microbatch_size)
     if estimator == "empirical" and not problems:
         problems += _label_problems(labels, len(jax.tree.leaves(images)[0]))
-    problems += _model_problems(model, variables, layers, apply_options)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems + _model_problems(model, variables, layers, apply_options))
     notes: tuple[str, ...] = ()
     if method == "layerwise" and not forward.is_linen(model):
         method, notes = "vmap", ("the whole model by vmap: only Linen modules have layers to hook",)
