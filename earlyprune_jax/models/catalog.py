@@ -187,9 +187,9 @@ def scaled(widths: Sequence[int], multiplier: float) -> tuple[int, ...]:
 
 def _argument_problems(num_classes: Any, width_multiplier: Any, dtype: Any) -> list[str]:
     problems = count_problems(2, num_classes=num_classes)
-    is_number = isinstance(width_multiplier, numbers.Real)
     # bool is a number to Python; as a factor it is a mistake.
-    if not is_number or isinstance(width_multiplier, bool) or not 0 < width_multiplier < math.inf:
+    is_number = isinstance(width_multiplier, numbers.Real) and width_multiplier is not True
+    if not is_number or not 0 < float(width_multiplier) < math.inf:
         allowed = "to be a number in (0, inf)"
         problems.append(expected("model.width_multiplier", width_multiplier, allowed))
     try:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -44,32 +45,44 @@ def is_linen(model: Any) -> bool:
     return isinstance(model, nn.Module)
 
 
-def mode(module: Any, *, train: bool, method: Any = "__call__") -> dict[str, bool]:
-    """Gives the arguments that put a module's call into training or evaluation.
+def mode(
+    model: Any, given: Mapping[str, Any] = MappingProxyType({}), *, train: bool
+) -> dict[str, Any]:
+    """Gives the arguments that put a model's call into training or evaluation, and those given.
 
-    Those of `MODES` that its method takes, but for those that an attribute of the same name fixes.
-    Of an NNX module behind `flax.nnx.bridge.ToLinen` the NNX class's own call is looked at.
+    Those of `MODES` that a Linen module's method takes, but for those that an attribute of the same
+    name fixes. Of an NNX module behind `flax.nnx.bridge.ToLinen` the NNX class's own call is looked
+    at.
 
     Args:
-        module: a Linen module.
+        model: a Linen module; of anything else only the given arguments are taken.
+        given: arguments of the call, which go before; `method` among them is looked at.
         train: whether it is to run in training mode.
-        method: the method that is called, or its name.
+
+    Returns:
+        The arguments of `apply`.
 
     Example:
         >>> mode(nn.Dropout(0.1), train=False), mode(nn.Dense(3), train=True)
         ({'deterministic': True}, {})
+        >>> mode(nn.BatchNorm(), {"mask": None}, train=True)
+        {'use_running_average': False, 'mask': None}
         >>> mode(nn.BatchNorm(use_running_average=True), train=False)
         {}
     """
-    bridged = getattr(module, "nnx_class", None)
-    kind = bridged if inspect.isclass(bridged) else type(module)
+    if not is_linen(model):
+        return dict(given)
+    bridged = getattr(model, "nnx_class", None)
+    kind = bridged if inspect.isclass(bridged) else type(model)
+    method = given.get("method") or "__call__"
     called = getattr(kind, method) if isinstance(method, str) else method
     names = inspect.signature(called).parameters
-    return {
+    own = {
         name: value == train
         for name, value in MODES.items()
-        if name in names and getattr(module, name, None) is None
+        if name in names and getattr(model, name, None) is None
     }
+    return {**own, **given}
 
 
 def init(module: Any, key: PRNGKey, inputs: Any) -> Variables:
@@ -123,23 +136,7 @@ def evaluate(module: Any, variables: Variables, inputs: Any, **linen_options: An
     Returns:
         The outputs; with those of `mutable` among the options, (outputs, updates).
     """
-    return module.apply(variables, inputs, **mode(module, train=False), **linen_options)
-
-
-def mode_options(model: Any, given: Mapping[str, Any], *, train: bool) -> dict[str, Any]:
-    """Gives the arguments with which a model runs in a mode: a Linen module's own, and those given.
-
-    Args:
-        model: a Linen module; of anything else only the given arguments are taken.
-        given: arguments of the model, which come first; `method` among them is looked at.
-        train: whether it is to run in training mode.
-
-    Example:
-        >>> mode_options(nn.BatchNorm(), {"mask": None}, train=True)
-        {'use_running_average': False, 'mask': None}
-    """
-    method = given.get("method") or "__call__"
-    return {**(mode(model, train=train, method=method) if is_linen(model) else {}), **given}
+    return module.apply(variables, inputs, **mode(module, linen_options, train=False))
 
 
 def evaluation_problems(options: Mapping[str, Any]) -> list[str]:

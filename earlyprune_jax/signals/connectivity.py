@@ -290,7 +290,7 @@ def _predictions(model: Any, variables: Variables, images: Any, **options: Any) 
 
 def _pass(run: Callable[..., Any], model: Any, options: Mapping[str, Any], *, train: bool) -> Pass:
     """Compiles `_statistics` or `_predictions` of a model, once for equal modules and options."""
-    mode = forward.mode_options(model, options, train=train)
+    mode = forward.mode(model, options, train=train)
     return _compiled(model, run, tuple(sorted(mode.items())))
 
 

@@ -285,7 +285,7 @@ def _prepared(
     apply_options: Mapping[str, Any],
 ) -> _Prepared:
     """Prepares a network; `ways` are estimator, method, and whether the diagonal is wanted."""
-    options = forward.mode_options(model, apply_options, train=False)
+    options = forward.mode(model, apply_options, train=False)
     if forward.is_linen(model):
         params, arrays, run = variables["params"], dict(variables), model
     else:
