@@ -84,7 +84,7 @@ class Coverage:
 
     @property
     def places(self) -> frozenset[int]:
-        """Of the covered leaves among those of the params."""
+        """Returns the indices of the covered leaves among those of the params."""
         return frozenset(index for hook in self.hooks.values() for index in hook.places.values())
 
     def floats(self, *, diagonal: bool) -> int:
@@ -288,7 +288,7 @@ def _layers(apply: Apply, params: Any, rest: Any, small: Any, large: Any) -> dic
     jaxpr, (leaves, treedef) = closed.jaxpr, jax.tree.flatten(params)
 
     def origin(result: Any) -> int:
-        """The index of the params' leaf that an array of the records is, or what else it is."""
+        """Finds the index of the params' leaf that an array of the records is, or its origin."""
         # Tracers that belong to a trace inside this one come out of it as constants.
         if result in jaxpr.constvars:
             return UNTRACED
@@ -321,7 +321,7 @@ def _source(jaxpr: Any, atom: Any) -> int | None:
 
 
 def _call_reason(calls: tuple[Call, ...], larger: tuple[Call, ...]) -> str:
-    """Why the calls are not understood, or do not hold the examples along axis 0 and there only."""
+    """Says why calls are not understood, or have not the examples along axis 0 alone."""
     if refused := [call.refusal for call in calls if call.refusal]:
         return refused[0]
     if len(calls) != len(larger):
@@ -335,7 +335,7 @@ def _call_reason(calls: tuple[Call, ...], larger: tuple[Call, ...]) -> str:
 
 
 def _origin_reason(own: dict[str, list[int]], origins: tuple[Call, ...]) -> str:
-    """Why what the calls saw are not the network's own parameters, or arrays of another trace."""
+    """Says why what calls saw are not the network's own parameters, or arrays of its trace."""
     if any(UNTRACED in jax.tree.leaves((call.input, call.output)) for call in origins):
         return UNREACHED
     if any(len(indices) != 1 for indices in own.values()):

@@ -180,6 +180,9 @@ def signal(
             padding. Every image has its own place in the sums, because the squares of its labels
             are added up over passes before their spread is taken.
 
+    Returns:
+        The signal.
+
     Raises:
         InvalidInput: an estimator and a method that do not go together.
     """

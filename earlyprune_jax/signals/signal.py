@@ -34,7 +34,11 @@ class Network:
     has_log_probs: bool = True
 
     def log_probs(self, params: Params, batch: Any) -> Array:
-        """log p(y|x), shape [B, C], natural log, float32."""
+        """Computes log p(y|x), shape [B, C], natural log, float32.
+
+        Raises:
+            ValueError: the outputs are no logits.
+        """
         if not self.has_log_probs:
             raise ValueError("This network has no log-probabilities.")
         logits = self.apply({"params": params, **self.fixed}, batch)

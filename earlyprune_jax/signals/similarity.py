@@ -39,7 +39,7 @@ class ModelSimilarity:
 
     @property
     def similarity(self) -> float:
-        """-divergence, in [-ln 2, 0]: larger = more similar."""
+        """Returns -divergence, in [-ln 2, 0]: larger = more similar."""
         return -self.divergence
 
 
@@ -125,12 +125,11 @@ class PairwiseSimilarity:
 
     @property
     def disagreement(self) -> float:
-        """The mean over pairs of the fraction of examples that two networks put in different
-        classes."""
+        """Returns the fraction of examples that two networks class otherwise, over all pairs."""
         return sum(self._unlike.values()) / (len(self._unlike) * self.num_examples)
 
     def result(self) -> ModelSimilarity:
-        """The similarity over all batches, of which there must be one at least."""
+        """Returns the similarity over all batches, of which there must be one at least."""
         size = self.num_examples
         return ModelSimilarity(
             divergence=self._mean,

@@ -34,6 +34,9 @@ def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
         where: the structure of the masks with Python bools, from `select`: the prunable leaves.
             None counts all entries, of which those that are never pruned dilute the distance.
 
+    Returns:
+        The distance.
+
     Raises:
         InvalidInput: the trees do not fit together, by path; no entries to compare.
 
@@ -61,6 +64,9 @@ def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) 
         newest: bool leaves.
         older: at least one mask of the same structure, in any order; Early-Bird's are 4.
         where: as in `mask_distance`.
+
+    Returns:
+        The distance.
 
     Raises:
         InvalidInput: as `mask_distance`; no older mask.
@@ -94,6 +100,9 @@ def weight_change(
         reference: the weights earlier, any pytree.
         params: the weights now, the same structure and shapes.
         layers: as in `select`, or what it returns: the structure of `params` with Python bools.
+
+    Returns:
+        The change.
 
     Raises:
         InvalidInput: the trees differ (by path), nothing is chosen, a weight is not finite (by

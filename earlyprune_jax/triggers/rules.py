@@ -111,6 +111,9 @@ def option(
         default: its value where none is given.
         check: what its value must pass.
         how: further arguments of `dataclasses.field`.
+
+    Returns:
+        The field.
     """
     return dataclasses.field(default=default, metadata={"kind": kind, "check": check}, **how)
 

@@ -51,7 +51,7 @@ def fisher_diagonal(
     method: str = "vmap",
     microbatch_size: int = 8,
 ) -> Scores:
-    """The Fisher diagonal, from the model's own labels.
+    """Estimates the Fisher diagonal, from the model's own labels.
 
     `vmap` squares every example's gradient and takes the mean over examples, whatever the batches'
     sizes. Memory: microbatch_size times the gradients. The `exact` estimator costs C passes.
@@ -111,7 +111,7 @@ def fisher_diagonal(
 def empirical_fisher_diagonal(
     loss: Loss, params: Params, batches: Batches, *, microbatch_size: int = 8
 ) -> Scores:
-    """The mean over examples of the squared gradient of each example's own loss.
+    """Takes the mean over examples of the squared gradient of each example's own loss.
 
     (1/N) sum_n (d loss(params, example n) / d w_i)^2. With cross-entropy on the data's labels this
     is the empirical Fisher; it is no estimate of the Fisher itself (Kunstner et al. 2019).
@@ -157,7 +157,7 @@ def _mean_squares(
     key: PRNGKey,
     microbatch_size: int,
 ) -> Scores:
-    """(1/N) sum over examples (or batches) and passes of the label's weight * gradient^2."""
+    """Takes (1/N) sum over examples (or batches) and passes of the label's weight * gradient^2."""
     weights, merge = weights_of(params)
 
     def of_weights(weights: list[Array], batch: Any) -> Array:
@@ -205,6 +205,9 @@ def label_rule(estimator: str, key: PRNGKey, pass_index: Any) -> Choose:
             label (Eq. 4 read literally); `empirical` the data's.
         key: used by `sampled` only.
         pass_index: scalar int, used by `exact` only.
+
+    Returns:
+        (log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels [B], weights [B].
 
     Example:
         >>> log_probs, unused = jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0])
@@ -307,6 +310,9 @@ def check_options(
         method: should be one of `methods`.
         methods: that there are.
         where: put behind the names in the messages, such as " of pruning.criteria".
+
+    Returns:
+        The problems.
 
     Example:
         >>> check_options("sampled", "batch"), check_options("exact", "vmap")
