@@ -65,7 +65,7 @@ def test_wrong_options_are_named(options, words):
     ("images", "words"),
     [
         (ROWS[:0], "images, its shape,=(0, 4) to be [N, ...] with at least 1 image"),
-        (ROWS[0], "images, its shape,=(4,) to be [N, ...]. Axis 0 is the example"),
+        (ROWS[0], "images, its shape,=(4,) to be [N, ...] with at least 1 image. Axis 0"),
         (
             ROWS.astype(complex),
             "images, its type,='complex128' to be an array of floats or integers",
