@@ -263,7 +263,7 @@ class _Prepared:
     Attributes:
         params: as they were given.
         arrays: what the step takes: {"params": ..., and other collections}.
-        apply: (arrays, images, **Linen's options) -> logits.
+        apply: (arrays, images) -> logits, of a Linen module; None of a function.
         num_classes: C.
         covered: what hooks cover, for the layerwise method.
         step: (arrays, batch, examples, key, pass index) -> the squares of one microbatch.
@@ -271,7 +271,7 @@ class _Prepared:
 
     params: Params
     arrays: dict[str, Any]
-    apply: Callable[..., Any]
+    apply: Callable[..., Any] | None
     num_classes: int
     covered: layer_hooks.Coverage | None
     step: Callable[..., Squares]
@@ -348,7 +348,7 @@ def _compiled(
     require_logits(logits, 2)
     covered = layer_hooks.coverage(apply, arrays, two) if method == "layerwise" else None
     step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
-    return apply, logits.shape[1], covered, step
+    return apply if is_linen else None, logits.shape[1], covered, step
 
 
 def _sums(
@@ -429,7 +429,9 @@ def _require_finite(
         where = "No single layer could be named: it is in nn.scan, or no Linen module's."
         if not all(np.isfinite(array).all() for array in arrays):
             where = "That image itself is not finite."
-        elif layer := forward.first_nonfinite(network.apply, network.arrays, image):
+        elif network.apply and (
+            layer := forward.first_nonfinite(network.apply, network.arrays, image)
+        ):
             where = f"The first output that is not finite is that of the layer {layer}."
         others = f" and of {len(bad) - 1} more near it" if len(bad) > 1 else ""
         thing = f"logits of images[{examples.numbers[bad[0]]}]{others}"

@@ -107,9 +107,7 @@ def random_distance(
         >>> 0.2 < measured.value < 0.8326, list(measured.per_layer)
         (True, ['dense/kernel'])
     """
-    if reading not in READINGS:
-        raise InvalidInput([unknown_choice("reading", reading, READINGS)])
-    measured = _divergences(params, key, num_permutations, layers, min_eigenvalues)
+    measured = _divergences(params, key, num_permutations, layers, min_eigenvalues, reading)
     return _summary(*measured, reading)
 
 
@@ -163,11 +161,19 @@ def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
 
 
 def _divergences(
-    params: Params, key: PRNGKey, num_permutations: int, layers: Layers, min_eigenvalues: int
+    params: Params,
+    key: PRNGKey,
+    num_permutations: int,
+    layers: Layers,
+    min_eigenvalues: int,
+    reading: str = READINGS[0],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Computes each permutation's JSD [num_permutations] by path, and why leaves are skipped."""
     problems = count_problems(1, num_permutations=num_permutations)
-    refuse(problems + count_problems(0, min_eigenvalues=min_eigenvalues))
+    problems += count_problems(0, min_eigenvalues=min_eigenvalues)
+    if reading not in READINGS:
+        problems.append(unknown_choice("reading", reading, READINGS))
+    refuse(problems)
     require_key(key)
     matrices, skipped = _matrices(params, layers, min_eigenvalues)
     # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process
