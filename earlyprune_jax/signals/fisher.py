@@ -19,6 +19,7 @@ from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Params, PRNGKey
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import select
+from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
 from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, require_logits
 from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, scores_like, weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
