@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import models
-from earlyprune_jax.signals import fisher, fisher_run
+from earlyprune_jax.signals import fisher
 
 CONTESTANTS = ("plain gradient", "plain, lean", *sorted(fisher.METHODS))
 
@@ -89,7 +89,7 @@ def contestant(name, model, batch_size):
     module, variables = network(model)
     images = images_of(batch_size)
     if name.startswith("plain"):
-        options = fisher_run.memory_options(jax.default_backend()) if "lean" in name else {}
+        options = fisher.memory_options(jax.default_backend()) if "lean" in name else {}
         return plain_gradient(module, variables, images, options)
     return trace_by(name, module, variables, images)
 

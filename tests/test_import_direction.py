@@ -20,7 +20,7 @@ LAYERS = [
         "__init__",
     },
     {"pruning", "data", "models"},
-    {"taps"},
+    {"layer_hooks"},
     {"signals"},
     {"tasks"},
     {"training"},
@@ -72,7 +72,7 @@ def test_analysis_reads_files_only():
     assert not wrong
 
 
-def test_only_the_checkpoint_module_imports_orbax_and_only_models_and_taps_import_flax():
+def test_only_the_checkpoint_module_imports_orbax_and_only_models_and_layer_hooks_import_flax():
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -81,7 +81,7 @@ def test_only_the_checkpoint_module_imports_orbax_and_only_models_and_taps_impor
         }
         tops = {module.split(".")[0] for module in modules}
         assert "orbax" not in tops or path.name == "checkpoint.py", path
-        assert "flax" not in tops or owner(path) in ("models", "taps"), path
+        assert "flax" not in tops or owner(path) in ("models", "layer_hooks"), path
 
 
 def test_every_module_has_its_layer():

@@ -20,6 +20,7 @@ from earlyprune_jax.models.resnet import (
     Family,
     ResNet,
 )
+from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 KEY = "model.name"
@@ -154,9 +155,9 @@ def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Mod
             raise unexpected("train.precision", jnp.dtype(dtype).name, allowed)
         try:
             module = made_by(**takes)
+        except InvalidInput:
+            raise
         except (TypeError, ValueError) as error:
-            if isinstance(error, InvalidInput):
-                raise
             given_names = ", ".join(takes) or "nothing"
             allowed = f"to be makeable from its arguments and {given_names} ({error})"
             raise unexpected(KEY, name, allowed) from error
@@ -185,26 +186,17 @@ def scaled(widths: Sequence[int], multiplier: float) -> tuple[int, ...]:
 
 
 def _argument_problems(num_classes: Any, width_multiplier: Any, dtype: Any) -> list[str]:
-    is_count = _is_a(numbers.Integral, num_classes) and num_classes >= 2
-    is_factor = _is_a(numbers.Real, width_multiplier) and 0 < width_multiplier < math.inf
+    problems = count_problems(2, num_classes=num_classes)
+    # bool is a number to Python; as a factor it is a mistake.
+    is_number = isinstance(width_multiplier, numbers.Real) and width_multiplier is not True
+    if not is_number or not 0 < float(width_multiplier) < math.inf:
+        allowed = "to be a number in (0, inf)"
+        problems.append(expected("model.width_multiplier", width_multiplier, allowed))
     try:
         # NumPy takes None for float64.
         name = jnp.dtype("object" if dtype is None else dtype).name
-        is_compute_type = name in ("float32", "bfloat16", "float64")
     except TypeError:
-        is_compute_type = False
-    demands = (
-        ("num_classes", num_classes, is_count, "an integer of at least 2"),
-        ("model.width_multiplier", width_multiplier, is_factor, "a number in (0, inf)"),
-        ("dtype", dtype, is_compute_type, "float32, bfloat16 or float64"),
-    )
-    return [
-        expected(thing, value, f"to be {allowed}")
-        for thing, value, is_right, allowed in demands
-        if not is_right
-    ]
-
-
-def _is_a(kind: type, value: Any) -> bool:
-    # bool is an int to Python; as a count or a factor it is a mistake.
-    return isinstance(value, kind) and not isinstance(value, bool)
+        name = ""
+    if name not in ("float32", "bfloat16", "float64"):
+        problems.append(expected("dtype", dtype, "to be float32, bfloat16 or float64"))
+    return problems

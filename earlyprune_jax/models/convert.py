@@ -77,7 +77,8 @@ def from_torch(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
         >>> from_torch("resnet8", state_dict)["params"]["stage2_block0"]["conv1"]["kernel"].shape
         (3, 3, 4, 8)
     """
-    _require_known(name)
+    if problems := catalog.check(name):
+        raise InvalidInput(problems)
     given = {
         key.removeprefix("module."): np.asarray(value)
         for key, value in arrays.items()
@@ -111,18 +112,14 @@ def to_torch(name: str, variables: Variables) -> dict[str, np.ndarray]:
         >>> to_torch("resnet20", variables)["conv1.weight"].shape
         (16, 1, 3, 3)
     """
-    _require_known(name)
+    if problems := catalog.check(name):
+        raise InvalidInput(problems)
     module_names = _module_names(name)
     flat: dict[Path, Any] = traverse_util.flatten_dict(variables)
     return {
         _torch_key(path, module_names): _permuted(np.asarray(leaf), _TO_TORCH_AXES)
         for path, leaf in flat.items()
     }
-
-
-def _require_known(name: str) -> None:
-    if problems := catalog.check(name):
-        raise InvalidInput(problems)
 
 
 def _module_names(name: str) -> dict[str, str]:
@@ -145,12 +142,17 @@ def _permuted(array: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.ndar
 def _expected_arrays(
     name: str, given: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """State-dict key -> (path in the variables, torch shape), of the network sized as `given`
-    is."""
+    """Maps state-dict keys to (path in the variables, torch shape), of a network sized as given."""
     options, module_names = catalog.ARCHITECTURES[name], _module_names(name)
-    channels = _size(given, "conv1.weight", axis=1, default=3)
-    num_classes = _size(given, f"{module_names['classifier']}.weight", axis=0, default=10)
-    sizes = {"num_classes": num_classes, "widths": _widths(given, options["widths"])}
+    channels = _size(given, r"conv1\.weight", axis=1, default=3)
+    classifier = re.escape(module_names["classifier"])
+    num_classes = _size(given, rf"{classifier}\.weight", axis=0, default=10)
+    widths = [
+        _size(given, rf"layer{stage}\.\d+\.(conv1|conv2|bn2)\..*", axis=0, default=width)
+        for stage, width in enumerate(options["widths"], start=1)
+    ]
+    # Never decreasing, because the parameter-free shortcut only adds channels.
+    sizes = {"num_classes": num_classes, "widths": tuple(itertools.accumulate(widths, max))}
     module = ResNet(**(options | sizes))
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     abstract = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
@@ -162,25 +164,17 @@ def _expected_arrays(
     return table
 
 
-def _size(given: Mapping[str, np.ndarray], key: str, axis: int, default: int) -> int:
-    shape = given[key].shape if key in given else ()
-    return max(1, shape[axis]) if axis < len(shape) else default
+def _size(given: Mapping[str, np.ndarray], pattern: str, axis: int, default: int) -> int:
+    """Reads a size off an axis of the arrays whose keys match.
 
-
-def _widths(given: Mapping[str, np.ndarray], default: tuple[int, ...]) -> tuple[int, ...]:
-    """Channels of each stage: what most of its conv1, conv2 and bn2 arrays say.
-
-    A majority, so that one wrong array is reported as one problem. Never decreasing, because the
-    parameter-free shortcut only adds channels.
+    What most of them say, so that one wrong array is reported as one problem.
     """
-    widths = []
-    for stage, fallback in enumerate(default, start=1):
-        pattern = re.compile(rf"layer{stage}\.\d+\.(conv1|conv2|bn2)\.")
-        votes = collections.Counter(
-            array.shape[0] for key, array in given.items() if pattern.match(key) and array.ndim
-        )
-        widths.append(max(1, votes.most_common(1)[0][0]) if votes else fallback)
-    return tuple(itertools.accumulate(widths, max))
+    votes = collections.Counter(
+        array.shape[axis]
+        for key, array in given.items()
+        if re.fullmatch(pattern, key) and axis < array.ndim
+    )
+    return max(1, votes.most_common(1)[0][0]) if votes else default
 
 
 def _problems(given: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -1,38 +1,88 @@
-"""Applies Linen modules that take `train`, `deterministic` or neither, with or without batch
-norm."""
+"""Runs Linen modules in either mode; says what they refuse, and where nan begins."""
 
-import functools
 import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import errors
+from flax import linen as nn
+from flax.linen import module as linen_module
+from jax.core import Tracer
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
+from earlyprune_jax.validate import expected, unexpected
 
-MODES = {"train": True, "deterministic": False, "is_training": True, "training": True}
+MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 """An argument that tells training from evaluation -> its value in training."""
 
+_REMEDIES: dict[type[Exception], str] = {
+    errors.ModifyScopeVariableError: "Ask for evaluation mode, e.g. train=False.",
+    errors.InvalidRngError: "Ask for evaluation mode, e.g. deterministic=True: nothing may be "
+    "random here.",
+}
+_REMEDY = (
+    'Give all of module.init\'s variables, {"params": ..., "batch_stats": ...}, and images of the '
+    "size it was made for."
+)
 
-@functools.lru_cache(maxsize=256)
-def _mode(kind: type) -> tuple[tuple[str, bool], ...]:
-    parameters = inspect.signature(kind.__call__).parameters
-    return tuple((name, value) for name, value in MODES.items() if name in parameters)
 
-
-def mode(module: Any, *, train: bool) -> dict[str, bool]:
-    """Gives the arguments that put a module's call into training or evaluation; none where it has
-    none.
-
-    Of an NNX module behind `flax.nnx.bridge.ToLinen` the NNX class's own call is looked at.
+def is_linen(model: Any) -> bool:
+    """Tells whether a model is a Linen module; anything else is called as a function.
 
     Example:
-        >>> from flax import linen as nn
+        >>> is_linen(nn.Dense(2)), is_linen(jnp.tanh)
+        (True, False)
+    """
+    return isinstance(model, nn.Module)
+
+
+def mode(
+    model: Any, given: Mapping[str, Any] = MappingProxyType({}), *, train: bool
+) -> dict[str, Any]:
+    """Gives the arguments that put a model's call into training or evaluation, and those given.
+
+    Those of `MODES` that a Linen module's method takes, but for those that an attribute of the same
+    name fixes. Of an NNX module behind `flax.nnx.bridge.ToLinen` the NNX class's own call is looked
+    at.
+
+    Args:
+        model: a Linen module; of anything else only the given arguments are taken.
+        given: arguments of the call, which go before; `method` among them is looked at.
+        train: whether it is to run in training mode.
+
+    Returns:
+        The arguments of `apply`.
+
+    Example:
         >>> mode(nn.Dropout(0.1), train=False), mode(nn.Dense(3), train=True)
         ({'deterministic': True}, {})
+        >>> mode(nn.BatchNorm(), {"mask": None}, train=True)
+        {'use_running_average': False, 'mask': None}
+        >>> mode(nn.BatchNorm(use_running_average=True), train=False)
+        {}
     """
-    bridged = getattr(module, "nnx_class", None)
-    kind = bridged if inspect.isclass(bridged) else type(module)
-    return {name: value if train else not value for name, value in _mode(kind)}
+    if not is_linen(model):
+        return dict(given)
+    bridged = getattr(model, "nnx_class", None)
+    kind = bridged if inspect.isclass(bridged) else type(model)
+    method = given.get("method") or "__call__"
+    called = getattr(kind, method) if isinstance(method, str) else method
+    names = inspect.signature(called).parameters
+    own = {
+        name: value == train
+        for name, value in MODES.items()
+        if name in names and getattr(model, name, None) is None
+    }
+    return {**own, **given}
 
 
 def init(module: Any, key: PRNGKey, inputs: Any) -> Variables:
@@ -86,4 +136,71 @@ def evaluate(module: Any, variables: Variables, inputs: Any, **linen_options: An
     Returns:
         The outputs; with those of `mutable` among the options, (outputs, updates).
     """
-    return module.apply(variables, inputs, **mode(module, train=False), **linen_options)
+    return module.apply(variables, inputs, **mode(module, linen_options, train=False))
+
+
+def evaluation_problems(options: Mapping[str, Any]) -> list[str]:
+    """Lists why a module cannot be measured here, with these options of `module.apply`.
+
+    Nothing may change or be random, and a hooked layer would meet other interceptors twice.
+    """
+    remedies = {
+        "mutable": "Nothing may change while gradients are taken: leave it out.",
+        "rngs": "In evaluation mode nothing is random: leave it out.",
+    }
+    problems = [
+        expected(f"apply option {name}", options[name], "to be absent", remedy)
+        for name, remedy in remedies.items()
+        if name in options
+    ]
+    if count := num_interceptors():
+        thing, remedy = "interceptors of nn.intercept_methods", "Measure outside that context."
+        problems.append(expected(thing, count, "to be none", remedy))
+    return problems
+
+
+def num_interceptors() -> int:
+    """Counts the contexts of `nn.intercept_methods` that are active here."""
+    return len(getattr(linen_module, "_global_interceptor_stack", ()))
+
+
+def evaluated(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function that runs a Linen module; what Linen refuses, in this package's words.
+
+    Raises:
+        InvalidInput: the module would change its variables, needs randomness, or misses variables.
+    """
+    try:
+        return function(*args)
+    except errors.FlaxError as error:
+        allowed = "to run in evaluation mode with these variables"
+        remedy = _REMEDIES.get(type(error), _REMEDY)
+        raise unexpected("module", str(error), allowed, remedy) from error
+
+
+def first_nonfinite(apply: Callable[..., Any], variables: Variables, batch: Any) -> str | None:
+    """Finds the first module, in the order of their results, whose output is not finite.
+
+    A module inside `nn.remat`, `nn.jit` or `nn.scan` is not looked at: the one around it is named.
+
+    Args:
+        apply: (variables, batch) -> outputs.
+        variables: concrete arrays.
+        batch: concrete arrays.
+
+    Returns:
+        The module's path, if there is one.
+    """
+    names: list[str] = []
+
+    def look(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        outputs = next_call(*args, **kwargs)
+        # Inside a transformation outputs are tracers, whose values nobody knows.
+        arrays = [leaf for leaf in jax.tree.leaves(outputs) if not isinstance(leaf, Tracer)]
+        if context.method_name != "setup" and not all(jnp.isfinite(a).all() for a in arrays):
+            names.append("/".join(context.module.path) or "the root")
+        return outputs
+
+    with nn.intercept_methods(look):
+        apply(variables, batch)
+    return names[0] if names else None

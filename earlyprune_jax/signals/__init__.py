@@ -1,11 +1,15 @@
 """Signals measured along a trunk or between networks: arrays in, numbers out."""
 
+from collections.abc import Callable
 from typing import Any
 
-from earlyprune_jax.signals import fisher, spectral
-from earlyprune_jax.signals.batch_statistics import reestimated_statistics
-from earlyprune_jax.signals.connectivity import LinearModeConnectivity, linear_mode_connectivity
-from earlyprune_jax.signals.fisher import FisherDiagonal, FisherTrace, fisher_diagonal, fisher_trace
+from earlyprune_jax.signals import fisher_squares, spectral
+from earlyprune_jax.signals.connectivity import (
+    LinearModeConnectivity,
+    linear_mode_connectivity,
+    reestimated_statistics,
+)
+from earlyprune_jax.signals.fisher import FisherTrace, fisher_diagonal, fisher_trace
 from earlyprune_jax.signals.probe_signals import (
     gradient_norm,
     gradient_norm_signal,
@@ -31,7 +35,6 @@ from earlyprune_jax.spec import SignalSpec
 
 __all__ = [
     "NAMES",
-    "FisherDiagonal",
     "FisherTrace",
     "LinearModeConnectivity",
     "ModelSimilarity",
@@ -57,7 +60,18 @@ __all__ = [
     "weight_change_per_leaf",
 ]
 
-NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm")
+_MAKERS: dict[str, Callable[..., ProbeSignal | WeightSignal]] = {
+    "fisher_trace": lambda spec, **sizes: fisher_squares.signal(
+        estimator=spec.fisher_estimator, method=spec.fisher_method, **sizes
+    ),
+    "kl_uniform": lambda spec, **sizes: kl_uniform_signal(),
+    "random_distance": lambda spec, **sizes: spectral.signal(
+        num_permutations=spec.num_permutations, min_eigenvalues=spec.min_eigenvalues
+    ),
+    "gradient_norm": lambda spec, **sizes: gradient_norm_signal(),
+}
+
+NAMES = tuple(_MAKERS)
 """Signals of one state, by the names configs use; `training.measurement` adds those that compare
 epochs, and the task's own metrics."""
 
@@ -73,19 +87,8 @@ def build(
         counted: params structure with Python bools: the leaves summed into `fisher_trace`.
         num_outputs: C, the number of log-probabilities.
         num_examples: the most probe examples there can be.
+
+    Returns:
+        The signal.
     """
-    makers = {
-        "fisher_trace": lambda: fisher.signal(
-            estimator=spec.fisher_estimator,
-            method=spec.fisher_method,
-            counted=counted,
-            num_classes=num_outputs,
-            num_examples=num_examples,
-        ),
-        "kl_uniform": kl_uniform_signal,
-        "random_distance": lambda: spectral.signal(
-            num_permutations=spec.num_permutations, min_eigenvalues=spec.min_eigenvalues
-        ),
-        "gradient_norm": gradient_norm_signal,
-    }
-    return makers[name]()
+    return _MAKERS[name](spec, counted=counted, num_classes=num_outputs, num_examples=num_examples)

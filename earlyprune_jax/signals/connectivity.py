@@ -1,26 +1,32 @@
-"""Linear mode connectivity: the error along the straight line between two trained networks."""
+"""Linear mode connectivity: the error along the straight line between two trained networks.
+
+Its batch-norm statistics are measured anew at every point: what a network's own activations are,
+not what it has stored.
+"""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
 from earlyprune_jax.array_types import Variables
+from earlyprune_jax.models import forward
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_like
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_weights
-from earlyprune_jax.signals.batch_statistics import (
-    NO_OPTIONS,
-    STATISTICS,
-    reestimate,
-    split,
-    training_pass,
-)
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, split_weights
 from earlyprune_jax.signals.signal import kept_for_modules
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+
+STATISTICS = "batch_stats"
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+Pass = Callable[[Variables, Any], Any]
+"""(variables, images) -> what one compiled pass over a batch gives."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +61,7 @@ def linear_mode_connectivity(
     train_options: Mapping[str, Any] = NO_OPTIONS,
     eval_options: Mapping[str, Any] = NO_OPTIONS,
 ) -> LinearModeConnectivity:
-    """The train error at equally spaced points (1 - a) w1 + a w2, BN statistics measured anew at
-    each.
+    """Measures the train error at equally spaced points (1 - a) w1 + a w2 between two networks.
 
     Batch-norm statistics of two networks, averaged, belong to neither: at every point, the ends
     included, they come from the point's own activations on `images` (`reestimated_statistics`). The
@@ -83,6 +88,9 @@ def linear_mode_connectivity(
             module is asked for the mode by its own argument (`train`, `use_running_average`, ...)
             anyway.
 
+    Returns:
+        The errors, and the value made of them.
+
     Raises:
         InvalidInput: options out of range; networks, images and labels that do not fit (by path);
             weights or logits that are not finite (by path, or by point and example); statistics
@@ -107,28 +115,86 @@ def linear_mode_connectivity(
         remedy = "Give a Linen module, or an object whose apply takes {'params': ...} and images."
         raise unexpected("model", type(model).__name__, "to have a method apply", remedy)
     labels = _checked(first, second, images, labels, num_points, batch_size)
-    parts = split(images, batch_size)
-    run_train, run_eval = training_pass(model, train_options), _evaluation(model, eval_options)
-    alphas = [number / (num_points - 1) for number in range(num_points)]
+    parts = _split(images, batch_size)
+    run_train = _pass(_statistics, model, train_options, train=True)
+    run_eval = _pass(_predictions, model, eval_options, train=False)
+    alphas = tuple(number / (num_points - 1) for number in range(num_points))
     wrong = []
     for alpha in alphas:
         variables = _between(first, second, alpha)
         if reestimate_statistics and variables.get(STATISTICS):
-            variables = {**variables, STATISTICS: reestimate(run_train, variables, parts)}
+            variables = {**variables, STATISTICS: _reestimated(run_train, variables, parts)}
         wrong.append(_num_wrong(run_eval, variables, parts, labels, alpha))
-    return _summary(alphas, wrong, len(labels))
-
-
-def _summary(alphas: list[float], wrong: list[int], num_examples: int) -> LinearModeConnectivity:
     # In whole numbers, so that rounding decides no tie.
     twice_above_mean = [2 * count - wrong[0] - wrong[-1] for count in wrong]
-    farthest = max(range(len(wrong)), key=lambda point: abs(twice_above_mean[point]))
+    farthest = max(range(num_points), key=lambda point: abs(twice_above_mean[point]))
     return LinearModeConnectivity(
-        value=-twice_above_mean[farthest] / (2 * num_examples),
-        alphas=tuple(alphas),
-        errors=tuple(count / num_examples for count in wrong),
+        value=-twice_above_mean[farthest] / (2 * len(labels)),
+        alphas=alphas,
+        errors=tuple(count / len(labels) for count in wrong),
         farthest_alpha=alphas[farthest],
     )
+
+
+def reestimated_statistics(
+    model: Any,
+    variables: Variables,
+    images: Any,
+    *,
+    batch_size: int = 500,
+    train_options: Mapping[str, Any] = NO_OPTIONS,
+) -> Any:
+    """Measures the statistics of a network's activations on images, one pass in training mode.
+
+    For every batch-norm layer, over batches b of n_b images, N in all:
+
+        mean = (1/N) sum_b n_b mean_b
+        var  = (1/N) sum_b n_b (var_b + mean_b^2) - mean^2      (law of total variance, biased)
+
+    No trace is left of the stored statistics, of their momentum or of the batches' order; for the
+    first such layer it is the statistics of all images at once. In training mode each layer
+    normalises by its batch, so what deeper layers see depends, as in training, on which images are
+    together.
+
+    A layer stores new = m old + (1 - m) batch. Running the first batch from two different `old`
+    gives m, running each from old = 0 gives `batch`; exact up to rounding, about 1e-7 / (1 - m)
+    relative.
+
+    Cost: one forward pass over the images and two over their first batch.
+
+    Args:
+        model: a Linen module, or anything with its `apply(variables, images, mutable=...,
+            **options)`.
+        variables: {"params": ..., "batch_stats": ...}. Among the statistics a leaf `var` beside a
+            leaf `mean` is a biased variance, other floating-point leaves are means, the rest is
+            kept.
+        images: [N, ...] as the model takes them.
+        batch_size: at most that many images at once, in batches of equal size (up to one): a small
+            last one would have poor statistics.
+        train_options: for `model.apply`: what it needs in training mode, such as `rngs`. A Linen
+            module is asked for that mode by its own argument (`train`, `use_running_average`, ...)
+            anyway.
+
+    Returns:
+        The structure of `variables["batch_stats"]`.
+
+    Raises:
+        InvalidInput: statistics that training mode does not update as a moving average, or that are
+            not finite (by path).
+
+    Example:
+        >>> from flax import linen as nn
+        >>> model = nn.BatchNorm(momentum=0.9)
+        >>> images = jnp.array([[1.0], [3.0], [5.0], [7.0]])
+        >>> options = {"use_running_average": False}
+        >>> variables = model.init(jax.random.key(0), images, **options)
+        >>> options = {"batch_size": 2, "train_options": options}
+        >>> new = reestimated_statistics(model, variables, images, **options)
+        >>> new["mean"].round(4).tolist(), new["var"].round(4).tolist()
+        ([4.0], [5.0])
+    """
+    run = _pass(_statistics, model, train_options, train=True)
+    return _reestimated(run, variables, _split(images, batch_size))
 
 
 @jax.jit
@@ -144,34 +210,11 @@ def _between(first: Variables, second: Variables, alpha: float) -> dict[str, Any
     return merge(_line(weights, others, alpha))
 
 
-Evaluation = Callable[[Variables, Any], tuple[Any, Any, Any]]
-"""(variables, images) -> predicted classes [B], whether logits are finite [B], number of
-classes."""
-
-
-def _evaluation(model: Any, options: Mapping[str, Any]) -> Evaluation:
-    mode = taps.evaluation_options(model, options) if taps.is_linen(model) else options
-    return _compiled_evaluation(model, tuple(sorted(mode.items())))
-
-
-@kept_for_modules
-def _compiled_evaluation(model: Any, options: tuple[tuple[str, Any], ...]) -> Evaluation:
-    @jax.jit
-    def run(variables: Variables, images: Any) -> tuple[Any, Any, Any]:
-        logits = model.apply(variables, images, **dict(options))
-        if getattr(logits, "ndim", None) != 2:
-            given = jax.tree.map(jnp.shape, logits)
-            raise unexpected("shape of the model's output", given, "to be [batch, classes]")
-        return jnp.argmax(logits, axis=1), jnp.isfinite(logits).all(axis=1), logits.shape[1]
-
-    return run
-
-
 def _num_wrong(
-    run: Evaluation, variables: Variables, parts: list[Any], labels: Any, alpha: float
+    run: Pass, variables: Variables, parts: list[Any], labels: np.ndarray, alpha: float
 ) -> int:
-    """How many images are misclassified."""
-    outputs = [jax.device_get(taps.evaluated(run, variables, part)) for part in parts]
+    """Counts the images that are misclassified."""
+    outputs = [jax.device_get(forward.evaluated(run, variables, part)) for part in parts]
     predictions = np.concatenate([output[0] for output in outputs])
     finite = np.concatenate([output[1] for output in outputs])
     problems = []
@@ -184,15 +227,14 @@ def _num_wrong(
     if labels.min() < 0 or labels.max() >= num_classes:
         given = (int(labels.min()), int(labels.max()))
         problems.append(expected("range of labels", given, f"to be in [0, {num_classes - 1}]"))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return int(np.sum(predictions != labels))
 
 
 def _checked(
     first: Variables, second: Variables, images: Any, labels: Any, num_points: int, batch_size: int
 ) -> np.ndarray:
-    """The labels as a host array, once everything fits together."""
+    """Returns the labels as a host array, once everything fits together."""
     labels = np.asarray(labels)
     problems = count_problems(2, num_points=num_points) + count_problems(1, batch_size=batch_size)
     if not np.ndim(images) or not np.shape(images)[0]:
@@ -200,9 +242,7 @@ def _checked(
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != np.shape(images)[:1]:
         given, allowed = (labels.shape, str(labels.dtype)), "to be one whole number for each image"
         problems.append(expected("labels, their shape and type,", given, allowed))
-    problems += _variables_problems(first, second)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems + _variables_problems(first, second))
     return labels
 
 
@@ -221,3 +261,115 @@ def _variables_problems(first: Variables, second: Variables) -> list[str]:
     for thing, variables in (("first", first), ("second", second)):
         problems += nonfinite_problems(thing, named_leaves(dict(variables)))
     return problems
+
+
+def _split(images: Any, batch_size: int) -> list[Any]:
+    """Cuts images into as few batches as the size allows, their lengths equal up to one.
+
+    Example:
+        >>> [part.tolist() for part in _split(np.arange(5), 4)]
+        [[0, 1, 2], [3, 4]]
+    """
+    return np.array_split(np.asarray(images), -(-len(images) // batch_size))
+
+
+def _statistics(model: Any, variables: Variables, images: Any, **options: Any) -> Any:
+    """Returns the batch statistics that a pass in training mode leaves behind."""
+    _, updated = model.apply(variables, images, mutable=[STATISTICS], **options)
+    return updated[STATISTICS]
+
+
+def _predictions(model: Any, variables: Variables, images: Any, **options: Any) -> Any:
+    """Returns classes [B], whether the logits are finite [B], and the number of classes."""
+    logits = model.apply(variables, images, **options)
+    if getattr(logits, "ndim", None) != 2:
+        given = jax.tree.map(jnp.shape, logits)
+        raise unexpected("shape of the model's output", given, "to be [batch, classes]")
+    return jnp.argmax(logits, axis=1), jnp.isfinite(logits).all(axis=1), logits.shape[1]
+
+
+def _pass(run: Callable[..., Any], model: Any, options: Mapping[str, Any], *, train: bool) -> Pass:
+    """Compiles `_statistics` or `_predictions` of a model, once for equal modules and options."""
+    mode = forward.mode(model, options, train=train)
+    return _compiled(model, run, tuple(sorted(mode.items())))
+
+
+@kept_for_modules
+def _compiled(model: Any, run: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Pass:
+    return jax.jit(lambda variables, images: run(model, variables, images, **dict(options)))
+
+
+def _reestimated(run: Pass, variables: Variables, parts: list[Any]) -> Any:
+    """Computes `reestimated_statistics` with its pass compiled and its images split."""
+    stored = variables[STATISTICS]
+    shares = _update_shares(lambda old: run({**variables, STATISTICS: old}, parts[0]), stored)
+    from_zero = {**variables, STATISTICS: _filled(stored, {})}
+    sums: dict[str, Any] = dict.fromkeys(shares, 0.0)
+    for part in parts:
+        updated = dict(named_leaves(run(from_zero, part)))
+        batch = {
+            name: np.asarray(updated[name], np.float64) / share for name, share in shares.items()
+        }
+        for name, value in batch.items():
+            sums[name] = sums[name] + len(part) * (value + _squared_mean(name, batch))
+    count = sum(len(part) for part in parts)
+    moments = {name: total / count for name, total in sums.items()}
+
+    def new(path: Any, old: Any) -> Any:
+        name = path_name(path)
+        if name not in moments:
+            return old
+        centred = moments[name] - _squared_mean(name, moments)
+        return jnp.asarray(np.maximum(centred, 0.0) if name.endswith("var") else centred, old.dtype)
+
+    return jax.tree.map_with_path(new, stored)
+
+
+def _squared_mean(name: str, values: Mapping[str, Any]) -> Any:
+    """Squares the mean that belongs to a variance; 0 if the name is not that of one."""
+    parent, slash, last = name.rpartition("/")
+    return values.get(f"{parent}{slash}mean", 0.0) ** 2 if last == "var" else 0.0
+
+
+def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:
+    """Finds 1 - m of every floating-point statistic by path: what part of it a batch replaces."""
+    from_zero = _float_leaves(run(_filled(stored, {})))
+    if bad := [name for name, leaf in from_zero.items() if not np.isfinite(leaf).all()]:
+        remedy = "Look at the images and the weights."
+        raise unexpected("batch statistics at", bad, "to be finite", remedy)
+    # A start much smaller than the batch's own statistics would be lost in their rounding.
+    starts = {
+        name: 2.0 ** math.frexp(max(1.0, np.abs(leaf).max()))[1] for name, leaf in from_zero.items()
+    }
+    from_start = _float_leaves(run(_filled(stored, starts)))
+    kept = {name: (from_start[name] - from_zero[name]) / start for name, start in starts.items()}
+    problems = []
+    for name, part in kept.items():
+        share = 1 - part.mean()
+        # All entries keep the same part of what was stored, and not all of it.
+        if not (1e-5 < share < 1 + 1e-5 and np.ptp(part) < 1e-3 * share + 1e-5):
+            thing = f"momentum of the statistic {name}, its range"
+            given = (round(float(part.min()), 6), round(float(part.max()), 6))
+            remedy = "Let train_options ask for training mode, or leave the statistics as they are."
+            allowed = "to be one number in [0, 1) for all its entries"
+            problems.append(expected(thing, given, allowed, remedy))
+    refuse(shortened(problems))
+    return {name: 1 - float(part.mean()) for name, part in kept.items()}
+
+
+def _float_leaves(statistics: Any) -> dict[str, np.ndarray]:
+    leaves = named_leaves(jax.device_get(statistics))
+    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if is_weight(leaf)}
+
+
+def _filled(stored: Any, values: Mapping[str, float]) -> Any:
+    """Puts a number into every floating-point leaf, 0 where none is given."""
+
+    def fill(path: Any, leaf: Any) -> Any:
+        if not is_weight(leaf):
+            return leaf
+        # Half precision would round the new statistics before they are read.
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        return jnp.full(leaf.shape, values.get(path_name(path), 0.0), dtype)
+
+    return jax.tree.map_with_path(fill, stored)

@@ -6,34 +6,39 @@ evaluation mode (paper A, Eqs. 3 and 4; Eq. 4's "predicted labels" can be read a
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
-from earlyprune_jax.array_types import PRNGKey
+from earlyprune_jax import layer_hooks
+from earlyprune_jax.array_types import Params, PRNGKey
+from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import select
-from earlyprune_jax.pruning.scores.fisher import ESTIMATORS, check_options
-from earlyprune_jax.pruning.scores.gradients import weights_of
+from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
+from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, require_logits
+from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, scores_like, weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers
-from earlyprune_jax.pruning.trees import named_leaves, repeated_paths
-from earlyprune_jax.signals.fisher_run import measure
-from earlyprune_jax.signals.fisher_squares import METHODS, signal
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.pruning.trees import (
+    is_weight,
+    named_leaves,
+    refuse,
+    repeated_paths,
+    split_weights,
+)
+from earlyprune_jax.signals.fisher_squares import METHODS, Squares, batch_squares, standard_error
+from earlyprune_jax.signals.signal import Network, kept_for_modules
+from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
 
-__all__ = [
-    "ESTIMATORS",
-    "METHODS",
-    "FisherDiagonal",
-    "FisherTrace",
-    "fisher_diagonal",
-    "fisher_trace",
-    "signal",
-]
+MEMORY_BYTES = 2**30
+"""What the default microbatch's gradients and hooked arrays may take together, by a rough count."""
+
+LARGEST_MICROBATCH = {"layerwise": 128, "vmap": 32, "batch": 128}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,9 @@ class FisherTrace:
         num_examples: N.
         estimator, method: that ran; `method` is "vmap" where a function was given with "layerwise".
         notes: which modules fell back to vmap, and why.
+        diagonal: where it is asked for, the diagonal of F: the structure of the params, float32,
+            >= 0, the mean over images of E_y [g_i^2]; zeros where a leaf is no weight. With
+            `layers=None` its sum is `total`.
     """
 
     total: float
@@ -63,18 +71,7 @@ class FisherTrace:
     estimator: str
     method: str
     notes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class FisherDiagonal(FisherTrace):
-    """The diagonal of F, and the numbers of `FisherTrace`.
-
-    Attributes:
-        diagonal: the structure of the params, float32, >= 0: the mean over images of E_y [g_i^2];
-            zeros where a leaf is no weight. With `layers=None` its sum is `total`.
-    """
-
-    diagonal: Any
+    diagonal: Any = None
 
 
 def fisher_trace(
@@ -88,6 +85,7 @@ def fisher_trace(
     microbatch_size: int | None = None,
     labels: Any = None,
     layers: Layers | None = None,
+    with_diagonal: bool = False,
     **apply_options: Any,
 ) -> FisherTrace:
     """Measures tr(F) = (1/N) sum_n E_y ||d log p(y|x_n) / d params||^2.
@@ -131,14 +129,18 @@ def fisher_trace(
         estimator: one of `ESTIMATORS`.
         method: one of `METHODS`; `layerwise` is `vmap` where `model` is a function.
         microbatch_size: images at once; bounds memory, and but for `batch` does not change the
-            result beyond rounding. None: see `fisher_run.default_microbatch_size` (1 GiB; 128 for
+            result beyond rounding. None: see `default_microbatch_size` (1 GiB; 128 for
             `batch`).
         labels: [N] integers, for `empirical`; the others ignore them.
         layers: which leaves `total` sums, as `pruning.select` takes them; None: all. Paper A's
             plots: "conv_kernels".
+        with_diagonal: whether the diagonal of F is wanted too.
         apply_options: further arguments of the model. A Linen module is asked for evaluation mode
             by whichever of train, training, is_training, deterministic and use_running_average it
             takes.
+
+    Returns:
+        The trace, by layer and by parameter.
 
     Raises:
         InvalidInput: all problems of the arguments at once; a module that is not in evaluation mode
@@ -158,25 +160,44 @@ def fisher_trace(
         >>> trace.total, trace.standard_error   # the mean of |x|^2 sum_c p_c (1 - p_c) = |x|^2 / 2
         (2.5, 2.0)
     """
-    measured = _measured(
-        model,
-        variables,
-        images,
-        with_diagonal=False,
-        key=key,
+    problems = check_options(estimator, method, METHODS) + _image_problems(images)
+    problems += _problems_of(lambda: require_key(key))
+    if microbatch_size is not None:
+        problems += count_problems(1, microbatch_size=microbatch_size)
+    if estimator == "empirical" and not problems:
+        problems += _label_problems(labels, len(jax.tree.leaves(images)[0]))
+    refuse(problems + _model_problems(model, variables, layers, apply_options))
+    notes: tuple[str, ...] = ()
+    if method == "layerwise" and not forward.is_linen(model):
+        method, notes = "vmap", ("the whole model by vmap: only Linen modules have layers to hook",)
+    network = _prepared(model, variables, images, (estimator, method, with_diagonal), apply_options)
+    if network.covered:
+        notes = network.covered.notes
+    if estimator == "empirical":
+        _require_labels(np.asarray(labels), network.num_classes)
+    count = len(jax.tree.leaves(images)[0])
+    size = microbatch_size or default_microbatch_size(
+        network.params, method, network.covered, with_diagonal
+    )
+    if method != "batch":
+        # As small as the number of microbatches allows, so that little is filled up.
+        size = -(-count // -(-count // size))
+    num_passes = network.num_classes if estimator == "exact" else 1
+    parts = microbatches(images, count, min(size, count), labels=labels)
+    diagonal, values, sizes = _sums(network, parts, key, num_passes)
+    means = [np.asarray(leaf, np.float32) / count for leaf in diagonal or []]
+    return FisherTrace(
+        **_numbers(network.params, layers, values, sizes),
         estimator=estimator,
         method=method,
-        microbatch_size=microbatch_size,
-        labels=labels,
-        layers=layers,
-        **apply_options,
+        notes=notes,
+        diagonal=scores_like(network.params, means) if with_diagonal else None,
     )
-    return FisherTrace(**measured)
 
 
 def fisher_diagonal(
     model: Any, variables: Any, images: Any, *, key: PRNGKey, **options: Any
-) -> FisherDiagonal:
+) -> FisherTrace:
     """Measures F_ii = (1/N) sum_n E_y [(d log p(y|x_n) / d w_i)^2] of every weight, and tr(F).
 
     `layerwise` makes the per-example gradients of one layer after the other, never of the whole
@@ -191,7 +212,7 @@ def fisher_diagonal(
         options: the other arguments of `fisher_trace`.
 
     Returns:
-        The diagonal, and the numbers of `fisher_trace`.
+        What `fisher_trace` returns, with its `diagonal`.
 
     Raises:
         InvalidInput: as `fisher_trace`.
@@ -203,51 +224,257 @@ def fisher_diagonal(
         >>> fisher_diagonal(logits, zeros, x, key=key, estimator="exact").diagonal.tolist()
         [1.25, 0.0]
     """
-    measured = _measured(model, variables, images, with_diagonal=True, key=key, **options)
-    return FisherDiagonal(**measured)
+    return fisher_trace(model, variables, images, key=key, with_diagonal=True, **options)
 
 
-def _measured(
+def default_microbatch_size(
+    params: Params, method: str, covered: layer_hooks.Coverage | None, with_diagonal: bool
+) -> int:
+    """Chooses the microbatch where none is given: a power of two, or 1.
+
+    `batch`: 128, paper A's batch size; its estimate depends on it. The others' do not: as many
+    images as keep the per-example gradients that are held at once (`vmap`: all of them, twice;
+    `layerwise`: the hooked inputs and outputs, the gradients of the largest layer, those left to
+    vmap) within about 1 GiB; at most 32 for `vmap`, 128 for `layerwise`.
+
+    Args:
+        params: the network's.
+        method: one of `fisher_squares.METHODS`.
+        covered: what hooks cover, for `layerwise`.
+        with_diagonal: whether the squares of single entries are wanted.
+    """
+    largest = LARGEST_MICROBATCH[method]
+    if method == "batch":
+        return largest
+    places = covered.places if covered else ()
+    left = sum(
+        math.prod(leaf.shape)
+        for index, leaf in enumerate(jax.tree.leaves(params))
+        if is_weight(leaf) and index not in places
+    )
+    floats = 2 * left + (covered.floats(diagonal=with_diagonal) if covered else 0)
+    fitting = max(1, MEMORY_BYTES // (4 * max(1, floats)))
+    return min(largest, 2 ** (fitting.bit_length() - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """A network ready to be measured.
+
+    Attributes:
+        params: as they were given.
+        arrays: what the step takes: {"params": ..., and other collections}.
+        apply: (arrays, images) -> logits, of a Linen module; None of a function.
+        num_classes: C.
+        covered: what hooks cover, for the layerwise method.
+        step: (arrays, batch, examples, key, pass index) -> the squares of one microbatch.
+    """
+
+    params: Params
+    arrays: dict[str, Any]
+    apply: Callable[..., Any] | None
+    num_classes: int
+    covered: layer_hooks.Coverage | None
+    step: Callable[..., Squares]
+
+
+def _prepared(
     model: Any,
     variables: Any,
     images: Any,
-    *,
-    with_diagonal: bool,
-    key: PRNGKey,
-    estimator: str = "sampled",
-    method: str = "layerwise",
-    microbatch_size: int | None = None,
-    labels: Any = None,
-    layers: Layers | None = None,
-    **apply_options: Any,
+    ways: tuple[str, str, bool],
+    apply_options: Mapping[str, Any],
+) -> _Prepared:
+    """Prepares a network; `ways` are estimator, method, and whether the diagonal is wanted."""
+    options = forward.mode(model, apply_options, train=False)
+    if forward.is_linen(model):
+        params, arrays, run = variables["params"], dict(variables), model
+    else:
+        weights, merge = split_weights(variables)
+        params, arrays = variables, {"params": weights}
+
+        def run(arrays: Any, images: Any, **options: Any) -> Any:
+            return model(merge(arrays["params"]), images, **options)
+
+    two = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), images)
+    shapes, treedef = jax.tree.flatten((jax.eval_shape(lambda arrays: arrays, arrays), two))
+    compiled = _compiled(run, tuple(sorted(options.items())), ways, treedef, tuple(shapes))
+    return _Prepared(params, arrays, *compiled)
+
+
+@kept_for_modules
+def _compiled(
+    model: Any,
+    options: tuple[tuple[str, Any], ...],
+    ways: tuple[str, str, bool],
+    treedef: Any,
+    shapes: tuple[jax.ShapeDtypeStruct, ...],
+) -> tuple[Any, ...]:
+    """Looks at a network through shapes alone, and makes its step.
+
+    Args:
+        model: a Linen module, or a function (arrays, images) -> logits.
+        options: further arguments of the model.
+        ways: estimator, method, whether the diagonal is wanted.
+        treedef: of (arrays, two images).
+        shapes: the leaves of that.
+
+    Returns:
+        The last four fields of `_Prepared`.
+
+    Raises:
+        InvalidInput: a Linen module that is not in evaluation mode, or misses variables; its
+            outputs are no logits.
+    """
+    estimator, method, with_diagonal = ways
+    is_linen = forward.is_linen(model)
+    apply = functools.partial(model.apply if is_linen else model, **dict(options))
+    arrays, two = jax.tree.unflatten(treedef, shapes)
+
+    def fisher_step(
+        arrays: Any, batch: Any, examples: Examples, key: PRNGKey, pass_index: Any
+    ) -> Squares:
+        fixed = {name: values for name, values in arrays.items() if name != "params"}
+        return batch_squares(
+            Network(apply, fixed, is_linen),
+            arrays["params"],
+            batch,
+            examples,
+            method=method,
+            choose=label_rule(estimator, key, pass_index),
+            with_diagonal=with_diagonal,
+        )
+
+    logits = forward.evaluated(jax.eval_shape, apply, arrays, two)
+    require_logits(logits, 2)
+    covered = layer_hooks.coverage(apply, arrays, two) if method == "layerwise" else None
+    step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
+    return apply if is_linen else None, logits.shape[1], covered, step
+
+
+def _sums(
+    network: _Prepared, parts: Iterable[tuple[Any, Examples]], key: PRNGKey, num_passes: int
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Runs the microbatches.
+
+    Args:
+        network: what is measured.
+        parts: microbatches and what is known of their examples.
+        key: for drawn labels.
+        num_passes: over each microbatch.
+
+    Returns:
+        The sums of the diagonal's entries, each unit's squares [weights, units] and its number of
+        images [units].
+
+    Raises:
+        InvalidInput: logits or gradients that are not finite.
+    """
+    diagonal, values, sizes = None, [], []
+    for batch, examples in parts:
+        summed = np.zeros(())
+        for index in range(num_passes):
+            squares = network.step(network.arrays, batch, examples, key, index)
+            of_pass = np.asarray(squares.values, np.float64)
+            _require_finite(network, batch, examples, squares, of_pass)
+            added = squares.diagonal
+            diagonal = added if diagonal is None else _added(diagonal, added)
+            summed = summed + of_pass
+        values.append(summed)
+        sizes.append(np.asarray(squares.sizes, np.float64))
+    return diagonal, np.concatenate(values, 1), np.concatenate(sizes)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _added(total: Any, more: Any) -> Any:
+    return jax.tree.map(jnp.add, total, more)
+
+
+def _numbers(
+    params: Params, layers: Layers | None, values: np.ndarray, sizes: np.ndarray
 ) -> dict[str, Any]:
-    """The fields of `FisherTrace` or `FisherDiagonal`; first every problem of the arguments."""
-    problems = check_options(estimator, method, METHODS) + _image_problems(images)
-    problems += _problems_of(lambda: require_key(key))
-    if microbatch_size is not None:
-        problems += count_problems(1, microbatch_size=microbatch_size)
-    if estimator == "empirical" and not problems:
-        problems += _label_problems(labels, len(jax.tree.leaves(images)[0]))
-    problems += _model_problems(model, variables, layers, apply_options)
-    if problems:
-        raise InvalidInput(problems)
-    options = estimator, method, with_diagonal
-    microbatching = images, labels, microbatch_size
-    return measure(model, variables, options, apply_options, microbatching, key, layers)
+    """Makes the numbers of `FisherTrace` from those of `_sums`; `layers` are counted."""
+    names = _weight_names(params)
+    size = int(sizes.sum())
+    means = values.sum(axis=1) / size
+    counted = np.ones(len(means), bool)
+    if layers is not None:
+        flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
+        counted = np.array([take for leaf, take in flags if is_weight(leaf)])
+    per_layer: dict[str, float] = {}
+    for name, mean in zip(names, means, strict=True):
+        module = name.rpartition("/")[0]
+        per_layer[module] = per_layer.get(module, 0.0) + float(mean)
+    return {
+        "total": float(means[counted].sum()),
+        "per_layer": per_layer,
+        "per_parameter": dict(zip(names, map(float, means), strict=True)),
+        "standard_error": standard_error(values[counted].sum(axis=0), sizes),
+        "num_examples": size,
+    }
+
+
+def _weight_names(params: Params) -> list[str]:
+    return [name for name, leaf in named_leaves(params) if is_weight(leaf)]
+
+
+def _require_finite(
+    network: _Prepared, batch: Any, examples: Examples, squares: Squares, values: np.ndarray
+) -> None:
+    """Refuses logits or gradients of a microbatch that are not finite, saying where."""
+    # A microbatch is filled up with its last image.
+    bad = np.flatnonzero(~np.asarray(squares.finite) & (examples.weights > 0))
+    if len(bad):
+        image = jax.tree.map(lambda leaf: leaf[bad[0] : bad[0] + 1], batch)
+        arrays = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(image)]
+        where = "No single layer could be named: it is in nn.scan, or no Linen module's."
+        if not all(np.isfinite(array).all() for array in arrays):
+            where = "That image itself is not finite."
+        elif network.apply and (
+            layer := forward.first_nonfinite(network.apply, network.arrays, image)
+        ):
+            where = f"The first output that is not finite is that of the layer {layer}."
+        others = f" and of {len(bad) - 1} more near it" if len(bad) > 1 else ""
+        thing = f"logits of images[{examples.numbers[bad[0]]}]{others}"
+        raise unexpected(thing, "not finite", "to be finite", where)
+    rows, units = np.nonzero(~np.isfinite(values))
+    if len(rows):
+        names = _weight_names(network.params)
+        shown = shortened([names[row] for row in sorted(set(rows))], at_most=8)
+        first = examples.numbers[units[0] if values.shape[1] > 1 else 0]
+        remedy = f"First for images[{first}], or with images near it; its logits are finite."
+        raise unexpected(f"gradient at {', '.join(shown)}", "not finite", "to be finite", remedy)
+
+
+@functools.cache
+def memory_options(backend: str) -> dict[str, Any]:
+    """Finds the options that keep XLA on CPU from holding all layers' arrays at once.
+
+    It would, in order to run layers side by side. ResNet-20, 128 images: 0.22 GiB instead of 0.93
+    of intermediate arrays, at the same speed.
+    """
+    choices: tuple[dict[str, Any], ...] = (
+        {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
+        {"xla_cpu_enable_concurrency_optimized_scheduler": False},  # its name in older releases
+    )
+    for options in choices if backend == "cpu" else ():
+        try:
+            jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+        except Exception:  # an XLA that does not have the option: nothing but memory is lost
+            continue
+        return options
+    return {}
 
 
 def _model_problems(
     model: Any, variables: Any, layers: Layers | None, apply_options: Mapping[str, Any]
 ) -> list[str]:
-    problems = []
-    thing, params = "params", variables
-    if taps.is_linen(model):
-        problems += taps.linen_problems(apply_options)
-        has_params = isinstance(variables, Mapping) and "params" in variables
-        if not has_params:
-            given = (
-                sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
-            )
+    problems, thing, params = [], "params", variables
+    if forward.is_linen(model):
+        problems += forward.evaluation_problems(apply_options)
+        if not isinstance(variables, Mapping) or "params" not in variables:
+            is_mapping = isinstance(variables, Mapping)
+            given = sorted(variables) if is_mapping else type(variables).__name__
             allowed = 'to be {"params": ..., "batch_stats": ...}'
             remedy = "Give what module.init returned, not a part of it."
             return [*problems, expected("variables", given, allowed, remedy)]
@@ -264,27 +491,20 @@ def _model_problems(
 
 def _image_problems(images: Any) -> list[str]:
     leaves = named_leaves(images)
-    if not leaves:
-        return [expected("images", images, "to hold at least one array")]
-    problems = []
+    problems = [] if leaves else [expected("images", images, "to hold at least one array")]
     for name, leaf in leaves:
-        kind = getattr(leaf, "dtype", type(leaf).__name__)
+        thing = f"images at {name}" if name else "images"
+        kind, shape = getattr(leaf, "dtype", type(leaf).__name__), np.shape(leaf)
         is_number = not isinstance(kind, str) and any(
             jnp.issubdtype(kind, numbers) for numbers in (jnp.floating, jnp.integer)
         )
-        shape = np.shape(leaf)
-        checks = (
-            (is_number, "type", str(kind), "to be an array of floats or integers", ""),
-            (len(shape) > 1, "shape", shape, "to be [N, ...]", "Axis 0 is the example; add it."),
-            (shape[:1] != (0,), "shape", shape, "to hold at least 1 image", "A mean needs one."),
-        )
-        thing = f"images at {name}" if name else "images"
-        failed = [
-            expected(f"{thing}, its {what},", given, allowed, remedy)
-            for is_good, what, given, allowed, remedy in checks
-            if not is_good
-        ]
-        problems += failed[:1]
+        if not is_number:
+            allowed = "to be an array of floats or integers"
+            problems.append(expected(f"{thing}, its type,", str(kind), allowed))
+        elif len(shape) < 2 or not shape[0]:
+            allowed = "to be [N, ...] with at least 1 image"
+            remedy = "Axis 0 is the example: add it if it is missing."
+            problems.append(expected(f"{thing}, its shape,", shape, allowed, remedy))
     sizes = {name or "the root": np.shape(leaf)[0] for name, leaf in leaves if np.ndim(leaf)}
     if not problems and len(set(sizes.values())) > 1:
         problems.append(expected("number of images", sizes, "to be the same in every array"))
@@ -298,6 +518,14 @@ def _label_problems(labels: Any, size: int) -> list[str]:
     given = labels if labels is None else f"{array.dtype}{list(array.shape)}"
     remedy = "The empirical estimator takes the data's labels."
     return [expected("labels", given, f"to be [{size}] integers, one for each image", remedy)]
+
+
+def _require_labels(labels: np.ndarray, num_classes: int) -> None:
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+        allowed = f"in [0, {num_classes}), as the logits have"
+        raise unexpected(f"labels[{outside[0]}]{more}", int(labels[outside[0]]), allowed)
 
 
 def _problems_of(check: Callable[[], Any]) -> list[str]:

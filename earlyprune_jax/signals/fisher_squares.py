@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient
 from earlyprune_jax.pruning.scores.fisher import (
     Choose,
     batch_gradient,
@@ -20,9 +21,8 @@ from earlyprune_jax.pruning.scores.fisher import (
     label_rule,
 )
 from earlyprune_jax.pruning.scores.gradients import Examples
-from earlyprune_jax.pruning.trees import is_weight, named_leaves
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_leaves
 from earlyprune_jax.signals.signal import Network, ProbeSignal
-from earlyprune_jax.taps.gradients import Explicit, Gradient
 from earlyprune_jax.validate import InvalidInput
 
 METHODS = ("vmap", "layerwise", "batch")
@@ -96,13 +96,10 @@ def batch_squares(
     return Squares(values, sizes, diagonal if with_diagonal else None, finite)
 
 
-Made = tuple[list[Gradient], Array, Array]
-"""Each weight's per-example gradients, the labels' weights [B], log-probabilities [B, C]."""
-
-
 def _by_vmap(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
-) -> Made:
+) -> tuple[list[Gradient], Array, Array]:
+    """Makes each weight's gradients, the labels' weights [B] and log-probabilities [B, C]."""
     gradients, factors, log_probs = example_gradients(
         network.log_probs, params, batch, examples, choose
     )
@@ -111,33 +108,28 @@ def _by_vmap(
 
 def _layerwise(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
-) -> Made:
-    """The tapped layers' gradients from one backward pass; the other weights' by vmap."""
+) -> tuple[list[Gradient], Array, Array]:
+    """Does so by one backward pass for the hooked layers, and by vmap for the other weights."""
     variables = {"params": params, **network.fixed}
-    covered = taps.coverage(network.apply, variables, batch)
-    run = taps.tapped_pass(network.apply, variables, batch, covered)
+    covered = layer_hooks.coverage(network.apply, variables, batch)
+    run = layer_hooks.hooked_pass(network.apply, variables, batch, covered)
     log_probs = jax.nn.log_softmax(run.logits.astype(jnp.float32))
     labels, factors = choose(log_probs, examples.numbers, examples.labels)
     # d log p_y / d logits = onehot(y) - p.
     gradients = run.gradients(jax.nn.one_hot(labels, log_probs.shape[1]) - jnp.exp(log_probs))
-    leaves, treedef = jax.tree.flatten(params)
-    weights = [place for place, leaf in enumerate(leaves) if is_weight(leaf)]
-    if left := [place for place in weights if place not in gradients]:
+    leaves = jax.tree.leaves(params)
+    weights = [index for index, leaf in enumerate(leaves) if is_weight(leaf)]
+    if left := [index for index in weights if index not in gradients]:
+        own, merge = split_leaves(params, (index in left for index in range(len(leaves))))
 
         def of_left(some: list[Array], batch: Any) -> Array:
-            filled = list(leaves)
-            for place, leaf in zip(left, some, strict=True):
-                filled[place] = leaf
-            return network.log_probs(jax.tree.unflatten(treedef, filled), batch)
+            return network.log_probs(merge(some), batch)
 
         chosen = dataclasses.replace(examples, labels=labels)
         as_chosen = label_rule("empirical", jnp.zeros(2, jnp.uint32), 0)
-        own = [leaves[place] for place in left]
         made, _, _ = example_gradients(of_left, own, batch, chosen, as_chosen)
-        gradients |= {
-            place: Explicit(_accurate(leaf)) for place, leaf in zip(left, made, strict=True)
-        }
-    return [gradients[place] for place in weights], factors, log_probs
+        gradients |= zip(left, (Explicit(_accurate(leaf)) for leaf in made), strict=True)
+    return [gradients[index] for index in weights], factors, log_probs
 
 
 def _accurate(gradient: Array) -> Array:
@@ -188,6 +180,9 @@ def signal(
             padding. Every image has its own place in the sums, because the squares of its labels
             are added up over passes before their spread is taken.
 
+    Returns:
+        The signal.
+
     Raises:
         InvalidInput: an estimator and a method that do not go together.
     """
@@ -207,9 +202,10 @@ def signal(
         examples = Examples(batch["numbers"], labels, batch["weights"])
         choose = label_rule(estimator, key, pass_index)
         squares = batch_squares(network, params, batch, examples, method=method, choose=choose)
+        flags = zip(named_leaves(params), jax.tree.leaves(counted), strict=True)
+        weights = {name: float(flag) for (name, leaf), flag in flags if is_weight(leaf)}
+        is_counted = jnp.array(list(weights.values()))
         values = squares.values
-        flags = zip(jax.tree.leaves(params), jax.tree.leaves(counted), strict=True)
-        is_counted = jnp.array([float(flag) for leaf, flag in flags if is_weight(leaf)])
         totals = {
             "sizes": squares.sizes * (pass_index == 0),
             "counted": jnp.sum(values * is_counted[:, None], axis=0),
@@ -221,22 +217,16 @@ def signal(
             name: jnp.zeros(num_examples).at[places].add(total, mode="drop")
             for name, total in totals.items()
         }
-        names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-        return {"leaves": dict(zip(names, jnp.sum(values, axis=1), strict=True)), "units": units}
+        return {"leaves": dict(zip(weights, jnp.sum(values, axis=1), strict=True)), "units": units}
 
     def numbers(sums: Any, size: int) -> dict[str, Any]:
         units = {name: np.asarray(total, np.float64) for name, total in sums["units"].items()}
-        measured: list[float | None] = []
-        for name in ("counted", "all"):
-            measured += [
-                float(units[name].sum()) / size,
-                standard_error(units[name], units["sizes"]),
-            ]
+        measured: dict[str, Any] = {}
+        for column, name in (("fisher_trace", "counted"), ("fisher_trace_all", "all")):
+            measured[column] = float(units[name].sum()) / size
+            measured[f"{column}_standard_error"] = standard_error(units[name], units["sizes"])
         by_parameter = {name: float(leaf) / size for name, leaf in sums["leaves"].items()}
-        return {
-            **dict(zip(COLUMNS, measured, strict=True)),
-            "fisher_trace_by_parameter": by_parameter,
-        }
+        return measured | {"fisher_trace_by_parameter": by_parameter}
 
     num_passes = num_classes if estimator == "exact" else 1
     return ProbeSignal("fisher_trace", COLUMNS, num_passes, zero_sums, batch_sums, numbers)

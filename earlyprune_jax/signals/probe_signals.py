@@ -115,6 +115,9 @@ def gradient_norm(loss: Loss, params: Params, batches: Batches) -> float:
         params: any pytree.
         batches: pytrees of arrays with a leading example axis; consumed to the end.
 
+    Returns:
+        The norm.
+
     Raises:
         InvalidInput: as `scores.mean_gradient`, e.g. a loss or gradient that is not finite.
 
@@ -174,7 +177,7 @@ def gradient_norm_signal() -> ProbeSignal:
 
 
 def _norm(leaves: list[Any]) -> float:
-    """The l2 norm of all entries, added up in float64."""
+    """Computes the l2 norm of all entries, added up in float64."""
     return math.sqrt(sum(float(np.sum(np.square(np.asarray(leaf, np.float64)))) for leaf in leaves))
 
 
@@ -196,6 +199,9 @@ def performance_signal(
         metrics: of the task.
         measured: sums -> metric -> value.
         names: of the sums.
+
+    Returns:
+        The signal.
 
     Example:
         >>> loss = Metric("loss", "nats", larger_is_better=False)

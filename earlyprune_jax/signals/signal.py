@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from earlyprune_jax import taps
 from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.models import forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Network:
     Attributes:
         apply: (variables, batch, **linen_options) -> logits [B, C]. `variables` is
             {"params": params, **fixed}. Where `is_linen`, the options of a Linen module's `apply`
-            (`mutable`, ...) are passed on, so that its layers can be tapped.
+            (`mutable`, ...) are passed on, so that its layers can be hooked.
         fixed: the other variables, e.g. {"batch_stats": ...}.
         is_linen: whether `apply` runs a Linen module.
         sums: (params, batch) -> the sums of a task over the batch, `loss` and `count` among them,
@@ -34,7 +34,11 @@ class Network:
     has_log_probs: bool = True
 
     def log_probs(self, params: Params, batch: Any) -> Array:
-        """log p(y|x), shape [B, C], natural log, float32."""
+        """Computes log p(y|x), shape [B, C], natural log, float32.
+
+        Raises:
+            ValueError: the outputs are no logits.
+        """
         if not self.has_log_probs:
             raise ValueError("This network has no log-probabilities.")
         logits = self.apply({"params": params, **self.fixed}, batch)
@@ -96,6 +100,6 @@ def kept_for_modules(make: Callable[..., Any]) -> Callable[..., Any]:
             hash((model, options))
         except TypeError:
             return make(model, *options)
-        return (kept if taps.is_linen(model) else make)(model, *options)
+        return (kept if forward.is_linen(model) else make)(model, *options)
 
     return get

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from earlyprune_jax.pruning.trees import refuse
 from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
 KINDS = ("probabilities", "log_probabilities")
@@ -38,7 +39,7 @@ class ModelSimilarity:
 
     @property
     def similarity(self) -> float:
-        """-divergence, in [-ln 2, 0]: larger = more similar."""
+        """Returns -divergence, in [-ln 2, 0]: larger = more similar."""
         return -self.divergence
 
 
@@ -124,12 +125,11 @@ class PairwiseSimilarity:
 
     @property
     def disagreement(self) -> float:
-        """The mean over pairs of the fraction of examples that two networks put in different
-        classes."""
+        """Returns the fraction of examples that two networks class otherwise, over all pairs."""
         return sum(self._unlike.values()) / (len(self._unlike) * self.num_examples)
 
     def result(self) -> ModelSimilarity:
-        """The similarity over all batches, of which there must be one at least."""
+        """Returns the similarity over all batches, of which there must be one at least."""
         size = self.num_examples
         return ModelSimilarity(
             divergence=self._mean,
@@ -159,10 +159,9 @@ def disagreement(first: Any, second: Any) -> float:
         >>> disagreement([[2.0, 1.0], [0.0, 3.0]], [[1.0, 2.0], [0.0, 1.0]])
         0.5
     """
-    is_below = (lambda array: array < np.inf), "to be below infinity and not nan", ""
-    arrays = _matrices({"first": first, "second": second}, (is_below,))
-    predictions = [array.argmax(axis=1) for array in arrays]
-    return float(np.mean(predictions[0] != predictions[1]))
+    named, allowed = {"first": first, "second": second}, "to be below infinity and not nan"
+    arrays = _matrices(named, lambda array: array < np.inf, allowed)
+    return float(np.mean(arrays[0].argmax(axis=1) != arrays[1].argmax(axis=1)))
 
 
 def linear_cka(first: Any, second: Any) -> float:
@@ -192,7 +191,7 @@ def linear_cka(first: Any, second: Any) -> float:
         1.0
     """
     named = {"first": first, "second": second}
-    arrays = _matrices(named, (IS_FINITE,), axes="[2 or more examples, features]", least=2)
+    arrays = _matrices(named, np.isfinite, "to be finite", are_predictions=False)
     x, y = (_centred(name, array) for name, array in zip(named, arrays, strict=True))
     if len(x) < max(x.shape[1], y.shape[1]):
         x_gram, y_gram = x @ x.T, y @ y.T
@@ -221,14 +220,12 @@ def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
     if len(networks) < 2:
         remedy = "Give one array [N, C] for each network."
         raise unexpected("number of networks", len(networks), "to be at least 2", remedy)
-    named = {f"network {number} (from 0)": array for number, array in enumerate(networks)}
-    arrays = _matrices(named, ())
     if given == "log_probabilities":
-        arrays = [np.exp(np.minimum(array, 1.0)) for array in arrays]
-    named = dict(zip(named, arrays, strict=True))
-    is_positive = (lambda array: array >= 0), "to be at least 0", f"Given as {given}."
-    _matrices(named, (IS_FINITE, is_positive))
-    for name, array in named.items():
+        networks = [np.exp(np.minimum(np.asarray(array, np.float64), 1.0)) for array in networks]
+    named = {f"network {number} (from 0)": array for number, array in enumerate(networks)}
+    allowed = f"to be finite and, given as {given}, at least 0"
+    arrays = _matrices(named, lambda array: np.isfinite(array) & (array >= 0), allowed)
+    for name, array in zip(named, arrays, strict=True):
         sums = array.sum(axis=1)
         good = np.abs(sums - 1) <= ROW_SUM_TOLERANCE
         if not good.all():
@@ -239,49 +236,43 @@ def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
     return arrays
 
 
-Condition = tuple[Callable[[np.ndarray], np.ndarray], str, str]
-"""(array -> which entries are good, what is allowed, the remedy)."""
-
-IS_FINITE: Condition = np.isfinite, "to be finite", ""
-
-
 def _matrices(
     named: Mapping[str, Any],
-    conditions: Sequence[Condition],
+    is_good: Callable[[np.ndarray], np.ndarray],
+    allowed: str,
     *,
-    axes: str = "[examples, classes], at least one of each",
-    least: int = 1,
+    are_predictions: bool = True,
 ) -> list[np.ndarray]:
     """Reads matrices of the same examples as float64.
 
     Args:
         named: name -> array.
-        conditions: on their entries; the first that is not met is reported, with the rows.
-        axes: what their shape should be, in words.
-        least: how many examples are needed; where it is 1, the columns must be equally many too.
+        is_good: array -> which entries are good.
+        allowed: what they should be, in words.
+        are_predictions: of one example or more, and of the same classes; features are of two
+            examples or more, and their number may differ.
 
     Raises:
-        InvalidInput: shapes that are not allowed or do not fit together, or entries.
+        InvalidInput: shapes that are not allowed or do not fit together, or entries, by example.
     """
     arrays = {name: np.asarray(array, np.float64) for name, array in named.items()}
     shapes = [array.shape for array in arrays.values()]
+    axes = "[2 or more examples, features]"
+    if are_predictions:
+        axes = "[examples, classes], at least one of each"
     problems = [
         expected(f"shape of {name}", array.shape, f"to be {axes}")
         for name, array in arrays.items()
-        if array.ndim != 2 or not array.size or len(array) < least
+        if array.ndim != 2 or not array.size or len(array) < 2 - are_predictions
     ]
-    if not problems and len({shape if least == 1 else shape[0] for shape in shapes}) > 1:
+    if not problems and len({shape[: 1 + are_predictions] for shape in shapes}) > 1:
         remedy = "All on the same examples and classes."
         problems.append(expected("shapes", shapes, "to be equal", remedy))
     for name, array in arrays.items() if not problems else ():
-        for is_good, allowed, remedy in conditions:
-            rows = np.flatnonzero(~is_good(array).all(axis=1))[:8].tolist()
-            if rows:
-                shown = rows if len(rows) > 1 else rows[0]
-                problems.append(expected(f"{name} at example", shown, allowed, remedy))
-                break
-    if problems:
-        raise InvalidInput(problems)
+        if rows := np.flatnonzero(~is_good(array).all(axis=1))[:8].tolist():
+            shown = rows if len(rows) > 1 else rows[0]
+            problems.append(expected(f"{name} at example", shown, allowed))
+    refuse(problems)
     return list(arrays.values())
 
 

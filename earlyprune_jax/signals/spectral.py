@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from earlyprune_jax.array_types import Array, Params, PRNGKey
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import named_leaves
+from earlyprune_jax.pruning.trees import marked_leaves, refuse
 from earlyprune_jax.signals.signal import WeightSignal
 from earlyprune_jax.signals.similarity import jensen_shannon
 from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected, unknown_choice
@@ -107,9 +107,8 @@ def random_distance(
         >>> 0.2 < measured.value < 0.8326, list(measured.per_layer)
         (True, ['dense/kernel'])
     """
-    _require_options(key, num_permutations, min_eigenvalues, reading)
-    divergences, skipped = _divergences(params, key, num_permutations, layers, min_eigenvalues)
-    return _summary(divergences, skipped, reading)
+    measured = _divergences(params, key, num_permutations, layers, min_eigenvalues, reading)
+    return _summary(*measured, reading)
 
 
 def signal(
@@ -129,7 +128,6 @@ def signal(
     """
 
     def measure(params: Params, key: PRNGKey) -> dict[str, float | None]:
-        _require_options(key, num_permutations, min_eigenvalues)
         measured = _divergences(params, key, num_permutations, layers, min_eigenvalues)
         distance, plain = (_summary(*measured, reading) for reading in READINGS)
         return dict(zip(columns, (distance.value, distance.spread, plain.value), strict=True))
@@ -152,8 +150,7 @@ def check(params: Params, *, layers: Layers = "all_kernels", min_eigenvalues: in
 
 
 def _chosen(params: Params, layers: Layers) -> dict[str, Any]:
-    leaves = zip(named_leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
-    return {name: leaf for (name, leaf), take in leaves if take}
+    return dict(marked_leaves(params, select(params, layers)))
 
 
 def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
@@ -164,9 +161,20 @@ def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
 
 
 def _divergences(
-    params: Params, key: PRNGKey, num_permutations: int, layers: Layers, min_eigenvalues: int
+    params: Params,
+    key: PRNGKey,
+    num_permutations: int,
+    layers: Layers,
+    min_eigenvalues: int,
+    reading: str = READINGS[0],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Path -> JSD of each permutation [num_permutations]; path -> why a leaf was skipped."""
+    """Computes each permutation's JSD [num_permutations] by path, and why leaves are skipped."""
+    problems = count_problems(1, num_permutations=num_permutations)
+    problems += count_problems(0, min_eigenvalues=min_eigenvalues)
+    if reading not in READINGS:
+        problems.append(unknown_choice("reading", reading, READINGS))
+    refuse(problems)
+    require_key(key)
     matrices, skipped = _matrices(params, layers, min_eigenvalues)
     # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process
     # the two wait for each other: ten times slower.
@@ -185,10 +193,9 @@ def _divergences(
 def _matrices(
     params: Params, layers: Layers, min_eigenvalues: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Path -> [matrices, in, out] on the host, largest entry 1; path -> why a leaf was skipped."""
+    """Makes [matrices, in, out] by path, largest entry 1, and says why leaves are skipped."""
     leaves = _chosen(params, layers)
-    if problems := nonfinite_problems("params", leaves.items()):
-        raise InvalidInput(problems)
+    refuse(nonfinite_problems("params", leaves.items()))
     matrices, skipped = {}, {}
     for name, leaf in leaves.items():
         array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
@@ -204,7 +211,7 @@ def _matrices(
 
 
 def _unfit(shape: tuple[int, ...], min_eigenvalues: int, *, is_zero: bool = False) -> str:
-    """Why an array has no spectrum to speak of, or nothing if it has."""
+    """Says why an array has no spectrum to speak of, or nothing if it has."""
     if len(shape) < 2:
         return f"has {len(shape)} axes, a matrix has 2"
     if is_zero:
@@ -220,14 +227,13 @@ def _unfit(shape: tuple[int, ...], min_eigenvalues: int, *, is_zero: bool = Fals
 def _layer_divergences(
     stack: np.ndarray, name: str, key: PRNGKey, num_permutations: int
 ) -> np.ndarray:
-    """JSD between a layer's spectrum and that of each of its permutations: [num_permutations]."""
-    own = _singular_values(stack)
+    """Computes the JSD between a layer's spectrum and that of each of its permutations."""
     flat = stack.reshape(len(stack), -1)
-    others = [
-        _singular_values(_generator(key, name, index).permuted(flat, axis=1).reshape(stack.shape))
+    shuffled = [
+        _spectrum(_generator(key, name, index).permuted(flat, axis=1).reshape(stack.shape))
         for index in range(num_permutations)
     ]
-    return jensen_shannon(_spectrum(own)[None], np.stack([_spectrum(other) for other in others]))
+    return jensen_shannon(_spectrum(stack)[None], np.stack(shuffled))
 
 
 @jax.jit
@@ -240,15 +246,15 @@ def _singular_values(stack: Array) -> Array:
     return jnp.linalg.svd(stack, compute_uv=False)
 
 
-def _spectrum(singular_values: Array) -> np.ndarray:
-    """All eigenvalues of a layer, sorted, as fractions of their sum."""
-    eigenvalues = np.sort(np.square(np.asarray(singular_values, np.float64)), axis=None)
+def _spectrum(stack: np.ndarray) -> np.ndarray:
+    """Returns all eigenvalues of a layer, sorted, as fractions of their sum."""
+    eigenvalues = np.sort(np.square(np.asarray(_singular_values(stack), np.float64)), axis=None)
     return eigenvalues / eigenvalues.sum()
 
 
 def _generator(key: PRNGKey, name: str, index: int) -> np.random.Generator:
-    """Randomness of one permutation of one layer: XLA's own sorts shuffle some ten times slower on
-    CPU."""
+    """Makes the randomness of one permutation of one layer."""
+    # XLA's own sorts shuffle some ten times slower on CPU.
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = np.asarray(jax.random.key_data(key) if typed else key).tolist()
     return np.random.default_rng([*words, zlib.crc32(name.encode()), index])
@@ -270,15 +276,3 @@ def _summary(
 
 def _spread(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
-
-
-def _require_options(
-    key: PRNGKey, num_permutations: int, min_eigenvalues: int, reading: str = READINGS[0]
-) -> None:
-    problems = count_problems(1, num_permutations=num_permutations)
-    problems += count_problems(0, min_eigenvalues=min_eigenvalues)
-    if reading not in READINGS:
-        problems.append(unknown_choice("reading", reading, READINGS))
-    if problems:
-        raise InvalidInput(problems)
-    require_key(key)

@@ -14,8 +14,8 @@ from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning.masks import hamming
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems, require_like
 from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import named_leaves, structure_problems
-from earlyprune_jax.validate import InvalidInput, unexpected
+from earlyprune_jax.pruning.trees import marked_leaves, refuse, structure_problems
+from earlyprune_jax.validate import unexpected
 
 
 def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
@@ -33,6 +33,9 @@ def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
         second: bool leaves of the same structure and shapes.
         where: the structure of the masks with Python bools, from `select`: the prunable leaves.
             None counts all entries, of which those that are never pruned dilute the distance.
+
+    Returns:
+        The distance.
 
     Raises:
         InvalidInput: the trees do not fit together, by path; no entries to compare.
@@ -61,6 +64,9 @@ def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) 
         newest: bool leaves.
         older: at least one mask of the same structure, in any order; Early-Bird's are 4.
         where: as in `mask_distance`.
+
+    Returns:
+        The distance.
 
     Raises:
         InvalidInput: as `mask_distance`; no older mask.
@@ -94,6 +100,9 @@ def weight_change(
         reference: the weights earlier, any pytree.
         params: the weights now, the same structure and shapes.
         layers: as in `select`, or what it returns: the structure of `params` with Python bools.
+
+    Returns:
+        The change.
 
     Raises:
         InvalidInput: the trees differ (by path), nothing is chosen, a weight is not finite (by
@@ -144,28 +153,25 @@ def weight_change_per_leaf(
 def _squares(
     reference: Params, params: Params, layers: Layers | Any
 ) -> dict[str, tuple[float, float]]:
-    """Path of every chosen leaf -> (||w - w_ref||^2, ||w_ref||^2)."""
+    """Computes (||w - w_ref||^2, ||w_ref||^2) of every chosen leaf, by path."""
     require_like(params, reference, "reference")
-    chosen = jax.tree.leaves(_chosen(params, layers))
+    chosen = _chosen(params, layers)
     before, now = (
-        {name: _wide(leaf) for (name, leaf), take in zip(named, chosen, strict=True) if take}
-        for named in (named_leaves(reference), named_leaves(params))
+        {name: _wide(leaf) for name, leaf in marked_leaves(tree, chosen)}
+        for tree in (reference, params)
     )
     problems = nonfinite_problems("reference", before.items())
-    problems += nonfinite_problems("params", now.items())
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems + nonfinite_problems("params", now.items()))
     return {name: (_square(now[name] - then), _square(then)) for name, then in before.items()}
 
 
 def _chosen(params: Params, layers: Any) -> Any:
-    """The structure of `params` with Python bools."""
+    """Returns the structure of `params` with Python bools."""
     # An Equinox module full of bools may be callable too; a predicate is a leaf.
     is_predicate = callable(layers) and jax.tree.leaves(layers) == [layers]
     if isinstance(layers, str) or is_predicate:
         return select(params, cast(Layers, layers))
-    if problems := structure_problems("layers", layers, params):
-        raise InvalidInput(problems)
+    refuse(structure_problems("layers", layers, params))
     if not any(jax.tree.leaves(layers)):
         raise unexpected("layers", "False everywhere", "to choose at least one leaf")
     return layers

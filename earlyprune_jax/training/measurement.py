@@ -20,7 +20,7 @@ import numpy as np
 from earlyprune_jax import pruning, references, signals
 from earlyprune_jax.array_types import Params
 from earlyprune_jax.signals import ProbeSignal, WeightSignal
-from earlyprune_jax.signals.fisher_run import memory_options
+from earlyprune_jax.signals.fisher import memory_options
 from earlyprune_jax.signals.probe_signals import performance_signal
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.tasks import Task

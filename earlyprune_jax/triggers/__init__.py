@@ -17,25 +17,23 @@ text that `parse` reads; `RULES` holds every rule by its name there.
 """
 
 from earlyprune_jax.triggers.rules import (
+    RULES,
     All,
     AtEpoch,
     EarlyBird,
     EarlyCrop,
+    Firing,
     First,
+    History,
     Peak,
     Plateau,
     Threshold,
-)
-from earlyprune_jax.triggers.text import RULES, check, parse
-from earlyprune_jax.triggers.trigger import (
-    Firing,
-    History,
     Trigger,
     fires_at,
-    first_firing,
     measured,
     option,
 )
+from earlyprune_jax.triggers.text import check, parse
 
 __all__ = [
     "RULES",
@@ -52,7 +50,6 @@ __all__ = [
     "Trigger",
     "check",
     "fires_at",
-    "first_firing",
     "measured",
     "option",
     "parse",

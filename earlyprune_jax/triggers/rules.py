@@ -1,23 +1,196 @@
-"""The rules. Each makes one pass over what was measured, and so can only know the past.
+"""Rules: what every one is, and those that there are.
 
-A combination is a rule of rules: the first of several to fire, or all of them.
+A rule is a frozen value that maps the measured past to "now", "then", or nothing. Each makes one
+pass over what was measured, and so can only know the past. A combination is a rule of rules: the
+first of several to fire, or all of them.
 """
 
 import dataclasses
 import itertools
+import keyword
 import math
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from earlyprune_jax.triggers.trigger import (
-    Firing,
-    History,
-    Trigger,
-    fires_at,
-    is_finite,
-    measured,
-    option,
-)
-from earlyprune_jax.validate import InvalidInput, expected, within
+from earlyprune_jax.validate import Check, InvalidInput, anything, expected, within
+
+History = Sequence[Mapping[str, Any]]
+"""One mapping an epoch, ascending, of the past only: "epoch" and columns of numbers or None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Firing:
+    """A rule's decision.
+
+    Attributes:
+        epoch: the epoch after which the rule fired: the first at which it could know.
+        marked_epoch: the epoch the rule says was right; before `epoch` where a rule looks back.
+        reason: what was seen, with its numbers.
+    """
+
+    epoch: int
+    marked_epoch: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Trigger:
+    """A rule: history -> its first firing, or None while it has not fired.
+
+    Guarantees, for every rule:
+
+    - It is causal: appending epochs never changes a firing, and `trigger(history)` is the
+      first that any beginning of the history gives. So asking after every epoch (online) and
+      asking once at the end (offline) agree; it fires *now* if `firing.epoch` is the last epoch.
+    - Values that are missing, None or not finite are skipped: such an epoch was not measured.
+    - It never reads a test metric, and reads nothing but `columns` and the epochs.
+    - `parse(str(trigger)) == trigger`.
+
+    Raises:
+        InvalidInput: (when made) an option is of the wrong type or out of range; names all.
+    """
+
+    name: ClassVar[str]
+    """What the rule is called in a config: of the user's own its import path."""
+
+    example: ClassVar[str] = "See its documentation."
+    """A text that makes one."""
+
+    def __init_subclass__(cls, **how: Any):
+        super().__init_subclass__(**how)
+        if "name" not in cls.__dict__:
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
+
+    def __post_init__(self):
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if problems := check_options(type(self), options):
+            raise InvalidInput(problems)
+        for field in dataclasses.fields(self):
+            # Equal rules have equal texts: 1 and 1.0 are the same option.
+            if kind_of(field) == "number" and options[field.name] is not None:
+                object.__setattr__(self, field.name, float(options[field.name]))
+
+    def __call__(self, history: History) -> Firing | None:
+        """Returns the rule's first firing in the history; None while it has not fired."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Lists the columns it reads, each once, in the order of its text."""
+        return tuple(
+            getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if kind_of(field) == "column"
+        )
+
+    @property
+    def looks_back(self) -> bool:
+        """Tells whether a marked epoch can lie before the epoch of firing."""
+        return False
+
+    def __str__(self) -> str:
+        """Writes the canonical text: the first argument unnamed, no option at its default."""
+        parts = []
+        for index, field in enumerate(dataclasses.fields(self)):
+            value = getattr(self, field.name)
+            if value != field.default:
+                name = "" if index == 0 else f"{field.name}="
+                is_word = isinstance(value, str) and value.isidentifier()
+                is_bare = is_word and not keyword.iskeyword(value)
+                parts.append(f"{name}{value if is_bare else repr(value)}")
+        return f"{self.name}({', '.join(parts)})"
+
+
+def option(
+    kind: str, default: Any = dataclasses.MISSING, check: Check = anything, **how: Any
+) -> Any:
+    """Declares an option of a rule.
+
+    Args:
+        kind: "column", "whole number" or "number".
+        default: its value where none is given.
+        check: what its value must pass.
+        how: further arguments of `dataclasses.field`.
+
+    Returns:
+        The field.
+    """
+    return dataclasses.field(default=default, metadata={"kind": kind, "check": check}, **how)
+
+
+def kind_of(field: dataclasses.Field) -> str:
+    """Returns the kind given to `option`; empty for anything else."""
+    return field.metadata.get("kind", "")
+
+
+def measured(history: History, column: str) -> list[tuple[int, float]]:
+    """Lists (epoch, value) wherever the column holds a finite number.
+
+    Example:
+        >>> measured([{"epoch": 1, "x": 2.0}, {"epoch": 2, "x": None}, {"epoch": 3}], "x")
+        [(1, 2.0)]
+    """
+    return [
+        (entry["epoch"], float(entry[column])) for entry in history if is_finite(entry.get(column))
+    ]
+
+
+def is_finite(value: Any) -> bool:
+    """Tells whether a value is a finite number, of Python, NumPy or JAX (an array of one); a bool
+    is none."""
+    is_boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
+    if is_boolean or isinstance(value, str) or not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (OverflowError, TypeError):  # an integer beyond every float; an array of several
+        return False
+
+
+SPREADS = ("_standard_error", "_std")
+"""How columns end that say how sure another one is."""
+
+
+def fires_at(epoch: int, reason: str) -> Firing:
+    """Makes the firing of a rule that does not look back."""
+    return Firing(epoch, epoch, reason)
+
+
+def check_column(value: Any) -> str | None:
+    """Says what is allowed as a column if the value is not, else None."""
+    if not isinstance(value, str) or not value:
+        return "to be the name of a column"
+    if value.endswith(SPREADS):
+        return "to be a measurement, not its error"
+    if value.startswith("test_"):
+        return (
+            "to be no test metric. Decisions never look at the test set: use a train or validation "
+            "metric, or a signal"
+        )
+    return None
+
+
+def check_options(rule: type[Trigger], options: Mapping[str, Any]) -> list[str]:
+    """Lists the problems of some of a rule's options: type and range."""
+    return [
+        expected(f"{rule.name}({field.name})", options[field.name], allowed)
+        for field in dataclasses.fields(rule)
+        if field.name in options and (allowed := _allowed(field, options[field.name]))
+    ]
+
+
+def _allowed(field: dataclasses.Field, value: Any) -> str | None:
+    """Says what is allowed as an option if the value is not, else None."""
+    kind = kind_of(field)
+    if kind == "column":
+        return check_column(value)
+    if not kind or (value is None and field.default is None):
+        return None
+    if kind == "whole number" and (not isinstance(value, int) or isinstance(value, bool)):
+        return "to be a whole number"
+    if not is_finite(value):
+        return "to be a finite number"
+    return field.metadata["check"](value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,38 +234,23 @@ class Peak(Trigger):
 
     def __call__(self, history: History) -> Firing | None:
         points = [point for point in measured(history, self.column) if point[0] > self.after]
-        top, top_level = 0, -math.inf
-        for last in range(self.smoothing - 1, len(points)):
-            level = self._level(points, last)
-            if level > top_level:
-                top, top_level = last, level
-            elif last - top >= self.patience and level <= top_level - self.min_drop * abs(
-                top_level
-            ):
-                return self._firing(
-                    points[top - self.smoothing + 1 : top + 1], points[last][0], level
-                )
-        return None
-
-    def _level(self, points: list[tuple[int, float]], last: int) -> float:
+        count, top = self.smoothing, 0
+        windows = [points[first : first + count] for first in range(len(points) - count + 1)]
         # Divided before they are added: a sum of large numbers would overflow.
-        return math.fsum(
-            x / self.smoothing for _, x in points[last - self.smoothing + 1 : last + 1]
-        )
-
-    def _firing(self, window: list[tuple[int, float]], now: int, level: float) -> Firing:
-        marked, value = max(window, key=lambda point: point[1])
-        top_level = self._level(window, len(window) - 1)
-        lower = (
-            f"{100 * (top_level - level) / abs(top_level):.0f} % lower"
-            if top_level
-            else "no higher"
-        )
-        smoothed = f" (means of {self.smoothing} measurements)" if self.smoothing > 1 else ""
-        reason = (
-            f"{self.column} was largest at epoch {marked} ({value:.4g}), {lower} at {now}{smoothed}"
-        )
-        return Firing(now, marked, reason)
+        levels = [math.fsum(x / count for _, x in window) for window in windows]
+        for now, level in enumerate(levels):
+            highest = levels[top]
+            if level > highest:
+                top = now
+            elif now - top >= self.patience and level <= highest - self.min_drop * abs(highest):
+                epoch = windows[now][-1][0]
+                marked, value = max(windows[top], key=lambda point: point[1])
+                drop = f"{100 * (highest - level) / abs(highest or 1):.0f} % lower"
+                reason = f"{self.column} was largest at epoch {marked} ({value:.4g}), "
+                reason += f"{drop if highest else 'no higher'} at {epoch}"
+                reason += f" (means of {count} measurements)" if count > 1 else ""
+                return Firing(epoch, marked, reason)
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,11 +350,10 @@ class Threshold(Trigger):
             raise InvalidInput([f"{thing}; it has {given}. E.g. {self.example}."])
 
     def __call__(self, history: History) -> Firing | None:
-        is_above = self.above is not None
-        side, bound = ("above", self.above) if is_above else ("below", self.below)
+        side, bound = ("below", self.below) if self.above is None else ("above", self.above)
         assert bound is not None  # `__post_init__` has seen to it
         for epoch, value in measured(history, self.column):
-            if value > bound if is_above else value < bound:
+            if value > bound if side == "above" else value < bound:
                 reason = f"{self.column} was {value:.4g} at epoch {epoch}, {side} {bound:g}"
                 return fires_at(epoch, reason)
         return None
@@ -276,14 +433,16 @@ class Combination(Trigger):
     def __post_init__(self):
         # A list would not hash, and would differ from what `parse` gives.
         object.__setattr__(self, "members", tuple(self.members))
-        remedy = f"E.g. {self.example}."
+        thing, remedy = f"member of {self.name}", f"E.g. {self.example}."
+        problems = [
+            expected(thing, member, "to be a rule", remedy)
+            for member in self.members
+            if not isinstance(member, Trigger)
+        ]
         if len(self.members) < 2:
-            given = f"{self.name}({', '.join(map(str, self.members))})"
-            raise InvalidInput([f"Expected {given} to hold at least two rules. {remedy}"])
-        wrong = [member for member in self.members if not isinstance(member, Trigger)]
-        if wrong:
-            thing = f"member of {self.name}"
-            raise InvalidInput([expected(thing, one, "to be a rule", remedy) for one in wrong])
+            problems.append(f"Expected {self} to hold at least two rules. {remedy}")
+        if problems:
+            raise InvalidInput(problems)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -346,8 +505,12 @@ class All(Combination):
         if len(firings) < len(self.members):
             return None
         reason = "; ".join(firing.reason for firing in firings)
-        return Firing(
-            max(firing.epoch for firing in firings),
-            max(firing.marked_epoch for firing in firings),
-            reason,
-        )
+        epoch = max(firing.epoch for firing in firings)
+        return Firing(epoch, max(firing.marked_epoch for firing in firings), reason)
+
+
+RULES: dict[str, type[Trigger]] = {
+    rule.name: rule
+    for rule in (Peak, EarlyBird, EarlyCrop, Threshold, AtEpoch, Plateau, First, All)
+}
+"""Every rule, by its name in a text."""

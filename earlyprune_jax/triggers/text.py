@@ -8,24 +8,14 @@ from typing import Any
 from earlyprune_jax import references
 from earlyprune_jax.references import Reference, Written
 from earlyprune_jax.triggers.rules import (
-    All,
-    AtEpoch,
+    RULES,
     Combination,
-    EarlyBird,
-    EarlyCrop,
-    First,
-    Peak,
-    Plateau,
-    Threshold,
+    Trigger,
+    check_column,
+    check_options,
+    kind_of,
 )
-from earlyprune_jax.triggers.trigger import Trigger, check_column, check_options, kind_of
 from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected, unknown_choice
-
-RULES: dict[str, type[Trigger]] = {
-    rule.name: rule
-    for rule in (Peak, EarlyBird, EarlyCrop, Threshold, AtEpoch, Plateau, First, All)
-}
-"""Every rule, by its name in a text."""
 
 EXAMPLE = "Write it like peak(fisher_trace, patience=2) or first(early_bird(), epoch(20))."
 MAX_LENGTH = 2000
@@ -52,7 +42,7 @@ def parse(text: str) -> Trigger:
     """
     reader = _Reader()
     trigger = reader.read(text)
-    if trigger is None or reader.problems:
+    if trigger is None:
         raise InvalidInput(reader.problems)
     return trigger
 
@@ -76,10 +66,10 @@ def check(text: str, columns: Iterable[str]) -> list[str]:
     choices = [column for column in columns if check_column(column) is None]
     for column in dict.fromkeys(reader.columns):
         if check_column(column) is None and column not in choices:
-            remedy = nearest(column, choices)
-            remedy = remedy or "Measure the signal it belongs to, or take another."
+            remedy = "Measure the signal it belongs to, or take another."
             allowed = f"to be one of {', '.join(choices)}"
-            reader.problems.append(expected("column", column, allowed, remedy))
+            hint = nearest(column, choices) or remedy
+            reader.problems.append(expected("column", column, allowed, hint))
     return reader.problems
 
 
@@ -97,45 +87,42 @@ class _Reader:
 
     def read(self, text: str) -> Trigger | None:
         """Makes the rule; None, with the problems noted, where that fails."""
-        if not isinstance(text, str) or not text.strip():
-            self.problems.append(expected("rule", text, "to name one", EXAMPLE))
-            return None
-        if len(text) > MAX_LENGTH:
-            allowed = f"to have at most {MAX_LENGTH} characters"
-            self.problems.append(expected("rule", text[:40], allowed))
-            return None
         try:
+            if not isinstance(text, str) or not text.strip():
+                raise unexpected("rule", text, "to name one", EXAMPLE)
+            if len(text) > MAX_LENGTH:
+                allowed = f"to have at most {MAX_LENGTH} characters"
+                raise unexpected("rule", text[:40], allowed)
             return self._rule(references.read(text, "rule", EXAMPLE))
         except InvalidInput as error:
             self.problems += error.problems
             return None
 
     def _rule(self, written: Any) -> Trigger | None:
-        if not isinstance(written, Reference):
-            self.problems.append(expected("rule", written, "to be NAME(...)", _remedy(written)))
-            return None
         num_problems = len(self.problems)
         try:
-            rule = references.load("rule", written.path, RULES)
-        except InvalidInput as error:
-            self.problems += error.problems
-            # What stands inside may hold problems of its own.
-            for inner in written.arguments:
-                if isinstance(inner, Reference):
-                    self._rule(inner)
-            return None
-        try:
+            if not isinstance(written, Reference):
+                raise unexpected("rule", written, "to be NAME(...)", _remedy(written))
+            rule: Any = references.load("rule", written.path, RULES)
             if not (isinstance(rule, type) and issubclass(rule, Trigger)):
                 allowed = f"to be a subclass of Trigger, not a {type(rule).__name__}"
                 raise unexpected("rule", written.path, allowed, "See docs/extending.md.")
-            read = self._combined if issubclass(rule, Combination) else self._options
-            options = read(rule, written)
+        except InvalidInput as error:
+            self.problems += error.problems
+            # What stands inside may hold problems of its own.
+            for inner in getattr(written, "arguments", ()):
+                if isinstance(inner, Reference):
+                    self._rule(inner)
+            return None
+        read = self._members if issubclass(rule, Combination) else self._options
+        options = read(rule, written)
+        try:
             return rule(**options) if len(self.problems) == num_problems else None
         except InvalidInput as error:
             self.problems += error.problems
             return None
 
-    def _combined(self, rule: type[Trigger], written: Reference) -> dict[str, Any]:
+    def _members(self, rule: type[Trigger], written: Reference) -> dict[str, Any]:
         for name, value in written.options:
             thing = f"{rule.name}({name})"
             self.problems.append(expected(thing, value, "to be absent", "It holds rules only."))

@@ -11,8 +11,7 @@ import pytest
 from flax import linen as nn
 
 from earlyprune_jax import models
-from earlyprune_jax.signals.batch_statistics import reestimated_statistics
-from earlyprune_jax.signals.connectivity import linear_mode_connectivity
+from earlyprune_jax.signals.connectivity import linear_mode_connectivity, reestimated_statistics
 from earlyprune_jax.validate import InvalidInput
 
 

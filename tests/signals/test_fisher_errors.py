@@ -64,8 +64,8 @@ def test_wrong_options_are_named(options, words):
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (ROWS[:0], "images, its shape,=(0, 4) to hold at least 1 image. A mean needs one"),
-        (ROWS[0], "images, its shape,=(4,) to be [N, ...]. Axis 0 is the example"),
+        (ROWS[:0], "images, its shape,=(0, 4) to be [N, ...] with at least 1 image"),
+        (ROWS[0], "images, its shape,=(4,) to be [N, ...] with at least 1 image. Axis 0"),
         (
             ROWS.astype(complex),
             "images, its type,='complex128' to be an array of floats or integers",
@@ -112,7 +112,10 @@ def test_all_problems_come_at_once():
         ),
         (3.0, "variables='float' to be"),
         ({"params": {}}, "params={} to hold at least one floating-point array"),
-        ({"params": {"kernel": VARIABLES["params"]["kernel"]}}, "Give the params of this module"),
+        (
+            {"params": {"kernel": VARIABLES["params"]["kernel"]}},
+            "Give all of module.init's variables",
+        ),
         (
             {"params": {**VARIABLES["params"], "kernel": np.ones((2, 3), np.float32)}},
             "images of the size it",

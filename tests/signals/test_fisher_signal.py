@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from earlyprune_jax.pruning import select
 from earlyprune_jax.signals import Network
-from earlyprune_jax.signals.fisher import fisher_trace, signal
+from earlyprune_jax.signals.fisher import fisher_trace
+from earlyprune_jax.signals.fisher_squares import signal
 from earlyprune_jax.validate import InvalidInput
 
 KEY = jax.random.PRNGKey(5)

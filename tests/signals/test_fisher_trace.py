@@ -278,7 +278,7 @@ class Odd(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(x * gain[None])
 
 
-def test_what_cannot_be_tapped_is_measured_by_vmap_and_noted():
+def test_what_cannot_be_hooked_is_measured_by_vmap_and_noted():
     module = Odd()
     variables: Any = module.init(jax.random.key(0), ROWS, deterministic=True)
     found = fisher_trace(module, variables, ROWS, key=KEY)
@@ -330,7 +330,7 @@ def test_functions_of_any_tree_are_measured_by_vmap():
     wanted = fisher_trace(listed, arrays, ROWS, key=KEY)
     assert list(wanted.per_parameter) == ["0", "1", "2", "3"]
     assert wanted.method == "vmap"
-    assert "only Linen modules have layers to tap" in wanted.notes[0]
+    assert "only Linen modules have layers to hook" in wanted.notes[0]
     of_equinox = fisher_diagonal(lambda model, x: model(x), network, ROWS, key=KEY)
     assert of_equinox.total == pytest.approx(wanted.total, rel=1e-5)
     assert of_equinox.per_layer.keys() == {"first", "second"}

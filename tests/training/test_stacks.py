@@ -56,8 +56,13 @@ def trained_together(engine):
     return current, outcomes
 
 
-def test_a_batch_of_forks_trains_each_as_it_trains_alone(engine):
-    stack, outcomes = trained_together(engine)
+@pytest.fixture(scope="module")
+def together(engine):
+    return trained_together(engine)
+
+
+def test_a_batch_of_forks_trains_each_as_it_trains_alone(engine, together):
+    stack, outcomes = together
     evaluated = engine.evaluate(stack, "test")
     for number, cell in enumerate(CELLS):
         alone = engine.stack([pruned(engine, *cell)], 1)
@@ -82,8 +87,10 @@ def test_a_stack_is_filled_up_to_its_width_and_the_filling_is_not_looked_at(engi
         chex.assert_trees_all_close(own, engine.state_of(exact, number), rtol=1e-4, atol=1e-5)
 
 
-def test_removed_weights_of_a_batch_are_exactly_zero_and_each_fork_keeps_its_own_mask(engine):
-    stack, _ = trained_together(engine)
+def test_removed_weights_of_a_batch_are_exactly_zero_and_each_fork_keeps_its_own_mask(
+    engine, together
+):
+    stack, _ = together
     for number, (_, sparsity) in enumerate(CELLS):
         one = engine.state_of(stack, number)
         assert pruning.sparsity(one.mask, engine.prunable("")) == pytest.approx(sparsity, abs=1e-3)
@@ -124,8 +131,8 @@ def test_the_width_doubles_while_that_pays_and_while_it_fits():
     assert execution.measured_width(saturating, 100, MemoryError, multiple_of=3) == 12
 
 
-def test_on_several_devices_each_trains_its_share_to_the_same_numbers(engine, tiny_npz):
-    stack, outcomes = trained_together(engine)
+def test_on_several_devices_each_trains_its_share_to_the_same_numbers(engine, together, tiny_npz):
+    stack, outcomes = together
     here = (
         [outcome.means["loss"] for outcome in outcomes],
         [means["loss"] for means in engine.evaluate(stack, "test")],

@@ -15,7 +15,6 @@ from earlyprune_jax.triggers import (
     Peak,
     Plateau,
     Threshold,
-    first_firing,
     parse,
 )
 from earlyprune_jax.validate import InvalidInput
@@ -109,7 +108,8 @@ def with_epochs(entries):
 def test_asking_after_every_epoch_gives_what_asking_at_the_end_gives(trigger, entries):
     history = with_epochs(entries)
     final = trigger(history)
-    assert first_firing(trigger, history) == final
+    beginnings = (history[:stop] for stop in range(1, len(history) + 1))
+    assert next(filter(None, map(trigger, beginnings)), None) == final
     for stop in range(len(history) + 1):
         known = trigger(history[:stop])
         fired = final is not None and stop > 0 and final.epoch <= history[stop - 1]["epoch"]

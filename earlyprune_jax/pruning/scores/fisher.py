@@ -204,6 +204,9 @@ def label_rule(estimator: str, key: PRNGKey, pass_index: Any) -> Choose:
         key: used by `sampled` only.
         pass_index: scalar int, used by `exact` only.
 
+    Returns:
+        (log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels [B], weights [B].
+
     Example:
         >>> log_probs, unused = jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0])
         >>> labels, weights = label_rule("exact", jax.random.key(0), 1)(log_probs, unused, unused)
@@ -305,6 +308,9 @@ def check_options(
         method: should be one of `methods`.
         methods: that there are.
         where: put behind the names in the messages, such as " of pruning.criteria".
+
+    Returns:
+        The problems.
 
     Example:
         >>> check_options("sampled", "batch"), check_options("exact", "vmap")

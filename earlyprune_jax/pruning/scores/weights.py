@@ -186,7 +186,7 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
         params: any pytree.
         input_norms: name of a weight (`stem_conv/kernel`) -> array with as many axes as the weight,
             each of the weight's length or 1, e.g. [in, 1] or [height, width, in, 1], as
-            `taps.input_norms` makes it; or a nested tree of such arrays.
+            `layer_hooks.input_norms` makes it; or a nested tree of such arrays.
 
     Returns:
         The structure of `params`, float32. Weights without a norm (biases, norm scales) get NaN,

@@ -1,6 +1,7 @@
 """What holds after every update, whatever the optimizer: removed weights and their moments are
 0."""
 
+import functools
 from typing import Any
 
 import jax
@@ -45,7 +46,8 @@ def loss(params):
 
 
 def compiled_step(optimizer) -> Any:
-    @jax.jit
+    # Compiling takes longer than running here.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def step(params, state):
         value, grads = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(

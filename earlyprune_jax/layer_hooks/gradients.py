@@ -30,19 +30,19 @@ class Explicit:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The parameter's shape."""
+        """Returns the parameter's shape."""
         return self.values.shape[1:]
 
     def size(self, *, diagonal: bool) -> int:
-        """Numbers held at once for one example."""
+        """Counts the numbers held at once for one example."""
         return math.prod(self.shape)
 
     def squares(self) -> Array:
-        """[B]: the sum of every example's squared entries."""
+        """Sums every example's squared entries: [B]."""
         return jnp.sum(jnp.square(self.values), axis=tuple(range(1, self.values.ndim)))
 
     def diagonal(self, weights: Array) -> Array:
-        """The parameter's shape: sum_b weights_b gradient_b^2."""
+        """Sums weights_b gradient_b^2 over examples: the parameter's shape."""
         return weighted_squares(weights, self.values)
 
 
@@ -65,11 +65,11 @@ class Product:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The parameter's shape."""
+        """Returns the parameter's shape."""
         return (*self.rows, *self.columns)
 
     def size(self, *, diagonal: bool) -> int:
-        """Numbers held at once for one example."""
+        """Counts the numbers held at once for one example."""
         _, positions, groups, width = self.cotangents.shape
         if positions == 1:
             return groups * (width + sum(block.shape[-1] for block in self.inputs))
@@ -78,7 +78,7 @@ class Product:
         return groups * width * max(block.shape[-1] for block in self.inputs)
 
     def squares(self) -> Array:
-        """[B]: ||G[b]||^2, from G or from the products of positions with one another."""
+        """Computes ||G[b]||^2, [B], from G or from the products of positions with one another."""
         if self.cotangents.shape[1] == 1:
             norms = sum(jnp.sum(jnp.square(block), axis=(1, 3)) for block in self.inputs)
             return jnp.sum(norms * jnp.sum(jnp.square(self.cotangents), axis=(1, 3)), axis=1)
@@ -93,7 +93,7 @@ class Product:
         return total
 
     def diagonal(self, weights: Array) -> Array:
-        """The parameter's shape: sum_b weights_b G[b]^2."""
+        """Sums weights_b G[b]^2 over examples: the parameter's shape."""
         if self.cotangents.shape[1] == 1:
             squares = weights[:, None, None] * jnp.square(self.cotangents[:, 0])
             blocks = [
@@ -112,8 +112,10 @@ class Product:
         return einsum("btgi,btgo->bgio", block, self.cotangents)
 
     def _by_positions(self) -> bool:
-        """||G||^2 = sum_{t,u} (inputs_t . inputs_u)(cotangents_t . cotangents_u), where that is
-        cheaper."""
+        """Tells whether products of positions are cheaper.
+
+        ||G||^2 = sum_{t,u} (inputs_t . inputs_u)(cotangents_t . cotangents_u).
+        """
         positions, width = self.cotangents.shape[1], self.cotangents.shape[3]
         rows = sum(block.shape[-1] for block in self.inputs)
         return positions * (rows + width) < rows * width
@@ -135,20 +137,20 @@ class Scatter:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The parameter's shape."""
+        """Returns the parameter's shape."""
         return (self.num_rows, self.cotangents.shape[-1])
 
     def size(self, *, diagonal: bool) -> int:
-        """Numbers held at once for one example."""
+        """Counts the numbers held at once for one example."""
         _, positions, width = self.cotangents.shape
         return positions * (positions + width)
 
     def squares(self) -> Array:
-        """[B]: sum_t cotangents_t . G[index_t], every pair of positions with one index once."""
+        """Sums cotangents_t . G[index_t], [B]: every pair of positions with one index once."""
         return jnp.sum(self.cotangents * self._rows_met(), axis=(1, 2))
 
     def diagonal(self, weights: Array) -> Array:
-        """[V, D]: sum_b weights_b G[b]^2."""
+        """Sums weights_b G[b]^2 over examples: [V, D]."""
         places = jnp.arange(self.indices.shape[1])
         first = jnp.argmax(self._same(), axis=2) == places[None]
         squares = weights[:, None, None] * first[..., None] * jnp.square(self._rows_met())
@@ -156,11 +158,11 @@ class Scatter:
         return zeros.at[self.indices].add(squares)
 
     def _same(self) -> Array:
-        """[B, T, T]: whether two positions have one index."""
+        """Tells whether two positions have one index: [B, T, T]."""
         return self.indices[:, :, None] == self.indices[:, None, :]
 
     def _rows_met(self) -> Array:
-        """[B, T, D]: G[b, index of position t]."""
+        """Computes G[b, index of position t]: [B, T, D]."""
         return einsum("btu,bud->btd", self._same().astype(self.cotangents.dtype), self.cotangents)
 
 

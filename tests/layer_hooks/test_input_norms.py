@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from earlyprune_jax import models, taps
+from earlyprune_jax import layer_hooks, models
 from earlyprune_jax.pruning.scores.weights import wanda
 from earlyprune_jax.validate import InvalidInput
 
@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).standard_normal((5, 7, 6, 4)).astype(np.float3
 def measured(module, x, **options):
     """(norms of the one kernel, the kernel's shape), over two batches of unequal size."""
     variables: Any = module.init(jax.random.key(0), x)
-    norms = taps.input_norms(module, variables, [x[:3], x[3:]], **options)
+    norms = layer_hooks.input_norms(module, variables, [x[:3], x[3:]], **options)
     assert list(norms) == ["kernel"]
     return norms["kernel"], variables["params"]["kernel"].shape
 
@@ -98,7 +98,7 @@ def test_dense_general_keeps_batch_axes():
     x = IMAGES.transpose(1, 0, 2, 3)
     module = nn.DenseGeneral(3, axis=-1, batch_dims=(0,))
     variables: Any = module.init(jax.random.key(0), x)
-    norms = taps.input_norms(module, variables, [x])["kernel"]
+    norms = layer_hooks.input_norms(module, variables, [x])["kernel"]
     assert variables["params"]["kernel"].shape == (7, 4, 3)
     np.testing.assert_allclose(norms, np.sqrt((x**2).sum(axis=(1, 2)))[..., None], rtol=1e-5)
 
@@ -124,7 +124,7 @@ def test_a_module_called_twice_counts_both_inputs_and_a_subclass_counts_as_its_p
     variables: Any = Shared().init(jax.random.key(0), IMAGES)
     layer = variables["params"]["layer"]
     second = 2 * (IMAGES @ layer["kernel"])
-    norms = taps.input_norms(Shared(), variables, [IMAGES[:2], IMAGES[2:]])
+    norms = layer_hooks.input_norms(Shared(), variables, [IMAGES[:2], IMAGES[2:]])
     wanted = np.sqrt(
         (IMAGES**2).sum(axis=(0, 1, 2)) + (np.asarray(second) ** 2).sum(axis=(0, 1, 2))
     )
@@ -164,9 +164,9 @@ class Rematerialised(nn.Module):
         return nn.remat(nn.Dense)(3, name="layer")(x)
 
 
-def test_a_rematerialised_layer_is_tapped():
+def test_a_rematerialised_layer_is_hooked():
     variables = Rematerialised().init(jax.random.key(0), IMAGES)
-    norms = taps.input_norms(Rematerialised(), variables, [IMAGES])
+    norms = layer_hooks.input_norms(Rematerialised(), variables, [IMAGES])
     wanted = np.sqrt((IMAGES**2).sum(axis=(0, 1, 2)))
     np.testing.assert_allclose(norms["layer/kernel"][:, 0], wanted, rtol=1e-5)
 
@@ -175,7 +175,7 @@ def test_attention_is_covered_by_its_dense_layers():
     module = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=4)
     x = IMAGES[:, 0]
     variables: Any = module.init(jax.random.key(0), x)
-    norms = taps.input_norms(module, variables, [x])
+    norms = layer_hooks.input_norms(module, variables, [x])
     kernels = {
         "query/kernel": (4, 1, 1),
         "key/kernel": (4, 1, 1),
@@ -188,7 +188,7 @@ def test_attention_is_covered_by_its_dense_layers():
 def test_bfloat16_inputs_are_squared_and_summed_in_float32():
     x = jnp.ones((600, 1), jnp.bfloat16)
     module = nn.Dense(1, dtype=jnp.bfloat16)
-    norms = taps.input_norms(module, module.init(jax.random.key(0), x), [x])
+    norms = layer_hooks.input_norms(module, module.init(jax.random.key(0), x), [x])
     assert norms["kernel"].item() == pytest.approx(np.sqrt(600), rel=1e-6)
 
 
@@ -214,7 +214,7 @@ def images_of(batch):
 
 def test_every_kernel_of_a_resnet_has_norms_and_wanda_scores_them(resnet):
     module, variables, batches = resnet
-    norms = taps.input_norms(module, variables, batches, inputs=images_of, train=False)
+    norms = layer_hooks.input_norms(module, variables, batches, inputs=images_of, train=False)
     params = variables["params"]
     found: Any = wanda(params, norms)
     kernels = [path for path, leaf in jax.tree.leaves_with_path(params) if leaf.ndim > 1]
@@ -229,7 +229,7 @@ def test_every_kernel_of_a_resnet_has_norms_and_wanda_scores_them(resnet):
 def test_layers_choose_what_is_measured():
     module = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=4)
     x = IMAGES[:, 0]
-    norms = taps.input_norms(
+    norms = layer_hooks.input_norms(
         module, module.init(jax.random.key(0), x), [x], layers="regex:out/kernel"
     )
     assert list(norms) == ["out/kernel"]
@@ -238,7 +238,7 @@ def test_layers_choose_what_is_measured():
 def test_training_mode_is_refused(resnet):
     module, variables, batches = resnet
     with pytest.raises(InvalidInput, match=r"Ask for evaluation mode, e.g. train=False"):
-        taps.input_norms(module, variables, batches, inputs=images_of, train=True)
+        layer_hooks.input_norms(module, variables, batches, inputs=images_of, train=True)
 
 
 class Unsupported(nn.Module):
@@ -247,21 +247,21 @@ class Unsupported(nn.Module):
         return nn.Dense(1, name="head")(nn.ConvTranspose(2, (3, 3), name="up")(x))
 
 
-def test_a_kernel_that_no_tap_covers_is_named_and_can_be_left_out():
+def test_a_kernel_that_no_hook_covers_is_named_and_can_be_left_out():
     variables = Unsupported().init(jax.random.key(0), IMAGES)
     with pytest.raises(InvalidInput) as caught:
-        taps.input_norms(Unsupported(), variables, [IMAGES])
+        layer_hooks.input_norms(Unsupported(), variables, [IMAGES])
     assert len(caught.value.problems) == 1
-    assert "input norms at='up/kernel' to be tapped. No call of nn.Conv" in str(caught.value)
+    assert "input norms at='up/kernel' to be hooked. No call of nn.Conv" in str(caught.value)
     assert list(
-        taps.input_norms(Unsupported(), variables, [IMAGES], layers="regex:head/kernel")
+        layer_hooks.input_norms(Unsupported(), variables, [IMAGES], layers="regex:head/kernel")
     ) == ["head/kernel"]
 
 
 def test_a_parameter_that_is_not_a_kernel_has_no_norm():
     module = nn.Dense(2)
-    with pytest.raises(InvalidInput, match="'bias' to be tapped"):
-        taps.input_norms(
+    with pytest.raises(InvalidInput, match="'bias' to be hooked"):
+        layer_hooks.input_norms(
             module, module.init(jax.random.key(0), IMAGES), [IMAGES], layers="regex:bias"
         )
 
@@ -281,13 +281,13 @@ def test_a_parameter_that_is_not_a_kernel_has_no_norm():
 def test_bad_batches_are_refused_by_number(batches, words):
     module = nn.Dense(2)
     with pytest.raises(InvalidInput) as caught:
-        taps.input_norms(module, module.init(jax.random.key(0), IMAGES), batches)
+        layer_hooks.input_norms(module, module.init(jax.random.key(0), IMAGES), batches)
     assert words in str(caught.value)
 
 
 def test_mutable_collections_are_refused():
     module = nn.Dense(2)
     with pytest.raises(InvalidInput, match="apply option mutable"):
-        taps.input_norms(
+        layer_hooks.input_norms(
             module, module.init(jax.random.key(0), IMAGES), [IMAGES], mutable=["batch_stats"]
         )

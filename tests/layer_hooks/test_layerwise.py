@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from earlyprune_jax import taps
+from earlyprune_jax import layer_hooks
 
 NUM_EXAMPLES, NUM_CLASSES = 5, 3
 
@@ -66,16 +66,16 @@ def drawn(module, x):
 
 
 def squares(module, x, given=None):
-    """(path -> [B] by taps, path -> [B] by vmap, the same of weighted diagonals, notes)."""
+    """(path -> [B] by hooks, path -> [B] by vmap, the same of weighted diagonals, notes)."""
     variables: Any = drawn(module, x) if given is None else given
     apply: Any = module.apply
-    covered = taps.coverage(apply, variables, x)
+    covered = layer_hooks.coverage(apply, variables, x)
     labels = jnp.arange(NUM_EXAMPLES) % NUM_CLASSES
     weights = jnp.arange(1.0, NUM_EXAMPLES + 1)
 
     @QUICK
-    def by_taps(variables, x):
-        run = taps.tapped_pass(apply, variables, x, covered)
+    def by_hooks(variables, x):
+        run = layer_hooks.hooked_pass(apply, variables, x, covered)
         cotangent = jax.nn.one_hot(labels, NUM_CLASSES) - jax.nn.softmax(run.logits)
         found = run.gradients(cotangent)
         return {place: (found[place].squares(), found[place].diagonal(weights)) for place in found}
@@ -95,7 +95,7 @@ def squares(module, x, given=None):
         sums = jax.tree.map(lambda g: jnp.sum(g**2, axis=tuple(range(1, g.ndim))), gradients)
         return sums, jax.tree.map(lambda g: jnp.tensordot(weights, g**2, 1), gradients)
 
-    found, (sums, diagonals) = by_taps(variables, x), by_vmap(variables, x)
+    found, (sums, diagonals) = by_hooks(variables, x), by_vmap(variables, x)
     names = ["/".join(key.key for key in path) for path, _ in jax.tree.leaves_with_path(sums)]
     pairs = zip(names, jax.tree.leaves(sums), jax.tree.leaves(diagonals), strict=True)
     wanted = {name: (s, d) for name, s, d in pairs}
@@ -233,7 +233,7 @@ class Lifted(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(pooled(x))
 
 
-def test_layers_inside_remat_and_jit_are_tapped():
+def test_layers_inside_remat_and_jit_are_hooked():
     found, wanted, notes = squares(Lifted(), images(3, 4))
     assert not notes
     assert found.keys() == wanted.keys()
@@ -292,7 +292,7 @@ class Repeated(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(x)
 
 
-def test_a_layer_called_inside_and_outside_scan_is_not_tapped():
+def test_a_layer_called_inside_and_outside_scan_is_not_hooked():
     found, wanted, (note,) = squares(Repeated(), images(4))
     assert set(found) == {"head/kernel", "head/bias"}
     assert note == "dense (bias, kernel) by vmap: its parameters are also used outside it"
@@ -320,7 +320,7 @@ class TiedByHand(nn.Module):
         return logits * jnp.sum(norm.variables["params"]["scale"])
 
 
-def test_parameters_used_outside_their_layer_are_not_tapped():
+def test_parameters_used_outside_their_layer_are_not_hooked():
     found, _, notes = squares(TiedByHand(), images(4))
     assert set(found) == {"head/kernel", "head/bias"}
     assert notes == tuple(
@@ -343,7 +343,7 @@ class Normalised(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(halved(4, name="halved")(x))
 
 
-def test_parameters_transformed_before_their_layer_sees_them_are_not_tapped():
+def test_parameters_transformed_before_their_layer_sees_them_are_not_hooked():
     found, wanted, notes = squares(Normalised(), images(4))
     assert set(found) == {"head/kernel", "head/bias"}
     assert len(notes) == len({name.rpartition("/")[0] for name in wanted}) - 1
@@ -367,7 +367,7 @@ class WithOwn(nn.Module):
         return nn.Dense(NUM_CLASSES, name="dense")(jnp.square(gain)[:, None] * x)
 
 
-def test_subclasses_and_parameters_outside_layers_are_not_tapped():
+def test_subclasses_and_parameters_outside_layers_are_not_hooked():
     found, wanted, notes = squares(Network((Doubled(4), WithOwn())), images(4))
     assert set(found) == {"layers_1/dense/kernel", "layers_1/dense/bias", "head/kernel"}
     assert [note.split(" by")[0] for note in notes] == [
@@ -394,7 +394,7 @@ def own_promotion(*arrays, dtype=None, inexact=True):
         (nn.ConvTranspose(2, (3,)), (5, 4), "no call of a supported layer"),
     ],
 )
-def test_options_that_no_rule_knows_are_not_tapped(layer, shape, words):
+def test_options_that_no_rule_knows_are_not_hooked(layer, shape, words):
     found, wanted, (note,) = squares(Network((layer,)), images(*shape))
     assert set(found) == {"head/kernel"}
     assert words in note
@@ -412,7 +412,7 @@ class Transposed(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(pooled(x + position[None]))
 
 
-def test_layers_whose_batch_axis_is_not_axis_0_are_not_tapped():
+def test_layers_whose_batch_axis_is_not_axis_0_are_not_hooked():
     found, wanted, notes = squares(Transposed(), images(NUM_EXAMPLES, 4))
     assert set(found) == {"head/kernel", "head/bias"}
     assert all("has not the examples along axis 0 alone" in note for note in notes)
@@ -432,7 +432,7 @@ class Reaching(nn.Module):
         return head(nn.cond(True, lambda _, x: reached(x), lambda _, x: x, self, x))
 
 
-def test_layers_reached_past_nn_cond_are_not_tapped():
+def test_layers_reached_past_nn_cond_are_not_hooked():
     found, wanted, (note,) = squares(Reaching(), images(4))
     assert set(found) == {"before/kernel", "before/bias", "head/kernel", "head/bias"}
     assert "reached (bias, kernel) by vmap: it is called where its variables do not reach" in note
@@ -461,7 +461,7 @@ class Differentiating(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(backward(jnp.ones_like(y))[1] + y)
 
 
-def test_layers_that_something_of_the_networks_own_surrounds_are_not_tapped():
+def test_layers_that_something_of_the_networks_own_surrounds_are_not_hooked():
     for network, words in (
         (Doubling(), "interceptor of the network's own"),
         (Differentiating(), "inside a transformation of the network's own"),
@@ -491,15 +491,15 @@ class OwnBackward(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(wrapped(nn.Dense(4, name="inner"), x))
 
 
-def test_a_network_with_a_backward_pass_of_its_own_is_not_tapped():
+def test_a_network_with_a_backward_pass_of_its_own_is_not_hooked():
     module, x = OwnBackward(), images(4)
     variables = module.init(jax.random.key(0), x)
-    covered = taps.coverage(module.apply, variables, x)
-    assert not covered.taps
+    covered = layer_hooks.coverage(module.apply, variables, x)
+    assert not covered.hooks
     assert all("jax.custom_vjp" in note for note in covered.notes)
 
 
-def test_norms_over_the_batch_axis_are_not_tapped():
+def test_norms_over_the_batch_axis_are_not_hooked():
     found, _, notes = squares(Network([nn.LayerNorm(reduction_axes=(0, 1))]), images(4))
     assert set(found) == {"head/kernel"}
     assert "it normalises over the batch axis" in notes[0]
@@ -520,14 +520,14 @@ class Uneven(nn.Module):
         return nn.cond(True, branch, lambda module, x: x, self, x)
 
 
-def test_a_network_that_cannot_be_tapped_is_left_whole_with_what_was_wrong():
+def test_a_network_that_cannot_be_hooked_is_left_whole_with_what_was_wrong():
     found, _, notes = squares(Uneven(), images(4))
     assert not found
     assert [note.split(":")[0] for note in notes] == [
         "dense (bias, kernel) by vmap",
         "inside (bias, kernel) by vmap",
     ]
-    assert all("the network cannot be tapped (" in note for note in notes)
+    assert all("the network cannot be hooked (" in note for note in notes)
 
 
 class HalfPrecision(nn.Module):
@@ -557,5 +557,5 @@ def test_partitioned_parameters_are_found_in_their_boxes():
     boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
     module = nn.Dense(NUM_CLASSES, kernel_init=boxed)
     variables = module.init(jax.random.key(0), images(4))
-    covered = taps.coverage(module.apply, variables, images(4))  # type: ignore
+    covered = layer_hooks.coverage(module.apply, variables, images(4))  # type: ignore
     assert covered.places == {0, 1}

@@ -18,7 +18,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.linear import canonicalize_padding
 
 from earlyprune_jax.array_types import Array
-from earlyprune_jax.taps.gradients import Explicit, Gradient, Product, Scatter
+from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient, Product, Scatter
 
 BLOCK_CHANNELS = 48
 """Kernel positions share one product until it has so many rows; with fewer the product runs
@@ -83,7 +83,7 @@ jax.tree_util.register_dataclass(
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How one class of layers is tapped.
+    """How one class of layers is hooked.
 
     Attributes:
         arguments: method -> the name of the argument that is the layer's input.
@@ -109,6 +109,9 @@ def read_call(rule: Rule, layer: Any, method: str, args: Any, kwargs: Any) -> tu
         method: the name of its method, one of `rule.arguments`.
         args: what it is called with.
         kwargs: likewise.
+
+    Returns:
+        The input, and the reason.
     """
     signature = inspect.signature(getattr(type(layer), method))
     given = dict(signature.bind(layer, *args, **kwargs).arguments)
@@ -138,18 +141,18 @@ def _kernel_and_bias(layer: Any) -> tuple[str, ...]:
 
 
 def _operands(call: Call) -> tuple[Array, Array]:
-    """Input and cotangent as the layer's product meets them: rounded to its type, then float32."""
+    """Returns input and cotangent as the layer meets them: rounded to its type, then float32."""
     accurate = jnp.promote_types(call.cotangent.dtype, jnp.float32)
     return call.input.astype(call.cotangent.dtype).astype(accurate), call.cotangent.astype(accurate)
 
 
 def _by_position(x: Array, num_axes: int) -> Array:
-    """[B, ..., the last num_axes axes] -> [B, T, 1, their product]."""
+    """Reshapes [B, ..., the last num_axes axes] to [B, T, 1, their product]."""
     return x.reshape(x.shape[0], -1, 1, math.prod(x.shape[x.ndim - num_axes :]))
 
 
 def _all_positions(arrays: Sequence[Array]) -> Array:
-    """The positions of all calls behind one another."""
+    """Puts the positions of all calls behind one another."""
     return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis=1)
 
 
@@ -172,7 +175,7 @@ def _contracted(layer: Any, ndim: int) -> list[int]:
 
 
 def _dense_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
-    """Of `nn.DenseGeneral`, and of `nn.Dense` as one that contracts the last axis."""
+    """Makes those of `nn.DenseGeneral`; `nn.Dense` is one that contracts the last axis."""
     features, operands, rows = as_tuple(calls[0].layer.features), [], ()
     for call in calls:
         x, cotangent = _operands(call)
@@ -254,10 +257,6 @@ def _conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
     return views
 
 
-def _no_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
-    return ""
-
-
 def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     layer, kinds = calls[0].layer, {call.method for call in calls}
     if kinds == {"__call__"}:
@@ -270,14 +269,17 @@ def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
 
 
 def _indices(call: Call) -> Array:
-    """[B, T] in [0, V); with one row Linen takes it whatever the index."""
+    """Returns [B, T] in [0, V); with one row Linen takes it whatever the index."""
     size = call.layer.num_embeddings
     indices = call.input.reshape(call.input.shape[0], -1)
     return jnp.zeros_like(indices) if size == 1 else jnp.where(indices < 0, indices + size, indices)
 
 
 def _embed_operands(call: Call) -> tuple[Array, Array]:
-    """A lookup multiplies one-hot rows; `attend` multiplies its query by the transposed table."""
+    """Returns what the table's rows and columns meet.
+
+    A lookup multiplies one-hot rows; `attend` multiplies its query by the transposed table.
+    """
     x, cotangent = _operands(call)
     if call.method == "attend":
         return _by_position(cotangent, 1), _by_position(x, 1)
@@ -324,7 +326,7 @@ def _norm_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
 
 
 def _normalized(call: Call, dtype: Any) -> Array:
-    """What the layer makes of its input before it scales."""
+    """Computes what the layer makes of its input before it scales."""
     off = {name: False for name in ("use_scale", "use_bias") if hasattr(call.layer, name)}
     layer: Any = call.layer.clone(dtype=dtype, **off)
     # A batch norm may be told at each call which statistics to use.
@@ -344,7 +346,7 @@ RULES: dict[type, Rule] = {
     nn.Embed: Rule(
         {"__call__": "inputs", "attend": "query"},
         lambda layer: ("embedding",),
-        _no_refusal,
+        lambda layer, x, others: "",
         _embed_gradients,
     ),
     nn.BatchNorm: dataclasses.replace(_NORM, refusal=_batch_norm_refusal),

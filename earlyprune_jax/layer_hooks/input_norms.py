@@ -14,13 +14,13 @@ import numpy as np
 from flax import linen as nn
 
 from earlyprune_jax.array_types import Array, Variables
+from earlyprune_jax.layer_hooks.layers import as_tuple
+from earlyprune_jax.models.forward import evaluated
 from earlyprune_jax.pruning.scores.gradients import Batches, checked
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems
 from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import named_leaves
-from earlyprune_jax.taps.evaluation import evaluated
-from earlyprune_jax.taps.layers import as_tuple
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.pruning.trees import named_leaves, refuse
+from earlyprune_jax.validate import expected, unexpected
 
 COLLECTION = "input_square_sums"
 """The variable collection in which the sums travel."""
@@ -85,16 +85,25 @@ def input_norms(
 
     @jax.jit
     def square_sums(variables, batch):
-        with nn.intercept_methods(_interceptor()):
+        with nn.intercept_methods(_hook):
             _, updated = apply(variables, *inputs(batch), mutable=[COLLECTION], **apply_options)
         return updated.get(COLLECTION, {})
 
+    supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
     totals: dict[str, np.ndarray] = {}
     for number, batch, _ in checked(batches):
         sums = dict(named_leaves(evaluated(square_sums, variables, batch)))
-        _require_norms(wanted, sums, number)
-        for name in wanted:
-            totals[name] = totals.get(name, 0.0) + np.asarray(sums[name], np.float64)
+        remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm."
+        problems = [
+            expected("input norms at", name, "to be hooked", remedy)
+            for name in wanted
+            if name not in sums
+        ]
+        measured = {name: sums[name] for name in wanted if name in sums}
+        remedy = f"At batch {number} (from 0). Look at it and the layers before."
+        refuse(problems + nonfinite_problems("input norm", measured.items(), remedy))
+        for name, total in measured.items():
+            totals[name] = totals.get(name, 0.0) + np.asarray(total, np.float64)
     return {name: np.sqrt(total).astype(np.float32) for name, total in totals.items()}
 
 
@@ -103,34 +112,21 @@ class _ConvProbe(nn.Conv):
     itself."""
 
 
-def _interceptor() -> Callable[..., Any]:
-    """What Linen calls around every method: lets it run, and sows sums beside the module's
-    kernel."""
-    running: list[list[Any]] = []  # [layer, whether its parent class's call has run inside]
-
-    def tap(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer, measure = context.module, _rule(context)
-        if measure is None:
-            return next_call(*args, **kwargs)
-        running.append([layer, False])
-        outputs = next_call(*args, **kwargs)
-        _, measured_inside = running.pop()
-        # super().__call__ is intercepted too: the innermost call is the one that multiplies.
-        if running and running[-1][0] is layer:
-            running[-1][1] = True
-        if not measured_inside:
-            squares = jnp.square(jnp.asarray(args[0] if args else kwargs["inputs"], jnp.float32))
-            sums = measure(layer, squares)
-            layer.sow(COLLECTION, "kernel", sums, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros(()))
-        return outputs
-
-    return tap
-
-
-def _rule(context: Any) -> Callable[[Any, Array], Array] | None:
-    if context.method_name != "__call__" or isinstance(context.module, _ConvProbe):
-        return None
-    return next((rule for kind, rule in RULES.items() if isinstance(context.module, kind)), None)
+def _hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Lets a layer run, and sows the sums of its squared inputs beside its kernel."""
+    layer = context.module
+    kinds = () if isinstance(layer, _ConvProbe) else RULES
+    measure = next((RULES[kind] for kind in kinds if isinstance(layer, kind)), None)
+    if measure is None or context.method_name != "__call__":
+        return next_call(*args, **kwargs)
+    before = layer.get_variable(COLLECTION, "kernel")
+    outputs = next_call(*args, **kwargs)
+    # super().__call__ is intercepted too: the innermost call is the one that multiplies.
+    if layer.get_variable(COLLECTION, "kernel") is before:
+        squares = jnp.square(jnp.asarray(args[0] if args else kwargs["inputs"], jnp.float32))
+        sums = measure(layer, squares)
+        layer.sow(COLLECTION, "kernel", sums, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros(()))
+    return outputs
 
 
 def _dense_sums(layer: Any, squares: Array) -> Array:
@@ -176,18 +172,3 @@ RULES: dict[type, Callable[[Any, Array], Array]] = {
     nn.DenseGeneral: _dense_general_sums,
 }
 """Layer class -> (layer, squared inputs) -> sums in the kernel's shape."""
-
-
-def _require_norms(wanted: list[str], sums: dict[str, Any], number: int) -> None:
-    supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
-    remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm yourself."
-    problems = [
-        expected("input norms at", name, "to be tapped", remedy)
-        for name in wanted
-        if name not in sums
-    ]
-    measured = [(name, sums[name]) for name in wanted if name in sums]
-    remedy = f"At batch {number} (from 0). Look at it and the layers before."
-    problems += nonfinite_problems("input norm", measured, remedy)
-    if problems:
-        raise InvalidInput(problems)
