@@ -21,7 +21,7 @@ IMAGE_SHAPE = (32, 32, 3)
 RECORD_FORMAT = "array_record"
 """The one file format that TFDS reads without TensorFlow."""
 
-_NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 _OFFICIAL_SIZES = (50_000, 10_000)
 
 
@@ -34,7 +34,7 @@ def inspect(spec: DataSpec) -> tuple[list[str], Source]:
     Returns:
         What is wrong with the directory, and the outline.
     """
-    num_classes = _NUM_CLASSES[spec.name]
+    num_classes = NUM_CLASSES[spec.name]
     labels = [np.arange(size) % num_classes for size in _OFFICIAL_SIZES]
     problems: list[str] = []
     try:
@@ -117,9 +117,9 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def prepare_command(name: str, directory: str = "DIR") -> str:
+def prepare_command(name: str, arguments: str = "DIR [--archive FILE]") -> str:
     """Returns what to type to prepare a data set in a directory."""
-    return f"`python -m earlyprune_jax.data.prepare {name} {directory} [--archive FILE]`"
+    return f"`python -m earlyprune_jax.data.prepare {name} {arguments}`"
 
 
 def _unusable(name: str, data_dir: Path, allowed: str) -> InvalidInput:
@@ -140,7 +140,7 @@ def _find_named(spec: DataSpec) -> Any:
     if builder is not None or not spec.data_dir:
         return builder
     allowed = f"to hold {spec.name} in {directory_of(spec.name, data_dir)}"
-    remedy = f"Prepare it: {prepare_command(spec.name, spec.data_dir)}"
+    remedy = f"Prepare it: {prepare_command(spec.name, f'{spec.data_dir} [--archive FILE]')}"
     if not data_dir.is_dir():
         allowed = "to be a directory that exists"
         remedy += ", or set data.data_dir='' for the TFDS default"
@@ -183,6 +183,6 @@ def _read(builder: Any, split: str) -> dict[str, np.ndarray]:
 def _damaged(builder: Any, split: str, error: Exception) -> InvalidInput:
     name, data_dir = builder.name, str(Path(builder.data_dir).parent.parent)
     allowed = f"to hold readable {split} records of {name} ({type(error).__name__}: {error})"
-    command = prepare_command(name, data_dir)
+    command = prepare_command(name, f"{data_dir} [--archive FILE]")
     remedy = f"Delete {builder.data_dir} and prepare it again: {command}."
     return unexpected("data.data_dir", data_dir, allowed, remedy)
