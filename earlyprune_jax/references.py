@@ -356,6 +356,6 @@ def guarded(key: str, text: str, allowed: str) -> Iterator[None]:
         yield
     except InvalidInput:
         raise
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
+    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
         said = f"{allowed}. It raised {type(error).__name__}: {error}"
         raise unexpected(key, text, said) from error

@@ -5,10 +5,10 @@
     checks    what is demanded of the arrays of any source, and of the keys beside them
     splits    seeded draws: validation, subset, and the order of an epoch
     images    mean and deviation of images, augmentation and normalisation of a batch
-    digits, cifar, npz, folder, function    sources; `prepare` fetches CIFAR
+    arrays, cifar, folder    sources; `prepare` fetches CIFAR
 
-A further source, be it of text, is a module with `inspect` and `load` and a line in
-`loading._SOURCES`; what is done to all images when they are read belongs into `images`.
+A further source, be it of text, is two functions, of which one reads as little as it can, and a
+line in `loading._SOURCES`; what is done to all images when they are read belongs into `images`.
 """
 
 from earlyprune_jax.data.images import augment, normalisation, normalize

@@ -18,7 +18,7 @@ import numpy as np
 
 from earlyprune_jax.data.source import SPLITS, Source, path_behind
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, gathering, shortened, unexpected
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _LAYOUT = "Wanted: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or jpg, jpeg, bmp, webp)."
@@ -28,7 +28,7 @@ Classes = dict[str, list[Path]]
 """Class -> what its folder holds, in the order of the labels."""
 
 
-def inspect(spec: DataSpec) -> tuple[list[str], Source]:
+def outline(spec: DataSpec) -> Source:
     """Reads names and headers.
 
     Raises:
@@ -47,14 +47,14 @@ def inspect(spec: DataSpec) -> tuple[list[str], Source]:
     if problems or shape is None:
         raise InvalidInput(problems)
 
-    def outline(paths: list[Path]) -> jax.ShapeDtypeStruct:
+    def not_decoded(paths: list[Path]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((len(paths), *shape), np.uint8)
 
-    return [], _source(files, outline)
+    return _source(files, not_decoded)
 
 
 def load(spec: DataSpec) -> Source:
-    """Decodes all files; call after `inspect` found nothing.
+    """Decodes all files; call after `outline`.
 
     Raises:
         InvalidInput: a file turns out to be damaged.
@@ -134,12 +134,11 @@ def _headers(
     Returns:
         The problems, and (height, width, channels), None where no file can be read.
     """
-    shapes, problems = {}, []
+    shapes: dict[Path, tuple[int, ...]] = {}
+    problems: list[str] = []
     for file, _, _ in listing:
-        try:
+        with gathering(problems):
             shapes[file] = _look(file).shape
-        except InvalidInput as error:
-            problems += error.problems
     if not shapes:
         return shortened(problems), None
     ((usual, _),) = Counter(shapes.values()).most_common(1)
@@ -174,12 +173,10 @@ def _look(file: Path, *, decode: bool = False) -> np.ndarray:
 
 def _decoded(paths: list[Path]) -> np.ndarray:
     images = np.empty((len(paths), *_look(paths[0]).shape), np.uint8)
-    problems = []
+    problems: list[str] = []
     for row, path in enumerate(paths):
-        try:
+        with gathering(problems):
             images[row] = _look(path, decode=True)
-        except InvalidInput as error:
-            problems += error.problems
     if problems:
         raise InvalidInput(shortened(problems))
     return images
