@@ -16,16 +16,13 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from earlyprune_jax import user_code
-from earlyprune_jax.user_code import VERSION as VERSION
-from earlyprune_jax.user_code import current_folder as current_folder
-from earlyprune_jax.user_code import refresh as refresh
-from earlyprune_jax.user_code import use_folder as use_folder
-from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, problems_of, unexpected, unknown_choice
 
 RESERVED = ("npz", "folder", "regex")
 """Prefixes that are no modules: `npz:PATH`, `folder:PATH`, `regex:PATTERN`."""
@@ -188,24 +185,16 @@ def split_list(text: str) -> list[str]:
     """Splits a text at commas outside of brackets and quotes.
 
     Example:
-        >>> split_list("magnitude, mine:score(a=1, b=(2, 3))")
-        ['magnitude', 'mine:score(a=1, b=(2, 3))']
+        >>> split_list("magnitude, mine:score(a=1, b=(2, ','))")
+        ['magnitude', "mine:score(a=1, b=(2, ','))"]
     """
-    parts, depth, quote, start = [], 0, "", 0
-    for place, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'":
-            quote = letter
-        elif letter in "([{":
-            depth += 1
-        elif letter in ")]}":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
+    # Quoted parts of the same length: the places of the commas are those of the text.
+    bare = re.sub(QUOTED, lambda quoted: "_" * len(quoted[0]), text)
+    depths = itertools.accumulate((letter in "([{") - (letter in ")]}") for letter in bare)
+    commas = [place for place, depth in enumerate(depths) if bare[place] == "," and depth == 0]
+    bounds = itertools.pairwise([-1, *commas, len(text)])
+    parts = [text[start + 1 : end].strip() for start, end in bounds]
+    return [part for part in parts if part]
 
 
 def load(
@@ -240,41 +229,31 @@ def load(
     if not callable(found):
         described = f"a {type(found).__name__}, {found!r:.60}"
         raise unexpected(key, text, f"to name a class or function, but it is {described}")
-    _check_arguments(key, text, found, reference, takes if reference.module else None)
-    if reference.arguments and takes:
-        # What the engine gives comes first, whatever the reference names.
-        signature = signature_of(found)
-        names = list(signature.parameters)[len(takes) :] if signature else []
-        named = dict(zip(names, reference.arguments, strict=False))
-        return functools.partial(found, **named, **dict(reference.options))
-    if reference.arguments or reference.options:
-        return functools.partial(found, *reference.arguments, **dict(reference.options))
-    return found
-
-
-def _check_arguments(
-    key: str, text: str, found: Any, reference: Reference, takes: tuple[str, ...] | None
-) -> None:
-    signature = signature_of(found)
-    if signature is None:
-        return
     given, options = reference.arguments, dict(reference.options)
-    try:
-        if takes is None:
-            signature.bind_partial(*given, **options)
-        else:
-            signature.bind(*takes, *given, **options)
-    except TypeError as error:
-        names = ", ".join(name for name in signature.parameters if name not in ("parent", "name"))
-        called = f" when called with {', '.join(takes)}" if takes else ""
-        allowed = f"to have the arguments of {reference.path}({names}){called} ({error})"
-        raise unexpected(key, text, allowed) from None
+    parameters = parameters_of(found)
+    if parameters is not None:
+        signature = inspect.Signature(list(parameters.values()))
+        try:
+            if takes is None or not reference.module:
+                signature.bind_partial(*given, **options)
+            else:
+                signature.bind(*takes, *given, **options)
+        except TypeError as error:
+            names = ", ".join(name for name in parameters if name not in ("parent", "name"))
+            called = f" when called with {', '.join(takes)}" if takes else ""
+            allowed = f"to have the arguments of {reference.path}({names}){called} ({error})"
+            raise unexpected(key, text, allowed) from None
+    if given and takes:
+        # What the engine gives comes first, whatever the reference names.
+        names = list(parameters or ())[len(takes) :]
+        given, options = (), dict(zip(names, given, strict=False)) | options
+    return functools.partial(found, *given, **options) if given or options else found
 
 
-def signature_of(function: Any) -> inspect.Signature | None:
-    """Returns the signature of a class or function; None where Python cannot tell."""
+def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:
+    """Returns the parameters of a class or function; None where Python cannot tell."""
     try:
-        return inspect.signature(function)
+        return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return None
 
@@ -286,18 +265,16 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
         >>> accepted(lambda num_classes: num_classes, {"num_classes": 10, "dtype": "float32"})
         {'num_classes': 10}
     """
-    signature = signature_of(function)
-    if signature is None:
+    parameters = parameters_of(function)
+    kinds = {name: parameter.kind for name, parameter in (parameters or {}).items()}
+    if parameters is None or inspect.Parameter.VAR_KEYWORD in kinds.values():
         return dict(given)
-    parameters = signature.parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
-        return dict(given)
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     bound = function.keywords if isinstance(function, functools.partial) else {}
     return {
         name: value
         for name, value in given.items()
-        if name in parameters and parameters[name].kind in kinds and name not in bound
+        if kinds.get(name) in by_name and name not in bound
     }
 
 
@@ -310,9 +287,9 @@ def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
         known: name -> object, of the built-ins.
     """
     reference = parse(text)
-    signature = signature_of(load(key, reference.path, known))
-    names = list(signature.parameters)[: len(reference.arguments)] if signature else []
-    return {*names, *(name for name, _ in reference.options)}
+    parameters = parameters_of(load(key, reference.path, known))
+    positional = list(parameters or ())[: len(reference.arguments)]
+    return {*positional, *(name for name, _ in reference.options)}
 
 
 def check(
@@ -320,11 +297,7 @@ def check(
 ) -> list[str]:
     """Lists the problems of a reference; none where `load` gives an object. Arguments as of
     `load`."""
-    try:
-        load(key, text, known, takes)
-    except InvalidInput as error:
-        return list(error.problems)
-    return []
+    return problems_of(lambda: load(key, text, known, takes))
 
 
 def digest(text: str) -> str | None:

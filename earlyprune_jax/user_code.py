@@ -271,3 +271,10 @@ def digest(path: str) -> str:
         running.update(f"{each} {len(source)}\n".encode())
         running.update(source)
     return running.hexdigest()
+
+
+def source_digests() -> dict[str, str]:
+    """Returns module -> the SHA-256 of its source, of every module of the user's loaded so far."""
+    return {
+        name: hashlib.sha256(source).hexdigest() for name, (_, source) in _SESSION.sources.items()
+    }

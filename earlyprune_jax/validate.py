@@ -61,24 +61,34 @@ def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> Invali
 
 
 @contextlib.contextmanager
-def gathering(problems: list[str], prefix: str = "") -> Iterator[None]:
+def gathering(problems: list[str]) -> Iterator[None]:
     """Adds the problems of an InvalidInput that is raised inside to a list, and goes on behind it.
-
-    Args:
-        problems: takes them.
-        prefix: stands before each.
 
     Example:
         >>> problems = []
-        >>> with gathering(problems, "fork.trigger: "):
+        >>> with gathering(problems):
         ...     raise unexpected("epoch", 0, "to be at least 1")
         >>> problems
-        ['fork.trigger: Expected epoch=0 to be at least 1.']
+        ['Expected epoch=0 to be at least 1.']
     """
     try:
         yield
     except InvalidInput as error:
-        problems += [f"{prefix}{problem}" for problem in error.problems]
+        problems += error.problems
+
+
+def problems_of(check: Callable[[], Any], prefix: str = "") -> list[str]:
+    """Lists the problems that a function returns or raises; other return values are none.
+
+    Example:
+        >>> problems_of(lambda: ["Expected a=1 to be 2."], "b: "), problems_of(dict)
+        (['b: Expected a=1 to be 2.'], [])
+    """
+    problems: list[str] = []
+    with gathering(problems):
+        returned = check()
+        problems += returned if isinstance(returned, list) else []
+    return [f"{prefix}{problem}" for problem in problems]
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:
