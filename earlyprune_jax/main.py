@@ -35,7 +35,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from earlyprune_jax import memory
+from earlyprune_jax.grid import worker
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _submit(study: "Study", options: "Options", slurm_options: "SlurmOptions") -
 
 def _program() -> NoReturn:
     """Runs `main` on the process's arguments, and ends the process."""
-    memory.keep_freed()
+    worker.keep_freed_memory()
     # A batch system's SIGTERM stops a run like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -8,8 +8,7 @@ import numpy as np
 from earlyprune_jax import references
 from earlyprune_jax.data import arrays, cifar, folder
 from earlyprune_jax.data.checks import array_problems, key_problems
-from earlyprune_jax.data.source import Source, num_examples, outline_of
-from earlyprune_jax.data.splits import split, training_shares
+from earlyprune_jax.data.source import Source, num_examples, outline_of, split, training_shares
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, gathering, unknown_choice
 

@@ -14,7 +14,7 @@ from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import Batches, Batching, shapes_of
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import expected, gathering, unexpected
 
 Sums = Mapping[str, Array]
 """Sums over examples, float32 scalars: `loss`, `count` (what the loss is divided by), and more."""
@@ -208,7 +208,7 @@ def check(task: Any) -> list[str]:
 def _check_functions(task: Task) -> list[str]:
     """Finds wrong results, by shapes alone, on the first training batch of every kind."""
     problems: list[str] = []
-    try:
+    with gathering(problems):
         with references.guarded("task", "init", "to make variables"):
             split_variables(task.shapes())
         with references.guarded("task", "sums of a batch", "to be traceable"):
@@ -218,12 +218,10 @@ def _check_functions(task: Task) -> list[str]:
                     problems += _check_sums(task, batches)
                 kinds.add(batches.kind)
                 num_steps += len(batches.indices)
-        if num_steps != task.batching.steps_per_epoch:
+        steps = task.batching.steps_per_epoch
+        if num_steps != steps:
             allowed = f"to be the number of batches in an epoch, {num_steps}"
-            steps = task.batching.steps_per_epoch
             problems.append(expected("task.batching.steps_per_epoch", steps, allowed))
-    except InvalidInput as error:
-        problems += error.problems
     return list(dict.fromkeys(problems))
 
 
@@ -244,15 +242,7 @@ def _check_sums(task: Task, batches: Batches) -> list[str]:
     key, splits = jax.ShapeDtypeStruct((2,), jnp.uint32), shapes_of(dict(task.splits))
     trained, new_state = jax.eval_shape(train, params, model_state, splits["train"], key)
     evaluated = jax.eval_shape(evaluate, params, model_state, splits["test"])
-    problems = _wrong_sums("train_sums", trained) + _wrong_sums("eval_sums", evaluated)
-    wanted = sorted(task.sum_names)
-    for name, sums in (("train_sums", trained), ("eval_sums", evaluated)):
-        if not problems and sorted(sums) != wanted:
-            remedy = (
-                "Name all sums in Task(sums=...), and say in Task(values=...) how they make "
-                "metrics."
-            )
-            problems.append(expected(f"names of {name}", sorted(sums), f"to be {wanted}", remedy))
+    problems = _wrong_sums("train_sums", trained, task) + _wrong_sums("eval_sums", evaluated, task)
     before, after = jax.tree.structure(model_state), jax.tree.structure(new_state)
     if before != after:
         allowed = f"to be like that of init, {before}"
@@ -260,13 +250,18 @@ def _check_sums(task: Task, batches: Batches) -> list[str]:
     return problems
 
 
-def _wrong_sums(name: str, sums: Any) -> list[str]:
+def _wrong_sums(name: str, sums: Any, task: Task) -> list[str]:
     if not isinstance(sums, Mapping):
         allowed = "to return a mapping name -> number"
         return [expected(name, type(sums).__name__, allowed, "E.g. loss and count.")]
-    shown = {key: f"{value.dtype}{list(value.shape)}" for key, value in sums.items()}
-    return [
-        expected(f"{name}[{key!r}]", shown[key], "to be one floating-point number")
+    allowed = "to be one floating-point number"
+    wrong = [
+        expected(f"{name}[{key!r}]", f"{value.dtype}{list(value.shape)}", allowed)
         for key, value in sums.items()
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating)
     ]
+    if not wrong and sorted(sums) != sorted(task.sum_names):
+        allowed = f"to be {sorted(task.sum_names)}"
+        remedy = "Name all in Task(sums=...), and say in Task(values=...) how they make metrics."
+        wrong = [expected(f"names of {name}", sorted(sums), allowed, remedy)]
+    return wrong

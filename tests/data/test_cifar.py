@@ -136,7 +136,8 @@ def test_fractions_are_checked_against_the_labels_of_a_small_directory(make_spec
     spec = make_spec("cifar10", data_dir=str(cifar10_prepared.data_dir), train_fraction=0.1)
     (problem,) = data.check(spec)
     assert (
-        "data.train_fraction=0.1 to give every class an image. It gives 6 of 60 images" in problem
+        "data.train_fraction=0.1 to give every class an example. It gives 6 of 60 examples"
+        in problem
     )
 
 

@@ -105,13 +105,15 @@ def test_fractions_that_leave_a_stratum_or_everything_out_are_refused(write):
         "data.train_fraction=0.5 to give every class an example. It gives 30 of 60 examples"
         in problem
     )
-    assert 'name the array other than "labels"' in problem
+    assert '"labels" that are no classes need another name' in problem
     bare = 'return {"train": rows(60), "test": rows(60)}'
     assert data.check(write(bare, train_fraction=0.5)) == []
     assert "to leave an example. It gives 0 of 60 examples. Raise it" in only_problem(
         write(bare, train_fraction=0.001)
     )
-    assert "to leave a test example" in only_problem(write(bare, test_fraction=0.001))
+    assert "to leave an example. It gives 0 of 60 examples" in only_problem(
+        write(bare, test_fraction=0.001)
+    )
 
 
 IMAGES = """
