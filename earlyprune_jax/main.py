@@ -208,7 +208,7 @@ def _options(
     if len(numbers) < len(NUMBERS):
         return Options()
     vars(flags).update(numbers)
-    options = Options(flags.workers, flags.fork_width, flags.max_minutes)
+    options = Options(numbers["workers"], numbers["fork_width"], numbers["max_minutes"])
     problems += multihost.problems(flags.coordinator, flags.num_processes, flags.process_id)
     problems += options.check_multihost() if is_together else []
     # On a cluster the cores that count are those of a task: see submission.require.

@@ -122,7 +122,7 @@ def _name_problems(spec: DataSpec, root: Path, files: dict[str, Classes]) -> lis
 @functools.lru_cache(maxsize=8)
 def _headers(
     listing: tuple[tuple[Path, int, int], ...],
-) -> tuple[list[str], tuple[int, int, int] | None]:
+) -> tuple[list[str], tuple[int, ...] | None]:
     """Finds what is wrong with the files' headers, and the shape of an image: that of most.
 
     Remembered as long as sizes and times of the files are the same: an experiment asks several
