@@ -13,6 +13,8 @@ from earlyprune_jax import config, data, experiment, tasks
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 CHANGES = {
     "data.name": "sequences:waves",
     "data.num_classes": 0,
