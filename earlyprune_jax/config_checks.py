@@ -180,17 +180,17 @@ def _check_optimizer(spec: RunSpec) -> list[str]:
 def _check_log_probs(spec: RunSpec) -> list[str]:
     """Finds criteria and comparisons that need log-probabilities, for a task that has none."""
     task = tasks.abstract(spec)
-    found = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
+    problems = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
     if "mask_distance" in spec.signals.names:
         masks = [spec.signals.mask_criterion]
-        found += criteria.log_probs_problems(task, "signals.mask_criterion", masks)
+        problems += criteria.log_probs_problems(task, "signals.mask_criterion", masks)
     if task.network is None:
         remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
-        found += [
+        problems += [
             expected("fork.comparisons", name, "to need no log-probabilities", remedy)
             for name in spec.fork.comparisons
         ]
-    return found
+    return problems
 
 
 @_needs(*NETWORK, "pruning.criteria", "signals")
@@ -219,12 +219,12 @@ def _check_trigger(spec: RunSpec) -> list[str]:
         needs_log_probs = () if task.network is not None else ("fisher_trace", "kl_uniform")
         names += [name for name in measurement.NAMES if name not in (*needs_log_probs, *names)]
     measured = measurement.columns(spec, task, tuple(names))
-    found = triggers.check(text, (*task.decidable_columns(), "learning_rate", *measured))
+    problems = triggers.check(text, (*task.decidable_columns(), "learning_rate", *measured))
     rule, num_epochs = triggers.parse(text), spec.train.num_epochs
     if decides and isinstance(rule, triggers.AtEpoch) and rule.n >= num_epochs:
         remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
-        found.append(expected("epoch", rule.n, f"to be below {num_epochs}", remedy))
-    return [f"fork.trigger: {problem}" for problem in found]
+        problems.append(expected("epoch", rule.n, f"to be below {num_epochs}", remedy))
+    return [f"fork.trigger: {problem}" for problem in problems]
 
 
 @_needs(*NETWORK, "signals.num_examples", "pruning.num_examples")

@@ -222,11 +222,9 @@ def _carry_out(study: "Study", options: "Options", flags: argparse.Namespace) ->
 
     if flags.distributed or flags.coordinator is not None:
         multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
-    with contextlib.ExitStack() as silence:
-        if not multihost.is_primary():
-            # Of several processes that do one thing, one speaks.
-            nowhere = silence.enter_context(Path(os.devnull).open("w"))
-            silence.enter_context(contextlib.redirect_stdout(nowhere))
+    # Of several processes that do one thing, one speaks.
+    is_primary = multihost.is_primary()
+    with contextlib.nullcontext() if is_primary else contextlib.redirect_stdout(None):
         print(f"Workdir: {study.workdir}", flush=True)
         print(experiment.run(study.spec, study.workdir, options=options))
         code = experiment.exit_status(study)

@@ -85,18 +85,18 @@ def parse(text: str, key: str = "reference") -> Reference:
     """
     name = text.strip()
     # Names may be Python's keywords: global.
-    found = Written(name) if name.isidentifier() else read(text, key, EXAMPLE)
-    if isinstance(found, Written) and (name.isidentifier() or IMPORT_PATH.fullmatch(name)):
-        found = Reference(name)
-    if not isinstance(found, Reference):
+    if name.isidentifier() or IMPORT_PATH.fullmatch(name):
+        return Reference(name)
+    reference = read(text, key, EXAMPLE)
+    if not isinstance(reference, Reference):
         raise unexpected(key, text, "to be a name or module:attribute", EXAMPLE)
-    names = [name for name, _ in found.options]
-    values = [*found.arguments, *(value for _, value in found.options)]
+    names = [name for name, _ in reference.options]
+    values = [*reference.arguments, *(value for _, value in reference.options)]
     is_literal = not any(isinstance(value, Reference | Written) for value in values)
     if not is_literal or "**" in names or len(set(names)) < len(names):
-        given = ", ".join([*map(repr, found.arguments), *(f"{n}={v!r}" for n, v in found.options)])
-        raise unexpected(key, text, f"to have literals as arguments, not ({given})", EXAMPLE)
-    return dataclasses.replace(found, options=tuple(sorted(found.options)))
+        allowed = f"to have literals as arguments, each once; it is read as {reference}"
+        raise unexpected(key, text, allowed, EXAMPLE)
+    return dataclasses.replace(reference, options=tuple(sorted(reference.options)))
 
 
 def read(text: str, thing: str, remedy: str) -> Any:
@@ -178,7 +178,7 @@ def import_paths(text: str) -> list[str]:
     if text.partition(":")[0] in RESERVED:
         return []
     bare = re.sub(QUOTED, "''", text)
-    return [one.group(0) for one in IMPORT_PATH.finditer(bare)]
+    return [path[0] for path in IMPORT_PATH.finditer(bare)]
 
 
 def split_list(text: str) -> list[str]:
@@ -191,7 +191,7 @@ def split_list(text: str) -> list[str]:
     # Quoted parts of the same length: the places of the commas are those of the text.
     bare = re.sub(QUOTED, lambda quoted: "_" * len(quoted[0]), text)
     depths = itertools.accumulate((letter in "([{") - (letter in ")]}") for letter in bare)
-    commas = [place for place, depth in enumerate(depths) if bare[place] == "," and depth == 0]
+    commas = [index for index, depth in enumerate(depths) if bare[index] == "," and depth == 0]
     bounds = itertools.pairwise([-1, *commas, len(text)])
     parts = [text[start + 1 : end].strip() for start, end in bounds]
     return [part for part in parts if part]
@@ -217,20 +217,20 @@ def load(
             do not fit: with the path, what was found and what is wanted.
     """
     reference = parse(text, key)
-    if not reference.module:
-        if reference.path not in known:
-            problem = unknown_choice(key, reference.path, tuple(known))
-            raise InvalidInput([f"{problem} Your own: module:attribute."])
-        found = known[reference.path]
+    if reference.module in RESERVED:
+        raise unexpected(key, reference.path, f"to be no {reference.module}: here")
+    if reference.module:
+        target = user_code.attribute(key, reference.path)
+    elif reference.path in known:
+        target = known[reference.path]
     else:
-        if reference.module in RESERVED:
-            raise unexpected(key, reference.path, f"to be no {reference.module}: here")
-        found = user_code.attribute(key, reference.path)
-    if not callable(found):
-        described = f"a {type(found).__name__}, {found!r:.60}"
+        problem = unknown_choice(key, reference.path, tuple(known))
+        raise InvalidInput([f"{problem} Your own: module:attribute."])
+    if not callable(target):
+        described = f"a {type(target).__name__}, {target!r:.60}"
         raise unexpected(key, text, f"to name a class or function, but it is {described}")
     given, options = reference.arguments, dict(reference.options)
-    parameters = parameters_of(found)
+    parameters = parameters_of(target)
     if parameters is not None:
         signature = inspect.Signature(list(parameters.values()))
         try:
@@ -247,7 +247,7 @@ def load(
         # What the engine gives comes first, whatever the reference names.
         names = list(parameters or ())[len(takes) :]
         given, options = (), dict(zip(names, given, strict=False)) | options
-    return functools.partial(found, *given, **options) if given or options else found
+    return functools.partial(target, *given, **options) if given or options else target
 
 
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:

@@ -15,7 +15,7 @@ import jax
 
 from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import publish
-from earlyprune_jax.grid import locks
+from earlyprune_jax.grid import identity, locks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
@@ -43,15 +43,8 @@ BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
     *publish.file_names(),
-    "signal_budgets",
-    "fork_widths",
-    "env.json",
-    "study.json",
-    "trunks",
-    "forks",
-    "online",
-    "comparisons",
-    "slurm",
+    *identity.FOLDERS.values(),
+    *("signal_budgets", "fork_widths", "env.json", "study.json", "slurm"),
 )
 
 FlatSetting = tuple[tuple[str, str], ...]
@@ -114,8 +107,11 @@ def _held_settings(study: Mapping[str, Any]) -> set[FlatSetting]:
 def _settings(config: dict[str, Any]) -> set[FlatSetting]:
     """Returns every setting of a config."""
     swept = Sweep.from_dict(config.get("sweep", {})).settings()
-    every = (fixed_keys(config) | dict(setting.values) for setting in swept)
-    return {tuple(sorted((key, json.dumps(value)) for key, value in one.items())) for one in every}
+    settings = (fixed_keys(config) | dict(setting.values) for setting in swept)
+    return {
+        tuple(sorted((key, json.dumps(value)) for key, value in values.items()))
+        for values in settings
+    }
 
 
 def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> list[str]:
@@ -199,7 +195,7 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
         "fork_width": options.fork_width,
         "trains": trains,
     }
-    trained = next((each for each in reversed(sessions) if each.get("trains", True)), session)
+    trained = next((past for past in reversed(sessions) if past.get("trains", True)), session)
     changes = {key: (trained.get(key, session[key]), session[key]) for key in BITWISE}
     moved = [f"{key} {then} -> {now}" for key, (then, now) in changes.items() if then != now]
     if moved and trains:
@@ -210,17 +206,17 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
 
 def _described(study: Study) -> dict[str, Any]:
     """Returns study.json: metrics, and the union of the settings and code of all sessions."""
-    spec, held = study.spec, read_json(study.workdir / "study.json", remedy=REMEDY) or {}
+    spec, before = study.spec, read_json(study.workdir / "study.json", remedy=REMEDY) or {}
     task = tasks.abstract(spec.at(spec.settings()[0]))
     return {
         "format": FORMAT,
         "metrics": [metric.to_json() for metric in task.all_metrics],
         "primary": task.primary,
-        "settings": sorted(_settings(spec.to_dict()) | _held_settings(held)),
-        "code": held.get("code", {}) | dict(spec.code),
+        "settings": sorted(_settings(spec.to_dict()) | _held_settings(before)),
+        "code": before.get("code", {}) | dict(spec.code),
         # Whichever was first: with these the code above was written down.
-        "modules": user_code.source_digests() | held.get("modules", {}),
-        "folder": spec.folder or held.get("folder"),
+        "modules": user_code.source_digests() | before.get("modules", {}),
+        "folder": spec.folder or before.get("folder"),
     }
 
 
@@ -230,7 +226,8 @@ def environment() -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": {"earlyprune-jax": __version__} | {name: _version(name) for name in PACKAGES},
+        "packages": {"earlyprune-jax": __version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "host": platform.node(),
         "slurm_job": job_id(),
@@ -252,13 +249,6 @@ def job_id() -> str:
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID", "")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
 
 
 def _cpu_model() -> str:

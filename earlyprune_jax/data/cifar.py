@@ -62,7 +62,7 @@ def load(spec: DataSpec) -> Source:
     Raises:
         InvalidInput: damaged records, or no network to prepare from.
     """
-    data_dir = _data_dir(spec)
+    data_dir = data_dir_of(spec)
     if (builder := find(spec.name, data_dir)) is None:
         from earlyprune_jax.data.prepare import prepare
 
@@ -115,11 +115,6 @@ def directory_of(name: str, data_dir: Path) -> Path:
     return data_dir / name / str(tfds.builder_cls(name).VERSION)
 
 
-def default_data_dir() -> Path:
-    """Returns where TFDS keeps its data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
 def prepare_command(name: str, arguments: str = "DIR [--archive FILE]") -> str:
     """Returns what to type to prepare a data set in a directory."""
     return f"`python -m earlyprune_jax.data.prepare {name} {arguments}`"
@@ -132,13 +127,15 @@ def _unusable(name: str, data_dir: Path, allowed: str) -> InvalidInput:
     return unexpected("data.data_dir", str(data_dir), allowed, remedy)
 
 
-def _data_dir(spec: DataSpec) -> Path:
-    return path_of(spec.data_dir) if spec.data_dir else default_data_dir()
+def data_dir_of(spec: DataSpec) -> Path:
+    """Returns the directory of a config; its default is TFDS's own."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return path_of(spec.data_dir or default)
 
 
 def _find_named(spec: DataSpec) -> Any:
     """Finds what a config names; nothing may be there yet only in the default directory."""
-    data_dir = _data_dir(spec)
+    data_dir = data_dir_of(spec)
     builder = find(spec.name, data_dir)
     if builder is not None or not spec.data_dir:
         return builder

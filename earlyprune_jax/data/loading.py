@@ -12,7 +12,6 @@ from earlyprune_jax.data.source import Source, num_examples, outline_of, split, 
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, gathering, unknown_choice
 
-CHOICES = ("digits", "cifar10", "cifar100", "npz:PATH", "folder:PATH", "module:function")
 Look = Callable[[DataSpec], Source]
 _SOURCES: dict[str, tuple[Look, Look]] = {
     "digits": (arrays.load_digits, arrays.load_digits),
@@ -73,13 +72,9 @@ def shapes(spec: DataSpec) -> dict[str, Any]:
     if problems or source is None:
         raise InvalidInput(problems)
     validation, train = (int(shares.sum()) for shares in training_shares(source, spec))
-    held = {"validation": outline_of(source.train, validation)} if validation else {}
-    reported = round(spec.test_fraction * num_examples(source.test))
-    return {
-        "train": outline_of(source.train, train),
-        **held,
-        "test": outline_of(source.test, reported),
-    }
+    splits = {"train": (source.train, train), "validation": (source.train, validation)}
+    splits["test"] = (source.test, round(spec.test_fraction * num_examples(source.test)))
+    return {name: outline_of(rows, num) for name, (rows, num) in splits.items() if num}
 
 
 def load(spec: DataSpec) -> dict[str, Any]:
@@ -145,7 +140,8 @@ def _source_of(name: str) -> tuple[Look, Look]:
     if references.is_import_path(name):
         return _SOURCES["module:function"]
     if prefix + colon not in _SOURCES:
-        raise InvalidInput([unknown_choice("data.name", name, CHOICES)])
+        choices = [known + "PATH" * known.endswith(":") for known in _SOURCES]
+        raise InvalidInput([unknown_choice("data.name", name, choices)])
     return _SOURCES[prefix + colon]
 
 

@@ -266,14 +266,14 @@ def split(source: Source, spec: DataSpec) -> dict[str, Any]:
         return stratified_split(strata, fraction, (spec.split_seed, purpose))
 
     strata = source.strata_of("train")
-    held, rest = draw(strata, spec.validation_fraction, _VALIDATION)
+    validation, rest = draw(strata, spec.validation_fraction, _VALIDATION)
     used, _ = draw(strata[rest], spec.train_fraction, _SUBSET)
     reported, _ = draw(source.strata_of("test"), spec.test_fraction, _TEST)
-    validation = {"validation": take(source.train, held)} if len(held) else {}
+    rows = {"train": rest[used], "validation": validation, "test": reported}
     return {
-        "train": take(source.train, rest[used]),
-        **validation,
-        "test": take(source.test, reported),
+        name: take(source.test if name == "test" else source.train, numbers)
+        for name, numbers in rows.items()
+        if len(numbers) or name != "validation"
     }
 
 

@@ -105,7 +105,10 @@ class Task:
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
         """The metrics of the sums, then those measured on the host."""
-        return (*self.metrics, *(metric for one in self.host for metric in one.metrics))
+        return (
+            *self.metrics,
+            *(metric for measurement in self.host for metric in measurement.metrics),
+        )
 
     @property
     def sum_names(self) -> tuple[str, ...]:

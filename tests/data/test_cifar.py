@@ -39,7 +39,7 @@ def test_the_default_directory_is_that_of_tfds(cifar10_prepared, make_spec, monk
     assert data.check(make_spec("cifar10")) == []
     assert sizes(make_spec("cifar10"))["train"] == 60
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert cifar.default_data_dir() == Path.home() / "tensorflow_datasets"
+    assert cifar.data_dir_of(make_spec("cifar10")) == Path.home() / "tensorflow_datasets"
 
 
 def test_an_empty_default_directory_counts_as_the_official_set_and_is_not_created(
