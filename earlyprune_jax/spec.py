@@ -102,9 +102,7 @@ class Sweep:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Sweep":
         """Inverts `to_dict`."""
-        lists = {
-            name: tuple(map(frozen, listed)) for name, listed in values.items() if name != "rows"
-        }
+        lists = {key: tuple(map(frozen, listed)) for key, listed in values.items() if key != "rows"}
         rows = (
             tuple((name, frozen(value)) for name, value in row.items())
             for row in values.get("rows", ())

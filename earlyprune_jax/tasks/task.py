@@ -105,10 +105,7 @@ class Task:
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
         """The metrics of the sums, then those measured on the host."""
-        return (
-            *self.metrics,
-            *(metric for measurement in self.host for metric in measurement.metrics),
-        )
+        return sum((measurement.metrics for measurement in self.host), self.metrics)
 
     @property
     def sum_names(self) -> tuple[str, ...]:
@@ -164,7 +161,8 @@ class Task:
         splits = [split for split in ("train", "validation") if split in self.splits]
         columns = [metric.column(split) for split in splits for metric in self.metrics]
         if "validation" in self.splits:
-            columns += [metric.column("validation") for one in self.host for metric in one.metrics]
+            on_host = self.all_metrics[len(self.metrics) :]
+            columns += [metric.column("validation") for metric in on_host]
         return tuple(columns)
 
 
