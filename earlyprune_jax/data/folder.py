@@ -1,9 +1,9 @@
 """`folder:PATH`: the user's own image files, PATH/train/CLASS/* and PATH/test/CLASS/*.
 
 Labels number the classes in the order of their sorted names; examples are in the order of class and
-file name. Files are png, jpg, jpeg, bmp or webp, of one size; grey ones have one channel, all
-others are read as RGB. Names that begin with a dot are ignored. Files are looked at through their
-headers until they are read.
+file name. Files are whatever Pillow reads with 8 bits a channel, of one size; grey ones have one
+channel, all others are read as RGB. Names that begin with a dot are ignored. Files are looked at
+through their headers until they are read.
 """
 
 import functools
@@ -20,8 +20,8 @@ from earlyprune_jax.data.source import SPLITS, Source, path_behind
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, gathering, shortened, unexpected
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_LAYOUT = "Wanted: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or jpg, jpeg, bmp, webp)."
+_LAYOUT = "Wanted: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, or other images."
+_FILL = "Put some in, or remove it; names that begin with a dot are ignored."
 _GREY, _DEEP = ("1", "L", "LA", "La"), ("I", "F", "I;")
 
 Classes = dict[str, list[Path]]
@@ -86,19 +86,15 @@ def _files(root: Path) -> dict[str, Classes]:
     }
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in _SUFFIXES
-
-
 def _images(classes: Classes) -> list[Path]:
-    return [file for files in classes.values() for file in files if _is_image(file)]
+    return [file for files in classes.values() for file in files]
 
 
 def _name_problems(spec: DataSpec, root: Path, files: dict[str, Classes]) -> list[str]:
     if missing := [split for split in SPLITS if split not in files]:
         allowed = f"to hold a folder {' and '.join(missing)}"
         return [expected("data.name", spec.name, allowed, _LAYOUT)]
-    problems, others = [], []
+    problems = []
     for split, other in (SPLITS, SPLITS[::-1]):
         classes, thing = files[split], f"classes of {root / split}"
         if len(classes) < 2:
@@ -107,16 +103,12 @@ def _name_problems(spec: DataSpec, root: Path, files: dict[str, Classes]) -> lis
             allowed = f"to have folders in {root / other} too"
             remedy = "Both splits have the same classes."
             problems.append(expected(thing, more, allowed, remedy))
-        for name, inside in classes.items():
-            if not any(map(_is_image, inside)):
-                thing = f"number of images in {root / split / name}"
-                remedy = "Put some in, or remove it."
-                problems.append(expected(thing, 0, "to be at least 1", remedy))
-            allowed = f"to be an image ({', '.join(_SUFFIXES)})"
-            remedy = "Convert it, or remove it; names that begin with a dot are ignored."
-            strange = [str(file) for file in inside if not _is_image(file)]
-            others += [expected("file", file, allowed, remedy) for file in strange]
-    return problems + shortened(others)
+        problems += [
+            expected(f"number of images in {root / split / name}", 0, "to be at least 1", _FILL)
+            for name, inside in classes.items()
+            if not inside
+        ]
+    return problems
 
 
 @functools.lru_cache(maxsize=8)
