@@ -92,7 +92,7 @@ FORMS = {
 
 
 def get_config(form: str = "") -> ConfigDict:
-    """Every key of the experiment, as literals; a form changes some."""
+    """Gives every key of the experiment, as literals; a form changes some."""
     config = ConfigDict(
         {
             "data": {

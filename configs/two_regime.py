@@ -115,7 +115,7 @@ FORMS = {
 
 
 def get_config(form: str = "") -> ConfigDict:
-    """cifar10.py with paper B's keys; a form changes some more."""
+    """Gives cifar10.py with paper B's keys; a form changes some more."""
     config = cifar10.get_config()
     config.update_from_flattened_dict(PAPER_B)
     return cifar10.in_form(config, form, FORMS)

@@ -61,7 +61,7 @@ class Reference:
 
     @property
     def module(self) -> str:
-        """The module of an import path; empty for a built-in."""
+        """Returns the module of an import path; empty for a built-in."""
         return self.path.partition(":")[0] if ":" in self.path else ""
 
     def __repr__(self) -> str:

@@ -47,7 +47,7 @@ class Setting:
 
     @property
     def trunk(self) -> "Setting":
-        """What of it decides a trunk: trunks of two settings that differ elsewhere are one."""
+        """Returns what decides a trunk: trunks of two settings that differ elsewhere are one."""
         kinds = ("data", "trunk")
         return Setting(
             tuple((name, value) for name, value in self.values if decides(name) in kinds)
@@ -81,7 +81,7 @@ class Sweep:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The swept keys, sorted."""
+        """Lists the swept keys, sorted."""
         in_rows = {name for row in self.rows for name, _ in row}
         return tuple(sorted(in_rows | {name for name, _ in self.lists}))
 

@@ -1,5 +1,6 @@
 """A workdir: which study it holds, and what made it."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -210,7 +211,7 @@ def _described(study: Study) -> dict[str, Any]:
     task = tasks.abstract(spec.at(spec.settings()[0]))
     return {
         "format": FORMAT,
-        "metrics": [metric.to_json() for metric in task.all_metrics],
+        "metrics": [dataclasses.asdict(metric) for metric in task.all_metrics],
         "primary": task.primary,
         "settings": sorted(_settings(spec.to_dict()) | _held_settings(before)),
         "code": before.get("code", {}) | dict(spec.code),

@@ -29,7 +29,7 @@ arrays and keys whatever gives them is checked here.
 
 
 def check(spec: DataSpec) -> list[str]:
-    """Every problem of the data section that can be found without reading an image.
+    """Lists every problem of the data section that can be found without reading an image.
 
     Looks at directories, headers and labels; writes nothing and downloads nothing. A function of
     the user's is called, once per process. Each text names the key, its value, what is allowed and

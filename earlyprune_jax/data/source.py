@@ -52,7 +52,7 @@ class Source:
 
     @property
     def holds_images(self) -> bool:
-        """Whether this is image classification: images and labels, nothing else."""
+        """Tells whether this is image classification: images and labels, nothing else."""
         return all(
             isinstance(split, dict) and split.keys() == {"images", "labels"}
             for split in (self.train, self.test)

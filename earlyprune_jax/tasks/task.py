@@ -44,7 +44,7 @@ class HostMeasurement:
             raise unexpected("every_epochs of HostMeasurement", self.every_epochs, allowed)
 
     def of(self, variables: Variables, split: str) -> dict[str, float]:
-        """Measures, and sees that all metrics are there.
+        """Returns what is measured, of all metrics.
 
         Raises:
             InvalidInput: `measure` gives other names.
@@ -53,7 +53,7 @@ class HostMeasurement:
         return _as_numbers("what the host measures", measured, self.metrics)
 
     def due(self, epoch: int, last_epoch: int) -> bool:
-        """Whether it is measured after this epoch of a run that ends with `last_epoch`."""
+        """Tells whether it is measured after this epoch of a run that ends with `last_epoch`."""
         return epoch == last_epoch or epoch % self.every_epochs == 0
 
 
@@ -104,18 +104,18 @@ class Task:
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
-        """The metrics of the sums, then those measured on the host."""
+        """Lists the metrics of the sums, then those measured on the host."""
         return sum((measurement.metrics for measurement in self.host), self.metrics)
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """The names of the sums, each once."""
+        """Lists the names of the sums, each once."""
         named = ("loss", "count", *(metric.name for metric in self.metrics))
         return tuple(dict.fromkeys(self.sums or named))
 
     @functools.cached_property
     def num_outputs(self) -> int:
-        """How many log-probabilities an example has, C; 0 where the task has none. Nothing is
+        """Counts the log-probabilities of an example, C; 0 where the task has none. Nothing is
         computed."""
         if self.network is None:
             return 0
@@ -130,7 +130,7 @@ class Task:
         return jax.eval_shape(predict, self.shapes(), train).shape[-1]
 
     def shapes(self) -> Any:
-        """The shapes and types of a network's variables; nothing is computed or compiled."""
+        """Returns the shapes and types of a network's variables; nothing is computed or compiled."""
         return self._shapes
 
     @functools.cached_property
@@ -138,14 +138,14 @@ class Task:
         return jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
     def measured(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """The metrics of summed examples, as numbers."""
+        """Returns the metrics of summed examples, as numbers."""
         numbers = {name: float(value) for name, value in sums.items()}
         if self.values is not None:
             return _as_numbers("names of task.values", self.values(numbers), self.metrics)
         return {metric.name: numbers[metric.name] / numbers["count"] for metric in self.metrics}
 
     def probe(self, model_state: Any) -> Network:
-        """What signals look at: the network of the log-probabilities, or one that has only sums."""
+        """Returns what signals look at: the network of the log-probabilities, or one that has only sums."""
         if self.network is not None:
             return self.network(model_state)
 
@@ -157,7 +157,7 @@ class Task:
         )
 
     def decidable_columns(self) -> tuple[str, ...]:
-        """The metrics that a trigger may watch."""
+        """Lists the metrics that a trigger may watch."""
         splits = [split for split in ("train", "validation") if split in self.splits]
         columns = [metric.column(split) for split in splits for metric in self.metrics]
         if "validation" in self.splits:
@@ -174,7 +174,7 @@ def _as_numbers(thing: str, values: Values, metrics: tuple[Metric, ...]) -> dict
 
 
 def split_variables(variables: Variables) -> tuple[Params, dict[str, Any]]:
-    """The parameters of a network, and its other collections: the model state.
+    """Splits a network's variables into its parameters and other collections, the model state.
 
     Example:
         >>> split_variables({"params": {"w": 1}, "batch_stats": {"mean": 0}})
