@@ -26,14 +26,8 @@ from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "tensorflow-datasets",
-    "scikit-learn",
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("numpy", "tensorflow-datasets", "scikit-learn"),
 )
 FORMAT = 3
 """Of the files of a workdir; study.json holds it."""

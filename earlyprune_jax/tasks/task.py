@@ -130,7 +130,7 @@ class Task:
         return jax.eval_shape(predict, self.shapes(), train).shape[-1]
 
     def shapes(self) -> Any:
-        """Returns the shapes and types of a network's variables; nothing is computed or compiled."""
+        """Returns the shapes and types of a network's variables; nothing is computed."""
         return self._shapes
 
     @functools.cached_property
@@ -145,7 +145,7 @@ class Task:
         return {metric.name: numbers[metric.name] / numbers["count"] for metric in self.metrics}
 
     def probe(self, model_state: Any) -> Network:
-        """Returns what signals look at: the network of the log-probabilities, or one that has only sums."""
+        """Returns what signals look at: the task's network, or one that has only sums."""
         if self.network is not None:
             return self.network(model_state)
 
