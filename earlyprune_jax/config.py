@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from earlyprune_jax import config_checks, references, tasks, user_code
-from earlyprune_jax.config_files import find_file, load_file, names, short_name, split_form
+from earlyprune_jax.config_files import load_file, names, short_name
 from earlyprune_jax.spec import RunSpec, Setting, Sweep
 from earlyprune_jax.spec_sections import (
     DECIDES,
@@ -24,7 +24,7 @@ from earlyprune_jax.spec_sections import (
 )
 from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened, unexpected
 
-__all__ = ["find_file", "load_file", "names", "parse", "resolve", "short_name", "split_form"]
+__all__ = ["load_file", "names", "parse", "resolve", "short_name"]
 
 MOST_SETTINGS = 1000
 SWEEP = "sweep."

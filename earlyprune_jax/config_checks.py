@@ -177,26 +177,20 @@ def _check_optimizer(spec: RunSpec) -> list[str]:
 
 
 @_needs(*NETWORK, "pruning.criteria", "signals", "fork.comparisons")
-def _check_log_probs(spec: RunSpec) -> list[str]:
-    """Finds criteria and comparisons that need log-probabilities, for a task that has none."""
+def _check_criteria(spec: RunSpec) -> list[str]:
+    """Finds what needs log-probabilities, for a task that has none, and criteria that give no
+    scores."""
     task = tasks.abstract(spec)
+    masks = [spec.signals.mask_criterion] * ("mask_distance" in spec.signals.names)
     problems = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
-    if "mask_distance" in spec.signals.names:
-        masks = [spec.signals.mask_criterion]
-        problems += criteria.log_probs_problems(task, "signals.mask_criterion", masks)
+    problems += criteria.log_probs_problems(task, "signals.mask_criterion", masks)
     if task.network is None:
         remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
         problems += [
             expected("fork.comparisons", name, "to need no log-probabilities", remedy)
             for name in spec.fork.comparisons
         ]
-    return problems
-
-
-@_needs(*NETWORK, "pruning.criteria", "signals")
-def _check_own_criteria(spec: RunSpec) -> list[str]:
-    masks = [spec.signals.mask_criterion] * ("mask_distance" in spec.signals.names)
-    return criteria.check_own(tasks.abstract(spec), [*spec.pruning.criteria, *masks])
+    return problems + criteria.check_own(task, [*spec.pruning.criteria, *masks])
 
 
 @_needs(*NETWORK, "signals", spoils=("signals.names",))

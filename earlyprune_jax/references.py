@@ -28,6 +28,8 @@ RESERVED = ("npz", "folder", "regex")
 """Prefixes that are no modules: `npz:PATH`, `folder:PATH`, `regex:PATTERN`."""
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+COLON = ".import_path_colon."
+"""What stands for the colon of an import path, which is no part of a Python expression."""
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 
 EXAMPLE = (
@@ -118,18 +120,13 @@ def read(text: str, thing: str, remedy: str) -> Any:
         >>> read("first(peak(loss, patience=2), mine:Rule())", "rule", "").arguments
         (peak(loss, patience=2), mine:Rule)
     """
-    paths: dict[str, str] = {}
-
-    def stand_in(found: re.Match[str]) -> str:
-        if found[0][0] in "'\"":
-            return found[0]
-        paths[f"import_path_{len(paths)}_"] = found[0]
-        return list(paths)[-1]
-
-    # A colon is no part of a Python expression: names stand in for import paths.
-    expression = re.sub(f"{QUOTED}|{IMPORT_PATH.pattern}", stand_in, text.strip())
+    expression = re.sub(
+        f"{QUOTED}|{IMPORT_PATH.pattern}",
+        lambda part: part[0] if part[0][0] in "'\"" else part[0].replace(":", COLON),
+        text.strip(),
+    )
     try:
-        return _value(ast.parse(expression, mode="eval").body, paths)
+        return _value(ast.parse(expression, mode="eval").body)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         opened, closed = text.count("("), text.count(")")
         if opened != closed:
@@ -138,16 +135,20 @@ def read(text: str, thing: str, remedy: str) -> Any:
         raise unexpected(thing, text, f"to be readable ({reason})", remedy) from None
 
 
-def _value(node: ast.expr, paths: Mapping[str, str]) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        arguments = tuple(_value(argument, paths) for argument in node.args)
-        options = tuple((word.arg or "**", _value(word.value, paths)) for word in node.keywords)
-        return Reference(paths.get(node.func.id, node.func.id), arguments, options)
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call):
+        path = _written(node.func)
+        if path.isidentifier() or IMPORT_PATH.fullmatch(path):
+            options = tuple((word.arg or "**", _value(word.value)) for word in node.keywords)
+            return Reference(path, tuple(map(_value, node.args)), options)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
-        written = ast.unparse(node)
-        return Written(re.sub(r"import_path_\d+_", lambda name: paths[name[0]], written))
+        return Written(_written(node))
+
+
+def _written(node: ast.expr) -> str:
+    return ast.unparse(node).replace(COLON, ":")
 
 
 def frozen(value: Any) -> Any:
