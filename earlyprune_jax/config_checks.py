@@ -190,7 +190,8 @@ def _check_criteria(spec: RunSpec) -> list[str]:
             expected("fork.comparisons", name, "to need no log-probabilities", remedy)
             for name in spec.fork.comparisons
         ]
-    return problems + criteria.check_own(task, [*spec.pruning.criteria, *masks])
+    check = functools.partial(criteria.check_own, task, [*spec.pruning.criteria, *masks])
+    return problems + problems_of(check)
 
 
 @_needs(*NETWORK, "signals", spoils=("signals.names",))
