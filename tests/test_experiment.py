@@ -395,7 +395,7 @@ def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp
         tiny_config,
         optim__learning_rate="1e12",
         fork__epochs="0,3",
-        fork__rules="constant",
+        fork__retraining="constant",
         signals__names="",
     )
     outcome = experiment.run(spec, tmp_path / "run", quiet())
