@@ -26,9 +26,8 @@ VERSION = "CODE_VERSION"
 PACKAGE = Path(__file__).parent
 MOST_NAMED = 12
 
-
-_FOLDERS: list[str] = []
-"""The folder of `use_folder`; none without one."""
+_folder = ""
+"""That of `use_folder`."""
 _SOURCES: dict[str, tuple[str, bytes]] = {}
 """Module -> its file and the source that was loaded, of all that this process has imported."""
 
@@ -40,18 +39,19 @@ def use_folder(folder: str | Path | None) -> None:
     Another folder's modules are forgotten: two experiments in one process may each have their own
     `nets`.
     """
-    wanted, current = str(Path(folder).resolve()) if folder else "", current_folder()
-    if wanted == current:
+    global _folder
+    wanted = str(Path(folder).resolve()) if folder else ""
+    if wanted == _folder:
         return
-    if current:
+    if _folder:
         with contextlib.suppress(ValueError):
-            sys.path.remove(current)
+            sys.path.remove(_folder)
         _forget(
             name
             for name, (file, _) in _SOURCES.items()
-            if Path(file).resolve().is_relative_to(current)
+            if Path(file).resolve().is_relative_to(_folder)
         )
-    _FOLDERS[:] = filter(None, [wanted])
+    _folder = wanted
     if wanted and wanted not in sys.path:
         sys.path.append(wanted)
     importlib.invalidate_caches()
@@ -59,7 +59,7 @@ def use_folder(folder: str | Path | None) -> None:
 
 def current_folder() -> str:
     """Returns the folder of `use_folder`; empty without one."""
-    return "".join(_FOLDERS)
+    return _folder
 
 
 def refresh() -> None:
