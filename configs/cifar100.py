@@ -15,5 +15,5 @@ from . import cifar10
 
 
 def get_config() -> ConfigDict:
-    """The form of cifar10.py of this name."""
+    """Gives the form of cifar10.py of this name."""
     return cifar10.get_config("cifar100")

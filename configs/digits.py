@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Every key of the experiment, as literals."""
+    """Gives every key of the experiment, as literals."""
     return ConfigDict(
         {
             "data": {

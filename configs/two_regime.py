@@ -37,6 +37,30 @@ to 76 steps, 18 minutes.
 
 from ml_collections import ConfigDict
 
+from . import cifar10
+
+PAPER_B = {
+    "data.std": (0.2023, 0.1994, 0.201),
+    "model.name": "preresnet20",
+    "train.seeds": (0,),
+    "train.num_epochs": 160,
+    "train.batch_size": 64,
+    "optim.weight_decay": 1e-4,
+    "schedule.name": "step",
+    "schedule.step_boundaries_epochs": (80, 120),
+    "pruning.scopes": ("uniform",),
+    "pruning.sparsities": (0.95, 0.94, 0.93, 0.92, 0.9, 0.86, 0.8, 0.6, 0.2),
+    "fork.epochs": tuple(range(10, 161, 10)),
+    "fork.trigger": "peak(random_distance, smoothing=5, patience=10)",
+    "fork.fallback_epoch": 80,
+    "fork.retraining": ("constant",),
+    "fork.num_replicates": 3,
+    "fork.comparisons": ("model_similarity", "disagreement"),
+    "signals.names": ("random_distance", "fisher_trace", "kl_uniform"),
+    "signals.mask_scope": "uniform",
+    "signals.mask_sparsity": 0.95,
+}
+
 DEPTHS = ("preresnet20", "preresnet38", "preresnet44", "preresnet56", "preresnet110")
 
 FEW_IMAGES = {
@@ -91,97 +115,7 @@ FORMS = {
 
 
 def get_config(form: str = "") -> ConfigDict:
-    """Every key of the experiment, as literals; a form changes some."""
-    config = ConfigDict(
-        {
-            "data": {
-                "name": "cifar10",
-                "data_dir": "",
-                "num_classes": 10,
-                "train_fraction": 1.0,
-                "validation_fraction": 0.0,
-                "test_fraction": 1.0,
-                "split_seed": 0,
-                "crop_padding": 4,
-                "horizontal_flip": True,
-                "mean": (0.4914, 0.4822, 0.4465),
-                "std": (0.2023, 0.1994, 0.201),
-            },
-            "model": {
-                "name": "preresnet20",
-                "width_multiplier": 1.0,
-            },
-            "task": {"name": "classification"},
-            "train": {
-                "seeds": (0,),
-                "num_epochs": 160,
-                "batch_size": 64,
-                "eval_batch_size": 500,
-                "precision": "float32",
-                "keep_checkpoints": "fork_epochs",
-            },
-            "optim": {
-                "name": "sgd",
-                "learning_rate": 0.1,
-                "momentum": 0.9,
-                "nesterov": False,
-                "weight_decay": 1e-4,
-                "weight_decay_on": "all",
-            },
-            "schedule": {
-                "name": "step",
-                "per": "epoch",
-                "exponential_decay_rate": 0.97,
-                "end_learning_rate": 0.0,
-                "step_boundaries_epochs": (80, 120),
-                "step_factor": 0.1,
-            },
-            "pruning": {
-                "criteria": ("magnitude",),
-                "scopes": ("uniform",),
-                "sparsities": (0.95, 0.94, 0.93, 0.92, 0.9, 0.86, 0.8, 0.6, 0.2),
-                "layers": "conv_kernels",
-                "num_examples": 0,
-                "batch_size": 128,
-            },
-            "fork": {
-                "when": "epochs",
-                "epochs": (10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140, 150, 160),
-                "trigger": "peak(random_distance, smoothing=5, patience=10)",
-                "prune_at": "now",
-                "fallback_epoch": 80,
-                "retraining": ("constant",),
-                "length": 0,
-                "rates": "eq6",
-                "num_replicates": 3,
-                "constant_learning_rate": 1e-3,
-                "constant_num_epochs": 40,
-                "comparisons": ("model_similarity", "disagreement"),
-                "baselines": (),
-                "search": "all",
-                "max_cells": 0,
-            },
-            "signals": {
-                "names": ("random_distance", "fisher_trace", "kl_uniform"),
-                "num_examples": 0,
-                "batch_size": 128,
-                "augment": False,
-                "max_overhead_fraction": 0.05,
-                "fisher_estimator": "sampled",
-                "fisher_method": "layerwise",
-                "fisher_layers": "conv_kernels",
-                "mask_criterion": "magnitude",
-                "mask_scope": "uniform",
-                "mask_sparsity": 0.95,
-                "weight_layers": "conv_kernels",
-                "num_permutations": 5,
-                "min_eigenvalues": 0,
-            },
-        }
-    )
-    if form not in FORMS:
-        raise ValueError(
-            f"Expected form {form!r} to be one of {', '.join(filter(None, FORMS))}, or none."
-        )
-    config.update_from_flattened_dict(FORMS[form])
-    return config
+    """Gives cifar10.py with paper B's keys; a form changes some more."""
+    config = cifar10.get_config()
+    config.update_from_flattened_dict(PAPER_B)
+    return cifar10.in_form(config, form, FORMS)

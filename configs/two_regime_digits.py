@@ -37,7 +37,7 @@ CHANGES = {
 
 
 def get_config() -> ConfigDict:
-    """digits.py with the changes above."""
+    """Gives digits.py with the changes above."""
     config = digits.get_config()
     config.update_from_flattened_dict(CHANGES)
     return config

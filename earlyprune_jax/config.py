@@ -11,32 +11,24 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from earlyprune_jax import config_checks, references, tasks, user_code
-from earlyprune_jax.config_files import find_file, load_file, names, short_name, split_form
+from earlyprune_jax.config_files import load_file, names, short_name
 from earlyprune_jax.spec import RunSpec, Setting, Sweep
-from earlyprune_jax.spec_sections import DECIDES, KEYS, MEANINGS, SECTIONS, SWEPT_BY, decides
+from earlyprune_jax.spec_sections import (
+    DECIDES,
+    KEYS,
+    MEANINGS,
+    REFERENCES,
+    SECTIONS,
+    SWEPT_BY,
+    decides,
+)
 from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened, unexpected
 
-__all__ = ["find_file", "load_file", "names", "parse", "resolve", "short_name", "split_form"]
+__all__ = ["load_file", "names", "parse", "resolve", "short_name"]
 
 MOST_SETTINGS = 1000
 SWEEP = "sweep."
 ROWS = "rows"
-
-REFERENCES = (
-    "data.name",
-    "model.name",
-    "task.name",
-    "optim.name",
-    "schedule.name",
-    "pruning.criteria",
-    "pruning.scopes",
-    "fork.trigger",
-    "fork.retraining",
-    "signals.names",
-    "signals.mask_criterion",
-    "signals.mask_scope",
-)
-"""Keys that may name the user's code."""
 
 
 class Text(str):
@@ -80,11 +72,12 @@ def resolve(
     given = dict(_flat(config)) | {name: Text(text) for name, text in overrides}
     values = {name: value for name, value in given.items() if not name.startswith(SWEEP)}
     swept = {name.removeprefix(SWEEP): value for name, value in given.items() if name not in values}
-    sweep, problems = _read_sweep(swept)
+    problems: list[str] = []
+    sweep = _read_sweep(swept, problems)
     problems += _given_twice([name for name, _ in overrides], values, sweep)
     problems += [_unknown_key(name) for name in values if name not in KEYS]
-    settings = sweep.settings()
-    partial, of_first = _resolve_one(values, settings[0])
+    first, *others = sweep.settings()
+    partial, of_first = _resolve_one(values, first)
     problems += of_first
     if "custom" not in (partial.fork.retraining or ()):
         remedy = "Only custom reads it: add custom to fork.retraining."
@@ -93,9 +86,10 @@ def resolve(
             for name in sweep.keys
             if name in ("fork.length", "fork.rates")
         ]
-    for setting in settings[1:]:
+    for setting in others:
         _, wrong = _resolve_one(values, setting)
-        problems += [f"{one} (with {setting.words()})" for one in wrong if one not in of_first]
+        words = f" (with {setting.words()})"
+        problems += [f"{problem}{words}" for problem in wrong if problem not in of_first]
     if problems:
         raise InvalidInput(shortened(list(dict.fromkeys(problems)), 60))
     spec = dataclasses.replace(partial, sweep=sweep, folder=user_code.current_folder())
@@ -130,24 +124,16 @@ def _given_twice(names: list[str], values: Mapping[str, Any], sweep: Sweep) -> l
 def _require_same_metrics(spec: RunSpec) -> None:
     """Raises InvalidInput for settings whose tasks report other metrics: tables are by one."""
     made = [tasks.abstract(spec.at(setting)) for setting in spec.settings()]
-    reported = {(task.primary, task.all_metrics) for task in made}
-    if len(reported) > 1:
-        found = sorted(
-            f"{primary} of {', '.join(metric.name for metric in metrics)}"
-            for primary, metrics in reported
-        )
-        allowed = f"to have the same metrics in all settings; primary {'; '.join(found)}"
+    if len({(task.primary, task.all_metrics) for task in made}) > 1:
+        allowed = "to have the same metrics, and the same primary, in all settings"
         raise unexpected("task.name", spec.task.name, allowed, "Take a workdir for each.")
 
 
 def _digests(spec: RunSpec) -> tuple[tuple[str, str], ...]:
     """Lists (import path, digest) of the user's code that the keys name in any setting."""
-    paths: set[str] = set()
-    for setting in spec.settings():
-        for name in REFERENCES:
-            value = spec.at(setting).value(name)
-            for text in value if isinstance(value, tuple) else (value,):
-                paths.update(references.import_paths(text))
+    values = [spec.at(setting).value(name) for setting in spec.settings() for name in REFERENCES]
+    texts = [text for value in values for text in (value if isinstance(value, tuple) else (value,))]
+    paths = {path for text in texts for path in references.import_paths(text)}
     return tuple((path, user_code.digest(path)) for path in sorted(paths))
 
 
@@ -158,7 +144,7 @@ def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, 
     there.
     """
     values = {**values, **dict(setting.values)}
-    accepted: dict[str, Any] = {}
+    accepted: dict[str, Any] = dict.fromkeys(KEYS)
     problems: dict[str, str] = {}
     for name, field in KEYS.items():
         if name not in values:
@@ -169,74 +155,65 @@ def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, 
             accepted[name] = value
             if allowed := field.metadata["check"](value):
                 problems[name] = expected(name, value, allowed)
-    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for name in KEYS:
-        section, leaf = name.split(".")
-        sections[section][leaf] = accepted.get(name)
-    spec = RunSpec(**{section: SECTIONS[section](**sections[section]) for section in SECTIONS})
-    checked = config_checks.problems(spec, KEYS.keys() - accepted.keys(), problems)
-    return spec, [*problems.values(), *checked]
+    sections = {}
+    for section, declared in SECTIONS.items():
+        leaves = [field.name for field in dataclasses.fields(declared)]
+        sections[section] = declared(**{leaf: accepted[f"{section}.{leaf}"] for leaf in leaves})
+    spec = RunSpec(**sections)
+    absent = [name for name, value in accepted.items() if value is None]
+    return spec, [*problems.values(), *config_checks.problems(spec, absent, problems)]
 
 
 def _unknown_key(name: str) -> str:
     section, _, leaf = name.rpartition(".")
     same_leaf = [known for known in KEYS if known.split(".")[1] == leaf]
-    same_section = [known for known in KEYS if known.split(".")[0] == section]
-    hint = f"Did you mean {same_leaf[0]!r}?" if same_leaf and not same_section else ""
-    hint = hint or nearest(name, same_section or KEYS)
+    if same_leaf and section not in SECTIONS:
+        hint = f"Did you mean {same_leaf[0]!r}?"
+    else:
+        same_section = [known for known in KEYS if known.split(".")[0] == section]
+        hint = nearest(name, same_section or KEYS)
     return f"Unknown config key {name!r}. {hint or 'Run with --help for all keys.'}"
 
 
 # Sweeps
 
 
-def _read_sweep(given: Mapping[str, Any]) -> tuple[Sweep, list[str]]:
-    """Reads key -> its values, and rows; an empty sweep where there are problems."""
-    problems: list[str] = []
-    lists: dict[str, tuple[Any, ...]] = {}
-    rows: tuple[tuple[tuple[str, Any], ...], ...] = ()
-    for name, values in given.items():
-        if name == ROWS:
-            rows, wrong = _read_rows(values)
-        else:
-            lists[name], wrong = _read_values(name, values)
-        problems += wrong
+def _read_sweep(given: Mapping[str, Any], problems: list[str]) -> Sweep:
+    """Reads key -> its values, and rows; an empty sweep where there are problems.
+
+    Args:
+        given: keys without the prefix `sweep.`, and `rows`.
+        problems: takes what is wrong.
+    """
+    wrong: list[str] = []
+    rows = _read_rows(given[ROWS], wrong) if ROWS in given else ()
+    lists = {name: _read_list(name, given[name], wrong) for name in sorted(given) if name != ROWS}
     remedy = "Take it out of one of them."
-    problems += [
+    wrong += [
         expected("sweep", name, "to be swept once, by a list or by rows", remedy)
         for name in sorted(lists.keys() & {name for row in rows for name, _ in row})
     ]
     count = len(rows or ((),)) * math.prod(len(values) for values in lists.values())
     if count > MOST_SETTINGS:
         allowed = f"to be at most {MOST_SETTINGS}"
-        problems.append(expected("combinations of sweep", count, allowed))
-    return Sweep() if problems else Sweep(tuple(sorted(lists.items())), rows), problems
+        wrong.append(expected("combinations of sweep", count, allowed))
+    problems += dict.fromkeys(wrong)
+    return Sweep() if wrong else Sweep(tuple(lists.items()), rows)
 
 
-def _unsweepable(name: str) -> list[str]:
-    if name not in KEYS:
-        return [f"sweep: {_unknown_key(name)}"]
-    reason = SWEPT_BY.get(decides(name))
-    allowed = f"to decide data, trunks or forks; it decides {DECIDES[decides(name)]}"
-    return [expected("sweep", name, allowed, reason)] if reason else []
-
-
-def _read_values(name: str, given: Any) -> tuple[tuple[Any, ...], list[str]]:
-    if problems := _unsweepable(name):
-        return (), problems
+def _read_list(name: str, given: Any, problems: list[str]) -> tuple[Any, ...]:
     listed = _parts(given) if isinstance(given, Text) else given
     if not isinstance(listed, tuple | list) or not listed:
-        return (), [expected(f"sweep.{name}", given, "to be a list of values, one at least")]
-    values = tuple(_convert(name, value) for value in listed)
-    if None in values:
-        allowed = f"to be values, each {_type_name(KEYS[name].type)}, separated by commas"
-        return (), [expected(f"sweep.{name}", given, allowed)]
-    if len(set(values)) < len(values):
-        return (), [expected(f"sweep.{name}", values, "to have no value twice")]
-    return values, []
+        allowed = "to be a list of values, one at least"
+        problems.append(expected(f"sweep.{name}", given, allowed))
+        return ()
+    values = tuple(_swept_value(f"sweep.{name}", name, value, problems) for value in listed)
+    if None not in values and len(set(values)) < len(values):
+        problems.append(expected(f"sweep.{name}", values, "to have no value twice"))
+    return values
 
 
-def _read_rows(given: Any) -> tuple[tuple[tuple[tuple[str, Any], ...], ...], list[str]]:
+def _read_rows(given: Any, problems: list[str]) -> tuple[tuple[tuple[str, Any], ...], ...]:
     rows = given
     if isinstance(given, Text):
         try:
@@ -246,24 +223,42 @@ def _read_rows(given: Any) -> tuple[tuple[tuple[tuple[str, Any], ...], ...], lis
     is_list = isinstance(rows, tuple | list)
     if not is_list or not all(isinstance(row, Mapping | ConfigDict) for row in rows):
         remedy = "E.g. [{'data.name': 'cifar10', 'data.num_classes': 10}, ...]"
-        return (), [expected("sweep.rows", given, "to be a Python list of dicts", remedy)]
-    read, problems = [], []
-    for number, row in enumerate(rows):
-        values = {}
-        for name, value in _flat(row):
-            wrong = _unsweepable(name)
-            values[name] = None if wrong else _convert(name, value)
-            if values[name] is None and not wrong:
-                allowed = f"to be {_type_name(KEYS[name].type)}"
-                wrong = [expected(f"sweep.rows[{number}] {name}", value, allowed)]
-            problems += wrong
-        read.append(tuple(sorted(values.items())))
+        problems.append(expected("sweep.rows", given, "to be a Python list of dicts", remedy))
+        return ()
+    read = tuple(
+        tuple(
+            (name, _swept_value(f"sweep.rows[{number}] {name}", name, value, problems))
+            for name, value in sorted(_flat(row))
+        )
+        for number, row in enumerate(rows)
+    )
     if len({tuple(name for name, _ in row) for row in read}) > 1:
         named = sorted({name for row in read for name, _ in row})
         problems.append(expected("sweep.rows", named, "to be given in every row"))
-    elif not problems and len(set(read)) < len(read):
+    elif len(set(read)) < len(read):
         problems.append(expected("sweep.rows", rows, "to have no row twice"))
-    return tuple(read), list(dict.fromkeys(problems))
+    return read
+
+
+def _swept_value(thing: str, name: str, value: Any, problems: list[str]) -> Any:
+    """Gives a swept value as its key's type; None, and a problem more, where that cannot be.
+
+    Args:
+        thing: what it is, for messages.
+        name: of the key.
+        value: as it is given.
+        problems: takes what is wrong.
+    """
+    if name not in KEYS:
+        problems.append(f"sweep: {_unknown_key(name)}")
+        return None
+    if reason := SWEPT_BY.get(decides(name)):
+        allowed = f"to decide data, trunks or forks; it decides {DECIDES[decides(name)]}"
+        problems.append(expected("sweep", name, allowed, reason))
+        return None
+    if (converted := _convert(name, value)) is None:
+        problems.append(expected(thing, value, f"to be {_type_name(KEYS[name].type)}"))
+    return converted
 
 
 # Values
@@ -339,8 +334,7 @@ def _canonical(reference: str | None) -> str | None:
 
 
 def _type_name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if typing.get_origin(kind) is tuple:
         plural = {int: "whole numbers", float: "numbers", str: "names"}
         return f"{plural[typing.get_args(kind)[0]]} separated by commas"
-    return names[kind]
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]

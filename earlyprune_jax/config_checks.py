@@ -17,7 +17,7 @@ from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.spec_sections import KEYS
 from earlyprune_jax.training import criteria, measurement, optim, retraining, schedules
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import expected, problems_of, unknown_choice
 
 LAYER_KEYS = ("pruning.layers", "signals.fisher_layers", "signals.weight_layers")
 NETWORK = ("data", "model", "task", "train.precision", "train.batch_size")
@@ -53,22 +53,13 @@ def problems(spec: RunSpec, absent: Collection[str], unsound: Collection[str]) -
         absent: keys without a value of the right type.
         unsound: those, and keys whose value is out of range.
     """
-    found, unsound = [], set(unsound)
+    problems, unsound = [], set(unsound)
     for check in CHECKS:
         if check.needs.isdisjoint(absent if check.in_any_range else unsound):
-            wrong = _problems_of(functools.partial(check.find, spec))
-            found += wrong
+            wrong = problems_of(functools.partial(check.find, spec))
+            problems += wrong
             unsound |= check.spoils if wrong else set()
-    return found
-
-
-def _problems_of(function: Callable[[], Any], prefix: str = "") -> list[str]:
-    """Lists the problems that a function returns or raises; other return values are none."""
-    try:
-        found = function()
-    except InvalidInput as error:
-        found = list(error.problems)
-    return [f"{prefix}{problem}" for problem in found] if isinstance(found, list) else []
+    return problems
 
 
 def _keys(names: Iterable[str]) -> frozenset[str]:
@@ -105,7 +96,7 @@ NAMED: dict[str, Callable[[str, str], list[str]]] = {
     "task.name": lambda key, name: references.check(key, name, tasks.TASKS),
     "optim.name": lambda key, name: references.check(key, name, optim.OPTIMIZERS),
     "pruning.criteria": check_criterion,
-    "pruning.scopes": lambda _, name: criteria.check_scope(name),
+    "pruning.scopes": criteria.check_scope,
     "fork.retraining": _known(retraining.RETRAININGS, retraining.training, ("fork_epoch", "trunk")),
     "fork.rates": _one_of(retraining.RATES),
     "fork.baselines": _one_of(plan.BASELINES),
@@ -113,7 +104,7 @@ NAMED: dict[str, Callable[[str, str], list[str]]] = {
     "signals.fisher_estimator": _one_of(fisher.ESTIMATORS),
     "signals.fisher_method": _one_of(fisher.METHODS),
     "signals.mask_criterion": check_criterion,
-    "signals.mask_scope": lambda key, name: [f"{key}: {one}" for one in criteria.check_scope(name)],
+    "signals.mask_scope": criteria.check_scope,
     **dict.fromkeys(LAYER_KEYS, lambda key, name: check_layers(name, key)),
 }
 """Key -> (key, name) -> problems, for names that are registered where they are implemented."""
@@ -145,7 +136,7 @@ def _check_data(spec: RunSpec) -> list[str]:
 @_needs("fork.trigger", spoils=("fork.trigger",), in_any_range=True)
 def _check_trigger_text(spec: RunSpec) -> list[str]:
     """Sees whether the trigger can be read at all; an empty one is none."""
-    return _problems_of(lambda: triggers.parse(spec.fork.trigger or "epoch(1)"), "fork.trigger: ")
+    return problems_of(lambda: triggers.parse(spec.fork.trigger or "epoch(1)"), "fork.trigger: ")
 
 
 @_needs(
@@ -186,26 +177,21 @@ def _check_optimizer(spec: RunSpec) -> list[str]:
 
 
 @_needs(*NETWORK, "pruning.criteria", "signals", "fork.comparisons")
-def _check_log_probs(spec: RunSpec) -> list[str]:
-    """Finds criteria and comparisons that need log-probabilities, for a task that has none."""
+def _check_criteria(spec: RunSpec) -> list[str]:
+    """Finds what needs log-probabilities, for a task that has none, and criteria that give no
+    scores."""
     task = tasks.abstract(spec)
-    found = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
-    if "mask_distance" in spec.signals.names:
-        masks = [spec.signals.mask_criterion]
-        found += criteria.log_probs_problems(task, "signals.mask_criterion", masks)
+    masks = [spec.signals.mask_criterion] * ("mask_distance" in spec.signals.names)
+    problems = criteria.log_probs_problems(task, "pruning.criteria", spec.pruning.criteria)
+    problems += criteria.log_probs_problems(task, "signals.mask_criterion", masks)
     if task.network is None:
         remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
-        found += [
+        problems += [
             expected("fork.comparisons", name, "to need no log-probabilities", remedy)
             for name in spec.fork.comparisons
         ]
-    return found
-
-
-@_needs(*NETWORK, "pruning.criteria", "signals")
-def _check_own_criteria(spec: RunSpec) -> list[str]:
-    masks = [spec.signals.mask_criterion] * ("mask_distance" in spec.signals.names)
-    return criteria.check_own(tasks.abstract(spec), [*spec.pruning.criteria, *masks])
+    check = functools.partial(criteria.check_own, task, [*spec.pruning.criteria, *masks])
+    return problems + problems_of(check)
 
 
 @_needs(*NETWORK, "signals", spoils=("signals.names",))
@@ -228,51 +214,49 @@ def _check_trigger(spec: RunSpec) -> list[str]:
         needs_log_probs = () if task.network is not None else ("fisher_trace", "kl_uniform")
         names += [name for name in measurement.NAMES if name not in (*needs_log_probs, *names)]
     measured = measurement.columns(spec, task, tuple(names))
-    found = triggers.check(text, (*task.decidable_columns(), "learning_rate", *measured))
+    problems = triggers.check(text, (*task.decidable_columns(), "learning_rate", *measured))
     rule, num_epochs = triggers.parse(text), spec.train.num_epochs
     if decides and isinstance(rule, triggers.AtEpoch) and rule.n >= num_epochs:
         remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
-        found.append(expected("epoch", rule.n, f"to be below {num_epochs}", remedy))
-    return [f"fork.trigger: {problem}" for problem in found]
+        problems.append(expected("epoch", rule.n, f"to be below {num_epochs}", remedy))
+    return [f"fork.trigger: {problem}" for problem in problems]
 
 
-def _check_num_examples(spec: RunSpec, key: str) -> list[str]:
-    num_train, value = tasks.abstract(spec).batching.num_examples["train"], spec.value(key)
+@_needs(*NETWORK, "signals.num_examples", "pruning.num_examples")
+def _check_num_examples(spec: RunSpec) -> list[str]:
+    num_train = tasks.abstract(spec).batching.num_examples["train"]
     remedy = f"{spec.data.name} gives that many training examples with these splits."
-    return [expected(key, value, f"to be at most {num_train}", remedy)] if value > num_train else []
-
-
-for _key in ("signals.num_examples", "pruning.num_examples"):
-    _needs(*NETWORK, _key)(functools.partial(_check_num_examples, key=_key))
+    return [
+        expected(key, spec.value(key), f"to be at most {num_train}", remedy)
+        for key in ("signals.num_examples", "pruning.num_examples")
+        if spec.value(key) > num_train
+    ]
 
 
 @_needs("fork", "data.validation_fraction")
 def _check_grid(spec: RunSpec) -> list[str]:
     """Finds axes that contradict one another."""
-    fork, found = spec.fork, []
+    fork, validation = spec.fork, spec.data.validation_fraction
+    problems = []
     if fork.comparisons and fork.num_replicates < 2:
-        remedy = (
-            "Replicates are what is compared: paper B takes 3; or leave fork.comparisons empty."
-        )
+        remedy = "Replicates are what is compared: paper B takes 3; or empty fork.comparisons."
         allowed = "to be at least 2 with fork.comparisons"
-        found.append(expected("fork.num_replicates", fork.num_replicates, allowed, remedy))
+        problems.append(expected("fork.num_replicates", fork.num_replicates, allowed, remedy))
     if fork.max_cells and fork.search == "all":
         remedy = "Set fork.search=coarse_to_fine, or list fewer epochs and sparsities."
         allowed = "to be 0 with fork.search=all"
-        found.append(expected("fork.max_cells", fork.max_cells, allowed, remedy))
-    if fork.search != "all" and not spec.data.validation_fraction:
-        remedy = (
-            "A search chooses by validation, and never on the test set: hold some examples out."
-        )
+        problems.append(expected("fork.max_cells", fork.max_cells, allowed, remedy))
+    if fork.search != "all" and not validation:
+        remedy = "A search chooses by validation, never on the test set: hold some examples out."
         allowed = f"to be above 0 with fork.search={fork.search}"
-        found.append(expected("data.validation_fraction", 0.0, allowed, remedy))
+        problems.append(expected("data.validation_fraction", validation, allowed, remedy))
     for key, nothing in (("comparisons", ()), ("baselines", ()), ("search", "all")):
         value = getattr(fork, key)
         if fork.when == "trigger" and value != nothing:
             allowed = f"to be {nothing or 'empty'} with fork.when=trigger"
             remedy = "It belongs to a grid of forks, fork.when=epochs."
-            found.append(expected(f"fork.{key}", value, allowed, remedy))
-    return found
+            problems.append(expected(f"fork.{key}", value, allowed, remedy))
+    return problems
 
 
 @_needs("fork.retraining", "fork.length")
@@ -326,7 +310,7 @@ def _check_fork_rates(spec: RunSpec) -> list[str]:
 def _check_selection(spec: RunSpec, key: str) -> list[str]:
     task = tasks.abstract(spec)
     layers = spec.value(key) or task.layers
-    return _problems_of(lambda: pruning.select(task.shapes()["params"], layers), f"{key}: ")
+    return problems_of(lambda: pruning.select(task.shapes()["params"], layers), f"{key}: ")
 
 
 for _key in LAYER_KEYS:
@@ -350,7 +334,6 @@ def _check_sparsities(spec: RunSpec) -> list[str]:
 def _check_spectra(spec: RunSpec) -> list[str]:
     if "random_distance" not in spec.signals.names:
         return []
-    least = spec.signals.min_eigenvalues
-    params = tasks.abstract(spec).shapes()["params"]
-    found = functools.partial(spectral.check, params, min_eigenvalues=least)
-    return _problems_of(found, f"signals.min_eigenvalues={least}: ")
+    least, params = spec.signals.min_eigenvalues, tasks.abstract(spec).shapes()["params"]
+    check = functools.partial(spectral.check, params, min_eigenvalues=least)
+    return problems_of(check, f"signals.min_eigenvalues={least}: ")

@@ -45,7 +45,7 @@ def names() -> list[str]:
         >>> [name for name in names() if name.startswith("cifar10:")]
         ['cifar10:cifar100', 'cifar10:signals', 'cifar10:small']
     """
-    found = []
+    listed = []
     for file in _files():
         forms = ()
         with (
@@ -53,8 +53,8 @@ def names() -> list[str]:
             _running(file) as module,
         ):  # a broken one has its name still
             forms = tuple(getattr(module, "FORMS", ()))
-        found += [file.stem, *(f"{file.stem}:{form}" for form in forms if form)]
-    return sorted(found)
+        listed += [file.stem, *(f"{file.stem}:{form}" for form in forms if form)]
+    return sorted(listed)
 
 
 def _files() -> list[Path]:
@@ -128,9 +128,9 @@ def _running(file: Path) -> Iterator[ModuleType]:
             yield module
     finally:
         new = set(sys.modules) - before
-        own = {top for top in new if "." not in top and _is_neighbour(top, file.parent)}
+        tops = {top for top in new if "." not in top and _is_neighbour(top, file.parent)}
         for imported in new:
-            if imported.partition(".")[0] in own | {package.__name__}:
+            if imported.partition(".")[0] in tops | {package.__name__}:
                 sys.modules.pop(imported, None)
 
 

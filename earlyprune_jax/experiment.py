@@ -7,26 +7,22 @@ writes tables, figures and the summary.
 """
 
 import contextlib
-import functools
-import math
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
-from earlyprune_jax import progress, workspace
+from earlyprune_jax import workspace
 from earlyprune_jax.analysis import publish, results, summary
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import plan, scheduler
-from earlyprune_jax.grid.members import Comparison
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.pool import Pool
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.grid.trainer import Callbacks, Trainer
+from earlyprune_jax.grid.trainer import Trainer
+from earlyprune_jax.progress import Reporter
 from earlyprune_jax.spec import RunSpec, content_hash
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost
@@ -34,9 +30,6 @@ from earlyprune_jax.validate import InvalidInput
 
 DONE, FAILED, UNFINISHED = 0, 1, 3
 """Exit codes: all members ended well; some diverged or failed; time was up."""
-
-TABLES_SHARE = 0.05
-"""Tables are written along the way as long as that takes at most this part of the time."""
 
 DEFAULT = Options()
 
@@ -78,7 +71,7 @@ def run(
     """
     study = Study(spec, Path(workdir))
     multihost.require_same("config", content_hash([spec.to_dict(), spec.code]))
-    reporter = _Reporter(study, console or Console(), writes_tables=True)
+    reporter = Reporter(study, console or Console(), writes_tables=True)
     deadline = running.deadline(options.max_minutes)
     trainer = Trainer(study, reporter.callbacks(deadline))
     if not multihost.is_primary():
@@ -124,7 +117,7 @@ def take_part(study: Study, options: Options, scope: Scope, *, closes: bool) -> 
         scope: which members, and whether to wait for others.
         closes: writes the tables and figures at the end, and prints the summary.
     """
-    reporter = _Reporter(study, Console(), writes_tables=False)
+    reporter = Reporter(study, Console(), writes_tables=False)
     deadline = running.deadline(options.max_minutes)
     trainer = Trainer(study, reporter.callbacks(deadline))
     workspace.describe(study, options, trainer.read_data())
@@ -180,7 +173,7 @@ def exit_status(study: Study) -> int:
 
 
 def _work(
-    trainer: Trainer, options: Options, deadline: float, reporter: "_Reporter", scope: Scope
+    trainer: Trainer, options: Options, deadline: float, reporter: Reporter, scope: Scope
 ) -> None:
     """Trains what is left, in this process or in worker processes, and shows progress."""
     with reporter.shown():
@@ -197,46 +190,3 @@ def _tabulate(workdir: Path) -> str:
     runs = results.read_runs(workdir)
     publish.publish(workdir, runs=runs)
     return summary.summarize(workdir, runs=runs)
-
-
-class _Reporter:
-    """Shows what happens on the console, and writes the tables along the way."""
-
-    def __init__(self, study: Study, console: Console, *, writes_tables: bool):
-        self._study, self._console = study, console
-        self._advance: progress.Advance = lambda name, entry: None
-        self._next_tables = 0.0 if writes_tables else math.inf
-
-    def callbacks(self, deadline: float) -> Callbacks:
-        """Returns what a trainer tells, and whom it asks whether time is up."""
-        # Clocks differ: where several processes train one run, that of process 0 counts.
-        stop = functools.partial(multihost.on_primary, running.stop_at(deadline))
-        return Callbacks(self._report, functools.partial(progress.say, self._console), stop)
-
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
-        """Shows progress through the epochs of the members that are left."""
-        study = self._study
-        num_epochs = sum(
-            member.num_epochs(study.at(member.setting))
-            for member in study.unended(wanted_members(study))
-            if not isinstance(member, Comparison)
-        )
-        with progress.shown(num_epochs, self._console, study.primary()) as self._advance:
-            yield
-
-    def _report(self, name: str, entry: dict | None) -> None:
-        self._advance(name, entry)
-        started = time.monotonic()
-        # Processes that follow process 0 write nothing.
-        if started < self._next_tables or not multihost.is_primary():
-            return
-        try:
-            results.write_tables(self._study.workdir)
-        except (OSError, InvalidInput) as error:
-            # It is nothing that the run being trained has done; the end will tell if it lasts.
-            progress.say(self._console, f"The tables could not be written by now: {error}")
-            self._next_tables = math.inf
-            return
-        ended = time.monotonic()
-        self._next_tables = ended + (ended - started) / TABLES_SHARE

@@ -1,6 +1,28 @@
-"""Command line: flags -> config -> experiment.run -> exit code.
+"""Trains dense trunks, measures their signals, forks pruned runs, and shows when pruning was best.
 
-python -m earlyprune_jax.main --config=configs/digits.py --workdir=runs/digits
+    python -m earlyprune_jax.main --config=configs/digits.py --workdir=runs/digits
+
+flags:
+  --config FILE            a config file, e.g. configs/digits.py, or a form of it, FILE.py:FORM
+  --config.SECTION.KEY=V   any config key; tuples as 0,1,2
+  --workdir DIR            default: runs/<config name>-<study id>
+  --dry_run                print config, runs, groups, steps and disk; touch nothing
+  --measure                with --dry_run: time a few steps, and estimate the whole
+  --workers N              processes on this machine, each bound to its share of the cores; auto =
+                           one a core (CPU only); default 1
+  --fork_width N           forks trained as one batch; default 0 = one on CPU, measured on
+                           accelerators
+  --max_minutes M          begin no epoch after M minutes; all is kept, and the same command goes on
+                           (exit code 3)
+  --slurm                  submit to Slurm instead of running here
+  --slurm.KEY=V            minutes, partition, cpus, gpus, memory_gb, num_tasks, max_parallel,
+                           extra: docs/scaling.md
+  --distributed            several hosts as one, the same command on each: Slurm, Open MPI, TPU
+                           pods, where JAX finds the others
+  --coordinator HOST:PORT  several hosts elsewhere: where process 0 listens
+  --num_processes N        with --coordinator: how many processes there are
+  --process_id I           with --coordinator: this one's number, from 0
+  -h, --help               print this and exit
 """
 
 import argparse
@@ -13,7 +35,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from earlyprune_jax import memory
+from earlyprune_jax.grid import worker
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
@@ -25,64 +47,16 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 KEYED = ("config", "slurm")
 """`--config.SECTION.KEY=VALUE` and `--slurm.KEY=VALUE`."""
-
-FLAGS = (
-    (
-        "config",
-        "FILE",
-        None,
-        "a config file, e.g. configs/digits.py, or a form of it, FILE.py:FORM",
-    ),
-    ("workdir", "DIR", None, "default: runs/<config name>-<study id>"),
-    ("dry_run", "", None, "print config, runs, groups, steps and disk; touch nothing"),
-    ("measure", "", None, "with --dry_run: time a few steps, and estimate the whole"),
-    (
-        "workers",
-        "N",
-        "1",
-        "processes on this machine, each bound to its share of the cores; auto = one a core (CPU "
-        "only)",
-    ),
-    (
-        "fork_width",
-        "N",
-        "0",
-        "forks trained as one batch; 0 = one on CPU, measured on accelerators",
-    ),
-    (
-        "max_minutes",
-        "M",
-        "inf",
-        "begin no epoch after M minutes; all is kept, and the same command goes on (exit code 3)",
-    ),
-    (
-        "slurm",
-        "",
-        None,
-        "submit to Slurm instead of running here; --slurm.minutes, partition, cpus, gpus, "
-        "memory_gb, num_tasks, max_parallel, extra: docs/scaling.md",
-    ),
-    (
-        "distributed",
-        "",
-        None,
-        "several hosts as one, the same command on each: Slurm, Open MPI, TPU pods, where JAX "
-        "finds the others",
-    ),
-    ("coordinator", "HOST:PORT", None, "several hosts elsewhere: where process 0 listens"),
-    ("num_processes", "N", None, "with --coordinator: how many processes there are"),
-    ("process_id", "I", None, "with --coordinator: this one's number, from 0"),
-    ("help", "", None, "print this and exit"),
-)
-"""Name, what it takes (nothing = a switch), default, and what --help says of it."""
-
-NUMBERS = {
-    "workers": int,
-    "fork_width": int,
-    "max_minutes": float,
-    "num_processes": int,
-    "process_id": int,
+SWITCHES = ("dry_run", "measure", "slurm", "distributed")
+TEXTS = ("config", "workdir", "coordinator")
+NUMBERS: dict[str, tuple[type, str | None]] = {
+    "workers": (int, "1"),
+    "fork_width": (int, "0"),
+    "max_minutes": (float, "inf"),
+    "num_processes": (int, None),
+    "process_id": (int, None),
 }
+"""Flag -> its type and default; the docstring above, which is --help, says what a flag means."""
 
 
 def main(argv: list[str]) -> int:
@@ -97,8 +71,7 @@ def main(argv: list[str]) -> int:
     if flags.help:
         from earlyprune_jax import spec_sections
 
-        parser.print_help()
-        print(f"\nconfig keys:\n{spec_sections.describe_keys()}")
+        print(f"{__doc__}\nconfig keys:\n{spec_sections.describe_keys()}")
         return 0
     from earlyprune_jax.validate import InvalidInput
 
@@ -116,20 +89,15 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Makes the parser of all flags but those of `KEYED`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m earlyprune_jax.main",
-        description="Train a dense trunk, measure its signals, fork pruned runs, show when pruning "
-        "was best.",
-        epilog="Any config key can be overridden: --config.SECTION.KEY=VALUE (tuples as 0,1,2).",
-        add_help=False,
-        allow_abbrev=False,
-    )
-    for name, takes, default, meaning in FLAGS:
-        names = [f"--{name}"] if name != "help" else ["-h", "--help"]
-        if takes:
-            parser.add_argument(*names, metavar=takes, default=default, help=meaning)
-        else:
-            parser.add_argument(*names, action="store_true", help=meaning)
+    usage = "python -m earlyprune_jax.main --config=FILE ...; --help explains every flag and key"
+    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    for name in SWITCHES:
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in TEXTS:
+        parser.add_argument(f"--{name}")
+    for name, (_, default) in NUMBERS.items():
+        parser.add_argument(f"--{name}", default=default)
     return parser
 
 
@@ -171,73 +139,49 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     from earlyprune_jax import config, experiment, preview
     from earlyprune_jax.grid.study import Study
     from earlyprune_jax.slurm import submission
-    from earlyprune_jax.validate import InvalidInput
+    from earlyprune_jax.validate import InvalidInput, gathering
 
     given, problems = split_keyed(rest)
-    cluster = None
+    slurm_options = None
     if flags.slurm:
-        cluster, wrong = submission.parse(given["slurm"])
+        slurm_options, wrong = submission.parse(given["slurm"])
         problems += wrong
     elif given["slurm"]:
         named = ", ".join(f"--slurm.{name}" for name, _ in given["slurm"])
         problems.append(f"Expected --slurm with {named}.")
-    how, wrong = _options(flags, cluster)
-    problems += wrong
+    options = _options(flags, slurm_options, problems)
     if not flags.config:
         problems.append("Expected --config=FILE. Try --config=configs/digits.py; --help explains.")
-    spec = None
-    try:
-        if flags.config:
-            spec = config.resolve(config.load_file(flags.config), given["config"])
-    except InvalidInput as error:
-        problems += error.problems
-    if problems or spec is None or how is None:
+        raise InvalidInput(problems)
+    with gathering(problems):
+        spec = config.resolve(config.load_file(flags.config), given["config"])
+    if problems:
         raise InvalidInput(problems)
     workdir = Path(flags.workdir or f"runs/{config.short_name(flags.config)}-{spec.study_id()}")
     study = Study(spec, workdir)
     if not flags.dry_run:
-        return _submit(study, how, cluster) if cluster else _carry_out(study, how, flags)
-    if cluster:
-        submission.require(study, how, cluster)
+        if slurm_options:
+            return _submit(study, options, slurm_options)
+        return _carry_out(study, options, flags)
+    if slurm_options:
+        submission.require(study, options, slurm_options)
     else:
-        experiment.require(study, how)
-    print(preview.preview(study, how, measure=flags.measure))
-    if cluster:
-        print(submission.preview(study, cluster))
+        experiment.require(study, options)
+    print(preview.preview(study, options, measure=flags.measure))
+    if slurm_options:
+        print(submission.preview(study, slurm_options))
     return 0
 
 
 def _options(
-    flags: argparse.Namespace, cluster: "SlurmOptions | None"
-) -> "tuple[Options | None, list[str]]":
-    """Reads how to carry it out, and lists what is wrong with that."""
+    flags: argparse.Namespace, slurm_options: "SlurmOptions | None", problems: list[str]
+) -> "Options":
+    """Reads how to carry it out, and adds what is wrong with that to the problems."""
     from earlyprune_jax.grid.options import Options, num_useful_workers
     from earlyprune_jax.training import multihost
     from earlyprune_jax.validate import expected
 
-    numbers: dict[str, Any] = {}
-    problems = []
     is_together = flags.distributed or flags.coordinator is not None
-    if flags.workers == "auto" and is_together:
-        # JAX must not look at its devices before the processes have met.
-        flags.workers = "1"
-    elif flags.workers == "auto":
-        on_cluster = cluster and (1 if cluster.gpus else cluster.cpus)
-        flags.workers = str(on_cluster or num_useful_workers())
-    for name, kind in NUMBERS.items():
-        text = getattr(flags, name)
-        try:
-            numbers[name] = None if text is None else kind(text)
-        except ValueError:
-            problems.append(expected(f"--{name}", text, "to be a number"))
-    how = None
-    if not problems:
-        vars(flags).update(numbers)
-        how = Options(numbers["workers"], numbers["fork_width"], numbers["max_minutes"])
-        problems += multihost.problems(flags.coordinator, flags.num_processes, flags.process_id)
-        problems += how.check_multihost() if is_together else []
-        # On a cluster the cores that count are those of a task: see submission.require.
-        problems += [] if cluster else how.check()
     if is_together and flags.slurm:
         problems.append(
             "Expected no --slurm with --distributed or --coordinator: its tasks are single "
@@ -247,40 +191,57 @@ def _options(
         problems.append(
             "Expected --measure with --dry_run: it times a few steps to say how long all will take."
         )
-    return how, problems
+    if flags.workers == "auto" and is_together:
+        # JAX must not look at its devices before the processes have met.
+        flags.workers = "1"
+    elif flags.workers == "auto" and slurm_options:
+        flags.workers = "1" if slurm_options.gpus else str(slurm_options.cpus)
+    elif flags.workers == "auto":
+        flags.workers = str(num_useful_workers())
+    numbers: dict[str, Any] = {}
+    for name, (kind, _) in NUMBERS.items():
+        text = getattr(flags, name)
+        try:
+            numbers[name] = None if text is None else kind(text)
+        except ValueError:
+            problems.append(expected(f"--{name}", text, "to be a number"))
+    if len(numbers) < len(NUMBERS):
+        return Options()
+    vars(flags).update(numbers)
+    options = Options(numbers["workers"], numbers["fork_width"], numbers["max_minutes"])
+    problems += multihost.problems(flags.coordinator, flags.num_processes, flags.process_id)
+    problems += options.check_multihost() if is_together else []
+    # On a cluster the cores that count are those of a task: see submission.require.
+    problems += [] if slurm_options else options.check()
+    return options
 
 
-def _carry_out(study: "Study", how: "Options", flags: argparse.Namespace) -> int:
+def _carry_out(study: "Study", options: "Options", flags: argparse.Namespace) -> int:
     from earlyprune_jax import experiment
     from earlyprune_jax.training import multihost
 
     if flags.distributed or flags.coordinator is not None:
         multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
-    with contextlib.ExitStack() as silence:
-        if not multihost.is_primary():
-            # Of several processes that do one thing, one speaks.
-            nowhere = silence.enter_context(Path(os.devnull).open("w"))
-            silence.enter_context(contextlib.redirect_stdout(nowhere))
+    # Of several processes that do one thing, one speaks.
+    is_primary = multihost.is_primary()
+    with contextlib.nullcontext() if is_primary else contextlib.redirect_stdout(None):
         print(f"Workdir: {study.workdir}", flush=True)
-        print(experiment.run(study.spec, study.workdir, options=how))
+        print(experiment.run(study.spec, study.workdir, options=options))
         code = experiment.exit_status(study)
         if code == experiment.UNFINISHED:
-            is_limited = how.max_minutes < math.inf
+            is_limited = options.max_minutes < math.inf
             reason = "Time is up." if is_limited else "Not all could be done: see above."
             print(f"{reason} The same command goes on from here.", file=sys.stderr)
     return code
 
 
-def _submit(study: "Study", how: "Options", cluster: "SlurmOptions") -> int:
+def _submit(study: "Study", options: "Options", slurm_options: "SlurmOptions") -> int:
     from earlyprune_jax.slurm import submission
 
     print(f"Workdir: {study.workdir}", flush=True)
-    submitted = submission.submit(study, how, cluster)
+    submitted = submission.submit(study, options, slurm_options)
     if submitted is None:
-        print(
-            "Every run has ended: nothing was submitted. The same command without --slurm sums it "
-            "up."
-        )
+        print("Every run has ended: nothing was submitted. Without --slurm it is summed up.")
     else:
         print(submission.announcement(submitted, study.workdir))
     return 0
@@ -288,17 +249,20 @@ def _submit(study: "Study", how: "Options", cluster: "SlurmOptions") -> int:
 
 def _program() -> NoReturn:
     """Runs `main` on the process's arguments, and ends the process."""
-    memory.keep_freed()
+    worker.keep_freed_memory()
     # A batch system's SIGTERM stops a run like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    has_crashed = False
     try:
         code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads standard output has gone, as in `... --help | head`: nothing is left to be said.
+        os._exit(FAILED)
     except Exception:  # a crash must leave at once too: see below
         traceback.print_exc()
-        code, has_crashed = FAILED, True
-    if has_crashed or code in (BAD_INPUT, INTERRUPTED):
         sys.stdout.flush()
+        os._exit(FAILED)
+    if code in (BAD_INPUT, INTERRUPTED):
         sys.stderr.flush()
         # A normal exit would wait: for threads of a checkpoint that was being written, or for other
         # processes.

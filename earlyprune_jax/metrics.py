@@ -1,8 +1,6 @@
 """What a task reports: named numbers, their unit, and which direction is better."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from earlyprune_jax.validate import unexpected
 
@@ -34,23 +32,14 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """What a value is multiplied by where it is shown."""
+        """Returns what a value is multiplied by where it is shown."""
         return 100.0 if self.unit == PERCENT else 1.0
 
     @property
     def sign(self) -> float:
-        """1 or -1: of `sign * value` the larger is the better."""
+        """Returns 1 or -1: of `sign * value` the larger is the better."""
         return 1.0 if self.larger_is_better else -1.0
 
     def column(self, split: str) -> str:
         """Names the metric of a split as records and tables do."""
         return f"{split}_{self.name}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain data for a file."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Metric":
-        """Inverts `to_json`."""
-        return cls(values["name"], values["unit"], values["larger_is_better"])

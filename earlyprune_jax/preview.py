@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import jax
 
 from earlyprune_jax import tasks
-from earlyprune_jax.grid import identity, options, plan, step_time
+from earlyprune_jax.grid import identity, plan, step_time
+from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.plan import Cost
@@ -23,12 +24,12 @@ MOST_LISTED = 40
 ALONE = Options()
 
 
-def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str:
+def preview(study: Study, options: Options = ALONE, *, measure: bool = False) -> str:
     """Writes the resolved config, every run with its length, the groups, and the plan's cost.
 
     Args:
         study: the spec, and the workdir in which part of it may be done already.
-        how: workers among which the estimated time is divided.
+        options: workers among which the estimated time is divided.
         measure: time a few training steps of every network and data fraction, and estimate the
             whole.
 
@@ -42,29 +43,32 @@ def preview(study: Study, how: Options = ALONE, *, measure: bool = False) -> str
     """
     spec, members = study.spec, wanted_members(study)
     runs = [member for member in members if not isinstance(member, Comparison)]
-    lengths = tasks.steps_per_epoch(spec)
-    costs = _costs(spec, runs, lengths)
     left = study.left(runs)
-    left_costs = _costs(spec, left, lengths)
+    lengths = tasks.steps_per_epoch(spec)
+    costs, left_costs = _costs(spec, runs, lengths), _costs(spec, left, lengths)
     num_trunks = sum(isinstance(run, Trunk) for run in runs)
     lines = [json.dumps(spec.to_dict(), indent=2), "", f"Runs (study {spec.study_id()}):"]
     lines += _run_lines(study, runs, lengths)
     lines += ["", *_group_lines(study, members), "", *_example_lines(spec)]
     lines.append(
-        f"Total: {len(runs)} runs ({num_trunks} trunk{'s' * (num_trunks != 1)}, "
-        f"{len(runs) - num_trunks} pruned), {_total(costs, 'num_epochs')} epochs, "
-        f"{_total(costs, 'num_steps')} training steps"
+        f"Total: {len(runs)} runs ({_counted(num_trunks, 'trunk')}, {len(runs) - num_trunks} "
+        f"pruned), {_total(costs, 'num_epochs')} epochs, {_total(costs, 'num_steps')} training "
+        "steps"
     )
     if len(left) < len(runs):
         num_steps = _total(left_costs, "num_steps")
         lines.append(f"Left to do: {len(left)} runs, {num_steps} training steps")
     if measure:
-        lines.append(_time_line(spec, left_costs, how))
+        lines.append(_time_line(spec, left_costs, options))
     lines.append(
         f"Disk: {_total(costs, 'num_checkpoints')} checkpoints, about "
         f"{_total(costs, 'disk_bytes') / 1e6:.0f} MB; {free_bytes(study.workdir) / 1e6:.0f} MB free"
     )
     return "\n".join(lines)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -> list[str]:
@@ -85,8 +89,7 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
             f"{spec.train.num_epochs} epochs"
         )
     if spec.fork.search == "coarse_to_fine":
-        most_cells = f", at most {spec.fork.max_cells} cells a curve" if spec.fork.max_cells else ""
-        lines.append(f"  and then the cells around the best of these{most_cells}")
+        lines.append("  and then the cells around the best of these, within fork.max_cells")
     return lines
 
 
@@ -96,19 +99,15 @@ def _group_lines(study: Study, members: Sequence[Member]) -> list[str]:
     names: dict[str, str] = {}
     for group in plan.groups(study.spec, runs):
         first = group.runs[0]
-        own = study.at(first.setting)
-        name = f"{own.model.name}, {100 * own.data.train_fraction:g} % of the data"
-        swept = first.setting.trunk.words()
-        names.setdefault(group.engine, f"{name}, {swept}" if swept else name)
+        swept = [words for words in [first.setting.trunk.words()] if words]
+        names.setdefault(group.engine, ", ".join([study.at(first.setting).model.name, *swept]))
         kind = "trunk" if isinstance(first, Trunk) else "fork"
         sizes[group.engine, kind, group.num_epochs] += len(group.runs)
-    lines = [
-        "Groups of one shape (forks of a group share a compilation, and may train as one batch):"
-    ]
+    lines = ["Groups of one shape (forks of a group share a compilation, and may train together):"]
     for (engine, kind, num_epochs), count in sizes.items():
-        lines.append(f"  {names[engine]}: {count} {kind}{'s' * (count > 1)} of {num_epochs} epochs")
-    compared = len(members) - len(runs)
-    return [*lines, f"Comparisons of replicates: {compared}"] if compared else lines
+        lines.append(f"  {names[engine]}: {_counted(count, kind)} of {num_epochs} epochs")
+    lines.append(f"Comparisons of replicates: {len(members) - len(runs)}")
+    return lines
 
 
 def _example_lines(spec: RunSpec) -> list[str]:
@@ -127,12 +126,12 @@ def _costs(spec: RunSpec, runs: Iterable[Run], lengths: dict[Setting, int]) -> d
         by_setting.setdefault(run.setting, []).append(run)
     costs = {}
     for setting, members in by_setting.items():
-        own = spec.at(setting)
-        task = tasks.abstract(own)
-        make_state = engines.state_maker(task, optim.make(own.optim, task.optimizer))
+        of_setting = spec.at(setting)
+        task = tasks.abstract(of_setting)
+        make_state = engines.state_maker(task, optim.make(of_setting.optim, task.optimizer))
         state = jax.eval_shape(make_state, jax.ShapeDtypeStruct((2,), "uint32"))
         costs[setting] = plan.cost(
-            own,
+            of_setting,
             members,
             steps_per_epoch=lengths[setting],
             state_bytes=plan.tree_bytes(state),
@@ -144,36 +143,21 @@ def _total(costs: dict[Setting, Cost], name: str) -> int:
     return sum(getattr(cost, name) for cost in costs.values())
 
 
-def _time_line(spec: RunSpec, left: dict[Setting, Cost], how: Options) -> str:
+def _time_line(spec: RunSpec, left: dict[Setting, Cost], options: Options) -> str:
     """Estimates the time all steps take, from a few of each network and data fraction on a
     worker's share of cores."""
-    cores = options.shares(options.usable_cores(), how.num_workers)[0]
+    cores = running.shares(running.usable_cores(), options.num_workers)[0]
     timed = step_time.measured(spec, cores)
     names = {engines.engine_id(own): own.model.name for own in map(spec.at, spec.settings())}
     seconds = sum(
         cost.num_steps * timed[engines.engine_id(spec.at(setting))]
         for setting, cost in left.items()
     )
+    minutes = math.ceil(seconds / options.num_workers / 60)
+    duration = _counted(minutes, "minute") if minutes <= 120 else f"{minutes / 60:.0f} hours"
     steps = ", ".join(f"{names[engine]} {1000 * value:.1f} ms" for engine, value in timed.items())
-    workers = on_cores = ""
-    if how.num_workers > 1:
-        workers = f" in {how.num_workers} workers"
-        on_cores = f" on {len(cores)} core{'s' * (len(cores) > 1)}"
+    workers, on_cores = _counted(options.num_workers, "worker"), _counted(len(cores), "core")
     return (
-        f"Time: about {_duration(seconds / how.num_workers)}{workers} for the training steps left "
-        f"(a step{on_cores}: {steps}, measured now, forks one by one); evaluation, signals and "
-        "compilation come on top"
+        f"Time: about {duration} in {workers} for the training steps left (a step on {on_cores}: "
+        f"{steps}, measured now, forks one by one); evaluation, signals and compilation come on top"
     )
-
-
-def _duration(seconds: float) -> str:
-    """Rounds seconds for a reader.
-
-    Example:
-        >>> _duration(50), _duration(5000), _duration(500000)
-        ('1 minute', '84 minutes', '139 hours')
-    """
-    minutes = math.ceil(seconds / 60)
-    if minutes <= 120:
-        return f"{minutes} minute{'s' * (minutes != 1)}"
-    return f"{seconds / 3600:.0f} hours"

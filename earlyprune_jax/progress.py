@@ -1,7 +1,10 @@
 """What the user sees while the plan runs: a bar on a terminal, one line an epoch elsewhere."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import math
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -13,54 +16,98 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from earlyprune_jax.analysis import peaks
+from earlyprune_jax.analysis import peaks, results
+from earlyprune_jax.grid import options
+from earlyprune_jax.grid.members import Comparison
+from earlyprune_jax.grid.search import wanted_members
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.trainer import Callbacks
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.training import multihost
+from earlyprune_jax.validate import InvalidInput
 
-Advance = Callable[[str, dict[str, Any] | None], None]
-"""(run name, an epoch's entry) -> shown; None for an epoch that is not trained now."""
+TABLES_SHARE = 0.05
+"""Tables are written along the way as long as that takes at most this part of the time."""
+
+COLUMNS = (
+    "{task.description}",
+    BarColumn(),
+    MofNCompleteColumn(),
+    "epochs",
+    TimeElapsedColumn(),
+    "left",
+    TimeRemainingColumn(elapsed_when_finished=False),
+)
 
 
-@contextlib.contextmanager
-def shown(num_epochs: int, console: Console, primary: Metric) -> Iterator[Advance]:
-    """Shows progress through `num_epochs` epochs of the whole plan, with the time left.
+class Reporter:
+    """Shows what happens on a console, and writes the tables along the way.
 
     Args:
-        num_epochs: over all runs.
+        study: whose members are trained.
         console: a terminal gets a bar; a file or pipe gets one line an epoch.
-        primary: the metric that is shown.
+        writes_tables: whether this process writes them.
     """
-    if not console.is_terminal:
 
-        def print_line(name: str, entry: dict[str, Any] | None) -> None:
-            if entry:
-                print(epoch_line(name, entry, primary), file=console.file, flush=True)
+    def __init__(self, study: Study, console: Console, *, writes_tables: bool):
+        self._study, self._console = study, console
+        self._bar: Progress | None = None
+        self._next_tables = 0.0 if writes_tables else math.inf
 
-        yield print_line
-        return
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        "epochs",
-        TimeElapsedColumn(),
-        "left",
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    # Epochs last minutes on a slow machine: the speed is averaged over a long window.
-    with Progress(*columns, console=console, speed_estimate_period=600) as bar:
-        task = bar.add_task("starting (compiling)", total=num_epochs)
+    @functools.cached_property
+    def _primary(self) -> Metric:
+        return self._study.primary()
 
-        def advance(name: str, entry: dict[str, Any] | None) -> None:
-            value = (entry or {}).get(primary.column("test"))
-            words = "" if value is None else f" test {primary.scale * value:.2f} {primary.unit}"
-            bar.update(task, advance=1, description=f"{name}{words.rstrip()}")
+    def callbacks(self, deadline: float) -> Callbacks:
+        """Returns what a trainer tells, and whom it asks whether time is up."""
+        # Clocks differ: where several processes train one run, that of process 0 counts.
+        stop = functools.partial(multihost.on_primary, options.stop_at(deadline))
+        return Callbacks(self._report, self.say, stop)
 
-        yield advance
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Shows progress through the epochs of the members that are left."""
+        study = self._study
+        num_epochs = sum(
+            member.num_epochs(study.at(member.setting))
+            for member in study.unended(wanted_members(study))
+            if not isinstance(member, Comparison)
+        )
+        if not self._console.is_terminal:
+            yield
+            return
+        # Epochs last minutes on a slow machine: the speed is averaged over a long window.
+        with Progress(*COLUMNS, console=self._console, speed_estimate_period=600) as self._bar:
+            self._bar.add_task("starting (compiling)", total=num_epochs)
+            yield
+        self._bar = None
 
+    def say(self, sentence: str) -> None:
+        """Prints a sentence as it is, above a bar where there is one."""
+        self._console.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
-def say(console: Console, sentence: str) -> None:
-    """Prints a sentence as it is, above a bar where there is one."""
-    console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    def _report(self, name: str, entry: dict[str, Any] | None) -> None:
+        """Shows an epoch of a run, None for one that is not trained now, and writes the tables."""
+        if self._bar:
+            value = (entry or {}).get(self._primary.column("test"))
+            scale, unit = self._primary.scale, self._primary.unit
+            words = "" if value is None else f" test {scale * value:.2f} {unit}".rstrip()
+            self._bar.update(self._bar.task_ids[0], advance=1, description=f"{name}{words}")
+        elif entry:
+            print(epoch_line(name, entry, self._primary), file=self._console.file, flush=True)
+        started = time.monotonic()
+        # Processes that follow process 0 write nothing.
+        if started < self._next_tables or not multihost.is_primary():
+            return
+        try:
+            results.write_tables(self._study.workdir)
+        except (OSError, InvalidInput) as error:
+            # It is nothing that the run being trained has done; the end will tell if it lasts.
+            self.say(f"The tables could not be written by now: {error}")
+            self._next_tables = math.inf
+            return
+        ended = time.monotonic()
+        self._next_tables = ended + (ended - started) / TABLES_SHARE
 
 
 def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:

@@ -16,21 +16,20 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from earlyprune_jax import user_code
-from earlyprune_jax.user_code import VERSION as VERSION
-from earlyprune_jax.user_code import current_folder as current_folder
-from earlyprune_jax.user_code import refresh as refresh
-from earlyprune_jax.user_code import use_folder as use_folder
-from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, problems_of, unexpected, unknown_choice
 
 RESERVED = ("npz", "folder", "regex")
 """Prefixes that are no modules: `npz:PATH`, `folder:PATH`, `regex:PATTERN`."""
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+COLON = ".import_path_colon."
+"""What stands for the colon of an import path, which is no part of a Python expression."""
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 
 EXAMPLE = (
@@ -64,7 +63,7 @@ class Reference:
 
     @property
     def module(self) -> str:
-        """The module of an import path; empty for a built-in."""
+        """Returns the module of an import path; empty for a built-in."""
         return self.path.partition(":")[0] if ":" in self.path else ""
 
     def __repr__(self) -> str:
@@ -88,18 +87,18 @@ def parse(text: str, key: str = "reference") -> Reference:
     """
     name = text.strip()
     # Names may be Python's keywords: global.
-    found = Written(name) if name.isidentifier() else read(text, key, EXAMPLE)
-    if isinstance(found, Written) and (name.isidentifier() or IMPORT_PATH.fullmatch(name)):
-        found = Reference(name)
-    if not isinstance(found, Reference):
+    if name.isidentifier() or IMPORT_PATH.fullmatch(name):
+        return Reference(name)
+    reference = read(text, key, EXAMPLE)
+    if not isinstance(reference, Reference):
         raise unexpected(key, text, "to be a name or module:attribute", EXAMPLE)
-    names = [name for name, _ in found.options]
-    values = [*found.arguments, *(value for _, value in found.options)]
+    names = [name for name, _ in reference.options]
+    values = [*reference.arguments, *(value for _, value in reference.options)]
     is_literal = not any(isinstance(value, Reference | Written) for value in values)
     if not is_literal or "**" in names or len(set(names)) < len(names):
-        given = ", ".join([*map(repr, found.arguments), *(f"{n}={v!r}" for n, v in found.options)])
-        raise unexpected(key, text, f"to have literals as arguments, not ({given})", EXAMPLE)
-    return dataclasses.replace(found, options=tuple(sorted(found.options)))
+        allowed = f"to have literals as arguments, each once; it is read as {reference}"
+        raise unexpected(key, text, allowed, EXAMPLE)
+    return dataclasses.replace(reference, options=tuple(sorted(reference.options)))
 
 
 def read(text: str, thing: str, remedy: str) -> Any:
@@ -121,18 +120,13 @@ def read(text: str, thing: str, remedy: str) -> Any:
         >>> read("first(peak(loss, patience=2), mine:Rule())", "rule", "").arguments
         (peak(loss, patience=2), mine:Rule)
     """
-    paths: dict[str, str] = {}
-
-    def stand_in(found: re.Match[str]) -> str:
-        if found[0][0] in "'\"":
-            return found[0]
-        paths[f"import_path_{len(paths)}_"] = found[0]
-        return list(paths)[-1]
-
-    # A colon is no part of a Python expression: names stand in for import paths.
-    expression = re.sub(f"{QUOTED}|{IMPORT_PATH.pattern}", stand_in, text.strip())
+    expression = re.sub(
+        f"{QUOTED}|{IMPORT_PATH.pattern}",
+        lambda part: part[0] if part[0][0] in "'\"" else part[0].replace(":", COLON),
+        text.strip(),
+    )
     try:
-        return _value(ast.parse(expression, mode="eval").body, paths)
+        return _value(ast.parse(expression, mode="eval").body)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         opened, closed = text.count("("), text.count(")")
         if opened != closed:
@@ -141,16 +135,20 @@ def read(text: str, thing: str, remedy: str) -> Any:
         raise unexpected(thing, text, f"to be readable ({reason})", remedy) from None
 
 
-def _value(node: ast.expr, paths: Mapping[str, str]) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        arguments = tuple(_value(argument, paths) for argument in node.args)
-        options = tuple((word.arg or "**", _value(word.value, paths)) for word in node.keywords)
-        return Reference(paths.get(node.func.id, node.func.id), arguments, options)
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call):
+        path = _written(node.func)
+        if path.isidentifier() or IMPORT_PATH.fullmatch(path):
+            options = tuple((word.arg or "**", _value(word.value)) for word in node.keywords)
+            return Reference(path, tuple(map(_value, node.args)), options)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
-        written = ast.unparse(node)
-        return Written(re.sub(r"import_path_\d+_", lambda name: paths[name[0]], written))
+        return Written(_written(node))
+
+
+def _written(node: ast.expr) -> str:
+    return ast.unparse(node).replace(COLON, ":")
 
 
 def frozen(value: Any) -> Any:
@@ -181,31 +179,23 @@ def import_paths(text: str) -> list[str]:
     if text.partition(":")[0] in RESERVED:
         return []
     bare = re.sub(QUOTED, "''", text)
-    return [one.group(0) for one in IMPORT_PATH.finditer(bare)]
+    return [path[0] for path in IMPORT_PATH.finditer(bare)]
 
 
 def split_list(text: str) -> list[str]:
     """Splits a text at commas outside of brackets and quotes.
 
     Example:
-        >>> split_list("magnitude, mine:score(a=1, b=(2, 3))")
-        ['magnitude', 'mine:score(a=1, b=(2, 3))']
+        >>> split_list("magnitude, mine:score(a=1, b=(2, ','))")
+        ['magnitude', "mine:score(a=1, b=(2, ','))"]
     """
-    parts, depth, quote, start = [], 0, "", 0
-    for place, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'":
-            quote = letter
-        elif letter in "([{":
-            depth += 1
-        elif letter in ")]}":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
+    # Quoted parts of the same length: the places of the commas are those of the text.
+    bare = re.sub(QUOTED, lambda quoted: "_" * len(quoted[0]), text)
+    depths = itertools.accumulate((letter in "([{") - (letter in ")]}") for letter in bare)
+    commas = [index for index, depth in enumerate(depths) if bare[index] == "," and depth == 0]
+    bounds = itertools.pairwise([-1, *commas, len(text)])
+    parts = [text[start + 1 : end].strip() for start, end in bounds]
+    return [part for part in parts if part]
 
 
 def load(
@@ -228,53 +218,43 @@ def load(
             do not fit: with the path, what was found and what is wanted.
     """
     reference = parse(text, key)
-    if not reference.module:
-        if reference.path not in known:
-            problem = unknown_choice(key, reference.path, tuple(known))
-            raise InvalidInput([f"{problem} Your own: module:attribute."])
-        found = known[reference.path]
+    if reference.module in RESERVED:
+        raise unexpected(key, reference.path, f"to be no {reference.module}: here")
+    if reference.module:
+        target = user_code.attribute(key, reference.path)
+    elif reference.path in known:
+        target = known[reference.path]
     else:
-        if reference.module in RESERVED:
-            raise unexpected(key, reference.path, f"to be no {reference.module}: here")
-        found = user_code.attribute(key, reference.path)
-    if not callable(found):
-        described = f"a {type(found).__name__}, {found!r:.60}"
+        problem = unknown_choice(key, reference.path, tuple(known))
+        raise InvalidInput([f"{problem} Your own: module:attribute."])
+    if not callable(target):
+        described = f"a {type(target).__name__}, {target!r:.60}"
         raise unexpected(key, text, f"to name a class or function, but it is {described}")
-    _check_arguments(key, text, found, reference, takes if reference.module else None)
-    if reference.arguments and takes:
-        # What the engine gives comes first, whatever the reference names.
-        signature = signature_of(found)
-        names = list(signature.parameters)[len(takes) :] if signature else []
-        named = dict(zip(names, reference.arguments, strict=False))
-        return functools.partial(found, **named, **dict(reference.options))
-    if reference.arguments or reference.options:
-        return functools.partial(found, *reference.arguments, **dict(reference.options))
-    return found
-
-
-def _check_arguments(
-    key: str, text: str, found: Any, reference: Reference, takes: tuple[str, ...] | None
-) -> None:
-    signature = signature_of(found)
-    if signature is None:
-        return
     given, options = reference.arguments, dict(reference.options)
-    try:
-        if takes is None:
-            signature.bind_partial(*given, **options)
-        else:
-            signature.bind(*takes, *given, **options)
-    except TypeError as error:
-        names = ", ".join(name for name in signature.parameters if name not in ("parent", "name"))
-        called = f" when called with {', '.join(takes)}" if takes else ""
-        allowed = f"to have the arguments of {reference.path}({names}){called} ({error})"
-        raise unexpected(key, text, allowed) from None
+    parameters = parameters_of(target)
+    if parameters is not None:
+        signature = inspect.Signature(list(parameters.values()))
+        try:
+            if takes is None or not reference.module:
+                signature.bind_partial(*given, **options)
+            else:
+                signature.bind(*takes, *given, **options)
+        except TypeError as error:
+            names = ", ".join(name for name in parameters if name not in ("parent", "name"))
+            called = f" when called with {', '.join(takes)}" if takes else ""
+            allowed = f"to have the arguments of {reference.path}({names}){called} ({error})"
+            raise unexpected(key, text, allowed) from None
+    if given and takes:
+        # What the engine gives comes first, whatever the reference names.
+        names = list(parameters or ())[len(takes) :]
+        given, options = (), dict(zip(names, given, strict=False)) | options
+    return functools.partial(target, *given, **options) if given or options else target
 
 
-def signature_of(function: Any) -> inspect.Signature | None:
-    """Returns the signature of a class or function; None where Python cannot tell."""
+def parameters_of(function: Any) -> Mapping[str, inspect.Parameter] | None:
+    """Returns the parameters of a class or function; None where Python cannot tell."""
     try:
-        return inspect.signature(function)
+        return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return None
 
@@ -286,18 +266,16 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
         >>> accepted(lambda num_classes: num_classes, {"num_classes": 10, "dtype": "float32"})
         {'num_classes': 10}
     """
-    signature = signature_of(function)
-    if signature is None:
+    parameters = parameters_of(function)
+    kinds = {name: parameter.kind for name, parameter in (parameters or {}).items()}
+    if parameters is None or inspect.Parameter.VAR_KEYWORD in kinds.values():
         return dict(given)
-    parameters = signature.parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
-        return dict(given)
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     bound = function.keywords if isinstance(function, functools.partial) else {}
     return {
         name: value
         for name, value in given.items()
-        if name in parameters and parameters[name].kind in kinds and name not in bound
+        if kinds.get(name) in by_name and name not in bound
     }
 
 
@@ -310,9 +288,9 @@ def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
         known: name -> object, of the built-ins.
     """
     reference = parse(text)
-    signature = signature_of(load(key, reference.path, known))
-    names = list(signature.parameters)[: len(reference.arguments)] if signature else []
-    return {*names, *(name for name, _ in reference.options)}
+    parameters = parameters_of(load(key, reference.path, known))
+    positional = list(parameters or ())[: len(reference.arguments)]
+    return {*positional, *(name for name, _ in reference.options)}
 
 
 def check(
@@ -320,11 +298,7 @@ def check(
 ) -> list[str]:
     """Lists the problems of a reference; none where `load` gives an object. Arguments as of
     `load`."""
-    try:
-        load(key, text, known, takes)
-    except InvalidInput as error:
-        return list(error.problems)
-    return []
+    return problems_of(lambda: load(key, text, known, takes))
 
 
 def digest(text: str) -> str | None:
@@ -356,6 +330,6 @@ def guarded(key: str, text: str, allowed: str) -> Iterator[None]:
         yield
     except InvalidInput:
         raise
-    except Exception as error:  # it is the user's code: whatever it raises is the problem
+    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
         said = f"{allowed}. It raised {type(error).__name__}: {error}"
         raise unexpected(key, text, said) from error

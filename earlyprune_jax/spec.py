@@ -28,7 +28,7 @@ from earlyprune_jax.spec_sections import (
     TrainSpec,
     decides,
 )
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import unexpected
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -47,7 +47,7 @@ class Setting:
 
     @property
     def trunk(self) -> "Setting":
-        """What of it decides a trunk: trunks of two settings that differ elsewhere are one."""
+        """Returns what decides a trunk: trunks of two settings that differ elsewhere are one."""
         kinds = ("data", "trunk")
         return Setting(
             tuple((name, value) for name, value in self.values if decides(name) in kinds)
@@ -81,7 +81,7 @@ class Sweep:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The swept keys, sorted."""
+        """Lists the swept keys, sorted."""
         in_rows = {name for row in self.rows for name, _ in row}
         return tuple(sorted(in_rows | {name for name, _ in self.lists}))
 
@@ -102,7 +102,7 @@ class Sweep:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Sweep":
         """Inverts `to_dict`."""
-        lists = {name: tuple(map(frozen, one)) for name, one in values.items() if name != "rows"}
+        lists = {key: tuple(map(frozen, listed)) for key, listed in values.items() if key != "rows"}
         rows = (
             tuple((name, frozen(value)) for name, value in row.items())
             for row in values.get("rows", ())
@@ -204,15 +204,15 @@ def deciding(values: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
         kinds: of `DECIDES`.
     """
     is_online = values.get("fork", {}).get("when") == "trigger"
-    found = {}
+    selected = {}
     for name in KEYS:
         kind = decides(name)
         if is_online and name in ONLINE_KEYS:
             kind = "fork" if name == "fork.prune_at" else "trunk"
         section, leaf = name.split(".")
         if kind in kinds and leaf in values.get(section, {}):
-            found[name] = values[section][leaf]
-    return found
+            selected[name] = values[section][leaf]
+    return selected
 
 
 def fixed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,12 +259,8 @@ def use_code(spec: RunSpec) -> None:
     """
     user_code.use_folder(spec.folder)
     user_code.refresh()
-    problems = []
-    remedy = "It has changed meanwhile: start the command again."
-    for path, wanted in spec.code:
-        found = user_code.digest(path)
-        allowed = "to be the code that the experiment was started with "
-        allowed += f"(digest {wanted[:12]}, here {found[:12]})"
-        problems += [expected("code", path, allowed, remedy)] if found != wanted else []
-    if problems:
-        raise InvalidInput(problems)
+    changed = [path for path, digest in spec.code if user_code.digest(path) != digest]
+    if changed:
+        allowed = "to be the code that the experiment was started with"
+        remedy = "It has changed meanwhile: start the command again."
+        raise unexpected("code", ", ".join(changed), allowed, remedy)

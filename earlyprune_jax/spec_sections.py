@@ -29,14 +29,16 @@ SWEPT_BY = {
 """Why keys that decide something else cannot be swept."""
 
 
-def key(check: Check = anything, *, decides: str) -> Any:
+def key(check: Check = anything, *, decides: str, names_code: bool = False) -> Any:
     """Declares a config key; its meaning stands in the docstring of its section.
 
     Args:
         check: what its value must pass.
         decides: one of `DECIDES`.
+        names_code: whether it may name the user's code.
     """
-    return dataclasses.field(metadata={"check": check, "decides": decides})
+    metadata = {"check": check, "decides": decides, "names_code": names_code}
+    return dataclasses.field(metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ class DataSpec:
         std: per channel, of images scaled to [0, 1]; empty = computed from the training images
     """
 
-    name: str = key(decides="data")
+    name: str = key(decides="data", names_code=True)
     data_dir: str = key(decides="execution")  # where the data lie is not what they are
     num_classes: int = key(within(0), decides="data")
     train_fraction: float = key(within(0, 1, open_low=True), decides="data")
@@ -84,7 +86,7 @@ class ModelSpec:
         width_multiplier: scales every layer's channels
     """
 
-    name: str = key(decides="trunk")
+    name: str = key(decides="trunk", names_code=True)
     width_multiplier: float = key(within(0, 100, open_low=True), decides="trunk")
 
 
@@ -96,7 +98,7 @@ class TaskSpec:
         name: classification, or module:function that makes a Task
     """
 
-    name: str = key(decides="trunk")
+    name: str = key(decides="trunk", names_code=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,7 @@ class OptimSpec:
         weight_decay_on: all parameters, or kernels only
     """
 
-    name: str = key(decides="trunk")
+    name: str = key(decides="trunk", names_code=True)
     learning_rate: float = key(within(0, FLOAT32_MAX, open_low=True), decides="trunk")
     momentum: float = key(within(0, 1, open_high=True), decides="trunk")
     nesterov: bool = key(decides="trunk")
@@ -156,7 +158,7 @@ class ScheduleSpec:
         step_factor: step: the factor at each boundary
     """
 
-    name: str = key(decides="trunk")
+    name: str = key(decides="trunk", names_code=True)
     per: str = key(one_of("epoch", "step"), decides="trunk")
     exponential_decay_rate: float = key(within(0, 1, open_low=True), decides="trunk")
     end_learning_rate: float = key(within(0), decides="trunk")
@@ -180,8 +182,8 @@ class PruningSpec:
         batch_size: examples per batch of data-driven criteria
     """
 
-    criteria: tuple[str, ...] = key(NAMES, decides="grid")
-    scopes: tuple[str, ...] = key(NAMES, decides="grid")
+    criteria: tuple[str, ...] = key(NAMES, decides="grid", names_code=True)
+    scopes: tuple[str, ...] = key(NAMES, decides="grid", names_code=True)
     sparsities: tuple[float, ...] = key(
         each(within(0, 1, open_high=True), at_least=1), decides="grid"
     )
@@ -225,10 +227,10 @@ class ForkSpec:
 
     when: str = key(one_of("epochs", "trigger"), decides="grid")
     epochs: tuple[int, ...] = key(each(within(0)), decides="grid")
-    trigger: str = key(decides="replay")
+    trigger: str = key(decides="replay", names_code=True)
     prune_at: str = key(one_of("now", "rewind"), decides="replay")
     fallback_epoch: int = key(within(0), decides="replay")
-    retraining: tuple[str, ...] = key(NAMES, decides="grid")
+    retraining: tuple[str, ...] = key(NAMES, decides="grid", names_code=True)
     length: int = key(within(0, 10**6), decides="fork")
     rates: str = key(decides="fork")
     num_replicates: int = key(within(1, 10**6), decides="grid")
@@ -265,7 +267,7 @@ class SignalSpec:
         min_eigenvalues: random_distance: layers with fewer eigenvalues are skipped
     """
 
-    names: tuple[str, ...] = key(each(anything), decides="trunk")
+    names: tuple[str, ...] = key(each(anything), decides="trunk", names_code=True)
     num_examples: int = key(within(0), decides="trunk")
     batch_size: int = key(within(1, 10**6), decides="trunk")
     augment: bool = key(decides="trunk")
@@ -273,8 +275,8 @@ class SignalSpec:
     fisher_estimator: str = key(decides="trunk")
     fisher_method: str = key(decides="trunk")
     fisher_layers: str = key(decides="trunk")
-    mask_criterion: str = key(decides="trunk")
-    mask_scope: str = key(decides="trunk")
+    mask_criterion: str = key(decides="trunk", names_code=True)
+    mask_scope: str = key(decides="trunk", names_code=True)
     mask_sparsity: float = key(within(0, 1, open_high=True), decides="trunk")
     weight_layers: str = key(decides="trunk")
     num_permutations: int = key(within(1, 1000), decides="trunk")
@@ -299,7 +301,10 @@ KEYS: dict[str, Any] = {
     for name, section in SECTIONS.items()
     for field in dataclasses.fields(section)
 }
-"""Every config key, `section.key` -> its declaration; `.metadata` holds check and decides."""
+"""Every config key, `section.key` -> its declaration; `.metadata` holds what `key` was given."""
+
+REFERENCES = tuple(name for name, field in KEYS.items() if field.metadata["names_code"])
+"""Keys that may name the user's code."""
 
 MEANINGS: dict[str, str] = {
     f"{section}.{name}": " ".join(meaning.split())

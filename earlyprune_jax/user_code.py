@@ -7,7 +7,6 @@ While an experiment runs its code stays what it was: files are looked at again b
 
 import ast
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import importlib
@@ -27,21 +26,10 @@ VERSION = "CODE_VERSION"
 PACKAGE = Path(__file__).parent
 MOST_NAMED = 12
 
-
-@dataclasses.dataclass
-class _Session:
-    """What this process has imported for references.
-
-    Attributes:
-        folder: from which folder.
-        sources: module -> its file, and the source that was loaded.
-    """
-
-    folder: str = ""
-    sources: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
-
-
-_SESSION = _Session()
+_folder = ""
+"""That of `use_folder`."""
+_SOURCES: dict[str, tuple[str, bytes]] = {}
+"""Module -> its file and the source that was loaded, of all that this process has imported."""
 
 
 def use_folder(folder: str | Path | None) -> None:
@@ -51,18 +39,19 @@ def use_folder(folder: str | Path | None) -> None:
     Another folder's modules are forgotten: two experiments in one process may each have their own
     `nets`.
     """
+    global _folder
     wanted = str(Path(folder).resolve()) if folder else ""
-    if wanted == _SESSION.folder:
+    if wanted == _folder:
         return
-    if _SESSION.folder:
+    if _folder:
         with contextlib.suppress(ValueError):
-            sys.path.remove(_SESSION.folder)
+            sys.path.remove(_folder)
         _forget(
             name
-            for name, (file, _) in _SESSION.sources.items()
-            if Path(file).resolve().is_relative_to(_SESSION.folder)
+            for name, (file, _) in _SOURCES.items()
+            if Path(file).resolve().is_relative_to(_folder)
         )
-    _SESSION.folder = wanted
+    _folder = wanted
     if wanted and wanted not in sys.path:
         sys.path.append(wanted)
     importlib.invalidate_caches()
@@ -70,7 +59,7 @@ def use_folder(folder: str | Path | None) -> None:
 
 def current_folder() -> str:
     """Returns the folder of `use_folder`; empty without one."""
-    return _SESSION.folder
+    return _folder
 
 
 def refresh() -> None:
@@ -78,9 +67,9 @@ def refresh() -> None:
 
     For the start of an experiment: while one runs, its code stays what it was.
     """
-    for file, source in _SESSION.sources.values():
+    for file, source in _SOURCES.values():
         if not Path(file).is_file() or Path(file).read_bytes() != source:
-            _forget(_SESSION.sources)
+            _forget(_SOURCES)
             importlib.invalidate_caches()
             return
 
@@ -88,7 +77,7 @@ def refresh() -> None:
 def _forget(names: Iterable[str]) -> None:
     for name in list(names):
         sys.modules.pop(name, None)
-        _SESSION.sources.pop(name, None)
+        _SOURCES.pop(name, None)
 
 
 def attribute(key: str, path: str) -> Any:
@@ -102,12 +91,12 @@ def attribute(key: str, path: str) -> Any:
         InvalidInput: there is no such module or attribute, or the import raises.
     """
     module_name, _, names = path.partition(":")
-    found: Any = _module(key, path, module_name)
+    holder: Any = _module(key, path, module_name)
     for part in names.split("."):
-        if not hasattr(found, part):
-            raise _unknown_attribute(key, path, found, part)
-        found = getattr(found, part)
-    return found
+        if not hasattr(holder, part):
+            raise _unknown_attribute(key, path, holder, part)
+        holder = getattr(holder, part)
+    return holder
 
 
 def _unknown_attribute(key: str, path: str, holder: Any, part: str) -> InvalidInput:
@@ -134,15 +123,15 @@ def _module(key: str, path: str, name: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and name.startswith(missing):
-            places = " or ".join(filter(None, ("the Python path", _SESSION.folder)))
+            places = " or ".join(filter(None, ("the Python path", current_folder())))
             remedy = f"Looked for {missing} on {places}."
             raise unexpected(key, path, "to name a module that exists", remedy) from None
         allowed = f"to be importable. It raised {type(error).__name__}: {error}"
         raise unexpected(key, path, allowed) from error
     for other in _imported(name):
         file = user_file(other)
-        if file and other not in _SESSION.sources:
-            _SESSION.sources[other] = (file, Path(file).read_bytes())
+        if file and other not in _SOURCES:
+            _SOURCES[other] = (file, Path(file).read_bytes())
     return module
 
 
@@ -185,18 +174,18 @@ def user_file(name: str) -> str | None:
 def _imported(name: str) -> set[str]:
     """Names the user's modules that a module imports, itself included: at its top or anywhere
     inside."""
-    found: set[str] = set()
+    modules: set[str] = set()
     waiting = [name]
     while waiting:
         current = waiting.pop()
-        file = None if current in found else user_file(current)
+        file = None if current in modules else user_file(current)
         if file is None:
             continue
-        found.add(current)
+        modules.add(current)
         waiting += _written_imports(file, current) + _bound_modules(current)
         if "." in current:
             waiting.append(current.rpartition(".")[0])
-    return found
+    return modules
 
 
 def _written_imports(file: str, name: str) -> list[str]:
@@ -266,8 +255,13 @@ def digest(path: str) -> str:
         version = getattr(top, "__version__", "") if declared is None else declared
         return hashlib.sha256(f"{name} {version}".encode()).hexdigest()
     running = hashlib.sha256()
-    for each in sorted(names):
-        source = _SESSION.sources[each][1].replace(b"\r\n", b"\n")
-        running.update(f"{each} {len(source)}\n".encode())
+    for imported in sorted(names):
+        source = _SOURCES[imported][1].replace(b"\r\n", b"\n")
+        running.update(f"{imported} {len(source)}\n".encode())
         running.update(source)
     return running.hexdigest()
+
+
+def source_digests() -> dict[str, str]:
+    """Returns module -> the SHA-256 of its source, of every module of the user's loaded so far."""
+    return {name: hashlib.sha256(source).hexdigest() for name, (_, source) in _SOURCES.items()}

@@ -4,10 +4,11 @@ Checks return text instead of raising, so that a caller can gather every problem
 before it stops; `InvalidInput` carries them all to the user at once.
 """
 
+import contextlib
 import difflib
 import math
 import os.path
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 Check = Callable[[Any], str | None]
@@ -59,6 +60,37 @@ def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> Invali
     return InvalidInput([expected(thing, value, allowed, remedy)])
 
 
+@contextlib.contextmanager
+def gathering(problems: list[str]) -> Iterator[None]:
+    """Adds the problems of an InvalidInput that is raised inside to a list, and goes on behind it.
+
+    Example:
+        >>> problems = []
+        >>> with gathering(problems):
+        ...     raise unexpected("epoch", 0, "to be at least 1")
+        >>> problems
+        ['Expected epoch=0 to be at least 1.']
+    """
+    try:
+        yield
+    except InvalidInput as error:
+        problems += error.problems
+
+
+def problems_of(check: Callable[[], Any], prefix: str = "") -> list[str]:
+    """Lists the problems that a function returns or raises; other return values are none.
+
+    Example:
+        >>> problems_of(lambda: ["Expected a=1 to be 2."], "b: "), problems_of(dict)
+        (['b: Expected a=1 to be 2.'], [])
+    """
+    problems: list[str] = []
+    with gathering(problems):
+        returned = check()
+        problems += returned if isinstance(returned, list) else []
+    return [f"{prefix}{problem}" for problem in problems]
+
+
 def nearest(value: str, choices: Iterable[str]) -> str:
     """Hints at the choice closest to `value`, or at nothing.
 
@@ -68,15 +100,15 @@ def nearest(value: str, choices: Iterable[str]) -> str:
     """
     value = str(value)
     close = difflib.get_close_matches(value, list(choices), n=5, cutoff=0.5)
-    # Names often differ in their last digit: a longer common beginning breaks ties.
-    ranked = sorted(
-        close, key=lambda name: (-_likeness(value, name), -len(os.path.commonprefix([value, name])))
-    )
-    return f"Did you mean {ranked[0]!r}?" if ranked else ""
+    if not close:
+        return ""
 
+    def closeness(name: str) -> tuple[float, int]:
+        ratio = difflib.SequenceMatcher(None, value, name).ratio()
+        # Names often differ in their last digit: a longer common beginning breaks ties.
+        return ratio, len(os.path.commonprefix([value, name]))
 
-def _likeness(first: str, second: str) -> float:
-    return difflib.SequenceMatcher(None, second, first).ratio()
+    return f"Did you mean {max(close, key=closeness)!r}?"
 
 
 def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:

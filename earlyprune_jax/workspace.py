@@ -1,5 +1,6 @@
 """A workdir: which study it holds, and what made it."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -7,15 +8,15 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from earlyprune_jax import __version__, references, tasks
+from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import publish
-from earlyprune_jax.grid import locks
+from earlyprune_jax.grid import identity, locks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
@@ -25,31 +26,20 @@ from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "tensorflow-datasets",
-    "scikit-learn",
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("numpy", "tensorflow-datasets", "scikit-learn"),
 )
 FORMAT = 3
 """Of the files of a workdir; study.json holds it."""
+READ_BY = {2: "0.1.0 before fork.rules became fork.retraining"}
+"""Format of earlier workdirs -> the version that trains on in them."""
 BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
     *publish.file_names(),
-    "signal_budgets",
-    "fork_widths",
-    "env.json",
-    "study.json",
-    "trunks",
-    "forks",
-    "online",
-    "comparisons",
-    "slurm",
+    *identity.FOLDERS.values(),
+    *("signal_budgets", "fork_widths", "env.json", "study.json", "slurm"),
 )
 
 FlatSetting = tuple[tuple[str, str], ...]
@@ -60,27 +50,25 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
     """Lists why this experiment cannot live in this directory; an absent or empty one is fine."""
     if workdir.exists() and not workdir.is_dir():
         return [expected("--workdir", str(workdir), "to be a directory", "It is a file.")]
-    held = read_json(workdir / "config.json", remedy=REMEDY)
-    if held is None:
+    config = read_json(workdir / "config.json", remedy=REMEDY)
+    if config is None:
         foreign = [name for name in OWN_FILES if (workdir / name).exists()]
         allowed = f"to hold none of {', '.join(foreign)} without a config.json"
         remedy = "They would be overwritten: choose another directory."
         return [expected("--workdir", str(workdir), allowed, remedy)] if foreign else []
-    if not all(isinstance(section, dict) for section in held.values()):
+    if not all(isinstance(section, dict) for section in config.values()):
         allowed = "to hold no config.json of another program"
         return [expected("--workdir", str(workdir), allowed, "Choose another directory.")]
-    study = read_json(workdir / "study.json", remedy=REMEDY)
-    if study is None or study.get("format") != FORMAT:
-        version = (
-            f"another version (format {study.get('format')})" if study else "an earlier version"
-        )
-        allowed = f"to be made by this version of earlyprune_jax; it was made by {version}"
+    study = read_json(workdir / "study.json", remedy=REMEDY) or {}
+    if (number := study.get("format")) != FORMAT:
+        allowed = f"to be of format {FORMAT}, that of this version; it is of format {number or 1}"
+        reader = f", or train on with earlyprune_jax {READ_BY[number]}" if number in READ_BY else ""
         remedy = (
-            "Choose another --workdir to train. Its tables can still be read: "
+            f"Choose another --workdir to train{reader}. Its tables can still be read: "
             f"python -m earlyprune_jax.analysis.rules {workdir}, or analysis.compare."
         )
         return [expected("--workdir", str(workdir), allowed, remedy)]
-    then = _settings(held) | _held_settings(study)
+    then = _settings(config) | _held_settings(study)
     return _differing_keys(workdir, then, spec) + _changed_code(workdir, study, spec)
 
 
@@ -89,10 +77,12 @@ def _differing_keys(workdir: Path, then: set[FlatSetting], spec: RunSpec) -> lis
     now = _settings(spec.to_dict())
     if then <= now or now <= then:
         return []
-    values_then, values_now = _values(then), _values(now)
     lines = []
-    for name in sorted(values_then.keys() | values_now.keys()):
-        first, second = values_then.get(name, set()), values_now.get(name, set())
+    for name in sorted({name for setting in then | now for name, _ in setting}):
+        first, second = (
+            {value for setting in settings for key, value in setting if key == name}
+            for settings in (then, now)
+        )
         if not (first <= second or second <= first):
             shown_then, shown_now = ", ".join(sorted(first)), ", ".join(sorted(second))
             lines.append(f"  {name}: {shown_then} there, {shown_now} now")
@@ -112,32 +102,31 @@ def _held_settings(study: Mapping[str, Any]) -> set[FlatSetting]:
 def _settings(config: dict[str, Any]) -> set[FlatSetting]:
     """Returns every setting of a config."""
     swept = Sweep.from_dict(config.get("sweep", {})).settings()
-    every = (fixed_keys(config) | dict(setting.values) for setting in swept)
-    return {tuple(sorted((key, json.dumps(value)) for key, value in one.items())) for one in every}
-
-
-def _values(settings: Iterable[FlatSetting]) -> dict[str, set[str]]:
-    """Returns key -> its values over all settings."""
-    values: dict[str, set[str]] = {}
-    for setting in settings:
-        for name, value in setting:
-            values.setdefault(name, set()).add(value)
-    return values
+    settings = (fixed_keys(config) | dict(setting.values) for setting in swept)
+    return {
+        tuple(sorted((key, json.dumps(value)) for key, value in values.items()))
+        for values in settings
+    }
 
 
 def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> list[str]:
     """Names the user's code that runs of the workdir were made with, and that has changed since."""
-    held = study.get("code", {})
-    changed = [path for path, digest in spec.code if held.get(path, digest) != digest]
+    then = study.get("code", {})
+    changed = [path for path, digest in spec.code if then.get(path, digest) != digest]
     if not changed:
         return []
+    sources = user_code.source_digests()
+    modules = [
+        name
+        for name, digest in study.get("modules", {}).items()
+        if sources.get(name, digest) != digest
+    ]
     allowed = f"to be the code that {workdir} was made with"
     remedy = (
-        "A module of these, or one that it imports, has changed: restore it, give the "
-        "new code another "
-        "name (a copy of the module: its runs then stand beside the old ones), or choose another "
-        f"--workdir. A module that defines {references.VERSION} = '...' is known by that text "
-        "instead of by its source."
+        f"Changed since, of these or of what they import: {', '.join(modules) or 'a module'}. "
+        "Restore it, give the new code another name (a copy of the module: its runs then stand "
+        "beside the old ones), or choose another --workdir. A module that defines "
+        f"{user_code.VERSION} = '...' is known by that text instead of by its source."
     )
     return [expected("code", ", ".join(changed), allowed, remedy)]
 
@@ -180,15 +169,13 @@ def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]
         data_digests: setting of a trunk -> the digest of its data.
     """
     problems = []
+    remedy = "It has changed since: restore it, or choose another --workdir."
     for setting, digest in data_digests.items():
         trunks = [Trunk(setting, seed) for seed in study.spec.train.seeds]
         described = [read_json(study.directory(trunk) / "run.json") or {} for trunk in trunks]
-        held = next((one["data_sha256"] for one in described if "data_sha256" in one), digest)
-        if held != digest:
-            allowed = (
-                f"to hold the data that runs in {study.workdir} were trained on (SHA-256 {held})"
-            )
-            remedy = "It has changed since: restore it, or choose another --workdir."
+        then = next((run["data_sha256"] for run in described if "data_sha256" in run), digest)
+        if then != digest:
+            allowed = f"to hold the data that {study.workdir} was trained on (SHA-256 {then})"
             problems.append(expected("data.name", study.at(setting).data.name, allowed, remedy))
     return list(dict.fromkeys(problems))
 
@@ -203,12 +190,9 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
         "fork_width": options.fork_width,
         "trains": trains,
     }
-    trained = next((each for each in reversed(sessions) if each.get("trains", True)), session)
-    moved = [
-        f"{key} {trained[key]} -> {session[key]}"
-        for key in BITWISE
-        if trained.get(key, session[key]) != session[key]
-    ]
+    trained = next((past for past in reversed(sessions) if past.get("trains", True)), session)
+    changes = {key: (trained.get(key, session[key]), session[key]) for key in BITWISE}
+    moved = [f"{key} {then} -> {now}" for key, (then, now) in changes.items() if then != now]
     if moved and trains:
         message = f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run."
         warnings.warn(message, stacklevel=2)
@@ -217,15 +201,17 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
 
 def _described(study: Study) -> dict[str, Any]:
     """Returns study.json: metrics, and the union of the settings and code of all sessions."""
-    spec, held = study.spec, read_json(study.workdir / "study.json", remedy=REMEDY) or {}
+    spec, before = study.spec, read_json(study.workdir / "study.json", remedy=REMEDY) or {}
     task = tasks.abstract(spec.at(spec.settings()[0]))
     return {
         "format": FORMAT,
-        "metrics": [metric.to_json() for metric in task.all_metrics],
+        "metrics": [dataclasses.asdict(metric) for metric in task.all_metrics],
         "primary": task.primary,
-        "settings": sorted(_settings(spec.to_dict()) | _held_settings(held)),
-        "code": held.get("code", {}) | dict(spec.code),
-        "folder": spec.folder or held.get("folder"),
+        "settings": sorted(_settings(spec.to_dict()) | _held_settings(before)),
+        "code": before.get("code", {}) | dict(spec.code),
+        # Whichever was first: with these the code above was written down.
+        "modules": user_code.source_digests() | before.get("modules", {}),
+        "folder": spec.folder or before.get("folder"),
     }
 
 
@@ -235,7 +221,8 @@ def environment() -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": {"earlyprune-jax": __version__} | {name: _version(name) for name in PACKAGES},
+        "packages": {"earlyprune-jax": __version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "host": platform.node(),
         "slurm_job": job_id(),
@@ -254,17 +241,9 @@ def job_id() -> str:
 
     Of an array's task it is `ARRAY_TASK`: the plain id of the last task is that of the whole array.
     """
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array:
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID", "")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
 
 
 def _cpu_model() -> str:

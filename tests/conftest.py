@@ -45,3 +45,11 @@ def tiny_npz(tmp_path_factory) -> Path:
 def tiny_config(tiny_npz) -> ConfigDict:
     """A whole experiment in seconds."""
     return tiny_experiment(tiny_npz)
+
+
+@pytest.fixture(scope="module")
+def empty_figures():
+    """Has figures written as empty files: drawing them takes longer than a small experiment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda *args, **options: None)
+        yield

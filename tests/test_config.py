@@ -214,7 +214,14 @@ def test_help_exits_0_and_explains_every_key(capsys):
     assert main.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(key in text for key in spec_sections.KEYS)
+    assert all(f"--{flag} " in text for flag in (*main.SWITCHES, *main.TEXTS, *main.NUMBERS))
     assert spec_sections.MEANINGS.keys() == spec_sections.KEYS.keys()
+
+
+def test_help_for_a_reader_who_leaves_early_ends_without_a_traceback():
+    command = f"{sys.executable} -m earlyprune_jax.main --help | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("Trains dense trunks") and done.stderr == ""
 
 
 def test_dry_run_touches_nothing(tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from configs import cifar10, cifar100, digits, two_regime, two_regime_digits
-from earlyprune_jax import config, main, references
+from earlyprune_jax import config, main, user_code
 from earlyprune_jax.validate import InvalidInput
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ def get_config():
 @pytest.fixture(autouse=True)
 def no_folder_is_kept():
     yield
-    references.use_folder(None)
+    user_code.use_folder(None)
 
 
 def problem(path: str | Path) -> str:

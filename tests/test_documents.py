@@ -1,11 +1,16 @@
 """What the documents show runs."""
 
+import functools
 import re
 from pathlib import Path
 
+import jax
 import pytest
+from flax import linen as nn
 
 from configs import digits
+
+pytestmark = pytest.mark.usefixtures("empty_figures")
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +43,17 @@ def small_digits(monkeypatch):
         return config
 
     monkeypatch.setattr(digits, "get_config", small)
+
+
+@pytest.fixture(autouse=True)
+def init_at_once(monkeypatch):
+    """Compiles the making of a network as one program, not operation by operation."""
+    eager = nn.Module.init
+
+    def init(self, rngs, *arguments, **options):
+        return jax.jit(functools.partial(eager, self, **options))(rngs, *arguments)
+
+    monkeypatch.setattr(nn.Module, "init", init)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -16,7 +16,7 @@ from members import store as store_of
 from rich.console import Console
 from tiny import tiny_experiment
 
-from earlyprune_jax import config, data, experiment, main
+from earlyprune_jax import config, data, experiment, main, workspace
 from earlyprune_jax.grid import identity
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import loop, measurement, retraining
@@ -173,11 +173,8 @@ def test_the_run_directory_explains_itself(finished):
     assert session["packages"]["jax"] == jax.__version__
     assert session["execution"] == "loop"
     study = json.loads((workdir / "study.json").read_text())
-    assert (study["format"], study["primary"], study["code"]) == (
-        3,
-        "accuracy",
-        dict(spec.code),
-    )
+    made_by = (workspace.FORMAT, "accuracy", dict(spec.code))
+    assert (study["format"], study["primary"], study["code"]) == made_by
     assert [metric["name"] for metric in study["metrics"]] == ["loss", "accuracy"]
     dense = json.loads((locate(workdir, trunk()) / "run.json").read_text())
     assert dense["data_sha256"] == data.read(spec.data).digest()

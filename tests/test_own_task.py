@@ -13,6 +13,8 @@ from earlyprune_jax import config, data, experiment, tasks
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 CHANGES = {
     "data.name": "sequences:waves",
     "data.num_classes": 0,
@@ -145,7 +147,7 @@ def test_the_source_of_the_task_is_part_of_the_spec():
     [
         (
             {"sweep.task.name": "sequences:denoising,sequences:denoising(primary='loss')"},
-            "to have the same metrics in all settings",
+            "to have the same metrics, and the same primary, in all settings",
         ),
         (
             {"sweep.task.name": "sequences:denoising, sequences:denoising( )"},

@@ -5,16 +5,16 @@ import sys
 
 import pytest
 
-from earlyprune_jax import references
+from earlyprune_jax import references, user_code
 from earlyprune_jax.validate import InvalidInput
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder of the user's modules, in which references are looked up; forgotten afterwards."""
-    references.use_folder(tmp_path)
+    user_code.use_folder(tmp_path)
     yield tmp_path
-    references.use_folder(None)
+    user_code.use_folder(None)
 
 
 def write(folder, **modules: str) -> None:
@@ -143,11 +143,11 @@ def test_two_folders_of_one_process_have_modules_of_one_name(tmp_path):
             nets=f"from helper import NAME\n\ndef net():\n    return NAME, {name!r}\n",
         )
         write(tmp_path / name, helper=f"NAME = {name!r}\n")
-        references.use_folder(tmp_path / name)
+        user_code.use_folder(tmp_path / name)
         found.append(
             (references.load("model.name", "nets:net", {})(), references.digest("nets:net"))
         )
-    references.use_folder(None)
+    user_code.use_folder(None)
     assert [made for made, _ in found] == [
         ("first", "first"),
         ("second", "second"),
@@ -184,12 +184,12 @@ def package(folder, **changes: str) -> None:
 
 
 def digest(folder, path="lab.nets:net") -> str:
-    references.use_folder(None)
-    references.use_folder(folder)
+    user_code.use_folder(None)
+    user_code.use_folder(folder)
     try:
         return references.digest(path) or ""
     finally:
-        references.use_folder(None)
+        user_code.use_folder(None)
 
 
 def test_a_digest_follows_every_helper_and_not_what_is_not_imported(tmp_path):
@@ -222,7 +222,7 @@ def test_a_changed_file_is_loaded_anew_at_the_start_of_an_experiment_and_never_w
     write(folder, helper="def f():\n    return 2\n")
     assert (made, references.load("model.name", "nets:f", {})()) == (1, 1)
     assert references.digest("nets:f") == first
-    references.refresh()
+    user_code.refresh()
     assert references.load("model.name", "nets:f", {})() == 2
     assert references.digest("nets:f") != first
 
@@ -238,10 +238,10 @@ def test_a_digest_does_not_depend_on_the_place_or_the_line_endings(tmp_path):
 def test_a_digest_does_not_depend_on_what_was_imported_before(tmp_path):
     package(tmp_path)
     alone = digest(tmp_path)
-    references.use_folder(tmp_path)
+    user_code.use_folder(tmp_path)
     references.load("model.name", "lab.unused:W.bit_length", {})
     after = references.digest("lab.nets:net")
-    references.use_folder(None)
+    user_code.use_folder(None)
     assert after == alone
 
 
@@ -274,14 +274,14 @@ def test_a_digest_does_not_depend_on_which_of_two_modules_imports_a_helper_by_a_
     write(tmp_path, one=calls, two=calls, helper="X = 1\n")
     found = []
     for order in (("one:f", "two:f"), ("two:f", "one:f")):
-        references.use_folder(tmp_path)
+        user_code.use_folder(tmp_path)
         found.append({path: references.digest(path) for path in order})
-        references.use_folder(None)
+        user_code.use_folder(None)
     assert found[0] == found[1]
     write(tmp_path, helper="X = 2\n")
-    references.use_folder(tmp_path)
+    user_code.use_folder(tmp_path)
     changed = {path: references.digest(path) for path in ("one:f", "two:f")}
-    references.use_folder(None)
+    user_code.use_folder(None)
     assert all(changed[path] != found[0][path] for path in changed)
 
 
@@ -291,7 +291,7 @@ def test_a_helper_that_a_function_imports_stays_what_it_was_until_the_next_exper
     write(folder, helper="X = 2\n")
     function = references.load("model.name", "lazy:f", {})
     assert function() == 1 and references.digest("lazy:f") == first
-    references.refresh()
+    user_code.refresh()
     assert references.digest("lazy:f") != first
     assert references.load("model.name", "lazy:f", {})() == 2
 

@@ -17,6 +17,8 @@ from earlyprune_jax.grid.members import Fork, Trunk
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.spec import Setting
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 DECAY, LENGTH = "optim.weight_decay", "fork.length"
 
 

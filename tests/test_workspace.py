@@ -7,7 +7,7 @@ import pytest
 from tiny import linear_experiment, tiny_experiment
 
 from configs import digits
-from earlyprune_jax import config, references, workspace
+from earlyprune_jax import config, main, user_code, workspace
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.validate import InvalidInput
@@ -100,16 +100,27 @@ def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path,
     assert "combinations of swept values: optim.momentum" in problem
 
 
-def test_a_workdir_of_another_version_is_refused_by_name_and_still_said_to_be_readable(
-    tmp_path, resolve
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        (None, "it is of format 1. Choose another --workdir to train. Its"),
+        ({"format": 1}, "it is of format 1. Choose another --workdir to train. Its"),
+        ({"format": 2}, "or train on with earlyprune_jax 0.1.0 before fork.rules became fork.ret"),
+        ({"format": 4}, "it is of format 4. Choose another --workdir to train. Its"),
+    ],
+)
+def test_a_workdir_of_another_format_is_refused_by_name_and_still_said_to_be_readable(
+    tmp_path, resolve, capsys, study, words
 ):
-    (tmp_path / "config.json").write_text(json.dumps({"data": {"train_fractions": [0.5]}}))
+    (tmp_path / "config.json").write_text(json.dumps({"fork": {"rules": ["paper_a"]}}))
+    if study:
+        (tmp_path / "study.json").write_text(json.dumps(study))
+    before = sorted(tmp_path.iterdir())
     (problem,) = workspace.check(tmp_path, resolve())
-    assert "it was made by an earlier version" in problem
-    assert "Its tables can still be read" in problem
-    (tmp_path / "study.json").write_text(json.dumps({"format": 2}))
-    (problem,) = workspace.check(tmp_path, resolve())
-    assert "another version (format 2)" in problem
+    assert words in problem and "tables can still be read: python -m" in problem
+    assert main.main(["--config=configs/digits.py", f"--workdir={tmp_path}"]) == 2
+    assert problem in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.fixture
@@ -121,7 +132,7 @@ def folder(tmp_path):
     (tmp_path / "helper.py").write_text("def same(params):\n    return params\n")
     (tmp_path / "other.py").write_text("def mine(params, probe):\n    return params\n")
     yield tmp_path
-    references.use_folder(None)
+    user_code.use_folder(None)
 
 
 @pytest.mark.parametrize("changed", ["scores.py", "helper.py"])
@@ -142,7 +153,7 @@ def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(
     (folder / changed).write_text(source + "# another word\n")
     (problem,) = workspace.check(workdir, resolved())
     assert "code='scores:mine'" in problem
-    assert "A module of these, or one that it imports, has changed" in problem
+    assert f"of what they import: {changed.removesuffix('.py')}. Restore it" in problem
     # Runs of the other criteria do not look at it.
     assert workspace.check(workdir, resolved("magnitude")) == []
     (folder / changed).write_text(source)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import references, triggers
+from earlyprune_jax import references, triggers, user_code
 from earlyprune_jax.analysis import (
     correlation,
     publish,
@@ -175,7 +175,7 @@ def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...]
     if not text:
         return (), None
     try:
-        references.use_folder(runs.study.folder)
+        user_code.use_folder(runs.study.folder)
         problems = triggers.check(text, measured)
         if not problems:
             return (triggers.parse(text),), None
@@ -214,7 +214,7 @@ def _changed(runs: Runs, texts: Iterable[str]) -> list[str]:
     held = dict(runs.study.code)
     paths = [path for text in texts for path in references.import_paths(text) if path in held]
     if paths:
-        references.use_folder(runs.study.folder)
+        user_code.use_folder(runs.study.folder)
     changed = []
     for path in dict.fromkeys(paths):
         try:
@@ -234,7 +234,7 @@ def _columns(grids: Iterable[Grid]) -> tuple[str, ...]:
 def _parsed(rules: Iterable[str], grids: Sequence[Grid]) -> tuple[Trigger, ...]:
     rules = tuple(rules)
     if grids:
-        references.use_folder(grids[0].runs.study.folder)
+        user_code.use_folder(grids[0].runs.study.folder)
     measured = _columns(grids)
     problems = [
         f"{text}: {problem}" for text in rules for problem in triggers.check(text, measured)

@@ -14,10 +14,11 @@ from earlyprune_jax.data.source import (
     SPLITS,
     Source,
     are_class_numbers,
+    class_shares,
     named_leaves,
     num_examples,
+    training_shares,
 )
-from earlyprune_jax.data.splits import training_shares
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import expected
 
@@ -25,6 +26,10 @@ Demand = tuple[str, Any, Any, str, str]
 """(what is looked at, its value, whether that is right, what is allowed, the remedy)."""
 
 _ROWS = "Every array has one row per example."
+_FEW = (
+    'Raise it. Validation examples are taken off first; "labels" that are no classes need another '
+    "name."
+)
 _RENUMBER = "Set data.num_classes to 1 + the largest label, or renumber the classes from 0."
 
 
@@ -158,36 +163,19 @@ def _foreign_demands(spec: DataSpec) -> list[Demand]:
 
 def _fraction_demands(spec: DataSpec, source: Source) -> list[Demand]:
     """Fractions leave examples of every stratum that the source has."""
-    drawn = (spec.train_fraction, spec.test_fraction)
-    if not (0 <= spec.validation_fraction < 1 and all(0 < fraction <= 1 for fraction in drawn)):
+    held, drawn = spec.validation_fraction, (spec.train_fraction, spec.test_fraction)
+    if not (0 <= held < 1 and all(0 < fraction <= 1 for fraction in drawn)):
         return []  # the key's own range check says so
-    held, test = spec.validation_fraction, spec.test_fraction
-    num_test = num_examples(source.test)
-    few = f"The source has {num_test} test examples. Raise it."
     validation, train = training_shares(source, spec)
-    lower = f" or lower data.validation_fraction={held:g}" if held else ""
-    return [
-        ("test_fraction", test, round(test * num_test) >= 1, "to leave a test example", few),
-        ("validation_fraction", held, not held or validation.all(), *_left(source, validation)),
-        ("train_fraction", drawn[0], train.all(), *_left(source, train, lower)),
-    ]
-
-
-def _left(source: Source, shares: np.ndarray, also: str = "") -> tuple[str, str]:
-    """Says what a fraction must leave, and what it does leave of the training examples.
-
-    Args:
-        source: a source or its outline.
-        shares: examples of each stratum that are left.
-        also: a further remedy.
-    """
-    example, allowed, which = "image" if source.holds_images else "example", "to leave an", ""
-    if len(shares) > 1:
-        allowed = "to give every class an"
-        first = np.unique(source.train["labels"])[np.argmin(shares)]
-        which = f", none of them of {np.sum(shares == 0)} classes (first: {first})"
-        if not source.holds_images:
-            also += ', or name the array other than "labels" if those are no classes'
-    num_left, num_all = int(shares.sum()), num_examples(source.train)
-    remedy = f"It gives {num_left} of {num_all} {example}s{which}. Raise it{also}."
-    return f"{allowed} {example}", remedy
+    test = class_shares([num_examples(source.test)], spec.test_fraction)
+    demands = []
+    for key, split, shares in (
+        ("test_fraction", source.test, test),
+        ("validation_fraction", source.train, validation),
+        ("train_fraction", source.train, train),
+    ):
+        allowed = "to give every class an example" if len(shares) > 1 else "to leave an example"
+        remedy = f"It gives {shares.sum()} of {num_examples(split)} examples. {_FEW}"
+        is_right = shares.all() or (key == "validation_fraction" and not held)
+        demands.append((key, getattr(spec, key), is_right, allowed, remedy))
+    return demands

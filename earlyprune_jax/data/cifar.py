@@ -21,45 +21,48 @@ IMAGE_SHAPE = (32, 32, 3)
 RECORD_FORMAT = "array_record"
 """The one file format that TFDS reads without TensorFlow."""
 
-_NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
 _OFFICIAL_SIZES = (50_000, 10_000)
 
 
-def inspect(spec: DataSpec) -> tuple[list[str], Source]:
+def official_outline(spec: DataSpec) -> Source:
+    """Returns the outline of the official set, whose classes are balanced."""
+    return _outline(spec, [np.arange(size) % NUM_CLASSES[spec.name] for size in _OFFICIAL_SIZES])
+
+
+def outline(spec: DataSpec) -> Source:
     """Looks at what the directory says of itself; reads labels if it is not the official set.
 
-    Where nothing usable is there the outline is that of the official set. The labels of a
+    Where nothing is there yet the outline is that of the official set. The labels of a
     directory with other sizes are read (30 us each): their balance is not known beforehand.
 
-    Returns:
-        What is wrong with the directory, and the outline.
+    Raises:
+        InvalidInput: the directory is of no use.
     """
-    num_classes = _NUM_CLASSES[spec.name]
-    labels = [np.arange(size) % num_classes for size in _OFFICIAL_SIZES]
-    problems: list[str] = []
-    try:
-        builder = _find_named(spec)
-        sizes = [builder.info.splits[split].num_examples for split in SPLITS] if builder else []
-        if builder and sizes != list(_OFFICIAL_SIZES):
-            labels = [_labels(_records(builder, split)) for split in SPLITS]
-    except InvalidInput as error:
-        problems += error.problems
+    builder = _find_named(spec)
+    sizes = [builder.info.splits[split].num_examples for split in SPLITS] if builder else []
+    if not builder or sizes == list(_OFFICIAL_SIZES):
+        return official_outline(spec)
+    return _outline(spec, [_labels(_records(builder, split)) for split in SPLITS])
+
+
+def _outline(spec: DataSpec, labels: list[np.ndarray]) -> Source:
     train, test = (
         {"images": jax.ShapeDtypeStruct((len(rows), *IMAGE_SHAPE), np.uint8), "labels": rows}
         for rows in labels
     )
-    return problems, Source(train, test, tuple(map(str, range(num_classes))))
+    return Source(train, test, tuple(map(str, range(NUM_CLASSES[spec.name]))))
 
 
 def load(spec: DataSpec) -> Source:
     """Reads the images in the official order; prepares the default directory if need be.
 
-    60,000 images take about 5 s on one core. Call after `inspect` found nothing.
+    60,000 images take about 5 s on one core. Call after `outline`.
 
     Raises:
         InvalidInput: damaged records, or no network to prepare from.
     """
-    data_dir = _data_dir(spec)
+    data_dir = data_dir_of(spec)
     if (builder := find(spec.name, data_dir)) is None:
         from earlyprune_jax.data.prepare import prepare
 
@@ -112,14 +115,9 @@ def directory_of(name: str, data_dir: Path) -> Path:
     return data_dir / name / str(tfds.builder_cls(name).VERSION)
 
 
-def default_data_dir() -> Path:
-    """Returns where TFDS keeps its data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def prepare_command(name: str, directory: str = "DIR") -> str:
+def prepare_command(name: str, arguments: str = "DIR [--archive FILE]") -> str:
     """Returns what to type to prepare a data set in a directory."""
-    return f"`python -m earlyprune_jax.data.prepare {name} {directory} [--archive FILE]`"
+    return f"`python -m earlyprune_jax.data.prepare {name} {arguments}`"
 
 
 def _unusable(name: str, data_dir: Path, allowed: str) -> InvalidInput:
@@ -129,18 +127,20 @@ def _unusable(name: str, data_dir: Path, allowed: str) -> InvalidInput:
     return unexpected("data.data_dir", str(data_dir), allowed, remedy)
 
 
-def _data_dir(spec: DataSpec) -> Path:
-    return path_of(spec.data_dir) if spec.data_dir else default_data_dir()
+def data_dir_of(spec: DataSpec) -> Path:
+    """Returns the directory of a config; its default is TFDS's own."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return path_of(spec.data_dir or default)
 
 
 def _find_named(spec: DataSpec) -> Any:
     """Finds what a config names; nothing may be there yet only in the default directory."""
-    data_dir = _data_dir(spec)
+    data_dir = data_dir_of(spec)
     builder = find(spec.name, data_dir)
     if builder is not None or not spec.data_dir:
         return builder
     allowed = f"to hold {spec.name} in {directory_of(spec.name, data_dir)}"
-    remedy = f"Prepare it: {prepare_command(spec.name, spec.data_dir)}"
+    remedy = f"Prepare it: {prepare_command(spec.name, f'{spec.data_dir} [--archive FILE]')}"
     if not data_dir.is_dir():
         allowed = "to be a directory that exists"
         remedy += ", or set data.data_dir='' for the TFDS default"
@@ -183,6 +183,6 @@ def _read(builder: Any, split: str) -> dict[str, np.ndarray]:
 def _damaged(builder: Any, split: str, error: Exception) -> InvalidInput:
     name, data_dir = builder.name, str(Path(builder.data_dir).parent.parent)
     allowed = f"to hold readable {split} records of {name} ({type(error).__name__}: {error})"
-    command = prepare_command(name, data_dir)
+    command = prepare_command(name, f"{data_dir} [--archive FILE]")
     remedy = f"Delete {builder.data_dir} and prepare it again: {command}."
     return unexpected("data.data_dir", data_dir, allowed, remedy)

@@ -1,9 +1,9 @@
 """`folder:PATH`: the user's own image files, PATH/train/CLASS/* and PATH/test/CLASS/*.
 
 Labels number the classes in the order of their sorted names; examples are in the order of class and
-file name. Files are png, jpg, jpeg, bmp or webp, of one size; grey ones have one channel, all
-others are read as RGB. Names that begin with a dot are ignored. Files are looked at through their
-headers until they are read.
+file name. Files are whatever Pillow reads with 8 bits a channel, of one size; grey ones have one
+channel, all others are read as RGB. Names that begin with a dot are ignored. Files are looked at
+through their headers until they are read.
 """
 
 import functools
@@ -18,17 +18,17 @@ import numpy as np
 
 from earlyprune_jax.data.source import SPLITS, Source, path_behind
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, gathering, shortened, unexpected
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_LAYOUT = "Wanted: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or jpg, jpeg, bmp, webp)."
+_LAYOUT = "Wanted: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, or other images."
+_FILL = "Put some in, or remove it; names that begin with a dot are ignored."
 _GREY, _DEEP = ("1", "L", "LA", "La"), ("I", "F", "I;")
 
 Classes = dict[str, list[Path]]
 """Class -> what its folder holds, in the order of the labels."""
 
 
-def inspect(spec: DataSpec) -> tuple[list[str], Source]:
+def outline(spec: DataSpec) -> Source:
     """Reads names and headers.
 
     Raises:
@@ -47,14 +47,14 @@ def inspect(spec: DataSpec) -> tuple[list[str], Source]:
     if problems or shape is None:
         raise InvalidInput(problems)
 
-    def outline(paths: list[Path]) -> jax.ShapeDtypeStruct:
+    def not_decoded(paths: list[Path]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((len(paths), *shape), np.uint8)
 
-    return [], _source(files, outline)
+    return _source(files, not_decoded)
 
 
 def load(spec: DataSpec) -> Source:
-    """Decodes all files; call after `inspect` found nothing.
+    """Decodes all files; call after `outline`.
 
     Raises:
         InvalidInput: a file turns out to be damaged.
@@ -86,19 +86,15 @@ def _files(root: Path) -> dict[str, Classes]:
     }
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in _SUFFIXES
-
-
 def _images(classes: Classes) -> list[Path]:
-    return [file for files in classes.values() for file in files if _is_image(file)]
+    return [file for files in classes.values() for file in files]
 
 
 def _name_problems(spec: DataSpec, root: Path, files: dict[str, Classes]) -> list[str]:
     if missing := [split for split in SPLITS if split not in files]:
         allowed = f"to hold a folder {' and '.join(missing)}"
         return [expected("data.name", spec.name, allowed, _LAYOUT)]
-    problems, others = [], []
+    problems = []
     for split, other in (SPLITS, SPLITS[::-1]):
         classes, thing = files[split], f"classes of {root / split}"
         if len(classes) < 2:
@@ -107,22 +103,18 @@ def _name_problems(spec: DataSpec, root: Path, files: dict[str, Classes]) -> lis
             allowed = f"to have folders in {root / other} too"
             remedy = "Both splits have the same classes."
             problems.append(expected(thing, more, allowed, remedy))
-        for name, inside in classes.items():
-            if not any(map(_is_image, inside)):
-                thing = f"number of images in {root / split / name}"
-                remedy = "Put some in, or remove it."
-                problems.append(expected(thing, 0, "to be at least 1", remedy))
-            allowed = f"to be an image ({', '.join(_SUFFIXES)})"
-            remedy = "Convert it, or remove it; names that begin with a dot are ignored."
-            strange = [str(file) for file in inside if not _is_image(file)]
-            others += [expected("file", file, allowed, remedy) for file in strange]
-    return problems + shortened(others)
+        problems += [
+            expected(f"number of images in {root / split / name}", 0, "to be at least 1", _FILL)
+            for name, inside in classes.items()
+            if not inside
+        ]
+    return problems
 
 
 @functools.lru_cache(maxsize=8)
 def _headers(
     listing: tuple[tuple[Path, int, int], ...],
-) -> tuple[list[str], tuple[int, int, int] | None]:
+) -> tuple[list[str], tuple[int, ...] | None]:
     """Finds what is wrong with the files' headers, and the shape of an image: that of most.
 
     Remembered as long as sizes and times of the files are the same: an experiment asks several
@@ -134,12 +126,11 @@ def _headers(
     Returns:
         The problems, and (height, width, channels), None where no file can be read.
     """
-    shapes, problems = {}, []
+    shapes: dict[Path, tuple[int, ...]] = {}
+    problems: list[str] = []
     for file, _, _ in listing:
-        try:
+        with gathering(problems):
             shapes[file] = _look(file).shape
-        except InvalidInput as error:
-            problems += error.problems
     if not shapes:
         return shortened(problems), None
     ((usual, _),) = Counter(shapes.values()).most_common(1)
@@ -174,12 +165,10 @@ def _look(file: Path, *, decode: bool = False) -> np.ndarray:
 
 def _decoded(paths: list[Path]) -> np.ndarray:
     images = np.empty((len(paths), *_look(paths[0]).shape), np.uint8)
-    problems = []
+    problems: list[str] = []
     for row, path in enumerate(paths):
-        try:
+        with gathering(problems):
             images[row] = _look(path, decode=True)
-        except InvalidInput as error:
-            problems += error.problems
     if problems:
         raise InvalidInput(shortened(problems))
     return images

@@ -1,35 +1,35 @@
 """From a DataSpec to the arrays of its splits: check it, count it, read it."""
 
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from earlyprune_jax import references
-from earlyprune_jax.data import cifar, digits, folder, function, npz
+from earlyprune_jax.data import arrays, cifar, folder
 from earlyprune_jax.data.checks import array_problems, key_problems
-from earlyprune_jax.data.source import Source, num_examples, outline_of
-from earlyprune_jax.data.splits import split, training_shares
+from earlyprune_jax.data.source import Source, num_examples, outline_of, split, training_shares
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, expected, gathering, unknown_choice
 
-CHOICES = ("digits", "cifar10", "cifar100", "npz:PATH", "folder:PATH", "module:function")
-_SOURCES: dict[str, ModuleType] = {
-    "digits": digits,
-    "cifar10": cifar,
-    "cifar100": cifar,
-    "npz:": npz,
-    "folder:": folder,
+Look = Callable[[DataSpec], Source]
+_SOURCES: dict[str, tuple[Look, Look]] = {
+    "digits": (arrays.load_digits, arrays.load_digits),
+    "cifar10": (cifar.outline, cifar.load),
+    "cifar100": (cifar.outline, cifar.load),
+    "npz:": (arrays.outline_npz, arrays.load_npz),
+    "folder:": (folder.outline, folder.load),
+    "module:function": (arrays.load_function, arrays.load_function),
 }
-"""Names and prefixes -> modules; import paths are `function`'s.
+"""Names and prefixes -> what gives the outline of a source, and the source itself.
 
-A module has `inspect(spec)` -> (problems, outline), which reads no example, and `load(spec)` ->
-source. What is right of arrays and keys whatever gives them is checked here.
+The first reads as little as it can, and raises InvalidInput with all that it sees. What is right of
+arrays and keys whatever gives them is checked here.
 """
 
 
 def check(spec: DataSpec) -> list[str]:
-    """Every problem of the data section that can be found without reading an image.
+    """Lists every problem of the data section that can be found without reading an image.
 
     Looks at directories, headers and labels; writes nothing and downloads nothing. A function of
     the user's is called, once per process. Each text names the key, its value, what is allowed and
@@ -72,13 +72,9 @@ def shapes(spec: DataSpec) -> dict[str, Any]:
     if problems or source is None:
         raise InvalidInput(problems)
     validation, train = (int(shares.sum()) for shares in training_shares(source, spec))
-    held = {"validation": outline_of(source.train, validation)} if validation else {}
-    reported = round(spec.test_fraction * num_examples(source.test))
-    return {
-        "train": outline_of(source.train, train),
-        **held,
-        "test": outline_of(source.test, reported),
-    }
+    splits = {"train": (source.train, train), "validation": (source.train, validation)}
+    splits["test"] = (source.test, round(spec.test_fraction * num_examples(source.test)))
+    return {name: outline_of(rows, num) for name, (rows, num) in splits.items() if num}
 
 
 def load(spec: DataSpec) -> dict[str, Any]:
@@ -104,8 +100,9 @@ def read(spec: DataSpec) -> Source:
     """
     problems, _ = _examine(spec)
     if not problems:
+        _, load_source = _source_of(spec.name)
         # Once more, on what was read: a directory prepared meanwhile may hold other classes.
-        problems, source = _checked(spec, _module(spec.name).load(spec))
+        problems, source = _checked(spec, load_source(spec))
     if problems:
         raise InvalidInput(problems)
     return source
@@ -138,36 +135,42 @@ class Reader:
         return self._last[1]
 
 
-def _module(name: str) -> ModuleType:
+def _source_of(name: str) -> tuple[Look, Look]:
     prefix, colon, _ = name.partition(":")
-    if prefix + colon in _SOURCES:
-        return _SOURCES[prefix + colon]
     if references.is_import_path(name):
-        return function
-    raise InvalidInput([unknown_choice("data.name", name, CHOICES)])
+        return _SOURCES["module:function"]
+    if prefix + colon not in _SOURCES:
+        choices = [known + "PATH" * known.endswith(":") for known in _SOURCES]
+        raise InvalidInput([unknown_choice("data.name", name, choices)])
+    return _SOURCES[prefix + colon]
 
 
 def _examine(spec: DataSpec) -> tuple[list[str], Source | None]:
-    """Finds all problems that need no reading; the outline of the source if there is none."""
-    problems = []
+    """Finds all problems that need no reading; the outline of the source where there is one."""
+    problems: list[str] = []
+    source = None
+    if spec.name in cifar.NUM_CLASSES:
+        # Where the directory is of no use, the keys are compared with the official set.
+        source = cifar.official_outline(spec)
     try:
-        module = _module(spec.name)
-        if spec.data_dir and module is not cifar:
-            remedy = "It belongs to data.name=cifar10 or cifar100."
-            allowed = f"to be '' for {spec.name}"
-            problems.append(expected("data.data_dir", spec.data_dir, allowed, remedy))
-        found, outline = module.inspect(spec)
-    except InvalidInput as error:
-        return [*problems, *error.problems], None
+        with gathering(problems):
+            outline, _ = _source_of(spec.name)
+            if spec.data_dir and source is None:
+                remedy = "It belongs to data.name=cifar10 or cifar100."
+                allowed = f"to be '' for {spec.name}"
+                problems.append(expected("data.data_dir", spec.data_dir, allowed, remedy))
+            source = outline(spec)
     except OSError as error:  # a folder that may not be looked into, a path that is too long
-        return [*problems, expected("data.name", spec.name, f"to be readable ({error})")], None
-    unfit, outline = _checked(spec, outline)
-    return [*problems, *found, *unfit], outline
+        problems.append(expected("data.name", spec.name, f"to be readable ({error})"))
+    if source is not None:
+        unfit, source = _checked(spec, source)
+        problems += unfit
+    return problems, source
 
 
 def _checked(spec: DataSpec, source: Source) -> tuple[list[str], Source]:
     """Finds what is wrong with arrays and keys; labels of images that are right become int32."""
-    names = npz.ARRAYS if spec.name.startswith("npz:") else {}
+    names = arrays.NPZ_NAMES if spec.name.startswith("npz:") else {}
     if problems := array_problems(spec, source, names):
         return problems, source
     if source.holds_images:

@@ -12,24 +12,29 @@ records. A record is one label byte (CIFAR-10) or the coarse and the fine label 
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import io
 import sys
 import tarfile
 import tempfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
 
-from earlyprune_jax.data.cifar import RECORD_FORMAT, directory_of, find
+from earlyprune_jax.data.cifar import (
+    NUM_CLASSES,
+    RECORD_FORMAT,
+    directory_of,
+    find,
+    prepare_command,
+)
 from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
 
 _CHUNK_BYTES = 1 << 20
@@ -38,64 +43,20 @@ _TIMEOUT_SECONDS = 30
 _NETWORK_ERRORS = (URLError, HTTPException, TimeoutError, ConnectionError, SSLError)
 
 
-@dataclasses.dataclass(frozen=True)
-class Archive:
-    """Where an archive is, what proves it whole, what is in it.
+class Archive(NamedTuple):
+    """Where an archive is, and the SHA-256 of its bytes, as hex."""
 
-    Attributes:
-        name: of the data set.
-        url: of the archive.
-        sha256: of its bytes, as hex.
-        folder: of its members.
-        members: split -> the members with its records, in order.
-        labels: each label of a record, in order -> the member that names its classes; the names of
-            the labels are TFDS's.
-    """
-
-    name: str
     url: str
     sha256: str
-    folder: str
-    members: Mapping[str, tuple[str, ...]]
-    labels: Mapping[str, str]
 
 
-ARCHIVES = {
-    "cifar10": Archive(
-        name="cifar10",
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        folder="cifar-10-batches-bin",
-        members={
-            "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-            "test": ("test_batch.bin",),
-        },
-        labels={"label": "batches.meta.txt"},
-    ),
-    "cifar100": Archive(
-        name="cifar100",
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        folder="cifar-100-binary",
-        members={"train": ("train.bin",), "test": ("test.bin",)},
-        labels={"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
-    ),
-}
+def official(name: str) -> Archive:
+    """Returns the archive that TFDS names for a data set."""
+    import tensorflow_datasets as tfds
 
-
-@dataclasses.dataclass(frozen=True)
-class Contents:
-    """A parsed archive.
-
-    Attributes:
-        images: split -> uint8 [N, 32, 32, 3].
-        labels: split -> label name -> uint8 [N].
-        class_names: label name -> the classes' names.
-    """
-
-    images: dict[str, np.ndarray]
-    labels: dict[str, dict[str, np.ndarray]]
-    class_names: dict[str, tuple[str, ...]]
+    stock: Any = tfds.builder_cls(name)
+    ((url, info),) = stock.url_infos.items()
+    return Archive(url, info.checksum)
 
 
 def prepare(
@@ -111,7 +72,7 @@ def prepare(
         name: cifar10 or cifar100.
         data_dir: the TFDS directory; created if need be.
         archive_file: the official archive, fetched before; None = download it.
-        archive: facts of another archive of the same format; None = the official one.
+        archive: another archive of the same format; None = the official one.
 
     Returns:
         The directory of the prepared data set, data_dir/NAME/VERSION.
@@ -127,9 +88,9 @@ def prepare(
         ...     print(error)
         Expected name='cifar1O' to be one of cifar10, cifar100. Did you mean 'cifar10'?
     """
-    if name not in ARCHIVES:
-        raise InvalidInput([unknown_choice("name", name, list(ARCHIVES))])
-    archive = archive or ARCHIVES[name]
+    if name not in NUM_CLASSES:
+        raise InvalidInput([unknown_choice("name", name, list(NUM_CLASSES))])
+    archive = archive or official(name)
     data_dir = Path(data_dir).expanduser().absolute()
     path = directory_of(name, data_dir)
     if find(name, data_dir) is not None:
@@ -140,11 +101,12 @@ def prepare(
     with _folder_for(data_dir, name) as scratch:
         if archive_file is None:
             archive_file = scratch / "archive.tar.gz"
-            _download(archive, archive_file)
+            _download(name, archive, archive_file)
             _verify(archive, archive_file)
-        contents = read_archive(archive, archive_file)
         print(f"Preparing {name} in {path}", file=sys.stderr)
-        written = _write(name, contents, scratch)
+        with tarfile.open(archive_file) as tar:
+            tar.extractall(scratch / "extracted", filter="data")
+        written = _write(name, scratch)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             written.rename(path)
@@ -177,31 +139,34 @@ def _folder_for(data_dir: Path, name: str) -> Iterator[Path]:
                 data_dir.rmdir()
 
 
-def _write(name: str, contents: Contents, scratch: Path) -> Path:
-    """Runs the TFDS builder over `contents`; returns the directory it filled."""
+def _write(name: str, scratch: Path) -> Path:
+    """Runs the TFDS builder over the extracted archive; returns the directory it filled."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
     stock: Any = tfds.builder_cls(name)
 
     class FromArchive(stock, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
-        """The stock builder (features, version, citation) with the images already in memory."""
+        """The stock builder without the two steps that need TensorFlow: extracting and reading."""
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager
-            for label, names in contents.class_names.items():
-                self.info.features[label].names = list(names)
-            return {split: self._generate_examples(split) for split in contents.images}
+            extracted = SimpleNamespace(download_and_extract=lambda url: scratch / "extracted")
+            return super()._split_generators(extracted)
 
-        def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-            labels = contents.labels[split]
-            for i, image in enumerate(contents.images[split]):
+        def _generate_examples(
+            self, split_prefix: str, filepaths: Iterable[str]
+        ) -> Iterator[tuple[int, dict[str, Any]]]:
+            names = [label for label in ("coarse_label", "label") if label in self.info.features]
+            content = b"".join(Path(path).read_bytes() for path in filepaths)
+            labels, images = parse_records(content, len(names))
+            for i, image in enumerate(images):
                 png = io.BytesIO()
                 Image.fromarray(image).save(png, "PNG")
                 png.seek(0)
                 # The ids that TFDS gives: the only trace of the official order.
-                example = {"id": f"{split}_{i:05d}", "image": png}
-                yield i, example | {label: int(values[i]) for label, values in labels.items()}
+                example = {"id": f"{split_prefix}{i:05d}", "image": png}
+                yield i, example | dict(zip(names, labels[i].tolist(), strict=True))
 
     FromArchive.name = name
     tfds.disable_progress_bar()
@@ -236,37 +201,6 @@ def parse_records(data: bytes, num_labels: int) -> tuple[np.ndarray, np.ndarray]
     return records[:, :num_labels], np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
-def read_archive(archive: Archive, path: Path) -> Contents:
-    """Reads all members of a verified archive into memory, in the official order.
-
-    Raises:
-        InvalidInput: a member is missing or is not made of whole records.
-    """
-    images, labels = {}, {}
-    try:
-        with tarfile.open(path) as tar:
-            for split, members in archive.members.items():
-                data = b"".join(_member(tar, archive, member) for member in members)
-                columns, images[split] = parse_records(data, len(archive.labels))
-                labels[split] = dict(zip(archive.labels, columns.T, strict=True))
-            class_names = {
-                name: tuple(_member(tar, archive, member).decode().split())
-                for name, member in archive.labels.items()
-            }
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, KeyError) as error:
-        raise _unusable(
-            archive, path, f"to hold the binary version of {archive.name} ({error})"
-        ) from error
-    return Contents(images, labels, class_names)
-
-
-def _member(tar: tarfile.TarFile, archive: Archive, member: str) -> bytes:
-    file = tar.extractfile(f"{archive.folder}/{member}")
-    if file is None:
-        raise KeyError(f"{member} is not a plain file")
-    return file.read()
-
-
 def _verify(archive: Archive, path: Path) -> None:
     """Compares a file with the archive's published SHA-256.
 
@@ -275,22 +209,21 @@ def _verify(archive: Archive, path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        allowed = f"to have SHA-256 {archive.sha256}, not {digest}: it is cut off or another file"
     except OSError as error:
-        raise _unusable(archive, path, f"to be a readable file ({error.strerror})") from error
-    if found != archive.sha256:
-        allowed = (
-            f"to have SHA-256 {archive.sha256}, not {found}: it is cut off, changed or another file"
-        )
-        raise _unusable(archive, path, allowed)
+        digest, allowed = "", f"to be a readable file ({error.strerror})"
+    if digest != archive.sha256:
+        raise unexpected("archive", str(path), allowed, f"Get it from {archive.url}.")
 
 
-def _unusable(archive: Archive, path: Path, allowed: str) -> InvalidInput:
-    return unexpected("archive", str(path), allowed, f"Get it from {archive.url}.")
-
-
-def _download(archive: Archive, path: Path) -> None:
+def _download(name: str, archive: Archive, path: Path) -> None:
     """Fetches the archive to `path`, reporting progress on standard error. Not verified yet.
+
+    Args:
+        name: of the data set, for messages.
+        archive: which.
+        path: of the file to write.
 
     Raises:
         InvalidInput: no network, or the server's refusal.
@@ -311,12 +244,11 @@ def _download(archive: Archive, path: Path) -> None:
                     print(f"  {written / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr)
     except _NETWORK_ERRORS as error:
         remedy = (
-            f"Without a network here, fetch that file elsewhere and run "
-            f"`python -m earlyprune_jax.data.prepare {archive.name} DIR --archive FILE`, "
-            f"then set data.data_dir=DIR."
+            "Without a network here, fetch that file elsewhere and run "
+            f"{prepare_command(name, 'DIR --archive FILE')}, then set data.data_dir=DIR."
         )
         allowed = f"to be reachable ({error})"
-        raise unexpected(f"archive of {archive.name}", archive.url, allowed, remedy) from error
+        raise unexpected(f"archive of {name}", archive.url, allowed, remedy) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -326,16 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Prepares CIFAR as a TFDS directory from the official archive, without "
         "TensorFlow.",
     )
-    parser.add_argument("name", choices=tuple(ARCHIVES))
-    parser.add_argument(
-        "data_dir", type=Path, metavar="DIR", help="the directory to give as data.data_dir"
-    )
-    parser.add_argument(
-        "--archive",
-        type=Path,
-        metavar="FILE",
-        help="the archive, fetched before; default: download it",
-    )
+    parser.add_argument("name", choices=tuple(NUM_CLASSES))
+    parser.add_argument("data_dir", type=Path, metavar="DIR", help="to give as data.data_dir")
+    archive_help = "the archive, fetched before; default: download it"
+    parser.add_argument("--archive", type=Path, metavar="FILE", help=archive_help)
     args = parser.parse_args(arguments)
     try:
         path = prepare(args.name, args.data_dir, archive_file=args.archive)

@@ -1,13 +1,21 @@
-"""A data set in memory: pytrees of read-only NumPy arrays, one row per example, with a digest."""
+"""A data set in memory, and seeded draws from it.
+
+A source holds pytrees of read-only NumPy arrays, one row per example, and has a digest. Splits have
+exact totals, and every class is within one example of its share.
+"""
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
+from earlyprune_jax.array_types import Array, PRNGKey
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import unexpected
 
@@ -44,7 +52,7 @@ class Source:
 
     @property
     def holds_images(self) -> bool:
-        """Whether this is image classification: images and labels, nothing else."""
+        """Tells whether this is image classification: images and labels, nothing else."""
         return all(
             isinstance(split, dict) and split.keys() == {"images", "labels"}
             for split in (self.train, self.test)
@@ -120,6 +128,13 @@ def named_leaves(split: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
 
+def _lock(arrays: Any) -> Any:
+    for array in jax.tree.leaves(arrays):
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
+    return arrays
+
+
 def path_of(text: str) -> Path:
     """Returns a path that the user gives, with ~ expanded where there is such a home."""
     try:
@@ -141,8 +156,171 @@ def path_behind(spec: DataSpec) -> Path:
     return path_of(path)
 
 
-def _lock(arrays: Any) -> Any:
-    for array in jax.tree.leaves(arrays):
-        if isinstance(array, np.ndarray):
-            array.setflags(write=False)
-    return arrays
+# Draws
+
+_VALIDATION, _SUBSET, _TEST = 0, 1, 2
+"""What is drawn: each has its own random numbers."""
+
+
+def class_shares(class_counts: ArrayLike, fraction: float) -> np.ndarray:
+    """Counts how many of each class make up `fraction` of all, by largest remainder.
+
+    With N = sum(class_counts) and m = round(fraction * N), class c's quota is
+    m * class_counts[c] / N. Every class gets its quota rounded down; the examples still
+    missing from m go one each to the classes with the largest remainders, ties to the
+    lower class. Integer arithmetic throughout. `round` is Python's: halves go to the
+    even number.
+
+    Args:
+        class_counts: examples of each class, [C].
+        fraction: in [0, 1].
+
+    Returns:
+        int64 [C], summing to round(fraction * N), each within 1 of its quota.
+
+    Example:
+        >>> class_shares([10, 10, 5], 0.3).tolist()
+        [3, 3, 2]
+    """
+    counts = np.asarray(class_counts, np.int64)
+    num_all = int(counts.sum())
+    if num_all == 0:
+        return np.zeros_like(counts)
+    num_chosen = round(fraction * num_all)
+    shares, remainders = np.divmod(num_chosen * counts, num_all)
+    order = np.argsort(-remainders, kind="stable")
+    shares[order[: num_chosen - shares.sum()]] += 1
+    return shares
+
+
+def stratified_split(
+    labels: np.ndarray, fraction: float, seed: int | Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws round(fraction * N) of N examples, each class by its share; the rest stay behind.
+
+    Every example draws a 64-bit number from PCG64(seed); class c gives the examples with
+    its `class_shares(...)[c]` smallest. NumPy promises the raw stream of a bit generator
+    for good (not so the methods of `Generator`), so a split outlives NumPy's versions.
+
+    A function of (labels, fraction, seed) only. The two parts are disjoint and cover
+    everything.
+
+    Args:
+        labels: int [N], >= 0.
+        fraction: of the examples to draw, in [0, 1].
+        seed: one number >= 0, or several.
+
+    Returns:
+        (drawn, rest): ascending int64 index arrays of lengths round(fraction * N) and
+        N - round(fraction * N).
+
+    Example:
+        >>> drawn, rest = stratified_split(np.array([0, 0, 1, 1, 0, 0, 1, 1]), 0.5, seed=0)
+        >>> len(drawn), len(rest), np.intersect1d(drawn, rest).size
+        (4, 4, 0)
+    """
+    labels = np.asarray(labels)
+    shares = class_shares(np.bincount(labels), fraction)
+    numbers = np.random.PCG64(seed).random_raw(len(labels))
+    # Sorted by class, then by number: a class's rows are consecutive, best first.
+    order = np.lexsort((numbers, labels))
+    starts = np.searchsorted(labels[order], np.arange(len(shares)))
+    rank_in_class = np.arange(len(labels)) - starts[labels[order]]
+    is_drawn = np.zeros(len(labels), bool)
+    is_drawn[order] = rank_in_class < shares[labels[order]]
+    return np.flatnonzero(is_drawn), np.flatnonzero(~is_drawn)
+
+
+def training_shares(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the examples of each stratum in the validation split and in the training subset.
+
+    Args:
+        source: a source or its outline.
+        spec: the data section.
+
+    Returns:
+        (validation, train): int64 [number of strata] each.
+    """
+    counts = np.bincount(source.strata_of("train"))
+    validation = class_shares(counts, spec.validation_fraction)
+    return validation, class_shares(counts - validation, spec.train_fraction)
+
+
+def split(source: Source, spec: DataSpec) -> dict[str, Any]:
+    """Draws what a run sees of a source.
+
+    The validation split is drawn first, from all training examples, so it is the same for
+    every data fraction; the subset is drawn from what remains. Both are stratified, where the
+    source has strata, and seeded by `split_seed` alone. Of the test set, `test_fraction` is kept;
+    it gives nothing to the other splits. Examples keep the order of their source.
+
+    Args:
+        source: of `read`.
+        spec: the data section.
+
+    Returns:
+        Split -> pytree of read-only arrays: train, test, and validation if it is not empty.
+    """
+
+    def draw(strata: np.ndarray, fraction: float, purpose: int) -> tuple[np.ndarray, np.ndarray]:
+        return stratified_split(strata, fraction, (spec.split_seed, purpose))
+
+    strata = source.strata_of("train")
+    validation, rest = draw(strata, spec.validation_fraction, _VALIDATION)
+    used, _ = draw(strata[rest], spec.train_fraction, _SUBSET)
+    reported, _ = draw(source.strata_of("test"), spec.test_fraction, _TEST)
+    rows = {"train": rest[used], "validation": validation, "test": reported}
+    return {
+        name: take(source.test if name == "test" else source.train, numbers)
+        for name, numbers in rows.items()
+        if len(numbers) or name != "validation"
+    }
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Returns num_examples // batch_size: only full batches are trained on.
+
+    Raises:
+        InvalidInput: there is no full batch, or `batch_size` is below 1.
+
+    Example:
+        >>> steps_per_epoch(50_000, 128)
+        390
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise unexpected(
+            "train.batch_size",
+            batch_size,
+            f"in [1, {num_examples}]",
+            f"There are {num_examples} training examples and a step takes a full batch.",
+        )
+    return num_examples // batch_size
+
+
+def epoch_order(key: PRNGKey, epoch: Array | int, num_examples: int, batch_size: int) -> Array:
+    """Draws the row indices of an epoch's batches: a fresh permutation, cut into full batches.
+
+    A function of (key, epoch) alone, so a run that starts again in epoch e needs no
+    earlier epoch. No index occurs twice in an epoch. The num_examples % batch_size
+    indices at the end of the permutation sit the epoch out, others each time (PyTorch's
+    `drop_last=True`): one batch shape means one compilation.
+
+    Args:
+        key: of the run's data order.
+        epoch: 0-based; may be traced.
+        num_examples: static.
+        batch_size: static, at most `num_examples`.
+
+    Returns:
+        int32 [steps_per_epoch, batch_size], in [0, num_examples).
+
+    Raises:
+        InvalidInput: there is no full batch.
+
+    Example:
+        >>> epoch_order(jax.random.PRNGKey(0), 3, num_examples=10, batch_size=4).shape
+        (2, 4)
+    """
+    num_steps = steps_per_epoch(num_examples, batch_size)
+    permutation = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+    return permutation[: num_steps * batch_size].reshape(num_steps, batch_size).astype(jnp.int32)

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from earlyprune_jax import memory
+from earlyprune_jax.grid import worker
 
 NUM_TIMED_STEPS = 12
 
@@ -35,7 +35,7 @@ def main() -> None:
     # Before JAX is imported: its threads are as many as there are cores then.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, told["cores"])
-    memory.keep_freed()
+    worker.keep_freed_memory()
     from earlyprune_jax import data, tasks
     from earlyprune_jax import spec as specs
     from earlyprune_jax.training import engine as engines

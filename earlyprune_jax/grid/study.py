@@ -35,7 +35,7 @@ class Study:
         """Returns the metric that forks are compared by, as the workdir's study.json says."""
         held = read_json(self.workdir / "study.json") or {}
         named = (metric for metric in held.get("metrics", ()) if metric["name"] == held["primary"])
-        return Metric.from_json(next(named))
+        return Metric(**next(named))
 
     def at(self, setting: Setting) -> RunSpec:
         """Returns the spec of one setting."""

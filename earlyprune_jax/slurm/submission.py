@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import config, experiment, memory
+from earlyprune_jax import config, experiment
+from earlyprune_jax.grid import worker
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import Scope
@@ -57,7 +58,7 @@ class Task:
 
     def __call__(self) -> None:
         """Works until all is done, or until shortly before the limit; then has the job requeued."""
-        memory.keep_freed()
+        worker.keep_freed_memory()
         use_code(self.spec)
         is_shared = self.stage != CLOSING
         job.carry_out(

@@ -11,11 +11,18 @@ num_classes, mean, std, crop_padding and horizontal_flip, which are the config's
 that it takes by name.
 """
 
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from earlyprune_jax import data, models, references
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals.signal import Network
+from earlyprune_jax.spec import DataSpec, RunSpec, Setting
 from earlyprune_jax.tasks.batching import Batches, Batching, bucketed, gather, padded_batches, plain
-from earlyprune_jax.tasks.registry import TASKS, abstract, build, forget, steps_per_epoch
-from earlyprune_jax.tasks.task import HostMeasurement, Task, split_variables
+from earlyprune_jax.tasks.classification import classification
+from earlyprune_jax.tasks.task import HostMeasurement, Task, check, split_variables
+from earlyprune_jax.validate import InvalidInput, expected
 
 __all__ = [
     "TASKS",
@@ -35,3 +42,99 @@ __all__ = [
     "split_variables",
     "steps_per_epoch",
 ]
+
+KEY = "task.name"
+TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
+
+
+def build(spec: RunSpec, source: data.Source) -> Task:
+    """Makes the task of an experiment from its data.
+
+    Args:
+        spec: of one setting.
+        source: of `data.read`.
+
+    Raises:
+        InvalidInput: the reference cannot be loaded, or what it makes is no sound task.
+    """
+    return _make(spec, data.split(source, spec.data), *data.normalisation(source, spec.data))
+
+
+@functools.lru_cache(maxsize=64)
+def abstract(spec: RunSpec) -> Task:
+    """Makes the task as far as shapes go: what can be checked, and counted, before data are read.
+
+    Only built-in tasks are made from shapes; the user's own sees its data.
+
+    Args:
+        spec: of one setting.
+
+    Raises:
+        InvalidInput: as `build`.
+    """
+    if references.is_import_path(spec.task.name):
+        return _make(spec, *_own_data(spec.data))
+    # Only shapes matter, and one number serves all channels.
+    neutral = (0.5,)
+    mean, std = spec.data.mean or neutral, spec.data.std or neutral
+    return _make(spec, data.shapes(spec.data), mean, std)
+
+
+def steps_per_epoch(spec: RunSpec) -> dict[Setting, int]:
+    """Counts the training steps an epoch of every setting, its trunk's too."""
+    steps = {
+        setting: abstract(spec.at(setting)).batching.steps_per_epoch for setting in spec.settings()
+    }
+    return {setting.trunk: number for setting, number in steps.items()} | steps
+
+
+def forget() -> None:
+    """Has `abstract` look at the data anew."""
+    abstract.cache_clear()
+    _own_data.cache_clear()
+
+
+@functools.lru_cache(maxsize=1)
+def _own_data(spec: DataSpec) -> tuple[Mapping[str, Any], tuple[float, ...], tuple[float, ...]]:
+    """Reads what a task of the user's is made from; tasks of several settings share one copy."""
+    source = data.read(spec)
+    return data.split(source, spec), *data.normalisation(source, spec)
+
+
+NEUTRAL = {
+    "train.precision": "float32",
+    "data.mean": (),
+    "data.std": (),
+    "data.crop_padding": 0,
+    "data.horizontal_flip": False,
+}
+"""Keys that a task may take, and their values where it does not."""
+
+
+def _make(
+    spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Task:
+    """Makes a task from its splits, or from their shapes.
+
+    Raises:
+        InvalidInput: no such task or network, keys that the task would ignore, or no sound task.
+    """
+    make = references.load(KEY, spec.task.name, TASKS)
+    model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
+    keys = ("train.batch_size", "data.num_classes", *NEUTRAL)
+    options = {key.partition(".")[2]: spec.value(key) for key in keys} | {"mean": mean, "std": std}
+    taken = references.accepted(make, options)
+    ignored = [
+        expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")
+        for key, neutral in NEUTRAL.items()
+        if key.partition(".")[2] not in taken and spec.value(key) != neutral
+    ]
+    if ignored:
+        raise InvalidInput(ignored)
+    if not references.is_import_path(spec.task.name):
+        return make(splits, model, **taken)
+    with references.guarded(KEY, spec.task.name, "to make a Task"):
+        made = make(splits, model, **taken)
+    if problems := check(made):
+        raise InvalidInput([f"{KEY}: {spec.task.name}: {problem}" for problem in problems])
+    return made

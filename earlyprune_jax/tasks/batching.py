@@ -10,6 +10,7 @@ import numpy as np
 
 from earlyprune_jax import data
 from earlyprune_jax.array_types import Array, PRNGKey
+from earlyprune_jax.data.source import num_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def plain(splits: Mapping[str, Any], batch_size: int, take: Take = gather) -> Ba
         >>> made.subset("test", np.arange(3), 2, 1)[0].weights.tolist()
         [[1.0, 1.0], [1.0, 0.0]]
     """
-    counts = {name: {"": _length(arrays)} for name, arrays in splits.items()}
+    counts = {name: {"": num_examples(arrays)} for name, arrays in splits.items()}
 
     def epoch(key: PRNGKey, number: int) -> list[Batches]:
         return [Batches("", _permuted(key, number, counts["train"][""], batch_size), None)]
@@ -138,7 +139,8 @@ def bucketed(
     """
     kinds = tuple(batch_sizes)
     counts = {
-        name: {kind: _length(arrays[kind]) for kind in kinds} for name, arrays in splits.items()
+        name: {kind: num_examples(arrays[kind]) for kind in kinds}
+        for name, arrays in splits.items()
     }
 
     def epoch(key: PRNGKey, number: int) -> list[Batches]:
@@ -245,7 +247,3 @@ def places(batches: Batches, before: int) -> tuple[np.ndarray, int]:
 def shapes_of(splits: Any) -> Any:
     """Returns the shapes and types of some arrays."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), splits)
-
-
-def _length(arrays: Any) -> int:
-    return jax.tree.leaves(arrays)[0].shape[0]

@@ -106,9 +106,9 @@ def classification(
 def _require_images(splits: Mapping[str, Any]) -> None:
     train = splits["train"]
     if not isinstance(train, Mapping) or set(train) != {"images", "labels"}:
-        found = sorted(train) if isinstance(train, Mapping) else type(train).__name__
+        given = sorted(train) if isinstance(train, Mapping) else type(train).__name__
         remedy = "Take another data.name, or a task of your own: docs/extending.md."
-        raise unexpected("data of task classification", found, "to be images and labels", remedy)
+        raise unexpected("data of task classification", given, "to be images and labels", remedy)
 
 
 def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name: str) -> None:
@@ -133,10 +133,10 @@ def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name:
 
     with references.guarded("model.name", name, f"to be applicable to images {list(shape)}"):
         logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    found = getattr(logits, "shape", type(logits).__name__)
-    if found != (1, num_classes):
+    shape_given = getattr(logits, "shape", type(logits).__name__)
+    if shape_given != (1, num_classes):
         allowed = f"to map images [B, {', '.join(map(str, shape))}] to logits [B, {num_classes}]"
-        raise unexpected("model.name", name, allowed, f"It gives {found} for one image.")
+        raise unexpected("model.name", name, allowed, f"It gives {shape_given} for one image.")
 
 
 def _sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:

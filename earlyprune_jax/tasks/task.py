@@ -14,7 +14,7 @@ from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import Batches, Batching, shapes_of
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import expected, gathering, unexpected
 
 Sums = Mapping[str, Array]
 """Sums over examples, float32 scalars: `loss`, `count` (what the loss is divided by), and more."""
@@ -44,7 +44,7 @@ class HostMeasurement:
             raise unexpected("every_epochs of HostMeasurement", self.every_epochs, allowed)
 
     def of(self, variables: Variables, split: str) -> dict[str, float]:
-        """Measures, and sees that all metrics are there.
+        """Returns what is measured, of all metrics.
 
         Raises:
             InvalidInput: `measure` gives other names.
@@ -53,7 +53,7 @@ class HostMeasurement:
         return _as_numbers("what the host measures", measured, self.metrics)
 
     def due(self, epoch: int, last_epoch: int) -> bool:
-        """Whether it is measured after this epoch of a run that ends with `last_epoch`."""
+        """Tells whether it is measured after this epoch of a run that ends with `last_epoch`."""
         return epoch == last_epoch or epoch % self.every_epochs == 0
 
 
@@ -104,18 +104,18 @@ class Task:
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
-        """The metrics of the sums, then those measured on the host."""
-        return (*self.metrics, *(metric for one in self.host for metric in one.metrics))
+        """Lists the metrics of the sums, then those measured on the host."""
+        return sum((measurement.metrics for measurement in self.host), self.metrics)
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """The names of the sums, each once."""
+        """Lists the names of the sums, each once."""
         named = ("loss", "count", *(metric.name for metric in self.metrics))
         return tuple(dict.fromkeys(self.sums or named))
 
     @functools.cached_property
     def num_outputs(self) -> int:
-        """How many log-probabilities an example has, C; 0 where the task has none. Nothing is
+        """Counts the log-probabilities of an example, C; 0 where the task has none. Nothing is
         computed."""
         if self.network is None:
             return 0
@@ -130,7 +130,7 @@ class Task:
         return jax.eval_shape(predict, self.shapes(), train).shape[-1]
 
     def shapes(self) -> Any:
-        """The shapes and types of a network's variables; nothing is computed or compiled."""
+        """Returns the shapes and types of a network's variables; nothing is computed."""
         return self._shapes
 
     @functools.cached_property
@@ -138,14 +138,14 @@ class Task:
         return jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
     def measured(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """The metrics of summed examples, as numbers."""
+        """Returns the metrics of summed examples, as numbers."""
         numbers = {name: float(value) for name, value in sums.items()}
         if self.values is not None:
             return _as_numbers("names of task.values", self.values(numbers), self.metrics)
         return {metric.name: numbers[metric.name] / numbers["count"] for metric in self.metrics}
 
     def probe(self, model_state: Any) -> Network:
-        """What signals look at: the network of the log-probabilities, or one that has only sums."""
+        """Returns what signals look at: the task's network, or one that has only sums."""
         if self.network is not None:
             return self.network(model_state)
 
@@ -157,11 +157,12 @@ class Task:
         )
 
     def decidable_columns(self) -> tuple[str, ...]:
-        """The metrics that a trigger may watch."""
+        """Lists the metrics that a trigger may watch."""
         splits = [split for split in ("train", "validation") if split in self.splits]
         columns = [metric.column(split) for split in splits for metric in self.metrics]
         if "validation" in self.splits:
-            columns += [metric.column("validation") for one in self.host for metric in one.metrics]
+            on_host = self.all_metrics[len(self.metrics) :]
+            columns += [metric.column("validation") for metric in on_host]
         return tuple(columns)
 
 
@@ -173,7 +174,7 @@ def _as_numbers(thing: str, values: Values, metrics: tuple[Metric, ...]) -> dict
 
 
 def split_variables(variables: Variables) -> tuple[Params, dict[str, Any]]:
-    """The parameters of a network, and its other collections: the model state.
+    """Splits a network's variables into its parameters and other collections, the model state.
 
     Example:
         >>> split_variables({"params": {"w": 1}, "batch_stats": {"mean": 0}})
@@ -208,7 +209,7 @@ def check(task: Any) -> list[str]:
 def _check_functions(task: Task) -> list[str]:
     """Finds wrong results, by shapes alone, on the first training batch of every kind."""
     problems: list[str] = []
-    try:
+    with gathering(problems):
         with references.guarded("task", "init", "to make variables"):
             split_variables(task.shapes())
         with references.guarded("task", "sums of a batch", "to be traceable"):
@@ -218,12 +219,10 @@ def _check_functions(task: Task) -> list[str]:
                     problems += _check_sums(task, batches)
                 kinds.add(batches.kind)
                 num_steps += len(batches.indices)
-        if num_steps != task.batching.steps_per_epoch:
+        steps = task.batching.steps_per_epoch
+        if num_steps != steps:
             allowed = f"to be the number of batches in an epoch, {num_steps}"
-            steps = task.batching.steps_per_epoch
             problems.append(expected("task.batching.steps_per_epoch", steps, allowed))
-    except InvalidInput as error:
-        problems += error.problems
     return list(dict.fromkeys(problems))
 
 
@@ -244,15 +243,7 @@ def _check_sums(task: Task, batches: Batches) -> list[str]:
     key, splits = jax.ShapeDtypeStruct((2,), jnp.uint32), shapes_of(dict(task.splits))
     trained, new_state = jax.eval_shape(train, params, model_state, splits["train"], key)
     evaluated = jax.eval_shape(evaluate, params, model_state, splits["test"])
-    problems = _wrong_sums("train_sums", trained) + _wrong_sums("eval_sums", evaluated)
-    wanted = sorted(task.sum_names)
-    for name, sums in (("train_sums", trained), ("eval_sums", evaluated)):
-        if not problems and sorted(sums) != wanted:
-            remedy = (
-                "Name all sums in Task(sums=...), and say in Task(values=...) how they make "
-                "metrics."
-            )
-            problems.append(expected(f"names of {name}", sorted(sums), f"to be {wanted}", remedy))
+    problems = _wrong_sums("train_sums", trained, task) + _wrong_sums("eval_sums", evaluated, task)
     before, after = jax.tree.structure(model_state), jax.tree.structure(new_state)
     if before != after:
         allowed = f"to be like that of init, {before}"
@@ -260,13 +251,18 @@ def _check_sums(task: Task, batches: Batches) -> list[str]:
     return problems
 
 
-def _wrong_sums(name: str, sums: Any) -> list[str]:
+def _wrong_sums(name: str, sums: Any, task: Task) -> list[str]:
     if not isinstance(sums, Mapping):
         allowed = "to return a mapping name -> number"
         return [expected(name, type(sums).__name__, allowed, "E.g. loss and count.")]
-    shown = {key: f"{value.dtype}{list(value.shape)}" for key, value in sums.items()}
-    return [
-        expected(f"{name}[{key!r}]", shown[key], "to be one floating-point number")
+    allowed = "to be one floating-point number"
+    wrong = [
+        expected(f"{name}[{key!r}]", f"{value.dtype}{list(value.shape)}", allowed)
         for key, value in sums.items()
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating)
     ]
+    if not wrong and sorted(sums) != sorted(task.sum_names):
+        allowed = f"to be {sorted(task.sum_names)}"
+        remedy = "Name all in Task(sums=...), and say in Task(values=...) how they make metrics."
+        wrong = [expected(f"names of {name}", sorted(sums), allowed, remedy)]
+    return wrong

@@ -48,10 +48,10 @@ class Examples:
                 yield take(batches.kind, split, rows, jnp.ones(len(rows)), None)
 
 
-def check_scope(scope: str) -> list[str]:
+def check_scope(key: str, scope: str) -> list[str]:
     """Lists the problems of a scope's text."""
     known = dict.fromkeys(pruning.SCOPES, pruning.allocate)
-    return references.check(SCOPES_KEY, scope, known, ("scores", "prunable", "sparsity"))
+    return references.check(key, scope, known, ("scores", "prunable", "sparsity"))
 
 
 def make_mask(

@@ -6,7 +6,7 @@ import time
 import pytest
 import workdirs
 
-from earlyprune_jax import references
+from earlyprune_jax import references, user_code
 from earlyprune_jax.analysis import rules, rules_text, summary
 from earlyprune_jax.validate import InvalidInput
 
@@ -320,12 +320,12 @@ def own_rule(tmp_path):
         workdir, [{"name": "accuracy", "unit": "%", "larger_is_better": True}], "accuracy"
     )
     write_grid(workdir)
-    references.use_folder(tmp_path)
+    user_code.use_folder(tmp_path)
     study = json.loads((workdir / "study.json").read_text()) | {"folder": str(tmp_path)}
     study["code"] = {"changing_rule:Rule": references.digest("changing_rule:Rule")}
     (workdir / "study.json").write_text(json.dumps(study))
     yield workdir, file
-    references.use_folder(None)
+    user_code.use_folder(None)
 
 
 def set_trigger(workdir, text):
@@ -338,8 +338,8 @@ def test_code_of_the_users_that_has_changed_since_is_named(own_rule, capsys):
     set_trigger(workdir, "first(changing_rule:Rule(), epoch(4))")
     assert "has changed" not in summary.summarize(workdir)
     file.write_text(RULE.replace("None", "Firing(1, 1, 'early')"))
-    references.refresh()
-    references.use_folder(file.parent)
+    user_code.refresh()
+    user_code.use_folder(file.parent)
     since = "has changed since these runs were made: its replay is of the code as it is now."
     note = f"changing_rule:Rule {since}"
     assert " ".join(summary.summarize(workdir).split()).count(note) == 1
@@ -353,7 +353,7 @@ def test_code_of_the_users_that_has_changed_since_is_named(own_rule, capsys):
 def test_a_rule_of_the_users_that_raises_is_named_and_the_others_are_replayed(own_rule):
     workdir, file = own_rule
     file.write_text(RULE.replace("return None", "raise KeyError('x')"))
-    references.refresh()
+    user_code.refresh()
     set_trigger(workdir, "changing_rule:Rule()")
     told = " ".join(summary.summarize(workdir).split())
     assert "changing_rule:Rule() raised KeyError: 'x', and so counts as never firing." in told

@@ -11,19 +11,32 @@ import numpy as np
 import pytest
 
 from earlyprune_jax import data
-from earlyprune_jax.data.prepare import ARCHIVES, Archive, prepare
+from earlyprune_jax.data.prepare import Archive, prepare
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput
 
 CHANNELS = {"cifar10": 3, "cifar100": 3}
 CLASSES = {"cifar10": 10, "cifar100": 100}
+LAYOUTS = {
+    "cifar10": (
+        "cifar-10-batches-bin",
+        {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]},
+        {"label": "batches.meta.txt"},
+    ),
+    "cifar100": (
+        "cifar-100-binary",
+        {"train": ["train.bin"], "test": ["test.bin"]},
+        {"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
+    ),
+}
+"""Folder of an archive; split -> members; label of a record, in order -> its classes' names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Official:
     """An archive on disk in the official format, and the arrays it was made from."""
 
-    facts: Archive
+    archive: Archive
     file: Path
     images: dict[str, np.ndarray]
     labels: dict[str, dict[str, np.ndarray]]
@@ -74,36 +87,36 @@ def only_problem(spec: DataSpec) -> str:
 def write_official(folder: Path, name: str, num_per_member: int) -> Official:
     """Writes random images in the official binary layout, with its own checksum."""
     rng = np.random.default_rng(0)
-    facts = ARCHIVES[name]
+    top, members_of, meta = LAYOUTS[name]
     sizes = {"coarse_label": 20, "label": CLASSES[name]}
     members, images, labels = {}, {}, {}
-    for split, names in facts.members.items():
+    for split, names in members_of.items():
         num_images = num_per_member * len(names)
         planes = rng.integers(0, 256, (num_images, 3, 32, 32), np.uint8)
         images[split] = np.moveaxis(planes, 1, 3)
         labels[split] = {
             label: rng.permutation(np.arange(num_images) % sizes[label]).astype(np.uint8)
-            for label in facts.labels
+            for label in meta
         }
         columns = [values[:, None] for values in labels[split].values()]
         records = np.concatenate([*columns, planes.reshape(num_images, -1)], axis=1)
         for i, member in enumerate(names):
             members[member] = records[i * num_per_member : (i + 1) * num_per_member].tobytes()
-    for label, member in facts.labels.items():
+    for label, member in meta.items():
         members[member] = "".join(f"{label}_{i}\n" for i in range(sizes[label])).encode() + b"\n"
     file = folder / f"{name}.tar.gz"
     with tarfile.open(file, "w:gz") as tar:
         for member, content in members.items():
-            info = tarfile.TarInfo(f"{facts.folder}/{member}")
+            info = tarfile.TarInfo(f"{top}/{member}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Official(dataclasses.replace(facts, sha256=sha256), file, images, labels)
+    return Official(Archive("https://no.such.host/", sha256), file, images, labels)
 
 
 def write_prepared(folder: Path, name: str, num_per_member: int) -> Prepared:
     """Prepares a TFDS directory from such an archive."""
     official = write_official(folder, name, num_per_member)
     data_dir = folder / "tfds"
-    path = prepare(name, data_dir, archive_file=official.file, archive=official.facts)
+    path = prepare(name, data_dir, archive_file=official.file, archive=official.archive)
     return Prepared(data_dir, path, official)

@@ -39,7 +39,7 @@ def test_the_default_directory_is_that_of_tfds(cifar10_prepared, make_spec, monk
     assert data.check(make_spec("cifar10")) == []
     assert sizes(make_spec("cifar10"))["train"] == 60
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert cifar.default_data_dir() == Path.home() / "tensorflow_datasets"
+    assert cifar.data_dir_of(make_spec("cifar10")) == Path.home() / "tensorflow_datasets"
 
 
 def test_an_empty_default_directory_counts_as_the_official_set_and_is_not_created(
@@ -136,7 +136,8 @@ def test_fractions_are_checked_against_the_labels_of_a_small_directory(make_spec
     spec = make_spec("cifar10", data_dir=str(cifar10_prepared.data_dir), train_fraction=0.1)
     (problem,) = data.check(spec)
     assert (
-        "data.train_fraction=0.1 to give every class an image. It gives 6 of 60 images" in problem
+        "data.train_fraction=0.1 to give every class an example. It gives 6 of 60 examples"
+        in problem
     )
 
 

@@ -173,9 +173,12 @@ def remove(path):
         ),
         (
             lambda root: (root / "train" / "cat" / "9.tif").write_text(""),
-            "cat/9.tif' to be an image (.png, .jpg",
+            "cat/9.tif' to be a readable image",
         ),
-        (lambda root: (root / "train" / "cat" / "more").mkdir(), "cat/more' to be an image"),
+        (
+            lambda root: (root / "train" / "cat" / "more").mkdir(),
+            "cat/more' to be a readable image",
+        ),
         (
             lambda root: Image.fromarray(pixels_of(6, 4).astype(np.uint16)).save(
                 root / "train" / "cat" / "9.png"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import only_problem, sizes
 
-from earlyprune_jax import data, references
+from earlyprune_jax import data, user_code
 from earlyprune_jax.validate import InvalidInput
 
 HEAD = """
@@ -31,9 +31,9 @@ def write(tmp_path, make_spec):
         keys = {"num_classes": 0, "mean": (), "std": ()} | changes
         return make_spec(f"{name}:load{arguments}", **keys)
 
-    references.use_folder(tmp_path)
+    user_code.use_folder(tmp_path)
     yield write_module
-    references.use_folder(None)
+    user_code.use_folder(None)
 
 
 def calls_of(spec):
@@ -80,7 +80,7 @@ def test_changed_code_is_called_again(write, tmp_path):
     file.write_text(file.read_text().replace("rows(8)", "rows(9)"))
     # Within an experiment code stays what it was; the next one looks again.
     assert data.read(spec).digest() == first
-    references.refresh()
+    user_code.refresh()
     assert sizes(spec)["train"] == 9
     assert data.read(spec).digest() != first
 
@@ -105,13 +105,15 @@ def test_fractions_that_leave_a_stratum_or_everything_out_are_refused(write):
         "data.train_fraction=0.5 to give every class an example. It gives 30 of 60 examples"
         in problem
     )
-    assert 'name the array other than "labels"' in problem
+    assert '"labels" that are no classes need another name' in problem
     bare = 'return {"train": rows(60), "test": rows(60)}'
     assert data.check(write(bare, train_fraction=0.5)) == []
     assert "to leave an example. It gives 0 of 60 examples. Raise it" in only_problem(
         write(bare, train_fraction=0.001)
     )
-    assert "to leave a test example" in only_problem(write(bare, test_fraction=0.001))
+    assert "to leave an example. It gives 0 of 60 examples" in only_problem(
+        write(bare, test_fraction=0.001)
+    )
 
 
 IMAGES = """

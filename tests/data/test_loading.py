@@ -178,7 +178,7 @@ def test_fractions_that_leave_a_class_without_images_are_refused(make_spec, keys
     problems = data.check(make_spec(**keys))
     assert len(problems) == len(problem_keys)
     for problem, key in zip(problems, problem_keys, strict=True):
-        assert f"data.{key}={keys.get(key, 1.0)} to give every class an image" in problem
+        assert f"data.{key}={keys.get(key, 1.0)} to give every class an example" in problem
 
 
 @pytest.mark.parametrize("value", [float("nan"), -1.0, 2.0])

@@ -191,7 +191,7 @@ FORTY = ",".join(str(number) for number in range(1, 41))
         ([("sweep.optim.momentum", "0.5,0.5")], ("sweep.optim.momentum=(0.5, "
             "0.5) to have no value twice")),
         ([("sweep.optim.momentum", "")], "to be a list of values, one at least"),
-        ([("sweep.optim.momentum", "high,low")], "='high,low' to be values, each a number"),
+        ([("sweep.optim.momentum", "high,low")], "sweep.optim.momentum='high' to be a number"),
         ([("sweep.optim.momentum", "0.5,1.5")], "optim.momentum=1.5 in [0, 1)."),
         ([("sweep.model.name", "resnet8,resnet9")], "(with model.name=resnet9)"),
         (

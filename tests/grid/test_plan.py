@@ -180,7 +180,7 @@ def test_a_spec_survives_the_way_to_another_process(every_axis):
         ({"sweep.model.name": "resnet8,resnet9"}, "resnet9"),
         ({"sweep.model.name": "resnet8,resnet8"}, "to have no value twice"),
         ({"sweep.data.train_fraction": "1,0.01"}, ("data.train_fraction=0.01 "
-            "to give every class an image")),
+            "to give every class an example")),
         ({"sweep.data.train_fraction": "1,0.1"}, "train.batch_size=8 in [1, 4]"),
         ({"fork.epochs": "1,5", "fork.retraining": "constant"}, "no epoch beyond 4"),
         (

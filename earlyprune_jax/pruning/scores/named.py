@@ -104,4 +104,4 @@ def check_criterion(key: str, criterion: str) -> list[str]:
         return problems
     options = {"estimator": "sampled", "method": "vmap"}
     options |= dict(references.parse(criterion).options)
-    return check_options(**options, where=f" of {key}")
+    return check_options(options["estimator"], options["method"], where=f" of {key}")

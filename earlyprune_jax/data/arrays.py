@@ -1,0 +1,217 @@
+"""Sources that are arrays already: scikit-learn's digits, a NumPy archive, a user's function.
+
+`digits`: 1,797 real 8x8 handwritten digits. Pixels are whole numbers 0..16 there; value v becomes
+round(255 * v / 16), an injection into uint8, so nothing is lost. scikit-learn has one set only:
+1,200 images are the training set and 597 the test set, by a stratified split whose seed never
+changes. `data.split_seed` moves the validation split and the subset, not the test set, so
+accuracies stay comparable.
+
+`npz:PATH`: an archive of x_train, x_test: uint8 [N, H, W, C], and y_train, y_test: whole numbers
+[N] in [0, num_classes). Images are looked at through their headers until they are loaded; nothing
+is ever unpickled.
+
+`module:function` or `module:function(arguments)`: images or anything else. The function returns a
+mapping with `train` and `test`. Each is an array, or a mapping of names to arrays or further
+mappings; an array is anything that `numpy.asarray` takes, and has an axis of examples in front.
+
+    def load(length=16):
+        return {"train": {"tokens": train_tokens, "next": train_next}, "test": {...}}
+
+Splits of exactly `images` and `labels` are image classification. Where both splits hold whole
+numbers `labels` [N], what is drawn from them is stratified by these. The function is called once
+per process.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from earlyprune_jax import references, user_code
+from earlyprune_jax.data.source import SPLITS, Source, path_behind, stratified_split, take
+from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
+
+# scikit-learn's digits
+
+_NUM_TRAIN = 1200
+_SPLIT_SEED = 0
+_MAX_VALUE = 16
+
+
+def load_digits(spec: DataSpec) -> Source:
+    """Reads both sets of digits, each in scikit-learn's order; `spec` changes neither."""
+    del spec
+    from sklearn import datasets
+
+    values, labels = datasets.load_digits(return_X_y=True)
+    images = np.round(values * (255 / _MAX_VALUE)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = np.asarray(labels)
+    train, test = stratified_split(labels, _NUM_TRAIN / len(labels), _SPLIT_SEED)
+    whole = {"images": images, "labels": labels}
+    return Source(take(whole, train), take(whole, test), tuple("0123456789"))
+
+
+# A NumPy archive
+
+NPZ_NAMES = {
+    "train['images']": "x_train",
+    "train['labels']": "y_train",
+    "test['images']": "x_test",
+    "test['labels']": "y_test",
+}
+"""What the arrays of a source are called in the archive."""
+
+_REWRITE = (
+    "Write it again with numpy.savez(PATH, x_train=..., y_train=..., x_test=..., y_test=...)."
+)
+# RuntimeError is zipfile's of an archive with a password, NotImplementedError one of its kind.
+_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+
+
+def outline_npz(spec: DataSpec) -> Source:
+    """Reads headers, and the labels where their headers are right.
+
+    Raises:
+        InvalidInput: there is no such file, or it is no whole archive of these arrays.
+    """
+    path = path_behind(spec)
+    if not path.is_file():
+        raise unexpected("data.name", spec.name, "to name a file that exists", _REWRITE)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            missing = [name for name in NPZ_NAMES.values() if f"{name}.npy" not in members]
+            arrays = {name: _header(archive, name) for name in NPZ_NAMES.values() if not missing}
+    except _BROKEN as error:
+        allowed = f"to be a NumPy .npz archive ({error})"
+        raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
+    if missing:
+        allowed = f"to hold {', '.join(missing)} too"
+        raise unexpected("data.name", spec.name, allowed, _REWRITE)
+    labels = [
+        name
+        for name in ("y_train", "y_test")
+        if arrays[name].ndim == 1 and arrays[name].dtype.kind in "iu"
+    ]
+    return _npz_source(arrays | _npz_arrays(spec, labels))
+
+
+def load_npz(spec: DataSpec) -> Source:
+    """Reads the archive's arrays; call after `outline_npz`.
+
+    Raises:
+        InvalidInput: the compressed bytes turn out to be damaged.
+    """
+    return _npz_source(_npz_arrays(spec, NPZ_NAMES.values()))
+
+
+def _npz_source(arrays: Mapping[str, Any]) -> Source:
+    train, test = (
+        {"images": arrays[f"x_{split}"], "labels": arrays[f"y_{split}"]} for split in SPLITS
+    )
+    return Source(train, test)
+
+
+def _npz_arrays(spec: DataSpec, names: Iterable[str]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path_behind(spec), allow_pickle=False) as archive:
+            return {name: np.ascontiguousarray(archive[name]) for name in names}
+    except _BROKEN as error:
+        allowed = f"to be an undamaged archive ({error})"
+        raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> jax.ShapeDtypeStruct:
+    """Reads the shape and type of an array, and compares them with its size."""
+    with archive.open(f"{name}.npy") as member:
+        # Version 3.0 differs from 2.0 by non-ASCII field names, which no plain array has.
+        if np.lib.format.read_magic(member) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+        num_bytes = archive.getinfo(f"{name}.npy").file_size - member.tell()
+    if not dtype.hasobject and num_bytes != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+        raise ValueError(f"{name} is cut off: {num_bytes} bytes for shape {shape} of {dtype}")
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+# A function of the user's
+
+_RETURN = (
+    "Return {'train': ..., 'test': ...}, each a mapping of names to arrays with one row per "
+    "example."
+)
+_CALLED: dict[tuple[str | None, ...], Source] = {}
+
+
+def load_function(spec: DataSpec) -> Source:
+    """Returns what the function returns, as arrays.
+
+    Raises:
+        InvalidInput: no such function, what it raises, or what in its result is no array.
+    """
+    function = references.load("data.name", spec.name, {})
+    digest = references.digest(spec.name)
+    key = (spec.name, digest, user_code.current_folder(), str(Path.cwd()))
+    if key not in _CALLED:
+        with references.guarded("data.name", spec.name, "to return data"):
+            returned = function()
+            returned = dict(returned) if isinstance(returned, Mapping) else returned
+        _CALLED[key] = _returned_source(spec.name, returned)
+    return _CALLED[key]
+
+
+def _returned_source(name: str, returned: Any) -> Source:
+    if not isinstance(returned, dict):
+        raise unexpected(f"result of {name}", _kind(returned), "to be a mapping", _RETURN)
+    problems: list[str] = []
+    if returned.keys() != set(SPLITS):
+        remedy = f"{_RETURN} A validation split is drawn from train: data.validation_fraction."
+        thing = f"keys of the result of {name}"
+        problems.append(expected(thing, list(returned), "to be train and test", remedy))
+    trees = {
+        split: _tree(name, split, returned[split], problems)
+        for split in SPLITS
+        if split in returned
+    }
+    if problems:
+        raise InvalidInput(problems)
+    return Source(**trees)
+
+
+def _tree(name: str, path: str, value: Any, problems: list[str]) -> Any:
+    """Makes dicts of mappings, and arrays on the user's memory of their leaves.
+
+    Args:
+        name: of the function.
+        path: of the value in the result, e.g. train['x'].
+        value: a mapping, or what is to become an array.
+        problems: takes what is neither.
+    """
+    shown, allowed = _kind(value), "to be a mapping or an array"
+    try:
+        if isinstance(value, Mapping):
+            if value and all(isinstance(part, str) for part in value):
+                return {
+                    part: _tree(name, f"{path}[{part!r}]", value[part], problems) for part in value
+                }
+            shown, allowed = list(value), "to have names, each a text"
+        # A tuple: several arrays, or one? Of equal shapes they would be stacked.
+        elif not isinstance(value, tuple):
+            array = np.asarray(value)
+            # A view: the array that the user holds stays writable, and it is not copied.
+            return array.astype(array.dtype.newbyteorder("="), copy=False).view()
+    except Exception as error:  # of the user's classes
+        allowed += f" ({type(error).__name__}: {error})"
+    problems.append(expected(f"{path} of {name}", shown, allowed, _RETURN))
+    return None
+
+
+def _kind(value: Any) -> str:
+    is_plain = isinstance(value, str | int | float | None)
+    return f"{value!r:.60}" if is_plain else f"a {type(value).__name__}"
