@@ -123,7 +123,7 @@ def _worth(one: Comparison) -> tuple[bool, int, int]:
 
 
 def _read_one(path: Path, swept: Swept) -> Comparison:
-    described = records.read_json(path)
+    described = studies.with_current_names(records.read_json(path) or {})
     axes = axes_of(swept)[:-1]
     needed = [name for name in (*axes, "replicates") if "." not in name]
     if missing := [name for name in needed if described.get(name) is None]:
