@@ -1,7 +1,7 @@
 """Which fork epoch is best, and how sure that is: one answer for the summary, the rules and the
 regimes.
 
-Larger is better throughout: `cells.Cells` hold metrics multiplied by their sign.
+Larger is better throughout: `Cells` hold metrics multiplied by their sign.
 """
 
 import dataclasses
@@ -12,13 +12,38 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from earlyprune_jax.analysis.cells import Cells
-from earlyprune_jax.analysis.lead import MIN_REPEATS, Lead, lead
+from earlyprune_jax.analysis.selection_test import MIN_REPEATS, Lead, lead
 from earlyprune_jax.analysis.stats import Stats, best_column, centred, plain_difference, row_means
 
 MAX_ENUMERATED = 7
 """Up to so many repeats every bootstrap sample is looked at; beyond, NUM_SAMPLES are drawn."""
 NUM_SAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cells:
+    """The forks of one sparsity, larger = better whatever the metric.
+
+    A *repeat* is what noise is measured over: a trunk seed, its value in a cell being the mean over
+    replicates; or with a single trunk seed a replicate, which holds the noise of fine-tuning only.
+
+    Attributes:
+        epochs: fork epochs, ascending; E of them.
+        chosen_on: [E, R] sign * the primary metric that epochs are chosen on, at the last epoch;
+            NaN where no run has finished.
+        test: [E, R] the same on the test set.
+        repeat_kind: "seed" or "replicate".
+    """
+
+    epochs: tuple[int, ...]
+    chosen_on: np.ndarray
+    test: np.ndarray
+    repeat_kind: str = "seed"
+
+    @property
+    def num_repeats(self) -> int:
+        """Counts the repeats that have a value."""
+        return int(np.isfinite(self.chosen_on).any(axis=0).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +88,8 @@ class Ranking:
     @property
     def rivals(self) -> tuple[int, ...]:
         """The others that may be the best too: that nothing clearly beats."""
-        return tuple(
-            epoch for epoch in self.epochs[1:] if not (self.leads[epoch] or _NO_LEAD).is_clear
-        )
+        leads = ((epoch, self.leads[epoch]) for epoch in self.epochs[1:])
+        return tuple(epoch for epoch, lead in leads if lead is None or not lead.is_clear)
 
     @property
     def edge(self) -> str | None:
@@ -74,9 +98,6 @@ class Ranking:
         if len(self.epochs) == 1 or self.best not in (min(self.epochs), max(self.epochs)):
             return None
         return "earliest" if self.best == min(self.epochs) else "latest"
-
-
-_NO_LEAD = Lead(Stats(0.0, None, 0), None)
 
 
 def rank(cells: Cells) -> Ranking:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import comparisons, regimes, results
+from earlyprune_jax.analysis import regimes, results
 from earlyprune_jax.analysis.regimes import __main__ as command
-from earlyprune_jax.analysis.regimes import figures, findings
+from earlyprune_jax.analysis.regimes import figures, findings, similarity
 from earlyprune_jax.validate import InvalidInput
 
 FIGURES = ("regimes", "regimes_similarity", "regimes_random_distance", "training_curve")
@@ -361,7 +361,7 @@ def test_reading_once_is_enough(tmp_path):
     for path in tmp_path.glob("forks/*/run.json"):
         path.unlink()
     assert regimes.write(tmp_path, runs=runs)
-    assert comparisons.read(tmp_path) == []
+    assert similarity.read(tmp_path) == []
 
 
 def test_verdicts_of_a_single_trunk_are_called_so_in_blocks_and_in_lines(tmp_path):
