@@ -4,11 +4,11 @@ have chosen."""
 from collections.abc import Sequence
 
 from earlyprune_jax.analysis import formatting, replay
+from earlyprune_jax.analysis.best_epoch import MIN_REPEATS
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves
 from earlyprune_jax.analysis.places import varying
 from earlyprune_jax.analysis.replay import Outcome
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.selection_test import MIN_REPEATS
 from earlyprune_jax.analysis.stats import Stats, is_zero, stats
 from earlyprune_jax.metrics import PERCENT
 

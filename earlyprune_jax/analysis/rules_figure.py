@@ -4,7 +4,6 @@ One row per rule, lowest mean regret first; baselines grey. Matplotlib is import
 never.
 """
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,9 +185,8 @@ def _name(outcome: Outcome) -> str:
     name = formatting.rule_name(outcome)
     if len(name) <= LINE_LENGTH:
         return name
-    lines = textwrap.wrap(name, LINE_LENGTH)
     # A long rule keeps its beginning and its end, which says whether it rewinds.
-    return f"{lines[0]}\n{lines[1] if len(lines) == 2 else '... ' + name[4 - LINE_LENGTH :]}"
+    return f"{name[:LINE_LENGTH]}\n... {name[4 - LINE_LENGTH :]}"
 
 
 def _color(outcome: Outcome) -> str:

@@ -59,7 +59,15 @@ def stats(values: Iterable[Any]) -> Stats:
 
 
 def spearman(first: Sequence[float], second: Sequence[float], *, at_least: int = 2) -> float | None:
-    """Takes Spearman's rank correlation; None where one side is constant, or of too few pairs.
+    """Takes Spearman's rank correlation.
+
+    Args:
+        first: values [n].
+        second: what they are paired with [n].
+        at_least: pairs; fewer correlate well by chance.
+
+    Returns:
+        The coefficient; None where one side is constant, or of too few pairs.
 
     Example:
         >>> round(spearman([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0]), 6)

@@ -34,8 +34,8 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
     Numbers are last-epoch test metrics: mean +- sample standard deviation (n - 1) over runs. A fork
     epoch is chosen on last-epoch validation where every run of its curve has it; otherwise on the
     test metric that is reported, and the text says so. A lead over another epoch counts as more
-    than noise where the test of `selection_test.lead` says so. Settings have rows of their own,
-    since their trunks cannot be averaged or paired.
+    than noise where `best_epoch.selection_test` says so. Settings have rows of their own, since
+    their trunks cannot be averaged or paired.
 
     Args:
         workdir: The experiment's directory, finished or not.

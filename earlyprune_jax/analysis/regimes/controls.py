@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from earlyprune_jax.analysis import peaks, results
+from earlyprune_jax.analysis.best_epoch import Lead, selection_test
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.runs import Runs, Table
-from earlyprune_jax.analysis.selection_test import Lead, lead
 from earlyprune_jax.analysis.stats import Stats, best_column, best_of, plain_difference, stats
 
 SIGNAL = "random_distance"
@@ -57,7 +57,7 @@ class Baseline:
         value: the same of the baseline.
         difference: how much better the best is, over paired repeats; best chosen on the same runs.
         left_out: the same with the best epoch chosen on the other repeats; see
-            `selection_test.lead`.
+            `best_epoch.selection_test`.
     """
 
     sparsity: float
@@ -216,5 +216,5 @@ def _compare(
         best_value=sign * float(np.nanmean(grid.test[row, best])),
         value=sign * float(np.nanmean(source.test[other, column])),
         difference=difference,
-        left_out=lead(chosen_on, measured, candidates, [rival]),
+        left_out=selection_test(chosen_on, measured, candidates, [rival]),
     )

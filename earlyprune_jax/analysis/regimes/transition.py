@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from earlyprune_jax.analysis import best_epoch
-from earlyprune_jax.analysis.best_epoch import Best
+from earlyprune_jax.analysis.best_epoch import LEVEL, MIN_REPEATS, Best, Lead, selection_test
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.selection_test import LEVEL, MIN_REPEATS, Lead, lead
 from earlyprune_jax.analysis.stats import Stats, best_of, holm, plain_difference
 from earlyprune_jax.metrics import Metric
 
@@ -55,7 +54,7 @@ class Row:
         converged_epoch: the best from convergence on; None likewise.
         advantage: how much better `early_epoch` is on test than `converged_epoch`, over paired
             repeats: for description, as both were chosen on these runs.
-        early: lead of the early epochs, left-out repeats; see `selection_test.lead`.
+        early: lead of the early epochs, left-out repeats; see `best_epoch.selection_test`.
         converged: lead of the converged ones.
         early_holm: `early.p` adjusted over the grid's sparsities.
         converged_holm: `converged.p` likewise.
@@ -180,8 +179,8 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     early = [c for c, e in enumerate(grid.epochs) if start is not None and e < start]
     late = [c for c, e in enumerate(grid.epochs) if start is not None and e >= start]
     tables = list(zip(grid.chosen_on, grid.test, strict=True))
-    forward = [lead(*table, early, late) for table in tables]
-    backward = [lead(*table, late, early) for table in tables]
+    forward = [selection_test(*table, early, late) for table in tables]
+    backward = [selection_test(*table, late, early) for table in tables]
     early_holm, late_holm = (
         holm([one.p if one else None for one in side]) for side in (forward, backward)
     )
