@@ -89,7 +89,7 @@ def _figure(setting: Setting, groups: dict[Curve, list[Outcome]], *, named: bool
     unit = formatting.difference_unit(setting.metric)
     panels[-1, 0].set_xlabel("chosen epoch, one mark per seed")
     regret = "regret against each seed's best fork"
-    panels[-1, 1].set_xlabel(", ".join(filter(None, (regret, unit))))
+    panels[-1, 1].set_xlabel(formatting.with_unit(regret, unit))
     more = f" ({len(shown)} of {len(groups)} curves; the others are in rules.csv)"
     where = f": {formatting.label(setting.place)}" if named else ""
     title = f"Which rule would have chosen well{where}{more * (len(groups) > len(shown))}"

@@ -1,4 +1,5 @@
 import types
+from typing import Any
 
 import numpy as np
 import regime_workdirs as workdirs
@@ -58,5 +59,5 @@ def test_only_sparsities_that_all_grids_have_are_compared(tmp_path):
 
 
 def series_over(grids, early):
-    analysed = [types.SimpleNamespace(grid=grid, early_sparsities=early) for grid in grids]
+    analysed: Any = [types.SimpleNamespace(grid=grid, early_sparsities=early) for grid in grids]
     return findings.Series("model depth", grids[0].place, (), analysed)

@@ -122,6 +122,7 @@ def test_agreement_counts_rows_between_the_lines_and_rows_of_one_class(
     assert found.agreement is not None
     assert found.agreement.row_difference == rows_apart
     assert (found.agreement.same_class, found.agreement.num_classed) == (same, 5)
+    assert found.similarity is not None and found.similarity.line is not None
     by_similarity = f"line by similarity alone: {100 * found.similarity.line:.0f} %"
     assert by_similarity in "\n".join(text.paragraphs([found]))
     if rows_apart == 1:

@@ -134,7 +134,8 @@ def test_lengths_of_forks_are_curves_of_one_setting_beside_the_same_dense_runs(t
     short, long = setting.curves
     assert [curve.place["fork.length"] for curve in (short, long)] == [5, 50]
     assert len(setting.dense) == 3
-    assert short.against_dense(4).n == long.against_dense(4).n == 3
+    differences = [curve.against_dense(4) for curve in (short, long)]
+    assert [one and one.n for one in differences] == [3, 3]
     rows = table(results.write_tables(tmp_path)[0])
     assert [row["fork.length"] for row in rows] == [""] * 3 + ["5", "50"] * 9
     columns = list(rows[0])

@@ -99,9 +99,9 @@ def random_distance(found: Findings) -> "Figure | None":
     figure, panels = drawing.panels(len(shown), 3.7, 2.5)
     for axes, row in zip(panels, shown, strict=True):
         _draw_row(axes, found, row, table)
-    about = f"{formatting.label(found.grid.place)}; {text.basis(found.grid)}: mean and range"
+    about = f"{formatting.label(found.grid.place)}; {text.basis(found.grid)}"
     title = "Does random distance peak where pruning is best?"
-    drawing.head(figure, title, f"{about}; filled marks: the best mean")
+    drawing.head(figure, title, f"{about}. Band: range over repeats; filled marks: the best mean")
     drawing.add_legend(figure)
     return figure
 

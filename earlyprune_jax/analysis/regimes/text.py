@@ -100,7 +100,7 @@ def _block(one: Findings) -> Iterator[str]:
     heaviest = [own for own in one.baselines if own.sparsity == one.baselines[-1].sparsity]
     if heaviest:
         unit = formatting.difference_unit(one.grid.metric)
-        lead = ", ".join(filter(None, ("lead of the best epoch", unit)))
+        lead = formatting.with_unit("lead of the best epoch", unit)
         rows = [("baseline", "epoch", "epochs in all", "of the best", lead, "n", "p")]
         for own in heaviest:
             difference = own.left_out.difference if own.left_out else own.difference
@@ -136,7 +136,7 @@ def _converged(one: Findings) -> str:
 
 
 def _headings(one: Findings) -> tuple[str, ...]:
-    lead = ", ".join(filter(None, ("lead", formatting.difference_unit(one.grid.metric))))
+    lead = formatting.with_unit("lead", formatting.difference_unit(one.grid.metric))
     similar = ("divergence",) if one.similarity else ()
     return "% removed", "best epoch", "95 % interval", lead, "p", "Holm", "verdict", *similar
 
