@@ -137,6 +137,6 @@ def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:
         if entry.get(primary.column(split)) is not None:
             parts.append(f"{split} {primary.name} {entry[primary.column(split)]:.4f}")
     measured = entry.get("signals", {})
-    shown = [(name, measured[name]) for name in peaks.headline_signals([measured])]
+    shown = [(name, measured[name]) for name in peaks.headline_signals(measured)]
     parts += [f"{column} {value:.4g}" for column, value in shown if isinstance(value, float)]
     return "  ".join([*parts, f"{entry['seconds']:.1f} s"])

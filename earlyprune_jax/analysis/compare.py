@@ -12,18 +12,16 @@ percents as fractions.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import spec
-from earlyprune_jax.analysis import curves, figures, results, rules, summary, words
-from earlyprune_jax.analysis.curves import Curve
-from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, varying
-from earlyprune_jax.analysis.regret import Grid
+from earlyprune_jax.analysis import figures, formatting, results, summary
+from earlyprune_jax.analysis.curves import Curve, settings_of
+from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, Swept, frozen, varying
 from earlyprune_jax.analysis.runs import Runs, Table
-from earlyprune_jax.analysis.stats import columns, stats
-from earlyprune_jax.analysis.study import Swept, frozen
+from earlyprune_jax.analysis.stats import columns
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 TABLE, STEM, WORKDIR = "compare.csv", "compare", "workdir"
@@ -40,14 +38,15 @@ class Comparison:
     Attributes:
         runs: workdir by workdir, under the name that tells it from the others; baselines beside a
             grid are left out.
-        forks: every curve with the runs of its setting, in the order of the workdirs.
+        curves: of all workdirs, in their order; of one without a grid those of its runs that pruned
+            themselves.
         differing: keys with different values in the configs, but for those that have an axis of
             their own in one of the workdirs.
         swept: the keys that are swept in any of the workdirs.
     """
 
     runs: dict[str, Runs]
-    forks: list[tuple[Grid, Curve]]
+    curves: list[Curve]
     differing: tuple[str, ...]
     swept: Swept
 
@@ -121,33 +120,32 @@ def _write(compared: Comparison, output: str | Path) -> list[Path]:
 
 def _read(workdirs: Sequence[str | Path]) -> Comparison:
     resolved = [Path(workdir).resolve() for workdir in workdirs]
-    twice = next((str(path) for path in workdirs if resolved.count(Path(path).resolve()) > 1), None)
-    if twice is not None:
-        raise unexpected("WORKDIR", twice, "to be given once")
+    for workdir, path in zip(workdirs, resolved, strict=True):
+        if resolved.count(path) > 1:
+            raise unexpected("WORKDIR", str(workdir), "to be given once")
     short = [path.name for path in resolved]
     names = short if len(set(short)) == len(short) else [str(workdir) for workdir in workdirs]
     read = {name: _of_grid(workdir) for name, workdir in zip(names, workdirs, strict=True)}
     metrics = {runs.metric: name for name, runs in read.items()}
     if len(metrics) > 1:
-        held = ", ".join(f"{metric.name} in {name}" for metric, name in metrics.items())
-        allowed = f"to be the same in all workdirs ({held})"
+        listed = ", ".join(f"{metric.name} in {name}" for metric, name in metrics.items())
+        allowed = f"to be the same in all workdirs ({listed})"
         raise unexpected("primary metric", next(iter(metrics)).name, allowed)
     configs = {name: _deciding(runs) for name, runs in read.items()}
     trunk = dict.fromkeys(key for runs in read.values() for key in runs.swept.trunk)
     fork = dict.fromkeys(key for runs in read.values() for key in runs.swept.fork)
     swept = Swept(tuple(trunk), tuple(key for key in fork if key not in trunk))
-    keys = dict.fromkeys(key for config in configs.values() for key in config)
     differing = tuple(
         key
-        for key in keys
+        for key in dict.fromkeys(key for config in configs.values() for key in config)
         if len({config[key] for config in configs.values() if key in config}) > 1
         and key not in {*NAMES.values(), *swept.trunk, *swept.fork}
     )
     axes = Swept((WORKDIR, *differing, *swept.trunk), swept.fork)
     every = {name: _aligned(runs, name, configs[name], axes) for name, runs in read.items()}
-    grids = [data for runs in every.values() for data in rules.grids_of(runs)]
-    forks = [(data, curve) for data in grids for curve in data.curves or data.online]
-    return Comparison(every, forks, differing, swept)
+    settings = [setting for runs in every.values() for setting in settings_of(runs)]
+    curves = [curve for setting in settings for curve in setting.curves or setting.online]
+    return Comparison(every, curves, differing, swept)
 
 
 def _of_grid(workdir: str | Path) -> Runs:
@@ -156,11 +154,12 @@ def _of_grid(workdir: str | Path) -> Runs:
     runs = results.read_runs(workdir)
     if not len(runs):
         raise unexpected("WORKDIR", str(workdir), "to hold runs of an experiment")
-    every, online = curves.fork_curves(runs), curves.fork_curves(runs, "online")
-    kept = curves.without_baselines(every, runs.config)
-    if not kept and not online:
+    settings = settings_of(runs)
+    if not any(setting.pruned for setting in settings):
         raise unexpected("WORKDIR", str(workdir), "to hold finished forks")
-    dropped = [curve for curve in every if curve not in kept] + (online if kept else [])
+    dropped = [curve for one in settings for curve in one.forks if curve not in one.curves]
+    if any(setting.curves for setting in settings):
+        dropped += [curve for setting in settings for curve in setting.online]
     names = {name for curve in dropped for name in curve.runs["name"]}
     return runs.where(~runs.frame["name"].isin(names))
 
@@ -172,85 +171,86 @@ def _aligned(runs: Runs, name: str, config: dict[str, Any], axes: Swept) -> Runs
     # Runs of two workdirs may have the same name.
     named = {"name": [f"{name}/{own}" for own in runs.frame["name"]]}
     frame = runs.frame.assign(**(values | named)).astype(dict.fromkeys(keys, "object"))
-    entries = {f"{name}/{own}": held for own, held in runs.entries.items()}
+    entries = {f"{name}/{own}": kept for own, kept in runs.entries.items()}
     return dataclasses.replace(runs, swept=axes, frame=frame, entries=entries)
 
 
 def _deciding(runs: Runs) -> dict[str, Any]:
-    """The config's keys that decide numbers, under the names of this version."""
-    config = {
-        section: dict(keys) for section, keys in runs.config.items() if isinstance(keys, dict)
-    }
+    """Returns the config's keys that decide numbers, under the names of this version."""
+    config = {section: dict(keys) for section, keys in runs.config.items()}
     for key in NAMES.values():
         section, leaf = key.split(".")
         # Earlier versions had lists of these.
         listed = config.get(section, {}).pop(f"{leaf}s", None)
         if listed:
             config[section].setdefault(leaf, listed[0] if len(listed) == 1 else listed)
-    return {
-        key: frozen(value) for key, value in spec.deciding(config, "data", "trunk", "fork").items()
-    }
+    deciding = spec.deciding(config, "data", "trunk", "fork")
+    return {key: frozen(value) for key, value in deciding.items()}
 
 
-def _common(configs: Sequence[Any]) -> dict[str, Any]:
-    """What configs have in common, but for their grids: those are in the runs."""
+def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what configs have in common, but for their grids: those are in the runs."""
     first, *others = configs
     return {
         section: {
             key: value
-            for key, value in keys.items()
+            for key, value in first[section].items()
             if all(other.get(section, {}).get(key) == value for other in others)
         }
-        for section, keys in first.items()
-        if section in ("data", "signals", "train")
+        for section in ("data", "signals", "train")
+        if section in first
     }
 
 
 def _table(compared: Comparison) -> Table:
-    rows = list(_rows(compared))
+    import pandas as pd
+
     # Not every workdir has measured every signal.
-    names = dict.fromkeys(name for row in rows for name in row)
-    return results.frame_of([{name: row.get(name) for name in names} for row in rows])
+    rows = [_row(compared, curve) for curve in compared.curves]
+    return pd.DataFrame(rows, dtype="object")
 
 
-def _rows(compared: Comparison) -> Iterator[dict[str, Any]]:
-    for data, curve in compared.forks:
-        ranking, metric = curve.ranking, curve.metric
-        test, dense = metric.column("test"), data.dense[metric.column("test")]
-        is_grid = curve in data.curves
-        best = ranking.best if is_grid else None
-        against = curve.against(data.dense, ranking.best) if is_grid else None
-        yield {
-            **{axis: curve.place[axis] for axis in compared.axes},
-            "best_fork_epoch": best,
-            "as_good_fork_epochs": " ".join(map(str, sorted(ranking.rivals))) if is_grid else None,
-            "num_fork_epochs": len(ranking.epochs),
-            "chosen_on": metric.column(curve.split) if is_grid else None,
-            **columns(test, curve.test(best)),
-            **columns(f"dense_{test}", stats(dense) if len(dense) else None),
-            **columns("difference", against),
-            "difference_half_width_95": against.half_width() if against and against.std else None,
-            **{f"{peak.signal}_peak_epoch": peak.epoch for peak in data.peaks},
-        }
+def _row(compared: Comparison, curve: Curve) -> dict[str, Any]:
+    ranking, metric = curve.ranking, curve.metric
+    test, is_grid = metric.column("test"), curve in curve.setting.curves
+    best = ranking.best if is_grid else None
+    against = curve.against_dense(ranking.best) if is_grid else None
+    return {
+        **{axis: curve.place[axis] for axis in compared.axes},
+        "best_fork_epoch": best,
+        "as_good_fork_epochs": " ".join(map(str, sorted(ranking.rivals))) if is_grid else None,
+        "num_fork_epochs": len(ranking.epochs),
+        "chosen_on": metric.column(curve.split) if is_grid else None,
+        **columns(test, curve.test(best)),
+        **columns(f"dense_{test}", curve.setting.dense_test),
+        **columns("difference", against),
+        "difference_half_width_95": against.half_width() if against and against.std else None,
+        **{f"{peak.signal}_peak_epoch": peak.epoch for peak in curve.setting.peaks},
+    }
 
 
 def _report(workdirs: Sequence[str], output: str) -> str:
-    """Writes the files, and gives what is printed."""
+    """Writes the files, and returns what is printed."""
     compared = _read(workdirs)
     differing = compared.differing
     hidden = differing if len(differing) > MAX_DIFFERING else ()
-    varied = varying(curve.place for _, curve in compared.forks)
+    varied = varying(curve.place for curve in compared.curves)
     axes = [axis for axis in compared.axes if axis == WORKDIR or axis in varied]
     shown = [axis for axis in axes if axis not in hidden]
-    parts = list(summary.forks_table(compared.forks[:SHOWN], shown))
-    if (more := len(compared.forks) - SHOWN) > 0:
-        parts.append(f"  and {words.plural(more, 'more row')} in {TABLE}")
+    parts = list(summary.forks_table(compared.curves[:SHOWN], shown))
+    if (more := len(compared.curves) - SHOWN) > 0:
+        parts.append(f"  and {formatting.plural(more, 'more row')} in {TABLE}")
     if hidden:
-        parts.append(words.wrapped(f"Configs differ in {', '.join(hidden)}: see {TABLE}."))
+        parts.append(formatting.wrapped(f"Configs differ in {', '.join(hidden)}: see {TABLE}."))
     for name, runs in compared.runs.items():
         if count := int((runs.frame["status"] == "unfinished").sum()):
-            parts.append(f"{name} is not finished: {words.plural(count, 'run')} left out.")
-    return "\n".join([*parts, f"Files: {', '.join(map(str, _write(compared, output)))}"])
+            parts.append(f"{name} is not finished: {formatting.plural(count, 'run')} left out.")
+    try:
+        paths = _write(compared, output)
+    except OSError as error:
+        allowed = f"to be a directory that can be written ({error.strerror})"
+        raise InvalidInput([expected("--output", output, allowed)]) from error
+    return "\n".join([*parts, f"Files: {', '.join(map(str, paths))}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -264,15 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", metavar="DIR", default=".", help="where compare.csv and figures/ go"
     )
     flags = parser.parse_args(arguments)
-
-    def report() -> str:
-        try:
-            return _report(flags.workdirs, flags.output)
-        except OSError as error:
-            allowed = f"to be a directory that can be written ({error.strerror})"
-            raise InvalidInput([expected("--output", flags.output, allowed)]) from error
-
-    return words.answer(report)
+    return formatting.answer(lambda: _report(flags.workdirs, flags.output))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,82 @@
-"""Curves: the finished forks of one place along fork epochs, and the dense runs beside them."""
+"""The forks of a workdir as curves along fork epochs and as grids, beside the dense runs.
+
+A curve holds the forks of one sparsity; a grid holds curves that differ in the sparsity only, as
+arrays over repeats. `Setting` is where an analysis of single settings starts.
+"""
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from earlyprune_jax.analysis.best_epoch import Ranking, rank
-from earlyprune_jax.analysis.cells import CellGrid, Cells, grid_of
+from earlyprune_jax import records
+from earlyprune_jax.analysis import peaks
+from earlyprune_jax.analysis.best_epoch import Cells, Ranking, rank
+from earlyprune_jax.analysis.peaks import Peak
 from earlyprune_jax.analysis.places import Place
-from earlyprune_jax.analysis.runs import LOST, Runs, Table
-from earlyprune_jax.analysis.stats import Stats, stats
+from earlyprune_jax.analysis.runs import LOST, Runs, Table, by_setting
+from earlyprune_jax.analysis.stats import Stats, mean_of, stats
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.triggers import History
 
-BASELINE_RULES = ("constant", "matched_budget")
+CELL = ("sparsity", "fork_epoch", "trunk_seed", "replicate")
+BASELINE_RETRAININGS = ("constant", "matched_budget")
 """The retrainings of `fork.baselines`."""
+NO_DECISION = ("step", "epoch", "seconds", "train_seconds")
+"""Numbers of a record that are no measurement of the network."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CellGrid:
+    """The forks of one place, over sparsities and fork epochs.
+
+    Attributes:
+        place: setting, criterion, scope, retraining, swept keys of forks.
+        metric: the primary one.
+        sparsities: ascending; S of them.
+        epochs: fork epochs, ascending; E of them.
+        repeat_kind: "seed" or "replicate", see `best_epoch.Cells`.
+        repeats: the seeds or replicates, ascending; R of them.
+        num_replicates: the most that a seed has in a cell.
+        split: what epochs are chosen on: validation if every finished run has it, else test.
+        chosen_on: [S, E, R] as in `best_epoch.Cells`.
+        test: [S, E, R] likewise.
+        by_seed: [S, E, number of seeds] `chosen_on` by trunk seed, whatever the repeats are.
+        seeds: the trunk seeds, ascending.
+        num_runs: [S, E] finished runs.
+        num_failed: [S, E] runs that diverged or failed.
+        num_epochs: [S, E] epochs trained in all, dense and pruned, of the longest run; 0 where none
+            is.
+    """
+
+    place: Place
+    metric: Metric
+    sparsities: tuple[float, ...]
+    epochs: tuple[int, ...]
+    repeat_kind: str
+    repeats: tuple[int, ...]
+    num_replicates: int
+    split: str
+    chosen_on: np.ndarray
+    test: np.ndarray
+    by_seed: np.ndarray
+    seeds: tuple[int, ...]
+    num_runs: np.ndarray
+    num_failed: np.ndarray
+    num_epochs: np.ndarray
+
+    @property
+    def is_two_dimensional(self) -> bool:
+        """Tells whether at least 2 sparsities and 2 fork epochs have finished runs."""
+        rows, columns = (np.any(self.num_runs, axis=axis).sum() for axis in (1, 0))
+        return bool(rows >= 2 and columns >= 2)
+
+    def row(self, index: int) -> Cells:
+        """Returns the cells of a sparsity."""
+        return Cells(self.epochs, self.chosen_on[index], self.test[index], self.repeat_kind)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,60 +84,43 @@ class Curve:
     """The finished forks of one place and sparsity.
 
     Attributes:
+        setting: which it belongs to.
         place: what tells it from other curves.
-        metric: the primary one.
         runs: rows of `Runs.frame`, all with a test value.
         lost: (trunk seed, fork epoch) of those that diverged or failed.
     """
 
+    setting: "Setting"
     place: Place
-    metric: Metric
     runs: Table
-    lost: frozenset[tuple[int, int]] = frozenset()
+    lost: frozenset[tuple[int, int]]
 
     @property
-    def setting(self) -> Place:
-        """The setting of its runs."""
-        return self.place.setting
+    def metric(self) -> Metric:
+        """The primary metric."""
+        return self.setting.metric
 
     @functools.cached_property
-    def grid(self) -> CellGrid:
-        """Its cells as a grid of one sparsity."""
+    def _grid(self) -> CellGrid:
         return grid_of(self.place.without("sparsity"), self.metric, self.runs)
-
-    @property
-    def cells(self) -> Cells:
-        """Its cells."""
-        return self.grid.row(0)
 
     @functools.cached_property
     def ranking(self) -> Ranking:
         """Its fork epochs, best first, and which of them may be the best."""
-        return rank(self.cells)
+        return rank(self._grid.row(0))
 
     @property
     def epochs(self) -> tuple[int, ...]:
         """Its fork epochs, ascending."""
-        return self.grid.epochs
+        return self._grid.epochs
 
     @property
     def split(self) -> str:
         """What its fork epochs are chosen on: validation if every run has it, else test."""
-        return self.grid.split
-
-    @functools.cached_property
-    def test_by_seed(self) -> dict[int, dict[int, float]]:
-        """Trunk seed -> fork epoch -> the test metric, the mean over replicates; both ascending."""
-        column = self.metric.column("test")
-        cells: dict[int, dict[int, float]] = {}
-        for (seed, epoch), mean in (
-            self.runs.groupby(["trunk_seed", "fork_epoch"])[column].mean().items()
-        ):
-            cells.setdefault(int(seed), {})[int(epoch)] = float(mean)
-        return cells
+        return self._grid.split
 
     def at(self, fork_epoch: int) -> Table:
-        """Gives the runs of a fork epoch."""
+        """Returns the runs of a fork epoch."""
         return self.runs[self.runs["fork_epoch"] == fork_epoch]
 
     def test(self, fork_epoch: int | None = None) -> Stats:
@@ -85,129 +129,264 @@ class Curve:
         runs = self.runs if fork_epoch is None else self.at(fork_epoch)
         return stats(runs[self.metric.column("test")])
 
-    def against(self, dense: Table, fork_epoch: int, split: str = "test") -> Stats | None:
-        """Compares a fork epoch with the dense runs of its setting: see `paired_difference`.
+    def against_dense(self, fork_epoch: int, split: str = "test") -> Stats | None:
+        """Compares a fork epoch with the dense runs of its setting.
+
+        Pairing by seed removes what a seed gives to both, so the std is that of the difference
+        itself. Seeds that only one side has are left out.
 
         Args:
-            dense: of `dense_runs`, of any settings.
             fork_epoch: one of `epochs`.
             split: of the metric that is compared.
 
         Returns:
-            Forks minus dense runs, over common seeds; None without any.
+            Mean and std over common seeds of forks minus dense run, each seed being the mean over
+            its replicates; None without common seeds.
         """
-        return paired_difference(
-            self.at(fork_epoch), own_dense(self, dense), self.metric.column(split)
+        column = self.metric.column(split)
+        forks, dense = (
+            runs[column].groupby(runs["trunk_seed"].astype(int)).mean()
+            for runs in (self.at(fork_epoch), self.setting.dense)
+        )
+        differences = (forks - dense).dropna()
+        return stats(differences) if len(differences) else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """The runs of one setting and what is worked out of them, each on first use.
+
+    Attributes:
+        runs: of the setting; see `settings_of`.
+    """
+
+    runs: Runs
+
+    @property
+    def place(self) -> Place:
+        """The values that tell it from other settings."""
+        return self.runs.setting
+
+    @property
+    def metric(self) -> Metric:
+        """The primary metric."""
+        return self.runs.metric
+
+    @functools.cached_property
+    def forks(self) -> tuple[Curve, ...]:
+        """All curves of finished forks, sorted by place, baselines beside the grid too."""
+        return self._curves("fork")
+
+    @functools.cached_property
+    def curves(self) -> tuple[Curve, ...]:
+        """The curves of the grid: those that `fork.baselines` alone has put beside it are left out.
+
+        A baseline's criterion or retraining is not among those of the config, it is retrained by
+        constant or matched_budget, and it forks at the trunk's start or end. It may be trained far
+        longer than a fork of the grid, so it is no candidate beside them. All curves are kept where
+        the config does not name criteria and retrainings.
+        """
+        config = self.runs.config
+        retrainings = config.get("fork", {}).get("retraining")
+        criteria = config.get("pruning", {}).get("criteria")
+        if not retrainings or not criteria:
+            return self.forks
+        planned = config.get("train", {}).get("num_epochs")
+        ends = {0, self.place.named.get("train.num_epochs", planned)}
+        return tuple(
+            curve
+            for curve in self.forks
+            if (curve.place["retraining"] in retrainings and curve.place["criterion"] in criteria)
+            or curve.place["retraining"] not in BASELINE_RETRAININGS
+            or not ends.issuperset(curve.epochs)
         )
 
+    @functools.cached_property
+    def online(self) -> tuple[Curve, ...]:
+        """The runs that pruned themselves: at few epochs, and not the same in all seeds."""
+        return self._curves("online")
 
-def dense_runs(runs: Runs) -> Table:
-    """Gives the trunks trained to their last epoch that have a test value: the baseline.
+    @property
+    def pruned(self) -> tuple[Curve, ...]:
+        """The curves of the grid, then the runs that pruned themselves."""
+        return (*self.curves, *self.online)
 
-    A trunk that its trigger ended early is none.
+    @functools.cached_property
+    def dense(self) -> Table:
+        """The trunks trained to their last epoch that have a test value: the baseline.
+
+        A trunk that its trigger ended early is none.
+        """
+        frame = self.runs.frame
+        has_value = frame[self.metric.column("test")].notna()
+        return frame[(frame["kind"] == "trunk") & frame["complete"] & has_value]
+
+    @property
+    def dense_test(self) -> Stats | None:
+        """The test metric of the dense runs; None without any."""
+        return stats(self.dense[self.metric.column("test")]) if len(self.dense) else None
+
+    @functools.cached_property
+    def signals(self) -> Table:
+        """The signals along the trunks, see `peaks.comparable_epochs`."""
+        return peaks.comparable_epochs(self.runs)
+
+    @functools.cached_property
+    def peaks(self) -> list[Peak]:
+        """Where the means of the headline signals are largest."""
+        means = [
+            peaks.mean_peak(self.signals, name) for name in peaks.headline_signals(self.signals)
+        ]
+        return [peak for peak in means if peak is not None]
+
+    @functools.cached_property
+    def num_epochs(self) -> int:
+        """T, the length of the trunks: as planned, or that of the longest."""
+        trunks = self.runs.of_kind("trunk")
+        last = (trunks if len(trunks) else self.runs).frame["last_epoch"]
+        is_swept = "train.num_epochs" in self.runs.swept.trunk
+        planned = None if is_swept else self.runs.config.get("train", {}).get("num_epochs")
+        return planned or int(last.max() if len(last) else 0)
+
+    @functools.cached_property
+    def histories(self) -> dict[int, History]:
+        """Trunk seed -> what a trigger sees along its trunk."""
+        trunks = self.runs.of_kind("trunk").frame
+        return {
+            int(seed): [records.flat(dict(entry)) for entry in self.runs.entries[name]]
+            for seed, name in zip(trunks["trunk_seed"], trunks["name"], strict=True)
+        }
+
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What rules may look at: every measured number but test metrics and timings."""
+        entries = itertools.chain.from_iterable(self.histories.values())
+        names = dict.fromkeys(
+            name for entry in entries for name in entry if entry[name] is not None
+        )
+        return tuple(
+            name for name in names if name not in NO_DECISION and not name.startswith("test_")
+        )
+
+    @functools.cached_property
+    def entries(self) -> dict[int, dict[int, Mapping[str, Any]]]:
+        """Trunk seed -> epoch -> what was measured after it."""
+        return {
+            seed: {entry["epoch"]: entry for entry in history}
+            for seed, history in self.histories.items()
+        }
+
+    def _curves(self, kind: str) -> tuple[Curve, ...]:
+        """Groups finished runs into curves.
+
+        Diverged, failed, skipped and unfinished ones are left out, so a fork epoch may rest on
+        fewer seeds than its neighbours: `Stats.n` says on how many.
+        """
+        frame = self.runs.frame
+        frame = frame[(frame["kind"] == kind) & frame["fork_epoch"].notna()]
+        axes, column, curves = list(self.runs.curve_axes), self.metric.column("test"), []
+        for values, runs in frame.groupby(axes, sort=False, dropna=False) if len(frame) else ():
+            finished = runs[(runs["status"] == "finished") & runs[column].notna()]
+            lost = runs[runs["status"].isin(LOST)]
+            pairs = frozenset(zip(lost["trunk_seed"], lost["fork_epoch"], strict=True))
+            if len(finished):
+                curves.append(Curve(self, Place.of(axes, values), finished, pairs))
+        return tuple(sorted(curves, key=lambda curve: curve.place))
+
+
+def settings_of(runs: Runs) -> list[Setting]:
+    """Splits the runs of a workdir by setting, sorted: trunks of two settings may share a seed.
 
     Example:
         >>> from earlyprune_jax.analysis.runs import read_runs
-        >>> len(dense_runs(read_runs("no/such/workdir")))
-        0
-    """
-    frame = runs.frame
-    return frame[
-        (frame["kind"] == "trunk") & frame["complete"] & frame[runs.metric.column("test")].notna()
-    ]
-
-
-def own_dense(curve: Curve, dense: Table) -> Table:
-    """Keeps those of the dense runs that the curve's forks may be compared with: of its setting."""
-    same = np.ones(len(dense), dtype=bool)
-    for axis, value in curve.setting.items:
-        same &= np.array([own == value for own in dense[axis]], dtype=bool)
-    return dense[same]
-
-
-def fork_curves(runs: Runs, kind: str = "fork") -> list[Curve]:
-    """Groups the finished forks into curves, sorted by place.
-
-    With `kind` "online" the runs that pruned themselves: at few epochs, and not the same in all
-    seeds.
-
-    Diverged, failed, skipped and unfinished forks are left out, so a fork epoch may rest on fewer
-    seeds than its neighbours: `Stats.n` says on how many.
-
-    Example:
-        >>> from earlyprune_jax.analysis.runs import read_runs
-        >>> fork_curves(read_runs("no/such/workdir"))
+        >>> settings_of(read_runs("no/such/workdir"))
         []
     """
-    frame = runs.frame
-    frame = frame[(frame["kind"] == kind) & frame["fork_epoch"].notna()]
-    axes, column, found = list(runs.curve_axes), runs.metric.column("test"), []
-    for values, own in frame.groupby(axes, sort=False, dropna=False) if len(frame) else ():
-        finished = own[(own["status"] == "finished") & own[column].notna()]
-        lost = own[own["status"].isin(LOST)]
-        pairs = frozenset(zip(lost["trunk_seed"], lost["fork_epoch"], strict=True))
-        if len(finished):
-            found.append(Curve(Place.of(axes, values), runs.metric, finished, pairs))
-    return sorted(found, key=lambda curve: curve.place)
+    return [Setting(own) for own in by_setting(runs).values()]
 
 
-def without_baselines(all_curves: Iterable[Curve], config: Mapping[str, Any]) -> list[Curve]:
-    """Keeps the curves of the grid: those that `fork.baselines` alone has put beside it are left
-    out.
+def all_curves(settings: Iterable[Setting]) -> list[Curve]:
+    """Lists the curves of the grids of several settings."""
+    return [curve for setting in settings for curve in setting.curves]
 
-    A baseline's criterion or retraining is not among those of the config, it is retrained by
-    constant or matched_budget, and it forks at the trunk's start or end. It may be trained far
-    longer than a fork of the grid, so it is no candidate beside them.
+
+def find_grids(runs: Runs) -> list[CellGrid]:
+    """Groups the forks of a workdir into grids, sorted by place; those of any size.
+
+    Finished forks with a test value have cells; diverged and failed ones are counted; skipped and
+    unfinished ones leave their cell empty, or resting on fewer repeats.
 
     Args:
-        all_curves: of `fork_curves`.
-        config: of `study.read_config`; all curves are kept where it does not name criteria and
-            rules.
-
-    Example:
-        >>> without_baselines([], {})
-        []
-    """
-    retrainings = config.get("fork", {}).get("retraining")
-    criteria = config.get("pruning", {}).get("criteria")
-    if not retrainings or not criteria:
-        return list(all_curves)
-    return [
-        curve
-        for curve in all_curves
-        if (curve.place["retraining"] in retrainings and curve.place["criterion"] in criteria)
-        or curve.place["retraining"] not in BASELINE_RULES
-        or not {0, _trunk_epochs(curve, config)}.issuperset(curve.epochs)
-    ]
-
-
-def _trunk_epochs(curve: Curve, config: Mapping[str, Any]) -> Any:
-    return curve.place.named.get("train.num_epochs", config.get("train", {}).get("num_epochs"))
-
-
-def by_seed(runs: Table, column: str) -> dict[int, float]:
-    """Averages a column over the runs (replicates) of each trunk seed; ascending seeds.
-
-    Seeds without a value are left out.
-    """
-    means = runs[column].groupby(runs["trunk_seed"].astype(int)).mean().dropna()
-    return {int(seed): float(mean) for seed, mean in means.items()}
-
-
-def paired_difference(first: Table, second: Table, column: str) -> Stats | None:
-    """Takes mean and std over trunk seeds of (first - second), each averaged over its replicates.
-
-    Pairing by seed removes what a seed gives to both, so the std is that of the difference
-    itself. Seeds that only one side has are left out.
-
-    Args:
-        first: Runs of one cell.
-        second: Runs of another cell, or the trunks; of the same setting.
-        column: A metric of the last epoch, in its own direction.
+        runs: of a workdir; other kinds than forks are passed over.
 
     Returns:
-        The statistics over common seeds, or None where there is none.
+        The grids. Time and memory are proportional to the number of runs.
+
+    Example:
+        >>> from earlyprune_jax.analysis.runs import read_runs
+        >>> find_grids(read_runs("no/such/workdir"))
+        []
     """
-    left, right = by_seed(first, column), by_seed(second, column)
-    common = sorted(left.keys() & right.keys())
-    return stats(left[seed] - right[seed] for seed in common) if common else None
+    frame = runs.frame
+    frame = frame[(frame["kind"] == "fork") & frame["status"].isin(("finished", *LOST))]
+    axes = [axis for axis in runs.curve_axes if axis != "sparsity"]
+    groups = frame.groupby(axes, sort=False, dropna=False) if len(frame) else ()
+    grids = [grid_of(Place.of(axes, values), runs.metric, own) for values, own in groups]
+    return sorted(grids, key=lambda grid: grid.place)
+
+
+def grid_of(place: Place, metric: Metric, runs: Table) -> CellGrid:
+    """Arranges forks of one place as arrays.
+
+    Args:
+        place: what they have in common, without the sparsity.
+        metric: the primary one.
+        runs: rows of `Runs.frame`: finished, diverged or failed.
+
+    Returns:
+        The grid; NaN in cells without a finished run.
+    """
+    axes = [sorted(set(runs[axis].tolist())) for axis in CELL]
+    sparsities, epochs, seeds, replicates = axes
+    at = tuple(
+        np.searchsorted(values, runs[axis].to_numpy(dtype=float))
+        for axis, values in zip(CELL, axes, strict=True)
+    )
+    is_finished = (runs["status"] == "finished") & runs[metric.column("test")].notna()
+    is_finished = is_finished.to_numpy(dtype=bool)
+    finished = runs[is_finished]
+    has_validation = len(finished) and finished[metric.column("validation")].notna().all()
+    split = "validation" if has_validation else "test"
+
+    def values_of(split: str) -> np.ndarray:
+        """[S, E, seeds, replicates], larger = better."""
+        values = np.full(tuple(map(len, axes)), np.nan)
+        numbers = finished[metric.column(split)].to_numpy(dtype=float)
+        values[tuple(axis[is_finished] for axis in at)] = metric.sign * numbers
+        return values
+
+    chosen_on, test = values_of(split), values_of("test")
+    by_seed = mean_of(chosen_on, axis=-1)
+    # A single trunk seed leaves the replicates as the only repeats; several hold their trunks'
+    # noise too.
+    over_seeds = len(seeds) > 1 or len(replicates) == 1
+    num_failed, num_epochs = (np.zeros(test.shape[:2], dtype=int) for _ in range(2))
+    np.add.at(num_failed, at[:2], (runs["status"] != "finished").to_numpy(dtype=int))
+    np.maximum.at(num_epochs, at[:2], runs["last_epoch"].to_numpy(dtype=int))
+    return CellGrid(
+        place=place,
+        metric=metric,
+        sparsities=tuple(sparsities),
+        epochs=tuple(epochs),
+        repeat_kind="seed" if over_seeds else "replicate",
+        repeats=tuple(seeds if over_seeds else replicates),
+        num_replicates=int(np.isfinite(test).sum(axis=3).max(initial=0)),
+        split=split,
+        chosen_on=by_seed if over_seeds else chosen_on[:, :, 0],
+        test=mean_of(test, axis=-1) if over_seeds else test[:, :, 0],
+        by_seed=by_seed,
+        seeds=tuple(seeds),
+        num_runs=np.isfinite(test).sum(axis=(2, 3)),
+        num_failed=num_failed,
+        num_epochs=num_epochs,
+    )

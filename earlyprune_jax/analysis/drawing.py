@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,6 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#33
 GREYS = ("#404040", "#767676", "#595959", "#8c8c8c")
 MARKERS = "os^DvPX<"
 DASHES = ("-", "--", "-.", ":")
-MANY = 4
-"""More curves than this are drawn with less about each."""
 EXTENSIONS = ("png", "svg")
 
 
@@ -61,14 +59,14 @@ def styles(places: Iterable[Place]) -> dict[Place, Style]:
 
     sparsities = sorted({place["sparsity"] for place in places})
     kinds = sorted({place.without("sparsity") for place in places})
-    made = {}
+    styles = {}
     for place in places:
         rank = sparsities.index(place["sparsity"])
         # Viridis grows lighter in grey too; its palest end is left out.
         color = to_hex(colormaps["viridis"](0.88 * rank / max(len(sparsities) - 1, 1)))
         dashes = DASHES[kinds.index(place.without("sparsity")) % len(DASHES)]
-        made[place] = Style(color, MARKERS[rank % len(MARKERS)], dashes)
-    return made
+        styles[place] = Style(color, MARKERS[rank % len(MARKERS)], dashes)
+    return styles
 
 
 def blank(width: float, height: float) -> "Figure":
@@ -111,18 +109,23 @@ def tidy(axes: "Axes") -> None:
     axes.set_axisbelow(True)
 
 
-def stem(name: str, setting: Place | None = None) -> str:
-    """Names a figure, of several settings with the setting at the end.
+def stem(name: str, place: Place, axes: Container[str] | None = None) -> str:
+    """Names a figure of one place among several.
+
+    Args:
+        name: of the figure.
+        place: what it shows.
+        axes: those on which the places differ; None for all.
+
+    Returns:
+        The name with the place's values at its end.
 
     Example:
         >>> setting = Place((("model", "resnet8"), ("train_fraction", 1.0), ("schedule", "step")))
-        >>> stem("rules"), stem("rules", setting)
-        ('rules', 'rules_resnet8_1_step')
+        >>> stem("rules", setting), stem("rules", setting, ["model"]), stem("rules", setting, [])
+        ('rules_resnet8_1_step', 'rules_resnet8', 'rules')
     """
-    if setting is None:
-        return name
-    fraction = f"{setting['train_fraction']:.10g}"
-    return f"{name}_{setting.changed(train_fraction=fraction).slug()}"
+    return "_".join(filter(None, (name, place.slug(axes))))
 
 
 def save_all(
@@ -151,11 +154,9 @@ def save_all(
         for extension in EXTENSIONS:
             paths.append(directory / f"{name}.{extension}")
             records.replace_file(paths[-1], _render(figure, extension))
-            # The places found for the first file serve the second: finding them is half of the
-            # time.
+            # The layout of the first file serves the second: computing it is half of the time.
             figure.set_layout_engine("none")
-    drawn = {path.stem for path in paths}
-    gone = set(possible) - drawn if paths else set()
+    gone = set(possible) - {path.stem for path in paths} if paths else set()
     for path in directory.glob("*"):
         if path.suffix[1:] in EXTENSIONS and path.stem in gone:
             path.unlink(missing_ok=True)
@@ -206,7 +207,7 @@ def epoch_axis(axes: "Axes", num_epochs: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
-def spread(text: str) -> str:
+def plus_minus(text: str) -> str:
     """Writes +- as a figure can, in one character."""
     return text.replace("+-", "±")
 

@@ -9,18 +9,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earlyprune_jax.analysis import curves, drawing, panels, peaks, regret, results, words
-from earlyprune_jax.analysis.drawing import Style
-from earlyprune_jax.analysis.panels import Content, kind_of
+import numpy as np
+
+from earlyprune_jax.analysis import drawing, formatting, peaks, results
+from earlyprune_jax.analysis.curves import Curve, Setting, settings_of
+from earlyprune_jax.analysis.drawing import COLORS, DASHES, GREYS, MARKERS, Style, plus_minus
 from earlyprune_jax.analysis.places import Place, shared, varying
 from earlyprune_jax.analysis.runs import LOST, Runs
+from earlyprune_jax.analysis.stats import Stats
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STEM = "{primary}_vs_fork_epoch"
 MAX_PANELS = 6
 """Of more settings each has a figure of its own."""
+MANY = 4
+"""More curves than this are drawn with less about each."""
 
 
 def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM) -> list[Path]:
@@ -32,7 +38,7 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM
     sparsity, retraining, swept keys of forks), a star at the best fork epoch (chosen on
     validation where every run has it), the dense baseline as a line with its +- std band; runs that
     pruned themselves as single marks; baselines beside the grid are left out, see
-    `curves.without_baselines`. Below: each headline signal's mean over trunk seeds divided by
+    `curves.Setting.curves`. Below: each headline signal's mean over trunk seeds divided by
     its largest magnitude, its peak marked. Diverged and failed runs are left out and counted in the
     subtitle. Panels of several settings share both scales, and show the others' forks in grey. The
     same files give the same bytes with the same matplotlib.
@@ -53,45 +59,27 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM
         []
     """
     runs = results.read_runs(workdir) if runs is None else runs
-    gathered = {setting: gather(own) for setting, own in results.by_setting(runs).items()}
-    contents = {
-        setting: content
-        for setting, content in gathered.items()
-        if content.has_results or content.signal_peaks
-    }
+    every = settings_of(runs)
+    settings = [setting for setting in every if _has_results(setting) or setting.peaks]
     name = name.format(primary=runs.metric.name)
-    if len(gathered) <= MAX_PANELS:
-        pictures = {name: _draw(contents)} if contents else {}
+    stems = {setting: drawing.stem(name, setting.place) for setting in every}
+    if len(every) <= MAX_PANELS:
+        pictures = {name: _draw(settings)} if settings else {}
     else:
-        pictures = {
-            drawing.stem(name, setting): _draw({setting: content}, named=True)
-            for setting, content in contents.items()
-        }
-    possible = [name, *(drawing.stem(name, setting) for setting in gathered)]
-    return drawing.save_all(workdir, pictures, possible=possible)
+        pictures = {stems[setting]: _draw([setting], named=True) for setting in settings}
+    return drawing.save_all(workdir, pictures, possible=[name, *stems.values()])
 
 
-def gather(runs: Runs) -> Content:
-    """Gathers what the figure shows of the runs of one setting."""
-    table = peaks.comparable_epochs(runs)
-    found = (peaks.mean_peak(table, name) for name in peaks.headline_signals([table]))
-    return Content(
-        runs=runs,
-        dense=curves.dense_runs(runs),
-        curves=tuple(curves.without_baselines(curves.fork_curves(runs), runs.config)),
-        online=tuple(curves.fork_curves(runs, "online")),
-        signal_table=table,
-        signal_peaks=tuple(peak for peak in found if peak is not None),
-        num_epochs=regret.num_epochs(runs) or 1,
-    )
+def _has_results(setting: Setting) -> bool:
+    """Tells whether there is anything for the upper axes."""
+    return bool(len(setting.dense) or setting.pruned)
 
 
-def _draw(contents: Mapping[Place, Content], *, named: bool = False) -> "Figure":
-    every = list(contents.values())
-    num_columns = len(every) if len(every) <= 3 else math.ceil(len(every) / 2)
-    num_rows = math.ceil(len(every) / num_columns)
-    heights = [3.0] * any(content.has_results for content in every)
-    heights += [1.8] * any(content.signal_peaks for content in every)
+def _draw(settings: Sequence[Setting], *, named: bool = False) -> "Figure":
+    num_columns = len(settings) if len(settings) <= 3 else math.ceil(len(settings) / 2)
+    num_rows = math.ceil(len(settings) / num_columns)
+    has_results = any(map(_has_results, settings))
+    heights = [3.0] * has_results + [1.8] * any(setting.peaks for setting in settings)
     figure = drawing.blank(1.0 + 4.5 * num_columns, 1.9 + 4.2 * num_rows)
     rows = num_rows * len(heights)
     grid = figure.subplots(
@@ -100,25 +88,26 @@ def _draw(contents: Mapping[Place, Content], *, named: bool = False) -> "Figure"
     # [panels, axes of a panel]
     blocks = grid.reshape(num_rows, len(heights), num_columns).swapaxes(1, 2)
     blocks = blocks.reshape(num_rows * num_columns, len(heights))
-    styles = drawing.styles(kind_of(curve) for content in every for curve in content.curves)
-    for index, (panel, setting) in enumerate(zip(blocks, contents, strict=False)):
-        others = [content for other, content in contents.items() if other != setting]
-        if index and any(content.has_results for content in every):
+    styles = drawing.styles(curve.place.kind for one in settings for curve in one.curves)
+    varied = varying(setting.place for setting in settings)
+    for index, (panel, setting) in enumerate(zip(blocks, settings, strict=False)):
+        others = [other for other in settings if other is not setting]
+        if index and has_results:
             panel[0].sharey(blocks[0, 0])
-        _draw_panel(panel, contents[setting], others, styles)
+        _draw_panel(panel, setting, others, styles)
         if others:
-            panel[0].set_title(words.label(setting, varying(contents)), loc="left", pad=18)
+            panel[0].set_title(formatting.label(setting.place, varied), loc="left", pad=18)
         if index % num_columns:
             for axes in panel:
                 axes.set_ylabel("")
-    for axes in blocks[len(every) :].ravel():
+    for axes in blocks[len(settings) :].ravel():
         axes.set_axis_off()
-    handles = drawing.labelled(blocks[:, 0]) if any(c.has_results for c in every) else []
-    if len(every) == 1:
+    handles = drawing.labelled(blocks[:, 0]) if has_results else []
+    if len(settings) == 1:
         figure.set_size_inches(8.0, 5.4 + 0.12 * len(handles))
-    trunk = shared(list(contents))
-    about = _subtitle(every, words.label(trunk if named else trunk.only(["model"])))
-    name = every[0].runs.metric.name.replace("_", " ")
+    trunk = shared([setting.place for setting in settings])
+    about = _subtitle(settings, formatting.label(trunk if named else trunk.only(["model"])))
+    name = settings[0].metric.name.replace("_", " ")
     title = f"When to prune: {name} against the epoch of pruning"
     drawing.head(figure, title, "\n".join(about), fontsize=10)
     drawing.add_legend(figure, handles)
@@ -126,48 +115,195 @@ def _draw(contents: Mapping[Place, Content], *, named: bool = False) -> "Figure"
 
 
 def _draw_panel(
-    panel: Any, content: Content, others: Sequence[Content], styles: Mapping[Place, Style]
+    panel: Any, setting: Setting, others: Sequence[Setting], styles: Mapping[Place, Style]
 ) -> None:
     """Draws one setting on its axes [1 or 2]."""
-    every = [content, *others]
-    if any(one.has_results for one in every):
-        panels.draw_results(panel[0], content, styles, is_alone=not others)
+    every = [setting, *others]
+    if any(map(_has_results, every)):
+        _draw_results(panel[0], setting, styles, is_alone=not others)
         if all(len(one.curves) <= 2 for one in every):
-            panels.draw_others(panel[0], others)
-        panels.mark_best(panel, content)
-    if content.signal_peaks:
-        panels.draw_signals(panel[-1], content)
+            for curve in (curve for other in others for curve in other.curves):
+                means = [curve.metric.scale * curve.test(epoch).mean for epoch in curve.epochs]
+                style: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 1.1, "zorder": 1.5}
+                panel[0].plot(curve.epochs, means, label="the other panels' forks", **style)
+        if len(setting.curves) == 1 and len(setting.curves[0].epochs) > 1:
+            _mark_best(panel, setting.curves[0])
+    if setting.peaks:
+        _draw_signals(panel[-1], setting)
     for axes in panel:
         drawing.tidy(axes)
-    drawing.epoch_axis(panel[-1], max(one.num_epochs for one in every))
+    drawing.epoch_axis(panel[-1], max(one.num_epochs or 1 for one in every))
     panel[-1].set_xlabel("fork epoch: epochs trained dense before pruning")
     panel[-1].tick_params(labelbottom=True)
 
 
-def _subtitle(contents: Sequence[Content], trunk: str) -> list[str]:
-    """Lines: what does not vary; on how many seeds, and what was left out."""
-    data = contents[0].runs.config.get("data", {}).get("name")
-    length = words.span(sorted(content.num_epochs for content in contents))
+def _draw_results(
+    axes: "Axes", setting: Setting, styles: Mapping[Place, Style], *, is_alone: bool
+) -> None:
+    """Draws forks, runs that pruned themselves and the baseline; a single panel's legend has room
+    for numbers."""
+    metric, curves = setting.metric, setting.curves
+    axes.set_ylabel(f"{formatting.axis_label(metric)}\nat the last epoch")
+    names = varying(curve.place.kind for curve in curves)
+    for index, curve in enumerate(curves):
+        label = formatting.label(curve.place.kind, names) or "pruned forks"
+        if is_alone:
+            best = curve.ranking.best
+            number = plus_minus(formatting.amount(curve.test(best), metric))
+            label += f": {'best ' * (len(curve.epochs) > 1)}{number} at epoch {best}"
+        # Curves stand a little beside one another, or their whiskers would hide each other.
+        shift = 0.004 * setting.num_epochs * (index - (len(curves) - 1) / 2)
+        _draw_curve(axes, curve, styles[curve.place.kind], shift, label)
+    names = varying(curve.place.kind for curve in setting.pruned)
+    for index, curve in enumerate(setting.online, start=len(curves)):
+        label = formatting.label(curve.place.kind, names)
+        number = plus_minus(formatting.amount(curve.test(), metric))
+        when = formatting.epochs(curve.epochs)
+        axes.plot(
+            curve.runs["fork_epoch"].astype(int),
+            metric.scale * curve.runs[metric.column("test")],
+            linestyle="",
+            color=COLORS[index % len(COLORS)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=7,
+            zorder=5,
+            label=f"{f'{label}, ' if label else ''}pruned itself: {number} at {when}",
+        )
+    if setting.dense_test:
+        _draw_dense(axes, setting.dense_test, setting, is_alone)
+    if not setting.pruned:
+        axes.set_title("no fork of the grid has finished yet", fontsize=9.5, color=GREYS[1])
+
+
+def _draw_curve(axes: "Axes", curve: Curve, style: Style, shift: float, label: str) -> None:
+    """Draws means with whiskers, a star at the best epoch, and dots for single runs."""
+    metric, epochs, siblings = curve.metric, np.array(curve.epochs), curve.setting.curves
+    cells = [curve.test(epoch) for epoch in curve.epochs]
+    means = [metric.scale * cell.mean for cell in cells]
+    deviations = [metric.scale * (cell.std or 0.0) for cell in cells]
+    is_thin = len(siblings) > MANY
+    axes.errorbar(
+        epochs + shift,
+        means,
+        yerr=deviations if any(deviations) else None,
+        color=style.color,
+        marker=style.marker,
+        markersize=4 if is_thin else 6,
+        linewidth=1.5 if is_thin else 2.0,
+        linestyle=style.dashes,
+        elinewidth=1.0,
+        capsize=2.5,
+        zorder=4,
+        label=label,
+    )
+    if len(epochs) > 1:
+        best = curve.epochs.index(curve.ranking.best)
+        chosen = " and ".join(sorted({sibling.split for sibling in siblings}))
+        extreme = "highest" if metric.larger_is_better else "lowest"
+        axes.scatter(
+            epochs[best] + shift,
+            means[best],
+            color=style.color,
+            label=f"best fork epoch ({extreme} mean {formatting.named(metric, chosen)})",
+            marker="*",
+            s=190,
+            edgecolors="white",
+            linewidths=0.8,
+            zorder=6,
+        )
+    if not is_thin and curve.runs["fork_epoch"].duplicated().any():
+        # Beside the whiskers, which would hide them.
+        beside = curve.runs["fork_epoch"].astype(float) + shift + 0.007 * curve.setting.num_epochs
+        values = metric.scale * curve.runs[metric.column("test")]
+        axes.scatter(beside, values, color=style.color, s=12, alpha=0.5, linewidths=0, zorder=3)
+
+
+def _draw_dense(axes: "Axes", dense: Stats, setting: Setting, is_alone: bool) -> None:
+    metric = setting.metric
+    mean, deviation = metric.scale * dense.mean, metric.scale * (dense.std or 0.0)
+    if deviation:
+        low, high = mean - deviation, mean + deviation
+        axes.axhspan(low, high, color="black", alpha=0.10, linewidth=0, zorder=1)
+    axes.annotate(
+        f"dense\n{formatting.amount(Stats(dense.mean, None, 1), metric)}",
+        (1.0, mean),
+        xycoords=("axes fraction", "data"),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+    )
+    number = f": {plus_minus(formatting.amount(dense, metric))}" if is_alone else ""
+    label = f"dense baseline, never pruned{number}"
+    axes.axhline(mean, color="black", linewidth=1.4, zorder=2, label=label)
+
+
+def _mark_best(panel: Sequence["Axes"], curve: Curve) -> None:
+    """Draws a line at the best fork epoch through a panel of a single curve, and names it above."""
+    best = curve.ranking.best
+    for axes in panel:
+        axes.axvline(best, color=COLORS[0], linewidth=1.0, alpha=0.7, zorder=1)
+    amount = formatting.amount(Stats(curve.test(best).mean, None, 1), curve.metric)
+    text = f"best fork epoch: {best} ({amount})"
+    above = panel[0].get_xaxis_transform()
+    panel[0].text(best, 1.01, text, color=COLORS[0], transform=above, ha="center", va="bottom")
+
+
+def _draw_signals(axes: "Axes", setting: Setting) -> None:
+    """Draws the mean of every signal over its maximum, with its peak, and a legend of their own."""
+    lowest = 0.0
+    for index, peak in enumerate(setting.peaks):
+        epochs, values = peaks.mean_curve(setting.signals, peak.signal)
+        # A signal that is nowhere positive has no maximum to divide by; its size serves then.
+        values = values / (peak.value if peak.value > 0 else np.abs(values).max() or 1.0)
+        lowest = min(lowest, values.min())
+        name = formatting.signal_label(peak.signal, setting.runs.config)
+        color = GREYS[index % len(GREYS)]
+        axes.plot(
+            epochs,
+            values,
+            DASHES[index % len(DASHES)],
+            color=color,
+            linewidth=1.4,
+            marker="Ddhp"[index % 4],
+            markevery=[int(np.searchsorted(epochs, peak.epoch))],
+            label=f"{name}: {formatting.peak_label(peak)}",
+        )
+        axes.axvline(peak.epoch, color=color, linestyle=":", linewidth=1.1)
+    axes.set_ylabel("signal /\nits maximum", color=GREYS[0])
+    axes.tick_params(axis="y", colors=GREYS[0])
+    # Room above the curves, where the legend hides nothing.
+    share = 0.08 + 0.11 * len(setting.peaks)
+    axes.set_ylim(lowest - 0.05, lowest + (1.05 - lowest) / (1 - share))
+    axes.set_yticks([0.0, 0.5, 1.0] if not lowest else [-1.0, 0.0, 1.0])
+    axes.legend(loc="upper left", edgecolor="none", fontsize=8, borderaxespad=0.2)
+
+
+def _subtitle(settings: Sequence[Setting], trunk: str) -> list[str]:
+    """Writes two lines: what does not vary; on how many seeds, and what was left out."""
+    data = settings[0].runs.config.get("data", {}).get("name")
+    length = formatting.span(sorted(setting.num_epochs or 1 for setting in settings))
     parts = [", ".join(str(part) for part in (data, trunk, f"T = {length} epochs") if part)]
-    pruned = [kind_of(curve) for content in contents for curve in content.pruned]
-    if pruned:
-        fixed = words.label(shared(pruned))
-        parts.append(f"forks: {fixed}" if fixed else "")
-    statuses = [status for content in contents for status in content.runs.frame["status"]]
+    pruned = [curve for setting in settings for curve in setting.pruned]
+    if fixed := formatting.label(shared([curve.place.kind for curve in pruned])) if pruned else "":
+        parts.append(f"forks: {fixed}")
+    statuses = [status for setting in settings for status in setting.runs.frame["status"]]
     counts = {status: statuses.count(status) for status in LOST}
-    left_out = [f"{words.plural(n, f'{status} run')} left out" for status, n in counts.items() if n]
-    lines = parts, [_seeds_text(contents), *left_out]
-    return ["; ".join(part for part in line if part) for line in lines if any(line)]
+    left_out = [
+        f"{formatting.plural(count, f'{status} run')} left out"
+        for status, count in counts.items()
+        if count
+    ]
+    lines = parts, [_seeds_text(settings, pruned), *left_out]
+    return ["; ".join(filter(None, line)) for line in lines if any(line)]
 
 
-def _seeds_text(contents: Sequence[Content]) -> str:
-    pruned = [curve for content in contents for curve in content.pruned]
-    frames = [*(curve.runs for curve in pruned), *(content.dense for content in contents)]
-    seeds = {seed for frame in frames for seed in frame["trunk_seed"]}
+def _seeds_text(settings: Sequence[Setting], pruned: Sequence[Curve]) -> str:
+    frames = [*(curve.runs for curve in pruned), *(setting.dense for setting in settings)]
+    num_seeds = len({seed for frame in frames for seed in frame["trunk_seed"]})
     sizes = [count for curve in pruned for count in curve.runs["fork_epoch"].value_counts()]
-    sizes += [len(content.dense) for content in contents]
-    text = words.plural(len(seeds), "seed") if seeds else ""
+    sizes += [len(setting.dense) for setting in settings]
+    text = formatting.plural(num_seeds, "seed") if num_seeds else ""
     if max(sizes) < 2:
-        return f"{text}, so the noise is unknown" if len(seeds) == 1 else text
-    dots = "; dots are single runs" if pruned and all(c.shows_single_runs for c in contents) else ""
-    return f"{text}: mean ± one standard deviation{dots}"
+        return f"{text}, so the noise is unknown" if num_seeds == 1 else text
+    has_dots = pruned and all(len(setting.curves) <= MANY for setting in settings)
+    return f"{text}: mean ± one standard deviation{'; dots are single runs' * bool(has_dots)}"

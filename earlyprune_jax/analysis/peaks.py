@@ -1,7 +1,7 @@
 """Where along the trunk a signal is largest, per trunk seed and for the mean over seeds."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -44,68 +44,59 @@ class Peak:
     flat: bool
 
 
-def signal_names(rows: Sequence[Iterable[str]]) -> list[str]:
-    """Lists the signals among the columns of a table, in order.
-
-    Args:
-        rows: the first tells the columns: a row as a mapping, or a frame.
-
-    Example:
-        >>> signal_names([{"trunk_seed": 0, "epoch": 1, "fisher_trace": 3.0}])
-        ['fisher_trace']
-    """
-    keys = {*SETTING, "trunk_seed", "epoch"}
-    return [name for name in (rows[0] if len(rows) else ()) if name not in keys and "." not in name]
-
-
-def main_signals(rows: Sequence[Iterable[str]]) -> list[str]:
+def main_signals(columns: Iterable[str]) -> list[str]:
     """Lists the signals that stand for something: no standard errors, one column per quantity.
 
+    Args:
+        columns: of a table of signals, keys of settings and swept keys too.
+
+    Returns:
+        The signals, in order.
+
     Example:
-        >>> main_signals([{"epoch": 1, "fisher_trace": 3.0, "fisher_trace_all": 4.0}])
+        >>> main_signals(["epoch", "fisher_trace", "fisher_trace_all", "optim.momentum"])
         ['fisher_trace']
     """
-    names = signal_names(rows)
-    values = [name for name in names if not name.endswith(SPREADS)]
-    return [name for name in values if OTHER_READINGS.get(name) not in names]
+    columns = list(columns)
+    keys = {*SETTING, "trunk_seed", "epoch"}
+    return [
+        name
+        for name in columns
+        if name not in keys
+        and "." not in name
+        and not name.endswith(SPREADS)
+        and OTHER_READINGS.get(name) not in columns
+    ]
 
 
-def headline_signals(rows: Sequence[Iterable[str]]) -> list[str]:
+def headline_signals(columns: Iterable[str]) -> list[str]:
     """Lists the signals shown and described: those of `HEADLINE`, or where none is there the first
     three.
 
     Example:
-        >>> headline_signals([{"epoch": 1, "mask_distance": 0.1, "fisher_trace": 3.0}])
+        >>> headline_signals(["epoch", "mask_distance", "fisher_trace"])
         ['fisher_trace']
     """
-    names = main_signals(rows)
+    names = main_signals(columns)
     return [name for name in HEADLINE if name in names] or names[: len(HEADLINE)]
 
 
-def comparable_trunks(runs: Runs) -> Runs:
-    """Keeps the trunks whose signals may be averaged: the finished ones, or while none is, all
-    going on.
-
-    A trunk that stopped early would shift the mean curve at the epoch it stopped, which can
-    look like a peak.
-    """
-    trunks = runs.of_kind("trunk")
-    finished = trunks.where(trunks.frame["status"] == "finished")
-    return finished if len(finished) else trunks.where(trunks.frame["status"] == "unfinished")
-
-
 def comparable_epochs(runs: Runs) -> Table:
-    """Gives `results.signal_table` of the comparable trunks, up to the epoch all have reached.
+    """Returns `results.signal_table` of the trunks whose signals may be averaged.
 
-    Trunks that a trigger ended have not all reached the same; unfinished ones keep all they have.
+    These are the finished ones, or while none is, all going on: a trunk that stopped early would
+    shift the mean curve at the epoch it stopped, which can look like a peak. Trunks that a trigger
+    ended have not all reached the same epoch: the table ends where the first of them does.
 
     Args:
         runs: of one setting.
     """
-    trunks = comparable_trunks(runs)
-    table, frame = results.signal_table(trunks), trunks.frame
-    has_ended = (frame["status"] == "finished") & (frame["end_epoch"] > frame["first_epoch"])
-    ends = frame.loc[has_ended, "end_epoch"]
+    trunks = runs.of_kind("trunk")
+    finished = trunks.where(trunks.frame["status"] == "finished")
+    if not len(finished):
+        return results.signal_table(trunks.where(trunks.frame["status"] == "unfinished"))
+    table, frame = results.signal_table(finished), finished.frame
+    ends = frame.loc[frame["end_epoch"] > frame["first_epoch"], "end_epoch"]
     return table[table["epoch"] <= ends.min()] if len(ends) else table
 
 
@@ -156,16 +147,8 @@ def seed_peaks(table: Table, signal: str) -> list[Peak]:
         [(0, 2, 'last'), (1, 2, 'last')]
     """
     groups = table.groupby("trunk_seed", sort=True)
-    found = (_peak(signal, int(seed), *mean_curve(own, signal)) for seed, own in groups)
-    return [peak for peak in found if peak is not None]
-
-
-def mean_peaks(runs: Runs) -> list[Peak]:
-    """Finds the headline signals' peaks, of their means over the comparable trunks of one
-    setting."""
-    table = comparable_epochs(runs)
-    found = (mean_peak(table, name) for name in headline_signals([table]))
-    return [peak for peak in found if peak is not None]
+    peaks = (_peak(signal, int(seed), *mean_curve(rows, signal)) for seed, rows in groups)
+    return [peak for peak in peaks if peak is not None]
 
 
 def _peak(signal: str, seed: int | None, epochs: np.ndarray, values: np.ndarray) -> Peak | None:

@@ -1,11 +1,14 @@
-"""Places: values of some axes, by which runs, curves and grids of runs are told apart."""
+"""Places: values of some axes, by which runs, curves and grids of runs are told apart; and which
+config keys are axes, because they are swept."""
 
 import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
+
+from earlyprune_jax import spec
 
 SETTING = ("model", "train_fraction", "schedule")
 """Axes of every setting; swept keys that decide trunks are further ones."""
@@ -17,6 +20,19 @@ NAMES = {
     "schedule": "schedule.name",
 }
 """Config keys that have a column of another name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """Keys that have several values in a workdir, by what they tell apart; `NAMES` are left out.
+
+    Attributes:
+        trunk: tell trunks apart, and so settings.
+        fork: tell forks of one trunk apart, and so curves.
+    """
+
+    trunk: tuple[str, ...] = ()
+    fork: tuple[str, ...] = ()
 
 
 @functools.total_ordering
@@ -90,12 +106,16 @@ class Place:
             >>> place = Place((("model", "nets:Net(depth=3)"), ("train_fraction", 1.0),
             ...     ("optim.momentum", 0.9)))
             >>> place.slug(), place.slug(["train_fraction"])
-            ('nets-Net-depth-3-f490c0_1.0_momentum-0.9', '1.0')
+            ('nets-Net-depth-3-f490c0_1_momentum-0.9', '1')
         """
         kept = self if axes is None else self.only(axes)
-        return "_".join(
-            safe(f"{axis.split('.')[1]}-{value}" if "." in axis else str(value))
+        values = (
+            (axis, f"{value:.10g}" if isinstance(value, float) else str(value))
             for axis, value in kept.items
+        )
+        return "_".join(
+            safe(f"{axis.split('.')[1]}-{value}" if "." in axis else value)
+            for axis, value in values
         )
 
 
@@ -141,6 +161,53 @@ def shared(places: Sequence[Place]) -> Place:
 
     Example:
         >>> shared([Place((("model", name), ("retraining", "x"))) for name in "ab"])
-        Place(items=(('rule', 'x'),))
+        Place(items=(('retraining', 'x'),))
     """
     return places[0].without(*varying(places))
+
+
+def swept_keys(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> Swept:
+    """Finds the keys that tell settings, and those that tell curves apart.
+
+    Args:
+        config: of `runs.read_config`: what its `sweep` names is swept, whatever has been trained.
+        configs: the distinct configs of the runs; keys whose values differ between them are swept.
+
+    Example:
+        >>> swept_keys({"sweep": {"optim.weight_decay": [0.0, 0.1]}}, [])
+        Swept(trunk=('optim.weight_decay',), fork=())
+    """
+    sweep = config.get("sweep") or {}
+    named = {*sweep, *(key for row in sweep.get("rows", ()) for key in row)} - {"rows"}
+    found = []
+    for kinds in (("data", "trunk"), ("fork",)):
+        decided = [spec.deciding(one, *kinds) for one in configs]
+        keys = dict.fromkeys(key for one in decided for key in one)
+        known = (key for key in sorted(named) if key in spec.KEYS)
+        keys |= dict.fromkeys(key for key in known if spec.decides(key) in kinds)
+        values = {key: {frozen(one[key]) for one in decided if key in one} for key in keys}
+        swept = [key for key in keys if key in named or len(values[key]) > 1]
+        found.append([key for key in swept if key not in NAMES.values()])
+    trunk, fork = found
+    return Swept(tuple(trunk), tuple(key for key in fork if key not in trunk))
+
+
+def value_of(config: Mapping[str, Any], key: str) -> Any:
+    """Gives a config's value of "section.key", lists as tuples; None where it has none.
+
+    Example:
+        >>> value_of({"optim": {"weight_decay": 0.1}}, "optim.weight_decay")
+        0.1
+    """
+    section, leaf = key.split(".")
+    return frozen(config.get(section, {}).get(leaf))
+
+
+def frozen(value: Any) -> Any:
+    """Makes a JSON value hashable: lists become tuples.
+
+    Example:
+        >>> frozen([1, [2]])
+        (1, (2,))
+    """
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value

@@ -76,18 +76,15 @@ def signal_table(runs: Runs) -> Table:
     return pd.DataFrame(rows, columns=None if rows else [*keys, "epoch"])
 
 
-def write_tables(
-    workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False
-) -> list[Path]:
+def write_tables(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Writes results.csv and signals.csv, each replaced in one step.
 
-    Floats are written so that reading them back gives the same bits; a cell is empty where there is
-    no value.
+    Floats are written with all their digits: `pandas.read_csv(path, float_precision="round_trip")`
+    gives the same bits. A cell is empty where there is no value.
 
     Args:
         workdir: An existing directory.
         runs: What `read_runs` gave for it, where that is known already.
-        parquet: Write results.parquet and signals.parquet too; needs pyarrow.
 
     Returns:
         The paths written.
@@ -101,35 +98,14 @@ def write_tables(
         ['results.csv', 'signals.csv']
     """
     runs = read_runs(workdir) if runs is None else runs
-    tables = dict(zip(publish.RESULT_TABLES, (result_table(runs), signal_table(runs)), strict=True))
-    paths = [save(Path(workdir) / name, table) for name, table in tables.items()]
-    if parquet:
-        paths += [save(path.with_suffix(".parquet"), tables[path.name]) for path in paths]
-    return paths
-
-
-def read_table(path: str | Path) -> Table:
-    """Reads a table that this package wrote, .csv or .parquet, every float as it was.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
-        >>> read_table(save(path, [{"a": 0.1 + 0.2, "b": None}]))["a"].item()
-        0.30000000000000004
-    """
-    import pandas as pd
-
-    if Path(path).suffix == ".parquet":
-        return pd.read_parquet(path)
-    # Since pandas 3.1 floats are always read as they were, and asking for it is warned of.
-    is_exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
-    return pd.read_csv(path) if is_exact else pd.read_csv(path, float_precision="round_trip")
+    tables = zip(publish.RESULT_TABLES, (result_table(runs), signal_table(runs)), strict=True)
+    return [save(Path(workdir) / name, table) for name, table in tables]
 
 
 def save(
     path: Path, rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()
 ) -> Path:
-    """Writes a table in one step, as its suffix says: .csv or .parquet.
+    """Writes a table as .csv, in one step.
 
     Args:
         path: of the file.
@@ -144,11 +120,7 @@ def save(
         >>> save(Path(tempfile.mkdtemp()) / "table.csv", [{"a": 1, "b": None}]).read_text()
         'a,b\\n1,\\n'
     """
-    table = frame_of(rows, columns)
-    if path.suffix == ".parquet":
-        records.replace_file(path, table.convert_dtypes().to_parquet(index=False))
-    else:
-        records.replace_file(path, csv_text(table).encode())
+    records.replace_file(path, csv_text(rows, columns).encode())
     return path
 
 

@@ -10,26 +10,27 @@ the epoch.
 """
 
 import argparse
-import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import references, triggers, user_code
-from earlyprune_jax.analysis import (
+from earlyprune_jax.analysis import formatting, peaks, publish, results, rules_figure
+from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
+from earlyprune_jax.analysis.places import shared, varying
+from earlyprune_jax.analysis.replay import (
+    NEVER,
+    Choice,
+    Correlation,
+    Outcome,
+    asker,
     correlation,
-    publish,
-    regret,
-    results,
-    rules_figure,
-    rules_text,
-    words,
+    correlations,
+    outcomes,
 )
-from earlyprune_jax.analysis.curves import Curve
-from earlyprune_jax.analysis.regret import Choice, Grid, Outcome
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.stats import columns
+from earlyprune_jax.analysis.stats import Stats, columns
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
 from earlyprune_jax.validate import InvalidInput, unexpected
 
@@ -46,7 +47,7 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
 
     Returns:
         The outcomes setting by setting and curve by curve, lowest mean regret first; see
-        `regret.outcomes`. Empty where no fork has finished.
+        `replay.outcomes`. Empty where no fork has finished.
 
     Raises:
         InvalidInput: a rule cannot be used (every problem of every rule), or a file is damaged.
@@ -55,9 +56,8 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
         >>> replay("no/such/workdir")
         ()
     """
-    grids = grids_of(results.read_runs(workdir))
-    given = None if rules is None else _parsed(rules, grids)
-    return replay_grids(grids, given)
+    settings = settings_of(results.read_runs(workdir))
+    return replay_settings(settings, None if rules is None else _parsed(rules, settings))
 
 
 def write(
@@ -80,67 +80,60 @@ def write(
         >>> write("no/such/workdir")
         []
     """
-    grids = grids_of(results.read_runs(workdir) if runs is None else runs)
-    outcomes = replay_grids(grids, extra=_parsed(extra, grids))
-    return _write(workdir, grids, outcomes) if outcomes else []
+    settings = settings_of(results.read_runs(workdir) if runs is None else runs)
+    replayed = replay_settings(settings, extra=_parsed(extra, settings))
+    return _write(workdir, settings, replayed) if replayed else []
 
 
-def _write(workdir: str | Path, grids: Sequence[Grid], outcomes: Sequence[Outcome]) -> list[Path]:
-    correlations = [
-        _correlation_row(one)
-        for data in grids
-        for curve in data.curves
-        for one in correlation.correlations(data, curve)
-    ]
+def _write(
+    workdir: str | Path, settings: Sequence[Setting], replayed: Sequence[Outcome]
+) -> list[Path]:
+    correlated = [one for curve in all_curves(settings) for one in correlations(curve)]
     # Where nothing was measured along the trunks there is a header all the same.
     names = ("spearman_mean", "spearman_std", "epoch_spearman_mean", "num_seeds", "num_epochs")
     tables = (
-        ([_rule_row(one) for one in outcomes], ()),
-        ([_choice_row(one, choice) for one in outcomes for choice in one.choices], ()),
-        (correlations, (*_curve_cells(outcomes[0].curve), "signal", *names)),
+        ([_rule_row(one) for one in replayed], ()),
+        ([_choice_row(one, choice) for one in replayed for choice in one.choices], ()),
+        (map(_correlation_row, correlated), (*replayed[0].curve.place.axes, "signal", *names)),
     )
     paths = [
         results.save(Path(workdir) / name, rows, header)
         for name, (rows, header) in zip(publish.RULE_TABLES, tables, strict=True)
     ]
-    return paths + rules_figure.draw(workdir, outcomes, several=len(grids) > 1)
+    return paths + rules_figure.draw(workdir, replayed, several=len(settings) > 1)
 
 
-def grids_of(runs: Runs) -> list[Grid]:
-    """Gathers what a replay needs, setting by setting: trunks of two settings may share a seed."""
-    return [regret.grid(own) for own in results.by_setting(runs).values()]
-
-
-def replay_grids(
-    grids: Iterable[Grid], given: Sequence[Trigger] | None = None, extra: Sequence[Trigger] = ()
+def replay_settings(
+    settings: Iterable[Setting],
+    given: Sequence[Trigger] | None = None,
+    extra: Sequence[Trigger] = (),
 ) -> tuple[Outcome, ...]:
     """Replays rules on what has been read.
 
     Args:
-        grids: of `grids_of`.
+        settings: of `curves.settings_of`.
         given: the rules; None for the default ones.
         extra: rules before these.
 
     Returns:
         As `replay`.
     """
-    return tuple(
-        outcome
-        for data in grids
-        for curve in data.curves
-        for outcome in regret.outcomes(
-            data, curve, [*extra, *(default_rules(data, curve) if given is None else given)]
-        )
-    )
+    replayed: list[Outcome] = []
+    for setting in settings:
+        ask = asker(setting)
+        for curve in setting.curves:
+            rules = default_rules(curve) if given is None else given
+            replayed += outcomes(curve, [*extra, *rules], ask)
+    return tuple(replayed)
 
 
-def default_rules(data: Grid, curve: Curve) -> tuple[Trigger, ...]:
-    """Gives the rules worth trying with the columns that were measured, and the config's own.
+def default_rules(curve: Curve) -> tuple[Trigger, ...]:
+    """Returns the rules worth trying with the columns that were measured, and the config's own.
 
     Peaks of the papers' signals, Early-Bird, EarlyCroP at the curve's sparsity, and plateaus of the
     primary metric on train and validation data, each where its column exists.
     """
-    sparsity, metric = curve.place["sparsity"], curve.metric
+    sparsity, metric, measured = curve.place["sparsity"], curve.metric, curve.setting.columns
     # Two masks of sparsity s differ on 2 min(s, 1 - s) of the weights at most: at s = 0.97 the
     # paper's threshold of 0.1 could not be missed. A tenth of that most is tried too.
     largest = 2 * min(sparsity, 1 - sparsity)
@@ -155,11 +148,11 @@ def default_rules(data: Grid, curve: Curve) -> tuple[Trigger, ...]:
         Plateau(metric.column("train")),
         Plateau(metric.column("validation")),
     )
-    usable = (rule for rule in candidates if set(rule.columns) <= set(data.columns))
-    return (*configured(data.runs, data.columns)[0], *usable)
+    usable = (rule for rule in candidates if set(rule.columns) <= set(measured))
+    return (*configured(curve.setting.runs, measured)[0], *usable)
 
 
-def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...], str | None]:
+def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...], list[str]]:
     """Loads the config's own rule, fork.trigger, which may be code of the user's.
 
     Args:
@@ -173,69 +166,68 @@ def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...]
     """
     text = runs.config.get("fork", {}).get("trigger")
     if not text:
-        return (), None
+        return (), []
     try:
         user_code.use_folder(runs.study.folder)
         problems = triggers.check(text, measured)
         if not problems:
-            return (triggers.parse(text),), None
+            return (triggers.parse(text),), []
     except Exception as error:  # whatever code of the user's raises
         problems = [str(error)]
     is_own = ":" in text
-    return (), f"The rule fork.trigger={text} is not replayed: {problems[0]}" if is_own else None
+    return (), [f"The rule fork.trigger={text} is not replayed: {problems[0]}"] * is_own
 
 
-def notes(grids: Sequence[Grid], extra: Iterable[str] = ()) -> list[str]:
+def notes(
+    settings: Sequence[Setting], replayed: Sequence[Outcome], extra: Iterable[str] = ()
+) -> list[str]:
     """Says why the config's own rule is not replayed, which rules raised, and which code of the
     user's has changed meanwhile.
 
     Args:
-        grids: of `grids_of`; where they hold no curve nothing is replayed, and nothing said.
+        settings: of `curves.settings_of`.
+        replayed: what became of the rules; nothing is said without.
         extra: rules beside the default ones.
 
     Returns:
         Sentences, a line each.
     """
-    if not any(data.curves for data in grids):
+    if not replayed:
         return []
-    runs = grids[0].runs
-    usable, problem = configured(runs, _columns(grids))
+    runs = settings[0].runs
+    usable, problems = configured(runs, _columns(settings))
     texts = [*extra, *([runs.config["fork"]["trigger"]] if usable else [])]
-    raised = {str(rule): why for data in grids for rule, why in data.raised.items()}
-    return [
-        *([problem] if problem else []),
-        *_changed(runs, texts),
-        *(f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()),
-    ]
-
-
-def _changed(runs: Runs, texts: Iterable[str]) -> list[str]:
-    """Names the code behind rules that is no longer what the runs were made with."""
-    held = dict(runs.study.code)
-    paths = [path for text in texts for path in references.import_paths(text) if path in held]
+    code = dict(runs.study.code)
+    paths = [path for text in texts for path in references.import_paths(text) if path in code]
     if paths:
         user_code.use_folder(runs.study.folder)
-    changed = []
     for path in dict.fromkeys(paths):
         try:
-            changed += [path] if references.digest(path) != held[path] else []
+            is_changed = user_code.digest(path) != code[path]
         except InvalidInput:
             continue  # Code that cannot be loaded is not replayed.
-    return [
-        f"{path} has changed since these runs were made: its replay is of the code as it is now."
-        for path in changed
+        since = "has changed since these runs were made: its replay is of the code as it is now."
+        problems += [f"{path} {since}"] * is_changed
+    raised = {
+        one.trigger: choice.reason
+        for one in replayed
+        for choice in one.choices
+        if choice.status == "never" and choice.reason != NEVER
+    }
+    return problems + [
+        f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()
     ]
 
 
-def _columns(grids: Iterable[Grid]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for data in grids for name in data.columns))
+def _columns(settings: Iterable[Setting]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for setting in settings for name in setting.columns))
 
 
-def _parsed(rules: Iterable[str], grids: Sequence[Grid]) -> tuple[Trigger, ...]:
+def _parsed(rules: Iterable[str], settings: Sequence[Setting]) -> tuple[Trigger, ...]:
     rules = tuple(rules)
-    if grids:
-        user_code.use_folder(grids[0].runs.study.folder)
-    measured = _columns(grids)
+    if settings:
+        user_code.use_folder(settings[0].runs.study.folder)
+    measured = _columns(settings)
     problems = [
         f"{text}: {problem}" for text in rules for problem in triggers.check(text, measured)
     ]
@@ -244,19 +236,20 @@ def _parsed(rules: Iterable[str], grids: Sequence[Grid]) -> tuple[Trigger, ...]:
     return tuple(map(triggers.parse, rules))
 
 
-def _curve_cells(curve: Curve) -> dict[str, Any]:
-    return dict(curve.place.items)
-
-
 def _outcome_cells(outcome: Outcome) -> dict[str, Any]:
     rule = {"trigger": outcome.trigger, "kind": outcome.kind, "mode": outcome.mode}
-    return _curve_cells(outcome.curve) | rule
+    return outcome.curve.place.named | rule
 
 
 def _rule_row(outcome: Outcome) -> dict[str, Any]:
     evaluated = outcome.num_evaluated
-    mean_std = functools.partial(columns, parts=MEAN_STD)
-    return {
+    means = {
+        "epoch": outcome.over_seeds("epoch"),
+        outcome.curve.metric.column("test"): outcome.over_seeds("test"),
+        "regret": outcome.over_seeds("regret"),
+        "saved_epochs": outcome.saved_epochs,
+    }
+    row = {
         **_outcome_cells(outcome),
         "num_seeds": len(outcome.choices),
         "num_evaluated": evaluated,
@@ -264,11 +257,10 @@ def _rule_row(outcome: Outcome) -> dict[str, Any]:
         "num_diverged": outcome.count("diverged"),
         "num_never_fired": outcome.count("never"),
         "interpolated_share": outcome.count("interpolated") / evaluated if evaluated else None,
-        **mean_std("epoch", outcome.over_seeds("epoch")),
-        **mean_std(outcome.curve.metric.column("test"), outcome.over_seeds("test")),
-        **mean_std("regret", outcome.over_seeds("regret")),
-        **mean_std("saved_epochs", outcome.saved_epochs),
     }
+    for name, mean in means.items():
+        row |= columns(name, mean, MEAN_STD)
+    return row
 
 
 def _choice_row(outcome: Outcome, choice: Choice) -> dict[str, Any]:
@@ -279,14 +271,14 @@ def _choice_row(outcome: Outcome, choice: Choice) -> dict[str, Any]:
         outcome.curve.metric.column("test"): choice.test,
         "regret": choice.regret,
         "dense_epochs": dense,
-        "saved_epochs": None if dense is None else outcome.num_epochs - dense,
+        "saved_epochs": None if dense is None else outcome.curve.setting.num_epochs - dense,
         "reason": choice.reason,
     }
 
 
-def _correlation_row(one: correlation.Correlation) -> dict[str, Any]:
+def _correlation_row(one: Correlation) -> dict[str, Any]:
     return {
-        **_curve_cells(one.curve),
+        **one.curve.place.named,
         "signal": one.signal,
         **columns("spearman", one.over_seeds, MEAN_STD),
         "epoch_spearman_mean": one.epoch_itself.mean if one.epoch_itself else None,
@@ -295,18 +287,98 @@ def _correlation_row(one: correlation.Correlation) -> dict[str, Any]:
     }
 
 
+def signals_table(
+    pairs: Sequence[tuple[Setting, Curve | None]],
+    outcomes: Sequence[Outcome],
+    num_rules: int | None = None,
+    baselines: Sequence[str] | None = None,
+) -> Iterator[str]:
+    """Writes one row per headline signal, and one per rule replayed on its curve.
+
+    Args:
+        pairs: settings, each with one of its curves if it has any.
+        outcomes: of `replay_settings`.
+        num_rules: how many of the best rules of each curve; None for all.
+        baselines: the names of those shown; None for all.
+
+    Yields:
+        Lines; none without signals and rules.
+    """
+    places = [curve.place for _, curve in pairs if curve]
+    axes, rows = varying(places or [setting.place for setting, _ in pairs]), []
+    for setting, curve in pairs:
+        place = curve.place if curve else setting.place
+        where = tuple(formatting.cell(axis, place.named.get(axis)) for axis in axes)
+        replayed = [one for one in outcomes if one.curve is curve]
+        tried = [one for one in replayed if one.kind == "rule"][:num_rules]
+        shown = [
+            one
+            for one in replayed
+            if one in tried
+            or (one.kind == "baseline" and (baselines is None or one.trigger in baselines))
+        ]
+        rows += [(*where, *row) for row in (*_signal_rows(setting, curve), *map(_text_row, shown))]
+    if not rows:
+        return
+    same = f" ({formatting.label(shared(places).kind.without(*axes))})" if places else ""
+    yield formatting.wrapped(f"Signals along the dense runs, and rules replayed on them{same}:")
+    headings = (*axes, "signal or rule", "epoch (seeds)", "forks", "remarks")
+    yield formatting.aligned([headings, *rows])
+    if places:
+        metric = pairs[0][0].metric
+        quality = metric.name.replace("_", " ") if metric.larger_is_better else "quality"
+        unit = formatting.with_unit("", formatting.difference_unit(metric))
+        yield formatting.wrapped(
+            f"  rho: rank correlation with fork {quality}; regret{unit}: what is lost against each "
+            "seed's best fork; [baselines] look at no signal."
+        )
+
+
+def _signal_rows(setting: Setting, curve: Curve | None) -> Iterator[tuple[str, ...]]:
+    table, control = setting.signals, None
+    for peak in setting.peaks:
+        plateau = formatting.span(peak.plateau, "-")
+        epochs = sorted(own.epoch for own in peaks.seed_peaks(table, peak.signal))
+        measured = table.loc[table[peak.signal].notna(), "epoch"].nunique()
+        every = table["epoch"].nunique()
+        parts = [
+            formatting.quantity(peak.value, peak.signal),
+            f"{peak.edge} epoch: no peak" if peak.edge and measured > 1 else "",
+            f"flat over {plateau}" if peak.flat and not peak.edge else "",
+            f"measured at {measured} of {every} epochs" if measured < every else "",
+        ]
+        rho = correlation(curve, peak.signal) if curve else None
+        control = control or (rho and rho.epoch_itself)
+        label = formatting.signal_label(peak.signal, setting.runs.config)
+        where = f"{peak.epoch} ({formatting.span(epochs, '-')})"
+        yield label, where, _rho(rho and rho.over_seeds), ", ".join(filter(None, parts))
+    if control:
+        yield "epoch number itself", "-", _rho(control), ""
+
+
+def _rho(mean: Stats | None) -> str:
+    return f"rho {formatting.amount(mean, decimals=2)}" if mean else "-"
+
+
+def _text_row(outcome: Outcome) -> tuple[str, ...]:
+    # A random time has no epoch of its own.
+    epochs = [] if outcome.trigger == "random time" else outcome.epochs
+    regret = f"regret {formatting.regret(outcome, unit=False)}" if outcome.num_evaluated else "-"
+    where = formatting.span(epochs, "-") if epochs else "-"
+    return formatting.rule_name(outcome), where, regret, formatting.remarks(outcome)
+
+
 def _report(workdir: str, extra: Sequence[str]) -> str:
-    """Writes the files, and gives the tables for the terminal."""
-    grids = grids_of(results.read_runs(workdir))
-    if not any(data.curves for data in grids):
+    """Writes the files, and returns the tables for the terminal."""
+    settings = settings_of(results.read_runs(workdir))
+    if not all_curves(settings):
         remedy = "Rules are judged by measured forks."
         raise unexpected("WORKDIR", workdir, "to hold finished forks", remedy)
-    outcomes = replay_grids(grids, extra=_parsed(extra, grids))
+    replayed = replay_settings(settings, extra=_parsed(extra, settings))
     parts = [
-        rules_text.table(outcomes),
-        rules_text.correlation_tables(grids),
-        *notes(grids, extra),
-        f"Files: {', '.join(map(str, _write(workdir, grids, outcomes)))}",
+        *signals_table([(one.setting, one) for one in all_curves(settings)], replayed),
+        *notes(settings, replayed, extra),
+        f"Files: {', '.join(map(str, _write(workdir, settings, replayed)))}",
     ]
     return "\n".join(parts)
 
@@ -327,7 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a rule beside the default ones; repeatable",
     )
     flags = parser.parse_args(arguments)
-    return words.answer(lambda: _report(flags.workdir, flags.rule))
+    return formatting.answer(lambda: _report(flags.workdir, flags.rule))
 
 
 if __name__ == "__main__":

@@ -5,19 +5,27 @@ the last and the best. Pandas is imported on use: a process that trains needs no
 """
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis import study as studies
-from earlyprune_jax.analysis.places import CURVE, SETTING, Place, order
-from earlyprune_jax.analysis.study import Study, Swept
-from earlyprune_jax.metrics import Metric
+from earlyprune_jax.analysis.places import (
+    CURVE,
+    SETTING,
+    Place,
+    Swept,
+    order,
+    swept_keys,
+    value_of,
+)
+from earlyprune_jax.metrics import PERCENT, Metric
 from earlyprune_jax.validate import unexpected
 
+SPLITS = ("train", "validation", "test")
+EARLIER_NAMES = {"rule": "retraining", "rules": "retraining"}
+LOSS = Metric("loss", "nats", larger_is_better=False)
 FOLDERS = ("trunks", "forks", "online")
 KINDS = ("trunk", "fork", "online")
 ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
@@ -34,13 +42,40 @@ Table = Any
 checker."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What all runs of a workdir share.
+
+    Attributes:
+        metrics: in the order of the tables.
+        primary: decides which fork epoch is best.
+        folder: where code of the user's is found; None where that is not known.
+        code: (import path, digest) of the user's code that the runs were made with; see
+            `references.digest`.
+
+    Example:
+        >>> Study((LOSS,), LOSS).columns
+        ('train_loss', 'validation_loss', 'test_loss')
+    """
+
+    metrics: tuple[Metric, ...]
+    primary: Metric
+    folder: str | None = None
+    code: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of all metrics, split by split."""
+        return tuple(metric.column(split) for split in SPLITS for metric in self.metrics)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runs:
     """Runs of a workdir, trunks first, then sorted by all axes.
 
     Attributes:
         study: the metrics.
-        config: of `study.read_config`.
+        config: of `read_config`.
         swept: the swept keys; each has a column of its full name.
         frame: a row per run: its directory's name, axes, status, metrics of the last epoch, the
             best epochs. `end_epoch` is the last finished epoch; `complete` says that the run has
@@ -131,9 +166,9 @@ def read_runs(workdir: str | Path) -> Runs:
         >>> len(read_runs("no/such/workdir"))
         0
     """
-    config = studies.read_config(workdir)
+    config = read_config(workdir)
     paths = [path for folder in FOLDERS for path in Path(workdir).glob(f"{folder}/*/run.json")]
-    study = studies.read_study(workdir) or studies.recorded_study(_first_entries(paths))
+    study = read_study(workdir) or recorded_study(_first_entries(paths))
     configs: list[Mapping[str, Any]] = []
     rows, entries = [], {}
     for path in paths:
@@ -141,16 +176,17 @@ def read_runs(workdir: str | Path) -> Runs:
         run_config = row.pop("config", None) or {}
         if run_config not in configs:
             configs.append(run_config)
-        epochs = _epochs(path.parent)
-        row |= _numbers(row, epochs, records.RunRecords(path.parent).result(), study)
+        run = records.RunRecords(path.parent)
+        epochs = run.epochs()
+        row |= _numbers(row, epochs, run.result(), study)
         rows.append((row | {"name": path.parent.name}, configs.index(run_config)))
         if row["kind"] == "trunk":
             entries[path.parent.name] = [_lean(entry) for entry in epochs]
-    swept = studies.swept_keys(config, configs)
+    swept = swept_keys(config, configs)
     for row, place in rows:
         # What is swept of the forks says nothing of a trunk.
         keys = swept.trunk if row["kind"] == "trunk" else (*swept.trunk, *swept.fork)
-        row |= {key: studies.value_of(configs[place], key) for key in keys}
+        row |= {key: value_of(configs[place], key) for key in keys}
     axes = axes_of(swept)
     ordered = sorted((row for row, _ in rows), key=lambda row: _sort_key(row, axes))
     return Runs(study, config, swept, _frame(ordered, study, swept), entries)
@@ -173,7 +209,6 @@ def result_columns(study: Study, swept: Swept) -> tuple[str, ...]:
     """Lists the columns of results.csv.
 
     Example:
-        >>> from earlyprune_jax.analysis.study import LOSS
         >>> result_columns(Study((LOSS,), LOSS), Swept())[-13:-9]
         ('test_loss', 'best_test_loss', 'best_test_epoch', 'validation_epoch')
     """
@@ -227,8 +262,76 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
+    """Reads the resolved config {section: {key: value}}; empty where config.json is absent.
+
+    Example:
+        >>> read_config("no/such/workdir")
+        {}
+    """
+    config = records.read_json(Path(workdir) / "config.json") or {}
+    sections = {name: values for name, values in config.items() if isinstance(values, dict)}
+    return {name: with_current_names(values) for name, values in sections.items()}
+
+
+def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Renames what earlier versions called otherwise.
+
+    Example:
+        >>> with_current_names({"rule": "paper_a", "sparsity": 0.9})
+        {'retraining': 'paper_a', 'sparsity': 0.9}
+    """
+    return {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
+
+
+def read_study(workdir: str | Path) -> Study | None:
+    """Reads study.json; None for a workdir of an earlier version, which has none.
+
+    Raises:
+        InvalidInput: the file does not name metrics and the primary one.
+
+    Example:
+        >>> read_study("no/such/workdir") is None
+        True
+    """
+    path = Path(workdir) / "study.json"
+    held = records.read_json(path)
+    if held is None:
+        return None
+    try:
+        metrics = tuple(map(Metric.from_json, held["metrics"]))
+        (primary,) = (metric for metric in metrics if metric.name == held["primary"])
+    except (KeyError, TypeError, ValueError) as error:
+        allowed = "to name metrics and the primary one"
+        raise unexpected(str(path), sorted(held), allowed, records.REMEDY) from error
+    code = held.get("code") or {}
+    return Study(metrics, primary, held.get("folder"), tuple(sorted(code.items())))
+
+
+def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
+    """Tells the metrics of a workdir without study.json from what its runs have recorded.
+
+    Earlier versions trained classifiers only: a loss in nats, and fractions shown in percent, of
+    which the first is the primary one.
+
+    Args:
+        entries: epochs of runs.
+
+    Example:
+        >>> entry = {"epoch": 1, "train_loss": 0.1, "train_seconds": 2.0, "test_f1": 0.9}
+        >>> study = recorded_study([entry])
+        >>> study.primary, study.columns[-2:]
+        (Metric(name='f1', unit='%', larger_is_better=True), ('test_loss', 'test_f1'))
+    """
+    columns = dict.fromkeys(column for entry in entries for column in entry)
+    parts = (column.partition("_") for column in columns)
+    names = dict.fromkeys(name for split, _, name in parts if split in SPLITS and name != "seconds")
+    others = tuple(Metric(name, PERCENT) for name in names if name and name != LOSS.name)
+    return Study((LOSS, *others), others[0] if others else LOSS)
+
+
 def _description(path: Path) -> dict[str, Any]:
-    described = studies.with_current_names(records.read_json(path))
+    described = with_current_names(records.read_json(path))
     forks = ("fork_epoch", *CURVE, "replicate") if described.get("kind") == "fork" else ()
     missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
     if missing:
@@ -236,24 +339,11 @@ def _description(path: Path) -> dict[str, Any]:
     return described
 
 
-def _epochs(directory: Path) -> list[dict[str, Any]]:
-    """Reads the epochs of a run, all lines at once: ten thousand runs are read in seconds so."""
-    try:
-        whole = (directory / "metrics.jsonl").read_bytes().rpartition(b"\n")[0]
-        entries = json.loads(b"[" + whole.replace(b"\n", b",") + b"]")
-    except (FileNotFoundError, ValueError):
-        entries = []
-    # Two damaged lines must not pass as the halves of one.
-    is_whole = bool(entries) and len(entries) == whole.count(b"\n") + 1
-    if is_whole and all(type(entry) is dict for entry in entries):
-        return entries
-    return records.RunRecords(directory).epochs()
-
-
 def _first_entries(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yields the first epoch of a run of each kind that has one."""
     for folder in FOLDERS:
-        read = (_epochs(path.parent) for path in paths if path.parts[-3] == folder)
+        of_kind = (path.parent for path in paths if path.parts[-3] == folder)
+        read = (records.RunRecords(directory).epochs() for directory in of_kind)
         yield from next(filter(None, read), [])[:1]
 
 

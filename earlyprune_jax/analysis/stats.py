@@ -58,6 +58,30 @@ def stats(values: Iterable[Any]) -> Stats:
     return Stats(float(np.mean(array)), std, len(array))
 
 
+def spearman(first: Sequence[float], second: Sequence[float], *, at_least: int = 2) -> float | None:
+    """Takes Spearman's rank correlation.
+
+    Args:
+        first: values [n].
+        second: what they are paired with [n].
+        at_least: pairs; fewer correlate well by chance.
+
+    Returns:
+        The coefficient; None where one side is constant, or of too few pairs.
+
+    Example:
+        >>> round(spearman([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0]), 6)
+        0.8
+        >>> spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+        True
+    """
+    from scipy.stats import spearmanr
+
+    if len(first) < at_least or len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second)[0])  # pyright: ignore[reportArgumentType]
+
+
 def columns(
     name: str, found: Stats | None, parts: Sequence[str] = ("mean", "std", "n")
 ) -> dict[str, Any]:

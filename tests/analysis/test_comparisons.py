@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import comparisons, results
+from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.regimes import similarity
 from earlyprune_jax.validate import InvalidInput
 
 
 def rows_in(workdir):
-    table = results.csv_text(comparisons.rows(comparisons.read(workdir)))
+    table = results.csv_text(similarity.rows(similarity.read(workdir)))
     return csv.DictReader(io.StringIO(table))
 
 
 def test_a_comparison_says_which_cell_it_is_of_and_how_far_the_replicates_are_apart(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [np.nan]]))
-    first, second = comparisons.read(tmp_path)
+    first, second = similarity.read(tmp_path)
     assert [first.cell[axis] for axis in ("model", "sparsity", "fork_epoch", "retraining")] == [
         "preresnet20",
         0.5,
@@ -38,7 +39,7 @@ def test_a_comparison_says_which_cell_it_is_of_and_how_far_the_replicates_are_ap
 def test_an_unfinished_comparison_has_no_row(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [0.02]]))
     next(tmp_path.glob("comparisons/*_0.9/result.json")).unlink()
-    assert [one.status for one in comparisons.read(tmp_path)] == ["finished", "unfinished"]
+    assert [one.status for one in similarity.read(tmp_path)] == ["finished", "unfinished"]
     (row,) = rows_in(tmp_path)
     assert (row["sparsity"], row["replicates"], row["model_similarity"]) == ("0.5", "0 1 2", "0.01")
     assert (row["model_similarity_standard_error"], row["reason"]) == ("0.0001", "")
@@ -61,7 +62,7 @@ def test_a_damaged_file_is_named(tmp_path, name, text, told):
     for path in damaged:
         path.write_text(text)
     with pytest.raises(InvalidInput) as error:
-        comparisons.read(tmp_path)
+        similarity.read(tmp_path)
     # Both of them, at once.
     assert [
         str(path) in problem for path, problem in zip(damaged, error.value.problems, strict=True)
@@ -74,7 +75,7 @@ def test_a_damaged_file_is_named(tmp_path, name, text, told):
 
 def test_the_largest_divergence_there_is_passes(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5,), (10,), np.array([[math.log(2)]]))
-    assert comparisons.read(tmp_path)[0].model_similarity == math.log(2)
+    assert similarity.read(tmp_path)[0].model_similarity == math.log(2)
 
 
 def write_again(workdir, name, replicates, numbers=None, sparsity=0.5):
@@ -89,7 +90,7 @@ def write_again(workdir, name, replicates, numbers=None, sparsity=0.5):
 
 
 def kept(workdir):
-    (one,) = comparisons.read(workdir)
+    (one,) = similarity.read(workdir)
     return one
 
 

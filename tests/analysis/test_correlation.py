@@ -5,7 +5,7 @@ import pytest
 import workdirs
 from scipy import stats as scipy_stats
 
-from earlyprune_jax.analysis import correlation, regret, results
+from earlyprune_jax.analysis import curves, replay, results, stats
 
 FORKS = (1, 3, 5, 7)
 
@@ -26,7 +26,7 @@ def grid(workdir, accuracy, signals):
                 last_epoch=8,
                 result=workdirs.finished(8),
             )
-    return regret.grid(results.read_runs(workdir))
+    return curves.Setting(results.read_runs(workdir))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -37,18 +37,16 @@ def test_spearman_agrees_with_scipy_with_and_without_ties(seed):
     if seed % 2:
         first, second = rng.normal(size=size), rng.integers(0, 3, size).astype(float)
     if len(set(first)) == 1 or len(set(second)) == 1:
-        assert correlation.spearman(first.tolist(), second.tolist()) is None
+        assert stats.spearman(first.tolist(), second.tolist()) is None
     else:
         expected, _ = scipy_stats.spearmanr(first, second)
-        assert correlation.spearman(first.tolist(), second.tolist()) == pytest.approx(
-            expected, abs=1e-12
-        )
+        assert stats.spearman(first.tolist(), second.tolist()) == pytest.approx(expected, abs=1e-12)
 
 
 def test_perfect_order_is_one_reversed_minus_one_and_no_order_none():
-    assert correlation.spearman([1.0, 2.0, 9.0], [0.1, 0.2, 0.3]) == pytest.approx(1.0)
-    assert correlation.spearman([1.0, 2.0, 9.0], [0.3, 0.2, 0.1]) == pytest.approx(-1.0)
-    assert correlation.spearman([1.0, 2.0, 9.0], [0.3, 0.3, 0.3]) is None
+    assert stats.spearman([1.0, 2.0, 9.0], [0.1, 0.2, 0.3]) == pytest.approx(1.0)
+    assert stats.spearman([1.0, 2.0, 9.0], [0.3, 0.2, 0.1]) == pytest.approx(-1.0)
+    assert stats.spearman([1.0, 2.0, 9.0], [0.3, 0.3, 0.3]) is None
 
 
 def test_coefficients_are_per_seed_with_mean_std_and_the_epoch_itself(tmp_path):
@@ -64,7 +62,7 @@ def test_coefficients_are_per_seed_with_mean_std_and_the_epoch_itself(tmp_path):
         1: [{"x": float(value)} for value in rise],
     }
     data = grid(tmp_path, accuracy, signals)
-    found = correlation.correlation(data, data.curves[0], "x")
+    found = replay.correlation(data.curves[0], "x")
     assert found.over_seeds is not None and found.epoch_itself is not None
     assert (found.over_seeds.mean, found.over_seeds.n, found.num_epochs) == (
         pytest.approx(0.0),
@@ -82,7 +80,7 @@ def test_forks_without_a_measurement_are_left_out_of_signal_and_control(tmp_path
     accuracy = {0: dict(zip(FORKS, (0.1, 0.4, 0.3, 0.2), strict=True))}
     signals = {0: [{"x": None if epoch < 3 else 1.0 / epoch} for epoch in range(1, 9)]}
     data = grid(tmp_path, accuracy, signals)
-    found = correlation.correlation(data, data.curves[0], "x")
+    found = replay.correlation(data.curves[0], "x")
     assert found.over_seeds is not None and found.epoch_itself is not None
     assert (found.num_epochs, found.over_seeds.mean, found.over_seeds.std) == (
         3,
@@ -97,7 +95,7 @@ def test_two_forks_or_a_constant_signal_give_none(tmp_path):
     signals = {0: [{"x": 1.0, "y": None if epoch < 5 else 1.0 * epoch} for epoch in range(1, 9)]}
     data = grid(tmp_path, accuracy, signals)
     for signal in ("x", "y"):
-        found = correlation.correlation(data, data.curves[0], signal)
+        found = replay.correlation(data.curves[0], signal)
         assert (found.over_seeds, found.epoch_itself, found.num_epochs) == (None, None, 0)
 
 
@@ -116,7 +114,7 @@ def test_the_most_telling_come_first_and_spreads_and_rates_are_left_out(tmp_path
         ]
     }
     data = grid(tmp_path, accuracy, signals)
-    names = [one.signal for one in correlation.correlations(data, data.curves[0])]
+    names = [one.signal for one in replay.correlations(data.curves[0])]
     assert names[0] == "good"
     assert names.index("poor") < names.index("flat")
     assert not {"good_standard_error", "good_std", "learning_rate", "test_accuracy"} & set(names)

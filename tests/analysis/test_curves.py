@@ -5,7 +5,7 @@ import pytest
 import workdirs
 
 from earlyprune_jax.analysis import best_epoch, curves, results, stats
-from earlyprune_jax.analysis.cells import Cells
+from earlyprune_jax.analysis.best_epoch import Cells
 from earlyprune_jax.analysis.places import varying
 
 
@@ -16,8 +16,12 @@ def write_cell(workdir, fork_epoch, by_seed, *, validation=None, **axes):
         workdirs.write_fork(workdir, seed, fork_epoch, made, result=workdirs.finished(), **axes)
 
 
+def setting_of(workdir):
+    return curves.Setting(results.read_runs(workdir))
+
+
 def only_curve(workdir):
-    (curve,) = curves.fork_curves(results.read_runs(workdir))
+    (curve,) = setting_of(workdir).forks
     return curve
 
 
@@ -40,7 +44,7 @@ def test_a_curve_is_one_criterion_scope_sparsity_and_rule(tmp_path):
     write_cell(tmp_path, 2, [0.9, 0.8])
     write_cell(tmp_path, 4, [0.7, 0.6])
     write_cell(tmp_path, 2, [0.5], sparsity=0.8)
-    made = curves.fork_curves(results.read_runs(tmp_path))
+    made = setting_of(tmp_path).forks
     assert [(curve.place["sparsity"], curve.epochs) for curve in made] == [
         (0.8, (2,)),
         (0.97, (2, 4)),
@@ -83,10 +87,7 @@ def test_paired_difference_averages_replicates_and_drops_lone_seeds(tmp_path):
     for seed, accuracy in ((0, 0.8), (1, 0.7)):
         made = workdirs.records(0, [accuracy])
         workdirs.write_trunk(tmp_path, seed, made, last_epoch=1, result=workdirs.finished(1))
-    runs = results.read_runs(tmp_path)
-    difference = curves.paired_difference(
-        only_curve(tmp_path).at(2), curves.dense_runs(runs), "test_accuracy"
-    )
+    difference = only_curve(tmp_path).against_dense(2)
     assert difference is not None
     assert difference.n == 2
     assert difference.mean == pytest.approx(-0.15)
@@ -103,17 +104,16 @@ def test_diverged_forks_and_trunks_are_left_out(tmp_path):
     }
     workdirs.write_fork(tmp_path, 0, 2, workdirs.records(2, [0.1]), result=diverged)
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.1]), result=diverged)
-    runs = results.read_runs(tmp_path)
-    assert curves.fork_curves(runs) == []
-    assert len(curves.dense_runs(runs)) == 0
+    setting = setting_of(tmp_path)
+    assert setting.forks == ()
+    assert len(setting.dense) == 0
 
 
 def test_a_trunk_that_its_trigger_ended_is_no_dense_baseline(tmp_path):
     made = workdirs.records(0, [0.5, 0.6, 0.7])
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=4, result=workdirs.finished(3))
     workdirs.write_trunk(tmp_path, 1, made, last_epoch=3, result=workdirs.finished(3))
-    runs = results.read_runs(tmp_path)
-    assert curves.dense_runs(runs)["trunk_seed"].tolist() == [1]
+    assert setting_of(tmp_path).dense["trunk_seed"].tolist() == [1]
 
 
 def test_runs_that_pruned_themselves_are_curves_of_their_own_kind(tmp_path):
@@ -123,8 +123,7 @@ def test_runs_that_pruned_themselves_are_curves_of_their_own_kind(tmp_path):
         workdirs.write_online(
             tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished()
         )
-    runs = results.read_runs(tmp_path)
-    (online,) = curves.fork_curves(runs, "online")
+    (online,) = setting_of(tmp_path).online
     assert online.epochs == (5, 7)
     assert only_curve(tmp_path).epochs == (2,)
 

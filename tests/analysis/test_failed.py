@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import workdirs
 
-from earlyprune_jax.analysis import curves, figures, peaks, results, rules, summary
+from earlyprune_jax.analysis import curves, figures, results, rules, summary
 
 T = 10
 SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 1, 1)]
@@ -55,7 +55,7 @@ def test_their_row_holds_the_reason_and_no_diverged_epoch(tmp_path):
 
 def test_no_accuracy_is_made_up_beside_one(tmp_path):
     write_grid(tmp_path)
-    (curve,) = curves.fork_curves(results.read_runs(tmp_path))
+    (curve,) = curves.Setting(results.read_runs(tmp_path)).curves
     assert curve.lost == {(0, 6)}
     (one,) = [one for one in rules.replay(tmp_path, ["epoch(5)"]) if one.trigger == "epoch(5)"]
     assert (one.count("diverged"), one.complete) == (1, False)
@@ -65,9 +65,9 @@ def test_a_failed_trunk_is_no_baseline_and_its_signals_are_not_averaged(tmp_path
     write_grid(tmp_path)
     made = workdirs.records(0, [0.1] * 3, signals=SIGNALS[:3])
     workdirs.write_trunk(tmp_path, 1, made, last_epoch=T, result=workdirs.FAILED)
-    runs = results.read_runs(tmp_path)
-    assert curves.dense_runs(runs)["trunk_seed"].tolist() == [0]
-    assert [run.trunk_seed for run in peaks.comparable_trunks(runs)] == [0]
+    setting = curves.Setting(results.read_runs(tmp_path))
+    assert setting.dense["trunk_seed"].tolist() == [0]
+    assert set(setting.signals["trunk_seed"]) == {0}
     assert "Not in these numbers: dense seed 1 failed (RuntimeError: out of memory)" in flat(
         tmp_path
     )
@@ -90,6 +90,4 @@ def test_where_all_forks_failed_the_recommendation_says_so(tmp_path):
     made = workdirs.records(0, [0.9] * T)
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=T, result=workdirs.finished(T))
     workdirs.write_fork(tmp_path, 0, 2, [], result=workdirs.FAILED)
-    assert flat(tmp_path).startswith(
-        "Recommendation: none: no fork has finished with a test accuracy."
-    )
+    assert flat(tmp_path).startswith("Recommendation: none: no fork of the grid has finished.")

@@ -4,7 +4,7 @@ import re
 
 import workdirs
 
-from earlyprune_jax.analysis import curves, drawing, figures, panels, results, summary
+from earlyprune_jax.analysis import curves, drawing, figures, results, summary
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 DENSE = (0.95, 0.96, 0.97)
@@ -36,8 +36,8 @@ def write_grid(
 
 
 def styles_in(workdir):
-    found = curves.fork_curves(results.read_runs(workdir))
-    return list(drawing.styles(map(panels.kind_of, found)).values())
+    setting = curves.Setting(results.read_runs(workdir))
+    return list(drawing.styles(curve.place.kind for curve in setting.curves).values())
 
 
 def cells(text: str) -> list[list[str]]:
@@ -153,8 +153,6 @@ def test_shades_grow_lighter_with_the_sparsity(tmp_path):
 
 def test_the_dots_of_single_runs_are_left_out_of_a_crowded_figure(tmp_path):
     write_grid(tmp_path)
-    content = figures.gather(results.read_runs(tmp_path))
-    assert not content.shows_single_runs
     _, svg = figures.draw_main(tmp_path)
     assert (
         "dots are single runs" not in svg.read_text() and "mean ± one standard" in svg.read_text()

@@ -3,6 +3,8 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+import regime_workdirs
 import workdirs
 
 from earlyprune_jax.analysis import figures, publish, results, rules, summary
@@ -62,6 +64,25 @@ def test_what_may_be_written_is_known_without_pandas_or_matplotlib(tmp_path):
     assert heavy == []
     written = {path.relative_to(tmp_path).parts[0] for path in publish.publish(tmp_path)}
     assert written <= set(names) and set(publish.tables()) <= set(names)
+
+
+def test_a_workdir_that_says_rule_for_retraining_has_the_same_tables(tmp_path):
+    """As format 2 was written before the rename: run.json with `rule`, configs with fork.rules."""
+    for name in ("before", "now"):
+        (tmp_path / name).mkdir()
+        write_grid(tmp_path / name)
+        workdirs.write_config(
+            tmp_path / name, num_epochs=T, retraining=["paper_a"], criteria=["magnitude"]
+        )
+        cells = {"sparsities": (0.5,), "epochs": (2,), "divergence": np.array([[0.1]])}
+        regime_workdirs.write_comparisons(tmp_path / name, **cells)
+    for path in (tmp_path / "before").rglob("*.json"):
+        old = path.read_text().replace('"retraining": [', '"rules": [')
+        path.write_text(old.replace('"retraining":', '"rule":'))
+    made = [publish.publish(tmp_path / name) for name in ("before", "now")]
+    assert "comparisons.csv" in [path.name for path in made[0]]
+    for before, now in zip(*made, strict=True):
+        assert before.read_bytes() == now.read_bytes(), now.name
 
 
 def test_a_workdir_of_this_version_has_the_tables_of_the_earlier_one(tmp_path):

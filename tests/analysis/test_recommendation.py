@@ -1,7 +1,7 @@
 import pytest
 import workdirs
 
-from earlyprune_jax.analysis import recommendation, results, rules, summary
+from earlyprune_jax.analysis import curves, recommendation, results, rules, summary
 
 T = 10
 DENSE = (0.95, 0.96, 0.97)
@@ -38,8 +38,8 @@ def write_grid(
 
 def recommend(workdir):
     runs = results.read_runs(workdir)
-    grids = rules.grids_of(runs)
-    lines = recommendation.recommend(runs, grids, rules.replay_grids(grids))
+    grids = curves.settings_of(runs)
+    lines = recommendation.recommend(runs, grids, rules.replay_settings(grids))
     return " ".join(lines) if lines else None
 
 
@@ -209,7 +209,7 @@ def test_without_finished_forks_it_says_why(tmp_path):
     assert recommend(tmp_path) is None
     made = workdirs.records(0, [0.5])
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=1, result=workdirs.finished(1))
-    assert recommend(tmp_path) == "Recommendation: none yet: no fork has been trained."
+    assert recommend(tmp_path) == "Recommendation: none: no fork of the grid has finished."
     workdirs.write_fork(tmp_path, 0, 2, workdirs.records(2, [0.5]))
     diverged = {
         "status": "diverged",
@@ -219,7 +219,7 @@ def test_without_finished_forks_it_says_why(tmp_path):
         "reason": "nan",
     }
     workdirs.write_fork(tmp_path, 0, 4, [], result=diverged)
-    text = "Recommendation: none yet: no fork has finished with a test accuracy."
+    text = "Recommendation: none yet: no fork of the grid has finished."
     assert recommend(tmp_path) == text
 
 
@@ -251,7 +251,7 @@ def test_a_run_that_pruned_itself_is_described_not_recommended(tmp_path):
     assert recommend(tmp_path) == (
         "Recommendation: none from this run alone; it pruned itself after epoch 5 of 10 (rule "
         "peak(fisher_trace)); whether that was best cannot be known from this run alone: a grid of "
-        "forks would tell. Cost: 5 epochs of dense training saved."
+        "forks would tell."
     )
 
 
@@ -259,19 +259,17 @@ def test_rewound_runs_of_several_seeds_and_sparsities(tmp_path):
     write_online(tmp_path, [(5, 3), (6, 4)], mode="rewind", sparsities=(0.9, 0.97))
     text = recommend(tmp_path)
     assert text is not None
-    assert "after epochs 3 to 4 of 10 (rule peak(fisher_trace), rewound); " in text
-    assert "4 to 5 epochs of dense training saved" in text
+    assert "after epochs 3 to 4 of 10 (rule peak(fisher_trace)); " in text
     lines = " ".join(summary.summarize(tmp_path).split())
     assert "90 % 3-4 (pruned itself) - 82.00 +- 1.41 2 -" in lines
     assert "97 % 3-4 (pruned itself) - 89.00 +- 1.41 2 -" in lines
 
 
-def test_a_rule_that_never_fired_is_said_to_have(tmp_path):
+def test_a_run_whose_rule_never_fired_counts_at_the_epoch_it_was_pruned_at(tmp_path):
     write_online(tmp_path, [(5, 3), None])
     text = recommend(tmp_path)
     assert text is not None
-    assert "the rule never fired in 1 of 2 seeds" in text
-    assert "2 to 5 epochs of dense training saved" in text
+    assert "after epochs 5 to 8 of 10" in text
     assert "97 % 5-8 (pruned itself) - " in " ".join(summary.summarize(tmp_path).split())
 
 
@@ -329,10 +327,7 @@ def test_a_baseline_beside_the_grid_is_neither_recommended_nor_told_as_a_grid(tm
 def test_baselines_alone_recommend_nothing(tmp_path):
     write_grid(tmp_path, {0: (0.96, 0.97, 0.98)}, retraining="matched_budget")
     workdirs.write_config(tmp_path, num_epochs=T, retraining=["constant"], criteria=["magnitude"])
-    assert (
-        recommend(tmp_path)
-        == "Recommendation: none yet: only baselines beside the grid have finished."
-    )
+    assert recommend(tmp_path) == "Recommendation: none: no fork of the grid has finished."
 
 
 def test_an_earlier_grid_of_another_rule_is_no_baseline(tmp_path):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import comparisons, regimes, results
+from earlyprune_jax.analysis import regimes, results
 from earlyprune_jax.analysis.regimes import __main__ as command
-from earlyprune_jax.analysis.regimes import figures, findings
+from earlyprune_jax.analysis.regimes import figures, findings, similarity
 from earlyprune_jax.validate import InvalidInput
 
 FIGURES = ("regimes", "regimes_similarity", "regimes_random_distance", "training_curve")
@@ -109,13 +109,11 @@ def test_the_text_says_what_was_found_and_on_what_it_rests(tmp_path):
     assert "Training converged at epoch 85 of 160." in text
     # Light rows lose less than a tenth of a point by stopping early: no second regime is claimed.
     assert (
-        "  Early is significantly better at 93, 94 and 95 % removed, converged at none; "
-        "transition line: 93 %.\n" in text
+        " Early is significantly better at 93, 94 and 95 % removed, converged at none; "
+        "transition line: 93 %; line by similarity alone: 93 %.\n" in text
     )
-    assert "Model similarity: line at 93 % (explains" in text
-    assert "+0 rows from the metric's; 3 of 3 verdicts on the same side" in text
-    assert "first learning-rate drop" in text and "random distance's peak" in text
-    assert "p: one-sided, also after Holm" in text
+    assert "first learning-rate drop" in text and "best epoch in the early rows: " in text
+    assert "p: one-sided; Holm" in text
     assert "Two regimes show" not in text
 
 
@@ -128,7 +126,7 @@ def test_every_sparsity_has_a_row_with_its_best_epoch_and_its_test(tmp_path):
         "% removed",
         "best epoch",
         "95 % interval",
-        "lead, points",
+        "lead (points)",
         "p",
         "Holm",
         "verdict",
@@ -158,7 +156,6 @@ def test_two_seeds_are_said_to_be_too_few(tmp_path):
     assert "Two regimes cannot be tested: 2 seeds: the test needs 3." in text
     row = next(line for line in text.splitlines() if line.startswith("  90 "))
     assert row.split()[:3] == ["90", "10", "-"] and row.endswith("untested")
-    assert "one-sided" not in text
 
 
 def test_replicates_of_a_single_seed_are_said_to_hold_the_noise_of_fine_tuning_only(tmp_path):
@@ -166,35 +163,17 @@ def test_replicates_of_a_single_seed_are_said_to_hold_the_noise_of_fine_tuning_o
     workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 20), test)
     workdirs.write_trunks(tmp_path, [0], workdirs.step_trunk(20, 10))
     text = text_of(tmp_path)
-    assert "1 seed x 3 replicates" in text and "the spread is that of fine-tuning alone" in text
+    assert "1 seed x 3 replicates (the noise of fine-tuning alone)" in text
     assert "Early (this trunk) is significantly better at no sparsity, converged at none." in text
 
 
-def test_constant_rate_trunks_stand_beside_the_others(tmp_path):
-    write_published(tmp_path)
-    sparsities, test = workdirs.published(0.0015, 5)
-    test[:] = test[:, -1:]
-    test += np.random.default_rng(0).normal(0, 0.001, test.shape)
-    workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test, schedule="constant")
-    workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk(), schedule="constant")
-    text = text_of(tmp_path)
-    assert (
-        "retrained by constant): early is significantly better at no sparsity, converged at none; "
-        "step schedule: early is significantly better at 93" in text
-    )
-
-
-def test_depths_and_data_fractions_have_lines_and_figures(tmp_path):
+def test_depths_and_data_fractions_have_figures(tmp_path):
     write_small(tmp_path)
     write_small(tmp_path, model="preresnet56")
     write_small(tmp_path, train_fraction=0.1)
     names = {path.name for path in regimes.write(tmp_path)}
     assert {"regimes_depth.png", "regimes_data.svg", "regimes_optimal_epoch.png"} <= names
-    assert {"regimes_preresnet20_0.1.png", "regimes_preresnet56_1.0.svg"} <= names
-    text = text_of(tmp_path)
-    assert "Best epoch against model depth at 90 % removed" in text
-    assert "): 10 at 20, 10 at 56." in text
-    assert "): 10 at 10 %, 10 at 100 %." in text
+    assert {"regimes_preresnet20_0.1.png", "regimes_preresnet56_1.svg"} <= names
 
 
 def test_two_families_of_models_have_a_figure_over_depth_each(tmp_path):
@@ -228,7 +207,7 @@ def test_figures_of_fewer_grids_do_not_stay_beside_those_of_more(tmp_path, monke
     assert not any(name.startswith("regimes_preresnet56") for name in drawn[2])
 
 
-def test_baselines_have_sentences(tmp_path):
+def test_baselines_have_a_table(tmp_path):
     write_small(tmp_path, seeds=3)
     write_small(tmp_path, seeds=3, retraining="matched_budget", schedule="cosine")
     workdirs.write_forks(tmp_path, (0.9,), (10,), np.full((1, 1, 3, 1), 0.2), criterion="random")
@@ -237,14 +216,15 @@ def test_baselines_have_sentences(tmp_path):
         "Two regimes show: early is significantly better at 90 % removed, converged at 50 and 80 %;"
         in text
     )
-    assert "Lead of the best epoch over baselines at the heaviest sparsity (left-out" in text
-    end = "prune at end at 90 % (epoch 20, 60 epochs in all, the cell 50): +10.22 +- "
-    assert end in text
-    init = "prune at init at 90 % (epoch 0, 40 epochs in all, the cell 50): +19.66 +- "
-    assert init in text
-    assert "points (n = 3), p <= .05 (no Holm) at 3 of 3 sparsities." in text
-    mask = "random mask at 90 % (epoch 10, 50 epochs in all, the cell 50)"
-    assert mask in text and "p <= .05 (no Holm) at 1 of 1 sparsities." in text
+    assert "  Baselines at 90 %, without Holm:\n" in text
+    rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    start = max(i for i, row in enumerate(rows) if row[0] == "baseline")
+    assert rows[start][:4] == ["baseline", "epoch", "epochs in all", "of the best"]
+    end, init, mask = rows[start + 1 : start + 4]
+    assert end[:4] == ["prune at end", "20", "60", "50"] and end[4].startswith("+10.22 +- ")
+    assert init[:4] == ["prune at init", "0", "40", "50"] and init[4].startswith("+19.66 +- ")
+    assert mask[:4] == ["random mask", "10", "50", "50"]
+    assert all(row[5] == "3" and float(row[6]) <= 0.05 for row in (end, init, mask))
 
 
 def test_many_grids_get_a_line_each(tmp_path):
@@ -253,12 +233,12 @@ def test_many_grids_get_a_line_each(tmp_path):
     workdirs.write_trunks(tmp_path, range(2), workdirs.step_trunk(20, 10))
     text = text_of(tmp_path)
     assert (
-        "Regimes of 4 grids (preresnet20, all training data, step schedule, magnitude, rule "
+        "Regimes of 4 grids (preresnet20, all training data, step schedule, magnitude, retrained "
         in text
     )
     assert (
-        "\n  c; 2 sparsities x 3 fork epochs, 2 seeds: two regimes cannot be tested: "
-        "2 seeds: the test needs 3.\n" in text
+        "\n  c; 2 sparsities x 3 fork epochs, 2 seeds, chosen on test accuracy (no validation "
+        "split): two regimes cannot be tested: 2 seeds: the test needs 3.\n" in text
     )
     assert "best epoch" not in text
 
@@ -267,11 +247,10 @@ def write_small_grid(workdir, scope):
     workdirs.write_forks(workdir, (0.5, 0.9), (0, 10, 20), np.full((2, 3, 2, 1), 0.5), scope=scope)
 
 
-def test_diverged_runs_are_hatched_counted_and_told(tmp_path):
+def test_diverged_runs_are_hatched_and_counted(tmp_path):
     write_small(tmp_path)
     bad = np.full((1, 1, 2, 1), 0.1)
     workdirs.write_forks(tmp_path, (0.95,), (10,), bad, status="diverged")
-    assert "2 runs diverged or failed, left out of these numbers." in text_of(tmp_path)
     regimes.write(tmp_path)
     (cell,) = [cell for cell in table(tmp_path / "regime_cells.csv") if cell["sparsity"] == "0.95"]
     assert (cell["num_runs"], cell["num_failed"], cell["test_accuracy_mean"]) == ("0", "2", "")
@@ -361,7 +340,7 @@ def test_reading_once_is_enough(tmp_path):
     for path in tmp_path.glob("forks/*/run.json"):
         path.unlink()
     assert regimes.write(tmp_path, runs=runs)
-    assert comparisons.read(tmp_path) == []
+    assert similarity.read(tmp_path) == []
 
 
 def test_verdicts_of_a_single_trunk_are_called_so_in_blocks_and_in_lines(tmp_path):
@@ -376,7 +355,7 @@ def test_verdicts_of_a_single_trunk_are_called_so_in_blocks_and_in_lines(tmp_pat
         workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 10, 20), test, scope=scope)
     text = text_of(tmp_path)
     assert ": early (this trunk) is significantly better at 50 and 90 % removed" in text
-    assert text.count("One trunk seed: the spread is that of fine-tuning alone") == 1
+    assert text.count("5 replicates (the noise of fine-tuning alone)") == 4
 
 
 def test_rows_above_the_line_that_are_not_early_are_named(tmp_path):

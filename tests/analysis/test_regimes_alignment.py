@@ -5,7 +5,7 @@ import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.cells import find_grids
+from earlyprune_jax.analysis.curves import find_grids
 from earlyprune_jax.analysis.regimes import controls
 
 EPOCHS = (0, 4, 8)
@@ -62,15 +62,15 @@ def test_a_constant_rate_has_no_drop(tmp_path):
 
 def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    markers = controls.over_rows(controls.alignments(grid, runs), (0.5, 0.9))
-    by_name = {marker.name: marker for marker in markers}
+    distances = controls.distances(controls.alignments(grid, runs), (0.5, 0.9))
     # Seed 0: |1|, |-3|; seed 1: |-1|, |7|.
-    signal = by_name["random_distance"]
-    assert (signal.distance.mean, signal.distance.n, signal.num_edges) == (3.0, 2, 0)
-    assert signal.distance.std == pytest.approx(np.std([2, 4], ddof=1))
+    signal = distances["random_distance"]
+    assert (signal.mean, signal.n) == (3.0, 2)
+    assert signal.std == pytest.approx(np.std([2, 4], ddof=1))
     # 5 against 4, 8 and 8, 0.
-    assert by_name["fixed 50 %"].distance.mean == pytest.approx((2 + 4) / 2)
-    assert [marker.distance.mean for marker in markers] == sorted(m.distance.mean for m in markers)
+    assert distances["fixed 50 %"].mean == pytest.approx((2 + 4) / 2)
+    means = [distance.mean for distance in distances.values()]
+    assert means == sorted(means)
 
 
 def test_a_maximum_at_an_end_is_no_peak(tmp_path):
@@ -79,8 +79,6 @@ def test_a_maximum_at_an_end_is_no_peak(tmp_path):
     assert {
         one.edge for one in found if one.trunk_seed == 0 and one.marker == "random_distance"
     } == {"last"}
-    (signal,) = [m for m in controls.over_rows(found, (0.5,)) if m.name == "random_distance"]
-    assert signal.num_edges == 1
 
 
 def test_a_seed_without_forks_in_a_row_is_left_out(tmp_path):

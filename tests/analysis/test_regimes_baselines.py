@@ -3,7 +3,7 @@ import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.cells import find_grids
+from earlyprune_jax.analysis.curves import find_grids
 from earlyprune_jax.analysis.regimes import controls
 
 EPOCHS = (0, 5, 10)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import best_epoch, cells, results, stats
+from earlyprune_jax.analysis import best_epoch, curves, results, stats
 
 NAN = np.nan
 
@@ -18,7 +18,7 @@ def grid_of(tmp_path, test, **options):
     sparsities = [round(0.5 + 0.1 * place, 1) for place in range(test.shape[0])]
     epochs = [10 * (place + 1) for place in range(test.shape[1])]
     workdirs.write_forks(tmp_path, sparsities, epochs, test, **options)
-    (grid,) = cells.find_grids(results.read_runs(tmp_path))
+    (grid,) = curves.find_grids(results.read_runs(tmp_path))
     return grid
 
 
@@ -51,7 +51,7 @@ def test_epochs_are_chosen_on_validation_only_if_every_run_has_it(tmp_path):
     assert best is not None and best.epoch == 20
     workdirs.write_forks(tmp_path / "some", (0.5,), (10, 20), test, validation=validation)
     workdirs.write_forks(tmp_path / "some", (0.5,), (10,), test[:, :1, :1], seeds=[7])
-    (grid,) = cells.find_grids(results.read_runs(tmp_path / "some"))
+    (grid,) = curves.find_grids(results.read_runs(tmp_path / "some"))
     assert grid.split == "test"
     best = best_epoch.best(grid.row(0))
     assert best is not None and best.epoch == 10
@@ -62,7 +62,7 @@ def test_diverged_and_failed_runs_are_counted_and_have_no_value(tmp_path):
     workdirs.write_forks(tmp_path, (0.5,), (10,), per_seed([[0.1]]), status="diverged", seeds=[1])
     workdirs.write_forks(tmp_path, (0.5,), (20,), per_seed([[0.1]]), status="failed", seeds=[1])
     workdirs.write_forks(tmp_path, (0.5,), (20,), per_seed([[0.1]]), status="skipped", seeds=[2])
-    (grid,) = cells.find_grids(results.read_runs(tmp_path))
+    (grid,) = curves.find_grids(results.read_runs(tmp_path))
     assert grid.num_runs.tolist() == [[1, 1]] and grid.num_failed.tolist() == [[1, 1]]
     assert np.isnan(grid.test[0, :, 1]).all()
 
@@ -79,7 +79,7 @@ def test_grids_differ_in_setting_criterion_scope_and_rule(tmp_path):
     ]
     for axes in changes:
         workdirs.write_forks(tmp_path, (0.5,), (10,), per_seed([[0.9]]), **axes)
-    found = cells.find_grids(results.read_runs(tmp_path))
+    found = curves.find_grids(results.read_runs(tmp_path))
     assert len({grid.place for grid in found}) == len(found) == 7
     assert not any(grid.is_two_dimensional for grid in found)
 
@@ -160,6 +160,6 @@ def test_differences_to_the_best_are_paired(tmp_path):
 def test_a_row_where_every_run_diverged_has_no_best_epoch(tmp_path):
     workdirs.write_forks(tmp_path, (0.5,), (10, 20), per_seed([[0.9], [0.8]]))
     workdirs.write_forks(tmp_path, (0.9,), (10, 20), per_seed([[0.9], [0.8]]), status="diverged")
-    (grid,) = cells.find_grids(results.read_runs(tmp_path))
+    (grid,) = curves.find_grids(results.read_runs(tmp_path))
     assert best_epoch.best(grid.row(1)) is None
     assert not grid.is_two_dimensional

@@ -3,8 +3,8 @@ import pytest
 import regime_workdirs as workdirs
 from matplotlib.patches import Rectangle
 
-from earlyprune_jax.analysis import comparisons, drawing, results
-from earlyprune_jax.analysis.regimes import epoch_figures, figures, findings, heatmaps
+from earlyprune_jax.analysis import drawing, results
+from earlyprune_jax.analysis.regimes import figures, findings, heatmaps, similarity
 from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
 
 NAN = np.nan
@@ -17,7 +17,7 @@ def published(tmp_path, **axes):
 
 
 def found_in(tmp_path):
-    return findings.analyse(results.read_runs(tmp_path), comparisons.read(tmp_path))
+    return findings.analyse(results.read_runs(tmp_path), similarity.read(tmp_path))
 
 
 def meshes_of(figure):
@@ -35,7 +35,7 @@ def map_of(values, **options):
 def test_the_maps_of_the_published_grid_hold_its_numbers_and_stars(tmp_path):
     published(tmp_path)
     (found,) = found_in(tmp_path)
-    accuracy, difference = figures.value_map(found, ""), figures.difference_map(found, "")
+    accuracy, difference = heatmaps.value_map(found, ""), heatmaps.difference_map(found, "")
     error = 100 * workdirs.PUBLISHED_ERROR.T[::-1]
     np.testing.assert_allclose(accuracy.values, 100 - error, atol=1e-9)
     np.testing.assert_allclose(
@@ -50,7 +50,7 @@ def test_the_maps_of_the_published_grid_hold_its_numbers_and_stars(tmp_path):
 def test_the_drawn_maps_show_every_cell_row_and_column_from_light_to_heavy(tmp_path):
     published(tmp_path)
     (found,) = found_in(tmp_path)
-    figure = figures.heat_maps(found)
+    figure = heatmaps.grid_maps(found)
     for axes in (axes for axes in figure.axes if axes.get_label() != "<colorbar>"):
         assert [int(tick.get_text()) for tick in axes.get_xticklabels()] == list(
             workdirs.PUBLISHED_EPOCHS
@@ -59,7 +59,7 @@ def test_the_drawn_maps_show_every_cell_row_and_column_from_light_to_heavy(tmp_p
         assert ticks == [20, 60, 80, 86, 90, 92, 93, 94, 95] and axes.get_ylim() == (-0.5, 8.5)
         assert len(axes.texts) == 9 * 16
     lower = np.asarray(meshes_of(figure)[1].get_array(), dtype=float)
-    np.testing.assert_allclose(lower.ravel(), figures.difference_map(found, "").values.ravel())
+    np.testing.assert_allclose(lower.ravel(), heatmaps.difference_map(found, "").values.ravel())
     # 5 % density at epoch 160: 14.58 - 17.44.
     assert [axes.texts for axes in figure.axes][1][-1].get_text() == "\N{MINUS SIGN}2.9"
 
@@ -69,7 +69,7 @@ def test_panels_of_a_series_share_one_colour_axis_a_row(tmp_path):
     published(tmp_path, model="preresnet56", retraining="constant")
     found = found_in(tmp_path)
     (series,) = findings.series(found)
-    figure = figures.scaling_maps(series)
+    figure = heatmaps.scaling_maps(series)
     above, below = np.reshape([mesh.get_clim() for mesh in meshes_of(figure)], (2, 2, 2))
     assert (
         (above[0] == above[1]).all()
@@ -138,7 +138,7 @@ def test_both_transition_lines_are_on_both_panels(tmp_path):
     divergence = np.outer([0.01] * 5 + [0.05] * 4, np.ones(16))
     workdirs.write_comparisons(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, divergence)
     (found,) = found_in(tmp_path)
-    figure = figures.similarity_maps(found)
+    figure = heatmaps.similarity_maps(found)
     assert figure is not None
     for axes in (axes for axes in figure.axes if axes.get_label() != "<colorbar>"):
         # Below 93 % (row 6) by accuracy, below 92 % (row 5) by similarity; and the converged
@@ -153,10 +153,10 @@ def test_both_transition_lines_are_on_both_panels(tmp_path):
 def test_figures_without_their_data_are_not_drawn(tmp_path):
     published(tmp_path)
     (found,) = found_in(tmp_path)
-    assert figures.similarity_maps(found) is None
-    assert epoch_figures.random_distance(found) is None
+    assert heatmaps.similarity_maps(found) is None
+    assert figures.random_distance(found) is None
     assert figures.optimal_epochs([]) is None
-    assert epoch_figures.training_curve(found) is not None
+    assert figures.training_curve(found) is not None
 
 
 def test_without_an_early_row_the_three_heaviest_are_shown_along_the_epochs(tmp_path):
@@ -164,7 +164,7 @@ def test_without_an_early_row_the_three_heaviest_are_shown_along_the_epochs(tmp_
     (found,) = found_in(tmp_path)
     # Three equal seeds: the differences are chance, and nothing is significant.
     assert found.early_sparsities == ()
-    assert [row.sparsity for row in epoch_figures.heavy_rows(found)] == [0.93, 0.94, 0.95]
+    assert [row.sparsity for row in figures.heavy_rows(found)] == [0.93, 0.94, 0.95]
 
 
 def test_optimal_epochs_are_drawn_a_line_a_high_sparsity(tmp_path):

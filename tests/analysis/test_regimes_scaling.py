@@ -1,8 +1,11 @@
+import types
+from typing import Any
+
 import numpy as np
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
-from earlyprune_jax.analysis.cells import find_grids
+from earlyprune_jax.analysis.curves import find_grids
 from earlyprune_jax.analysis.regimes import findings
 
 
@@ -44,12 +47,17 @@ def test_grids_that_differ_in_two_axes_make_no_series(tmp_path):
 def test_high_sparsities_are_the_upper_half_and_all_above_an_early_one(tmp_path):
     sparsities = tuple(place / 10 for place in range(1, 8))
     grids = grids_of(tmp_path, {}, sparsities=sparsities)
-    assert findings.high_sparsities(grids, ()) == (0.4, 0.5, 0.6, 0.7)
-    assert findings.high_sparsities(grids, (0.3, 0.6)) == (0.3, 0.4, 0.5, 0.6, 0.7)
-    assert findings.high_sparsities(grids, (0.3,), at_most=2) == (0.6, 0.7)
+    assert series_over(grids, ()).high_sparsities() == (0.4, 0.5, 0.6, 0.7)
+    assert series_over(grids, (0.3, 0.6)).high_sparsities() == (0.3, 0.4, 0.5, 0.6, 0.7)
+    assert series_over(grids, (0.3,)).high_sparsities(at_most=2) == (0.6, 0.7)
 
 
 def test_only_sparsities_that_all_grids_have_are_compared(tmp_path):
     first = grids_of(tmp_path / "a", {}, sparsities=(0.5, 0.8, 0.9))
     second = grids_of(tmp_path / "b", {}, sparsities=(0.8, 0.9, 0.99))
-    assert findings.high_sparsities([*first, *second], (0.99,)) == (0.9,)
+    assert series_over([*first, *second], (0.99,)).high_sparsities() == (0.9,)
+
+
+def series_over(grids, early):
+    analysed: Any = [types.SimpleNamespace(grid=grid, early_sparsities=early) for grid in grids]
+    return findings.Series("model depth", grids[0].place, (), analysed)

@@ -7,9 +7,9 @@ import pytest
 import regime_workdirs as workdirs
 from scipy import stats as scipy_stats
 
-from earlyprune_jax.analysis import comparisons, results
-from earlyprune_jax.analysis.cells import find_grids
-from earlyprune_jax.analysis.regimes import findings, similarity, tables, text
+from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.curves import find_grids
+from earlyprune_jax.analysis.regimes import findings, similarity, text
 from earlyprune_jax.analysis.regimes.transition import Convergence, Line
 
 SPARSITIES = (0.2, 0.5, 0.8, 0.9, 0.95)
@@ -32,7 +32,7 @@ def write_grid(tmp_path, divergence=DIVERGENCE, means=None, num_seeds=5):
 
 def measured(tmp_path, convergence: Convergence | None = CONVERGED, **options):
     (grid,) = find_grids(write_grid(tmp_path, **options))
-    return similarity.measure(grid, comparisons.read(tmp_path), convergence)
+    return similarity.measure(grid, similarity.read(tmp_path), convergence)
 
 
 def test_the_line_parts_rows_by_their_mean_over_converged_columns(tmp_path):
@@ -115,16 +115,16 @@ def test_agreement_counts_rows_between_the_lines_and_rows_of_one_class(
 ):
     means = [EARLY if verdict == "E" else LATE for verdict in verdicts]
     runs = write_grid(tmp_path, means=means)
-    (found,) = findings.analyse(runs, comparisons.read(tmp_path))
+    (found,) = findings.analyse(runs, similarity.read(tmp_path))
     assert [row.verdict[0].upper() for row in found.rows] == [
         "E" if v == "E" else "C" for v in verdicts
     ]
     assert found.agreement is not None
     assert found.agreement.row_difference == rows_apart
     assert (found.agreement.same_class, found.agreement.num_classed) == (same, 5)
-    told = "\n".join(text.paragraphs([found]))
-    assert f"; {same} of 5 verdicts on the same side." in told
-    assert rows_apart is None or f"{rows_apart:+d} rows from the metric's" in told
+    assert found.similarity is not None and found.similarity.line is not None
+    by_similarity = f"line by similarity alone: {100 * found.similarity.line:.0f} %"
+    assert by_similarity in "\n".join(text.paragraphs([found]))
     if rows_apart == 1:
         assert found.agreement.sparsity_difference == pytest.approx(0.1)
 
@@ -136,7 +136,7 @@ def spearmans(first, second):
 
 def test_rank_correlations_are_spearmans_with_the_sparsity_as_control(tmp_path):
     means = [[0.7, 0.8 + lead, 0.8, 0.8] for lead in (0.01, 0.05, 0.02, 0.08, 0.06)]
-    (found,) = findings.analyse(write_grid(tmp_path, means=means), comparisons.read(tmp_path))
+    (found,) = findings.analyse(write_grid(tmp_path, means=means), similarity.read(tmp_path))
     assert found.similarity is not None and found.agreement is not None
     advantages = [row.advantage.mean for row in found.rows if row.advantage]
     for known, values in (
@@ -157,11 +157,13 @@ def test_rank_correlations_are_spearmans_with_the_sparsity_as_control(tmp_path):
 
 
 def test_without_a_line_from_accuracy_there_is_nothing_to_be_apart_from(tmp_path):
-    (found,) = findings.analyse(write_grid(tmp_path), comparisons.read(tmp_path))
+    (found,) = findings.analyse(write_grid(tmp_path), similarity.read(tmp_path))
     assert found.line == Line(None, (), 5)
     # None of the five rows is settled.
     assert found.agreement is not None and found.agreement.num_classed == 0
-    (row, *_) = csv.DictReader(io.StringIO(results.csv_text(tables.tables([found])["regimes.csv"])))
+    (row, *_) = csv.DictReader(
+        io.StringIO(results.csv_text(findings.tables([found])["regimes.csv"]))
+    )
     assert (row["agreement_num_classed"], row["agreement_num_cells"]) == ("0", "20")
     assert float(row["agreement_cell_correlation"]) == found.agreement.cell_correlation
     assert found.agreement is not None and found.agreement.sparsity_difference is None

@@ -3,7 +3,7 @@ import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import best_epoch, results
-from earlyprune_jax.analysis.cells import find_grids
+from earlyprune_jax.analysis.curves import find_grids
 from earlyprune_jax.analysis.regimes import findings, transition
 from earlyprune_jax.analysis.regimes.transition import Convergence
 

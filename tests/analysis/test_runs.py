@@ -2,8 +2,7 @@ import pytest
 import workdirs
 
 from earlyprune_jax.analysis import results, runs
-from earlyprune_jax.analysis.places import Place
-from earlyprune_jax.analysis.study import Swept
+from earlyprune_jax.analysis.places import Place, Swept
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.validate import InvalidInput
 

@@ -11,7 +11,6 @@ from earlyprune_jax.analysis import (
     figures,
     results,
     rules,
-    rules_text,
     summary,
 )
 
@@ -69,7 +68,7 @@ def test_runs_are_grouped_by_setting_in_sorted_order_and_keep_theirs(tmp_path):
     groups = results.by_setting(results.read_runs(both(tmp_path)))
     assert [setting.slug() for setting in groups] == [
         "preresnet20_0.1_step",
-        "preresnet56_1.0_step",
+        "preresnet56_1_step",
     ]
     assert [len(own) for own in groups.values()] == [12, 12]
     assert {run.model for run in groups[results.Place(tuple(SMALL.items()))]} == {"preresnet20"}
@@ -79,15 +78,13 @@ def test_runs_are_grouped_by_setting_in_sorted_order_and_keep_theirs(tmp_path):
 
 
 def test_a_curve_holds_one_setting_and_meets_its_own_dense_runs(tmp_path):
-    runs = results.read_runs(both(tmp_path))
-    small, large = curves.fork_curves(runs)
-    assert (small.setting, large.setting) == (
+    small, large = curves.all_curves(curves.settings_of(results.read_runs(both(tmp_path))))
+    assert (small.setting.place, large.setting.place) == (
         results.Place(tuple(SMALL.items())),
         results.Place(tuple(LARGE.items())),
     )
     assert small.test(4).mean == 0.52
-    dense = curves.own_dense(small, curves.dense_runs(runs))
-    assert dense["test_accuracy"].tolist() == list(DENSE["preresnet20"])
+    assert small.setting.dense["test_accuracy"].tolist() == list(DENSE["preresnet20"])
 
 
 def test_the_rows_of_every_table_are_those_that_each_setting_has_alone(tmp_path):
@@ -106,15 +103,9 @@ def test_the_rows_of_every_table_are_those_that_each_setting_has_alone(tmp_path)
 def test_outcomes_come_setting_by_setting(tmp_path):
     found = rules.replay(both(tmp_path), ["epoch(4)"])
     assert len(found) == 2 * 8
-    assert [one.curve.setting["model"] for one in found] == ["preresnet20"] * 8 + [
+    assert [one.curve.setting.place["model"] for one in found] == ["preresnet20"] * 8 + [
         "preresnet56"
     ] * 8
-    tables = rules_text.table(found).splitlines()
-    headed = [line for line in tables if line.startswith("Forks: ")]
-    assert headed[0].startswith(
-        "Forks: preresnet20, 10 % of the training data, magnitude, global, 90 %"
-    )
-    assert headed[1].startswith("Forks: preresnet56, all training data, magnitude, global, 90 %")
 
 
 def test_a_rule_may_look_at_what_was_measured_in_one_setting_only(tmp_path, capsys):
@@ -129,7 +120,7 @@ def test_a_rule_may_look_at_what_was_measured_in_one_setting_only(tmp_path, caps
         tmp_path, 0, 2, workdirs.records(2, [0.5]), result=workdirs.finished(T), **axes
     )
     assert rules.main([str(tmp_path), "--rule", "peak(weight_change)"]) == 0
-    assert "cosine schedule" in capsys.readouterr().out
+    assert "cosine" in capsys.readouterr().out
     rows = [row for row in table(tmp_path / "rules.csv") if row["trigger"] == "peak(weight_change)"]
     assert {row["schedule"] for row in rows} == {"step", "cosine"}
     assert {row["num_never_fired"] for row in rows if row["schedule"] == "step"} == {"3"}
@@ -244,4 +235,3 @@ def test_runs_that_pruned_themselves_are_told_apart_by_setting(tmp_path):
     assert "it pruned itself after epochs 5 to 8 of 10" in text
     assert "preresnet20 0.1 5 (pruned itself) - 50.00 1" in text
     assert "preresnet56 1.0 8 (pruned itself) - 80.00 1" in text
-    assert "2 to 5 epochs of dense training saved" in text

@@ -220,7 +220,7 @@ def test_nothing_finished_reads_sensibly(tmp_path):
     assert summary.summarize(tmp_path) == "Runs: none yet."
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]))
     assert summary.summarize(tmp_path) == (
-        "Recommendation: none yet: the dense runs are still being trained.\n"
+        "Recommendation: none yet: no fork of the grid has finished.\n"
         "Runs: 0 finished, 0 diverged, 0 skipped, 1 unfinished (not in results.csv).\n"
         "Not in these numbers: dense seed 0 unfinished."
     )

@@ -10,8 +10,9 @@ import pytest
 import regime_workdirs
 import workdirs
 
-from earlyprune_jax.analysis import comparisons, curves, figures, publish, results, summary
+from earlyprune_jax.analysis import curves, figures, publish, results, summary
 from earlyprune_jax.analysis.places import Place, safe
+from earlyprune_jax.analysis.regimes import similarity
 
 T = 10
 LOSS = {"name": "loss", "unit": "nats", "larger_is_better": False}
@@ -129,12 +130,12 @@ def test_lengths_of_forks_are_curves_of_one_setting_beside_the_same_dense_runs(t
     runs = results.read_runs(tmp_path)
     assert (runs.swept.trunk, runs.swept.fork) == ((), ("fork.length",))
     assert len(results.by_setting(runs)) == 1
-    short, long = curves.fork_curves(runs)
+    (setting,) = curves.settings_of(runs)
+    short, long = setting.curves
     assert [curve.place["fork.length"] for curve in (short, long)] == [5, 50]
-    dense = curves.dense_runs(runs)
-    assert (
-        len(dense) == len(curves.own_dense(short, dense)) == len(curves.own_dense(long, dense)) == 3
-    )
+    assert len(setting.dense) == 3
+    differences = [curve.against_dense(4) for curve in (short, long)]
+    assert [one and one.n for one in differences] == [3, 3]
     rows = table(results.write_tables(tmp_path)[0])
     assert [row["fork.length"] for row in rows] == [""] * 3 + ["5", "50"] * 9
     columns = list(rows[0])
@@ -195,4 +196,4 @@ def test_comparisons_belong_to_the_cells_of_their_own_value(tmp_path, key):
     assert {(row[key], row["model_similarity"]) for row in rows} == {("1", "0.1"), ("2", "0.2")}
     cells = table(tmp_path / "regime_cells.csv")
     assert {(row[key], row["model_similarity"]) for row in cells} == {("1", "0.1"), ("2", "0.2")}
-    assert comparisons.read(tmp_path, results.read_runs(tmp_path).swept)[0].cell[key] == 1
+    assert similarity.read(tmp_path, results.read_runs(tmp_path).swept)[0].cell[key] == 1

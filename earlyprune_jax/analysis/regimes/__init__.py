@@ -11,10 +11,10 @@ nothing but the table of comparisons is written, if there are any.
 from collections.abc import Sequence
 from pathlib import Path
 
-from earlyprune_jax.analysis import comparisons, results
-from earlyprune_jax.analysis.comparisons import Comparison
-from earlyprune_jax.analysis.regimes import figures, findings, tables
+from earlyprune_jax.analysis import results
+from earlyprune_jax.analysis.regimes import figures, findings, similarity
 from earlyprune_jax.analysis.regimes.findings import Findings
+from earlyprune_jax.analysis.regimes.similarity import Comparison
 from earlyprune_jax.analysis.regimes.text import paragraphs
 from earlyprune_jax.analysis.runs import Runs
 
@@ -42,13 +42,11 @@ def analyse(
         ()
     """
     runs = results.read_runs(workdir) if runs is None else runs
-    compared = comparisons.read(workdir, runs.swept) if compared is None else compared
+    compared = similarity.read(workdir, runs.swept) if compared is None else compared
     return findings.analyse(runs, compared)
 
 
-def write(
-    workdir: str | Path, *, runs: Runs | None = None, found: Sequence[Findings] | None = None
-) -> list[Path]:
+def write(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Writes tables and figures; each file is replaced in one step.
 
     Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where
@@ -58,7 +56,6 @@ def write(
     Args:
         workdir: an experiment's directory.
         runs: its runs, if they have been read already.
-        found: of `analyse`, if that has been done already.
 
     Returns:
         The paths written; empty where there is neither a grid nor an ended comparison.
@@ -71,10 +68,9 @@ def write(
         []
     """
     runs = results.read_runs(workdir) if runs is None else runs
-    compared = comparisons.read(workdir, runs.swept)
-    found = findings.analyse(runs, compared) if found is None else found
-    paths = [
-        results.save(Path(workdir) / name, rows) for name, rows in tables.tables(found).items()
-    ]
-    paths += comparisons.write(workdir, compared)
-    return paths + (figures.draw(workdir, found) if found else [])
+    compared = similarity.read(workdir, runs.swept)
+    grids = findings.analyse(runs, compared)
+    tables = findings.tables(grids).items()
+    paths = [results.save(Path(workdir) / name, rows) for name, rows in tables]
+    paths += similarity.write(workdir, compared)
+    return paths + (figures.draw(workdir, grids) if grids else [])

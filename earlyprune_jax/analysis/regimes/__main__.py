@@ -4,8 +4,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from earlyprune_jax.analysis import regimes, words
-from earlyprune_jax.validate import InvalidInput, unexpected
+from earlyprune_jax.analysis import formatting, regimes, results
+from earlyprune_jax.validate import unexpected
+
+
+def _report(workdir: str) -> str:
+    runs = results.read_runs(workdir)
+    grids = regimes.analyse(workdir, runs)
+    if not grids:
+        remedy = "Regimes are told apart by finished forks."
+        allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
+        raise unexpected("WORKDIR", workdir, allowed, remedy)
+    files = ", ".join(map(str, regimes.write(workdir, runs=runs)))
+    return "\n".join([*map(formatting.wrapped, regimes.paragraphs(grids)), f"Files: {files}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,18 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="an experiment's directory")
     flags = parser.parse_args(arguments)
-    try:
-        found = regimes.analyse(flags.workdir)
-        if not found:
-            remedy = "Regimes are told apart by finished forks."
-            allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
-            raise unexpected("WORKDIR", flags.workdir, allowed, remedy)
-        print("\n".join(words.wrapped(paragraph) for paragraph in regimes.paragraphs(found)))
-        print("Files:", ", ".join(map(str, regimes.write(flags.workdir, found=found))))
-    except InvalidInput as error:
-        print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
-    return 0
+    return formatting.answer(lambda: _report(flags.workdir))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 baselines that are pruned at the end, at initialisation or with a random mask."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from earlyprune_jax.analysis import peaks, results
-from earlyprune_jax.analysis.cells import CellGrid
-from earlyprune_jax.analysis.lead import Lead, lead
-from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.best_epoch import Lead, selection_test
+from earlyprune_jax.analysis.curves import CellGrid
+from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import Stats, best_column, best_of, plain_difference, stats
 
 SIGNAL = "random_distance"
@@ -18,7 +17,7 @@ FRACTIONS = (0.3, 0.5)
 """Of the trunk's epochs: the markers that look at nothing."""
 FIRST_DROP = "first learning-rate drop"
 MATCHED, CONSTANT, RANDOM = "matched_budget", "constant", "random"
-"""Rules and the criterion of baselines."""
+"""Retrainings and the criterion of baselines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,26 +42,12 @@ class Alignment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Marker:
-    """Sums a marker up over the seeds of some rows.
-
-    Attributes:
-        distance: mean and std over seeds of |marked - best|, each averaged over the rows.
-        num_edges: seeds in which the signal has no interior peak.
-    """
-
-    name: str
-    distance: Stats
-    num_edges: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Baseline:
     """Compares the best cell of a row with a baseline of the same sparsity.
 
     Attributes:
         name: "prune at end", "prune at init", "random mask", "random mask at end" or "random mask
-            at init"; with ", matched budget" or ", constant rate" where it is of that rule and the
+            at init"; with ", matched budget" or ", constant rate" where it is retrained so and the
             row is not.
         best_epoch: of the row.
         epoch: of the baseline; a random mask's own best.
@@ -71,7 +56,8 @@ class Baseline:
         best_value: mean test metric of the row's best cell, in its own direction.
         value: the same of the baseline.
         difference: how much better the best is, over paired repeats; best chosen on the same runs.
-        left_out: the same with the best epoch chosen on the other repeats; see `lead.lead`.
+        left_out: the same with the best epoch chosen on the other repeats; see
+            `best_epoch.selection_test`.
     """
 
     sparsity: float
@@ -102,55 +88,43 @@ def alignments(grid: CellGrid, runs: Runs) -> tuple[Alignment, ...]:
     marked = {peak.trunk_seed: {SIGNAL: (peak.epoch, peak.edge)} for peak in measured}
     last = runs.of_kind("trunk").frame["last_epoch"]
     num_epochs = int(last.max()) if len(last) else max(grid.epochs)
-    fixed: dict[str, tuple[int, str | None]] = {
-        f"fixed {100 * fraction:.0f} %": (round(fraction * num_epochs), None)
-        for fraction in FRACTIONS
-    }
-    if (drop := _first_drop(grid, runs.config)) is not None:
-        fixed[FIRST_DROP] = (drop, None)
-    found = []
+    fixed = {f"fixed {100 * part:.0f} %": (round(part * num_epochs), None) for part in FRACTIONS}
+    configured = runs.config.get("schedule", {}).get("step_boundaries_epochs")
+    drops = grid.place.named.get("schedule.step_boundaries_epochs") or configured
+    if drops and grid.place["schedule"] == "step":
+        fixed[FIRST_DROP] = (min(drops), None)
+    compared = []
     for row, sparsity in enumerate(grid.sparsities):
-        for place, seed in enumerate(grid.seeds):
-            column = best_column(grid.by_seed[row, :, place])
-            if column is None:
+        for column, seed in enumerate(grid.seeds):
+            at = best_column(grid.by_seed[row, :, column])
+            if at is None:
                 continue
-            best = grid.epochs[column]
+            best = grid.epochs[at]
             for marker, (epoch, edge) in (marked.get(seed, {}) | fixed).items():
-                found.append(Alignment(sparsity, seed, marker, epoch, edge, best, epoch - best))
-    return tuple(found)
+                compared.append(Alignment(sparsity, seed, marker, epoch, edge, best, epoch - best))
+    return tuple(compared)
 
 
-def _first_drop(grid: CellGrid, config: Mapping[str, Any]) -> int | None:
-    """Gives the epoch after which a step schedule first lowers the rate; None for other
-    schedules."""
-    key = "step_boundaries_epochs"
-    configured = config.get("schedule", {}).get(key)
-    boundaries = grid.place.named.get(f"schedule.{key}") or configured or ()
-    return min(boundaries, default=None) if grid.place["schedule"] == "step" else None
-
-
-def over_rows(found: Iterable[Alignment], sparsities: Iterable[float]) -> tuple[Marker, ...]:
-    """Averages the markers over some rows, the closest first.
+def distances(found: Sequence[Alignment], sparsities: Iterable[float]) -> dict[str, Stats]:
+    """Averages |marked - best| over some rows, and sums each marker up over the seeds.
 
     Example:
-        >>> over_rows([], [0.9])
-        ()
+        >>> distances([], [0.9])
+        {}
     """
-    wanted = set(sparsities)
-    by_marker: dict[str, dict[int, list[Alignment]]] = {}
-    for one in found:
-        if one.sparsity in wanted:
-            by_marker.setdefault(one.marker, {}).setdefault(one.trunk_seed, []).append(one)
-    markers = []
-    for name, seeds in by_marker.items():
-        means = [np.mean([abs(one.difference) for one in own]) for own in seeds.values()]
-        num_edges = sum(own[0].edge is not None for own in seeds.values())
-        markers.append(Marker(name, stats(means), num_edges))
-    return tuple(sorted(markers, key=lambda marker: marker.distance.mean))
+    import pandas as pd
+
+    if not found:
+        return {}
+    frame: Table = pd.DataFrame(map(dataclasses.asdict, found))
+    frame = frame[frame["sparsity"].isin(list(sparsities))]
+    means = frame["difference"].abs().groupby([frame["marker"], frame["trunk_seed"]]).mean()
+    by_marker = {str(name): stats(seeds) for name, seeds in means.groupby(level=0)}
+    return dict(sorted(by_marker.items(), key=lambda item: item[1].mean))
 
 
 def baselines(
-    grid: CellGrid, others: Iterable[CellGrid], num_epochs: int | None
+    grid: CellGrid, others: Sequence[CellGrid], num_epochs: int | None
 ) -> tuple[Baseline, ...]:
     """Compares every row of a grid with the baselines that exist.
 
@@ -168,20 +142,20 @@ def baselines(
     Returns:
         Row by row. Baselines without a repeat in common with the best cell are left out.
     """
-    sources = list(_sources(grid, list(others), [] if num_epochs is None else [num_epochs]))
+    sources = list(_sources(grid, others, [] if num_epochs is None else [num_epochs]))
     compared = (
         _compare(grid, row, source, name, epochs)
         for row in range(len(grid.sparsities))
-        for source, name, epochs in sources
+        for name, source, epochs in sources
         if source is not None
     )
-    return tuple(one for one in compared if one is not None)
+    return tuple(baseline for baseline in compared if baseline is not None)
 
 
 def _sources(
     grid: CellGrid, others: Sequence[CellGrid], ends: Sequence[int]
-) -> Iterator[tuple[CellGrid | None, str, Sequence[int]]]:
-    """Yields grid, name and epochs of every baseline that there may be."""
+) -> Iterator[tuple[str, CellGrid | None, Sequence[int]]]:
+    """Yields name, grid and epochs of every baseline that there may be."""
 
     def relative(**changed: str) -> CellGrid | None:
         """Finds the grid that differs in the given axes only, unless it is the grid itself."""
@@ -189,49 +163,49 @@ def _sources(
         return next((one for one in others if one.place == wanted != grid.place), None)
 
     matched = relative(retraining=MATCHED)
-    yield grid, "prune at end", ends
-    yield grid, "prune at init", [0]
-    yield matched, "prune at end, matched budget", ends
-    yield matched, "prune at init, matched budget", [0]
-    yield relative(retraining=CONSTANT), "prune at end, constant rate", ends
+    yield "prune at end", grid, ends
+    yield "prune at init", grid, [0]
+    yield "prune at end, matched budget", matched, ends
+    yield "prune at init, matched budget", matched, [0]
+    yield "prune at end, constant rate", relative(retraining=CONSTANT), ends
     # A grid of random masks has itself for a baseline of random masks.
     if grid.place["criterion"] == RANDOM:
         return
-    same_retraining = relative(criterion=RANDOM)
+    alike = relative(criterion=RANDOM)
     # A random mask at the end alone is named below.
-    is_constant = grid.place["retraining"] == CONSTANT
-    is_end = is_constant and same_retraining and set(same_retraining.epochs) <= set(ends)
-    if same_retraining is not None and not is_end:
-        yield same_retraining, "random mask", same_retraining.epochs
-    yield relative(criterion=RANDOM, retraining=CONSTANT), "random mask at end", ends
+    is_end = grid.place["retraining"] == CONSTANT and alike and set(alike.epochs) <= set(ends)
+    if alike is not None and not is_end:
+        yield "random mask", alike, alike.epochs
+    yield "random mask at end", relative(criterion=RANDOM, retraining=CONSTANT), ends
     at_init = relative(criterion=RANDOM, retraining=MATCHED)
-    yield at_init, "random mask at init, matched budget", [0]
+    yield "random mask at init, matched budget", at_init, [0]
 
 
 def _compare(
     grid: CellGrid, row: int, source: CellGrid, name: str, epochs: Sequence[int]
 ) -> Baseline | None:
     """Compares a row's best cell with the source's best of some epochs."""
-    sparsity = grid.sparsities[row]
-    best = best_of(grid.chosen_on[row], range(len(grid.epochs)))
+    sparsity, rival = grid.sparsities[row], len(grid.epochs)
+    best = best_of(grid.chosen_on[row], range(rival))
     if best is None or sparsity not in source.sparsities:
         return None
     other = source.sparsities.index(sparsity)
-    columns = [place for place, epoch in enumerate(source.epochs) if epoch in epochs]
+    columns = [column for column, epoch in enumerate(source.epochs) if epoch in epochs]
     column = best_of(source.chosen_on[other], columns)
     if column is None:
         return None
     # The source's values where the grid's repeats are; NaN for repeats it lacks.
-    own = dict(zip(source.repeats, source.test[other, column], strict=True))
+    values = dict(zip(source.repeats, source.test[other, column], strict=True))
     is_paired = grid.repeat_kind == source.repeat_kind
-    rivals = [own.get(repeat, np.nan) if is_paired else np.nan for repeat in grid.repeats]
-    measured, rival = np.vstack([grid.test[row], rivals]), len(grid.epochs)
+    rivals = [values.get(repeat, np.nan) if is_paired else np.nan for repeat in grid.repeats]
+    measured = np.vstack([grid.test[row], rivals])
     difference = plain_difference(measured, best, rival)
     if difference is None:
         return None
     # The baseline of the grid itself is no candidate against itself.
     candidates = [place for place in range(rival) if source is not grid or place != column]
-    chosen_on = np.vstack([grid.chosen_on[row], np.full((1, grid.num_repeats), np.nan)])
+    chosen_on = np.vstack([grid.chosen_on[row], np.full(len(rivals), np.nan)])
+    sign = grid.metric.sign
     return Baseline(
         sparsity=sparsity,
         name=name,
@@ -239,8 +213,8 @@ def _compare(
         epoch=source.epochs[column],
         best_num_epochs=int(grid.num_epochs[row, best]),
         num_epochs=int(source.num_epochs[other, column]),
-        best_value=grid.value(float(np.nanmean(grid.test[row, best]))),
-        value=grid.value(float(np.nanmean(source.test[other, column]))),
+        best_value=sign * float(np.nanmean(grid.test[row, best])),
+        value=sign * float(np.nanmean(source.test[other, column])),
         difference=difference,
-        left_out=lead(chosen_on, measured, candidates, [rival]),
+        left_out=selection_test(chosen_on, measured, candidates, [rival]),
     )

@@ -1,22 +1,22 @@
-"""Figures of grids (2, 3, 6 and 8 of the paper) and across them (4, 5 and 9), and their names."""
+"""Which figures of the regimes are drawn and what they are called; those along epochs: random
+distance beside pruned forks (Figure 7 of the paper), the training curve (10), best epochs (5)."""
 
-import dataclasses
 import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earlyprune_jax.analysis import best_epoch, drawing, words
+from earlyprune_jax.analysis import drawing, formatting, peaks, results
 from earlyprune_jax.analysis.drawing import COLORS, MARKERS
 from earlyprune_jax.analysis.places import Place, varying
-from earlyprune_jax.analysis.regimes import epoch_figures, heatmaps, text
+from earlyprune_jax.analysis.regimes import heatmaps, text, transition
+from earlyprune_jax.analysis.regimes.controls import SIGNAL
 from earlyprune_jax.analysis.regimes.findings import DATA, DEPTH, Findings, Series, series
-from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
-from earlyprune_jax.analysis.stats import mean_of
-from earlyprune_jax.metrics import Metric
+from earlyprune_jax.analysis.regimes.transition import Row
+from earlyprune_jax.analysis.runs import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,7 @@ MAX_GRIDS = 4
 MAX_PANELS = 6
 OVER = {DEPTH: "regimes_depth", DATA: "regimes_data"}
 """The figure of a series, by what it is over."""
+BLUE, RED = COLORS[:2]
 
 
 def draw(workdir: str | Path, findings: Sequence[Findings]) -> list[Path]:
@@ -53,137 +54,128 @@ def draw(workdir: str | Path, findings: Sequence[Findings]) -> list[Path]:
     pictures: dict[str, Figure | None] = {}
     for one in findings[:MAX_GRIDS]:
         for name, drawn in OF_GRID.items():
-            pictures[_stem(name, one.grid.place, axes)] = drawn(one)
-        curve = _stem(CURVE, one.grid.place.setting, axes)
+            pictures[drawing.stem(name, one.grid.place, axes)] = drawn(one)
+        curve = drawing.stem(CURVE, one.grid.place.setting, axes)
         if curve not in pictures:
-            pictures[curve] = epoch_figures.training_curve(one)
-    found = series(findings)
+            pictures[curve] = training_curve(one)
+    every = series(findings)
     for axis, name in OVER.items():
-        own = [each for each in found if each.axis == axis]
-        places = varying([each.place for each in own])
-        for each in own[:MAX_GRIDS]:
-            pictures[_stem(name, each.place, places)] = scaling_maps(each)
-    pictures["regimes_optimal_epoch"] = optimal_epochs(found)
+        along = [one for one in every if one.axis == axis]
+        axes = varying([one.place for one in along])
+        for one in along[:MAX_GRIDS]:
+            pictures[drawing.stem(name, one.place, axes)] = heatmaps.scaling_maps(one)
+    pictures["regimes_optimal_epoch"] = optimal_epochs(every)
     possible = [(name, one.grid.place) for one in findings for name in (*OF_GRID, CURVE)]
-    possible += [(OVER[each.axis], each.place) for each in found]
+    possible += [(OVER[one.axis], one.place) for one in every]
     stems = (stem for name, place in possible for stem in _stems(name, place))
     return drawing.save_all(workdir, pictures, possible=stems)
-
-
-def _stem(name: str, place: Place, axes: Sequence[str]) -> str:
-    """Names a figure; the end tells places that differ on `axes` apart."""
-    return "_".join(filter(None, (name, place.slug(axes))))
 
 
 def _stems(name: str, place: Place) -> Iterator[str]:
     """Lists all names that tell the place from others, whichever these are."""
     for size in range(len(place.axes) + 1):
         for axes in itertools.combinations(place.axes, size):
-            yield _stem(name, place, axes)
+            yield drawing.stem(name, place, axes)
 
 
-def heat_maps(found: Findings) -> "Figure":
-    """Draws the metric above, the difference to each row's best below, the best cell of each row
-    starred."""
-    metric = found.grid.metric
-    rows = [
-        (metric.unit, [value_map(found, value_title(metric))]),
-        (words.difference_unit(metric), [difference_map(found, difference_title(metric))]),
-    ]
-    return _maps(rows, found, "Two regimes of pruning", numbered=True)
+def heavy_rows(found: Findings) -> list[Row]:
+    """Chooses the rows drawn: significantly early ones, or the three heaviest where none is; six at
+    most."""
+    usable = [row for row in found.rows if row.best is not None]
+    early = [row for row in usable if row.verdict == "early"]
+    return early[-MAX_PANELS:] if early else usable[-3:]
 
 
-def similarity_maps(found: Findings) -> "Figure | None":
-    """Draws the differences above model similarity, both transition lines on both; None without
-    any."""
-    if found.similarity is None:
+def random_distance(found: Findings) -> "Figure | None":
+    """Draws test metric and random_distance along the epochs, one panel per heavily pruned row, two
+    axes each.
+
+    None where random_distance was not measured along a trunk that was trained to its end.
+    """
+    table = results.signal_table(found.runs.where(found.runs.frame["complete"]))
+    if SIGNAL not in table or peaks.mean_peak(table, SIGNAL) is None:
         return None
-    metric, divergence = found.grid.metric, found.similarity.divergence
-    name = metric.name.replace("_", " ")
-    sparsities = {name: found.line.sparsity, "similarity": found.similarity.line}
-    order = found.grid.sparsities.index
-    lines = [(order(s), by) for by, s in sparsities.items() if s is not None]
-    difference = difference_map(found, f"{words.named(metric)}, to the row's best")
-    alike = dataclasses.replace(
-        difference,
-        title="model similarity between replicates",
-        values=divergence,
-        failed=np.zeros(divergence.shape, dtype=bool),
-        color_map="viridis_r",
-        stars=(),
-        lines=lines,
-        may_cut=False,
+    shown = heavy_rows(found)
+    figure, panels = drawing.panels(len(shown), 3.7, 2.5)
+    for axes, row in zip(panels, shown, strict=True):
+        _draw_row(axes, found, row, table)
+    about = f"{formatting.label(found.grid.place)}; {text.basis(found.grid)}"
+    title = "Does random distance peak where pruning is best?"
+    drawing.head(figure, title, f"{about}. Band: range over repeats; filled marks: the best mean")
+    drawing.add_legend(figure)
+    return figure
+
+
+def _draw_row(axes: "Axes", found: Findings, row: Row, signal_table: Table) -> None:
+    grid, metric = found.grid, found.grid.metric
+    assert row.best is not None, "heavy_rows keeps rows with a best epoch"
+    values = metric.scale * metric.sign * grid.test[grid.sparsities.index(row.sparsity)]
+    kept = np.isfinite(values).any(axis=1)
+    epochs, values = np.array(grid.epochs)[kept], values[kept]
+    low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+    axes.fill_between(epochs, low, high, color=BLUE, alpha=0.18, linewidth=0)
+    right = axes.twinx()
+    measured, signal = peaks.mean_curve(signal_table, SIGNAL)
+    best, peak = int(np.flatnonzero(epochs == row.best.epoch)[0]), int(np.argmax(signal))
+    label = f"{formatting.named(metric)} of the pruned network (left)"
+    means = np.nanmean(values, axis=1)
+    axes.plot(epochs, means, color=BLUE, marker="o", markersize=3, label=label)
+    axes.scatter(epochs[best], means[best], s=170, color=BLUE, marker="*", edgecolors="white")
+    right.plot(
+        measured,
+        signal,
+        "--",
+        color=RED,
+        linewidth=1.4,
+        marker="D",
+        markersize=7,
+        markeredgecolor="white",
+        markevery=[peak],
+        label=f"{formatting.signal_label(SIGNAL, {})} of the trunk (right)",
     )
-    rows = [
-        (difference_title(metric), [dataclasses.replace(difference, lines=lines)]),
-        ("divergence (nats): larger = less similar", [alike]),
-    ]
-    return _maps(rows, found, f"Transition line by {name} and by similarity")
+    axes.set_zorder(right.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    removed = f"{formatting.removed(row.sparsity)} % removed"
+    apart = int(measured[peak]) - row.best.epoch
+    title = f"{removed}: best {row.best.epoch}, peak {measured[peak]} ({apart:+d})"
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.set_xlabel("training epoch", fontsize=8.5)
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylabel(formatting.axis_label(metric), color=BLUE, fontsize=8.5)
+    right.set_ylabel("random distance", color=RED, fontsize=8.5)
+    for side, colour in ((axes, BLUE), (right, RED)):
+        side.tick_params(labelsize=8)
+        side.tick_params(axis="y", colors=colour)
+        side.spines["top"].set_visible(False)
 
 
-OF_GRID = {
-    "regimes": heat_maps,
-    "regimes_similarity": similarity_maps,
-    "regimes_random_distance": epoch_figures.random_distance,
-}
-"""The figures of a grid, by their names."""
-CURVE = "training_curve"
-"""The figure of a setting."""
-
-
-def scaling_maps(over: Series) -> "Figure":
-    """Draws one column per depth or data fraction: differences above, values below, with a colour
-    axis each.
-
-    With more than six values the first five and the last are drawn.
-    """
-    shown = list(zip(over.values, over.findings, strict=True))
-    shown = shown if len(shown) <= MAX_PANELS else [*shown[: MAX_PANELS - 1], shown[-1]]
-    titles = [
-        f"depth {value:.0f}" if over.axis == DEPTH else f"{over.label(value)} of the data"
-        for value, _ in shown
-    ]
-    own = [found for _, found in shown]
-    metric = own[0].grid.metric
-    rows = [
-        (difference_title(metric), list(map(difference_map, own, titles))),
-        (value_title(metric), list(map(value_map, own, titles))),
-    ]
-    title = f"Regimes of pruning against {over.axis}"
-    return _maps(rows, own[0], title, place=words.label(over.place))
-
-
-def _maps(
-    rows: Sequence[tuple[str, Sequence[HeatMap]]],
-    found: Findings,
-    title: str,
-    *,
-    place: str = "",
-    numbered: bool = False,
-) -> "Figure":
-    """Draws rows of maps, each with a colour axis of its own.
-
-    Args:
-        rows: name of the colour axis, and maps; as many in each row.
-        found: a grid of those drawn, which tells what all rest on.
-        title: of the figure.
-        place: what the grids have in common; as a default all there is to say of `found`.
-        numbered: whether each cell names its value, where there is room.
-    """
-    maps = [one for _, row in rows for one in row]
-    num_sparsities = max(len(one.sparsities) for one in maps)
-    num_epochs, num_columns = max(len(one.epochs) for one in maps), len(rows[0][1])
-    numbered = numbered and num_epochs <= heatmaps.MAX_LABELLED_COLUMNS
-    cell = (0.43, 0.34) if numbered else (0.24 if num_columns == 1 else 0.16, 0.25)
-    width = num_columns * max(2.2, cell[0] * num_epochs + 0.4)
-    height = len(rows) * max(1.6, cell[1] * num_sparsities + 0.5)
-    figure = drawing.blank(min(18.0, max(6.4, 1.5 + width)), 1.8 + height)
-    panels = figure.subplots(len(rows), num_columns, squeeze=False)
-    for axes, (label, row) in zip(panels, rows, strict=True):
-        heatmaps.draw_row(figure, axes, row, label, numbered=numbered)
-    grid = found.grid
-    about = f"{place or words.label(grid.place)}; {text.repeats(grid)}, {text.chosen(grid)}"
-    drawing.head(figure, title, about)
+def training_curve(found: Findings) -> "Figure | None":
+    """Draws the train metrics of the setting's trunks, one line per trunk, the convergence epoch
+    marked; None without one."""
+    if found.convergence is None:
+        return None
+    metrics, frame = transition.train_metrics(found.runs), found.runs.of_kind("trunk").frame
+    figure = drawing.blank(6.6, 1.7 + 1.7 * len(metrics))
+    epoch = found.convergence.epoch
+    seeds = sorted(set(found.convergence.by_seed.values()))
+    label = f"converged at epoch {epoch}"
+    label += f" (seeds: {formatting.span(seeds, '-')})" if len(seeds) > 1 else ""
+    panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False).ravel()
+    for axes, metric in zip(panels, metrics, strict=True):
+        column = metric.column("train")
+        for name in frame.loc[frame["complete"], "name"]:
+            entries = found.runs.entries[name]
+            epochs = [entry["epoch"] for entry in entries]
+            values = metric.scale * np.array([entry.get(column) for entry in entries], dtype=float)
+            axes.plot(epochs, values, color=BLUE, linewidth=1.1, alpha=0.75)
+        axes.axvline(epoch, color="#404040", linestyle=":", linewidth=1.6, label=label)
+        axes.set_ylabel(formatting.axis_label(metric, "train"), fontsize=9)
+        drawing.tidy(axes)
+    panels[0].set_ylim(bottom=0)
+    panels[-1].set_xlabel("training epoch", fontsize=9)
+    panels[-1].locator_params(axis="x", integer=True)
+    setting = formatting.label(found.grid.place.setting)
+    drawing.head(figure, "Training curve", f"{setting}. Converged: {text.definition(found.runs)}")
     drawing.add_legend(figure)
     return figure
 
@@ -203,7 +195,19 @@ def optimal_epochs(every: Sequence[Series]) -> "Figure | None":
             # Lines a little apart, or equal epochs would hide one another.
             shift = 0.09 * (index - (len(sparsities) - 1) / 2)
             _draw_line(axes, over, sparsity, order.index(sparsity), shift)
-        _dress_series(axes, over)
+        ticks = range(len(over.values))
+        known = [found.convergence for found in over.findings]
+        converged = [one.epoch if one else np.nan for one in known]
+        axes.plot(ticks, converged, ":", color="#767676", linewidth=1.3, marker="_", markersize=14)
+        axes.set_xticks(ticks, [over.label(value) for value in over.values], fontsize=8.5)
+        axes.set_xlim(-0.4, len(over.values) - 0.6)
+        last = max(found.num_epochs or found.grid.epochs[-1] for found in over.findings)
+        axes.set_ylim(0, 1.04 * last)
+        axes.set_xlabel(over.axis, fontsize=9)
+        axes.set_ylabel("best epoch", fontsize=9)
+        axes.locator_params(axis="y", integer=True)
+        axes.set_title(textwrap.fill(formatting.label(over.place), 52), loc="left", fontsize=8)
+        drawing.tidy(axes)
     about = "95 % bootstrap intervals of at least three repeats; dotted: training converged"
     drawing.head(figure, "Optimal epoch of pruning at high prune ratios", about)
     drawing.add_legend(figure)
@@ -215,10 +219,10 @@ def _draw_line(axes: "Axes", over: Series, sparsity: float, number: int, shift: 
     epochs = np.array([best.epoch if best else np.nan for best in bests])
     # A bootstrap interval may leave out the best epoch itself.
     reach = np.zeros((2, len(bests)))
-    for place, best in enumerate(bests):
+    for index, best in enumerate(bests):
         if best and best.interval:
             low, high = best.interval
-            reach[:, place] = max(0, best.epoch - low), max(0, high - best.epoch)
+            reach[:, index] = max(0, best.epoch - low), max(0, high - best.epoch)
     axes.errorbar(
         np.arange(len(epochs)) + shift,
         epochs,
@@ -228,82 +232,15 @@ def _draw_line(axes: "Axes", over: Series, sparsity: float, number: int, shift: 
         linewidth=1.6,
         elinewidth=1.0,
         capsize=2.5,
-        label=f"{words.removed(sparsity)} % removed",
+        label=f"{formatting.removed(sparsity)} % removed",
     )
 
 
-def _dress_series(axes: "Axes", over: Series) -> None:
-    """Adds the convergence epochs, scales and title of a panel."""
-    places = range(len(over.values))
-    known = [found.convergence for found in over.findings]
-    converged = [one.epoch if one else np.nan for one in known]
-    axes.plot(places, converged, ":", color="#767676", linewidth=1.3, marker="_", markersize=14)
-    axes.set_xticks(places, [over.label(value) for value in over.values], fontsize=8.5)
-    axes.set_xlim(-0.4, len(over.values) - 0.6)
-    last = max(found.num_epochs or found.grid.epochs[-1] for found in over.findings)
-    axes.set_ylim(0, 1.04 * last)
-    axes.set_xlabel(over.axis, fontsize=9)
-    axes.set_ylabel("best epoch", fontsize=9)
-    axes.locator_params(axis="y", integer=True)
-    axes.set_title(textwrap.fill(words.label(over.place), 52), loc="left", fontsize=8)
-    drawing.tidy(axes)
-
-
-def value_title(metric: Metric) -> str:
-    """Names what a map of values shows.
-
-    Example:
-        >>> value_title(Metric("loss", "nats", larger_is_better=False))
-        'test loss (nats)'
-    """
-    return words.with_unit(words.named(metric), metric.unit)
-
-
-def difference_title(metric: Metric) -> str:
-    """Names what a map of differences shows; worse is below 0, whatever the metric's direction.
-
-    Example:
-        >>> difference_title(Metric("loss", "nats", larger_is_better=False))
-        "loss gained on the row's best, nats (below 0 = worse)"
-    """
-    unit = words.difference_unit(metric)
-    unit = f", {unit}" if unit else ""
-    if metric.larger_is_better:
-        return f"difference to the row's best{unit}"
-    return f"{metric.name.replace('_', ' ')} gained on the row's best{unit} (below 0 = worse)"
-
-
-def value_map(found: Findings, title: str) -> HeatMap:
-    """Maps the mean test metric, in its own unit and direction; dark is worse."""
-    metric = found.grid.metric
-    values = metric.scale * metric.sign * mean_of(found.grid.test, axis=-1)
-    colors = "viridis" if metric.larger_is_better else "viridis_r"
-    return dataclasses.replace(_map(found, title, values), color_map=colors)
-
-
-def difference_map(found: Findings, title: str) -> HeatMap:
-    """Maps the mean difference to the row's best over paired repeats: below 0 is worse."""
-    values = np.full(found.grid.num_runs.shape, np.nan)
-    for place, row in enumerate(found.rows):
-        if row.best is not None:
-            own = best_epoch.differences(found.grid.row(place), row.best.column)
-            values[place] = [found.grid.metric.scale * one.mean if one else np.nan for one in own]
-    return dataclasses.replace(_map(found, title, values), may_cut=True)
-
-
-def _map(found: Findings, title: str, values: np.ndarray) -> HeatMap:
-    grid = found.grid
-    late = [
-        place
-        for place, epoch in enumerate(grid.epochs)
-        if found.convergence and epoch >= found.convergence.epoch
-    ]
-    return HeatMap(
-        title=title,
-        sparsities=grid.sparsities,
-        epochs=grid.epochs,
-        values=values,
-        failed=(grid.num_runs == 0) & (grid.num_failed > 0),
-        stars=[row.best.column if row.best else -1 for row in found.rows],
-        boundary=late[0] if late else None,
-    )
+OF_GRID: dict[str, Callable[[Findings], "Figure | None"]] = {
+    "regimes": heatmaps.grid_maps,
+    "regimes_similarity": heatmaps.similarity_maps,
+    "regimes_random_distance": random_distance,
+}
+"""The figures of a grid, by their names."""
+CURVE = "training_curve"
+"""The figure of a setting."""

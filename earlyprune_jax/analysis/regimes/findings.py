@@ -1,23 +1,27 @@
-"""All that is worked out about the grids of a workdir, before anything is written: of each grid,
-and of series of grids over model depth and over the amount of training data."""
+"""All that is worked out about the grids of a workdir, and its tables: of each grid, and of series
+of grids over model depth and over the amount of training data.
+
+In the tables test metrics are in their own unit and direction, percents as fractions; of
+differences (advantage, left_out, below_best, difference) more is better whatever the metric.
+Divergences are nats, epochs counted from the trunk's start.
+"""
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from earlyprune_jax.analysis.cells import CellGrid, find_grids
-from earlyprune_jax.analysis.comparisons import Comparison
+import numpy as np
+
+from earlyprune_jax.analysis import best_epoch, publish
+from earlyprune_jax.analysis.curves import CellGrid, find_grids
 from earlyprune_jax.analysis.places import Place
-from earlyprune_jax.analysis.regimes import (
-    controls,
-    similarity,
-    transition,
-)
+from earlyprune_jax.analysis.regimes import controls, similarity, transition
 from earlyprune_jax.analysis.regimes.controls import Alignment, Baseline
-from earlyprune_jax.analysis.regimes.similarity import Agreement, Similarity
+from earlyprune_jax.analysis.regimes.similarity import Agreement, Comparison, Similarity
 from earlyprune_jax.analysis.regimes.transition import Convergence, Line, Row
 from earlyprune_jax.analysis.runs import Runs, by_setting
+from earlyprune_jax.analysis.stats import columns, stats
 
 DEPTH = "model depth"
 DATA = "data fraction"
@@ -53,7 +57,7 @@ class Findings:
         return tuple(row.sparsity for row in self.rows if row.verdict == "early")
 
     def row(self, sparsity: float) -> Row:
-        """Gives the row of a sparsity of the grid."""
+        """Returns the row of a sparsity of the grid."""
         return self.rows[self.grid.sparsities.index(sparsity)]
 
 
@@ -77,10 +81,17 @@ class Series:
         """Writes a value for readers."""
         return f"{value:.0f}" if self.axis == DEPTH else f"{100 * value:.6g} %"
 
-    def high_sparsities(self) -> tuple[float, ...]:
-        """Chooses the sparsities whose best epochs are compared, see `high_sparsities`."""
+    def high_sparsities(self, at_most: int = MAX_LINES) -> tuple[float, ...]:
+        """Lists the sparsities whose best epochs are compared: the high ones that all grids have.
+
+        High are the upper half, and all from the smallest on that is significantly early in one of
+        the grids. The highest are kept if there are more than `at_most`.
+        """
         early = [sparsity for found in self.findings for sparsity in found.early_sparsities]
-        return high_sparsities([found.grid for found in self.findings], early)
+        grids = [set(found.grid.sparsities) for found in self.findings]
+        common = sorted(set.intersection(*grids))
+        start = min([*early, *common[len(common) // 2 :]], default=1.0)
+        return tuple([sparsity for sparsity in common if sparsity >= start][-at_most:])
 
 
 def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Findings, ...]:
@@ -98,35 +109,35 @@ def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Finding
         >>> analyse(read_runs("no/such/workdir"))
         ()
     """
-    everything, own = find_grids(runs), by_setting(runs)
-    converged = {setting: transition.convergence_of(trunks) for setting, trunks in own.items()}
+    grids, runs_of = find_grids(runs), by_setting(runs)
+    converged = {setting: transition.convergence_of(own) for setting, own in runs_of.items()}
     compared: dict[Place, list[Comparison]] = {}
     for one in comparisons:
         place = one.cell.without("sparsity", "fork_epoch", "trunk_seed")
         compared.setdefault(place, []).append(one)
-    found = []
-    for grid in (grid for grid in everything if grid.is_two_dimensional):
+    analysed = []
+    for grid in (grid for grid in grids if grid.is_two_dimensional):
         setting = grid.place.setting
         rows = transition.rows(grid, converged[setting])
         line = transition.line(rows)
         alike = similarity.measure(grid, compared.get(grid.place, []), converged[setting])
-        last = own[setting].of_kind("trunk").frame["last_epoch"]
+        last = runs_of[setting].of_kind("trunk").frame["last_epoch"]
         num_epochs = int(last.max()) if len(last) else None
-        found.append(
+        analysed.append(
             Findings(
                 grid=grid,
-                runs=own[setting],
+                runs=runs_of[setting],
                 num_epochs=num_epochs,
                 convergence=converged[setting],
                 rows=rows,
                 line=line,
                 similarity=alike,
                 agreement=None if alike is None else similarity.agreement(grid, alike, rows, line),
-                alignments=controls.alignments(grid, own[setting]),
-                baselines=controls.baselines(grid, everything, num_epochs),
+                alignments=controls.alignments(grid, runs_of[setting]),
+                baselines=controls.baselines(grid, grids, num_epochs),
             )
         )
-    return tuple(found)
+    return tuple(analysed)
 
 
 def series(findings: Iterable[Findings]) -> tuple[Series, ...]:
@@ -156,22 +167,111 @@ def series(findings: Iterable[Findings]) -> tuple[Series, ...]:
     return tuple(sorted(every, key=lambda one: (one.axis != DEPTH, one.place)))
 
 
-def high_sparsities(
-    grids: Sequence[CellGrid], early: Iterable[float], at_most: int = MAX_LINES
-) -> tuple[float, ...]:
-    """Chooses the sparsities whose best epochs are compared: the high ones that all grids have.
+def tables(findings: Sequence[Findings]) -> dict[str, list[dict[str, Any]]]:
+    """Makes the rows of the tables that have any, by file name; regimes.csv and regime_cells.csv
+    always have.
 
-    High are the upper half, and all from the smallest on that is significantly early in one of the
-    grids. The highest are kept if there are more than `at_most`.
-
-    Args:
-        grids: of a series.
-        early: sparsities of early rows in any of them.
-        at_most: lines in the figure.
-
-    Returns:
-        Ascending.
+    Example:
+        >>> tables([])
+        {}
     """
-    common = sorted(set.intersection(*(set(grid.sparsities) for grid in grids)))
-    start = min([*early, *common[len(common) // 2 :]], default=1.0)
-    return tuple([sparsity for sparsity in common if sparsity >= start][-at_most:])
+    made = zip(publish.REGIME_TABLES, (_rows, _cells, _alignments, _baselines), strict=True)
+    listed = {name: [row for one in findings for row in rows_of(one)] for name, rows_of in made}
+    return {name: rows for name, rows in listed.items() if rows}
+
+
+def _rows(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per sparsity."""
+    grid, alike, test = one.grid, one.similarity, one.grid.metric.column("test")
+    line = alike.line if alike else None
+    fields = [field.name for field in dataclasses.fields(Agreement)]
+    for index, row in enumerate(one.rows):
+        best, early, converged = row.best, row.early, row.converged
+        low, high = best.interval if best and best.interval else (None, None)
+        mean = np.nanmean(grid.test[index, best.column]) if best else None
+        divergence = _finite(alike.row_means[index]) if alike else None
+        side = None
+        if line is not None and divergence is not None:
+            side = "less similar" if row.sparsity >= line else "similar"
+        yield {
+            **grid.place.named,
+            "sparsity": row.sparsity,
+            "best_epoch": best.epoch if best else None,
+            "interval_low": low,
+            "interval_high": high,
+            "chosen_on": grid.metric.column(grid.split),
+            "repeats": grid.repeat_kind,
+            "num_repeats": best.num_repeats if best else 0,
+            "num_replicates": grid.num_replicates,
+            "complete": best.complete if best else None,
+            f"best_{test}": None if mean is None else grid.metric.sign * float(mean),
+            "convergence_epoch": one.convergence.epoch if one.convergence else None,
+            "early_epoch": row.early_epoch,
+            "converged_epoch": row.converged_epoch,
+            **columns("advantage", row.advantage),
+            **columns("left_out_early", early.difference if early else None),
+            **columns("left_out_converged", converged.difference if converged else None),
+            "p_early": early.p if early else None,
+            "p_early_holm": row.early_holm,
+            "p_converged": converged.p if converged else None,
+            "p_converged_holm": row.converged_holm,
+            "verdict": row.verdict,
+            "reason": row.reason,
+            "transition_sparsity": one.line.sparsity,
+            "model_similarity": divergence,
+            "similarity_class": side,
+            "similarity_transition_sparsity": line,
+            **{f"agreement_{name}": getattr(one.agreement, name, None) for name in fields},
+        }
+
+
+def _cells(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per cell that has an ended run."""
+    grid = one.grid
+    for index, column in np.argwhere(grid.num_runs + grid.num_failed > 0).tolist():
+        row, cells = one.rows[index], grid.row(index)
+        below = best_epoch.differences(cells, row.best.column)[column] if row.best else None
+        num_runs = int(grid.num_runs[index, column])
+        mean = grid.metric.sign * stats(cells.test[column]) if num_runs else None
+        divergence = one.similarity.divergence[index, column] if one.similarity else np.nan
+        yield {
+            **grid.place.named,
+            "sparsity": row.sparsity,
+            "fork_epoch": grid.epochs[column],
+            **columns(grid.metric.column("test"), mean),
+            "num_runs": num_runs,
+            "num_failed": int(grid.num_failed[index, column]),
+            **columns("below_best", below),
+            "is_best": row.best is not None and row.best.column == column,
+            "model_similarity": _finite(divergence),
+        }
+
+
+def _alignments(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per sparsity, trunk seed and marker."""
+    for found in one.alignments:
+        yield one.grid.place.named | dataclasses.asdict(found)
+
+
+def _baselines(one: Findings) -> Iterator[dict[str, Any]]:
+    """Yields a row per sparsity and baseline."""
+    test = one.grid.metric.column("test")
+    for found in one.baselines:
+        yield {
+            **one.grid.place.named,
+            "sparsity": found.sparsity,
+            "baseline": found.name,
+            "best_epoch": found.best_epoch,
+            "baseline_epoch": found.epoch,
+            "best_num_epochs": found.best_num_epochs,
+            "baseline_num_epochs": found.num_epochs,
+            f"best_{test}": found.best_value,
+            f"baseline_{test}": found.value,
+            **columns("difference", found.difference),
+            **columns("left_out", found.left_out.difference if found.left_out else None),
+            "p": found.left_out.p if found.left_out else None,
+        }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

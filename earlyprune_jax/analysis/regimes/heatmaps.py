@@ -1,4 +1,5 @@
-"""Heat maps of grids: sparsities upward, fork epochs to the right, one colour per cell.
+"""Heat maps of grids (Figures 2, 3, 4, 6, 8 and 9 of the paper): sparsities upward, fork epochs to
+the right, one colour per cell.
 
 Colours are viridis: monotone in lightness, so readable in grey and by colour-blind readers. Cells
 are equally large although epochs and sparsities are not equally far apart: every row and column is
@@ -12,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earlyprune_jax.analysis import words
+from earlyprune_jax.analysis import best_epoch, drawing, formatting
+from earlyprune_jax.analysis.regimes import text
+from earlyprune_jax.analysis.regimes.findings import DEPTH, Findings, Series
+from earlyprune_jax.analysis.stats import mean_of
+from earlyprune_jax.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +32,7 @@ BY_METRIC: dict[str, Any] = {"color": STAR, "linestyle": "-", "linewidth": 2.2}
 """Transition lines."""
 MAX_LABELLED_COLUMNS = 22
 """More columns leave no room for a number in each cell."""
+MAX_PANELS = 6
 LOWEST_SHARE, REACH = 0.25, 3.0
 """The lowest quarter of the cells shares the darkest colour where it reaches thrice as far as the
 rest."""
@@ -58,6 +64,166 @@ class HeatMap:
     may_cut: bool = False
 
 
+def grid_maps(found: Findings) -> "Figure":
+    """Draws the metric above, the difference to each row's best below, the best cell of each row
+    starred."""
+    metric = found.grid.metric
+    rows = [
+        (metric.unit, [value_map(found, formatting.axis_label(metric))]),
+        (formatting.difference_unit(metric), [difference_map(found, difference_title(metric))]),
+    ]
+    place = formatting.label(found.grid.place)
+    return _maps(rows, found, "Two regimes of pruning", place, numbered=True)
+
+
+def similarity_maps(found: Findings) -> "Figure | None":
+    """Draws the differences above model similarity, both transition lines on both; None without
+    any."""
+    if found.similarity is None:
+        return None
+    metric, divergence = found.grid.metric, found.similarity.divergence
+    name = metric.name.replace("_", " ")
+    sparsities = {name: found.line.sparsity, "similarity": found.similarity.line}
+    order = found.grid.sparsities.index
+    lines = [(order(one), by) for by, one in sparsities.items() if one is not None]
+    difference = difference_map(found, f"{formatting.named(metric)}, to the row's best", lines)
+    alike = dataclasses.replace(
+        difference,
+        title="model similarity between replicates",
+        values=divergence,
+        failed=np.zeros(divergence.shape, dtype=bool),
+        color_map="viridis_r",
+        stars=(),
+        may_cut=False,
+    )
+    rows = [
+        (difference_title(metric), [difference]),
+        ("divergence (nats): larger = less similar", [alike]),
+    ]
+    title = f"Transition line by {name} and by similarity"
+    return _maps(rows, found, title, formatting.label(found.grid.place))
+
+
+def scaling_maps(over: Series) -> "Figure":
+    """Draws one column per depth or data fraction: differences above, values below, with a colour
+    axis each.
+
+    With more than six values the first five and the last are drawn.
+    """
+    shown = list(zip(over.values, over.findings, strict=True))
+    shown = shown if len(shown) <= MAX_PANELS else [*shown[: MAX_PANELS - 1], shown[-1]]
+    titles = [
+        f"depth {value:.0f}" if over.axis == DEPTH else f"{over.label(value)} of the data"
+        for value, _ in shown
+    ]
+    findings = [found for _, found in shown]
+    metric = findings[0].grid.metric
+    rows = [
+        (difference_title(metric), list(map(difference_map, findings, titles))),
+        (formatting.axis_label(metric), list(map(value_map, findings, titles))),
+    ]
+    title = f"Regimes of pruning against {over.axis}"
+    return _maps(rows, findings[0], title, formatting.label(over.place))
+
+
+def difference_title(metric: Metric) -> str:
+    """Names what a map of differences shows; worse is below 0, whatever the metric's direction.
+
+    Example:
+        >>> difference_title(Metric("loss", "nats", larger_is_better=False))
+        "loss gained on the row's best, nats (below 0 = worse)"
+    """
+    unit = formatting.difference_unit(metric)
+    unit = f", {unit}" if unit else ""
+    if metric.larger_is_better:
+        return f"difference to the row's best{unit}"
+    return f"{metric.name.replace('_', ' ')} gained on the row's best{unit} (below 0 = worse)"
+
+
+def value_map(found: Findings, title: str) -> HeatMap:
+    """Maps the mean test metric, in its own unit and direction; dark is worse."""
+    metric = found.grid.metric
+    values = metric.scale * metric.sign * mean_of(found.grid.test, axis=-1)
+    colors = "viridis" if metric.larger_is_better else "viridis_r"
+    return _map(found, title, values, color_map=colors)
+
+
+def difference_map(found: Findings, title: str, lines: Sequence[tuple[int, str]] = ()) -> HeatMap:
+    """Maps the mean difference to the row's best over paired repeats: below 0 is worse.
+
+    Args:
+        found: the grid.
+        title: of the map.
+        lines: see `HeatMap`.
+
+    Returns:
+        The map, whose lowest cells may share a colour.
+    """
+    values = np.full(found.grid.num_runs.shape, np.nan)
+    for index, row in enumerate(found.rows):
+        if row.best is not None:
+            means = best_epoch.differences(found.grid.row(index), row.best.column)
+            values[index] = [found.grid.metric.scale * one.mean if one else np.nan for one in means]
+    return _map(found, title, values, may_cut=True, lines=lines)
+
+
+def _map(found: Findings, title: str, values: np.ndarray, **options: Any) -> HeatMap:
+    grid, start = found.grid, found.convergence.epoch if found.convergence else math.inf
+    return HeatMap(
+        title=title,
+        sparsities=grid.sparsities,
+        epochs=grid.epochs,
+        values=values,
+        failed=(grid.num_runs == 0) & (grid.num_failed > 0),
+        stars=[row.best.column if row.best else -1 for row in found.rows],
+        boundary=next((c for c, epoch in enumerate(grid.epochs) if epoch >= start), None),
+        **options,
+    )
+
+
+def _maps(
+    rows: Sequence[tuple[str, Sequence[HeatMap]]],
+    found: Findings,
+    title: str,
+    place: str,
+    *,
+    numbered: bool = False,
+) -> "Figure":
+    """Draws rows of maps, each with one colour axis, and its bar, which ends in a point where lower
+    values exist.
+
+    Args:
+        rows: name of the colour axis, and maps; as many in each row.
+        found: a grid of those drawn, which tells what all rest on.
+        title: of the figure.
+        place: what the grids have in common.
+        numbered: whether each cell names its value, where there is room.
+    """
+    maps = [one for _, row in rows for one in row]
+    num_sparsities = max(len(one.sparsities) for one in maps)
+    num_epochs, num_columns = max(len(one.epochs) for one in maps), len(rows[0][1])
+    numbered = numbered and num_epochs <= MAX_LABELLED_COLUMNS
+    cell = (0.43, 0.34) if numbered else (0.24 if num_columns == 1 else 0.16, 0.25)
+    width = num_columns * max(2.2, cell[0] * num_epochs + 0.4)
+    height = len(rows) * max(1.6, cell[1] * num_sparsities + 0.5)
+    figure = drawing.blank(min(18.0, max(6.4, 1.5 + width)), 1.8 + height)
+    panels = figure.subplots(len(rows), num_columns, squeeze=False)
+    for axes_of_row, (label, row) in zip(panels, rows, strict=True):
+        scale = limits(row)
+        meshes = [
+            draw(axes, one, scale, numbered=numbered)
+            for axes, one in zip(axes_of_row, row, strict=True)
+        ]
+        axes_of_row[0].set_ylabel("prune ratio (% removed)", fontsize=9)
+        extend = "min" if scale[2] else "neither"
+        bar = figure.colorbar(meshes[0], ax=list(axes_of_row), extend=extend, pad=0.015, aspect=26)
+        bar.set_label(label, fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+    drawing.head(figure, title, f"{place}; {text.basis(found.grid)}")
+    drawing.add_legend(figure)
+    return figure
+
+
 def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
     """Fits one colour axis to several maps: lowest and highest value of it, and whether lower
     values exist.
@@ -80,42 +246,8 @@ def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
     return (low, high, cut) if high > low else (low - 0.5, high + 0.5, False)
 
 
-def draw_row(
-    figure: "Figure",
-    panels: Sequence["Axes"],
-    maps: Sequence[HeatMap],
-    label: str,
-    *,
-    numbered: bool = False,
-) -> None:
-    """Draws maps side by side with one colour axis, and its bar, which ends in a point where lower
-    values exist.
-
-    Args:
-        figure: That the panels belong to.
-        panels: One per map.
-        maps: What is drawn.
-        label: Of the colour bar.
-        numbered: Whether each cell names its value, where there is room. Without, cells are small:
-            epochs stand upright, and stars are smaller.
-    """
-    scale, mesh = limits(maps), None
-    for axes, one in zip(panels, maps, strict=True):
-        mesh = draw(axes, one, scale, numbered=numbered)
-        axes.set_ylabel("prune ratio (% removed)" if axes is panels[0] else "", fontsize=9)
-    assert mesh is not None, "a row has a map at least"
-    extend = "min" if scale[2] else "neither"
-    bar = figure.colorbar(mesh, ax=list(panels), extend=extend, pad=0.015, aspect=26)
-    bar.set_label(label, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
-
-
 def draw(
-    axes: "Axes",
-    one: HeatMap,
-    scale: tuple[float, float, bool],
-    *,
-    numbered: bool = False,
+    axes: "Axes", one: HeatMap, scale: tuple[float, float, bool], *, numbered: bool = False
 ) -> Any:
     """Draws a map.
 
@@ -123,7 +255,8 @@ def draw(
         axes: To draw on.
         one: The map.
         scale: Of `limits`.
-        numbered: As in `draw_row`.
+        numbered: Whether each cell names its value. Without, cells are small: epochs stand
+            upright, and stars are smaller.
 
     Returns:
         What a colour bar needs.
@@ -145,14 +278,12 @@ def draw(
         hatch, label = HATCHES[bool(one.failed[row, column])]
         patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch=hatch, label=label, **EMPTY)
         axes.add_patch(patch)
-    numbered = numbered and columns <= MAX_LABELLED_COLUMNS
     if numbered:
         _write_numbers(axes, one, mesh)
     _mark(axes, one, numbered=numbered)
     axes.set_xticks(range(columns), [str(epoch) for epoch in one.epochs], fontsize=8)
-    axes.set_yticks(range(rows), [words.removed(each) for each in one.sparsities], fontsize=8)
-    is_upright = columns > 8 and not numbered
-    axes.tick_params(axis="x", labelrotation=90 if is_upright else 0)
+    axes.set_yticks(range(rows), list(map(formatting.removed, one.sparsities)), fontsize=8)
+    axes.tick_params(axis="x", labelrotation=90 if columns > 8 and not numbered else 0)
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -161,33 +292,28 @@ def draw(
     return mesh
 
 
-def decimals(values: np.ndarray) -> int:
-    """Chooses how many decimals tell values apart: one, more where all are close.
-
-    Example:
-        >>> decimals(np.array([90.0, 90.04]))
-        3
-    """
-    values = values[np.isfinite(values)]
-    reach = float(np.ptp(values)) if values.size else 0.0
-    return 1 if not reach else min(max(1, math.ceil(-math.log10(reach / 5))), 3)
-
-
 def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
     """Draws the best cells, the convergence epoch and the transition lines."""
     from matplotlib import patheffects
 
     starred = np.array([(column, row) for row, column in enumerate(one.stars) if column >= 0])
-    style: dict[str, Any]
     if starred.size:
-        style = {"color": STAR, "edgecolors": "white", "linewidths": 0.7, "zorder": 5}
-        style |= {"marker": "*", "s": 80 if numbered else 50, "label": "best epoch of the row"}
-        axes.scatter(starred[:, 0], starred[:, 1] + (0.16 if numbered else 0.0), **style)
+        axes.scatter(
+            starred[:, 0],
+            starred[:, 1] + (0.16 if numbered else 0.0),
+            color=STAR,
+            edgecolors="white",
+            linewidths=0.7,
+            zorder=5,
+            marker="*",
+            s=80 if numbered else 50,
+            label="best epoch of the row",
+        )
     if one.boundary is not None:
         # White on dark cells, its black rim on bright ones.
-        rim = [patheffects.withStroke(linewidth=3.2, foreground="black")]
-        style = {"color": "white", "linestyle": ":", "linewidth": 1.8, "path_effects": rim}
-        axes.axvline(one.boundary - 0.5, zorder=3, label="training converged", **style)
+        line = axes.axvline(one.boundary - 0.5, color="white", linestyle=":", linewidth=1.8)
+        rim = patheffects.withStroke(linewidth=3.2, foreground="black")
+        line.set(zorder=3, label="training converged", path_effects=[rim])
     for row, name in one.lines:
         is_similarity = name == "similarity"
         # Two lines at one place stay both visible.
@@ -199,20 +325,22 @@ def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
 def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any) -> None:
     colours = mesh.cmap(mesh.norm(one.values))[..., :3]
     bright = colours @ np.array([0.299, 0.587, 0.114]) > 0.55
-    size = 7.5 if one.values.shape[1] <= 12 else 6.2
-    precision = decimals(one.values)
+    values = one.values[np.isfinite(one.values)]
+    reach = float(np.ptp(values)) if values.size else 0.0
+    # As many decimals as tell values apart: one, more where all are close.
+    decimals = min(max(1, math.ceil(-math.log10(reach / 5))), 3) if reach else 1
     for row, column in np.argwhere(np.isfinite(one.values)):
         is_starred = row < len(one.stars) and one.stars[row] == column
         # z: what is rounded to nothing has no sign.
-        text = f"{one.values[row, column]:z.{precision}f}"
+        number = f"{one.values[row, column]:z.{decimals}f}"
         axes.text(
             column,
             # A star takes the upper half of its cell.
             row - (0.27 if is_starred else 0.0),
-            text.replace("-", "\N{MINUS SIGN}"),
+            number.replace("-", "\N{MINUS SIGN}"),
             ha="center",
             va="center",
-            fontsize=size,
+            fontsize=7.5 if one.values.shape[1] <= 12 else 6.2,
             # Inside its cell it moves nothing, and asking it takes long.
             in_layout=False,
             color="black" if bright[row, column] else "white",

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from earlyprune_jax.analysis import best_epoch
-from earlyprune_jax.analysis.best_epoch import Best
-from earlyprune_jax.analysis.cells import CellGrid
-from earlyprune_jax.analysis.lead import LEVEL, MIN_REPEATS, Lead, lead
+from earlyprune_jax.analysis.best_epoch import LEVEL, MIN_REPEATS, Best, Lead, selection_test
+from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.analysis.stats import Stats, best_of, holm, plain_difference
-from earlyprune_jax.analysis.words import plural
+from earlyprune_jax.metrics import Metric
 
 TOLERANCE = 0.05
 """Of the total change: what still separates a converged epoch from the end."""
@@ -55,7 +54,7 @@ class Row:
         converged_epoch: the best from convergence on; None likewise.
         advantage: how much better `early_epoch` is on test than `converged_epoch`, over paired
             repeats: for description, as both were chosen on these runs.
-        early: lead of the early epochs, left-out repeats; see `lead.lead`.
+        early: lead of the early epochs, left-out repeats; see `best_epoch.selection_test`.
         converged: lead of the converged ones.
         early_holm: `early.p` adjusted over the grid's sparsities.
         converged_holm: `converged.p` likewise.
@@ -112,29 +111,29 @@ def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int |
         >>> converged_at(range(1, 11), [10.0, 5.0, 4.0, 3.0, 0.3, 0.1, 0.0, 0.0, 0.0, 0.0])
         5
     """
-    pairs = [
-        (epoch, v)
-        for epoch, v in zip(epochs, values, strict=True)
-        if v is not None and math.isfinite(v)
-    ]
-    if not pairs:
+    known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
+    known = [(epoch, value) for epoch, value in known if math.isfinite(value)]
+    if not known:
         return None
-    smooth = _running_median([v for _, v in pairs])
-    final = statistics.median(smooth[-tail_length(len(pairs)) :])
+    smooth = _running_median([value for _, value in known])
+    final = statistics.median(smooth[-tail_length(len(known)) :])
     reach = TOLERANCE * abs(smooth[0] - final)
-    first = max((place + 1 for place, v in enumerate(smooth) if abs(v - final) > reach), default=0)
+    first = max((index + 1 for index, v in enumerate(smooth) if abs(v - final) > reach), default=0)
     # The last value may itself lie outside where the tail still moves.
-    return pairs[min(first, len(pairs) - 1)][0]
+    return known[min(first, len(known) - 1)][0]
 
 
-def train_columns(runs: Runs) -> list[str]:
-    """Lists the train metrics that were recorded along the trunks of `runs`."""
+def train_metrics(runs: Runs) -> list[Metric]:
+    """Lists the metrics that were recorded on train data along the trunks of `runs`."""
     trunks = runs.of_kind("trunk").frame["name"]
-    return [
-        column
-        for column in (metric.column("train") for metric in runs.study.metrics)
-        if any(entry.get(column) is not None for name in trunks for entry in runs.entries[name])
-    ]
+    recorded = {
+        name
+        for trunk in trunks
+        for entry in runs.entries[trunk]
+        for name, value in entry.items()
+        if value is not None
+    }
+    return [metric for metric in runs.study.metrics if metric.column("train") in recorded]
 
 
 def convergence_of(runs: Runs) -> Convergence | None:
@@ -145,15 +144,16 @@ def convergence_of(runs: Runs) -> Convergence | None:
     make the loss look converged at once, but a share is bounded.
     """
     frame = runs.of_kind("trunk").frame
-    trunks, metrics = frame[frame["complete"]].sort_values("trunk_seed"), train_columns(runs)
+    trunks = frame[frame["complete"]].sort_values("trunk_seed")
+    columns = [metric.column("train") for metric in train_metrics(runs)]
     by_seed: dict[int, int] = {}
     for name, seed in zip(trunks["name"], trunks["trunk_seed"], strict=True):
         entries = runs.entries[name]
         epochs = [entry["epoch"] for entry in entries]
-        found = [
-            converged_at(epochs, [entry.get(metric) for entry in entries]) for metric in metrics
-        ]
-        known = [epoch for epoch in found if epoch is not None]
+        converged = (
+            converged_at(epochs, [entry.get(name) for entry in entries]) for name in columns
+        )
+        known = [epoch for epoch in converged if epoch is not None]
         if known:
             by_seed[int(seed)] = max(known)
     if not by_seed:
@@ -175,49 +175,53 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     Returns:
         One row a sparsity, ascending.
     """
-    early = [c for c, e in enumerate(grid.epochs) if convergence and e < convergence.epoch]
-    late = [c for c, e in enumerate(grid.epochs) if convergence and e >= convergence.epoch]
-    places = range(len(grid.sparsities))
-    forward = [lead(grid.chosen_on[r], grid.test[r], early, late) for r in places]
-    backward = [lead(grid.chosen_on[r], grid.test[r], late, early) for r in places]
+    start = convergence.epoch if convergence else None
+    early = [c for c, e in enumerate(grid.epochs) if start is not None and e < start]
+    late = [c for c, e in enumerate(grid.epochs) if start is not None and e >= start]
+    tables = list(zip(grid.chosen_on, grid.test, strict=True))
+    forward = [selection_test(*table, early, late) for table in tables]
+    backward = [selection_test(*table, late, early) for table in tables]
     early_holm, late_holm = (
         holm([one.p if one else None for one in side]) for side in (forward, backward)
     )
-    found = []
-    for r in places:
-        bests = [best_of(grid.chosen_on[r], side) if side else None for side in (early, late)]
+    judged = []
+    for index, (chosen_on, test) in enumerate(tables):
+        bests = [best_of(chosen_on, side) if side else None for side in (early, late)]
         epochs = [None if column is None else grid.epochs[column] for column in bests]
-        verdict = _verdict(early_holm[r], late_holm[r])
-        found.append(
+        verdict = _verdict(early_holm[index], late_holm[index])
+        judged.append(
             Row(
-                sparsity=grid.sparsities[r],
-                best=best_epoch.best(grid.row(r)),
+                sparsity=grid.sparsities[index],
+                best=best_epoch.best(grid.row(index)),
                 early_epoch=epochs[0],
                 converged_epoch=epochs[1],
-                advantage=plain_difference(grid.test[r], bests[0], bests[1]),
-                early=forward[r],
-                converged=backward[r],
-                early_holm=early_holm[r],
-                converged_holm=late_holm[r],
+                advantage=plain_difference(test, *bests),
+                early=forward[index],
+                converged=backward[index],
+                early_holm=early_holm[index],
+                converged_holm=late_holm[index],
                 verdict=verdict,
-                reason=_reason(grid, r, epochs, convergence) if verdict == "untested" else None,
+                reason=_reason(grid, index, epochs, start) if verdict == "untested" else None,
             )
         )
-    return tuple(found)
+    return tuple(judged)
 
 
-def line(found: Sequence[Row]) -> Line:
+def line(rows: Sequence[Row]) -> Line:
     """Finds the transition line of a grid's rows.
 
     Example:
         >>> line([])
         Line(sparsity=None, exceptions=(), num_tested=0)
     """
-    early = [row.sparsity for row in found if row.verdict == "early"]
-    tested = [row for row in found if row.verdict != "untested"]
-    start = min(early, default=None)
-    exceptions = (row.sparsity for row in tested if start is not None and row.sparsity > start)
-    return Line(start, tuple(s for s in exceptions if s not in early), len(tested))
+    verdicts = {row.sparsity: row.verdict for row in rows if row.verdict != "untested"}
+    start = min((one for one, verdict in verdicts.items() if verdict == "early"), default=None)
+    exceptions = [
+        one
+        for one, verdict in verdicts.items()
+        if start is not None and one > start and verdict != "early"
+    ]
+    return Line(start, tuple(exceptions), len(verdicts))
 
 
 def _verdict(early: float | None, converged: float | None) -> str:
@@ -229,17 +233,17 @@ def _verdict(early: float | None, converged: float | None) -> str:
 
 
 def _reason(
-    grid: CellGrid, row: int, epochs: Sequence[int | None], convergence: Convergence | None
+    grid: CellGrid, row: int, epochs: Sequence[int | None], convergence_epoch: int | None
 ) -> str:
-    if convergence is None:
+    if convergence_epoch is None:
         return "no trunk has been trained to its end, so its convergence epoch is unknown"
     for epoch, side in zip(epochs, ("before", "from"), strict=True):
         if epoch is None:
-            return f"no fork {side} the convergence epoch {convergence.epoch}"
+            return f"no fork {side} the convergence epoch {convergence_epoch}"
     num = int(np.isfinite(grid.test[row]).any(axis=0).sum())
     if num >= MIN_REPEATS:
         return f"fewer than {MIN_REPEATS} {grid.repeat_kind}s have the epochs compared"
-    return f"{plural(num, grid.repeat_kind)}: the test needs {MIN_REPEATS}"
+    return f"{num} {grid.repeat_kind}{'s' * (num != 1)}: the test needs {MIN_REPEATS}"
 
 
 def tail_length(num_epochs: int) -> int:
@@ -248,12 +252,8 @@ def tail_length(num_epochs: int) -> int:
 
 
 def _running_median(values: Sequence[float]) -> list[float]:
-    """Centred medians; the window shrinks at the ends and, to an odd width, in short runs."""
-    width = min(WINDOW, max(1, len(values) // 4))
-    half = (width - 1) // 2
-    places = range(len(values))
+    """Takes centred medians; the window shrinks at the ends and, to an odd width, in short runs."""
+    half = (min(WINDOW, max(1, len(values) // 4)) - 1) // 2
     # Shrunk to the same number on both sides: the first value stays the first value.
-    reach = [min(half, place, len(values) - 1 - place) for place in places]
-    return [
-        statistics.median(values[p - r : p + r + 1]) for p, r in zip(places, reach, strict=True)
-    ]
+    reach = [min(half, index, len(values) - 1 - index) for index in range(len(values))]
+    return [statistics.median(values[index - r : index + r + 1]) for index, r in enumerate(reach)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from earlyprune_jax.analysis import lead, stats
+from earlyprune_jax.analysis import best_epoch, stats
 
 NUM_TABLES = 1000
 MARGIN = 3 * math.sqrt(0.05 * 0.95 / NUM_TABLES)
@@ -28,7 +28,7 @@ def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=Non
         table += rng.normal(size=num_repeats) * 5
         for place in missing:
             table[place] = np.nan
-        found = lead.lead(
+        found = best_epoch.selection_test(
             table, table if others is None else others(rng, means, table), early, late
         )
         assert found is not None
@@ -97,7 +97,7 @@ def test_a_real_lead_is_found_although_the_best_converged_epoch_lacks_a_run_of_t
 def test_students_t_on_the_same_differences_would_fire_far_too_often():
     """The reason for the simulated null: left-out differences share the data they were chosen
     on."""
-    null = lead.null_statistics(10, 14)
+    null = best_epoch.null_statistics(10, 14)
     assert np.mean(null > scipy_stats.t.ppf(0.95, 9)) > 0.12
 
 
@@ -106,7 +106,7 @@ def test_with_one_candidate_p_is_that_of_the_t_test(num_repeats):
     rng = np.random.default_rng(num_repeats)
     for shift in (-1.0, 0.0, 0.5, 1.0):
         table = rng.normal(size=(2, num_repeats)) + np.array([[shift], [0.0]])
-        found = lead.lead(table, table, [0], [1])
+        found = best_epoch.selection_test(table, table, [0], [1])
         known = scipy_stats.ttest_rel(table[0], table[1], alternative="greater").pvalue
         assert found is not None
         assert found.p == pytest.approx(
@@ -136,7 +136,7 @@ def test_the_lead_is_what_the_left_out_repeats_show():
     # 2.
     chosen_on = np.array([[0.6, 0.6, 0.1], [0.5, 0.5, 0.9]])
     measured = np.array([[0.60, 0.60, 0.10], [0.50, 0.52, 0.90], [0.40, 0.40, 0.40]])
-    found = lead.lead(np.vstack([chosen_on, [0.4] * 3]), measured, [0, 1], [2])
+    found = best_epoch.selection_test(np.vstack([chosen_on, [0.4] * 3]), measured, [0, 1], [2])
     differences = [0.50 - 0.40, 0.52 - 0.40, 0.10 - 0.40]
     assert found is not None
     assert found.difference.mean == pytest.approx(np.mean(differences))
@@ -146,13 +146,13 @@ def test_the_lead_is_what_the_left_out_repeats_show():
 
 def test_the_rival_is_the_luckiest_of_all_repeats():
     measured = np.array([[0.5, 0.6, 0.7], [0.4, 0.4, 0.4], [0.3, 0.3, 0.9]])
-    found = lead.lead(measured, measured, [0], [1, 2])
+    found = best_epoch.selection_test(measured, measured, [0], [1, 2])
     assert found is not None and found.difference.mean == pytest.approx(0.6 - 0.5)
 
 
 def test_the_luckiest_other_stands_in_where_the_rival_lacks_one_of_three_repeats():
     measured = np.array([[0.5, 0.6, 0.7], [0.45, 0.45, np.nan], [0.3, 0.3, 0.4], [0.2, 0.2, 0.45]])
-    found = lead.lead(measured, measured, [0], [1, 2, 3])
+    found = best_epoch.selection_test(measured, measured, [0], [1, 2, 3])
     assert found is not None and found.p is not None
     assert (found.difference.n, found.difference.mean) == (
         3,
@@ -162,7 +162,7 @@ def test_the_luckiest_other_stands_in_where_the_rival_lacks_one_of_three_repeats
 
 def test_a_rival_with_three_repeats_is_compared_in_these():
     measured = np.array([[0.5, 0.6, 0.7, 0.9], [0.4, 0.4, 0.6, np.nan], [0.3] * 4])
-    found = lead.lead(measured, measured, [0], [1, 2])
+    found = best_epoch.selection_test(measured, measured, [0], [1, 2])
     assert found is not None
     assert (found.difference.n, found.difference.mean) == (3, pytest.approx((0.1 + 0.2 + 0.1) / 3))
 
@@ -173,20 +173,20 @@ def test_an_epoch_of_which_too_little_is_known_is_no_rival_and_no_p_is_given_if_
 ):
     lone = [value, *[np.nan] * 4]
     measured = np.array([[0.5, 0.6, 0.7, 0.6, 0.5], lone, [0.3] * 5])
-    found = lead.lead(measured, measured, [0], [1, 2])
+    found = best_epoch.selection_test(measured, measured, [0], [1, 2])
     assert found is not None and (found.p is not None) == is_tested
     assert (found.difference.n, found.difference.mean) == (5, pytest.approx(0.58 - 0.3))
 
 
 def test_two_repeats_have_a_lead_but_no_p():
     measured = np.array([[0.5, 0.7], [0.4, 0.4]])
-    found = lead.lead(measured, measured, [0], [1])
+    found = best_epoch.selection_test(measured, measured, [0], [1])
     assert found is not None and found.difference.n == 2 and found.p is None
 
 
 def test_equal_differences_are_chance_not_certainty():
     measured = np.array([[0.5, 0.6, 0.7], [0.4, 0.5, 0.6]])
-    found = lead.lead(measured, measured, [0], [1])
+    found = best_epoch.selection_test(measured, measured, [0], [1])
     assert found is not None and found.difference.mean == pytest.approx(0.1) and found.p == 1.0
 
 
@@ -202,12 +202,12 @@ def test_equal_differences_are_chance_not_certainty():
 )
 def test_without_two_comparable_repeats_there_is_no_lead(candidates, rivals, measured):
     table = np.array(measured)
-    assert lead.lead(table, table, candidates, rivals) is None
+    assert best_epoch.selection_test(table, table, candidates, rivals) is None
 
 
 def test_a_repeat_without_the_chosen_epoch_is_measured_at_its_best_of_the_others_choice():
     measured = np.array([[0.9, 0.9, np.nan], [0.7, 0.7, 0.8], [0.5, 0.5, 0.5]])
-    found = lead.lead(measured, measured, [0, 1], [2])
+    found = best_epoch.selection_test(measured, measured, [0, 1], [2])
     assert found is not None
     assert found.difference.mean == pytest.approx((0.4 + 0.4 + 0.3) / 3)
 

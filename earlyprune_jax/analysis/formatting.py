@@ -8,6 +8,7 @@ from typing import Any
 
 from earlyprune_jax.analysis.peaks import Peak
 from earlyprune_jax.analysis.places import Place
+from earlyprune_jax.analysis.replay import Outcome
 from earlyprune_jax.analysis.stats import Stats
 from earlyprune_jax.metrics import PERCENT, Metric
 from earlyprune_jax.validate import InvalidInput
@@ -16,6 +17,13 @@ WIDTH = 100
 LONGEST = 24
 """Characters of a config's value in a table."""
 POINTS = Metric("difference", "points")
+STATUSES = {
+    "never": "never fired",
+    "outside": "outside the forks",
+    "diverged": "at a fork that diverged",
+    "interpolated": "interpolated",
+}
+"""What is remarked of a rule's choices, by their status."""
 
 
 def amount(
@@ -123,6 +131,16 @@ def with_unit(text: str, unit: str) -> str:
         ('test loss (nats)', 'test bleu')
     """
     return f"{text} ({unit})" if unit else text
+
+
+def axis_label(metric: Metric, split: str = "test") -> str:
+    """Names the metric of a split and its unit.
+
+    Example:
+        >>> axis_label(Metric("loss", "nats", larger_is_better=False))
+        'test loss (nats)'
+    """
+    return with_unit(named(metric, split), metric.unit)
 
 
 def share(fraction: float) -> str:
@@ -307,6 +325,25 @@ def peak_label(peak: Peak) -> str:
     if peak.flat:
         return f"maximum {value} at epoch {peak.epoch} (flat {span(peak.plateau, '-')})"
     return f"peak {value} at epoch {peak.epoch}"
+
+
+def rule_name(outcome: Outcome) -> str:
+    """Names the rule with its mode; baselines in brackets."""
+    if outcome.kind == "baseline":
+        return f"[{outcome.trigger}]"
+    return f"{outcome.trigger}, rewind" if outcome.mode == "rewind" else outcome.trigger
+
+
+def remarks(outcome: Outcome) -> str:
+    """Says what the mean does not: that there are seeds without a choice, without a value, or with
+    an interpolated one."""
+    return ", ".join(words for status, words in STATUSES.items() if outcome.count(status))
+
+
+def regret(outcome: Outcome, *, unit: bool = True) -> str:
+    """Writes the mean regret. A mean of 0 without spread is exact, not noise."""
+    mean = outcome.over_seeds("regret")
+    return difference(mean, outcome.curve.metric, decimals=1, sign=False, unit=unit)
 
 
 def _unit_suffix(name: str) -> str:

@@ -3,7 +3,7 @@ import math
 import pytest
 import workdirs
 
-from earlyprune_jax.analysis import regret, results
+from earlyprune_jax.analysis import curves, replay, results
 from earlyprune_jax.triggers import AtEpoch, First, Peak, Threshold
 
 T = 10
@@ -28,13 +28,12 @@ def workdir(tmp_path):
 
 
 def grid(workdir):
-    return regret.grid(results.read_runs(workdir))
+    return curves.Setting(results.read_runs(workdir))
 
 
 def outcomes(workdir, *rules):
-    data = grid(workdir)
-    (curve,) = data.curves
-    return {(one.trigger, one.mode): one for one in regret.outcomes(data, curve, rules)}
+    (curve,) = grid(workdir).curves
+    return {(one.trigger, one.mode): one for one in replay.outcomes(curve, rules)}
 
 
 def chosen(outcome, name):
@@ -42,17 +41,17 @@ def chosen(outcome, name):
 
 
 def test_accuracy_is_measured_interpolated_between_forks_and_absent_outside():
-    truth = regret.Truth(0, {2: 0.84, 4: 0.90, 8: 0.70})
-    assert truth.at(4) == 0.90
-    assert truth.at(3) == pytest.approx(0.87)
-    assert truth.at(7) == pytest.approx(0.75)
-    assert (truth.at(1), truth.at(9)) == (None, None)
-    assert regret.Truth(0, {4: 0.5}).at(4) == 0.5
-    assert regret.Truth(0, {4: 0.5}).at(5) is None
+    truth = replay.Truth(0, {2: 0.84, 4: 0.90, 8: 0.70})
+    assert truth.choose(4).test == 0.90
+    assert truth.choose(3).test == pytest.approx(0.87)
+    assert truth.choose(7).test == pytest.approx(0.75)
+    assert (truth.choose(1).test, truth.choose(9).test) == (None, None)
+    assert replay.Truth(0, {4: 0.5}).choose(4).test == 0.5
+    assert replay.Truth(0, {4: 0.5}).choose(5).test is None
 
 
 def test_the_best_fork_is_the_earliest_of_equals():
-    assert regret.Truth(0, {8: 0.9, 4: 0.9, 2: 0.8}).best_epoch == 4
+    assert replay.Truth(0, {8: 0.9, 4: 0.9, 2: 0.8}).best_epoch == 4
 
 
 def test_a_rule_is_pruned_when_it_fires_or_rewound_to_its_mark(workdir):
@@ -190,12 +189,10 @@ def test_forks_missing_in_a_seed_are_interpolated_there_or_outside(workdir):
 
 
 def test_rules_come_by_regret_and_after_those_that_have_every_seed(workdir):
-    data = grid(workdir)
-    (curve,) = data.curves
+    (curve,) = grid(workdir).curves
     rules = [AtEpoch(9), Peak("x"), AtEpoch(4), AtEpoch(4)]
     names = [
-        f"{one.trigger} {one.mode}".removesuffix(" now")
-        for one in regret.outcomes(data, curve, rules)
+        f"{one.trigger} {one.mode}".removesuffix(" now") for one in replay.outcomes(curve, rules)
     ]
     # Mean regrets 0; .1 four times, the earlier epoch first; .117; .14. Then with one seed lacking;
     # both.
@@ -241,11 +238,11 @@ def test_an_unmeasured_signal_is_skipped_not_taken_for_a_fall(tmp_path):
 
 
 def test_no_accuracy_is_made_up_at_or_beside_a_fork_that_diverged():
-    truth = regret.Truth(0, {1: 0.5, 3: 0.7, 7: 0.9, 9: 0.8}, diverged=frozenset({5}))
-    assert [truth.at(epoch) for epoch in (4, 5, 6)] == [None, None, None]
-    assert truth.at(2) == pytest.approx(0.6)
-    assert truth.at(8) == pytest.approx(0.85)
-    assert truth.at(7) == 0.9
+    truth = replay.Truth(0, {1: 0.5, 3: 0.7, 7: 0.9, 9: 0.8}, lost=frozenset({5}))
+    assert [truth.choose(epoch).test for epoch in (4, 5, 6)] == [None, None, None]
+    assert truth.choose(2).test == pytest.approx(0.6)
+    assert truth.choose(8).test == pytest.approx(0.85)
+    assert truth.choose(7).test == 0.9
 
 
 def test_a_rule_that_chose_a_diverging_fork_is_counted_and_never_called_the_best(workdir):
