@@ -300,7 +300,7 @@ def own_rule(tmp_path):
     write_grid(workdir)
     user_code.use_folder(tmp_path)
     study = json.loads((workdir / "study.json").read_text()) | {"folder": str(tmp_path)}
-    study["code"] = {"changing_rule:Rule": references.digest("changing_rule:Rule")}
+    study["code"] = {"changing_rule:Rule": user_code.digest("changing_rule:Rule")}
     (workdir / "study.json").write_text(json.dumps(study))
     yield workdir, file
     user_code.use_folder(None)
