@@ -98,7 +98,7 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         >>> exclusions(params, "conv_kernels")
         {'conv/bias': 'is not named kernel or weight'}
     """
-    if isinstance(layers, str):
+    if not callable(layers):
         refuse(check_layers(layers))
     refuse(repeated_paths(params))
     reasons = {}
