@@ -15,6 +15,7 @@ from earlyprune_jax.data import loading
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Fork, Trunk
 from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.spec import Setting
 
 pytestmark = pytest.mark.usefixtures("empty_figures")
@@ -116,5 +117,8 @@ def test_settings_that_differ_in_fractions_share_one_reading_of_the_data(
 ):
     read, times = loading.read, []
     monkeypatch.setattr(loading, "read", lambda spec: times.append(spec.name) or read(spec))
-    run(resolve(tiny_npz, ("sweep.data.train_fraction", "0.5,1")), tmp_path / "run")
-    assert times == [f"npz:{tiny_npz}"]
+    spec = resolve(tiny_npz, ("sweep.data.train_fraction", "0.5,1"))
+    trainer = Trainer(Study(spec, tmp_path / "run"), SILENT)
+    trainer.read_data()
+    lengths = [trainer.engine(setting).steps_per_epoch for setting in spec.settings()]
+    assert times == [f"npz:{tiny_npz}"] and lengths == [2, 5]
