@@ -22,11 +22,11 @@ from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import plan, scheduler
 from earlyprune_jax.grid.members import Comparison
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.pool import Pool
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks, Trainer
+from earlyprune_jax.grid.workers import Pool
 from earlyprune_jax.spec import RunSpec, content_hash
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost
@@ -218,14 +218,14 @@ class _Reporter:
         """Shows progress through the epochs of the members that are left."""
         study = self._study
         num_epochs = sum(
-            member.num_epochs(study.at(member.setting))
+            member.num_epochs(study.at(member.setting)) - len(study.records(member).epochs())
             for member in study.unended(wanted_members(study))
             if not isinstance(member, Comparison)
         )
         with progress.shown(num_epochs, self._console, study.primary()) as self._advance:
             yield
 
-    def _report(self, name: str, entry: dict | None) -> None:
+    def _report(self, name: str, entry: dict) -> None:
         self._advance(name, entry)
         started = time.monotonic()
         # Processes that follow process 0 write nothing.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from earlyprune_jax import memory
+from earlyprune_jax.grid.options import leave_on
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def _program() -> NoReturn:
     """Runs `main` on the process's arguments, and ends the process."""
     memory.keep_freed()
     # A batch system's SIGTERM stops a run like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    leave_on(signal.SIGINT, signal.SIGTERM)
     has_crashed = False
     try:
         code = main(sys.argv[1:])

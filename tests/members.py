@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from earlyprune_jax import data, tasks
-from earlyprune_jax.grid import identity
+from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.grid.members import Fork, Member, SelfPruningRun, Trunk
 from earlyprune_jax.spec import RunSpec, Setting, from_dict
 from earlyprune_jax.training import engine as engines
@@ -48,7 +48,7 @@ def engine_of(spec: RunSpec, **options: Any) -> Engine:
 def locate(workdir: Path, member: Member) -> Path:
     """The member's directory, by its axes; there must be exactly one."""
     spec = from_dict(json.loads((workdir / "config.json").read_text()))
-    (found,) = workdir.glob(f"{identity.directory(spec, member).rpartition('-')[0]}-????????")
+    (found,) = workdir.glob(f"{grid_members.directory(spec, member).rpartition('-')[0]}-????????")
     return found
 
 

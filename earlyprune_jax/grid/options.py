@@ -4,12 +4,15 @@ called."""
 import dataclasses
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
-
-import jax
+from types import FrameType
 
 from earlyprune_jax.validate import expected
+
+_told_to_leave = threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +45,12 @@ class Options:
             problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
         return problems
 
-    def check_backend(self, backend: Callable[[], str] = jax.default_backend) -> list[str]:
+    def check_backend(self, backend: Callable[[], str] | None = None) -> list[str]:
         """Refuses several workers on an accelerator, which one process drives."""
-        if self.num_workers == 1 or backend() == "cpu":
+        if self.num_workers == 1 or (name := (backend or _backend)()) == "cpu":
             return []
         remedy = "One process uses all accelerators: leave it out, or run with JAX_PLATFORMS=cpu."
-        return [expected("--workers", self.num_workers, f"to be 1 on {backend()}", remedy)]
+        return [expected("--workers", self.num_workers, f"to be 1 on {name}", remedy)]
 
     def check_multihost(self) -> list[str]:
         """Lists what several processes that train as one (`--coordinator`) cannot have."""
@@ -59,6 +62,12 @@ class Options:
         ]
 
 
+def _backend() -> str:
+    import jax  # Late: the program wants its signal handlers before it waits for JAX.
+
+    return jax.default_backend()
+
+
 def usable_cores() -> list[int]:
     """Lists the cores this process may run on, ascending."""
     if hasattr(os, "sched_getaffinity"):
@@ -66,9 +75,9 @@ def usable_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def num_useful_workers(backend: Callable[[], str] = jax.default_backend) -> int:
+def num_useful_workers() -> int:
     """Counts the workers that make sense here: one per core, or this process on an accelerator."""
-    return len(usable_cores()) if backend() == "cpu" else 1
+    return len(usable_cores()) if _backend() == "cpu" else 1
 
 
 def shares(cores: list[int], num_workers: int) -> list[list[int]]:
@@ -89,5 +98,30 @@ def deadline(max_minutes: float) -> float:
 
 
 def stop_at(moment: float) -> Callable[[], bool]:
-    """Returns a function that says yes from that wall-clock time on."""
-    return lambda: time.time() >= moment
+    """Returns a function that says yes from that wall-clock time on.
+
+    It raises KeyboardInterrupt where a signal of `leave_on` has come and was not heeded.
+    """
+
+    def is_time() -> bool:
+        if _told_to_leave.is_set():
+            raise KeyboardInterrupt
+        return time.time() >= moment
+
+    return is_time
+
+
+def leave_on(*numbers: signal.Signals) -> None:
+    """Has signals end this process's work: they raise KeyboardInterrupt, now or at the next epoch.
+
+    At the next epoch where Python drops the exception, as it does in the callback of a weak
+    reference: a handler may run in any of these.
+    """
+    for number in numbers:
+        signal.signal(number, interrupt)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Is the handler of these signals."""
+    _told_to_leave.set()
+    raise KeyboardInterrupt

@@ -8,6 +8,7 @@ looks at the same results asks for the same cells.
 """
 
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -29,21 +30,8 @@ def wanted_members(study: Study) -> list[Member]:
     spec = study.spec
     if spec.fork.search == "all":
         return plan.members(spec)
-    cells = {
-        (setting, curve): _searched_cells(study, setting, curve)
-        for setting, curve in itertools.product(spec.settings(), plan.curves(spec))
-    }
-
-    def starting(setting: Setting, seed: int) -> list[Member]:
-        runs = [
-            run
-            for curve in plan.curves(spec)
-            for cell in cells[setting, curve]
-            for run in plan.replicates(spec, setting, seed, cell, curve)
-        ]
-        return runs + plan.baselines(spec, setting, seed)
-
-    return plan.from_trunks(spec, starting)
+    curves = itertools.product(spec.settings(), plan.curves(spec))
+    return plan.members(spec, {curve: _searched_cells(study, *curve) for curve in curves})
 
 
 def _searched_cells(study: Study, setting: Setting, curve: Curve) -> list[Cell]:
@@ -150,13 +138,9 @@ def _best_column(
     columns: Sequence[int], sparsity: float, asked: Sequence[Cell], scores: Scores
 ) -> int:
     """Returns the index of a row's best epoch, the earliest of equals."""
-
-    def score(cell: Cell) -> float:
-        known = scores[cell]
-        return float("-inf") if known is None else known
-
-    best = max(sorted(cell for cell in asked if cell[1] == sparsity), key=score)
-    return columns.index(best[0])
+    known = {cell[0]: scores[cell] for cell in sorted(asked) if cell[1] == sparsity}
+    best = max(known, key=lambda epoch: -math.inf if known[epoch] is None else known[epoch])
+    return columns.index(best)
 
 
 def _coarse(count: int) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class CheckpointStore:
     Example:
         >>> import tempfile
         >>> store = CheckpointStore(Path(tempfile.mkdtemp()))
-        >>> store.save(3, {"w": np.arange(2.0)})
+        >>> seconds = store.save(3, {"w": np.arange(2.0)})
         >>> store.epochs(), store.restore(3, {"w": np.zeros(2)})["w"].tolist()
         ([3], [0.0, 1.0])
     """
@@ -67,11 +68,17 @@ class CheckpointStore:
         """Whether there is a whole checkpoint of an epoch, sound or not."""
         return self._path(epoch).is_dir()
 
-    def save(self, epoch: int, state: Any) -> None:
-        """Writes a pytree of arrays as the checkpoint of `epoch`; replaces an older one."""
+    def save(self, epoch: int, state: Any) -> float:
+        """Writes a pytree of arrays as the checkpoint of `epoch`; replaces an older one.
+
+        Returns:
+            The seconds it took.
+        """
+        started = time.monotonic()
         tree = jax.device_get(_as_dict(state))
         self.directory.mkdir(parents=True, exist_ok=True)
         _write(str(self._path(epoch)), tree, {"sha256": digest(tree), "leaves": _leaves(tree)})
+        return time.monotonic() - started
 
     def restore(self, epoch: int, like: Any) -> Any:
         """Reads a checkpoint into the structure of `like`, whose shapes and types it must have.

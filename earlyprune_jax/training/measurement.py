@@ -28,7 +28,6 @@ from earlyprune_jax.tasks.batching import places
 from earlyprune_jax.training import criteria
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.execution import runner
-from earlyprune_jax.training.mesh import data_parallel
 from earlyprune_jax.training.state import Stream, TrainState, signal_step, stream_key
 from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
@@ -239,8 +238,13 @@ def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
     runs = {}
     for kind in engine.task.batching.kinds:
         step = signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind)
-        shared = data_parallel(step, engine.mesh)
-        runs[kind] = runner(shared, form=engine.form, name=f"{name}_step", compiler_options=options)
+        runs[kind] = runner(
+            step,
+            form=engine.form,
+            name=f"{name}_step",
+            mesh=engine.mesh,
+            compiler_options=options,
+        )
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
         key = stream_key(state.key, Stream.SIGNAL, epoch)

@@ -8,8 +8,8 @@ from tiny import tiny_experiment
 
 from earlyprune_jax import config
 from earlyprune_jax.grid import plan
-from earlyprune_jax.grid.fork_points import fork_point, stopping_rule
 from earlyprune_jax.grid.members import Comparison, Run
+from earlyprune_jax.grid.trainer import fork_point, stopping_rule
 
 MEMBER = online()
 # tr(F) is largest at epoch 2; peak(patience=2) knows at 4.
@@ -45,7 +45,7 @@ def test_pruning_now_takes_the_weights_of_the_epoch_at_which_the_rule_fired(spec
     assert start.dense_epochs == 4
     assert start.described["fired_epoch"] == 4
     assert start.described["marked_epoch"] == 2
-    assert "Pruned after epoch 4, 2 epochs later than the one it marks, 2." in start.sentence
+    assert "It marks epoch 2. Pruned: the weights of epoch 4, after 4 dense" in start.sentence
 
 
 def test_rewinding_takes_the_marked_epochs_weights_but_has_spent_the_epochs_up_to_the_firing(spec):
@@ -53,7 +53,7 @@ def test_rewinding_takes_the_marked_epochs_weights_but_has_spent_the_epochs_up_t
     assert start.fork is not None
     assert start.fork.fork_epoch == 2
     assert start.dense_epochs == 4
-    assert "weights of epoch 2: 2 epochs of dense training thrown away" in start.sentence
+    assert "Pruned: the weights of epoch 2, after 4 dense epochs." in start.sentence
 
 
 def test_the_fallback_prunes_where_nothing_has_fired_by_then_and_says_so(spec):

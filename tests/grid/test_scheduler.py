@@ -305,7 +305,7 @@ def test_a_failure_that_another_process_is_at_again_is_left_to_it(tiny_npz, tmp_
     records.finish({"status": "failed", "reason": "", "epoch": 3})
     study.forget_failures([fork(2, "constant")])
     assert records.has_ended()
-    other.release()
+    other.close()
     study.forget_failures([fork(2, "constant")])
     assert not records.has_ended()
 

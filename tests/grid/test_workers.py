@@ -70,7 +70,7 @@ def children(pid: int) -> list[int]:
     return [
         child
         for child, line in lines.items()
-        if line.exists() and b"grid.worker" in line.read_bytes()
+        if line.exists() and b"grid.workers" in line.read_bytes()
     ]
 
 
