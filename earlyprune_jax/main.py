@@ -20,7 +20,7 @@ from earlyprune_jax.grid.options import leave_on
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.grid.study import Study
-    from earlyprune_jax.slurm.arrays import SlurmOptions
+    from earlyprune_jax.slurm.submission import SlurmOptions
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -276,14 +276,7 @@ def _submit(study: "Study", how: "Options", cluster: "SlurmOptions") -> int:
     from earlyprune_jax.slurm import submission
 
     print(f"Workdir: {study.workdir}", flush=True)
-    submitted = submission.submit(study, how, cluster)
-    if submitted is None:
-        print(
-            "Every run has ended: nothing was submitted. The same command without --slurm sums it "
-            "up."
-        )
-    else:
-        print(submission.announcement(submitted, study.workdir))
+    print(submission.submit(study, how, cluster))
     return 0
 
 
