@@ -167,7 +167,7 @@ def require_study(study: Study, problems: list[str]) -> None:
         InvalidInput: with every problem.
     """
     problems = problems + workspace.check(study.workdir, study.spec)
-    if problems := problems or study.check():
+    if problems:
         raise InvalidInput(problems)
 
 

@@ -36,48 +36,37 @@ class Trunk:
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """A pruned run that starts from its trunk's weights after `fork_epoch` epochs."""
+    """A pruned run that starts from its trunk's weights.
 
-    kind: ClassVar[str] = "fork"
-    folder: ClassVar[str] = "forks"
-    setting: Setting
-    trunk_seed: int
-    fork_epoch: int
-    criterion: str
-    scope: str
-    sparsity: float
-    retraining: str
-    replicate: int
-
-    def num_epochs(self, spec: RunSpec) -> int:
-        """Returns how long it trains, by the spec of its setting."""
-        return retraining.length(spec, self.retraining, self.fork_epoch)
-
-
-@dataclasses.dataclass(frozen=True)
-class SelfPruningRun:
-    """A run that decides itself when to prune: its trunk stops when the trigger fires.
-
-    All cells of a seed share that dense part. What is left of the trunk's epochs is trained pruned.
+    Attributes:
+        fork_epoch: of these weights; None = a run that prunes itself: its trunk stops when the
+            trigger fires, and what is left of the trunk's epochs is trained pruned. All cells of a
+            seed share that dense part.
     """
 
-    kind: ClassVar[str] = "online"
-    folder: ClassVar[str] = "online"
     setting: Setting
     trunk_seed: int
+    fork_epoch: int | None
     criterion: str
     scope: str
     sparsity: float
     retraining: str
     replicate: int
 
-    def num_epochs(self, spec: RunSpec) -> int:
-        """Returns the most epochs it can have, as long as the trigger has not fired."""
-        return retraining.length(spec, self.retraining, 1)
+    @property
+    def kind(self) -> str:
+        """Its name in run.json, tables and messages."""
+        return "online" if self.fork_epoch is None else "fork"
 
-    def pruned_at(self, epoch: int) -> Fork:
-        """Returns the fork this becomes, once the epoch of its weights is known."""
-        return Fork(fork_epoch=epoch, **vars(self))
+    @property
+    def folder(self) -> str:
+        """Where it lives, relative to the workdir."""
+        return "online" if self.fork_epoch is None else "forks"
+
+    def num_epochs(self, spec: RunSpec) -> int:
+        """Returns how long it trains, by the spec of its setting; at most, if it prunes itself."""
+        fork_epoch = 1 if self.fork_epoch is None else self.fork_epoch
+        return retraining.length(spec, self.retraining, fork_epoch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +90,7 @@ class Comparison:
         return tuple(Fork(**cell, replicate=number) for number in range(self.num_replicates))
 
 
-PrunedRun = Fork | SelfPruningRun
-Run = Trunk | Fork | SelfPruningRun
+Run = Trunk | Fork
 Member = Run | Comparison
 
 
@@ -129,7 +117,7 @@ def label(member: Member) -> str:
     seed = f"{member.kind}{where} seed {member.trunk_seed}"
     if isinstance(member, Trunk):
         return seed
-    at = f" at {member.fork_epoch}" if isinstance(member, Fork | Comparison) else ""
+    at = "" if member.fork_epoch is None else f" at {member.fork_epoch}"
     cell = f"{member.criterion} {member.scope} {member.sparsity!r} {member.retraining}"
     number = getattr(member, "replicate", 0)
     return f"{seed}{at}, {cell}{f' #{number}' if number else ''}"
@@ -148,9 +136,8 @@ def directory(spec: RunSpec, member: Member) -> str:
     own = spec.at(member.setting)
     parts = [slug(own.model.name), f"{own.data.train_fraction:.10g}", slug(own.schedule.name)]
     parts.append(f"seed-{member.trunk_seed}")
-    if isinstance(member, Fork | Comparison):
-        parts.append(f"epoch-{member.fork_epoch}")
     if not isinstance(member, Trunk):
+        parts += [] if member.fork_epoch is None else [f"epoch-{member.fork_epoch}"]
         parts += [slug(member.criterion), slug(member.scope), f"s{member.sparsity!r}"]
         parts.append(slug(member.retraining))
         last = member.num_replicates if isinstance(member, Comparison) else member.replicate
@@ -231,7 +218,8 @@ def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) 
 
 
 def _axes(member: Member) -> dict[str, Any]:
-    return {name: value for name, value in vars(member).items() if name != "setting"}
+    values = vars(member).items()
+    return {name: value for name, value in values if name != "setting" and value is not None}
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, SelfPruningRun, Trunk
+from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk
 from earlyprune_jax.spec import RunSpec, Setting
 
-Cell = tuple[int, float]
-"""Fork epoch and sparsity."""
+Cell = tuple[int | None, float]
+"""Fork epoch and sparsity; the epoch of a run that prunes itself is None."""
 
 Curve = tuple[str, str, str]
 """Criterion, scope and retraining."""
@@ -41,13 +41,11 @@ def members(
     Returns:
         The members.
     """
-    lattice = list(itertools.product(spec.fork.epochs, spec.pruning.sparsities))
+    epochs = spec.fork.epochs if spec.fork.when == "epochs" else (None,)
+    lattice = list(itertools.product(epochs, spec.pruning.sparsities))
     planned: list[Member] = []
     for setting, seed in itertools.product(spec.settings(), spec.train.seeds):
         planned.append(Trunk(setting.trunk, seed))
-        if spec.fork.when == "trigger":
-            planned += _self_pruning_runs(spec, setting, seed)
-            continue
         for cell, curve in itertools.product(lattice, curves(spec)):
             if cells is None or cell in cells[setting, curve]:
                 planned += replicates(spec, setting, seed, cell, curve)
@@ -73,9 +71,11 @@ def replicates(
         curve: criterion, scope and retraining.
     """
     (epoch, sparsity), (criterion, scope, retraining) = cell, curve
-    axes, count = (epoch, criterion, scope, sparsity, retraining), spec.fork.num_replicates
-    runs: list[Member] = [Fork(setting, seed, *axes, number) for number in range(count)]
-    return [*runs, Comparison(setting, seed, *axes, count)] if spec.fork.comparisons else runs
+    axes, count = (criterion, scope, sparsity, retraining), spec.fork.num_replicates
+    runs: list[Member] = [Fork(setting, seed, epoch, *axes, number) for number in range(count)]
+    if spec.fork.comparisons and epoch is not None:
+        runs.append(Comparison(setting, seed, epoch, *axes, count))
+    return runs
 
 
 def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
@@ -94,12 +94,6 @@ def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
             spec, setting, seed, (epoch, sparsity), (criterion, scope, retraining)
         )
     return planned
-
-
-def _self_pruning_runs(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
-    pruning, numbers = spec.pruning, range(spec.fork.num_replicates)
-    axes = (pruning.criteria, pruning.scopes, pruning.sparsities, spec.fork.retraining, numbers)
-    return [SelfPruningRun(setting, seed, *cell) for cell in itertools.product(*axes)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _take(
         What is locked, and what is pending without the members that have ended meanwhile.
     """
     pending, taken = dict(pending), []
-    ready: dict[Member | tuple[Trunk, int], bool] = {}
+    ready: dict[Member | tuple[Trunk, int | None], bool] = {}
     for member, directory in list(pending.items()):
         if _has_ended(directory):
             del pending[member]
@@ -184,7 +184,7 @@ def _take(
 
 def _trains_with(study: Study, first: Member, other: Member) -> bool:
     """Tells whether two forks are of one shape: network, data, and epochs left to train."""
-    if not isinstance(first, Fork) or not isinstance(other, Fork):
+    if not isinstance(first, Fork) or not isinstance(other, Fork) or first.fork_epoch is None:
         return False
     specs = study.at(first.setting), study.at(other.setting)
     if engine_id(specs[0]) != engine_id(specs[1]):
@@ -214,7 +214,8 @@ def _train(trainer: Trainer, batches: ForksPerBatch, taken: Sequence[Member]) ->
                 elif isinstance(group[0], Comparison):
                     trainer.compare(group[0])
                 else:
-                    trainer.prune_and_retrain(group, batches.of(group[0]) if group[1:] else 1)
+                    forks = [member for member in group if isinstance(member, Fork)]
+                    trainer.prune_and_retrain(forks, batches.of(forks[0]) if forks[1:] else 1)
             except Locked:
                 # Where it was a batch, its members ask again.
                 has_trained = has_trained and len(group) > 1

@@ -8,7 +8,6 @@ looks at the same results asks for the same cells.
 """
 
 import itertools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -91,7 +90,7 @@ def wanted_cells(
         return []
     columns, rows = sorted(epochs), sorted(sparsities)
     epoch_stride, row_stride = _coarse(len(columns)), _coarse(len(rows))
-    asked = [
+    asked: list[Cell] = [
         (columns[column], rows[row])
         for row in _every(row_stride, len(rows))
         for column in _every(epoch_stride, len(columns))
@@ -120,7 +119,7 @@ def _refined(
         for row, sparsity in enumerate(rows)
         if any(cell[1] == sparsity for cell in asked)
     }
-    refined = [
+    refined: list[Cell] = [
         (columns[column], rows[row])
         for row in best
         for column in (best[row] - stride, best[row] + stride)
@@ -138,8 +137,8 @@ def _best_column(
     columns: Sequence[int], sparsity: float, asked: Sequence[Cell], scores: Scores
 ) -> int:
     """Returns the index of a row's best epoch, the earliest of equals."""
-    known = {cell[0]: scores[cell] for cell in sorted(asked) if cell[1] == sparsity}
-    best = max(known, key=lambda epoch: -math.inf if known[epoch] is None else known[epoch])
+    row = {epoch: scores[epoch, sparsity] for epoch in columns if (epoch, sparsity) in asked}
+    best = max(row, key=lambda epoch: (row[epoch] is not None, row[epoch] or 0.0))
     return columns.index(best)
 
 

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from earlyprune_jax.grid import members, plan
+from earlyprune_jax.grid import members
 from earlyprune_jax.grid.locks import RunLocks
-from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
+from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk, trunk_of
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.records import RunRecords, read_json
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.multihost import primary_only
-from earlyprune_jax.validate import expected, shortened
 
 AnyMember = TypeVar("AnyMember", bound=Member)
 
@@ -79,7 +78,7 @@ class Study:
         if self.records(trunk).has_ended():
             return True
         # A fork need not wait for the end of its trunk, only for its checkpoint.
-        return isinstance(member, Fork) and self.store(trunk).has(member.fork_epoch)
+        return member.fork_epoch is not None and self.store(trunk).has(member.fork_epoch)
 
     def forget_failures(self, planned: Iterable[Member]) -> None:
         """Lets members run again that failed, or were skipped for want of one that failed.
@@ -93,35 +92,6 @@ class Study:
                     # Looked at again: another process may have finished it since.
                     if locks.take(records.directory) and self._is_left(member):
                         records.forget_result()
-
-    def check(self) -> list[str]:
-        """Lists fork epochs that a finished trunk of an earlier, smaller grid did not keep."""
-        forks: dict[Trunk, list[Fork]] = {}
-        for member in plan.members(self.spec):
-            if isinstance(member, Fork):
-                forks.setdefault(trunk_of(member), []).append(member)
-        problems = []
-        for trunk in sorted(forks, key=self.directory):
-            if lost := self._lost_epochs(trunk, forks[trunk]):
-                allowed = f"to be among the checkpoints that {self.directory(trunk)} kept"
-                remedy = (
-                    f"Kept: {self.store(trunk).epochs()}. Fork there, or delete that directory "
-                    "and set train.keep_checkpoints=all: the trunk is then trained again."
-                )
-                problems.append(expected("fork.epochs", tuple(lost), allowed, remedy))
-        return shortened(problems)
-
-    def _lost_epochs(self, trunk: Trunk, forks: Iterable[Fork]) -> list[int]:
-        """Lists epochs without a checkpoint from which forks are still to start."""
-        records = self.records(trunk)
-        kept = (records.description() or {}).get("kept_epochs")
-        if kept is None:
-            return []
-        # The state before training is a function of the seed.
-        sound = {0, *self.store(trunk).epochs(), *kept}
-        lost = set(range(len(records.epochs()))) - sound
-        wanted = [fork for fork in forks if fork.fork_epoch in lost]
-        return sorted({fork.fork_epoch for fork in self.left(wanted)})
 
 
 def free_bytes(workdir: Path) -> int:

@@ -11,7 +11,7 @@ import jax
 from earlyprune_jax import data, records, tasks, triggers
 from earlyprune_jax.grid import locks, members
 from earlyprune_jax.grid.locks import Locked, RunLocks
-from earlyprune_jax.grid.members import Comparison, Fork, PrunedRun, Run, Trunk, label, trunk_of
+from earlyprune_jax.grid.members import Comparison, Fork, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import flat
@@ -54,14 +54,14 @@ class ForkPoint:
     """From which weights a pruned run starts, and how many dense epochs they have cost.
 
     Attributes:
-        fork: the run as a fork of its trunk; None where there is nothing to start from.
+        epoch: of these weights; None where there is nothing to start from.
         dense_epochs: epochs the trunk has trained by then. The retraining schedule and the length
             of what is left follow from these; with a rewind they are more than the weights' epoch.
         described: what run.json says of the decision.
         sentence: the decision in words, or why there is no run.
     """
 
-    fork: Fork | None
+    epoch: int | None
     dense_epochs: int
     described: dict[str, Any]
     sentence: str
@@ -78,7 +78,7 @@ def stopping_rule(spec: RunSpec) -> Trigger | None:
 
 def fork_point(
     spec: RunSpec,
-    run: PrunedRun,
+    run: Fork,
     trunk_result: Mapping[str, Any] | None,
     history: Sequence[Mapping[str, Any]],
 ) -> ForkPoint:
@@ -86,22 +86,23 @@ def fork_point(
 
     Args:
         spec: of the run's setting.
-        run: a fork of the grid, or a run that prunes itself.
+        run: a fork of the grid, or one that prunes itself.
         trunk_result: the trunk's result.json; None while it is unfinished.
         history: the trunk's epochs, flat.
 
     Returns:
-        The fork point; without a fork where the trunk never got there.
+        The fork point; without an epoch where the trunk never got there.
     """
     result, loss = trunk_result or {}, ""
     if result.get("status") == "diverged":
         loss = f"{label(trunk_of(run))} diverged in epoch {result['epoch']}"
     elif result.get("status") == "failed":
         loss = f"{label(trunk_of(run))} failed: {result['reason']}"
-    if isinstance(run, Fork):
+    if run.fork_epoch is not None:
         # The last epoch of a trunk that diverged or failed left nothing behind.
         is_lost = loss and result["epoch"] <= run.fork_epoch
-        return ForkPoint(None if is_lost else run, run.fork_epoch, {}, loss if is_lost else "")
+        epoch, sentence = (None, loss) if is_lost else (run.fork_epoch, "")
+        return ForkPoint(epoch, run.fork_epoch, {}, sentence)
     rule = triggers.parse(spec.fork.trigger)
     described: dict[str, Any] = {"trigger": str(rule), "mode": spec.fork.prune_at}
     described |= {"fired_epoch": None, "marked_epoch": None}
@@ -117,7 +118,7 @@ def fork_point(
         start = firing.marked_epoch if spec.fork.prune_at == "rewind" else dense_epochs
     sentence = f"{reason}. Pruned: the weights of epoch {start}, after {dense_epochs} dense epochs."
     described["reason"] = sentence
-    return ForkPoint(run.pruned_at(start), dense_epochs, described, sentence)
+    return ForkPoint(start, dense_epochs, described, sentence)
 
 
 class Trainer:
@@ -166,7 +167,7 @@ class Trainer:
         run = self._dense_run(trunk)
         loop.train(self.engine(trunk.setting), [run], self.callbacks.stop)
 
-    def prune_and_retrain(self, forks: Sequence[PrunedRun], width: int = 1) -> None:
+    def prune_and_retrain(self, forks: Sequence[Fork], width: int = 1) -> None:
         """Prunes the weights of trunks, and trains what is left; all runs end, or are saved.
 
         Args:
@@ -239,7 +240,7 @@ class Trainer:
     def _dense_run(self, trunk: Trunk) -> loop.Run:
         """Returns a dense run, ready to train, and says in run.json what it is."""
         study, spec, engine = self.study, self.study.at(trunk.setting), self.engine(trunk.setting)
-        training, kept = retraining.trunk(spec, engine.steps_per_epoch), kept_epochs(spec)
+        training = retraining.trunk(spec, engine.steps_per_epoch)
         run = self._run(
             trunk,
             training,
@@ -247,14 +248,13 @@ class Trainer:
             initial=functools.partial(engine.new_state, trunk.trunk_seed),
             instruments=self._instruments_of(engines.engine_id(spec)),
             trigger=stopping_rule(spec),
-            kept=kept,
+            kept=kept_epochs(spec),
         )
         source = self._reader(spec.data)
         mean, std = data.normalisation(source, spec.data)
         run.records.start(
             {
                 **members.described(study.spec, trunk, 0, training.num_epochs),
-                "kept_epochs": None if kept is None else sorted(kept),
                 "data_sha256": source.digest(),
                 "mean": list(mean),
                 "std": list(std),
@@ -263,7 +263,7 @@ class Trainer:
         )
         return run
 
-    def _pruned_run(self, run: PrunedRun) -> loop.Run | None:
+    def _pruned_run(self, run: Fork) -> loop.Run | None:
         """Returns a pruned run, ready to train; None, and says why, where it has nothing to start
         from."""
         study, spec, trunk = self.study, self.study.at(run.setting), trunk_of(run)
@@ -272,72 +272,69 @@ class Trainer:
         start = fork_point(spec, run, result, list(history))
         if start.sentence:
             self.callbacks.say(f"{label(run)}: {start.sentence}")
-        if start.fork is None:
+        if start.epoch is None:
             described = members.described(study.spec, run, start.dense_epochs, 0)
             own_records.start(described | start.described)
             for_now = bool(result and result["status"] == "failed")
             skipped = {"status": "skipped", "reason": start.sentence, "for_now": for_now}
             own_records.finish(skipped)
             return None
-        engine, epoch = self.engine(run.setting), start.fork.fork_epoch
+        engine = self.engine(run.setting)
         training = retraining.training(
-            spec, start.fork.retraining, start.dense_epochs, engine.steps_per_epoch
+            spec, run.retraining, start.dense_epochs, engine.steps_per_epoch
         )
         own_records.start(
             {
-                **members.described(study.spec, run, epoch, training.num_epochs),
-                "fork_epoch": epoch,
+                **members.described(study.spec, run, start.epoch, training.num_epochs),
+                "fork_epoch": start.epoch,
                 **start.described,
                 "parent": members.directory(study.spec, trunk),
                 # None if the trunk's checkpoint has to be made again.
-                "parent_sha256": study.store(trunk).sha256(epoch),
+                "parent_sha256": study.store(trunk).sha256(start.epoch),
             }
         )
+        reset = training.reset_momentum
         return self._run(
             run,
             training,
-            epoch,
-            initial=functools.partial(self._prune, engine, spec, start.fork, training),
+            start.epoch,
+            initial=functools.partial(self._prune, run, start.epoch, reset_momentum=reset),
             save_share=FORK_SAVE_SHARE,
             kept=frozenset(),
         )
 
-    def _prune(self, engine: Engine, spec: RunSpec, member: Fork, training: Training) -> TrainState:
-        """Returns the trunk's state at the fork epoch, less the weights with the lowest scores."""
-        dense = self._dense_state(engine, member)
+    def _prune(self, run: Fork, epoch: int, *, reset_momentum: bool) -> TrainState:
+        """Returns the trunk's state after an epoch, less the weights with the lowest scores."""
+        engine, spec = self.engine(run.setting), self.study.at(run.setting)
+        dense, pruning = self._dense_state(engine, trunk_of(run), epoch), spec.pruning
         numbers = engines.probe_indices(
-            engine.num_train, spec.pruning.num_examples, spec.data.split_seed
+            engine.num_train, pruning.num_examples, spec.data.split_seed
         )
         mask = criteria.make_mask(
             engine,
             dense,
-            criterion=member.criterion,
-            scope=member.scope,
-            sparsity=member.sparsity,
-            prunable=engine.prunable(spec.pruning.layers),
-            examples=criteria.Examples(engine, numbers, spec.pruning.batch_size),
+            criterion=run.criterion,
+            scope=run.scope,
+            sparsity=run.sparsity,
+            prunable=engine.prunable(pruning.layers),
+            examples=criteria.Examples(engine, numbers, pruning.batch_size),
         )
-        pruned = fork(
-            dense,
-            mask,
-            engine.optimizer,
-            replicate=member.replicate,
-            reset_momentum=training.reset_momentum,
+        replicate, optimizer = run.replicate, engine.optimizer
+        return engine.place(
+            fork(dense, mask, optimizer, replicate=replicate, reset_momentum=reset_momentum)
         )
-        return engine.place(pruned)
 
-    def _dense_state(self, engine: Engine, member: Fork) -> TrainState:
-        """Returns the trunk's state at the fork epoch; a lost checkpoint is made again."""
-        trunk = trunk_of(member)
+    def _dense_state(self, engine: Engine, trunk: Trunk, epoch: int) -> TrainState:
+        """Returns a trunk's state after an epoch; one that was not kept, or lost, is made again."""
         try:
-            stored = self.study.store(trunk).restore(member.fork_epoch, engine.state_shapes())
+            stored = self.study.store(trunk).restore(epoch, engine.state_shapes())
             return engine.place(stored)
         except CheckpointError:
             directory = self.study.directory(trunk)
             with RunLocks() as run_locks:
                 if not on_primary(lambda: run_locks.take(directory)):
                     raise Locked(str(directory)) from None
-                return loop.state_after(engine, self._dense_run(trunk), member.fork_epoch)
+                return loop.state_after(engine, self._dense_run(trunk), epoch)
 
     def _final_state(self, engine: Engine, member: Fork) -> TrainState:
         """Returns a finished fork's last state, from its checkpoint."""

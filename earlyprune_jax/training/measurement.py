@@ -225,8 +225,10 @@ def epochs_needed_after(epoch: int, tools: tuple[Instrument, ...]) -> frozenset[
 
 def _instrument(engine: Engine, signal: ProbeSignal | WeightSignal) -> Instrument:
     """Binds a signal of one state to the engine's data."""
-    runs, of_examples = {}, isinstance(signal, ProbeSignal)
-    for kind in engine.task.batching.kinds if of_examples else ():
+    runs = {}
+    for kind in engine.task.batching.kinds:
+        if isinstance(signal, WeightSignal):
+            break
         runs[kind] = runner(
             signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind),
             form=engine.form,
@@ -252,7 +254,7 @@ def _instrument(engine: Engine, signal: ProbeSignal | WeightSignal) -> Instrumen
             raise unexpected(f"numbers of {signal.name}", sorted(single), allowed)
         return numbers
 
-    probe = engine.probe if of_examples else None
+    probe = engine.probe if runs else None
     return Instrument(signal.name, signal.columns, observe, probe=probe)
 
 

@@ -114,16 +114,20 @@ def test_every_cell_of_replicates_has_a_comparison(grown):
     assert found == ["finished"] * 8
 
 
-def test_a_fork_epoch_that_a_finished_trunk_did_not_keep_is_refused(tiny_npz, tmp_path):
+def test_a_fork_epoch_that_a_finished_trunk_did_not_keep_is_trained_again_to_the_same_state(
+    grown, tiny_npz, tmp_path
+):
     kept = ("train.keep_checkpoints", "fork_epochs")
     run(resolve(tiny_npz, kept), tmp_path / "run")
-    larger = resolve(tiny_npz, kept, ("fork.epochs", "1,2,4"))
+    assert store(tmp_path / "run", trunk()).epochs() == [2, 4]
     before = modified(tmp_path / "run")
-    with pytest.raises(
-        InvalidInput, match=r"fork.epochs=\(1,\) to be among the checkpoints.*Kept: \[2, 4\]"
-    ):
-        run(larger, tmp_path / "run")
-    assert modified(tmp_path / "run") == before
+    run(resolve(tiny_npz, kept, ("fork.epochs", "2,3")), tmp_path / "run")
+    after = modified(tmp_path / "run")
+    assert {path: after[path] for path in before} == before
+    assert store(tmp_path / "run", trunk()).epochs() == [2, 3, 4]
+    for member, epoch in ((trunk(), 3), (fork(3, "constant"), 4)):
+        made, wanted = (store(workdir, member) for workdir in (tmp_path / "run", grown[1]))
+        assert made.sha256(epoch) == wanted.sha256(epoch) is not None
 
 
 def poison(monkeypatch, is_bad):
@@ -308,21 +312,6 @@ def test_a_failure_that_another_process_is_at_again_is_left_to_it(tiny_npz, tmp_
     other.close()
     study.forget_failures([fork(2, "constant")])
     assert not records.has_ended()
-
-
-def test_a_checkpoint_that_no_fork_needs_any_more_may_be_gone(tiny_npz, tmp_path):
-    kept = ("train.keep_checkpoints", "fork_epochs")
-    changes = (kept, ("fork.epochs", "1,3"))
-    run(resolve(tiny_npz, *changes), tmp_path / "run")
-    description = locate(tmp_path / "run", trunk()) / "run.json"
-    description.write_text(
-        json.dumps(json.loads(description.read_text()) | {"kept_epochs": [3, 4]})
-    )
-    store(tmp_path / "run", trunk()).keep_only({3, 4})
-    text, _ = run(resolve(tiny_npz, *changes), tmp_path / "run")
-    assert "3 finished" in text
-    with pytest.raises(InvalidInput, match=r"fork.epochs=\(1,\) to be among the checkpoints"):
-        run(resolve(tiny_npz, *changes, ("fork.num_replicates", "2")), tmp_path / "run")
 
 
 def test_what_is_left_to_do_counts_members_that_failed(tiny_npz, tmp_path, monkeypatch):
