@@ -13,8 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from earlyprune_jax import memory
-from earlyprune_jax.grid.options import leave_on
+from earlyprune_jax.grid.options import keep_freed_memory, leave_on
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
@@ -282,7 +281,7 @@ def _submit(study: "Study", how: "Options", cluster: "SlurmOptions") -> int:
 
 def _program() -> NoReturn:
     """Runs `main` on the process's arguments, and ends the process."""
-    memory.keep_freed()
+    keep_freed_memory()
     # A batch system's SIGTERM stops a run like Ctrl-C.
     leave_on(signal.SIGINT, signal.SIGTERM)
     has_crashed = False

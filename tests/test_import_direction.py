@@ -8,7 +8,6 @@ LAYERS = [
     {
         "validate",
         "array_types",
-        "memory",
         "metrics",
         "references",
         "user_code",
@@ -32,7 +31,7 @@ LAYERS = [
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BASE = LAYERS[0] - {"memory", "analysis"}
+BASE = LAYERS[0] - {"analysis"}
 
 
 def imported(path: Path) -> set[str]:

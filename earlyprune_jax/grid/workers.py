@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from earlyprune_jax import data, memory, tasks
+from earlyprune_jax import data, tasks
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import scheduler
 from earlyprune_jax.grid.options import Options
@@ -210,7 +210,7 @@ def _bound(cores: list[int]) -> Iterator[None]:
 
 def main() -> int:
     """Does one worker's work. Returns 0, 2 for bad input, 130 if interrupted."""
-    memory.keep_freed()
+    running.keep_freed_memory()
     # Slurm announces a job's limit with SIGUSR2 to every process of it.
     running.leave_on(signal.SIGTERM, signal.SIGUSR2)
     try:

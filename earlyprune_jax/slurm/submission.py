@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import config, experiment, memory
+from earlyprune_jax import config, experiment
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
-from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.options import Options, keep_freed_memory
 from earlyprune_jax.grid.scheduler import Scope
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
@@ -377,7 +377,7 @@ def work(study: Study, options: Options, minutes: int, stage: str) -> None:
         minutes: the job's limit.
         stage: a key of `STAGES`.
     """
-    memory.keep_freed()
+    keep_freed_memory()
     use_code(study.spec)
     scope, is_closing = STAGES[stage][0], stage == CLOSING
 
