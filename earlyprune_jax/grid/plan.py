@@ -69,6 +69,9 @@ def replicates(
         seed: of the trunk.
         cell: fork epoch and sparsity.
         curve: criterion, scope and retraining.
+
+    Returns:
+        The forks, by number, and the comparison.
     """
     (epoch, sparsity), (criterion, scope, retraining) = cell, curve
     axes, count = (criterion, scope, sparsity, retraining), spec.fork.num_replicates
@@ -85,6 +88,9 @@ def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
         spec: of the study.
         setting: of the forks.
         seed: of the trunk.
+
+    Returns:
+        The forks, some of which may be cells of the grid too.
     """
     axes = itertools.product(spec.fork.baselines, spec.pruning.scopes, spec.pruning.sparsities)
     planned: list[Member] = []
@@ -121,6 +127,9 @@ def cost(spec: RunSpec, planned: Iterable[Run], *, steps_per_epoch: int, state_b
         planned: its runs.
         steps_per_epoch: of its data.
         state_bytes: of its network.
+
+    Returns:
+        Totals over the runs.
     """
     planned = list(planned)
     num_epochs = sum(run.num_epochs(spec) for run in planned)

@@ -29,7 +29,7 @@ class CheckpointError(RuntimeError):
 
 
 def digest(tree: Any) -> str:
-    """SHA-256 over every leaf's path, type, shape and bytes, hexadecimal.
+    """Computes the SHA-256 over every leaf's path, type, shape and bytes, hexadecimal.
 
     Example:
         >>> digest({"a": np.zeros(2)}) == digest({"a": np.zeros(2)}) != digest({"b": np.zeros(2)})
@@ -59,13 +59,13 @@ class CheckpointStore:
         self.directory = directory.absolute()
 
     def epochs(self) -> list[int]:
-        """The epochs saved, ascending; interrupted saves are not among them."""
+        """Lists the epochs saved, ascending; interrupted saves are not among them."""
         if not self.directory.is_dir():
             return []
         return sorted(int(entry.name) for entry in self.directory.iterdir() if entry.name.isdigit())
 
     def has(self, epoch: int) -> bool:
-        """Whether there is a whole checkpoint of an epoch, sound or not."""
+        """Tells whether there is a whole checkpoint of an epoch, sound or not."""
         return self._path(epoch).is_dir()
 
     def save(self, epoch: int, state: Any) -> float:
@@ -95,7 +95,7 @@ class CheckpointStore:
         return jax.tree.unflatten(jax.tree.structure(like), [tree[name] for name in template])
 
     def sha256(self, epoch: int) -> str | None:
-        """The digest stored with a checkpoint, or None if there is none to be read."""
+        """Reads the digest stored with a checkpoint; None if there is none to be read."""
         try:
             return _stored(self._path(epoch))["sha256"]
         except (OSError, ValueError, LookupError, TypeError):

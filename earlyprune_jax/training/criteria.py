@@ -103,6 +103,9 @@ def scores(engine: Engine, state: TrainState, criterion: str, examples: Examples
         criterion: as of `make_mask`.
         examples: likewise.
 
+    Returns:
+        The structure of the params, each leaf of its shape.
+
     Raises:
         InvalidInput: the user's criterion gives something else than scores.
     """
@@ -182,6 +185,9 @@ def log_probs_problems(task: Task, key: str, names: Sequence[str]) -> list[str]:
         task: of `tasks.abstract`.
         key: the config key that names the criteria, for messages.
         names: of the criteria.
+
+    Returns:
+        One message per criterion.
     """
     remedy = "Its task has none: take another, such as magnitude, or give Task(network=...)."
     return [

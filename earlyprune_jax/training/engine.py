@@ -192,6 +192,9 @@ class Engine:
             key: of the run.
             step: at which the epoch begins, a multiple of `steps_per_epoch`.
             num_steps: how many batches.
+
+        Returns:
+            Batches of one kind after another, as many in all.
         """
         epoch = step // self.steps_per_epoch
         for batches in self.task.batching.epoch(stream_key(key, Stream.ORDER), epoch):
@@ -264,6 +267,9 @@ class Engine:
             split: its name.
             batch_size: of the batches; raised to a multiple of the devices.
             examples: their numbers, ascending; None = all.
+
+        Returns:
+            The batches, in ascending order within a kind.
         """
         batching, multiple = self.task.batching, self.mesh.size if self.mesh else 1
         chosen = np.arange(batching.num_examples[split]) if examples is None else examples
@@ -345,6 +351,9 @@ def build(
         form: `loop` or `scan`; None = what the backend wants.
         mesh: devices, of one process or many, that share every batch; None = the first device.
         fork_mesh: devices for runs that train as one batch; None = all of this process.
+
+    Returns:
+        The engine; its steps compile at first use.
 
     Raises:
         InvalidInput: the mesh cannot share the batches equally.

@@ -143,6 +143,9 @@ def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
         spec: of one setting.
         task: of `tasks.abstract`.
         names: of signals, built-in or own; those that `check` refuses have none.
+
+    Returns:
+        Names of columns, in the order of the signals.
     """
     declared: list[str] = []
     for name in names:

@@ -60,6 +60,9 @@ def max_learning_rate(base: float, fork_epoch: int, num_epochs: int) -> float:
         fork_epoch: t.
         num_epochs: T.
 
+    Returns:
+        The fork's maximum.
+
     Example:
         >>> round(max_learning_rate(0.1, 60, 200), 6)
         0.073
@@ -147,6 +150,9 @@ def length(spec: RunSpec, retraining: str, fork_epoch: int) -> int:
         retraining: one of `RETRAININGS`, or module:function.
         fork_epoch: t, as of `training`.
 
+    Returns:
+        Epochs.
+
     Raises:
         InvalidInput: as `training`, of a user's function.
     """
@@ -163,6 +169,9 @@ def training(spec: RunSpec, retraining: str, fork_epoch: int, steps_per_epoch: i
         retraining: one of `RETRAININGS`, or module:function.
         fork_epoch: t; with a rewind the epochs that have been trained dense, which may be more.
         steps_per_epoch: of the data.
+
+    Returns:
+        Length, schedule, and whether the momentum is reset.
 
     Raises:
         InvalidInput: the user's function cannot be loaded, or does not give a Training.
