@@ -147,20 +147,22 @@ def sentences(engine: Engine, tools: tuple[Instrument, ...]) -> list[str]:
     Returns:
         A sentence or two for each such signal.
     """
-    said = []
+    said, fraction = [], engine.spec.signals.max_overhead_fraction
     for tool in tools:
-        every, examples, remark = tool.every_epochs, "", ""
+        every, remark, is_whole = tool.every_epochs, "", tool.every_epochs == 1
+        measured = f"{tool.name} is measured"
         if tool.probe is not None:
-            examples = f" on {len(tool.probe)} of {len(engine.probe)} examples"
+            measured += f" on {len(tool.probe)} of {len(engine.probe)} examples"
+            is_whole = is_whole and len(tool.probe) == len(engine.probe)
         if every > 1:
             shortest = 1 + every * (FEWEST_MEASUREMENTS - 1)
             remark = (
                 f" In runs of fewer than {shortest} epochs that is too seldom for a peak or a "
                 "trigger: raise the fraction, or measure fewer signals."
             )
-        if every > 1 or (tool.probe is not None and len(tool.probe) < len(engine.probe)):
-            limit = f"signals.max_overhead_fraction={engine.spec.signals.max_overhead_fraction!r}"
-            said.append(f"{limit}: {tool.name} is measured{examples}, epochs 1 in {every}.{remark}")
+        if not is_whole:
+            limit = f"signals.max_overhead_fraction={fraction!r}"
+            said.append(f"{limit}: {measured}, after 1 epoch in {every}.{remark}")
     return said
 
 

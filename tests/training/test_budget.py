@@ -117,9 +117,9 @@ def test_what_is_left_out_is_said_with_the_runs_in_which_it_is_too_much(limited)
     fewer = dataclasses.replace(kl_uniform, probe=limited.probe[:8])
     seldom = dataclasses.replace(weight_change, every_epochs=4)
     assert budget.sentences(limited, (fewer, weight_change, seldom)) == [
-        "signals.max_overhead_fraction=0.0001: kl_uniform is measured on 8 of 12 examples, epochs "
-        "1 in 1.",
-        "signals.max_overhead_fraction=0.0001: weight_change is measured, epochs 1 in 4. In "
+        "signals.max_overhead_fraction=0.0001: kl_uniform is measured on 8 of 12 examples, after "
+        "1 epoch in 1.",
+        "signals.max_overhead_fraction=0.0001: weight_change is measured, after 1 epoch in 4. In "
         "runs of fewer than 17 epochs that is too seldom for a peak or a trigger: raise the "
         "fraction, or measure fewer signals.",
     ]
