@@ -27,7 +27,7 @@ import numpy as np
 
 from configs import two_regime
 from earlyprune_jax.analysis import publish, results, summary
-from earlyprune_jax.grid import identity, plan
+from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import RunLocks
 from earlyprune_jax.spec import from_dict
 
@@ -48,7 +48,7 @@ def names(workdir):
             for name, keys in values.items()
         }
     )
-    return [identity.directory(spec, member) for member in plan.members(spec)]
+    return [members.directory(spec, member) for member in plan.members(spec)]
 
 
 def locks(workdir):
@@ -56,7 +56,7 @@ def locks(workdir):
     for directory in (Path(workdir) / "forks").iterdir():
         locks = RunLocks()
         assert locks.take(directory)
-        locks.release()
+        locks.close()
 
 
 STEPS = {

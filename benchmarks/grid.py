@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from earlyprune_jax import config
-from earlyprune_jax.grid import options, step_time
+from earlyprune_jax.grid import options
+from earlyprune_jax.grid.workers import step_seconds
 
 ROOT = Path(__file__).parent.parent
 CONFIG = f"{ROOT / 'configs' / 'cifar10.py'}:small"
@@ -90,7 +91,7 @@ def bare_steps(images: Path, flags: argparse.Namespace) -> tuple[float, float]:
     spec = config.resolve(config.load_file(CONFIG), list(changes(images, 1, flags).items()))
 
     def milliseconds(cores: list[int]) -> float:
-        return 1e3 * statistics.fmean(step_time.measured(spec, cores).values())
+        return 1e3 * statistics.fmean(step_seconds(spec, cores).values())
 
     cores = options.usable_cores()
     alone = milliseconds(cores)

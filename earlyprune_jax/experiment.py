@@ -17,11 +17,11 @@ from earlyprune_jax.analysis import publish, results, summary
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import plan, scheduler
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.pool import Pool
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
+from earlyprune_jax.grid.workers import Pool
 from earlyprune_jax.progress import Reporter
 from earlyprune_jax.spec import RunSpec, content_hash
 from earlyprune_jax.training import engine as engines
@@ -160,7 +160,7 @@ def require_study(study: Study, problems: list[str]) -> None:
         InvalidInput: with every problem.
     """
     problems = problems + workspace.check(study.workdir, study.spec)
-    if problems := problems or study.check():
+    if problems:
         raise InvalidInput(problems)
 
 

@@ -35,13 +35,13 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from earlyprune_jax.grid import worker
+from earlyprune_jax.grid.options import keep_freed_memory, leave_on
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.grid.study import Study
-    from earlyprune_jax.slurm.arrays import SlurmOptions
+    from earlyprune_jax.slurm.submission import SlurmOptions
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -239,19 +239,15 @@ def _submit(study: "Study", options: "Options", slurm_options: "SlurmOptions") -
     from earlyprune_jax.slurm import submission
 
     print(f"Workdir: {study.workdir}", flush=True)
-    submitted = submission.submit(study, options, slurm_options)
-    if submitted is None:
-        print("Every run has ended: nothing was submitted. Without --slurm it is summed up.")
-    else:
-        print(submission.announcement(submitted, study.workdir))
+    print(submission.submit(study, options, slurm_options))
     return 0
 
 
 def _program() -> NoReturn:
     """Runs `main` on the process's arguments, and ends the process."""
-    worker.keep_freed_memory()
+    keep_freed_memory()
     # A batch system's SIGTERM stops a run like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    leave_on(signal.SIGINT, signal.SIGTERM)
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

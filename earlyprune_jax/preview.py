@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 import jax
 
 from earlyprune_jax import tasks
-from earlyprune_jax.grid import identity, plan, step_time
+from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.grid import options as running
+from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.plan import Cost
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study, free_bytes
+from earlyprune_jax.grid.workers import step_seconds
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import optim
@@ -78,7 +80,7 @@ def _run_lines(study: Study, runs: Sequence[Run], lengths: dict[Setting, int]) -
         num_epochs = run.num_epochs(spec.at(run.setting))
         where = f" ({run.setting.words()})" if run.setting.values else ""
         lines.append(
-            f"  {identity.directory(spec, run)}{where}: {most}{num_epochs} epochs, "
+            f"  {grid_members.directory(spec, run)}{where}: {most}{num_epochs} epochs, "
             f"{num_epochs * lengths[run.setting]} steps"
         )
     if len(runs) > MOST_LISTED:
@@ -97,12 +99,12 @@ def _group_lines(study: Study, members: Sequence[Member]) -> list[str]:
     runs = [member for member in members if not isinstance(member, Comparison)]
     sizes: Counter[tuple[str, str, int]] = Counter()
     names: dict[str, str] = {}
-    for group in plan.groups(study.spec, runs):
-        first = group.runs[0]
-        swept = [words for words in [first.setting.trunk.words()] if words]
-        names.setdefault(group.engine, ", ".join([study.at(first.setting).model.name, *swept]))
-        kind = "trunk" if isinstance(first, Trunk) else "fork"
-        sizes[group.engine, kind, group.num_epochs] += len(group.runs)
+    for run in runs:
+        spec, swept = study.at(run.setting), run.setting.trunk.words()
+        engine = engines.engine_id(spec)
+        names.setdefault(engine, ", ".join(filter(None, [spec.model.name, swept])))
+        kind = "trunk" if isinstance(run, Trunk) else "fork"
+        sizes[engine, kind, run.num_epochs(spec)] += 1
     lines = ["Groups of one shape (forks of a group share a compilation, and may train together):"]
     for (engine, kind, num_epochs), count in sizes.items():
         lines.append(f"  {names[engine]}: {_counted(count, kind)} of {num_epochs} epochs")
@@ -147,7 +149,7 @@ def _time_line(spec: RunSpec, left: dict[Setting, Cost], options: Options) -> st
     """Estimates the time all steps take, from a few of each network and data fraction on a
     worker's share of cores."""
     cores = running.shares(running.usable_cores(), options.num_workers)[0]
-    timed = step_time.measured(spec, cores)
+    timed = step_seconds(spec, cores)
     names = {engines.engine_id(own): own.model.name for own in map(spec.at, spec.settings())}
     seconds = sum(
         cost.num_steps * timed[engines.engine_id(spec.at(setting))]

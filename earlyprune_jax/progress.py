@@ -69,7 +69,7 @@ class Reporter:
         """Shows progress through the epochs of the members that are left."""
         study = self._study
         num_epochs = sum(
-            member.num_epochs(study.at(member.setting))
+            member.num_epochs(study.at(member.setting)) - len(study.records(member).epochs())
             for member in study.unended(wanted_members(study))
             if not isinstance(member, Comparison)
         )

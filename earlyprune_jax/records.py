@@ -127,12 +127,13 @@ class RunRecords:
             for number, line in enumerate(whole, 1)
         ]
 
-    def append(self, entry: dict[str, Any]) -> None:
-        """Adds one epoch; non-finite numbers become null."""
+    def append(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Adds one epoch, and returns it; non-finite numbers become null in the file."""
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain(entry), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        return entry
 
     def truncate(self, num_entries: int) -> None:
         """Keeps the first entries only: those a resumed run will not train again."""

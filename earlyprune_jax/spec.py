@@ -160,10 +160,6 @@ class RunSpec:
         swept = {"sweep": self.sweep.to_dict()} if self.sweep.keys else {}
         return json.loads(json.dumps(sections | swept))
 
-    def to_message(self) -> dict[str, Any]:
-        """Returns plain JSON data for another process: the config, and the user's code it names."""
-        return {"config": self.to_dict(), "code": dict(self.code), "folder": self.folder}
-
     def study_id(self) -> str:
         """Hashes all that decides runs but the grid, eight hex digits: grids of one study may share
         a workdir.
@@ -242,12 +238,6 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
         for name, section in SECTIONS.items()
     }
     return RunSpec(**sections, sweep=Sweep.from_dict(values.get("sweep", {})))
-
-
-def from_message(message: Mapping[str, Any]) -> RunSpec:
-    """Inverts `RunSpec.to_message`."""
-    code = tuple(sorted(message["code"].items()))
-    return dataclasses.replace(from_dict(message["config"]), code=code, folder=message["folder"])
 
 
 def use_code(spec: RunSpec) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from earlyprune_jax import data, tasks
-from earlyprune_jax.grid import identity
-from earlyprune_jax.grid.members import Fork, Member, SelfPruningRun, Trunk
+from earlyprune_jax.grid import members as grid_members
+from earlyprune_jax.grid.members import Fork, Member, Trunk
 from earlyprune_jax.spec import RunSpec, Setting, from_dict
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointStore
@@ -36,8 +36,8 @@ def fork(
     return Fork(SETTING, seed, epoch, "magnitude", "global", sparsity, retraining, replicate)
 
 
-def online(sparsity: float = 0.5) -> SelfPruningRun:
-    return SelfPruningRun(SETTING, 0, "magnitude", "global", sparsity, "paper_a", 0)
+def online(sparsity: float = 0.5) -> Fork:
+    return Fork(SETTING, 0, None, "magnitude", "global", sparsity, "paper_a", 0)
 
 
 def engine_of(spec: RunSpec, **options: Any) -> Engine:
@@ -48,7 +48,7 @@ def engine_of(spec: RunSpec, **options: Any) -> Engine:
 def locate(workdir: Path, member: Member) -> Path:
     """The member's directory, by its axes; there must be exactly one."""
     spec = from_dict(json.loads((workdir / "config.json").read_text()))
-    (found,) = workdir.glob(f"{identity.directory(spec, member).rpartition('-')[0]}-????????")
+    (found,) = workdir.glob(f"{grid_members.directory(spec, member).rpartition('-')[0]}-????????")
     return found
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, data, experiment, main, workspace
-from earlyprune_jax.grid import identity
+from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import loop, measurement, retraining
 from earlyprune_jax.training.checkpoint import CheckpointStore
@@ -220,14 +220,16 @@ def test_another_config_is_refused_with_the_differing_keys(finished):
     assert "optim.learning_rate" not in str(caught.value)
 
 
-def watch(engine) -> loop.Watch:
-    return loop.Watch(measurement.instruments(engine))
-
-
 def dense_run(engine, training, records, store, report=lambda entry: None) -> loop.Run:
-    initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
     return loop.Run(
-        training, 0, initial, engine.prunable(""), watch(engine), save, records, store, report
+        training,
+        0,
+        initial=functools.partial(engine.new_state, 0),
+        prunable=engine.prunable(""),
+        records=records,
+        store=store,
+        report=report,
+        instruments=measurement.instruments(engine),
     )
 
 
@@ -241,7 +243,7 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
 ):
     spec, workdir, _ = finished
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(identity.described(spec, trunk(), 0, 4))
+    records.start(grid_members.described(spec, trunk(), 0, 4))
 
     def crash(entry):
         if entry["epoch"] == num_epochs:

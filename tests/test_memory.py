@@ -11,7 +11,7 @@ BLOCK_MIB, ROUNDS = 64, 5
 
 FAULTS = f"""
 import resource, sys
-from earlyprune_jax.grid import worker
+from earlyprune_jax.grid import options
 
 def use():
     for _ in range({ROUNDS}):
@@ -21,7 +21,7 @@ def use():
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 if sys.argv[1] == "keep":
-    assert worker.keep_freed_memory()
+    assert options.keep_freed_memory()
 faults = []
 use()
 print(*faults[1:])
@@ -44,7 +44,7 @@ def test_a_block_used_again_costs_no_page_faults():
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
-    from earlyprune_jax.grid import worker
+    from earlyprune_jax.grid import options
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert worker.keep_freed_memory() is False
+    assert options.keep_freed_memory() is False

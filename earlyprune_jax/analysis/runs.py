@@ -299,7 +299,7 @@ def read_study(workdir: str | Path) -> Study | None:
     if held is None:
         return None
     try:
-        metrics = tuple(map(Metric.from_json, held["metrics"]))
+        metrics = tuple(Metric(**metric) for metric in held["metrics"])
         (primary,) = (metric for metric in metrics if metric.name == held["primary"])
     except (KeyError, TypeError, ValueError) as error:
         allowed = "to name metrics and the primary one"

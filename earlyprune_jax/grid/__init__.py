@@ -1,12 +1,13 @@
 """The grid: which members a study has, what they are called, who trains them, and where.
 
-    members, identity    trunks, forks, self-pruning runs, comparisons; names on disk
-    plan, search         the members a spec asks for; the cells a coarse-to-fine search wants next
-    study, locks         a workdir and how far its members are; who works on which
-    scheduler            one process at work: takes what is ready and free, trains it, looks again
-    trainer, fork_points    how each kind of member is trained; where a pruned run starts
-    forks_per_batch      how many forks train as one batch
-    options, pool, worker, step_time    how a study is carried out; worker processes
+    members          trunks, forks, comparisons; their names on disk
+    plan, search     the members a spec asks for; the cells a coarse-to-fine search wants next
+    study, locks     a workdir and how far its members are; who works on which
+    scheduler        one process at work: takes what is ready and free, trains it, looks again;
+                     how many forks train as one batch
+    trainer          how each kind of member is trained; where a pruned run starts
+    options          how a study is carried out; signals that end it
+    workers          processes of this machine, each bound to its cores
 
 Worker processes, Slurm tasks and commands on other machines are the same thing: processes that
 share a workdir. One that is killed costs the epochs since its last checkpoint. Five deaths at one

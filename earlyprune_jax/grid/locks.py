@@ -9,7 +9,7 @@ import errno
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from earlyprune_jax import records
 from earlyprune_jax.validate import unexpected
@@ -24,62 +24,61 @@ class Locked(Exception):
     """What is needed is held by another process; later it may be free."""
 
 
-class RunLocks:
-    """The members that this process holds.
+class RunLocks(contextlib.ExitStack):
+    """The directories that this process holds, until the `with` block ends, or `close`.
 
     Example:
         >>> import tempfile
         >>> mine, other, directory = RunLocks(), RunLocks(), Path(tempfile.mkdtemp()) / "run"
         >>> mine.take(directory), other.take(directory)
         (True, False)
-        >>> mine.release()
+        >>> mine.close()
         >>> other.take(directory)
         True
-        >>> other.release()
+        >>> other.close()
     """
 
-    def __init__(self) -> None:
-        self._files: list[IO[str]] = []
+    def take(self, directory: Path, *, waits: bool = False) -> bool:
+        """Locks a directory, and makes it if need be.
 
-    def take(self, directory: Path) -> bool:
-        """Locks a directory, and makes it if need be; returns False where another process holds
-        it."""
-        file = _open(directory)
-        if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, directory):
-            file.close()
-            return False
-        self._files.append(file)
+        Returns:
+            False where another process holds it, unless it `waits` until it is free.
+
+        Raises:
+            InvalidInput: its file system has no locks.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context((directory / ".lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                remedy = "Mount it with locks (for NFS without nolock), or choose another."
+                allowed = f"to be on a file system with file locks ({error.strerror})"
+                raise unexpected("--workdir", str(directory), allowed, remedy) from error
+            self.push(opened.pop_all())
         return True
-
-    def release(self) -> None:
-        """Releases all."""
-        for file in self._files:
-            file.close()
-        self._files.clear()
 
 
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
     """Holds a directory's lock, after waiting for it."""
-    with _open(directory) as file:
-        _lock(file, fcntl.LOCK_EX, directory)
+    with RunLocks() as locks:
+        locks.take(directory, waits=True)
         yield
 
 
-@contextlib.contextmanager
-def held_if_free(directory: Path) -> Iterator[None]:
-    """Holds a directory's lock.
-
-    Raises:
-        Locked: another process holds it.
-    """
-    locks = RunLocks()
-    if not locks.take(directory):
-        raise Locked(str(directory))
-    try:
-        yield
-    finally:
-        locks.release()
+def first_written(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Writes JSON unless another process has done so, and returns what the file holds."""
+    with held(path.parent):
+        written = records.read_json(path)
+        if written is None:
+            records.write_json(path, value)
+    return written or value
 
 
 def has_attempts(directory: Path) -> bool:
@@ -111,22 +110,3 @@ def attempt(directory: Path, num_epochs: int) -> int:
 def forget_attempts(directory: Path) -> None:
     """Notes that a member was left in an orderly way."""
     (directory / "attempts.json").unlink(missing_ok=True)
-
-
-def _open(directory: Path) -> IO[str]:
-    directory.mkdir(parents=True, exist_ok=True)
-    return (directory / ".lock").open("w")
-
-
-def _lock(file: IO[str], operation: int, directory: Path) -> bool:
-    try:
-        fcntl.flock(file, operation)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        remedy = "Mount it with locks (for NFS without nolock), or choose another --workdir."
-        allowed = f"to be on a file system with file locks ({error.strerror})"
-        raise unexpected("--workdir", str(directory), allowed, remedy) from error
-    return True

@@ -1,16 +1,31 @@
-"""What a study consists of: dense runs, pruned runs, comparisons; each a value that names its
-axes."""
+"""What a study consists of: dense runs, pruned runs, comparisons; what they are called on disk.
+
+A member is a value that names its axes. Its directory is these axes in words, and a hash of all
+that decides its numbers. Two members of one name are the same computation, whichever grid asked for
+them; so a later, larger grid finds what an earlier one has trained. Which keys are swept decides no
+name.
+"""
 
 import dataclasses
+import functools
+import re
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
-from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax import references
+from earlyprune_jax.spec import RunSpec, Setting, content_hash, deciding
 from earlyprune_jax.training import retraining
+
+NUM_DIGITS = 8
+LONGEST_PART = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
     """A dense run; its setting holds no key that decides forks only."""
 
+    kind: ClassVar[str] = "trunk"
+    folder: ClassVar[str] = "trunks"
     setting: Setting
     trunk_seed: int
 
@@ -21,50 +36,45 @@ class Trunk:
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """A pruned run that starts from its trunk's weights after `fork_epoch` epochs."""
+    """A pruned run that starts from its trunk's weights.
 
-    setting: Setting
-    trunk_seed: int
-    fork_epoch: int
-    criterion: str
-    scope: str
-    sparsity: float
-    retraining: str
-    replicate: int
-
-    def num_epochs(self, spec: RunSpec) -> int:
-        """Returns how long it trains, by the spec of its setting."""
-        return retraining.length(spec, self.retraining, self.fork_epoch)
-
-
-@dataclasses.dataclass(frozen=True)
-class SelfPruningRun:
-    """A run that decides itself when to prune: its trunk stops when the trigger fires.
-
-    All cells of a seed share that dense part. What is left of the trunk's epochs is trained pruned.
+    Attributes:
+        fork_epoch: of these weights; None = a run that prunes itself: its trunk stops when the
+            trigger fires, and what is left of the trunk's epochs is trained pruned. All cells of a
+            seed share that dense part.
     """
 
     setting: Setting
     trunk_seed: int
+    fork_epoch: int | None
     criterion: str
     scope: str
     sparsity: float
     retraining: str
     replicate: int
 
-    def num_epochs(self, spec: RunSpec) -> int:
-        """Returns the most epochs it can have, as long as the trigger has not fired."""
-        return retraining.length(spec, self.retraining, 1)
+    @property
+    def kind(self) -> str:
+        """Its name in run.json, tables and messages."""
+        return "online" if self.fork_epoch is None else "fork"
 
-    def pruned_at(self, epoch: int) -> Fork:
-        """Returns the fork this becomes, once the epoch of its weights is known."""
-        return Fork(fork_epoch=epoch, **vars(self))
+    @property
+    def folder(self) -> str:
+        """Where it lives, relative to the workdir."""
+        return "online" if self.fork_epoch is None else "forks"
+
+    def num_epochs(self, spec: RunSpec) -> int:
+        """Returns how long it trains, by the spec of its setting; at most, if it prunes itself."""
+        fork_epoch = 1 if self.fork_epoch is None else self.fork_epoch
+        return retraining.length(spec, self.retraining, fork_epoch)
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """How alike the replicates of one cell are; trains nothing."""
 
+    kind: ClassVar[str] = "comparison"
+    folder: ClassVar[str] = "comparisons"
     setting: Setting
     trunk_seed: int
     fork_epoch: int
@@ -80,17 +90,8 @@ class Comparison:
         return tuple(Fork(**cell, replicate=number) for number in range(self.num_replicates))
 
 
-PrunedRun = Fork | SelfPruningRun
-Run = Trunk | Fork | SelfPruningRun
+Run = Trunk | Fork
 Member = Run | Comparison
-
-KINDS: dict[type, str] = {
-    Trunk: "trunk",
-    Fork: "fork",
-    SelfPruningRun: "online",
-    Comparison: "comparison",
-}
-"""Kind of member -> its name in run.json, tables and messages."""
 
 
 def trunk_of(member: Member) -> Trunk:
@@ -113,10 +114,132 @@ def label(member: Member) -> str:
         'fork seed 3 at 2, magnitude global 0.5 paper_a #1'
     """
     where = f" {member.setting.words()}" if member.setting.values else ""
-    seed = f"{KINDS[type(member)]}{where} seed {member.trunk_seed}"
+    seed = f"{member.kind}{where} seed {member.trunk_seed}"
     if isinstance(member, Trunk):
         return seed
-    at = f" at {member.fork_epoch}" if isinstance(member, Fork | Comparison) else ""
+    at = "" if member.fork_epoch is None else f" at {member.fork_epoch}"
     cell = f"{member.criterion} {member.scope} {member.sparsity!r} {member.retraining}"
     number = getattr(member, "replicate", 0)
     return f"{seed}{at}, {cell}{f' #{number}' if number else ''}"
+
+
+def directory(spec: RunSpec, member: Member) -> str:
+    """Returns where a member lives, relative to the workdir.
+
+    Example:
+        >>> from configs import digits
+        >>> from earlyprune_jax import config
+        >>> spec = config.resolve(digits.get_config())
+        >>> directory(spec, Trunk(Setting(), 0)).rpartition("-")[0]
+        'trunks/resnet8_0.625_exponential_seed-0'
+    """
+    own = spec.at(member.setting)
+    parts = [slug(own.model.name), f"{own.data.train_fraction:.10g}", slug(own.schedule.name)]
+    parts.append(f"seed-{member.trunk_seed}")
+    if not isinstance(member, Trunk):
+        parts += [] if member.fork_epoch is None else [f"epoch-{member.fork_epoch}"]
+        parts += [slug(member.criterion), slug(member.scope), f"s{member.sparsity!r}"]
+        parts.append(slug(member.retraining))
+        last = member.num_replicates if isinstance(member, Comparison) else member.replicate
+        parts.append(f"{'n' if isinstance(member, Comparison) else 'r'}{last}")
+    return f"{member.folder}/{'_'.join(parts)}-{member_id(spec, member)}"
+
+
+def slug(text: str) -> str:
+    """Turns a reference into a part of a file's name; the hash that follows tells long ones apart.
+
+    Example:
+        >>> slug("resnet20"), slug("lab.nets:Net(depth=3)")
+        ('resnet20', 'lab.nets-Net-depth-3')
+    """
+    return re.sub(r"[^\w.]+", "-", text).strip("-")[:LONGEST_PART]
+
+
+def member_id(spec: RunSpec, member: Member) -> str:
+    """Returns eight hex digits of the SHA-256 of what decides the member's numbers.
+
+    Of a trunk that is its data, network, training, signals, the user's code that these name, and
+    its seed. Of everything that starts from it: its id, the keys that decide forks, and the cell.
+    The axes of the grid are not among them.
+    """
+    trunk = trunk_of(member)
+    dense = {"setting": _setting_hash(spec, trunk.setting), "seed": trunk.trunk_seed}
+    trunk_id = content_hash(dense)[:NUM_DIGITS]
+    if isinstance(member, Trunk):
+        return trunk_id
+    decided: dict[str, Any] = {
+        "trunk": trunk_id,
+        "kind": member.kind.capitalize(),
+        **_axes(member),
+        "fork": _fork_hash(spec, member.setting),
+        "code": _code_digests(spec, [member.criterion, member.scope, member.retraining]),
+    }
+    if isinstance(member, Comparison):
+        decided["measures"] = sorted(spec.fork.comparisons)
+    return content_hash(decided)[:NUM_DIGITS]
+
+
+def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) -> dict[str, Any]:
+    """Returns what run.json says: kind, every axis (null where there is none), epochs, config.
+
+    Args:
+        spec: of the study.
+        member: what is described.
+        first_epoch: epochs before its start.
+        num_epochs: how long it trains.
+
+    Returns:
+        Plain data for JSON.
+
+    Example:
+        >>> from configs import digits
+        >>> from earlyprune_jax import config
+        >>> found = described(config.resolve(digits.get_config()), Trunk(Setting(), 0), 0, 40)
+        >>> found["kind"], found["model"], found["sparsity"], found["last_epoch"]
+        ('trunk', 'resnet8', None, 40)
+    """
+    own = spec.at(member.setting)
+    axes = (field.name for field in dataclasses.fields(Fork) if field.name != "setting")
+    replicates = (
+        {"replicates": list(range(member.num_replicates))} if isinstance(member, Comparison) else {}
+    )
+    return {
+        "kind": member.kind,
+        "model": own.model.name,
+        "train_fraction": own.data.train_fraction,
+        "schedule": own.schedule.name,
+        **dict.fromkeys(axes),
+        **_axes(member),
+        **replicates,
+        "first_epoch": first_epoch,
+        "last_epoch": first_epoch + num_epochs,
+        "config": own.to_dict(),
+    }
+
+
+def _axes(member: Member) -> dict[str, Any]:
+    values = vars(member).items()
+    return {name: value for name, value in values if name != "setting" and value is not None}
+
+
+@functools.lru_cache(maxsize=1024)
+def _setting_hash(spec: RunSpec, setting: Setting) -> str:
+    """Hashes all that decides a trunk's numbers but its seed."""
+    own = deciding(spec.at(setting).to_dict(), "data", "trunk")
+    return content_hash([own, _code_digests(spec, own.values())])
+
+
+@functools.lru_cache(maxsize=1024)
+def _fork_hash(spec: RunSpec, setting: Setting) -> str:
+    return content_hash(deciding(spec.at(setting).to_dict(), "fork"))
+
+
+def _code_digests(spec: RunSpec, values: Iterable[Any]) -> dict[str, str]:
+    """Returns import path -> digest of the user's code that some values of a config name."""
+    known = dict(spec.code)
+    paths: set[str] = set()
+    for value in values:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str):
+                paths.update(references.import_paths(text))
+    return {path: known[path] for path in sorted(paths) if path in known}

@@ -1,20 +1,18 @@
-"""From a spec to the members it asks for, the groups that share a compilation, and what they
-cost."""
+"""From a spec to the members it asks for, and what they cost."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, SelfPruningRun, Trunk
+from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk
 from earlyprune_jax.spec import RunSpec, Setting
-from earlyprune_jax.training.engine import engine_id
 
-Cell = tuple[int, float]
-"""Fork epoch and sparsity."""
+Cell = tuple[int | None, float]
+"""Fork epoch and sparsity; the epoch of a run that prunes itself is None."""
 
 Curve = tuple[str, str, str]
 """Criterion, scope and retraining."""
@@ -28,64 +26,72 @@ BASELINES: dict[str, Callable[[RunSpec], tuple[int, str, str]]] = {
 """Name -> fork epoch, criterion and retraining; all train T + fork.constant_num_epochs epochs."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Runs of one shape: one compilation serves them, and a device may train them side by side.
-
-    Attributes:
-        engine: the `engine_id` of their setting: network, data and all that is compiled.
-        num_epochs: how long each trains.
-        runs: the members.
-    """
-
-    engine: str
-    num_epochs: int
-    runs: tuple[Run, ...]
-
-
-def members(spec: RunSpec) -> list[Member]:
-    """Every member of the full grid, each trunk directly before what starts from it.
+def members(
+    spec: RunSpec, cells: Mapping[tuple[Setting, Curve], Collection[Cell]] | None = None
+) -> list[Member]:
+    """Lists members, each trunk directly before what starts from it.
 
     Replicates of a cell follow one another, and then their comparison. No member occurs twice,
     though a baseline may be a cell of the grid.
+
+    Args:
+        spec: of the study.
+        cells: setting and curve -> the cells that are wanted; None = the full grid.
+
+    Returns:
+        The members.
     """
-    return from_trunks(spec, lambda setting, seed: _everything(spec, setting, seed))
-
-
-def from_trunks(spec: RunSpec, starting: Callable[[Setting, int], list[Member]]) -> list[Member]:
-    """Every trunk, each directly before what starts from it: (setting, seed) -> members."""
+    epochs = spec.fork.epochs if spec.fork.when == "epochs" else (None,)
+    lattice = list(itertools.product(epochs, spec.pruning.sparsities))
     planned: list[Member] = []
     for setting, seed in itertools.product(spec.settings(), spec.train.seeds):
-        planned += [Trunk(setting.trunk, seed), *starting(setting, seed)]
+        planned.append(Trunk(setting.trunk, seed))
+        for cell, curve in itertools.product(lattice, curves(spec)):
+            if cells is None or cell in cells[setting, curve]:
+                planned += replicates(spec, setting, seed, cell, curve)
+        planned += baselines(spec, setting, seed)
     return list(dict.fromkeys(planned))
 
 
-def _everything(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
-    if spec.fork.when == "trigger":
-        return [SelfPruningRun(setting, seed, *cell) for cell in _online_cells(spec)]
-    lattice = itertools.product(spec.fork.epochs, spec.pruning.sparsities)
-    axes = itertools.product(lattice, curves(spec))
-    planned = [run for cell, curve in axes for run in replicates(spec, setting, seed, cell, curve)]
-    return planned + baselines(spec, setting, seed)
-
-
 def curves(spec: RunSpec) -> list[Curve]:
-    """Every criterion, scope and retraining."""
+    """Lists every criterion, scope and retraining."""
     return list(itertools.product(spec.pruning.criteria, spec.pruning.scopes, spec.fork.retraining))
 
 
 def replicates(
     spec: RunSpec, setting: Setting, seed: int, cell: Cell, curve: Curve
 ) -> list[Member]:
-    """The forks of one trunk at one cell, and then their comparison if there is one."""
+    """Lists the forks of one trunk at one cell, and then their comparison if there is one.
+
+    Args:
+        spec: of the study.
+        setting: of the forks.
+        seed: of the trunk.
+        cell: fork epoch and sparsity.
+        curve: criterion, scope and retraining.
+
+    Returns:
+        The forks, by number, and the comparison.
+    """
     (epoch, sparsity), (criterion, scope, retraining) = cell, curve
-    axes, count = (epoch, criterion, scope, sparsity, retraining), spec.fork.num_replicates
-    runs: list[Member] = [Fork(setting, seed, *axes, number) for number in range(count)]
-    return [*runs, Comparison(setting, seed, *axes, count)] if spec.fork.comparisons else runs
+    axes, count = (criterion, scope, sparsity, retraining), spec.fork.num_replicates
+    runs: list[Member] = [Fork(setting, seed, epoch, *axes, number) for number in range(count)]
+    if spec.fork.comparisons and epoch is not None:
+        runs.append(Comparison(setting, seed, epoch, *axes, count))
+    return runs
 
 
 def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
-    """The forks of one trunk that `fork.baselines` puts beside the grid."""
+    """Lists the forks of one trunk that `fork.baselines` puts beside the grid.
+
+    Args:
+        spec: of the study.
+        setting: of the forks.
+        seed: of the trunk.
+
+    Returns:
+        The forks, some of which may be cells of the grid too.
+    """
     axes = itertools.product(spec.fork.baselines, spec.pruning.scopes, spec.pruning.sparsities)
     planned: list[Member] = []
     for name, scope, sparsity in axes:
@@ -94,36 +100,6 @@ def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
             spec, setting, seed, (epoch, sparsity), (criterion, scope, retraining)
         )
     return planned
-
-
-def _online_cells(spec: RunSpec) -> list[tuple[Any, ...]]:
-    pruning, numbers = spec.pruning, range(spec.fork.num_replicates)
-    return list(
-        itertools.product(
-            pruning.criteria, pruning.scopes, pruning.sparsities, spec.fork.retraining, numbers
-        )
-    )
-
-
-def groups(spec: RunSpec, runs: Iterable[Run]) -> list[Group]:
-    """The runs by engine and length, in their order.
-
-    A trunk, which is watched, is a group of its own.
-
-    Args:
-        spec: of the study.
-        runs: its runs.
-    """
-    engines: dict[Setting, str] = {}
-    found: dict[tuple[str, int, Trunk | None], list[Run]] = {}
-    for run in runs:
-        own = spec.at(run.setting)
-        if run.setting not in engines:
-            engines[run.setting] = engine_id(own)
-        length = run.num_epochs(own)
-        alone = run if isinstance(run, Trunk) else None
-        found.setdefault((engines[run.setting], length, alone), []).append(run)
-    return [Group(engine, length, tuple(own)) for (engine, length, _), own in found.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +127,9 @@ def cost(spec: RunSpec, planned: Iterable[Run], *, steps_per_epoch: int, state_b
         planned: its runs.
         steps_per_epoch: of its data.
         state_bytes: of its network.
+
+    Returns:
+        Totals over the runs.
     """
     planned = list(planned)
     num_epochs = sum(run.num_epochs(spec) for run in planned)
@@ -168,7 +147,7 @@ def cost(spec: RunSpec, planned: Iterable[Run], *, steps_per_epoch: int, state_b
 
 
 def kept_epochs(spec: RunSpec) -> frozenset[int] | None:
-    """The trunk checkpoints that stay on disk, so far as it is known beforehand; None = all."""
+    """Lists the trunk checkpoints that stay on disk, as far as known beforehand; None = all."""
     if spec.train.keep_checkpoints == "all":
         return None
     if spec.fork.when == "epochs":
@@ -180,14 +159,14 @@ def kept_epochs(spec: RunSpec) -> frozenset[int] | None:
 
 
 def fork_epochs(spec: RunSpec) -> frozenset[int]:
-    """Every epoch at which a fork leaves its trunk, baselines among them."""
+    """Lists every epoch at which a fork leaves its trunk, baselines among them."""
     return frozenset(
         (*spec.fork.epochs, *(BASELINES[name](spec)[0] for name in spec.fork.baselines))
     )
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of all leaves; shapes and types are enough.
+    """Counts the bytes of all leaves; shapes and types are enough.
 
     Example:
         >>> tree_bytes({"w": jax.ShapeDtypeStruct((2, 3), np.float32)})

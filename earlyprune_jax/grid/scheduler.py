@@ -6,17 +6,21 @@ locks keep them apart, and what one leaves unfinished another goes on with.
 
 import time
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from earlyprune_jax.grid import identity, locks, plan
-from earlyprune_jax.grid.forks_per_batch import ForksPerBatch
+import jax
+
+from earlyprune_jax import records, tasks
+from earlyprune_jax.grid import locks, members, plan
 from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label, trunk_of
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
+from earlyprune_jax.spec import Setting
+from earlyprune_jax.training import execution
 from earlyprune_jax.training.engine import engine_id
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
@@ -49,18 +53,12 @@ def work(trainer: Trainer, *, asked_width: int = 0, scope: Scope = EVERYTHING) -
         asked_width: forks trained as one batch; 0 = as this device likes them.
         scope: which members, and whether to wait for others.
     """
-    study = trainer.study
-    num_forks = sum(isinstance(member, Fork) for member in plan.members(study.spec))
-    widths_folder = study.workdir / "fork_widths"
-    batches = ForksPerBatch(study.spec, trainer.engine, asked_width, num_forks, widths_folder)
+    study, batches = trainer.study, ForksPerBatch(trainer, asked_width)
     pending, pause = _pending(study, scope), SHORTEST_PAUSE
     while pending and not trainer.callbacks.stop():
-        run_locks = RunLocks()
-        try:
+        with RunLocks() as run_locks:
             taken, pending = _take(study, pending, run_locks, batches)
             has_trained = bool(taken) and _train(trainer, batches, taken)
-        finally:
-            run_locks.release()
         if has_trained:
             pause = SHORTEST_PAUSE
         elif pending and not scope.waits:
@@ -74,12 +72,74 @@ def work(trainer: Trainer, *, asked_width: int = 0, scope: Scope = EVERYTHING) -
         pending = pending or _pending(study, scope)
 
 
+class ForksPerBatch:
+    """With how many forks of its shape a fork trains: as asked, one on CPU, else as measured here.
+
+    Args:
+        trainer: of the study; builds engines only where forks may train as one batch.
+        asked: what the user has set. 0 = one fork where this backend trains forks one after
+            another, else as many as was measured, with a few steps of throw-away runs per width.
+    """
+
+    def __init__(self, trainer: Trainer, asked: int):
+        self._trainer, self._asked = trainer, asked
+        planned = plan.members(trainer.study.spec)
+        self._most = sum(isinstance(member, Fork) for member in planned)
+        self._narrowed: dict[str, int] = {}
+
+    def of(self, fork: Member) -> int:
+        """Returns the width of a fork's batch, itself counted."""
+        spec = self._trainer.study.at(fork.setting)
+        # Several processes share the batches of one run.
+        if self._asked == 1 or jax.process_count() > 1:
+            return 1
+        if not (self._asked or execution.batches_forks(jax.default_backend())):
+            return 1
+        # Where batches come in kinds, each run has an order of kinds of its own.
+        if len(tasks.abstract(spec).batching.kinds) > 1:
+            return 1
+        width = self._asked or self._measured(fork.setting)
+        return min(width, self._narrowed.get(engine_id(spec), width))
+
+    def narrow(self, fork: Member) -> int:
+        """Halves the batches of a network that did not fit, and returns their new width.
+
+        A batch has equally many forks on every device; below one on each, forks train one by one.
+        """
+        num_devices = self._trainer.engine(fork.setting).fork_mesh.size
+        half = self.of(fork) // 2
+        width = max(half - half % num_devices, 1)
+        self._narrowed[engine_id(self._trainer.study.at(fork.setting))] = width
+        return width
+
+    def _measured(self, setting: Setting) -> int:
+        """Returns the width measured on this kind of device, by this process or an earlier one."""
+        try:
+            engine = self._trainer.engine(setting)
+        except Exception:  # a network that cannot be built: the fork, trained alone, will say so
+            return 1
+        device, num_devices = jax.devices()[0].device_kind, engine.fork_mesh.size
+        name = f"{engine_id(engine.spec)}_{members.slug(device)}_x{num_devices}.json"
+        path = self._trainer.study.workdir / "fork_widths" / name
+        known = records.read_json(path)
+        # What was as wide as there were forks might have been wider.
+        if known is None or known["width"] >= known["most"] < self._most:
+            width = execution.measured_width(
+                engine.step_seconds, self._most, multiple_of=num_devices
+            )
+            known = {"width": width, "most": self._most}
+            path.parent.mkdir(exist_ok=True)
+            records.write_json(path, known)
+        return max(1, min(known["width"], self._most))
+
+
 def _pending(study: Study, scope: Scope) -> dict[Member, Path]:
     """Returns what has not ended, with its directory, in the order of the plan."""
-    members = wanted_members(study)
-    if scope.trunks_only:
-        members = [member for member in members if isinstance(member, Trunk)]
-    directories = {member: study.directory(member) for member in members}
+    directories = {
+        member: study.directory(member)
+        for member in wanted_members(study)
+        if isinstance(member, Trunk) or not scope.trunks_only
+    }
     return {member: path for member, path in directories.items() if not _has_ended(path)}
 
 
@@ -96,7 +156,7 @@ def _take(
         What is locked, and what is pending without the members that have ended meanwhile.
     """
     pending, taken = dict(pending), []
-    ready: dict[tuple[Trunk, int], bool] = {}
+    ready: dict[Member | tuple[Trunk, int | None], bool] = {}
     for member, directory in list(pending.items()):
         if _has_ended(directory):
             del pending[member]
@@ -105,7 +165,11 @@ def _take(
         is_suspect = locks.has_attempts(directory)
         if taken and (is_suspect or not _trains_with(study, taken[0], member)):
             continue
-        if not _is_ready(study, member, ready) or not run_locks.take(directory):
+        # Forks of one epoch ask once per look.
+        start = (trunk_of(member), member.fork_epoch) if isinstance(member, Fork) else member
+        if start not in ready:
+            ready[start] = study.is_ready(member)
+        if not ready[start] or not run_locks.take(directory):
             continue
         # Looked at before the lock was there: its last holder may have finished it in between.
         # Opening the directory asks the server of a network file system, where looking for one file
@@ -118,86 +182,64 @@ def _take(
     return taken, pending
 
 
-def _is_ready(study: Study, member: Member, known: dict[tuple[Trunk, int], bool]) -> bool:
-    """Tells whether what a member starts from is there; forks of one epoch ask once per look."""
-    if not isinstance(member, Fork):
-        return study.is_ready(member)
-    start = (trunk_of(member), member.fork_epoch)
-    if start not in known:
-        known[start] = study.is_ready(member)
-    return known[start]
-
-
 def _trains_with(study: Study, first: Member, other: Member) -> bool:
     """Tells whether two forks are of one shape: network, data, and epochs left to train."""
-    if not isinstance(first, Fork) or not isinstance(other, Fork):
+    if not isinstance(first, Fork) or not isinstance(other, Fork) or first.fork_epoch is None:
         return False
-    first_spec, other_spec = study.at(first.setting), study.at(other.setting)
-    if engine_id(first_spec) != engine_id(other_spec):
+    specs = study.at(first.setting), study.at(other.setting)
+    if engine_id(specs[0]) != engine_id(specs[1]):
         return False
-    left = [
+    one, another = (
         fork.num_epochs(spec) - len(study.records(fork).epochs())
-        for fork, spec in ((first, first_spec), (other, other_spec))
-    ]
-    return left[0] == left[1]
+        for fork, spec in zip((first, other), specs, strict=True)
+    )
+    return one == another
 
 
-def _train(trainer: Trainer, batches: ForksPerBatch, taken: Collection[Member]) -> bool:
+def _train(trainer: Trainer, batches: ForksPerBatch, taken: Sequence[Member]) -> bool:
     """Trains what is locked; where a batch raises, its members one by one, to find the culprit.
 
     Returns:
         Whether something was done; not where another process held what it needs.
     """
-    study = trainer.study
-    members = [member for member in taken if _may_try(trainer, member)]
+    study, has_trained, problem = trainer.study, True, ""
+    tried = [member for member in taken if _may_try(trainer, member)]
+    groups = [tried] if tried else []
     try:
-        problem = _train_batch(trainer, batches, members) if len(members) > 1 else ""
-        has_trained = True
-        for member in study.unended(members) if len(members) > 1 else members:
+        while groups:
+            group = groups.pop(0)
             try:
-                if isinstance(member, Trunk):
-                    trainer.train_dense(member)
-                elif isinstance(member, Comparison):
-                    trainer.compare(member)
+                if isinstance(group[0], Trunk):
+                    trainer.train_dense(group[0])
+                elif isinstance(group[0], Comparison):
+                    trainer.compare(group[0])
                 else:
-                    trainer.prune_and_retrain([member])
+                    forks = [member for member in group if isinstance(member, Fork)]
+                    trainer.prune_and_retrain(forks, batches.of(forks[0]) if forks[1:] else 1)
             except Locked:
-                has_trained = False
+                # Where it was a batch, its members ask again.
+                has_trained = has_trained and len(group) > 1
             except Exception as error:  # whatever one member raises must not stop the others
-                details = "".join(traceback.format_exception(error))
-                _fail(trainer, member, f"{type(error).__name__}: {error}", details)
-        if problem and has_trained and "failed" not in study.statuses(members):
-            _narrow(trainer, batches, members[0])
-        if has_trained:
-            trainer.callbacks.ended()
+                if not group[1:]:
+                    details = "".join(traceback.format_exception(error))
+                    _fail(trainer, group[0], f"{type(error).__name__}: {error}", details)
+                else:
+                    # Its words only: its traceback would hold all that the batch holds on the
+                    # device.
+                    words = str(error).partition("\n")[0]
+                    problem = f"{type(error).__name__}: {words}".rstrip(" .:")
+                    said = f"A batch of {len(group)} forks raised {problem}. They train one by one."
+                    trainer.callbacks.say(said)
+            if group[1:]:
+                groups = [[member] for member in study.unended(group)]
+        is_narrower = problem and has_trained and "failed" not in study.statuses(tried)
+        if is_narrower and not trainer.callbacks.stop():
+            width, name = batches.narrow(tried[0]), study.at(tried[0].setting).model.name
+            trainer.callbacks.say(f"Each did: batches of {name} are {width} wide from now on.")
         return has_trained
     finally:
         for member in taken:
             locks.forget_attempts(study.directory(member))
-
-
-def _train_batch(trainer: Trainer, batches: ForksPerBatch, members: Sequence[Member]) -> str:
-    """Trains forks as one batch, and returns what it raised, if anything but `Locked`."""
-    try:
-        forks = [member for member in members if isinstance(member, Fork)]
-        trainer.prune_and_retrain(forks, batches.of(forks[0]))
-    except Locked:
-        pass
-    except Exception as error:  # as in _train
-        # Its words only: its traceback would hold all that the batch holds on the device.
-        line = str(error).partition("\n")[0]
-        problem = f"{type(error).__name__}: {line}".rstrip(" .:")
-        said = f"A batch of {len(members)} forks raised {problem}. They train one by one."
-        trainer.callbacks.say(said)
-        return problem
-    return ""
-
-
-def _narrow(trainer: Trainer, batches: ForksPerBatch, fork: Member) -> None:
-    """Halves the batches of a network whose forks train one by one, but not together."""
-    if not trainer.callbacks.stop():
-        width, name = batches.narrow(fork), trainer.study.at(fork.setting).model.name
-        trainer.callbacks.say(f"Each did: batches of {name} are {width} wide from now on.")
 
 
 def _may_try(trainer: Trainer, member: Member) -> bool:
@@ -212,16 +254,16 @@ def _may_try(trainer: Trainer, member: Member) -> bool:
 
 
 def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
-    records = trainer.study.records(member)
-    described = records.description()
+    records_of = trainer.study.records(member)
+    described = records_of.description()
     if described is None:
         first_epoch = getattr(member, "fork_epoch", 0)
-        described = identity.described(trainer.study.spec, member, first_epoch, 0)
-        records.start(described)
-    (records.directory / "error.txt").write_text(details or reason)
+        described = members.described(trainer.study.spec, member, first_epoch, 0)
+        records_of.start(described)
+    (records_of.directory / "error.txt").write_text(details or reason)
     result = {"status": "failed", "reason": reason}
     if not isinstance(member, Comparison):
-        result |= {"epoch": described["first_epoch"] + len(records.epochs()) + 1}
-    records.finish(result)
-    where = f" (see {records.directory / 'error.txt'})" if details else ""
+        result |= {"epoch": described["first_epoch"] + len(records_of.epochs()) + 1}
+    records_of.finish(result)
+    where = f" (see {records_of.directory / 'error.txt'})" if details else ""
     trainer.callbacks.say(f"{label(member)} failed: {reason}{where}")

@@ -29,21 +29,8 @@ def wanted_members(study: Study) -> list[Member]:
     spec = study.spec
     if spec.fork.search == "all":
         return plan.members(spec)
-    cells = {
-        (setting, curve): _searched_cells(study, setting, curve)
-        for setting, curve in itertools.product(spec.settings(), plan.curves(spec))
-    }
-
-    def starting(setting: Setting, seed: int) -> list[Member]:
-        runs = [
-            run
-            for curve in plan.curves(spec)
-            for cell in cells[setting, curve]
-            for run in plan.replicates(spec, setting, seed, cell, curve)
-        ]
-        return runs + plan.baselines(spec, setting, seed)
-
-    return plan.from_trunks(spec, starting)
+    curves = itertools.product(spec.settings(), plan.curves(spec))
+    return plan.members(spec, {curve: _searched_cells(study, *curve) for curve in curves})
 
 
 def _searched_cells(study: Study, setting: Setting, curve: Curve) -> list[Cell]:
@@ -103,7 +90,7 @@ def wanted_cells(
         return []
     columns, rows = sorted(epochs), sorted(sparsities)
     epoch_stride, row_stride = _coarse(len(columns)), _coarse(len(rows))
-    asked = [
+    asked: list[Cell] = [
         (columns[column], rows[row])
         for row in _every(row_stride, len(rows))
         for column in _every(epoch_stride, len(columns))
@@ -132,7 +119,7 @@ def _refined(
         for row, sparsity in enumerate(rows)
         if any(cell[1] == sparsity for cell in asked)
     }
-    refined = [
+    refined: list[Cell] = [
         (columns[column], rows[row])
         for row in best
         for column in (best[row] - stride, best[row] + stride)
@@ -150,13 +137,9 @@ def _best_column(
     columns: Sequence[int], sparsity: float, asked: Sequence[Cell], scores: Scores
 ) -> int:
     """Returns the index of a row's best epoch, the earliest of equals."""
-
-    def score(cell: Cell) -> float:
-        known = scores[cell]
-        return float("-inf") if known is None else known
-
-    best = max(sorted(cell for cell in asked if cell[1] == sparsity), key=score)
-    return columns.index(best[0])
+    row = {epoch: scores[epoch, sparsity] for epoch in columns if (epoch, sparsity) in asked}
+    best = max(row, key=lambda epoch: (row[epoch] is not None, row[epoch] or 0.0))
+    return columns.index(best)
 
 
 def _coarse(count: int) -> int:

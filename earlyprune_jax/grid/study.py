@@ -1,22 +1,20 @@
 """A study on disk: a workdir whose members have a directory each, and say there how far they
 are."""
 
-import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from earlyprune_jax.grid import identity, locks, plan
-from earlyprune_jax.grid.locks import Locked
-from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
+from earlyprune_jax.grid import members
+from earlyprune_jax.grid.locks import RunLocks
+from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk, trunk_of
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.records import RunRecords, read_json
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.multihost import primary_only
-from earlyprune_jax.validate import expected, shortened
 
 AnyMember = TypeVar("AnyMember", bound=Member)
 
@@ -43,7 +41,7 @@ class Study:
 
     def directory(self, member: Member) -> Path:
         """Returns the directory of a member."""
-        return self.workdir / identity.directory(self.spec, member)
+        return self.workdir / members.directory(self.spec, member)
 
     def records(self, member: Member) -> RunRecords:
         """Returns what a member has written."""
@@ -53,21 +51,21 @@ class Study:
         """Returns a run's checkpoints."""
         return primary_only(CheckpointStore(self.directory(run) / "checkpoints"))
 
-    def unended(self, members: Iterable[Member]) -> list[Member]:
+    def unended(self, planned: Iterable[Member]) -> list[Member]:
         """Keeps those that have no result yet."""
-        return [member for member in members if not self.records(member).has_ended()]
+        return [member for member in planned if not self.records(member).has_ended()]
 
-    def left(self, members: Iterable[AnyMember]) -> list[AnyMember]:
+    def left(self, planned: Iterable[AnyMember]) -> list[AnyMember]:
         """Keeps those that another session would work on: without a result, failed, or skipped."""
-        return [member for member in members if self._is_left(member)]
+        return [member for member in planned if self._is_left(member)]
 
     def _is_left(self, member: Member) -> bool:
         result = self.records(member).result()
         return result is None or result["status"] == "failed" or bool(result.get("for_now"))
 
-    def statuses(self, members: Iterable[Member]) -> list[str]:
+    def statuses(self, planned: Iterable[Member]) -> list[str]:
         """Says how each has ended; unfinished where it has not."""
-        results = (self.records(member).result() for member in members)
+        results = (self.records(member).result() for member in planned)
         return ["unfinished" if result is None else result["status"] for result in results]
 
     def is_ready(self, member: Member) -> bool:
@@ -80,52 +78,20 @@ class Study:
         if self.records(trunk).has_ended():
             return True
         # A fork need not wait for the end of its trunk, only for its checkpoint.
-        return isinstance(member, Fork) and self.store(trunk).has(member.fork_epoch)
+        return member.fork_epoch is not None and self.store(trunk).has(member.fork_epoch)
 
-    def forget_failures(self, members: Iterable[Member]) -> None:
+    def forget_failures(self, planned: Iterable[Member]) -> None:
         """Lets members run again that failed, or were skipped for want of one that failed.
 
         One that another process holds is left to it.
         """
-        for member in self.left(members):
+        for member in self.left(planned):
             records = self.records(member)
             if records.has_ended():
-                with contextlib.suppress(Locked), locks.held_if_free(records.directory):
+                with RunLocks() as locks:
                     # Looked at again: another process may have finished it since.
-                    if self._is_left(member):
+                    if locks.take(records.directory) and self._is_left(member):
                         records.forget_result()
-
-    def check(self) -> list[str]:
-        """Lists fork epochs that a finished trunk of an earlier, smaller grid did not keep."""
-        if self.spec.fork.when == "trigger":
-            return []
-        forks: dict[Trunk, list[Fork]] = {}
-        for member in plan.members(self.spec):
-            if isinstance(member, Fork):
-                forks.setdefault(trunk_of(member), []).append(member)
-        problems = []
-        for trunk in sorted(forks, key=self.directory):
-            lost = self._lost_epochs(trunk, forks[trunk])
-            if lost:
-                allowed = f"to be among the checkpoints that {self.directory(trunk)} kept"
-                remedy = (
-                    f"Kept: {self.store(trunk).epochs()}. Fork there, or delete that directory "
-                    "and set train.keep_checkpoints=all: the trunk is then trained again."
-                )
-                problems.append(expected("fork.epochs", tuple(lost), allowed, remedy))
-        return shortened(problems)
-
-    def _lost_epochs(self, trunk: Trunk, forks: Iterable[Fork]) -> list[int]:
-        """Lists epochs without a checkpoint from which forks are still to start."""
-        records = self.records(trunk)
-        kept = (records.description() or {}).get("kept_epochs")
-        if kept is None:
-            return []
-        # The state before training is a function of the seed.
-        sound = {0, *self.store(trunk).epochs(), *kept}
-        lost = set(range(len(records.epochs()))) - sound
-        wanted = [fork for fork in forks if fork.fork_epoch in lost]
-        return sorted({fork.fork_epoch for fork in self.left(wanted)})
 
 
 def free_bytes(workdir: Path) -> int:

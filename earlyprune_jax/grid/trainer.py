@@ -1,45 +1,31 @@
 """Trains members of a study in this process: dense runs, pruned runs, comparisons of replicates."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from earlyprune_jax import data, tasks
-from earlyprune_jax.grid import identity, locks
-from earlyprune_jax.grid.fork_points import ForkPoint, fork_point, stopping_rule
-from earlyprune_jax.grid.members import (
-    Comparison,
-    Fork,
-    PrunedRun,
-    Run,
-    Trunk,
-    label,
-    trunk_of,
-)
+from earlyprune_jax import data, records, tasks, triggers
+from earlyprune_jax.grid import locks, members
+from earlyprune_jax.grid.locks import Locked, RunLocks
+from earlyprune_jax.grid.members import Comparison, Fork, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import flat
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
-from earlyprune_jax.training import (
-    budget,
-    criteria,
-    loop,
-    measurement,
-    multihost,
-    retraining,
-    state,
-)
+from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointError
 from earlyprune_jax.training.engine import Engine
-from earlyprune_jax.training.loop import SavePolicy, Watch
-from earlyprune_jax.training.mesh import data_mesh
+from earlyprune_jax.training.execution import data_mesh
+from earlyprune_jax.training.measurement import Instrument
+from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.retraining import Training
+from earlyprune_jax.training.state import TrainState, fork
+from earlyprune_jax.triggers import Trigger
 
 FORK_SAVE_SHARE = 0.05
 """The part of its time that a fork may spend on saving its state."""
@@ -50,28 +36,89 @@ class Callbacks:
     """Who is told what happens.
 
     Attributes:
-        report: called with a member's label and an epoch's entry; None for one trained earlier.
+        report: called with a member's label and the entry of an epoch it has trained.
         say: called with a sentence that does not belong to an epoch.
         stop: asked before every epoch; where it says yes, what runs is saved and left unfinished.
-        ended: called whenever members have been dealt with: trained, saved, or recorded as failed.
     """
 
-    report: Callable[[str, dict[str, Any] | None], None]
+    report: Callable[[str, dict[str, Any]], None]
     say: Callable[[str], None]
     stop: Callable[[], bool]
-    ended: Callable[[], None] = lambda: None
 
 
 SILENT = Callbacks(lambda name, entry: None, lambda sentence: None, lambda: False)
 
 
 @dataclasses.dataclass(frozen=True)
-class _EngineBundle:
-    """An engine, and what run.json says of its data and its signals' budget."""
+class ForkPoint:
+    """From which weights a pruned run starts, and how many dense epochs they have cost.
 
-    engine: Engine
-    described_data: dict[str, Any]
-    budget_file: Path
+    Attributes:
+        epoch: of these weights; None where there is nothing to start from.
+        dense_epochs: epochs the trunk has trained by then. The retraining schedule and the length
+            of what is left follow from these; with a rewind they are more than the weights' epoch.
+        described: what run.json says of the decision.
+        sentence: the decision in words, or why there is no run.
+    """
+
+    epoch: int | None
+    dense_epochs: int
+    described: dict[str, Any]
+    sentence: str
+
+
+def stopping_rule(spec: RunSpec) -> Trigger | None:
+    """Returns what ends a trunk that prunes itself: the configured rule, or the fallback epoch."""
+    if spec.fork.when == "epochs":
+        return None
+    rule = triggers.parse(spec.fork.trigger)
+    fallback = spec.fork.fallback_epoch
+    return triggers.First((rule, triggers.AtEpoch(fallback))) if fallback else rule
+
+
+def fork_point(
+    spec: RunSpec,
+    run: Fork,
+    trunk_result: Mapping[str, Any] | None,
+    history: Sequence[Mapping[str, Any]],
+) -> ForkPoint:
+    """Decides where a pruned run starts, from how its trunk went.
+
+    Args:
+        spec: of the run's setting.
+        run: a fork of the grid, or one that prunes itself.
+        trunk_result: the trunk's result.json; None while it is unfinished.
+        history: the trunk's epochs, flat.
+
+    Returns:
+        The fork point; without an epoch where the trunk never got there.
+    """
+    result, loss = trunk_result or {}, ""
+    if result.get("status") == "diverged":
+        loss = f"{label(trunk_of(run))} diverged in epoch {result['epoch']}"
+    elif result.get("status") == "failed":
+        loss = f"{label(trunk_of(run))} failed: {result['reason']}"
+    if run.fork_epoch is not None:
+        # The last epoch of a trunk that diverged or failed left nothing behind.
+        is_lost = loss and result["epoch"] <= run.fork_epoch
+        epoch, sentence = (None, loss) if is_lost else (run.fork_epoch, "")
+        return ForkPoint(epoch, run.fork_epoch, {}, sentence)
+    rule = triggers.parse(spec.fork.trigger)
+    described: dict[str, Any] = {"trigger": str(rule), "mode": spec.fork.prune_at}
+    described |= {"fired_epoch": None, "marked_epoch": None}
+    if not result.get("fired"):
+        never = f"{rule} did not fire before the last of {spec.train.num_epochs} epochs, and "
+        sentence = loss or f"{never}fork.fallback_epoch=0: nothing was pruned"
+        return ForkPoint(None, 0, described, sentence)
+    dense_epochs, firing = result["fired"]["epoch"], rule(history)
+    start, reason = dense_epochs, f"{rule} had not fired by fork.fallback_epoch={dense_epochs}"
+    if firing:
+        described |= {"fired_epoch": dense_epochs, "marked_epoch": firing.marked_epoch}
+        reason = f"{firing.reason}. It marks epoch {firing.marked_epoch}"
+        start = firing.marked_epoch if spec.fork.prune_at == "rewind" else dense_epochs
+    sentence = f"{reason}. Pruned: the weights of epoch {start}, after {dense_epochs} dense epochs."
+    described["reason"] = sentence
+    return ForkPoint(start, dense_epochs, described, sentence)
 
 
 class Trainer:
@@ -88,8 +135,8 @@ class Trainer:
         self.study, self.callbacks = study, callbacks
         self._reader = data.Reader()
         # One at a time: an engine holds its data on the device.
-        self._bundle_of = functools.lru_cache(maxsize=1)(self._build)
-        self._watch_of = functools.lru_cache(maxsize=1)(self._watch)
+        self._engine_of = functools.lru_cache(maxsize=1)(self._build)
+        self._instruments_of = functools.lru_cache(maxsize=1)(self._affordable_instruments)
 
     def read_data(self) -> dict[Setting, str]:
         """Reads each data set once, and returns the digest of its source by setting of a trunk.
@@ -111,189 +158,187 @@ class Trainer:
         """Frees the data that `read_data` has read."""
         self._reader = data.Reader()
 
+    def engine(self, setting: Setting) -> Engine:
+        """Returns the engine of a setting's network and data."""
+        return self._engine_of(engines.engine_id(self.study.at(setting)))
+
     def train_dense(self, trunk: Trunk) -> None:
         """Trains a dense run, and measures the signals along it."""
         run = self._dense_run(trunk)
         loop.train(self.engine(trunk.setting), [run], self.callbacks.stop)
 
-    def prune_and_retrain(self, members: Sequence[PrunedRun], width: int = 1) -> None:
+    def prune_and_retrain(self, forks: Sequence[Fork], width: int = 1) -> None:
         """Prunes the weights of trunks, and trains what is left; all runs end, or are saved.
 
         Args:
-            members: of one shape.
+            forks: of one shape.
             width: of the batch they make.
 
         Raises:
             Locked: what a fork needs of its trunk is being made by another process.
         """
-        runs = [run for run in map(self._pruned_run, members) if run]
+        runs = [run for run in map(self._pruned_run, forks) if run]
         if runs:
-            loop.train(self.engine(members[0].setting), runs, self.callbacks.stop, width)
+            loop.train(self.engine(forks[0].setting), runs, self.callbacks.stop, width)
 
     def compare(self, comparison: Comparison) -> None:
         """Measures how alike the replicates of a cell have become."""
         study, engine = self.study, self.engine(comparison.setting)
-        forks, records = comparison.forks(), self.study.records(comparison)
-        records.start(identity.described(study.spec, comparison, comparison.fork_epoch, 0))
-        for fork, status in zip(forks, study.statuses(forks), strict=True):
+        forks, own_records = comparison.forks(), self.study.records(comparison)
+        own_records.start(members.described(study.spec, comparison, comparison.fork_epoch, 0))
+        for each, status in zip(forks, study.statuses(forks), strict=True):
             if status != "finished":
-                reason, for_now = f"{label(fork)} {status}", bool(study.left(forks))
-                records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
+                reason, for_now = f"{label(each)} {status}", bool(study.left(forks))
+                own_records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
                 return
-        networks = [self._final_state(engine, fork) for fork in forks]
+        networks = [self._final_state(engine, each) for each in forks]
         measures = study.spec.fork.comparisons
         measured = measurement.compare(measures, engine.log_probs(networks, "train"))
-        records.finish({"status": "finished", **measured})
+        own_records.finish({"status": "finished", **measured})
 
-    def engine(self, setting: Setting) -> Engine:
-        """Returns the engine of a setting's network and data."""
-        return self._bundle(setting).engine
-
-    def _bundle(self, setting: Setting) -> _EngineBundle:
-        return self._bundle_of(engines.engine_id(self.study.at(setting)))
-
-    def _build(self, engine_id: str) -> _EngineBundle:
+    def _build(self, engine_id: str) -> Engine:
         # What an engine does not depend on, schedules and forks, may be that of any of its
         # settings.
         specs = map(self.study.at, self.study.spec.settings())
         spec = next(spec for spec in specs if engines.engine_id(spec) == engine_id)
-        source = self._reader(spec.data)
         mesh = data_mesh() if jax.process_count() > 1 else None
-        engine = engines.build(spec, tasks.build(spec, source), mesh=mesh)
-        name = f"{identity.slug(spec.model.name)}_{spec.data.train_fraction:.10g}-{engine_id}.json"
-        mean, std = data.normalisation(source, spec.data)
-        described = {"data_sha256": source.digest(), "mean": list(mean), "std": list(std)}
-        return _EngineBundle(engine, described, self.study.workdir / "signal_budgets" / name)
+        return engines.build(spec, tasks.build(spec, self._reader(spec.data)), mesh=mesh)
 
-    def _watch(self, engine_id: str) -> Watch:
-        """Returns what is measured along every trunk, within its budget, and what may end it."""
-        bundle = self._bundle_of(engine_id)
-        engine, instruments = bundle.engine, measurement.instruments(bundle.engine)
-        limited = engine.spec.signals.max_overhead_fraction > 0
-        folder = bundle.budget_file.parent
-        with (
-            multihost.held_by_primary(lambda: locks.held(folder))
-            if limited
-            else contextlib.nullcontext()
-        ):
-            instruments = budget.limited(engine, instruments, bundle.budget_file)
-        for sentence in budget.sentences(engine, instruments):
+    def _affordable_instruments(self, engine_id: str) -> tuple[Instrument, ...]:
+        """Returns what is measured along every trunk of an engine, within its budget."""
+        engine = self._engine_of(engine_id)
+        tools = measurement.instruments(engine)
+        if not tools or engine.spec.signals.max_overhead_fraction == 0:
+            return tools
+        path = self._budget_file(engine.spec)
+        decision = on_primary(lambda: records.read_json(path, remedy=budget.REMEDY))
+        if decision is None:
+            made = budget.decide(engine, tools)
+            # What is decided first holds for all processes.
+            decision = on_primary(lambda: locks.first_written(path, made))
+        tools = budget.limited(engine, tools, decision, path)
+        for sentence in budget.sentences(engine, tools):
             self.callbacks.say(sentence)
-        return Watch(instruments, stopping_rule(engine.spec))
+        return tools
 
-    def _run(self, member: Run, training: Training, first_epoch: int, **parts: Any) -> loop.Run:
-        engine, spec = self.engine(member.setting), self.study.at(member.setting)
+    def _budget_file(self, spec: RunSpec) -> Path:
+        name = f"{members.slug(spec.model.name)}_{spec.data.train_fraction:.10g}"
+        folder = self.study.workdir / "signal_budgets"
+        return folder / f"{name}-{engines.engine_id(spec)}.json"
+
+    def _run(self, run: Run, training: Training, first_epoch: int, **parts: Any) -> loop.Run:
         return loop.Run(
             training,
             first_epoch,
-            records=self.study.records(member),
-            store=self.study.store(member),
-            report=functools.partial(self.callbacks.report, label(member)),
-            prunable=engine.prunable(spec.pruning.layers),
+            prunable=self.engine(run.setting).prunable(self.study.at(run.setting).pruning.layers),
+            records=self.study.records(run),
+            store=self.study.store(run),
+            report=functools.partial(self.callbacks.report, label(run)),
             **parts,
         )
 
     def _dense_run(self, trunk: Trunk) -> loop.Run:
         """Returns a dense run, ready to train, and says in run.json what it is."""
-        bundle, spec = self._bundle(trunk.setting), self.study.at(trunk.setting)
-        engine, kept = bundle.engine, kept_epochs(spec)
+        study, spec, engine = self.study, self.study.at(trunk.setting), self.engine(trunk.setting)
         training = retraining.trunk(spec, engine.steps_per_epoch)
-        initial = functools.partial(engine.new_state, trunk.trunk_seed)
-        watch = self._watch_of(engines.engine_id(spec))
         run = self._run(
-            trunk, training, 0, initial=initial, watch=watch, save=SavePolicy(None, kept)
+            trunk,
+            training,
+            0,
+            initial=functools.partial(engine.new_state, trunk.trunk_seed),
+            instruments=self._instruments_of(engines.engine_id(spec)),
+            trigger=stopping_rule(spec),
+            kept=kept_epochs(spec),
         )
-        budget_file = bundle.budget_file.relative_to(self.study.workdir).as_posix()
+        source = self._reader(spec.data)
+        mean, std = data.normalisation(source, spec.data)
         run.records.start(
             {
-                **identity.described(self.study.spec, trunk, 0, training.num_epochs),
-                "kept_epochs": None if kept is None else sorted(kept),
-                **bundle.described_data,
-                "signal_budget": budget_file,
+                **members.described(study.spec, trunk, 0, training.num_epochs),
+                "data_sha256": source.digest(),
+                "mean": list(mean),
+                "std": list(std),
+                "signal_budget": self._budget_file(spec).relative_to(study.workdir).as_posix(),
             }
         )
         return run
 
-    def _pruned_run(self, member: PrunedRun) -> loop.Run | None:
+    def _pruned_run(self, run: Fork) -> loop.Run | None:
         """Returns a pruned run, ready to train; None, and says why, where it has nothing to start
         from."""
-        spec, trunk = self.study.at(member.setting), self.study.records(trunk_of(member))
-        trunk_result = trunk.result()
-        start = fork_point(spec, member, trunk_result, [flat(entry) for entry in trunk.epochs()])
+        study, spec, trunk = self.study, self.study.at(run.setting), trunk_of(run)
+        dense_records, own_records = study.records(trunk), study.records(run)
+        result, history = dense_records.result(), map(flat, dense_records.epochs())
+        start = fork_point(spec, run, result, list(history))
         if start.sentence:
-            self.callbacks.say(f"{label(member)}: {start.sentence}")
-        if start.fork:
-            return self._started_run(member, start, start.fork)
-        described = identity.described(self.study.spec, member, start.dense_epochs, 0)
-        for_now = bool(trunk_result and trunk_result["status"] == "failed")
-        records = self.study.records(member)
-        records.start(described | start.described)
-        records.finish({"status": "skipped", "reason": start.sentence, "for_now": for_now})
-        return None
-
-    def _started_run(self, member: PrunedRun, start: ForkPoint, fork: Fork) -> loop.Run:
-        engine, spec = self.engine(member.setting), self.study.at(member.setting)
+            self.callbacks.say(f"{label(run)}: {start.sentence}")
+        if start.epoch is None:
+            described = members.described(study.spec, run, start.dense_epochs, 0)
+            own_records.start(described | start.described)
+            for_now = bool(result and result["status"] == "failed")
+            skipped = {"status": "skipped", "reason": start.sentence, "for_now": for_now}
+            own_records.finish(skipped)
+            return None
+        engine = self.engine(run.setting)
         training = retraining.training(
-            spec, fork.retraining, start.dense_epochs, engine.steps_per_epoch
+            spec, run.retraining, start.dense_epochs, engine.steps_per_epoch
         )
-        run = self._run(
-            member,
-            training,
-            fork.fork_epoch,
-            initial=functools.partial(self._prune, engine, spec, fork, training),
-            watch=loop.NOT_WATCHED,
-            save=SavePolicy(FORK_SAVE_SHARE, frozenset()),
-        )
-        trunk = trunk_of(member)
-        run.records.start(
+        own_records.start(
             {
-                **identity.described(self.study.spec, member, fork.fork_epoch, training.num_epochs),
-                "fork_epoch": fork.fork_epoch,
+                **members.described(study.spec, run, start.epoch, training.num_epochs),
+                "fork_epoch": start.epoch,
                 **start.described,
-                "parent": identity.directory(self.study.spec, trunk),
+                "parent": members.directory(study.spec, trunk),
                 # None if the trunk's checkpoint has to be made again.
-                "parent_sha256": self.study.store(trunk).sha256(fork.fork_epoch),
+                "parent_sha256": study.store(trunk).sha256(start.epoch),
             }
         )
-        return run
+        reset = training.reset_momentum
+        return self._run(
+            run,
+            training,
+            start.epoch,
+            initial=functools.partial(self._prune, run, start.epoch, reset_momentum=reset),
+            save_share=FORK_SAVE_SHARE,
+            kept=frozenset(),
+        )
 
-    def _prune(
-        self, engine: Engine, spec: RunSpec, fork: Fork, training: Training
-    ) -> state.TrainState:
-        """Returns the trunk's state at the fork epoch, less the weights with the lowest scores."""
-        dense = self._dense_state(engine, fork)
+    def _prune(self, run: Fork, epoch: int, *, reset_momentum: bool) -> TrainState:
+        """Returns the trunk's state after an epoch, less the weights with the lowest scores."""
+        engine, spec = self.engine(run.setting), self.study.at(run.setting)
+        dense, pruning = self._dense_state(engine, trunk_of(run), epoch), spec.pruning
         numbers = engines.probe_indices(
-            engine.num_train, spec.pruning.num_examples, spec.data.split_seed
+            engine.num_train, pruning.num_examples, spec.data.split_seed
         )
         mask = criteria.make_mask(
             engine,
             dense,
-            criterion=fork.criterion,
-            scope=fork.scope,
-            sparsity=fork.sparsity,
-            prunable=engine.prunable(spec.pruning.layers),
-            examples=criteria.Examples(engine, numbers, spec.pruning.batch_size),
+            criterion=run.criterion,
+            scope=run.scope,
+            sparsity=run.sparsity,
+            prunable=engine.prunable(pruning.layers),
+            examples=criteria.Examples(engine, numbers, pruning.batch_size),
         )
-        reset = training.reset_momentum
-        pruned = state.fork(
-            dense, mask, engine.optimizer, replicate=fork.replicate, reset_momentum=reset
+        replicate, optimizer = run.replicate, engine.optimizer
+        return engine.place(
+            fork(dense, mask, optimizer, replicate=replicate, reset_momentum=reset_momentum)
         )
-        return engine.place(pruned)
 
-    def _dense_state(self, engine: Engine, fork: Fork) -> state.TrainState:
-        """Returns the trunk's state at the fork epoch; a lost checkpoint is made again."""
-        trunk = trunk_of(fork)
+    def _dense_state(self, engine: Engine, trunk: Trunk, epoch: int) -> TrainState:
+        """Returns a trunk's state after an epoch; one that was not kept, or lost, is made again."""
         try:
-            stored = self.study.store(trunk).restore(fork.fork_epoch, engine.state_shapes())
+            stored = self.study.store(trunk).restore(epoch, engine.state_shapes())
             return engine.place(stored)
         except CheckpointError:
             directory = self.study.directory(trunk)
-            with multihost.held_by_primary(lambda: locks.held_if_free(directory)):
-                return loop.state_after(engine, self._dense_run(trunk), fork.fork_epoch)
+            with RunLocks() as run_locks:
+                if not on_primary(lambda: run_locks.take(directory)):
+                    raise Locked(str(directory)) from None
+                return loop.state_after(engine, self._dense_run(trunk), epoch)
 
-    def _final_state(self, engine: Engine, fork: Fork) -> state.TrainState:
+    def _final_state(self, engine: Engine, member: Fork) -> TrainState:
         """Returns a finished fork's last state, from its checkpoint."""
-        store, result = self.study.store(fork), self.study.records(fork).result() or {}
+        store, result = self.study.store(member), self.study.records(member).result() or {}
         try:
             return engine.place(store.restore(result["epoch"], engine.state_shapes()))
         except CheckpointError as error:

@@ -1,6 +1,5 @@
 """A study on a Slurm cluster: three job arrays, one after another, through submitit.
 
-submission    what is submitted, and what the user is told
-arrays        what each task asks for; sbatch, squeue
-job           what a task does at its limit and on signals
+submission    what is submitted, what each task does, and what the user is told
+job           a task at its limit, and on signals
 """

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
+from earlyprune_jax.grid import options
+
 WORK_SHARE = 0.8
 """No epoch begins later than at this part of the limit."""
 
@@ -21,7 +23,6 @@ LEAST_SHARE = 0.5
 """A job that has had this part of its limit must have got somewhere to be run again."""
 
 INTERRUPTED = 130
-HEEDED = (signal.SIGUSR2, signal.SIGTERM)
 
 Epochs = Mapping[Any, int]
 """Members that have not ended -> epochs on record."""
@@ -56,62 +57,41 @@ def carry_out(
     started, before = time.time(), epochs_on_record()
     end = float(os.environ.get("SLURM_JOB_END_TIME", started + 60 * minutes))
     limit = end - started
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        _handle_signals(signal.SIG_IGN)
+        options.interrupt(number, frame)
+
     try:
-        _leave_on_signals(received)
+        # submitit's own handlers would requeue from inside the training, and ignore SIGTERM.
+        _handle_signals(leave)
         work(WORK_SHARE * limit / 60)
     except KeyboardInterrupt:
         if signal.SIGUSR2 not in received:
             _exit(INTERRUPTED)
-    _heed_no_signal()
+    _handle_signals(signal.SIG_IGN)
     after, was_told, elapsed = epochs_on_record(), bool(received), time.time() - started
     if not after or (is_shared and not was_told and elapsed < WORK_SHARE * limit):
         return
-    had_its_share = elapsed > LEAST_SHARE * limit
-    if not has_progressed(before, after) and (had_its_share or not was_told):
-        raise NoProgressError(_why_not(had_its_share, minutes))
+    has_progressed = any(
+        member not in after or after[member] > count for member, count in before.items()
+    )
+    # One that was told to leave early may have been preempted.
+    if not has_progressed and (elapsed > LEAST_SHARE * limit or not was_told):
+        raise NoProgressError(
+            f"No epoch was finished, and nobody is left to train one, or {minutes} minutes are too "
+            "short: raise --slurm.minutes, so that a task has time for several, or mend what "
+            "stands above, and submit again."
+        )
     print(f"Time is up, unfinished members: {len(after)}; job {job_id} is requeued.", flush=True)
     subprocess.run(["scontrol", "requeue", job_id], check=True, timeout=60)
     _exit(0)
 
 
-def has_progressed(before: Epochs, after: Epochs) -> bool:
-    """Whether a member has ended, or has more epochs.
-
-    Example:
-        >>> has_progressed({"a": 1, "b": 0}, {"b": 0}), has_progressed({"b": 0}, {"b": 2})
-        (True, True)
-        >>> has_progressed({"b": 2}, {"b": 2})
-        False
-    """
-    return any(member not in after or after[member] > count for member, count in before.items())
-
-
-def _why_not(had_its_share: bool, minutes: int) -> str:
-    if had_its_share:
-        remedy = "raise --slurm.minutes, so that a task has time for several, and submit again"
-        return f"No epoch was finished within {minutes} minutes: {remedy}."
-    return (
-        "No epoch was finished, and nobody is left to train one: see above; mend it, and submit "
-        "again."
-    )
-
-
-def _leave_on_signals(received: list[int]) -> None:
-    """SIGUSR2 and SIGTERM raise KeyboardInterrupt, once."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        _heed_no_signal()
-        raise KeyboardInterrupt
-
-    # submitit's own handlers would requeue from inside the training, and ignore SIGTERM.
-    for each in HEEDED:
-        signal.signal(each, leave)
-
-
-def _heed_no_signal() -> None:
-    for each in HEEDED:
-        signal.signal(each, signal.SIG_IGN)
+def _handle_signals(handler: Any) -> None:
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _exit(code: int) -> None:

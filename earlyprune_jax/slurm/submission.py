@@ -1,32 +1,37 @@
-"""Hands a study to Slurm: three stages, each a job array that begins when the one before has ended.
+"""Hands a study to Slurm through submitit: three job arrays, each begun when the last has ended.
 
     trunks   one task per trunk
     pruned   at most --slurm.num_tasks tasks, which take what is free until nothing is
     closing  one task that trains whatever killed tasks have left, writes the tables and the figures
 
 Tasks know of one another only through the workdir, so any may be killed, requeued or submitted
-again.
+again. Nothing here waits for a job or asks how it has ended: clusters without accounting would not
+tell, and what has been done stands in the workdir.
 """
 
 import dataclasses
+import functools
+import getpass
 import hashlib
+import importlib.util
+import math
+import shutil
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import config, experiment
-from earlyprune_jax.grid import worker
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
-from earlyprune_jax.grid.options import Options
+from earlyprune_jax.grid.options import Options, keep_freed_memory
 from earlyprune_jax.grid.scheduler import Scope
 from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
-from earlyprune_jax.slurm import arrays, job
-from earlyprune_jax.slurm.arrays import SlurmOptions
-from earlyprune_jax.spec import RunSpec, use_code
-from earlyprune_jax.validate import expected, nearest
+from earlyprune_jax.slurm import job
+from earlyprune_jax.spec import use_code
+from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 from earlyprune_jax.workspace import job_id
 
 CLOSING = "closing"
@@ -37,194 +42,111 @@ STAGES: dict[str, tuple[Scope, str]] = {
 }
 """Stage -> what its tasks take of the study, and what they do in words."""
 
+PROGRAMS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
+
+_REQUEUED = "Tasks are requeued at their limit."
+_ONE_PROCESS = "A task is one process on one node; --workers=N makes it several."
+
+RESERVED = {
+    "array": "Give --slurm.num_tasks and --slurm.max_parallel.",
+    "cpus-per-task": "Give --slurm.cpus.",
+    "dependency": "Stages follow one another.",
+    "error": "Logs are in the workdir.",
+    "job-name": "It tells the jobs of one workdir from others.",
+    "no-requeue": _REQUEUED,
+    "nodes": _ONE_PROCESS,
+    "ntasks": _ONE_PROCESS,
+    "output": "Logs are in the workdir.",
+    "requeue": _REQUEUED,
+    "signal": "Tasks are told some time before their limit.",
+    "time": "Give --slurm.minutes.",
+}
+"""Parameters of sbatch that are not to be given raw, and why."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What one job does; called there, after its fields have travelled in a pickle.
+class SlurmOptions:
+    """What each task asks the cluster for, and how many there are.
 
     Attributes:
-        spec: of the study.
-        workdir: absolute.
-        options: workers and batches.
-        minutes: the job's limit.
-        stage: a key of `STAGES`.
+        partition: where; empty = the cluster's default.
+        minutes: limit of a task. A study may take longer: at its limit a task is requeued, and goes
+            on.
+        cpus: cores of a task.
+        gpus: accelerators of a task.
+        memory_gb: memory of a task; 0 = the cluster's default.
+        num_tasks: tasks that train pruned runs, at most.
+        max_parallel: tasks of a stage at the same time, at most.
+        extra: further parameters of sbatch, as `key=value` or `key`.
     """
 
-    spec: RunSpec
-    workdir: Path
-    options: Options
-    minutes: int
-    stage: str
+    partition: str = ""
+    minutes: int = 60
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: float = 0.0
+    num_tasks: int = 32
+    max_parallel: int = 256
+    extra: tuple[str, ...] = ()
 
-    def __call__(self) -> None:
-        """Works until all is done, or until shortly before the limit; then has the job requeued."""
-        worker.keep_freed_memory()
-        use_code(self.spec)
-        is_shared = self.stage != CLOSING
-        job.carry_out(
-            self._work, self._epochs_on_record, job_id(), self.minutes, is_shared=is_shared
-        )
+    def check(self) -> list[str]:
+        """Lists values that make no sense.
 
-    def _work(self, max_minutes: float) -> None:
-        options = dataclasses.replace(self.options, max_minutes=max_minutes)
-        study, (scope, _) = Study(self.spec, self.workdir), STAGES[self.stage]
-        experiment.take_part(study, options, scope, closes=self.stage == CLOSING)
-
-    def _epochs_on_record(self) -> dict[Member, int]:
-        study, (scope, _) = Study(self.spec, self.workdir), STAGES[self.stage]
-        members = [
-            member
-            for member in wanted_members(study)
-            if isinstance(member, Trunk) or not scope.trunks_only
+        Example:
+            >>> SlurmOptions(cpus=0).check()
+            ['Expected --slurm.cpus=0 to be at least 1.']
+        """
+        least = dict.fromkeys(("minutes", "cpus", "num_tasks", "max_parallel"), 1)
+        problems = [
+            expected(f"--slurm.{name}", getattr(self, name), f"to be at least {low}")
+            for name, low in (least | {"gpus": 0, "memory_gb": 0}).items()
+            if not getattr(self, name) >= low
         ]
-        return {
-            member: 0 if isinstance(member, Comparison) else len(study.records(member).epochs())
-            for member in study.unended(members)
+        if self.memory_gb == math.inf:
+            remedy = "0 = the default."
+            problems.append(expected("--slurm.memory_gb", self.memory_gb, "to be finite", remedy))
+        for text in self.extra:
+            key = text.partition("=")[0].lstrip("-").replace("_", "-")
+            if not key:
+                problems.append(expected("--slurm.extra", text, "to be key=value, or a key"))
+            elif key in RESERVED:
+                allowed = "to leave that parameter alone"
+                problems.append(expected("--slurm.extra", text, allowed, RESERVED[key]))
+        return problems
+
+    def grace_seconds(self) -> int:
+        """Returns how long before its limit a task is told to leave."""
+        return max(10, min(120, 6 * self.minutes))
+
+    def parameters(self, name: str, after: str | None) -> dict[str, Any]:
+        """Returns what submitit is told of a stage's jobs.
+
+        Args:
+            name: of the jobs.
+            after: the id of the job or array that has to end before; None = none.
+        """
+        raw: dict[str, Any] = {"requeue": True}
+        if after:
+            raw["dependency"] = f"afterany:{after}"
+        for text in self.extra:
+            key, equals, value = text.lstrip("-").partition("=")
+            raw[key] = value if equals else True
+        parameters: dict[str, Any] = {
+            "name": name,
+            "timeout_min": self.minutes,
+            "cpus_per_task": self.cpus,
+            "slurm_array_parallelism": self.max_parallel,
+            "slurm_signal_delay_s": self.grace_seconds(),
+            "slurm_additional_parameters": raw,
+            # Since Slurm 22.05 steps do not take this over from their job.
+            "slurm_srun_args": [f"--cpus-per-task={self.cpus}"],
         }
-
-
-@dataclasses.dataclass(frozen=True)
-class Submission:
-    """What has been submitted.
-
-    Attributes:
-        job_ids: of the arrays, in the order of the stages.
-        stages: name -> number of tasks.
-        folder: where the jobs' logs are.
-    """
-
-    job_ids: tuple[str, ...]
-    stages: dict[str, int]
-    folder: Path
-
-
-def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> Submission | None:
-    """Submits what is left of a study to Slurm, and returns at once.
-
-    A search (`fork.search=coarse_to_fine`) has its first round spread over the tasks; the later
-    ones, which are not known yet, are for the closing task.
-
-    Args:
-        study: any part of it may be done already.
-        options: workers and batches of every task.
-        slurm_options: what every task asks for.
-
-    Returns:
-        None if nothing is left, and nothing was submitted.
-
-    Raises:
-        InvalidInput: submitit or Slurm is absent or refuses, jobs of this workdir are under way, or
-            what `experiment.run` would refuse. Unless Slurm refuses, nothing was written.
-    """
-    absent = arrays.missing()
-    require(study, options, slurm_options, absent or _under_way(study.workdir))
-    stages = _stages(study, slurm_options)
-    if not stages and (study.workdir / "config.json").is_file():
-        return None
-    # Here, not in the jobs: data that cannot be had should show now, and be fetched once.
-    experiment.begin(Trainer(study, SILENT), options, trains=False)
-    workdir = study.workdir.absolute()
-    folder = workdir / "slurm" / time.strftime("%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True)
-    named = [
-        (
-            job_name(workdir, stage),
-            [Task(study.spec, workdir, options, slurm_options.minutes, stage)] * count,
-        )
-        for stage, count in stages.items()
-    ]
-    ids = arrays.submit(named, slurm_options, folder)
-    return Submission(tuple(ids), stages, folder)
-
-
-def require(
-    study: Study, options: Options, slurm_options: SlurmOptions, problems: Sequence[str] = ()
-) -> None:
-    """Checks everything that speaks against submitting.
-
-    Args:
-        study: what would be submitted.
-        options: workers and batches of every task.
-        slurm_options: what every task asks for.
-        problems: that are known already; they come first.
-
-    Raises:
-        InvalidInput: anything does.
-    """
-    cores = max(1, slurm_options.cpus)
-    problems = [*problems, *slurm_options.check(), *options.check(num_cores=cores)]
-    if options.num_workers > 1 and slurm_options.gpus:
-        remedy, allowed = "One process uses all accelerators of a task: leave it out.", "to be 1"
-        allowed += " with --slurm.gpus"
-        problems.append(expected("--workers", options.num_workers, allowed, remedy))
-    if options.max_minutes < float("inf"):
-        remedy = "Give --slurm.minutes: tasks stop shortly before, and are requeued."
-        problems.append(expected("--max_minutes", options.max_minutes, "without --slurm", remedy))
-    experiment.require_study(study, problems)
-
-
-def _under_way(workdir: Path) -> list[str]:
-    ids = arrays.active([job_name(workdir, stage) for stage in STAGES])
-    if not ids:
-        return []
-    remedy = f"Wait for them, or: scancel {' '.join(ids)}"
-    return [expected("--workdir", str(workdir), "to have no job that waits or runs", remedy)]
-
-
-def job_name(workdir: Path, stage: str) -> str:
-    """Returns what jobs are called in the queue: by it those of one workdir are found.
-
-    Example:
-        >>> job_name(Path("/scratch/me/run"), "trunks")
-        'earlyprune-trunks-a5f811d1'
-    """
-    return f"earlyprune-{stage}-{hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:8]}"
-
-
-def _stages(study: Study, slurm_options: SlurmOptions) -> dict[str, int]:
-    """Returns stage -> number of tasks of what is left; stages without any are left out."""
-    left = study.left(wanted_members(study))
-    num_trunks = sum(isinstance(member, Trunk) for member in left)
-    num_pruned = min(slurm_options.num_tasks, len(left) - num_trunks)
-    counts = {"trunks": num_trunks, "pruned": num_pruned, CLOSING: min(1, len(left))}
-    return {stage: count for stage, count in counts.items() if count}
-
-
-def preview(study: Study, slurm_options: SlurmOptions) -> str:
-    """Describes the stages that `submit` would submit."""
-    stages = _stages(study, slurm_options)
-    if not stages:
-        return "Slurm: nothing is left to submit"
-    asked = [_counted(slurm_options.minutes, "minute"), _counted(slurm_options.cpus, "core")]
-    asked += [_counted(slurm_options.gpus, "GPU")] * bool(slurm_options.gpus)
-    asked += [f"{slurm_options.memory_gb:g} GB"] * bool(slurm_options.memory_gb)
-    lines = [f"Slurm: each task {', '.join(asked)}; a stage begins when the one before has ended"]
-    for stage, count in stages.items():
-        lines.append(f"  {stage}: {_counted(count, 'task')}, {STAGES[stage][1]}")
-    if study.spec.fork.search == "coarse_to_fine":
-        lines.append("  the later rounds of the search are for the closing task")
-    return "\n".join(lines)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def announcement(submitted: Submission, workdir: Path) -> str:
-    """Tells the user what was submitted, where the logs are, and how to see what is left."""
-    names = ",".join(job_name(workdir, stage) for stage in submitted.stages)
-    lines, before = ["Submitted to Slurm:"], ""
-    for (stage, count), array_id in zip(submitted.stages.items(), submitted.job_ids, strict=True):
-        tasks = _counted(count, "task")
-        lines.append(f"  job {array_id}: {stage}, {tasks} ({STAGES[stage][1]}){before}")
-        before = f", after job {array_id}"
-    lines += [
-        f"Logs: {submitted.folder}",
-        f"Progress: squeue -n {names}; what is left: the same command with --dry_run.",
-        "The last job writes tables and figures. The same command submits what failed jobs have "
-        "left; without --slurm it does that in this process.",
-    ]
-    return "\n".join(lines)
+        optional = {
+            "slurm_partition": self.partition,
+            "gpus_per_node": self.gpus,
+            "mem_gb": self.memory_gb,
+        }
+        return parameters | {key: value for key, value in optional.items() if value}
 
 
 def parse(given: Sequence[tuple[str, str]]) -> tuple[SlurmOptions | None, list[str]]:
@@ -257,3 +179,217 @@ def parse(given: Sequence[tuple[str, str]]) -> tuple[SlurmOptions | None, list[s
                 kind = "a whole number" if fields[name] is int else "a number"
                 problems.append(expected(f"--slurm.{name}", text, f"to be {kind}"))
     return (None if problems else SlurmOptions(**values)), problems
+
+
+def require(
+    study: Study, options: Options, slurm_options: SlurmOptions, problems: Sequence[str] = ()
+) -> None:
+    """Checks everything that speaks against submitting.
+
+    Args:
+        study: what would be submitted.
+        options: workers and batches of every task.
+        slurm_options: what every task asks for.
+        problems: that are known already; they come first.
+
+    Raises:
+        InvalidInput: anything does.
+    """
+    cores = max(1, slurm_options.cpus)
+    problems = [*problems, *slurm_options.check(), *options.check(num_cores=cores)]
+    if options.num_workers > 1 and slurm_options.gpus:
+        remedy = "One process uses all accelerators of a task: leave it out."
+        allowed = "to be 1 with --slurm.gpus"
+        problems.append(expected("--workers", options.num_workers, allowed, remedy))
+    if options.max_minutes < math.inf:
+        remedy = "Give --slurm.minutes: tasks stop shortly before, and are requeued."
+        problems.append(expected("--max_minutes", options.max_minutes, "without --slurm", remedy))
+    experiment.require_study(study, problems)
+
+
+def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
+    """Submits what is left of a study to Slurm, and returns at once.
+
+    A search (`fork.search=coarse_to_fine`) has its first round spread over the tasks; the later
+    ones, which are not known yet, are for the closing task.
+
+    Args:
+        study: any part of it may be done already.
+        options: workers and batches of every task.
+        slurm_options: what every task asks for.
+
+    Returns:
+        What was submitted, where the logs are, and how to see what is left.
+
+    Raises:
+        InvalidInput: submitit or Slurm is absent or refuses, jobs of this workdir are under way, or
+            what `experiment.run` would refuse. Unless Slurm refuses, nothing was written.
+    """
+    workdir = study.workdir.absolute()
+    names = {stage: job_name(workdir, stage) for stage in STAGES}
+    problems = missing()
+    if not problems and (ids := active(list(names.values()))):
+        allowed = "to have no job that waits or runs"
+        remedy = f"Wait for them, or: scancel {' '.join(ids)}"
+        problems.append(expected("--workdir", str(workdir), allowed, remedy))
+    require(study, options, slurm_options, problems)
+    stages = _num_tasks(study, slurm_options)
+    if not stages and (workdir / "config.json").is_file():
+        return (
+            "Every run has ended: nothing was submitted. The same command without --slurm sums it "
+            "up."
+        )
+    # Here, not in the jobs: data that cannot be had should show now, and be fetched once.
+    experiment.begin(Trainer(study, SILENT), options, trains=False)
+    folder = workdir / "slurm" / time.strftime("%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True)
+    absolute = Study(study.spec, workdir)
+    tasks = {
+        names[stage]: [functools.partial(work, absolute, options, slurm_options.minutes, stage)] * n
+        for stage, n in stages.items()
+    }
+    ids = submit_arrays(tasks, slurm_options, folder)
+    lines = [
+        f"  job {array_id}: {_described(stage, count)}"
+        for (stage, count), array_id in zip(stages.items(), ids, strict=True)
+    ]
+    return "\n".join(
+        [
+            "Submitted to Slurm; each begins when the one before has ended:",
+            *lines,
+            f"Logs: {folder}",
+            f"Progress: squeue -n {','.join(tasks)}; what is left: the same command with "
+            "--dry_run.",
+            "The last job writes tables and figures. The same command submits what failed jobs "
+            "have left; without --slurm it does that in this process.",
+        ]
+    )
+
+
+def preview(study: Study, slurm_options: SlurmOptions) -> str:
+    """Describes the stages that `submit` would submit."""
+    stages = _num_tasks(study, slurm_options)
+    if not stages:
+        return "Slurm: nothing is left to submit"
+    names = ("minutes", "cpus", "gpus", "memory_gb")
+    asked = ", ".join(f"{name}={getattr(slurm_options, name):g}" for name in names)
+    lines = [f"Slurm: each task {asked}; a stage begins when the one before has ended"]
+    lines += [f"  {_described(stage, count)}" for stage, count in stages.items()]
+    if study.spec.fork.search == "coarse_to_fine":
+        lines.append("  the later rounds of the search are for the closing task")
+    return "\n".join(lines)
+
+
+def _described(stage: str, num_tasks: int) -> str:
+    return f"{stage}, tasks: {num_tasks}, {STAGES[stage][1]}"
+
+
+def job_name(workdir: Path, stage: str) -> str:
+    """Returns what jobs are called in the queue: by it those of one workdir are found.
+
+    Example:
+        >>> job_name(Path("/scratch/me/run"), "trunks")
+        'earlyprune-trunks-a5f811d1'
+    """
+    return f"earlyprune-{stage}-{hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:8]}"
+
+
+def _num_tasks(study: Study, slurm_options: SlurmOptions) -> dict[str, int]:
+    """Returns stage -> number of tasks of what is left; stages without any are left out."""
+    left = study.left(wanted_members(study))
+    num_trunks = sum(isinstance(member, Trunk) for member in left)
+    num_pruned = min(slurm_options.num_tasks, len(left) - num_trunks)
+    counts = {"trunks": num_trunks, "pruned": num_pruned, CLOSING: min(1, len(left))}
+    return {stage: count for stage, count in counts.items() if count}
+
+
+def missing() -> list[str]:
+    """Lists what submitting needs and is not installed here."""
+    problems = []
+    if importlib.util.find_spec("submitit") is None:
+        problems.append("Expected submitit for --slurm. Run pip install 'earlyprune-jax[slurm]'.")
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    if absent:
+        remedy = "Run this on a login node of the cluster, or leave --slurm out."
+        problems.append(f"Expected {', '.join(absent)} on the PATH for --slurm. {remedy}")
+    return problems
+
+
+def active(names: Sequence[str]) -> list[str]:
+    """Lists the ids of this user's jobs of these names that wait or run.
+
+    Raises:
+        InvalidInput: Slurm does not answer.
+    """
+    command = ["squeue", "-h", "-u", getpass.getuser(), "-n", ",".join(names), "-o", "%F"]
+    try:
+        answer = subprocess.run(command, check=True, text=True, capture_output=True, timeout=60)
+    except (subprocess.SubprocessError, OSError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip()
+        raise unexpected("squeue", said, "to list jobs", "Is this a login node?") from error
+    return sorted(set(answer.stdout.split()), key=int)
+
+
+def submit_arrays(
+    stages: Mapping[str, Sequence[Callable[[], None]]], options: SlurmOptions, folder: Path
+) -> list[str]:
+    """Submits job arrays, each to begin when the one before has ended, well or not.
+
+    All or nothing: where Slurm refuses a stage, those before it are cancelled.
+
+    Args:
+        stages: name of the jobs -> what each does, which must be picklable by name; none is empty.
+        options: what each job asks for.
+        folder: for logs and what submitit keeps; a new one, for job ids may recur.
+
+    Returns:
+        The ids of the arrays.
+
+    Raises:
+        InvalidInput: Slurm refuses; its words are in the message.
+    """
+    # An extra: whoever does not submit need not have it.
+    import submitit  # pyright: ignore[reportMissingImports]
+    from submitit.core.utils import FailedJobError  # pyright: ignore[reportMissingImports]
+
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    ids: list[str] = []
+    for name, tasks in stages.items():
+        executor.update_parameters(**options.parameters(name, ids[-1] if ids else None))
+        try:
+            jobs = executor.submit_array(list(tasks))
+        except FailedJobError as error:
+            if ids:
+                subprocess.run(["scancel", *ids], check=False)
+            said = " ".join(str(error).split())
+            raise InvalidInput([f"Expected Slurm to accept {name}. {said}"]) from error
+        # An array of one is a plain job: 5, not 5_0.
+        ids.append(jobs[0].job_id.partition("_")[0])
+    return ids
+
+
+def work(study: Study, options: Options, minutes: int, stage: str) -> None:
+    """Is what one job does: it works until all is done, or until shortly before its limit.
+
+    Args:
+        study: in an absolute workdir.
+        options: workers and batches.
+        minutes: the job's limit.
+        stage: a key of `STAGES`.
+    """
+    keep_freed_memory()
+    use_code(study.spec)
+    scope, is_closing = STAGES[stage][0], stage == CLOSING
+
+    def take_part(max_minutes: float) -> None:
+        limited = dataclasses.replace(options, max_minutes=max_minutes)
+        experiment.take_part(study, limited, scope, closes=is_closing)
+
+    def epochs_on_record() -> dict[Member, int]:
+        return {
+            member: 0 if isinstance(member, Comparison) else len(study.records(member).epochs())
+            for member in study.unended(wanted_members(study))
+            if isinstance(member, Trunk) or not scope.trunks_only
+        }
+
+    job.carry_out(take_part, epochs_on_record, job_id(), minutes, is_shared=not is_closing)

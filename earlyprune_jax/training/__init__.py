@@ -4,11 +4,11 @@
     optim, schedules, retraining    directions, learning rates, what a fork trains
     criteria      from a criterion and a trunk's state to the mask of a fork
     engine        a task's steps with the data on the device, shared by runs that compile alike
-    execution     the one place that decides how steps run on a backend
+    execution     the one place that decides how steps run on a backend, and on several devices
     measurement, budget    signals bound to the engine, and how much of each is affordable
     loop          epochs trained, measured, saved and recorded, from where they stopped
     checkpoint    whole or not at all, with a SHA-256 over all leaves; the only user of Orbax
-    mesh, multihost    one run over many devices, and over many processes
+    multihost     one run over many processes
 
 Learning rates are arguments of the step, not constants in it: trunk and forks of all rules share
 one compilation. After any number of steps of any Optax chain, removed weights and their moments are

@@ -103,6 +103,9 @@ def scores(engine: Engine, state: TrainState, criterion: str, examples: Examples
         criterion: as of `make_mask`.
         examples: likewise.
 
+    Returns:
+        The structure of the params, each leaf of its shape.
+
     Raises:
         InvalidInput: the user's criterion gives something else than scores.
     """
@@ -122,15 +125,11 @@ def _scored(
     log_probs = network.log_probs if network.has_log_probs else None
     function = references.load(CRITERIA_KEY, criterion, CRITERIA, ("params", "probe"))
     made = function(params, Probe(batches, loss, log_probs, key))
-    for kind, of in (("structure", jax.tree.structure), ("shapes", _shapes)):
-        if of(made) != of(params):
-            allowed = f"to give scores of the {kind} of the params"
-            raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave {str(of(made)):.200}.")
+    shapes, wanted = (jax.tree.map(np.shape, tree) for tree in (made, params))
+    if shapes != wanted:
+        allowed = "to give scores of the structure and the shapes of the params"
+        raise unexpected(CRITERIA_KEY, criterion, allowed, f"It gave {shapes!s:.200}.")
     return made
-
-
-def _shapes(tree: Any) -> list[tuple[int, ...]]:
-    return [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _mask_problems(mask: Any, params: Params, prunable: Any, sparsity: float) -> list[str]:
@@ -142,15 +141,13 @@ def _mask_problems(mask: Any, params: Params, prunable: Any, sparsity: float) ->
     leaves = list(zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True))
     inside, outside = ([keep for keep, flag in leaves if bool(flag) == of] for of in (True, False))
     wanted = round(sparsity * sum(np.size(keep) for keep in inside))
-    rows = (
-        (" that are not prunable", count_removed(outside), 0, "none"),
-        ("", count_removed(inside), wanted, f"{wanted}, round(sparsity * prunable weights)"),
-    )
-    return [
-        expected(f"weights removed{which}", removed, f"to be {allowed}")
-        for which, removed, right, allowed in rows
-        if removed != right
-    ]
+    problems = []
+    if removed := count_removed(outside):
+        problems.append(expected("weights removed that are not prunable", removed, "to be none"))
+    if (removed := count_removed(inside)) != wanted:
+        allowed = f"to be {wanted}, round(sparsity * prunable weights)"
+        problems.append(expected("weights removed", removed, allowed))
+    return problems
 
 
 def check_own(task: Task, names: Sequence[str]) -> list[str]:
@@ -188,6 +185,9 @@ def log_probs_problems(task: Task, key: str, names: Sequence[str]) -> list[str]:
         task: of `tasks.abstract`.
         key: the config key that names the criteria, for messages.
         names: of the criteria.
+
+    Returns:
+        One message per criterion.
     """
     remedy = "Its task has none: take another, such as magnitude, or give Task(network=...)."
     return [

@@ -19,19 +19,21 @@ from earlyprune_jax import pruning
 from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.spec import RunSpec, content_hash, deciding
 from earlyprune_jax.tasks import Batches, Task
-from earlyprune_jax.training import mesh as meshes
-from earlyprune_jax.training import optim, state
-from earlyprune_jax.training.execution import FORK_AXIS, execution_form, once_options, runner
-from earlyprune_jax.training.multihost import on_primary
+from earlyprune_jax.training import execution, optim, state
+from earlyprune_jax.training.execution import FORK_AXIS, runner
 from earlyprune_jax.training.optim import Optimizer
 from earlyprune_jax.training.state import NEVER, Stream, TrainState, stream_key
-from earlyprune_jax.validate import InvalidInput
+from earlyprune_jax.validate import InvalidInput, expected
 
 Means = dict[str, float | None]
 """Metric -> value; None where the split is absent."""
 
 NOT_SHARED = ("optim.learning_rate", "train.num_epochs")
 """Keys of a trunk that are no part of its compiled steps; no key of section schedule is either."""
+
+NUM_TIMED_STEPS = 4
+"""Training steps that are timed where steps are called one by one; a scan is timed over an
+epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +92,11 @@ class Engine:
     def new_state(self, seed: int) -> TrainState:
         """Makes the trunk's state at step 0: a function of the seed."""
         key = jax.random.PRNGKey(seed)
-        return self.place(on_primary(lambda: self.make_state(key)))
+        return self.place(self.make_state(key))
 
     def place(self, tree: Any) -> Any:
         """Commits arrays to the engine's devices: every state meets the same compiled step."""
-        return meshes.replicated(tree, self.mesh)
+        return execution.replicated(tree, self.mesh)
 
     def state_shapes(self) -> TrainState:
         """Returns shapes and types of any run's state; nothing is computed."""
@@ -155,18 +157,33 @@ class Engine:
             run = self.runners[f"train_step{suffix}", batches.kind]
             carry = run(carry, inputs, splits["train"])
         new_state, sums = carry
-        measured = jax.device_get((sums, new_state.step, state.all_finite(new_state)))
-        measured = jax.tree.map(np.atleast_1d, measured)
-        each = [jax.tree.map(lambda leaf, i=i: leaf[i], measured) for i in range(len(rates))]
-        return new_state, [self._outcome(*numbers) for numbers in each]
+        outcomes = []
+        numbers = (sums, new_state.step, state.all_finite(new_state))
+        for added, step, is_finite in _of_each_run(numbers, len(rates)):
+            nonfinite_step = int(added.pop("first_nonfinite_step"))
+            if nonfinite_step == NEVER and not is_finite:
+                nonfinite_step = int(step) - 1
+            outcomes.append(EpochOutcome(dict(self.task.measured(added)), nonfinite_step))
+        return new_state, outcomes
 
-    def _outcome(self, sums: Mapping[str, Any], step: Any, is_finite: Any) -> EpochOutcome:
-        """Reads one run's numbers after an epoch; `is_finite` tells of its state."""
-        nonfinite_step = int(sums["first_nonfinite_step"])
-        if nonfinite_step == NEVER and not is_finite:
-            nonfinite_step = int(step) - 1
-        means = self.task.measured({name: sums[name] for name in self.task.sum_names})
-        return EpochOutcome(dict(means), nonfinite_step)
+    def step_seconds(self, width: int = 1) -> float:
+        """Times a training step of so many throw-away runs side by side, on this device.
+
+        Returns:
+            The median of three measurements, after one that compiles.
+        """
+        num_steps = self.steps_per_epoch
+        if self.form == "loop":
+            num_steps = min(NUM_TIMED_STEPS, num_steps)
+        # At these rates no step changes a weight.
+        rates = np.zeros((width, num_steps), np.float32)
+        current = self.stack([self.new_state(0)] * width, width)
+
+        def train() -> None:
+            nonlocal current
+            current, _ = jax.block_until_ready(self.train_epoch(current, rates))
+
+        return execution.typical_seconds(train) / num_steps
 
     def epoch_batches(self, key: PRNGKey, step: int, num_steps: int) -> Iterator[Batches]:
         """Yields the first batches of an epoch.
@@ -175,6 +192,9 @@ class Engine:
             key: of the run.
             step: at which the epoch begins, a multiple of `steps_per_epoch`.
             num_steps: how many batches.
+
+        Returns:
+            Batches of one kind after another, as many in all.
         """
         epoch = step // self.steps_per_epoch
         for batches in self.task.batching.epoch(stream_key(key, Stream.ORDER), epoch):
@@ -221,11 +241,7 @@ class Engine:
         for batches in self.batches(split, self.spec.train.eval_batch_size):
             inputs = (batches.indices, batches.weights)
             sums = self.runners[f"eval_step{suffix}", batches.kind](sums, inputs, constants)
-        sums = jax.tree.map(np.atleast_1d, jax.device_get(sums))
-        return [
-            dict(self.task.measured({name: values[index] for name, values in sums.items()}))
-            for index in range(num_runs)
-        ]
+        return [dict(self.task.measured(added)) for added in _of_each_run(sums, num_runs)]
 
     def _layout(self, current: TrainState) -> tuple[str, Callable[[Any], Any], Mapping[str, Any]]:
         """Returns what differs for a stack: the end of its steps' names, placement, the data."""
@@ -251,6 +267,9 @@ class Engine:
             split: its name.
             batch_size: of the batches; raised to a multiple of the devices.
             examples: their numbers, ascending; None = all.
+
+        Returns:
+            The batches, in ascending order within a kind.
         """
         batching, multiple = self.task.batching, self.mesh.size if self.mesh else 1
         chosen = np.arange(batching.num_examples[split]) if examples is None else examples
@@ -294,6 +313,12 @@ class Engine:
                 yield [row[np.asarray(weights) > 0] for row in rows]
 
 
+def _of_each_run(tree: Any, num_runs: int) -> list[Any]:
+    """Fetches the numbers of a run alone, or of a stack's first ones, and divides them by run."""
+    numbers = jax.tree.map(np.atleast_1d, jax.device_get(tree))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], numbers) for i in range(num_runs)]
+
+
 @functools.lru_cache(maxsize=4096)
 def engine_id(spec: RunSpec) -> str:
     """Returns eight hex digits of what decides an engine: settings that differ in nothing of it
@@ -327,34 +352,36 @@ def build(
         mesh: devices, of one process or many, that share every batch; None = the first device.
         fork_mesh: devices for runs that train as one batch; None = all of this process.
 
+    Returns:
+        The engine; its steps compile at first use.
+
     Raises:
         InvalidInput: the mesh cannot share the batches equally.
     """
     if mesh and (problems := indivisible(spec, mesh.size)):
         raise InvalidInput(problems)
-    form = form or execution_form(jax.default_backend())
+    form = form or execution.execution_form(jax.default_backend())
     fork_mesh = fork_mesh or Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
     optimizer = optim.make(spec.optim, task.optimizer)
     num_train = task.batching.num_examples["train"]
     runners: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {}
     for kind in task.batching.kinds:
+        suffix = f"_{kind}" if kind else ""
         for name, step, axes in (
             ("train_step", state.train_step(task, optimizer, kind), (0, 0, None)),
             ("eval_step", state.eval_step(task, kind), (0, None, (0, 0, None))),
         ):
-            suffix = f"_{kind}" if kind else ""
-            shared = meshes.data_parallel(step, mesh)
-            runners[name, kind] = runner(shared, form=form, name=f"{name}{suffix}")
+            runners[name, kind] = runner(step, form=form, name=f"{name}{suffix}", mesh=mesh)
             runners[f"{name}s", kind] = runner(
-                step, form=form, name=f"{name}s{suffix}", axes=axes, mesh=fork_mesh
+                step, form=form, name=f"{name}s{suffix}", mesh=fork_mesh, axes=axes
             )
-        predict = meshes.data_parallel(state.predict_step(task, kind), mesh)
+        predict = execution.data_parallel(state.predict_step(task, kind), mesh)
         runners["predict", kind] = jax.jit(predict)
     return Engine(
         spec=spec,
         task=task,
         optimizer=optimizer,
-        splits=meshes.replicated(dict(task.splits), mesh),
+        splits=execution.replicated(dict(task.splits), mesh),
         probe=probe_indices(num_train, spec.signals.num_examples, spec.data.split_seed),
         form=form,
         mesh=mesh,
@@ -370,7 +397,7 @@ def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainSt
     def make(key):
         return state.create(task.init(stream_key(key, Stream.INIT)), optimizer, key)
 
-    return jax.jit(make, compiler_options=once_options(jax.default_backend()))
+    return jax.jit(make, compiler_options=execution.once_options(jax.default_backend()))
 
 
 def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
@@ -380,7 +407,14 @@ def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
     sizes = {"train.batch_size": spec.train.batch_size}
     if spec.signals.names:
         sizes["signals.batch_size"] = spec.signals.batch_size
-    return meshes.indivisible(sizes, num_devices)
+    problems = []
+    for name, size in sizes.items():
+        lower = size // num_devices * num_devices
+        if size != lower:
+            near = " or ".join(str(each) for each in (lower, lower + num_devices) if each)
+            allowed = f"to be a multiple of the {num_devices} devices"
+            problems.append(expected(name, size, allowed, f"Nearest: {near}."))
+    return problems
 
 
 def probe_indices(num_train: int, num_examples: int, seed: int) -> np.ndarray:

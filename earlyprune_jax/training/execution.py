@@ -1,18 +1,28 @@
-"""How steps, and forks of one shape, are run on each backend: the one place that decides.
+"""How steps are run on each backend, and over several devices: the one place that decides.
 
 XLA's CPU backend runs convolutions inside `lax.scan` some 50 times slower than the same
 step called from Python, and several forks as one batch 4 to 11 times slower than one after another;
 on GPU and TPU a whole chunk under scan keeps the device fed, and a batch of small forks fills it.
 Results of these forms differ in the last bits, so a run records which one made it.
+
+Devices share the work in one of two ways. Along a *data mesh* each holds the whole state and data
+set, and computes a part of every batch; arrays keep their global meaning, so batch norm and the
+loss see the whole batch. Along a *fork mesh* each trains its share of the runs of a stack, and
+nothing is exchanged.
 """
 
 import math
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from earlyprune_jax.array_types import Array
 
 Carry = TypeVar("Carry")
 Step = Callable[[Carry, Any, Any], Carry]
@@ -21,8 +31,11 @@ Step = Callable[[Carry, Any, Any], Carry]
 Runner = Callable[[Carry, Any, Any], Carry]
 """(carry, inputs with a leading axis of steps, constants) -> carry."""
 
-FORK_AXIS = "fork"
-"""The axis of a mesh over which the runs of a stack are spread."""
+DATA_AXIS, FORK_AXIS = "data", "fork"
+"""The axes of the two meshes."""
+
+WORTH_DOUBLING = 1.1
+"""A batch is made twice as wide if its runs then train at least this many times faster, each."""
 
 
 def execution_form(backend: str) -> str:
@@ -33,10 +46,6 @@ def execution_form(backend: str) -> str:
         ('loop', 'scan')
     """
     return "loop" if backend == "cpu" else "scan"
-
-
-WORTH_DOUBLING = 1.1
-"""A batch is made twice as wide if its runs then train at least this many times faster, each."""
 
 
 def batches_forks(backend: str) -> bool:
@@ -50,20 +59,29 @@ def batches_forks(backend: str) -> bool:
     return backend != "cpu"
 
 
+def once_options(backend: str) -> dict[str, int]:
+    """Returns compiler options of a function that runs once a trunk: on CPU, optimising takes
+    longer than running."""
+    return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
+
+
 def measured_width(
     seconds_of: Callable[[int], float],
     most: int,
-    memory_error: type[Exception],
+    memory_error: type[Exception] = jax.errors.JaxRuntimeError,
     multiple_of: int = 1,
 ) -> int:
     """Finds how many forks to train as one batch: doubled while that pays and fits in memory.
 
     Args:
-        seconds_of: width -> the seconds of one epoch of so many forks; raises `memory_error` if
-            they do not fit.
+        seconds_of: width -> the seconds of a step of so many forks; raises `memory_error` if they
+            do not fit.
         most: as many forks as there are.
         memory_error: what the backend raises.
         multiple_of: the first width tried, and its multiples: the number of devices.
+
+    Returns:
+        The width, in [1, most], or `multiple_of` where that is more.
 
     Example:
         >>> measured_width(lambda width: 1.0 + 0.1 * width, most=64, memory_error=MemoryError)
@@ -83,10 +101,14 @@ def measured_width(
     return min(best, max(most, multiple_of))
 
 
-def once_options(backend: str) -> dict[str, int]:
-    """Returns compiler options of a function that runs once a trunk: on CPU, optimising takes
-    longer than running."""
-    return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
+def typical_seconds(function: Callable[[], object]) -> float:
+    """Returns the median of three calls' seconds, after one that compiles."""
+    seconds = []
+    for _ in range(4):
+        started = time.monotonic()
+        jax.block_until_ready(function())
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds[1:])
 
 
 def runner(
@@ -94,20 +116,23 @@ def runner(
     *,
     form: str,
     name: str,
-    compiler_options: Mapping[str, Any] = MappingProxyType({}),
-    axes: tuple[Any, Any, Any] | None = None,
     mesh: Mesh | None = None,
+    axes: tuple[Any, Any, Any] | None = None,
+    compiler_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Runner:
     """Compiles a step into a function that runs many; the carry's buffers are donated.
 
     Args:
-        step: a pure function.
+        step: a pure function, made for this runner, which names it.
         form: `loop` or `scan`.
         name: shown in profiles and compilation logs.
-        compiler_options: for XLA.
+        mesh: without `axes` a data mesh, with them a fork mesh; None = one device.
         axes: as `jax.vmap`'s in_axes, of carry, one step's inputs, and constants: the step is run
             for a stack of runs, along a leading axis of the carry. None = for one run.
-        mesh: the devices over which the runs of a stack are spread; nothing is exchanged.
+        compiler_options: for XLA.
+
+    Returns:
+        The runner.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,15 +140,13 @@ def runner(
         >>> total(jnp.zeros(()), jnp.arange(4.0), jnp.float32(2.0)).item()
         12.0
     """
-    single = step if axes is None else jax.vmap(step, axes)
+    run = single = jax.vmap(step, axes) if axes else data_parallel(step, mesh)
 
-    def several(carry, inputs, constants):
+    def scan(carry, inputs, constants):
         return jax.lax.scan(lambda c, x: (single(c, x, constants), None), carry, inputs)[0]
 
-    def once(carry, inputs, constants):
-        return single(carry, inputs, constants)
-
-    run = several if form == "scan" else once
+    if form == "scan":
+        run = scan
     if axes and mesh and mesh.size > 1:
         run = _spread(run, axes, form, mesh)
     run.__name__ = name
@@ -157,3 +180,76 @@ def _spread(run: Runner, axes: tuple[Any, Any, Any], form: str, mesh: Mesh) -> R
     return jax.shard_map(
         run, mesh=mesh, in_specs=(by_run, inputs, constants), out_specs=by_run, check_vma=False
     )
+
+
+def data_mesh() -> Mesh:
+    """Returns all devices of all processes along one axis, `data`.
+
+    Example:
+        >>> data_mesh().axis_names
+        ('data',)
+    """
+    return Mesh(np.array(jax.devices()), (DATA_AXIS,))
+
+
+def data_parallel(step: Step, mesh: Mesh | None) -> Step:
+    """Makes a step whose devices share its inputs' examples and all hold the outcome.
+
+    Args:
+        step: (carry, inputs, constants) -> carry, or another outcome, as it would be written for
+            one device.
+        mesh: a data mesh; None = one device.
+
+    Returns:
+        A step of the same values, up to the order of sums; without a mesh, the step itself.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> total = data_parallel(lambda carry, x, k: carry + k * jnp.sum(x), data_mesh())
+        >>> jax.jit(total)(jnp.zeros(()), jnp.arange(4.0), 2.0).item()
+        12.0
+    """
+    if mesh is None:
+        return step
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def parallel(carry: Any, inputs: Any, constants: Any) -> Any:
+        spread = jax.tree.map(lambda leaf: shard_batch(leaf, mesh), inputs)
+        # Said, not left to the compiler: the next step takes the carry's buffers as they are.
+        return jax.lax.with_sharding_constraint(step(carry, spread, constants), whole)
+
+    return parallel
+
+
+def shard_batch(leaf: Array, mesh: Mesh) -> Array:
+    """Spreads the first axis over a data mesh, inside jit; leaves what cannot be divided whole.
+
+    Numbers, and a batch whose size is no multiple of the devices, are computed by every device: the
+    result is the same.
+    """
+    divides = np.ndim(leaf) > 0 and leaf.shape[0] % mesh.size == 0
+    spec = PartitionSpec(DATA_AXIS) if divides else PartitionSpec()
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+
+def replicated(tree: Any, mesh: Mesh | None) -> Any:
+    """Commits arrays to every device of a data mesh, whole; without one, to the default device.
+
+    What lies there already is not copied.
+
+    Args:
+        tree: NumPy arrays or arrays of this process, the same in all processes.
+        mesh: None = the first device.
+    """
+    if mesh is None:
+        return jax.device_put(tree, jax.local_devices()[0])
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def put(leaf: Any) -> Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(whole, leaf.ndim):
+            return leaf
+        host = np.asarray(leaf)
+        # device_put would have all processes compare every leaf.
+        return jax.make_array_from_callback(host.shape, whole, lambda index: host[index])
+
+    return jax.tree.map(put, tree)

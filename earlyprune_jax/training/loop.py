@@ -5,57 +5,24 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from earlyprune_jax import pruning
 from earlyprune_jax.records import RunRecords, flat
-from earlyprune_jax.training import measurement, schedules
+from earlyprune_jax.training import measurement
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.engine import Engine, EpochOutcome, Means
 from earlyprune_jax.training.measurement import Instrument, Watcher
-from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.retraining import Training
+from earlyprune_jax.training.schedules import rates_of_epoch
 from earlyprune_jax.training.state import NEVER, TrainState
 from earlyprune_jax.triggers import Trigger
 
-Report = Callable[[dict[str, Any] | None], None]
-"""Called with every epoch's entry when it is finished; with None for one finished earlier."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SavePolicy:
-    """When a run's state is saved, and which saves stay.
-
-    Attributes:
-        share: the part of the time that saves may take; None = the initial state and every epoch
-            are saved, whatever that costs. The last epoch is always saved.
-        keep: epochs whose checkpoints stay beside the newest; None = all.
-    """
-
-    share: float | None
-    keep: frozenset[int] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Watch:
-    """What is measured along a run, and the rule that may end it.
-
-    Attributes:
-        tools: the instruments.
-        trigger: the run ends after the epoch at which this fires, if epochs are left to train.
-    """
-
-    tools: tuple[Instrument, ...] = ()
-    trigger: Trigger | None = None
-
-
 FIRST_GUESS_SECONDS = 0.3
 """What a run's first save is taken to last."""
-
-NOT_WATCHED = Watch()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +33,28 @@ class Run:
         training: length, schedule, momentum.
         first_epoch: epochs of the trunk that lie behind the run's start; 0 for a trunk.
         initial: makes the state at the run's start.
-        watch: what is measured after every epoch.
-        save: when its state is saved.
+        prunable: the structure of the params with Python bools: of what the sparsity is achieved.
         records: where its epochs and its end are written.
         store: where its checkpoints are.
-        report: called after every epoch.
-        prunable: the structure of the params with Python bools: of what the sparsity is achieved.
+        report: called with every epoch's entry when it is finished.
+        instruments: what is measured after every epoch.
+        trigger: the run ends after the epoch at which this fires, if epochs are left to train.
+        save_share: the part of the time that saves may take; None = the initial state and every
+            epoch are saved, whatever that costs. The last epoch is always saved.
+        kept: epochs whose checkpoints stay beside the newest; None = all.
     """
 
     training: Training
     first_epoch: int
     initial: Callable[[], TrainState]
     prunable: Any
-    watch: Watch
-    save: SavePolicy
     records: RunRecords
     store: CheckpointStore
-    report: Report
+    report: Callable[[dict[str, Any]], None]
+    instruments: tuple[Instrument, ...] = ()
+    trigger: Trigger | None = None
+    save_share: float | None = None
+    kept: frozenset[int] | None = None
 
 
 def train(
@@ -112,10 +84,7 @@ def train(
     """
     live = [_Progress(engine, run) for run in runs]
     current = engine.stack([progress.resume() for progress in live], width)
-    while True:
-        going = [index for index, progress in enumerate(live) if not progress.ended()]
-        if not going:
-            return
+    while going := [index for index, progress in enumerate(live) if not progress.ended()]:
         if len(going) < len(live):
             current = engine.stack([engine.state_of(current, index) for index in going], width)
             live = [live[index] for index in going]
@@ -123,23 +92,19 @@ def train(
             for index, progress in enumerate(live):
                 progress.save(functools.partial(engine.state_of, current, index))
             return
-        current = _train_epoch(engine, current, live)
-
-
-def _train_epoch(engine: Engine, current: TrainState, live: Sequence["_Progress"]) -> TrainState:
-    """Trains, evaluates and measures every run for one epoch, and records it."""
-    started = time.monotonic()
-    rates = np.stack([progress.rates() for progress in live])
-    current, outcomes = engine.train_epoch(current, rates)
-    # The runs of a stack share its time.
-    train_seconds = (time.monotonic() - started) / len(live)
-    measured = {split: engine.evaluate(current, split) for split in ("validation", "test")}
-    seconds = (time.monotonic() - started) / len(live)
-    for index, (progress, outcome) in enumerate(zip(live, outcomes, strict=True)):
-        evaluated = {split: means[index] for split, means in measured.items()}
-        state = functools.partial(engine.state_of, current, index)
-        progress.record(state, outcome, evaluated, train_seconds, seconds)
-    return current
+        started = time.monotonic()
+        rates = np.stack([progress.rates() for progress in live])
+        current, outcomes = engine.train_epoch(current, rates)
+        # The runs of a stack share its time.
+        train_seconds = (time.monotonic() - started) / len(live)
+        evaluated = {split: engine.evaluate(current, split) for split in ("validation", "test")}
+        seconds = (time.monotonic() - started) / len(live)
+        for index, (progress, outcome) in enumerate(zip(live, outcomes, strict=True)):
+            entry = _named("train", outcome.means) | {"train_seconds": train_seconds}
+            for split, means in evaluated.items():
+                entry |= _named(split, means[index])
+            state = functools.partial(engine.state_of, current, index)
+            progress.record(state, outcome, entry, seconds)
 
 
 class _Progress:
@@ -149,10 +114,10 @@ class _Progress:
         self.engine, self.run = engine, run
         self.history: list[dict[str, Any]] = []
         self.sparsity = 0.0
-        self.diverged: tuple[int, int] | None = None
+        self.diverged: dict[str, int] = {}
         self.saved_epoch = -1
         self.unsaved_seconds, self.save_seconds = 0.0, FIRST_GUESS_SECONDS
-        self.watcher = Watcher(run.watch.tools, functools.partial(state_after, engine, run))
+        self.watcher = Watcher(run.instruments, functools.partial(state_after, engine, run))
 
     def resume(self) -> TrainState:
         """Returns the newest sound state that the run's records reach."""
@@ -161,13 +126,12 @@ class _Progress:
         latest = run.first_epoch + len(run.records.epochs())
         state, epoch, is_saved = _newest_sound(self.engine, run, latest)
         run.records.truncate(epoch - run.first_epoch)
-        if not is_saved and run.save.share is None:
-            _save(run, epoch, state)
         self.history = [flat(entry) for entry in run.records.epochs()]
         self.sparsity = pruning.sparsity(state.mask, run.prunable)
-        self.saved_epoch = epoch
-        for _ in self.history:
-            run.report(None)
+        if is_saved or run.save_share is not None:
+            self.saved_epoch = epoch
+        else:
+            self.save(lambda: state)
         return state
 
     @property
@@ -181,90 +145,77 @@ class _Progress:
         return self.epoch * self.engine.steps_per_epoch
 
     def rates(self) -> np.ndarray:
-        """The learning rates of the next epoch."""
-        return schedules.rates_of_epoch(
-            self.run.training.schedule, len(self.history), self.engine.steps_per_epoch
-        )
+        """Returns the learning rates of the next epoch."""
+        index, steps_per_epoch = len(self.history), self.engine.steps_per_epoch
+        return rates_of_epoch(self.run.training.schedule, index, steps_per_epoch)
 
     def ended(self) -> bool:
         """Tells whether no epoch is left to train; if so, how it ended is written down."""
-        watch, firing = self.run.watch, None
-        if self.diverged:
-            epoch, step = self.diverged
-            result = {"status": "diverged", "epoch": epoch, "step": step}
-        else:
-            if len(self.history) < self.run.training.num_epochs:
+        run, result = self.run, {"status": "diverged", **self.diverged}
+        if not self.diverged:
+            result = {"status": "finished", "epoch": self.epoch, "step": self.step}
+            if len(self.history) < run.training.num_epochs:
                 # Asked before an epoch, not after one: an interrupted run asks again.
-                firing = watch.trigger(self.history) if watch.trigger and self.history else None
+                firing = run.trigger(self.history) if run.trigger and self.history else None
                 if firing is None:
                     return False
-            result = {"status": "finished", "epoch": self.epoch, "step": self.step}
-        result["achieved_sparsity"] = self.sparsity
-        fired = {"fired": dataclasses.asdict(firing)} if firing else {}
-        self.run.records.finish(result | fired)
+                result["fired"] = dataclasses.asdict(firing)
+        run.records.finish(result | {"achieved_sparsity": self.sparsity})
         return True
 
     def record(
         self,
         state: Callable[[], TrainState],
-        trained: EpochOutcome,
-        evaluated: dict[str, Means],
-        train_seconds: float,
+        outcome: EpochOutcome,
+        measured: Mapping[str, Any],
         seconds: float,
     ) -> None:
-        """Writes down one epoch, unless the run has diverged in it.
+        """Writes down one epoch, unless the run has diverged in it, and saves the state if due.
 
         Args:
             state: gives the state after the epoch.
-            trained: the outcome of its training.
-            evaluated: split -> its metrics.
-            train_seconds: the time its training took.
-            seconds: the same with its evaluation.
+            outcome: of its training.
+            measured: the metrics of every split, and the time its training took.
+            seconds: what training and evaluation took.
         """
-        epoch, after = self.epoch + 1, self.step + self.engine.steps_per_epoch
-        last = self.run.first_epoch + self.run.training.num_epochs
-        entry: dict[str, Any] = {"epoch": epoch, "step": after}
-        entry["learning_rate"] = float(self.rates()[-1])
-        entry |= _named("train", trained.means) | {"train_seconds": train_seconds}
-        for split, means in evaluated.items():
-            entry |= _named(split, means)
-        step = trained.nonfinite_step
-        if step == NEVER and self.engine.task.host:
-            entry |= self.engine.measure_on_host(state(), epoch, last)
-        numbers = [value for value in entry.values() if value is not None]
-        if step == NEVER and not all(map(math.isfinite, numbers)):
-            step = after - 1
-        step = on_primary(lambda: step)
-        if step != NEVER:
-            self.diverged = (epoch, step)
-            return
         started = time.monotonic()
-        if self.run.watch.tools:
+        epoch, last = self.epoch + 1, self.run.first_epoch + self.run.training.num_epochs
+        step = self.step + self.engine.steps_per_epoch
+        entry: dict[str, Any] = {"epoch": epoch, "step": step}
+        entry["learning_rate"] = float(self.rates()[-1])
+        entry |= measured
+        nonfinite_step = outcome.nonfinite_step
+        if nonfinite_step == NEVER:
+            entry |= self.engine.measure_on_host(state(), epoch, last)
+            if not all(math.isfinite(value) for value in entry.values() if value is not None):
+                nonfinite_step = step - 1
+        if nonfinite_step != NEVER:
+            self.diverged = {"epoch": epoch, "step": nonfinite_step}
+            return
+        if self.run.instruments:
             entry["signals"], entry["signal_seconds"] = self.watcher.measure(state(), epoch)
         entry["seconds"] = seconds + time.monotonic() - started
-        # Numbers that each process works out for itself, and times, may differ: all go by the
-        # primary's.
-        entry = on_primary(lambda: entry)
-        # Recorded first: a checkpoint that its records do not reach could not be resumed from.
-        self.run.records.append(entry)
+        # Recorded before it is saved: a checkpoint that its records do not reach could not be
+        # resumed from. Processes that train as one go on with what the first of them has written,
+        # for times differ, and the numbers that each works out for itself may.
+        entry = self.run.records.append(entry)
         self.history.append(flat(entry))
         self.unsaved_seconds += entry["seconds"]
-        if epoch == last or on_primary(self._save_is_due):
+        share = self.run.save_share
+        if epoch == last or share is None or share * self.unsaved_seconds >= self.save_seconds:
             self.save(state)
         self.run.report(entry)
 
-    def _save_is_due(self) -> bool:
-        """Tells whether another save is within its share of the run's own time since the last."""
-        share = self.run.save.share
-        return share is None or share * self.unsaved_seconds >= self.save_seconds
-
     def save(self, state: Callable[[], TrainState]) -> None:
         """Saves the state after the last epoch on record, unless that is done."""
-        if self.saved_epoch != self.epoch:
-            started = time.monotonic()
-            _save(self.run, self.epoch, state())
-            self.saved_epoch, self.unsaved_seconds = self.epoch, 0.0
-            self.save_seconds = time.monotonic() - started
+        run, epoch = self.run, self.epoch
+        if self.saved_epoch == epoch:
+            return
+        self.save_seconds = run.store.save(epoch, state())
+        self.saved_epoch, self.unsaved_seconds = epoch, 0.0
+        if run.kept is not None:
+            compared = measurement.epochs_needed_after(epoch, run.instruments)
+            run.store.keep_only(run.kept | compared | {epoch})
 
 
 def state_after(engine: Engine, run: Run, epoch: int) -> TrainState:
@@ -277,10 +228,13 @@ def state_after(engine: Engine, run: Run, epoch: int) -> TrainState:
         engine: of the run's network and data.
         run: the run.
         epoch: counted from the trunk's start.
+
+    Returns:
+        The state, on the engine's devices.
     """
     state, start, is_saved = _newest_sound(engine, run, epoch)
     for index in range(start - run.first_epoch, epoch - run.first_epoch):
-        rates = schedules.rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
+        rates = rates_of_epoch(run.training.schedule, index, engine.steps_per_epoch)
         state, _ = engine.train_epoch(state, rates)
     if start != epoch or not is_saved:
         run.store.save(epoch, state)
@@ -288,8 +242,8 @@ def state_after(engine: Engine, run: Run, epoch: int) -> TrainState:
 
 
 def _newest_sound(engine: Engine, run: Run, latest: int) -> tuple[TrainState, int, bool]:
-    """The newest readable checkpoint up to an epoch, or the run's start; its epoch; whether it is
-    saved."""
+    """Finds the newest readable checkpoint up to an epoch, or the run's start; its epoch; whether
+    it is saved."""
     for epoch in sorted(run.store.epochs(), reverse=True):
         if run.first_epoch <= epoch <= latest:
             try:
@@ -297,13 +251,6 @@ def _newest_sound(engine: Engine, run: Run, latest: int) -> tuple[TrainState, in
             except CheckpointError as error:
                 warnings.warn(f"{error} Going back to an older checkpoint.", stacklevel=2)
     return run.initial(), run.first_epoch, False
-
-
-def _save(run: Run, epoch: int, state: TrainState) -> None:
-    run.store.save(epoch, state)
-    if run.save.keep is not None:
-        compared = measurement.epochs_needed_after(epoch, run.watch.tools)
-        run.store.keep_only(run.save.keep | compared | {epoch})
 
 
 def _named(prefix: str, measured: Means) -> dict[str, Any]:

@@ -28,21 +28,12 @@ from earlyprune_jax.tasks.batching import places
 from earlyprune_jax.training import criteria
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.execution import runner
-from earlyprune_jax.training.mesh import data_parallel
 from earlyprune_jax.training.state import Stream, TrainState, signal_step, stream_key
 from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
 
 KEY = "signals.names"
-RECORDED = (
-    "epoch",
-    "step",
-    "learning_rate",
-    "seconds",
-    "train_seconds",
-    "signals",
-    "signal_seconds",
-    "trunk_seed",
-)
+RECORDED = ("epoch", "step", "learning_rate", "seconds", "train_seconds", "trunk_seed")
+RECORDED += ("signals", "signal_seconds")
 SPLITS = ("train_", "validation_", "test_")
 """What columns of signals may not be called, or begin with."""
 
@@ -86,11 +77,10 @@ def instruments(engine: Engine) -> tuple[Instrument, ...]:
     for name in engine.spec.signals.names:
         if name in TRAJECTORIES:
             made.append(TRAJECTORIES[name](engine))
-            continue
-        signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
-        made.append(
-            _of_examples(engine, signal) if isinstance(signal, ProbeSignal) else _of_weights(signal)
-        )
+        else:
+            num_examples = len(engine.probe)
+            signal = _signal(name, engine.spec, engine.task, num_examples=num_examples)
+            made.append(_instrument(engine, signal))
     return tuple(made)
 
 
@@ -153,6 +143,9 @@ def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
         spec: of one setting.
         task: of `tasks.abstract`.
         names: of signals, built-in or own; those that `check` refuses have none.
+
+    Returns:
+        Names of columns, in the order of the signals.
     """
     declared: list[str] = []
     for name in names:
@@ -233,45 +226,39 @@ def epochs_needed_after(epoch: int, tools: tuple[Instrument, ...]) -> frozenset[
     return frozenset(needed)
 
 
-def _of_examples(engine: Engine, signal: ProbeSignal) -> Instrument:
-    name = re.sub(r"\W+", "_", signal.name).strip("_")
-    options = memory_options(jax.default_backend())
+def _instrument(engine: Engine, signal: ProbeSignal | WeightSignal) -> Instrument:
+    """Binds a signal of one state to the engine's data."""
     runs = {}
     for kind in engine.task.batching.kinds:
-        step = signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind)
-        shared = data_parallel(step, engine.mesh)
-        runs[kind] = runner(shared, form=engine.form, name=f"{name}_step", compiler_options=options)
+        if isinstance(signal, WeightSignal):
+            break
+        runs[kind] = runner(
+            signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind),
+            form=engine.form,
+            name=re.sub(r"\W+", "_", signal.name).strip("_") + "_step",
+            mesh=engine.mesh,
+            compiler_options=memory_options(jax.default_backend()),
+        )
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
         key = stream_key(state.key, Stream.SIGNAL, epoch)
-        constants = (state.params, state.model_state, engine.splits["train"], key)
-        sums = engine.place(signal.zero_sums(state.params))
-        for kind, inputs in _probe_inputs(engine, probe, signal.num_passes):
-            sums = runs[kind](sums, inputs, constants)
-        return _as_declared(signal, signal.numbers(jax.device_get(sums), len(probe)))
+        if isinstance(signal, WeightSignal):
+            numbers = dict(signal.measure(state.params, key))
+        else:
+            constants = (state.params, state.model_state, engine.splits["train"], key)
+            sums = engine.place(signal.zero_sums(state.params))
+            for kind, inputs in _probe_inputs(engine, probe, signal.num_passes):
+                sums = runs[kind](sums, inputs, constants)
+            numbers = signal.numbers(jax.device_get(sums), len(probe))
+        # Numbers by parameter are free.
+        single = {name for name, value in numbers.items() if not isinstance(value, Mapping)}
+        if single != set(signal.columns):
+            allowed = f"to give its columns, {', '.join(signal.columns)}"
+            raise unexpected(f"numbers of {signal.name}", sorted(single), allowed)
+        return numbers
 
-    return Instrument(signal.name, signal.columns, observe, probe=engine.probe)
-
-
-def _of_weights(signal: WeightSignal) -> Instrument:
-    def observe(state: TrainState, epoch: int, probe: None) -> dict[str, Any]:
-        key = stream_key(state.key, Stream.SIGNAL, epoch)
-        return _as_declared(signal, dict(signal.measure(state.params, key)))
-
-    return Instrument(signal.name, signal.columns, observe)
-
-
-def _as_declared(signal: ProbeSignal | WeightSignal, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Returns the numbers, which must be those of the signal's columns; mappings are free.
-
-    Raises:
-        InvalidInput: they are not.
-    """
-    single = {name for name, value in numbers.items() if not isinstance(value, Mapping)}
-    if single != set(signal.columns):
-        allowed = f"to give its columns, {', '.join(signal.columns)}"
-        raise unexpected(f"numbers of {signal.name}", sorted(single), allowed)
-    return numbers
+    probe = engine.probe if runs else None
+    return Instrument(signal.name, signal.columns, observe, probe=probe)
 
 
 def _mask_distance(engine: Engine) -> Instrument:

@@ -64,20 +64,17 @@ def problems(
         "--process_id": process_id,
     }
     missing = [name for name, value in values.items() if value is None]
-    if len(missing) == len(values):
-        return []
-    if missing:
-        given = ", ".join(name for name in values if name not in missing)
-        needed = " and ".join(missing)
-        return [f"Expected {needed} beside {given}: the three go together, or none of them."]
+    if num_processes is None or process_id is None or coordinator is None:
+        needed = f"Expected {', '.join(missing)} too: the three go together, or none of them."
+        return [needed] if len(missing) < len(values) else []
     found = []
-    host, _, port = str(coordinator).rpartition(":")
+    host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         remedy = "Give an address of process 0's machine that the others reach, and a free port."
         found.append(expected("--coordinator", coordinator, "to be HOST:PORT", remedy))
-    if num_processes is not None and num_processes < 1:
+    if num_processes < 1:
         found.append(expected("--num_processes", num_processes, "to be at least 1"))
-    elif num_processes and process_id is not None and not 0 <= process_id < num_processes:
+    elif not 0 <= process_id < num_processes:
         remedy = "Processes are numbered from 0."
         found.append(expected("--process_id", process_id, f"in [0, {num_processes})", remedy))
     return found
@@ -177,24 +174,6 @@ class _Proxy:
         if not callable(attribute):
             return attribute
         return functools.partial(self._call, attribute, name)
-
-
-@contextlib.contextmanager
-def held_by_primary(make: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
-    """Has process 0 enter and leave a context, such as a lock; all raise what entering raises.
-
-    Example:
-        >>> with held_by_primary(contextlib.nullcontext):
-        ...     on_primary(lambda: "held")
-        'held'
-    """
-    with contextlib.ExitStack() as stack:
-
-        def enter() -> None:
-            stack.enter_context(make())
-
-        on_primary(enter)
-        yield
 
 
 @contextlib.contextmanager

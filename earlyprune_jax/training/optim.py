@@ -47,7 +47,7 @@ def _decay(spec: OptimSpec) -> list[optax.GradientTransformation]:
 
 
 def sgd(spec: OptimSpec) -> optax.GradientTransformation:
-    """SGD as PyTorch defines it, up to the learning rate: v <- mu v + (g + wd p), update = v.
+    """Makes SGD as PyTorch defines it, up to the rate: v <- mu v + (g + wd p), update = v.
 
     Args:
         spec: momentum, nesterov, weight decay and what it applies to.
@@ -58,7 +58,7 @@ def sgd(spec: OptimSpec) -> optax.GradientTransformation:
 
 
 def adam(spec: OptimSpec, **options: Any) -> optax.GradientTransformation:
-    """Adam up to the learning rate; weight decay is added to the gradient.
+    """Makes Adam, up to the learning rate; weight decay is added to the gradient.
 
     Args:
         spec: weight decay and what it applies to.
@@ -70,7 +70,7 @@ def adam(spec: OptimSpec, **options: Any) -> optax.GradientTransformation:
 
 
 def adamw(spec: OptimSpec, **options: Any) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay, up to the learning rate.
+    """Makes Adam with decoupled weight decay, up to the learning rate.
 
     Args:
         spec: weight decay and what it applies to.
@@ -184,6 +184,9 @@ def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
         spec: as of `make`.
         default: as of `make`.
         params: shapes of a network's parameters.
+
+    Returns:
+        One message per problem.
 
     Raises:
         InvalidInput: as `make`, or the step raises.

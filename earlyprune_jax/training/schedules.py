@@ -211,6 +211,9 @@ def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -
         index: of the epoch, from 0.
         steps_per_epoch: training steps an epoch.
 
+    Returns:
+        [steps_per_epoch] float32.
+
     Example:
         >>> rates_of_epoch(optax.linear_schedule(1.0, 0.0, 4), 1, 2).tolist()
         [0.5, 0.25]

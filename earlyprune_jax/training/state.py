@@ -60,6 +60,9 @@ def stream_key(key: PRNGKey, stream: Stream, index: Any = 0) -> PRNGKey:
         key: of the run.
         stream: the use.
         index: the step or epoch; replicates have a number.
+
+    Returns:
+        A key, independent of those of other uses and indices.
     """
     return jax.random.fold_in(jax.random.fold_in(key, stream), index)
 
@@ -71,6 +74,9 @@ def create(variables: Variables, optimizer: Optimizer, key: PRNGKey) -> TrainSta
         variables: of a new network.
         optimizer: makes its state.
         key: of the run.
+
+    Returns:
+        The state, on the device of the variables.
     """
     params, model_state = split_variables(variables)
     return TrainState(
@@ -139,6 +145,9 @@ def train_step(task: Task, optimizer: Optimizer, kind: str = "") -> Step:
         task: gives batches and the loss.
         optimizer: takes each step's learning rate.
         kind: of the batches.
+
+    Returns:
+        The step, to be compiled by `execution.runner`.
     """
 
     def step(carry: tuple[TrainState, Sums], inputs: tuple[Any, Any], split: Any):
@@ -213,6 +222,9 @@ def signal_step(task: Task, signal: ProbeSignal, *, augment: bool, kind: str = "
         signal: what is summed.
         augment: whether examples are augmented.
         kind: of the batches.
+
+    Returns:
+        The step, to be compiled by `execution.runner`.
     """
 
     def step(sums: Any, inputs: tuple[Any, ...], constants: tuple[Any, Any, Any, Any]):

@@ -8,8 +8,8 @@ from tiny import tiny_experiment
 
 from earlyprune_jax import config
 from earlyprune_jax.grid import plan
-from earlyprune_jax.grid.fork_points import fork_point, stopping_rule
 from earlyprune_jax.grid.members import Comparison, Run
+from earlyprune_jax.grid.trainer import fork_point, stopping_rule
 
 MEMBER = online()
 # tr(F) is largest at epoch 2; peak(patience=2) knows at 4.
@@ -41,19 +41,18 @@ def change(spec, **changes):
 
 def test_pruning_now_takes_the_weights_of_the_epoch_at_which_the_rule_fired(spec):
     start = fork_point(spec, MEMBER, FIRED, HISTORY)
-    assert start.fork == fork(4)
+    assert start.epoch == 4
     assert start.dense_epochs == 4
     assert start.described["fired_epoch"] == 4
     assert start.described["marked_epoch"] == 2
-    assert "Pruned after epoch 4, 2 epochs later than the one it marks, 2." in start.sentence
+    assert "It marks epoch 2. Pruned: the weights of epoch 4, after 4 dense" in start.sentence
 
 
 def test_rewinding_takes_the_marked_epochs_weights_but_has_spent_the_epochs_up_to_the_firing(spec):
     start = fork_point(change(spec, prune_at="rewind"), MEMBER, FIRED, HISTORY)
-    assert start.fork is not None
-    assert start.fork.fork_epoch == 2
+    assert start.epoch == 2
     assert start.dense_epochs == 4
-    assert "weights of epoch 2: 2 epochs of dense training thrown away" in start.sentence
+    assert "Pruned: the weights of epoch 2, after 4 dense epochs." in start.sentence
 
 
 def test_the_fallback_prunes_where_nothing_has_fired_by_then_and_says_so(spec):
@@ -66,15 +65,14 @@ def test_the_fallback_prunes_where_nothing_has_fired_by_then_and_says_so(spec):
     assert firing.epoch == 3
     ended = {"status": "finished", "epoch": 3, "fired": dataclasses.asdict(firing)}
     start = fork_point(spec, MEMBER, ended, rising)
-    assert start.fork is not None
-    assert start.fork.fork_epoch == 3
+    assert start.epoch == 3
     assert start.described["fired_epoch"] is None
     assert "had not fired by fork.fallback_epoch=3" in start.sentence
 
 
 def test_a_rule_that_never_fired_without_a_fallback_leaves_the_network_dense_and_says_so(spec):
     start = fork_point(spec, MEMBER, {"status": "finished", "epoch": 8}, HISTORY[:2])
-    assert start.fork is None
+    assert start.epoch is None
     assert "peak(fisher_trace) did not fire before the last of 8 epochs" in start.sentence
     assert "nothing was pruned" in start.sentence
 
@@ -86,8 +84,8 @@ def test_a_trunk_that_diverged_leaves_nothing_to_prune(spec):
         == "trunk seed 0 diverged in epoch 3"
     )
     late, early = fork(3), fork(2)
-    assert fork_point(spec, late, diverged, []).fork is None
-    assert fork_point(spec, early, diverged, []).fork == early
+    assert fork_point(spec, late, diverged, []).epoch is None
+    assert fork_point(spec, early, diverged, []).epoch == 2
 
 
 def test_a_grid_has_no_stopping_rule(spec):
@@ -111,5 +109,5 @@ def test_every_cell_of_a_seed_shares_one_trunk(spec):
 def test_a_fork_starts_from_what_its_trunk_left_before_it_came_to_a_bad_end(spec, status):
     spec = change(spec, when="epochs")
     ended = {"status": status, "reason": "no luck", "epoch": 4}
-    assert fork_point(spec, fork(3), ended, ()).fork == fork(3)
-    assert fork_point(spec, fork(4), ended, ()).fork is None
+    assert fork_point(spec, fork(3), ended, ()).epoch == 3
+    assert fork_point(spec, fork(4), ended, ()).epoch is None

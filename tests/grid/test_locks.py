@@ -34,7 +34,7 @@ def test_another_process_cannot_take_what_is_held_until_its_holder_is_killed(tmp
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert own.take(tmp_path / "run")
-        own.release()
+        own.close()
     finally:
         process.kill()
         if process.stdout:

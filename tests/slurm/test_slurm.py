@@ -24,9 +24,9 @@ from slurm_cluster import Cluster, SlurmMissing, cluster
 from slurm_keeper import becomes_true, descendants
 
 from earlyprune_jax import main
-from earlyprune_jax.slurm import arrays, submission
 from earlyprune_jax.slurm import job as slurm_job
-from earlyprune_jax.slurm.arrays import SlurmOptions
+from earlyprune_jax.slurm import submission
+from earlyprune_jax.slurm.submission import SlurmOptions
 from earlyprune_jax.validate import InvalidInput
 from earlyprune_jax.workspace import job_id
 
@@ -129,11 +129,11 @@ def test_a_dry_run_shows_the_stages_and_needs_no_slurm(capsys, tiny_file, tmp_pa
     ]
     assert main.main([f"--config={tiny_file}", f"--workdir={workdir}", "--dry_run", *flags]) == 0
     assert capsys.readouterr().out.splitlines()[-4:] == [
-        "Slurm: each task 60 minutes, 2 cores, 1 GPU, 7.5 GB; "
+        "Slurm: each task minutes=60, cpus=2, gpus=1, memory_gb=7.5; "
         "a stage begins when the one before has ended",
-        "  trunks: 3 tasks, dense runs",
-        "  pruned: 4 tasks, pruned runs",
-        "  closing: 1 task, what killed tasks have left, tables, figures",
+        "  trunks, tasks: 3, dense runs",
+        "  pruned, tasks: 4, pruned runs",
+        "  closing, tasks: 1, what killed tasks have left, tables, figures",
     ]
     assert not workdir.exists()
 
@@ -367,8 +367,8 @@ def test_what_takes_longer_than_the_limit_is_requeued_and_goes_on(
         "PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]), prepend=os.pathsep
     )
     one, other = Counting(tmp_path / "one"), Counting(tmp_path / "other")
-    stages = [("first", [one]), ("second", [other])]
-    first, second = arrays.submit(stages, SlurmOptions(minutes=1), tmp_path / "logs")
+    stages = {"first": [one], "second": [other]}
+    first, second = submission.submit_arrays(stages, SlurmOptions(minutes=1), tmp_path / "logs")
     wait_until(lambda: not slurm.run("squeue", "-h", "-n", "first", "-o", "%i"), tmp_path)
     assert not one.standing()
     assert len(Path(f"{one.path}.starts").read_text()) >= 2
@@ -378,8 +378,8 @@ def test_what_takes_longer_than_the_limit_is_requeued_and_goes_on(
 
 @pytest.mark.slurm
 def test_what_slurm_refuses_leaves_no_stage_behind(slurm, submit, tmp_path):
-    stages = [("one", [Counting(tmp_path / "one")]), ("two", [Counting(tmp_path / "two")])]
+    stages = {name: [Counting(tmp_path / name)] for name in ("one", "two")}
     refused = SlurmOptions(partition="no-such-partition")
     with pytest.raises(InvalidInput, match="Expected Slurm to accept one. .*invalid partition"):
-        arrays.submit(stages, refused, tmp_path / "logs")
-    assert not arrays.active(["one", "two"])
+        submission.submit_arrays(stages, refused, tmp_path / "logs")
+    assert not submission.active(["one", "two"])

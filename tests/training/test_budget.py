@@ -13,46 +13,45 @@ from tiny import tiny_experiment
 from earlyprune_jax import config
 from earlyprune_jax.training import budget, measurement
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training.budget import Cost
 from earlyprune_jax.validate import InvalidInput
 
 COSTS = st.lists(st.tuples(st.floats(1e-4, 1e3), st.integers(1, 500)), min_size=1, max_size=7)
 
 
-def spent(cost: Cost, chosen: tuple[int, int]) -> float:
+def spent(cost: tuple[float, int], chosen: tuple[int, int]) -> float:
     """Seconds an epoch."""
     num_batches, every = chosen
-    return cost.seconds * num_batches / cost.num_batches / every
+    return cost[0] * num_batches / cost[1] / every
 
 
 @given(COSTS, st.floats(1e-3, 1e3))
 def test_the_parts_measured_never_cost_more_than_is_allowed(drawn, allowed):
-    costs = {str(place): Cost(*pair) for place, pair in enumerate(drawn)}
+    costs = {str(place): pair for place, pair in enumerate(drawn)}
     chosen = budget.divide(costs, allowed)
     assert sum(spent(costs[name], chosen[name]) for name in costs) <= allowed * (1 + 1e-6)
     for name, (num_batches, every) in chosen.items():
-        assert 1 <= num_batches <= costs[name].num_batches
+        assert 1 <= num_batches <= costs[name][1]
         assert every >= 1
         assert every == 1 or num_batches == 1
 
 
 @given(COSTS, st.floats(1e-3, 1e3))
 def test_what_fits_an_equal_share_is_measured_whole(drawn, allowed):
-    costs = {str(place): Cost(*pair) for place, pair in enumerate(drawn)}
+    costs = {str(place): pair for place, pair in enumerate(drawn)}
     chosen = budget.divide(costs, allowed)
     for name, cost in costs.items():
-        if cost.seconds <= allowed / len(costs):
-            assert chosen[name] == (cost.num_batches, 1)
+        if cost[0] <= allowed / len(costs):
+            assert chosen[name] == (cost[1], 1)
 
 
 def test_a_dear_signal_gets_what_cheap_ones_leave():
-    costs = {"a": Cost(1.0, 1), "b": Cost(2.0, 4), "c": Cost(100.0, 50)}
+    costs = {"a": (1.0, 1), "b": (2.0, 4), "c": (100.0, 50)}
     # c's share is 13 - 1 - 2 = 10 seconds: 5 batches of 2.
     assert budget.divide(costs, 13.0) == {"a": (1, 1), "b": (4, 1), "c": (5, 1)}
 
 
 def test_nothing_allowed_means_once_a_run():
-    assert budget.divide({"a": Cost(1.0, 1)}, 0.0)["a"][1] >= 10**6
+    assert budget.divide({"a": (1.0, 1)}, 0.0)["a"][1] >= 10**6
 
 
 @pytest.fixture(scope="module")
@@ -65,35 +64,26 @@ def limited(tiny_npz):
     return engine_of(spec)
 
 
-def test_the_decision_is_written_down_and_obeyed_afterwards(limited, tmp_path):
-    tools = measurement.instruments(limited)
-    kl_uniform, weight_change = budget.limited(limited, tools, tmp_path / "budget.json")
+def test_what_is_decided_is_within_the_budget_and_what_a_file_says_is_obeyed(limited, tmp_path):
+    tools, file = measurement.instruments(limited), tmp_path / "budget.json"
+    decision = json.loads(json.dumps(budget.decide(limited, tools)))
+    kl_uniform, weight_change = budget.limited(limited, tools, decision, file)
     # Four orders of magnitude below an epoch of training: one batch, seldom.
     assert kl_uniform.probe is not None
     assert set(kl_uniform.probe) < set(limited.probe)
     assert len(kl_uniform.probe) == 8
     assert kl_uniform.every_epochs > 1
     assert weight_change.probe is None
-    written = json.loads((tmp_path / "budget.json").read_text())
-    assert written["num_examples"] == 12
-    assert written["signals"]["kl_uniform"]["seconds_in_full"] > 0
-    written["signals"]["kl_uniform"]["every_epochs"] = 7
-    (tmp_path / "budget.json").write_text(json.dumps(written))
-    again, _ = budget.limited(limited, tools, tmp_path / "budget.json")
+    assert decision["num_examples"] == 12
+    assert decision["signals"]["kl_uniform"]["seconds_in_full"] > 0
+    decision["signals"]["kl_uniform"]["every_epochs"] = 7
+    again, _ = budget.limited(limited, tools, decision, file)
     np.testing.assert_array_equal(again.probe, kl_uniform.probe)
     assert again.every_epochs == 7
 
 
-def test_without_a_limit_everything_is_measured_and_nothing_is_written(tiny_npz, tmp_path):
-    spec = config.resolve(tiny_experiment(tiny_npz), [("signals.names", "kl_uniform")])
-    engine = engine_of(spec)
-    assert spec.signals.max_overhead_fraction == 0
-    tools = measurement.instruments(engine)
-    (kl_uniform,) = budget.limited(engine, tools, tmp_path / "budget.json")
-    assert kl_uniform.probe is engine.probe
-    assert kl_uniform.every_epochs == 1
-    assert budget.sentences(engine, tools) == []
-    assert list(tmp_path.iterdir()) == []
+def test_where_everything_is_measured_nothing_is_said(limited):
+    assert budget.sentences(limited, measurement.instruments(limited)) == []
 
 
 def test_a_smaller_probe_is_a_subset_of_a_larger_one():
@@ -103,29 +93,23 @@ def test_a_smaller_probe_is_a_subset_of_a_larger_one():
 
 
 KL = {"num_examples": 8, "every_epochs": 1}
+WHOLE = {"num_examples": None, "every_epochs": 1}
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "signals",
     [
-        "{}",
-        '{"signals": {"kl_uniform": {"num_examples": 8, "every_epochs": 1}}}',
-        json.dumps(
-            {
-                "signals": {
-                    "kl_uniform": {**KL, "num_examples": 99},
-                    "weight_change": {"every_epochs": 1},
-                }
-            }
-        ),
-        json.dumps({"signals": {"kl_uniform": KL, "weight_change": {"every_epochs": 0}}}),
-        "{",
+        None,
+        {"kl_uniform": KL},
+        {"kl_uniform": {**KL, "num_examples": 99}, "weight_change": WHOLE},
+        {"kl_uniform": {"every_epochs": 1}, "weight_change": WHOLE},
+        {"kl_uniform": KL, "weight_change": {**WHOLE, "every_epochs": 0}},
     ],
 )
-def test_a_damaged_decision_is_named_and_asks_for_no_more_than_itself(limited, tmp_path, damage):
-    (tmp_path / "budget.json").write_text(damage)
+def test_a_damaged_decision_is_named_and_asks_for_no_more_than_itself(limited, tmp_path, signals):
+    tools, decision = measurement.instruments(limited), {"signals": signals} if signals else {}
     with pytest.raises(InvalidInput, match=r"budget.json.*Delete this file alone"):
-        budget.limited(limited, measurement.instruments(limited), tmp_path / "budget.json")
+        budget.limited(limited, tools, decision, tmp_path / "budget.json")
 
 
 def test_what_is_left_out_is_said_with_the_runs_in_which_it_is_too_much(limited):
@@ -133,8 +117,9 @@ def test_what_is_left_out_is_said_with_the_runs_in_which_it_is_too_much(limited)
     fewer = dataclasses.replace(kl_uniform, probe=limited.probe[:8])
     seldom = dataclasses.replace(weight_change, every_epochs=4)
     assert budget.sentences(limited, (fewer, weight_change, seldom)) == [
-        "signals.max_overhead_fraction=0.0001: kl_uniform looks at 8 examples after every epoch.",
-        "signals.max_overhead_fraction=0.0001: weight_change is measured after one epoch in 4. In "
+        "signals.max_overhead_fraction=0.0001: kl_uniform is measured on 8 of 12 examples, after "
+        "1 epoch in 1.",
+        "signals.max_overhead_fraction=0.0001: weight_change is measured, after 1 epoch in 4. In "
         "runs of fewer than 17 epochs that is too seldom for a peak or a trigger: raise the "
         "fraction, or measure fewer signals.",
     ]

@@ -26,7 +26,7 @@ from members import fork
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, workspace
-from earlyprune_jax.grid import identity
+from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.records import write_json
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def pair(home: Path, npz: Path, **changes: str) -> list[subprocess.Popen[str]]:
 def spoil(home: Path, npz: Path) -> None:
     """Makes one fork fail: where its checkpoints should go there is a file."""
     spec = config.resolve(tiny_experiment(npz), list(CHANGES.items()))
-    directory = home / WORKDIR / identity.directory(spec, fork(2, "constant", replicate=1))
+    directory = home / WORKDIR / grid_members.directory(spec, fork(2, "constant", replicate=1))
     directory.mkdir(parents=True)
     (directory / "checkpoints").write_text("in the way")
     write_json(home / WORKDIR / "config.json", spec.to_dict())

@@ -13,7 +13,7 @@ from members import engine_of, trunk
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, data
-from earlyprune_jax.grid import identity
+from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.spec import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
@@ -222,21 +222,18 @@ class Crash(Exception):
 
 def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engine, tmp_path):
     records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
-    records.start(identity.described(engine.spec, trunk(), 0, 4))
+    records.start(grid_members.described(engine.spec, trunk(), 0, 4))
     training = retraining.trunk(engine.spec, engine.steps_per_epoch)
 
     def run(report):
-        initial, save = functools.partial(engine.new_state, 0), loop.SavePolicy(None, None)
         return loop.Run(
             training,
             0,
-            initial,
-            engine.prunable(""),
-            loop.NOT_WATCHED,
-            save,
-            records,
-            store,
-            report,
+            initial=functools.partial(engine.new_state, 0),
+            prunable=engine.prunable(""),
+            records=records,
+            store=store,
+            report=report,
         )
 
     def crash(entry):

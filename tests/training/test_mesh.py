@@ -14,7 +14,7 @@ from tiny import tiny_experiment
 from earlyprune_jax import config
 from earlyprune_jax.tasks import padded_batches
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import mesh as meshes
+from earlyprune_jax.training import execution
 from earlyprune_jax.validate import InvalidInput
 
 
@@ -30,12 +30,12 @@ def test_without_a_mesh_a_step_is_left_as_it_is():
     def step(carry, inputs, constants):
         return carry
 
-    assert meshes.data_parallel(step, None) is step
+    assert execution.data_parallel(step, None) is step
 
 
 def test_on_a_mesh_of_one_device_training_is_that_without(tiny_npz):
     seen = []
-    for mesh in (None, meshes.data_mesh()):
+    for mesh in (None, execution.data_mesh()):
         engine = build(tiny_npz, mesh)
         rates = np.full(engine.steps_per_epoch, 0.05, np.float32)
         current, (outcome,) = engine.train_epoch(engine.new_state(0), rates)
@@ -54,9 +54,9 @@ def test_on_a_mesh_of_one_device_training_is_that_without(tiny_npz):
 
 
 def test_arrays_already_in_place_are_not_copied():
-    mesh = meshes.data_mesh()
-    placed = meshes.replicated({"a": np.arange(3.0, dtype=np.float32)}, mesh)
-    assert meshes.replicated(placed, mesh)["a"] is placed["a"]
+    mesh = execution.data_mesh()
+    placed = execution.replicated({"a": np.arange(3.0, dtype=np.float32)}, mesh)
+    assert execution.replicated(placed, mesh)["a"] is placed["a"]
     assert placed["a"].is_fully_replicated
     np.testing.assert_array_equal(placed["a"], np.arange(3.0))
 
@@ -64,18 +64,19 @@ def test_arrays_already_in_place_are_not_copied():
 @pytest.mark.parametrize("shape", [(), (4,), (3,), (4, 2), (0,)])
 def test_shards_hold_the_values_they_were_cut_from(shape):
     values = jnp.arange(float(np.prod(shape))).reshape(shape)
-    cut = jax.jit(lambda leaf: meshes.shard_batch(leaf, meshes.data_mesh()))(values)
+    cut = jax.jit(lambda leaf: execution.shard_batch(leaf, execution.data_mesh()))(values)
     np.testing.assert_array_equal(cut, values)
 
 
 @pytest.mark.parametrize(
     ("size", "num_devices", "near"),
-    [(128, 8, None), (8, 8, None), (7, 1, None), (12, 8, "8 or 16"), (4, 8, "8"), (0, 8, None)],
+    [(32, 8, None), (8, 8, None), (7, 1, None), (12, 8, "8 or 16"), (4, 8, "8")],
 )
 def test_a_batch_that_devices_cannot_share_is_named_with_the_nearest_that_they_can(
-    size, num_devices, near
+    tiny_npz, size, num_devices, near
 ):
-    found = meshes.indivisible({"train.batch_size": size}, num_devices)
+    changes = [("train.batch_size", str(size)), ("signals.names", "")]
+    found = engines.indivisible(config.resolve(tiny_experiment(tiny_npz), changes), num_devices)
     assert len(found) == (near is not None)
     assert all(f"Nearest: {near}." in text and "train.batch_size" in text for text in found)
 

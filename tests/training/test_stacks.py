@@ -168,11 +168,12 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
     clock, saved = [0.0], []
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
-    def save(run, epoch, state):
+    def save(self, epoch, state):
         clock[0] += 1.0
-        saved.append((run.records.directory.name, epoch))
+        saved.append((self.directory.parent.name, epoch))
+        return 1.0
 
-    monkeypatch.setattr(loop, "_save", save)
+    monkeypatch.setattr(CheckpointStore, "save", save)
     train_epoch = Engine.train_epoch
 
     def slowly(self, current, rates):
@@ -186,8 +187,8 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
             1,
             initial=lambda seed=seed: pruned(engine, seed, 0.5),
             prunable=engine.prunable(""),
-            watch=loop.NOT_WATCHED,
-            save=loop.SavePolicy(0.05, frozenset()),
+            save_share=0.05,
+            kept=frozenset(),
             records=RunRecords(tmp_path / str(seed)),
             store=CheckpointStore(tmp_path / str(seed) / "checkpoints"),
             report=lambda entry: None,

@@ -8,7 +8,8 @@ from members import fork, trunk
 from tiny import linear_experiment, tiny_experiment
 
 from earlyprune_jax import config
-from earlyprune_jax.grid import identity, plan
+from earlyprune_jax.grid import members as grid_members
+from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Fork, Trunk, label, trunk_of
 from earlyprune_jax.spec import KEYS, Setting, decides
 from earlyprune_jax.validate import InvalidInput
@@ -20,7 +21,7 @@ def resolve(npz, *changes, base=tiny_experiment):
 
 def directories(spec, kind: type = object) -> list[str]:
     return [
-        identity.directory(spec, member)
+        grid_members.directory(spec, member)
         for member in plan.members(spec)
         if isinstance(member, kind)
     ]
@@ -149,13 +150,13 @@ def test_a_label_tells_members_of_one_study_apart(tiny_npz):
 
 def test_a_members_directory_names_its_setting_and_its_cell(tiny_npz):
     spec = resolve(tiny_npz, base=linear_experiment)
-    directory = identity.directory(spec, trunk(3)).rpartition("-")[0]
+    directory = grid_members.directory(spec, trunk(3)).rpartition("-")[0]
     assert directory == "trunks/own_code-Linear_1_exponential_seed-3"
     own = dataclasses.replace(
         fork(2), criterion="own_code:signed", retraining="own_code:half_rate(epochs=2)"
     )
     cell = "epoch-2_own_code-signed_global_s0.5_own_code-half_rate-epochs-2_r0"
-    directory = identity.directory(spec, own).rpartition("-")[0]
+    directory = grid_members.directory(spec, own).rpartition("-")[0]
     assert directory == f"forks/own_code-Linear_1_exponential_seed-0_{cell}"
 
 
@@ -172,7 +173,7 @@ def test_own_code_that_changes_renames_what_it_decides_and_nothing_else(tiny_npz
         code = {**dict(before.code), changed: "0" * 64}
         after = dataclasses.replace(before, code=tuple(sorted(code.items())))
         for member in (own, fork(2), trunk()):
-            differ = identity.directory(before, member) != identity.directory(after, member)
+            differ = grid_members.directory(before, member) != grid_members.directory(after, member)
             assert differ == (member in renamed), (changed, member)
 
 

@@ -17,8 +17,8 @@ from earlyprune_jax.grid.options import Options
 from earlyprune_jax.records import RunRecords
 
 ROOT = Path(__file__).parent.parent.parent
-NUM_CELLS = 24
-NUM_KILLS = 5
+NUM_CELLS = 12
+NUM_KILLS = 3
 DEADLINE_SECONDS = 600
 
 pytestmark = pytest.mark.skipif(
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def command(npz: Path, workdir: Path, *more: str) -> list[str]:
-    """3 epochs x 4 sparsities x 2 replicates: 24 forks of one trunk."""
+    """3 epochs x 2 sparsities x 2 replicates: 12 forks of one trunk."""
     changes = {
         "data.name": f"npz:{npz}",
         "data.num_classes": "2",
@@ -44,7 +44,7 @@ def command(npz: Path, workdir: Path, *more: str) -> list[str]:
         "fork.constant_num_epochs": "6",
         "fork.num_replicates": "2",
         "fork.comparisons": "disagreement",
-        "pruning.sparsities": "0.3,0.5,0.7,0.9",
+        "pruning.sparsities": "0.5,0.9",
         "signals.names": "kl_uniform",
     }
     flags = [f"--config.{key}={value}" for key, value in changes.items()]
@@ -70,7 +70,7 @@ def children(pid: int) -> list[int]:
     return [
         child
         for child, line in lines.items()
-        if line.exists() and b"grid.worker" in line.read_bytes()
+        if line.exists() and b"grid.workers" in line.read_bytes()
     ]
 
 
@@ -97,14 +97,14 @@ def undisturbed(tiny_npz, tmp_path_factory):
 def test_two_workers_finish_a_grid_that_one_process_reports(undisturbed):
     workdir, text, code = undisturbed
     assert code == 0, text
-    assert "25 finished, 0 diverged, 0 skipped." in text
+    assert "13 finished, 0 diverged, 0 skipped." in text
     assert len(table(workdir)) == 1 + NUM_CELLS
     assert len(list(workdir.glob("comparisons/*/result.json"))) == NUM_CELLS // 2
     assert sum(line.startswith("fork seed 0 at") for line in text.splitlines()) == 6 * NUM_CELLS
 
 
 def test_killed_workers_change_nothing_in_the_end(tiny_npz, tmp_path, undisturbed):
-    """Five workers are killed, each some random time after the grid has moved on."""
+    """Workers are killed, each some random time after the grid has moved on."""
     workdir, rng = tmp_path / "run", random.Random(0)
     process = start(command(tiny_npz, workdir))
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -113,7 +113,7 @@ def test_killed_workers_change_nothing_in_the_end(tiny_npz, tmp_path, undisturbe
         while not (num_epochs(workdir) > seen and children(process.pid)):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(rng.uniform(0, 1))
+        time.sleep(rng.uniform(0, 0.5))
         seen = num_epochs(workdir)
         victims = children(process.pid)
         if victims:
@@ -134,7 +134,7 @@ def test_a_finished_grid_is_not_trained_again(undisturbed, tiny_npz):
     process = start(command(tiny_npz, workdir))
     text, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0
-    assert "25 finished" in text
+    assert "13 finished" in text
     assert "epoch 2" not in text.split("Runs:")[0]
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/metrics.jsonl")} == before
 

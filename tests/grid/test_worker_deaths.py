@@ -9,11 +9,11 @@ import pytest
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
-from earlyprune_jax.grid import pool
+from earlyprune_jax.grid import workers
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.pool import MOST_DEATHS, Pool
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
+from earlyprune_jax.grid.workers import MOST_DEATHS, Pool
 
 DIE = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 LEAVE = "pass"
@@ -40,10 +40,8 @@ class Scripted(Pool):
             [sys.executable, "-c", program],
             stdin=pipe,
             stdout=pipe,
-            encoding="utf-8",
-            errors="replace",
         )
-        threading.Thread(target=self._listen, args=(place, process, {}), daemon=True).start()
+        threading.Thread(target=self._listen, args=(place, process), daemon=True).start()
         return process
 
 
@@ -58,16 +56,18 @@ def test_a_worker_that_dies_over_and_over_is_given_up(study):
     own = Scripted(study, [DIE] * 20)
     own.run()
     assert own.started == MOST_DEATHS
-    assert f"given up (it was killed {MOST_DEATHS} times in a row)" in own.said[-1]
+    assert f"given up (SIGKILL, its end no. {MOST_DEATHS} in a row)" in own.said[-1]
 
 
-def test_epochs_that_an_earlier_process_has_trained_are_no_progress(study):
-    own = Scripted(study, [tell('["epoch", ["a fork", null]]')] * 20)
+def test_what_a_library_prints_is_no_progress(study):
+    own = Scripted(study, [tell("a warning")] * 20)
     own.run()
     assert own.started == MOST_DEATHS
 
 
-@pytest.mark.parametrize("progress", ['["epoch", ["a fork", {"epoch": 1}]]', '["ended", null]'])
+@pytest.mark.parametrize(
+    "progress", ['["epoch", ["a fork", {"epoch": 1}]]', '["say", "it failed"]']
+)
 def test_deaths_are_counted_anew_after_progress(study, progress):
     few = [DIE] * (MOST_DEATHS - 2)
     own = Scripted(study, [*few, tell(progress), *few, LEAVE])
@@ -87,7 +87,7 @@ def test_the_end_of_a_worker_is_heard_of_though_listening_fails(study, monkeypat
     def fail(line):
         raise ValueError(line)
 
-    monkeypatch.setattr(pool, "message", fail)
+    monkeypatch.setattr(workers, "message", fail)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
     own = Scripted(study, ["print('x')"])
     own.run()
