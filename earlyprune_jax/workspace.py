@@ -16,7 +16,7 @@ import jax
 
 from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import publish
-from earlyprune_jax.grid import identity, locks
+from earlyprune_jax.grid import locks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
@@ -38,7 +38,7 @@ BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
     *publish.file_names(),
-    *identity.FOLDERS.values(),
+    *("trunks", "forks", "online", "comparisons"),
     *("signal_budgets", "fork_widths", "env.json", "study.json", "slurm"),
 )
 

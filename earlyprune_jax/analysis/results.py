@@ -76,7 +76,9 @@ def signal_table(runs: Runs) -> Table:
     return pd.DataFrame(rows, columns=None if rows else [*keys, "epoch"])
 
 
-def write_tables(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
+def write_tables(
+    workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False
+) -> list[Path]:
     """Writes results.csv and signals.csv, each replaced in one step.
 
     Floats are written with all their digits: `pandas.read_csv(path, float_precision="round_trip")`
@@ -85,6 +87,7 @@ def write_tables(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]
     Args:
         workdir: An existing directory.
         runs: What `read_runs` gave for it, where that is known already.
+        parquet: Write results.parquet and signals.parquet too; needs pyarrow.
 
     Returns:
         The paths written.
@@ -98,8 +101,14 @@ def write_tables(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]
         ['results.csv', 'signals.csv']
     """
     runs = read_runs(workdir) if runs is None else runs
-    tables = zip(publish.RESULT_TABLES, (result_table(runs), signal_table(runs)), strict=True)
-    return [save(Path(workdir) / name, table) for name, table in tables]
+    tables = dict(zip(publish.RESULT_TABLES, (result_table(runs), signal_table(runs)), strict=True))
+    paths = [save(Path(workdir) / name, table) for name, table in tables.items()]
+    if not parquet:
+        return paths
+    for path in paths:
+        content = tables[path.name].convert_dtypes().to_parquet(index=False)
+        records.replace_file(path.with_suffix(".parquet"), content)
+    return [*paths, *(path.with_suffix(".parquet") for path in paths)]
 
 
 def save(

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import workdirs
 
@@ -253,3 +254,14 @@ def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
         cwd=root,
     )
     assert json.loads(done.stdout) == [[], []]
+
+
+def test_tables_are_parquet_too_where_that_is_asked_for(two_runs):
+    pytest.importorskip("pyarrow")
+    paths = results.write_tables(two_runs, parquet=True)
+    assert [path.name for path in paths[2:]] == ["results.parquet", "signals.parquet"]
+    csv_table = pd.read_csv(paths[0], float_precision="round_trip")
+    parquet_table = pd.read_parquet(paths[2])
+    assert list(parquet_table) == list(csv_table)
+    for name in ("train_loss", "test_accuracy"):
+        assert parquet_table[name].tolist() == csv_table[name].tolist()
