@@ -81,8 +81,8 @@ def write_tables(
 ) -> list[Path]:
     """Writes results.csv and signals.csv, each replaced in one step.
 
-    Floats are written with all their digits: `pandas.read_csv(path, float_precision="round_trip")`
-    gives the same bits. A cell is empty where there is no value.
+    Floats are written with all their digits, so that reading them back gives the same bits. A cell
+    is empty where there is no value.
 
     Args:
         workdir: An existing directory.
