@@ -229,7 +229,7 @@ def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, 
     assert [len(members) for members in trained] == [1, 4, 1, 1, 1, 1, 2, 2]
     assert said == [
         "A batch of 4 forks raised MemoryError: out of memory. They train one by one.",
-        "Each did: batches of resnet8 are 2 wide from now on.",
+        "Each did: batches of own_code:ConvNet are 2 wide from now on.",
     ]
 
 
