@@ -101,14 +101,14 @@ def write_tables(
         ['results.csv', 'signals.csv']
     """
     runs = read_runs(workdir) if runs is None else runs
-    tables = dict(zip(publish.RESULT_TABLES, (result_table(runs), signal_table(runs)), strict=True))
-    paths = [save(Path(workdir) / name, table) for name, table in tables.items()]
-    if not parquet:
-        return paths
-    for path in paths:
-        content = tables[path.name].convert_dtypes().to_parquet(index=False)
-        records.replace_file(path.with_suffix(".parquet"), content)
-    return [*paths, *(path.with_suffix(".parquet") for path in paths)]
+    tables = result_table(runs), signal_table(runs)
+    paths = [Path(workdir) / name for name in publish.RESULT_TABLES]
+    for path, table in zip(paths, tables, strict=True):
+        save(path, table)
+    for path, table in zip(paths[:], tables, strict=True) if parquet else ():
+        paths.append(path.with_suffix(".parquet"))
+        records.replace_file(paths[-1], table.convert_dtypes().to_parquet(index=False))
+    return paths
 
 
 def save(
