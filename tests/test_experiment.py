@@ -173,16 +173,8 @@ def test_the_run_directory_explains_itself(finished):
     assert session["packages"]["jax"] == jax.__version__
     assert session["execution"] == "loop"
     study = json.loads((workdir / "study.json").read_text())
-<<<<<<< HEAD
     made_by = (workspace.FORMAT, "accuracy", dict(spec.code))
     assert (study["format"], study["primary"], study["code"]) == made_by
-=======
-    assert (study["format"], study["primary"], study["code"]) == (
-        workspace.FORMAT,
-        "accuracy",
-        dict(spec.code),
-    )
->>>>>>> area-root
     assert [metric["name"] for metric in study["metrics"]] == ["loss", "accuracy"]
     dense = json.loads((locate(workdir, trunk()) / "run.json").read_text())
     assert dense["data_sha256"] == data.read(spec.data).digest()
