@@ -1,5 +1,7 @@
 """What a user might write, named in tests by import path: own_code:Linear."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,25 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, images):
         return nn.Dense(self.num_classes, name="classifier")(images.reshape(len(images), -1))
+
+
+class ConvNet(nn.Module):
+    """Two convolutions with batch norm and a classifier: all kinds of layers of a ResNet, in a
+    fraction of its time to compile. Width 1/8: 18 + 72 weights in the convolutions."""
+
+    num_classes: int
+    width_multiplier: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        for name, width in (("stem", 16), ("last", 32)):
+            width = round(width * self.width_multiplier)
+            x = nn.Conv(width, (3, 3), use_bias=False, dtype=self.dtype, name=f"{name}_conv")(x)
+            norm = nn.BatchNorm(use_running_average=not train, dtype=self.dtype, name=f"{name}_bn")
+            x = nn.relu(norm(x))
+        x = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x.mean((1, 2)))
+        return x.astype(jnp.float32)
 
 
 # Criteria

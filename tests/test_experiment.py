@@ -173,7 +173,11 @@ def test_the_run_directory_explains_itself(finished):
     assert session["packages"]["jax"] == jax.__version__
     assert session["execution"] == "loop"
     study = json.loads((workdir / "study.json").read_text())
-    assert (study["format"], study["primary"], study["code"]) == (2, "accuracy", {})
+    assert (study["format"], study["primary"], study["code"]) == (
+        3,
+        "accuracy",
+        dict(spec.code),
+    )
     assert [metric["name"] for metric in study["metrics"]] == ["loss", "accuracy"]
     dense = json.loads((locate(workdir, trunk()) / "run.json").read_text())
     assert dense["data_sha256"] == data.read(spec.data).digest()
@@ -397,7 +401,7 @@ def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp
         tiny_config,
         optim__learning_rate="1e12",
         fork__epochs="0,3",
-        fork__rules="constant",
+        fork__retraining="constant",
         signals__names="",
     )
     outcome = experiment.run(spec, tmp_path / "run", quiet())

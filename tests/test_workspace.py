@@ -107,9 +107,9 @@ def test_a_workdir_of_another_version_is_refused_by_name_and_still_said_to_be_re
     (problem,) = workspace.check(tmp_path, resolve())
     assert "it was made by an earlier version" in problem
     assert "Its tables can still be read" in problem
-    (tmp_path / "study.json").write_text(json.dumps({"format": 3}))
+    (tmp_path / "study.json").write_text(json.dumps({"format": 2}))
     (problem,) = workspace.check(tmp_path, resolve())
-    assert "another version (format 3)" in problem
+    assert "another version (format 2)" in problem
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """The smallest whole experiment; without tr(F), which takes longer to compile than all the rest to
-run."""
+run. A ResNet-8 instead takes five times as long to compile."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from configs import digits
 
 
 def tiny_experiment(npz: Path) -> ConfigDict:
-    """A 2-channel ResNet-8, 4 epochs of 5 steps, one fork at epoch 2."""
+    """A 2-channel `own_code.ConvNet`, 4 epochs of 5 steps, one fork at epoch 2."""
     config = digits.get_config()
     config.update_from_flattened_dict(
         {
@@ -19,6 +19,7 @@ def tiny_experiment(npz: Path) -> ConfigDict:
             "data.validation_fraction": 0.0,
             "data.crop_padding": 1,
             "data.horizontal_flip": True,
+            "model.name": "own_code:ConvNet",
             "model.width_multiplier": 0.125,
             "train.seeds": (0,),
             "train.num_epochs": 4,

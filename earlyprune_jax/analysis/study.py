@@ -67,7 +67,8 @@ def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
         {}
     """
     config = records.read_json(Path(workdir) / "config.json") or {}
-    return {section: with_current_names(values) for section, values in config.items()}
+    fork = config.get("fork")
+    return config | {"fork": with_current_names(fork)} if isinstance(fork, dict) else config
 
 
 def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_eight_curves_are_all_in_the_legend(tmp_path):
     rules = ("paper_a", "matched_anneal", "continue", "constant")
     write_experiment(tmp_path, num_seeds=1, sparsities=(0.9, 0.97), retraining=rules)
     texts = drawn_texts(tmp_path)
-    assert sum("removed, rule" in text and "at epoch 8" in text for text in texts) == 8
+    assert sum("removed, retrained" in text and "at epoch 8" in text for text in texts) == 8
 
 
 def test_baselines_beside_the_grid_are_not_drawn(tmp_path):

@@ -77,6 +77,7 @@ def test_names_differ_for_all_members_and_ids_do_not_depend_on_the_other_axes(ev
     assert len(names) == len(ids) == len(members)
     smaller = resolve(
         tiny_npz,
+        ("model.name", "resnet8"),
         ("schedule.name", "step"),
         ("fork.retraining", "constant"),
         ("train.seeds", "3"),

@@ -191,7 +191,7 @@ def test_matched_anneal_stretches_an_own_schedule_from_equation_6_to_the_trunks_
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"fork__length": "5"}, "fork.length=5 to be 0 without retrained by custom"),
+        ({"fork__length": "5"}, "fork.length=5 to be 0 without custom"),
         ({"fork__retraining": "custom", "fork__rates": "eq7"}, "fork.rates='eq7' to be one of eq6"),
         ({"fork__retraining": "own_code:half_rat"}, "Did you mean 'half_rate'?"),
         ({"fork__retraining": "own_code:no_training"}, "to give a Training, not a NoneType"),
@@ -215,7 +215,7 @@ def test_forks_of_a_length_of_their_own_may_leave_at_the_trunks_last_epoch_and_o
         assert config.resolve(linear_experiment(tiny_npz), changes).fork.epochs == (4,)
     with pytest.raises(InvalidInput, match="no epoch beyond 3"):
         config.resolve(linear_experiment(tiny_npz), [at_the_end, ("fork.retraining", "custom")])
-    with pytest.raises(InvalidInput, match="without own_code:half_rate where fork.when=trigger"):
+    with pytest.raises(InvalidInput, match="without own_code:half_rate: fork.when=trigger"):
         changes = [
             ("fork.when", "trigger"),
             ("fork.trigger", "epoch(2)"),
