@@ -143,6 +143,7 @@ def test_an_interrupted_run_decides_and_ends_as_an_uninterrupted_one(
         append(self, entry)
         if entry["epoch"] == epoch:
             raise Crash
+        return entry
 
     monkeypatch.setattr(RunRecords, "append", append_and_crash)
     with pytest.raises(Crash):
