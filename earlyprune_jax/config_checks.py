@@ -52,6 +52,9 @@ def problems(spec: RunSpec, absent: Collection[str], unsound: Collection[str]) -
         spec: of one setting; None at the keys that are absent.
         absent: keys without a value of the right type.
         unsound: those, and keys whose value is out of range.
+
+    Returns:
+        The problems, a sentence each.
     """
     problems, unsound = [], set(unsound)
     for check in CHECKS:

@@ -35,6 +35,9 @@ def preview(study: Study, options: Options = ALONE, *, measure: bool = False) ->
         measure: time a few training steps of every network and data fraction, and estimate the
             whole.
 
+    Returns:
+        The text, of many lines.
+
     Example:
         >>> from pathlib import Path
         >>> from configs import digits

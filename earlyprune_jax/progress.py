@@ -118,6 +118,9 @@ def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:
         entry: of the epoch.
         primary: the metric that is shown.
 
+    Returns:
+        The line.
+
     Example:
         >>> epoch_line("trunk seed 0", {"epoch": 3, "learning_rate": 0.1, "train_loss": 0.5,
         ...     "train_error": 0.8, "test_error": 0.75, "validation_error": None, "seconds": 1.25},

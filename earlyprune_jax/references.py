@@ -286,6 +286,9 @@ def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
         key: the config key, for messages.
         text: the reference.
         known: name -> object, of the built-ins.
+
+    Returns:
+        Names of arguments.
     """
     reference = parse(text)
     parameters = parameters_of(load(key, reference.path, known))
@@ -296,8 +299,17 @@ def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
 def check(
     key: str, text: str, known: Mapping[str, Any], takes: tuple[str, ...] | None = None
 ) -> list[str]:
-    """Lists the problems of a reference; none where `load` gives an object. Arguments as of
-    `load`."""
+    """Lists the problems of a reference; none where `load` gives an object.
+
+    Args:
+        key: the config key, for messages.
+        text: the reference.
+        known: name -> object, of the built-ins.
+        takes: the arguments that the object is called with; None = it is not called.
+
+    Returns:
+        The problems, a sentence each.
+    """
     return problems_of(lambda: load(key, text, known, takes))
 
 
@@ -316,6 +328,9 @@ def guarded(key: str, text: str, allowed: str) -> Iterator[None]:
         key: the config key.
         text: its value.
         allowed: what was expected of the code: `to give a schedule`.
+
+    Yields:
+        Nothing.
 
     Raises:
         InvalidInput: what is raised inside, in words; an InvalidInput as it is.

@@ -36,6 +36,9 @@ def key(check: Check = anything, *, decides: str, names_code: bool = False) -> A
         check: what its value must pass.
         decides: one of `DECIDES`.
         names_code: whether it may name the user's code.
+
+    Returns:
+        The field of a dataclass.
     """
     metadata = {"check": check, "decides": decides, "names_code": names_code}
     return dataclasses.field(metadata=metadata)

@@ -42,6 +42,9 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
         allowed: completes "Expected thing=value ...": "in [0, 1)", "to be a name".
         remedy: what to do about it, in sentences.
 
+    Returns:
+        The sentences.
+
     Example:
         >>> expected("pruning.sparsity", 1.2, "in [0, 1)", "Give the fraction removed.")
         'Expected pruning.sparsity=1.2 in [0, 1). Give the fraction removed.'
@@ -50,7 +53,16 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
 
 
 def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> InvalidInput:
-    """Makes the error of a single problem; the arguments are those of `expected`.
+    """Makes the error of a single problem.
+
+    Args:
+        thing: as of `expected`.
+        value: likewise.
+        allowed: likewise.
+        remedy: likewise.
+
+    Returns:
+        The error, to be raised.
 
     Example:
         >>> raise unexpected("pruning.sparsity", 1.2, "in [0, 1)")
@@ -118,6 +130,9 @@ def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:
         thing: as of `expected`.
         value: as of `expected`.
         choices: the names that are allowed.
+
+    Returns:
+        The sentence.
     """
     return expected(thing, value, f"to be one of {', '.join(choices)}", nearest(value, choices))
 
@@ -152,6 +167,9 @@ def within(
         high: its upper end.
         open_low: the lower end does not belong to it.
         open_high: the upper end does not; one at infinity never does.
+
+    Returns:
+        The check.
     """
     open_high = open_high or high == math.inf
     interval = f"{'(' if open_low else '['}{low:.10g}, {high:.10g}{')' if open_high else ']'}"
@@ -172,6 +190,9 @@ def each(check: Check, *, at_least: int = 0, unique: bool = True) -> Check:
         check: what every element must pass.
         at_least: how many there must be.
         unique: they must differ from one another.
+
+    Returns:
+        The check.
     """
 
     def check_all(values: Sequence[Any]) -> str | None:

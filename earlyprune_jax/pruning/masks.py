@@ -236,6 +236,9 @@ def overlap(first: Mask, second: Mask, prunable: Any = None) -> Overlap:
         prunable: None for all leaves, or the structure of the masks with Python bools, from
             `select`.
 
+    Returns:
+        `kept` and `removed`, fractions.
+
     Raises:
         InvalidInput: the masks or `prunable` differ in structure, shape or type, by path.
 
@@ -269,6 +272,9 @@ def hamming(first: Mask, second: Mask, prunable: Any = None) -> float:
         second: bool leaves of the same structure and shapes.
         prunable: None to divide by all entries, or the structure of the masks with Python bools,
             from `select`, to count and divide by those of the marked leaves only.
+
+    Returns:
+        The fraction.
 
     Raises:
         InvalidInput: as `overlap`; no entries to compare.

@@ -143,6 +143,9 @@ def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
         params: any pytree.
         others: trees of the structure of `params`.
 
+    Returns:
+        A tree of the structure of `params`.
+
     Example:
         >>> map_weights(jnp.abs, {"n": 3, "w": jnp.array([-1.0])})
         {'n': array(0., dtype=float32), 'w': Array([1.], dtype=float32)}

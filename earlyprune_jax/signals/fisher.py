@@ -239,9 +239,12 @@ def default_microbatch_size(
 
     Args:
         params: the network's.
-        method: one of `fisher_squares.METHODS`.
+        method: one of `METHODS`.
         covered: what hooks cover, for `layerwise`.
         with_diagonal: whether the squares of single entries are wanted.
+
+    Returns:
+        Images per microbatch.
     """
     largest = LARGEST_MICROBATCH[method]
     if method == "batch":

@@ -121,6 +121,14 @@ def signal(
     root). Means over layers. The key of an epoch draws its permutations. Cost and source:
     `random_distance`.
 
+    Args:
+        num_permutations: as of `random_distance`.
+        layers: likewise.
+        min_eigenvalues: likewise.
+
+    Returns:
+        The signal.
+
     Example:
         >>> measured = signal().measure({"kernel": jnp.eye(4)}, jax.random.key(0))
         >>> list(measured)
@@ -138,6 +146,14 @@ def signal(
 
 def check(params: Params, *, layers: Layers = "all_kernels", min_eigenvalues: int = 0) -> list[str]:
     """Lists why a tree of arrays or shapes has no random_distance, or nothing.
+
+    Args:
+        params: arrays, or their shapes and types.
+        layers: as of `random_distance`.
+        min_eigenvalues: likewise.
+
+    Returns:
+        The problems, a sentence each.
 
     Example:
         >>> check({"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}, min_eigenvalues=4)

@@ -47,6 +47,9 @@ class Tensor:
             axis: which.
             ids: [n] integers.
             zero: [n] bool, where the tensor is zero along it.
+
+        Returns:
+            A tensor of n entries along that axis.
         """
         axes, zeros = list(self.axes), list(self.zeros)
         axes[axis], zeros[axis] = ids, zero
@@ -109,6 +112,9 @@ class ChannelGraph:
             all_zero: every entry is exactly zero.
             value: the array itself, if it is a constant.
             pinned: why nothing of it can be removed, if so.
+
+        Returns:
+            The tensor.
         """
         axes = tuple(self.new_ids(size) for size in shape)
         if pinned:

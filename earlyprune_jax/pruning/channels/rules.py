@@ -429,6 +429,9 @@ def run_slice(step: Step, value: Any, kept: Kept) -> jax.Array:
         step: the slice.
         value: what is left of its operand.
         kept: which ids are left.
+
+    Returns:
+        The result, of the indices that are left.
     """
     (tensor,) = step.inputs
     for axis, cut in enumerate(_cuts(step.eqn)):

@@ -92,6 +92,9 @@ def one_shot(sparsity: Sparsity, *, at: float, steps_per_epoch: int | None = Non
         at: the step; with `steps_per_epoch`, the epoch: 10 means after 10 whole epochs.
         steps_per_epoch: None = durations are steps.
 
+    Returns:
+        Steps, and the sparsity that each prunes to.
+
     Raises:
         InvalidInput: with every problem found.
 
@@ -125,6 +128,9 @@ def polynomial(
         initial: s_i, the sparsity at `begin`.
         power: 3 in the source; 1 removes the same amount each time.
         steps_per_epoch: None = durations are steps.
+
+    Returns:
+        Steps, and the sparsity that each prunes to.
 
     Raises:
         InvalidInput: with every problem found.
@@ -174,6 +180,9 @@ def iterative(
         every: from one round's end to the next.
         rewind_to: as in `Schedule`, before `begin`; None = train on from where each round ended.
         steps_per_epoch: None = durations are steps.
+
+    Returns:
+        Steps, and the sparsity that each prunes to.
 
     Raises:
         InvalidInput: with every problem found.

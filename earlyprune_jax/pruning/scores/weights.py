@@ -268,6 +268,9 @@ def nonfinite_problems(thing: str, named: Iterable[tuple[str, Any]], remedy: str
         named: (name, leaf) of leaves, of which those that are no weights are left out.
         remedy: what to do about it.
 
+    Returns:
+        The problems, a sentence for each leaf.
+
     Example:
         >>> nonfinite_problems("params", [("kernel", np.array([np.nan])), ("steps", 3)])
         ["Expected params at kernel='not finite' to be finite."]
