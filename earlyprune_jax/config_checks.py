@@ -214,8 +214,7 @@ def _check_trigger(spec: RunSpec) -> list[str]:
     names = list(spec.signals.names)
     if not decides:
         # A rule that is replayed may look at what other workdirs have measured.
-        needs_log_probs = () if task.network is not None else ("fisher_trace", "kl_uniform")
-        names += [name for name in measurement.NAMES if name not in (*needs_log_probs, *names)]
+        names += [name for name in measurement.NAMES if name not in names]
     measured = measurement.columns(spec, task, tuple(names))
     problems = triggers.check(text, (*task.decidable_columns(), "learning_rate", *measured))
     rule, num_epochs = triggers.parse(text), spec.train.num_epochs

@@ -1,4 +1,4 @@
-"""The story on one screen: train dense, measure, prune, retrain, compare, tabulate.
+"""The story: begin, train dense and measure, prune and retrain, compare, tabulate.
 
 A study is a workdir full of members. Processes take what is ready and free (`scheduler.work`):
 `Trainer.train_dense` trains a dense run and measures signals along it, `Trainer.prune_and_retrain`
@@ -83,8 +83,31 @@ def run(
         if is_begun and not study.left(wanted_members(study)):
             return _sum_up(trainer)
         begin(trainer, options)
-        _work(trainer, options, deadline, reporter, EVERYTHING)
+        _train_prune_and_compare(trainer, options, deadline, reporter, EVERYTHING)
         return _tabulate(study.workdir)
+
+
+def _train_prune_and_compare(
+    trainer: Trainer, options: Options, deadline: float, reporter: Reporter, scope: Scope
+) -> None:
+    """Trains what is left: `Trainer.train_dense`, `.prune_and_retrain`, `.compare`; shows progress.
+
+    In this process (`scheduler.work`), or in worker processes that do the same.
+    """
+    with reporter.shown():
+        if options.num_workers > 1:
+            # Workers read the data themselves.
+            trainer.forget_data()
+            Pool(trainer.study, trainer.callbacks, options, deadline, scope).run()
+        else:
+            scheduler.work(trainer, asked_width=options.fork_width, scope=scope)
+
+
+def _tabulate(workdir: Path) -> str:
+    """Writes tables and figures, and returns the summary, from one reading of the workdir."""
+    runs = results.read_runs(workdir)
+    publish.publish(workdir, runs=runs)
+    return summary.summarize(workdir, runs=runs)
 
 
 def _sum_up(trainer: Trainer) -> str:
@@ -121,7 +144,7 @@ def take_part(study: Study, options: Options, scope: Scope, *, closes: bool) -> 
     deadline = running.deadline(options.max_minutes)
     trainer = Trainer(study, reporter.callbacks(deadline))
     workspace.describe(study, options, trainer.read_data())
-    _work(trainer, options, deadline, reporter, scope)
+    _train_prune_and_compare(trainer, options, deadline, reporter, scope)
     if closes:
         print(_tabulate(study.workdir), flush=True)
 
@@ -170,23 +193,3 @@ def exit_status(study: Study) -> int:
     if "unfinished" in statuses:
         return UNFINISHED
     return FAILED if statuses & {"failed", "diverged"} else DONE
-
-
-def _work(
-    trainer: Trainer, options: Options, deadline: float, reporter: Reporter, scope: Scope
-) -> None:
-    """Trains what is left, in this process or in worker processes, and shows progress."""
-    with reporter.shown():
-        if options.num_workers > 1:
-            # Workers read the data themselves.
-            trainer.forget_data()
-            Pool(trainer.study, trainer.callbacks, options, deadline, scope).run()
-        else:
-            scheduler.work(trainer, asked_width=options.fork_width, scope=scope)
-
-
-def _tabulate(workdir: Path) -> str:
-    """Writes tables and figures, and returns the summary, from one reading of the workdir."""
-    runs = results.read_runs(workdir)
-    publish.publish(workdir, runs=runs)
-    return summary.summarize(workdir, runs=runs)

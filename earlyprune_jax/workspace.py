@@ -20,7 +20,7 @@ from earlyprune_jax.grid import locks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import read_json, write_json
+from earlyprune_jax.records import FOLDERS, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, Sweep, fixed_keys
 from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
@@ -38,7 +38,7 @@ BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
     *publish.file_names(),
-    *("trunks", "forks", "online", "comparisons"),
+    *FOLDERS.values(),
     *("signal_budgets", "fork_widths", "env.json", "study.json", "slurm"),
 )
 

@@ -26,7 +26,6 @@ from earlyprune_jax.validate import unexpected
 SPLITS = ("train", "validation", "test")
 EARLIER_NAMES = {"rule": "retraining", "rules": "retraining"}
 LOSS = Metric("loss", "nats", larger_is_better=False)
-FOLDERS = ("trunks", "forks", "online")
 KINDS = ("trunk", "fork", "online")
 ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
 """What run.json says of a run that pruned itself; `fork_epoch` is then the epoch of its weights."""
@@ -167,7 +166,8 @@ def read_runs(workdir: str | Path) -> Runs:
         0
     """
     config = read_config(workdir)
-    paths = [path for folder in FOLDERS for path in Path(workdir).glob(f"{folder}/*/run.json")]
+    folders = [Path(workdir) / records.FOLDERS[kind] for kind in KINDS]
+    paths = [path for folder in folders for path in folder.glob("*/run.json")]
     study = read_study(workdir) or recorded_study(_first_entries(paths))
     configs: list[Mapping[str, Any]] = []
     rows, entries = [], {}
@@ -341,7 +341,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 def _first_entries(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yields the first epoch of a run of each kind that has one."""
-    for folder in FOLDERS:
+    for folder in map(records.FOLDERS.get, KINDS):
         of_kind = (path.parent for path in paths if path.parts[-3] == folder)
         read = (records.RunRecords(directory).epochs() for directory in of_kind)
         yield from next(filter(None, read), [])[:1]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from earlyprune_jax import references
+from earlyprune_jax import records, references
 from earlyprune_jax.spec import RunSpec, Setting, content_hash, deciding
 from earlyprune_jax.training import retraining
 
@@ -25,7 +25,6 @@ class Trunk:
     """A dense run; its setting holds no key that decides forks only."""
 
     kind: ClassVar[str] = "trunk"
-    folder: ClassVar[str] = "trunks"
     setting: Setting
     trunk_seed: int
 
@@ -58,11 +57,6 @@ class Fork:
         """Its name in run.json, tables and messages."""
         return "online" if self.fork_epoch is None else "fork"
 
-    @property
-    def folder(self) -> str:
-        """Where it lives, relative to the workdir."""
-        return "online" if self.fork_epoch is None else "forks"
-
     def num_epochs(self, spec: RunSpec) -> int:
         """Returns how long it trains, by the spec of its setting; at most, if it prunes itself."""
         fork_epoch = 1 if self.fork_epoch is None else self.fork_epoch
@@ -74,7 +68,6 @@ class Comparison:
     """How alike the replicates of one cell are; trains nothing."""
 
     kind: ClassVar[str] = "comparison"
-    folder: ClassVar[str] = "comparisons"
     setting: Setting
     trunk_seed: int
     fork_epoch: int
@@ -142,7 +135,7 @@ def directory(spec: RunSpec, member: Member) -> str:
         parts.append(slug(member.retraining))
         last = member.num_replicates if isinstance(member, Comparison) else member.replicate
         parts.append(f"{'n' if isinstance(member, Comparison) else 'r'}{last}")
-    return f"{member.folder}/{'_'.join(parts)}-{member_id(spec, member)}"
+    return f"{records.FOLDERS[member.kind]}/{'_'.join(parts)}-{member_id(spec, member)}"
 
 
 def slug(text: str) -> str:

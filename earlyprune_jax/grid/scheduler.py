@@ -209,13 +209,7 @@ def _train(trainer: Trainer, batches: ForksPerBatch, taken: Sequence[Member]) ->
         while groups:
             group = groups.pop(0)
             try:
-                if isinstance(group[0], Trunk):
-                    trainer.train_dense(group[0])
-                elif isinstance(group[0], Comparison):
-                    trainer.compare(group[0])
-                else:
-                    forks = [member for member in group if isinstance(member, Fork)]
-                    trainer.prune_and_retrain(forks, batches.of(forks[0]) if forks[1:] else 1)
+                trainer.train(group, batches.of(group[0]) if group[1:] else 1)
             except Locked:
                 # Where it was a batch, its members ask again.
                 has_trained = has_trained and len(group) > 1
@@ -257,7 +251,7 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
     records_of = trainer.study.records(member)
     described = records_of.description()
     if described is None:
-        first_epoch = getattr(member, "fork_epoch", 0)
+        first_epoch = getattr(member, "fork_epoch", None) or 0
         described = members.described(trainer.study.spec, member, first_epoch, 0)
         records_of.start(described)
     (records_of.directory / "error.txt").write_text(details or reason)

@@ -11,7 +11,7 @@ import jax
 from earlyprune_jax import data, records, tasks, triggers
 from earlyprune_jax.grid import locks, members
 from earlyprune_jax.grid.locks import Locked, RunLocks
-from earlyprune_jax.grid.members import Comparison, Fork, Run, Trunk, label, trunk_of
+from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import flat
@@ -161,6 +161,25 @@ class Trainer:
     def engine(self, setting: Setting) -> Engine:
         """Returns the engine of a setting's network and data."""
         return self._engine_of(engines.engine_id(self.study.at(setting)))
+
+    def train(self, group: Sequence[Member], width: int = 1) -> None:
+        """Trains a trunk, or forks of one shape, or compares replicates: what a member is for.
+
+        Args:
+            group: one member, or several forks.
+            width: of the batch that forks make.
+
+        Raises:
+            Locked: what a fork needs of its trunk is being made by another process.
+        """
+        match group[0]:
+            case Trunk() as trunk:
+                self.train_dense(trunk)
+            case Comparison() as comparison:
+                self.compare(comparison)
+            case Fork():
+                forks = [member for member in group if isinstance(member, Fork)]
+                self.prune_and_retrain(forks, width)
 
     def train_dense(self, trunk: Trunk) -> None:
         """Trains a dense run, and measures the signals along it."""

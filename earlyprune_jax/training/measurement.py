@@ -150,7 +150,8 @@ def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
     declared: list[str] = []
     for name in names:
         with contextlib.suppress(InvalidInput):
-            declared += _declared(name, spec, task)[0]
+            of_signal, needs_log_probs = _declared(name, spec, task)
+            declared += () if needs_log_probs and task.network is None else of_signal
     return tuple(declared)
 
 
