@@ -5,6 +5,7 @@ be traced and the scores sharded. Both mark exactly the first `count` entries of
 sort over all leaves together; a test holds them equal.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,16 @@ import numpy as np
 
 from earlyprune_jax.array_types import Array
 
+_WORTH_SAMPLING = 2**18
+# A prime: steps that divide the number of channels would sample few of them.
+_SAMPLE_EVERY = 127
+
 
 def keep_highest(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
     """Marks all entries but the `count` lowest over several arrays, in O(n).
 
-    Memory beyond the scores: the masks, and one copy of the scores.
+    Memory beyond the scores: the masks, and at most one copy of the scores, where they are few or
+    many of them are equal.
 
     Args:
         scores: float arrays without NaN.
@@ -32,22 +38,80 @@ def keep_highest(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
         >>> [kept.tolist() for kept in keep_highest(scores, 1)]
         [[True, False], [True, True]]
     """
-    if count == 0:
-        return [np.ones(leaf.shape, bool) for leaf in scores]
     # In the order of the index, whatever the order in memory: a transposed array becomes a copy.
     flat = [leaf.reshape(-1) for leaf in scores]
+    kept = _keep_by_sample(flat, count) or _keep_by_selection(flat, count)
+    return [keep.reshape(leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
+
+
+def _keep_by_selection(flat: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """Selects the threshold among all scores."""
+    if count == 0:
+        return [np.ones(leaf.size, bool) for leaf in flat]
     every = np.concatenate(flat)
     every.partition(count - 1)
-    threshold = every[count - 1]
+    return _cut(flat, every[count - 1], count) or []
+
+
+def _cut(flat: Sequence[np.ndarray], threshold: Any, count: int) -> list[np.ndarray] | None:
+    """Removes what lies below the threshold and the first of what equals it; None if it is another
+    one."""
     kept = [leaf >= threshold for leaf in flat]
     num_ties = count - sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
+    if num_ties < 0:
+        return None
     for keep, leaf in zip(kept, flat, strict=True):
-        # What has the threshold's score goes in the order of its index.
-        if num_ties:
-            ties = np.flatnonzero(leaf == threshold)[:num_ties]
-            keep[ties] = False
-            num_ties -= ties.size
-    return [keep.reshape(leaf.shape) for keep, leaf in zip(kept, scores, strict=True)]
+        ties = leaf == threshold
+        here = int(np.count_nonzero(ties)) if num_ties else 0
+        if here <= num_ties:
+            keep &= ~ties if here else True
+        else:
+            keep[np.flatnonzero(ties)[:num_ties]] = False
+        num_ties -= min(here, num_ties)
+    return kept if num_ties == 0 else None
+
+
+def _keep_by_sample(flat: Sequence[np.ndarray], count: int) -> list[np.ndarray] | None:
+    """Brackets the threshold by a sample, and selects it inside the bracket.
+
+    None where there are few scores, or the bracket missed, or too many lie inside.
+    """
+    num_scores = sum(leaf.size for leaf in flat)
+    if num_scores < _WORTH_SAMPLING:
+        return None
+    low, high = _bracket(flat, count / num_scores)
+    if low == high:
+        return _cut(flat, low, count)
+    kept, places, between, room = [], [], [], num_scores // 8
+    for leaf in flat:
+        keep = leaf >= low
+        inside = leaf <= high
+        inside &= keep
+        room -= int(np.count_nonzero(inside))
+        if room < 0:
+            return None
+        kept.append(keep)
+        places.append(np.flatnonzero(inside))
+        between.append(leaf[places[-1]])
+    count -= sum(keep.size - int(np.count_nonzero(keep)) for keep in kept)
+    if not 0 <= count <= sum(place.size for place in places):
+        return None
+    for keep, place, fate in zip(kept, places, _keep_by_selection(between, count), strict=True):
+        keep[place] = fate
+    return kept
+
+
+def _bracket(flat: Sequence[np.ndarray], share: float) -> tuple[Any, Any]:
+    """Returns two scores around the quantile `share`; one chance in a million that they are not."""
+    sample = np.concatenate([leaf[::_SAMPLE_EVERY] for leaf in flat])
+    sample.sort()
+    margin = 5 * math.sqrt(share * (1 - share) / sample.size)
+    first = math.floor((share - margin) * sample.size) - 1
+    last = math.ceil((share + margin) * sample.size) + 1
+    return (
+        sample[first] if first >= 0 else -np.inf,
+        sample[last] if last < sample.size else np.inf,
+    )
 
 
 def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
