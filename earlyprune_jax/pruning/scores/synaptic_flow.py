@@ -151,7 +151,7 @@ def _flow(
             problems.append(expected("synaptic flow", float(flow), "to be finite", remedy))
         refuse(problems)
         if not any(leaf.any() for leaf in arrays):
-            remedy = "Every path holds a removed or zero weight. Lower sparsity, or raise rounds."
+            remedy = "Every path has a removed or zero weight. Lower the sparsity, or raise rounds."
             allowed = "to have a weight with a positive score"
             raise unexpected("synaptic flow", float(flow), allowed, remedy)
         return arrays
