@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -77,11 +78,6 @@ def timeless(directory):
     ]
 
 
-def assert_equal_trees(first, second):
-    for (path, a), b in zip(jax.tree.leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-
-
 def test_the_train_step_is_compiled_once_for_trunk_and_all_forks(finished):
     _, _, compiled = finished
     for name in ("train_step", "eval_step", "fisher_trace_step", "kl_uniform_step"):
@@ -92,7 +88,7 @@ def test_an_unpruned_fork_that_continues_is_its_trunk_bit_for_bit(engine, finish
     spec, workdir, _ = finished
     for epoch in (1, 3):
         dense = state(engine, workdir, trunk(), 4)
-        assert_equal_trees(state(engine, workdir, fork(epoch, "continue", 0.0), 4), dense)
+        chex.assert_trees_all_equal(state(engine, workdir, fork(epoch, "continue", 0.0), 4), dense)
 
 
 @pytest.mark.parametrize("rule", RULES.split(","))
@@ -259,7 +255,9 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
     shutil.copytree(store.directory / str(num_epochs), store.directory / str(num_epochs + 1))
     loop.train(engine, [run])
     assert (records.result() or {})["status"] == "finished"
-    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4))
+    chex.assert_trees_all_equal(
+        store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4)
+    )
     assert timeless(records.directory) == timeless(locate(workdir, trunk()))
 
 
@@ -277,7 +275,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finis
     run = dense_run(engine, training, records, store)
     with pytest.warns(UserWarning, match="Going back to an older checkpoint"):
         loop.train(engine, [run])
-    assert_equal_trees(store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4))
+    chex.assert_trees_all_equal(
+        store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4)
+    )
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ def test_a_fork_at_epoch_0_starts_from_the_saved_initial_state(engine, finished,
     store.save(0, other)
     training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, RunRecords(tmp_path), store)
-    assert_equal_trees(loop.state_after(engine, run, 0), other)
+    chex.assert_trees_all_equal(loop.state_after(engine, run, 0), other)
 
 
 def test_changed_data_under_the_same_name_are_refused(copied):

@@ -4,6 +4,7 @@ resumption."""
 import io
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_it_trains_as_many_epochs_as_the_trunk_would_have_and_no_dense_one_after
 def test_it_is_bitwise_the_fork_of_a_grid_at_that_epoch(fired, grid, engine):
     workdir, _ = fired
     itself, other = final_state(workdir, MEMBER, engine), final_state(grid, fork(2), engine)
-    jax.tree.map(np.testing.assert_array_equal, itself, other)
+    chex.assert_trees_all_equal(itself, other)
 
 
 def test_its_row_tells_rule_epoch_and_mode_and_its_trunk_is_no_dense_baseline(fired):

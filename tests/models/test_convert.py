@@ -1,5 +1,6 @@
 """PyTorch state dicts: round trips, inferred sizes, and one message for all that is wrong."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,17 +27,12 @@ def random_variables(name, num_classes=10, channels=3, width_multiplier=0.25):
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
-def assert_same(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    jax.tree.map(np.testing.assert_array_equal, left, right)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_round_trip_is_exact_and_sizes_are_read_off_the_arrays(name):
     # At 0.53 the stages are 8, 17, 34 wide: no multiplier gives them back from the widest alone.
     variables = random_variables(name, num_classes=7, channels=1, width_multiplier=0.53)
     back = models.from_torch(name, models.to_torch(name, variables))
-    assert_same(back, variables)
+    chex.assert_trees_all_equal(back, variables)
     assert all(
         isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(back)
     )
@@ -84,7 +80,7 @@ def test_data_parallel_prefix_and_batch_counters_are_ignored_and_types_cast():
         for k, v in models.to_torch("resnet8", variables).items()
     }
     arrays["module.bn1.num_batches_tracked"] = np.array(391)
-    assert_same(models.from_torch("resnet8", arrays), variables)
+    chex.assert_trees_all_equal(models.from_torch("resnet8", arrays), variables)
 
 
 def test_every_problem_of_a_state_dict_is_reported_at_once():

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -276,7 +277,7 @@ def test_the_scores_are_left_as_they_were():
     copies = jax.tree.map(np.copy, scores)
     for scope in SCOPES:
         allocate(scores, sparsity=0.4, scope=scope, min_kept=1)
-    jax.tree.map(np.testing.assert_array_equal, scores, copies)
+    chex.assert_trees_all_equal(scores, copies)
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +326,7 @@ def test_classifier_norms_and_biases_are_never_pruned_by_default(params, scope):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_sparsity_zero_is_the_all_true_mask(params, scope):
     pruned, full = pruning.prune(params, sparsity=0.0, scope=scope), pruning.full(params)
-    jax.tree.map(np.testing.assert_array_equal, pruned, full)
+    chex.assert_trees_all_equal(pruned, full)
 
 
 @pytest.mark.parametrize("scope", ["global", "uniform", "erk", "lamp"])

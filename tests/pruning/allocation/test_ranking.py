@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.experimental
 import jax.numpy as jnp
@@ -117,17 +118,9 @@ def test_of_many_scores_exactly_the_lowest_go_too(name):
 
 def test_one_compilation_serves_every_count():
     scores = split(np.arange(NUM_SCORES), np.float32)
-    num_traces = 0
-
-    @jax.jit
-    def keep(scores, count):
-        nonlocal num_traces
-        num_traces += 1
-        return ranking.keep_highest_traced(scores, count)
-
+    keep = jax.jit(chex.assert_max_traces(ranking.keep_highest_traced, n=1))
     for count in range(NUM_SCORES + 1):
         assert_same(keep(scores, count), stable_sort(scores, count))
-    assert num_traces == 1
 
 
 def test_counts_can_be_mapped_over():

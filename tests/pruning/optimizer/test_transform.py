@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,12 +62,6 @@ def train(optimizer, num_updates, params=None) -> tuple[Any, Any]:
     return params, state
 
 
-def assert_trees_equal(first, second):
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-
-
 def test_training_equals_a_numpy_loop_that_prunes_by_a_stable_sort():
     schedule = Schedule((2, 4), (0.3, 0.55))
     params, state = train(
@@ -114,7 +109,7 @@ def test_a_mask_made_in_jit_is_the_one_that_allocate_makes_of_the_same_scores(sp
     zeros = jax.tree.map(jnp.zeros_like, params)
     _, state = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
     expected = pruning.prune(params, sparsity=sparsity, layers="all_kernels", **options)
-    assert_trees_equal(get_mask(state), expected)
+    chex.assert_trees_all_equal(get_mask(state), expected)
 
 
 def test_movement_and_taylor_rank_by_what_training_saw():
@@ -136,7 +131,9 @@ def test_movement_and_taylor_rank_by_what_training_saw():
             params, state = step(params, state)
         scores = {"kernel": rank(np.asarray(plain["kernel"]), moved, total), "bias": np.zeros(4)}
         prunable = {"kernel": True, "bias": False}
-        assert_trees_equal(get_mask(state), pruning.allocate(scores, prunable, sparsity=0.5))
+        chex.assert_trees_all_equal(
+            get_mask(state), pruning.allocate(scores, prunable, sparsity=0.5)
+        )
 
 
 def test_a_random_mask_is_nested_in_the_next_one_and_depends_on_the_seed_only():
@@ -199,7 +196,7 @@ def test_schedule_free_evaluation_parameters_are_pruned_too():
 def test_an_event_at_zero_is_decided_by_init():
     optimizer = transform(optax.sgd(0.1), one_shot(0.5, at=0), layers="all_kernels")
     state: Any = optimizer.init(network())
-    assert_trees_equal(
+    chex.assert_trees_all_equal(
         get_mask(state), pruning.prune(network(), sparsity=0.5, layers="all_kernels")
     )
     params, _ = train(optimizer, 1)
@@ -339,8 +336,8 @@ def test_a_saved_state_goes_on_bitwise(tmp_path):
         for _ in range(5):
             current = step(*current)
         results.append(current)
-    assert_trees_equal(results[0], results[1])
-    assert_trees_equal(results[0], results[2])
+    chex.assert_trees_all_equal(results[0], results[1])
+    chex.assert_trees_all_equal(results[0], results[2])
 
 
 def test_scan_gives_the_loops_masks_and_weights():
@@ -353,7 +350,7 @@ def test_scan_gives_the_loops_masks_and_weights():
     (scanned, scanned_state), _ = jax.lax.scan(
         lambda carry, _: (step(*carry), None), start, length=9
     )
-    assert_trees_equal(get_mask(scanned_state), get_mask(state))
+    chex.assert_trees_all_equal(get_mask(scanned_state), get_mask(state))
     np.testing.assert_allclose(scanned["kernel"], looped["kernel"], atol=1e-6)
 
 
