@@ -106,7 +106,7 @@ class RunRecords:
     Example:
         >>> import tempfile
         >>> records = RunRecords(Path(tempfile.mkdtemp()))
-        >>> records.append({"epoch": 1, "test_accuracy": 0.5})
+        >>> _ = records.append({"epoch": 1, "test_accuracy": 0.5})
         >>> records.epochs(), records.result()
         ([{'epoch': 1, 'test_accuracy': 0.5}], None)
     """

@@ -22,6 +22,9 @@ KEY = "fork.retraining"
 ANY_STEPS = 100
 """Training steps an epoch where a user's retraining is asked for its length only."""
 
+SMALLEST_RATE = 1e-30
+"""Below this, ratios of rates leave the range of float32."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -242,12 +245,12 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
     Raises:
         InvalidInput: a schedule of the user's gives a fork a rate that is none.
     """
-    fork, dense = spec.fork, trunk_schedule(spec, steps_per_epoch)
+    fork, dense, kind = spec.fork, trunk_schedule(spec, steps_per_epoch), spec.schedule.name
     axis, epochs = ("fork.when", "trigger"), tuple(range(1, dense.num_epochs))
     if fork.when == "epochs":
         axis, epochs = ("fork.epochs", fork.epochs), fork.epochs
     ends = {"matched_anneal": dense.final_rate}
-    if spec.schedule.name in ("cosine", "linear"):
+    if kind in ("cosine", "linear"):
         ends["eq6"] = spec.schedule.end_learning_rate
     problems = []
     for retraining in fork.retraining:
@@ -264,4 +267,9 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
             if not schedules.is_rate(rate):
                 allowed = f"to give a fork at {t}, retrained by {retraining}, rates of at least 0"
                 raise unexpected(schedules.KEY, rate, allowed)
+    matched = "matched_anneal" in [_rates_of(fork, retraining) for retraining in fork.retraining]
+    if matched and kind in ("exponential", "step") and dense.final_rate < SMALLEST_RATE:
+        allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for matched_anneal"
+        remedy = f"It ends at {dense.final_rate:.3g}: decay more slowly, or use paper_a."
+        problems.append(expected("schedule.name", kind, allowed, remedy))
     return problems

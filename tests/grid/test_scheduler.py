@@ -486,7 +486,7 @@ def test_a_finished_study_whose_data_have_changed_is_refused_and_without_them_su
     first, _ = run(spec, tmp_path / "run")
     arrays = dict(np.load(data))
     np.savez(data, **(arrays | {"x_train": arrays["x_train"][::-1]}))
-    with pytest.raises(InvalidInput, match="to hold the data that runs in .* were trained on"):
+    with pytest.raises(InvalidInput, match="to hold the data that .* was trained on"):
         run(spec, tmp_path / "run")
     data.unlink()
     again, said = run(spec, tmp_path / "run")

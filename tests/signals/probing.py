@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.signals.signal import Network
-from earlyprune_jax.tasks import classification
+from earlyprune_jax.tasks.classification import _sums
 
 
 def linear_network(
@@ -15,9 +15,7 @@ def linear_network(
     classifier."""
 
     def sums(params, batch):
-        return classification._sums(
-            apply({"params": params}, batch), batch["labels"], batch["weights"]
-        )
+        return _sums(apply({"params": params}, batch), batch["labels"], batch["weights"])
 
     return Network(apply=apply, fixed={}, is_linen=False, sums=sums)
 
