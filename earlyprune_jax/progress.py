@@ -86,18 +86,20 @@ class Reporter:
         """Prints a sentence as it is, above a bar where there is one."""
         self._console.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
-    def _report(self, name: str, entry: dict[str, Any] | None) -> None:
-        """Shows an epoch of a run, None for one that is not trained now, and writes the tables."""
+    def _report(self, name: str, entry: dict[str, Any]) -> None:
+        """Shows an epoch of a run, and writes the tables."""
+        if not multihost.is_primary():
+            # It has no workdir, in which the metric is named, and nothing to say.
+            return
         if self._bar:
-            value = (entry or {}).get(self._primary.column("test"))
+            value = entry.get(self._primary.column("test"))
             scale, unit = self._primary.scale, self._primary.unit
             words = "" if value is None else f" test {scale * value:.2f} {unit}".rstrip()
             self._bar.update(self._bar.task_ids[0], advance=1, description=f"{name}{words}")
-        elif entry:
+        else:
             print(epoch_line(name, entry, self._primary), file=self._console.file, flush=True)
         started = time.monotonic()
-        # Processes that follow process 0 write nothing.
-        if started < self._next_tables or not multihost.is_primary():
+        if started < self._next_tables:
             return
         try:
             results.write_tables(self._study.workdir)
