@@ -6,6 +6,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+# Processes that tests start, Slurm's tasks too, find own_code.py.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
+)
 # Before JAX is imported. Experiments of tests compile the same few programs over and over, in this
 # process and in those it starts.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

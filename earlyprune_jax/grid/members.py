@@ -229,6 +229,8 @@ def _fork_hash(spec: RunSpec, setting: Setting) -> str:
 
 def _code_digests(spec: RunSpec, values: Iterable[Any]) -> dict[str, str]:
     """Returns import path -> digest of the user's code that some values of a config name."""
+    if not spec.code:
+        return {}
     known = dict(spec.code)
     paths: set[str] = set()
     for value in values:
