@@ -12,7 +12,7 @@ line in `loading._SOURCES`; what is done to all images when they are read belong
 """
 
 from earlyprune_jax.data.images import augment, normalisation, normalize
-from earlyprune_jax.data.loading import Reader, check, load, read, shapes
+from earlyprune_jax.data.loading import Reader, check, load, read, shapes, source_key
 from earlyprune_jax.data.source import Source, epoch_order, split, steps_per_epoch, stratified_split
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "normalize",
     "read",
     "shapes",
+    "source_key",
     "split",
     "steps_per_epoch",
     "stratified_split",

@@ -147,7 +147,7 @@ class Trainer:
         digests, read = {}, {}
         for setting in dict.fromkeys(setting.trunk for setting in self.study.spec.settings()):
             spec = self.study.at(setting).data
-            source = (spec.name, spec.num_classes)
+            source = data.source_key(spec)
             if source not in read:
                 read[source] = self._reader(spec).digest()
             digests[setting] = read[source]
