@@ -22,18 +22,13 @@ from earlyprune_jax.triggers.rules import (
     AtEpoch,
     EarlyBird,
     EarlyCrop,
-    Firing,
     First,
-    History,
     Peak,
     Plateau,
     Threshold,
-    Trigger,
-    fires_at,
-    measured,
-    option,
 )
 from earlyprune_jax.triggers.text import check, parse
+from earlyprune_jax.triggers.trigger import Firing, History, Trigger, fires_at, measured, option
 
 __all__ = [
     "RULES",

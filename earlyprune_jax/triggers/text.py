@@ -7,14 +7,8 @@ from typing import Any
 
 from earlyprune_jax import references
 from earlyprune_jax.references import Reference, Written
-from earlyprune_jax.triggers.rules import (
-    RULES,
-    Combination,
-    Trigger,
-    check_column,
-    check_options,
-    kind_of,
-)
+from earlyprune_jax.triggers.rules import RULES, Combination
+from earlyprune_jax.triggers.trigger import Trigger, check_column, check_options, kind_of
 from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected, unknown_choice
 
 EXAMPLE = "Write it like peak(fisher_trace, patience=2) or first(early_bird(), epoch(20))."
