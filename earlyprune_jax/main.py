@@ -6,7 +6,7 @@ flags:
   --config FILE            a config file, e.g. configs/digits.py, or a form of it, FILE.py:FORM
   --config.SECTION.KEY=V   any config key; tuples as 0,1,2
   --workdir DIR            default: runs/<config name>-<study id>
-  --dry_run                print config, runs, groups, steps and disk; touch nothing
+  --dry_run                print config, runs, steps and disk; touch nothing
   --measure                with --dry_run: time a few steps, and estimate the whole
   --workers N              processes on this machine, each bound to its share of the cores; auto =
                            one a core (CPU only); default 1

@@ -292,8 +292,8 @@ def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
         "assert c.get_config().data.num_classes == 100; raise SystemExit(main.main(sys.argv[1:]))"
     )
     for name, words in (
-        ("digits", "30 runs (3 trunks"),
-        ("two_regime_digits", "363 runs (3 trunks"),
+        ("digits", "Total: 30 runs"),
+        ("two_regime_digits", "Total: 363 runs"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, f"--config={name}", "--dry_run"],

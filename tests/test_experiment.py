@@ -473,7 +473,7 @@ def test_time_that_is_up_at_once_exits_3_and_the_same_command_goes_on(tiny_npz, 
     assert main.main([*arguments, "--max_minutes=1e-9"]) == 3
     assert "Time is up. The same command goes on from here." in capsys.readouterr().err
     assert main.main(["--dry_run", *arguments]) == 0
-    assert "(1 trunk, 1 pruned)" in capsys.readouterr().out
+    assert "Total: 2 runs" in capsys.readouterr().out
 
 
 def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_path, capsys):

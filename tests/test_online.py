@@ -161,7 +161,7 @@ def test_an_interrupted_run_decides_and_ends_as_an_uninterrupted_one(
 def test_the_preview_says_who_decides_and_what_it_costs_at_most(tiny_npz):
     text = preview.preview(Study(online(tiny_npz), Path("absent")))
     assert "epoch(2) decides; dense and pruned part share 5 epochs" in text
-    assert "Total: 2 runs (1 trunk, 1 pruned), 5 epochs" in text
+    assert "Total: 2 runs, 5 epochs" in text
 
 
 @pytest.mark.parametrize(
