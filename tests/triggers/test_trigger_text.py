@@ -89,7 +89,7 @@ def test_a_text_gives_the_rule_and_the_rule_its_canonical_text(text, rule, canon
         ("peak(fisher_trace; epoch(3))", ["to be readable"]),
         ("peak(\0)", ["to be readable"]),
         ("(" * 900 + ")" * 900, ["to be readable"]),
-        ("epoch(" + "9" * 3000 + ")", ["to have at most 2000 characters"]),
+        ("epoch(" + "9" * 3000 + ")", ["to be a finite number"]),
     ],
 )
 def test_every_problem_names_the_thing_what_is_allowed_and_the_remedy(text, problems):
@@ -111,12 +111,12 @@ def test_all_problems_of_a_text_are_found_at_once():
         "Expected epoch(n)=0 in [1, inf).",
         "Expected peak(patience)=0 in [1, inf).",
         "Expected peak(min_drop)=2 in [0, 1).",
+        "Expected column='fisher_trac' to be one of fisher_trace, mask_distance, weight_change, "
+        "validation_accuracy. Did you mean 'fisher_trace'?",
         "Expected option of early_crop='foo' to be one of column, sparsity.",
         "Expected early_crop(column)='test_loss' to be no test metric. "
         "Decisions never look at the test set: use a train or validation metric, or a signal.",
         "Expected early_crop(sparsity) to be given. E.g. early_crop(sparsity=0.9).",
-        "Expected column='fisher_trac' to be one of fisher_trace, mask_distance, weight_change, "
-        "validation_accuracy. Did you mean 'fisher_trace'?",
     ]
 
 
@@ -124,7 +124,7 @@ def test_a_column_that_is_not_measured_lists_those_that_are_without_test_metrics
     (problem,) = check("early_bird()", ["fisher_trace", "test_accuracy"])
     assert problem == (
         "Expected column='mask_distance' to be one of fisher_trace. "
-        "Measure the signal it belongs to, or take another."
+        "Measure its signal, or take another."
     )
 
 
