@@ -1,8 +1,10 @@
 """The only reader of configs: file and overrides -> ConfigDict -> RunSpec, all problems at once."""
 
 import ast
+import contextlib
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from ml_collections import ConfigDict
 
 from earlyprune_jax import config_checks, references, tasks, user_code
 from earlyprune_jax.config_files import load_file, names, short_name
-from earlyprune_jax.spec import RunSpec, Setting, Sweep
+from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
 from earlyprune_jax.spec_sections import (
     DECIDES,
     KEYS,
@@ -74,16 +76,17 @@ def resolve(
     swept = {name.removeprefix(SWEEP): value for name, value in given.items() if name not in values}
     problems: list[str] = []
     sweep = _read_sweep(swept, problems)
-    problems += _given_twice([name for name, _ in overrides], values, sweep)
+    settings = combined(sweep)
+    problems += _given_twice([name for name, _ in overrides], values, settings)
     problems += [_unknown_key(name) for name in values if name not in KEYS]
-    first, *others = sweep.settings()
+    first, *others = settings
     partial, of_first = _resolve_one(values, first)
     problems += of_first
     if "custom" not in (partial.fork.retraining or ()):
         remedy = "Only custom reads it: add custom to fork.retraining."
         problems += [
             expected("sweep", name, "to be read by one of fork.retraining", remedy)
-            for name in sweep.keys
+            for name, _ in first.values
             if name in ("fork.length", "fork.rates")
         ]
     for setting in others:
@@ -93,8 +96,15 @@ def resolve(
     if problems:
         raise InvalidInput(shortened(list(dict.fromkeys(problems)), 60))
     spec = dataclasses.replace(partial, sweep=sweep, folder=user_code.current_folder())
-    _require_same_metrics(spec)
-    return dataclasses.replace(spec, code=_digests(spec))
+    specs = [spec.at(setting) for setting in settings]
+    if len({(task.primary, task.all_metrics) for task in map(tasks.abstract, specs)}) > 1:
+        allowed = "to have the same metrics, and the same primary, in all settings"
+        raise unexpected("task.name", spec.task.name, allowed, "Take a workdir for each.")
+    values = [spec.value(name) for spec in specs for name in REFERENCES]
+    texts = [text for value in values for text in (value if isinstance(value, tuple) else (value,))]
+    paths = {path for text in texts for path in references.import_paths(text)}
+    code = tuple((path, user_code.digest(path)) for path in sorted(paths))
+    return dataclasses.replace(spec, code=code)
 
 
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,35 +116,23 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _given_twice(names: list[str], values: Mapping[str, Any], sweep: Sweep) -> list[str]:
+def _given_twice(
+    names: list[str], values: Mapping[str, Any], settings: Sequence[Setting]
+) -> list[str]:
     """Lists keys that the command line sweeps twice, or gives a value that their sweep does not
     hold."""
-    twice = sorted({name for name in names if name.startswith(SWEEP) and names.count(name) > 1})
-    problems = [expected(name, "twice", "to be given once, with all its values") for name in twice]
-    for name, listed in sweep.lists:
-        if not {name, f"{SWEEP}{name}"} <= set(names):
-            continue
-        if _convert(name, values[name]) not in (None, *listed):
+    problems = []
+    for name in sorted(set(names)):
+        if name.startswith(SWEEP) and names.count(name) > 1:
+            allowed = "to be given once, with all its values"
+            problems.append(expected(name, "twice", allowed))
+        swept = [value for setting in settings for key, value in setting.values if key == name]
+        is_both = swept and f"{SWEEP}{name}" in names
+        if is_both and _convert(name, values[name]) not in (None, *swept):
             allowed = f"to be among the values of {SWEEP}{name}"
             remedy = "Add it to the sweep, or leave it out."
             problems.append(expected(name, values[name], allowed, remedy))
     return problems
-
-
-def _require_same_metrics(spec: RunSpec) -> None:
-    """Raises InvalidInput for settings whose tasks report other metrics: tables are by one."""
-    made = [tasks.abstract(spec.at(setting)) for setting in spec.settings()]
-    if len({(task.primary, task.all_metrics) for task in made}) > 1:
-        allowed = "to have the same metrics, and the same primary, in all settings"
-        raise unexpected("task.name", spec.task.name, allowed, "Take a workdir for each.")
-
-
-def _digests(spec: RunSpec) -> tuple[tuple[str, str], ...]:
-    """Lists (import path, digest) of the user's code that the keys name in any setting."""
-    values = [spec.at(setting).value(name) for setting in spec.settings() for name in REFERENCES]
-    texts = [text for value in values for text in (value if isinstance(value, tuple) else (value,))]
-    paths = {path for text in texts for path in references.import_paths(text)}
-    return tuple((path, user_code.digest(path)) for path in sorted(paths))
 
 
 def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, list[str]]:
@@ -178,87 +176,73 @@ def _unknown_key(name: str) -> str:
 # Sweeps
 
 
-def _read_sweep(given: Mapping[str, Any], problems: list[str]) -> Sweep:
-    """Reads key -> its values, and rows; an empty sweep where there are problems.
+def _read_sweep(given: Mapping[str, Any], problems: list[str]) -> tuple[Axis, ...]:
+    """Reads keys with their values, and rows; no axes where there are problems.
 
     Args:
         given: keys without the prefix `sweep.`, and `rows`.
         problems: takes what is wrong.
     """
     wrong: list[str] = []
-    rows = _read_rows(given[ROWS], wrong) if ROWS in given else ()
-    lists = {name: _read_list(name, given[name], wrong) for name in sorted(given) if name != ROWS}
+    axes: list[Axis] = []
+    for name in sorted(given, key=lambda name: (name == ROWS, name)):
+        listed, thing = given[name], f"sweep.{name}"
+        allowed, remedy = "to be a list of values, one at least", ""
+        if name == ROWS:
+            allowed = "to be a Python list of dicts"
+            remedy = "E.g. [{'data.name': 'cifar10', 'data.num_classes': 10}, ...]"
+        if isinstance(listed, Text):
+            with contextlib.suppress(ValueError, SyntaxError):
+                listed = ast.literal_eval(listed) if name == ROWS else _parts(listed)
+        rows = listed if isinstance(listed, tuple | list) else ()
+        if name != ROWS:
+            rows = [{name: value} for value in rows]
+        if not rows or not all(isinstance(row, Mapping | ConfigDict) and row for row in rows):
+            wrong.append(expected(thing, given[name], allowed, remedy))
+            continue
+        axis = tuple(
+            tuple((key, _swept_value(key, value, wrong)) for key, value in sorted(_flat(row)))
+            for row in rows
+        )
+        if len({tuple(key for key, _ in row) for row in axis}) > 1:
+            keys = sorted({key for row in axis for key, _ in row})
+            wrong.append(expected(thing, keys, "to be given in every row"))
+        elif len(set(axis)) < len(axis):
+            values = tuple(value for row in axis for _, value in row)
+            wrong.append(expected(thing, values, "to have no value twice"))
+        axes.append(axis)
+    names = [name for axis in axes for name, _ in axis[0]]
     remedy = "Take it out of one of them."
     wrong += [
         expected("sweep", name, "to be swept once, by a list or by rows", remedy)
-        for name in sorted(lists.keys() & {name for row in rows for name, _ in row})
+        for name in sorted({name for name in names if names.count(name) > 1})
     ]
-    count = len(rows or ((),)) * math.prod(len(values) for values in lists.values())
+    count = math.prod(map(len, axes))
     if count > MOST_SETTINGS:
         allowed = f"to be at most {MOST_SETTINGS}"
         wrong.append(expected("combinations of sweep", count, allowed))
-    problems += dict.fromkeys(wrong)
-    return Sweep() if wrong else Sweep(tuple(lists.items()), rows)
+    problems += wrong
+    return () if wrong else tuple(axes)
 
 
-def _read_list(name: str, given: Any, problems: list[str]) -> tuple[Any, ...]:
-    listed = _parts(given) if isinstance(given, Text) else given
-    if not isinstance(listed, tuple | list) or not listed:
-        allowed = "to be a list of values, one at least"
-        problems.append(expected(f"sweep.{name}", given, allowed))
-        return ()
-    values = tuple(_swept_value(f"sweep.{name}", name, value, problems) for value in listed)
-    if None not in values and len(set(values)) < len(values):
-        problems.append(expected(f"sweep.{name}", values, "to have no value twice"))
-    return values
-
-
-def _read_rows(given: Any, problems: list[str]) -> tuple[tuple[tuple[str, Any], ...], ...]:
-    rows = given
-    if isinstance(given, Text):
-        try:
-            rows = ast.literal_eval(given)
-        except (ValueError, SyntaxError):
-            rows = None
-    is_list = isinstance(rows, tuple | list)
-    if not is_list or not all(isinstance(row, Mapping | ConfigDict) for row in rows):
-        remedy = "E.g. [{'data.name': 'cifar10', 'data.num_classes': 10}, ...]"
-        problems.append(expected("sweep.rows", given, "to be a Python list of dicts", remedy))
-        return ()
-    read = tuple(
-        tuple(
-            (name, _swept_value(f"sweep.rows[{number}] {name}", name, value, problems))
-            for name, value in sorted(_flat(row))
-        )
-        for number, row in enumerate(rows)
-    )
-    if len({tuple(name for name, _ in row) for row in read}) > 1:
-        named = sorted({name for row in read for name, _ in row})
-        problems.append(expected("sweep.rows", named, "to be given in every row"))
-    elif len(set(read)) < len(read):
-        problems.append(expected("sweep.rows", rows, "to have no row twice"))
-    return read
-
-
-def _swept_value(thing: str, name: str, value: Any, problems: list[str]) -> Any:
-    """Gives a swept value as its key's type; None, and a problem more, where that cannot be.
+def _swept_value(name: str, value: Any, problems: list[str]) -> Any:
+    """Gives a swept value as its key's type; a problem more where that cannot be.
 
     Args:
-        thing: what it is, for messages.
         name: of the key.
         value: as it is given.
         problems: takes what is wrong.
     """
     if name not in KEYS:
         problems.append(f"sweep: {_unknown_key(name)}")
-        return None
-    if reason := SWEPT_BY.get(decides(name)):
+    elif reason := SWEPT_BY.get(decides(name)):
         allowed = f"to decide data, trunks or forks; it decides {DECIDES[decides(name)]}"
         problems.append(expected("sweep", name, allowed, reason))
-        return None
-    if (converted := _convert(name, value)) is None:
-        problems.append(expected(thing, value, f"to be {_type_name(KEYS[name].type)}"))
-    return converted
+    elif (converted := _convert(name, value)) is None:
+        problems.append(expected(f"sweep.{name}", value, f"to be {_type_name(KEYS[name].type)}"))
+    else:
+        return converted
+    return repr(value)
 
 
 # Values
@@ -276,55 +260,53 @@ def parse(text: str, kind: Any) -> Any:
         >>> parse("magnitude,mine:score(a=1, b=2)", tuple[str, ...])
         ('magnitude', 'mine:score(a=1, b=2)')
     """
+    return _typed(Text(text), kind)
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """Gives a value as a type; only a `Text` is read.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    is_text = isinstance(value, Text)
     if typing.get_origin(kind) is tuple:
-        bare = text.strip()
-        bare = bare[1:-1] if bare[:1] in ("(", "[") and bare[-1:] in (")", "]") else bare
-        return tuple(parse(part, typing.get_args(kind)[0]) for part in _parts(bare))
-    if kind is bool:
-        words = {"true": True, "1": True, "false": False, "0": False}
-        if text.strip().lower() not in words:
-            raise ValueError(text)
-        return words[text.strip().lower()]
-    if kind is int:
-        return int(text, 0)
-    return float(text) if kind is float else str(text)
+        if is_text:
+            bare = value.strip()
+            is_bracketed = bare[:1] in ("(", "[") and bare[-1:] in (")", "]")
+            value = _parts(bare[1:-1] if is_bracketed else bare)
+        if not isinstance(value, tuple | list):
+            raise ValueError(value)
+        return tuple(_typed(part, typing.get_args(kind)[0]) for part in value)
+    if is_text and kind is bool:
+        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    elif is_text and kind is int:
+        value = int(value, 0)
+    elif is_text or (kind is float and type(value) is int):
+        value = kind(value)
+    if type(value) is not kind:
+        raise ValueError(value)
+    return value
 
 
 def _parts(text: str) -> list[Text]:
     """Splits a text at its commas, without the quotes of those that have them."""
-    parts = references.split_list(text)
-    is_quoted = [len(part) > 1 and part[0] == part[-1] and part[0] in "\"'" for part in parts]
-    return [
-        Text(part[1:-1] if quoted else part) for part, quoted in zip(parts, is_quoted, strict=True)
-    ]
+    return [Text(re.sub(r"^(['\"])(.*)\1$", r"\2", part)) for part in references.split_list(text)]
 
 
 def _convert(name: str, value: Any) -> Any:
     """Gives a value as its key's type, references in one spelling: `Net( depth = 1 )` is
     `Net(depth=1)`; None if it is of another type."""
-    kind = KEYS[name].type
     try:
-        value = parse(value, kind) if isinstance(value, Text) else _typed(value, kind)
-    except ValueError:
+        value = _typed(value, KEYS[name].type)
+    except (ValueError, OverflowError):
         return None
     if name not in REFERENCES or name == "fork.trigger":
         return value
     return tuple(map(_canonical, value)) if isinstance(value, tuple) else _canonical(value)
 
 
-def _typed(value: Any, kind: Any) -> Any:
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        if not isinstance(value, tuple | list):
-            return None
-        typed = tuple(_typed(item, element) for item in value)
-        return None if None in typed else typed
-    if kind is float and type(value) is int:
-        return float(value) if abs(value) < 2**1000 else math.inf
-    return value if type(value) is kind else None
-
-
-def _canonical(reference: str | None) -> str | None:
+def _canonical(reference: str) -> str:
     if not reference or reference.partition(":")[0] in references.RESERVED:
         return reference
     try:

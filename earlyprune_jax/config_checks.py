@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from earlyprune_jax import data, models, pruning, references, tasks, triggers
@@ -84,8 +84,7 @@ def _needs(*names: str, spoils: Iterable[str] = (), in_any_range: bool = False) 
 # Names, one by one
 
 
-def _known(names: Iterable[str], stand_in: Any, takes: tuple[str, ...] | None = None) -> Any:
-    known = dict.fromkeys(names, stand_in)
+def _named(known: Mapping[str, Any], takes: tuple[str, ...] | None = None) -> Any:
     return lambda key, name: references.check(key, name, known, takes)
 
 
@@ -95,12 +94,14 @@ def _one_of(choices: Iterable[str]) -> Any:
 
 
 NAMED: dict[str, Callable[[str, str], list[str]]] = {
-    "model.name": _known(models.names(), models.build),
-    "task.name": lambda key, name: references.check(key, name, tasks.TASKS),
-    "optim.name": lambda key, name: references.check(key, name, optim.OPTIMIZERS),
+    "model.name": _named(dict.fromkeys(models.names(), models.build)),
+    "task.name": _named(tasks.TASKS),
+    "optim.name": _named(optim.OPTIMIZERS),
     "pruning.criteria": check_criterion,
     "pruning.scopes": criteria.check_scope,
-    "fork.retraining": _known(retraining.RETRAININGS, retraining.training, ("fork_epoch", "trunk")),
+    "fork.retraining": _named(
+        dict.fromkeys(retraining.RETRAININGS, retraining.training), ("fork_epoch", "trunk")
+    ),
     "fork.rates": _one_of(retraining.RATES),
     "fork.baselines": _one_of(plan.BASELINES),
     "fork.comparisons": _one_of(measurement.COMPARISONS),
@@ -112,19 +113,14 @@ NAMED: dict[str, Callable[[str, str], list[str]]] = {
 }
 """Key -> (key, name) -> problems, for names that are registered where they are implemented."""
 
-MAY_BE_EMPTY = ("optim.name", *LAYER_KEYS)
-"""Names that the task gives where the config gives none."""
-
 
 def _check_names(spec: RunSpec, key: str) -> list[str]:
+    """Looks names up; an empty one of a key whose value the task gives by default is none."""
     value = spec.value(key)
+    may_be_empty = key in ("optim.name", *LAYER_KEYS)
     names = value if isinstance(value, tuple) else (value,)
-    return [
-        problem
-        for name in names
-        if name or key not in MAY_BE_EMPTY
-        for problem in NAMED[key](key, name)
-    ]
+    checked = [name for name in names if name or not may_be_empty]
+    return [problem for name in checked for problem in NAMED[key](key, name)]
 
 
 for _key in NAMED:
@@ -142,12 +138,7 @@ def _check_trigger_text(spec: RunSpec) -> list[str]:
     return problems_of(lambda: triggers.parse(spec.fork.trigger or "epoch(1)"), "fork.trigger: ")
 
 
-@_needs(
-    "schedule",
-    "train.num_epochs",
-    spoils=("schedule", "train.num_epochs"),
-    in_any_range=True,
-)
+@_needs("schedule", "train.num_epochs", spoils=("schedule",), in_any_range=True)
 def _check_schedule(spec: RunSpec) -> list[str]:
     return schedules.check(spec.schedule, spec.train.num_epochs)
 
@@ -155,14 +146,10 @@ def _check_schedule(spec: RunSpec) -> list[str]:
 # Facts that several keys make together
 
 
-@_needs(
-    "signals.fisher_estimator",
-    "signals.fisher_method",
-    spoils=("signals.fisher_estimator", "signals.fisher_method"),
-)
+@_needs("signals.fisher_estimator", "signals.fisher_method", spoils=("signals.fisher_method",))
 def _check_fisher(spec: RunSpec) -> list[str]:
-    options = spec.signals.fisher_estimator, spec.signals.fisher_method
-    problems = check_options(*options, fisher.METHODS)
+    signals = spec.signals
+    problems = check_options(signals.fisher_estimator, signals.fisher_method, fisher.METHODS)
     return [f"signals.fisher_*: {problem}" for problem in problems]
 
 
@@ -238,37 +225,34 @@ def _check_num_examples(spec: RunSpec) -> list[str]:
 @_needs("fork", "data.validation_fraction")
 def _check_grid(spec: RunSpec) -> list[str]:
     """Finds axes that contradict one another."""
-    fork, validation = spec.fork, spec.data.validation_fraction
-    problems = []
-    if fork.comparisons and fork.num_replicates < 2:
+    fork = spec.fork
+    demands = []
+    if fork.comparisons:
         remedy = "Replicates are what is compared: paper B takes 3; or empty fork.comparisons."
         allowed = "to be at least 2 with fork.comparisons"
-        problems.append(expected("fork.num_replicates", fork.num_replicates, allowed, remedy))
-    if fork.max_cells and fork.search == "all":
+        demands.append(("fork.num_replicates", fork.num_replicates >= 2, allowed, remedy))
+    if fork.search == "all":
         remedy = "Set fork.search=coarse_to_fine, or list fewer epochs and sparsities."
         allowed = "to be 0 with fork.search=all"
-        problems.append(expected("fork.max_cells", fork.max_cells, allowed, remedy))
-    if fork.search != "all" and not validation:
+        demands.append(("fork.max_cells", fork.max_cells == 0, allowed, remedy))
+    else:
         remedy = "A search chooses by validation, never on the test set: hold some examples out."
         allowed = f"to be above 0 with fork.search={fork.search}"
-        problems.append(expected("data.validation_fraction", validation, allowed, remedy))
-    for key, nothing in (("comparisons", ()), ("baselines", ()), ("search", "all")):
-        value = getattr(fork, key)
-        if fork.when == "trigger" and value != nothing:
+        held_out = spec.data.validation_fraction > 0
+        demands.append(("data.validation_fraction", held_out, allowed, remedy))
+    if "custom" not in fork.retraining:
+        remedy = "Add custom to fork.retraining, or set fork.length=0."
+        demands.append(("fork.length", fork.length == 0, "to be 0 without custom", remedy))
+    if fork.when == "trigger":
+        remedy = "It belongs to a grid of forks, fork.when=epochs."
+        for name, nothing in (("comparisons", ()), ("baselines", ()), ("search", "all")):
             allowed = f"to be {nothing or 'empty'} with fork.when=trigger"
-            remedy = "It belongs to a grid of forks, fork.when=epochs."
-            problems.append(expected(f"fork.{key}", value, allowed, remedy))
-    return problems
-
-
-@_needs("fork.retraining", "fork.length")
-def _check_length(spec: RunSpec) -> list[str]:
-    """Finds a length that no retraining looks at."""
-    length = spec.fork.length
-    if not length or "custom" in spec.fork.retraining:
-        return []
-    remedy = "Add custom to fork.retraining, or set fork.length=0."
-    return [expected("fork.length", length, "to be 0 without custom", remedy)]
+            demands.append((f"fork.{name}", getattr(fork, name) == nothing, allowed, remedy))
+    return [
+        expected(key, spec.value(key), allowed, remedy)
+        for key, is_right, allowed, remedy in demands
+        if not is_right
+    ]
 
 
 @_needs("train.num_epochs", "optim.learning_rate", "schedule", "fork", spoils=("fork.epochs",))
@@ -277,31 +261,20 @@ def _check_fork_epochs(spec: RunSpec) -> list[str]:
 
 
 @_needs(
-    "train.num_epochs",
-    "schedule.name",
-    "schedule.step_boundaries_epochs",
-    spoils=("schedule.step_boundaries_epochs",),
+    *("train.num_epochs", "optim.learning_rate", "schedule"),
+    spoils=("schedule.step_boundaries_epochs", "schedule.end_learning_rate"),
 )
-def _check_boundaries(spec: RunSpec) -> list[str]:
-    boundaries = spec.schedule.step_boundaries_epochs
-    if spec.schedule.name != "step" or max(boundaries, default=0) < spec.train.num_epochs:
-        return []
-    allowed = f"to lie before train.num_epochs={spec.train.num_epochs}"
-    return [expected("schedule.step_boundaries_epochs", boundaries, allowed)]
-
-
-@_needs(
-    "optim.learning_rate",
-    "schedule.name",
-    "schedule.end_learning_rate",
-    spoils=("schedule.end_learning_rate",),
-)
-def _check_end(spec: RunSpec) -> list[str]:
-    end, maximum = spec.schedule.end_learning_rate, spec.optim.learning_rate
-    if spec.schedule.name not in ("cosine", "linear") or end <= maximum:
-        return []
-    allowed = f"to be at most optim.learning_rate={maximum}"
-    return [expected("schedule.end_learning_rate", end, allowed)]
+def _check_schedule_ends(spec: RunSpec) -> list[str]:
+    """Finds an end of the schedule that does not fit the trunk's length or its maximum rate."""
+    schedule, num_epochs, maximum = spec.schedule, spec.train.num_epochs, spec.optim.learning_rate
+    boundaries, end = schedule.step_boundaries_epochs, schedule.end_learning_rate
+    if schedule.name == "step" and max(boundaries, default=0) >= num_epochs:
+        allowed = f"to lie before train.num_epochs={num_epochs}"
+        return [expected("schedule.step_boundaries_epochs", boundaries, allowed)]
+    if schedule.name in ("cosine", "linear") and end > maximum:
+        allowed = f"to be at most optim.learning_rate={maximum}"
+        return [expected("schedule.end_learning_rate", end, allowed)]
+    return []
 
 
 @_needs(*NETWORK, "train", "optim", "schedule", "fork")

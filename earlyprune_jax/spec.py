@@ -30,6 +30,11 @@ from earlyprune_jax.spec_sections import (
 )
 from earlyprune_jax.validate import unexpected
 
+Row = tuple[tuple[str, Any], ...]
+"""(key, value) pairs, sorted by key."""
+Axis = tuple[Row, ...]
+"""What a sweep runs through: values that belong together a row, each row of the same keys."""
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Setting:
@@ -43,7 +48,7 @@ class Setting:
         Setting(values=(('optim.weight_decay', 0.1),))
     """
 
-    values: tuple[tuple[str, Any], ...] = ()
+    values: Row = ()
 
     @property
     def trunk(self) -> "Setting":
@@ -63,51 +68,32 @@ class Setting:
         return ", ".join(f"{name}={value}" for name, value in self.values)
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """Which values keys take beside their base value.
-
-    Attributes:
-        lists: (key, its values) pairs, sorted by key: all combinations are trained.
-        rows: values that belong together: each row a tuple of (key, value) pairs, of the same keys.
+def sweep_axes(swept: Mapping[str, Any]) -> tuple[Axis, ...]:
+    """Reads the section `sweep` of a config: keys with their values, and `rows`.
 
     Example:
-        >>> len(Sweep((("optim.weight_decay", (0.1, 0.2)),)).settings())
-        2
+        >>> sweep_axes({"optim.momentum": [0, 0.9]})
+        (((('optim.momentum', 0),), (('optim.momentum', 0.9),)),)
     """
+    lists = {key: [{key: value} for value in swept[key]] for key in sorted(swept) if key != "rows"}
+    axes = [*lists.values(), *([swept["rows"]] if "rows" in swept else [])]
+    return tuple(
+        tuple(tuple(sorted((key, frozen(value)) for key, value in row.items())) for row in axis)
+        for axis in axes
+    )
 
-    lists: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-    rows: tuple[tuple[tuple[str, Any], ...], ...] = ()
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Lists the swept keys, sorted."""
-        in_rows = {name for row in self.rows for name, _ in row}
-        return tuple(sorted(in_rows | {name for name, _ in self.lists}))
+def combined(axes: tuple[Axis, ...]) -> tuple[Setting, ...]:
+    """Combines the rows of all axes; one empty setting where nothing is swept.
 
-    def settings(self) -> tuple[Setting, ...]:
-        """Combines the lists' values and the rows; one empty setting where nothing is swept."""
-        choices = [[((name, value),) for value in values] for name, values in self.lists]
-        choices += [list(self.rows)] if self.rows else []
-        combined = (itertools.chain.from_iterable(parts) for parts in itertools.product(*choices))
-        return tuple(
-            Setting(tuple(sorted(values, key=lambda pair: pair[0]))) for values in combined
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns flat keys -> lists of values, and `rows`; what is empty is left out."""
-        found: dict[str, Any] = {name: list(values) for name, values in self.lists}
-        return found | ({"rows": [dict(row) for row in self.rows]} if self.rows else {})
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Sweep":
-        """Inverts `to_dict`."""
-        lists = {key: tuple(map(frozen, listed)) for key, listed in values.items() if key != "rows"}
-        rows = (
-            tuple((name, frozen(value)) for name, value in row.items())
-            for row in values.get("rows", ())
-        )
-        return cls(tuple(sorted(lists.items())), tuple(tuple(sorted(row)) for row in rows))
+    Example:
+        >>> len(combined(sweep_axes({"optim.momentum": [0, 0.9], "fork.length": [1, 2]})))
+        4
+    """
+    return tuple(
+        Setting(tuple(sorted(itertools.chain(*rows), key=lambda pair: pair[0])))
+        for rows in itertools.product(*axes)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +101,7 @@ class RunSpec:
     """A whole experiment: one trunk a setting and seed, and every fork of the grid.
 
     Attributes:
-        sweep: which keys take several values; a swept key's own value is its first.
+        sweep: axes of keys that take several values; a swept key's own value is its first.
         code: (import path, digest) of the user's code that the keys name; see `user_code.digest`.
         folder: where that code is looked for beside the Python path; decides nothing.
 
@@ -135,7 +121,7 @@ class RunSpec:
     pruning: PruningSpec
     fork: ForkSpec
     signals: SignalSpec
-    sweep: Sweep = Sweep()
+    sweep: tuple[Axis, ...] = ()
     code: tuple[tuple[str, str], ...] = ()
     folder: str = ""
 
@@ -156,9 +142,21 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data: section -> key -> value, tuples as lists; `sweep` where keys are
         swept."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
-        swept = {"sweep": self.sweep.to_dict()} if self.sweep.keys else {}
-        return json.loads(json.dumps(sections | swept))
+        values: dict[str, Any] = {
+            name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS
+        }
+        for axis in self.sweep:
+            swept = values.setdefault("sweep", {})
+            if len(axis[0]) > 1:
+                swept["rows"] = [dict(row) for row in axis]
+            else:
+                swept[axis[0][0][0]] = [value for ((_, value),) in axis]
+        return json.loads(json.dumps(values))
+
+    @property
+    def swept_keys(self) -> list[str]:
+        """Lists the keys that take several values, sorted."""
+        return sorted(name for axis in self.sweep for name, _ in axis[0])
 
     def study_id(self) -> str:
         """Hashes all that decides runs but the grid, eight hex digits: grids of one study may share
@@ -171,7 +169,7 @@ class RunSpec:
 
     def settings(self) -> tuple[Setting, ...]:
         """Lists every combination of the swept keys' values, in the order of the config."""
-        return self.sweep.settings()
+        return combined(self.sweep)
 
     @functools.cached_property
     def _at(self) -> dict[Setting, "RunSpec"]:
@@ -180,9 +178,7 @@ class RunSpec:
     def at(self, setting: Setting) -> "RunSpec":
         """Returns the spec of one setting, in which nothing is swept."""
         if setting not in self._at:
-            self._at[setting] = dataclasses.replace(
-                self.replace(dict(setting.values)), sweep=Sweep()
-            )
+            self._at[setting] = dataclasses.replace(self.replace(dict(setting.values)), sweep=())
         return self._at[setting]
 
 
@@ -237,7 +233,7 @@ def from_dict(values: Mapping[str, Any]) -> RunSpec:
         name: section(**{leaf: frozen(value) for leaf, value in values[name].items()})
         for name, section in SECTIONS.items()
     }
-    return RunSpec(**sections, sweep=Sweep.from_dict(values.get("sweep", {})))
+    return RunSpec(**sections, sweep=sweep_axes(values.get("sweep", {})))
 
 
 def use_code(spec: RunSpec) -> None:

@@ -21,7 +21,7 @@ from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import FOLDERS, read_json, write_json
-from earlyprune_jax.spec import RunSpec, Setting, Sweep, fixed_keys
+from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
@@ -86,7 +86,7 @@ def _differing_keys(workdir: Path, then: set[FlatSetting], spec: RunSpec) -> lis
         if not (first <= second or second <= first):
             shown_then, shown_now = ", ".join(sorted(first)), ", ".join(sorted(second))
             lines.append(f"  {name}: {shown_then} there, {shown_now} now")
-    lines = lines or ["  combinations of swept values: " + ", ".join(spec.sweep.keys)]
+    lines = lines or ["  combinations of swept values: " + ", ".join(spec.swept_keys)]
     remedy = (
         "Choose another --workdir, or the config that was used there; a sweep may add values to "
         "those that are there. Differing keys:\n"
@@ -101,7 +101,7 @@ def _held_settings(study: Mapping[str, Any]) -> set[FlatSetting]:
 
 def _settings(config: dict[str, Any]) -> set[FlatSetting]:
     """Returns every setting of a config."""
-    swept = Sweep.from_dict(config.get("sweep", {})).settings()
+    swept = combined(sweep_axes(config.get("sweep", {})))
     settings = (fixed_keys(config) | dict(setting.values) for setting in swept)
     return {
         tuple(sorted((key, json.dumps(value)) for key, value in values.items()))

@@ -197,12 +197,12 @@ FORTY = ",".join(str(number) for number in range(1, 41))
         ([("sweep.model.name", "resnet8,resnet9")], "(with model.name=resnet9)"),
         (
             [("sweep.rows", "[{'optim.momentum': 'high'}]")],
-            "[0] optim.momentum='high' to be a number",
+            "sweep.optim.momentum='high' to be a number",
         ),
         ([("sweep.rows", "[{'optim.momentun': 0.5}]")], "Did you mean 'optim.momentum'?"),
         ([("sweep.rows", "[{'train.seeds': (0, 1)}]")], "give all its values there"),
         ([("sweep.rows", ("[{'optim.momentum': "
-            "0.5}, {'optim.momentum': 0.5}]"))], "to have no row twice"),
+            "0.5}, {'optim.momentum': 0.5}]"))], "to have no value twice"),
         ([("sweep.rows", ("[{'optim.momentum': "
             "0.5}, {'optim.nesterov': True}]"))], "to be given in every row"),
         ([("sweep.rows", "{'optim.momentum': 0.5}")], "to be a Python list of dicts"),
