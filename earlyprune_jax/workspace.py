@@ -31,8 +31,6 @@ PACKAGES = (
 )
 FORMAT = 3
 """Of the files of a workdir; study.json holds it."""
-READ_BY = {2: "0.1.0 before fork.rules became fork.retraining"}
-"""Format of earlier workdirs -> the version that trains on in them."""
 BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
@@ -60,53 +58,48 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
         allowed = "to hold no config.json of another program"
         return [expected("--workdir", str(workdir), allowed, "Choose another directory.")]
     study = read_json(workdir / "study.json", remedy=REMEDY) or {}
-    if (number := study.get("format")) != FORMAT:
-        allowed = f"to be of format {FORMAT}, that of this version; it is of format {number or 1}"
-        reader = f", or train on with earlyprune_jax {READ_BY[number]}" if number in READ_BY else ""
+    if (number := study.get("format", 1)) != FORMAT:
+        allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"
         remedy = (
-            f"Choose another --workdir to train{reader}. Its tables can still be read: "
+            "Choose another --workdir to train. Its tables can still be read: "
             f"python -m earlyprune_jax.analysis.rules {workdir}, or analysis.compare."
         )
         return [expected("--workdir", str(workdir), allowed, remedy)]
-    then = _settings(config) | _held_settings(study)
-    return _differing_keys(workdir, then, spec) + _changed_code(workdir, study, spec)
+    differing = _differing_keys(_settings(config, study), _settings(spec.to_dict()))
+    problems = []
+    if differing:
+        remedy = (
+            "Choose another --workdir, or the config that was used there; a sweep may add values "
+            f"to those that are there. Differing keys:\n{differing}"
+        )
+        problems = [expected("--workdir", str(workdir), "to hold the same study", remedy)]
+    return problems + _changed_code(workdir, study, spec)
 
 
-def _differing_keys(workdir: Path, then: set[FlatSetting], spec: RunSpec) -> list[str]:
+def _settings(config: dict[str, Any], study: Mapping[str, Any] | None = None) -> set[FlatSetting]:
+    """Returns every setting of a config, and of the earlier ones that study.json knows."""
+    settings = {tuple(map(tuple, setting)) for setting in (study or {}).get("settings", ())}
+    for swept in combined(sweep_axes(config.get("sweep", {}))):
+        values = fixed_keys(config) | dict(swept.values)
+        settings.add(tuple(sorted((key, json.dumps(value)) for key, value in values.items())))
+    return settings
+
+
+def _differing_keys(then: set[FlatSetting], now: set[FlatSetting]) -> str:
     """Names keys whose values are neither those of the workdir, nor more, nor fewer."""
-    now = _settings(spec.to_dict())
     if then <= now or now <= then:
-        return []
-    lines = []
-    for name in sorted({name for setting in then | now for name, _ in setting}):
+        return ""
+    lines, keys = [], sorted({name for setting in then | now for name, _ in setting})
+    for name in keys:
         first, second = (
-            {value for setting in settings for key, value in setting if key == name}
+            {dict(setting)[name] for setting in settings if name in dict(setting)}
             for settings in (then, now)
         )
         if not (first <= second or second <= first):
             shown_then, shown_now = ", ".join(sorted(first)), ", ".join(sorted(second))
             lines.append(f"  {name}: {shown_then} there, {shown_now} now")
-    lines = lines or ["  combinations of swept values: " + ", ".join(spec.swept_keys)]
-    remedy = (
-        "Choose another --workdir, or the config that was used there; a sweep may add values to "
-        "those that are there. Differing keys:\n"
-    )
-    allowed = "to hold the same study"
-    return [expected("--workdir", str(workdir), allowed, remedy + "\n".join(lines))]
-
-
-def _held_settings(study: Mapping[str, Any]) -> set[FlatSetting]:
-    return {tuple(map(tuple, setting)) for setting in study.get("settings", ())}
-
-
-def _settings(config: dict[str, Any]) -> set[FlatSetting]:
-    """Returns every setting of a config."""
-    swept = combined(sweep_axes(config.get("sweep", {})))
-    settings = (fixed_keys(config) | dict(setting.values) for setting in swept)
-    return {
-        tuple(sorted((key, json.dumps(value)) for key, value in values.items()))
-        for values in settings
-    }
+    several = [key for key in keys if len({dict(setting).get(key) for setting in then | now}) > 1]
+    return "\n".join(lines) or f"  combinations of swept values: {', '.join(several)}"
 
 
 def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> list[str]:
@@ -115,15 +108,11 @@ def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> lis
     changed = [path for path, digest in spec.code if then.get(path, digest) != digest]
     if not changed:
         return []
-    sources = user_code.source_digests()
-    modules = [
-        name
-        for name, digest in study.get("modules", {}).items()
-        if sources.get(name, digest) != digest
-    ]
+    sources, modules = user_code.source_digests(), study.get("modules", {})
+    named = [name for name, digest in modules.items() if sources.get(name, digest) != digest]
     allowed = f"to be the code that {workdir} was made with"
     remedy = (
-        f"Changed since, of these or of what they import: {', '.join(modules) or 'a module'}. "
+        f"Changed since, of these or of what they import: {', '.join(named) or 'a module'}. "
         "Restore it, give the new code another name (a copy of the module: its runs then stand "
         "beside the old ones), or choose another --workdir. A module that defines "
         f"{user_code.VERSION} = '...' is known by that text instead of by its source."
@@ -152,8 +141,20 @@ def describe(
         with locks.held(workdir):
             if problems := check(workdir, study.spec) or changed_data(study, data_digests):
                 raise InvalidInput(problems)
-            described = _described(study)
-            write_json(workdir / "config.json", study.spec.to_dict())
+            spec, before = study.spec, read_json(workdir / "study.json", remedy=REMEDY) or {}
+            task = tasks.abstract(spec.at(spec.settings()[0]))
+            described = {
+                "format": FORMAT,
+                "metrics": [dataclasses.asdict(metric) for metric in task.all_metrics],
+                "primary": task.primary,
+                # The union over all sessions, so of code and modules.
+                "settings": sorted(_settings(spec.to_dict(), before)),
+                "code": before.get("code", {}) | dict(spec.code),
+                # Whichever was first: with these the code above was written down.
+                "modules": user_code.source_digests() | before.get("modules", {}),
+                "folder": spec.folder or before.get("folder"),
+            }
+            write_json(workdir / "config.json", spec.to_dict())
             write_json(workdir / "study.json", described)
             _add_session(workdir, options, trains)
     except OSError as error:
@@ -181,43 +182,12 @@ def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]
 
 
 def _add_session(workdir: Path, options: Options, trains: bool) -> None:
-    """Adds this session to env.json; warns where a resumed run will not be bitwise the same."""
+    """Adds this session to env.json: versions, hardware, command and time, which make the results.
+
+    Warns where a resumed run will not be bitwise the same.
+    """
     sessions = read_json(workdir / "env.json", list, remedy=REMEDY) or []
     session = {
-        **environment(),
-        "execution": execution_form(jax.default_backend()),
-        "num_workers": options.num_workers,
-        "fork_width": options.fork_width,
-        "trains": trains,
-    }
-    trained = next((past for past in reversed(sessions) if past.get("trains", True)), session)
-    changes = {key: (trained.get(key, session[key]), session[key]) for key in BITWISE}
-    moved = [f"{key} {then} -> {now}" for key, (then, now) in changes.items() if then != now]
-    if moved and trains:
-        message = f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run."
-        warnings.warn(message, stacklevel=2)
-    write_json(workdir / "env.json", [*sessions, session])
-
-
-def _described(study: Study) -> dict[str, Any]:
-    """Returns study.json: metrics, and the union of the settings and code of all sessions."""
-    spec, before = study.spec, read_json(study.workdir / "study.json", remedy=REMEDY) or {}
-    task = tasks.abstract(spec.at(spec.settings()[0]))
-    return {
-        "format": FORMAT,
-        "metrics": [dataclasses.asdict(metric) for metric in task.all_metrics],
-        "primary": task.primary,
-        "settings": sorted(_settings(spec.to_dict()) | _held_settings(before)),
-        "code": before.get("code", {}) | dict(spec.code),
-        # Whichever was first: with these the code above was written down.
-        "modules": user_code.source_digests() | before.get("modules", {}),
-        "folder": spec.folder or before.get("folder"),
-    }
-
-
-def environment() -> dict[str, Any]:
-    """Returns versions, hardware, command and time: what makes the results."""
-    return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "python": platform.python_version(),
@@ -233,7 +203,18 @@ def environment() -> dict[str, Any]:
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "execution": execution_form(jax.default_backend()),
+        "num_workers": options.num_workers,
+        "fork_width": options.fork_width,
+        "trains": trains,
     }
+    trained = next((past for past in reversed(sessions) if past.get("trains", True)), session)
+    changes = {key: (trained.get(key, session[key]), session[key]) for key in BITWISE}
+    moved = [f"{key} {then} -> {now}" for key, (then, now) in changes.items() if then != now]
+    if moved and trains:
+        message = f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run."
+        warnings.warn(message, stacklevel=2)
+    write_json(workdir / "env.json", [*sessions, session])
 
 
 def job_id() -> str:

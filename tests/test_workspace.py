@@ -105,7 +105,7 @@ def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path,
     [
         (None, "it is of format 1. Choose another --workdir to train. Its"),
         ({"format": 1}, "it is of format 1. Choose another --workdir to train. Its"),
-        ({"format": 2}, "or train on with earlyprune_jax 0.1.0 before fork.rules became fork.ret"),
+        ({"format": 2}, "it is of format 2. Choose another --workdir to train. Its"),
         ({"format": 4}, "it is of format 4. Choose another --workdir to train. Its"),
     ],
 )
