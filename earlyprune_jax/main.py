@@ -33,14 +33,13 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from earlyprune_jax.grid.options import keep_freed_memory, leave_on
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
-    from earlyprune_jax.grid.study import Study
     from earlyprune_jax.slurm.submission import SlurmOptions
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -48,11 +47,13 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 KEYED = ("config", "slurm")
 """`--config.SECTION.KEY=VALUE` and `--slurm.KEY=VALUE`."""
 SWITCHES = ("dry_run", "measure", "slurm", "distributed")
-TEXTS = ("config", "workdir", "coordinator")
-NUMBERS: dict[str, tuple[type, str | None]] = {
+VALUES: dict[str, tuple[type, str | None]] = {
+    "config": (str, None),
+    "workdir": (str, None),
     "workers": (int, "1"),
     "fork_width": (int, "0"),
     "max_minutes": (float, "inf"),
+    "coordinator": (str, None),
     "num_processes": (int, None),
     "process_id": (int, None),
 }
@@ -66,7 +67,13 @@ def main(argv: list[str]) -> int:
         0 = all done; 1 = all done, but runs diverged or failed; 2 = bad input, nothing was written;
         3 = time is up, the same command goes on; 130 = interrupted, likewise.
     """
-    parser = _parser()
+    usage = "python -m earlyprune_jax.main --config=FILE ...; --help explains every flag and key"
+    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    for name in SWITCHES:
+        parser.add_argument(f"--{name}", action="store_true")
+    for name, (_, default) in VALUES.items():
+        parser.add_argument(f"--{name}", default=default)
     flags, rest = parser.parse_known_args(argv)
     if flags.help:
         from earlyprune_jax import spec_sections
@@ -85,20 +92,6 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last saved epoch.", file=sys.stderr)
         return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Makes the parser of all flags but those of `KEYED`."""
-    usage = "python -m earlyprune_jax.main --config=FILE ...; --help explains every flag and key"
-    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    for name in SWITCHES:
-        parser.add_argument(f"--{name}", action="store_true")
-    for name in TEXTS:
-        parser.add_argument(f"--{name}")
-    for name, (_, default) in NUMBERS.items():
-        parser.add_argument(f"--{name}", default=default)
-    return parser
 
 
 def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
@@ -136,9 +129,11 @@ def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]],
 
 
 def _run(flags: argparse.Namespace, rest: list[str]) -> int:
+    """Runs, submits or previews what the flags say. Returns as `main`."""
     from earlyprune_jax import config, experiment, preview
     from earlyprune_jax.grid.study import Study
     from earlyprune_jax.slurm import submission
+    from earlyprune_jax.training import multihost
     from earlyprune_jax.validate import InvalidInput, gathering
 
     given, problems = split_keyed(rest)
@@ -149,7 +144,8 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     elif given["slurm"]:
         named = ", ".join(f"--slurm.{name}" for name, _ in given["slurm"])
         problems.append(f"Expected --slurm with {named}.")
-    options = _options(flags, slurm_options, problems)
+    is_together = flags.distributed or flags.coordinator is not None
+    options = _options(flags, is_together, slurm_options, problems)
     if not flags.config:
         problems.append("Expected --config=FILE. Try --config=configs/digits.py; --help explains.")
         raise InvalidInput(problems)
@@ -159,29 +155,50 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
         raise InvalidInput(problems)
     workdir = Path(flags.workdir or f"runs/{config.short_name(flags.config)}-{spec.study_id()}")
     study = Study(spec, workdir)
-    if not flags.dry_run:
-        if slurm_options:
-            return _submit(study, options, slurm_options)
-        return _carry_out(study, options, flags)
-    if slurm_options:
+    if flags.dry_run and slurm_options:
         submission.require(study, options, slurm_options)
-    else:
-        experiment.require(study, options)
-    print(preview.preview(study, options, measure=flags.measure))
-    if slurm_options:
+        print(preview.preview(study, options, measure=flags.measure))
         print(submission.preview(study, slurm_options))
-    return 0
+        return 0
+    if flags.dry_run:
+        experiment.require(study, options)
+        print(preview.preview(study, options, measure=flags.measure))
+        return 0
+    if is_together:
+        multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    # Of several processes that do one thing, one speaks.
+    with contextlib.nullcontext() if multihost.is_primary() else contextlib.redirect_stdout(None):
+        print(f"Workdir: {workdir}", flush=True)
+        if slurm_options:
+            print(submission.submit(study, options, slurm_options))
+            return 0
+        print(experiment.run(spec, workdir, options=options))
+        code = experiment.exit_status(study)
+        if code == experiment.UNFINISHED:
+            is_limited = options.max_minutes < math.inf
+            reason = "Time is up." if is_limited else "Not all could be done: see above."
+            print(f"{reason} The same command goes on from here.", file=sys.stderr)
+    return code
 
 
 def _options(
-    flags: argparse.Namespace, slurm_options: "SlurmOptions | None", problems: list[str]
+    flags: argparse.Namespace,
+    is_together: bool,
+    slurm_options: "SlurmOptions | None",
+    problems: list[str],
 ) -> "Options":
-    """Reads how to carry it out, and adds what is wrong with that to the problems."""
+    """Reads how to carry it out.
+
+    Args:
+        flags: of the command line; those of `VALUES` become values of their types.
+        is_together: whether several processes train as one.
+        slurm_options: where it is submitted to Slurm.
+        problems: takes what is wrong.
+    """
     from earlyprune_jax.grid.options import Options, num_useful_workers
     from earlyprune_jax.training import multihost
     from earlyprune_jax.validate import expected
 
-    is_together = flags.distributed or flags.coordinator is not None
     if is_together and flags.slurm:
         problems.append(
             "Expected no --slurm with --distributed or --coordinator: its tasks are single "
@@ -191,56 +208,26 @@ def _options(
         problems.append(
             "Expected --measure with --dry_run: it times a few steps to say how long all will take."
         )
-    if flags.workers == "auto" and is_together:
+    if flags.workers == "auto":
         # JAX must not look at its devices before the processes have met.
-        flags.workers = "1"
-    elif flags.workers == "auto" and slurm_options:
-        flags.workers = "1" if slurm_options.gpus else str(slurm_options.cpus)
-    elif flags.workers == "auto":
-        flags.workers = str(num_useful_workers())
-    numbers: dict[str, Any] = {}
-    for name, (kind, _) in NUMBERS.items():
-        text = getattr(flags, name)
+        flags.workers = 1 if is_together or slurm_options else num_useful_workers()
+        if slurm_options and not slurm_options.gpus and not is_together:
+            flags.workers = slurm_options.cpus
+    num_problems = len(problems)
+    for name, (kind, _) in VALUES.items():
+        given = getattr(flags, name)
         try:
-            numbers[name] = None if text is None else kind(text)
+            setattr(flags, name, None if given is None else kind(given))
         except ValueError:
-            problems.append(expected(f"--{name}", text, "to be a number"))
-    if len(numbers) < len(NUMBERS):
+            problems.append(expected(f"--{name}", given, "to be a number"))
+    if len(problems) > num_problems:
         return Options()
-    vars(flags).update(numbers)
-    options = Options(numbers["workers"], numbers["fork_width"], numbers["max_minutes"])
+    options = Options(flags.workers, flags.fork_width, flags.max_minutes)
     problems += multihost.problems(flags.coordinator, flags.num_processes, flags.process_id)
     problems += options.check_multihost() if is_together else []
     # On a cluster the cores that count are those of a task: see submission.require.
     problems += [] if slurm_options else options.check()
     return options
-
-
-def _carry_out(study: "Study", options: "Options", flags: argparse.Namespace) -> int:
-    from earlyprune_jax import experiment
-    from earlyprune_jax.training import multihost
-
-    if flags.distributed or flags.coordinator is not None:
-        multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
-    # Of several processes that do one thing, one speaks.
-    is_primary = multihost.is_primary()
-    with contextlib.nullcontext() if is_primary else contextlib.redirect_stdout(None):
-        print(f"Workdir: {study.workdir}", flush=True)
-        print(experiment.run(study.spec, study.workdir, options=options))
-        code = experiment.exit_status(study)
-        if code == experiment.UNFINISHED:
-            is_limited = options.max_minutes < math.inf
-            reason = "Time is up." if is_limited else "Not all could be done: see above."
-            print(f"{reason} The same command goes on from here.", file=sys.stderr)
-    return code
-
-
-def _submit(study: "Study", options: "Options", slurm_options: "SlurmOptions") -> int:
-    from earlyprune_jax.slurm import submission
-
-    print(f"Workdir: {study.workdir}", flush=True)
-    print(submission.submit(study, options, slurm_options))
-    return 0
 
 
 def _program() -> NoReturn:
