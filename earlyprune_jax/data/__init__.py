@@ -11,23 +11,18 @@ A further source, be it of text, is two functions, of which one reads as little 
 line in `loading._SOURCES`; what is done to all images when they are read belongs into `images`.
 """
 
-from earlyprune_jax.data.images import augment, normalisation, normalize
-from earlyprune_jax.data.loading import Reader, check, load, read, shapes, source_key
-from earlyprune_jax.data.source import Source, epoch_order, split, steps_per_epoch, stratified_split
-
-__all__ = [
-    "Reader",
-    "Source",
-    "augment",
-    "check",
-    "epoch_order",
-    "load",
-    "normalisation",
-    "normalize",
-    "read",
-    "shapes",
-    "source_key",
-    "split",
-    "steps_per_epoch",
-    "stratified_split",
-]
+# As in JAX: `x as x` says that x is for others.
+from earlyprune_jax.data.images import augment as augment
+from earlyprune_jax.data.images import normalisation as normalisation
+from earlyprune_jax.data.images import normalize as normalize
+from earlyprune_jax.data.loading import Reader as Reader
+from earlyprune_jax.data.loading import check as check
+from earlyprune_jax.data.loading import load as load
+from earlyprune_jax.data.loading import read as read
+from earlyprune_jax.data.loading import shapes as shapes
+from earlyprune_jax.data.loading import source_key as source_key
+from earlyprune_jax.data.source import Source as Source
+from earlyprune_jax.data.source import epoch_order as epoch_order
+from earlyprune_jax.data.source import split as split
+from earlyprune_jax.data.source import steps_per_epoch as steps_per_epoch
+from earlyprune_jax.data.source import stratified_split as stratified_split

@@ -16,32 +16,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from earlyprune_jax import data, models, references
-from earlyprune_jax.metrics import Metric
-from earlyprune_jax.signals.signal import Network
+from earlyprune_jax.metrics import Metric as Metric  # As in JAX: for others.
+from earlyprune_jax.signals.signal import Network as Network
 from earlyprune_jax.spec import DataSpec, RunSpec, Setting
-from earlyprune_jax.tasks.batching import Batches, Batching, bucketed, gather, padded_batches, plain
+from earlyprune_jax.tasks.batching import Batches as Batches
+from earlyprune_jax.tasks.batching import Batching as Batching
+from earlyprune_jax.tasks.batching import bucketed as bucketed
+from earlyprune_jax.tasks.batching import gather as gather
+from earlyprune_jax.tasks.batching import padded_batches as padded_batches
+from earlyprune_jax.tasks.batching import plain as plain
 from earlyprune_jax.tasks.classification import classification
-from earlyprune_jax.tasks.task import HostMeasurement, Task, check, split_variables
+from earlyprune_jax.tasks.task import HostMeasurement as HostMeasurement
+from earlyprune_jax.tasks.task import Task, check
+from earlyprune_jax.tasks.task import split_variables as split_variables
 from earlyprune_jax.validate import InvalidInput, expected
-
-__all__ = [
-    "TASKS",
-    "Batches",
-    "Batching",
-    "HostMeasurement",
-    "Metric",
-    "Network",
-    "Task",
-    "abstract",
-    "bucketed",
-    "build",
-    "forget",
-    "gather",
-    "padded_batches",
-    "plain",
-    "split_variables",
-    "steps_per_epoch",
-]
 
 KEY = "task.name"
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification}

@@ -16,36 +16,21 @@ and a replay over a finished one: both get the same answer. In a config it is wr
 text that `parse` reads; `RULES` holds every rule by its name there.
 """
 
-from earlyprune_jax.triggers.rules import (
-    RULES,
-    All,
-    AtEpoch,
-    EarlyBird,
-    EarlyCrop,
-    First,
-    Peak,
-    Plateau,
-    Threshold,
-)
-from earlyprune_jax.triggers.text import check, parse
-from earlyprune_jax.triggers.trigger import Firing, History, Trigger, fires_at, measured, option
-
-__all__ = [
-    "RULES",
-    "All",
-    "AtEpoch",
-    "EarlyBird",
-    "EarlyCrop",
-    "Firing",
-    "First",
-    "History",
-    "Peak",
-    "Plateau",
-    "Threshold",
-    "Trigger",
-    "check",
-    "fires_at",
-    "measured",
-    "option",
-    "parse",
-]
+# As in JAX: `x as x` says that x is for others.
+from earlyprune_jax.triggers.rules import RULES as RULES
+from earlyprune_jax.triggers.rules import All as All
+from earlyprune_jax.triggers.rules import AtEpoch as AtEpoch
+from earlyprune_jax.triggers.rules import EarlyBird as EarlyBird
+from earlyprune_jax.triggers.rules import EarlyCrop as EarlyCrop
+from earlyprune_jax.triggers.rules import First as First
+from earlyprune_jax.triggers.rules import Peak as Peak
+from earlyprune_jax.triggers.rules import Plateau as Plateau
+from earlyprune_jax.triggers.rules import Threshold as Threshold
+from earlyprune_jax.triggers.text import check as check
+from earlyprune_jax.triggers.text import parse as parse
+from earlyprune_jax.triggers.trigger import Firing as Firing
+from earlyprune_jax.triggers.trigger import History as History
+from earlyprune_jax.triggers.trigger import Trigger as Trigger
+from earlyprune_jax.triggers.trigger import fires_at as fires_at
+from earlyprune_jax.triggers.trigger import measured as measured
+from earlyprune_jax.triggers.trigger import option as option

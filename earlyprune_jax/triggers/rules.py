@@ -8,7 +8,6 @@ first of several to fire, or all of them.
 import dataclasses
 import itertools
 import math
-from typing import ClassVar
 
 from earlyprune_jax.triggers.trigger import (
     Firing,
@@ -23,7 +22,7 @@ from earlyprune_jax.validate import InvalidInput, expected, within
 
 
 @dataclasses.dataclass(frozen=True)
-class Peak(Trigger):
+class Peak(Trigger, name="peak", example="peak(fisher_trace, patience=2)"):
     """A column has peaked: it was largest some measurements ago and has fallen since.
 
     With measurements x_1, x_2, ... (epochs without a value do not count) and s_i the mean of
@@ -48,8 +47,6 @@ class Peak(Trigger):
         (6, 3)
     """
 
-    name: ClassVar[str] = "peak"
-    example: ClassVar[str] = "peak(fisher_trace, patience=2)"
     column: str = option("column", dataclasses.MISSING)
     smoothing: int = option("whole number", 1, within(1))
     patience: int = option("whole number", 2, within(1))
@@ -83,7 +80,7 @@ class Peak(Trigger):
 
 
 @dataclasses.dataclass(frozen=True)
-class EarlyBird(Trigger):
+class EarlyBird(Trigger, name="early_bird", example="early_bird(threshold=0.1)"):
     """Early-Bird: the pruning mask has stopped changing.
 
     Fires at the first measurement of `column` <= `threshold`. The signal mask_distance is the
@@ -101,8 +98,6 @@ class EarlyBird(Trigger):
         6
     """
 
-    name: ClassVar[str] = "early_bird"
-    example: ClassVar[str] = "early_bird(threshold=0.1)"
     column: str = option("column", "mask_distance")
     threshold: float = option("number", 0.1, within(0, 1))
 
@@ -114,7 +109,7 @@ class EarlyBird(Trigger):
 
 
 @dataclasses.dataclass(frozen=True)
-class EarlyCrop(Trigger):
+class EarlyCrop(Trigger, name="early_crop", example="early_crop(sparsity=0.9)"):
     """EarlyCroP: the weights' distance from those of epoch 1 has stopped growing fast.
 
     With d_t = ||w_ref - w_t|| / ||w_ref|| in `column`, fires at the first epoch whose change
@@ -133,8 +128,6 @@ class EarlyCrop(Trigger):
         (4, 3)
     """
 
-    name: ClassVar[str] = "early_crop"
-    example: ClassVar[str] = "early_crop(sparsity=0.9)"
     column: str = option("column", "weight_change")
     sparsity: float = option("number", check=within(0, 1, open_high=True), kw_only=True)
 
@@ -145,14 +138,13 @@ class EarlyCrop(Trigger):
             first = change if first is None else first
             if change < (1 - self.sparsity) * first:
                 share = f"{100 * change / first:.2g} % of its first change"
-                return fires_at(
-                    epoch, f"{self.column} changed by {change:.3g} in epoch {epoch}, {share}"
-                )
+                reason = f"{self.column} changed by {change:.3g} in epoch {epoch}, {share}"
+                return fires_at(epoch, reason)
         return None
 
 
 @dataclasses.dataclass(frozen=True)
-class Threshold(Trigger):
+class Threshold(Trigger, name="threshold", example="threshold(train_accuracy, above=0.9)"):
     """A column has passed a value: fires at the first measurement above `above`, or below `below`.
 
     Attributes:
@@ -165,8 +157,6 @@ class Threshold(Trigger):
         3
     """
 
-    name: ClassVar[str] = "threshold"
-    example: ClassVar[str] = "threshold(train_accuracy, above=0.9)"
     column: str = option("column", dataclasses.MISSING)
     above: float | None = option("number", None)
     below: float | None = option("number", None)
@@ -174,8 +164,8 @@ class Threshold(Trigger):
     def __post_init__(self):
         super().__post_init__()
         if (self.above is None) == (self.below is None):
-            given = "neither" if self.above is None else "both"
             thing = f"Expected threshold({self.column}, ...) to have one of above=, below="
+            given = "neither" if self.above is None else "both"
             raise InvalidInput([f"{thing}; it has {given}. E.g. {self.example}."])
 
     def __call__(self, history: History) -> Firing | None:
@@ -189,7 +179,7 @@ class Threshold(Trigger):
 
 
 @dataclasses.dataclass(frozen=True)
-class AtEpoch(Trigger):
+class AtEpoch(Trigger, name="epoch", example="epoch(20)"):
     """A fixed epoch: fires at the first epoch of the history that is at least `n`.
 
     Attributes:
@@ -200,8 +190,6 @@ class AtEpoch(Trigger):
         (True, 'epoch(20)')
     """
 
-    name: ClassVar[str] = "epoch"
-    example: ClassVar[str] = "epoch(20)"
     n: int = option("whole number", check=within(1))
 
     def __call__(self, history: History) -> Firing | None:
@@ -210,7 +198,7 @@ class AtEpoch(Trigger):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plateau(Trigger):
+class Plateau(Trigger, name="plateau", example="plateau(train_loss, patience=5)"):
     """A column has stopped changing.
 
     Fires at the first measurement where the last `patience` + 1 measurements x satisfy
@@ -228,8 +216,6 @@ class Plateau(Trigger):
         5
     """
 
-    name: ClassVar[str] = "plateau"
-    example: ClassVar[str] = "plateau(train_loss, patience=5)"
     column: str = option("column", dataclasses.MISSING)
     patience: int = option("whole number", 5, within(1))
     min_change: float = option("number", 0.02, within(0, open_low=True))
@@ -243,9 +229,8 @@ class Plateau(Trigger):
             if change == 0 or (is_finite(change) and change < self.min_change * size):
                 since, epoch = points[last - self.patience][0], points[last][0]
                 share = 100 * change / size if size else 0.0
-                return fires_at(
-                    epoch, f"{self.column} varied by {share:.2g} % over epochs {since} to {epoch}"
-                )
+                reason = f"{self.column} varied by {share:.2g} % over epochs {since} to {epoch}"
+                return fires_at(epoch, reason)
         return None
 
 
@@ -288,7 +273,7 @@ class Combination(Trigger):
 
 
 @dataclasses.dataclass(frozen=True)
-class First(Combination):
+class First(Combination, name="first", example="first(peak(fisher_trace), epoch(20))"):
     """Fires when the first of its members does, and marks what that one marks.
 
     Of members that fire at the same epoch the one named first counts.
@@ -303,16 +288,13 @@ class First(Combination):
         (2, 'first(threshold(train_accuracy, above=0.9), epoch(2))')
     """
 
-    name: ClassVar[str] = "first"
-    example: ClassVar[str] = "first(peak(fisher_trace), epoch(20))"
-
     def __call__(self, history: History) -> Firing | None:
         firings = [firing for member in self.members if (firing := member(history))]
         return min(firings, key=lambda firing: firing.epoch, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
-class All(Combination):
+class All(Combination, name="all", example="all(peak(fisher_trace), epoch(5))"):
     """Fires when the last of its members has fired; marks the latest epoch that a member marks.
 
     Attributes:
@@ -325,9 +307,6 @@ class All(Combination):
         >>> firing.epoch, firing.reason
         (6, 'x was largest at epoch 1 (1), 67 % lower at 3; epoch 6 was reached')
     """
-
-    name: ClassVar[str] = "all"
-    example: ClassVar[str] = "all(peak(fisher_trace), epoch(5))"
 
     def __call__(self, history: History) -> Firing | None:
         firings = [firing for member in self.members if (firing := member(history))]

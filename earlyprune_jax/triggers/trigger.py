@@ -50,10 +50,11 @@ class Trigger:
     example: ClassVar[str] = "See its documentation."
     """A text that makes one."""
 
-    def __init_subclass__(cls, **how: Any):
-        super().__init_subclass__(**how)
-        if "name" not in cls.__dict__:
-            cls.name = f"{cls.__module__}:{cls.__qualname__}"
+    def __init_subclass__(cls, *, name: str = "", example: str = "", **options: Any):
+        super().__init_subclass__(**options)
+        if name or "name" not in cls.__dict__:
+            cls.name = name or f"{cls.__module__}:{cls.__qualname__}"
+        cls.example = example or cls.example
 
     def __post_init__(self):
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
