@@ -1,14 +1,15 @@
 """Config files: found by path or name, and run."""
 
 import contextlib
-import importlib.util
+import importlib
 import inspect
-import itertools
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -47,13 +48,9 @@ def names() -> list[str]:
     """
     listed = []
     for file in _files():
-        forms = ()
-        with (
-            contextlib.suppress(Exception),
-            _running(file) as module,
-        ):  # a broken one has its name still
-            forms = tuple(getattr(module, "FORMS", ()))
-        listed += [file.stem, *(f"{file.stem}:{form}" for form in forms if form)]
+        listed.append(file.stem)
+        with contextlib.suppress(Exception), _running(file) as module:  # a broken one has no forms
+            listed += [f"{file.stem}:{form}" for form in module.get("FORMS", ()) if form]
     return sorted(listed)
 
 
@@ -89,9 +86,9 @@ def load_file(path: str) -> ConfigDict:
     user_code.use_folder(file.parent)
     try:
         with _running(file) as module:
-            if form and not inspect.signature(module.get_config).parameters:
+            if form and not inspect.signature(module["get_config"]).parameters:
                 raise ValueError(f"this config has no forms, so none called {form!r}")
-            config = module.get_config(*([form] if form else []))
+            config = module["get_config"](*([form] if form else []))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a config is the user's code: whatever it raises is the problem
@@ -105,42 +102,31 @@ def load_file(path: str) -> ConfigDict:
 
 
 @contextlib.contextmanager
-def _running(file: Path) -> Iterator[ModuleType]:
+def _running(file: Path) -> Iterator[dict[str, Any]]:
     """Runs a config file as a module, in a package of its own whose other modules are the file's
     neighbours.
 
     Both are forgotten afterwards, and so is every other module of the folder that the file has
     imported: another folder may have neighbours of the same name, and a neighbour may change.
+
+    Yields:
+        What the file defines, by name.
     """
-    package = ModuleType(f"earlyprune_jax_config_{next(_NUMBERS)}")
-    package.__path__ = [str(file.parent)]
-    name = f"{package.__name__}.{file.stem.replace('.', '_')}"
-    module_spec = importlib.util.spec_from_file_location(name, file)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
     before = set(sys.modules)
+    package = ModuleType(f"earlyprune_jax_config_{len(before)}")
+    package.__path__ = [str(file.parent)]
     sys.modules[package.__name__] = package
-    sys.modules[name] = module
     importlib.invalidate_caches()
     try:
         with user_code.no_bytecode():
-            module_spec.loader.exec_module(module)
-            yield module
+            name = f"{package.__name__}.{file.stem.replace('.', '_')}"
+            yield runpy.run_path(str(file), run_name=name)
     finally:
-        new = set(sys.modules) - before
-        tops = {top for top in new if "." not in top and _is_neighbour(top, file.parent)}
-        for imported in new:
-            if imported.partition(".")[0] in tops | {package.__name__}:
-                sys.modules.pop(imported, None)
-
-
-_NUMBERS = itertools.count()
-
-
-def _is_neighbour(name: str, folder: Path) -> bool:
-    """Tells whether an imported module was found in the folder: a file of it, or a package."""
-    file = Path(getattr(sys.modules[name], "__file__", None) or "").resolve()
-    return folder == (file.parents[1] if file.name == "__init__.py" else file.parent)
+        for name in set(sys.modules) - before:
+            user_file = user_code.user_file(name) or ""
+            is_neighbour = Path(user_file).resolve().is_relative_to(file.parent)
+            if name.partition(".")[0] == package.__name__ or (user_file and is_neighbour):
+                sys.modules.pop(name, None)
 
 
 def split_form(path: str) -> tuple[str, str]:

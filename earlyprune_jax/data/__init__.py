@@ -1,9 +1,9 @@
 """Data as arrays in memory: sources, splits, order; augmentation of images.
 
-    loading   from a config's data section to a checked source, and the names of all sources
+    loading   from a config's data section to a checked source; the names of all sources; what is
+              demanded of the arrays of any source, and of the keys beside them
     source    the contract: splits of named arrays, one row per example, with a digest; and
               seeded draws: validation, subset, and the order of an epoch
-    checks    what is demanded of the arrays of any source, and of the keys beside them
     images    mean and deviation of images, augmentation and normalisation of a batch
     arrays, cifar, folder    sources; `prepare` fetches CIFAR
 

@@ -93,19 +93,20 @@ def find(name: str, data_dir: Path) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         files = [Path(file) for split in SPLITS for file in builder.info.splits[split].filepaths]
-        formats = {file_format.value for file_format in builder.info.available_file_formats()}
+        formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
+        missing = [file.name for file in files if not file.is_file() or file.stat().st_size == 0]
     except Exception as error:  # TFDS lets protobuf's, JSON's and its own errors through
-        allowed = f"to hold a finished {name} with a readable dataset_info.json in {path} ({error})"
-        raise _unusable(name, data_dir, allowed) from error
-    if RECORD_FORMAT not in formats:
-        others = ", ".join(sorted(formats))
-        allowed = f"to hold {name} as {RECORD_FORMAT}, not {others}, in {path}"
-        raise _unusable(name, data_dir, allowed)
-    missing = [file.name for file in files if not file.is_file() or file.stat().st_size == 0]
-    if missing:
-        allowed = f"to hold all of {name}; {', '.join(missing)} is missing in {path}"
-        raise _unusable(name, data_dir, allowed)
-    return builder
+        wanted = f"a finished {name} with a readable dataset_info.json in {path} ({error})"
+    else:
+        if RECORD_FORMAT in formats and not missing:
+            return builder
+        wanted = f"{name} as {RECORD_FORMAT}, not {', '.join(formats)}, in {path}"
+        if RECORD_FORMAT in formats:
+            wanted = f"all of {name}; {', '.join(missing)} is missing in {path}"
+    remedy = (
+        f"Prepare it in another directory: {prepare_command(name)}, then set data.data_dir=DIR."
+    )
+    raise unexpected("data.data_dir", str(data_dir), f"to hold {wanted}", remedy)
 
 
 def directory_of(name: str, data_dir: Path) -> Path:
@@ -118,13 +119,6 @@ def directory_of(name: str, data_dir: Path) -> Path:
 def prepare_command(name: str, arguments: str = "DIR [--archive FILE]") -> str:
     """Returns what to type to prepare a data set in a directory."""
     return f"`python -m earlyprune_jax.data.prepare {name} {arguments}`"
-
-
-def _unusable(name: str, data_dir: Path, allowed: str) -> InvalidInput:
-    remedy = (
-        f"Prepare it in another directory: {prepare_command(name)}, then set data.data_dir=DIR."
-    )
-    return unexpected("data.data_dir", str(data_dir), allowed, remedy)
 
 
 def data_dir_of(spec: DataSpec) -> Path:

@@ -38,14 +38,25 @@ def outline(spec: DataSpec) -> Source:
     if not root.is_dir():
         raise unexpected("data.name", spec.name, "to name a folder that exists", _LAYOUT)
     files = _files(root)
-    listing = []
+    problems = _name_problems(spec, root, files)
+    shapes: dict[Path, tuple[int, ...]] = {}
+    unreadable: list[str] = []
     for file in (image for classes in files.values() for image in _images(classes)):
         stat = file.stat()
-        listing.append((file, stat.st_size, stat.st_mtime_ns))
-    unreadable, shape = _headers(tuple(listing))
-    problems = _name_problems(spec, root, files) + unreadable
-    if problems or shape is None:
-        raise InvalidInput(problems)
+        with gathering(unreadable):
+            shapes[file] = _shape(file, stat.st_size, stat.st_mtime_ns)
+    for usual, _ in Counter(shapes.values()).most_common(1):
+        like = next(file for file, shape in shapes.items() if shape == usual)
+        allowed = f"to be {usual}, as that of {like}"
+        remedy = "Resize or convert it: images have one size, and are all grey or all in colour."
+        unreadable += [
+            expected(f"(height, width, channels) of {file}", shape, allowed, remedy)
+            for file, shape in shapes.items()
+            if shape != usual
+        ]
+    if problems or unreadable:
+        raise InvalidInput(problems + shortened(unreadable))
+    shape = next(iter(shapes.values()))
 
     def not_decoded(paths: list[Path]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((len(paths), *shape), np.uint8)
@@ -111,37 +122,11 @@ def _name_problems(spec: DataSpec, root: Path, files: dict[str, Classes]) -> lis
     return problems
 
 
-@functools.lru_cache(maxsize=8)
-def _headers(
-    listing: tuple[tuple[Path, int, int], ...],
-) -> tuple[list[str], tuple[int, ...] | None]:
-    """Finds what is wrong with the files' headers, and the shape of an image: that of most.
-
-    Remembered as long as sizes and times of the files are the same: an experiment asks several
-    times.
-
-    Args:
-        listing: path, size and time of change of each file.
-
-    Returns:
-        The problems, and (height, width, channels), None where no file can be read.
-    """
-    shapes: dict[Path, tuple[int, ...]] = {}
-    problems: list[str] = []
-    for file, _, _ in listing:
-        with gathering(problems):
-            shapes[file] = _look(file).shape
-    if not shapes:
-        return shortened(problems), None
-    ((usual, _),) = Counter(shapes.values()).most_common(1)
-    like = next(file for file, shape in shapes.items() if shape == usual)
-    allowed = f"to be {usual}, as that of {like}"
-    remedy = "Resize or convert it: images have one size, and are all grey or all in colour."
-    for file, shape in shapes.items():
-        if shape != usual:
-            thing = f"(height, width, channels) of {file}"
-            problems.append(expected(thing, shape, allowed, remedy))
-    return shortened(problems), usual
+@functools.cache
+def _shape(file: Path, size: int, changed: int) -> tuple[int, ...]:
+    """Reads (height, width, channels) off a header, once for a size and time of change."""
+    del size, changed
+    return _look(file).shape
 
 
 def _look(file: Path, *, decode: bool = False) -> np.ndarray:

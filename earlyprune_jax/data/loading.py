@@ -1,14 +1,28 @@
-"""From a DataSpec to the arrays of its splits: check it, count it, read it."""
+"""From a DataSpec to the arrays of its splits: check it, count it, read it.
 
-from collections.abc import Callable
+The same is demanded of all sources. Functions named `*_demands` list what is demanded of one array
+or of the keys of a config; a further demand is a row there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import references
 from earlyprune_jax.data import arrays, cifar, folder
-from earlyprune_jax.data.checks import array_problems, key_problems
-from earlyprune_jax.data.source import Source, num_examples, outline_of, split, training_shares
+from earlyprune_jax.data.source import (
+    SPLITS,
+    Source,
+    are_class_numbers,
+    class_shares,
+    named_leaves,
+    num_examples,
+    outline_of,
+    split,
+    training_shares,
+)
 from earlyprune_jax.spec import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, gathering, unknown_choice
 
@@ -176,7 +190,7 @@ def _examine(spec: DataSpec) -> tuple[list[str], Source | None]:
 def _checked(spec: DataSpec, source: Source) -> tuple[list[str], Source]:
     """Finds what is wrong with arrays and keys; labels of images that are right become int32."""
     names = arrays.NPZ_NAMES if spec.name.startswith("npz:") else {}
-    if problems := array_problems(spec, source, names):
+    if problems := _array_problems(spec, source, names):
         return problems, source
     if source.holds_images:
         train, test = (
@@ -184,4 +198,165 @@ def _checked(spec: DataSpec, source: Source) -> tuple[list[str], Source]:
             for rows in (source.train, source.test)
         )
         source = Source(train, test, source.class_names)
-    return key_problems(spec, source), source
+    return _key_problems(spec, source), source
+
+
+# What is demanded of the arrays of any source, and of the keys beside them
+
+Demand = tuple[str, Any, Any, str, str]
+"""(what is looked at, its value, whether that is right, what is allowed, the remedy)."""
+
+_ROWS = "Every array has one row per example."
+_FEW = (
+    'Raise it. Validation examples are taken off first; "labels" that are no classes need another '
+    "name."
+)
+_RENUMBER = "Set data.num_classes to 1 + the largest label, or renumber the classes from 0."
+
+
+def _problems(thing: str, demands: Iterable[Demand]) -> list[str]:
+    return [
+        expected(thing.format(part), value, allowed, remedy)
+        for part, value, is_right, allowed, remedy in demands
+        if not is_right
+    ]
+
+
+def _array_problems(spec: DataSpec, source: Source, names: Mapping[str, str]) -> list[str]:
+    """Finds what is wrong with the arrays of a source, one by one and in their lengths.
+
+    Args:
+        spec: the data section.
+        source: a source or its outline: of an array only shape and dtype are looked at, and the
+            values of an image's labels.
+        names: `train['images']` and the like -> what the source calls that array, where it differs.
+
+    Returns:
+        The problems; of lengths only where each array is right by itself.
+    """
+    problems = []
+    for part in SPLITS:
+        lengths = {}
+        for path, array in named_leaves(getattr(source, part)).items():
+            name = names.get(part + path, part + path)
+            if not source.holds_images:
+                demands = _array_demands(array)
+            elif path == "['images']":
+                demands = _pixel_demands(array)
+            else:
+                demands = _label_demands(array, spec.num_classes if not source.class_names else 0)
+            problems += _problems(f"{{}} of {name} of {spec.name}", demands)
+            lengths[name] = array.shape[:1]
+        if len(set(lengths.values())) > 1 and not problems:
+            counts = {name: num for name, (num,) in lengths.items()}
+            problems.append(expected(f"lengths of {spec.name}", counts, "to be equal", _ROWS))
+    return problems
+
+
+def _array_demands(array: Any) -> list[Demand]:
+    # The types that JAX adds, such as bfloat16, have a kind of their own.
+    holds_numbers = array.dtype.kind in "biufc" or jnp.issubdtype(array.dtype, jnp.floating)
+    has_rows = array.ndim > 0 and array.shape[0] > 0
+    front = "to have an axis of at least one example in front"
+    return [
+        ("dtype", str(array.dtype), holds_numbers, "to hold numbers or truth values", _ROWS),
+        ("shape", array.shape, has_rows or not holds_numbers, front, _ROWS),
+    ]
+
+
+def _pixel_demands(array: Any) -> list[Demand]:
+    store = "Store pixels as 0 .. 255; data of your own task: name the array other than images."
+    grey, is_filled = "Grey images: x[..., np.newaxis].", array.ndim != 4 or array.size > 0
+    return [
+        ("dtype", str(array.dtype), array.dtype == np.uint8, "to be uint8", store),
+        ("shape", array.shape, array.ndim == 4, "to be [N, H, W, C]", grey),
+        ("shape", array.shape, is_filled, "to have no empty axis", ""),
+    ]
+
+
+def _label_demands(array: Any, num_classes: int) -> list[Demand]:
+    """Labels of images, whose values lie in [0, num_classes) unless that is below 2."""
+    store = "Store class numbers: y.astype(np.int32)."
+    outside: list[Any] = []
+    if num_classes >= 2 and are_class_numbers(array):
+        outside = [int(v) for v in np.unique(array) if not 0 <= v < num_classes]
+    shown = outside if len(outside) <= 4 else [*outside[:2], "...", outside[-1]]
+    return [
+        ("dtype", str(array.dtype), array.dtype.kind in "iu", "to be an integer type", store),
+        ("shape", array.shape, array.ndim == 1, "to be [N]", "One class number per image."),
+        ("values", shown, not outside, f"in [0, {num_classes})", _RENUMBER),
+    ]
+
+
+def _key_problems(spec: DataSpec, source: Source) -> list[str]:
+    """Finds keys that do not fit the examples, and examples that differ between the splits.
+
+    Args:
+        spec: the data section.
+        source: a source, or its outline, whose arrays are right by themselves.
+    """
+    train, test = (
+        {
+            path: f"{array.dtype}{list(array.shape[1:])}"
+            for path, array in named_leaves(getattr(source, split)).items()
+        }
+        for split in SPLITS
+    )
+    if train != test:
+        thing = f"an example of test of {spec.name}"
+        return [expected(thing, test, f"to be as one of train, {train}")]
+    demands = _image_demands(spec, source) if source.holds_images else _foreign_demands(spec)
+    return _problems("data.{}", [*demands, *_fraction_demands(spec, source)])
+
+
+def _image_demands(spec: DataSpec, source: Source) -> list[Demand]:
+    height, width, channels = source.train["images"].shape[1:]
+    side, num_known = min(height, width), len(source.class_names or ())
+    is_count, classes, remedy = spec.num_classes >= 2, "to be at least 2 for images", _RENUMBER
+    if num_known:
+        is_count, classes = spec.num_classes == num_known, f"to be {num_known}"
+        remedy = f"{spec.name} has that many."
+    numbers = f"to have {channels} number{'s' if channels > 1 else ''}"
+    per_channel = (
+        f"One per channel: images of {spec.name} are {height}x{width}x{channels}. "
+        "() = computed from the training images."
+    )
+    visible = (
+        f"Images of {spec.name} are {height}x{width}; a larger padding can push one out of sight."
+    )
+    return [
+        ("num_classes", spec.num_classes, is_count, classes, remedy),
+        ("mean", spec.mean, len(spec.mean) in (0, channels), numbers, per_channel),
+        ("std", spec.std, len(spec.std) in (0, channels), numbers, per_channel),
+        ("crop_padding", spec.crop_padding, spec.crop_padding < side, f"in [0, {side})", visible),
+    ]
+
+
+def _foreign_demands(spec: DataSpec) -> list[Demand]:
+    """Keys of images are unset where the source holds none."""
+    neutral = {"num_classes": 0, "crop_padding": 0, "horizontal_flip": False, "mean": (), "std": ()}
+    remedy = f"It belongs to images, and {spec.name} does not give exactly images and labels."
+    return [
+        (key, getattr(spec, key), getattr(spec, key) == value, f"to be {value!r}", remedy)
+        for key, value in neutral.items()
+    ]
+
+
+def _fraction_demands(spec: DataSpec, source: Source) -> list[Demand]:
+    """Fractions leave examples of every stratum that the source has."""
+    held, drawn = spec.validation_fraction, (spec.train_fraction, spec.test_fraction)
+    if not (0 <= held < 1 and all(0 < fraction <= 1 for fraction in drawn)):
+        return []  # the key's own range check says so
+    validation, train = training_shares(source, spec)
+    test = class_shares([num_examples(source.test)], spec.test_fraction)
+    demands = []
+    for key, rows, shares in (
+        ("test_fraction", source.test, test),
+        ("validation_fraction", source.train, validation),
+        ("train_fraction", source.train, train),
+    ):
+        allowed = "to give every class an example" if len(shares) > 1 else "to leave an example"
+        remedy = f"It gives {shares.sum()} of {num_examples(rows)} examples. {_FEW}"
+        is_right = shares.all() or (key == "validation_fraction" and not held)
+        demands.append((key, getattr(spec, key), is_right, allowed, remedy))
+    return demands

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -64,9 +65,9 @@ def prepare(
 ) -> Path:
     """Prepares a data set in `data_dir`, whole or not at all.
 
-    Everything is written to a hidden folder beside the target and moved into place by
-    one rename at the end: an interrupted preparation leaves nothing that TFDS would
-    take for a data set. A directory that already holds the data set is left alone.
+    TFDS writes to a hidden folder beside the target and moves it into place at the end: an
+    interrupted preparation leaves nothing that TFDS would take for a data set. A directory that
+    already holds the data set is left alone.
 
     Args:
         name: cifar10 or cifar100.
@@ -95,52 +96,26 @@ def prepare(
     path = directory_of(name, data_dir)
     if find(name, data_dir) is not None:
         return path
-    if archive_file is not None:
-        # Before any folder is made: a wrong file must leave no trace.
-        _verify(archive, archive_file)
-    with _folder_for(data_dir, name) as scratch:
-        if archive_file is None:
-            archive_file = scratch / "archive.tar.gz"
-            _download(name, archive, archive_file)
-            _verify(archive, archive_file)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Before any folder is made in `data_dir`: a wrong file must leave no trace there.
+        file = archive_file or _download(name, archive, Path(scratch) / "archive.tar.gz")
+        _verify(archive, file)
+        with tarfile.open(file) as tar:
+            tar.extractall(Path(scratch) / "extracted", filter="data")
         print(f"Preparing {name} in {path}", file=sys.stderr)
-        with tarfile.open(archive_file) as tar:
-            tar.extractall(scratch / "extracted", filter="data")
-        written = _write(name, scratch)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            written.rename(path)
-        except OSError:
+            _write(name, data_dir, Path(scratch) / "extracted")
+        except OSError as error:
             # Another process may have been first; its files are as good as these.
-            if find(name, data_dir) is None:
-                raise
+            if not data_dir.is_dir() or find(name, data_dir) is None:
+                allowed = f"to be a directory that can be written ({error})"
+                remedy = "It needs about 0.5 GB; if you name another, set data.data_dir to it."
+                raise unexpected("data_dir", str(data_dir), allowed, remedy) from error
     return path
 
 
-@contextlib.contextmanager
-def _folder_for(data_dir: Path, name: str) -> Iterator[Path]:
-    """Makes a hidden folder in `data_dir`, so that the last rename stays on one file system."""
-    is_new = not data_dir.exists()
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".preparing-{name}-", dir=data_dir, ignore_cleanup_errors=True
-        ) as scratch:
-            yield Path(scratch)
-    except OSError as error:
-        allowed = f"to be a directory that can be written ({error})"
-        remedy = (
-            "It needs about 0.5 GB of free space; if you name another, set data.data_dir to it."
-        )
-        raise unexpected("data_dir", str(data_dir), allowed, remedy) from error
-    finally:
-        if is_new:
-            with contextlib.suppress(OSError):  # not empty: the data set is in it
-                data_dir.rmdir()
-
-
-def _write(name: str, scratch: Path) -> Path:
-    """Runs the TFDS builder over the extracted archive; returns the directory it filled."""
+def _write(name: str, data_dir: Path, extracted: Path) -> None:
+    """Runs the TFDS builder over the extracted archive."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -151,8 +126,9 @@ def _write(name: str, scratch: Path) -> Path:
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager
-            extracted = SimpleNamespace(download_and_extract=lambda url: scratch / "extracted")
-            return super()._split_generators(extracted)
+            return super()._split_generators(
+                SimpleNamespace(download_and_extract=lambda url: extracted)
+            )
 
         def _generate_examples(
             self, split_prefix: str, filepaths: Iterable[str]
@@ -170,12 +146,10 @@ def _write(name: str, scratch: Path) -> Path:
 
     FromArchive.name = name
     tfds.disable_progress_bar()
-    builder = FromArchive(data_dir=scratch, file_format=RECORD_FORMAT)
+    builder = FromArchive(data_dir=data_dir, file_format=RECORD_FORMAT)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    # TFDS would announce the hidden folder as the place to find the data.
     with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_config=config)
-    return Path(builder.data_dir)
+        builder.download_and_prepare(download_dir=extracted, download_config=config)
 
 
 def parse_records(data: bytes, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -217,8 +191,8 @@ def _verify(archive: Archive, path: Path) -> None:
         raise unexpected("archive", str(path), allowed, f"Get it from {archive.url}.")
 
 
-def _download(name: str, archive: Archive, path: Path) -> None:
-    """Fetches the archive to `path`, reporting progress on standard error. Not verified yet.
+def _download(name: str, archive: Archive, path: Path) -> Path:
+    """Fetches the archive to `path`, and returns that. Not verified yet.
 
     Args:
         name: of the data set, for messages.
@@ -235,13 +209,7 @@ def _download(name: str, archive: Archive, path: Path) -> None:
             urlopen(archive.url, timeout=_TIMEOUT_SECONDS) as response,
             path.open("wb") as file,
         ):
-            total, written, tenths = int(response.headers.get("Content-Length") or 0), 0, 0
-            while chunk := response.read(_CHUNK_BYTES):
-                written += file.write(chunk)
-                # A line per tenth of the way reads well on a terminal and in a log.
-                if total and 10 * written // total > tenths:
-                    tenths = 10 * written // total
-                    print(f"  {written / 1e6:.0f} of {total / 1e6:.0f} MB", file=sys.stderr)
+            shutil.copyfileobj(response, file, _CHUNK_BYTES)
     except _NETWORK_ERRORS as error:
         remedy = (
             "Without a network here, fetch that file elsewhere and run "
@@ -249,6 +217,7 @@ def _download(name: str, archive: Archive, path: Path) -> None:
         )
         allowed = f"to be reachable ({error})"
         raise unexpected(f"archive of {name}", archive.url, allowed, remedy) from error
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,10 +53,7 @@ class Peak(Trigger, name="peak", example="peak(fisher_trace, patience=2)"):
     min_drop: float = option("number", 0.05, within(0, 1, open_high=True))
     after: int = option("whole number", 0, within(0))
 
-    @property
-    def looks_back(self) -> bool:
-        """True: a peak is known only some epochs later."""
-        return True
+    looks_back = True  # A peak is known only some epochs later.
 
     def __call__(self, history: History) -> Firing | None:
         points = [point for point in measured(history, self.column) if point[0] > self.after]

@@ -78,10 +78,8 @@ class Trigger:
             if kind_of(field) == "column"
         )
 
-    @property
-    def looks_back(self) -> bool:
-        """Tells whether a marked epoch can lie before the epoch of firing."""
-        return False
+    looks_back = False
+    """Whether a marked epoch can lie before the epoch of firing."""
 
     def __str__(self) -> str:
         """Writes the canonical text: the first argument unnamed, no option at its default."""

@@ -65,7 +65,7 @@ def test_only_headers_are_read_to_check(spec, monkeypatch):
     def refuse(*_):
         raise AssertionError("decoded")
 
-    folder._headers.cache_clear()
+    folder._shape.cache_clear()
     monkeypatch.setattr(Image.Image, "convert", refuse)
     assert data.check(spec) == []
     monkeypatch.setattr(Image, "open", refuse)

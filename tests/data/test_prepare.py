@@ -94,7 +94,8 @@ def test_an_interrupted_preparation_leaves_nothing_behind(official, tmp_path, mo
     monkeypatch.setattr(Image.Image, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare("cifar10", tmp_path / "tfds", archive_file=official.file, archive=official.archive)
-    assert not (tmp_path / "tfds").exists()
+    assert not any(path.is_file() for path in (tmp_path / "tfds").rglob("*"))
+    assert find("cifar10", tmp_path / "tfds") is None
 
 
 def test_a_changed_archive_is_refused_before_anything_is_written(official, tmp_path, capsys):
