@@ -23,6 +23,7 @@ from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.records import flat
 from earlyprune_jax.training import multihost
 from earlyprune_jax.validate import InvalidInput
 
@@ -67,15 +68,15 @@ class Reporter:
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         """Shows progress through the epochs of the members that are left."""
+        if not self._console.is_terminal:
+            yield
+            return
         study = self._study
         num_epochs = sum(
             member.num_epochs(study.at(member.setting)) - len(study.records(member).epochs())
             for member in study.unended(wanted_members(study))
             if not isinstance(member, Comparison)
         )
-        if not self._console.is_terminal:
-            yield
-            return
         # Epochs last minutes on a slow machine: the speed is averaged over a long window.
         with Progress(*COLUMNS, console=self._console, speed_estimate_period=600) as self._bar:
             self._bar.add_task("starting (compiling)", total=num_epochs)
@@ -125,23 +126,15 @@ def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:
 
     Example:
         >>> epoch_line("trunk seed 0", {"epoch": 3, "learning_rate": 0.1, "train_loss": 0.5,
-        ...     "train_error": 0.8, "test_error": 0.75, "validation_error": None, "seconds": 1.25},
-        ...     Metric("error"))
-        'trunk seed 0  epoch 3  lr 0.1  train loss 0.5000 error 0.8000  test error 0.7500  1.2 s'
+        ...     "test_error": 0.75, "validation_error": None, "seconds": 1.25}, Metric("error"))
+        'trunk seed 0  epoch 3  learning_rate 0.1  train_loss 0.5  test_error 0.75  seconds 1.25'
     """
-    train = [
-        f"{key.removeprefix('train_')} {entry[key]:.4f}"
-        for key in dict.fromkeys(("train_loss", primary.column("train")))
-        if entry.get(key) is not None
+    metrics = ("train_loss", *map(primary.column, ("train", "validation", "test")))
+    signals = peaks.headline_signals(entry.get("signals", {}))
+    numbers = flat(entry)
+    shown = [
+        f"{column} {numbers[column]:.4g}"
+        for column in dict.fromkeys(("epoch", "learning_rate", *metrics, *signals, "seconds"))
+        if numbers.get(column) is not None
     ]
-    parts = [
-        f"{name}  epoch {entry['epoch']}  lr {entry['learning_rate']:.4g}",
-        f"train {' '.join(train)}",
-    ]
-    for split in ("validation", "test"):
-        if entry.get(primary.column(split)) is not None:
-            parts.append(f"{split} {primary.name} {entry[primary.column(split)]:.4f}")
-    measured = entry.get("signals", {})
-    shown = [(name, measured[name]) for name in peaks.headline_signals(measured)]
-    parts += [f"{column} {value:.4g}" for column, value in shown if isinstance(value, float)]
-    return "  ".join([*parts, f"{entry['seconds']:.1f} s"])
+    return "  ".join([name, *shown])

@@ -3,6 +3,7 @@
 A further network is an entry of `ARCHITECTURES`; a further family, of another block, a `Family`.
 """
 
+import contextlib
 import functools
 import math
 import numbers
@@ -120,10 +121,9 @@ def build(
     problems = check(name) + _argument_problems(num_classes, width_multiplier, dtype)
     if problems:
         raise InvalidInput(problems)
-    options = ARCHITECTURES[name]
-    widths = scaled(options["widths"], width_multiplier)
-    sizes = {"num_classes": int(num_classes), "widths": widths, "dtype": jnp.dtype(dtype)}
-    return ResNet(**(options | sizes))
+    options = dict(ARCHITECTURES[name])
+    widths = scaled(options.pop("widths"), width_multiplier)
+    return ResNet(int(num_classes), widths, dtype=jnp.dtype(dtype), **options)
 
 
 def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Module]:
@@ -192,11 +192,8 @@ def _argument_problems(num_classes: Any, width_multiplier: Any, dtype: Any) -> l
     if not is_number or not 0 < float(width_multiplier) < math.inf:
         allowed = "to be a number in (0, inf)"
         problems.append(expected("model.width_multiplier", width_multiplier, allowed))
-    try:
+    with contextlib.suppress(TypeError):
         # NumPy takes None for float64.
-        name = jnp.dtype("object" if dtype is None else dtype).name
-    except TypeError:
-        name = ""
-    if name not in ("float32", "bfloat16", "float64"):
-        problems.append(expected("dtype", dtype, "to be float32, bfloat16 or float64"))
-    return problems
+        if dtype is not None and jnp.dtype(dtype).name in ("float32", "bfloat16", "float64"):
+            return problems
+    return [*problems, expected("dtype", dtype, "to be float32, bfloat16 or float64")]

@@ -3,7 +3,6 @@
 One table of key pairs, read off the module's own abstract variables, serves both directions.
 """
 
-import collections
 import itertools
 import re
 from collections.abc import Mapping
@@ -21,14 +20,13 @@ from earlyprune_jax.validate import InvalidInput, expected
 
 Path = tuple[str, ...]
 
-# Module names that the two families spell differently, then those they share.
-_RESNET_NAMES = {
-    "classifier": "linear",
-    "shortcut_conv": "shortcut.0",
-    "shortcut_norm": "shortcut.1",
-}
-_PRERESNET_NAMES = {"classifier": "fc", "shortcut_conv": "downsample.0", "final_norm": "bn"}
-_SHARED_NAMES = {"stem_conv": "conv1", "stem_norm": "bn1"}
+_NAMES = {"stem_conv": "conv1", "stem_norm": "bn1"}
+_RESNET_NAMES = {**_NAMES, "classifier": "linear"}
+_RESNET_NAMES |= {"shortcut_conv": "shortcut.0", "shortcut_norm": "shortcut.1"}
+_PRERESNET_NAMES = {**_NAMES, "classifier": "fc", "final_norm": "bn"}
+_PRERESNET_NAMES |= {"shortcut_conv": "downsample.0"}
+"""What the published code of the two families calls a module, where that is another name."""
+
 _LEAF_NAMES = {
     "kernel": "weight",
     "scale": "weight",
@@ -77,8 +75,6 @@ def from_torch(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
         >>> from_torch("resnet8", state_dict)["params"]["stage2_block0"]["conv1"]["kernel"].shape
         (3, 3, 4, 8)
     """
-    if problems := catalog.check(name):
-        raise InvalidInput(problems)
     given = {
         key.removeprefix("module."): np.asarray(value)
         for key, value in arrays.items()
@@ -112,8 +108,6 @@ def to_torch(name: str, variables: Variables) -> dict[str, np.ndarray]:
         >>> to_torch("resnet20", variables)["conv1.weight"].shape
         (16, 1, 3, 3)
     """
-    if problems := catalog.check(name):
-        raise InvalidInput(problems)
     module_names = _module_names(name)
     flat: dict[Path, Any] = traverse_util.flatten_dict(variables)
     return {
@@ -123,8 +117,10 @@ def to_torch(name: str, variables: Variables) -> dict[str, np.ndarray]:
 
 
 def _module_names(name: str) -> dict[str, str]:
+    if problems := catalog.check(name):
+        raise InvalidInput(problems)
     is_preresnet = catalog.ARCHITECTURES[name]["family"].pre_activation
-    return _SHARED_NAMES | (_PRERESNET_NAMES if is_preresnet else _RESNET_NAMES)
+    return _PRERESNET_NAMES if is_preresnet else _RESNET_NAMES
 
 
 def _torch_key(path: Path, module_names: Mapping[str, str]) -> str:
@@ -143,12 +139,16 @@ def _expected_arrays(
     name: str, given: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Maps state-dict keys to (path in the variables, torch shape), of a network sized as given."""
-    options, module_names = catalog.ARCHITECTURES[name], _module_names(name)
-    channels = _size(given, r"conv1\.weight", axis=1, default=3)
-    classifier = re.escape(module_names["classifier"])
-    num_classes = _size(given, rf"{classifier}\.weight", axis=0, default=10)
+
+    def size(key: str, axis: int, default: int) -> int:
+        shape = np.shape(given.get(key, ()))
+        return max(1, shape[axis]) if axis < len(shape) else default
+
+    module_names, options = _module_names(name), catalog.ARCHITECTURES[name]
+    channels = size("conv1.weight", 1, default=3)
+    num_classes = size(f"{module_names['classifier']}.weight", 0, default=10)
     widths = [
-        _size(given, rf"layer{stage}\.\d+\.(conv1|conv2|bn2)\..*", axis=0, default=width)
+        size(f"layer{stage}.0.conv2.weight", 0, default=width)
         for stage, width in enumerate(options["widths"], start=1)
     ]
     # Never decreasing, because the parameter-free shortcut only adds channels.
@@ -164,19 +164,6 @@ def _expected_arrays(
     return table
 
 
-def _size(given: Mapping[str, np.ndarray], pattern: str, axis: int, default: int) -> int:
-    """Reads a size off an axis of the arrays whose keys match.
-
-    What most of them say, so that one wrong array is reported as one problem.
-    """
-    votes = collections.Counter(
-        array.shape[axis]
-        for key, array in given.items()
-        if re.fullmatch(pattern, key) and axis < array.ndim
-    )
-    return max(1, votes.most_common(1)[0][0]) if votes else default
-
-
 def _problems(given: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Missing keys, unexpected keys, wrong shapes, non-numbers: one line for each kind or array."""
     problems = []
@@ -186,8 +173,8 @@ def _problems(given: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, .
         problems.append(
             f"Expected arrays without {len(unexpected)} of their keys: {', '.join(unexpected)}."
         )
-    for key in (key for key in wanted if key in given):
-        array, shape = given[key], wanted[key]
+    for key, shape in wanted.items():
+        array = given.get(key, np.zeros(shape))
         if array.shape != shape:
             problems.append(expected(f"arrays[{key!r}].shape", array.shape, f"to be {shape}"))
         if array.dtype.kind not in "fiu":
