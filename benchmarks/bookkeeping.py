@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from configs import two_regime
+from earlyprune_jax import config
 from earlyprune_jax.analysis import publish, results, summary
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import RunLocks
-from earlyprune_jax.spec import from_dict
 
 SETTING = {"model": "resnet20", "train_fraction": 1.0, "schedule": "step"}
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
@@ -39,15 +39,9 @@ NUM_FORK_EPOCHS, NUM_REPLICATES, NUM_PARAMETERS = 16, 3, 60
 def names(workdir):
     """Plans a grid of as many forks as the workdir has, and names its members."""
     count = len(list((Path(workdir) / "forks").iterdir()))
-    values = two_regime.get_config().to_dict()
     per_seed = NUM_FORK_EPOCHS * len(SPARSITIES) * NUM_REPLICATES
-    values["train"]["seeds"] = tuple(range(-(-count // per_seed)))
-    spec = from_dict(
-        {
-            name: {key: list(v) if isinstance(v, tuple) else v for key, v in keys.items()}
-            for name, keys in values.items()
-        }
-    )
+    seeds = ",".join(map(str, range(-(-count // per_seed))))
+    spec = config.resolve(two_regime.get_config(), [("train.seeds", seeds)])
     return [members.directory(spec, member) for member in plan.members(spec)]
 
 

@@ -77,7 +77,6 @@ def resolve(
     problems: list[str] = []
     sweep = _read_sweep(swept, problems)
     settings = combined(sweep)
-    problems += _given_twice([name for name, _ in overrides], values, settings)
     problems += [_unknown_key(name) for name in values if name not in KEYS]
     first, *others = settings
     partial, of_first = _resolve_one(values, first)
@@ -114,25 +113,6 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _given_twice(
-    names: list[str], values: Mapping[str, Any], settings: Sequence[Setting]
-) -> list[str]:
-    """Lists keys that the command line sweeps twice, or gives a value that their sweep does not
-    hold."""
-    problems = []
-    for name in sorted(set(names)):
-        if name.startswith(SWEEP) and names.count(name) > 1:
-            allowed = "to be given once, with all its values"
-            problems.append(expected(name, "twice", allowed))
-        swept = [value for setting in settings for key, value in setting.values if key == name]
-        is_both = swept and f"{SWEEP}{name}" in names
-        if is_both and _convert(name, values[name]) not in (None, *swept):
-            allowed = f"to be among the values of {SWEEP}{name}"
-            remedy = "Add it to the sweep, or leave it out."
-            problems.append(expected(name, values[name], allowed, remedy))
-    return problems
 
 
 def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, list[str]]:

@@ -227,15 +227,6 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def from_dict(values: Mapping[str, Any]) -> RunSpec:
-    """Inverts `to_dict`, for values that were valid once: another process's config."""
-    sections = {
-        name: section(**{leaf: frozen(value) for leaf, value in values[name].items()})
-        for name, section in SECTIONS.items()
-    }
-    return RunSpec(**sections, sweep=sweep_axes(values.get("sweep", {})))
-
-
 def use_code(spec: RunSpec) -> None:
     """Makes the user's code that a spec names importable, and sees that it is what the spec was
     made with.

@@ -12,7 +12,9 @@ import jax
 from earlyprune_jax import data, tasks
 from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.grid.members import Fork, Member, Trunk
-from earlyprune_jax.spec import RunSpec, Setting, from_dict
+from earlyprune_jax.references import frozen
+from earlyprune_jax.spec import RunSpec, Setting
+from earlyprune_jax.spec_sections import SECTIONS
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.engine import Engine
@@ -47,7 +49,12 @@ def engine_of(spec: RunSpec, **options: Any) -> Engine:
 
 def locate(workdir: Path, member: Member) -> Path:
     """The member's directory, by its axes; there must be exactly one."""
-    spec = from_dict(json.loads((workdir / "config.json").read_text()))
+    values = json.loads((workdir / "config.json").read_text())
+    sections = {
+        name: section(**{key: frozen(value) for key, value in values[name].items()})
+        for name, section in SECTIONS.items()
+    }
+    spec = RunSpec(**sections)
     (found,) = workdir.glob(f"{grid_members.directory(spec, member).rpartition('-')[0]}-????????")
     return found
 

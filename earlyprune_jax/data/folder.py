@@ -70,7 +70,19 @@ def load(spec: DataSpec) -> Source:
     Raises:
         InvalidInput: a file turns out to be damaged.
     """
-    return _source(_files(path_behind(spec)), _decoded)
+    problems: list[str] = []
+
+    def decoded(paths: list[Path]) -> np.ndarray:
+        images = np.empty((len(paths), *_look(paths[0]).shape), np.uint8)
+        for row, path in enumerate(paths):
+            with gathering(problems):
+                images[row] = _look(path, decode=True)
+        return images
+
+    source = _source(_files(path_behind(spec)), decoded)
+    if problems:
+        raise InvalidInput(shortened(problems))
+    return source
 
 
 def _source(files: dict[str, Classes], read: Callable[[list[Path]], Any]) -> Source:
@@ -146,14 +158,3 @@ def _look(file: Path, *, decode: bool = False) -> np.ndarray:
         allowed = f"to be a readable image ({type(error).__name__}: {error})"
         remedy = "Replace, convert or remove it."
         raise unexpected("file", str(file), allowed, remedy) from error
-
-
-def _decoded(paths: list[Path]) -> np.ndarray:
-    images = np.empty((len(paths), *_look(paths[0]).shape), np.uint8)
-    problems: list[str] = []
-    for row, path in enumerate(paths):
-        with gathering(problems):
-            images[row] = _look(path, decode=True)
-    if problems:
-        raise InvalidInput(shortened(problems))
-    return images

@@ -44,22 +44,19 @@ def augment(key: PRNGKey, images: Array, *, crop_padding: int, horizontal_flip: 
     """
     crop_key, flip_key = jax.random.split(key)
     if crop_padding:
-        images = _random_crop(crop_key, images, crop_padding)
+        num_images, *shape = images.shape
+        offsets = jax.random.randint(crop_key, (num_images, 2), 0, 2 * crop_padding + 1)
+        border = (crop_padding, crop_padding)
+        padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
+
+        def cut(image: Array, offset: Array) -> Array:
+            return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), shape)
+
+        images = jax.vmap(cut)(padded, offsets)
     if horizontal_flip:
         is_flipped = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
         images = jnp.where(is_flipped, images[:, :, ::-1], images)
     return images
-
-
-def _random_crop(key: PRNGKey, images: Array, padding: int) -> Array:
-    num_images, *shape = images.shape
-    offsets = jax.random.randint(key, (num_images, 2), 0, 2 * padding + 1)
-    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-
-    def cut(image: Array, offset: Array) -> Array:
-        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), shape)
-
-    return jax.vmap(cut)(padded, offsets)
 
 
 def normalize(
