@@ -77,6 +77,12 @@ def resolve(
     problems: list[str] = []
     sweep = _read_sweep(swept, problems)
     settings = combined(sweep)
+    names = [name for name, _ in overrides]
+    problems += [
+        expected(name, "twice", "to be given once: as a value, or swept with all its values")
+        for name in swept
+        if names.count(name) + names.count(f"{SWEEP}{name}") > 1
+    ]
     problems += [_unknown_key(name) for name in values if name not in KEYS]
     first, *others = settings
     partial, of_first = _resolve_one(values, first)
@@ -143,14 +149,8 @@ def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, 
 
 
 def _unknown_key(name: str) -> str:
-    section, _, leaf = name.rpartition(".")
-    same_leaf = [known for known in KEYS if known.split(".")[1] == leaf]
-    if same_leaf and section not in SECTIONS:
-        hint = f"Did you mean {same_leaf[0]!r}?"
-    else:
-        same_section = [known for known in KEYS if known.split(".")[0] == section]
-        hint = nearest(name, same_section or KEYS)
-    return f"Unknown config key {name!r}. {hint or 'Run with --help for all keys.'}"
+    hint = nearest(name, KEYS) or "Run with --help for all keys."
+    return f"Unknown config key {name!r}. {hint}"
 
 
 # Sweeps

@@ -173,16 +173,7 @@ def require(study: Study, options: Options) -> None:
     if jax.process_count() > 1:
         problems += options.check_multihost()
         problems += engines.indivisible(study.spec, jax.device_count())
-    require_study(study, problems)
-
-
-def require_study(study: Study, problems: list[str]) -> None:
-    """Checks the workdir too; `problems` are those of the options, found already.
-
-    Raises:
-        InvalidInput: with every problem.
-    """
-    problems = problems + workspace.check(study.workdir, study.spec)
+    problems += workspace.check(study.workdir, study.spec)
     if problems:
         raise InvalidInput(problems)
 

@@ -27,8 +27,8 @@ from earlyprune_jax.records import flat
 from earlyprune_jax.training import multihost
 from earlyprune_jax.validate import InvalidInput
 
-TABLES_SHARE = 0.05
-"""Tables are written along the way as long as that takes at most this part of the time."""
+TABLES_SECONDS = 600
+"""Tables are written along the way after this time."""
 
 COLUMNS = (
     "{task.description}",
@@ -54,10 +54,6 @@ class Reporter:
         self._study, self._console = study, console
         self._bar: Progress | None = None
         self._next_tables = 0.0 if writes_tables else math.inf
-
-    @functools.cached_property
-    def _primary(self) -> Metric:
-        return self._study.primary()
 
     def callbacks(self, deadline: float) -> Callbacks:
         """Returns what a trainer tells, and whom it asks whether time is up."""
@@ -92,25 +88,18 @@ class Reporter:
         if not multihost.is_primary():
             # It has no workdir, in which the metric is named, and nothing to say.
             return
+        primary = self._study.primary()
         if self._bar:
-            value = entry.get(self._primary.column("test"))
-            scale, unit = self._primary.scale, self._primary.unit
-            words = "" if value is None else f" test {scale * value:.2f} {unit}".rstrip()
+            value = entry.get(primary.column("test"))
+            words = "" if value is None else f" test {primary.scale * value:.2f} {primary.unit}"
             self._bar.update(self._bar.task_ids[0], advance=1, description=f"{name}{words}")
         else:
-            print(epoch_line(name, entry, self._primary), file=self._console.file, flush=True)
-        started = time.monotonic()
-        if started < self._next_tables:
-            return
-        try:
-            results.write_tables(self._study.workdir)
-        except (OSError, InvalidInput) as error:
-            # It is nothing that the run being trained has done; the end will tell if it lasts.
-            self.say(f"The tables could not be written by now: {error}")
-            self._next_tables = math.inf
-            return
-        ended = time.monotonic()
-        self._next_tables = ended + (ended - started) / TABLES_SHARE
+            print(epoch_line(name, entry, primary), file=self._console.file, flush=True)
+        if time.monotonic() >= self._next_tables:
+            self._next_tables = time.monotonic() + TABLES_SECONDS
+            # What fails here is nothing that the run has done; the end will tell if it lasts.
+            with contextlib.suppress(OSError, InvalidInput):
+                results.write_tables(self._study.workdir)
 
 
 def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:

@@ -110,17 +110,14 @@ def nearest(value: str, choices: Iterable[str]) -> str:
         >>> nearest("resnet2O", ["resnet20", "resnet18"])
         "Did you mean 'resnet20'?"
     """
-    value = str(value)
-    close = difflib.get_close_matches(value, list(choices), n=5, cutoff=0.5)
-    if not close:
-        return ""
 
     def closeness(name: str) -> tuple[float, int]:
-        ratio = difflib.SequenceMatcher(None, value, name).ratio()
+        ratio = difflib.SequenceMatcher(None, str(value), name).ratio()
         # Names often differ in their last digit: a longer common beginning breaks ties.
-        return ratio, len(os.path.commonprefix([value, name]))
+        return ratio, len(os.path.commonprefix([str(value), name]))
 
-    return f"Did you mean {max(close, key=closeness)!r}?"
+    best = max(choices, key=closeness, default="")
+    return f"Did you mean {best!r}?" if closeness(best)[0] >= 0.5 else ""
 
 
 def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:

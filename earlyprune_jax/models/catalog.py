@@ -170,8 +170,6 @@ def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Mod
             raise unexpected(KEY, name, f"to make a Linen module, not a {found}", remedy)
         return module
 
-    # Messages name the network as the config does.
-    make.reference = name  # pyright: ignore[reportFunctionMemberAccess]
     return make
 
 

@@ -144,13 +144,10 @@ def evaluation_problems(options: Mapping[str, Any]) -> list[str]:
 
     Nothing may change or be random, and a hooked layer would meet other interceptors twice.
     """
-    remedies = {
-        "mutable": "Nothing may change while gradients are taken: leave it out.",
-        "rngs": "In evaluation mode nothing is random: leave it out.",
-    }
+    remedy = "In evaluation nothing may change or be random: leave it out."
     problems = [
         expected(f"apply option {name}", options[name], "to be absent", remedy)
-        for name, remedy in remedies.items()
+        for name in ("mutable", "rngs")
         if name in options
     ]
     if count := num_interceptors():

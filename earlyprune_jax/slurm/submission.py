@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import config, experiment
+from earlyprune_jax import config, experiment, workspace
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
 from earlyprune_jax.grid.options import Options, keep_freed_memory
 from earlyprune_jax.grid.scheduler import Scope
@@ -204,7 +204,9 @@ def require(
     if options.max_minutes < math.inf:
         remedy = "Give --slurm.minutes: tasks stop shortly before, and are requeued."
         problems.append(expected("--max_minutes", options.max_minutes, "without --slurm", remedy))
-    experiment.require_study(study, problems)
+    problems += workspace.check(study.workdir, study.spec)
+    if problems:
+        raise InvalidInput(problems)
 
 
 def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:

@@ -119,10 +119,16 @@ def _make(
     ]
     if ignored:
         raise InvalidInput(ignored)
-    if not references.is_import_path(spec.task.name):
+    key = KEY if references.is_import_path(spec.task.name) else "model.name"
+    if not references.is_import_path(spec.value(key)):
         return make(splits, model, **taken)
-    with references.guarded(KEY, spec.task.name, "to make a Task"):
+    what = "to make a Task" if key == KEY else "to be applicable to the images"
+    with references.guarded(key, spec.value(key), what):
         made = make(splits, model, **taken)
-    if problems := check(made):
-        raise InvalidInput([f"{KEY}: {spec.task.name}: {problem}" for problem in problems])
+        problems = check(made)
+        if not problems and key != KEY and made.num_outputs != spec.data.num_classes:
+            allowed = f"to be data.num_classes={spec.data.num_classes}"
+            problems = [expected("number of logits", made.num_outputs, allowed)]
+    if problems:
+        raise InvalidInput([f"{key}: {spec.value(key)}: {problem}" for problem in problems])
     return made

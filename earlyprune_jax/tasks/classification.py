@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from earlyprune_jax import data, references
+from earlyprune_jax import data
 from earlyprune_jax.array_types import Array
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.models import forward
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import plain
-from earlyprune_jax.tasks.task import Task, split_variables
+from earlyprune_jax.tasks.task import Task
 from earlyprune_jax.validate import unexpected
 
 LOSS = Metric("loss", "nats", larger_is_better=False)
@@ -48,16 +48,16 @@ def classification(
         A task with the metrics loss (nats) and accuracy (primary).
 
     Raises:
-        InvalidInput: the splits hold no images, or the user's network gives no logits.
+        InvalidInput: the splits hold no images.
     """
-    _require_images(splits)
+    train = splits["train"]
+    if not isinstance(train, Mapping) or set(train) != {"images", "labels"}:
+        given = sorted(train) if isinstance(train, Mapping) else type(train).__name__
+        remedy = "Take another data.name, or a task of your own: docs/extending.md."
+        raise unexpected("data of task classification", given, "to be images and labels", remedy)
     module = model(num_classes=num_classes, dtype=jnp.dtype(precision))
     probe = model(num_classes=num_classes, dtype=jnp.dtype("float32"))
-    shape = splits["train"]["images"].shape[1:]
-    if not type(module).__module__.startswith("earlyprune_jax."):
-        _require_logits(
-            module, shape, num_classes, getattr(model, "reference", type(module).__name__)
-        )
+    shape = train["images"].shape[1:]
 
     def init(key):
         return forward.init(module, key, jnp.zeros((1, *shape)))
@@ -101,42 +101,6 @@ def classification(
         layers="conv_kernels",
         optimizer="sgd",
     )
-
-
-def _require_images(splits: Mapping[str, Any]) -> None:
-    train = splits["train"]
-    if not isinstance(train, Mapping) or set(train) != {"images", "labels"}:
-        given = sorted(train) if isinstance(train, Mapping) else type(train).__name__
-        remedy = "Take another data.name, or a task of your own: docs/extending.md."
-        raise unexpected("data of task classification", given, "to be images and labels", remedy)
-
-
-def _require_logits(module: Any, shape: tuple[int, ...], num_classes: int, name: str) -> None:
-    """Traces a network of the user's on one image, in evaluation and in training, which compiles
-    nothing.
-
-    Args:
-        module: the network.
-        shape: of an image.
-        num_classes: C.
-        name: of the network, for messages.
-
-    Raises:
-        InvalidInput: it cannot be applied, or its outputs are no logits.
-    """
-
-    def apply(key):
-        images = jnp.zeros((1, *shape))
-        variables = forward.init(module, key, images)
-        forward.train(module, *split_variables(variables), images, key)
-        return forward.evaluate(module, variables, images)
-
-    with references.guarded("model.name", name, f"to be applicable to images {list(shape)}"):
-        logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    shape_given = getattr(logits, "shape", type(logits).__name__)
-    if shape_given != (1, num_classes):
-        allowed = f"to map images [B, {', '.join(map(str, shape))}] to logits [B, {num_classes}]"
-        raise unexpected("model.name", name, allowed, f"It gives {shape_given} for one image.")
 
 
 def _sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:

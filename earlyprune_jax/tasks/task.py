@@ -201,28 +201,20 @@ def check(task: Any) -> list[str]:
     if task.primary not in names:
         allowed, remedy = f"to be one of {', '.join(names)}", "Forks are compared by it."
         problems.append(expected("task.primary", task.primary, allowed, remedy))
-    if (steps := task.batching.steps_per_epoch) < 1:
-        problems.append(expected("task.batching.steps_per_epoch", steps, "to be at least 1"))
-    return problems or _check_functions(task)
-
-
-def _check_functions(task: Task) -> list[str]:
-    """Finds wrong results, by shapes alone, on the first training batch of every kind."""
-    problems: list[str] = []
+    if problems:
+        return problems
     with gathering(problems):
         with references.guarded("task", "init", "to make variables"):
             split_variables(task.shapes())
         with references.guarded("task", "sums of a batch", "to be traceable"):
-            kinds, num_steps = set(), 0
-            for batches in task.batching.epoch(jax.random.PRNGKey(0), 0):
-                if batches.kind not in kinds:
-                    problems += _check_sums(task, batches)
-                kinds.add(batches.kind)
-                num_steps += len(batches.indices)
-        steps = task.batching.steps_per_epoch
-        if num_steps != steps:
-            allowed = f"to be the number of batches in an epoch, {num_steps}"
-            problems.append(expected("task.batching.steps_per_epoch", steps, allowed))
+            epoch = list(task.batching.epoch(jax.random.PRNGKey(0), 0))
+            # By shapes alone, on the first training batch of every kind.
+            for batches in {batches.kind: batches for batches in reversed(epoch)}.values():
+                problems += _check_sums(task, batches)
+            steps, num_steps = task.batching.steps_per_epoch, sum(len(b.indices) for b in epoch)
+            if steps != num_steps or not steps:
+                allowed = f"to be the number of batches in an epoch, {num_steps}, and at least 1"
+                problems.append(expected("task.batching.steps_per_epoch", steps, allowed))
     return list(dict.fromkeys(problems))
 
 
