@@ -16,7 +16,6 @@ from earlyprune_jax import config_checks, references, tasks, user_code
 from earlyprune_jax.config_files import load_file, names, short_name
 from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
 from earlyprune_jax.spec_sections import (
-    DECIDES,
     KEYS,
     MEANINGS,
     REFERENCES,
@@ -24,7 +23,7 @@ from earlyprune_jax.spec_sections import (
     SWEPT_BY,
     decides,
 )
-from earlyprune_jax.validate import InvalidInput, expected, nearest, shortened, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, unexpected
 
 __all__ = ["load_file", "names", "parse", "resolve", "short_name"]
 
@@ -98,8 +97,7 @@ def resolve(
         _, wrong = _resolve_one(values, setting)
         words = f" (with {setting.words()})"
         problems += [f"{problem}{words}" for problem in wrong if problem not in of_first]
-    if problems:
-        raise InvalidInput(shortened(list(dict.fromkeys(problems)), 60))
+    refuse(shortened(list(dict.fromkeys(problems)), 60))
     spec = dataclasses.replace(partial, sweep=sweep, folder=user_code.current_folder())
     specs = [spec.at(setting) for setting in settings]
     if len({(task.primary, task.all_metrics) for task in map(tasks.abstract, specs)}) > 1:
@@ -216,8 +214,7 @@ def _swept_value(name: str, value: Any, problems: list[str]) -> Any:
     if name not in KEYS:
         problems.append(f"sweep: {_unknown_key(name)}")
     elif reason := SWEPT_BY.get(decides(name)):
-        allowed = f"to decide data, trunks or forks; it decides {DECIDES[decides(name)]}"
-        problems.append(expected("sweep", name, allowed, reason))
+        problems.append(expected("sweep", name, "to decide data, trunks or forks", reason))
     elif (converted := _convert(name, value)) is None:
         problems.append(expected(f"sweep.{name}", value, f"to be {_type_name(KEYS[name].type)}"))
     else:

@@ -130,11 +130,11 @@ def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]],
 
 def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     """Runs, submits or previews what the flags say. Returns as `main`."""
-    from earlyprune_jax import config, experiment, preview
+    from earlyprune_jax import config, experiment
     from earlyprune_jax.grid.study import Study
     from earlyprune_jax.slurm import submission
     from earlyprune_jax.training import multihost
-    from earlyprune_jax.validate import InvalidInput, gathering
+    from earlyprune_jax.validate import gathering, refuse
 
     given, problems = split_keyed(rest)
     slurm_options = None
@@ -148,21 +148,20 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     options = _options(flags, is_together, slurm_options, problems)
     if not flags.config:
         problems.append("Expected --config=FILE. Try --config=configs/digits.py; --help explains.")
-        raise InvalidInput(problems)
+        refuse(problems)
     with gathering(problems):
         spec = config.resolve(config.load_file(flags.config), given["config"])
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     workdir = Path(flags.workdir or f"runs/{config.short_name(flags.config)}-{spec.study_id()}")
     study = Study(spec, workdir)
     if flags.dry_run and slurm_options:
         submission.require(study, options, slurm_options)
-        print(preview.preview(study, options, measure=flags.measure))
+        print(experiment.preview(study, options, measure=flags.measure))
         print(submission.preview(study, slurm_options))
         return 0
     if flags.dry_run:
         experiment.require(study, options)
-        print(preview.preview(study, options, measure=flags.measure))
+        print(experiment.preview(study, options, measure=flags.measure))
         return 0
     if is_together:
         multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)

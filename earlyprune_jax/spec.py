@@ -193,7 +193,7 @@ def deciding(values: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
 
     Args:
         values: section -> key -> value, as of `RunSpec.to_dict`.
-        kinds: of `DECIDES`.
+        kinds: what keys decide, see `SWEPT_BY`.
     """
     is_online = values.get("fork", {}).get("when") == "trigger"
     selected = {}

@@ -10,23 +10,18 @@ FLOAT32_MAX = 3.4e38
 NAMES = each(anything, at_least=1)
 """A check for names that `config_checks` looks up where they are registered."""
 
-DECIDES = {
-    "data": "which examples there are",
-    "trunk": "how a dense run trains, or what is measured along it",
-    "fork": "how a pruned run is made and trained",
-    "grid": "which runs there are",
-    "replay": "what is replayed over finished runs",
-    "execution": "how work is carried out",
-}
-"""What a key may decide. Only data, trunk and fork enter a run's identity, and only they can be
-swept."""
-
 SWEPT_BY = {
     "grid": "It is a list already, or chooses the kind of grid: give all its values there.",
     "replay": "It decides no run: replay other rules with python -m earlyprune_jax.analysis.rules.",
     "execution": "It only decides how work is carried out: every value gives the same runs.",
 }
-"""Why keys that decide something else cannot be swept."""
+"""What a key decides -> why it cannot be swept.
+
+A key decides which examples there are ("data"), how a dense run trains or what is measured along it
+("trunk"), how a pruned run is made and trained ("fork"), which runs there are ("grid"), what is
+replayed over finished runs ("replay"), or how work is carried out ("execution"). Only data, trunk
+and fork enter a run's identity, and only they can be swept.
+"""
 
 
 def key(check: Check = anything, *, decides: str, names_code: bool = False) -> Any:
@@ -34,7 +29,7 @@ def key(check: Check = anything, *, decides: str, names_code: bool = False) -> A
 
     Args:
         check: what its value must pass.
-        decides: one of `DECIDES`.
+        decides: data, trunk, fork, grid, replay or execution; see `SWEPT_BY`.
         names_code: whether it may name the user's code.
 
     Returns:
@@ -320,7 +315,7 @@ MEANINGS: dict[str, str] = {
 
 
 def decides(name: str) -> str:
-    """Tells what a key decides: one of `DECIDES`.
+    """Tells what a key decides; see `SWEPT_BY`.
 
     Example:
         >>> decides("optim.weight_decay"), decides("fork.length"), decides("train.eval_batch_size")

@@ -72,6 +72,16 @@ def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> Invali
     return InvalidInput([expected(thing, value, allowed, remedy)])
 
 
+def refuse(problems: Iterable[str]) -> None:
+    """Raises the error of all problems, each named once; does nothing if there are none.
+
+    Raises:
+        InvalidInput: there is a problem.
+    """
+    if different := tuple(dict.fromkeys(problems)):
+        raise InvalidInput(different)
+
+
 @contextlib.contextmanager
 def gathering(problems: list[str]) -> Iterator[None]:
     """Adds the problems of an InvalidInput that is raised inside to a list, and goes on behind it.

@@ -23,7 +23,7 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import FOLDERS, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.training.execution import execution_form
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import expected, refuse, unexpected
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
@@ -139,8 +139,7 @@ def describe(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with locks.held(workdir):
-            if problems := check(workdir, study.spec) or changed_data(study, data_digests):
-                raise InvalidInput(problems)
+            refuse(check(workdir, study.spec) or changed_data(study, data_digests))
             spec, before = study.spec, read_json(workdir / "study.json", remedy=REMEDY) or {}
             task = tasks.abstract(spec.at(spec.settings()[0]))
             described = {

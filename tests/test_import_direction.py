@@ -26,7 +26,7 @@ LAYERS = [
     {"grid", "progress"},
     {"config_checks", "workspace"},
     {"config_files", "config"},
-    {"experiment", "preview"},
+    {"experiment"},
     {"slurm"},
     {"main"},
 ]

@@ -13,7 +13,7 @@ from members import online as online_member
 from rich.console import Console
 from tiny import tiny_experiment
 
-from earlyprune_jax import config, experiment, preview
+from earlyprune_jax import config, experiment
 from earlyprune_jax.analysis import results
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
@@ -159,7 +159,7 @@ def test_an_interrupted_run_decides_and_ends_as_an_uninterrupted_one(
 
 
 def test_the_preview_says_who_decides_and_what_it_costs_at_most(tiny_npz):
-    text = preview.preview(Study(online(tiny_npz), Path("absent")))
+    text = experiment.preview(Study(online(tiny_npz), Path("absent")))
     assert "epoch(2) decides; dense and pruned part share 5 epochs" in text
     assert "Total: 2 runs, 5 epochs" in text
 

@@ -34,7 +34,7 @@ import numpy as np
 from earlyprune_jax import references, user_code
 from earlyprune_jax.data.source import SPLITS, Source, path_behind, stratified_split, take
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import expected, refuse, unexpected
 
 # scikit-learn's digits
 
@@ -179,8 +179,7 @@ def _returned_source(name: str, returned: Any) -> Source:
         for split in SPLITS
         if split in returned
     }
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return Source(**trees)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from earlyprune_jax.data.source import SPLITS, Source, path_behind
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, gathering, shortened, unexpected
+from earlyprune_jax.validate import expected, gathering, refuse, shortened, unexpected
 
 _LAYOUT = "Wanted: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, or other images."
 _FILL = "Put some in, or remove it; names that begin with a dot are ignored."
@@ -54,8 +54,7 @@ def outline(spec: DataSpec) -> Source:
             for file, shape in shapes.items()
             if shape != usual
         ]
-    if problems or unreadable:
-        raise InvalidInput(problems + shortened(unreadable))
+    refuse(problems + shortened(unreadable))
     shape = next(iter(shapes.values()))
 
     def not_decoded(paths: list[Path]) -> jax.ShapeDtypeStruct:
@@ -80,8 +79,7 @@ def load(spec: DataSpec) -> Source:
         return images
 
     source = _source(_files(path_behind(spec)), decoded)
-    if problems:
-        raise InvalidInput(shortened(problems))
+    refuse(shortened(problems))
     return source
 
 

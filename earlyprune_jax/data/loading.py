@@ -24,7 +24,7 @@ from earlyprune_jax.data.source import (
     training_shares,
 )
 from earlyprune_jax.spec import DataSpec
-from earlyprune_jax.validate import InvalidInput, expected, gathering, unknown_choice
+from earlyprune_jax.validate import InvalidInput, expected, gathering, refuse, unknown_choice
 
 Look = Callable[[DataSpec], Source]
 _SOURCES: dict[str, tuple[Look, Look]] = {
@@ -83,8 +83,8 @@ def shapes(spec: DataSpec) -> dict[str, Any]:
         (540, 8, 8, 1)
     """
     problems, source = _examine(spec)
-    if problems or source is None:
-        raise InvalidInput(problems)
+    refuse(problems)
+    assert source is not None
     validation, train = (int(shares.sum()) for shares in training_shares(source, spec))
     splits = {"train": (source.train, train), "validation": (source.train, validation)}
     splits["test"] = (source.test, round(spec.test_fraction * num_examples(source.test)))
@@ -117,8 +117,7 @@ def read(spec: DataSpec) -> Source:
         _, load_source = _source_of(spec.name)
         # Once more, on what was read: a directory prepared meanwhile may hold other classes.
         problems, source = _checked(spec, load_source(spec))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return source
 
 

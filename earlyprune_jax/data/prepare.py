@@ -36,7 +36,7 @@ from earlyprune_jax.data.cifar import (
     find,
     prepare_command,
 )
-from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, refuse, unexpected, unknown_choice
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -89,8 +89,7 @@ def prepare(
         ...     print(error)
         Expected name='cifar1O' to be one of cifar10, cifar100. Did you mean 'cifar10'?
     """
-    if name not in NUM_CLASSES:
-        raise InvalidInput([unknown_choice("name", name, list(NUM_CLASSES))])
+    refuse([] if name in NUM_CLASSES else [unknown_choice("name", name, list(NUM_CLASSES))])
     archive = archive or official(name)
     data_dir = Path(data_dir).expanduser().absolute()
     path = directory_of(name, data_dir)

@@ -3,7 +3,6 @@
 A further network is an entry of `ARCHITECTURES`; a further family, of another block, a `Family`.
 """
 
-import contextlib
 import functools
 import math
 import numbers
@@ -22,7 +21,7 @@ from earlyprune_jax.models.resnet import (
     ResNet,
 )
 from earlyprune_jax.pruning.scores.weights import count_problems
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, refuse, unexpected
 
 KEY = "model.name"
 _OPTION_A = Family(False, "pad", NORMAL_FAN_IN, NORMAL_FAN_IN)
@@ -118,9 +117,7 @@ def build(
         >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
         269722
     """
-    problems = check(name) + _argument_problems(num_classes, width_multiplier, dtype)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(check(name) + _argument_problems(num_classes, width_multiplier, dtype))
     options = dict(ARCHITECTURES[name])
     widths = scaled(options.pop("widths"), width_multiplier)
     return ResNet(int(num_classes), widths, dtype=jnp.dtype(dtype), **options)
@@ -183,15 +180,14 @@ def scaled(widths: Sequence[int], multiplier: float) -> tuple[int, ...]:
     return tuple(max(1, math.floor(width * multiplier + 0.5)) for width in widths)
 
 
-def _argument_problems(num_classes: Any, width_multiplier: Any, dtype: Any) -> list[str]:
+def _argument_problems(num_classes: int, width_multiplier: float, dtype: Any) -> list[str]:
     problems = count_problems(2, num_classes=num_classes)
     # bool is a number to Python; as a factor it is a mistake.
     is_number = isinstance(width_multiplier, numbers.Real) and width_multiplier is not True
     if not is_number or not 0 < float(width_multiplier) < math.inf:
         allowed = "to be a number in (0, inf)"
         problems.append(expected("model.width_multiplier", width_multiplier, allowed))
-    with contextlib.suppress(TypeError):
-        # NumPy takes None for float64.
-        if dtype is not None and jnp.dtype(dtype).name in ("float32", "bfloat16", "float64"):
-            return problems
-    return [*problems, expected("dtype", dtype, "to be float32, bfloat16 or float64")]
+    # NumPy takes None for float64.
+    if dtype is None or jnp.dtype(dtype).name not in ("float32", "bfloat16", "float64"):
+        problems.append(expected("dtype", dtype, "to be float32, bfloat16 or float64"))
+    return problems

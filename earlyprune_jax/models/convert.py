@@ -16,7 +16,7 @@ from flax import traverse_util
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import catalog
 from earlyprune_jax.models.resnet import ResNet
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import expected, refuse
 
 Path = tuple[str, ...]
 
@@ -81,9 +81,7 @@ def from_torch(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
         if not key.endswith("num_batches_tracked")
     }
     wanted = _expected_arrays(name, given)
-    problems = _problems(given, {key: shape for key, (_, shape) in wanted.items()})
-    if problems:
-        raise InvalidInput(problems)
+    refuse(_problems(given, {key: shape for key, (_, shape) in wanted.items()}))
     return traverse_util.unflatten_dict(
         {path: jnp.asarray(_permuted(given[key], _FROM_TORCH_AXES), jnp.float32)
          for key, (path, _) in wanted.items()}
@@ -117,8 +115,7 @@ def to_torch(name: str, variables: Variables) -> dict[str, np.ndarray]:
 
 
 def _module_names(name: str) -> dict[str, str]:
-    if problems := catalog.check(name):
-        raise InvalidInput(problems)
+    refuse(catalog.check(name))
     is_preresnet = catalog.ARCHITECTURES[name]["family"].pre_activation
     return _PRERESNET_NAMES if is_preresnet else _RESNET_NAMES
 

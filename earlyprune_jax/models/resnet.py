@@ -26,7 +26,7 @@ from jax.nn import initializers
 from jax.nn.initializers import Initializer
 
 from earlyprune_jax.array_types import Array, PRNGKey
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import expected, refuse
 
 EXPANSION = 4
 """A bottleneck block puts out this many times the channels of its 3x3 convolution."""
@@ -122,8 +122,7 @@ def require_images(images: Array) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         remedy = "Scale to [0, 1], then normalise with mean and std."
         problems.append(expected("images.dtype", str(images.dtype), "to be a float type", remedy))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
 
 
 def pad_shortcut(x: Array, features: int, stride: int) -> Array:

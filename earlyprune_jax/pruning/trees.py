@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params
-from earlyprune_jax.validate import InvalidInput, expected, shortened
+from earlyprune_jax.validate import expected, shortened
+from earlyprune_jax.validate import refuse as refuse
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -228,16 +229,6 @@ def likeness_problems(thing: str, given: Any, wanted: Any) -> list[str]:
             if name in shapes and np.shape(leaf) != shapes[name]
         ]
     )
-
-
-def refuse(problems: Iterable[str]) -> None:
-    """Raises the error of all problems, each named once; does nothing if there are none.
-
-    Raises:
-        InvalidInput: there is a problem.
-    """
-    if different := tuple(dict.fromkeys(problems)):
-        raise InvalidInput(different)
 
 
 def few(names: Iterable[str], at_most: int) -> str:

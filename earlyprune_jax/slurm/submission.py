@@ -31,7 +31,7 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.slurm import job
 from earlyprune_jax.spec import use_code
-from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, unexpected
 from earlyprune_jax.workspace import job_id
 
 CLOSING = "closing"
@@ -204,9 +204,7 @@ def require(
     if options.max_minutes < math.inf:
         remedy = "Give --slurm.minutes: tasks stop shortly before, and are requeued."
         problems.append(expected("--max_minutes", options.max_minutes, "without --slurm", remedy))
-    problems += workspace.check(study.workdir, study.spec)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems + workspace.check(study.workdir, study.spec))
 
 
 def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:

@@ -29,7 +29,7 @@ from earlyprune_jax.tasks.classification import classification
 from earlyprune_jax.tasks.task import HostMeasurement as HostMeasurement
 from earlyprune_jax.tasks.task import Task, check
 from earlyprune_jax.tasks.task import split_variables as split_variables
-from earlyprune_jax.validate import InvalidInput, expected
+from earlyprune_jax.validate import expected, refuse
 
 KEY = "task.name"
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
@@ -112,13 +112,11 @@ def _make(
     keys = ("train.batch_size", "data.num_classes", *NEUTRAL)
     options = {key.partition(".")[2]: spec.value(key) for key in keys} | {"mean": mean, "std": std}
     taken = references.accepted(make, options)
-    ignored = [
+    refuse(
         expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")
         for key, neutral in NEUTRAL.items()
         if key.partition(".")[2] not in taken and spec.value(key) != neutral
-    ]
-    if ignored:
-        raise InvalidInput(ignored)
+    )
     key = KEY if references.is_import_path(spec.task.name) else "model.name"
     if not references.is_import_path(spec.value(key)):
         return make(splits, model, **taken)
@@ -129,6 +127,5 @@ def _make(
         if not problems and key != KEY and made.num_outputs != spec.data.num_classes:
             allowed = f"to be data.num_classes={spec.data.num_classes}"
             problems = [expected("number of logits", made.num_outputs, allowed)]
-    if problems:
-        raise InvalidInput([f"{key}: {spec.value(key)}: {problem}" for problem in problems])
+    refuse(f"{key}: {spec.value(key)}: {problem}" for problem in problems)
     return made

@@ -18,7 +18,7 @@ from earlyprune_jax.triggers.trigger import (
     measured,
     option,
 )
-from earlyprune_jax.validate import InvalidInput, expected, within
+from earlyprune_jax.validate import InvalidInput, expected, refuse, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,15 +245,13 @@ class Combination(Trigger):
         # A list would not hash, and would differ from what `parse` gives.
         object.__setattr__(self, "members", tuple(self.members))
         thing, remedy = f"member of {self.name}", f"E.g. {self.example}."
-        problems = [
+        refuse(
             expected(thing, member, "to be a rule", remedy)
             for member in self.members
             if not isinstance(member, Trigger)
-        ]
+        )
         if len(self.members) < 2:
-            problems.append(f"Expected {self} to hold at least two rules. {remedy}")
-        if problems:
-            raise InvalidInput(problems)
+            raise InvalidInput([f"Expected {self} to hold at least two rules. {remedy}"])
 
     @property
     def columns(self) -> tuple[str, ...]:

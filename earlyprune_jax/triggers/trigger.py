@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from earlyprune_jax.validate import Check, InvalidInput, anything, expected
+from earlyprune_jax.validate import Check, anything, expected, refuse
 
 History = Sequence[Mapping[str, Any]]
 """One mapping an epoch, ascending, of the past only: "epoch" and columns of numbers or None."""
@@ -58,8 +58,7 @@ class Trigger:
 
     def __post_init__(self):
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if problems := check_options(type(self), options):
-            raise InvalidInput(problems)
+        refuse(check_options(type(self), options))
         for field in dataclasses.fields(self):
             # Equal rules have equal texts: 1 and 1.0 are the same option.
             if kind_of(field) == "number" and options[field.name] is not None:

@@ -11,7 +11,7 @@ from members import compilations, engine_of, fork, locate, store, trunk
 from rich.console import Console
 from tiny import linear_experiment, tiny_experiment
 
-from earlyprune_jax import config, experiment, preview
+from earlyprune_jax import config, experiment
 from earlyprune_jax.analysis import results
 from earlyprune_jax.grid import locks, options, plan, scheduler, trainer
 from earlyprune_jax.grid.members import Trunk
@@ -316,7 +316,9 @@ def test_what_is_left_to_do_counts_members_that_failed(tiny_npz, tmp_path, monke
     spec = resolve(tiny_npz, ("fork.epochs", "1,2,3"))
     poison(monkeypatch, lambda step: step == 10)
     run(spec, tmp_path / "run")
-    assert "Left to do: 1 runs, 5 training steps" in preview.preview(Study(spec, tmp_path / "run"))
+    assert "Left to do: 1 runs, 5 training steps" in experiment.preview(
+        Study(spec, tmp_path / "run")
+    )
 
 
 def test_forks_of_a_trunk_that_failed_are_skipped_and_tried_again_with_it(
