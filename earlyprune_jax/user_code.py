@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from earlyprune_jax.validate import InvalidInput, nearest, unexpected
+from earlyprune_jax.validate import nearest, unexpected
 
 VERSION = "CODE_VERSION"
 """A module that defines this text is known by it instead of by its source."""
@@ -94,21 +94,16 @@ def attribute(key: str, path: str) -> Any:
     holder: Any = _module(key, path, module_name)
     for part in names.split("."):
         if not hasattr(holder, part):
-            raise _unknown_attribute(key, path, holder, part)
+            # What is defined there, not what it imports.
+            names = [name for name in vars(holder) if not name.startswith("_")]
+            home = getattr(holder, "__name__", "")
+            own = [n for n in names if getattr(vars(holder)[n], "__module__", None) == home]
+            names = own or sorted(names)
+            shown = ", ".join(names[:MOST_NAMED]) + ", ..." * (len(names) > MOST_NAMED)
+            allowed = f"to name something that is there: {shown}"
+            raise unexpected(key, path, allowed, nearest(part, names))
         holder = getattr(holder, part)
     return holder
-
-
-def _unknown_attribute(key: str, path: str, holder: Any, part: str) -> InvalidInput:
-    """Makes the error that lists what else is there: what is defined there, not what it imports."""
-    public = {name: value for name, value in vars(holder).items() if not name.startswith("_")}
-    holder_name = getattr(holder, "__name__", "")
-    names = [
-        name for name, value in public.items() if getattr(value, "__module__", None) == holder_name
-    ]
-    names = names or sorted(public)
-    shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
-    return unexpected(key, path, f"to name something that is there: {shown}", nearest(part, names))
 
 
 def _module(key: str, path: str, name: str) -> ModuleType:

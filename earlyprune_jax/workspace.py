@@ -46,33 +46,33 @@ FlatSetting = tuple[tuple[str, str], ...]
 
 def check(workdir: Path, spec: RunSpec) -> list[str]:
     """Lists why this experiment cannot live in this directory; an absent or empty one is fine."""
+
+    def refused(allowed: str, remedy: str) -> list[str]:
+        return [expected("--workdir", str(workdir), allowed, remedy)]
+
     if workdir.exists() and not workdir.is_dir():
-        return [expected("--workdir", str(workdir), "to be a directory", "It is a file.")]
+        return refused("to be a directory", "It is a file.")
     config = read_json(workdir / "config.json", remedy=REMEDY)
     if config is None:
         foreign = [name for name in OWN_FILES if (workdir / name).exists()]
         allowed = f"to hold none of {', '.join(foreign)} without a config.json"
-        remedy = "They would be overwritten: choose another directory."
-        return [expected("--workdir", str(workdir), allowed, remedy)] if foreign else []
+        return refused(allowed, "They would be overwritten: choose another.") if foreign else []
     if not all(isinstance(section, dict) for section in config.values()):
-        allowed = "to hold no config.json of another program"
-        return [expected("--workdir", str(workdir), allowed, "Choose another directory.")]
+        return refused("to hold no config.json of another program", "Choose another directory.")
     study = read_json(workdir / "study.json", remedy=REMEDY) or {}
     if (number := study.get("format", 1)) != FORMAT:
-        allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"
         remedy = (
             "Choose another --workdir to train. Its tables can still be read: "
             f"python -m earlyprune_jax.analysis.rules {workdir}, or analysis.compare."
         )
-        return [expected("--workdir", str(workdir), allowed, remedy)]
+        allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"
+        return refused(allowed, remedy)
     differing = _differing_keys(_settings(config, study), _settings(spec.to_dict()))
-    problems = []
-    if differing:
-        remedy = (
-            "Choose another --workdir, or the config that was used there; a sweep may add values "
-            f"to those that are there. Differing keys:\n{differing}"
-        )
-        problems = [expected("--workdir", str(workdir), "to hold the same study", remedy)]
+    remedy = (
+        "Choose another --workdir, or the config that was used there; a sweep may add values to "
+        f"those that are there. Differing keys:\n{differing}"
+    )
+    problems = refused("to hold the same study", remedy) if differing else []
     return problems + _changed_code(workdir, study, spec)
 
 

@@ -24,7 +24,7 @@ per process.
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,13 @@ NPZ_NAMES = {
 _REWRITE = (
     "Write it again with numpy.savez(PATH, x_train=..., y_train=..., x_test=..., y_test=...)."
 )
-# RuntimeError is zipfile's of an archive with a password, NotImplementedError one of its kind.
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+# RuntimeError is zipfile's of an archive with a password, NotImplementedError one of its kind;
+# TypeError says that the file holds a single array.
+_BROKEN = (
+    *(OSError, ValueError, EOFError, RuntimeError, TypeError),
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def outline_npz(spec: DataSpec) -> Source:
@@ -83,22 +88,21 @@ def outline_npz(spec: DataSpec) -> Source:
     if not path.is_file():
         raise unexpected("data.name", spec.name, "to name a file that exists", _REWRITE)
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-            missing = [name for name in NPZ_NAMES.values() if f"{name}.npy" not in members]
-            arrays = {name: _header(archive, name) for name in NPZ_NAMES.values() if not missing}
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in NPZ_NAMES.values() if name not in archive.files]
+            arrays: dict[str, Any] = {
+                name: _header(archive.zip, name) for name in NPZ_NAMES.values() if not missing
+            }
+            for name, array in arrays.items():
+                if name.startswith("y_") and array.ndim == 1 and array.dtype.kind in "iu":
+                    arrays[name] = archive[name]
     except _BROKEN as error:
         allowed = f"to be a NumPy .npz archive ({error})"
         raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
     if missing:
         allowed = f"to hold {', '.join(missing)} too"
         raise unexpected("data.name", spec.name, allowed, _REWRITE)
-    labels = [
-        name
-        for name in ("y_train", "y_test")
-        if arrays[name].ndim == 1 and arrays[name].dtype.kind in "iu"
-    ]
-    return _npz_source(arrays | _npz_arrays(spec, labels))
+    return _npz_source(arrays)
 
 
 def load_npz(spec: DataSpec) -> Source:
@@ -107,7 +111,13 @@ def load_npz(spec: DataSpec) -> Source:
     Raises:
         InvalidInput: the compressed bytes turn out to be damaged.
     """
-    return _npz_source(_npz_arrays(spec, NPZ_NAMES.values()))
+    try:
+        with np.load(path_behind(spec), allow_pickle=False) as archive:
+            arrays = {name: np.ascontiguousarray(archive[name]) for name in NPZ_NAMES.values()}
+    except _BROKEN as error:
+        allowed = f"to be an undamaged archive ({error})"
+        raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
+    return _npz_source(arrays)
 
 
 def _npz_source(arrays: Mapping[str, Any]) -> Source:
@@ -115,15 +125,6 @@ def _npz_source(arrays: Mapping[str, Any]) -> Source:
         {"images": arrays[f"x_{split}"], "labels": arrays[f"y_{split}"]} for split in SPLITS
     )
     return Source(train, test)
-
-
-def _npz_arrays(spec: DataSpec, names: Iterable[str]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path_behind(spec), allow_pickle=False) as archive:
-            return {name: np.ascontiguousarray(archive[name]) for name in names}
-    except _BROKEN as error:
-        allowed = f"to be an undamaged archive ({error})"
-        raise unexpected("data.name", spec.name, allowed, _REWRITE) from error
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> jax.ShapeDtypeStruct:

@@ -3,6 +3,7 @@
 A further network is an entry of `ARCHITECTURES`; a further family, of another block, a `Family`.
 """
 
+import contextlib
 import functools
 import math
 import numbers
@@ -187,7 +188,8 @@ def _argument_problems(num_classes: int, width_multiplier: float, dtype: Any) ->
     if not is_number or not 0 < float(width_multiplier) < math.inf:
         allowed = "to be a number in (0, inf)"
         problems.append(expected("model.width_multiplier", width_multiplier, allowed))
-    # NumPy takes None for float64.
-    if dtype is None or jnp.dtype(dtype).name not in ("float32", "bfloat16", "float64"):
-        problems.append(expected("dtype", dtype, "to be float32, bfloat16 or float64"))
-    return problems
+    with contextlib.suppress(TypeError):
+        # NumPy takes None for float64.
+        if dtype is not None and jnp.dtype(dtype).name in ("float32", "bfloat16", "float64"):
+            return problems
+    return [*problems, expected("dtype", dtype, "to be float32, bfloat16 or float64")]

@@ -24,14 +24,10 @@ MODES = {
 }
 """An argument that tells training from evaluation -> its value in training."""
 
-_REMEDIES: dict[type[Exception], str] = {
-    errors.ModifyScopeVariableError: "Ask for evaluation mode, e.g. train=False.",
-    errors.InvalidRngError: "Ask for evaluation mode, e.g. deterministic=True: nothing may be "
-    "random here.",
-}
 _REMEDY = (
-    'Give all of module.init\'s variables, {"params": ..., "batch_stats": ...}, and images of the '
-    "size it was made for."
+    "Ask for evaluation mode, e.g. train=False or deterministic=True: nothing may change or be "
+    'random here. Give all of module.init\'s variables, {"params": ..., "batch_stats": ...}, and '
+    "images of the size it was made for."
 )
 
 
@@ -171,8 +167,7 @@ def evaluated(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except errors.FlaxError as error:
         allowed = "to run in evaluation mode with these variables"
-        remedy = _REMEDIES.get(type(error), _REMEDY)
-        raise unexpected("module", str(error), allowed, remedy) from error
+        raise unexpected("module", str(error), allowed, _REMEDY) from error
 
 
 def first_nonfinite(apply: Callable[..., Any], variables: Variables, batch: Any) -> str | None:
