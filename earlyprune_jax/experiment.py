@@ -242,23 +242,21 @@ def preview(study: Study, options: Options = DEFAULT, *, measure: bool = False) 
 
 def _table(study: Study, runs: list[Run]) -> pd.DataFrame:
     """Adds up the runs of every setting, trunks and pruned ones apart: a row each."""
-    spec, lengths = study.spec, tasks.steps_per_epoch(study.spec)
     groups: dict[tuple[Setting, str], list[Run]] = {}
     for run in runs:
         kind = "trunks" if isinstance(run, Trunk) else "pruned"
         groups.setdefault((run.setting, kind), []).append(run)
     rows = []
     for (setting, kind), members in groups.items():
-        own, left = spec.at(setting), study.left(members)
+        own, left = study.at(setting), study.left(members)
         task = tasks.abstract(own)
         make_state = engines.state_maker(task, optim.make(own.optim, task.optimizer))
         state = jax.eval_shape(make_state, jax.ShapeDtypeStruct((2,), "uint32"))
-        cost, cost_left = (
-            plan.cost(
-                own, some, steps_per_epoch=lengths[setting], state_bytes=plan.tree_bytes(state)
-            )
-            for some in (members, left)
-        )
+        sizes = {
+            "steps_per_epoch": task.batching.steps_per_epoch,
+            "state_bytes": plan.tree_bytes(state),
+        }
+        cost, cost_left = (plan.cost(own, some, **sizes) for some in (members, left))
         row = {"network": own.model.name, "setting": setting.words(), "kind": kind}
         row |= {f"{name} examples": num for name, num in task.batching.num_examples.items()}
         row |= {"runs": len(members), "epochs": cost.num_epochs, "steps": cost.num_steps}

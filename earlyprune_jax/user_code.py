@@ -7,7 +7,6 @@ While an experiment runs its code stays what it was: files are looked at again b
 
 import ast
 import contextlib
-import functools
 import hashlib
 import importlib
 import importlib.util
@@ -23,7 +22,11 @@ from earlyprune_jax.validate import nearest, unexpected
 
 VERSION = "CODE_VERSION"
 """A module that defines this text is known by it instead of by its source."""
-PACKAGE = Path(__file__).parent
+INSTALLED = (
+    Path(__file__).parent,
+    *(Path(path).resolve() for name, path in sysconfig.get_paths().items() if name.endswith("lib")),
+)
+"""Folders of Python, of installed packages, and ours: what lies in them is not the user's."""
 MOST_NAMED = 12
 
 _folder = ""
@@ -143,12 +146,6 @@ def no_bytecode() -> Iterator[None]:
         sys.dont_write_bytecode = kept
 
 
-@functools.cache
-def _installed_folders() -> tuple[Path, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return (PACKAGE, *{Path(sysconfig.get_path(name)).resolve() for name in names})
-
-
 def user_file(name: str) -> str | None:
     """Finds the file of a module, imported or not, if it is the user's.
 
@@ -162,7 +159,7 @@ def user_file(name: str) -> str | None:
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
     path = Path(spec.origin).resolve()
-    is_installed = any(path.is_relative_to(folder) for folder in _installed_folders())
+    is_installed = any(path.is_relative_to(folder) for folder in INSTALLED)
     return None if is_installed or "site-packages" in path.parts else spec.origin
 
 

@@ -22,11 +22,11 @@ numbers `labels` [N], what is drawn from them is stratified by these. The functi
 per process.
 """
 
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import jax
 import numpy as np
@@ -71,11 +71,7 @@ _REWRITE = (
 )
 # RuntimeError is zipfile's of an archive with a password, NotImplementedError one of its kind;
 # TypeError says that the file holds a single array.
-_BROKEN = (
-    *(OSError, ValueError, EOFError, RuntimeError, TypeError),
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_BROKEN = (OSError, ValueError, EOFError, RuntimeError, TypeError, BadZipFile, zlib.error)
 
 
 def outline_npz(spec: DataSpec) -> Source:
@@ -127,7 +123,7 @@ def _npz_source(arrays: Mapping[str, Any]) -> Source:
     return Source(train, test)
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> jax.ShapeDtypeStruct:
+def _header(archive: ZipFile, name: str) -> jax.ShapeDtypeStruct:
     """Reads the shape and type of an array, and compares them with its size."""
     with archive.open(f"{name}.npy") as member:
         # Version 3.0 differs from 2.0 by non-ASCII field names, which no plain array has.

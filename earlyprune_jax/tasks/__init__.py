@@ -18,7 +18,7 @@ from typing import Any
 from earlyprune_jax import data, models, references
 from earlyprune_jax.metrics import Metric as Metric  # As in JAX: for others.
 from earlyprune_jax.signals.signal import Network as Network
-from earlyprune_jax.spec import DataSpec, RunSpec, Setting
+from earlyprune_jax.spec import DataSpec, RunSpec
 from earlyprune_jax.tasks.batching import Batches as Batches
 from earlyprune_jax.tasks.batching import Batching as Batching
 from earlyprune_jax.tasks.batching import bucketed as bucketed
@@ -66,14 +66,6 @@ def abstract(spec: RunSpec) -> Task:
     neutral = (0.5,)
     mean, std = spec.data.mean or neutral, spec.data.std or neutral
     return _make(spec, data.shapes(spec.data), mean, std)
-
-
-def steps_per_epoch(spec: RunSpec) -> dict[Setting, int]:
-    """Counts the training steps an epoch of every setting, its trunk's too."""
-    steps = {
-        setting: abstract(spec.at(setting)).batching.steps_per_epoch for setting in spec.settings()
-    }
-    return {setting.trunk: number for setting, number in steps.items()} | steps
 
 
 def forget() -> None:
