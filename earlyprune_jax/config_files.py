@@ -29,14 +29,9 @@ def find_file(path: str) -> str:
         ('digits.py', 'my/own.py')
     """
     given = Path(path)
-    if (
-        given.is_file()
-        or given.suffix not in ("", ".py")
-        or str(given.parent) not in (".", "configs")
-    ):
-        return path
-    known = [file for file in _files() if file.stem == given.stem]
-    return str(known[0]) if known else path
+    is_name = given.suffix in ("", ".py") and str(given.parent) in (".", "configs")
+    known = [str(file) for file in _files() if file.stem == given.stem]
+    return known[0] if known and is_name and not given.is_file() else path
 
 
 def names() -> list[str]:

@@ -134,11 +134,9 @@ def _find_named(spec: DataSpec) -> Any:
     if builder is not None or not spec.data_dir:
         return builder
     allowed = f"to hold {spec.name} in {directory_of(spec.name, data_dir)}"
-    remedy = f"Prepare it: {prepare_command(spec.name, f'{spec.data_dir} [--archive FILE]')}"
-    if not data_dir.is_dir():
-        allowed = "to be a directory that exists"
-        remedy += ", or set data.data_dir='' for the TFDS default"
-    raise unexpected("data.data_dir", spec.data_dir, allowed, f"{remedy}.")
+    command = prepare_command(spec.name, f"{spec.data_dir} [--archive FILE]")
+    remedy = f"Prepare it: {command}, or set data.data_dir='' for the TFDS default."
+    raise unexpected("data.data_dir", spec.data_dir, allowed, remedy)
 
 
 def _records(builder: Any, split: str) -> list[dict[str, Any]]:

@@ -265,21 +265,21 @@ def _array_demands(array: Any) -> list[Demand]:
 
 def _pixel_demands(array: Any) -> list[Demand]:
     store = "Store pixels as 0 .. 255; data of your own task: name the array other than images."
-    grey, is_filled = "Grey images: x[..., np.newaxis].", array.ndim != 4 or array.size > 0
+    is_filled = array.ndim == 4 and array.size > 0
+    filled, grey = "to be [N, H, W, C], no axis empty", "Grey images: x[..., np.newaxis]."
     return [
         ("dtype", str(array.dtype), array.dtype == np.uint8, "to be uint8", store),
-        ("shape", array.shape, array.ndim == 4, "to be [N, H, W, C]", grey),
-        ("shape", array.shape, is_filled, "to have no empty axis", ""),
+        ("shape", array.shape, is_filled, filled, grey),
     ]
 
 
 def _label_demands(array: Any, num_classes: int) -> list[Demand]:
     """Labels of images, whose values lie in [0, num_classes) unless that is below 2."""
     store = "Store class numbers: y.astype(np.int32)."
-    outside: list[Any] = []
+    outside: list[int] = []
     if num_classes >= 2 and are_class_numbers(array):
-        outside = [int(v) for v in np.unique(array) if not 0 <= v < num_classes]
-    shown = outside if len(outside) <= 4 else [*outside[:2], "...", outside[-1]]
+        outside = [value for value in np.unique(array).tolist() if not 0 <= value < num_classes]
+    shown = [*outside[:2], "...", outside[-1]] if len(outside) > 4 else outside
     return [
         ("dtype", str(array.dtype), array.dtype.kind in "iu", "to be an integer type", store),
         ("shape", array.shape, array.ndim == 1, "to be [N]", "One class number per image."),

@@ -21,10 +21,8 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from ssl import SSLError
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
@@ -40,8 +38,6 @@ from earlyprune_jax.validate import InvalidInput, refuse, unexpected, unknown_ch
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30
-# Subclasses of OSError, without those that mean a full disk.
-_NETWORK_ERRORS = (URLError, HTTPException, TimeoutError, ConnectionError, SSLError)
 
 
 class Archive(NamedTuple):
@@ -199,22 +195,18 @@ def _download(name: str, archive: Archive, path: Path) -> Path:
         path: of the file to write.
 
     Raises:
-        InvalidInput: no network, or the server's refusal.
-        OSError: `path` cannot be written.
+        InvalidInput: no network, the server's refusal, or no space.
     """
     print(f"Downloading {archive.url}", file=sys.stderr)
     try:
-        with (
-            urlopen(archive.url, timeout=_TIMEOUT_SECONDS) as response,
-            path.open("wb") as file,
-        ):
+        with urlopen(archive.url, timeout=_TIMEOUT_SECONDS) as response, path.open("wb") as file:
             shutil.copyfileobj(response, file, _CHUNK_BYTES)
-    except _NETWORK_ERRORS as error:
+    except (OSError, HTTPException) as error:
         remedy = (
             "Without a network here, fetch that file elsewhere and run "
             f"{prepare_command(name, 'DIR --archive FILE')}, then set data.data_dir=DIR."
         )
-        allowed = f"to be reachable ({error})"
+        allowed = f"to be fetched ({error})"
         raise unexpected(f"archive of {name}", archive.url, allowed, remedy) from error
     return path
 

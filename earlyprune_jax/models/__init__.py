@@ -12,7 +12,6 @@ Modules whose names contain `conv` hold one 4-D leaf `kernel`, those with `norm`
 params["stage1_block0"]["conv1"]["kernel"] of shape [3, 3, in, out].
 """
 
-from earlyprune_jax.models.catalog import build, check, factory, names
-from earlyprune_jax.models.convert import from_torch, to_torch
+from earlyprune_jax.models.catalog import build, check, factory, from_torch, names, to_torch
 
 __all__ = ["build", "check", "factory", "from_torch", "names", "to_torch"]
