@@ -271,7 +271,8 @@ def _time_line(spec: RunSpec, table: pd.DataFrame, options: Options) -> str:
     on a worker's share of the cores."""
     cores = running.shares(running.usable_cores(), options.num_workers)[0]
     timed = step_seconds(spec, cores)
-    seconds = (table["engine"].map(timed) * table["steps left"]).sum()
+    left = zip(table["engine"], table["steps left"], strict=True)
+    seconds = sum(timed[engine] * num_steps for engine, num_steps in left)
     names = dict(zip(table["engine"], table["network"], strict=True))
     steps = ", ".join(f"{names[engine]} {1000 * value:.1f} ms" for engine, value in timed.items())
     return (

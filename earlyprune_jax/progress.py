@@ -8,13 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from earlyprune_jax.analysis import peaks, results
 from earlyprune_jax.grid import options
@@ -29,16 +23,6 @@ from earlyprune_jax.validate import InvalidInput
 
 TABLES_SECONDS = 600
 """Tables are written along the way after this time."""
-
-COLUMNS = (
-    "{task.description}",
-    BarColumn(),
-    MofNCompleteColumn(),
-    "epochs",
-    TimeElapsedColumn(),
-    "left",
-    TimeRemainingColumn(elapsed_when_finished=False),
-)
 
 
 class Reporter:
@@ -73,8 +57,9 @@ class Reporter:
             for member in study.unended(wanted_members(study))
             if not isinstance(member, Comparison)
         )
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
         # Epochs last minutes on a slow machine: the speed is averaged over a long window.
-        with Progress(*COLUMNS, console=self._console, speed_estimate_period=600) as self._bar:
+        with Progress(*columns, console=self._console, speed_estimate_period=600) as self._bar:
             self._bar.add_task("starting (compiling)", total=num_epochs)
             yield
         self._bar = None

@@ -172,11 +172,11 @@ class RunRecords:
         write_json(self.directory / "result.json", result)
 
 
-def _parse(text: str, kind: type, place: str, remedy: str = REMEDY) -> Any:
+def _parse(text: str, kind: type, source: str, remedy: str = REMEDY) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise unexpected(place, text[:60], f"to be JSON ({error})", remedy) from error
+        raise unexpected(source, text[:60], f"to be JSON ({error})", remedy) from error
     if not isinstance(value, kind):
-        raise unexpected(place, text[:60], f"to hold a JSON {kind.__name__}", remedy)
+        raise unexpected(source, text[:60], f"to hold a JSON {kind.__name__}", remedy)
     return value

@@ -150,13 +150,8 @@ class RunSpec:
             if len(axis[0]) > 1:
                 swept["rows"] = [dict(row) for row in axis]
             else:
-                swept[axis[0][0][0]] = [value for ((_, value),) in axis]
+                swept |= {name: [row[0][1] for row in axis] for name, _ in axis[0]}
         return json.loads(json.dumps(values))
-
-    @property
-    def swept_keys(self) -> list[str]:
-        """Lists the keys that take several values, sorted."""
-        return sorted(name for axis in self.sweep for name, _ in axis[0])
 
     def study_id(self) -> str:
         """Hashes all that decides runs but the grid, eight hex digits: grids of one study may share

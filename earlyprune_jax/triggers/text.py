@@ -81,7 +81,8 @@ def _rule(written: Any, choices: Collection[str] | None, problems: list[str]) ->
                 _rule(part, choices, problems)
         return None
     if issubclass(rule, Combination):
-        options = {"members": tuple(_rule(part, choices, problems) for part in written.arguments)}
+        members = [_rule(part, choices, problems) for part in written.arguments]
+        options: dict[str, Any] = {"members": tuple(members)}
         problems += [
             expected(f"{rule.name}({name})", value, "to be absent", "It holds rules only.")
             for name, value in written.options
@@ -136,7 +137,7 @@ def _options(
             problems.append(f"Expected {rule.name}({name}) to be given. E.g. {rule.example}.")
         is_column = kind_of(field) == "column" and not check_column(value)
         if is_column and choices is not None and value not in choices:
-            hint = nearest(value, choices) or "Measure its signal, or take another."
+            hint = nearest(str(value), choices) or "Measure its signal, or take another."
             allowed = f"to be one of {', '.join(choices)}"
             problems.append(expected("column", value, allowed, hint))
     return options

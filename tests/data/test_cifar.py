@@ -64,7 +64,7 @@ def test_no_network_to_fill_the_default_directory_says_what_to_do(make_spec, mon
 def test_a_missing_directory_says_how_to_get_it(make_spec, tmp_path):
     missing = str(tmp_path / "none")
     (problem,) = data.check(make_spec("cifar10", data_dir=missing))
-    assert f"data.data_dir='{missing}' to be a directory that exists" in problem
+    assert f"data.data_dir='{missing}' to hold cifar10 in" in problem
     assert f"python -m earlyprune_jax.data.prepare cifar10 {missing} [--archive FILE]" in problem
 
 

@@ -134,7 +134,11 @@ def test_all_missing_keys_are_named_at_once(spec_of, npz_arrays):
             np.zeros((30, 6, 6, 2), np.float32),
             "'float32' to be uint8. Store pixels as 0 .. 255",
         ),
-        ("x_train", np.zeros((30, 6, 6), np.uint8), "(30, 6, 6) to be [N, H, W, C], no axis empty. Grey images"),
+        (
+            "x_train",
+            np.zeros((30, 6, 6), np.uint8),
+            "no axis empty. Grey images",
+        ),
         ("x_test", np.zeros((9, 6, 5, 2), np.uint8), "uint8[6, 5, 2]"),
         ("x_train", np.zeros((0, 6, 6, 2), np.uint8), "to be [N, H, W, C], no axis empty"),
         ("y_train", np.arange(30) % 3 / 1.0, "'float64' to be an integer type"),
