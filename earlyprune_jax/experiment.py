@@ -218,7 +218,7 @@ def preview(study: Study, options: Options = DEFAULT, *, measure: bool = False) 
         json.dumps(spec.to_dict(), indent=2),
         "",
         f"Runs (study {spec.study_id()}):",
-        table.drop(columns=["engine", "bytes"]).to_string(index=False),
+        table.drop(columns=["engine", "bytes"]).to_string(index=False, max_rows=40),
         "",
         f"Total: {len(runs)} runs, {total['epochs']} epochs, {total['steps']} training steps; "
         f"{len(members) - len(runs)} comparisons of replicates",

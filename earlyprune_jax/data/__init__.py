@@ -5,7 +5,7 @@
     source    the contract: splits of named arrays, one row per example, with a digest; and
               seeded draws: validation, subset, and the order of an epoch
     images    mean and deviation of images, augmentation and normalisation of a batch
-    arrays, cifar, folder    sources; `prepare` fetches CIFAR
+    arrays, cifar    sources; `prepare` fetches CIFAR
 
 A further source, be it of text, is two functions, of which one reads as little as it can, and a
 line in `loading._SOURCES`; what is done to all images when they are read belongs into `images`.

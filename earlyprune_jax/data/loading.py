@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import references
-from earlyprune_jax.data import arrays, cifar, folder
+from earlyprune_jax.data import arrays, cifar
 from earlyprune_jax.data.source import (
     SPLITS,
     Source,
@@ -32,7 +32,7 @@ _SOURCES: dict[str, tuple[Look, Look]] = {
     "cifar10": (cifar.outline, cifar.load),
     "cifar100": (cifar.outline, cifar.load),
     "npz:": (arrays.outline_npz, arrays.load_npz),
-    "folder:": (folder.outline, folder.load),
+    "folder:": (arrays.outline_folder, arrays.load_folder),
     "module:function": (arrays.load_function, arrays.load_function),
 }
 """Names and prefixes -> what gives the outline of a source, and the source itself.

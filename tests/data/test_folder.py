@@ -6,7 +6,7 @@ from PIL import Image
 from synthetic import only_problem
 
 from earlyprune_jax import data
-from earlyprune_jax.data import folder
+from earlyprune_jax.data import arrays
 from earlyprune_jax.validate import InvalidInput
 
 RNG = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def test_only_headers_are_read_to_check(spec, monkeypatch):
     def refuse(*_):
         raise AssertionError("decoded")
 
-    folder._shape.cache_clear()
+    arrays._shape.cache_clear()
     monkeypatch.setattr(Image.Image, "convert", refuse)
     assert data.check(spec) == []
     monkeypatch.setattr(Image, "open", refuse)
