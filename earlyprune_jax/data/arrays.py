@@ -95,7 +95,7 @@ def outline_npz(spec: DataSpec) -> Source:
     if not path.is_file():
         raise unexpected("data.name", spec.name, "to name a file that exists", _REWRITE)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in NPZ_NAMES.values() if name not in archive.files]
             arrays: dict[str, Any] = {
                 name: _header(archive.zip, name) for name in NPZ_NAMES.values() if not missing
