@@ -77,11 +77,15 @@ def resolve(
     sweep = _read_sweep(swept, problems)
     settings = combined(sweep)
     names = [name for name, _ in overrides]
-    problems += [
-        expected(name, "twice", "to be given once: as a value, or swept with all its values")
-        for name in swept
-        if names.count(name) + names.count(f"{SWEEP}{name}") > 1
-    ]
+    for name in swept:
+        if names.count(f"{SWEEP}{name}") > 1:
+            problems.append(expected(name, "twice", "to be swept once, with all its values"))
+        listed = [value for setting in settings for key, value in setting.values if key == name]
+        if listed and name in names and _convert(name, values[name]) not in (None, *listed):
+            allowed = f"to be among the values of {SWEEP}{name}"
+            problems.append(
+                expected(name, values[name], allowed, "Add it to them, or leave it out.")
+            )
     problems += [_unknown_key(name) for name in values if name not in KEYS]
     first, *others = settings
     partial, of_first = _resolve_one(values, first)

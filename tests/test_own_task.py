@@ -168,6 +168,7 @@ def test_what_would_pass_silently_is_refused(overrides, said):
 def test_a_key_swept_twice_on_the_command_line_is_refused():
     twice = [("sweep.optim.weight_decay", "0.1,0.2"), ("sweep.optim.weight_decay", "0.3")]
     both = [("sweep.optim.weight_decay", "0.1,0.2"), ("optim.weight_decay", "1")]
-    for overrides in (twice, both):
-        with pytest.raises(InvalidInput, match="optim.weight_decay='twice' to be given once"):
-            resolve(overrides)
+    with pytest.raises(InvalidInput, match="optim.weight_decay='twice' to be swept once"):
+        resolve(twice)
+    with pytest.raises(InvalidInput, match="to be among the values of sweep.optim.weight_decay"):
+        resolve(both)
