@@ -18,7 +18,6 @@ from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import plan, scheduler
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
-from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.workers import Pool
@@ -80,7 +79,7 @@ def run(
     with multihost.leading(trainer) as trainer:
         require(study, options)
         is_begun = (study.workdir / "config.json").is_file()
-        if is_begun and not study.left(wanted_members(study)):
+        if is_begun and not study.left(study.wanted_members()):
             return _sum_up(trainer)
         begin(trainer, options)
         _train_prune_and_compare(trainer, options, deadline, reporter, EVERYTHING)
@@ -189,7 +188,7 @@ def require_study(study: Study, problems: list[str]) -> None:
 
 def exit_status(study: Study) -> int:
     """Returns how a study stands: `DONE`, `FAILED` or `UNFINISHED`."""
-    statuses = multihost.on_primary(lambda: set(study.statuses(wanted_members(study))))
+    statuses = multihost.on_primary(lambda: set(study.statuses(study.wanted_members())))
     if "unfinished" in statuses:
         return UNFINISHED
     return FAILED if statuses & {"failed", "diverged"} else DONE

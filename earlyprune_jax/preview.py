@@ -15,7 +15,6 @@ from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Comparison, Member, Run, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.plan import Cost
-from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study, free_bytes
 from earlyprune_jax.grid.workers import step_seconds
 from earlyprune_jax.spec import RunSpec, Setting
@@ -46,7 +45,7 @@ def preview(study: Study, options: Options = ALONE, *, measure: bool = False) ->
         >>> print(preview(study).splitlines()[-1].split(";")[0])
         Disk: 150 checkpoints, about 57 MB
     """
-    spec, members = study.spec, wanted_members(study)
+    spec, members = study.spec, study.wanted_members()
     runs = [member for member in members if not isinstance(member, Comparison)]
     left = study.left(runs)
     lengths = tasks.steps_per_epoch(spec)

@@ -39,7 +39,7 @@ REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
     *publish.file_names(),
     *FOLDERS.values(),
-    *("signal_budgets", "fork_widths", "env.json", "study.json", "slurm"),
+    *("signal_budgets", "env.json", "study.json", "slurm"),
 )
 
 FlatSetting = tuple[tuple[str, str], ...]

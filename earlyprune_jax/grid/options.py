@@ -31,7 +31,8 @@ class Options:
     Attributes:
         num_workers: processes on this machine, each bound to its share of the cores; 1 = this
             process alone.
-        fork_width: forks trained as one batch; 0 = one on CPU, measured on accelerators.
+        fork_width: forks trained as one batch; 0 = one on CPU, as many as there are, up to 32 a
+            device, on accelerators.
         max_minutes: no epoch begins later than that; what runs is then saved, and the same command
             goes on.
     """
@@ -49,7 +50,7 @@ class Options:
             problems.append(expected("--workers", self.num_workers, f"in [1, {num_cores}]", remedy))
         if self.fork_width < 0:
             allowed = "to be at least 0"
-            problems.append(expected("--fork_width", self.fork_width, allowed, "0 = measured."))
+            problems.append(expected("--fork_width", self.fork_width, allowed, "0 = automatic."))
         if not self.max_minutes > 0:
             problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
         return problems

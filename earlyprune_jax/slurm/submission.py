@@ -26,7 +26,6 @@ from earlyprune_jax import config, experiment
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
 from earlyprune_jax.grid.options import Options, keep_freed_memory
 from earlyprune_jax.grid.scheduler import Scope
-from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.slurm import job
@@ -296,7 +295,7 @@ def job_name(workdir: Path, stage: str) -> str:
 
 def _num_tasks(study: Study, slurm_options: SlurmOptions) -> dict[str, int]:
     """Returns stage -> number of tasks of what is left; stages without any are left out."""
-    left = study.left(wanted_members(study))
+    left = study.left(study.wanted_members())
     num_trunks = sum(isinstance(member, Trunk) for member in left)
     num_pruned = min(slurm_options.num_tasks, len(left) - num_trunks)
     counts = {"trunks": num_trunks, "pruned": num_pruned, CLOSING: min(1, len(left))}
@@ -388,7 +387,7 @@ def work(study: Study, options: Options, minutes: int, stage: str) -> None:
     def epochs_on_record() -> dict[Member, int]:
         return {
             member: 0 if isinstance(member, Comparison) else len(study.records(member).epochs())
-            for member in study.unended(wanted_members(study))
+            for member in study.unended(study.wanted_members())
             if isinstance(member, Trunk) or not scope.trunks_only
         }
 

@@ -16,7 +16,6 @@ from earlyprune_jax.analysis import results
 from earlyprune_jax.grid import locks, options, plan, scheduler, trainer
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import criteria, loop
@@ -228,10 +227,9 @@ def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, 
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "8")), tmp_path / "run")
     own, trained, said = observed(study, out_of_memory)
     scheduler.work(own, asked_width=4)
-    assert [len(members) for members in trained] == [1, 4, 1, 1, 1, 1, 2, 2]
+    assert [len(members) for members in trained] == [1, 4, 2, 2, 2, 2]
     assert said == [
-        "A batch of 4 forks raised MemoryError: out of memory. They train one by one.",
-        "Each did: batches of own_code:Linear are 2 wide from now on.",
+        "A batch of 4 forks raised MemoryError: out of memory. Batches of 2 are tried.",
     ]
 
 
@@ -252,15 +250,15 @@ def test_forks_of_a_batch_that_raised_train_without_its_memory(tiny_npz, tmp_pat
         live.append(sum(array.nbytes for array in jax.live_arrays()))
 
     own, trained, _ = observed(study, count)
-    scheduler.work(own, asked_width=16)
-    assert [len(members) for members in trained] == [1, 3, 1, 1, 1]
+    scheduler.work(own, asked_width=4)
+    assert [len(members) for members in trained] == [1, 3, 2, 1, 1, 1]
     assert max(live[2:]) <= live[1]
 
 
 def test_a_batch_that_waits_for_another_process_says_nothing_and_stays_as_wide(
     tiny_npz, tmp_path, monkeypatch
 ):
-    asked = iter([True] * 4)
+    asked = iter([True] * 2)
 
     def busy(members):
         if not isinstance(members[0], Trunk) and next(asked, False):
@@ -270,8 +268,7 @@ def test_a_batch_that_waits_for_another_process_says_nothing_and_stays_as_wide(
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "3")), tmp_path / "run")
     own, trained, said = observed(study, busy)
     scheduler.work(own, asked_width=4)
-    # The batch and each of its forks find it held; then they train together.
-    assert [len(members) for members in trained] == [1, 3, 1, 1, 1, 3]
+    assert [len(members) for members in trained] == [1, 3, 3, 3]
     assert said == []
 
 
@@ -395,9 +392,9 @@ def test_a_search_tries_cells_around_the_best_and_stops_at_its_number(tiny_npz, 
         ("data.validation_fraction", "0.2"),
     )
     spec = resolve(tiny_npz, *changes)
-    assert len(wanted_members(Study(spec, tmp_path / "run"))) == 1 + 9
+    assert len(Study(spec, tmp_path / "run").wanted_members()) == 1 + 9
     run(spec, tmp_path / "run")
-    ended = wanted_members(Study(spec, tmp_path / "run"))
+    ended = Study(spec, tmp_path / "run").wanted_members()
     assert len(ended) == 1 + 11
     assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.DONE
 
@@ -461,7 +458,7 @@ def test_a_study_whose_trunk_diverged_is_done_comparisons_included(tiny_npz, tmp
     spec = resolve(tiny_npz, *changes)
     run(spec, tmp_path / "run")
     study = Study(spec, tmp_path / "run")
-    assert study.left(wanted_members(study)) == []
+    assert study.left(study.wanted_members()) == []
     assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.FAILED
 
 
