@@ -28,7 +28,7 @@ import numpy as np
 from configs import two_regime
 from earlyprune_jax.analysis import publish, results, summary
 from earlyprune_jax.grid import members, plan
-from earlyprune_jax.grid.locks import RunLocks
+from earlyprune_jax.grid.study import RunLocks
 from earlyprune_jax.spec import from_dict
 
 SETTING = {"model": "resnet20", "train_fraction": 1.0, "schedule": "step"}

@@ -1,9 +1,8 @@
 """The story: begin, train dense and measure, prune and retrain, compare, tabulate.
 
 A study is a workdir full of members. Processes take what is ready and free (`scheduler.work`):
-`Trainer.train_dense` trains a dense run and measures signals along it, `Trainer.prune_and_retrain`
-forks pruned runs from its checkpoints, `Trainer.compare` compares their replicates; `_tabulate`
-writes tables, figures and the summary.
+`Trainer.train` trains a dense run and measures signals along it, forks pruned runs from its
+checkpoints, or compares their replicates; `_tabulate` writes tables, figures and the summary.
 """
 
 import contextlib
@@ -23,7 +22,6 @@ from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.workers import Pool
 from earlyprune_jax.progress import Reporter
 from earlyprune_jax.spec import RunSpec, content_hash
-from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost
 from earlyprune_jax.validate import InvalidInput
 
@@ -89,7 +87,7 @@ def run(
 def _train_prune_and_compare(
     trainer: Trainer, options: Options, deadline: float, reporter: Reporter, scope: Scope
 ) -> None:
-    """Trains what is left: `Trainer.train_dense`, `.prune_and_retrain`, `.compare`; shows progress.
+    """Trains what is left, and shows progress.
 
     In this process (`scheduler.work`), or in worker processes that do the same.
     """
@@ -171,7 +169,7 @@ def require(study: Study, options: Options) -> None:
     problems = options.check() + options.check_backend()
     if jax.process_count() > 1:
         problems += options.check_multihost()
-        problems += engines.indivisible(study.spec, jax.device_count())
+        problems += multihost.indivisible(study.spec, jax.device_count())
     require_study(study, problems)
 
 

@@ -16,10 +16,9 @@ import jax
 
 from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import publish
-from earlyprune_jax.grid import locks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.study import Study, held
 from earlyprune_jax.records import FOLDERS, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, Sweep, fixed_keys
 from earlyprune_jax.training.execution import execution_form
@@ -149,7 +148,7 @@ def describe(
     workdir = study.workdir
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with locks.held(workdir):
+        with held(workdir):
             if problems := check(workdir, study.spec) or changed_data(study, data_digests):
                 raise InvalidInput(problems)
             described = _described(study)

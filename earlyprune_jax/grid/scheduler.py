@@ -12,10 +12,9 @@ from typing import NamedTuple
 import jax
 
 from earlyprune_jax import tasks
-from earlyprune_jax.grid import locks, members, plan
-from earlyprune_jax.grid.locks import Locked, RunLocks
+from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label, trunk_of
-from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.study import MOST_ATTEMPTS, Locked, RunLocks, Study
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.training.engine import engine_id
 
@@ -123,7 +122,7 @@ def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widt
             pending.remove(member)
             continue
         # One at which a process has died may be to blame: it trains alone.
-        is_suspect = locks.has_attempts(directory)
+        is_suspect = study.has_attempts(member)
         if taken and (is_suspect or not _trains_with(study, taken[0], member)):
             continue
         # Forks of one epoch ask once per look.
@@ -193,17 +192,16 @@ def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:
         return True
     finally:
         for member in taken:
-            locks.forget_attempts(trainer.study.directory(member))
+            trainer.study.forget_attempts(member)
 
 
 def _may_try(trainer: Trainer, member: Member) -> bool:
     """Notes the attempt; a member at which too many processes have died has failed."""
     num_epochs = len(trainer.study.records(member).epochs())
-    attempts = locks.attempt(trainer.study.directory(member), num_epochs)
-    if attempts <= locks.MOST_ATTEMPTS:
+    if trainer.study.attempt(member, num_epochs) <= MOST_ATTEMPTS:
         return True
     where = f"after its epoch {num_epochs}" if num_epochs else "before its first epoch"
-    _fail(trainer, member, f"{locks.MOST_ATTEMPTS} processes died one after another {where}", "")
+    _fail(trainer, member, f"{MOST_ATTEMPTS} processes died one after another {where}", "")
     return False
 
 

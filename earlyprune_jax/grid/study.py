@@ -1,31 +1,43 @@
 """A study on disk: a workdir whose members have a directory each, and say there how far they are;
-and which members it wants by now.
+who works on which; and which members it wants by now.
 
-These are the whole grid, or the cells that a coarse-to-fine search asks for. Paper B's question
+No process knows of the others. Whoever takes a member's lock may train it, and nobody else can. The
+kernel frees the lock of a holder that dies; its files are sound, so the next one goes on from
+there.
+
+Wanted are the whole grid, or the cells that a coarse-to-fine search asks for. Paper B's question
 needs two things of a grid: the best epoch of every sparsity, and the sparsity at which it moves. So
 rows are refined around their best epoch, and a new row is put between two whose best epochs differ.
 A round depends only on the scores of the rounds before it: every process that looks at the same
 results asks for the same cells.
 """
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import functools
 import itertools
 import shutil
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from earlyprune_jax.grid import members, plan
-from earlyprune_jax.grid.locks import RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
 from earlyprune_jax.grid.plan import Cell, Curve
 from earlyprune_jax.metrics import Metric
-from earlyprune_jax.records import RunRecords, read_json
+from earlyprune_jax.records import RunRecords, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.multihost import primary_only
+from earlyprune_jax.validate import unexpected
+
+MOST_ATTEMPTS = 5
+"""After so many deaths of processes at one epoch of a member, the member has failed."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 AnyMember = TypeVar("AnyMember", bound=Member)
 
@@ -34,6 +46,67 @@ FEWEST = 3
 
 Scores = Mapping[Cell, float | None]
 """Cell -> mean score, larger = better; None where a run came to nothing. Absent: has not ended."""
+
+
+class Locked(Exception):
+    """What is needed is held by another process; later it may be free."""
+
+
+class RunLocks(contextlib.ExitStack):
+    """The directories that this process holds, until the `with` block ends, or `close`.
+
+    Example:
+        >>> import tempfile
+        >>> mine, other, directory = RunLocks(), RunLocks(), Path(tempfile.mkdtemp()) / "run"
+        >>> mine.take(directory), other.take(directory)
+        (True, False)
+        >>> mine.close()
+        >>> other.take(directory)
+        True
+        >>> other.close()
+    """
+
+    def take(self, directory: Path, *, waits: bool = False) -> bool:
+        """Locks a directory, and makes it if need be.
+
+        Returns:
+            False where another process holds it, unless it `waits` until it is free.
+
+        Raises:
+            InvalidInput: its file system has no locks.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context((directory / ".lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                remedy = "Mount it with locks (for NFS without nolock), or choose another."
+                allowed = f"to be on a file system with file locks ({error.strerror})"
+                raise unexpected("--workdir", str(directory), allowed, remedy) from error
+            self.push(opened.pop_all())
+        return True
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Holds a directory's lock, after waiting for it."""
+    with RunLocks() as locks:
+        locks.take(directory, waits=True)
+        yield
+
+
+def first_written(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Writes JSON unless another process has done so, and returns what the file holds."""
+    with held(path.parent):
+        written = read_json(path)
+        if written is None:
+            write_json(path, value)
+    return written or value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +206,30 @@ class Study:
             return True
         # A fork need not wait for the end of its trunk, only for its checkpoint.
         return member.fork_epoch is not None and self.store(trunk).has(member.fork_epoch)
+
+    def has_attempts(self, member: Member) -> bool:
+        """Tells whether a process works on a member now, or has died working on it."""
+        return self._attempts(member).is_file()
+
+    def attempt(self, member: Member, num_epochs: int) -> int:
+        """Notes that a member is begun with so many epochs on record.
+
+        A count that grows while the epochs stay the same tells of a member that kills its process.
+
+        Returns:
+            How often it has been begun there, in a row.
+        """
+        last = read_json(self._attempts(member)) or {}
+        count = last.get("count", 0) + 1 if last.get("num_epochs") == num_epochs else 1
+        write_json(self._attempts(member), {"num_epochs": num_epochs, "count": count})
+        return count
+
+    def forget_attempts(self, member: Member) -> None:
+        """Notes that a member was left in an orderly way."""
+        self._attempts(member).unlink(missing_ok=True)
+
+    def _attempts(self, member: Member) -> Path:
+        return self.directory(member) / "attempts.json"
 
     def forget_failures(self, planned: Iterable[Member]) -> None:
         """Lets members run again that failed, or were skipped for want of one that failed.

@@ -20,10 +20,10 @@ from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.spec import RunSpec, content_hash, deciding
 from earlyprune_jax.tasks import Batches, Task
 from earlyprune_jax.training import execution, optim, state
+from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.execution import FORK_AXIS, runner
 from earlyprune_jax.training.optim import Optimizer
 from earlyprune_jax.training.state import NEVER, Stream, TrainState, stream_key
-from earlyprune_jax.validate import InvalidInput, expected
 
 Means = dict[str, float | None]
 """Metric -> value; None where the split is absent."""
@@ -101,6 +101,10 @@ class Engine:
     def state_shapes(self) -> TrainState:
         """Returns shapes and types of any run's state; nothing is computed."""
         return jax.eval_shape(self.make_state, jax.ShapeDtypeStruct((2,), jnp.uint32))
+
+    def restored(self, store: CheckpointStore, epoch: int) -> TrainState:
+        """Reads a run's checkpoint; raises `CheckpointError` as `store.restore` does."""
+        return self.place(store.restore(epoch, self.state_shapes()))
 
     def prunable(self, layers: str) -> Any:
         """Returns the structure of the params with Python bools: `layers` as of `pruning.layers`,
@@ -349,17 +353,13 @@ def build(
         spec: the experiment, of one setting.
         task: of `tasks.build`.
         form: `loop` or `scan`; None = what the backend wants.
-        mesh: devices, of one process or many, that share every batch; None = the first device.
+        mesh: devices, of one process or many, that share every batch (see
+            `multihost.indivisible`); None = the first device.
         fork_mesh: devices for runs that train as one batch; None = all of this process.
 
     Returns:
         The engine; its steps compile at first use.
-
-    Raises:
-        InvalidInput: the mesh cannot share the batches equally.
     """
-    if mesh and (problems := indivisible(spec, mesh.size)):
-        raise InvalidInput(problems)
     form = form or execution.execution_form(jax.default_backend())
     fork_mesh = fork_mesh or Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
     optimizer = optim.make(spec.optim, task.optimizer)
@@ -398,23 +398,6 @@ def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainSt
         return state.create(task.init(stream_key(key, Stream.INIT)), optimizer, key)
 
     return jax.jit(make, compiler_options=execution.once_options(jax.default_backend()))
-
-
-def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
-    """Lists a problem for every batch size of an experiment that so many devices cannot share
-    equally."""
-    # Evaluation rounds its batches up; the others' sizes decide what is drawn and learnt.
-    sizes = {"train.batch_size": spec.train.batch_size}
-    if spec.signals.names:
-        sizes["signals.batch_size"] = spec.signals.batch_size
-    problems = []
-    for name, size in sizes.items():
-        lower = size // num_devices * num_devices
-        if size != lower:
-            near = " or ".join(str(each) for each in (lower, lower + num_devices) if each)
-            allowed = f"to be a multiple of the {num_devices} devices"
-            problems.append(expected(name, size, allowed, f"Nearest: {near}."))
-    return problems
 
 
 def probe_indices(num_train: int, num_examples: int, seed: int) -> np.ndarray:

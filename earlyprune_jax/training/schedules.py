@@ -126,9 +126,9 @@ class RunSchedule:
             return self.learning_rate * spec.step_factor**passed
         return self.learning_rate
 
-    def remade(self, maximum: float, num_epochs: int) -> optax.Schedule:
-        """Makes the same kind of schedule from another first rate, over another length."""
-        return self._over(maximum, num_epochs).schedule
+    def over(self, num_epochs: int, learning_rate: float) -> "RunSchedule":
+        """Returns the same kind of schedule over another length, from another first rate."""
+        return dataclasses.replace(self, learning_rate=learning_rate, num_epochs=num_epochs)
 
     def refitted(self, maximum: float, num_epochs: int) -> optax.Schedule:
         """Makes the schedule of a shorter run that falls from `maximum` to this run's final rate.
@@ -138,7 +138,7 @@ class RunSchedule:
         stretched to these ends. A run too short to change its rate trains at the final one
         throughout.
         """
-        final, shorter = self.final_rate, self._over(maximum, num_epochs)
+        final, shorter = self.final_rate, self.over(num_epochs, maximum)
         if is_own(self.spec):
             first, last = shorter.ends
             if first == last:
@@ -161,9 +161,6 @@ class RunSchedule:
             return optax.constant_schedule(final)
         fitted = dataclasses.replace(self.spec, **changes)
         return dataclasses.replace(shorter, spec=fitted).schedule
-
-    def _over(self, maximum: float, num_epochs: int) -> "RunSchedule":
-        return dataclasses.replace(self, learning_rate=maximum, num_epochs=num_epochs)
 
 
 def is_own(spec: ScheduleSpec) -> bool:

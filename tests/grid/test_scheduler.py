@@ -13,10 +13,10 @@ from tiny import linear_experiment, tiny_experiment
 
 from earlyprune_jax import config, experiment, preview
 from earlyprune_jax.analysis import results
-from earlyprune_jax.grid import locks, options, plan, scheduler, trainer
+from earlyprune_jax.grid import options, plan, scheduler, trainer
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.study import MOST_ATTEMPTS, Locked, RunLocks, Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import criteria, loop
 from earlyprune_jax.training import engine as engines
@@ -169,14 +169,14 @@ def test_in_a_batch_only_the_member_that_raises_fails(tiny_npz, tmp_path, monkey
 def test_forks_of_a_trunk_that_failed_start_from_the_checkpoints_it_has_left(
     tiny_npz, tmp_path, monkeypatch
 ):
-    record = loop._Progress.record
+    record = loop.Run.record
 
     def sometimes(self, *arguments):
-        if self.run.first_epoch == 0 and self.epoch == 3:
+        if self.first_epoch == 0 and self.epoch == 3:
             raise OSError("no space left")
         record(self, *arguments)
 
-    monkeypatch.setattr(loop._Progress, "record", sometimes)
+    monkeypatch.setattr(loop.Run, "record", sometimes)
     text, _ = run(resolve(tiny_npz, ("fork.epochs", "1,3,4")), tmp_path / "run")
     assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text
 
@@ -203,17 +203,10 @@ def observed(study, sometimes=lambda members: None):
     trained, said = [], []
 
     class Observed(trainer.Trainer):
-        def train_dense(self, trunk):
-            self.note([trunk])
-            super().train_dense(trunk)
-
-        def prune_and_retrain(self, members, width=1):
-            self.note(members)
-            super().prune_and_retrain(members, width)
-
-        def note(self, members):
-            trained.append(list(members))
-            sometimes(members)
+        def train(self, group, width=1):
+            trained.append(list(group))
+            sometimes(group)
+            super().train(group, width)
 
     callbacks = trainer.Callbacks(lambda name, entry: None, said.append, lambda: False)
     return Observed(study, callbacks), trained, said
@@ -262,7 +255,7 @@ def test_a_batch_that_waits_for_another_process_says_nothing_and_stays_as_wide(
 
     def busy(members):
         if not isinstance(members[0], Trunk) and next(asked, False):
-            raise locks.Locked("a trunk")
+            raise Locked("a trunk")
 
     monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "3")), tmp_path / "run")
@@ -288,7 +281,7 @@ def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(
 
     def busy(members):
         if members == [held] and next(asked, False):
-            raise locks.Locked("a trunk")
+            raise Locked("a trunk")
 
     monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
     study = Study(resolve(tiny_npz, ("fork.epochs", "1,2,3")), tmp_path / "run")
@@ -299,7 +292,7 @@ def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(
 
 def test_a_failure_that_another_process_is_at_again_is_left_to_it(tiny_npz, tmp_path):
     study = Study(resolve(tiny_npz), tmp_path / "run")
-    records, other = study.records(fork(2, "constant")), locks.RunLocks()
+    records, other = study.records(fork(2, "constant")), RunLocks()
     assert other.take(records.directory)
     records.finish({"status": "failed", "reason": "", "epoch": 3})
     study.forget_failures([fork(2, "constant")])
@@ -340,8 +333,8 @@ def test_a_member_at_which_process_after_process_dies_fails_and_the_others_finis
         run(spec, tmp_path / "run")
     deadly = study.records(fork(1, "constant")).directory
     deadly.mkdir(parents=True)
-    for _ in range(locks.MOST_ATTEMPTS):
-        locks.attempt(deadly, 0)
+    for _ in range(MOST_ATTEMPTS):
+        study.attempt(fork(1, "constant"), 0)
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 0 skipped, 1 failed" in text
     assert "5 processes died one after another before its first epoch" in said
@@ -431,9 +424,9 @@ def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_ot
     spec = resolve(tiny_npz, ("fork.num_replicates", "4"))
     study = Study(spec, tmp_path / "run")
     for number in (0, 2):
-        directory = study.records(fork(2, "constant", replicate=number)).directory
-        directory.mkdir(parents=True)
-        locks.attempt(directory, 0)
+        member = fork(2, "constant", replicate=number)
+        study.directory(member).mkdir(parents=True)
+        study.attempt(member, 0)
     own, trained, _ = observed(study)
     scheduler.work(own, asked_width=4)
     # The trunk; then replicate 0, replicates 1 and 3 together, replicate 2.

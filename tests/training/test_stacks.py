@@ -166,6 +166,7 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
     monkeypatch.setattr(Engine, "train_epoch", slowly)
     runs = [
         loop.Run(
+            engine,
             Training(9, optax.constant_schedule(0.02), reset_momentum=True),
             1,
             initial=lambda seed=seed: pruned(engine, seed, 0.5),
@@ -180,7 +181,7 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
     ]
     for one in runs:
         one.records.start({})
-    loop.train(engine, runs, width=4)
+    loop.train(runs, width=4)
     # The first guess, 0.3 s, is due after one epoch.
     assert [epoch for name, epoch in saved if name == "0"] == [2, 4, 6, 8, 10]
     assert len(saved) == 4 * 5
