@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from earlyprune_jax.validate import expected
+from earlyprune_jax.validate import expected, within
 
 _told_to_leave = threading.Event()
 
@@ -43,14 +43,16 @@ class Options:
 
     def check(self, num_cores: int | None = None) -> list[str]:
         """Lists values that make no sense on so many cores; None = those of this process."""
-        problems = []
         num_cores = num_cores or len(usable_cores())
-        if not 1 <= self.num_workers <= num_cores:
-            remedy = "Each worker needs a core of its own."
-            problems.append(expected("--workers", self.num_workers, f"in [1, {num_cores}]", remedy))
-        if self.fork_width < 0:
-            allowed = "to be at least 0"
-            problems.append(expected("--fork_width", self.fork_width, allowed, "0 = automatic."))
+        bounds = {
+            "--workers": (self.num_workers, within(1, num_cores), "Each needs a core of its own."),
+            "--fork_width": (self.fork_width, within(0), "0 = automatic."),
+        }
+        problems = [
+            expected(name, value, allowed, remedy)
+            for name, (value, check, remedy) in bounds.items()
+            if (allowed := check(value))
+        ]
         if not self.max_minutes > 0:
             problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
         return problems

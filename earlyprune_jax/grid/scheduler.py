@@ -115,6 +115,7 @@ def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widt
     Members that have ended meanwhile are removed from what is pending.
     """
     taken: list[Member] = []
+    shape = None
     ready: dict[Member | tuple[Trunk, int | None], bool] = {}
     for member in tuple(pending):
         directory = study.directory(member)
@@ -123,7 +124,7 @@ def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widt
             continue
         # One at which a process has died may be to blame: it trains alone.
         is_suspect = study.has_attempts(member)
-        if taken and (is_suspect or not _trains_with(study, taken[0], member)):
+        if taken and (is_suspect or _shape(study, member) != shape):
             continue
         # Forks of one epoch ask once per look.
         start = (trunk_of(member), member.fork_epoch) if isinstance(member, Fork) else member
@@ -137,23 +138,19 @@ def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widt
         if any(entry.name == "result.json" for entry in directory.iterdir()):
             continue
         taken.append(member)
-        if not isinstance(taken[0], Fork) or is_suspect or len(taken) >= widths.of(taken[0]):
+        shape = _shape(study, taken[0])
+        if shape is None or is_suspect or len(taken) >= widths.of(taken[0]):
             break
     return taken
 
 
-def _trains_with(study: Study, first: Member, other: Member) -> bool:
-    """Tells whether two forks are of one shape: network, data, and epochs left to train."""
-    if not isinstance(first, Fork) or not isinstance(other, Fork) or first.fork_epoch is None:
-        return False
-    specs = study.at(first.setting), study.at(other.setting)
-    if engine_id(specs[0]) != engine_id(specs[1]):
-        return False
-    lengths = {
-        fork.num_epochs(spec) - len(study.records(fork).epochs())
-        for fork, spec in zip((first, other), specs, strict=True)
-    }
-    return len(lengths) == 1
+def _shape(study: Study, member: Member) -> tuple[str, int] | None:
+    """Returns what forks that train as one batch have in common: network and data, and the epochs
+    left to train; None for what trains alone."""
+    if not isinstance(member, Fork) or member.fork_epoch is None:
+        return None
+    spec = study.at(member.setting)
+    return engine_id(spec), member.num_epochs(spec) - len(study.records(member).epochs())
 
 
 def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:

@@ -156,15 +156,13 @@ class Study:
                 for run in plan.replicates(spec, setting, seed, cell, curve)
                 if isinstance(run, Fork)
             ]
-            if not self.unended(forks):
-                scores[cell] = self._mean_score(forks)
+            statuses = set(self.statuses(forks))
+            if "unfinished" not in statuses:
+                scores[cell] = self._mean_score(forks) if statuses == {"finished"} else None
         return wanted_cells(spec.fork.epochs, spec.pruning.sparsities, scores, spec.fork.max_cells)
 
-    def _mean_score(self, forks: Sequence[Fork]) -> float | None:
-        """Averages the primary metric on validation, larger = better; None where a run came to
-        nothing."""
-        if set(self.statuses(forks)) != {"finished"}:
-            return None
+    def _mean_score(self, forks: Sequence[Fork]) -> float:
+        """Averages the primary metric on validation, larger = better."""
         primary = self.primary()
         column = primary.column("validation")
         values = [self.records(fork).epochs()[-1][column] for fork in forks]

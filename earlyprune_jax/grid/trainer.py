@@ -8,19 +8,17 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import data, records, tasks, triggers
+from earlyprune_jax import data, tasks, triggers
 from earlyprune_jax.grid import members
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Locked, RunLocks, Study, first_written
-from earlyprune_jax.records import flat
+from earlyprune_jax.records import flat, read_json
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointError
-from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.execution import data_mesh
-from earlyprune_jax.training.measurement import Instrument
 from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.training.state import TrainState, fork
@@ -131,9 +129,8 @@ class Trainer:
     def __init__(self, study: Study, callbacks: Callbacks):
         self.study, self.callbacks = study, callbacks
         self._reader = data.Reader()
-        # One at a time: an engine holds its data on the device.
-        self._engine_of = functools.lru_cache(maxsize=1)(self._build)
-        self._instruments_of = functools.lru_cache(maxsize=1)(self._affordable_instruments)
+        self._engine: engines.Engine | None = None
+        self._instruments: tuple[measurement.Instrument, ...] | None = None
 
     def read_data(self) -> dict[Setting, str]:
         """Reads each data set once, and returns the digest of its source by setting of a trunk.
@@ -155,9 +152,17 @@ class Trainer:
         """Frees the data that `read_data` has read."""
         self._reader = data.Reader()
 
-    def engine(self, setting: Setting) -> Engine:
+    def engine(self, setting: Setting) -> engines.Engine:
         """Returns the engine of a setting's network and data."""
-        return self._engine_of(engines.engine_id(self.study.at(setting)))
+        spec = self.study.at(setting)
+        engine_id = engines.engine_id(spec)
+        if self._engine is None or engines.engine_id(self._engine.spec) != engine_id:
+            # One at a time: an engine holds its data on the device.
+            self._engine = self._instruments = None
+            mesh = data_mesh() if jax.process_count() > 1 else None
+            task = tasks.build(spec, self._reader(spec.data))
+            self._engine = engines.build(spec, task, mesh=mesh)
+        return self._engine
 
     def train(self, group: Sequence[Member], width: int = 1) -> None:
         """Does what members are for: trains a trunk and measures signals along it; prunes weights
@@ -191,35 +196,27 @@ class Trainer:
                 reason, for_now = f"{label(each)} {status}", bool(study.left(forks))
                 own_records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
                 return
-        networks = [self._final_state(engine, each) for each in forks]
+        epochs = [(study.records(each).result() or {})["epoch"] for each in forks]
+        networks = [
+            engine.restored(study.store(each), epoch)
+            for each, epoch in zip(forks, epochs, strict=True)
+        ]
         measures = study.spec.fork.comparisons
         measured = measurement.compare(measures, engine.log_probs(networks, "train"))
         own_records.finish({"status": "finished", **measured})
 
-    def _build(self, engine_id: str) -> Engine:
-        # What an engine does not depend on, schedules and forks, may be that of any of its
-        # settings.
-        specs = map(self.study.at, self.study.spec.settings())
-        spec = next(spec for spec in specs if engines.engine_id(spec) == engine_id)
-        mesh = data_mesh() if jax.process_count() > 1 else None
-        return engines.build(spec, tasks.build(spec, self._reader(spec.data)), mesh=mesh)
-
-    def _affordable_instruments(self, engine_id: str) -> tuple[Instrument, ...]:
+    def _affordable(self, engine: engines.Engine) -> tuple[measurement.Instrument, ...]:
         """Returns what is measured along every trunk of an engine, within its budget."""
-        engine = self._engine_of(engine_id)
         tools = measurement.instruments(engine)
         if not tools or engine.spec.signals.max_overhead_fraction == 0:
             return tools
         path = self._budget_file(engine.spec)
-        decision = on_primary(lambda: records.read_json(path, remedy=budget.REMEDY))
+        decision = on_primary(lambda: read_json(path, remedy=budget.REMEDY))
         if decision is None:
             made = budget.decide(engine, tools)
             # What is decided first holds for all processes.
             decision = on_primary(lambda: first_written(path, made))
-        tools = budget.limited(engine, tools, decision)
-        if sentence := budget.sentence(engine, tools):
-            self.callbacks.say(sentence)
-        return tools
+        return budget.limited(engine, tools, decision)
 
     def _budget_file(self, spec: RunSpec) -> Path:
         name = f"{members.slug(spec.model.name)}_{spec.data.train_fraction:.10g}"
@@ -246,7 +243,8 @@ class Trainer:
 
     def _dense_run(self, trunk: Trunk) -> loop.Run:
         study, spec, engine = self.study, self.study.at(trunk.setting), self.engine(trunk.setting)
-        instruments = self._instruments_of(engines.engine_id(spec))
+        if self._instruments is None:
+            self._instruments = self._affordable(engine)
         source = self._reader(spec.data)
         mean, std = data.normalisation(source, spec.data)
         described = {
@@ -261,7 +259,7 @@ class Trainer:
             0,
             described,
             initial=functools.partial(engine.new_state, trunk.trunk_seed),
-            instruments=instruments,
+            instruments=self._instruments,
             trigger=stopping_rule(spec),
             kept=kept_epochs(spec),
         )
@@ -322,7 +320,7 @@ class Trainer:
             fork(dense, mask, optimizer, replicate=replicate, reset_momentum=reset_momentum)
         )
 
-    def _dense_state(self, engine: Engine, trunk: Trunk, epoch: int) -> TrainState:
+    def _dense_state(self, engine: engines.Engine, trunk: Trunk, epoch: int) -> TrainState:
         """Returns a trunk's state after an epoch; one that was not kept, or lost, is made again."""
         try:
             return engine.restored(self.study.store(trunk), epoch)
@@ -332,12 +330,3 @@ class Trainer:
                 if not on_primary(lambda: run_locks.take(directory)):
                     raise Locked(str(directory)) from None
                 return self._dense_run(trunk).state_after(epoch)
-
-    def _final_state(self, engine: Engine, member: Fork) -> TrainState:
-        """Returns a finished fork's last state, from its checkpoint."""
-        store, result = self.study.store(member), self.study.records(member).result() or {}
-        try:
-            return engine.restored(store, result["epoch"])
-        except CheckpointError as error:
-            remedy = "Delete that fork's directory: the same command trains it again, and compares."
-            raise CheckpointError(f"{error} {remedy}") from error

@@ -21,11 +21,11 @@ from typing import Any
 from earlyprune_jax import data, tasks
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import scheduler
-from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks, Trainer
 from earlyprune_jax.spec import RunSpec, use_code
+from earlyprune_jax.training import budget
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
@@ -56,13 +56,13 @@ class Pool:
         self,
         study: Study,
         callbacks: Callbacks,
-        options: Options,
+        options: running.Options,
         deadline: float,
         scope: Scope = EVERYTHING,
     ):
         self._callbacks, self._num_workers = callbacks, options.num_workers
-        absolute = Study(study.spec, study.workdir.absolute())
-        work = functools.partial(_work, absolute, options.fork_width, deadline, scope)
+        study = Study(study.spec, study.workdir.absolute())
+        work = functools.partial(_work, study, options.fork_width, deadline, scope)
         self._request = pickle.dumps(work)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._problems: list[str] = []
@@ -101,8 +101,7 @@ class Pool:
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             if not (code < 0 or code == INTERRUPTED) or deaths == MOST_DEATHS:
                 why = f"{end}, its end no. {deaths} in a row"
-                said = f"Worker {index} is given up ({why}). What it printed stands above."
-                self._callbacks.say(said)
+                self._callbacks.say(f"Worker {index} is given up ({why}); see above.")
                 return
             self._callbacks.say(f"Worker {index} died ({end}); another takes its place.")
 
@@ -135,10 +134,9 @@ class Pool:
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_TO_LEAVE)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.kill()
 
 
 def step_seconds(spec: RunSpec, cores: list[int]) -> dict[str, float]:
@@ -152,7 +150,7 @@ def step_seconds(spec: RunSpec, cores: list[int]) -> dict[str, float]:
         `engine_id` -> seconds.
     """
     work = pickle.dumps(functools.partial(_time_steps, spec))
-    time_steps = functools.partial(subprocess.run, COMMAND, input=work, capture_output=True)
+    time_steps = functools.partial(subprocess.run, COMMAND, input=work, stdout=subprocess.PIPE)
     with ThreadPoolExecutor(1, initializer=_bind, initargs=(cores,)) as thread:
         (seconds,) = pickle.loads(thread.submit(time_steps, check=True).result().stdout)
     return seconds
@@ -203,13 +201,12 @@ def _work(
 
 def _time_steps(spec: RunSpec, tell: Callable[..., None]) -> None:
     use_code(spec)
-    specs = {engines.engine_id(each): each for each in map(spec.at, spec.settings())}
-    tell(
-        {
-            engine_id: engines.build(each, tasks.build(each, data.read(each.data))).step_seconds()
-            for engine_id, each in specs.items()
-        }
-    )
+    seconds: dict[str, float] = {}
+    for each in map(spec.at, spec.settings()):
+        if (engine_id := engines.engine_id(each)) not in seconds:
+            task = tasks.build(each, data.read(each.data))
+            seconds[engine_id] = budget.step_seconds(engines.build(each, task))
+    tell(seconds)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,21 @@ down: every trunk, and every continuation, measures the same.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from earlyprune_jax.training.engine import Engine, probe_indices
-from earlyprune_jax.training.execution import typical_seconds
-from earlyprune_jax.training.measurement import NUM_OLDER_MASKS, Instrument
+import jax
+import numpy as np
 
-FEWEST_MEASUREMENTS = 5
-"""With fewer, a signal's course is not seen."""
+from earlyprune_jax.training.engine import Engine, probe_indices
+from earlyprune_jax.training.measurement import NUM_OLDER_MASKS, Instrument
+from earlyprune_jax.training.state import TrainState
+
+NUM_TIMED_STEPS = 4
+"""Training steps that are timed where steps are called one by one; a scan is timed over an
+epoch."""
 
 ONCE = 10**6
 """A signal that is due after so many epochs only is measured once in a run, after its first."""
@@ -49,7 +55,7 @@ def decide(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Any]:
             return tool.conclude(observed, dict.fromkeys(past, observed))
 
         costs[tool.name] = typical_seconds(measure) * num_batches, num_batches
-    epoch_seconds = engine.step_seconds() * engine.steps_per_epoch
+    epoch_seconds = step_seconds(engine) * engine.steps_per_epoch
     chosen = divide(costs, spec.max_overhead_fraction * epoch_seconds)
     by_name = {}
     for tool in tools:
@@ -128,13 +134,27 @@ def divide(
     return chosen
 
 
-def sentence(engine: Engine, tools: tuple[Instrument, ...]) -> str:
-    """Names the signals that `limited` has limited, and what is left of each; "" where none is."""
-    parts, total = [], len(engine.probe)
-    for tool in tools:
-        count = total if tool.probe is None else len(tool.probe)
-        if count < total or tool.every_epochs > 1:
-            parts.append(f"{tool.name} ({count}/{total} examples, 1/{tool.every_epochs} epochs)")
-    limit = f"signals.max_overhead_fraction={engine.spec.signals.max_overhead_fraction!r} limits"
-    said = f"{limit} {', '.join(parts)}; a peak or a trigger needs {FEWEST_MEASUREMENTS} epochs."
-    return said if parts else ""
+def typical_seconds(function: Callable[[], object]) -> float:
+    """Returns the median of three calls' seconds, after one that compiles."""
+    seconds = []
+    for _ in range(4):
+        started = time.monotonic()
+        jax.block_until_ready(function())
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds[1:])
+
+
+def step_seconds(engine: Engine) -> float:
+    """Times a training step of a throw-away run, on this device."""
+    num_steps = engine.steps_per_epoch
+    if engine.form == "loop":
+        num_steps = min(NUM_TIMED_STEPS, num_steps)
+    current = engine.new_state(0)
+
+    def train() -> TrainState:
+        nonlocal current
+        # At these rates no step changes a weight.
+        current, _ = engine.train_epoch(current, np.zeros(num_steps, np.float32))
+        return current
+
+    return typical_seconds(train) / num_steps

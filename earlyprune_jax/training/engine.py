@@ -31,10 +31,6 @@ Means = dict[str, float | None]
 NOT_SHARED = ("optim.learning_rate", "train.num_epochs")
 """Keys of a trunk that are no part of its compiled steps; no key of section schedule is either."""
 
-NUM_TIMED_STEPS = 4
-"""Training steps that are timed where steps are called one by one; a scan is timed over an
-epoch."""
-
 
 @dataclasses.dataclass(frozen=True)
 class EpochOutcome:
@@ -91,8 +87,7 @@ class Engine:
 
     def new_state(self, seed: int) -> TrainState:
         """Makes the trunk's state at step 0: a function of the seed."""
-        key = jax.random.PRNGKey(seed)
-        return self.place(self.make_state(key))
+        return self.place(self.make_state(jax.random.PRNGKey(seed)))
 
     def place(self, tree: Any) -> Any:
         """Commits arrays to the engine's devices: every state meets the same compiled step."""
@@ -164,30 +159,10 @@ class Engine:
         outcomes = []
         numbers = (sums, new_state.step, state.all_finite(new_state))
         for added, step, is_finite in _of_each_run(numbers, len(rates)):
-            nonfinite_step = int(added.pop("first_nonfinite_step"))
-            if nonfinite_step == NEVER and not is_finite:
-                nonfinite_step = int(step) - 1
-            outcomes.append(EpochOutcome(dict(self.task.measured(added)), nonfinite_step))
+            first = int(added.pop("first_nonfinite_step"))
+            first = int(step) - 1 if first == NEVER and not is_finite else first
+            outcomes.append(EpochOutcome(dict(self.task.measured(added)), first))
         return new_state, outcomes
-
-    def step_seconds(self, width: int = 1) -> float:
-        """Times a training step of so many throw-away runs side by side, on this device.
-
-        Returns:
-            The median of three measurements, after one that compiles.
-        """
-        num_steps = self.steps_per_epoch
-        if self.form == "loop":
-            num_steps = min(NUM_TIMED_STEPS, num_steps)
-        # At these rates no step changes a weight.
-        rates = np.zeros((width, num_steps), np.float32)
-        current = self.stack([self.new_state(0)] * width, width)
-
-        def train() -> None:
-            nonlocal current
-            current, _ = jax.block_until_ready(self.train_epoch(current, rates))
-
-        return execution.typical_seconds(train) / num_steps
 
     def epoch_batches(self, key: PRNGKey, step: int, num_steps: int) -> Iterator[Batches]:
         """Yields the first batches of an epoch.
@@ -276,8 +251,9 @@ class Engine:
             The batches, in ascending order within a kind.
         """
         batching, multiple = self.task.batching, self.mesh.size if self.mesh else 1
-        chosen = np.arange(batching.num_examples[split]) if examples is None else examples
-        return list(batching.subset(split, chosen, batch_size, multiple))
+        if examples is None:
+            examples = np.arange(batching.num_examples[split])
+        return list(batching.subset(split, examples, batch_size, multiple))
 
     def measure_on_host(
         self, current: TrainState, epoch: int, last_epoch: int
@@ -345,7 +321,6 @@ def build(
     *,
     form: str | None = None,
     mesh: Mesh | None = None,
-    fork_mesh: Mesh | None = None,
 ) -> Engine:
     """Puts the data on the device and prepares every step.
 
@@ -355,13 +330,12 @@ def build(
         form: `loop` or `scan`; None = what the backend wants.
         mesh: devices, of one process or many, that share every batch (see
             `multihost.indivisible`); None = the first device.
-        fork_mesh: devices for runs that train as one batch; None = all of this process.
 
     Returns:
         The engine; its steps compile at first use.
     """
     form = form or execution.execution_form(jax.default_backend())
-    fork_mesh = fork_mesh or Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
+    fork_mesh = Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
     optimizer = optim.make(spec.optim, task.optimizer)
     num_train = task.batching.num_examples["train"]
     runners: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {}

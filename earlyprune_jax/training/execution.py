@@ -10,8 +10,6 @@ loss see the whole batch. Along a *fork mesh* each trains its share of the runs 
 nothing is exchanged.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -47,16 +45,6 @@ def once_options(backend: str) -> dict[str, int]:
     """Returns compiler options of a function that runs once a trunk: on CPU, optimising takes
     longer than running."""
     return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
-
-
-def typical_seconds(function: Callable[[], object]) -> float:
-    """Returns the median of three calls' seconds, after one that compiles."""
-    seconds = []
-    for _ in range(4):
-        started = time.monotonic()
-        jax.block_until_ready(function())
-        seconds.append(time.monotonic() - started)
-    return statistics.median(seconds[1:])
 
 
 def runner(
@@ -115,19 +103,16 @@ def runner(
 
 def _spread(run: Runner, axes: tuple[Any, Any, Any], form: str, mesh: Mesh) -> Runner:
     """Has every device run its own share of a stack; arguments are those of `runner`."""
+
+    def spec(axis: int | None, *before: None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(*before, FORK_AXIS)
+
     # Under scan the steps are the inputs' first axis, and the runs the second.
-    before = (None,) if form == "scan" else ()
-    by_run, everywhere = PartitionSpec(FORK_AXIS), PartitionSpec()
-    inputs = everywhere if axes[1] is None else PartitionSpec(*before, FORK_AXIS)
-    constants = jax.tree.map(
-        lambda axis: everywhere if axis is None else by_run,
-        axes[2],
-        is_leaf=lambda axis: axis is None,
-    )
+    inputs = spec(axes[1], None) if form == "scan" else spec(axes[1])
+    constants = jax.tree.map(spec, axes[2], is_leaf=lambda axis: axis is None)
+    specs = (spec(0), inputs, constants)
     # Not checked: carries of a scan begin as zeros that look the same on all devices.
-    return jax.shard_map(
-        run, mesh=mesh, in_specs=(by_run, inputs, constants), out_specs=by_run, check_vma=False
-    )
+    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec(0), check_vma=False)
 
 
 def data_mesh() -> Mesh:

@@ -207,13 +207,10 @@ def _check_pruning_itself(spec: RunSpec) -> list[str]:
             remedy = "Its forks have a length of their own: use another, or fork.when=epochs."
             allowed = f"without {retraining}: fork.when=trigger keeps to the trunk's epochs"
             problems.append(expected("fork.retraining", fork.retraining, allowed, remedy))
-    if num_epochs < 2:
+    if num_epochs <= (latest := max(1, fork.fallback_epoch)):
+        allowed = f"to be above {latest}, with fork.fallback_epoch={fork.fallback_epoch}"
         remedy = "A run that prunes itself needs an epoch before and one after."
-        problems.append(expected("train.num_epochs", num_epochs, "to be at least 2", remedy))
-    elif fork.fallback_epoch >= num_epochs:
-        remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
-        allowed = f"to be below {num_epochs}"
-        problems.append(expected("fork.fallback_epoch", fork.fallback_epoch, allowed, remedy))
+        problems.append(expected("train.num_epochs", num_epochs, allowed, remedy))
     return problems
 
 

@@ -11,7 +11,7 @@ import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.spec import ScheduleSpec
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import expected, problems_of, unknown_choice
 
 KEY = "schedule.name"
 
@@ -177,17 +177,18 @@ def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
         True
     """
     if not is_own(spec):
-        known = spec.name in CURVES
         problem = f"{unknown_choice(KEY, spec.name, tuple(CURVES))} Your own: module:attribute."
-        return [] if known else [problem]
-    try:
+        return [] if spec.name in CURVES else [problem]
+
+    def trace() -> list[str]:
         with references.guarded(KEY, spec.name, "to map steps to rates"):
             ends = RunSchedule(spec, 0.1, num_epochs, 2).ends
-    except InvalidInput as error:
-        return list(error.problems)
-    wrong = next((rate for rate in ends if not is_rate(rate)), None)
-    allowed = f"to give rates of at least 0, not {wrong}"
-    return [] if wrong is None else [expected(KEY, spec.name, allowed)]
+        wrong = [rate for rate in ends if not is_rate(rate)]
+        return (
+            [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong}")] if wrong else []
+        )
+
+    return problems_of(trace)
 
 
 def is_rate(rate: float) -> bool:

@@ -1,6 +1,5 @@
 """A budget is kept, cheap signals come first, and what was decided stays."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -81,21 +80,7 @@ def test_what_is_decided_is_within_the_budget_and_what_a_file_says_is_obeyed(lim
     assert again.every_epochs == 7
 
 
-def test_where_everything_is_measured_nothing_is_said(limited):
-    assert budget.sentence(limited, measurement.instruments(limited)) == ""
-
-
 def test_a_smaller_probe_is_a_subset_of_a_larger_one():
     large, small = (set(engines.probe_indices(100, count, 5)) for count in (40, 10))
     assert small < large
     assert np.all(np.diff(engines.probe_indices(100, 10, 5)) > 0)
-
-
-def test_what_is_left_of_each_limited_signal_is_said(limited):
-    kl_uniform, weight_change = measurement.instruments(limited)
-    fewer = dataclasses.replace(kl_uniform, probe=limited.probe[:8])
-    seldom = dataclasses.replace(weight_change, every_epochs=4)
-    assert budget.sentence(limited, (fewer, weight_change, seldom)) == (
-        "signals.max_overhead_fraction=0.0001 limits kl_uniform (8/12 examples, 1/1 epochs), "
-        "weight_change (12/12 examples, 1/4 epochs); a peak or a trigger needs 5 epochs."
-    )
