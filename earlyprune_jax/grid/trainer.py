@@ -161,7 +161,7 @@ class Trainer:
             self._engine = self._instruments = None
             mesh = data_mesh() if jax.process_count() > 1 else None
             task = tasks.build(spec, self._reader(spec.data))
-            self._engine = engines.build(spec, task, mesh=mesh)
+            self._engine = engines.Engine(spec, task, mesh=mesh)
         return self._engine
 
     def train(self, group: Sequence[Member], width: int = 1) -> None:

@@ -205,12 +205,9 @@ def _time_steps(spec: RunSpec, tell: Callable[..., None]) -> None:
     for each in map(spec.at, spec.settings()):
         if (engine_id := engines.engine_id(each)) not in seconds:
             task = tasks.build(each, data.read(each.data))
-            seconds[engine_id] = budget.step_seconds(engines.build(each, task))
+            seconds[engine_id] = budget.step_seconds(engines.Engine(each, task))
     tell(seconds)
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    # Threads of a checkpoint that was being written would hold a normal exit for minutes.
-    os._exit(code)
+    running.leave(main())

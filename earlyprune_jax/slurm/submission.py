@@ -142,7 +142,7 @@ def parse(given: Sequence[tuple[str, str]]) -> tuple[SlurmOptions | None, list[s
         >>> parse([("minuts", "90")])
         (None, ["Unknown flag --slurm.minuts. Did you mean 'minutes'?"])
     """
-    fields = {field.name: field.type for field in dataclasses.fields(SlurmOptions)}
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(SlurmOptions)}
     values: dict[str, Any] = {}
     problems = []
     for name, text in given:

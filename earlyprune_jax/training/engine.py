@@ -46,34 +46,51 @@ class EpochOutcome:
     nonfinite_step: int
 
 
-@dataclasses.dataclass(frozen=True)
 class Engine:
     """Everything runs share: built once, compiled at first use.
 
-    Attributes:
+    Args:
         spec: of a setting; engines of settings that differ in schedules and forks only are one.
-        task: what is learnt.
+        task: of `tasks.build`: what is learnt.
+        form: how step sequences are executed, `loop` or `scan`; None = as the backend wants it.
+        mesh: the devices, of one process or many, that share every batch of a run (see
+            `multihost.indivisible`); None = the first device.
+
+    Attributes:
         optimizer: takes each step's learning rate.
         splits: name -> the task's arrays on the device; "validation" may be absent.
         probe: numbers of the training examples that signals look at.
-        form: how step sequences are executed, `loop` or `scan`.
-        mesh: the devices that share every batch of a run; None = one device.
-        fork_mesh: the devices over which the runs of a stack are spread.
+        fork_mesh: the devices of this process, over which the runs of a stack are spread.
         runners: (name of a step, kind of batches) -> compiled steps: train_step and eval_step of
             one run, train_steps and eval_steps of a stack, and predict, which is a single step.
         make_state: key -> the state of a trunk at step 0.
     """
 
-    spec: RunSpec
-    task: Task
-    optimizer: Optimizer
-    splits: Mapping[str, Any]
-    probe: np.ndarray
-    form: str
-    mesh: Mesh | None
-    fork_mesh: Mesh
-    runners: Mapping[tuple[str, str], Callable[[Any, Any, Any], Any]]
-    make_state: Callable[[PRNGKey], TrainState]
+    def __init__(
+        self, spec: RunSpec, task: Task, *, form: str | None = None, mesh: Mesh | None = None
+    ):
+        self.spec, self.task, self.mesh = spec, task, mesh
+        self.form = form or execution.execution_form(jax.default_backend())
+        self.fork_mesh = Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
+        self.optimizer = optim.make(spec.optim, task.optimizer)
+        self.splits = execution.replicated(dict(task.splits), mesh)
+        num_examples, seed = spec.signals.num_examples, spec.data.split_seed
+        self.probe = probe_indices(self.num_train, num_examples, seed)
+        self.make_state = state_maker(task, self.optimizer)
+        self.runners: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {}
+        for kind in task.batching.kinds:
+            suffix = f"_{kind}" if kind else ""
+            for name, step, axes in (
+                ("train_step", state.train_step(task, self.optimizer, kind), (0, 0, None)),
+                ("eval_step", state.eval_step(task, kind), (0, None, (0, 0, None))),
+            ):
+                single = runner(step, form=self.form, name=f"{name}{suffix}", mesh=mesh)
+                stacked = runner(
+                    step, form=self.form, name=f"{name}s{suffix}", mesh=self.fork_mesh, axes=axes
+                )
+                self.runners |= {(name, kind): single, (f"{name}s", kind): stacked}
+            predict = execution.data_parallel(state.predict_step(task, kind), mesh)
+            self.runners["predict", kind] = jax.jit(predict)
 
     @property
     def num_train(self) -> int:
@@ -313,56 +330,6 @@ def engine_id(spec: RunSpec) -> str:
         if name not in NOT_SHARED and not name.startswith(("schedule.", "fork."))
     }
     return content_hash([shared, spec.code])[:8]
-
-
-def build(
-    spec: RunSpec,
-    task: Task,
-    *,
-    form: str | None = None,
-    mesh: Mesh | None = None,
-) -> Engine:
-    """Puts the data on the device and prepares every step.
-
-    Args:
-        spec: the experiment, of one setting.
-        task: of `tasks.build`.
-        form: `loop` or `scan`; None = what the backend wants.
-        mesh: devices, of one process or many, that share every batch (see
-            `multihost.indivisible`); None = the first device.
-
-    Returns:
-        The engine; its steps compile at first use.
-    """
-    form = form or execution.execution_form(jax.default_backend())
-    fork_mesh = Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
-    optimizer = optim.make(spec.optim, task.optimizer)
-    num_train = task.batching.num_examples["train"]
-    runners: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {}
-    for kind in task.batching.kinds:
-        suffix = f"_{kind}" if kind else ""
-        for name, step, axes in (
-            ("train_step", state.train_step(task, optimizer, kind), (0, 0, None)),
-            ("eval_step", state.eval_step(task, kind), (0, None, (0, 0, None))),
-        ):
-            runners[name, kind] = runner(step, form=form, name=f"{name}{suffix}", mesh=mesh)
-            runners[f"{name}s", kind] = runner(
-                step, form=form, name=f"{name}s{suffix}", mesh=fork_mesh, axes=axes
-            )
-        predict = execution.data_parallel(state.predict_step(task, kind), mesh)
-        runners["predict", kind] = jax.jit(predict)
-    return Engine(
-        spec=spec,
-        task=task,
-        optimizer=optimizer,
-        splits=execution.replicated(dict(task.splits), mesh),
-        probe=probe_indices(num_train, spec.signals.num_examples, spec.data.split_seed),
-        form=form,
-        mesh=mesh,
-        fork_mesh=fork_mesh,
-        runners=runners,
-        make_state=state_maker(task, optimizer),
-    )
 
 
 def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainState]:

@@ -181,11 +181,7 @@ class Run:
         return self.initial(), self.first_epoch, False
 
 
-def train(
-    runs: Sequence[Run],
-    stop: Callable[[], bool] = lambda: False,
-    width: int = 1,
-) -> None:
+def train(runs: Sequence[Run], stop: Callable[[], bool] = lambda: False, width: int = 1) -> None:
     """Trains runs of one shape to their ends, side by side; an interrupted one goes on where it
     stopped.
 

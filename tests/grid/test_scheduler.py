@@ -182,14 +182,14 @@ def test_forks_of_a_trunk_that_failed_start_from_the_checkpoints_it_has_left(
 
 
 def test_a_network_that_cannot_be_built_fails_and_the_others_train(tiny_npz, tmp_path, monkeypatch):
-    build = engines.build
+    build = engines.Engine
 
     def sometimes(spec, *arguments, **options):
         if spec.model.name == "resnet14":
             raise MemoryError("too large")
         return build(spec, *arguments, **options)
 
-    monkeypatch.setattr(engines, "build", sometimes)
+    monkeypatch.setattr(engines, "Engine", sometimes)
     changes = [*QUICK, ("signals.names", ""), ("sweep.model.name", "resnet14,resnet8")]
     spec = config.resolve(tiny_experiment(tiny_npz), changes)
     text, said = run(spec, tmp_path / "run")

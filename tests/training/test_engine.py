@@ -1,6 +1,7 @@
 """The engine and the loop against numpy: order, evaluation, the probe, what a crash leaves
 behind."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -156,7 +157,9 @@ def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, 
     )
     train = runner(state.train_step(task, NOTHING), form="loop", name="train_step")
     runners = {("train_step", ""): train}
-    return dataclasses.replace(engine, task=task, optimizer=NOTHING, runners=runners), task
+    recorder = copy.copy(engine)
+    recorder.task, recorder.optimizer, recorder.runners = task, NOTHING, runners
+    return recorder, task
 
 
 def rows_seen(engine, num_epochs: int, key, first_epoch: int = 0) -> np.ndarray:
