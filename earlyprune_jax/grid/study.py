@@ -281,57 +281,38 @@ def wanted_cells(
     if not epochs:
         return []
     columns, rows = sorted(epochs), sorted(sparsities)
-    epoch_stride, row_stride = _coarse(len(columns)), _coarse(len(rows))
+    stride, row_stride = _coarse(len(columns)), _coarse(len(rows))
     asked: list[Cell] = [
         (columns[column], rows[row])
         for row in _every(row_stride, len(rows))
-        for column in _every(epoch_stride, len(columns))
+        for column in _every(stride, len(columns))
     ]
     while all(cell in scores for cell in asked) and not 0 < max_cells <= len(asked):
-        epoch_stride, row_stride = max(1, epoch_stride // 2), max(1, row_stride // 2)
-        refined = _refined(columns, rows, asked, scores, epoch_stride)
-        new = [cell for cell in dict.fromkeys(refined) if cell not in asked]
-        if not new and epoch_stride == row_stride == 1:
+        stride, row_stride = max(1, stride // 2), max(1, row_stride // 2)
+        # Row -> the column of its best epoch, the earliest of equals.
+        best: dict[int, int] = {}
+        for row, sparsity in enumerate(rows):
+            tried = {e: scores[e, sparsity] for e in columns if (e, sparsity) in asked}
+            if tried:
+                ranks = {e: (score is not None, score or 0.0) for e, score in tried.items()}
+                best[row] = columns.index(max(ranks, key=ranks.__getitem__))
+        refined = [
+            (column, row)
+            for row in best
+            for column in (best[row] - stride, best[row] + stride)
+            if 0 <= column < len(columns)
+        ]
+        for low, high in itertools.pairwise(best):
+            if high - low > 1 and best[low] != best[high]:
+                first, last = sorted((best[low], best[high]))
+                between = sorted({*range(first, last, stride), last})
+                refined += [(column, (low + high) // 2) for column in between]
+        cells = dict.fromkeys((columns[column], rows[row]) for column, row in refined)
+        new = [cell for cell in cells if cell not in asked]
+        if not new and stride == row_stride == 1:
             break
         asked += new
     return asked[:max_cells] if max_cells else asked
-
-
-def _refined(
-    columns: Sequence[int],
-    rows: Sequence[float],
-    asked: Sequence[Cell],
-    scores: Scores,
-    stride: int,
-) -> list[Cell]:
-    """Returns cells beside every row's best one, and rows between those whose best epochs
-    differ."""
-    best = {
-        row: _best_column(columns, sparsity, asked, scores)
-        for row, sparsity in enumerate(rows)
-        if any(cell[1] == sparsity for cell in asked)
-    }
-    refined: list[Cell] = [
-        (columns[column], rows[row])
-        for row in best
-        for column in (best[row] - stride, best[row] + stride)
-        if 0 <= column < len(columns)
-    ]
-    for low, high in itertools.pairwise(best):
-        if high - low > 1 and best[low] != best[high]:
-            first, last = sorted((best[low], best[high]))
-            between = sorted({*range(first, last, stride), last})
-            refined += [(columns[column], rows[(low + high) // 2]) for column in between]
-    return refined
-
-
-def _best_column(
-    columns: Sequence[int], sparsity: float, asked: Sequence[Cell], scores: Scores
-) -> int:
-    """Returns the index of a row's best epoch, the earliest of equals."""
-    row = {epoch: scores[epoch, sparsity] for epoch in columns if (epoch, sparsity) in asked}
-    best = max(row, key=lambda epoch: (row[epoch] is not None, row[epoch] or 0.0))
-    return columns.index(best)
 
 
 def _coarse(count: int) -> int:

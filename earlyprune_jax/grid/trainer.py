@@ -288,24 +288,22 @@ class Trainer:
             # None if the trunk's checkpoint has to be made again.
             "parent_sha256": study.store(trunk).sha256(start.epoch),
         }
-        reset = training.reset_momentum
         return self._run(
             run,
             training,
             start.epoch,
             described,
-            initial=functools.partial(self._prune, run, start.epoch, reset_momentum=reset),
+            initial=functools.partial(self._prune, run, start.epoch, training.reset_momentum),
             save_share=FORK_SAVE_SHARE,
             kept=frozenset(),
         )
 
-    def _prune(self, run: Fork, epoch: int, *, reset_momentum: bool) -> TrainState:
+    def _prune(self, run: Fork, epoch: int, reset_momentum: bool) -> TrainState:
         """Returns the trunk's state after an epoch, less the weights with the lowest scores."""
         engine, spec = self.engine(run.setting), self.study.at(run.setting)
         dense, pruning = self._dense_state(engine, trunk_of(run), epoch), spec.pruning
-        numbers = engines.probe_indices(
-            engine.num_train, pruning.num_examples, spec.data.split_seed
-        )
+        seed = spec.data.split_seed
+        numbers = engines.probe_indices(engine.num_train, pruning.num_examples, seed)
         mask = criteria.make_mask(
             engine,
             dense,
@@ -315,10 +313,7 @@ class Trainer:
             prunable=engine.prunable(pruning.layers),
             examples=criteria.Examples(engine, numbers, pruning.batch_size),
         )
-        replicate, optimizer = run.replicate, engine.optimizer
-        return engine.place(
-            fork(dense, mask, optimizer, replicate=replicate, reset_momentum=reset_momentum)
-        )
+        return engine.place(fork(dense, mask, engine.optimizer, run.replicate, reset_momentum))
 
     def _dense_state(self, engine: engines.Engine, trunk: Trunk, epoch: int) -> TrainState:
         """Returns a trunk's state after an epoch; one that was not kept, or lost, is made again."""

@@ -28,7 +28,7 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.slurm import job
 from earlyprune_jax.spec import use_code
-from earlyprune_jax.validate import InvalidInput, expected, nearest, within
+from earlyprune_jax.validate import InvalidInput, expected, unknown_choice, within
 from earlyprune_jax.workspace import job_id
 
 CLOSING = "closing"
@@ -139,16 +139,15 @@ def parse(given: Sequence[tuple[str, str]]) -> tuple[SlurmOptions | None, list[s
         >>> options, problems = parse(given)
         >>> options.minutes, options.extra, problems
         (90, ('qos=long', 'exclusive'), [])
-        >>> parse([("minuts", "90")])
-        (None, ["Unknown flag --slurm.minuts. Did you mean 'minutes'?"])
+        >>> parse([("minuts", "90")])  # doctest: +ELLIPSIS
+        (None, ["Expected --slurm.KEY='minuts' to be one of ... Did you mean 'minutes'?"])
     """
     fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(SlurmOptions)}
     values: dict[str, Any] = {}
     problems = []
     for name, text in given:
         if name not in fields:
-            hint = nearest(name, fields) or f"There are {', '.join(fields)}."
-            problems.append(f"Unknown flag --slurm.{name}. {hint}")
+            problems.append(unknown_choice("--slurm.KEY", name, tuple(fields)))
         elif name == "extra":
             values[name] = (*values.get(name, ()), text)
         else:
