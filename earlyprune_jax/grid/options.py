@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from earlyprune_jax.validate import expected, within
+from earlyprune_jax.validate import expected
 
 _told_to_leave = threading.Event()
 
@@ -45,16 +45,12 @@ class Options:
 
     def check(self, num_cores: int | None = None) -> list[str]:
         """Lists values that make no sense on so many cores; None = those of this process."""
-        num_cores = num_cores or len(usable_cores())
-        bounds = {
-            "--workers": (self.num_workers, within(1, num_cores), "Each needs a core of its own."),
-            "--fork_width": (self.fork_width, within(0), "0 = automatic."),
-        }
-        problems = [
-            expected(name, value, allowed, remedy)
-            for name, (value, check, remedy) in bounds.items()
-            if (allowed := check(value))
-        ]
+        problems, num_cores = [], num_cores or len(usable_cores())
+        if not 1 <= self.num_workers <= num_cores:
+            remedy = "Each worker needs a core of its own."
+            problems.append(expected("--workers", self.num_workers, f"in [1, {num_cores}]", remedy))
+        if self.fork_width < 0:
+            problems.append(expected("--fork_width", self.fork_width, "to be at least 0"))
         if not self.max_minutes > 0:
             problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
         return problems

@@ -211,11 +211,9 @@ class Engine:
         ]
         # A stack has batches of one kind only: where there are several, runs train one by one.
         for every in zip(*orders, strict=True):
-            indices = np.stack([batches.indices for batches in every], axis=1)
-            weights = None
-            if every[0].weights is not None:
-                weights = np.stack([batches.weights for batches in every], axis=1)
-            yield Batches(every[0].kind, indices, weights)
+            rows = [(batches.indices, batches.weights) for batches in every]
+            stacked = jax.tree.map(lambda *of_runs: np.stack(of_runs, axis=1), *rows)
+            yield Batches(every[0].kind, *stacked)
 
     def evaluate(self, current: TrainState, split: str) -> list[Means]:
         """Measures the metrics over a whole split, in evaluation mode.

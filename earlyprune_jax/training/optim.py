@@ -132,7 +132,14 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
 
     if is_own and references.accepted(factory, {"learning_rate": 1.0}):
         of_rate = optax.inject_hyperparams(lambda learning_rate: made(learning_rate=learning_rate))
-        return _given_rates(of_rate(learning_rate=1.0))
+        injected = of_rate(learning_rate=1.0)
+
+        def update_at(grads, opt_state, params, learning_rate):
+            rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
+            given = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
+            return injected.update(grads, given, params)
+
+        return Optimizer(injected.init, update_at)
     direction = made()
 
     def update(grads, opt_state, params, learning_rate):
@@ -140,17 +147,6 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
         return jax.tree.map(lambda leaf: -learning_rate * leaf, updates), new_state
 
     return Optimizer(direction.init, update)
-
-
-def _given_rates(injected: optax.GradientTransformation) -> Optimizer:
-    """Gives every step's rate to an optimizer made by `optax.inject_hyperparams`."""
-
-    def update(grads, opt_state, params, learning_rate):
-        rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
-        given = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
-        return injected.update(grads, given, params)
-
-    return Optimizer(injected.init, update)
 
 
 def _problems(spec: OptimSpec, given: Mapping[str, Any]) -> list[str]:
