@@ -121,8 +121,9 @@ class Study:
 
     def primary(self) -> Metric:
         """Returns the metric that forks are compared by, as the workdir's study.json says."""
-        held = read_json(self.workdir / "study.json") or {}
-        named = (metric for metric in held.get("metrics", ()) if metric["name"] == held["primary"])
+        study = read_json(self.workdir / "study.json") or {}
+        metrics = study.get("metrics", ())
+        named = (metric for metric in metrics if metric["name"] == study["primary"])
         return Metric(**next(named))
 
     def at(self, setting: Setting) -> RunSpec:

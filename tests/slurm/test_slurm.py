@@ -2,7 +2,7 @@
 with
 
 apt-get install -y slurmctld slurmd slurm-client munge && \
-    pip install -e '.[slurm,test]' && pytest -m slurm tests/grid
+    pip install -e '.[slurm,test]' && pytest -m slurm tests/slurm
 """
 
 import csv
