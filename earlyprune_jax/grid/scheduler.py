@@ -138,7 +138,7 @@ def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widt
         if any(entry.name == "result.json" for entry in directory.iterdir()):
             continue
         taken.append(member)
-        shape = _shape(study, taken[0])
+        shape = shape or _shape(study, member)
         if shape is None or is_suspect or len(taken) >= widths.of(taken[0]):
             break
     return taken
