@@ -25,9 +25,7 @@ epoch."""
 ONCE = 10**6
 """A signal that is due after so many epochs only is measured once in a run, after its first."""
 
-REMEDY = (
-    "Delete this file alone: the signals' costs are then measured, and the budget divided, anew."
-)
+REMEDY = "Delete this file alone: the budget is then divided anew."
 
 
 def decide(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Any]:
