@@ -384,4 +384,5 @@ def test_what_slurm_refuses_leaves_no_stage_behind(slurm, submit, tmp_path):
     refused = SlurmOptions(partition="no-such-partition")
     with pytest.raises(InvalidInput, match="Expected Slurm to accept one. .*invalid partition"):
         submission.submit_arrays(stages, refused, tmp_path / "logs")
-    assert not slurm.run("squeue", "-h", "-o", "%i")
+    names = "earlyprune-one,earlyprune-two"
+    assert not slurm.run("squeue", "-h", "-n", names, "-o", "%i")
