@@ -1,9 +1,8 @@
 """The story: begin, train dense and measure, prune and retrain, compare, tabulate.
 
 A study is a workdir full of members. Processes take what is ready and free (`scheduler.work`):
-`Trainer.train_dense` trains a dense run and measures signals along it, `Trainer.prune_and_retrain`
-forks pruned runs from its checkpoints, `Trainer.compare` compares their replicates; `_tabulate`
-writes tables, figures and the summary.
+`Trainer.train` trains a dense run and measures signals along it, forks pruned runs from its
+checkpoints, or compares their replicates; `_tabulate` writes tables, figures and the summary.
 """
 
 import contextlib
@@ -22,7 +21,6 @@ from earlyprune_jax.grid import plan, scheduler
 from earlyprune_jax.grid.members import Comparison, Run, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
-from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study, free_bytes
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.workers import Pool, step_seconds
@@ -84,7 +82,7 @@ def run(
     with multihost.leading(trainer) as trainer:
         require(study, options)
         is_begun = (study.workdir / "config.json").is_file()
-        if is_begun and not study.left(wanted_members(study)):
+        if is_begun and not study.left(study.wanted_members()):
             return _sum_up(trainer)
         begin(trainer, options)
         _train_prune_and_compare(trainer, options, deadline, reporter, EVERYTHING)
@@ -94,7 +92,7 @@ def run(
 def _train_prune_and_compare(
     trainer: Trainer, options: Options, deadline: float, reporter: Reporter, scope: Scope
 ) -> None:
-    """Trains what is left: `Trainer.train_dense`, `.prune_and_retrain`, `.compare`; shows progress.
+    """Trains what is left, and shows progress.
 
     In this process (`scheduler.work`), or in worker processes that do the same.
     """
@@ -175,13 +173,13 @@ def require(study: Study, options: Options) -> None:
     problems = options.check() + options.check_backend()
     if jax.process_count() > 1:
         problems += options.check_multihost()
-        problems += engines.indivisible(study.spec, jax.device_count())
+        problems += multihost.indivisible(study.spec, jax.device_count())
     refuse(problems + workspace.check(study.workdir, study.spec))
 
 
 def exit_status(study: Study) -> int:
     """Returns how a study stands: `DONE`, `FAILED` or `UNFINISHED`."""
-    statuses = multihost.on_primary(lambda: set(study.statuses(wanted_members(study))))
+    statuses = multihost.on_primary(lambda: set(study.statuses(study.wanted_members())))
     if "unfinished" in statuses:
         return UNFINISHED
     return FAILED if statuses & {"failed", "diverged"} else DONE
@@ -210,7 +208,7 @@ def preview(study: Study, options: Options = DEFAULT, *, measure: bool = False) 
         >>> print(preview(study).splitlines()[-1].split(";")[0])
         Disk: 150 checkpoints, about 57 MB
     """
-    spec, members = study.spec, wanted_members(study)
+    spec, members = study.spec, study.wanted_members()
     runs = [member for member in members if not isinstance(member, Comparison)]
     table = _table(study, runs)
     total = table.sum(numeric_only=True)

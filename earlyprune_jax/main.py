@@ -10,8 +10,8 @@ flags:
   --measure                with --dry_run: time a few steps, and estimate the whole
   --workers N              processes on this machine, each bound to its share of the cores; auto =
                            one a core (CPU only); default 1
-  --fork_width N           forks trained as one batch; default 0 = one on CPU, measured on
-                           accelerators
+  --fork_width N           forks trained as one batch; default 0 = one on CPU, on
+                           accelerators as many as there are, up to 32 a device
   --max_minutes M          begin no epoch after M minutes; all is kept, and the same command goes on
                            (exit code 3)
   --slurm                  submit to Slurm instead of running here

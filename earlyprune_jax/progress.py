@@ -13,7 +13,6 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from earlyprune_jax.analysis import peaks, results
 from earlyprune_jax.grid import options
 from earlyprune_jax.grid.members import Comparison
-from earlyprune_jax.grid.search import wanted_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
 from earlyprune_jax.metrics import Metric
@@ -54,7 +53,7 @@ class Reporter:
         study = self._study
         num_epochs = sum(
             member.num_epochs(study.at(member.setting)) - len(study.records(member).epochs())
-            for member in study.unended(wanted_members(study))
+            for member in study.unended(study.wanted_members())
             if not isinstance(member, Comparison)
         )
         columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())

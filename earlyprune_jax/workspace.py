@@ -16,10 +16,9 @@ import jax
 
 from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import publish
-from earlyprune_jax.grid import locks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.study import Study, held
 from earlyprune_jax.records import FOLDERS, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.training.execution import execution_form
@@ -37,7 +36,7 @@ REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
     *publish.file_names(),
     *FOLDERS.values(),
-    *("signal_budgets", "fork_widths", "env.json", "study.json", "slurm"),
+    *("signal_budgets", "env.json", "study.json", "slurm"),
 )
 
 FlatSetting = tuple[tuple[str, str], ...]
@@ -138,7 +137,7 @@ def describe(
     workdir = study.workdir
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with locks.held(workdir):
+        with held(workdir):
             refuse(check(workdir, study.spec) or changed_data(study, data_digests))
             spec, before = study.spec, read_json(workdir / "study.json", remedy=REMEDY) or {}
             task = tasks.abstract(spec.at(spec.settings()[0]))

@@ -44,7 +44,7 @@ def online(sparsity: float = 0.5) -> Fork:
 
 def engine_of(spec: RunSpec, **options: Any) -> Engine:
     """The engine of a spec of one setting, with its data."""
-    return engines.build(spec, tasks.build(spec, data.read(spec.data)), **options)
+    return engines.Engine(spec, tasks.build(spec, data.read(spec.data)), **options)
 
 
 def locate(workdir: Path, member: Member) -> Path:

@@ -218,6 +218,7 @@ def test_another_config_is_refused_with_the_differing_keys(finished):
 
 def dense_run(engine, training, records, store, report=lambda entry: None) -> loop.Run:
     return loop.Run(
+        engine,
         training,
         0,
         initial=functools.partial(engine.new_state, 0),
@@ -248,12 +249,12 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
     training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, records, store)
     with pytest.raises(Crash):
-        loop.train(engine, [dense_run(engine, training, records, store, crash)])
+        loop.train([dense_run(engine, training, records, store, crash)])
     # Worse than the crash: a torn line, and a checkpoint whose record was never written.
     metrics = records.directory / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"epoch": ')
     shutil.copytree(store.directory / str(num_epochs), store.directory / str(num_epochs + 1))
-    loop.train(engine, [run])
+    loop.train([run])
     assert (records.result() or {})["status"] == "finished"
     chex.assert_trees_all_equal(
         store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4)
@@ -274,7 +275,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finis
     training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, records, store)
     with pytest.warns(UserWarning, match="Going back to an older checkpoint"):
-        loop.train(engine, [run])
+        loop.train([run])
     chex.assert_trees_all_equal(
         store.restore(4, engine.state_shapes()), state(engine, workdir, trunk(), 4)
     )
@@ -333,7 +334,7 @@ def test_a_fork_at_epoch_0_starts_from_the_saved_initial_state(engine, finished,
     store.save(0, other)
     training = retraining.trunk(spec, engine.steps_per_epoch)
     run = dense_run(engine, training, RunRecords(tmp_path), store)
-    chex.assert_trees_all_equal(loop.state_after(engine, run, 0), other)
+    chex.assert_trees_all_equal(run.state_after(0), other)
 
 
 def test_changed_data_under_the_same_name_are_refused(copied):

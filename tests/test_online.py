@@ -179,7 +179,7 @@ def test_the_preview_says_who_decides_and_what_it_costs_at_most(tiny_npz):
         ([("fork.trigger", "threshold(kl_uniform_bits_standard_error, above=1)")], "not its error"),
         ([("fork.trigger", "peak(validation_accuracy)")], "validation_accuracy"),
         ([("fork.retraining", "constant")], "fork.when=trigger keeps to the trunk's epochs"),
-        ([("fork.fallback_epoch", "5")], "fork.fallback_epoch=5 to be below 5"),
+        ([("fork.fallback_epoch", "5")], "train.num_epochs=5 to be above 5"),
         ([("fork.when", "later")], "fork.when='later' to be one of epochs, trigger"),
         ([("fork.prune_at", "then")], "fork.prune_at='then' to be one of now, rewind"),
     ],

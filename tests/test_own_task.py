@@ -71,7 +71,7 @@ def records(workdir, pattern):
 @pytest.fixture(scope="module")
 def engine():
     spec = resolve()
-    return engines.build(spec, tasks.build(spec, data.read(spec.data)))
+    return engines.Engine(spec, tasks.build(spec, data.read(spec.data)))
 
 
 def test_batches_of_two_shapes_train_as_two_compiled_steps_and_reach_every_example(engine):

@@ -1,8 +1,8 @@
 """The grid: which members a study has, what they are called, who trains them, and where.
 
     members          trunks, forks, comparisons; their names on disk
-    plan, search     the members a spec asks for; the cells a coarse-to-fine search wants next
-    study, locks     a workdir and how far its members are; who works on which
+    plan             the members a spec asks for
+    study            a workdir and how far its members are; who works on which; what is wanted next
     scheduler        one process at work: takes what is ready and free, trains it, looks again;
                      how many forks train as one batch
     trainer          how each kind of member is trained; where a pruned run starts

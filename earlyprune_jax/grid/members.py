@@ -193,9 +193,9 @@ def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) 
     """
     own = spec.at(member.setting)
     axes = (field.name for field in dataclasses.fields(Fork) if field.name != "setting")
-    replicates = (
-        {"replicates": list(range(member.num_replicates))} if isinstance(member, Comparison) else {}
-    )
+    replicates = {}
+    if isinstance(member, Comparison):
+        replicates = {"replicates": list(range(member.num_replicates))}
     return {
         "kind": member.kind,
         "model": own.model.name,
@@ -231,10 +231,11 @@ def _code_digests(spec: RunSpec, values: Iterable[Any]) -> dict[str, str]:
     """Returns import path -> digest of the user's code that some values of a config name."""
     if not spec.code:
         return {}
-    known = dict(spec.code)
-    paths: set[str] = set()
-    for value in values:
-        for text in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(text, str):
-                paths.update(references.import_paths(text))
-    return {path: known[path] for path in sorted(paths) if path in known}
+    texts = (
+        text
+        for value in values
+        for text in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(text, str)
+    )
+    paths = {path for text in texts for path in references.import_paths(text)}
+    return {path: digest for path, digest in sorted(spec.code) if path in paths}

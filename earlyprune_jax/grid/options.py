@@ -7,10 +7,12 @@ import math
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from earlyprune_jax.validate import expected
 
@@ -31,7 +33,8 @@ class Options:
     Attributes:
         num_workers: processes on this machine, each bound to its share of the cores; 1 = this
             process alone.
-        fork_width: forks trained as one batch; 0 = one on CPU, measured on accelerators.
+        fork_width: forks trained as one batch; 0 = one on CPU, as many as there are, up to 32 a
+            device, on accelerators.
         max_minutes: no epoch begins later than that; what runs is then saved, and the same command
             goes on.
     """
@@ -42,14 +45,12 @@ class Options:
 
     def check(self, num_cores: int | None = None) -> list[str]:
         """Lists values that make no sense on so many cores; None = those of this process."""
-        problems = []
-        num_cores = num_cores or len(usable_cores())
+        problems, num_cores = [], num_cores or len(usable_cores())
         if not 1 <= self.num_workers <= num_cores:
             remedy = "Each worker needs a core of its own."
             problems.append(expected("--workers", self.num_workers, f"in [1, {num_cores}]", remedy))
         if self.fork_width < 0:
-            allowed = "to be at least 0"
-            problems.append(expected("--fork_width", self.fork_width, allowed, "0 = measured."))
+            problems.append(expected("--fork_width", self.fork_width, "to be at least 0"))
         if not self.max_minutes > 0:
             problems.append(expected("--max_minutes", self.max_minutes, "to be above 0"))
         return problems
@@ -134,6 +135,16 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     """Is the handler of these signals."""
     _told_to_leave.set()
     raise KeyboardInterrupt
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once.
+
+    Threads of a checkpoint that was being written would hold a normal exit for minutes.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def keep_freed_memory() -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk
 from earlyprune_jax.spec import RunSpec, Setting
@@ -96,9 +95,8 @@ def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
     planned: list[Member] = []
     for name, scope, sparsity in axes:
         epoch, criterion, retraining = BASELINES[name](spec)
-        planned += replicates(
-            spec, setting, seed, (epoch, sparsity), (criterion, scope, retraining)
-        )
+        curve = criterion, scope, retraining
+        planned += replicates(spec, setting, seed, (epoch, sparsity), curve)
     return planned
 
 
@@ -153,15 +151,13 @@ def kept_epochs(spec: RunSpec) -> frozenset[int] | None:
     if spec.fork.when == "epochs":
         return fork_epochs(spec)
     # Any epoch may turn out to be the one to go back to.
-    return (
-        frozenset(range(spec.train.num_epochs)) if spec.fork.prune_at == "rewind" else frozenset()
-    )
+    return frozenset(range(spec.train.num_epochs) if spec.fork.prune_at == "rewind" else ())
 
 
 def fork_epochs(spec: RunSpec) -> frozenset[int]:
     """Lists every epoch at which a fork leaves its trunk, baselines among them."""
-    return frozenset(
-        (*spec.fork.epochs, *(BASELINES[name](spec)[0] for name in spec.fork.baselines))
+    return frozenset(spec.fork.epochs).union(
+        BASELINES[name](spec)[0] for name in spec.fork.baselines
     )
 
 
@@ -169,9 +165,7 @@ def tree_bytes(tree: Any) -> int:
     """Counts the bytes of all leaves; shapes and types are enough.
 
     Example:
-        >>> tree_bytes({"w": jax.ShapeDtypeStruct((2, 3), np.float32)})
+        >>> tree_bytes({"w": jax.ShapeDtypeStruct((2, 3), "float32")})
         24
     """
-    return sum(
-        int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
-    )
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -8,20 +8,17 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import data, records, tasks, triggers
-from earlyprune_jax.grid import locks, members
-from earlyprune_jax.grid.locks import Locked, RunLocks
+from earlyprune_jax import data, tasks, triggers
+from earlyprune_jax.grid import members
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
-from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import flat
+from earlyprune_jax.grid.study import Locked, RunLocks, Study, first_written
+from earlyprune_jax.records import flat, read_json
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training.checkpoint import CheckpointError
-from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.execution import data_mesh
-from earlyprune_jax.training.measurement import Instrument
 from earlyprune_jax.training.multihost import on_primary
 from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.training.state import TrainState, fork
@@ -94,10 +91,8 @@ def fork_point(
         The fork point; without an epoch where the trunk never got there.
     """
     result, loss = trunk_result or {}, ""
-    if result.get("status") == "diverged":
-        loss = f"{label(trunk_of(run))} diverged in epoch {result['epoch']}"
-    elif result.get("status") == "failed":
-        loss = f"{label(trunk_of(run))} failed: {result['reason']}"
+    if result.get("status") in ("diverged", "failed"):
+        loss = f"{label(trunk_of(run))} {result['status']} in epoch {result['epoch']}"
     if run.fork_epoch is not None:
         # The last epoch of a trunk that diverged or failed left nothing behind.
         is_lost = loss and result["epoch"] <= run.fork_epoch
@@ -134,9 +129,8 @@ class Trainer:
     def __init__(self, study: Study, callbacks: Callbacks):
         self.study, self.callbacks = study, callbacks
         self._reader = data.Reader()
-        # One at a time: an engine holds its data on the device.
-        self._engine_of = functools.lru_cache(maxsize=1)(self._build)
-        self._instruments_of = functools.lru_cache(maxsize=1)(self._affordable_instruments)
+        self._engine: engines.Engine | None = None
+        self._instruments: tuple[measurement.Instrument, ...] | None = None
 
     def read_data(self) -> dict[Setting, str]:
         """Reads each data set once, and returns the digest of its source by setting of a trunk.
@@ -158,133 +152,120 @@ class Trainer:
         """Frees the data that `read_data` has read."""
         self._reader = data.Reader()
 
-    def engine(self, setting: Setting) -> Engine:
+    def engine(self, setting: Setting) -> engines.Engine:
         """Returns the engine of a setting's network and data."""
-        return self._engine_of(engines.engine_id(self.study.at(setting)))
+        spec = self.study.at(setting)
+        engine_id = engines.engine_id(spec)
+        if self._engine is None or engines.engine_id(self._engine.spec) != engine_id:
+            # One at a time: an engine holds its data on the device.
+            self._engine = self._instruments = None
+            mesh = data_mesh() if jax.process_count() > 1 else None
+            task = tasks.build(spec, self._reader(spec.data))
+            self._engine = engines.Engine(spec, task, mesh=mesh)
+        return self._engine
 
     def train(self, group: Sequence[Member], width: int = 1) -> None:
-        """Trains a trunk, or forks of one shape, or compares replicates: what a member is for.
+        """Does what members are for: trains a trunk and measures signals along it; prunes weights
+        of trunks and trains what is left; compares replicates.
 
         Args:
-            group: one member, or several forks.
+            group: one member, or several forks of one shape.
             width: of the batch that forks make.
 
         Raises:
             Locked: what a fork needs of its trunk is being made by another process.
         """
-        match group[0]:
-            case Trunk() as trunk:
-                self.train_dense(trunk)
-            case Comparison() as comparison:
-                self.compare(comparison)
-            case Fork():
-                forks = [member for member in group if isinstance(member, Fork)]
-                self.prune_and_retrain(forks, width)
-
-    def train_dense(self, trunk: Trunk) -> None:
-        """Trains a dense run, and measures the signals along it."""
-        run = self._dense_run(trunk)
-        loop.train(self.engine(trunk.setting), [run], self.callbacks.stop)
-
-    def prune_and_retrain(self, forks: Sequence[Fork], width: int = 1) -> None:
-        """Prunes the weights of trunks, and trains what is left; all runs end, or are saved.
-
-        Args:
-            forks: of one shape.
-            width: of the batch they make.
-
-        Raises:
-            Locked: what a fork needs of its trunk is being made by another process.
-        """
-        runs = [run for run in map(self._pruned_run, forks) if run]
+        runs = []
+        for member in group:
+            if isinstance(member, Comparison):
+                self._compare(member)
+            elif isinstance(member, Trunk):
+                runs.append(self._dense_run(member))
+            elif run := self._pruned_run(member):
+                runs.append(run)
         if runs:
-            loop.train(self.engine(forks[0].setting), runs, self.callbacks.stop, width)
+            loop.train(runs, self.callbacks.stop, width)
 
-    def compare(self, comparison: Comparison) -> None:
+    def _compare(self, comparison: Comparison) -> None:
         """Measures how alike the replicates of a cell have become."""
         study, engine = self.study, self.engine(comparison.setting)
-        forks, own_records = comparison.forks(), self.study.records(comparison)
+        forks, own_records = comparison.forks(), study.records(comparison)
         own_records.start(members.described(study.spec, comparison, comparison.fork_epoch, 0))
         for each, status in zip(forks, study.statuses(forks), strict=True):
             if status != "finished":
                 reason, for_now = f"{label(each)} {status}", bool(study.left(forks))
                 own_records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
                 return
-        networks = [self._final_state(engine, each) for each in forks]
+        epochs = [(study.records(each).result() or {})["epoch"] for each in forks]
+        networks = [
+            engine.restored(study.store(each), epoch)
+            for each, epoch in zip(forks, epochs, strict=True)
+        ]
         measures = study.spec.fork.comparisons
         measured = measurement.compare(measures, engine.log_probs(networks, "train"))
         own_records.finish({"status": "finished", **measured})
 
-    def _build(self, engine_id: str) -> Engine:
-        # What an engine does not depend on, schedules and forks, may be that of any of its
-        # settings.
-        specs = map(self.study.at, self.study.spec.settings())
-        spec = next(spec for spec in specs if engines.engine_id(spec) == engine_id)
-        mesh = data_mesh() if jax.process_count() > 1 else None
-        return engines.build(spec, tasks.build(spec, self._reader(spec.data)), mesh=mesh)
-
-    def _affordable_instruments(self, engine_id: str) -> tuple[Instrument, ...]:
+    def _affordable(self, engine: engines.Engine) -> tuple[measurement.Instrument, ...]:
         """Returns what is measured along every trunk of an engine, within its budget."""
-        engine = self._engine_of(engine_id)
         tools = measurement.instruments(engine)
         if not tools or engine.spec.signals.max_overhead_fraction == 0:
             return tools
         path = self._budget_file(engine.spec)
-        decision = on_primary(lambda: records.read_json(path, remedy=budget.REMEDY))
+        decision = on_primary(lambda: read_json(path, remedy=budget.REMEDY))
         if decision is None:
             made = budget.decide(engine, tools)
             # What is decided first holds for all processes.
-            decision = on_primary(lambda: locks.first_written(path, made))
-        tools = budget.limited(engine, tools, decision, path)
-        for sentence in budget.sentences(engine, tools):
-            self.callbacks.say(sentence)
-        return tools
+            decision = on_primary(lambda: first_written(path, made))
+        return budget.limited(engine, tools, decision)
 
     def _budget_file(self, spec: RunSpec) -> Path:
         name = f"{members.slug(spec.model.name)}_{spec.data.train_fraction:.10g}"
         folder = self.study.workdir / "signal_budgets"
         return folder / f"{name}-{engines.engine_id(spec)}.json"
 
-    def _run(self, run: Run, training: Training, first_epoch: int, **parts: Any) -> loop.Run:
+    def _run(
+        self, run: Run, training: Training, first_epoch: int, more: dict[str, Any], **parts: Any
+    ) -> loop.Run:
+        """Returns a run, ready to train, and says in run.json what it is."""
+        study, engine, records = self.study, self.engine(run.setting), self.study.records(run)
+        described = members.described(study.spec, run, first_epoch, training.num_epochs)
+        records.start(described | more)
         return loop.Run(
+            engine,
             training,
             first_epoch,
-            prunable=self.engine(run.setting).prunable(self.study.at(run.setting).pruning.layers),
-            records=self.study.records(run),
-            store=self.study.store(run),
+            prunable=engine.prunable(study.at(run.setting).pruning.layers),
+            records=records,
+            store=study.store(run),
             report=functools.partial(self.callbacks.report, label(run)),
             **parts,
         )
 
     def _dense_run(self, trunk: Trunk) -> loop.Run:
-        """Returns a dense run, ready to train, and says in run.json what it is."""
         study, spec, engine = self.study, self.study.at(trunk.setting), self.engine(trunk.setting)
-        training = retraining.trunk(spec, engine.steps_per_epoch)
-        run = self._run(
+        if self._instruments is None:
+            self._instruments = self._affordable(engine)
+        source = self._reader(spec.data)
+        mean, std = data.normalisation(source, spec.data)
+        described = {
+            "data_sha256": source.digest(),
+            "mean": list(mean),
+            "std": list(std),
+            "signal_budget": self._budget_file(spec).relative_to(study.workdir).as_posix(),
+        }
+        return self._run(
             trunk,
-            training,
+            retraining.trunk(spec, engine.steps_per_epoch),
             0,
+            described,
             initial=functools.partial(engine.new_state, trunk.trunk_seed),
-            instruments=self._instruments_of(engines.engine_id(spec)),
+            instruments=self._instruments,
             trigger=stopping_rule(spec),
             kept=kept_epochs(spec),
         )
-        source = self._reader(spec.data)
-        mean, std = data.normalisation(source, spec.data)
-        run.records.start(
-            {
-                **members.described(study.spec, trunk, 0, training.num_epochs),
-                "data_sha256": source.digest(),
-                "mean": list(mean),
-                "std": list(std),
-                "signal_budget": self._budget_file(spec).relative_to(study.workdir).as_posix(),
-            }
-        )
-        return run
 
     def _pruned_run(self, run: Fork) -> loop.Run | None:
-        """Returns a pruned run, ready to train; None, and says why, where it has nothing to start
-        from."""
+        """Returns a pruned run; None, and says why, where it has nothing to start from."""
         study, spec, trunk = self.study, self.study.at(run.setting), trunk_of(run)
         dense_records, own_records = study.records(trunk), study.records(run)
         result, history = dense_records.result(), map(flat, dense_records.epochs())
@@ -298,37 +279,31 @@ class Trainer:
             skipped = {"status": "skipped", "reason": start.sentence, "for_now": for_now}
             own_records.finish(skipped)
             return None
-        engine = self.engine(run.setting)
-        training = retraining.training(
-            spec, run.retraining, start.dense_epochs, engine.steps_per_epoch
-        )
-        own_records.start(
-            {
-                **members.described(study.spec, run, start.epoch, training.num_epochs),
-                "fork_epoch": start.epoch,
-                **start.described,
-                "parent": members.directory(study.spec, trunk),
-                # None if the trunk's checkpoint has to be made again.
-                "parent_sha256": study.store(trunk).sha256(start.epoch),
-            }
-        )
-        reset = training.reset_momentum
+        steps_per_epoch = self.engine(run.setting).steps_per_epoch
+        training = retraining.training(spec, run.retraining, start.dense_epochs, steps_per_epoch)
+        described = {
+            "fork_epoch": start.epoch,
+            **start.described,
+            "parent": members.directory(study.spec, trunk),
+            # None if the trunk's checkpoint has to be made again.
+            "parent_sha256": study.store(trunk).sha256(start.epoch),
+        }
         return self._run(
             run,
             training,
             start.epoch,
-            initial=functools.partial(self._prune, run, start.epoch, reset_momentum=reset),
+            described,
+            initial=functools.partial(self._prune, run, start.epoch, training.reset_momentum),
             save_share=FORK_SAVE_SHARE,
             kept=frozenset(),
         )
 
-    def _prune(self, run: Fork, epoch: int, *, reset_momentum: bool) -> TrainState:
+    def _prune(self, run: Fork, epoch: int, reset_momentum: bool) -> TrainState:
         """Returns the trunk's state after an epoch, less the weights with the lowest scores."""
         engine, spec = self.engine(run.setting), self.study.at(run.setting)
         dense, pruning = self._dense_state(engine, trunk_of(run), epoch), spec.pruning
-        numbers = engines.probe_indices(
-            engine.num_train, pruning.num_examples, spec.data.split_seed
-        )
+        seed = spec.data.split_seed
+        numbers = engines.probe_indices(engine.num_train, pruning.num_examples, seed)
         mask = criteria.make_mask(
             engine,
             dense,
@@ -338,28 +313,15 @@ class Trainer:
             prunable=engine.prunable(pruning.layers),
             examples=criteria.Examples(engine, numbers, pruning.batch_size),
         )
-        replicate, optimizer = run.replicate, engine.optimizer
-        return engine.place(
-            fork(dense, mask, optimizer, replicate=replicate, reset_momentum=reset_momentum)
-        )
+        return engine.place(fork(dense, mask, engine.optimizer, run.replicate, reset_momentum))
 
-    def _dense_state(self, engine: Engine, trunk: Trunk, epoch: int) -> TrainState:
+    def _dense_state(self, engine: engines.Engine, trunk: Trunk, epoch: int) -> TrainState:
         """Returns a trunk's state after an epoch; one that was not kept, or lost, is made again."""
         try:
-            stored = self.study.store(trunk).restore(epoch, engine.state_shapes())
-            return engine.place(stored)
+            return engine.restored(self.study.store(trunk), epoch)
         except CheckpointError:
             directory = self.study.directory(trunk)
             with RunLocks() as run_locks:
                 if not on_primary(lambda: run_locks.take(directory)):
                     raise Locked(str(directory)) from None
-                return loop.state_after(engine, self._dense_run(trunk), epoch)
-
-    def _final_state(self, engine: Engine, member: Fork) -> TrainState:
-        """Returns a finished fork's last state, from its checkpoint."""
-        store, result = self.study.store(member), self.study.records(member).result() or {}
-        try:
-            return engine.place(store.restore(result["epoch"], engine.state_shapes()))
-        except CheckpointError as error:
-            remedy = "Delete that fork's directory: the same command trains it again, and compares."
-            raise CheckpointError(f"{error} {remedy}") from error
+                return self._dense_run(trunk).state_after(epoch)

@@ -1,61 +1,44 @@
 """Worker processes on this machine: each bound to its share of the cores, replaced when it dies.
 
-A worker does what any process does that shares a workdir. It gets its work on stdin, pickled, and
-tells on stdout, a line of JSON at a time, what its user is to see.
+A worker does what any process does that shares a workdir. It gets its work on stdin and tells on
+stdout, a pickle at a time, what its user is to see. The pool has a thread for each.
 
 python -m earlyprune_jax.grid.workers < work
 """
 
 import contextlib
-import dataclasses
 import functools
-import json
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from earlyprune_jax import data, tasks
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import scheduler
-from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks, Trainer
 from earlyprune_jax.spec import RunSpec, use_code
+from earlyprune_jax.training import budget
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
 MOST_DEATHS = 8
 """A worker that is killed so often in a row, and has told nothing in between, is given up.
 
-More than `locks.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed
+More than `study.MOST_ATTEMPTS`, so that a member that kills its process is recorded as failed
 before that.
 """
 
 COMMAND = (sys.executable, "-m", "earlyprune_jax.grid.workers")
 BAD_INPUT, INTERRUPTED = 2, 130
 SECONDS_TO_LEAVE = 30
-
-
-@dataclasses.dataclass
-class _Worker:
-    """One of the pool's workers.
-
-    Attributes:
-        cores: to which it is bound.
-        process: that works now.
-        deaths: of its forerunners, in a row, without a word in between.
-    """
-
-    cores: list[int]
-    process: subprocess.Popen[bytes]
-    deaths: int = 0
 
 
 class Pool:
@@ -73,17 +56,17 @@ class Pool:
         self,
         study: Study,
         callbacks: Callbacks,
-        options: Options,
+        options: running.Options,
         deadline: float,
         scope: Scope = EVERYTHING,
     ):
         self._callbacks, self._num_workers = callbacks, options.num_workers
-        absolute = Study(study.spec, study.workdir.absolute())
-        work = functools.partial(_work, absolute, options.fork_width, deadline, scope)
+        study = Study(study.spec, study.workdir.absolute())
+        work = functools.partial(_work, study, options.fork_width, deadline, scope)
         self._request = pickle.dumps(work)
-        self._messages: queue.Queue[tuple[int, str, Any]] = queue.Queue()
-        self._workers: dict[int, _Worker] = {}
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._problems: list[str] = []
+        self._lock, self._is_stopping = threading.Lock(), False
 
     def run(self) -> None:
         """Works until every worker has nothing left to do, or was given up.
@@ -91,75 +74,69 @@ class Pool:
         Raises:
             InvalidInput: a worker could not use its input.
         """
-        for index, cores in enumerate(running.shares(running.usable_cores(), self._num_workers)):
-            self._workers[index] = _Worker(cores, self._start(index, cores))
-        try:
-            while self._workers:
-                self._hear(*self._messages.get())
-        finally:
-            self._stop()
+        parts = running.shares(running.usable_cores(), self._num_workers)
+        with ThreadPoolExecutor(len(parts)) as threads:
+            try:
+                workers = [threads.submit(self._keep, *each) for each in enumerate(parts)]
+                for ended in as_completed(workers):
+                    ended.result()
+            finally:
+                self._stop()
         if self._problems:
             raise InvalidInput(dict.fromkeys(self._problems))
 
-    def _start(self, index: int, cores: list[int]) -> subprocess.Popen[bytes]:
+    def _keep(self, index: int, cores: list[int]) -> None:
+        """Has a worker, and another if it was killed, until one has left or cannot work."""
+        _bind(cores)
+        deaths = 0
+        while True:
+            with self._lock:
+                if self._is_stopping:
+                    return
+                process = self._processes[index] = self._start()
+            deaths = 1 if self._listen(process) else deaths + 1
+            code = process.wait()
+            if code in (0, BAD_INPUT) or self._callbacks.stop():
+                return
+            end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            if not (code < 0 or code == INTERRUPTED) or deaths == MOST_DEATHS:
+                why = f"{end}, its end no. {deaths} in a row"
+                self._callbacks.say(f"Worker {index} is given up ({why}); see above.")
+                return
+            self._callbacks.say(f"Worker {index} died ({end}); another takes its place.")
+
+    def _start(self) -> subprocess.Popen[bytes]:
         environment, pipe = os.environ | {"JAX_PLATFORMS": "cpu"}, subprocess.PIPE
-        with _bound(cores):
-            process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=environment)
-        threading.Thread(target=self._listen, args=(index, process), daemon=True).start()
-        return process
+        return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=environment)
 
-    def _listen(self, index: int, process: subprocess.Popen[bytes]) -> None:
-        """Passes on what a worker tells, and last of all that it has ended."""
+    def _listen(self, process: subprocess.Popen[bytes]) -> int:
+        """Gives a worker its work, passes on what it tells, and counts that."""
         assert process.stdin is not None and process.stdout is not None
-        try:
-            # Where it died at once its exit is what counts.
-            with contextlib.suppress(BrokenPipeError), process.stdin:
+        count = 0
+        # Where it died at once, or in the middle of a word, its exit is what counts.
+        died = contextlib.suppress(BrokenPipeError, EOFError, pickle.UnpicklingError)
+        with process.stdout, died:
+            with process.stdin:
                 process.stdin.write(self._request)
-            for line in process.stdout:
-                self._messages.put((index, *message(line)))
-        finally:
-            # Whatever has come of listening: a worker whose end nobody hears of would be waited
-            # for.
-            process.stdout.close()
-            self._messages.put((index, "exit", process.wait()))
-
-    def _hear(self, index: int, kind: str, content: Any) -> None:
-        if kind == "exit":
-            self._replace(index, content)
-            return
-        if kind == "epoch":
-            self._callbacks.report(*content)
-        elif kind == "problems":
-            self._problems += content
-        else:
-            self._callbacks.say(content)
-        if kind != "printed":
-            self._workers[index].deaths = 0
-
-    def _replace(self, index: int, code: int) -> None:
-        """Starts a worker again that was killed; one that has left, or cannot work, is not."""
-        worker = self._workers[index]
-        worker.deaths += 1
-        if code in (0, BAD_INPUT) or self._callbacks.stop():
-            del self._workers[index]
-            return
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        if (code < 0 or code == INTERRUPTED) and worker.deaths < MOST_DEATHS:
-            self._callbacks.say(f"Worker {index} died ({how}); another takes its place.")
-            worker.process = self._start(index, worker.cores)
-            return
-        why = f"{how}, its end no. {worker.deaths} in a row"
-        self._callbacks.say(f"Worker {index} is given up ({why}). What it printed stands above.")
-        del self._workers[index]
+            while True:
+                kind, *content = pickle.load(process.stdout)
+                count += 1
+                with self._lock:
+                    if kind == "problems":
+                        self._problems += content
+                    else:
+                        getattr(self._callbacks, kind)(*content)
+        return count
 
     def _stop(self) -> None:
-        for worker in self._workers.values():
-            worker.process.terminate()
-        for worker in self._workers.values():
-            try:
-                worker.process.wait(SECONDS_TO_LEAVE)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
+        with self._lock:
+            self._is_stopping = True
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_LEAVE)
+            process.kill()
 
 
 def step_seconds(spec: RunSpec, cores: list[int]) -> dict[str, float]:
@@ -173,39 +150,17 @@ def step_seconds(spec: RunSpec, cores: list[int]) -> dict[str, float]:
         `engine_id` -> seconds.
     """
     work = pickle.dumps(functools.partial(_time_steps, spec))
-    with _bound(cores):
-        done = subprocess.run(COMMAND, input=work, stdout=subprocess.PIPE, check=True)
-    _, seconds = message(done.stdout.splitlines()[-1])
+    time_steps = functools.partial(subprocess.run, COMMAND, input=work, stdout=subprocess.PIPE)
+    with ThreadPoolExecutor(1, initializer=_bind, initargs=(cores,)) as thread:
+        (seconds,) = pickle.loads(thread.submit(time_steps, check=True).result().stdout)
     return seconds
 
 
-def message(line: bytes) -> tuple[str, Any]:
-    """Reads what a worker tells in a line: a pair of its own, or what a library has printed.
-
-    Example:
-        >>> message(b'["say", "a word"]'), message(b"42"), message(b'["a", "b", "c"]')
-        (('say', 'a word'), ('printed', '42'), ('printed', '["a", "b", "c"]'))
-    """
-    text = line.decode(errors="replace").rstrip()
-    try:
-        kind, content = json.loads(text)
-    except (ValueError, TypeError):
-        return "printed", text
-    return (kind, content) if isinstance(kind, str) else ("printed", text)
-
-
-@contextlib.contextmanager
-def _bound(cores: list[int]) -> Iterator[None]:
-    """Binds the processes that this thread starts: JAX has as many threads as it finds cores."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+def _bind(cores: list[int]) -> None:
+    """Binds this thread, and the processes that it starts: JAX has a thread for each of a process's
+    cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def main() -> int:
@@ -213,48 +168,46 @@ def main() -> int:
     running.keep_freed_memory()
     # Slurm announces a job's limit with SIGUSR2 to every process of it.
     running.leave_on(signal.SIGTERM, signal.SIGUSR2)
+    sink = os.fdopen(os.dup(1), "wb")
+    # What a library prints must not come between the pickles: it goes to standard error.
+    os.dup2(2, 1)
+
+    def tell(*message: Any) -> None:
+        try:
+            pickle.dump(message, sink)
+            sink.flush()
+        except BrokenPipeError:
+            # Nobody listens any more: whoever started this worker is gone.
+            raise KeyboardInterrupt from None
+
     try:
-        work: Callable[[], None] = pickle.load(sys.stdin.buffer)
-        work()
+        pickle.load(sys.stdin.buffer)(tell)
     except InvalidInput as error:
-        _tell("problems", list(error.problems))
+        tell("problems", *error.problems)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
-def _work(study: Study, fork_width: int, deadline: float, scope: Scope) -> None:
+def _work(
+    study: Study, fork_width: int, deadline: float, scope: Scope, tell: Callable[..., None]
+) -> None:
     use_code(study.spec)
-    callbacks = Callbacks(
-        report=lambda name, entry: _tell("epoch", [name, entry]),
-        say=functools.partial(_tell, "say"),
-        stop=running.stop_at(deadline),
-    )
+    report, say = (functools.partial(tell, kind) for kind in ("report", "say"))
+    callbacks = Callbacks(report, say, running.stop_at(deadline))
     scheduler.work(Trainer(study, callbacks), asked_width=fork_width, scope=scope)
 
 
-def _time_steps(spec: RunSpec) -> None:
+def _time_steps(spec: RunSpec, tell: Callable[..., None]) -> None:
     use_code(spec)
     seconds: dict[str, float] = {}
     for each in map(spec.at, spec.settings()):
-        engine_id = engines.engine_id(each)
-        if engine_id not in seconds:
+        if (engine_id := engines.engine_id(each)) not in seconds:
             task = tasks.build(each, data.read(each.data))
-            seconds[engine_id] = engines.build(each, task).step_seconds()
-    _tell("seconds", seconds)
-
-
-def _tell(kind: str, content: Any) -> None:
-    try:
-        print(json.dumps([kind, content]), flush=True)
-    except BrokenPipeError:
-        # Nobody listens any more: whoever started this worker is gone.
-        raise KeyboardInterrupt from None
+            seconds[engine_id] = budget.step_seconds(engines.Engine(each, task))
+    tell(seconds)
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    # Threads of a checkpoint that was being written would hold a normal exit for minutes.
-    os._exit(code)
+    running.leave(main())

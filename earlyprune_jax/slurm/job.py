@@ -8,7 +8,6 @@ then it asks to be requeued.
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -69,7 +68,7 @@ def carry_out(
         work(WORK_SHARE * limit / 60)
     except KeyboardInterrupt:
         if signal.SIGUSR2 not in received:
-            _exit(INTERRUPTED)
+            options.leave(INTERRUPTED)
     _handle_signals(signal.SIG_IGN)
     after, was_told, elapsed = epochs_on_record(), bool(received), time.time() - started
     if not after or (is_shared and not was_told and elapsed < WORK_SHARE * limit):
@@ -86,16 +85,9 @@ def carry_out(
         )
     print(f"Time is up, unfinished members: {len(after)}; job {job_id} is requeued.", flush=True)
     subprocess.run(["scontrol", "requeue", job_id], check=True, timeout=60)
-    _exit(0)
+    options.leave(0)
 
 
 def _handle_signals(handler: Any) -> None:
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, handler)
-
-
-def _exit(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Threads of a checkpoint that was being written would hold a normal exit for minutes.
-    os._exit(code)

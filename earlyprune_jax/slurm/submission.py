@@ -11,8 +11,6 @@ tell, and what has been done stands in the workdir.
 
 import dataclasses
 import functools
-import getpass
-import hashlib
 import importlib.util
 import math
 import shutil
@@ -25,13 +23,12 @@ from typing import Any
 from earlyprune_jax import config, experiment, workspace
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
 from earlyprune_jax.grid.options import Options, keep_freed_memory
-from earlyprune_jax.grid.scheduler import Scope
-from earlyprune_jax.grid.search import wanted_members
+from earlyprune_jax.grid.scheduler import Scope, pending_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.slurm import job
 from earlyprune_jax.spec import use_code
-from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, refuse, unknown_choice, within
 from earlyprune_jax.workspace import job_id
 
 CLOSING = "closing"
@@ -42,26 +39,16 @@ STAGES: dict[str, tuple[Scope, str]] = {
 }
 """Stage -> what its tasks take of the study, and what they do in words."""
 
-PROGRAMS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
+PROGRAMS = ("sbatch", "srun", "scontrol", "scancel")
 
-_REQUEUED = "Tasks are requeued at their limit."
-_ONE_PROCESS = "A task is one process on one node; --workers=N makes it several."
+RESERVED = (
+    *("array", "cpus-per-task", "dependency", "error", "job-name", "no-requeue", "nodes"),
+    *("ntasks", "output", "requeue", "signal", "time"),
+)
+"""Parameters of sbatch that are not to be given raw."""
 
-RESERVED = {
-    "array": "Give --slurm.num_tasks and --slurm.max_parallel.",
-    "cpus-per-task": "Give --slurm.cpus.",
-    "dependency": "Stages follow one another.",
-    "error": "Logs are in the workdir.",
-    "job-name": "It tells the jobs of one workdir from others.",
-    "no-requeue": _REQUEUED,
-    "nodes": _ONE_PROCESS,
-    "ntasks": _ONE_PROCESS,
-    "output": "Logs are in the workdir.",
-    "requeue": _REQUEUED,
-    "signal": "Tasks are told some time before their limit.",
-    "time": "Give --slurm.minutes.",
-}
-"""Parameters of sbatch that are not to be given raw, and why."""
+LEAST = {"minutes": 1, "cpus": 1, "gpus": 0, "memory_gb": 0, "num_tasks": 1, "max_parallel": 1}
+"""Option -> the smallest value that makes sense."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,29 +81,20 @@ class SlurmOptions:
 
         Example:
             >>> SlurmOptions(cpus=0).check()
-            ['Expected --slurm.cpus=0 to be at least 1.']
+            ['Expected --slurm.cpus=0 in [1, inf).']
         """
-        least = dict.fromkeys(("minutes", "cpus", "num_tasks", "max_parallel"), 1)
         problems = [
-            expected(f"--slurm.{name}", getattr(self, name), f"to be at least {low}")
-            for name, low in (least | {"gpus": 0, "memory_gb": 0}).items()
-            if not getattr(self, name) >= low
+            expected(f"--slurm.{name}", getattr(self, name), allowed)
+            for name, low in LEAST.items()
+            if (allowed := within(low)(getattr(self, name)))
         ]
-        if self.memory_gb == math.inf:
-            remedy = "0 = the default."
-            problems.append(expected("--slurm.memory_gb", self.memory_gb, "to be finite", remedy))
         for text in self.extra:
             key = text.partition("=")[0].lstrip("-").replace("_", "-")
-            if not key:
-                problems.append(expected("--slurm.extra", text, "to be key=value, or a key"))
-            elif key in RESERVED:
-                allowed = "to leave that parameter alone"
-                problems.append(expected("--slurm.extra", text, allowed, RESERVED[key]))
+            if not key or key in RESERVED:
+                allowed = f"to be key=value, or a key, with none of {', '.join(RESERVED)}"
+                remedy = "These are set here: give --slurm.minutes, cpus, num_tasks, or --workers."
+                problems.append(expected("--slurm.extra", text, allowed, remedy))
         return problems
-
-    def grace_seconds(self) -> int:
-        """Returns how long before its limit a task is told to leave."""
-        return max(10, min(120, 6 * self.minutes))
 
     def parameters(self, name: str, after: str | None) -> dict[str, Any]:
         """Returns what submitit is told of a stage's jobs.
@@ -136,7 +114,8 @@ class SlurmOptions:
             "timeout_min": self.minutes,
             "cpus_per_task": self.cpus,
             "slurm_array_parallelism": self.max_parallel,
-            "slurm_signal_delay_s": self.grace_seconds(),
+            # How long before its limit a task is told to leave.
+            "slurm_signal_delay_s": max(10, min(120, 6 * self.minutes)),
             "slurm_additional_parameters": raw,
             # Since Slurm 22.05 steps do not take this over from their job.
             "slurm_srun_args": [f"--cpus-per-task={self.cpus}"],
@@ -160,24 +139,23 @@ def parse(given: Sequence[tuple[str, str]]) -> tuple[SlurmOptions | None, list[s
         >>> options, problems = parse(given)
         >>> options.minutes, options.extra, problems
         (90, ('qos=long', 'exclusive'), [])
-        >>> parse([("minuts", "90")])
-        (None, ["Unknown flag --slurm.minuts. Did you mean 'minutes'?"])
+        >>> parse([("minuts", "90")])  # doctest: +ELLIPSIS
+        (None, ["Expected --slurm.KEY='minuts' to be one of ... Did you mean 'minutes'?"])
     """
-    fields = {field.name: field.type for field in dataclasses.fields(SlurmOptions)}
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(SlurmOptions)}
     values: dict[str, Any] = {}
     problems = []
     for name, text in given:
         if name not in fields:
-            hint = nearest(name, fields) or f"There are {', '.join(fields)}."
-            problems.append(f"Unknown flag --slurm.{name}. {hint}")
+            problems.append(unknown_choice("--slurm.KEY", name, tuple(fields)))
         elif name == "extra":
             values[name] = (*values.get(name, ()), text)
         else:
             try:
                 values[name] = config.parse(text, fields[name])
             except (ValueError, SyntaxError):
-                kind = "a whole number" if fields[name] is int else "a number"
-                problems.append(expected(f"--slurm.{name}", text, f"to be {kind}"))
+                allowed = f"to be of type {fields[name].__name__}"
+                problems.append(expected(f"--slurm.{name}", text, allowed))
     return (None if problems else SlurmOptions(**values)), problems
 
 
@@ -222,16 +200,15 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
         What was submitted, where the logs are, and how to see what is left.
 
     Raises:
-        InvalidInput: submitit or Slurm is absent or refuses, jobs of this workdir are under way, or
-            what `experiment.run` would refuse. Unless Slurm refuses, nothing was written.
+        InvalidInput: submitit or Slurm is absent or refuses, or what `experiment.run` would refuse.
+            Unless Slurm refuses, nothing was written.
     """
     workdir = study.workdir.absolute()
-    names = {stage: job_name(workdir, stage) for stage in STAGES}
-    problems = missing()
-    if not problems and (ids := active(list(names.values()))):
-        allowed = "to have no job that waits or runs"
-        remedy = f"Wait for them, or: scancel {' '.join(ids)}"
-        problems.append(expected("--workdir", str(workdir), allowed, remedy))
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    if importlib.util.find_spec("submitit") is None:
+        absent.append("submitit (pip install 'earlyprune-jax[slurm]')")
+    remedy = "Run this on a login node of the cluster, or leave --slurm out."
+    problems = [f"Expected {', '.join(absent)} on the PATH for --slurm. {remedy}"] if absent else []
     require(study, options, slurm_options, problems)
     stages = _num_tasks(study, slurm_options)
     if not stages and (workdir / "config.json").is_file():
@@ -245,21 +222,19 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
     folder.mkdir(parents=True)
     absolute = Study(study.spec, workdir)
     tasks = {
-        names[stage]: [functools.partial(work, absolute, options, slurm_options.minutes, stage)] * n
-        for stage, n in stages.items()
+        stage: [functools.partial(work, absolute, options, slurm_options.minutes, stage)] * count
+        for stage, count in stages.items()
     }
     ids = submit_arrays(tasks, slurm_options, folder)
     lines = [
-        f"  job {array_id}: {_described(stage, count)}"
-        for (stage, count), array_id in zip(stages.items(), ids, strict=True)
+        f"  job {array_id}: {line}" for array_id, line in zip(ids, _lines(stages), strict=True)
     ]
     return "\n".join(
         [
             "Submitted to Slurm; each begins when the one before has ended:",
             *lines,
             f"Logs: {folder}",
-            f"Progress: squeue -n {','.join(tasks)}; what is left: the same command with "
-            "--dry_run.",
+            f"Progress: squeue -j {','.join(ids)}; what is left: the same command with --dry_run.",
             "The last job writes tables and figures. The same command submits what failed jobs "
             "have left; without --slurm it does that in this process.",
         ]
@@ -274,60 +249,23 @@ def preview(study: Study, slurm_options: SlurmOptions) -> str:
     names = ("minutes", "cpus", "gpus", "memory_gb")
     asked = ", ".join(f"{name}={getattr(slurm_options, name):g}" for name in names)
     lines = [f"Slurm: each task {asked}; a stage begins when the one before has ended"]
-    lines += [f"  {_described(stage, count)}" for stage, count in stages.items()]
+    lines += [f"  {line}" for line in _lines(stages)]
     if study.spec.fork.search == "coarse_to_fine":
         lines.append("  the later rounds of the search are for the closing task")
     return "\n".join(lines)
 
 
-def _described(stage: str, num_tasks: int) -> str:
-    return f"{stage}, tasks: {num_tasks}, {STAGES[stage][1]}"
-
-
-def job_name(workdir: Path, stage: str) -> str:
-    """Returns what jobs are called in the queue: by it those of one workdir are found.
-
-    Example:
-        >>> job_name(Path("/scratch/me/run"), "trunks")
-        'earlyprune-trunks-a5f811d1'
-    """
-    return f"earlyprune-{stage}-{hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:8]}"
+def _lines(stages: Mapping[str, int]) -> list[str]:
+    return [f"{stage}, tasks: {count}, {STAGES[stage][1]}" for stage, count in stages.items()]
 
 
 def _num_tasks(study: Study, slurm_options: SlurmOptions) -> dict[str, int]:
     """Returns stage -> number of tasks of what is left; stages without any are left out."""
-    left = study.left(wanted_members(study))
+    left = study.left(study.wanted_members())
     num_trunks = sum(isinstance(member, Trunk) for member in left)
     num_pruned = min(slurm_options.num_tasks, len(left) - num_trunks)
     counts = {"trunks": num_trunks, "pruned": num_pruned, CLOSING: min(1, len(left))}
     return {stage: count for stage, count in counts.items() if count}
-
-
-def missing() -> list[str]:
-    """Lists what submitting needs and is not installed here."""
-    problems = []
-    if importlib.util.find_spec("submitit") is None:
-        problems.append("Expected submitit for --slurm. Run pip install 'earlyprune-jax[slurm]'.")
-    absent = [program for program in PROGRAMS if shutil.which(program) is None]
-    if absent:
-        remedy = "Run this on a login node of the cluster, or leave --slurm out."
-        problems.append(f"Expected {', '.join(absent)} on the PATH for --slurm. {remedy}")
-    return problems
-
-
-def active(names: Sequence[str]) -> list[str]:
-    """Lists the ids of this user's jobs of these names that wait or run.
-
-    Raises:
-        InvalidInput: Slurm does not answer.
-    """
-    command = ["squeue", "-h", "-u", getpass.getuser(), "-n", ",".join(names), "-o", "%F"]
-    try:
-        answer = subprocess.run(command, check=True, text=True, capture_output=True, timeout=60)
-    except (subprocess.SubprocessError, OSError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip()
-        raise unexpected("squeue", said, "to list jobs", "Is this a login node?") from error
-    return sorted(set(answer.stdout.split()), key=int)
 
 
 def submit_arrays(
@@ -338,7 +276,7 @@ def submit_arrays(
     All or nothing: where Slurm refuses a stage, those before it are cancelled.
 
     Args:
-        stages: name of the jobs -> what each does, which must be picklable by name; none is empty.
+        stages: name -> what each of its jobs does, which must be picklable by name; none is empty.
         options: what each job asks for.
         folder: for logs and what submitit keeps; a new one, for job ids may recur.
 
@@ -355,7 +293,8 @@ def submit_arrays(
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
     ids: list[str] = []
     for name, tasks in stages.items():
-        executor.update_parameters(**options.parameters(name, ids[-1] if ids else None))
+        after = ids[-1] if ids else None
+        executor.update_parameters(**options.parameters(f"earlyprune-{name}", after))
         try:
             jobs = executor.submit_array(list(tasks))
         except FailedJobError as error:
@@ -388,8 +327,7 @@ def work(study: Study, options: Options, minutes: int, stage: str) -> None:
     def epochs_on_record() -> dict[Member, int]:
         return {
             member: 0 if isinstance(member, Comparison) else len(study.records(member).epochs())
-            for member in study.unended(wanted_members(study))
-            if isinstance(member, Trunk) or not scope.trunks_only
+            for member in pending_members(study, scope)
         }
 
     job.carry_out(take_part, epochs_on_record, job_id(), minutes, is_shared=not is_closing)

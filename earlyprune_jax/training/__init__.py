@@ -5,7 +5,7 @@
     criteria      from a criterion and a trunk's state to the mask of a fork
     engine        a task's steps with the data on the device, shared by runs that compile alike
     execution     the one place that decides how steps run on a backend, and on several devices
-    measurement, budget    signals bound to the engine, and how much of each is affordable
+    measurement, budget    signals bound to the engine; what steps and signals cost, and may
     loop          epochs trained, measured, saved and recorded, from where they stopped
     checkpoint    whole or not at all, with a SHA-256 over all leaves; the only user of Orbax
     multihost     one run over many processes

@@ -5,27 +5,27 @@ down: every trunk, and every continuation, measures the same.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping
-from pathlib import Path
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from earlyprune_jax.training.engine import Engine, probe_indices
-from earlyprune_jax.training.execution import typical_seconds
 from earlyprune_jax.training.measurement import NUM_OLDER_MASKS, Instrument
 from earlyprune_jax.training.state import TrainState
-from earlyprune_jax.validate import unexpected
 
-FEWEST_MEASUREMENTS = 5
-"""With fewer, a signal's course is not seen."""
+NUM_TIMED_STEPS = 4
+"""Training steps that are timed where steps are called one by one; a scan is timed over an
+epoch."""
 
 ONCE = 10**6
 """A signal that is due after so many epochs only is measured once in a run, after its first."""
 
-REMEDY = (
-    "Delete this file alone: the signals' costs are then measured, and the budget divided, anew."
-)
+REMEDY = "Delete this file alone: the budget is then divided anew."
 
 
 def decide(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Any]:
@@ -45,9 +45,15 @@ def decide(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Any]:
         if tool.probe is not None:
             num_batches = math.ceil(num_examples / spec.batch_size)
             tool = dataclasses.replace(tool, probe=engine.probe[: spec.batch_size])
-        seconds = typical_seconds(functools.partial(_measured, tool, state))
-        costs[tool.name] = seconds * num_batches, num_batches
-    epoch_seconds = engine.step_seconds() * engine.steps_per_epoch
+
+        def measure(tool=tool):
+            # At epoch 1, compared with itself in the place of earlier epochs.
+            observed = tool.observe(state, 1, tool.probe)
+            past = tool.lookback(1 + NUM_OLDER_MASKS, 1)
+            return tool.conclude(observed, dict.fromkeys(past, observed))
+
+        costs[tool.name] = typical_seconds(measure) * num_batches, num_batches
+    epoch_seconds = step_seconds(engine) * engine.steps_per_epoch
     chosen = divide(costs, spec.max_overhead_fraction * epoch_seconds)
     by_name = {}
     for tool in tools:
@@ -67,38 +73,27 @@ def decide(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Any]:
 
 
 def limited(
-    engine: Engine, tools: tuple[Instrument, ...], decision: Mapping[str, Any], path: Path
+    engine: Engine, tools: tuple[Instrument, ...], decision: Mapping[str, Any]
 ) -> tuple[Instrument, ...]:
     """Limits how much of every signal is measured.
 
     Args:
         engine: whose training the signals accompany.
         tools: the signals, each measuring in full.
-        decision: of `decide`.
-        path: of the file that holds it, for messages.
+        decision: of `decide`, about these signals.
 
     Returns:
         The signals, those that do not fit with fewer probe examples or measured at fewer epochs.
-
-    Raises:
-        InvalidInput: the file does not hold a decision about these signals.
     """
     made = []
     for tool in tools:
-        most = None if tool.probe is None else len(tool.probe)
-        try:
-            chosen = decision["signals"][tool.name]
-            count, every = chosen["num_examples"], chosen["every_epochs"]
-            is_sound = every >= 1 and (count is None if most is None else 1 <= count <= most)
-        except (LookupError, TypeError):
-            is_sound = False
-        if not is_sound:
-            allowed = f"to give num_examples and every_epochs of {tool.name}"
-            raise unexpected(str(path), decision.get("signals"), allowed, REMEDY)
-        # A smaller probe is a subset of a larger one.
-        seed = engine.spec.data.split_seed
-        probe = probe_indices(engine.num_train, count, seed) if count else None
-        made.append(dataclasses.replace(tool, probe=probe, every_epochs=every))
+        chosen, probe = decision["signals"][tool.name], None
+        if tool.probe is not None:
+            # A smaller probe is a subset of a larger one.
+            seed = engine.spec.data.split_seed
+            probe = probe_indices(engine.num_train, chosen["num_examples"], seed)
+        every_epochs = chosen["every_epochs"]
+        made.append(dataclasses.replace(tool, probe=probe, every_epochs=every_epochs))
     return tuple(made)
 
 
@@ -137,37 +132,27 @@ def divide(
     return chosen
 
 
-def sentences(engine: Engine, tools: tuple[Instrument, ...]) -> list[str]:
-    """Says what is left out of every limited signal, and for which runs what is left is too little.
-
-    Args:
-        engine: of the signals.
-        tools: what `limited` has returned.
-
-    Returns:
-        A sentence or two for each such signal.
-    """
-    said, fraction = [], engine.spec.signals.max_overhead_fraction
-    for tool in tools:
-        every, remark, is_whole = tool.every_epochs, "", tool.every_epochs == 1
-        measured = f"{tool.name} is measured"
-        if tool.probe is not None:
-            measured += f" on {len(tool.probe)} of {len(engine.probe)} examples"
-            is_whole = is_whole and len(tool.probe) == len(engine.probe)
-        if every > 1:
-            shortest = 1 + every * (FEWEST_MEASUREMENTS - 1)
-            remark = (
-                f" In runs of fewer than {shortest} epochs that is too seldom for a peak or a "
-                "trigger: raise the fraction, or measure fewer signals."
-            )
-        if not is_whole:
-            limit = f"signals.max_overhead_fraction={fraction!r}"
-            said.append(f"{limit}: {measured}, after 1 epoch in {every}.{remark}")
-    return said
+def typical_seconds(function: Callable[[], object]) -> float:
+    """Returns the median of three calls' seconds, after one that compiles."""
+    seconds = []
+    for _ in range(4):
+        started = time.monotonic()
+        jax.block_until_ready(function())
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds[1:])
 
 
-def _measured(tool: Instrument, state: TrainState) -> dict[str, Any]:
-    """Measures once, at epoch 1, compared with itself in the place of earlier epochs."""
-    observed = tool.observe(state, 1, tool.probe)
-    past = tool.lookback(1 + NUM_OLDER_MASKS, 1)
-    return tool.conclude(observed, dict.fromkeys(past, observed))
+def step_seconds(engine: Engine) -> float:
+    """Times a training step of a throw-away run, on this device."""
+    num_steps = engine.steps_per_epoch
+    if engine.form == "loop":
+        num_steps = min(NUM_TIMED_STEPS, num_steps)
+    current = engine.new_state(0)
+
+    def train() -> TrainState:
+        nonlocal current
+        # At these rates no step changes a weight.
+        current, _ = engine.train_epoch(current, np.zeros(num_steps, np.float32))
+        return current
+
+    return typical_seconds(train) / num_steps

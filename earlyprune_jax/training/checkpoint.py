@@ -158,7 +158,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, template: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    remedy = "The epochs since the newest sound checkpoint before it have to be trained again."
+    remedy = "Runs go back to an older one; delete the directory of a run that has ended."
     try:
         wanted = _stored(path)["sha256"]
         with _alone():

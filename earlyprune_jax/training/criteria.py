@@ -22,7 +22,7 @@ from earlyprune_jax.tasks import Task, split_variables
 from earlyprune_jax.tasks.batching import shapes_of
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of, unexpected
 
 SCOPES_KEY = "pruning.scopes"
 
@@ -88,9 +88,17 @@ def make_mask(
     mask = references.load(SCOPES_KEY, scope, {}, ("scores", "prunable", "sparsity"))(
         made, prunable, sparsity
     )
-    problems = _mask_problems(mask, state.params, prunable, sparsity)
-    if problems:
-        raise InvalidInput([f"{SCOPES_KEY}: {scope}: {problem}" for problem in problems])
+    name = f"{SCOPES_KEY}: {scope}: "
+    if problems := problems_of(lambda: pruning.check(mask, state.params), name):
+        raise InvalidInput(problems)
+    leaves = zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
+    inside = [keep for keep, is_prunable in leaves if is_prunable]
+    wanted = round(sparsity * sum(np.size(keep) for keep in inside))
+    removed, others = count_removed(inside), count_removed(mask) - count_removed(inside)
+    if removed != wanted or others:
+        allowed = f"to remove {wanted} prunable weights, round(sparsity * their number)"
+        remedy = f"It removes {removed} of these, and {others} that are not prunable."
+        raise unexpected(SCOPES_KEY, scope, allowed, remedy)
     return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf, bool), mask))
 
 
@@ -132,24 +140,6 @@ def _scored(
     return made
 
 
-def _mask_problems(mask: Any, params: Params, prunable: Any, sparsity: float) -> list[str]:
-    """Lists why what a scope of the user's gives is no mask of that sparsity."""
-    try:
-        pruning.check(mask, params)
-    except InvalidInput as error:
-        return list(error.problems)
-    leaves = list(zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True))
-    inside, outside = ([keep for keep, flag in leaves if bool(flag) == of] for of in (True, False))
-    wanted = round(sparsity * sum(np.size(keep) for keep in inside))
-    problems = []
-    if removed := count_removed(outside):
-        problems.append(expected("weights removed that are not prunable", removed, "to be none"))
-    if (removed := count_removed(inside)) != wanted:
-        allowed = f"to be {wanted}, round(sparsity * prunable weights)"
-        problems.append(expected("weights removed", removed, allowed))
-    return problems
-
-
 def check_own(task: Task, names: Sequence[str]) -> list[str]:
     """Traces criteria of the user's on one batch: what they give, as far as can be seen without
     computing.
@@ -166,15 +156,13 @@ def check_own(task: Task, names: Sequence[str]) -> list[str]:
         batch = task.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
         return _scored(task, params, model_state, name, [batch], key)
 
-    problems = []
+    problems: list[str] = []
     for name in filter(references.is_import_path, dict.fromkeys(names)):
-        try:
-            # What computes on the host tracing cannot follow: then nothing can be said.
-            untraceable = contextlib.suppress(jax.errors.JAXTypeError)
-            with references.guarded(CRITERIA_KEY, name, "to give scores"), untraceable:
-                jax.eval_shape(functools.partial(run, name), *shapes, key)
-        except InvalidInput as error:
-            problems += error.problems
+        # What computes on the host tracing cannot follow: then nothing can be said.
+        untraceable = contextlib.suppress(jax.errors.JAXTypeError)
+        guarded = references.guarded(CRITERIA_KEY, name, "to give scores")
+        with gathering(problems), guarded, untraceable:
+            jax.eval_shape(functools.partial(run, name), *shapes, key)
     return problems
 
 

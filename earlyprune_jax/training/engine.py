@@ -20,20 +20,16 @@ from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.spec import RunSpec, content_hash, deciding
 from earlyprune_jax.tasks import Batches, Task
 from earlyprune_jax.training import execution, optim, state
+from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.execution import FORK_AXIS, runner
 from earlyprune_jax.training.optim import Optimizer
 from earlyprune_jax.training.state import NEVER, Stream, TrainState, stream_key
-from earlyprune_jax.validate import InvalidInput, expected
 
 Means = dict[str, float | None]
 """Metric -> value; None where the split is absent."""
 
 NOT_SHARED = ("optim.learning_rate", "train.num_epochs")
 """Keys of a trunk that are no part of its compiled steps; no key of section schedule is either."""
-
-NUM_TIMED_STEPS = 4
-"""Training steps that are timed where steps are called one by one; a scan is timed over an
-epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,34 +46,51 @@ class EpochOutcome:
     nonfinite_step: int
 
 
-@dataclasses.dataclass(frozen=True)
 class Engine:
     """Everything runs share: built once, compiled at first use.
 
-    Attributes:
+    Args:
         spec: of a setting; engines of settings that differ in schedules and forks only are one.
-        task: what is learnt.
+        task: of `tasks.build`: what is learnt.
+        form: how step sequences are executed, `loop` or `scan`; None = as the backend wants it.
+        mesh: the devices, of one process or many, that share every batch of a run (see
+            `multihost.indivisible`); None = the first device.
+
+    Attributes:
         optimizer: takes each step's learning rate.
         splits: name -> the task's arrays on the device; "validation" may be absent.
         probe: numbers of the training examples that signals look at.
-        form: how step sequences are executed, `loop` or `scan`.
-        mesh: the devices that share every batch of a run; None = one device.
-        fork_mesh: the devices over which the runs of a stack are spread.
+        fork_mesh: the devices of this process, over which the runs of a stack are spread.
         runners: (name of a step, kind of batches) -> compiled steps: train_step and eval_step of
             one run, train_steps and eval_steps of a stack, and predict, which is a single step.
         make_state: key -> the state of a trunk at step 0.
     """
 
-    spec: RunSpec
-    task: Task
-    optimizer: Optimizer
-    splits: Mapping[str, Any]
-    probe: np.ndarray
-    form: str
-    mesh: Mesh | None
-    fork_mesh: Mesh
-    runners: Mapping[tuple[str, str], Callable[[Any, Any, Any], Any]]
-    make_state: Callable[[PRNGKey], TrainState]
+    def __init__(
+        self, spec: RunSpec, task: Task, *, form: str | None = None, mesh: Mesh | None = None
+    ):
+        self.spec, self.task, self.mesh = spec, task, mesh
+        self.form = form or execution.execution_form(jax.default_backend())
+        self.fork_mesh = Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
+        self.optimizer = optim.make(spec.optim, task.optimizer)
+        self.splits = execution.replicated(dict(task.splits), mesh)
+        num_examples, seed = spec.signals.num_examples, spec.data.split_seed
+        self.probe = probe_indices(self.num_train, num_examples, seed)
+        self.make_state = state_maker(task, self.optimizer)
+        self.runners: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {}
+        for kind in task.batching.kinds:
+            suffix = f"_{kind}" if kind else ""
+            for name, step, axes in (
+                ("train_step", state.train_step(task, self.optimizer, kind), (0, 0, None)),
+                ("eval_step", state.eval_step(task, kind), (0, None, (0, 0, None))),
+            ):
+                single = runner(step, form=self.form, name=f"{name}{suffix}", mesh=mesh)
+                stacked = runner(
+                    step, form=self.form, name=f"{name}s{suffix}", mesh=self.fork_mesh, axes=axes
+                )
+                self.runners |= {(name, kind): single, (f"{name}s", kind): stacked}
+            predict = execution.data_parallel(state.predict_step(task, kind), mesh)
+            self.runners["predict", kind] = jax.jit(predict)
 
     @property
     def num_train(self) -> int:
@@ -91,8 +104,7 @@ class Engine:
 
     def new_state(self, seed: int) -> TrainState:
         """Makes the trunk's state at step 0: a function of the seed."""
-        key = jax.random.PRNGKey(seed)
-        return self.place(self.make_state(key))
+        return self.place(self.make_state(jax.random.PRNGKey(seed)))
 
     def place(self, tree: Any) -> Any:
         """Commits arrays to the engine's devices: every state meets the same compiled step."""
@@ -101,6 +113,10 @@ class Engine:
     def state_shapes(self) -> TrainState:
         """Returns shapes and types of any run's state; nothing is computed."""
         return jax.eval_shape(self.make_state, jax.ShapeDtypeStruct((2,), jnp.uint32))
+
+    def restored(self, store: CheckpointStore, epoch: int) -> TrainState:
+        """Reads a run's checkpoint; raises `CheckpointError` as `store.restore` does."""
+        return self.place(store.restore(epoch, self.state_shapes()))
 
     def prunable(self, layers: str) -> Any:
         """Returns the structure of the params with Python bools: `layers` as of `pruning.layers`,
@@ -160,30 +176,10 @@ class Engine:
         outcomes = []
         numbers = (sums, new_state.step, state.all_finite(new_state))
         for added, step, is_finite in _of_each_run(numbers, len(rates)):
-            nonfinite_step = int(added.pop("first_nonfinite_step"))
-            if nonfinite_step == NEVER and not is_finite:
-                nonfinite_step = int(step) - 1
-            outcomes.append(EpochOutcome(dict(self.task.measured(added)), nonfinite_step))
+            first = int(added.pop("first_nonfinite_step"))
+            first = int(step) - 1 if first == NEVER and not is_finite else first
+            outcomes.append(EpochOutcome(dict(self.task.measured(added)), first))
         return new_state, outcomes
-
-    def step_seconds(self, width: int = 1) -> float:
-        """Times a training step of so many throw-away runs side by side, on this device.
-
-        Returns:
-            The median of three measurements, after one that compiles.
-        """
-        num_steps = self.steps_per_epoch
-        if self.form == "loop":
-            num_steps = min(NUM_TIMED_STEPS, num_steps)
-        # At these rates no step changes a weight.
-        rates = np.zeros((width, num_steps), np.float32)
-        current = self.stack([self.new_state(0)] * width, width)
-
-        def train() -> None:
-            nonlocal current
-            current, _ = jax.block_until_ready(self.train_epoch(current, rates))
-
-        return execution.typical_seconds(train) / num_steps
 
     def epoch_batches(self, key: PRNGKey, step: int, num_steps: int) -> Iterator[Batches]:
         """Yields the first batches of an epoch.
@@ -215,11 +211,9 @@ class Engine:
         ]
         # A stack has batches of one kind only: where there are several, runs train one by one.
         for every in zip(*orders, strict=True):
-            indices = np.stack([batches.indices for batches in every], axis=1)
-            weights = None
-            if every[0].weights is not None:
-                weights = np.stack([batches.weights for batches in every], axis=1)
-            yield Batches(every[0].kind, indices, weights)
+            rows = [(batches.indices, batches.weights) for batches in every]
+            stacked = jax.tree.map(lambda *of_runs: np.stack(of_runs, axis=1), *rows)
+            yield Batches(every[0].kind, *stacked)
 
     def evaluate(self, current: TrainState, split: str) -> list[Means]:
         """Measures the metrics over a whole split, in evaluation mode.
@@ -272,8 +266,9 @@ class Engine:
             The batches, in ascending order within a kind.
         """
         batching, multiple = self.task.batching, self.mesh.size if self.mesh else 1
-        chosen = np.arange(batching.num_examples[split]) if examples is None else examples
-        return list(batching.subset(split, chosen, batch_size, multiple))
+        if examples is None:
+            examples = np.arange(batching.num_examples[split])
+        return list(batching.subset(split, examples, batch_size, multiple))
 
     def measure_on_host(
         self, current: TrainState, epoch: int, last_epoch: int
@@ -335,62 +330,6 @@ def engine_id(spec: RunSpec) -> str:
     return content_hash([shared, spec.code])[:8]
 
 
-def build(
-    spec: RunSpec,
-    task: Task,
-    *,
-    form: str | None = None,
-    mesh: Mesh | None = None,
-    fork_mesh: Mesh | None = None,
-) -> Engine:
-    """Puts the data on the device and prepares every step.
-
-    Args:
-        spec: the experiment, of one setting.
-        task: of `tasks.build`.
-        form: `loop` or `scan`; None = what the backend wants.
-        mesh: devices, of one process or many, that share every batch; None = the first device.
-        fork_mesh: devices for runs that train as one batch; None = all of this process.
-
-    Returns:
-        The engine; its steps compile at first use.
-
-    Raises:
-        InvalidInput: the mesh cannot share the batches equally.
-    """
-    if mesh and (problems := indivisible(spec, mesh.size)):
-        raise InvalidInput(problems)
-    form = form or execution.execution_form(jax.default_backend())
-    fork_mesh = fork_mesh or Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
-    optimizer = optim.make(spec.optim, task.optimizer)
-    num_train = task.batching.num_examples["train"]
-    runners: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {}
-    for kind in task.batching.kinds:
-        suffix = f"_{kind}" if kind else ""
-        for name, step, axes in (
-            ("train_step", state.train_step(task, optimizer, kind), (0, 0, None)),
-            ("eval_step", state.eval_step(task, kind), (0, None, (0, 0, None))),
-        ):
-            runners[name, kind] = runner(step, form=form, name=f"{name}{suffix}", mesh=mesh)
-            runners[f"{name}s", kind] = runner(
-                step, form=form, name=f"{name}s{suffix}", mesh=fork_mesh, axes=axes
-            )
-        predict = execution.data_parallel(state.predict_step(task, kind), mesh)
-        runners["predict", kind] = jax.jit(predict)
-    return Engine(
-        spec=spec,
-        task=task,
-        optimizer=optimizer,
-        splits=execution.replicated(dict(task.splits), mesh),
-        probe=probe_indices(num_train, spec.signals.num_examples, spec.data.split_seed),
-        form=form,
-        mesh=mesh,
-        fork_mesh=fork_mesh,
-        runners=runners,
-        make_state=state_maker(task, optimizer),
-    )
-
-
 def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainState]:
     """Returns a compiled function key -> the state of a trunk at step 0."""
 
@@ -398,23 +337,6 @@ def state_maker(task: Task, optimizer: Optimizer) -> Callable[[PRNGKey], TrainSt
         return state.create(task.init(stream_key(key, Stream.INIT)), optimizer, key)
 
     return jax.jit(make, compiler_options=execution.once_options(jax.default_backend()))
-
-
-def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
-    """Lists a problem for every batch size of an experiment that so many devices cannot share
-    equally."""
-    # Evaluation rounds its batches up; the others' sizes decide what is drawn and learnt.
-    sizes = {"train.batch_size": spec.train.batch_size}
-    if spec.signals.names:
-        sizes["signals.batch_size"] = spec.signals.batch_size
-    problems = []
-    for name, size in sizes.items():
-        lower = size // num_devices * num_devices
-        if size != lower:
-            near = " or ".join(str(each) for each in (lower, lower + num_devices) if each)
-            allowed = f"to be a multiple of the {num_devices} devices"
-            problems.append(expected(name, size, allowed, f"Nearest: {near}."))
-    return problems
 
 
 def probe_indices(num_train: int, num_examples: int, seed: int) -> np.ndarray:

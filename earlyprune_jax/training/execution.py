@@ -1,9 +1,8 @@
 """How steps are run on each backend, and over several devices: the one place that decides.
 
 XLA's CPU backend runs convolutions inside `lax.scan` some 50 times slower than the same
-step called from Python, and several forks as one batch 4 to 11 times slower than one after another;
-on GPU and TPU a whole chunk under scan keeps the device fed, and a batch of small forks fills it.
-Results of these forms differ in the last bits, so a run records which one made it.
+step called from Python; on GPU and TPU a whole chunk under scan keeps the device fed. Results of
+these forms differ in the last bits, so a run records which one made it.
 
 Devices share the work in one of two ways. Along a *data mesh* each holds the whole state and data
 set, and computes a part of every batch; arrays keep their global meaning, so batch norm and the
@@ -11,9 +10,6 @@ loss see the whole batch. Along a *fork mesh* each trains its share of the runs 
 nothing is exchanged.
 """
 
-import math
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -34,9 +30,6 @@ Runner = Callable[[Carry, Any, Any], Carry]
 DATA_AXIS, FORK_AXIS = "data", "fork"
 """The axes of the two meshes."""
 
-WORTH_DOUBLING = 1.1
-"""A batch is made twice as wide if its runs then train at least this many times faster, each."""
-
 
 def execution_form(backend: str) -> str:
     """Chooses `loop` (a jitted step called from Python) or `scan` (a jitted chunk of steps).
@@ -48,67 +41,10 @@ def execution_form(backend: str) -> str:
     return "loop" if backend == "cpu" else "scan"
 
 
-def batches_forks(backend: str) -> bool:
-    """Tells whether forks may train as one batch: on CPU they train one after another, in several
-    processes.
-
-    Example:
-        >>> batches_forks("cpu"), batches_forks("gpu")
-        (False, True)
-    """
-    return backend != "cpu"
-
-
 def once_options(backend: str) -> dict[str, int]:
     """Returns compiler options of a function that runs once a trunk: on CPU, optimising takes
     longer than running."""
     return {"xla_backend_optimization_level": 0} if backend == "cpu" else {}
-
-
-def measured_width(
-    seconds_of: Callable[[int], float],
-    most: int,
-    memory_error: type[Exception] = jax.errors.JaxRuntimeError,
-    multiple_of: int = 1,
-) -> int:
-    """Finds how many forks to train as one batch: doubled while that pays and fits in memory.
-
-    Args:
-        seconds_of: width -> the seconds of a step of so many forks; raises `memory_error` if they
-            do not fit.
-        most: as many forks as there are.
-        memory_error: what the backend raises.
-        multiple_of: the first width tried, and its multiples: the number of devices.
-
-    Returns:
-        The width, in [1, most], or `multiple_of` where that is more.
-
-    Example:
-        >>> measured_width(lambda width: 1.0 + 0.1 * width, most=64, memory_error=MemoryError)
-        64
-        >>> measured_width(lambda width: 1.0 * width, most=64, memory_error=MemoryError)
-        1
-    """
-    best, fastest, width = multiple_of, math.inf, multiple_of
-    while width < 2 * most:
-        try:
-            each = seconds_of(width) / width
-        except memory_error:
-            break
-        if each * WORTH_DOUBLING > fastest:
-            break
-        best, fastest, width = width, each, 2 * width
-    return min(best, max(most, multiple_of))
-
-
-def typical_seconds(function: Callable[[], object]) -> float:
-    """Returns the median of three calls' seconds, after one that compiles."""
-    seconds = []
-    for _ in range(4):
-        started = time.monotonic()
-        jax.block_until_ready(function())
-        seconds.append(time.monotonic() - started)
-    return statistics.median(seconds[1:])
 
 
 def runner(
@@ -167,19 +103,16 @@ def runner(
 
 def _spread(run: Runner, axes: tuple[Any, Any, Any], form: str, mesh: Mesh) -> Runner:
     """Has every device run its own share of a stack; arguments are those of `runner`."""
+
+    def spec(axis: int | None, *before: None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(*before, FORK_AXIS)
+
     # Under scan the steps are the inputs' first axis, and the runs the second.
-    before = (None,) if form == "scan" else ()
-    by_run, everywhere = PartitionSpec(FORK_AXIS), PartitionSpec()
-    inputs = everywhere if axes[1] is None else PartitionSpec(*before, FORK_AXIS)
-    constants = jax.tree.map(
-        lambda axis: everywhere if axis is None else by_run,
-        axes[2],
-        is_leaf=lambda axis: axis is None,
-    )
+    inputs = spec(axes[1], None) if form == "scan" else spec(axes[1])
+    constants = jax.tree.map(spec, axes[2], is_leaf=lambda axis: axis is None)
+    specs = (spec(0), inputs, constants)
     # Not checked: carries of a scan begin as zeros that look the same on all devices.
-    return jax.shard_map(
-        run, mesh=mesh, in_specs=(by_run, inputs, constants), out_specs=by_run, check_vma=False
-    )
+    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec(0), check_vma=False)
 
 
 def data_mesh() -> Mesh:

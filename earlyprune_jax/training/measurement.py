@@ -29,7 +29,7 @@ from earlyprune_jax.training import criteria
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, TrainState, signal_step, stream_key
-from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
+from earlyprune_jax.validate import InvalidInput, expected, gathering, unexpected, unknown_choice
 
 KEY = "signals.names"
 RECORDED = ("epoch", "step", "learning_rate", "seconds", "train_seconds", "trunk_seed")
@@ -119,14 +119,9 @@ def check(spec: RunSpec, task: Task) -> list[str]:
     problems = []
     owners: dict[str, str] = dict.fromkeys(RECORDED, "the record of an epoch")
     for name in spec.signals.names:
-        try:
-            declared, needs_log_probs = _declared(name, spec, task)
-        except InvalidInput as error:
-            problems += error.problems
-            continue
-        if needs_log_probs and task.network is None:
-            remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
-            problems.append(expected(KEY, name, "to need no log-probabilities", remedy))
+        declared: tuple[str, ...] = ()
+        with gathering(problems):
+            declared = _columns_of(name, spec, task)
         for column in declared:
             if column in owners or column.startswith(SPLITS):
                 owner = owners.get(column, "a metric of the task")
@@ -150,23 +145,26 @@ def columns(spec: RunSpec, task: Task, names: Sequence[str]) -> tuple[str, ...]:
     declared: list[str] = []
     for name in names:
         with contextlib.suppress(InvalidInput):
-            of_signal, needs_log_probs = _declared(name, spec, task)
-            declared += () if needs_log_probs and task.network is None else of_signal
+            declared += _columns_of(name, spec, task)
     return tuple(declared)
 
 
-def _declared(name: str, spec: RunSpec, task: Task) -> tuple[tuple[str, ...], bool]:
-    """Returns a signal's columns, and whether it needs log-probabilities.
+def _columns_of(name: str, spec: RunSpec, task: Task) -> tuple[str, ...]:
+    """Returns a signal's columns.
 
     Raises:
-        InvalidInput: there is no such signal, or one of the user's cannot be made.
+        InvalidInput: there is no such signal, one of the user's cannot be made, or it needs what
+            the task lacks.
     """
     if name in TRAJECTORIES:
-        return (name,), False
+        return (name,)
     if name not in NAMES and not references.is_import_path(name):
         raise InvalidInput([f"{unknown_choice(KEY, name, NAMES)} Your own: module:function."])
     signal = _signal(name, spec, task, num_examples=1)
-    return signal.columns, isinstance(signal, ProbeSignal) and signal.needs_log_probs
+    if task.network is None and isinstance(signal, ProbeSignal) and signal.needs_log_probs:
+        remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
+        raise unexpected(KEY, name, "to need no log-probabilities", remedy)
+    return signal.columns
 
 
 class Watcher:
@@ -196,25 +194,21 @@ class Watcher:
         numbers: dict[str, Any] = {}
         seconds: dict[str, float] = {}
         for tool in self._tools:
-            if (epoch - 1) % tool.every_epochs:
+            seen, every = self._seen[tool.name], tool.every_epochs
+            if (epoch - 1) % every:
                 numbers |= dict.fromkeys(tool.columns)
                 continue
             started = time.monotonic()
-            numbers |= self._measure_one(tool, state, epoch)
+            earlier = tool.lookback(epoch, every)
+            for past in earlier:
+                if past not in seen:
+                    seen[past] = tool.observe(self._state_after(past), past, tool.probe)
+            seen[epoch] = tool.observe(state, epoch, tool.probe)
+            numbers |= tool.conclude(seen[epoch], {past: seen[past] for past in earlier})
+            for past in set(seen).difference(tool.lookback(epoch + every, every)):
+                del seen[past]
             seconds[tool.name] = time.monotonic() - started
         return numbers, seconds
-
-    def _measure_one(self, tool: Instrument, state: TrainState, epoch: int) -> dict[str, Any]:
-        seen, every = self._seen[tool.name], tool.every_epochs
-        earlier = tool.lookback(epoch, every)
-        for past in earlier:
-            if past not in seen:
-                seen[past] = tool.observe(self._state_after(past), past, tool.probe)
-        seen[epoch] = tool.observe(state, epoch, tool.probe)
-        numbers = tool.conclude(seen[epoch], {past: seen[past] for past in earlier})
-        needed = tool.lookback(epoch + every, every)
-        self._seen[tool.name] = {past: seen[past] for past in needed if past in seen}
-        return numbers
 
 
 def epochs_needed_after(epoch: int, tools: tuple[Instrument, ...]) -> frozenset[int]:
@@ -229,17 +223,17 @@ def epochs_needed_after(epoch: int, tools: tuple[Instrument, ...]) -> frozenset[
 
 def _instrument(engine: Engine, signal: ProbeSignal | WeightSignal) -> Instrument:
     """Binds a signal of one state to the engine's data."""
-    runs = {}
-    for kind in engine.task.batching.kinds:
-        if isinstance(signal, WeightSignal):
-            break
-        runs[kind] = runner(
+    runs = {
+        kind: runner(
             signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind),
             form=engine.form,
             name=re.sub(r"\W+", "_", signal.name).strip("_") + "_step",
             mesh=engine.mesh,
             compiler_options=memory_options(jax.default_backend()),
         )
+        for kind in engine.task.batching.kinds
+        if isinstance(signal, ProbeSignal)
+    }
 
     def observe(state: TrainState, epoch: int, probe: np.ndarray) -> dict[str, Any]:
         key = stream_key(state.key, Stream.SIGNAL, epoch)
@@ -322,13 +316,7 @@ TRAJECTORIES: dict[str, Callable[[Engine], Instrument]] = {
 NAMES = (*signals.NAMES, "performance", *TRAJECTORIES)
 """What `signals.names` may hold."""
 
-COMPARISONS: dict[str, Callable[[signals.PairwiseSimilarity], dict[str, Any]]] = {
-    "model_similarity": lambda pairs: {
-        "model_similarity": pairs.result().divergence,
-        "model_similarity_standard_error": pairs.result().standard_error,
-    },
-    "disagreement": lambda pairs: {"disagreement": pairs.disagreement},
-}
+COMPARISONS = ("model_similarity", "disagreement")
 """What `fork.comparisons` may hold; all of them need log-probabilities."""
 
 
@@ -357,9 +345,13 @@ def compare(names: Sequence[str], batches: Iterable[Sequence[np.ndarray]]) -> di
     pairs = signals.PairwiseSimilarity(given="log_probabilities")
     for batch in batches:
         pairs.add(*batch)
-    measured = {"num_examples": pairs.num_examples}
-    for name in names:
-        measured |= COMPARISONS[name](pairs)
+    measured: dict[str, Any] = {"num_examples": pairs.num_examples}
+    if "model_similarity" in names:
+        similarity = pairs.result()
+        measured["model_similarity"] = similarity.divergence
+        measured["model_similarity_standard_error"] = similarity.standard_error
+    if "disagreement" in names:
+        measured["disagreement"] = pairs.disagreement
     return measured
 
 

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 T = TypeVar("T")
@@ -31,9 +32,6 @@ PRIMARY = 0
 
 SECONDS_TO_AGREE = 60
 """A process that has met an error waits this long for the others to meet it too."""
-
-SMALLEST_MESSAGE, LARGE_MESSAGE = 1024, 2**26
-"""Bytes; smaller messages are padded to powers of two, larger ones to multiples of the second."""
 
 _ALONE = contextvars.ContextVar("alone", default=False)
 """Whether this is process 0 while no other process is listening."""
@@ -50,34 +48,40 @@ def problems(
         process_id: this one's number, from 0.
 
     Returns:
-        One message per problem.
+        One message, or none.
 
     Example:
         >>> problems("10.0.0.1:1234", 2, 1), problems(None, None, None)
         ([], [])
-        >>> problems("10.0.0.1:1234", 2, 2)
-        ['Expected --process_id=2 in [0, 2). Processes are numbered from 0.']
+        >>> len(problems("10.0.0.1:1234", 2, 2))
+        1
     """
-    values = {
-        "--coordinator": coordinator,
-        "--num_processes": num_processes,
-        "--process_id": process_id,
-    }
-    missing = [name for name, value in values.items() if value is None]
-    if num_processes is None or process_id is None or coordinator is None:
-        needed = f"Expected {', '.join(missing)} too: the three go together, or none of them."
-        return [needed] if len(missing) < len(values) else []
-    found = []
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        remedy = "Give an address of process 0's machine that the others reach, and a free port."
-        found.append(expected("--coordinator", coordinator, "to be HOST:PORT", remedy))
-    if num_processes < 1:
-        found.append(expected("--num_processes", num_processes, "to be at least 1"))
-    elif not 0 <= process_id < num_processes:
-        remedy = "Processes are numbered from 0."
-        found.append(expected("--process_id", process_id, f"in [0, {num_processes})", remedy))
-    return found
+    given = coordinator, num_processes, process_id
+    host, _, port = (coordinator or "").rpartition(":")
+    is_address = host and port.isdecimal() and 1 <= int(port) <= 65535
+    is_numbered = process_id is not None and 0 <= process_id < (num_processes or 0)
+    if given == (None, None, None) or is_address and is_numbered:
+        return []
+    allowed = "to be HOST:PORT of process 0, the number of processes, and one of them, from 0"
+    remedy = "Give all three, with an address that the others reach and a free port; or none."
+    return [expected("--coordinator, --num_processes, --process_id", given, allowed, remedy)]
+
+
+def indivisible(spec: RunSpec, num_devices: int) -> list[str]:
+    """Lists a problem for every batch size of an experiment that so many devices cannot share
+    equally."""
+    # Evaluation rounds its batches up; the others' sizes decide what is drawn and learnt.
+    sizes = {"train.batch_size": spec.train.batch_size}
+    if spec.signals.names:
+        sizes["signals.batch_size"] = spec.signals.batch_size
+    problems = []
+    for name, size in sizes.items():
+        lower = size // num_devices * num_devices
+        if size != lower:
+            near = " or ".join(str(each) for each in (lower, lower + num_devices) if each)
+            allowed = f"to be a multiple of the {num_devices} devices"
+            problems.append(expected(name, size, allowed, f"Nearest: {near}."))
+    return problems
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -300,23 +304,17 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _broadcast(array: np.ndarray) -> np.ndarray:
-    received = multihost_utils.broadcast_one_to_all(array, is_source=is_primary())
-    return np.asarray(received, array.dtype)
-
-
 def _broadcast_message(message: bytes) -> Any:
     """Sends process 0's pickled message to all, and returns what it holds."""
+
+    def broadcast(sent: np.ndarray) -> bytes:
+        received = multihost_utils.broadcast_one_to_all(sent, is_source=is_primary())
+        return np.asarray(received, np.uint8).tobytes()
+
     # As bytes: a broadcast is a sum of 32-bit numbers.
     length = np.frombuffer(len(message).to_bytes(8, "little"), np.uint8)
-    size = int.from_bytes(_broadcast(length).tobytes(), "little")
-    padded = np.zeros(_padded_size(size), np.uint8)
+    size = int.from_bytes(broadcast(length), "little")
+    # Every size compiles a broadcast of its own: they are powers of two, from 1024.
+    padded = np.zeros(1 << max(10, size.bit_length()), np.uint8)
     padded[: len(message)] = np.frombuffer(message, np.uint8)
-    return pickle.loads(_broadcast(padded)[:size].tobytes())
-
-
-def _padded_size(size: int) -> int:
-    """Rounds a message's size up: every size compiles a broadcast of its own."""
-    if size > LARGE_MESSAGE:
-        return -(-size // LARGE_MESSAGE) * LARGE_MESSAGE
-    return max(SMALLEST_MESSAGE, 1 << (size - 1).bit_length())
+    return pickle.loads(broadcast(padded)[:size])

@@ -42,8 +42,9 @@ def _decay_mask(spec: OptimSpec) -> Callable[[Any], Any]:
 
 
 def _decay(spec: OptimSpec) -> list[optax.GradientTransformation]:
-    decay = optax.add_decayed_weights(spec.weight_decay, mask=_decay_mask(spec))
-    return [decay] if spec.weight_decay else []
+    if not spec.weight_decay:
+        return []
+    return [optax.add_decayed_weights(spec.weight_decay, mask=_decay_mask(spec))]
 
 
 def sgd(spec: OptimSpec) -> optax.GradientTransformation:
@@ -131,7 +132,14 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
 
     if is_own and references.accepted(factory, {"learning_rate": 1.0}):
         of_rate = optax.inject_hyperparams(lambda learning_rate: made(learning_rate=learning_rate))
-        return _given_rates(of_rate(learning_rate=1.0))
+        injected = of_rate(learning_rate=1.0)
+
+        def update_at(grads, opt_state, params, learning_rate):
+            rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
+            given = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
+            return injected.update(grads, given, params)
+
+        return Optimizer(injected.init, update_at)
     direction = made()
 
     def update(grads, opt_state, params, learning_rate):
@@ -141,40 +149,26 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
     return Optimizer(direction.init, update)
 
 
-def _given_rates(injected: optax.GradientTransformation) -> Optimizer:
-    """Gives every step's rate to an optimizer made by `optax.inject_hyperparams`."""
-
-    def update(grads, opt_state, params, learning_rate):
-        rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
-        given = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
-        return injected.update(grads, given, params)
-
-    return Optimizer(injected.init, update)
-
-
 def _problems(spec: OptimSpec, given: Mapping[str, Any]) -> list[str]:
     """Lists options that the optimizer would ignore; `given` is what its factory gets."""
-    bound = references.bound(KEY, spec.name, OPTIMIZERS)
-    is_sgd = references.parse(spec.name).path == "sgd"
-    is_own = references.is_import_path(spec.name)
-    lacks = {name for name in ("weight_decay", "mask") if is_own and name not in given}
-    decays, on_kernels = spec.weight_decay != 0, spec.weight_decay_on == "kernels"
-    of_sgd = f"It belongs to sgd; give {spec.name} its own as arguments."
-    by_schedule = "It is optim.learning_rate, by the schedule; give other arguments by name."
-    no_decay = "Give it to an optimizer that takes weight_decay, or set it to 0."
-    rows = (
-        (not is_sgd and spec.momentum, "momentum", "to be 0.0", of_sgd),
-        (not is_sgd and spec.nesterov, "nesterov", "to be False", of_sgd),
-        (is_own and "learning_rate" in bound, "name", "to have no learning_rate", by_schedule),
-        (decays and "weight_decay" in lacks, "weight_decay", "to be 0", no_decay),
-        (decays and on_kernels and "mask" in lacks, "weight_decay_on", "to be all", ""),
-    )
+    is_own, only = references.is_import_path(spec.name), {}
+    if references.parse(spec.name).path != "sgd":
+        only |= {"momentum": 0.0, "nesterov": False}
+    if is_own and "weight_decay" not in given:
+        only["weight_decay"] = 0
+    if is_own and "mask" not in given and spec.weight_decay:
+        only["weight_decay_on"] = "all"
     where = f"with optim.name={spec.name}"
-    return [
-        expected(f"optim.{key}", getattr(spec, key), f"{allowed} {where}", remedy)
-        for is_wrong, key, allowed, remedy in rows
-        if is_wrong
+    remedy = "Give it to an optimizer that takes it, or as an argument of this one."
+    problems = [
+        expected(f"optim.{key}", getattr(spec, key), f"to be {value} {where}", remedy)
+        for key, value in only.items()
+        if getattr(spec, key) != value
     ]
+    if is_own and "learning_rate" in references.bound(KEY, spec.name, OPTIMIZERS):
+        remedy = "It is optim.learning_rate, by the schedule; give other arguments by name."
+        problems.append(expected(KEY, spec.name, "to have no learning_rate", remedy))
+    return problems
 
 
 def check(spec: OptimSpec, default: str, params: Any) -> list[str]:

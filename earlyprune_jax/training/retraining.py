@@ -7,13 +7,11 @@ function (fork_epoch, trunk) -> Training, in which `trunk` is the dense run's `R
 
 import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import optax
 
 from earlyprune_jax import references
-from earlyprune_jax.spec import ForkSpec, RunSpec
+from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import schedules
 from earlyprune_jax.training.schedules import RunSchedule
 from earlyprune_jax.validate import expected, unexpected
@@ -73,76 +71,35 @@ def max_learning_rate(base: float, fork_epoch: int, num_epochs: int) -> float:
     return base * (1 - 0.9 * fork_epoch / num_epochs)
 
 
-def _eq6(dense: RunSchedule, fork_epoch: int) -> float:
-    return max_learning_rate(dense.learning_rate, fork_epoch, dense.num_epochs)
+RATES = ("eq6", "matched_anneal", "continue", "restart", "constant")
+"""What `fork.rates` may be.
 
-
-def _continue(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.Schedule:
-    return lambda step: dense.schedule(step + t * dense.steps_per_epoch)
-
-
-def _constant(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.Schedule:
-    return optax.constant_schedule(fork.constant_learning_rate)
-
-
-def _matched_budget(dense: RunSchedule, t: int, length: int, fork: ForkSpec) -> optax.Schedule:
-    """The trunk's schedule goes on to its end, pruned; then come the epochs of `constant`.
-
-    Dense and pruned epochs together are T + fork.constant_num_epochs, whatever t: the budget of
-    paper B's forks at t = T. At t = 0 it prunes before training, at t = T it is `constant`.
-    """
-    parts = [make(dense, t, length, fork) for make in (_continue, _constant)]
-    boundary = (dense.num_epochs - t) * dense.steps_per_epoch
-    return optax.join_schedules(parts, [boundary]) if boundary else parts[1]
-
-
-Rates = Callable[[RunSchedule, int, int, ForkSpec], optax.Schedule]
-"""(trunk, fork epoch t, the fork's length in epochs, section fork) -> the fork's schedule."""
-
-RATES: dict[str, Rates] = {
-    # Paper A: the schedule restarts from Eq. (6)'s maximum, over the fork's length. The exponential
-    # schedule keeps its decay per epoch, so late forks end at higher rates than early ones: a
-    # confound of "early is best", which `matched_anneal` removes.
-    "eq6": lambda dense, t, length, fork: dense.remade(_eq6(dense, t), length),
-    # Eq. (6)'s maximum, but the last step runs at the trunk's final learning rate.
-    "matched_anneal": lambda dense, t, length, fork: dense.refitted(_eq6(dense, t), length),
-    # The trunk's schedule and momentum go on as if nothing had been pruned.
-    "continue": _continue,
-    # The trunk's schedule from its maximum, over the fork's length.
-    "restart": lambda dense, t, length, fork: dense.remade(dense.learning_rate, length),
-    # Paper B: a fixed rate, a fresh optimizer.
-    "constant": _constant,
-}
-"""What `fork.rates` may be."""
-
-
-class Retraining(NamedTuple):
-    """A named way to retrain.
-
-    Attributes:
-        length: (section fork, epochs that remain of the trunk's) -> the fork's length in epochs.
-        rates: one of `RATES`, or `matched_budget`; "" = that of fork.rates.
-    """
-
-    length: Callable[[ForkSpec, int], int]
-    rates: str
-
+    eq6             paper A: the schedule restarts from Eq. (6)'s maximum, over the fork's length.
+                    The exponential schedule keeps its decay per epoch, so late forks end at higher
+                    rates than early ones: a confound of "early is best"
+    matched_anneal  Eq. (6)'s maximum, but the last step runs at the trunk's final learning rate
+    continue        the trunk's schedule and momentum go on as if nothing had been pruned
+    restart         the trunk's schedule from its maximum, over the fork's length
+    constant        paper B: a fixed rate, a fresh optimizer
+"""
 
 RETRAININGS = {
-    "paper_a": Retraining(lambda fork, remaining: remaining, "eq6"),
-    "matched_anneal": Retraining(lambda fork, remaining: remaining, "matched_anneal"),
-    "continue": Retraining(lambda fork, remaining: remaining, "continue"),
-    "constant": Retraining(lambda fork, remaining: fork.constant_num_epochs, "constant"),
-    "matched_budget": Retraining(
-        lambda fork, remaining: remaining + fork.constant_num_epochs, "matched_budget"
-    ),
-    "custom": Retraining(lambda fork, remaining: fork.length or remaining, ""),
+    "paper_a": "eq6",
+    "matched_anneal": "matched_anneal",
+    "continue": "continue",
+    "constant": "constant",
+    # The trunk's schedule goes on to its end, pruned; then come the epochs of `constant`. Dense and
+    # pruned epochs together are T + fork.constant_num_epochs, whatever t: the budget of paper B's
+    # forks at t = T. At t = 0 it prunes before training, at t = T it is `constant`.
+    "matched_budget": "matched_budget",
+    "custom": "",
 }
+"""Name -> rates, `RATES` or `matched_budget`; "" = those of fork.rates."""
 
 
-def _rates_of(fork: ForkSpec, retraining: str) -> str:
+def _rates_of(spec: RunSpec, retraining: str) -> str:
     """Names the rates of a retraining; "" for one of the user's."""
-    return (RETRAININGS[retraining].rates or fork.rates) if retraining in RETRAININGS else ""
+    return (RETRAININGS[retraining] or spec.fork.rates) if retraining in RETRAININGS else ""
 
 
 def length(spec: RunSpec, retraining: str, fork_epoch: int) -> int:
@@ -161,7 +118,33 @@ def length(spec: RunSpec, retraining: str, fork_epoch: int) -> int:
     """
     if retraining not in RETRAININGS:
         return training(spec, retraining, fork_epoch, ANY_STEPS).num_epochs
-    return RETRAININGS[retraining].length(spec.fork, spec.train.num_epochs - fork_epoch)
+    remaining, constant = spec.train.num_epochs - fork_epoch, spec.fork.constant_num_epochs
+    lengths = {"constant": constant, "matched_budget": remaining + constant}
+    lengths["custom"] = spec.fork.length or remaining
+    return lengths.get(retraining, remaining)
+
+
+def _schedule(
+    rates: str, dense: RunSchedule, t: int, num_epochs: int, constant: optax.Schedule
+) -> optax.Schedule:
+    """Makes a fork's schedule from the trunk's."""
+    maximum = max_learning_rate(dense.learning_rate, t, dense.num_epochs)
+    match rates:
+        case "eq6":
+            return dense.over(num_epochs, maximum).schedule
+        case "matched_anneal":
+            return dense.refitted(maximum, num_epochs)
+        case "restart":
+            return dense.over(num_epochs, dense.learning_rate).schedule
+        case "constant":
+            return constant
+
+    def rest(step):
+        return dense.schedule(step + t * dense.steps_per_epoch)
+
+    if rates == "continue":
+        return rest
+    return optax.join_schedules([rest, constant], [(dense.num_epochs - t) * dense.steps_per_epoch])
 
 
 def training(spec: RunSpec, retraining: str, fork_epoch: int, steps_per_epoch: int) -> Training:
@@ -180,14 +163,13 @@ def training(spec: RunSpec, retraining: str, fork_epoch: int, steps_per_epoch: i
         InvalidInput: the user's function cannot be loaded, or does not give a Training.
     """
     dense = trunk_schedule(spec, steps_per_epoch)
-    if retraining in RETRAININGS:
-        num_epochs, rates = length(spec, retraining, fork_epoch), _rates_of(spec.fork, retraining)
-        make = _matched_budget if rates == "matched_budget" else RATES[rates]
-        carries_on = (
-            rates == "continue" or make is _matched_budget and fork_epoch < dense.num_epochs
-        )
-        schedule = make(dense, fork_epoch, num_epochs, spec.fork)
-        return Training(num_epochs, schedule, reset_momentum=not carries_on)
+    if rates := _rates_of(spec, retraining):
+        if rates == "matched_budget" and fork_epoch == dense.num_epochs:
+            rates = "constant"
+        num_epochs = length(spec, retraining, fork_epoch)
+        constant = optax.constant_schedule(spec.fork.constant_learning_rate)
+        schedule = _schedule(rates, dense, fork_epoch, num_epochs, constant)
+        return Training(num_epochs, schedule, rates not in ("continue", "matched_budget"))
     function = references.load(KEY, retraining, RETRAININGS, ("fork_epoch", "trunk"))
     with references.guarded(KEY, retraining, f"to give a Training for a fork at {fork_epoch}"):
         made = function(fork_epoch, dense)
@@ -203,9 +185,9 @@ def check_epochs(spec: RunSpec) -> list[str]:
         spec: of one setting, whose retrainings can be loaded.
     """
     fork, num_epochs = spec.fork, spec.train.num_epochs
+    problems = []
     if fork.when == "trigger":
         return _check_pruning_itself(spec)
-    problems = []
     for retraining in fork.retraining:
         idle = [t for t in fork.epochs if t > num_epochs or length(spec, retraining, t) < 1]
         if idle:
@@ -225,13 +207,10 @@ def _check_pruning_itself(spec: RunSpec) -> list[str]:
             remedy = "Its forks have a length of their own: use another, or fork.when=epochs."
             allowed = f"without {retraining}: fork.when=trigger keeps to the trunk's epochs"
             problems.append(expected("fork.retraining", fork.retraining, allowed, remedy))
-    if num_epochs < 2:
+    if num_epochs <= (latest := max(1, fork.fallback_epoch)):
+        allowed = f"to be above {latest}, with fork.fallback_epoch={fork.fallback_epoch}"
         remedy = "A run that prunes itself needs an epoch before and one after."
-        problems.append(expected("train.num_epochs", num_epochs, "to be at least 2", remedy))
-    elif fork.fallback_epoch >= num_epochs:
-        remedy = f"The run has train.num_epochs={num_epochs}, and needs one after pruning."
-        allowed = f"to be below {num_epochs}"
-        problems.append(expected("fork.fallback_epoch", fork.fallback_epoch, allowed, remedy))
+        problems.append(expected("train.num_epochs", num_epochs, allowed, remedy))
     return problems
 
 
@@ -246,20 +225,19 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
         InvalidInput: a schedule of the user's gives a fork a rate that is none.
     """
     fork, dense, kind = spec.fork, trunk_schedule(spec, steps_per_epoch), spec.schedule.name
-    axis, epochs = ("fork.when", "trigger"), tuple(range(1, dense.num_epochs))
-    if fork.when == "epochs":
-        axis, epochs = ("fork.epochs", fork.epochs), fork.epochs
+    epochs = fork.epochs if fork.when == "epochs" else tuple(range(1, dense.num_epochs))
+    maxima = {t: max_learning_rate(dense.learning_rate, t, dense.num_epochs) for t in epochs}
     ends = {"matched_anneal": dense.final_rate}
     if kind in ("cosine", "linear"):
         ends["eq6"] = spec.schedule.end_learning_rate
     problems = []
     for retraining in fork.retraining:
-        end = ends.get(_rates_of(fork, retraining), 0.0)
-        if rising := [t for t in epochs if _eq6(dense, t) < end * (1 - 1e-6)]:
-            allowed = f"to leave Eq. (6)'s maximum above the final rate {end:.4g} of {retraining}"
+        end = ends.get(_rates_of(spec, retraining), 0.0)
+        if rising := [t for t, maximum in maxima.items() if maximum < end * (1 - 1e-6)]:
+            allowed = f"to leave Eq. (6)'s maximum above the final rate {end:.4g}"
             otherwise = "fork earlier, end lower, or use continue."
             remedy = f"It would rise in forks at {rising}: {otherwise}"
-            problems.append(expected(*axis, allowed, remedy))
+            problems.append(expected("fork.retraining", retraining, allowed, remedy))
     if schedules.is_own(spec.schedule):
         # Forks may be too short for a schedule of the user's.
         for retraining, t in itertools.product(fork.retraining, epochs):
@@ -267,7 +245,7 @@ def check_rates(spec: RunSpec, steps_per_epoch: int) -> list[str]:
             if not schedules.is_rate(rate):
                 allowed = f"to give a fork at {t}, retrained by {retraining}, rates of at least 0"
                 raise unexpected(schedules.KEY, rate, allowed)
-    matched = "matched_anneal" in [_rates_of(fork, retraining) for retraining in fork.retraining]
+    matched = "matched_anneal" in [_rates_of(spec, retraining) for retraining in fork.retraining]
     if matched and kind in ("exponential", "step") and dense.final_rate < SMALLEST_RATE:
         allowed = f"to end the trunk at a rate of at least {SMALLEST_RATE} for matched_anneal"
         remedy = f"It ends at {dense.final_rate:.3g}: decay more slowly, or use paper_a."

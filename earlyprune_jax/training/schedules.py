@@ -11,7 +11,7 @@ import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.spec import ScheduleSpec
-from earlyprune_jax.validate import InvalidInput, expected, unknown_choice
+from earlyprune_jax.validate import expected, problems_of, unknown_choice
 
 KEY = "schedule.name"
 
@@ -126,9 +126,9 @@ class RunSchedule:
             return self.learning_rate * spec.step_factor**passed
         return self.learning_rate
 
-    def remade(self, maximum: float, num_epochs: int) -> optax.Schedule:
-        """Makes the same kind of schedule from another first rate, over another length."""
-        return self._over(maximum, num_epochs).schedule
+    def over(self, num_epochs: int, learning_rate: float) -> "RunSchedule":
+        """Returns the same kind of schedule over another length, from another first rate."""
+        return dataclasses.replace(self, learning_rate=learning_rate, num_epochs=num_epochs)
 
     def refitted(self, maximum: float, num_epochs: int) -> optax.Schedule:
         """Makes the schedule of a shorter run that falls from `maximum` to this run's final rate.
@@ -138,7 +138,7 @@ class RunSchedule:
         stretched to these ends. A run too short to change its rate trains at the final one
         throughout.
         """
-        final, shorter = self.final_rate, self._over(maximum, num_epochs)
+        final, shorter = self.final_rate, self.over(num_epochs, maximum)
         if is_own(self.spec):
             first, last = shorter.ends
             if first == last:
@@ -162,9 +162,6 @@ class RunSchedule:
         fitted = dataclasses.replace(self.spec, **changes)
         return dataclasses.replace(shorter, spec=fitted).schedule
 
-    def _over(self, maximum: float, num_epochs: int) -> "RunSchedule":
-        return dataclasses.replace(self, learning_rate=maximum, num_epochs=num_epochs)
-
 
 def is_own(spec: ScheduleSpec) -> bool:
     """Tells whether the schedule is the user's."""
@@ -180,17 +177,18 @@ def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
         True
     """
     if not is_own(spec):
-        known = spec.name in CURVES
         problem = f"{unknown_choice(KEY, spec.name, tuple(CURVES))} Your own: module:attribute."
-        return [] if known else [problem]
-    try:
+        return [] if spec.name in CURVES else [problem]
+
+    def trace() -> list[str]:
         with references.guarded(KEY, spec.name, "to map steps to rates"):
             ends = RunSchedule(spec, 0.1, num_epochs, 2).ends
-    except InvalidInput as error:
-        return list(error.problems)
-    wrong = next((rate for rate in ends if not is_rate(rate)), None)
-    allowed = f"to give rates of at least 0, not {wrong}"
-    return [] if wrong is None else [expected(KEY, spec.name, allowed)]
+        wrong = [rate for rate in ends if not is_rate(rate)]
+        return (
+            [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong}")] if wrong else []
+        )
+
+    return problems_of(trace)
 
 
 def is_rate(rate: float) -> bool:

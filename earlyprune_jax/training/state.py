@@ -90,12 +90,7 @@ def create(variables: Variables, optimizer: Optimizer, key: PRNGKey) -> TrainSta
 
 
 def fork(
-    state: TrainState,
-    mask: Mask,
-    optimizer: Optimizer,
-    *,
-    replicate: int,
-    reset_momentum: bool,
+    state: TrainState, mask: Mask, optimizer: Optimizer, replicate: int, reset_momentum: bool
 ) -> TrainState:
     """Prunes a trunk's state; weights, batch statistics and step carry over.
 

@@ -1,80 +1,43 @@
-"""How wide batches of forks are: asked for, measured once, narrowed; and no engine built in
-vain."""
+"""How wide batches of forks are: as asked, or as the device likes it, and narrowed by network."""
 
 import dataclasses
-from types import SimpleNamespace
-from typing import Any
 
+import jax
 import pytest
 from members import fork
 
 from configs import digits
 from earlyprune_jax import config
-from earlyprune_jax.grid.scheduler import ForksPerBatch
+from earlyprune_jax.grid.scheduler import FORKS_PER_DEVICE, Widths
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.spec import Setting
-from earlyprune_jax.training import execution
 
 SPEC = config.resolve(digits.get_config())
 
 
-def no_engine(setting):
-    raise RuntimeError("no memory for this network")
-
-
-def on_devices(num_devices) -> Any:
-    mesh = SimpleNamespace(size=num_devices)
-    return lambda setting: SimpleNamespace(spec=SPEC, fork_mesh=mesh, step_seconds=None)
-
-
-def widths(workdir, engine, asked) -> ForksPerBatch:
-    trainer: Any = SimpleNamespace(study=Study(SPEC, workdir), engine=engine)
-    return ForksPerBatch(trainer, asked)
-
-
-@pytest.fixture
-def batches(monkeypatch):
-    monkeypatch.setattr(execution, "batches_forks", lambda backend: True)
-
-
-def test_no_engine_is_built_where_the_width_is_known(tmp_path):
-    assert widths(tmp_path, no_engine, asked=0).of(fork(2)) == 1
-    assert widths(tmp_path, no_engine, asked=4).of(fork(2)) == 4
-
-
-def test_forks_whose_engine_cannot_be_built_are_left_to_train_alone_and_say_so(tmp_path, batches):
-    assert widths(tmp_path, no_engine, asked=0).of(fork(2)) == 1
-
-
-def test_a_batch_that_did_not_fit_is_halved_for_its_network_only(tmp_path):
-    batches = widths(tmp_path, on_devices(1), asked=8)
-    assert batches.narrow(fork(2)) == 4
-    assert batches.of(fork(3)) == 4
-    other, same = Setting((("model.name", "resnet14"),)), Setting((("fork.length", 3),))
-    assert batches.of(dataclasses.replace(fork(2), setting=other)) == 8
-    assert batches.of(dataclasses.replace(fork(2), setting=same)) == 4
-    assert [batches.narrow(fork(2)) for _ in range(3)] == [2, 1, 1]
-
-
-def test_a_narrowed_batch_has_equally_many_forks_on_every_device_or_is_one(tmp_path):
-    batches = widths(tmp_path, on_devices(4), asked=24)
-    assert [batches.narrow(fork(2)) for _ in range(3)] == [12, 4, 1]
-
-
-def test_a_width_as_wide_as_the_grid_was_is_measured_again_when_the_grid_has_grown(
-    tmp_path, monkeypatch, batches
+@pytest.mark.parametrize(
+    ("backend", "num_replicates", "asked", "width"),
+    [
+        ("cpu", 1, 0, 1),
+        ("cpu", 1, 4, 4),
+        ("gpu", 1, 0, 27),
+        ("gpu", 2, 0, FORKS_PER_DEVICE),
+        ("gpu", 2, 40, 40),
+        ("gpu", 2, 1, 1),
+    ],
+)
+def test_a_batch_is_as_wide_as_asked_or_as_there_are_forks(
+    tmp_path, monkeypatch, backend, num_replicates, asked, width
 ):
-    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    spec = SPEC.replace({"fork.num_replicates": num_replicates})
+    assert Widths(Study(spec, tmp_path), asked).of(fork(2)) == width
 
-    def measured_width(seconds_of, most, multiple_of):
-        asked.append(most)
-        return min(most, 64)
 
-    monkeypatch.setattr(execution, "measured_width", measured_width)
-    found = []
-    for most in (2, 2, 100, 50, 1000):
-        batches = widths(tmp_path, on_devices(1), asked=0)
-        batches._most = most
-        found.append(batches.of(fork(2)))
-    assert found == [2, 2, 64, 50, 64]
-    assert asked == [2, 100]
+def test_a_batch_is_narrowed_for_its_network_only(tmp_path):
+    widths = Widths(Study(SPEC, tmp_path), 8)
+    widths.narrow(fork(2), 4)
+    assert widths.of(fork(3)) == 4
+    other, same = Setting((("model.name", "resnet14"),)), Setting((("fork.length", 3),))
+    assert widths.of(dataclasses.replace(fork(2), setting=other)) == 8
+    assert widths.of(dataclasses.replace(fork(2), setting=same)) == 4

@@ -5,12 +5,16 @@ import subprocess
 import sys
 import textwrap
 
-from earlyprune_jax.grid import locks
+from members import trunk
+
+from configs import digits
+from earlyprune_jax import config
+from earlyprune_jax.grid.study import RunLocks, Study, held
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from earlyprune_jax.grid.locks import RunLocks
+    from earlyprune_jax.grid.study import RunLocks
     claim = RunLocks()
     print(claim.take(Path(sys.argv[1])), flush=True)
     time.sleep(600)
@@ -28,7 +32,7 @@ def test_another_process_cannot_take_what_is_held_until_its_holder_is_killed(tmp
     process, took = start_holder(tmp_path / "run")
     try:
         assert took == "True"
-        own = locks.RunLocks()
+        own = RunLocks()
         assert not own.take(tmp_path / "run")
         assert own.take(tmp_path / "other")
         process.send_signal(signal.SIGKILL)
@@ -42,15 +46,19 @@ def test_another_process_cannot_take_what_is_held_until_its_holder_is_killed(tmp
 
 
 def test_waiting_for_a_lock_ends_when_it_is_released(tmp_path):
-    with locks.held(tmp_path):
+    with held(tmp_path):
         pass
-    with locks.held(tmp_path):
-        assert not locks.RunLocks().take(tmp_path)
+    with held(tmp_path):
+        assert not RunLocks().take(tmp_path)
 
 
 def test_attempts_count_only_those_that_got_nowhere(tmp_path):
-    assert [locks.attempt(tmp_path, epochs) for epochs in (0, 0, 2, 2, 2)] == [1, 2, 1, 2, 3]
-    locks.forget_attempts(tmp_path)
-    assert locks.attempt(tmp_path, 2) == 1
-    locks.forget_attempts(tmp_path)
-    locks.forget_attempts(tmp_path)
+    study, member = Study(config.resolve(digits.get_config()), tmp_path), trunk()
+    study.directory(member).mkdir(parents=True)
+    assert [study.attempt(member, epochs) for epochs in (0, 0, 2, 2, 2)] == [1, 2, 1, 2, 3]
+    assert study.has_attempts(member)
+    study.forget_attempts(member)
+    assert study.attempt(member, 2) == 1
+    study.forget_attempts(member)
+    study.forget_attempts(member)
+    assert not study.has_attempts(member)

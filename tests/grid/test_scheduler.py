@@ -13,11 +13,10 @@ from tiny import linear_experiment, tiny_experiment
 
 from earlyprune_jax import config, experiment
 from earlyprune_jax.analysis import results
-from earlyprune_jax.grid import locks, options, plan, scheduler, trainer
+from earlyprune_jax.grid import options, plan, scheduler, trainer
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.search import wanted_members
-from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.study import MOST_ATTEMPTS, Locked, RunLocks, Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import criteria, loop
 from earlyprune_jax.training import engine as engines
@@ -170,27 +169,27 @@ def test_in_a_batch_only_the_member_that_raises_fails(tiny_npz, tmp_path, monkey
 def test_forks_of_a_trunk_that_failed_start_from_the_checkpoints_it_has_left(
     tiny_npz, tmp_path, monkeypatch
 ):
-    record = loop._Progress.record
+    record = loop.Run.record
 
     def sometimes(self, *arguments):
-        if self.run.first_epoch == 0 and self.epoch == 3:
+        if self.first_epoch == 0 and self.epoch == 3:
             raise OSError("no space left")
         record(self, *arguments)
 
-    monkeypatch.setattr(loop._Progress, "record", sometimes)
+    monkeypatch.setattr(loop.Run, "record", sometimes)
     text, _ = run(resolve(tiny_npz, ("fork.epochs", "1,3,4")), tmp_path / "run")
     assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text
 
 
 def test_a_network_that_cannot_be_built_fails_and_the_others_train(tiny_npz, tmp_path, monkeypatch):
-    build = engines.build
+    build = engines.Engine
 
     def sometimes(spec, *arguments, **options):
         if spec.model.name == "resnet14":
             raise MemoryError("too large")
         return build(spec, *arguments, **options)
 
-    monkeypatch.setattr(engines, "build", sometimes)
+    monkeypatch.setattr(engines, "Engine", sometimes)
     changes = [*QUICK, ("signals.names", ""), ("sweep.model.name", "resnet14,resnet8")]
     spec = config.resolve(tiny_experiment(tiny_npz), changes)
     text, said = run(spec, tmp_path / "run")
@@ -204,17 +203,10 @@ def observed(study, sometimes=lambda members: None):
     trained, said = [], []
 
     class Observed(trainer.Trainer):
-        def train_dense(self, trunk):
-            self.note([trunk])
-            super().train_dense(trunk)
-
-        def prune_and_retrain(self, members, width=1):
-            self.note(members)
-            super().prune_and_retrain(members, width)
-
-        def note(self, members):
-            trained.append(list(members))
-            sometimes(members)
+        def train(self, group, width=1):
+            trained.append(list(group))
+            sometimes(group)
+            super().train(group, width)
 
     callbacks = trainer.Callbacks(lambda name, entry: None, said.append, lambda: False)
     return Observed(study, callbacks), trained, said
@@ -228,10 +220,9 @@ def test_a_batch_that_raises_is_told_of_and_the_next_are_half_as_wide(tiny_npz, 
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "8")), tmp_path / "run")
     own, trained, said = observed(study, out_of_memory)
     scheduler.work(own, asked_width=4)
-    assert [len(members) for members in trained] == [1, 4, 1, 1, 1, 1, 2, 2]
+    assert [len(members) for members in trained] == [1, 4, 2, 2, 2, 2]
     assert said == [
-        "A batch of 4 forks raised MemoryError: out of memory. They train one by one.",
-        "Each did: batches of own_code:Linear are 2 wide from now on.",
+        "A batch of 4 forks raised MemoryError: out of memory. Batches of 2 are tried.",
     ]
 
 
@@ -252,26 +243,25 @@ def test_forks_of_a_batch_that_raised_train_without_its_memory(tiny_npz, tmp_pat
         live.append(sum(array.nbytes for array in jax.live_arrays()))
 
     own, trained, _ = observed(study, count)
-    scheduler.work(own, asked_width=16)
-    assert [len(members) for members in trained] == [1, 3, 1, 1, 1]
+    scheduler.work(own, asked_width=4)
+    assert [len(members) for members in trained] == [1, 3, 2, 1, 1, 1]
     assert max(live[2:]) <= live[1]
 
 
 def test_a_batch_that_waits_for_another_process_says_nothing_and_stays_as_wide(
     tiny_npz, tmp_path, monkeypatch
 ):
-    asked = iter([True] * 4)
+    asked = iter([True] * 2)
 
     def busy(members):
         if not isinstance(members[0], Trunk) and next(asked, False):
-            raise locks.Locked("a trunk")
+            raise Locked("a trunk")
 
     monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
     study = Study(resolve(tiny_npz, ("fork.num_replicates", "3")), tmp_path / "run")
     own, trained, said = observed(study, busy)
     scheduler.work(own, asked_width=4)
-    # The batch and each of its forks find it held; then they train together.
-    assert [len(members) for members in trained] == [1, 3, 1, 1, 1, 3]
+    assert [len(members) for members in trained] == [1, 3, 3, 3]
     assert said == []
 
 
@@ -291,7 +281,7 @@ def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(
 
     def busy(members):
         if members == [held] and next(asked, False):
-            raise locks.Locked("a trunk")
+            raise Locked("a trunk")
 
     monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
     study = Study(resolve(tiny_npz, ("fork.epochs", "1,2,3")), tmp_path / "run")
@@ -302,7 +292,7 @@ def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(
 
 def test_a_failure_that_another_process_is_at_again_is_left_to_it(tiny_npz, tmp_path):
     study = Study(resolve(tiny_npz), tmp_path / "run")
-    records, other = study.records(fork(2, "constant")), locks.RunLocks()
+    records, other = study.records(fork(2, "constant")), RunLocks()
     assert other.take(records.directory)
     records.finish({"status": "failed", "reason": "", "epoch": 3})
     study.forget_failures([fork(2, "constant")])
@@ -345,8 +335,8 @@ def test_a_member_at_which_process_after_process_dies_fails_and_the_others_finis
         run(spec, tmp_path / "run")
     deadly = study.records(fork(1, "constant")).directory
     deadly.mkdir(parents=True)
-    for _ in range(locks.MOST_ATTEMPTS):
-        locks.attempt(deadly, 0)
+    for _ in range(MOST_ATTEMPTS):
+        study.attempt(fork(1, "constant"), 0)
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 0 skipped, 1 failed" in text
     assert "5 processes died one after another before its first epoch" in said
@@ -397,9 +387,9 @@ def test_a_search_tries_cells_around_the_best_and_stops_at_its_number(tiny_npz, 
         ("data.validation_fraction", "0.2"),
     )
     spec = resolve(tiny_npz, *changes)
-    assert len(wanted_members(Study(spec, tmp_path / "run"))) == 1 + 9
+    assert len(Study(spec, tmp_path / "run").wanted_members()) == 1 + 9
     run(spec, tmp_path / "run")
-    ended = wanted_members(Study(spec, tmp_path / "run"))
+    ended = Study(spec, tmp_path / "run").wanted_members()
     assert len(ended) == 1 + 11
     assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.DONE
 
@@ -436,9 +426,9 @@ def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_ot
     spec = resolve(tiny_npz, ("fork.num_replicates", "4"))
     study = Study(spec, tmp_path / "run")
     for number in (0, 2):
-        directory = study.records(fork(2, "constant", replicate=number)).directory
-        directory.mkdir(parents=True)
-        locks.attempt(directory, 0)
+        member = fork(2, "constant", replicate=number)
+        study.directory(member).mkdir(parents=True)
+        study.attempt(member, 0)
     own, trained, _ = observed(study)
     scheduler.work(own, asked_width=4)
     # The trunk; then replicate 0, replicates 1 and 3 together, replicate 2.
@@ -463,7 +453,7 @@ def test_a_study_whose_trunk_diverged_is_done_comparisons_included(tiny_npz, tmp
     spec = resolve(tiny_npz, *changes)
     run(spec, tmp_path / "run")
     study = Study(spec, tmp_path / "run")
-    assert study.left(wanted_members(study)) == []
+    assert study.left(study.wanted_members()) == []
     assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.FAILED
 
 

@@ -3,24 +3,23 @@ places."""
 
 import subprocess
 import sys
-import threading
 
 import pytest
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
-from earlyprune_jax.grid import workers
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
 from earlyprune_jax.grid.workers import MOST_DEATHS, Pool
+from earlyprune_jax.validate import InvalidInput
 
 DIE = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 LEAVE = "pass"
 
 
-def tell(line: str) -> str:
-    return f"print({line!r}, flush=True); {DIE}"
+def tell(message: tuple) -> str:
+    return f"import pickle, sys; pickle.dump({message!r}, sys.stdout.buffer); sys.stdout.flush(); "
 
 
 class Scripted(Pool):
@@ -32,17 +31,11 @@ class Scripted(Pool):
         callbacks = Callbacks(lambda name, entry: None, self.said.append, lambda: False)
         super().__init__(study, callbacks, Options(), 0.0)
 
-    def _start(self, place, cores):
+    def _start(self):
         program = self._programs[self.started]
         self.started += 1
         pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=pipe,
-            stdout=pipe,
-        )
-        threading.Thread(target=self._listen, args=(place, process), daemon=True).start()
-        return process
+        return subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe)
 
 
 @pytest.fixture
@@ -59,36 +52,31 @@ def test_a_worker_that_dies_over_and_over_is_given_up(study):
     assert f"given up (SIGKILL, its end no. {MOST_DEATHS} in a row)" in own.said[-1]
 
 
-def test_what_a_library_prints_is_no_progress(study):
-    own = Scripted(study, [tell("a warning")] * 20)
-    own.run()
-    assert own.started == MOST_DEATHS
-
-
-@pytest.mark.parametrize(
-    "progress", ['["epoch", ["a fork", {"epoch": 1}]]', '["say", "it failed"]']
-)
+@pytest.mark.parametrize("progress", [("report", "a fork", {"epoch": 1}), ("say", "it failed")])
 def test_deaths_are_counted_anew_after_progress(study, progress):
     few = [DIE] * (MOST_DEATHS - 2)
-    own = Scripted(study, [*few, tell(progress), *few, LEAVE])
+    own = Scripted(study, [*few, tell(progress) + DIE, *few, LEAVE])
     own.run()
     assert own.started == 2 * len(few) + 2
     assert not any("given up" in sentence for sentence in own.said)
 
 
-def test_a_librarys_own_words_are_passed_on_whatever_they_are(study):
-    program = r"import sys; sys.stdout.buffer.write(b'42\n\xff\n[1, 2]\nnull\n')"
-    own = Scripted(study, [program])
+def test_a_worker_that_dies_in_the_middle_of_a_word_is_replaced(study):
+    own = Scripted(study, [f"import sys; print('\\x80\\x05X', end='', flush=True); {DIE}", LEAVE])
     own.run()
-    assert own.said == ["42", "\ufffd", "[1, 2]", "null"]
+    assert own.said == ["Worker 0 died (SIGKILL); another takes its place."]
 
 
-def test_the_end_of_a_worker_is_heard_of_though_listening_fails(study, monkeypatch):
-    def fail(line):
-        raise ValueError(line)
+def test_the_problems_of_bad_input_are_raised_once_and_the_worker_is_not_replaced(study):
+    problems = tell(("problems", "one", "two", "one"))
+    own = Scripted(study, [f"{problems} sys.exit(2)"])
+    with pytest.raises(InvalidInput) as caught:
+        own.run()
+    assert caught.value.problems == ("one", "two")
 
-    monkeypatch.setattr(workers, "message", fail)
-    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
-    own = Scripted(study, ["print('x')"])
-    own.run()
+
+def test_what_a_callback_raises_ends_the_workers(study):
+    own = Scripted(study, [f"{tell(('say', 1, 2))} import time; time.sleep(600)"])
+    with pytest.raises(TypeError):
+        own.run()
     assert own.started == 1

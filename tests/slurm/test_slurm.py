@@ -2,7 +2,7 @@
 with
 
 apt-get install -y slurmctld slurmd slurm-client munge && \
-    pip install -e '.[slurm,test]' && pytest -m slurm tests/grid
+    pip install -e '.[slurm,test]' && pytest -m slurm tests/slurm
 """
 
 import csv
@@ -68,8 +68,8 @@ def test_every_wrong_flag_is_named_at_once(capsys, tiny_file):
     said = complaints(
         [f"--config={tiny_file}", "--slurm", *(f"--slurm.{one}" for one in wrong)], capsys
     )
-    assert "Unknown flag --slurm.minuts. Did you mean 'minutes'?" in said
-    assert "Expected --slurm.cpus='two' to be a whole number." in said
+    assert "--slurm.KEY='minuts' to be one of partition, " in said and "'minutes'?" in said
+    assert "Expected --slurm.cpus='two' to be of type int." in said
     assert said.startswith("earlyprune_jax: 2 problems:")
 
 
@@ -85,7 +85,8 @@ def test_every_wrong_value_is_named_at_once_and_nothing_is_written(capsys, tiny_
     arguments = [f"--config={tiny_file}", f"--workdir={workdir}", "--dry_run", "--slurm", *flags]
     said = complaints(arguments, capsys)
     assert said.startswith("earlyprune_jax: 5 problems:")
-    assert "--slurm.extra='time=4' to leave that parameter alone. Give --slurm.minutes." in said
+    assert "--slurm.extra='time=4' to be key=value, or a key, with none of array, " in said
+    assert "give --slurm.minutes" in said
     assert not workdir.exists()
 
 
@@ -99,7 +100,7 @@ def test_workers_are_counted_on_the_cores_of_a_task(capsys, tiny_file):
     arguments = [f"--config={tiny_file}", "--dry_run", "--slurm", "--slurm.cpus=3"]
     assert "in [1, 3]" in complaints([*arguments, "--workers=4"], capsys)
     assert main.main([*arguments, "--workers=3"]) == main.main([*arguments, "--workers=auto"]) == 0
-    assert "--slurm.gpus=-1 to be at least 0" in complaints([*arguments, "--slurm.gpus=-1"], capsys)
+    assert "--slurm.gpus=-1 in [0, inf)" in complaints([*arguments, "--slurm.gpus=-1"], capsys)
     assert "to be 1 with --slurm.gpus" in complaints(
         [*arguments, "--workers=2", "--slurm.gpus=1"], capsys
     )
@@ -113,7 +114,7 @@ def test_without_submitit_and_slurm_both_are_asked_for_and_nothing_is_written(
     workdir = tmp_path / "run"
     said = complaints([f"--config={tiny_file}", f"--workdir={workdir}", "--slurm"], capsys)
     assert "pip install 'earlyprune-jax[slurm]'" in said
-    assert "Expected sbatch, srun, scontrol, squeue, scancel on the PATH" in said
+    assert "Expected sbatch, srun, scontrol, scancel, submitit" in said
     assert not workdir.exists()
 
 
@@ -202,7 +203,7 @@ def wait_until(condition: Callable[[], bool], workdir: Path) -> None:
 
 
 def wait_for_jobs(slurm: Cluster, workdir: Path) -> None:
-    names = [submission.job_name(workdir, stage) for stage in submission.STAGES]
+    names = [f"earlyprune-{stage}" for stage in submission.STAGES]
     wait_until(lambda: not slurm.run("squeue", "-h", "-n", ",".join(names), "-o", "%i"), workdir)
 
 
@@ -278,7 +279,6 @@ def test_a_study_on_slurm_gives_the_table_of_one_process_and_trains_every_epoch_
     command = [f"--config={tiny_file}", f"--workdir={there}", "--slurm", "--slurm.num_tasks=2"]
     ids = submit(*command)
     assert len(ids) == 3
-    assert f"scancel {' '.join(ids)}" in complaints(command, capsys)
     run_here([f"--config={tiny_file}", f"--workdir={here}"])
     wait_for_jobs(slurm, there)
     assert table(there) == table(here)
@@ -369,7 +369,9 @@ def test_what_takes_longer_than_the_limit_is_requeued_and_goes_on(
     one, other = Counting(tmp_path / "one"), Counting(tmp_path / "other")
     stages = {"first": [one], "second": [other]}
     first, second = submission.submit_arrays(stages, SlurmOptions(minutes=1), tmp_path / "logs")
-    wait_until(lambda: not slurm.run("squeue", "-h", "-n", "first", "-o", "%i"), tmp_path)
+    wait_until(
+        lambda: not slurm.run("squeue", "-h", "-n", "earlyprune-first", "-o", "%i"), tmp_path
+    )
     assert not one.standing()
     assert len(Path(f"{one.path}.starts").read_text()) >= 2
     assert slurm.states(first) == {first: "COMPLETED"}
@@ -382,4 +384,5 @@ def test_what_slurm_refuses_leaves_no_stage_behind(slurm, submit, tmp_path):
     refused = SlurmOptions(partition="no-such-partition")
     with pytest.raises(InvalidInput, match="Expected Slurm to accept one. .*invalid partition"):
         submission.submit_arrays(stages, refused, tmp_path / "logs")
-    assert not submission.active(["one", "two"])
+    names = "earlyprune-one,earlyprune-two"
+    assert not slurm.run("squeue", "-h", "-n", names, "-o", "%i")

@@ -4,7 +4,7 @@ On a bare Debian machine with 2 cores, as root (what follows apt-get: as any use
 minute:
 
     apt-get install -y slurmctld slurmd slurm-client munge && \
-        pip install -e '.[slurm,test]' && pytest -m slurm tests/grid
+        pip install -e '.[slurm,test]' && pytest -m slurm tests/slurm
 """
 
 import os

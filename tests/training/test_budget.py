@@ -1,6 +1,5 @@
 """A budget is kept, cheap signals come first, and what was decided stays."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +12,6 @@ from tiny import tiny_experiment
 from earlyprune_jax import config
 from earlyprune_jax.training import budget, measurement
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.validate import InvalidInput
 
 COSTS = st.lists(st.tuples(st.floats(1e-4, 1e3), st.integers(1, 500)), min_size=1, max_size=7)
 
@@ -64,10 +62,10 @@ def limited(tiny_npz):
     return engine_of(spec)
 
 
-def test_what_is_decided_is_within_the_budget_and_what_a_file_says_is_obeyed(limited, tmp_path):
-    tools, file = measurement.instruments(limited), tmp_path / "budget.json"
+def test_what_is_decided_is_within_the_budget_and_what_a_file_says_is_obeyed(limited):
+    tools = measurement.instruments(limited)
     decision = json.loads(json.dumps(budget.decide(limited, tools)))
-    kl_uniform, weight_change = budget.limited(limited, tools, decision, file)
+    kl_uniform, weight_change = budget.limited(limited, tools, decision)
     # Four orders of magnitude below an epoch of training: one batch, seldom.
     assert kl_uniform.probe is not None
     assert set(kl_uniform.probe) < set(limited.probe)
@@ -77,49 +75,12 @@ def test_what_is_decided_is_within_the_budget_and_what_a_file_says_is_obeyed(lim
     assert decision["num_examples"] == 12
     assert decision["signals"]["kl_uniform"]["seconds_in_full"] > 0
     decision["signals"]["kl_uniform"]["every_epochs"] = 7
-    again, _ = budget.limited(limited, tools, decision, file)
+    again, _ = budget.limited(limited, tools, decision)
     np.testing.assert_array_equal(again.probe, kl_uniform.probe)
     assert again.every_epochs == 7
-
-
-def test_where_everything_is_measured_nothing_is_said(limited):
-    assert budget.sentences(limited, measurement.instruments(limited)) == []
 
 
 def test_a_smaller_probe_is_a_subset_of_a_larger_one():
     large, small = (set(engines.probe_indices(100, count, 5)) for count in (40, 10))
     assert small < large
     assert np.all(np.diff(engines.probe_indices(100, 10, 5)) > 0)
-
-
-KL = {"num_examples": 8, "every_epochs": 1}
-WHOLE = {"num_examples": None, "every_epochs": 1}
-
-
-@pytest.mark.parametrize(
-    "signals",
-    [
-        None,
-        {"kl_uniform": KL},
-        {"kl_uniform": {**KL, "num_examples": 99}, "weight_change": WHOLE},
-        {"kl_uniform": {"every_epochs": 1}, "weight_change": WHOLE},
-        {"kl_uniform": KL, "weight_change": {**WHOLE, "every_epochs": 0}},
-    ],
-)
-def test_a_damaged_decision_is_named_and_asks_for_no_more_than_itself(limited, tmp_path, signals):
-    tools, decision = measurement.instruments(limited), {"signals": signals} if signals else {}
-    with pytest.raises(InvalidInput, match=r"budget.json.*Delete this file alone"):
-        budget.limited(limited, tools, decision, tmp_path / "budget.json")
-
-
-def test_what_is_left_out_is_said_with_the_runs_in_which_it_is_too_much(limited):
-    kl_uniform, weight_change = measurement.instruments(limited)
-    fewer = dataclasses.replace(kl_uniform, probe=limited.probe[:8])
-    seldom = dataclasses.replace(weight_change, every_epochs=4)
-    assert budget.sentences(limited, (fewer, weight_change, seldom)) == [
-        "signals.max_overhead_fraction=0.0001: kl_uniform is measured on 8 of 12 examples, after "
-        "1 epoch in 1.",
-        "signals.max_overhead_fraction=0.0001: weight_change is measured, after 1 epoch in 4. In "
-        "runs of fewer than 17 epochs that is too seldom for a peak or a trigger: raise the "
-        "fraction, or measure fewer signals.",
-    ]

@@ -172,8 +172,8 @@ def test_an_own_scope_decides_how_many_go_where(linear):
     [
         ("own_code:kernel_only", "global", "to give scores of the structure and the shapes"),
         ("own_code:flattened", "global", "to give scores of the structure and the shapes"),
-        ("magnitude", "own_code:first(extra=1)", "weights removed=65 to be 64"),
-        ("magnitude", "own_code:biases_too", "that are not prunable=1 to be none"),
+        ("magnitude", "own_code:first(extra=1)", "to remove 64 prunable weights"),
+        ("magnitude", "own_code:biases_too", "and 1 that are not prunable"),
         ("magnitude", "own_code:numbers", "pruning.scopes: own_code:numbers"),
     ],
 )

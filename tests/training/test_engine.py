@@ -1,6 +1,7 @@
 """The engine and the loop against numpy: order, evaluation, the probe, what a crash leaves
 behind."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -156,7 +157,9 @@ def recording(engine: engines.Engine, num_epochs: int) -> tuple[engines.Engine, 
     )
     train = runner(state.train_step(task, NOTHING), form="loop", name="train_step")
     runners = {("train_step", ""): train}
-    return dataclasses.replace(engine, task=task, optimizer=NOTHING, runners=runners), task
+    recorder = copy.copy(engine)
+    recorder.task, recorder.optimizer, recorder.runners = task, NOTHING, runners
+    return recorder, task
 
 
 def rows_seen(engine, num_epochs: int, key, first_epoch: int = 0) -> np.ndarray:
@@ -227,6 +230,7 @@ def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engin
 
     def run(report):
         return loop.Run(
+            engine,
             training,
             0,
             initial=functools.partial(engine.new_state, 0),
@@ -241,12 +245,12 @@ def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engin
             raise Crash
 
     with pytest.raises(Crash):
-        loop.train(engine, [run(crash)])
+        loop.train([run(crash)])
     # One of an epoch that will be saved again, one that no later save would replace.
     leave_interrupted_save(store, 3)
     leave_interrupted_save(store, 9)
     before = {epoch: (store.directory / str(epoch)).stat().st_mtime_ns for epoch in store.epochs()}
     assert sorted(before) == [0, 1, 2]
-    loop.train(engine, [run(lambda entry: None)])
+    loop.train([run(lambda entry: None)])
     assert sorted(entry.name for entry in store.directory.iterdir()) == ["0", "1", "2", "3", "4"]
     assert {e: (store.directory / str(e)).stat().st_mtime_ns for e in before} == before

@@ -1,21 +1,19 @@
 """Batches spread over a mesh: what is refused, and that without a mesh or on one device nothing
 changes."""
 
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
 from members import engine_of
 from tiny import tiny_experiment
 
 from earlyprune_jax import config
 from earlyprune_jax.tasks import padded_batches
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import execution
-from earlyprune_jax.validate import InvalidInput
+from earlyprune_jax.training import execution, multihost
 
 
 def build(npz, mesh: Any = None, **changes: str) -> engines.Engine:
@@ -76,17 +74,15 @@ def test_a_batch_that_devices_cannot_share_is_named_with_the_nearest_that_they_c
     tiny_npz, size, num_devices, near
 ):
     changes = [("train.batch_size", str(size)), ("signals.names", "")]
-    found = engines.indivisible(config.resolve(tiny_experiment(tiny_npz), changes), num_devices)
+    found = multihost.indivisible(config.resolve(tiny_experiment(tiny_npz), changes), num_devices)
     assert len(found) == (near is not None)
     assert all(f"Nearest: {near}." in text and "train.batch_size" in text for text in found)
 
 
-def test_an_engine_refuses_all_indivisible_batches_at_once_but_not_those_of_evaluation(tiny_npz):
-    mesh = cast(Any, AbstractMesh((16,), ("data",)))
-    sizes = {"train__batch_size": "8", "signals__batch_size": "6", "train__eval_batch_size": "5"}
-    with pytest.raises(InvalidInput) as caught:
-        build(tiny_npz, mesh, **sizes)
-    named = [text.split("=")[0] for text in caught.value.problems]
+def test_all_indivisible_batches_are_named_at_once_but_not_those_of_evaluation(tiny_npz):
+    sizes = {"train.batch_size": "8", "signals.batch_size": "6", "train.eval_batch_size": "5"}
+    spec = config.resolve(tiny_experiment(tiny_npz), list(sizes.items()))
+    named = [text.split("=")[0] for text in multihost.indivisible(spec, 16)]
     assert named == ["Expected train.batch_size", "Expected signals.batch_size"]
 
 

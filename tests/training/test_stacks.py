@@ -17,7 +17,7 @@ from tiny import tiny_experiment
 
 from earlyprune_jax import config, pruning
 from earlyprune_jax.records import RunRecords
-from earlyprune_jax.training import execution, loop, state
+from earlyprune_jax.training import loop, state
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.retraining import Training
@@ -114,23 +114,6 @@ def test_an_absent_split_measures_nothing_for_every_fork(engine):
     assert engine.evaluate(stack, "validation") == [{"loss": None, "accuracy": None}] * 3
 
 
-def test_the_width_doubles_while_that_pays_and_while_it_fits():
-    def saturating(width):
-        return max(1.0, width / 8)
-
-    assert execution.measured_width(saturating, 100, MemoryError) == 8
-    assert execution.measured_width(saturating, 5, MemoryError) == 5
-    assert execution.measured_width(lambda width: 1.0, 100, MemoryError) == 100
-
-    def small_memory(width):
-        if width > 4:
-            raise MemoryError
-        return 1.0
-
-    assert execution.measured_width(small_memory, 100, MemoryError) == 4
-    assert execution.measured_width(saturating, 100, MemoryError, multiple_of=3) == 12
-
-
 def test_on_several_devices_each_trains_its_share_to_the_same_numbers(engine, together, tiny_npz):
     stack, outcomes = together
     here = (
@@ -183,6 +166,7 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
     monkeypatch.setattr(Engine, "train_epoch", slowly)
     runs = [
         loop.Run(
+            engine,
             Training(9, optax.constant_schedule(0.02), reset_momentum=True),
             1,
             initial=lambda seed=seed: pruned(engine, seed, 0.5),
@@ -197,7 +181,7 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
     ]
     for one in runs:
         one.records.start({})
-    loop.train(engine, runs, width=4)
+    loop.train(runs, width=4)
     # The first guess, 0.3 s, is due after one epoch.
     assert [epoch for name, epoch in saved if name == "0"] == [2, 4, 6, 8, 10]
     assert len(saved) == 4 * 5
