@@ -159,8 +159,7 @@ def _all_positions(arrays: Sequence[Array]) -> Array:
 def _with_bias(call: Call, kernel: Product) -> dict[str, Gradient]:
     if not call.layer.use_bias:
         return {"kernel": kernel}
-    sums = jnp.sum(kernel.cotangents, axis=1)
-    return {"kernel": kernel, "bias": Explicit(sums.reshape(sums.shape[0], *kernel.columns))}
+    return {"kernel": kernel, "bias": Explicit(jnp.sum(kernel.cotangents, axis=1))}
 
 
 def _dense_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
@@ -176,15 +175,14 @@ def _contracted(layer: Any, ndim: int) -> list[int]:
 
 def _dense_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     """Makes those of `nn.DenseGeneral`; `nn.Dense` is one that contracts the last axis."""
-    features, operands, rows = as_tuple(calls[0].layer.features), [], ()
+    num_features, operands = len(as_tuple(calls[0].layer.features)), []
     for call in calls:
         x, cotangent = _operands(call)
         axes = _contracted(call.layer, x.ndim)
         x = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
-        operands.append((_by_position(x, len(axes)), _by_position(cotangent, len(features))))
-        rows = x.shape[x.ndim - len(axes) :]
+        operands.append((_by_position(x, len(axes)), _by_position(cotangent, num_features)))
     inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
-    return _with_bias(calls[0], Product((inputs,), cotangents, rows, features))
+    return _with_bias(calls[0], Product((inputs,), cotangents))
 
 
 def _conv_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
@@ -200,7 +198,7 @@ def _conv_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
         split = x.shape[0], -1, groups
         cotangents.append(cotangent.reshape(*split, cotangent.shape[-1] // groups))
         spatial = cotangent.shape[-rank - 1 : -1]
-        of_call = _conv_views(layer, x.reshape(-1, *x.shape[-rank - 1 :]), spatial)
+        of_call = conv_views(layer, x, spatial)
         views.append([view.reshape(*split, x.shape[-1] // groups) for view in of_call])
     channels, number = views[0][0].shape[-1], len(views[0])
     together = max(1, BLOCK_CHANNELS // channels, math.ceil(number / MAX_BLOCKS))
@@ -209,25 +207,24 @@ def _conv_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
         of_block = [of_call[start : start + together] for of_call in views]
         joined = [part[0] if len(part) == 1 else jnp.concatenate(part, -1) for part in of_block]
         blocks.append(_all_positions(joined))
-    rows = (*as_tuple(layer.kernel_size), channels)
-    kernel = Product(tuple(blocks), _all_positions(cotangents), rows, (layer.features,))
-    return _with_bias(calls[0], kernel)
+    return _with_bias(calls[0], Product(tuple(blocks), _all_positions(cotangents)))
 
 
-def _conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
+def conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
     """Takes, for every entry of a kernel, the pixels that it meets.
 
     kernel gradient[b, k, i, o] = sum_t view_k[b, t, i] cotangent[b, t, o], t over output pixels.
 
     Args:
         layer: an `nn.Conv`.
-        x: [batch, *spatial of the input, in].
+        x: [..., *spatial of the input, in].
         spatial: of the output.
 
     Returns:
         Shifted, strided views of the padded input [batch, *spatial, in], ordered as the kernel is.
     """
     size = as_tuple(layer.kernel_size)
+    x = x.reshape(-1, *x.shape[-len(size) - 1 :])
     strides, dilation, input_dilation = (
         as_tuple(option, len(size))
         for option in (layer.strides, layer.kernel_dilation, layer.input_dilation)
@@ -258,14 +255,13 @@ def _conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
 
 
 def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
-    layer, kinds = calls[0].layer, {call.method for call in calls}
-    if kinds == {"__call__"}:
+    if {call.method for call in calls} == {"__call__"}:
         indices = _all_positions([_indices(call) for call in calls])
         cotangents = [_by_position(_operands(call)[1], 1)[:, :, 0] for call in calls]
-        return {"embedding": Scatter(indices, _all_positions(cotangents), layer.num_embeddings)}
+        return {"embedding": Scatter(indices, _all_positions(cotangents))}
     operands = [_embed_operands(call) for call in calls]
     inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
-    return {"embedding": Product((inputs,), cotangents, inputs.shape[3:], cotangents.shape[3:])}
+    return {"embedding": Product((inputs,), cotangents)}
 
 
 def _indices(call: Call) -> Array:

@@ -2,14 +2,18 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey
 from earlyprune_jax.models import forward
+from earlyprune_jax.pruning.trees import named_leaves
+from earlyprune_jax.validate import expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,3 +107,45 @@ def kept_for_modules(make: Callable[..., Any]) -> Callable[..., Any]:
         return (kept if forward.is_linen(model) else make)(model, *options)
 
     return get
+
+
+def image_problems(images: Any) -> list[str]:
+    """Says why these are no images: arrays of numbers with the examples along the first axis.
+
+    Example:
+        >>> image_problems(np.ones(3))[0].split(". ")[0]
+        "Expected images={'': 'float64[3]'} to be arrays of floats or integers [N, ...]"
+    """
+
+    def fits(leaf: Any) -> bool:
+        dtype = getattr(leaf, "dtype", np.dtype(object))
+        is_number = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+        return is_number and leaf.ndim > 1 and len(leaf) > 0
+
+    leaves = named_leaves(images)
+    sizes = {len(leaf) if fits(leaf) else None for _, leaf in leaves}
+    if len(sizes) == 1 and None not in sizes:
+        return []
+    kinds = [(n, getattr(leaf, "dtype", type(leaf).__name__), leaf) for n, leaf in leaves]
+    given = {name: f"{kind}{[*np.shape(leaf)]}" for name, kind, leaf in kinds}
+    remedy = "Every array holds the same N >= 1 examples along axis 0: add it if it is missing."
+    return [expected("images", given, "to be arrays of floats or integers [N, ...]", remedy)]
+
+
+def label_problems(labels: Any, count: int, num_classes: float = math.inf) -> list[str]:
+    """Says why these are no labels of so many examples, in [0, num_classes).
+
+    Example:
+        >>> label_problems(np.array([0, 3]), 2, num_classes=3)
+        ['Expected labels[1]=3 in [0, 3), as the logits have.']
+    """
+    array = np.asarray(labels)
+    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+        given = labels if labels is None else f"{array.dtype}{[*array.shape]}"
+        return [expected("labels", given, f"to be [{count}] integers, one for each image")]
+    outside = np.flatnonzero((array < 0) | (array >= num_classes))
+    if not len(outside):
+        return []
+    more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+    allowed = f"in [0, {num_classes}), as the logits have"
+    return [expected(f"labels[{outside[0]}]{more}", int(array[outside[0]]), allowed)]

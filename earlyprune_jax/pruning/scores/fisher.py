@@ -173,7 +173,10 @@ def _mean_squares(
                 of_weights, weights, batch, examples, choose
             )
             factors = examples.weights * factors
-            added = [weighted_squares(factors, leaf.astype(jnp.float32)) for leaf in gradients]
+            squared = (jnp.square(leaf.astype(jnp.float32)) for leaf in gradients)
+            # An accelerator's default product rounds its operands to fewer bits.
+            highest = jax.lax.Precision.HIGHEST
+            added = [jnp.tensordot(factors, leaf, axes=1, precision=highest) for leaf in squared]
         # A class may be impossible, with log-probability -inf; not all of them.
         return jnp.max(values, axis=1), added
 
@@ -289,13 +292,6 @@ def batch_gradient(
         return jnp.sum(jnp.where(examples.weights > 0, chosen, 0.0)), fixed
 
     return jax.grad(objective, has_aux=True)(weights)
-
-
-def weighted_squares(factors: Array, gradients: Array) -> Array:
-    """Sums factor * gradient^2 over examples: [B] and [B, *shape] give [*shape]."""
-    # An accelerator's default product rounds its operands to fewer bits.
-    highest = jax.lax.Precision.HIGHEST
-    return jnp.tensordot(factors, jnp.square(gradients), axes=1, precision=highest)
 
 
 def check_options(
