@@ -4,7 +4,7 @@ What looks wrong is said in sentences.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
 from earlyprune_jax.pruning.allocation.budgets import check_fraction, check_used, layer_sparsities
+from earlyprune_jax.pruning.channels.graph import zero_slices
 from earlyprune_jax.pruning.selection import Layers, channel_axes, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
 from earlyprune_jax.validate import expected, nearest
@@ -106,25 +107,25 @@ class Ledger:
 
         The table has the prunable leaves, those pruned although excluded, and two totals.
         """
-        shown = [row for row in self.rows if not row.excluded or row.removed]
-        lines: list[tuple[str, str, Total, float | None]] = [
-            *((row.path, "x".join(map(str, row.shape)), row, row.requested) for row in shown),
-            ("prunable", "", self.prunable, self.requested),
-            ("all weights", "", self.everything, None),
+
+        def numbers(of: Total, requested: float | None) -> tuple[Any, ...]:
+            return (of.size, of.kept, of.sparsity, requested, of.macs, of.macs_left)
+
+        lines = [
+            (row.path, "x".join(map(str, row.shape)), *numbers(row, row.requested))
+            for row in self.rows
+            if not row.excluded or row.removed
         ]
+        lines.append(("prunable", "", *numbers(self.prunable, self.requested)))
+        lines.append(("all weights", "", *numbers(self.everything, None)))
         heads = ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
+        formats = ["", "", ",", ",", ".4f", ".4f", ",", ","]
         cells = [heads] + [
             [
-                name,
-                shape,
-                f"{counted.size:,}",
-                f"{counted.kept:,}",
-                f"{counted.sparsity:.4f}",
-                "" if requested is None else f"{requested:.4f}",
-                "" if counted.macs is None else f"{counted.macs:,}",
-                "" if counted.macs_left is None else f"{counted.macs_left:,}",
+                "" if value is None else f"{value:{form}}"
+                for value, form in zip(line, formats, strict=True)
             ]
-            for name, shape, counted, requested in lines
+            for line in lines
         ]
         # A column of which nothing is known is left out.
         columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
@@ -191,148 +192,86 @@ def ledger(
         prunable                     72     54     0.2500      0.2500
         all weights                  76     58     0.2368
         Not prunable: conv/bias: is not named kernel or weight.
-        Warning: conv/kernel has output channels without a weight (1 of 4): they are constant.
+        Warning: conv/kernel has channels without a weight: 1 of 4 outputs and 0 of 2 inputs.
     """
     masks.check(mask, params)
     excluded, keeps = exclusions(params, layers), dict(named_leaves(mask))
     leaves = dict(named_leaves(params))
     names = [name for name in leaves if name not in excluded]
-    refuse(_requested_problems(requested, names) + _unknown_paths(macs, leaves))
-    per_leaf = layer_sparsities(names, requested) if isinstance(requested, Mapping) else {}
+    targets = requested if isinstance(requested, Mapping) else {}
     overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
-    dense = None if macs is None else {name: int(count) for name, count in macs.items()}
-    left = {} if dense is None else costs.macs_left(dense, mask)
-    rows, warnings, idle = [], [], []
+    problems = [] if overall is None else check_fraction(requested, "requested")
+    for pattern, sparsity in targets.items():
+        problems += check_fraction(sparsity, f"requested for {pattern}")
+        problems += check_used(pattern, targets, names)
+    dense = {name: int(count) for name, count in (macs or {}).items()}
+    problems += [
+        expected("macs for", name, "to be the path of a leaf", nearest(name, leaves))
+        for name in dense
+        if name not in leaves and name != costs.NO_WEIGHTS
+    ]
+    refuse(problems)
+    per_leaf, left = layer_sparsities(names, targets), costs.macs_left(dense, mask)
+
+    def sums(size: int, removed: int, paths: Iterable[str]) -> dict[str, Any]:
+        """Makes the fields of a `Total`."""
+        return {
+            "size": size,
+            "kept": size - removed,
+            "removed": removed,
+            "sparsity": removed / size if size else 0.0,
+            "macs": None if macs is None else sum(dense.get(path, 0) for path in paths),
+            "macs_left": None if macs is None else sum(left.get(path, 0) for path in paths),
+        }
+
+    rows, warnings, touched = [], [], []
     for name, leaf in leaves.items():
         keep, size = np.asarray(keeps[name]), np.size(leaf) if is_weight(leaf) else 0
         num_removed = int(keep.size - np.count_nonzero(keep))
         axes = channel_axes(name, leaf) if size and name not in excluded else ()
-        dead = [_num_dead(keep, axis) for axis in axes] or [None, None]
+        dead = [int(np.count_nonzero(zero_slices(keep)[axis])) for axis in axes] or [None, None]
         row = LedgerRow(
-            **_counts(size, num_removed if size else 0, dense, left, [name]),
+            **sums(size, num_removed if size else 0, [name]),
             path=name,
             shape=np.shape(leaf),
             dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
-            requested=float(per_leaf[name]) if name in per_leaf else None,
+            requested=float(per_leaf[name]) if targets and name in per_leaf else None,
             excluded=excluded.get(name, ""),
             collapsed=0 < size == num_removed,
             dead_outputs=dead[0],
             dead_inputs=dead[1],
         )
         rows.append(row)
-        warnings += [] if row.excluded else _row_warnings(row)
-        if num_removed and not is_weight(leaf):
-            lost = f"the mask is False for {num_removed} of its entries: that has no effect."
-            idle.append(f"{name} holds no weights, yet {lost}")
+        if row.excluded:
+            touched += [f"{name} ({num_removed} of {keep.size})"] if num_removed else []
+            continue
+        if row.collapsed:
+            warnings.append(f"{name} lost all of its {size} weights: nothing passes through it.")
+        elif any(dead):
+            both = zip(("outputs", "inputs"), dead, axes, strict=True)
+            counts = " and ".join(f"{n} of {keep.shape[axis]} {side}" for side, n, axis in both)
+            warnings.append(f"{name} has channels without a weight: {counts}.")
+        warnings += _missed(name, row, row.requested)
     chosen = [row for row in rows if not row.excluded]
     prunable, everything = (
-        Total(
-            **_counts(
-                sum(row.size for row in some), sum(row.removed for row in some), dense, left, paths
-            )
-        )
+        Total(**sums(sum(row.size for row in some), sum(row.removed for row in some), paths))
         for some, paths in ((chosen, names), (rows, [*leaves, costs.NO_WEIGHTS]))
     )
-    warnings += [*_warnings(rows, prunable, overall), *idle]
+    if not prunable.size:
+        warnings.append("No leaf may be pruned: `layers` selects none.")
+    if touched:
+        remedy = "Give the `layers` it was made with; masks of channels do so on purpose."
+        where = f"leaves that `layers` excludes: {', '.join(touched)}"
+        warnings.append(f"The mask also removes entries of {where}. {remedy}")
+    # Rounded in every layer by itself, a total may be off by half a weight a layer.
+    warnings += _missed("All prunable leaves together", prunable, overall, len(chosen) // 2)
     return Ledger(tuple(rows), prunable, everything, overall, tuple(warnings))
 
 
-def _counts(
-    size: int,
-    removed: int,
-    dense: Mapping[str, int] | None,
-    left: Mapping[str, int],
-    paths: Iterable[str],
-) -> dict[str, Any]:
-    """Makes the fields of a `Total`.
-
-    Args:
-        size: number of weights.
-        removed: of these.
-        dense: path -> multiply-accumulates, if given.
-        left: path -> those left.
-        paths: what counts.
-    """
-    return {
-        "size": size,
-        "kept": size - removed,
-        "removed": removed,
-        "sparsity": removed / size if size else 0.0,
-        "macs": None if dense is None else sum(dense.get(path, 0) for path in paths),
-        "macs_left": None if dense is None else sum(left.get(path, 0) for path in paths),
-    }
-
-
-def _num_dead(kept: np.ndarray, axis: int) -> int:
-    """Counts the indices of an axis at which nothing is kept."""
-    alive = np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(axis=1)
-    return int(np.count_nonzero(~alive))
-
-
-def _warnings(rows: Sequence[LedgerRow], prunable: Total, requested: float | None) -> list[str]:
-    """Says what looks wrong of all leaves together."""
-    sentences = []
-    if not prunable.size:
-        sentences.append("No leaf may be pruned: `layers` selects none.")
-    touched = [row for row in rows if row.excluded and row.removed]
-    if touched:
-        where = ", ".join(f"{row.path} ({row.removed} of {row.size})" for row in touched)
-        sentences.append(
-            f"The mask also removes weights of leaves that `layers` excludes: {where}. Give the "
-            "`layers` it was made with; masks of channels do so on purpose."
-        )
-    # Rounded in every layer by itself, a total may be off by half a weight a layer.
-    slack = sum(not row.excluded for row in rows) // 2
-    return sentences + _missed("All prunable leaves together", prunable, requested, slack)
-
-
-def _row_warnings(row: LedgerRow) -> list[str]:
-    """Says what looks wrong of one leaf."""
-    sentences = []
-    if row.collapsed:
-        lost = f"{row.path} lost all of its {row.size} weights: nothing passes through it."
-        sentences.append(lost)
-    elif row.dead_outputs is not None:
-        out_axis, in_axis = channel_axes(row.path, row)
-        for which, count, axis, consequence in (
-            ("output", row.dead_outputs, out_axis, "they are constant"),
-            ("input", row.dead_inputs, in_axis, "what feeds them is computed for nothing"),
-        ):
-            if count:
-                dead = f"{which} channels without a weight ({count} of {row.shape[axis]})"
-                sentences.append(f"{row.path} has {dead}: {consequence}.")
-    return sentences + _missed(row.path, row, row.requested)
-
-
-def _missed(
-    whose: str, counted: LedgerRow | Total, requested: float | None, slack: int = 0
-) -> list[str]:
-    if requested is None:
-        return []
-    wanted = round(requested * counted.size)
+def _missed(name: str, counted: Total, requested: float | None, slack: int = 0) -> list[str]:
+    """Says that a count is not the requested one, if so."""
+    wanted = counted.removed if requested is None else round(requested * counted.size)
     if abs(counted.removed - wanted) <= slack:
         return []
     should = f"{wanted} of {counted.size} weights removed (sparsity {requested:g})"
-    return [f"{whose} should have {should}, but {counted.removed} are ({counted.sparsity:.6g})."]
-
-
-def _requested_problems(
-    requested: float | Mapping[str, float] | None, prunable: Sequence[str]
-) -> list[str]:
-    if requested is None:
-        return []
-    if not isinstance(requested, Mapping):
-        return check_fraction(requested, "requested")
-    problems = []
-    for pattern, sparsity in requested.items():
-        problems += check_fraction(sparsity, f"requested for {pattern}")
-        problems += check_used(pattern, requested, prunable)
-    return problems
-
-
-def _unknown_paths(macs: Mapping[str, int] | None, names: Mapping[str, Any]) -> list[str]:
-    return [
-        expected("macs for", name, "to be the path of a leaf", nearest(name, names))
-        for name in macs or {}
-        if name not in names and name != costs.NO_WEIGHTS
-    ]
+    return [f"{name} should have {should}, but {counted.removed} are ({counted.sparsity:.6g})."]

@@ -66,7 +66,7 @@ def test_wrong_options_are_named(options, words):
     [
         (ROWS[:0], "images={'': 'float32[0, 4]'} to be arrays of floats or integers [N, ...]"),
         (ROWS[0], "images={'': 'float32[4]'} to be arrays of floats or integers"),
-        (ROWS.astype(complex), "images={'': 'complex64[5, 4]'} to be arrays of floats"),
+        (ROWS.astype(complex), "images={'': 'complex128[5, 4]'} to be arrays of floats"),
         (ROWS.astype(str), "to be arrays of floats or integers"),
         ([[1.0, 2.0]], "images={'0/0': 'float[]', '0/1': 'float[]'} to be arrays of floats"),
         ({}, "images={} to be arrays of floats"),
