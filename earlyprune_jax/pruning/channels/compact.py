@@ -13,7 +13,6 @@ import numpy as np
 from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.channels.graph import Kept, Step, Tensor, zero_slices
-from earlyprune_jax.pruning.channels.rules import SIZES, run_slice
 from earlyprune_jax.pruning.channels.trace import WITH_DERIVATIVE, Apply, Trace, trace_network
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
 from earlyprune_jax.validate import expected, unexpected
@@ -21,6 +20,13 @@ from earlyprune_jax.validate import expected, unexpected
 AS_RETURNED = (
     "Give the variables that compact returned, or trained ones of their structure and shapes."
 )
+
+BY_POSITION = ("dynamic_slice", "gather", "pad", "slice", "split")
+"""Operations that say by position which entries they take or add: they run on whole arrays, with
+zeros for what is gone."""
+
+RESULT_SHAPES = {"broadcast_in_dim": "shape", "reshape": "new_sizes"}
+"""Operation -> its parameter that is the shape of the result."""
 
 
 def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Apply, Any]:
@@ -178,14 +184,17 @@ def run_step(step: Step, values: Sequence[Any], kept: Kept) -> list[Any]:
         return _bind(step.eqn, values)
     if name in WITH_DERIVATIVE:
         return _call(step, values, kept)
-    if not step.inputs:
-        return [kept.of(step.outputs[0], value) for value in _bind(step.eqn, values)]
-    if name == "slice":
-        return [run_slice(step, values[0], kept)]
-    if name in SIZES:
-        parameter, resized = SIZES[name]
-        return _bind(step.eqn, values, **{parameter: resized(step, kept)})
-    return _bind(step.eqn, values)
+    if not step.inputs or name in BY_POSITION:
+        whole = map(kept.spread, step.inputs, values)
+        return list(map(kept.of, step.outputs, _bind(step.eqn, list(whole))))
+    changes = {}
+    if name in RESULT_SHAPES:
+        changes[RESULT_SHAPES[name]] = kept.shape(step.outputs[0])
+    elif name == "conv_general_dilated" and step.eqn.params["feature_group_count"] > 1:
+        # A depthwise kernel has as many groups as input channels are left.
+        channels = step.eqn.params["dimension_numbers"].lhs_spec[1]
+        changes["feature_group_count"] = kept.shape(step.inputs[0])[channels]
+    return _bind(step.eqn, values, **changes)
 
 
 def _bind(eqn: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
