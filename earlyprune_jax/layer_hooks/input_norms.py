@@ -58,7 +58,7 @@ def input_norms(
         batches: pytrees of arrays with a leading example axis; consumed to the end, one at a time.
         inputs: batch -> the positional arguments of the module, e.g.
             `lambda batch: (batch["images"],)`.
-        layers: which leaves of the params are asked for, as in `selection.select`.
+        layers: which leaves of the params are asked for, as in `select`.
         apply_options: for `module.apply`: what asks the module for evaluation mode
             (`train=False` for the models here), `method`, `rngs`.
 

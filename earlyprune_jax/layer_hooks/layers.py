@@ -255,32 +255,14 @@ def conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
 
 
 def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
-    if {call.method for call in calls} == {"__call__"}:
-        indices = _all_positions([_indices(call) for call in calls])
-        cotangents = [_by_position(_operands(call)[1], 1)[:, :, 0] for call in calls]
-        return {"embedding": Scatter(indices, _all_positions(cotangents))}
-    operands = [_embed_operands(call) for call in calls]
-    inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
-    return {"embedding": Product((inputs,), cotangents)}
-
-
-def _indices(call: Call) -> Array:
-    """Returns [B, T] in [0, V); with one row Linen takes it whatever the index."""
-    size = call.layer.num_embeddings
-    indices = call.input.reshape(call.input.shape[0], -1)
-    return jnp.zeros_like(indices) if size == 1 else jnp.where(indices < 0, indices + size, indices)
-
-
-def _embed_operands(call: Call) -> tuple[Array, Array]:
-    """Returns what the table's rows and columns meet.
-
-    A lookup multiplies one-hot rows; `attend` multiplies its query by the transposed table.
-    """
-    x, cotangent = _operands(call)
-    if call.method == "attend":
-        return _by_position(cotangent, 1), _by_position(x, 1)
-    rows = jax.nn.one_hot(_indices(call), call.layer.num_embeddings, dtype=cotangent.dtype)
-    return _by_position(rows, 1), _by_position(cotangent, 1)
+    size, indices, cotangents = calls[0].layer.num_embeddings, [], []
+    for call in calls:
+        of_call = call.input.reshape(call.input.shape[0], -1)
+        # With one row Linen takes it whatever the index.
+        of_call = of_call * 0 if size == 1 else jnp.where(of_call < 0, of_call + size, of_call)
+        indices.append(of_call)
+        cotangents.append(_by_position(_operands(call)[1], 1)[:, :, 0])
+    return {"embedding": Scatter(_all_positions(indices), _all_positions(cotangents))}
 
 
 def _scale_and_bias(layer: Any) -> tuple[str, ...]:
@@ -340,10 +322,7 @@ RULES: dict[type, Rule] = {
     nn.Dense: _DENSE,
     nn.DenseGeneral: _DENSE,
     nn.Embed: Rule(
-        {"__call__": "inputs", "attend": "query"},
-        lambda layer: ("embedding",),
-        lambda layer, x, others: "",
-        _embed_gradients,
+        _INPUTS, lambda layer: ("embedding",), lambda layer, x, others: "", _embed_gradients
     ),
     nn.BatchNorm: dataclasses.replace(_NORM, refusal=_batch_norm_refusal),
     nn.LayerNorm: _NORM,

@@ -11,7 +11,12 @@ import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
-from earlyprune_jax.pruning.allocation.budgets import check_fraction, check_used, layer_sparsities
+from earlyprune_jax.pruning.allocation.budgets import (
+    check_fraction,
+    check_options,
+    check_used,
+    layer_sparsities,
+)
 from earlyprune_jax.pruning.channels.graph import zero_slices
 from earlyprune_jax.pruning.selection import Layers, channel_axes, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
@@ -200,10 +205,10 @@ def ledger(
     names = [name for name in leaves if name not in excluded]
     targets = requested if isinstance(requested, Mapping) else {}
     overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
-    problems = [] if overall is None else check_fraction(requested, "requested")
-    for pattern, sparsity in targets.items():
-        problems += check_fraction(sparsity, f"requested for {pattern}")
-        problems += check_used(pattern, targets, names)
+    if targets:
+        problems = check_options(targets, "local") or check_used(targets, names)
+    else:
+        problems = [] if overall is None else check_fraction(requested, "requested")
     dense = {name: int(count) for name, count in (macs or {}).items()}
     problems += [
         expected("macs for", name, "to be the path of a leaf", nearest(name, leaves))

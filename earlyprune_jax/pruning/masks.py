@@ -106,7 +106,7 @@ def sparsity(mask: Mask, prunable: Any) -> float:
 
     Args:
         mask: bool leaves.
-        prunable: the structure of `mask` with Python bools, from `selection.select`.
+        prunable: the structure of `mask` with Python bools, from `select`.
 
     Raises:
         InvalidInput: nothing is prunable.

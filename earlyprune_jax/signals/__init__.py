@@ -9,12 +9,12 @@ from earlyprune_jax.signals.connectivity import linear_mode_connectivity as line
 from earlyprune_jax.signals.connectivity import reestimated_statistics as reestimated_statistics
 from earlyprune_jax.signals.fisher import FisherTrace as FisherTrace
 from earlyprune_jax.signals.fisher import fisher_trace as fisher_trace
-from earlyprune_jax.signals.probe_signals import gradient_norm as gradient_norm
-from earlyprune_jax.signals.probe_signals import gradient_norm_signal, kl_uniform_signal
-from earlyprune_jax.signals.probe_signals import kl_uniform as kl_uniform
 from earlyprune_jax.signals.signal import Network as Network
 from earlyprune_jax.signals.signal import ProbeSignal as ProbeSignal
 from earlyprune_jax.signals.signal import WeightSignal as WeightSignal
+from earlyprune_jax.signals.signal import gradient_norm as gradient_norm
+from earlyprune_jax.signals.signal import gradient_norm_signal, kl_uniform_signal
+from earlyprune_jax.signals.signal import kl_uniform as kl_uniform
 from earlyprune_jax.signals.similarity import ModelSimilarity as ModelSimilarity
 from earlyprune_jax.signals.similarity import PairwiseSimilarity as PairwiseSimilarity
 from earlyprune_jax.signals.similarity import disagreement as disagreement
@@ -25,7 +25,6 @@ from earlyprune_jax.signals.spectral import random_distance as random_distance
 from earlyprune_jax.signals.trajectories import early_bird_distance as early_bird_distance
 from earlyprune_jax.signals.trajectories import mask_distance as mask_distance
 from earlyprune_jax.signals.trajectories import weight_change as weight_change
-from earlyprune_jax.signals.trajectories import weight_change_per_leaf as weight_change_per_leaf
 from earlyprune_jax.spec import SignalSpec
 
 _MAKERS: dict[str, Callable[..., ProbeSignal | WeightSignal]] = {

@@ -76,8 +76,11 @@ def batch_squares(
         values = jnp.stack([total.astype(jnp.float32) for total in sums])[:, None]
         sizes = jnp.sum(examples.weights)[None]
     else:
-        make = _layerwise if method == "layerwise" and network.is_linen else _by_vmap
-        gradients, factors, log_probs = make(network, params, batch, examples, choose)
+        if method == "layerwise" and network.is_linen:
+            gradients, factors, log_probs = _layerwise(network, params, batch, examples, choose)
+        else:
+            of_vmap = example_gradients(network.log_probs, params, batch, examples, choose)
+            gradients, factors, log_probs = _explicit(of_vmap[0]), *of_vmap[1:]
         factors, sizes = factors * examples.weights, examples.weights
         sums = jnp.stack([leaf.squares().astype(jnp.float32) for leaf in gradients])
         # where, not a product: padding must not count even if it is nan.
@@ -85,20 +88,13 @@ def batch_squares(
     return Squares(values, sizes, jnp.isfinite(log_probs).all(axis=1))
 
 
-def _by_vmap(
-    network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
-) -> tuple[list[Gradient], Array, Array]:
-    """Makes each weight's gradients, the labels' weights [B] and log-probabilities [B, C]."""
-    gradients, factors, log_probs = example_gradients(
-        network.log_probs, params, batch, examples, choose
-    )
-    return [Explicit(_accurate(leaf)) for leaf in gradients], factors, log_probs
-
-
 def _layerwise(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
 ) -> tuple[list[Gradient], Array, Array]:
-    """Does so by one backward pass for the hooked layers, and by vmap for the other weights."""
+    """Makes each weight's gradients, the labels' weights [B] and log-probabilities [B, C].
+
+    By one backward pass for the hooked layers, and by vmap for the other weights.
+    """
     variables = {"params": params, **network.fixed}
     covered = layer_hooks.coverage(network.apply, variables, batch)
     logits, backward = layer_hooks.hooked_pass(network.apply, variables, batch, covered)
@@ -117,12 +113,16 @@ def _layerwise(
         chosen = dataclasses.replace(examples, labels=labels)
         as_chosen = label_rule("empirical", jnp.zeros(2, jnp.uint32), 0)
         made, _, _ = example_gradients(of_left, own, batch, chosen, as_chosen)
-        gradients |= zip(left, (Explicit(_accurate(leaf)) for leaf in made), strict=True)
+        gradients |= zip(left, _explicit(made), strict=True)
     return [gradients[index] for index in weights], factors, log_probs
 
 
 def _accurate(gradient: Array) -> Array:
     return gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
+
+
+def _explicit(gradients: list[Array]) -> list[Gradient]:
+    return [Explicit(_accurate(gradient)) for gradient in gradients]
 
 
 def standard_error(values: Any, sizes: Any) -> float | None:

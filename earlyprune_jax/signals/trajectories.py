@@ -116,53 +116,20 @@ def weight_change(
         >>> weight_change(then, now)
         0.6
     """
-    squares = _squares(reference, params, layers)
-    moved, length = (math.sqrt(math.fsum(column)) for column in zip(*squares.values(), strict=True))
-    if not length:
-        remedy = "Nothing can be relative to it: take the weights after the first epoch."
-        raise unexpected("||reference||", 0.0, "to be positive", remedy)
-    return moved / length
-
-
-def weight_change_per_leaf(
-    reference: Params, params: Params, *, layers: Layers | Any = "all_kernels"
-) -> dict[str, float | None]:
-    """Measures `weight_change` of every chosen leaf alone.
-
-    Args:
-        reference: as of `weight_change`.
-        params: as of `weight_change`.
-        layers: as of `weight_change`.
-
-    Returns:
-        Path -> value, None where its reference is 0.
-
-    Example:
-        >>> then = {"a": {"kernel": np.array([[3.0, 4.0]])}, "b": {"kernel": np.zeros((1, 2))}}
-        >>> now = {"a": {"kernel": np.array([[3.0, 1.0]])}, "b": {"kernel": np.ones((1, 2))}}
-        >>> weight_change_per_leaf(then, now)
-        {'a/kernel': 0.6, 'b/kernel': None}
-    """
-    squares = _squares(reference, params, layers)
-    return {
-        name: math.sqrt(moved) / math.sqrt(length) if length else None
-        for name, (moved, length) in squares.items()
-    }
-
-
-def _squares(
-    reference: Params, params: Params, layers: Layers | Any
-) -> dict[str, tuple[float, float]]:
-    """Computes (||w - w_ref||^2, ||w_ref||^2) of every chosen leaf, by path."""
     require_like(params, reference, "reference")
     chosen = _chosen(params, layers)
-    before, now = (
-        {name: _wide(leaf) for name, leaf in marked_leaves(tree, chosen)}
-        for tree in (reference, params)
-    )
-    problems = nonfinite_problems("reference", before.items())
-    refuse(problems + nonfinite_problems("params", now.items()))
-    return {name: (_square(now[name] - then), _square(then)) for name, then in before.items()}
+    before, now = marked_leaves(reference, chosen), marked_leaves(params, chosen)
+    refuse(nonfinite_problems("reference", before) + nonfinite_problems("params", now))
+    moved, length = [], []
+    for (_, then), (_, leaf) in zip(before, now, strict=True):
+        # In float64 or complex128.
+        wide = np.asarray(then).astype(np.result_type(then, np.float64))
+        moved.append(float(np.sum(np.abs(np.asarray(leaf) - wide) ** 2)))
+        length.append(float(np.sum(np.abs(wide) ** 2)))
+    if not any(length):
+        remedy = "Nothing can be relative to it: take the weights after the first epoch."
+        raise unexpected("||reference||", 0.0, "to be positive", remedy)
+    return math.sqrt(math.fsum(moved)) / math.sqrt(math.fsum(length))
 
 
 def _chosen(params: Params, layers: Any) -> Any:
@@ -175,12 +142,3 @@ def _chosen(params: Params, layers: Any) -> Any:
     if not any(jax.tree.leaves(layers)):
         raise unexpected("layers", "False everywhere", "to choose at least one leaf")
     return layers
-
-
-def _wide(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
-
-
-def _square(array: np.ndarray) -> float:
-    return float(np.sum(np.abs(array) ** 2))

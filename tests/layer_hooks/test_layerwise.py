@@ -179,10 +179,10 @@ class Tied(nn.Module):
         return nn.Dense(NUM_CLASSES, name="head")(pooled(table.attend(x)))
 
 
-def test_an_embedding_looked_up_and_attended_to_has_one_gradient():
+def test_an_embedding_looked_up_and_attended_to_is_left_to_vmap():
     found, wanted, notes = squares(Tied(), TOKENS)
-    assert not notes
-    assert found.keys() == wanted.keys()
+    assert notes == ("table (embedding) by vmap: its parameters are also used outside it",)
+    assert found.keys() == wanted.keys() - {"table/embedding"}
     agree(found, wanted)
 
 

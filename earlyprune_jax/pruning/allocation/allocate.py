@@ -110,11 +110,11 @@ def allocate(
     kept = pattern.masks(ranked, counts, scope, min_kept, np)
     pairs = zip(shapes, kept, strict=True)
     if emptied := [f"{n} (all {k.size} removed)" for n, k in pairs if k.size and not k.any()]:
-        remedy = "min_kept=1 or another scope prevents it."
-        text = f"Nothing is kept at {', '.join(emptied)}. {remedy}"
+        text = f"Nothing is kept at {', '.join(emptied)}. min_kept=1 or another scope prevents it."
         warnings.warn(text, PruningWarning, stacklevel=2)
-    everything = jax.tree.map(lambda leaf: np.broadcast_to(True, np.shape(leaf)), scores)
-    _, merge = split_leaves(everything, flags)
+    _, merge = split_leaves(
+        jax.tree.map(lambda leaf: np.broadcast_to(True, np.shape(leaf)), scores), flags
+    )
     return jax.device_put(merge(kept))
 
 
@@ -232,8 +232,7 @@ def _warn_of_ties(scores: Mapping[str, np.ndarray], counts: Sequence[int], scope
     removing = zip(rankings.items(), counts, strict=True)
     equal = [name for (name, leaves), count in removing if count and _all_equal(leaves)]
     if equal:
-        where = ", ".join(equal)
-        text = f"All scores are equal at {where}: the index alone decides which go."
+        text = f"All scores are equal at {', '.join(equal)}: the index alone decides which go."
         warnings.warn(text, PruningWarning, stacklevel=3)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from earlyprune_jax.array_types import Mask, Scores
 from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_options
-from earlyprune_jax.pruning.channels.trace import Apply, trace_network
+from earlyprune_jax.pruning.channels.compact import Apply, trace_network
 from earlyprune_jax.pruning.selection import Layers, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, path_name, refuse
 from earlyprune_jax.validate import expected, unexpected, unknown_choice

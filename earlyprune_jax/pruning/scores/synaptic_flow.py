@@ -83,7 +83,7 @@ def synflow_mask(
         forward: as in `synflow`.
         params: as in `synflow`.
         inputs: as in `synflow`.
-        prunable: the structure of `params` with Python bools, from `selection.select`.
+        prunable: the structure of `params` with Python bools, from `select`.
         sparsity: fraction of the prunable weights removed, in [0, 1).
         rounds: how often scores are computed; the paper's 100.
 

@@ -181,9 +181,9 @@ def test_a_request_per_leaf_is_compared_leaf_by_leaf():
     ("options", "words"),
     [
         ({"requested": 1.5}, "requested=1.5 in [0, 1)"),
-        ({"requested": {"conv2/kernel": -1}}, "requested for conv2/kernel=-1 in [0, 1)"),
+        ({"requested": {"conv2/kernel": -1}}, "sparsity['conv2/kernel']=-1 in [0, 1)"),
         ({"requested": {"conv2/kernle": 0.5}}, "The paths begin: conv2/kernel."),
-        ({"requested": {"conv2/bias": 0.5}}, "to match the path of a prunable layer"),
+        ({"requested": {"conv2/bias": 0.5}}, "to match the path of some prunable layer"),
         ({"requested": {"(": 0.5}}, "valid regular expression"),
         ({"macs": {"conv3/kernel": 5}}, "macs for='conv3/kernel' to be the path of a leaf"),
         ({"layers": "conv_kernel"}, "Did you mean 'conv_kernels'?"),

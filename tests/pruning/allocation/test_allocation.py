@@ -193,7 +193,7 @@ def test_a_mapping_gives_every_layer_the_sparsity_of_the_first_expression_found(
     try:
         kept = allocate(scores, sparsity=targets, scope="local")
     except InvalidInput as error:
-        idle = "to match" in str(error) or "to be the first to match" in str(error)
+        idle = "to be the first pattern to match" in str(error)
         emptied = any(
             count and count == leaf.size
             for count, leaf in zip(counts, scores.values(), strict=True)
