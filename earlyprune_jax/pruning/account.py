@@ -4,69 +4,59 @@ What looks wrong is said in sentences.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
-from earlyprune_jax.pruning.allocation.budgets import (
-    check_fraction,
-    check_options,
-    check_used,
-    layer_sparsities,
-)
+from earlyprune_jax.pruning.allocation.budgets import check_options, check_used, layer_sparsities
 from earlyprune_jax.pruning.channels.graph import zero_slices
 from earlyprune_jax.pruning.selection import Layers, channel_axes, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
 from earlyprune_jax.validate import expected, nearest
 
+Counts = list[tuple[int, int]]
+"""(weights, of these removed)."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Total:
-    """Sums over some leaves.
+class LedgerRow:
+    """One leaf, or a sum over leaves; a leaf without weights (functions, integers) has size 0.
 
     Attributes:
+        path: slash-joined; of a sum what it is over.
         size: number of weights.
         kept: weights the mask keeps.
         removed: size - kept.
-        sparsity: removed / size; 0 where there are none.
+        sparsity: removed / size; 0 where there are no weights.
         macs: multiply-accumulates of one example, dense; None unless given.
         macs_left: macs x kept / size.
+        requested: the sparsity asked for, None if none was.
+        shape: of the leaf; () for leaves that are no arrays.
+        dtype: its name; the Python type for leaves that are no arrays.
+        excluded: why the leaf may not be pruned; empty if it may.
+        collapsed: whether all weights are removed.
+        dead_outputs: output channels without a weight; None where no axis is known to be theirs.
+        dead_inputs: input channels without a weight; likewise.
     """
 
+    path: str
     size: int
     kept: int
     removed: int
     sparsity: float
     macs: int | None
     macs_left: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class LedgerRow(Total):
-    """One leaf; leaves that hold no weights (functions, integer arrays) have size 0.
-
-    Attributes:
-        path: slash-joined.
-        shape: of the leaf; () for leaves that are no arrays.
-        dtype: its name; the Python type for leaves that are no arrays.
-        requested: the sparsity asked for, None if none was.
-        excluded: why the leaf may not be pruned; empty if it may.
-        collapsed: whether all of its weights are removed.
-        dead_outputs: output channels without a weight; None where no axis is known to be theirs.
-        dead_inputs: input channels without a weight; likewise.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    requested: float | None
-    excluded: str
-    collapsed: bool
-    dead_outputs: int | None
-    dead_inputs: int | None
+    requested: float | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    excluded: str = ""
+    collapsed: bool = False
+    dead_outputs: int | None = None
+    dead_inputs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +73,8 @@ class Ledger:
     """
 
     rows: tuple[LedgerRow, ...]
-    prunable: Total
-    everything: Total
+    prunable: LedgerRow
+    everything: LedgerRow
     requested: float | None
     warnings: tuple[str, ...]
 
@@ -92,12 +82,11 @@ class Ledger:
         """Returns the same in dicts, lists, strings and numbers, ready for JSON.
 
         Example:
-            >>> total = Total(size=4, kept=3, removed=1, sparsity=0.25, macs=None, macs_left=None)
-            >>> Ledger((), total, total, 0.25, ()).as_dict()["prunable"]
-            {'size': 4, 'kept': 3, 'removed': 1, 'sparsity': 0.25, 'macs': None, 'macs_left': None}
+            >>> total = LedgerRow("prunable", 4, 3, 1, 0.25, None, None)
+            >>> Ledger((), total, total, 0.25, ()).as_dict()["prunable"]["removed"]
+            1
         """
-        rows = [{**dataclasses.asdict(row), "shape": list(row.shape)} for row in self.rows]
-        return {**dataclasses.asdict(self), "rows": rows, "warnings": list(self.warnings)}
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def excluded(self) -> dict[str, list[str]]:
         """Maps a reason to the paths of the leaves that may not be pruned for it."""
@@ -112,28 +101,18 @@ class Ledger:
 
         The table has the prunable leaves, those pruned although excluded, and two totals.
         """
-
-        def numbers(of: Total, requested: float | None) -> tuple[Any, ...]:
-            return (of.size, of.kept, of.sparsity, requested, of.macs, of.macs_left)
-
-        lines = [
-            (row.path, "x".join(map(str, row.shape)), *numbers(row, row.requested))
-            for row in self.rows
-            if not row.excluded or row.removed
+        shown = [row for row in self.rows if not row.excluded or row.removed]
+        table = [
+            ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
         ]
-        lines.append(("prunable", "", *numbers(self.prunable, self.requested)))
-        lines.append(("all weights", "", *numbers(self.everything, None)))
-        heads = ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
-        formats = ["", "", ",", ",", ".4f", ".4f", ",", ","]
-        cells = [heads] + [
-            [
-                "" if value is None else f"{value:{form}}"
-                for value, form in zip(line, formats, strict=True)
-            ]
-            for line in lines
-        ]
+        for row in (*shown, self.prunable, self.everything):
+            numbers = [row.size, row.kept, row.sparsity, row.requested, row.macs, row.macs_left]
+            formats = [",", ",", ".4f", ".4f", ",", ","]
+            pairs = zip(numbers, formats, strict=True)
+            cells = ["" if number is None else f"{number:{form}}" for number, form in pairs]
+            table.append([row.path, "x".join(map(str, row.shape)), *cells])
         # A column of which nothing is known is left out.
-        columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+        columns = [column for column in zip(*table, strict=True) if any(column[1:])]
         widths = [max(map(len, column)) for column in columns]
         texts = [
             "   ".join(
@@ -205,10 +184,8 @@ def ledger(
     names = [name for name in leaves if name not in excluded]
     targets = requested if isinstance(requested, Mapping) else {}
     overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
-    if targets:
-        problems = check_options(targets, "local") or check_used(targets, names)
-    else:
-        problems = [] if overall is None else check_fraction(requested, "requested")
+    problems = [] if requested is None else check_options(requested, "local")
+    problems = [f"requested: {text}" for text in problems or check_used(targets, names)]
     dense = {name: int(count) for name, count in (macs or {}).items()}
     problems += [
         expected("macs for", name, "to be the path of a leaf", nearest(name, leaves))
@@ -218,16 +195,19 @@ def ledger(
     refuse(problems)
     per_leaf, left = layer_sparsities(names, targets), costs.macs_left(dense, mask)
 
-    def sums(size: int, removed: int, paths: Iterable[str]) -> dict[str, Any]:
-        """Makes the fields of a `Total`."""
-        return {
-            "size": size,
-            "kept": size - removed,
-            "removed": removed,
-            "sparsity": removed / size if size else 0.0,
-            "macs": None if macs is None else sum(dense.get(path, 0) for path in paths),
-            "macs_left": None if macs is None else sum(left.get(path, 0) for path in paths),
-        }
+    def row_of(path: str, counts: Counts, paths: list[str], **others: Any) -> LedgerRow:
+        size, removed = (sum(column) for column in zip((0, 0), *counts, strict=True))
+        return LedgerRow(
+            path=path,
+            size=size,
+            kept=size - removed,
+            removed=removed,
+            sparsity=removed / size if size else 0.0,
+            macs=None if macs is None else sum(dense.get(name, 0) for name in paths),
+            macs_left=None if macs is None else sum(left.get(name, 0) for name in paths),
+            collapsed=0 < size == removed,
+            **others,
+        )
 
     rows, warnings, touched = [], [], []
     for name, leaf in leaves.items():
@@ -235,14 +215,14 @@ def ledger(
         num_removed = int(keep.size - np.count_nonzero(keep))
         axes = channel_axes(name, leaf) if size and name not in excluded else ()
         dead = [int(np.count_nonzero(zero_slices(keep)[axis])) for axis in axes] or [None, None]
-        row = LedgerRow(
-            **sums(size, num_removed if size else 0, [name]),
-            path=name,
+        row = row_of(
+            name,
+            [(size, num_removed if size else 0)],
+            [name],
+            requested=float(per_leaf[name]) if targets and name in per_leaf else None,
             shape=np.shape(leaf),
             dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
-            requested=float(per_leaf[name]) if targets and name in per_leaf else None,
             excluded=excluded.get(name, ""),
-            collapsed=0 < size == num_removed,
             dead_outputs=dead[0],
             dead_inputs=dead[1],
         )
@@ -256,12 +236,12 @@ def ledger(
             both = zip(("outputs", "inputs"), dead, axes, strict=True)
             counts = " and ".join(f"{n} of {keep.shape[axis]} {side}" for side, n, axis in both)
             warnings.append(f"{name} has channels without a weight: {counts}.")
-        warnings += _missed(name, row, row.requested)
+        warnings += _missed(row, slack=0)
     chosen = [row for row in rows if not row.excluded]
-    prunable, everything = (
-        Total(**sums(sum(row.size for row in some), sum(row.removed for row in some), paths))
-        for some, paths in ((chosen, names), (rows, [*leaves, costs.NO_WEIGHTS]))
-    )
+    sums = [(row.size, row.removed) for row in chosen]
+    prunable = row_of("prunable", sums, names, requested=overall)
+    sums, paths = [(row.size, row.removed) for row in rows], [*leaves, costs.NO_WEIGHTS]
+    everything = row_of("all weights", sums, paths)
     if not prunable.size:
         warnings.append("No leaf may be pruned: `layers` selects none.")
     if touched:
@@ -269,14 +249,14 @@ def ledger(
         where = f"leaves that `layers` excludes: {', '.join(touched)}"
         warnings.append(f"The mask also removes entries of {where}. {remedy}")
     # Rounded in every layer by itself, a total may be off by half a weight a layer.
-    warnings += _missed("All prunable leaves together", prunable, overall, len(chosen) // 2)
+    warnings += _missed(prunable, slack=len(chosen) // 2)
     return Ledger(tuple(rows), prunable, everything, overall, tuple(warnings))
 
 
-def _missed(name: str, counted: Total, requested: float | None, slack: int = 0) -> list[str]:
+def _missed(row: LedgerRow, slack: int) -> list[str]:
     """Says that a count is not the requested one, if so."""
-    wanted = counted.removed if requested is None else round(requested * counted.size)
-    if abs(counted.removed - wanted) <= slack:
+    wanted = row.removed if row.requested is None else round(row.requested * row.size)
+    if abs(row.removed - wanted) <= slack:
         return []
-    should = f"{wanted} of {counted.size} weights removed (sparsity {requested:g})"
-    return [f"{name} should have {should}, but {counted.removed} are ({counted.sparsity:.6g})."]
+    removed = f"{row.removed} of {row.size} weights are removed ({row.sparsity:.6g})"
+    return [f"{row.path}: {removed}, not {wanted} as requested ({row.requested:g})."]

@@ -14,7 +14,7 @@ from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning.masks import hamming
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems, require_like
 from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import marked_leaves, refuse, structure_problems
+from earlyprune_jax.pruning.trees import marked_leaves, refuse
 from earlyprune_jax.validate import unexpected
 
 
@@ -117,7 +117,14 @@ def weight_change(
         0.6
     """
     require_like(params, reference, "reference")
-    chosen = _chosen(params, layers)
+    # An Equinox module full of bools may be callable too; a predicate is a leaf.
+    is_predicate = callable(layers) and jax.tree.leaves(layers) == [layers]
+    if isinstance(layers, str) or is_predicate:
+        chosen = select(params, cast(Layers, layers))
+    elif any(jax.tree.leaves(layers)):
+        chosen = layers
+    else:
+        raise unexpected("layers", "False everywhere", "to choose at least one leaf")
     before, now = marked_leaves(reference, chosen), marked_leaves(params, chosen)
     refuse(nonfinite_problems("reference", before) + nonfinite_problems("params", now))
     moved, length = [], []
@@ -130,15 +137,3 @@ def weight_change(
         remedy = "Nothing can be relative to it: take the weights after the first epoch."
         raise unexpected("||reference||", 0.0, "to be positive", remedy)
     return math.sqrt(math.fsum(moved)) / math.sqrt(math.fsum(length))
-
-
-def _chosen(params: Params, layers: Any) -> Any:
-    """Returns the structure of `params` with Python bools."""
-    # An Equinox module full of bools may be callable too; a predicate is a leaf.
-    is_predicate = callable(layers) and jax.tree.leaves(layers) == [layers]
-    if isinstance(layers, str) or is_predicate:
-        return select(params, cast(Layers, layers))
-    refuse(structure_problems("layers", layers, params))
-    if not any(jax.tree.leaves(layers)):
-        raise unexpected("layers", "False everywhere", "to choose at least one leaf")
-    return layers

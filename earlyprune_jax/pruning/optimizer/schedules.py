@@ -51,33 +51,27 @@ class Schedule:
     rewind_to: int | None = None
 
     def __post_init__(self):
-        refuse(self._problems())
-
-    def _problems(self) -> list[str]:
         steps, sparsities, rewind_to = self.steps, self.sparsities, self.rewind_to
-        if not isinstance(steps, tuple) or not isinstance(sparsities, tuple):
-            return [expected("steps and sparsities", (steps, sparsities), "to be tuples")]
-        if len(steps) != len(sparsities):
-            return [expected("steps", steps, f"to be as many as the sparsities, {len(sparsities)}")]
+        both_tuples = isinstance(steps, tuple) and isinstance(sparsities, tuple)
+        if not both_tuples or len(steps) != len(sparsities):
+            thing, allowed = "steps and sparsities", "to be tuples of one length"
+            raise unexpected(thing, (steps, sparsities), allowed)
         problems = [text for step in steps for text in count_problems(0, step=step)]
-        bad_steps, bad_fractions = bool(problems), _check_fractions(sparsities)
-        problems += bad_fractions
-        if not bad_steps and list(steps) != sorted(set(steps)):
-            problems.append(expected("steps", steps, "to increase"))
+        problems += _check_fractions(sparsities)
+        problems += [] if rewind_to is None else count_problems(0, rewind_to=rewind_to)
         if len({tuple(s) if isinstance(s, Mapping) else None for s in sparsities}) > 1:
             allowed = "to be all numbers, or mappings of the same patterns"
             problems.append(expected("sparsities", sparsities, allowed))
-        elif not bad_fractions and np.any(np.diff([_values(s) for s in sparsities], axis=0) < 0):
+        refuse(problems)
+        if list(steps) != sorted(set(steps)):
+            problems.append(expected("steps", steps, "to increase"))
+        if np.any(np.diff([_values(s) for s in sparsities], axis=0) < 0):
             remedy = "A removed weight stays removed."
             problems.append(expected("sparsities", sparsities, "never to fall", remedy))
-        if rewind_to is not None:
+        if rewind_to is not None and rewind_to >= min(steps, default=0):
             allowed = f"to be before the first pruning, at {steps[:1]}"
-            problems += count_problems(0, rewind_to=rewind_to) or (
-                [expected("rewind_to", rewind_to, allowed)]
-                if not bad_steps and (not steps or rewind_to >= steps[0])
-                else []
-            )
-        return problems
+            problems.append(expected("rewind_to", rewind_to, allowed))
+        refuse(problems)
 
     def __call__(self, step: Any) -> Any:
         """Returns the sparsity wanted after `step` updates."""

@@ -25,7 +25,7 @@ from earlyprune_jax.pruning.scores.gradients import (
     weights_of,
 )
 from earlyprune_jax.pruning.scores.weights import count_problems, require_key
-from earlyprune_jax.pruning.trees import refuse, split_weights
+from earlyprune_jax.pruning.trees import is_weight, refuse, split_weights
 from earlyprune_jax.validate import expected, unexpected, unknown_choice
 
 ESTIMATORS = ("exact", "sampled", "argmax", "empirical")
@@ -335,11 +335,8 @@ def require_logits(logits: Any, num_examples: int) -> None:
     Raises:
         InvalidInput: they are not [num_examples, C] with C >= 2, or no floats.
     """
-    shape = getattr(logits, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != num_examples or shape[1] < 2:
-        given = type(logits).__name__ if shape is None else shape
-        allowed = f"to be [B, C], B={num_examples} as in the batch given, and C >= 2 classes"
-        remedy = "Return the logits alone, one row for every example."
-        raise unexpected("logits, their shape,", given, allowed, remedy)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise unexpected("logits, their type,", str(logits.dtype), "to be a float type")
+    fits = is_weight(logits) and logits.ndim == 2 and not jnp.iscomplexobj(logits)
+    if not fits or logits.shape[0] != num_examples or logits.shape[1] < 2:
+        given = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", logits)
+        allowed = f"to be floats [B, C], B={num_examples} as in the batch, and C >= 2 classes"
+        raise unexpected("logits", given, allowed, "Return the logits alone, a row for an example.")

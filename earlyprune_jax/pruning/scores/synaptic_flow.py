@@ -131,6 +131,8 @@ def _flow(
     """Makes the function from |weights| in float64 to their scores, compiled once."""
     _, merge = weights_of(params)
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
+    like_inputs, merge_inputs = split_weights(inputs)
+    ones = merge_inputs([np.ones(leaf.shape, np.float64) for leaf in like_inputs])
 
     def total(weights, inputs):
         outputs = forward(merge(weights), inputs)
@@ -143,7 +145,7 @@ def _flow(
 
     def scores(weights: list[np.ndarray]) -> list[np.ndarray]:
         with _sixty_four_bits():
-            flow, products = score(weights, jax.tree.map(_ones, inputs))
+            flow, products = score(weights, ones)
             arrays = [np.asarray(leaf, np.float64) for leaf in products]
         remedy = "Give the weights finite values, the layers no fixed dtype: float32 ends at 3e38."
         problems = nonfinite_problems("synaptic flow", zip(names, arrays, strict=True), remedy)
@@ -163,10 +165,6 @@ def _magnitudes(params: Params) -> list[np.ndarray]:
     weights_of(params)  # refuses what has none
     # Not what it returns: NumPy's float64 weights would come as float32.
     return [np.abs(np.asarray(leaf).astype(np.float64)) for leaf in split_weights(params)[0]]
-
-
-def _ones(leaf: Any) -> Any:
-    return np.ones(leaf.shape, np.float64) if is_weight(leaf) else leaf
 
 
 def _sixty_four_bits() -> contextlib.AbstractContextManager[Any]:

@@ -204,31 +204,28 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
         [[4.0, 8.0], [3.0, 0.5]]
     """
     norms = dict(named_leaves(input_norms))
-    weights = {name: leaf for name, leaf in named_leaves(params) if is_weight(leaf)}
+    shapes = {name: leaf.shape for name, leaf in named_leaves(params) if is_weight(leaf)}
     problems = []
     for name, norm in norms.items():
-        if name not in weights:
-            hint = nearest(name, weights) or f"The weights are {', '.join(list(weights)[:8])}."
+        if name not in shapes:
+            hint = nearest(name, shapes) or f"The weights are {', '.join(list(shapes)[:8])}."
             problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
-            continue
-        shape, given = np.shape(weights[name]), np.shape(norm)
-        lined_up = zip(given, shape, strict=False)
-        if len(given) != len(shape) or any(n not in (1, size) for n, size in lined_up):
-            remedy = "Keep the axes: 1 where all weights along it share their input."
-            allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
-            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))
+        elif np.ndim(norm) != len(shapes[name]) or any(
+            n not in (1, size) for n, size in zip(np.shape(norm), shapes[name], strict=True)
+        ):
+            allowed = (
+                f"to have {len(shapes[name])} axes, each 1 or as in the weight's {shapes[name]}"
+            )
+            problems.append(expected(f"input_norms[{name!r}].shape", np.shape(norm), allowed))
     refuse(problems)
 
     def score(path: Any, w: Any) -> Any:
         if not is_weight(w):
             return np.zeros(np.shape(w), np.float32)
-        norm = norms.get(path_name(path))
         # Made by NumPy, so that jax_debug_nans does not take it for an accident.
-        return (
-            np.full(w.shape, np.nan, np.float32)
-            if norm is None
-            else _float32(jnp.abs(w)) * _float32(norm)
-        )
+        missing = np.full(w.shape, np.nan, np.float32)
+        norm = norms.get(path_name(path))
+        return missing if norm is None else _float32(jnp.abs(w)) * _float32(norm)
 
     return jax.tree.map_with_path(score, params)
 

@@ -155,11 +155,11 @@ def test_an_empty_selection_is_told():
 def test_a_total_request_is_met_by_exactly_the_rounded_count(removed):
     mask = conv_mask()
     mask["conv2"]["kernel"].reshape(-1)[:removed] = False
-    missed = [said for said in sentences(mask, requested=0.5002) if "should have" in said]
-    wanted = (
-        "All prunable leaves together should have 1152 of 2304 weights removed (sparsity 0.5002)"
+    missed = [said for said in sentences(mask, requested=0.5002) if "as requested" in said]
+    found = (
+        f"prunable: {removed} of 2304 weights are removed ({removed / 2304:.6g}), "
+        "not 1152 as requested (0.5002)."
     )
-    found = f"{wanted}, but {removed} are ({removed / 2304:.6g})."
     assert missed == ([] if removed == 1152 else [found])
 
 
@@ -171,7 +171,7 @@ def test_a_request_per_leaf_is_compared_leaf_by_leaf():
     params = mask_to_params(mask)
     account = ledger(params, mask, requested={"a/kernel": 0.5, "b/kernel": 0.25})
     assert account.warnings == (
-        "b/kernel should have 45 of 180 weights removed (sparsity 0.25), but 90 are (0.5).",
+        "b/kernel: 90 of 180 weights are removed (0.5), not 45 as requested (0.25).",
     )
     assert [row.requested for row in account.rows] == [0.5, 0.25, 0.0]
     assert account.requested is None
@@ -180,7 +180,7 @@ def test_a_request_per_leaf_is_compared_leaf_by_leaf():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"requested": 1.5}, "requested=1.5 in [0, 1)"),
+        ({"requested": 1.5}, "requested: Expected sparsity=1.5 in [0, 1)"),
         ({"requested": {"conv2/kernel": -1}}, "sparsity['conv2/kernel']=-1 in [0, 1)"),
         ({"requested": {"conv2/kernle": 0.5}}, "The paths begin: conv2/kernel."),
         ({"requested": {"conv2/bias": 0.5}}, "to match the path of some prunable layer"),
