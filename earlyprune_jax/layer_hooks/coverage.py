@@ -60,14 +60,11 @@ class Hook:
         places: parameter name -> its index among the leaves of the params.
         outputs: the shape and type of each call's output, for one example.
         activation_floats: how many numbers its inputs and outputs for one example are.
-        gradient_floats: the most numbers that the per-example squares of one of its parameters
-            need for one example beside these.
     """
 
     places: Mapping[str, int]
     outputs: tuple[jax.ShapeDtypeStruct, ...]
     activation_floats: int
-    gradient_floats: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +86,8 @@ class Coverage:
 
     @property
     def floats(self) -> int:
-        """Counts the numbers held at once for one example of a hooked pass."""
-        gradients = [hook.gradient_floats for hook in self.hooks.values()]
-        activations = sum(hook.activation_floats for hook in self.hooks.values())
-        return activations + max(gradients, default=0)
+        """Counts the numbers held at once for one example of a hooked pass, but for gradients."""
+        return sum(hook.activation_floats for hook in self.hooks.values())
 
 
 def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage:
@@ -292,7 +287,12 @@ def _layers(
         if reason:
             reasons[path] = reason
         else:
-            hooks[path] = _hook_of(calls, {name: index for name, (index,) in own.items()})
+            arrays = [array for call in calls for array in (call.input, call.output)]
+            hooks[path] = Hook(
+                {name: index for name, (index,) in own.items()},
+                tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
+                sum(math.prod(array.shape[1:]) for array in arrays),
+            )
     return hooks, reasons
 
 
@@ -331,23 +331,6 @@ def _origin_reason(own: dict[str, list[int]], origins: tuple[Call, ...]) -> str:
     if any(jax.tree.leaves(call.parameters) != jax.tree.leaves(own) for call in origins):
         return "its parameters are transformed before it sees them"
     return ""
-
-
-def _hook_of(calls: tuple[Call, ...], places: dict[str, int]) -> Hook:
-    """Makes the hook of a layer that may have one."""
-    sizes = [0]
-
-    def measure(calls: Any, cotangents: Any) -> None:
-        sizes.extend(gradient.size() for gradient in _gradients(calls, cotangents).values())
-
-    jax.eval_shape(measure, calls, tuple(call.output for call in calls))
-    arrays = [array for call in calls for array in (call.input, call.output)]
-    return Hook(
-        places,
-        tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
-        sum(math.prod(array.shape[1:]) for array in arrays),
-        max(sizes),
-    )
 
 
 def _used_elsewhere(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -27,10 +26,6 @@ class Explicit:
 
     values: Array
 
-    def size(self) -> int:
-        """Counts the numbers held at once for one example."""
-        return math.prod(self.values.shape[1:])
-
     def squares(self) -> Array:
         """Sums every example's squared entries: [B]."""
         return jnp.sum(jnp.square(self.values), axis=tuple(range(1, self.values.ndim)))
@@ -48,15 +43,6 @@ class Product:
 
     inputs: tuple[Array, ...]
     cotangents: Array
-
-    def size(self) -> int:
-        """Counts the numbers held at once for one example."""
-        _, positions, groups, width = self.cotangents.shape
-        if positions == 1:
-            return groups * (width + sum(block.shape[-1] for block in self.inputs))
-        if self._by_positions():
-            return 2 * groups * positions**2
-        return groups * width * max(block.shape[-1] for block in self.inputs)
 
     def squares(self) -> Array:
         """Computes ||G[b]||^2, [B], from G or from the products of positions with one another."""
@@ -100,11 +86,6 @@ class Scatter:
 
     indices: Array
     cotangents: Array
-
-    def size(self) -> int:
-        """Counts the numbers held at once for one example."""
-        _, positions, width = self.cotangents.shape
-        return positions * (positions + width)
 
     def squares(self) -> Array:
         """Sums cotangents_t . G[index_t], [B]: every pair of positions with one index once."""

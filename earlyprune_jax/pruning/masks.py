@@ -16,13 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from earlyprune_jax.array_types import Mask, Params
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    likeness_problems,
-    marked_leaves,
-    named_leaves,
-    refuse,
-)
+from earlyprune_jax.pruning import trees
 from earlyprune_jax.validate import Check, expected, shortened, unexpected, within
 
 
@@ -63,7 +57,7 @@ def apply(mask: Mask, tree: Any) -> Any:
 
 def apply_leaf(keep: Any, leaf: Any) -> Any:
     """Applies a mask to one leaf: it belongs to the trailing axes, axes before them are extra."""
-    if not is_weight(leaf):
+    if not trees.is_weight(leaf):
         return leaf
     if isinstance(leaf, np.ndarray) and not isinstance(keep, Tracer):
         # On the host, because JAX would round float64 unless told otherwise.
@@ -85,15 +79,14 @@ def check(mask: Mask, tree: Any) -> None:
         earlyprune_jax.validate.InvalidInput: Expected shape of mask at w=(2,) to be (3,), ...
     """
     remedy = "Turn it into booleans, True = kept, e.g. by `!= 0`; the mask comes first."
-    kinds = [
-        (n, k.dtype if hasattr(k, "dtype") else np.asarray(k).dtype) for n, k in named_leaves(mask)
-    ]
+    leaves = trees.named_leaves(mask)
+    kinds = [(n, k.dtype if hasattr(k, "dtype") else np.asarray(k).dtype) for n, k in leaves]
     wrong = [
         expected(f"dtype of mask at {name}", str(dtype), "to be bool", remedy)
         for name, dtype in kinds
         if dtype != np.bool_
     ]
-    refuse([*likeness_problems("mask", mask, tree), *shortened(wrong)])
+    trees.refuse([*trees.likeness_problems("mask", mask, tree), *shortened(wrong)])
 
 
 def count_removed(mask: Mask) -> int:
@@ -116,7 +109,7 @@ def sparsity(mask: Mask, prunable: Any) -> float:
         >>> sparsity(mask, {"w": True, "b": False})
         0.5
     """
-    chosen = [leaf for _, leaf in marked_leaves(mask, prunable)]
+    chosen = [leaf for _, leaf in trees.marked_leaves(mask, prunable)]
     num_weights = sum(int(np.size(leaf)) for leaf in chosen)
     if not num_weights:
         raise unexpected("prunable", "no weight", "to mark at least one")
@@ -348,8 +341,8 @@ def _counts(first: Mask, second: Mask, prunable: Any) -> dict[str, np.ndarray]:
     check(second, first)
     prunable = jax.tree.map(lambda _: True, first) if prunable is None else prunable
     counts = {}
-    others = dict(marked_leaves(second, prunable))
-    for name, leaf in marked_leaves(first, prunable):
+    others = dict(trees.marked_leaves(second, prunable))
+    for name, leaf in trees.marked_leaves(first, prunable):
         a, b = np.asarray(leaf), np.asarray(others[name])
         counts[name] = np.array([np.count_nonzero(a & b), np.count_nonzero(a | b), a.size])
     return counts

@@ -16,15 +16,8 @@ import numpy as np
 
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import forward
+from earlyprune_jax.pruning import trees
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    likeness_problems,
-    named_leaves,
-    path_name,
-    refuse,
-    split_weights,
-)
 from earlyprune_jax.signals.signal import image_problems, kept_for_modules, label_problems
 from earlyprune_jax.validate import expected, shortened, unexpected
 
@@ -124,8 +117,8 @@ def linear_mode_connectivity(
     first, second, labels = dict(first), dict(second), np.asarray(labels)
     problems = count_problems(2, num_points=num_points) + count_problems(1, batch_size=batch_size)
     problems += image_problems(images) or label_problems(labels, len(images))
-    refuse(problems + _variables_problems(first, second))
-    (weights, merge), (others, _) = split_weights(first), split_weights(second)
+    trees.refuse(problems + _variables_problems(first, second))
+    (weights, merge), (others, _) = trees.split_weights(first), trees.split_weights(second)
     parts = _split(images, batch_size)
     run_train = _pass(_statistics, model, train_options, train=True)
     run_eval = _pass(_predictions, model, eval_options, train=False)
@@ -226,22 +219,22 @@ def _num_wrong(
         remedy = f"At alpha={alpha:.3g}; {int((~finite).sum())} such examples in all."
         number = int(np.argmin(finite))
         problems.append(expected("logits of example", number, "to be finite", remedy))
-    refuse(problems)
+    trees.refuse(problems)
     return int(np.sum(predictions != labels))
 
 
 def _variables_problems(first: Variables, second: Variables) -> list[str]:
     """Why no line can be drawn between two networks, by path."""
-    if problems := likeness_problems("second", second, first):
+    if problems := trees.likeness_problems("second", second, first):
         return problems
-    leaves = zip(named_leaves(first), jax.tree.leaves(second), strict=True)
+    leaves = zip(trees.named_leaves(first), jax.tree.leaves(second), strict=True)
     problems = [
         expected(f"second at {name}", b, "to equal the first's", "It is no weight.")
         for (name, a), b in leaves
-        if not is_weight(a) and not np.array_equal(a, b)
+        if not trees.is_weight(a) and not np.array_equal(a, b)
     ]
-    problems += nonfinite_problems("first", named_leaves(first))
-    return problems + nonfinite_problems("second", named_leaves(second))
+    problems += nonfinite_problems("first", trees.named_leaves(first))
+    return problems + nonfinite_problems("second", trees.named_leaves(second))
 
 
 def _split(images: Any, batch_size: int) -> list[Any]:
@@ -295,7 +288,7 @@ def _reestimated(run: Pass, variables: Variables, parts: list[Any]) -> Any:
     moments = {name: total / count for name, total in sums.items()}
 
     def new(path: Any, old: Any) -> Any:
-        name = path_name(path)
+        name = trees.path_name(path)
         if name not in moments:
             return old
         centred = moments[name] - _squared_mean(name, moments)
@@ -331,23 +324,23 @@ def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:
             remedy = "Let train_options ask for training mode, or leave the statistics as they are."
             allowed = "to be one number in [0, 1) for all its entries"
             problems.append(expected(thing, given, allowed, remedy))
-    refuse(shortened(problems))
+    trees.refuse(shortened(problems))
     return {name: 1 - float(part.mean()) for name, part in kept.items()}
 
 
 def _float_leaves(statistics: Any) -> dict[str, np.ndarray]:
-    leaves = named_leaves(jax.device_get(statistics))
-    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if is_weight(leaf)}
+    leaves = trees.named_leaves(jax.device_get(statistics))
+    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if trees.is_weight(leaf)}
 
 
 def _filled(stored: Any, values: Mapping[str, float]) -> Any:
     """Puts a number into every floating-point leaf, 0 where none is given."""
 
     def fill(path: Any, leaf: Any) -> Any:
-        if not is_weight(leaf):
+        if not trees.is_weight(leaf):
             return leaf
         # Half precision would round the new statistics before they are read.
         dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-        return jnp.full(leaf.shape, values.get(path_name(path), 0.0), dtype)
+        return jnp.full(leaf.shape, values.get(trees.path_name(path), 0.0), dtype)
 
     return jax.tree.map_with_path(fill, stored)

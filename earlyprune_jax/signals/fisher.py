@@ -17,26 +17,14 @@ import numpy as np
 from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Params, PRNGKey
 from earlyprune_jax.models import forward
-from earlyprune_jax.pruning import select
+from earlyprune_jax.pruning import select, trees
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
 from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, require_logits
 from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    named_leaves,
-    refuse,
-    repeated_paths,
-    split_weights,
-)
 from earlyprune_jax.signals.fisher_squares import METHODS, Squares, batch_squares, standard_error
-from earlyprune_jax.signals.signal import (
-    Network,
-    image_problems,
-    kept_for_modules,
-    label_problems,
-)
+from earlyprune_jax.signals.signal import Network, image_problems, kept_for_modules, label_problems
 from earlyprune_jax.validate import InvalidInput, expected, gathering, shortened, unexpected
 
 MEMORY_BYTES = 2**30
@@ -166,12 +154,12 @@ def fisher_trace(
         problems += count_problems(1, microbatch_size=microbatch_size)
     if estimator == "empirical" and count:
         problems += label_problems(labels, count)
-    refuse(problems + _model_problems(model, variables, layers, apply_options))
+    trees.refuse(problems + _model_problems(model, variables, layers, apply_options))
     notes: tuple[str, ...] = ()
     if forward.is_linen(model):
         params, arrays, run = variables["params"], dict(variables), model
     else:
-        weights, merge = split_weights(variables)
+        weights, merge = trees.split_weights(variables)
         params, arrays = variables, {"params": weights}
 
         def run(arrays: Any, images: Any, **options: Any) -> Any:
@@ -185,19 +173,19 @@ def fisher_trace(
     options = tuple(sorted(forward.mode(model, apply_options, train=False).items()))
     compiled = _compiled(run, options, estimator, method, treedef, tuple(shapes))
     if estimator == "empirical":
-        refuse(label_problems(labels, count, compiled.num_classes))
+        trees.refuse(label_problems(labels, count, compiled.num_classes))
     size = microbatch_size or default_microbatch_size(params, method, compiled.covered)
     if method != "batch":
         # As small as the number of microbatches allows, so that little is filled up.
         size = -(-count // -(-count // size))
-    names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
+    names = [name for name, leaf in trees.named_leaves(params) if trees.is_weight(leaf)]
     parts = microbatches(images, count, min(size, count), labels=labels)
     values, sizes = _sums(compiled, arrays, names, parts, key)
     means = values.sum(axis=1) / count
     counted = np.ones(len(means), bool)
     if layers is not None:
         flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
-        counted = np.array([take for leaf, take in flags if is_weight(leaf)])
+        counted = np.array([take for leaf, take in flags if trees.is_weight(leaf)])
     per_layer: dict[str, float] = {}
     for name, mean in zip(names, means, strict=True):
         module = name.rpartition("/")[0]
@@ -221,8 +209,8 @@ def default_microbatch_size(
 
     `batch`: 128, paper A's batch size; its estimate depends on it. The others' do not: as many
     images as keep the per-example gradients that are held at once (`vmap`: all of them, twice;
-    `layerwise`: the hooked inputs and outputs, the gradients of the largest layer, those left to
-    vmap) within about 1 GiB; at most 32 for `vmap`, 128 for `layerwise`.
+    `layerwise`: the hooked inputs and outputs, and the gradients left to vmap) within about 1 GiB;
+    at most 32 for `vmap`, 128 for `layerwise`.
 
     Args:
         params: the network's.
@@ -239,7 +227,7 @@ def default_microbatch_size(
     left = sum(
         math.prod(leaf.shape)
         for index, leaf in enumerate(jax.tree.leaves(params))
-        if is_weight(leaf) and index not in places
+        if trees.is_weight(leaf) and index not in places
     )
     floats = 2 * left + (covered.floats if covered else 0)
     fitting = max(1, MEMORY_BYTES // (4 * max(1, floats)))
@@ -250,14 +238,14 @@ class _Compiled(NamedTuple):
     """A network looked at through shapes alone, and its step.
 
     Attributes:
-        apply: (arrays, images) -> logits.
+        apply: (arrays, images) -> logits, of a Linen module; None of a function.
         num_classes: C.
         num_passes: over each microbatch.
         covered: what hooks cover, for the layerwise method.
         step: (arrays, batch, examples, key, pass index) -> the squares of one microbatch.
     """
 
-    apply: Callable[..., Any]
+    apply: Callable[..., Any] | None
     num_classes: int
     num_passes: int
     covered: layer_hooks.Coverage | None
@@ -303,8 +291,8 @@ def _compiled(
     require_logits(logits, 2)
     covered = layer_hooks.coverage(apply, arrays, two) if method == "layerwise" else None
     step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
-    num_classes = logits.shape[1]
-    return _Compiled(apply, num_classes, num_classes if estimator == "exact" else 1, covered, step)
+    num_passes = logits.shape[1] if estimator == "exact" else 1
+    return _Compiled(apply if is_linen else None, logits.shape[1], num_passes, covered, step)
 
 
 def _sums(
@@ -354,14 +342,14 @@ def _sums(
 
 
 def _nonfinite_logits(
-    apply: Callable[..., Any], arrays: Any, batch: Any, numbers: Any, bad: np.ndarray
+    apply: Callable[..., Any] | None, arrays: Any, batch: Any, numbers: Any, bad: np.ndarray
 ) -> InvalidInput:
     """Makes the error of logits that are not finite, of the examples at the places `bad`."""
     image = jax.tree.map(lambda leaf: leaf[bad[0] : bad[0] + 1], batch)
     where = "No single layer could be named: it is in nn.scan, or no Linen module's."
     if not all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(image)):
         where = "That image itself is not finite."
-    elif layer := forward.first_nonfinite(apply, arrays, image):
+    elif apply and (layer := forward.first_nonfinite(apply, arrays, image)):
         where = f"The first output that is not finite is that of the layer {layer}."
     others = f" and of {len(bad) - 1} more near it" if len(bad) > 1 else ""
     return unexpected(
@@ -405,9 +393,9 @@ def _model_problems(
         allowed = "to be a Linen module or a function (params, images) -> logits"
         problems.append(expected("model", type(model).__name__, allowed))
     with gathering(problems):
-        refuse(repeated_paths(params))
+        trees.refuse(trees.repeated_paths(params))
         weights_of(params)
         if layers is not None:
             select(params, layers)
     remedy = "Measure a network that has not diverged."
-    return problems + nonfinite_problems(thing, named_leaves(variables), remedy)
+    return problems + nonfinite_problems(thing, trees.named_leaves(variables), remedy)

@@ -49,13 +49,7 @@ class Squares(NamedTuple):
 
 
 def batch_squares(
-    network: Network,
-    params: Params,
-    batch: Any,
-    examples: Examples,
-    *,
-    method: str,
-    choose: Choose,
+    network: Network, params: Params, batch: Any, examples: Examples, *, method: str, choose: Choose
 ) -> Squares:
     """Squares the gradients of log p(y|x) with respect to every weight.
 

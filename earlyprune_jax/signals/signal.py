@@ -145,8 +145,8 @@ def image_problems(images: Any) -> list[str]:
     return [expected("images", given, "to be arrays of floats or integers [N, ...]", remedy)]
 
 
-def label_problems(labels: Any, count: int, num_classes: float = math.inf) -> list[str]:
-    """Says why these are no labels of so many examples, in [0, num_classes).
+def label_problems(labels: Any, count: int, num_classes: int | None = None) -> list[str]:
+    """Says why these are no labels of so many examples, in [0, num_classes) where that is known.
 
     Example:
         >>> label_problems(np.array([0, 3]), 2, num_classes=3)
@@ -156,7 +156,8 @@ def label_problems(labels: Any, count: int, num_classes: float = math.inf) -> li
     if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
         given = labels if labels is None else f"{array.dtype}{[*array.shape]}"
         return [expected("labels", given, f"to be [{count}] integers, one for each image")]
-    outside = np.flatnonzero((array < 0) | (array >= num_classes))
+    is_known = num_classes is not None
+    outside = np.flatnonzero((array < 0) | (array >= num_classes)) if is_known else ()
     if not len(outside):
         return []
     more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""

@@ -239,11 +239,7 @@ def channel_mask(
         # One layer may have channels in several sets.
         sets[f"{name} ({len(sets)})" if name in sets else name] = values[numbers]
     kept = allocate(
-        sets,
-        jax.tree.map(lambda _: True, sets),
-        sparsity=sparsity,
-        scope=scope,
-        min_kept=min_kept,
+        sets, jax.tree.map(lambda _: True, sets), sparsity=sparsity, scope=scope, min_kept=min_kept
     )
     keeps = {name: np.ones(np.shape(leaf), bool) for name, leaf in named_leaves(scores)}
     for numbers, keep in zip(coupled.values(), kept.values(), strict=True):
