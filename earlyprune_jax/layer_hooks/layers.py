@@ -27,12 +27,8 @@ slow."""
 MAX_BLOCKS = 32
 
 REPLACEABLE = (
-    "dot_general",
-    "dot_general_cls",
-    "conv_general_dilated",
-    "conv_general_dilated_cls",
-    "mask",
-    "axis_name",
+    *("dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls"),
+    *("mask", "axis_name"),
 )
 """Attributes that change what a layer computes, where they are set."""
 

@@ -117,7 +117,13 @@ def linear_mode_connectivity(
     first, second, labels = dict(first), dict(second), np.asarray(labels)
     problems = count_problems(2, num_points=num_points) + count_problems(1, batch_size=batch_size)
     problems += image_problems(images) or label_problems(labels, len(images))
-    trees.refuse(problems + _variables_problems(first, second))
+    if unlike := trees.likeness_problems("second", second, first):
+        trees.refuse(problems + unlike)
+    for (name, a), b in zip(trees.named_leaves(first), jax.tree.leaves(second), strict=True):
+        if not trees.is_weight(a) and not np.array_equal(a, b):
+            problems.append(expected(f"second at {name}", b, "to equal the first's"))
+    problems += nonfinite_problems("first", trees.named_leaves(first))
+    trees.refuse(problems + nonfinite_problems("second", trees.named_leaves(second)))
     (weights, merge), (others, _) = trees.split_weights(first), trees.split_weights(second)
     parts = _split(images, batch_size)
     run_train = _pass(_statistics, model, train_options, train=True)
@@ -221,20 +227,6 @@ def _num_wrong(
         problems.append(expected("logits of example", number, "to be finite", remedy))
     trees.refuse(problems)
     return int(np.sum(predictions != labels))
-
-
-def _variables_problems(first: Variables, second: Variables) -> list[str]:
-    """Why no line can be drawn between two networks, by path."""
-    if problems := trees.likeness_problems("second", second, first):
-        return problems
-    leaves = zip(trees.named_leaves(first), jax.tree.leaves(second), strict=True)
-    problems = [
-        expected(f"second at {name}", b, "to equal the first's", "It is no weight.")
-        for (name, a), b in leaves
-        if not trees.is_weight(a) and not np.array_equal(a, b)
-    ]
-    problems += nonfinite_problems("first", trees.named_leaves(first))
-    return problems + nonfinite_problems("second", trees.named_leaves(second))
 
 
 def _split(images: Any, batch_size: int) -> list[Any]:

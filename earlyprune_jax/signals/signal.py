@@ -25,7 +25,8 @@ from earlyprune_jax.pruning.scores.gradients import (
     scores_like,
     weights_of,
 )
-from earlyprune_jax.pruning.trees import map_weights, named_leaves, refuse
+from earlyprune_jax.pruning.scores.weights import zeros
+from earlyprune_jax.pruning.trees import named_leaves, refuse
 from earlyprune_jax.validate import expected, unknown_choice
 
 
@@ -301,17 +302,11 @@ def gradient_norm_signal() -> ProbeSignal:
         return {"gradient_norm": math.hypot(*parts.values()), "gradient_norm_by_parameter": parts}
 
     def zero_sums(params):
-        zeros = map_weights(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
-        return {"gradients": zeros, "count": jnp.zeros(())}
+        return {"gradients": zeros(params), "count": jnp.zeros(())}
 
+    columns = ("gradient_norm",)
     return ProbeSignal(
-        "gradient_norm",
-        ("gradient_norm",),
-        1,
-        zero_sums,
-        batch_sums,
-        numbers,
-        needs_log_probs=False,
+        "gradient_norm", columns, 1, zero_sums, batch_sums, numbers, needs_log_probs=False
     )
 
 

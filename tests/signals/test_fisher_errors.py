@@ -170,17 +170,20 @@ def test_other_interceptors_are_refused():
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
-        (lambda params, x: (x @ params)[:, 0], "logits, their shape,=(2,) to be [B, C]"),
+        (lambda params, x: (x @ params)[:, 0], "logits='float32[2]' to be floats [B, C]"),
         (
             lambda params, x: (x @ params).mean(0, keepdims=True),
-            "logits, their shape,=(1, 3) to be [B, C]",
+            "logits='float32[1, 3]' to be floats [B, C]",
         ),
-        (lambda params, x: (x @ params, x), "logits, their shape,='tuple' to be [B, C]"),
+        (
+            lambda params, x: (x @ params, x),
+            "logits=('float32[2, 3]', 'float32[2, 4]') to be floats",
+        ),
         (
             lambda params, x: (x @ params)[:, :1],
-            "logits, their shape,=(2, 1) to be [B, C], B=2 as in the batch given, and C >= 2",
+            "logits='float32[2, 1]' to be floats [B, C], B=2 as in the batch, and C >= 2",
         ),
-        (lambda params, x: (x @ params) > 0, "logits, their type,='bool' to be a float type"),
+        (lambda params, x: (x @ params) > 0, "logits='bool[2, 3]' to be floats"),
     ],
 )
 def test_wrong_logits_are_named(logits, words):

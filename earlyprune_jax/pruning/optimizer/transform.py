@@ -145,13 +145,10 @@ def transform(
         return prune(state, params)
 
     def update(updates: Any, state: Any, params: Params = None, **extra_args: Any) -> Any:
-        if params is None:
-            remedy = "Call update(gradients, state, params)."
-            raise unexpected("params", params, "to be given to the update", remedy)
-        if not isinstance(state, PruningState):
-            remedy = "Make it with the init of this same optimizer."
-            kind = type(state).__name__
-            raise unexpected("type of state", kind, "to be PruningState", remedy)
+        if params is None or not isinstance(state, PruningState):
+            given, remedy = (type(state).__name__, params), "Call update(gradients, state, params)."
+            allowed = "to be what init of this optimizer made, and parameters"
+            raise unexpected("type of the state, and params,", given, allowed, remedy)
         grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
         memory = ranked_by.update(state.memory, masked, grads)
         updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)

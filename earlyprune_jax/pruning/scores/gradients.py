@@ -168,22 +168,19 @@ def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
         [12.0, -4.0]
     """
     if isinstance(batches, Iterator):
-        remedy = (
-            "Both passes need all batches: give a list, or an object whose __iter__ starts again."
-        )
+        remedy = "Both passes need all batches: give a list, or make an iterable class."
         raise unexpected("batches", type(batches).__name__, "to be re-iterable", remedy)
     weights, merge = weights_of(params)
     gradient_terms = _gradient_terms(loss, merge)
 
     def curvature_terms(weights, direction, batch, size):
-        along = (lambda w: gradient_terms(w, batch, size)), (weights,), (direction,)
-        return jax.jvp(*along)[1]
+        return jax.jvp(lambda w: gradient_terms(w, batch, size), (weights,), (direction,))[1]
 
     total, count = sum_over_batches(gradient_terms, (weights,), params, batches, _whole)
     # jvp wants the tangents in the weights' own types.
     gradient = [(leaf / count).astype(w.dtype) for leaf, w in zip(total, weights, strict=True)]
-    operands = weights, gradient
-    total, second = sum_over_batches(curvature_terms, operands, params, batches, _whole)
+    both = weights, gradient
+    total, second = sum_over_batches(curvature_terms, both, params, batches, _whole)
     if second != count:
         remedy = "Both passes must see the same data."
         raise unexpected("examples in the second pass", second, f"to be {count}", remedy)
@@ -198,16 +195,13 @@ def weights_of(params: Params) -> tuple[list[Array], Callable[[list[Array]], Par
         InvalidInput: no weights, or complex ones.
     """
     named = [(name, leaf) for name, leaf in named_leaves(params) if is_weight(leaf)]
-    problems = [
-        expected(
-            f"params at {name}, its type,", str(leaf.dtype), "to be real", "Keep two real leaves."
-        )
-        for name, leaf in named
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-    ]
     if not named:
-        problems.append(expected("params", params, "to hold at least one floating-point array"))
-    refuse(problems)
+        raise unexpected("params", params, "to hold at least one floating-point array")
+    refuse(
+        expected(f"params at {n}, its type,", str(w.dtype), "to be real", "Keep two real leaves.")
+        for n, w in named
+        if jnp.iscomplexobj(w)
+    )
     weights, merge = split_weights(params)
     return [jnp.asarray(weight) for weight in weights], merge
 
@@ -220,15 +214,11 @@ def scores_like(params: Params, arrays: list[Any]) -> Scores:
 
 def scalar(value: Any) -> Array:
     """Returns a loss that is one real number, or raises a named error; runs while jit traces."""
+    if is_weight(value) and value.shape == () and not jnp.iscomplexobj(value):
+        return value
     given = [(np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(value)]
-    if (
-        not is_weight(value)
-        or value.shape != ()
-        or jnp.issubdtype(value.dtype, jnp.complexfloating)
-    ):
-        remedy = "Return the mean over the batch's examples alone, without auxiliary outputs."
-        raise unexpected("loss(params, batch)", given, "to be one real number", remedy)
-    return value
+    remedy = "Return the mean over the batch's examples alone, without auxiliary outputs."
+    raise unexpected("loss(params, batch)", given, "to be one real number", remedy)
 
 
 def sum_over_batches(

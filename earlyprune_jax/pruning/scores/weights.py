@@ -207,13 +207,12 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
         if name not in shapes:
             hint = nearest(name, shapes) or f"The weights are {', '.join(list(shapes)[:8])}."
             problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
-        elif np.ndim(norm) != len(shapes[name]) or any(
-            n not in (1, size) for n, size in zip(np.shape(norm), shapes[name], strict=True)
-        ):
-            allowed = (
-                f"to have {len(shapes[name])} axes, each 1 or as in the weight's {shapes[name]}"
-            )
-            problems.append(expected(f"input_norms[{name!r}].shape", np.shape(norm), allowed))
+            continue
+        shape, given = shapes[name], np.shape(norm)
+        pairs = zip(given, shape, strict=False)
+        if len(given) != len(shape) or any(n not in (1, size) for n, size in pairs):
+            allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
+            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed))
     trees.refuse(problems)
 
     def score(path: Any, w: Any) -> Any:
