@@ -84,11 +84,6 @@ class Coverage:
         """Returns the indices of the covered leaves among those of the params."""
         return frozenset(index for hook in self.hooks.values() for index in hook.places.values())
 
-    @property
-    def floats(self) -> int:
-        """Counts the numbers held at once for one example of a hooked pass, but for gradients."""
-        return sum(hook.activation_floats for hook in self.hooks.values())
-
 
 def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage:
     """Finds the layers that hooks cover.

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from flax.linen.dtypes import promote_dtype
 from flax.linen.linear import canonicalize_padding
 
@@ -40,7 +41,7 @@ class Held:
     layer: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Call:
     """One call of a layer of a known class.
 
@@ -59,22 +60,15 @@ class Call:
     output: Any
     parameters: Any
     state: Any
-    held: Held
-    method: str
-    refusal: str = ""
+    held: Held = struct.field(pytree_node=False)
+    method: str = struct.field(pytree_node=False)
+    refusal: str = struct.field(pytree_node=False, default="")
     cotangent: Any = None
 
     @property
     def layer(self) -> Any:
         """The unbound layer."""
         return self.held.layer
-
-
-jax.tree_util.register_dataclass(
-    Call,
-    data_fields=["input", "output", "parameters", "state", "cotangent"],
-    meta_fields=["held", "method", "refusal"],
-)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,14 +88,6 @@ class Ledger:
         """
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-    def excluded(self) -> dict[str, list[str]]:
-        """Maps a reason to the paths of the leaves that may not be pruned for it."""
-        reasons: dict[str, list[str]] = {}
-        for row in self.rows:
-            if row.excluded:
-                reasons.setdefault(row.excluded, []).append(row.path)
-        return reasons
-
     def __str__(self) -> str:
         """Writes a table, what is not prunable and why, and the warnings as plain text.
 
@@ -122,7 +114,8 @@ class Ledger:
             for line in zip(*columns, strict=True)
         ]
         texts[1:1], texts[-2:-2] = ["─" * len(texts[0])], [""]
-        for reason, paths in self.excluded().items():
+        for reason in dict.fromkeys(row.excluded for row in self.rows if row.excluded):
+            paths = [row.path for row in self.rows if row.excluded == reason]
             texts.append(f"Not prunable: {few(paths, 4)}: {reason}.")
         texts += [f"Warning: {warning}" for warning in self.warnings]
         return "\n".join(text.rstrip() for text in texts)

@@ -63,9 +63,8 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
         {'kernel': 15}
     """
     weights, merge = split_weights(params)
-    are_arrays = [
-        hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in jax.tree.leaves(inputs)
-    ]
+    leaves = jax.tree.leaves(inputs)
+    are_arrays = [hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves]
     batches, merge_inputs = split_leaves(inputs, are_arrays)
     one_example = [
         jax.ShapeDtypeStruct((1, *batch.shape[1:])[: batch.ndim], batch.dtype) for batch in batches
@@ -100,13 +99,10 @@ def macs_left(dense: Mapping[str, int], mask: Mask) -> dict[str, int]:
         >>> macs_left({"kernel": 40}, {"kernel": np.array([[True, False], [False, False]])})
         {'kernel': 10}
     """
-    sizes = {
-        name: (int(np.count_nonzero(leaf)), np.size(leaf)) for name, leaf in named_leaves(mask)
-    }
-    left = {}
-    for name, count in dense.items():
-        num_kept, size = sizes.get(name, (1, 1))
-        left[name] = round(count * num_kept / size) if size else count
+    left = dict(dense)
+    for name, leaf in named_leaves(mask):
+        if name in dense and np.size(leaf):
+            left[name] = round(dense[name] * int(np.count_nonzero(leaf)) / np.size(leaf))
     return left
 
 

@@ -269,15 +269,9 @@ def _differences(stored: Mapping[str, str], like: Params) -> list[str]:
     wanted = {n: f"{np.dtype(leaf.dtype).name}{[*leaf.shape]}" for n, leaf in _stored_leaves(like)}
     refuse(repeated_paths(like))
     remedy = "Give `like` the structure that was saved."
-    problems = []
-    for name in sorted(wanted.keys() | stored.keys()):
-        if name not in stored:
-            problems.append(expected(name, "missing", "to be in the file", remedy))
-        elif name not in wanted:
-            problems.append(expected(name, "stored", "to be in `like` too", remedy))
-        elif stored[name] != wanted[name]:
-            problems.append(expected(name, stored[name], f"to be {wanted[name]}", remedy))
-    return problems
+    different = sorted(n for n in wanted.keys() | stored.keys() if stored.get(n) != wanted.get(n))
+    pairs = [(n, stored.get(n, "missing"), wanted.get(n, "absent")) for n in different]
+    return [expected(n, given, f"to be {want}, as in `like`", remedy) for n, given, want in pairs]
 
 
 def _filled(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:

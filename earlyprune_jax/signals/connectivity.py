@@ -17,6 +17,7 @@ import numpy as np
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import trees
+from earlyprune_jax.pruning.scores.fisher import require_logits
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems
 from earlyprune_jax.signals.signal import image_problems, kept_for_modules, label_problems
 from earlyprune_jax.validate import expected, shortened, unexpected
@@ -248,9 +249,7 @@ def _statistics(model: Any, variables: Variables, images: Any, **options: Any) -
 def _predictions(model: Any, variables: Variables, images: Any, **options: Any) -> Any:
     """Returns classes [B], whether the logits are finite [B], and the number of classes."""
     logits = model.apply(variables, images, **options)
-    if getattr(logits, "ndim", None) != 2:
-        given = jax.tree.map(jnp.shape, logits)
-        raise unexpected("shape of the model's output", given, "to be [batch, classes]")
+    require_logits(logits, len(images))
     return jnp.argmax(logits, axis=1), jnp.isfinite(logits).all(axis=1), logits.shape[1]
 
 

@@ -223,13 +223,10 @@ def default_microbatch_size(
     largest = LARGEST_MICROBATCH[method]
     if method == "batch":
         return largest
-    places = covered.places if covered else ()
-    left = sum(
-        math.prod(leaf.shape)
-        for index, leaf in enumerate(jax.tree.leaves(params))
-        if trees.is_weight(leaf) and index not in places
-    )
-    floats = 2 * left + (covered.floats if covered else 0)
+    hooks, places = (covered.hooks.values(), covered.places) if covered else ((), ())
+    leaves = [leaf for index, leaf in enumerate(jax.tree.leaves(params)) if index not in places]
+    floats = 2 * sum(math.prod(leaf.shape) for leaf in leaves if trees.is_weight(leaf))
+    floats += sum(hook.activation_floats for hook in hooks)
     fitting = max(1, MEMORY_BYTES // (4 * max(1, floats)))
     return min(largest, 2 ** (fitting.bit_length() - 1))
 

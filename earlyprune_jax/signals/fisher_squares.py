@@ -3,7 +3,6 @@
 Everything runs inside jit but `signal` itself and `standard_error`.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +103,7 @@ def _layerwise(
         def of_left(some: list[Array], batch: Any) -> Array:
             return network.log_probs(merge(some), batch)
 
-        chosen = dataclasses.replace(examples, labels=labels)
+        chosen = examples._replace(labels=labels)
         as_chosen = label_rule("empirical", jnp.zeros(2, jnp.uint32), 0)
         made, _, _ = example_gradients(of_left, own, batch, chosen, as_chosen)
         gradients |= zip(left, _explicit(made), strict=True)

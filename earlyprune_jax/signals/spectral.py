@@ -172,39 +172,27 @@ def _divergences(
     params: Params, key: PRNGKey, num_permutations: int, layers: Layers, min_eigenvalues: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Computes each permutation's JSD [num_permutations] by path, and why leaves are skipped."""
-    matrices, skipped = _matrices(params, layers, min_eigenvalues)
+    leaves = marked_leaves(params, select(params, layers))
+    refuse(nonfinite_problems("params", leaves))
+    divergences, skipped = {}, {}
     # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process
     # the two wait for each other: ten times slower.
     with threadpool_limits(limits=1, user_api="blas"):
-        divergences = {
-            name: _layer_divergences(stack, name, key, num_permutations)
-            for name, stack in matrices.items()
-        }
-    lost = [name for name, values in divergences.items() if not np.isfinite(values).all()]
-    if lost:
+        for name, leaf in leaves:
+            array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            largest = np.abs(array).max(initial=0.0)
+            if reason := _unfit(array.shape, min_eigenvalues, is_zero=not largest):
+                skipped[name] = reason
+                continue
+            # Unscaled, squares of float32 overflow or vanish long before the weights do.
+            stack = array.reshape(-1, *array.shape[-2:]) / largest
+            divergences[name] = _layer_divergences(stack, name, key, num_permutations)
+    if not divergences:
+        raise InvalidInput([_no_spectrum(layers, skipped)])
+    if lost := [name for name, values in divergences.items() if not np.isfinite(values).all()]:
         remedy = "The singular value decomposition did not converge."
         raise unexpected("spectrum at", lost, "to be finite", remedy)
     return divergences, skipped
-
-
-def _matrices(
-    params: Params, layers: Layers, min_eigenvalues: int
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Makes [matrices, in, out] by path, largest entry 1, and says why leaves are skipped."""
-    leaves = marked_leaves(params, select(params, layers))
-    refuse(nonfinite_problems("params", leaves))
-    matrices, skipped = {}, {}
-    for name, leaf in leaves:
-        array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        largest = np.abs(array).max(initial=0.0)
-        if reason := _unfit(array.shape, min_eigenvalues, is_zero=not largest):
-            skipped[name] = reason
-        else:
-            # Unscaled, squares of float32 overflow or vanish long before the weights do.
-            matrices[name] = array.reshape(-1, *array.shape[-2:]) / largest
-    if not matrices:
-        raise InvalidInput([_no_spectrum(layers, skipped)])
-    return matrices, skipped
 
 
 def _unfit(shape: tuple[int, ...], min_eigenvalues: int, *, is_zero: bool = False) -> str:

@@ -238,7 +238,7 @@ def test_a_network_of_this_package_is_connected_with_itself():
         ),
         (
             {"model": Function(lambda w, x: x @ w)},
-            r"model's output=\(2,\) to be \[batch, classes\]",
+            r"logits='float32\[2\]' to be floats \[B, C\]",
         ),
     ],
 )

@@ -150,7 +150,8 @@ def prune(
         >>> prune(params, sparsity=0.5, layers="all_kernels")["dense"]["kernel"].tolist()
         [[False, True], [True, False]]
     """
-    trees.refuse(check_choice(layers, pattern) + check_options(sparsity, scope, min_kept))
+    problems = check_layers(layers) + check_is_pattern(pattern)
+    trees.refuse(problems + check_options(sparsity, scope, min_kept))
     if scores is not None:
         require_like(params, scores, "scores")
     prunable = select(params, layers)
@@ -162,11 +163,6 @@ def prune(
     return allocate(
         scores, prunable, sparsity=sparsity, scope=scope, pattern=pattern, min_kept=min_kept
     )
-
-
-def check_choice(layers: Layers, pattern: Any) -> list[str]:
-    """Finds the problems of `layers` and `pattern` before any network is known."""
-    return ([] if callable(layers) else check_layers(layers)) + check_is_pattern(pattern)
 
 
 def check_allocation(

@@ -33,10 +33,6 @@ out."""
 INLINED = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
 WITH_DERIVATIVE = ("custom_jvp_call", "custom_vjp_call")
 
-AS_RETURNED = (
-    "Give the variables that compact returned, or trained ones of their structure and shapes."
-)
-
 BY_POSITION = ("dynamic_slice", "gather", "pad", "slice", "split")
 """Operations that say by position which entries they take or add: they run on whole arrays, with
 zeros for what is gone."""
@@ -122,12 +118,13 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
     treedef = jax.tree.structure(variables)
 
     def compact_apply(variables: Any, inputs: Any) -> Any:
+        remedy = "Give the variables that compact returned, or trained ones of their structure."
         if (structure := jax.tree.structure(variables)) != treedef:
-            raise unexpected("structure of variables", structure, f"to be {treedef}", AS_RETURNED)
+            raise unexpected("structure of variables", structure, f"to be {treedef}", remedy)
         given, merge_given = split_leaves(variables, are_weights)
         sizes = [kept.shape(tensor) for tensor in trace.weights]
         refuse(
-            expected(f"shape at {name}", np.shape(leaf), f"to be {size}", AS_RETURNED)
+            expected(f"shape at {name}", np.shape(leaf), f"to be {size}", remedy)
             for name, leaf, size in zip(names, given, sizes, strict=True)
             if np.shape(leaf) != size
         )

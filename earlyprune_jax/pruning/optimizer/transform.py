@@ -11,16 +11,12 @@ from jax.sharding import AxisType
 
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.allocation.allocate import (
-    check_allocation,
-    check_choice,
-    prunable_shapes,
-)
+from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
 from earlyprune_jax.pruning.allocation.budgets import check_options
-from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
+from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
 from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Criterion, Schedule, resolve
 from earlyprune_jax.pruning.scores.weights import require_like
-from earlyprune_jax.pruning.selection import Layers, select
+from earlyprune_jax.pruning.selection import Layers, check_layers, select
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
 from earlyprune_jax.validate import expected, unexpected
 
@@ -109,7 +105,7 @@ def transform(
         >>> optax.apply_updates(params, updates)["w"].tolist()
         [0.0, 0.0, 3.0, -4.0]
     """
-    problems = check_choice(layers, pattern)
+    problems = check_layers(layers) + check_is_pattern(pattern)
     ranked_by = resolve(criterion, problems)
     problems += _check_schedule(schedule, scope, min_kept, wait_for_trigger)
     if not isinstance(inner, optax.GradientTransformation):

@@ -320,10 +320,7 @@ def check_options(
     if method not in methods:
         problems.append(unknown_choice(f"method{where}", method, methods))
     if method == "batch" and estimator in ESTIMATORS and estimator != "sampled":
-        remedy = (
-            "Only labels drawn from the model make the cross terms between examples vanish: with "
-            f"others this is no estimate. Use method {methods[0]}."
-        )
+        remedy = f"Only labels drawn from the model are unbiased there. Use method {methods[0]}."
         allowed = "to be sampled with method batch"
         problems.append(expected(f"estimator{where}", estimator, allowed, remedy))
     return problems

@@ -8,10 +8,9 @@ over examples: a smaller last batch counts by its size. In memory at any time: o
 graph and the accumulators, which are float32 whatever the weights are.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +27,7 @@ Loss = Callable[[Params, Any], Array]
 """(params, batch) -> the mean loss over the batch's examples, a scalar, in evaluation mode."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples:
+class Examples(NamedTuple):
     """What is known of a batch of B examples beside what the network takes.
 
     Attributes:
@@ -41,9 +39,6 @@ class Examples:
     numbers: Any
     labels: Any
     weights: Any
-
-
-jax.tree_util.register_dataclass(Examples, ["numbers", "labels", "weights"], [])
 
 
 def mean_gradient(loss: Loss, params: Params, batches: Batches) -> Scores:
