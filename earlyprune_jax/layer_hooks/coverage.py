@@ -161,18 +161,13 @@ def hooked_pass(
         (cotangents,) = backward(cotangent.astype(logits.dtype))
         by_index: dict[int, Gradient] = {}
         for path, hook in covered.hooks.items():
-            of_layer = _gradients(calls[path], cotangents[path])
+            pairs = zip(calls[path], cotangents[path], strict=True)
+            complete = [call.replace(cotangent=cotangent) for call, cotangent in pairs]
+            of_layer = RULES[type(complete[0].layer)].gradients(complete)
             by_index |= {index: of_layer[name] for name, index in hook.places.items()}
         return by_index
 
     return logits, gradients
-
-
-def _gradients(calls: tuple[Call, ...], cotangents: tuple[Array, ...]) -> dict[str, Gradient]:
-    """Applies a layer's rule to its calls and the cotangents of their outputs."""
-    pairs = zip(calls, cotangents, strict=True)
-    complete = [dataclasses.replace(call, cotangent=cotangent) for call, cotangent in pairs]
-    return RULES[type(calls[0].layer)].gradients(complete)
 
 
 def _run_hooked(

@@ -285,22 +285,19 @@ def _norm_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     sums: dict[str, Any] = {}
     for call in calls:
         _, cotangent = _operands(call)
-        summed = {"scale": cotangent * _normalized(call, cotangent.dtype), "bias": cotangent}
+        # What the layer makes of its input before it scales.
+        off = {name: False for name in ("use_scale", "use_bias") if hasattr(call.layer, name)}
+        layer: Any = call.layer.clone(dtype=cotangent.dtype, **off)
+        # A batch norm may be told at each call which statistics to use.
+        is_undecided = getattr(layer, "use_running_average", True) is None
+        options = {"use_running_average": True} if is_undecided else {}
+        normalized = layer.apply(dict(call.state), call.input, **options)
+        summed = {"scale": cotangent * normalized, "bias": cotangent}
         kept = {0, *_feature_axes(call.layer, cotangent.ndim)}
         over = tuple(axis for axis in range(cotangent.ndim) if axis not in kept)
         for name in _scale_and_bias(call.layer):
             sums[name] = sums.get(name, 0) + jnp.sum(summed[name], axis=over)
     return {name: Explicit(total) for name, total in sums.items()}
-
-
-def _normalized(call: Call, dtype: Any) -> Array:
-    """Computes what the layer makes of its input before it scales."""
-    off = {name: False for name in ("use_scale", "use_bias") if hasattr(call.layer, name)}
-    layer: Any = call.layer.clone(dtype=dtype, **off)
-    # A batch norm may be told at each call which statistics to use.
-    is_undecided = getattr(layer, "use_running_average", True) is None
-    options = {"use_running_average": True} if is_undecided else {}
-    return layer.apply(dict(call.state), call.input, **options)
 
 
 _INPUTS = {"__call__": "inputs"}

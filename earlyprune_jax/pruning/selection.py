@@ -102,9 +102,8 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
     reasons = {}
     for name, leaf in named_leaves(params):
         if not is_weight(leaf):
-            dtype = getattr(leaf, "dtype", None)
-            kind = f"of type {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
-            reasons[name] = f"is {kind}, not a floating-point array"
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            reasons[name] = f"is of type {kind}, not a floating-point array"
         elif callable(layers):
             reasons[name] = "" if layers(name, leaf) else "the predicate left it out"
         elif layers in NAMED_SETS:

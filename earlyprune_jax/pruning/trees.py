@@ -69,12 +69,8 @@ def repeated_paths(tree: Any) -> list[str]:
         ["Expected path='a/b' to be that of one leaf. Rename a key with a slash in it."]
     """
     counts = collections.Counter(name for name, _ in named_leaves(tree))
-    remedy = "Rename a key with a slash in it."
-    return [
-        expected("path", name, "to be that of one leaf", remedy)
-        for name, count in counts.items()
-        if count > 1
-    ]
+    allowed, remedy = "to be that of one leaf", "Rename a key with a slash in it."
+    return [expected("path", n, allowed, remedy) for n, count in counts.items() if count > 1]
 
 
 def split_leaves(

@@ -1,6 +1,5 @@
 """Signals measured along a trunk or between networks: arrays in, numbers out."""
 
-from collections.abc import Callable
 from typing import Any
 
 from earlyprune_jax.signals import fisher_squares, spectral
@@ -27,18 +26,7 @@ from earlyprune_jax.signals.trajectories import mask_distance as mask_distance
 from earlyprune_jax.signals.trajectories import weight_change as weight_change
 from earlyprune_jax.spec import SignalSpec
 
-_MAKERS: dict[str, Callable[..., ProbeSignal | WeightSignal]] = {
-    "fisher_trace": lambda spec, **sizes: fisher_squares.signal(
-        estimator=spec.fisher_estimator, method=spec.fisher_method, **sizes
-    ),
-    "kl_uniform": lambda spec, **sizes: kl_uniform_signal(),
-    "random_distance": lambda spec, **sizes: spectral.signal(
-        num_permutations=spec.num_permutations, min_eigenvalues=spec.min_eigenvalues
-    ),
-    "gradient_norm": lambda spec, **sizes: gradient_norm_signal(),
-}
-
-NAMES = tuple(_MAKERS)
+NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm")
 """Signals of one state, by the names configs use; `training.measurement` adds those that compare
 epochs, and the task's own metrics."""
 
@@ -58,4 +46,10 @@ def build(
     Returns:
         The signal.
     """
-    return _MAKERS[name](spec, counted=counted, num_classes=num_outputs, num_examples=num_examples)
+    if name == "fisher_trace":
+        sizes = {"num_classes": num_outputs, "num_examples": num_examples}
+        options = {"estimator": spec.fisher_estimator, "method": spec.fisher_method}
+        return fisher_squares.signal(**options, counted=counted, **sizes)
+    if name == "random_distance":
+        return spectral.signal(spec.num_permutations, spec.min_eigenvalues)
+    return kl_uniform_signal() if name == "kl_uniform" else gradient_norm_signal()

@@ -114,7 +114,7 @@ def random_distance(
     return _summary(*measured, reading)
 
 
-def signal(*, num_permutations: int = 5, min_eigenvalues: int = 0) -> WeightSignal:
+def signal(num_permutations: int = 5, min_eigenvalues: int = 0) -> WeightSignal:
     """Makes random_distance of all kernels, both readings from one set of decompositions.
 
     Columns: `random_distance` (sqrt, nats; in [0, 0.8326)), `random_distance_std` (sample standard

@@ -1,6 +1,7 @@
 """Signals that compare epochs: how much the mask still changes, how far the weights have moved.
 
-`mask_distance` and `early_bird_distance` are Early-Bird's, `weight_change` is EarlyCroP's.
+`mask_distance` (`pruning.hamming`) and `early_bird_distance` are Early-Bird's, `weight_change` is
+EarlyCroP's.
 """
 
 import math
@@ -17,38 +18,8 @@ from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import marked_leaves, refuse
 from earlyprune_jax.validate import unexpected
 
-
-def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
-    """Measures the fraction of prunable entries in which two masks differ.
-
-    The normalised Hamming distance |A xor B| / n, in [0, 1]; n counts the entries of the marked
-    leaves. Two masks of sparsity s differ in at most 2 min(s, 1 - s), two independent random ones
-    in 2 s (1 - s) on average: at 95 % sparsity every distance is at most 0.1. Masks of any
-    criterion, scope or pattern will do.
-
-    Cost: one pass over the masks, on the host; making a mask costs more.
-
-    Args:
-        first: bool leaves.
-        second: bool leaves of the same structure and shapes.
-        where: the structure of the masks with Python bools, from `select`: the prunable leaves.
-            None counts all entries, of which those that are never pruned dilute the distance.
-
-    Returns:
-        The distance.
-
-    Raises:
-        InvalidInput: the trees do not fit together, by path; no entries to compare.
-
-    Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 (there between channel
-    masks).
-
-    Example:
-        >>> first = {"w": np.array([True, True, False, False])}
-        >>> mask_distance(first, {"w": np.array([True, False, True, False])})
-        0.5
-    """
-    return hamming(first, second, where)
+mask_distance = hamming
+"""The fraction of prunable entries in which two masks differ, under Early-Bird's name."""
 
 
 def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) -> float:
@@ -80,9 +51,9 @@ def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) 
     """
     if not isinstance(older, Sequence) or not len(older):
         remedy = "Keep the masks of the last epochs; there is no distance before the second."
-        given = type(older).__name__ if not isinstance(older, Sequence) else older
-        raise unexpected("older", given, "to be a list of at least one mask", remedy)
-    return max(mask_distance(newest, mask, where) for mask in older)
+        allowed = "to be a list of at least one mask"
+        raise unexpected("older", type(older).__name__, allowed, remedy)
+    return max(hamming(newest, mask, where) for mask in older)
 
 
 def weight_change(

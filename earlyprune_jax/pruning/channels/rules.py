@@ -198,7 +198,9 @@ def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
         return no_rule(graph, eqn, inputs)
     result, filled = graph.fresh(shape, all_zero=tensor.all_zero), set()
     # How far apart the entries of an axis lie, old and new.
-    old_strides, new_strides = _strides(tensor.shape), _strides(shape)
+    old_strides, new_strides = (
+        [math.prod(of[axis + 1 :]) for axis in range(len(of))] for of in (tensor.shape, shape)
+    )
     axes = range(len(tensor.shape))
     # Of merged axes one can be followed: a free one if there is one, and the largest.
     for axis in sorted(axes, key=lambda p: (graph.is_pinned(tensor.axes[p]), -tensor.shape[p])):
@@ -223,11 +225,6 @@ def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
             index = np.arange(shape[new]) * new_strides[new] // stride % size
             result = result.with_axis(new, ids[index], tensor.zeros[axis][index])
     return [result]
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    """Counts the entries from one index of every axis to the next."""
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:

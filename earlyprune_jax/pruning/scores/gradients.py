@@ -258,9 +258,8 @@ def sum_over_batches(
             totals, loss_finite, totals_finite = add(totals, operands, *piece)
             losses_finite.append(loss_finite)
         things = [] if np.all(losses_finite) else ["loss"]
-        if broken := [
-            n for n, good in zip(names, np.asarray(totals_finite), strict=True) if not good
-        ]:
+        pairs = zip(names, np.asarray(totals_finite), strict=True)
+        if broken := [name for name, good in pairs if not good]:
             things.append(f"gradient at {', '.join(shortened(broken, at_most=8)) or 'its root'}")
         remedy = f"At batch {number} (from 0). Look at it, or score weights that have not diverged."
         refuse(expected(thing, "not finite", "to be finite", remedy) for thing in things)

@@ -89,14 +89,12 @@ def random(params: Params, key: PRNGKey) -> Scores:
         True
     """
     require_key(key)
-    leaves, treedef = jax.tree.flatten(params)
-    drawn = [
-        jax.random.uniform(jax.random.fold_in(key, index), leaf.shape, jnp.float32)
-        if trees.is_weight(leaf)
-        else np.zeros(np.shape(leaf), np.float32)
-        for index, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(treedef, drawn)
+    treedef = jax.tree.structure(params)
+
+    def draw(weight: Any, index: int) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, index), weight.shape, jnp.float32)
+
+    return trees.map_weights(draw, params, treedef.unflatten(range(treedef.num_leaves)))
 
 
 def zeros(params: Params) -> Scores:
