@@ -176,7 +176,6 @@ def ledger(
     leaves = dict(named_leaves(params))
     names = [name for name in leaves if name not in excluded]
     targets = requested if isinstance(requested, Mapping) else {}
-    overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
     problems = [] if requested is None else check_options(requested, "local")
     problems = [f"requested: {text}" for text in problems or check_used(targets, names)]
     dense = {name: int(count) for name, count in (macs or {}).items()}
@@ -186,6 +185,7 @@ def ledger(
         if name not in leaves and name != costs.NO_WEIGHTS
     ]
     refuse(problems)
+    overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
     per_leaf, left = layer_sparsities(names, targets), costs.macs_left(dense, mask)
 
     def row_of(path: str, counts: Counts, paths: list[str], **others: Any) -> LedgerRow:

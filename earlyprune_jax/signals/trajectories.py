@@ -51,8 +51,7 @@ def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) 
     """
     if not isinstance(older, Sequence) or not len(older):
         remedy = "Keep the masks of the last epochs; there is no distance before the second."
-        allowed = "to be a list of at least one mask"
-        raise unexpected("older", type(older).__name__, allowed, remedy)
+        raise unexpected("older", type(older).__name__, "to be a list of at least one mask", remedy)
     return max(hamming(newest, mask, where) for mask in older)
 
 
