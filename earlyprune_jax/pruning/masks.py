@@ -349,7 +349,7 @@ def _counts(first: Mask, second: Mask, prunable: Any) -> dict[str, np.ndarray]:
     return counts
 
 
-def _ratio(part: int, whole: int) -> float:
+def _ratio(part: Any, whole: Any) -> float:
     return int(part) / int(whole) if whole else 1.0
 
 

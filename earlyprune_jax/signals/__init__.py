@@ -47,9 +47,13 @@ def build(
         The signal.
     """
     if name == "fisher_trace":
-        sizes = {"num_classes": num_outputs, "num_examples": num_examples}
-        options = {"estimator": spec.fisher_estimator, "method": spec.fisher_method}
-        return fisher_squares.signal(**options, counted=counted, **sizes)
+        return fisher_squares.signal(
+            estimator=spec.fisher_estimator,
+            method=spec.fisher_method,
+            counted=counted,
+            num_classes=num_outputs,
+            num_examples=num_examples,
+        )
     if name == "random_distance":
         return spectral.signal(spec.num_permutations, spec.min_eigenvalues)
     return kl_uniform_signal() if name == "kl_uniform" else gradient_norm_signal()

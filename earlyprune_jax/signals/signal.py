@@ -157,9 +157,8 @@ def label_problems(labels: Any, count: int, num_classes: int | None = None) -> l
     if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
         given = labels if labels is None else f"{array.dtype}{[*array.shape]}"
         return [expected("labels", given, f"to be [{count}] integers, one for each image")]
-    is_known = num_classes is not None
-    outside = np.flatnonzero((array < 0) | (array >= num_classes)) if is_known else ()
-    if not len(outside):
+    outside = np.flatnonzero((array < 0) | (array >= (num_classes or np.inf)))
+    if num_classes is None or not len(outside):
         return []
     more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
     allowed = f"in [0, {num_classes}), as the logits have"
