@@ -56,22 +56,22 @@ class Schedule:
         if not both_tuples or len(steps) != len(sparsities):
             thing, allowed = "steps and sparsities", "to be tuples of one length"
             raise unexpected(thing, (steps, sparsities), allowed)
-        problems = [text for step in steps for text in count_problems(0, step=step)]
-        problems += _check_fractions(sparsities)
-        problems += [] if rewind_to is None else count_problems(0, rewind_to=rewind_to)
+        bad_steps = [text for step in steps for text in count_problems(0, step=step)]
+        bad_fractions = _check_fractions(sparsities)
+        problems = bad_steps + bad_fractions
+        if not bad_steps and list(steps) != sorted(set(steps)):
+            problems.append(expected("steps", steps, "to increase"))
         if len({tuple(s) if isinstance(s, Mapping) else None for s in sparsities}) > 1:
             allowed = "to be all numbers, or mappings of the same patterns"
             problems.append(expected("sparsities", sparsities, allowed))
-        refuse(problems)
-        if list(steps) != sorted(set(steps)):
-            problems.append(expected("steps", steps, "to increase"))
-        if np.any(np.diff([_values(s) for s in sparsities], axis=0) < 0):
+        elif not bad_fractions and np.any(np.diff([_values(s) for s in sparsities], axis=0) < 0):
             remedy = "A removed weight stays removed."
             problems.append(expected("sparsities", sparsities, "never to fall", remedy))
-        if rewind_to is not None and rewind_to >= min(steps, default=0):
+        wrong = [] if rewind_to is None else count_problems(0, rewind_to=rewind_to)
+        if rewind_to is not None and not wrong + bad_steps and rewind_to >= min(steps, default=0):
             allowed = f"to be before the first pruning, at {steps[:1]}"
-            problems.append(expected("rewind_to", rewind_to, allowed))
-        refuse(problems)
+            wrong = [expected("rewind_to", rewind_to, allowed)]
+        refuse(problems + wrong)
 
     def __call__(self, step: Any) -> Any:
         """Returns the sparsity wanted after `step` updates."""
@@ -147,8 +147,6 @@ def polynomial(
         problems.append(expected("power", power, "to be above 0"))
     durations = {"begin": begin, "end": end, "every": every}
     first, last, gap = _in_steps(problems, steps_per_epoch, **durations)
-    if first >= last:
-        raise unexpected("end", end, f"to be after begin={begin}")
     steps = (*range(first, last, gap), last)
     left = [(1 - (step - first) / (last - first)) ** power for step in steps]
     return Schedule(steps, tuple(_scale(sparsity, initial, fraction) for fraction in left))
@@ -216,19 +214,23 @@ def _values(sparsity: Sparsity) -> list[float]:
 
 def _in_steps(problems: list[str], steps_per_epoch: int | None, **durations: float) -> list[int]:
     """Converts durations to steps; refuses their problems, together with those given."""
-    problems = list(problems)
-    if steps_per_epoch is not None:
-        problems += count_problems(1, steps_per_epoch=steps_per_epoch)
+    in_epochs, steps = steps_per_epoch is not None, {}
+    wrong = count_problems(1, steps_per_epoch=steps_per_epoch) if in_epochs else []
+    problems = problems + wrong
     for name, value in durations.items():
         if not is_number(value) or not 0 <= value < np.inf:
             problems.append(expected(name, value, "to be 0 or more"))
-        elif steps_per_epoch is None and value != int(value):
+        elif not in_epochs and value != int(value):
             remedy = "Durations are steps unless steps_per_epoch is given."
             problems.append(expected(name, value, "to be a whole number of steps", remedy))
-    refuse(problems)
-    steps = {name: round(value * (steps_per_epoch or 1)) for name, value in durations.items()}
+        elif not wrong:
+            steps[name] = round(value * (steps_per_epoch or 1))
     if steps.get("every") == 0:  # two events may not fall on one step
-        raise unexpected("every", durations["every"], "to be at least one step")
+        problems.append(expected("every", durations["every"], "to be at least one step"))
+    if steps.get("end", np.inf) <= steps.get("begin", -1):
+        allowed = f"to be after begin={durations['begin']}"
+        problems.append(expected("end", durations["end"], allowed))
+    refuse(problems)
     return list(steps.values())
 
 
