@@ -91,11 +91,10 @@ def input_norms(
             _, updated = apply(variables, *inputs(batch), mutable=[COLLECTION], **apply_options)
         return updated.get(COLLECTION, {})
 
-    supported = ", ".join(f"nn.{kind.__name__}" for kind in SUPPORTED)
     totals: dict[str, np.ndarray] = {}
     for number, batch, _ in checked(batches):
         sums = dict(named_leaves(evaluated(square_sums, variables, batch)))
-        remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm."
+        remedy = "No nn.Conv, nn.Dense or nn.DenseGeneral fed it: leave it out by `layers`."
         problems = [
             expected("input norms at", name, "to be hooked", remedy)
             for name in wanted

@@ -47,13 +47,8 @@ def build(
         The signal.
     """
     if name == "fisher_trace":
-        return fisher_squares.signal(
-            estimator=spec.fisher_estimator,
-            method=spec.fisher_method,
-            counted=counted,
-            num_classes=num_outputs,
-            num_examples=num_examples,
-        )
+        options = spec.fisher_estimator, spec.fisher_method
+        return fisher_squares.signal(*options, counted, num_outputs, num_examples)
     if name == "random_distance":
         return spectral.signal(spec.num_permutations, spec.min_eigenvalues)
     return kl_uniform_signal() if name == "kl_uniform" else gradient_norm_signal()

@@ -141,7 +141,7 @@ def standard_error(values: Any, sizes: Any) -> float | None:
 
 
 def signal(
-    *, estimator: str, method: str, counted: Any, num_classes: int, num_examples: int
+    estimator: str, method: str, counted: Any, num_classes: int, num_examples: int
 ) -> ProbeSignal:
     """Makes tr(F), the mean over probe images, as a signal of the grid.
 
