@@ -7,7 +7,7 @@
 With models/, the only place that imports Flax.
 """
 
-from earlyprune_jax.layer_hooks.coverage import Coverage, HookedPass, coverage, hooked_pass
+from earlyprune_jax.layer_hooks.coverage import Coverage, coverage, hooked_pass
 from earlyprune_jax.layer_hooks.input_norms import input_norms
 
-__all__ = ["Coverage", "HookedPass", "coverage", "hooked_pass", "input_norms"]
+__all__ = ["Coverage", "coverage", "hooked_pass", "input_norms"]

@@ -22,7 +22,7 @@ from earlyprune_jax.array_types import Array
 from earlyprune_jax.layer_hooks.gradients import Gradient
 from earlyprune_jax.layer_hooks.layers import RULES, Call, Held, read_call
 from earlyprune_jax.models.forward import num_interceptors
-from earlyprune_jax.pruning.channels.trace import INLINED, WITH_DERIVATIVE, body_of
+from earlyprune_jax.pruning.channels.compact import INLINED, WITH_DERIVATIVE, body_of
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 
 Apply = Callable[..., Any]
@@ -60,14 +60,11 @@ class Hook:
         places: parameter name -> its index among the leaves of the params.
         outputs: the shape and type of each call's output, for one example.
         activation_floats: how many numbers its inputs and outputs for one example are.
-        gradient_floats: the most numbers that the per-example squares of one of its parameters, or
-            (second) the diagonal made of them, need for one example beside these.
     """
 
     places: Mapping[str, int]
     outputs: tuple[jax.ShapeDtypeStruct, ...]
     activation_floats: int
-    gradient_floats: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +84,6 @@ class Coverage:
         """Returns the indices of the covered leaves among those of the params."""
         return frozenset(index for hook in self.hooks.values() for index in hook.places.values())
 
-    def floats(self, *, diagonal: bool) -> int:
-        """Counts the numbers held at once for one example of a hooked pass."""
-        gradients = [hook.gradient_floats[diagonal] for hook in self.hooks.values()]
-        activations = sum(hook.activation_floats for hook in self.hooks.values())
-        return activations + max(gradients, default=0)
-
 
 def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage:
     """Finds the layers that hooks cover.
@@ -111,47 +102,32 @@ def coverage(apply: Apply, variables: Mapping[str, Any], batch: Any) -> Coverage
         jax.tree.map(lambda a, n=size: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), batch)
         for size in SIZES
     )
-    results: dict[Path, Hook | str] = {}
     otherwise = NOT_CALLED
     try:
-        results = _layers(apply, params, shapes, small, large)
-        while used := _used_elsewhere(apply, params, shapes, small, _hooks(results)):
-            results |= dict.fromkeys(used, USED_ELSEWHERE)
+        hooks, reasons = _layers(apply, params, shapes, small, large)
+        while used := _used_elsewhere(apply, params, shapes, small, hooks):
+            reasons |= dict.fromkeys(used, USED_ELSEWHERE)
+            hooks = {path: hook for path, hook in hooks.items() if path not in used}
     except Exception as error:  # the network runs without hooks; whatever this is, so it still does
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        results, otherwise = {}, f"the network cannot be hooked ({message})"
-    hooks = _hooks(results)
+        hooks, reasons, otherwise = {}, {}, f"the network cannot be hooked ({message})"
     covered = Coverage(hooks, ()).places
-    reasons = {"/".join(path[:-1]): why for path, why in results.items() if isinstance(why, str)}
+    of_modules = {"/".join(path[:-1]): why for path, why in reasons.items()}
     left: dict[str, list[str]] = {}
     for index, (path, leaf) in enumerate(named_leaves(params)):
         if index not in covered and is_weight(leaf):
             module, _, name = path.rpartition("/")
             left.setdefault(module, []).append(name)
     notes = (
-        f"{module or 'the root'} ({', '.join(names)}) by vmap: {reasons.get(module, otherwise)}"
+        f"{module or 'the root'} ({', '.join(names)}) by vmap: {of_modules.get(module, otherwise)}"
         for module, names in left.items()
     )
     return Coverage(hooks, tuple(notes))
 
 
-@dataclasses.dataclass(frozen=True)
-class HookedPass:
-    """A forward pass whose backward pass gives per-example gradients.
-
-    Attributes:
-        logits: [B, C], in the network's own type.
-        gradients: cotangent of the logits -> index of each covered leaf among those of the params
-            -> its per-example gradients.
-    """
-
-    logits: Array
-    gradients: Callable[[Array], dict[int, Gradient]]
-
-
 def hooked_pass(
     apply: Apply, variables: Mapping[str, Any], batch: Any, covered: Coverage
-) -> HookedPass:
+) -> tuple[Array, Callable[[Array], dict[int, Gradient]]]:
     """Runs a network with hooks in its covered layers; inside jit.
 
     The gradient of a layer's parameters is a function of its input and of the cotangent of its
@@ -165,7 +141,8 @@ def hooked_pass(
         covered: what `coverage` found for this network.
 
     Returns:
-        The logits, and the function of their cotangent that gives the gradients.
+        The logits [B, C], in the network's own type; and the function from their cotangent to the
+        per-example gradients of each covered leaf, by its index among the leaves of the params.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
     abstract = _abstract_hooks(covered.hooks, variables["params"], size)
@@ -184,18 +161,13 @@ def hooked_pass(
         (cotangents,) = backward(cotangent.astype(logits.dtype))
         by_index: dict[int, Gradient] = {}
         for path, hook in covered.hooks.items():
-            of_layer = _gradients(calls[path], cotangents[path])
+            pairs = zip(calls[path], cotangents[path], strict=True)
+            complete = [call.replace(cotangent=cotangent) for call, cotangent in pairs]
+            of_layer = RULES[type(complete[0].layer)].gradients(complete)
             by_index |= {index: of_layer[name] for name, index in hook.places.items()}
         return by_index
 
-    return HookedPass(logits, gradients)
-
-
-def _gradients(calls: tuple[Call, ...], cotangents: tuple[Array, ...]) -> dict[str, Gradient]:
-    """Applies a layer's rule to its calls and the cotangents of their outputs."""
-    pairs = zip(calls, cotangents, strict=True)
-    complete = [dataclasses.replace(call, cotangent=cotangent) for call, cotangent in pairs]
-    return RULES[type(calls[0].layer)].gradients(complete)
+    return logits, gradients
 
 
 def _run_hooked(
@@ -270,11 +242,9 @@ def _surroundings_refusal(x: Any) -> str:
     return ""
 
 
-def _hooks(results: Mapping[Path, Hook | str]) -> dict[Path, Hook]:
-    return {path: result for path, result in results.items() if isinstance(result, Hook)}
-
-
-def _layers(apply: Apply, params: Any, rest: Any, small: Any, large: Any) -> dict[Path, Hook | str]:
+def _layers(
+    apply: Apply, params: Any, rest: Any, small: Any, large: Any
+) -> tuple[dict[Path, Hook], dict[Path, str]]:
     """Finds the hook of every known layer that is called, or why it can have none."""
 
     def run(params: Any, rest: Any, batch: Any) -> Any:
@@ -283,7 +253,7 @@ def _layers(apply: Apply, params: Any, rest: Any, small: Any, large: Any) -> dic
     closed, records = jax.make_jaxpr(run, return_shape=True)(params, rest, small)
     if "custom_vjp_call" in str(closed):
         # It is traced elsewhere: what a layer inside it has seen cannot come out.
-        return dict.fromkeys(records, OWN_BACKWARD_PASS)
+        return {}, dict.fromkeys(records, OWN_BACKWARD_PASS)
     larger = jax.eval_shape(run, params, rest, large)
     jaxpr, (leaves, treedef) = closed.jaxpr, jax.tree.flatten(params)
 
@@ -297,15 +267,23 @@ def _layers(apply: Apply, params: Any, rest: Any, small: Any, large: Any) -> dic
 
     origins = jax.tree.unflatten(jax.tree.structure(records), map(origin, jaxpr.outvars))
     indices = jax.tree.unflatten(treedef, range(len(leaves)))
-    results: dict[Path, Hook | str] = {}
+    hooks, reasons = {}, {}
     for path, calls in records.items():
         own = {
             name: jax.tree.leaves(_subtree(indices, (*path[:-1], name)))
             for name in calls[0].parameters
         }
         reason = _call_reason(calls, larger.get(path, ())) or _origin_reason(own, origins[path])
-        results[path] = reason or _hook_of(calls, {name: index for name, (index,) in own.items()})
-    return results
+        if reason:
+            reasons[path] = reason
+        else:
+            arrays = [array for call in calls for array in (call.input, call.output)]
+            hooks[path] = Hook(
+                {name: index for name, (index,) in own.items()},
+                tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
+                sum(math.prod(array.shape[1:]) for array in arrays),
+            )
+    return hooks, reasons
 
 
 def _source(jaxpr: Any, atom: Any) -> int | None:
@@ -343,25 +321,6 @@ def _origin_reason(own: dict[str, list[int]], origins: tuple[Call, ...]) -> str:
     if any(jax.tree.leaves(call.parameters) != jax.tree.leaves(own) for call in origins):
         return "its parameters are transformed before it sees them"
     return ""
-
-
-def _hook_of(calls: tuple[Call, ...], places: dict[str, int]) -> Hook:
-    """Makes the hook of a layer that may have one."""
-    sizes = [(0, 0)]
-
-    def measure(calls: Any, cotangents: Any) -> None:
-        for gradient in _gradients(calls, cotangents).values():
-            sizes.append((gradient.size(diagonal=False), gradient.size(diagonal=True)))
-
-    jax.eval_shape(measure, calls, tuple(call.output for call in calls))
-    arrays = [array for call in calls for array in (call.input, call.output)]
-    squares, diagonals = zip(*sizes, strict=True)
-    return Hook(
-        places,
-        tuple(jax.ShapeDtypeStruct(c.output.shape[1:], c.output.dtype) for c in calls),
-        sum(math.prod(array.shape[1:]) for array in arrays),
-        (max(squares), max(diagonals)),
-    )
 
 
 def _used_elsewhere(

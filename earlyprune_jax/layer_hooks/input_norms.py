@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from earlyprune_jax.array_types import Array, Variables
-from earlyprune_jax.layer_hooks.layers import as_tuple
+from earlyprune_jax.layer_hooks.layers import as_tuple, conv_views
 from earlyprune_jax.models.forward import evaluated
 from earlyprune_jax.pruning.scores.gradients import Batches, checked
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems
@@ -24,6 +24,8 @@ from earlyprune_jax.validate import expected, unexpected
 
 COLLECTION = "input_square_sums"
 """The variable collection in which the sums travel."""
+
+SUPPORTED = nn.Conv, nn.Dense, nn.DenseGeneral
 
 
 def input_norms(
@@ -56,7 +58,7 @@ def input_norms(
         batches: pytrees of arrays with a leading example axis; consumed to the end, one at a time.
         inputs: batch -> the positional arguments of the module, e.g.
             `lambda batch: (batch["images"],)`.
-        layers: which leaves of the params are asked for, as in `selection.select`.
+        layers: which leaves of the params are asked for, as in `select`.
         apply_options: for `module.apply`: what asks the module for evaluation mode
             (`train=False` for the models here), `method`, `rngs`.
 
@@ -89,11 +91,10 @@ def input_norms(
             _, updated = apply(variables, *inputs(batch), mutable=[COLLECTION], **apply_options)
         return updated.get(COLLECTION, {})
 
-    supported = ", ".join(f"nn.{kind.__name__}" for kind in RULES)
     totals: dict[str, np.ndarray] = {}
     for number, batch, _ in checked(batches):
         sums = dict(named_leaves(evaluated(square_sums, variables, batch)))
-        remedy = f"No call of {supported} fed it. Leave it out by `layers`, or give its norm."
+        remedy = "No nn.Conv, nn.Dense or nn.DenseGeneral fed it: leave it out by `layers`."
         problems = [
             expected("input norms at", name, "to be hooked", remedy)
             for name in wanted
@@ -107,68 +108,34 @@ def input_norms(
     return {name: np.sqrt(total).astype(np.float32) for name, total in totals.items()}
 
 
-class _ConvProbe(nn.Conv):
-    """A convolution made to measure another; a class of its own, so that it is not measured
-    itself."""
-
-
 def _hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     """Lets a layer run, and sows the sums of its squared inputs beside its kernel."""
     layer = context.module
-    kinds = () if isinstance(layer, _ConvProbe) else RULES
-    measure = next((RULES[kind] for kind in kinds if isinstance(layer, kind)), None)
-    if measure is None or context.method_name != "__call__":
+    if not isinstance(layer, SUPPORTED) or context.method_name != "__call__":
         return next_call(*args, **kwargs)
     before = layer.get_variable(COLLECTION, "kernel")
     outputs = next_call(*args, **kwargs)
     # super().__call__ is intercepted too: the innermost call is the one that multiplies.
     if layer.get_variable(COLLECTION, "kernel") is before:
         squares = jnp.square(jnp.asarray(args[0] if args else kwargs["inputs"], jnp.float32))
-        sums = measure(layer, squares)
+        is_conv = isinstance(layer, nn.Conv)
+        sums = _conv_sums(layer, squares, outputs) if is_conv else _dense_sums(layer, squares)
         layer.sow(COLLECTION, "kernel", sums, reduce_fn=jnp.add, init_fn=lambda: jnp.zeros(()))
     return outputs
 
 
 def _dense_sums(layer: Any, squares: Array) -> Array:
-    """[..., in] -> [in, 1]."""
-    return jnp.sum(squares, axis=tuple(range(squares.ndim - 1)))[:, None]
-
-
-def _dense_general_sums(layer: Any, squares: Array) -> Array:
     """Sums over every axis but the contracted and batch ones, which come in the kernel's order."""
-    axes = {axis % squares.ndim for axis in (*as_tuple(layer.axis), *as_tuple(layer.batch_dims))}
+    options = getattr(layer, "axis", -1), getattr(layer, "batch_dims", ())
+    axes = {axis % squares.ndim for option in options for axis in as_tuple(option)}
     sums = jnp.sum(squares, axis=tuple(axis for axis in range(squares.ndim) if axis not in axes))
     return sums.reshape(sums.shape + (1,) * len(as_tuple(layer.features)))
 
 
-def _conv_sums(layer: Any, squares: Array) -> Array:
-    """[..., *spatial, in] -> [*kernel_size, in / groups, 1 or out].
-
-    sum(conv(x^2, k)) is linear in k, and its coefficients are the sums over what each entry sees.
-    """
+def _conv_sums(layer: Any, squares: Array, outputs: Array) -> Array:
+    """[..., *spatial, in] -> [*kernel_size, in / groups, 1 or out]."""
     groups, size = layer.feature_group_count, as_tuple(layer.kernel_size)
-    probe = _ConvProbe(
-        features=groups,
-        kernel_size=size,
-        strides=layer.strides,
-        padding=layer.padding,
-        input_dilation=layer.input_dilation,
-        kernel_dilation=layer.kernel_dilation,
-        feature_group_count=groups,
-        use_bias=False,
-        dtype=jnp.float32,
-        precision=jax.lax.Precision.HIGHEST,
-        parent=None,
-    )
-    kernel = jnp.zeros((*size, squares.shape[-1] // groups, groups))
-    apply: Any = probe.apply
-    sums = jax.grad(lambda k: jnp.sum(apply({"params": {"kernel": k}}, squares)))(kernel)
-    return sums if groups == 1 else jnp.repeat(sums, layer.features // groups, axis=-1)
-
-
-RULES: dict[type, Callable[[Any, Array], Array]] = {
-    nn.Conv: _conv_sums,
-    nn.Dense: _dense_sums,
-    nn.DenseGeneral: _dense_general_sums,
-}
-"""Layer class -> (layer, squared inputs) -> sums in the kernel's shape."""
+    views = conv_views(layer, squares, outputs.shape[-len(size) - 1 : -1])
+    sums = jnp.stack([jnp.sum(view, axis=tuple(range(view.ndim - 1))) for view in views])
+    by_group = sums.reshape(*size, groups, -1).swapaxes(-1, -2)
+    return by_group if groups == 1 else jnp.repeat(by_group, layer.features // groups, axis=-1)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from flax.linen.dtypes import promote_dtype
 from flax.linen.linear import canonicalize_padding
 
@@ -27,12 +28,8 @@ slow."""
 MAX_BLOCKS = 32
 
 REPLACEABLE = (
-    "dot_general",
-    "dot_general_cls",
-    "conv_general_dilated",
-    "conv_general_dilated_cls",
-    "mask",
-    "axis_name",
+    *("dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls"),
+    *("mask", "axis_name"),
 )
 """Attributes that change what a layer computes, where they are set."""
 
@@ -44,7 +41,7 @@ class Held:
     layer: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Call:
     """One call of a layer of a known class.
 
@@ -63,22 +60,15 @@ class Call:
     output: Any
     parameters: Any
     state: Any
-    held: Held
-    method: str
-    refusal: str = ""
+    held: Held = struct.field(pytree_node=False)
+    method: str = struct.field(pytree_node=False)
+    refusal: str = struct.field(pytree_node=False, default="")
     cotangent: Any = None
 
     @property
     def layer(self) -> Any:
         """The unbound layer."""
         return self.held.layer
-
-
-jax.tree_util.register_dataclass(
-    Call,
-    data_fields=["input", "output", "parameters", "state", "cotangent"],
-    meta_fields=["held", "method", "refusal"],
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +149,7 @@ def _all_positions(arrays: Sequence[Array]) -> Array:
 def _with_bias(call: Call, kernel: Product) -> dict[str, Gradient]:
     if not call.layer.use_bias:
         return {"kernel": kernel}
-    sums = jnp.sum(kernel.cotangents, axis=1)
-    return {"kernel": kernel, "bias": Explicit(sums.reshape(sums.shape[0], *kernel.columns))}
+    return {"kernel": kernel, "bias": Explicit(jnp.sum(kernel.cotangents, axis=1))}
 
 
 def _dense_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
@@ -176,15 +165,14 @@ def _contracted(layer: Any, ndim: int) -> list[int]:
 
 def _dense_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     """Makes those of `nn.DenseGeneral`; `nn.Dense` is one that contracts the last axis."""
-    features, operands, rows = as_tuple(calls[0].layer.features), [], ()
+    num_features, operands = len(as_tuple(calls[0].layer.features)), []
     for call in calls:
         x, cotangent = _operands(call)
         axes = _contracted(call.layer, x.ndim)
         x = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
-        operands.append((_by_position(x, len(axes)), _by_position(cotangent, len(features))))
-        rows = x.shape[x.ndim - len(axes) :]
+        operands.append((_by_position(x, len(axes)), _by_position(cotangent, num_features)))
     inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
-    return _with_bias(calls[0], Product((inputs,), cotangents, rows, features))
+    return _with_bias(calls[0], Product((inputs,), cotangents))
 
 
 def _conv_refusal(layer: Any, x: Array, others: dict[str, Any]) -> str:
@@ -200,7 +188,7 @@ def _conv_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
         split = x.shape[0], -1, groups
         cotangents.append(cotangent.reshape(*split, cotangent.shape[-1] // groups))
         spatial = cotangent.shape[-rank - 1 : -1]
-        of_call = _conv_views(layer, x.reshape(-1, *x.shape[-rank - 1 :]), spatial)
+        of_call = conv_views(layer, x, spatial)
         views.append([view.reshape(*split, x.shape[-1] // groups) for view in of_call])
     channels, number = views[0][0].shape[-1], len(views[0])
     together = max(1, BLOCK_CHANNELS // channels, math.ceil(number / MAX_BLOCKS))
@@ -209,25 +197,24 @@ def _conv_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
         of_block = [of_call[start : start + together] for of_call in views]
         joined = [part[0] if len(part) == 1 else jnp.concatenate(part, -1) for part in of_block]
         blocks.append(_all_positions(joined))
-    rows = (*as_tuple(layer.kernel_size), channels)
-    kernel = Product(tuple(blocks), _all_positions(cotangents), rows, (layer.features,))
-    return _with_bias(calls[0], kernel)
+    return _with_bias(calls[0], Product(tuple(blocks), _all_positions(cotangents)))
 
 
-def _conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
+def conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
     """Takes, for every entry of a kernel, the pixels that it meets.
 
     kernel gradient[b, k, i, o] = sum_t view_k[b, t, i] cotangent[b, t, o], t over output pixels.
 
     Args:
         layer: an `nn.Conv`.
-        x: [batch, *spatial of the input, in].
+        x: [..., *spatial of the input, in].
         spatial: of the output.
 
     Returns:
         Shifted, strided views of the padded input [batch, *spatial, in], ordered as the kernel is.
     """
     size = as_tuple(layer.kernel_size)
+    x = x.reshape(-1, *x.shape[-len(size) - 1 :])
     strides, dilation, input_dilation = (
         as_tuple(option, len(size))
         for option in (layer.strides, layer.kernel_dilation, layer.input_dilation)
@@ -258,33 +245,14 @@ def _conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
 
 
 def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
-    layer, kinds = calls[0].layer, {call.method for call in calls}
-    if kinds == {"__call__"}:
-        indices = _all_positions([_indices(call) for call in calls])
-        cotangents = [_by_position(_operands(call)[1], 1)[:, :, 0] for call in calls]
-        return {"embedding": Scatter(indices, _all_positions(cotangents), layer.num_embeddings)}
-    operands = [_embed_operands(call) for call in calls]
-    inputs, cotangents = (_all_positions(arrays) for arrays in zip(*operands, strict=True))
-    return {"embedding": Product((inputs,), cotangents, inputs.shape[3:], cotangents.shape[3:])}
-
-
-def _indices(call: Call) -> Array:
-    """Returns [B, T] in [0, V); with one row Linen takes it whatever the index."""
-    size = call.layer.num_embeddings
-    indices = call.input.reshape(call.input.shape[0], -1)
-    return jnp.zeros_like(indices) if size == 1 else jnp.where(indices < 0, indices + size, indices)
-
-
-def _embed_operands(call: Call) -> tuple[Array, Array]:
-    """Returns what the table's rows and columns meet.
-
-    A lookup multiplies one-hot rows; `attend` multiplies its query by the transposed table.
-    """
-    x, cotangent = _operands(call)
-    if call.method == "attend":
-        return _by_position(cotangent, 1), _by_position(x, 1)
-    rows = jax.nn.one_hot(_indices(call), call.layer.num_embeddings, dtype=cotangent.dtype)
-    return _by_position(rows, 1), _by_position(cotangent, 1)
+    size, indices, cotangents = calls[0].layer.num_embeddings, [], []
+    for call in calls:
+        of_call = call.input.reshape(call.input.shape[0], -1)
+        # With one row Linen takes it whatever the index.
+        of_call = of_call * 0 if size == 1 else jnp.where(of_call < 0, of_call + size, of_call)
+        indices.append(of_call)
+        cotangents.append(_by_position(_operands(call)[1], 1)[:, :, 0])
+    return {"embedding": Scatter(_all_positions(indices), _all_positions(cotangents))}
 
 
 def _scale_and_bias(layer: Any) -> tuple[str, ...]:
@@ -317,22 +285,19 @@ def _norm_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     sums: dict[str, Any] = {}
     for call in calls:
         _, cotangent = _operands(call)
-        summed = {"scale": cotangent * _normalized(call, cotangent.dtype), "bias": cotangent}
+        # What the layer makes of its input before it scales.
+        off = {name: False for name in ("use_scale", "use_bias") if hasattr(call.layer, name)}
+        layer: Any = call.layer.clone(dtype=cotangent.dtype, **off)
+        # A batch norm may be told at each call which statistics to use.
+        is_undecided = getattr(layer, "use_running_average", True) is None
+        options = {"use_running_average": True} if is_undecided else {}
+        normalized = layer.apply(dict(call.state), call.input, **options)
+        summed = {"scale": cotangent * normalized, "bias": cotangent}
         kept = {0, *_feature_axes(call.layer, cotangent.ndim)}
         over = tuple(axis for axis in range(cotangent.ndim) if axis not in kept)
         for name in _scale_and_bias(call.layer):
             sums[name] = sums.get(name, 0) + jnp.sum(summed[name], axis=over)
     return {name: Explicit(total) for name, total in sums.items()}
-
-
-def _normalized(call: Call, dtype: Any) -> Array:
-    """Computes what the layer makes of its input before it scales."""
-    off = {name: False for name in ("use_scale", "use_bias") if hasattr(call.layer, name)}
-    layer: Any = call.layer.clone(dtype=dtype, **off)
-    # A batch norm may be told at each call which statistics to use.
-    is_undecided = getattr(layer, "use_running_average", True) is None
-    options = {"use_running_average": True} if is_undecided else {}
-    return layer.apply(dict(call.state), call.input, **options)
 
 
 _INPUTS = {"__call__": "inputs"}
@@ -344,10 +309,7 @@ RULES: dict[type, Rule] = {
     nn.Dense: _DENSE,
     nn.DenseGeneral: _DENSE,
     nn.Embed: Rule(
-        {"__call__": "inputs", "attend": "query"},
-        lambda layer: ("embedding",),
-        lambda layer, x, others: "",
-        _embed_gradients,
+        _INPUTS, lambda layer: ("embedding",), lambda layer, x, others: "", _embed_gradients
     ),
     nn.BatchNorm: dataclasses.replace(_NORM, refusal=_batch_norm_refusal),
     nn.LayerNorm: _NORM,

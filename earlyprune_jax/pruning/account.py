@@ -4,63 +4,59 @@ What looks wrong is said in sentences.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
-from earlyprune_jax.pruning.allocation.budgets import check_fraction, check_used, layer_sparsities
+from earlyprune_jax.pruning.allocation.budgets import check_options, check_used, layer_sparsities
+from earlyprune_jax.pruning.channels.graph import zero_slices
 from earlyprune_jax.pruning.selection import Layers, channel_axes, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
 from earlyprune_jax.validate import expected, nearest
 
+Counts = list[tuple[int, int]]
+"""(weights, of these removed)."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Total:
-    """Sums over some leaves.
+class LedgerRow:
+    """One leaf, or a sum over leaves; a leaf without weights (functions, integers) has size 0.
 
     Attributes:
+        path: slash-joined; of a sum what it is over.
         size: number of weights.
         kept: weights the mask keeps.
         removed: size - kept.
-        sparsity: removed / size; 0 where there are none.
+        sparsity: removed / size; 0 where there are no weights.
         macs: multiply-accumulates of one example, dense; None unless given.
         macs_left: macs x kept / size.
+        requested: the sparsity asked for, None if none was.
+        shape: of the leaf; () for leaves that are no arrays.
+        dtype: its name; the Python type for leaves that are no arrays.
+        excluded: why the leaf may not be pruned; empty if it may.
+        collapsed: whether all weights are removed.
+        dead_outputs: output channels without a weight; None where no axis is known to be theirs.
+        dead_inputs: input channels without a weight; likewise.
     """
 
+    path: str
     size: int
     kept: int
     removed: int
     sparsity: float
     macs: int | None
     macs_left: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class LedgerRow(Total):
-    """One leaf; leaves that hold no weights (functions, integer arrays) have size 0.
-
-    Attributes:
-        path: slash-joined.
-        shape: of the leaf; () for leaves that are no arrays.
-        dtype: its name; the Python type for leaves that are no arrays.
-        requested: the sparsity asked for, None if none was.
-        excluded: why the leaf may not be pruned; empty if it may.
-        collapsed: whether all of its weights are removed.
-        dead_outputs: output channels without a weight; None where no axis is known to be theirs.
-        dead_inputs: input channels without a weight; likewise.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    requested: float | None
-    excluded: str
-    collapsed: bool
-    dead_outputs: int | None
-    dead_inputs: int | None
+    requested: float | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    excluded: str = ""
+    collapsed: bool = False
+    dead_outputs: int | None = None
+    dead_inputs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +73,8 @@ class Ledger:
     """
 
     rows: tuple[LedgerRow, ...]
-    prunable: Total
-    everything: Total
+    prunable: LedgerRow
+    everything: LedgerRow
     requested: float | None
     warnings: tuple[str, ...]
 
@@ -86,20 +82,11 @@ class Ledger:
         """Returns the same in dicts, lists, strings and numbers, ready for JSON.
 
         Example:
-            >>> total = Total(size=4, kept=3, removed=1, sparsity=0.25, macs=None, macs_left=None)
-            >>> Ledger((), total, total, 0.25, ()).as_dict()["prunable"]
-            {'size': 4, 'kept': 3, 'removed': 1, 'sparsity': 0.25, 'macs': None, 'macs_left': None}
+            >>> total = LedgerRow("prunable", 4, 3, 1, 0.25, None, None)
+            >>> Ledger((), total, total, 0.25, ()).as_dict()["prunable"]["removed"]
+            1
         """
-        rows = [{**dataclasses.asdict(row), "shape": list(row.shape)} for row in self.rows]
-        return {**dataclasses.asdict(self), "rows": rows, "warnings": list(self.warnings)}
-
-    def excluded(self) -> dict[str, list[str]]:
-        """Maps a reason to the paths of the leaves that may not be pruned for it."""
-        reasons: dict[str, list[str]] = {}
-        for row in self.rows:
-            if row.excluded:
-                reasons.setdefault(row.excluded, []).append(row.path)
-        return reasons
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def __str__(self) -> str:
         """Writes a table, what is not prunable and why, and the warnings as plain text.
@@ -107,27 +94,17 @@ class Ledger:
         The table has the prunable leaves, those pruned although excluded, and two totals.
         """
         shown = [row for row in self.rows if not row.excluded or row.removed]
-        lines: list[tuple[str, str, Total, float | None]] = [
-            *((row.path, "x".join(map(str, row.shape)), row, row.requested) for row in shown),
-            ("prunable", "", self.prunable, self.requested),
-            ("all weights", "", self.everything, None),
+        table = [
+            ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
         ]
-        heads = ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
-        cells = [heads] + [
-            [
-                name,
-                shape,
-                f"{counted.size:,}",
-                f"{counted.kept:,}",
-                f"{counted.sparsity:.4f}",
-                "" if requested is None else f"{requested:.4f}",
-                "" if counted.macs is None else f"{counted.macs:,}",
-                "" if counted.macs_left is None else f"{counted.macs_left:,}",
-            ]
-            for name, shape, counted, requested in lines
-        ]
+        for row in (*shown, self.prunable, self.everything):
+            numbers = [row.size, row.kept, row.sparsity, row.requested, row.macs, row.macs_left]
+            formats = [",", ",", ".4f", ".4f", ",", ","]
+            pairs = zip(numbers, formats, strict=True)
+            cells = ["" if number is None else f"{number:{form}}" for number, form in pairs]
+            table.append([row.path, "x".join(map(str, row.shape)), *cells])
         # A column of which nothing is known is left out.
-        columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+        columns = [column for column in zip(*table, strict=True) if any(column[1:])]
         widths = [max(map(len, column)) for column in columns]
         texts = [
             "   ".join(
@@ -137,7 +114,8 @@ class Ledger:
             for line in zip(*columns, strict=True)
         ]
         texts[1:1], texts[-2:-2] = ["─" * len(texts[0])], [""]
-        for reason, paths in self.excluded().items():
+        for reason in dict.fromkeys(row.excluded for row in self.rows if row.excluded):
+            paths = [row.path for row in self.rows if row.excluded == reason]
             texts.append(f"Not prunable: {few(paths, 4)}: {reason}.")
         texts += [f"Warning: {warning}" for warning in self.warnings]
         return "\n".join(text.rstrip() for text in texts)
@@ -191,148 +169,87 @@ def ledger(
         prunable                     72     54     0.2500      0.2500
         all weights                  76     58     0.2368
         Not prunable: conv/bias: is not named kernel or weight.
-        Warning: conv/kernel has output channels without a weight (1 of 4): they are constant.
+        Warning: conv/kernel has channels without a weight: 1 of 4 outputs and 0 of 2 inputs.
     """
     masks.check(mask, params)
     excluded, keeps = exclusions(params, layers), dict(named_leaves(mask))
     leaves = dict(named_leaves(params))
     names = [name for name in leaves if name not in excluded]
-    refuse(_requested_problems(requested, names) + _unknown_paths(macs, leaves))
-    per_leaf = layer_sparsities(names, requested) if isinstance(requested, Mapping) else {}
+    targets = requested if isinstance(requested, Mapping) else {}
+    problems = [] if requested is None else check_options(requested, "local")
+    problems = [f"requested: {text}" for text in problems or check_used(targets, names)]
+    dense = {name: int(count) for name, count in (macs or {}).items()}
+    problems += [
+        expected("macs for", name, "to be the path of a leaf", nearest(name, leaves))
+        for name in dense
+        if name not in leaves and name != costs.NO_WEIGHTS
+    ]
+    refuse(problems)
     overall = None if requested is None or isinstance(requested, Mapping) else float(requested)
-    dense = None if macs is None else {name: int(count) for name, count in macs.items()}
-    left = {} if dense is None else costs.macs_left(dense, mask)
-    rows, warnings, idle = [], [], []
+    per_leaf, left = layer_sparsities(names, targets), costs.macs_left(dense, mask)
+
+    def row_of(path: str, counts: Counts, paths: list[str], **others: Any) -> LedgerRow:
+        size, removed = (sum(column) for column in zip((0, 0), *counts, strict=True))
+        return LedgerRow(
+            path=path,
+            size=size,
+            kept=size - removed,
+            removed=removed,
+            sparsity=removed / size if size else 0.0,
+            macs=None if macs is None else sum(dense.get(name, 0) for name in paths),
+            macs_left=None if macs is None else sum(left.get(name, 0) for name in paths),
+            collapsed=0 < size == removed,
+            **others,
+        )
+
+    rows, warnings, touched = [], [], []
     for name, leaf in leaves.items():
         keep, size = np.asarray(keeps[name]), np.size(leaf) if is_weight(leaf) else 0
         num_removed = int(keep.size - np.count_nonzero(keep))
         axes = channel_axes(name, leaf) if size and name not in excluded else ()
-        dead = [_num_dead(keep, axis) for axis in axes] or [None, None]
-        row = LedgerRow(
-            **_counts(size, num_removed if size else 0, dense, left, [name]),
-            path=name,
+        dead = [int(np.count_nonzero(zero_slices(keep)[axis])) for axis in axes] or [None, None]
+        row = row_of(
+            name,
+            [(size, num_removed if size else 0)],
+            [name],
+            requested=float(per_leaf[name]) if targets and name in per_leaf else None,
             shape=np.shape(leaf),
             dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
-            requested=float(per_leaf[name]) if name in per_leaf else None,
             excluded=excluded.get(name, ""),
-            collapsed=0 < size == num_removed,
             dead_outputs=dead[0],
             dead_inputs=dead[1],
         )
         rows.append(row)
-        warnings += [] if row.excluded else _row_warnings(row)
-        if num_removed and not is_weight(leaf):
-            lost = f"the mask is False for {num_removed} of its entries: that has no effect."
-            idle.append(f"{name} holds no weights, yet {lost}")
+        if row.excluded:
+            touched += [f"{name} ({num_removed} of {keep.size})"] if num_removed else []
+            continue
+        if row.collapsed:
+            warnings.append(f"{name} lost all of its {size} weights: nothing passes through it.")
+        elif any(dead):
+            both = zip(("outputs", "inputs"), dead, axes, strict=True)
+            counts = " and ".join(f"{n} of {keep.shape[axis]} {side}" for side, n, axis in both)
+            warnings.append(f"{name} has channels without a weight: {counts}.")
+        warnings += _missed(row, slack=0)
     chosen = [row for row in rows if not row.excluded]
-    prunable, everything = (
-        Total(
-            **_counts(
-                sum(row.size for row in some), sum(row.removed for row in some), dense, left, paths
-            )
-        )
-        for some, paths in ((chosen, names), (rows, [*leaves, costs.NO_WEIGHTS]))
-    )
-    warnings += [*_warnings(rows, prunable, overall), *idle]
+    sums = [(row.size, row.removed) for row in chosen]
+    prunable = row_of("prunable", sums, names, requested=overall)
+    sums, paths = [(row.size, row.removed) for row in rows], [*leaves, costs.NO_WEIGHTS]
+    everything = row_of("all weights", sums, paths)
+    if not prunable.size:
+        warnings.append("No leaf may be pruned: `layers` selects none.")
+    if touched:
+        remedy = "Give the `layers` it was made with; masks of channels do so on purpose."
+        where = f"leaves that `layers` excludes: {', '.join(touched)}"
+        warnings.append(f"The mask also removes entries of {where}. {remedy}")
+    # Rounded in every layer by itself, a total may be off by half a weight a layer.
+    warnings += _missed(prunable, slack=len(chosen) // 2)
     return Ledger(tuple(rows), prunable, everything, overall, tuple(warnings))
 
 
-def _counts(
-    size: int,
-    removed: int,
-    dense: Mapping[str, int] | None,
-    left: Mapping[str, int],
-    paths: Iterable[str],
-) -> dict[str, Any]:
-    """Makes the fields of a `Total`.
-
-    Args:
-        size: number of weights.
-        removed: of these.
-        dense: path -> multiply-accumulates, if given.
-        left: path -> those left.
-        paths: what counts.
-    """
-    return {
-        "size": size,
-        "kept": size - removed,
-        "removed": removed,
-        "sparsity": removed / size if size else 0.0,
-        "macs": None if dense is None else sum(dense.get(path, 0) for path in paths),
-        "macs_left": None if dense is None else sum(left.get(path, 0) for path in paths),
-    }
-
-
-def _num_dead(kept: np.ndarray, axis: int) -> int:
-    """Counts the indices of an axis at which nothing is kept."""
-    alive = np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1).any(axis=1)
-    return int(np.count_nonzero(~alive))
-
-
-def _warnings(rows: Sequence[LedgerRow], prunable: Total, requested: float | None) -> list[str]:
-    """Says what looks wrong of all leaves together."""
-    sentences = []
-    if not prunable.size:
-        sentences.append("No leaf may be pruned: `layers` selects none.")
-    touched = [row for row in rows if row.excluded and row.removed]
-    if touched:
-        where = ", ".join(f"{row.path} ({row.removed} of {row.size})" for row in touched)
-        sentences.append(
-            f"The mask also removes weights of leaves that `layers` excludes: {where}. Give the "
-            "`layers` it was made with; masks of channels do so on purpose."
-        )
-    # Rounded in every layer by itself, a total may be off by half a weight a layer.
-    slack = sum(not row.excluded for row in rows) // 2
-    return sentences + _missed("All prunable leaves together", prunable, requested, slack)
-
-
-def _row_warnings(row: LedgerRow) -> list[str]:
-    """Says what looks wrong of one leaf."""
-    sentences = []
-    if row.collapsed:
-        lost = f"{row.path} lost all of its {row.size} weights: nothing passes through it."
-        sentences.append(lost)
-    elif row.dead_outputs is not None:
-        out_axis, in_axis = channel_axes(row.path, row)
-        for which, count, axis, consequence in (
-            ("output", row.dead_outputs, out_axis, "they are constant"),
-            ("input", row.dead_inputs, in_axis, "what feeds them is computed for nothing"),
-        ):
-            if count:
-                dead = f"{which} channels without a weight ({count} of {row.shape[axis]})"
-                sentences.append(f"{row.path} has {dead}: {consequence}.")
-    return sentences + _missed(row.path, row, row.requested)
-
-
-def _missed(
-    whose: str, counted: LedgerRow | Total, requested: float | None, slack: int = 0
-) -> list[str]:
-    if requested is None:
+def _missed(row: LedgerRow, slack: int) -> list[str]:
+    """Says that a count is not the requested one, if so."""
+    wanted = row.removed if row.requested is None else round(row.requested * row.size)
+    if abs(row.removed - wanted) <= slack:
         return []
-    wanted = round(requested * counted.size)
-    if abs(counted.removed - wanted) <= slack:
-        return []
-    should = f"{wanted} of {counted.size} weights removed (sparsity {requested:g})"
-    return [f"{whose} should have {should}, but {counted.removed} are ({counted.sparsity:.6g})."]
-
-
-def _requested_problems(
-    requested: float | Mapping[str, float] | None, prunable: Sequence[str]
-) -> list[str]:
-    if requested is None:
-        return []
-    if not isinstance(requested, Mapping):
-        return check_fraction(requested, "requested")
-    problems = []
-    for pattern, sparsity in requested.items():
-        problems += check_fraction(sparsity, f"requested for {pattern}")
-        problems += check_used(pattern, requested, prunable)
-    return problems
-
-
-def _unknown_paths(macs: Mapping[str, int] | None, names: Mapping[str, Any]) -> list[str]:
-    return [
-        expected("macs for", name, "to be the path of a leaf", nearest(name, names))
-        for name in macs or {}
-        if name not in names and name != costs.NO_WEIGHTS
-    ]
+    removed = f"{row.removed} of {row.size} weights are removed ({row.sparsity:.6g})"
+    return [f"{row.path}: {removed}, not {wanted} as requested ({row.requested:g})."]

@@ -3,7 +3,7 @@ hooks."""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,9 +63,8 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
         {'kernel': 15}
     """
     weights, merge = split_weights(params)
-    are_arrays = [
-        hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in jax.tree.leaves(inputs)
-    ]
+    leaves = jax.tree.leaves(inputs)
+    are_arrays = [hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves]
     batches, merge_inputs = split_leaves(inputs, are_arrays)
     one_example = [
         jax.ShapeDtypeStruct((1, *batch.shape[1:])[: batch.ndim], batch.dtype) for batch in batches
@@ -100,13 +99,10 @@ def macs_left(dense: Mapping[str, int], mask: Mask) -> dict[str, int]:
         >>> macs_left({"kernel": 40}, {"kernel": np.array([[True, False], [False, False]])})
         {'kernel': 10}
     """
-    sizes = {
-        name: (int(np.count_nonzero(leaf)), np.size(leaf)) for name, leaf in named_leaves(mask)
-    }
-    left = {}
-    for name, count in dense.items():
-        num_kept, size = sizes.get(name, (1, 1))
-        left[name] = round(count * num_kept / size) if size else count
+    left = dict(dense)
+    for name, leaf in named_leaves(mask):
+        if name in dense and np.size(leaf):
+            left[name] = round(dense[name] * int(np.count_nonzero(leaf)) / np.size(leaf))
     return left
 
 
@@ -126,9 +122,15 @@ def _walk(jaxpr: Any, sources: Sequence[Source], times: int, counts: Counts) -> 
 
 def _results(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
     """Adds the products of an equation, and finds the sources of its results."""
-    name, bodies = eqn.primitive.name, list(_bodies(eqn))
+    name, everything = eqn.primitive.name, CONSTANT.union(*operands)
     if name in PRODUCTS:
-        return _product(eqn, operands, times, counts)
+        from_inputs = [INPUT in source for source in operands]
+        if any(from_inputs):
+            weight = CONSTANT if all(from_inputs) else operands[from_inputs.index(False)]
+            counts[weight] += times * (_dot_cost if name == "dot_general" else _conv_cost)(eqn)
+        return [everything]
+    values = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
+    bodies = [getattr(value, "jaxpr", value) for value in values if hasattr(value, "eqns")]
     if name == "cond":
         trials = [Counter() for _ in bodies]
         pairs = zip(bodies, trials, strict=True)
@@ -151,20 +153,11 @@ def _results(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources
         return _walk(bodies[0], operands, times, counts)
     trial = Counter()
     for body in bodies:
-        _walk(body, [CONSTANT.union(*operands)] * len(body.invars), 1, trial)
+        _walk(body, [everything] * len(body.invars), 1, trial)
     if trial:
         remedy = "How often that runs is not in the program: use a scan there."
         raise unexpected("apply", name, "to hold no matrix product or convolution in it", remedy)
-    return [CONSTANT.union(*operands)] * len(eqn.outvars)
-
-
-def _product(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
-    from_inputs = [INPUT in source for source in operands]
-    if any(from_inputs):
-        weight = CONSTANT if all(from_inputs) else operands[from_inputs.index(False)]
-        cost = _dot_cost if eqn.primitive.name == "dot_general" else _conv_cost
-        counts[weight] += times * cost(eqn)
-    return [CONSTANT.union(*operands)]
+    return [everything] * len(eqn.outvars)
 
 
 def _dot_cost(eqn: Any) -> int:
@@ -182,11 +175,3 @@ def _conv_cost(eqn: Any) -> int:
         groups = eqn.params["feature_group_count"]
         return inputs.size * (kernel.size // kernel.shape[in_axis]) // groups
     return eqn.outvars[0].aval.size * (kernel.size // kernel.shape[out_axis])
-
-
-def _bodies(eqn: Any) -> Iterator[Any]:
-    """Yields the jaxprs inside an equation."""
-    parameters = list(eqn.params.values())
-    for value in jax.tree.leaves(parameters, is_leaf=lambda x: hasattr(x, "eqns")):
-        if hasattr(value, "eqns"):
-            yield getattr(value, "jaxpr", value)

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import pathlib
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,12 +102,10 @@ def save_sparse(path: Path, params: Params, mask: Mask) -> SavedFile:
     parts = []
     for name, array in arrays.items():
         keep = kept[name]
-        if keep.all():
-            parts.append((name, array))
-        else:
-            parts += [(f"{name}#bits", np.packbits(keep)), (f"{name}#values", array[keep])]
-    encodings = {name: "dense" if keep.all() else "bitmask" for name, keep in kept.items()}
-    return _write(path, parts, SPARSE, arrays, encodings)
+        split = [np.packbits(keep), array[keep]]
+        of_leaf = [("", array)] if keep.all() else zip(PARTS["bitmask"], split, strict=True)
+        parts += [(name + part, content) for part, content in of_leaf]
+    return _write(path, parts, SPARSE, arrays)
 
 
 def load_sparse(path: Path, like: Params) -> tuple[Params, Mask]:
@@ -138,9 +135,8 @@ def load_sparse(path: Path, like: Params) -> tuple[Params, Mask]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         thing, text = f"metadata of {path}", metadata.get("tensors")
         raise unexpected(thing, text, "to describe leaves", DAMAGED) from error
-    remedy = "Save it again."
     problems = _differences(stored, like) or [
-        expected(name, "", "to be in the metadata and the file", remedy)
+        expected(name, "", "to be in the metadata and the file", DAMAGED)
         for name in sorted(parts ^ tensors.keys())
     ]
     _refuse(path, problems)
@@ -160,12 +156,11 @@ def load_sparse(path: Path, like: Params) -> tuple[Params, Mask]:
         arrays[name], kept[name] = np.zeros(leaf.shape, values.dtype), keep
         arrays[name][keep] = values
 
-    def mask_of(path: tuple[Any, ...], leaf: Any) -> Any:
-        # Not through `masks.full`: it would allocate on the device what is replaced at once.
-        keep = kept.get(path_name(path))
-        return jnp.asarray(np.ones(np.shape(leaf), bool) if keep is None else keep)
-
-    return _filled(like, arrays), jax.tree.map_with_path(mask_of, like)
+    mask = jax.tree.map_with_path(
+        lambda path, leaf: jnp.asarray(kept.get(path_name(path), np.ones(np.shape(leaf), bool))),
+        like,
+    )
+    return _filled(like, arrays), mask
 
 
 def save_dense(path: Path, params: Params, mask: Mask) -> SavedFile:
@@ -200,7 +195,7 @@ def save_dense(path: Path, params: Params, mask: Mask) -> SavedFile:
     arrays, kept = _storable(params, mask)
     # Not a product with the mask: removed NaN must become zero.
     zeroed = [(name, np.where(kept[name], a, np.zeros_like(a))) for name, a in arrays.items()]
-    return _write(path, zeroed, DENSE, arrays, dict.fromkeys(arrays, "dense"))
+    return _write(path, zeroed, DENSE, arrays)
 
 
 def load_dense(path: Path, like: Params) -> Params:
@@ -274,15 +269,9 @@ def _differences(stored: Mapping[str, str], like: Params) -> list[str]:
     wanted = {n: f"{np.dtype(leaf.dtype).name}{[*leaf.shape]}" for n, leaf in _stored_leaves(like)}
     refuse(repeated_paths(like))
     remedy = "Give `like` the structure that was saved."
-    problems = []
-    for name in sorted(wanted.keys() | stored.keys()):
-        if name not in stored:
-            problems.append(expected(name, "missing", "to be in the file", remedy))
-        elif name not in wanted:
-            problems.append(expected(name, "stored", "to be in `like` too", remedy))
-        elif stored[name] != wanted[name]:
-            problems.append(expected(name, stored[name], f"to be {wanted[name]}", remedy))
-    return problems
+    different = sorted(n for n in wanted.keys() | stored.keys() if stored.get(n) != wanted.get(n))
+    pairs = [(n, stored.get(n, "missing"), wanted.get(n, "absent")) for n in different]
+    return [expected(n, given, f"to be {want}, as in `like`", remedy) for n, given, want in pairs]
 
 
 def _filled(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -300,34 +289,27 @@ def _filled(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _write(
-    path: Path,
-    tensors: list[tuple[str, np.ndarray]],
-    file_format: str,
-    arrays: Arrays,
-    encodings: Mapping[str, str],
+    path: Path, tensors: list[tuple[str, np.ndarray]], file_format: str, arrays: Arrays
 ) -> SavedFile:
     """Writes a safetensors file whole or not at all.
 
     Args:
         path: the file; an existing one is replaced.
-        tensors: (name, tensor).
+        tensors: (name, tensor); names of the leaves, and of parts of them.
         file_format: `SPARSE` or `DENSE`.
         arrays: the whole leaves, which the metadata describes.
-        encodings: of the leaves.
 
     Raises:
         InvalidInput: two tensors of one name, or a path that cannot be written.
     """
     # The first name is the header's own.
-    counts = Counter(["__metadata__", *(name for name, _ in tensors)])
+    names = ["__metadata__", *(name for name, _ in tensors)]
     remedy = "Rename a leaf: names in the file are the slash-joined paths."
-    refuse(
-        expected("name", name, "to name one leaf", remedy)
-        for name, count in counts.items()
-        if count > 1
-    )
+    repeated = [name for name in names if names.count(name) > 1]
+    refuse(expected("name", name, "to name one leaf", remedy) for name in repeated)
     # safetensors writes the memory as it lies, whatever the strides.
     ordered = {name: np.asarray(tensor, order="C") for name, tensor in tensors}
+    encodings = {name: "dense" if name in ordered else "bitmask" for name in arrays}
     leaves = {
         name: {"encoding": encodings[name], "shape": [*array.shape], "dtype": array.dtype.name}
         for name, array in arrays.items()
@@ -368,13 +350,11 @@ def _read(path: Path, file_format: str) -> tuple[Arrays, dict[str, str]]:
         remedy = "Its numbers changed after it was written: save it again, or take another copy."
         raise unexpected(f"{CHECKSUM} of {path}", digest, f"to be {metadata[CHECKSUM]}", remedy)
     given, version = metadata.get("file_format"), metadata.get("file_version")
-    if given is None and file_format == DENSE:
-        return tensors, metadata
-    if given != file_format:
+    if given != file_format and (given is not None or file_format != DENSE):
         readers = {SPARSE: "Read it with load_sparse.", DENSE: "Read it with load_dense."}
         remedy = readers.get(str(given), "")
         raise unexpected(f"format of {path}", given, f"to be {file_format}", remedy)
-    if version != VERSION:
+    if given is not None and version != VERSION:
         remedy = f"It was written by {metadata.get('written_by')}: read it with that version."
         raise unexpected(f"format version of {path}", version, f"to be {VERSION}", remedy)
     return tensors, metadata

@@ -59,9 +59,9 @@ NAMED_SETS: dict[str, Exclusion] = {
 }
 
 
-def check_layers(layers: str, thing: str = "layers") -> list[str]:
-    """Finds the problems of a layer selection's name, before any parameters are known."""
-    if isinstance(layers, str) and layers in NAMED_SETS:
+def check_layers(layers: Layers, thing: str = "layers") -> list[str]:
+    """Finds the problems of a layer selection, before any parameters are known."""
+    if callable(layers) or isinstance(layers, str) and layers in NAMED_SETS:
         return []
     if isinstance(layers, str) and layers.startswith(REGEX_PREFIX):
         return check_pattern(layers.removeprefix(REGEX_PREFIX), thing)
@@ -98,15 +98,12 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         >>> exclusions(params, "conv_kernels")
         {'conv/bias': 'is not named kernel or weight'}
     """
-    if not callable(layers):
-        refuse(check_layers(layers))
-    refuse(repeated_paths(params))
+    refuse(check_layers(layers) + repeated_paths(params))
     reasons = {}
     for name, leaf in named_leaves(params):
         if not is_weight(leaf):
-            dtype = getattr(leaf, "dtype", None)
-            kind = f"of type {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
-            reasons[name] = f"is {kind}, not a floating-point array"
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            reasons[name] = f"is of type {kind}, not a floating-point array"
         elif callable(layers):
             reasons[name] = "" if layers(name, leaf) else "the predicate left it out"
         elif layers in NAMED_SETS:

@@ -70,12 +70,8 @@ def repeated_paths(tree: Any) -> list[str]:
         ["Expected path='a/b' to be that of one leaf. Rename a key with a slash in it."]
     """
     counts = collections.Counter(name for name, _ in named_leaves(tree))
-    remedy = "Rename a key with a slash in it."
-    return [
-        expected("path", name, "to be that of one leaf", remedy)
-        for name, count in counts.items()
-        if count > 1
-    ]
+    allowed, remedy = "to be that of one leaf", "Rename a key with a slash in it."
+    return [expected("path", n, allowed, remedy) for n, count in counts.items() if count > 1]
 
 
 def split_leaves(
@@ -170,10 +166,8 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
         The problems.
 
     Example:
-        >>> structure_problems("mask", {"a": 1, "c": 1}, {"a": 1, "b": 1})[0]
-        "Expected mask at='b' to be there. Make it from the same tree."
-        >>> structure_problems("mask", {"params": {"a": 1}}, {"a": 1})[0].split(". ")[0]
-        "Expected paths of mask='params/a' to be like 'a'"
+        >>> structure_problems("mask", {"a": 1, "c": 1}, {"a": 1, "b": 1})[0].split(". ")[0]
+        "Expected mask at='b' to be there"
     """
     if jax.tree.structure(given) == jax.tree.structure(wanted):
         return []
@@ -183,22 +177,15 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
     given_names, wanted_names = (
         [name for name, _ in named_leaves(tree)] for tree in (given, wanted)
     )
-    if given_names and wanted_names and not set(given_names) & set(wanted_names):
-        remedy = "Is one only a part of the other, such as its ['params']? Make both of the same."
-        allowed = f"to be like {wanted_names[0]!r}"
-        return [expected(f"paths of {thing}", given_names[0], allowed, remedy)]
-    remedy, surplus = "Make it from the same tree.", "The other tree has no such leaf."
+    remedy = "Make both from the same tree: is one only a part, such as its ['params']?"
     missing = [name for name in wanted_names if name not in given_names]
     extra = [name for name in given_names if name not in wanted_names]
     problems = shortened([expected(f"{thing} at", n, "to be there", remedy) for n in missing])
-    problems += shortened([expected(f"{thing} at", n, "not to be there", surplus) for n in extra])
+    problems += shortened([expected(f"{thing} at", n, "not to be there", remedy) for n in extra])
     if problems:
         return problems
     kinds = f"{jax.tree.structure(given)}"[:200]
-    remedy = (
-        "The paths agree, the containers do not. For an optimizer's mask: "
-        "get_mask(..., like=params)."
-    )
+    remedy = "The paths agree. For an optimizer's mask: get_mask(..., like=params)."
     return [expected(f"structure of {thing}", kinds, "to be that of the tree", remedy)]
 
 
@@ -218,17 +205,12 @@ def likeness_problems(thing: str, given: Any, wanted: Any) -> list[str]:
         ['Expected shape of mask at a=(2,) to be (3,), that of the leaf.']
     """
     shapes = {name: np.shape(leaf) for name, leaf in named_leaves(wanted)}
-    return structure_problems(thing, given, wanted) + shortened(
-        [
-            expected(
-                f"shape of {thing} at {name}",
-                np.shape(leaf),
-                f"to be {shapes[name]}, that of the leaf",
-            )
-            for name, leaf in named_leaves(given)
-            if name in shapes and np.shape(leaf) != shapes[name]
-        ]
-    )
+    problems = [
+        expected(f"shape of {thing} at {n}", np.shape(leaf), f"to be {shapes[n]}, that of the leaf")
+        for n, leaf in named_leaves(given)
+        if n in shapes and np.shape(leaf) != shapes[n]
+    ]
+    return structure_problems(thing, given, wanted) + shortened(problems)
 
 
 def few(names: Iterable[str], at_most: int) -> str:

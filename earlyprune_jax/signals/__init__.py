@@ -1,77 +1,32 @@
 """Signals measured along a trunk or between networks: arrays in, numbers out."""
 
-from collections.abc import Callable
 from typing import Any
 
 from earlyprune_jax.signals import fisher_squares, spectral
-from earlyprune_jax.signals.connectivity import (
-    LinearModeConnectivity,
-    linear_mode_connectivity,
-    reestimated_statistics,
-)
-from earlyprune_jax.signals.fisher import FisherTrace, fisher_diagonal, fisher_trace
-from earlyprune_jax.signals.probe_signals import (
-    gradient_norm,
-    gradient_norm_signal,
-    kl_uniform,
-    kl_uniform_signal,
-)
-from earlyprune_jax.signals.signal import Network, ProbeSignal, WeightSignal
-from earlyprune_jax.signals.similarity import (
-    ModelSimilarity,
-    PairwiseSimilarity,
-    disagreement,
-    linear_cka,
-    model_similarity,
-)
-from earlyprune_jax.signals.spectral import RandomDistance, random_distance
-from earlyprune_jax.signals.trajectories import (
-    early_bird_distance,
-    mask_distance,
-    weight_change,
-    weight_change_per_leaf,
-)
+from earlyprune_jax.signals.connectivity import LinearModeConnectivity as LinearModeConnectivity
+from earlyprune_jax.signals.connectivity import linear_mode_connectivity as linear_mode_connectivity
+from earlyprune_jax.signals.connectivity import reestimated_statistics as reestimated_statistics
+from earlyprune_jax.signals.fisher import FisherTrace as FisherTrace
+from earlyprune_jax.signals.fisher import fisher_trace as fisher_trace
+from earlyprune_jax.signals.signal import Network as Network
+from earlyprune_jax.signals.signal import ProbeSignal as ProbeSignal
+from earlyprune_jax.signals.signal import WeightSignal as WeightSignal
+from earlyprune_jax.signals.signal import gradient_norm as gradient_norm
+from earlyprune_jax.signals.signal import gradient_norm_signal, kl_uniform_signal
+from earlyprune_jax.signals.signal import kl_uniform as kl_uniform
+from earlyprune_jax.signals.similarity import ModelSimilarity as ModelSimilarity
+from earlyprune_jax.signals.similarity import PairwiseSimilarity as PairwiseSimilarity
+from earlyprune_jax.signals.similarity import disagreement as disagreement
+from earlyprune_jax.signals.similarity import linear_cka as linear_cka
+from earlyprune_jax.signals.similarity import model_similarity as model_similarity
+from earlyprune_jax.signals.spectral import RandomDistance as RandomDistance
+from earlyprune_jax.signals.spectral import random_distance as random_distance
+from earlyprune_jax.signals.trajectories import early_bird_distance as early_bird_distance
+from earlyprune_jax.signals.trajectories import mask_distance as mask_distance
+from earlyprune_jax.signals.trajectories import weight_change as weight_change
 from earlyprune_jax.spec import SignalSpec
 
-__all__ = [
-    "NAMES",
-    "FisherTrace",
-    "LinearModeConnectivity",
-    "ModelSimilarity",
-    "Network",
-    "PairwiseSimilarity",
-    "ProbeSignal",
-    "RandomDistance",
-    "WeightSignal",
-    "build",
-    "disagreement",
-    "early_bird_distance",
-    "fisher_diagonal",
-    "fisher_trace",
-    "gradient_norm",
-    "kl_uniform",
-    "linear_cka",
-    "linear_mode_connectivity",
-    "mask_distance",
-    "model_similarity",
-    "random_distance",
-    "reestimated_statistics",
-    "weight_change",
-    "weight_change_per_leaf",
-]
-
-_MAKERS: dict[str, Callable[..., ProbeSignal | WeightSignal]] = {
-    "fisher_trace": lambda spec, **sizes: fisher_squares.signal(
-        estimator=spec.fisher_estimator, method=spec.fisher_method, **sizes
-    ),
-    "kl_uniform": lambda spec, **sizes: kl_uniform_signal(),
-    "random_distance": lambda spec, **sizes: spectral.signal(
-        num_permutations=spec.num_permutations, min_eigenvalues=spec.min_eigenvalues
-    ),
-    "gradient_norm": lambda spec, **sizes: gradient_norm_signal(),
-}
-
-NAMES = tuple(_MAKERS)
+NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm")
 """Signals of one state, by the names configs use; `training.measurement` adds those that compare
 epochs, and the task's own metrics."""
 
@@ -91,4 +46,9 @@ def build(
     Returns:
         The signal.
     """
-    return _MAKERS[name](spec, counted=counted, num_classes=num_outputs, num_examples=num_examples)
+    if name == "fisher_trace":
+        options = spec.fisher_estimator, spec.fisher_method
+        return fisher_squares.signal(*options, counted, num_outputs, num_examples)
+    if name == "random_distance":
+        return spectral.signal(spec.num_permutations, spec.min_eigenvalues)
+    return kl_uniform_signal() if name == "kl_uniform" else gradient_norm_signal()

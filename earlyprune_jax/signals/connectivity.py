@@ -16,10 +16,11 @@ import numpy as np
 
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import forward
-from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_like
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, split_weights
-from earlyprune_jax.signals.signal import kept_for_modules
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.pruning import trees
+from earlyprune_jax.pruning.scores.fisher import require_logits
+from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems
+from earlyprune_jax.signals.signal import image_problems, kept_for_modules, label_problems
+from earlyprune_jax.validate import expected, shortened, unexpected
 
 STATISTICS = "batch_stats"
 
@@ -114,14 +115,24 @@ def linear_mode_connectivity(
     if not hasattr(model, "apply"):
         remedy = "Give a Linen module, or an object whose apply takes {'params': ...} and images."
         raise unexpected("model", type(model).__name__, "to have a method apply", remedy)
-    labels = _checked(first, second, images, labels, num_points, batch_size)
+    first, second, labels = dict(first), dict(second), np.asarray(labels)
+    problems = count_problems(2, num_points=num_points) + count_problems(1, batch_size=batch_size)
+    problems += image_problems(images) or label_problems(labels, len(images))
+    if unlike := trees.likeness_problems("second", second, first):
+        trees.refuse(problems + unlike)
+    for (name, a), b in zip(trees.named_leaves(first), jax.tree.leaves(second), strict=True):
+        if not trees.is_weight(a) and not np.array_equal(a, b):
+            problems.append(expected(f"second at {name}", b, "to equal the first's"))
+    problems += nonfinite_problems("first", trees.named_leaves(first))
+    trees.refuse(problems + nonfinite_problems("second", trees.named_leaves(second)))
+    (weights, merge), (others, _) = trees.split_weights(first), trees.split_weights(second)
     parts = _split(images, batch_size)
     run_train = _pass(_statistics, model, train_options, train=True)
     run_eval = _pass(_predictions, model, eval_options, train=False)
     alphas = tuple(number / (num_points - 1) for number in range(num_points))
     wrong = []
     for alpha in alphas:
-        variables = _between(first, second, alpha)
+        variables = merge(_line(weights, others, alpha))
         if reestimate_statistics and variables.get(STATISTICS):
             variables = {**variables, STATISTICS: _reestimated(run_train, variables, parts)}
         wrong.append(_num_wrong(run_eval, variables, parts, labels, alpha))
@@ -203,13 +214,6 @@ def _line(first: list[Any], second: list[Any], alpha: Any) -> list[Any]:
     return [leaf.astype(like.dtype) for leaf, like in zip(mixed, first, strict=True)]
 
 
-def _between(first: Variables, second: Variables, alpha: float) -> dict[str, Any]:
-    """Every floating-point leaf at (1 - alpha) first + alpha second; the others as in the first."""
-    weights, merge = split_weights(dict(first))
-    others, _ = split_weights(dict(second))
-    return merge(_line(weights, others, alpha))
-
-
 def _num_wrong(
     run: Pass, variables: Variables, parts: list[Any], labels: np.ndarray, alpha: float
 ) -> int:
@@ -217,50 +221,13 @@ def _num_wrong(
     outputs = [jax.device_get(forward.evaluated(run, variables, part)) for part in parts]
     predictions = np.concatenate([output[0] for output in outputs])
     finite = np.concatenate([output[1] for output in outputs])
-    problems = []
+    problems = label_problems(labels, len(labels), int(outputs[0][2]))
     if not finite.all():
         remedy = f"At alpha={alpha:.3g}; {int((~finite).sum())} such examples in all."
-        problems.append(
-            expected("logits of example", int(np.argmin(finite)), "to be finite", remedy)
-        )
-    num_classes = int(outputs[0][2])
-    if labels.min() < 0 or labels.max() >= num_classes:
-        given = (int(labels.min()), int(labels.max()))
-        problems.append(expected("range of labels", given, f"to be in [0, {num_classes - 1}]"))
-    refuse(problems)
+        number = int(np.argmin(finite))
+        problems.append(expected("logits of example", number, "to be finite", remedy))
+    trees.refuse(problems)
     return int(np.sum(predictions != labels))
-
-
-def _checked(
-    first: Variables, second: Variables, images: Any, labels: Any, num_points: int, batch_size: int
-) -> np.ndarray:
-    """Returns the labels as a host array, once everything fits together."""
-    labels = np.asarray(labels)
-    problems = count_problems(2, num_points=num_points) + count_problems(1, batch_size=batch_size)
-    if not np.ndim(images) or not np.shape(images)[0]:
-        problems.append(expected("images.shape", np.shape(images), "to hold at least one image"))
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != np.shape(images)[:1]:
-        given, allowed = (labels.shape, str(labels.dtype)), "to be one whole number for each image"
-        problems.append(expected("labels, their shape and type,", given, allowed))
-    refuse(problems + _variables_problems(first, second))
-    return labels
-
-
-def _variables_problems(first: Variables, second: Variables) -> list[str]:
-    """Why no line can be drawn between two networks, by path."""
-    try:
-        require_like(dict(first), dict(second), "second")
-    except InvalidInput as error:
-        return list(error.problems)
-    leaves = zip(named_leaves(dict(first)), jax.tree.leaves(dict(second)), strict=True)
-    problems = [
-        expected(f"second at {name}", b, "to equal the first's", "It is no weight.")
-        for (name, a), b in leaves
-        if not is_weight(a) and not np.array_equal(a, b)
-    ]
-    for thing, variables in (("first", first), ("second", second)):
-        problems += nonfinite_problems(thing, named_leaves(dict(variables)))
-    return problems
 
 
 def _split(images: Any, batch_size: int) -> list[Any]:
@@ -282,9 +249,7 @@ def _statistics(model: Any, variables: Variables, images: Any, **options: Any) -
 def _predictions(model: Any, variables: Variables, images: Any, **options: Any) -> Any:
     """Returns classes [B], whether the logits are finite [B], and the number of classes."""
     logits = model.apply(variables, images, **options)
-    if getattr(logits, "ndim", None) != 2:
-        given = jax.tree.map(jnp.shape, logits)
-        raise unexpected("shape of the model's output", given, "to be [batch, classes]")
+    require_logits(logits, len(images))
     return jnp.argmax(logits, axis=1), jnp.isfinite(logits).all(axis=1), logits.shape[1]
 
 
@@ -306,17 +271,15 @@ def _reestimated(run: Pass, variables: Variables, parts: list[Any]) -> Any:
     from_zero = {**variables, STATISTICS: _filled(stored, {})}
     sums: dict[str, Any] = dict.fromkeys(shares, 0.0)
     for part in parts:
-        updated = dict(named_leaves(run(from_zero, part)))
-        batch = {
-            name: np.asarray(updated[name], np.float64) / share for name, share in shares.items()
-        }
+        updated = _float_leaves(run(from_zero, part))
+        batch = {name: updated[name] / share for name, share in shares.items()}
         for name, value in batch.items():
             sums[name] = sums[name] + len(part) * (value + _squared_mean(name, batch))
     count = sum(len(part) for part in parts)
     moments = {name: total / count for name, total in sums.items()}
 
     def new(path: Any, old: Any) -> Any:
-        name = path_name(path)
+        name = trees.path_name(path)
         if name not in moments:
             return old
         centred = moments[name] - _squared_mean(name, moments)
@@ -338,9 +301,8 @@ def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:
         remedy = "Look at the images and the weights."
         raise unexpected("batch statistics at", bad, "to be finite", remedy)
     # A start much smaller than the batch's own statistics would be lost in their rounding.
-    starts = {
-        name: 2.0 ** math.frexp(max(1.0, np.abs(leaf).max()))[1] for name, leaf in from_zero.items()
-    }
+    largest = {name: max(1.0, np.abs(leaf).max()) for name, leaf in from_zero.items()}
+    starts = {name: 2.0 ** math.frexp(size)[1] for name, size in largest.items()}
     from_start = _float_leaves(run(_filled(stored, starts)))
     kept = {name: (from_start[name] - from_zero[name]) / start for name, start in starts.items()}
     problems = []
@@ -353,23 +315,23 @@ def _update_shares(run: Callable[[Any], Any], stored: Any) -> dict[str, float]:
             remedy = "Let train_options ask for training mode, or leave the statistics as they are."
             allowed = "to be one number in [0, 1) for all its entries"
             problems.append(expected(thing, given, allowed, remedy))
-    refuse(shortened(problems))
+    trees.refuse(shortened(problems))
     return {name: 1 - float(part.mean()) for name, part in kept.items()}
 
 
 def _float_leaves(statistics: Any) -> dict[str, np.ndarray]:
-    leaves = named_leaves(jax.device_get(statistics))
-    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if is_weight(leaf)}
+    leaves = trees.named_leaves(jax.device_get(statistics))
+    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if trees.is_weight(leaf)}
 
 
 def _filled(stored: Any, values: Mapping[str, float]) -> Any:
     """Puts a number into every floating-point leaf, 0 where none is given."""
 
     def fill(path: Any, leaf: Any) -> Any:
-        if not is_weight(leaf):
+        if not trees.is_weight(leaf):
             return leaf
         # Half precision would round the new statistics before they are read.
         dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-        return jnp.full(leaf.shape, values.get(path_name(path), 0.0), dtype)
+        return jnp.full(leaf.shape, values.get(trees.path_name(path), 0.0), dtype)
 
     return jax.tree.map_with_path(fill, stored)

@@ -1,4 +1,4 @@
-"""The Fisher information of a classifier: its trace and diagonal, by layer, with standard errors.
+"""The trace of the Fisher information of a classifier, by layer, with standard errors.
 
 F = (1/N) sum_n E_{y ~ p(y|x_n)} [g g^T], g = d log p(y|x_n) / d params, natural log, BN in
 evaluation mode (paper A, Eqs. 3 and 4; Eq. 4's "predicted labels" can be read as `sampled` or
@@ -9,31 +9,23 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Params, PRNGKey
 from earlyprune_jax.models import forward
-from earlyprune_jax.pruning import select
+from earlyprune_jax.pruning import select, trees
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
 from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, require_logits
-from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, scores_like, weights_of
+from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    named_leaves,
-    refuse,
-    repeated_paths,
-    split_weights,
-)
 from earlyprune_jax.signals.fisher_squares import METHODS, Squares, batch_squares, standard_error
-from earlyprune_jax.signals.signal import Network, kept_for_modules
-from earlyprune_jax.validate import InvalidInput, expected, shortened, unexpected
+from earlyprune_jax.signals.signal import Network, image_problems, kept_for_modules, label_problems
+from earlyprune_jax.validate import InvalidInput, expected, gathering, shortened, unexpected
 
 MEMORY_BYTES = 2**30
 """What the default microbatch's gradients and hooked arrays may take together, by a rough count."""
@@ -58,9 +50,6 @@ class FisherTrace:
         num_examples: N.
         estimator, method: that ran; `method` is "vmap" where a function was given with "layerwise".
         notes: which modules fell back to vmap, and why.
-        diagonal: where it is asked for, the diagonal of F: the structure of the params, float32,
-            >= 0, the mean over images of E_y [g_i^2]; zeros where a leaf is no weight. With
-            `layers=None` its sum is `total`.
     """
 
     total: float
@@ -71,7 +60,6 @@ class FisherTrace:
     estimator: str
     method: str
     notes: tuple[str, ...]
-    diagonal: Any = None
 
 
 def fisher_trace(
@@ -85,7 +73,6 @@ def fisher_trace(
     microbatch_size: int | None = None,
     labels: Any = None,
     layers: Layers | None = None,
-    with_diagonal: bool = False,
     **apply_options: Any,
 ) -> FisherTrace:
     """Measures tr(F) = (1/N) sum_n E_y ||d log p(y|x_n) / d params||^2.
@@ -134,7 +121,6 @@ def fisher_trace(
         labels: [N] integers, for `empirical`; the others ignore them.
         layers: which leaves `total` sums, as `pruning.select` takes them; None: all. Paper A's
             plots: "conv_kernels".
-        with_diagonal: whether the diagonal of F is wanted too.
         apply_options: further arguments of the model. A Linen module is asked for evaluation mode
             by whichever of train, training, is_training, deterministic and use_running_average it
             takes.
@@ -160,88 +146,76 @@ def fisher_trace(
         >>> trace.total, trace.standard_error   # the mean of |x|^2 sum_c p_c (1 - p_c) = |x|^2 / 2
         (2.5, 2.0)
     """
-    problems = check_options(estimator, method, METHODS) + _image_problems(images)
-    problems += _problems_of(lambda: require_key(key))
+    problems = check_options(estimator, method, METHODS) + image_problems(images)
+    count = 0 if problems else len(jax.tree.leaves(images)[0])
+    with gathering(problems):
+        require_key(key)
     if microbatch_size is not None:
         problems += count_problems(1, microbatch_size=microbatch_size)
-    if estimator == "empirical" and not problems:
-        problems += _label_problems(labels, len(jax.tree.leaves(images)[0]))
-    refuse(problems + _model_problems(model, variables, layers, apply_options))
+    if estimator == "empirical" and count:
+        problems += label_problems(labels, count)
+    trees.refuse(problems + _model_problems(model, variables, layers, apply_options))
     notes: tuple[str, ...] = ()
-    if method == "layerwise" and not forward.is_linen(model):
-        method, notes = "vmap", ("the whole model by vmap: only Linen modules have layers to hook",)
-    network = _prepared(model, variables, images, (estimator, method, with_diagonal), apply_options)
-    if network.covered:
-        notes = network.covered.notes
+    if forward.is_linen(model):
+        params, arrays, run = variables["params"], dict(variables), model
+    else:
+        weights, merge = trees.split_weights(variables)
+        params, arrays = variables, {"params": weights}
+
+        def run(arrays: Any, images: Any, **options: Any) -> Any:
+            return model(merge(arrays["params"]), images, **options)
+
+        if method == "layerwise":
+            notes = ("the whole model by vmap: only Linen modules have layers to hook",)
+            method = "vmap"
+    two = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), images)
+    shapes, treedef = jax.tree.flatten((jax.eval_shape(lambda arrays: arrays, arrays), two))
+    options = tuple(sorted(forward.mode(model, apply_options, train=False).items()))
+    compiled = _compiled(run, options, estimator, method, treedef, tuple(shapes))
     if estimator == "empirical":
-        _require_labels(np.asarray(labels), network.num_classes)
-    count = len(jax.tree.leaves(images)[0])
-    size = microbatch_size or default_microbatch_size(
-        network.params, method, network.covered, with_diagonal
-    )
+        trees.refuse(label_problems(labels, count, compiled.num_classes))
+    size = microbatch_size or default_microbatch_size(params, method, compiled.covered)
     if method != "batch":
         # As small as the number of microbatches allows, so that little is filled up.
         size = -(-count // -(-count // size))
-    num_passes = network.num_classes if estimator == "exact" else 1
+    names = [name for name, leaf in trees.named_leaves(params) if trees.is_weight(leaf)]
     parts = microbatches(images, count, min(size, count), labels=labels)
-    diagonal, values, sizes = _sums(network, parts, key, num_passes)
-    means = [np.asarray(leaf, np.float32) / count for leaf in diagonal or []]
+    values, sizes = _sums(compiled, arrays, names, parts, key)
+    means = values.sum(axis=1) / count
+    counted = np.ones(len(means), bool)
+    if layers is not None:
+        flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
+        counted = np.array([take for leaf, take in flags if trees.is_weight(leaf)])
+    per_layer: dict[str, float] = {}
+    for name, mean in zip(names, means, strict=True):
+        module = name.rpartition("/")[0]
+        per_layer[module] = per_layer.get(module, 0.0) + float(mean)
     return FisherTrace(
-        **_numbers(network.params, layers, values, sizes),
+        total=float(means[counted].sum()),
+        per_layer=per_layer,
+        per_parameter=dict(zip(names, map(float, means), strict=True)),
+        standard_error=standard_error(values[counted].sum(axis=0), sizes),
+        num_examples=count,
         estimator=estimator,
         method=method,
-        notes=notes,
-        diagonal=scores_like(network.params, means) if with_diagonal else None,
+        notes=compiled.covered.notes if compiled.covered else notes,
     )
 
 
-def fisher_diagonal(
-    model: Any, variables: Any, images: Any, *, key: PRNGKey, **options: Any
-) -> FisherTrace:
-    """Measures F_ii = (1/N) sum_n E_y [(d log p(y|x_n) / d w_i)^2] of every weight, and tr(F).
-
-    `layerwise` makes the per-example gradients of one layer after the other, never of the whole
-    network. `pruning.scores.fisher_diagonal` is the same quantity (from any number of batches, by
-    `vmap` or `batch`), as a score.
-
-    Args:
-        model: as of `fisher_trace`.
-        variables: likewise.
-        images: likewise.
-        key: a PRNG key.
-        options: the other arguments of `fisher_trace`.
-
-    Returns:
-        What `fisher_trace` returns, with its `diagonal`.
-
-    Raises:
-        InvalidInput: as `fisher_trace`.
-
-    Example:
-        >>> logits = lambda params, x: x * params[None]
-        >>> x = np.array([[1.0, 0.0], [3.0, 0.0]], np.float32)   # p = 1/2, d log p_0 = x (1/2, 0)
-        >>> zeros, key = np.zeros(2, np.float32), jax.random.key(0)
-        >>> fisher_diagonal(logits, zeros, x, key=key, estimator="exact").diagonal.tolist()
-        [1.25, 0.0]
-    """
-    return fisher_trace(model, variables, images, key=key, with_diagonal=True, **options)
-
-
 def default_microbatch_size(
-    params: Params, method: str, covered: layer_hooks.Coverage | None, with_diagonal: bool
+    params: Params, method: str, covered: layer_hooks.Coverage | None
 ) -> int:
     """Chooses the microbatch where none is given: a power of two, or 1.
 
     `batch`: 128, paper A's batch size; its estimate depends on it. The others' do not: as many
     images as keep the per-example gradients that are held at once (`vmap`: all of them, twice;
-    `layerwise`: the hooked inputs and outputs, the gradients of the largest layer, those left to
-    vmap) within about 1 GiB; at most 32 for `vmap`, 128 for `layerwise`.
+    `layerwise`: the hooked inputs and outputs, and the gradients left to vmap) within about 1 GiB;
+    at most 32 for `vmap`, 128 for `layerwise`.
 
     Args:
         params: the network's.
         method: one of `METHODS`.
         covered: what hooks cover, for `layerwise`.
-        with_diagonal: whether the squares of single entries are wanted.
 
     Returns:
         Images per microbatch.
@@ -249,87 +223,55 @@ def default_microbatch_size(
     largest = LARGEST_MICROBATCH[method]
     if method == "batch":
         return largest
-    places = covered.places if covered else ()
-    left = sum(
-        math.prod(leaf.shape)
-        for index, leaf in enumerate(jax.tree.leaves(params))
-        if is_weight(leaf) and index not in places
-    )
-    floats = 2 * left + (covered.floats(diagonal=with_diagonal) if covered else 0)
+    hooks, places = (covered.hooks.values(), covered.places) if covered else ((), ())
+    leaves = [leaf for index, leaf in enumerate(jax.tree.leaves(params)) if index not in places]
+    floats = 2 * sum(math.prod(leaf.shape) for leaf in leaves if trees.is_weight(leaf))
+    floats += sum(hook.activation_floats for hook in hooks)
     fitting = max(1, MEMORY_BYTES // (4 * max(1, floats)))
     return min(largest, 2 ** (fitting.bit_length() - 1))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Prepared:
-    """A network ready to be measured.
+class _Compiled(NamedTuple):
+    """A network looked at through shapes alone, and its step.
 
     Attributes:
-        params: as they were given.
-        arrays: what the step takes: {"params": ..., and other collections}.
         apply: (arrays, images) -> logits, of a Linen module; None of a function.
         num_classes: C.
+        num_passes: over each microbatch.
         covered: what hooks cover, for the layerwise method.
         step: (arrays, batch, examples, key, pass index) -> the squares of one microbatch.
     """
 
-    params: Params
-    arrays: dict[str, Any]
     apply: Callable[..., Any] | None
     num_classes: int
+    num_passes: int
     covered: layer_hooks.Coverage | None
     step: Callable[..., Squares]
-
-
-def _prepared(
-    model: Any,
-    variables: Any,
-    images: Any,
-    ways: tuple[str, str, bool],
-    apply_options: Mapping[str, Any],
-) -> _Prepared:
-    """Prepares a network; `ways` are estimator, method, and whether the diagonal is wanted."""
-    options = forward.mode(model, apply_options, train=False)
-    if forward.is_linen(model):
-        params, arrays, run = variables["params"], dict(variables), model
-    else:
-        weights, merge = split_weights(variables)
-        params, arrays = variables, {"params": weights}
-
-        def run(arrays: Any, images: Any, **options: Any) -> Any:
-            return model(merge(arrays["params"]), images, **options)
-
-    two = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), images)
-    shapes, treedef = jax.tree.flatten((jax.eval_shape(lambda arrays: arrays, arrays), two))
-    compiled = _compiled(run, tuple(sorted(options.items())), ways, treedef, tuple(shapes))
-    return _Prepared(params, arrays, *compiled)
 
 
 @kept_for_modules
 def _compiled(
     model: Any,
     options: tuple[tuple[str, Any], ...],
-    ways: tuple[str, str, bool],
+    estimator: str,
+    method: str,
     treedef: Any,
     shapes: tuple[jax.ShapeDtypeStruct, ...],
-) -> tuple[Any, ...]:
+) -> _Compiled:
     """Looks at a network through shapes alone, and makes its step.
 
     Args:
         model: a Linen module, or a function (arrays, images) -> logits.
         options: further arguments of the model.
-        ways: estimator, method, whether the diagonal is wanted.
+        estimator: one of `ESTIMATORS`.
+        method: one of `METHODS`.
         treedef: of (arrays, two images).
         shapes: the leaves of that.
-
-    Returns:
-        The last four fields of `_Prepared`.
 
     Raises:
         InvalidInput: a Linen module that is not in evaluation mode, or misses variables; its
             outputs are no logits.
     """
-    estimator, method, with_diagonal = ways
     is_linen = forward.is_linen(model)
     apply = functools.partial(model.apply if is_linen else model, **dict(options))
     arrays, two = jax.tree.unflatten(treedef, shapes)
@@ -338,115 +280,78 @@ def _compiled(
         arrays: Any, batch: Any, examples: Examples, key: PRNGKey, pass_index: Any
     ) -> Squares:
         fixed = {name: values for name, values in arrays.items() if name != "params"}
-        return batch_squares(
-            Network(apply, fixed, is_linen),
-            arrays["params"],
-            batch,
-            examples,
-            method=method,
-            choose=label_rule(estimator, key, pass_index),
-            with_diagonal=with_diagonal,
-        )
+        network, choose = Network(apply, fixed, is_linen), label_rule(estimator, key, pass_index)
+        params = arrays["params"]
+        return batch_squares(network, params, batch, examples, method=method, choose=choose)
 
     logits = forward.evaluated(jax.eval_shape, apply, arrays, two)
     require_logits(logits, 2)
     covered = layer_hooks.coverage(apply, arrays, two) if method == "layerwise" else None
     step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
-    return apply if is_linen else None, logits.shape[1], covered, step
+    num_passes = logits.shape[1] if estimator == "exact" else 1
+    return _Compiled(apply if is_linen else None, logits.shape[1], num_passes, covered, step)
 
 
 def _sums(
-    network: _Prepared, parts: Iterable[tuple[Any, Examples]], key: PRNGKey, num_passes: int
-) -> tuple[Any, np.ndarray, np.ndarray]:
+    compiled: _Compiled,
+    arrays: Any,
+    names: list[str],
+    parts: Iterable[tuple[Any, Examples]],
+    key: PRNGKey,
+) -> tuple[np.ndarray, np.ndarray]:
     """Runs the microbatches.
 
     Args:
-        network: what is measured.
+        compiled: what is measured.
+        arrays: its variables.
+        names: of its weights.
         parts: microbatches and what is known of their examples.
         key: for drawn labels.
-        num_passes: over each microbatch.
 
     Returns:
-        The sums of the diagonal's entries, each unit's squares [weights, units] and its number of
-        images [units].
+        Each unit's squares [weights, units] and its number of images [units].
 
     Raises:
         InvalidInput: logits or gradients that are not finite.
     """
-    diagonal, values, sizes = None, [], []
+    values, sizes = [], []
     for batch, examples in parts:
-        summed = np.zeros(())
-        for index in range(num_passes):
-            squares = network.step(network.arrays, batch, examples, key, index)
+        summed: Any = 0.0
+        for index in range(compiled.num_passes):
+            squares = compiled.step(arrays, batch, examples, key, index)
+            # A microbatch is filled up with its last image.
+            bad = np.flatnonzero(~np.asarray(squares.finite) & (examples.weights > 0))
+            if len(bad):
+                raise _nonfinite_logits(compiled.apply, arrays, batch, examples.numbers, bad)
             of_pass = np.asarray(squares.values, np.float64)
-            _require_finite(network, batch, examples, squares, of_pass)
-            added = squares.diagonal
-            diagonal = added if diagonal is None else _added(diagonal, added)
+            rows, units = np.nonzero(~np.isfinite(of_pass))
+            if len(rows):
+                things = ", ".join(shortened([names[row] for row in sorted(set(rows))], at_most=8))
+                first = examples.numbers[units[0] if of_pass.shape[1] > 1 else 0]
+                remedy = (
+                    f"First for images[{first}], or with images near it; its logits are finite."
+                )
+                raise unexpected(f"gradient at {things}", "not finite", "to be finite", remedy)
             summed = summed + of_pass
         values.append(summed)
         sizes.append(np.asarray(squares.sizes, np.float64))
-    return diagonal, np.concatenate(values, 1), np.concatenate(sizes)
+    return np.concatenate(values, 1), np.concatenate(sizes)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _added(total: Any, more: Any) -> Any:
-    return jax.tree.map(jnp.add, total, more)
-
-
-def _numbers(
-    params: Params, layers: Layers | None, values: np.ndarray, sizes: np.ndarray
-) -> dict[str, Any]:
-    """Makes the numbers of `FisherTrace` from those of `_sums`; `layers` are counted."""
-    names = _weight_names(params)
-    size = int(sizes.sum())
-    means = values.sum(axis=1) / size
-    counted = np.ones(len(means), bool)
-    if layers is not None:
-        flags = zip(jax.tree.leaves(params), jax.tree.leaves(select(params, layers)), strict=True)
-        counted = np.array([take for leaf, take in flags if is_weight(leaf)])
-    per_layer: dict[str, float] = {}
-    for name, mean in zip(names, means, strict=True):
-        module = name.rpartition("/")[0]
-        per_layer[module] = per_layer.get(module, 0.0) + float(mean)
-    return {
-        "total": float(means[counted].sum()),
-        "per_layer": per_layer,
-        "per_parameter": dict(zip(names, map(float, means), strict=True)),
-        "standard_error": standard_error(values[counted].sum(axis=0), sizes),
-        "num_examples": size,
-    }
-
-
-def _weight_names(params: Params) -> list[str]:
-    return [name for name, leaf in named_leaves(params) if is_weight(leaf)]
-
-
-def _require_finite(
-    network: _Prepared, batch: Any, examples: Examples, squares: Squares, values: np.ndarray
-) -> None:
-    """Refuses logits or gradients of a microbatch that are not finite, saying where."""
-    # A microbatch is filled up with its last image.
-    bad = np.flatnonzero(~np.asarray(squares.finite) & (examples.weights > 0))
-    if len(bad):
-        image = jax.tree.map(lambda leaf: leaf[bad[0] : bad[0] + 1], batch)
-        arrays = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(image)]
-        where = "No single layer could be named: it is in nn.scan, or no Linen module's."
-        if not all(np.isfinite(array).all() for array in arrays):
-            where = "That image itself is not finite."
-        elif network.apply and (
-            layer := forward.first_nonfinite(network.apply, network.arrays, image)
-        ):
-            where = f"The first output that is not finite is that of the layer {layer}."
-        others = f" and of {len(bad) - 1} more near it" if len(bad) > 1 else ""
-        thing = f"logits of images[{examples.numbers[bad[0]]}]{others}"
-        raise unexpected(thing, "not finite", "to be finite", where)
-    rows, units = np.nonzero(~np.isfinite(values))
-    if len(rows):
-        names = _weight_names(network.params)
-        shown = shortened([names[row] for row in sorted(set(rows))], at_most=8)
-        first = examples.numbers[units[0] if values.shape[1] > 1 else 0]
-        remedy = f"First for images[{first}], or with images near it; its logits are finite."
-        raise unexpected(f"gradient at {', '.join(shown)}", "not finite", "to be finite", remedy)
+def _nonfinite_logits(
+    apply: Callable[..., Any] | None, arrays: Any, batch: Any, numbers: Any, bad: np.ndarray
+) -> InvalidInput:
+    """Makes the error of logits that are not finite, of the examples at the places `bad`."""
+    image = jax.tree.map(lambda leaf: leaf[bad[0] : bad[0] + 1], batch)
+    where = "No single layer could be named: it is in nn.scan, or no Linen module's."
+    if not all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(image)):
+        where = "That image itself is not finite."
+    elif apply and (layer := forward.first_nonfinite(apply, arrays, image)):
+        where = f"The first output that is not finite is that of the layer {layer}."
+    others = f" and of {len(bad) - 1} more near it" if len(bad) > 1 else ""
+    return unexpected(
+        f"logits of images[{numbers[bad[0]]}]{others}", "not finite", "to be finite", where
+    )
 
 
 @functools.cache
@@ -476,8 +381,7 @@ def _model_problems(
     if forward.is_linen(model):
         problems += forward.evaluation_problems(apply_options)
         if not isinstance(variables, Mapping) or "params" not in variables:
-            is_mapping = isinstance(variables, Mapping)
-            given = sorted(variables) if is_mapping else type(variables).__name__
+            given = sorted(variables) if isinstance(variables, Mapping) else variables
             allowed = 'to be {"params": ..., "batch_stats": ...}'
             remedy = "Give what module.init returned, not a part of it."
             return [*problems, expected("variables", given, allowed, remedy)]
@@ -485,55 +389,10 @@ def _model_problems(
     elif not callable(model):
         allowed = "to be a Linen module or a function (params, images) -> logits"
         problems.append(expected("model", type(model).__name__, allowed))
-    of_params = repeated_paths(params) + _problems_of(lambda: weights_of(params))
-    if layers is not None and not of_params:
-        of_params = _problems_of(lambda: select(params, layers))
+    with gathering(problems):
+        trees.refuse(trees.repeated_paths(params))
+        weights_of(params)
+        if layers is not None:
+            select(params, layers)
     remedy = "Measure a network that has not diverged."
-    return problems + of_params + nonfinite_problems(thing, named_leaves(variables), remedy)
-
-
-def _image_problems(images: Any) -> list[str]:
-    leaves = named_leaves(images)
-    problems = [] if leaves else [expected("images", images, "to hold at least one array")]
-    for name, leaf in leaves:
-        thing = f"images at {name}" if name else "images"
-        kind, shape = getattr(leaf, "dtype", type(leaf).__name__), np.shape(leaf)
-        is_number = not isinstance(kind, str) and any(
-            jnp.issubdtype(kind, numbers) for numbers in (jnp.floating, jnp.integer)
-        )
-        if not is_number:
-            allowed = "to be an array of floats or integers"
-            problems.append(expected(f"{thing}, its type,", str(kind), allowed))
-        elif len(shape) < 2 or not shape[0]:
-            allowed = "to be [N, ...] with at least 1 image"
-            remedy = "Axis 0 is the example: add it if it is missing."
-            problems.append(expected(f"{thing}, its shape,", shape, allowed, remedy))
-    sizes = {name or "the root": np.shape(leaf)[0] for name, leaf in leaves if np.ndim(leaf)}
-    if not problems and len(set(sizes.values())) > 1:
-        problems.append(expected("number of images", sizes, "to be the same in every array"))
-    return problems
-
-
-def _label_problems(labels: Any, size: int) -> list[str]:
-    array = np.asarray(labels)
-    if array.shape == (size,) and np.issubdtype(array.dtype, np.integer):
-        return []
-    given = labels if labels is None else f"{array.dtype}{list(array.shape)}"
-    remedy = "The empirical estimator takes the data's labels."
-    return [expected("labels", given, f"to be [{size}] integers, one for each image", remedy)]
-
-
-def _require_labels(labels: np.ndarray, num_classes: int) -> None:
-    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(outside):
-        more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-        allowed = f"in [0, {num_classes}), as the logits have"
-        raise unexpected(f"labels[{outside[0]}]{more}", int(labels[outside[0]]), allowed)
-
-
-def _problems_of(check: Callable[[], Any]) -> list[str]:
-    try:
-        check()
-    except InvalidInput as error:
-        return list(error.problems)
-    return []
+    return problems + nonfinite_problems(thing, trees.named_leaves(variables), remedy)

@@ -3,8 +3,7 @@
 Everything runs inside jit but `signal` itself and `standard_error`.
 """
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,8 @@ from earlyprune_jax.pruning.scores.fisher import (
     label_rule,
 )
 from earlyprune_jax.pruning.scores.gradients import Examples
-from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_leaves
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
 from earlyprune_jax.signals.signal import Network, ProbeSignal
-from earlyprune_jax.validate import InvalidInput
 
 METHODS = ("vmap", "layerwise", "batch")
 
@@ -35,35 +33,22 @@ COLUMNS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Squares:
+class Squares(NamedTuple):
     """Squared gradients of one batch, summed over each unit: an example, or for `batch` the batch.
 
     Attributes:
         values: [weights of the tree, units] float32, the labels' weights included; 0 for padding.
         sizes: [units] how many examples a unit holds: 0 for padding.
-        diagonal: for each weight the sum over units of its entries' squares, or None.
         finite: [B] whether the logits of each example are.
     """
 
     values: Array
     sizes: Array
-    diagonal: list[Array] | None
     finite: Array
 
 
-jax.tree_util.register_dataclass(Squares, ["values", "sizes", "diagonal", "finite"], [])
-
-
 def batch_squares(
-    network: Network,
-    params: Params,
-    batch: Any,
-    examples: Examples,
-    *,
-    method: str,
-    choose: Choose,
-    with_diagonal: bool = False,
+    network: Network, params: Params, batch: Any, examples: Examples, *, method: str, choose: Choose
 ) -> Squares:
     """Squares the gradients of log p(y|x) with respect to every weight.
 
@@ -74,49 +59,42 @@ def batch_squares(
         examples: their numbers, labels, weights.
         method: one of `METHODS`; `layerwise` is `vmap` where the network is no Linen module.
         choose: whose log-probability is differentiated.
-        with_diagonal: whether the squares of single entries are wanted too.
 
     Returns:
         The sums of every unit.
     """
     if method == "batch":
         gradients, log_probs = batch_gradient(network.log_probs, params, batch, examples, choose)
-        squares = [jnp.square(_accurate(gradient)) for gradient in gradients]
-        values = jnp.stack([jnp.sum(square).astype(jnp.float32) for square in squares])[:, None]
-        sizes, diagonal = jnp.sum(examples.weights)[None], squares
+        sums = [jnp.sum(jnp.square(_accurate(gradient))) for gradient in gradients]
+        values = jnp.stack([total.astype(jnp.float32) for total in sums])[:, None]
+        sizes = jnp.sum(examples.weights)[None]
     else:
-        make = _layerwise if method == "layerwise" and network.is_linen else _by_vmap
-        gradients, factors, log_probs = make(network, params, batch, examples, choose)
+        if method == "layerwise" and network.is_linen:
+            gradients, factors, log_probs = _layerwise(network, params, batch, examples, choose)
+        else:
+            of_vmap = example_gradients(network.log_probs, params, batch, examples, choose)
+            gradients, factors, log_probs = _explicit(of_vmap[0]), *of_vmap[1:]
         factors, sizes = factors * examples.weights, examples.weights
         sums = jnp.stack([leaf.squares().astype(jnp.float32) for leaf in gradients])
         # where, not a product: padding must not count even if it is nan.
         values = jnp.where((examples.weights > 0)[None], factors[None] * sums, 0.0)
-        diagonal = [leaf.diagonal(factors) for leaf in gradients] if with_diagonal else None
-    finite = jnp.isfinite(log_probs).all(axis=1)
-    return Squares(values, sizes, diagonal if with_diagonal else None, finite)
-
-
-def _by_vmap(
-    network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
-) -> tuple[list[Gradient], Array, Array]:
-    """Makes each weight's gradients, the labels' weights [B] and log-probabilities [B, C]."""
-    gradients, factors, log_probs = example_gradients(
-        network.log_probs, params, batch, examples, choose
-    )
-    return [Explicit(_accurate(leaf)) for leaf in gradients], factors, log_probs
+    return Squares(values, sizes, jnp.isfinite(log_probs).all(axis=1))
 
 
 def _layerwise(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
 ) -> tuple[list[Gradient], Array, Array]:
-    """Does so by one backward pass for the hooked layers, and by vmap for the other weights."""
+    """Makes each weight's gradients, the labels' weights [B] and log-probabilities [B, C].
+
+    By one backward pass for the hooked layers, and by vmap for the other weights.
+    """
     variables = {"params": params, **network.fixed}
     covered = layer_hooks.coverage(network.apply, variables, batch)
-    run = layer_hooks.hooked_pass(network.apply, variables, batch, covered)
-    log_probs = jax.nn.log_softmax(run.logits.astype(jnp.float32))
+    logits, backward = layer_hooks.hooked_pass(network.apply, variables, batch, covered)
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     labels, factors = choose(log_probs, examples.numbers, examples.labels)
     # d log p_y / d logits = onehot(y) - p.
-    gradients = run.gradients(jax.nn.one_hot(labels, log_probs.shape[1]) - jnp.exp(log_probs))
+    gradients = backward(jax.nn.one_hot(labels, log_probs.shape[1]) - jnp.exp(log_probs))
     leaves = jax.tree.leaves(params)
     weights = [index for index, leaf in enumerate(leaves) if is_weight(leaf)]
     if left := [index for index in weights if index not in gradients]:
@@ -125,15 +103,19 @@ def _layerwise(
         def of_left(some: list[Array], batch: Any) -> Array:
             return network.log_probs(merge(some), batch)
 
-        chosen = dataclasses.replace(examples, labels=labels)
+        chosen = examples._replace(labels=labels)
         as_chosen = label_rule("empirical", jnp.zeros(2, jnp.uint32), 0)
         made, _, _ = example_gradients(of_left, own, batch, chosen, as_chosen)
-        gradients |= zip(left, (Explicit(_accurate(leaf)) for leaf in made), strict=True)
+        gradients |= zip(left, _explicit(made), strict=True)
     return [gradients[index] for index in weights], factors, log_probs
 
 
 def _accurate(gradient: Array) -> Array:
     return gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
+
+
+def _explicit(gradients: list[Array]) -> list[Gradient]:
+    return [Explicit(_accurate(gradient)) for gradient in gradients]
 
 
 def standard_error(values: Any, sizes: Any) -> float | None:
@@ -149,8 +131,8 @@ def standard_error(values: Any, sizes: Any) -> float | None:
         >>> standard_error([1.0, 2.0, 3.0, 4.0, 5.0, 0.0], [1, 1, 1, 1, 1, 0])       # sqrt(2.5 / 5)
         0.7071067811865476
     """
-    held = np.asarray(sizes, np.float64) > 0
-    values, sizes = (np.asarray(array, np.float64)[held] for array in (values, sizes))
+    is_unit = np.asarray(sizes, np.float64) > 0
+    values, sizes = (np.asarray(array, np.float64)[is_unit] for array in (values, sizes))
     if len(sizes) < 2:
         return None
     mean, shares = values.sum() / sizes.sum(), sizes / sizes.sum()
@@ -159,7 +141,7 @@ def standard_error(values: Any, sizes: Any) -> float | None:
 
 
 def signal(
-    *, estimator: str, method: str, counted: Any, num_classes: int, num_examples: int
+    estimator: str, method: str, counted: Any, num_classes: int, num_examples: int
 ) -> ProbeSignal:
     """Makes tr(F), the mean over probe images, as a signal of the grid.
 
@@ -186,8 +168,7 @@ def signal(
     Raises:
         InvalidInput: an estimator and a method that do not go together.
     """
-    if problems := check_options(estimator, method, METHODS):
-        raise InvalidInput(problems)
+    refuse(check_options(estimator, method, METHODS))
 
     def zero_sums(params: Params) -> Any:
         leaves = {name: jnp.zeros(()) for name, leaf in named_leaves(params) if is_weight(leaf)}

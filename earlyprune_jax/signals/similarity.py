@@ -3,6 +3,7 @@
 All on the host in float64, from arrays the networks have already produced in evaluation mode.
 """
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax.pruning.trees import refuse
-from earlyprune_jax.validate import InvalidInput, expected, unexpected, unknown_choice
+from earlyprune_jax.validate import expected, unexpected, unknown_choice
 
 KINDS = ("probabilities", "log_probabilities")
 SMALLEST_MEAN = 1e-7
@@ -92,8 +93,8 @@ class PairwiseSimilarity:
     def __init__(self, given: str = "probabilities"):
         self._given = given
         self.num_examples = 0
-        self._sums: dict[tuple[int, int], float] = {}
-        self._unlike: dict[tuple[int, int], int] = {}
+        self._sums: dict[tuple[int, int], float] = collections.defaultdict(float)
+        self._unlike: dict[tuple[int, int], int] = collections.defaultdict(int)
         # Mean, and sum of squared distances to it, of each example's mean over the pairs.
         self._mean, self._squares = 0.0, 0.0
 
@@ -107,14 +108,14 @@ class PairwiseSimilarity:
         classes = [array.argmax(axis=1) for array in probabilities]
         per_example = []
         for i, j in itertools.combinations(range(len(probabilities)), 2):
-            own = jensen_shannon(probabilities[i], probabilities[j], smallest_mean=SMALLEST_MEAN)
-            per_example.append(own)
-            self._sums[i, j] = self._sums.get((i, j), 0.0) + float(own.sum())
-            self._unlike[i, j] = self._unlike.get((i, j), 0) + int(np.sum(classes[i] != classes[j]))
-        self._merge(np.mean(per_example, axis=0))
-
-    def _merge(self, values: np.ndarray) -> None:
-        """Chan, Golub and LeVeque's update of a mean and its squares by another set's."""
+            of_pair = jensen_shannon(
+                probabilities[i], probabilities[j], smallest_mean=SMALLEST_MEAN
+            )
+            per_example.append(of_pair)
+            self._sums[i, j] += float(of_pair.sum())
+            self._unlike[i, j] += int(np.sum(classes[i] != classes[j]))
+        # Chan, Golub and LeVeque's update of a mean and its squares by another set's.
+        values = np.mean(per_example, axis=0)
         size, mean = len(values), float(values.mean())
         total, apart = self.num_examples + size, mean - self._mean
         self._squares += (
@@ -160,8 +161,8 @@ def disagreement(first: Any, second: Any) -> float:
         0.5
     """
     named, allowed = {"first": first, "second": second}, "to be below infinity and not nan"
-    arrays = _matrices(named, lambda array: array < np.inf, allowed)
-    return float(np.mean(arrays[0].argmax(axis=1) != arrays[1].argmax(axis=1)))
+    a, b = (array.argmax(axis=1) for array in _matrices(named, lambda x: x < np.inf, allowed))
+    return float(np.mean(a != b))
 
 
 def linear_cka(first: Any, second: Any) -> float:
@@ -215,11 +216,11 @@ def _centred(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
-    if given not in KINDS:
-        raise InvalidInput([unknown_choice("given", given, KINDS)])
+    problems = [] if given in KINDS else [unknown_choice("given", given, KINDS)]
     if len(networks) < 2:
         remedy = "Give one array [N, C] for each network."
-        raise unexpected("number of networks", len(networks), "to be at least 2", remedy)
+        problems.append(expected("number of networks", len(networks), "to be at least 2", remedy))
+    refuse(problems)
     if given == "log_probabilities":
         networks = [np.exp(np.minimum(np.asarray(array, np.float64), 1.0)) for array in networks]
     named = {f"network {number} (from 0)": array for number, array in enumerate(networks)}
@@ -229,9 +230,8 @@ def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
         sums = array.sum(axis=1)
         good = np.abs(sums - 1) <= ROW_SUM_TOLERANCE
         if not good.all():
-            row, others = int(np.argmin(good)), int((~good).sum())
-            remedy = f"Example {row} does not, {others} in all. "
-            remedy += f"Take softmax in float32; given={given!r}."
+            row, count = int(np.argmin(good)), int((~good).sum())
+            remedy = f"Of example {row}; {count} in all. Take softmax in float32; given={given!r}."
             raise unexpected(f"sum of {name} over classes", float(sums[row]), "to be 1", remedy)
     return arrays
 
@@ -256,23 +256,23 @@ def _matrices(
         InvalidInput: shapes that are not allowed or do not fit together, or entries, by example.
     """
     arrays = {name: np.asarray(array, np.float64) for name, array in named.items()}
-    shapes = [array.shape for array in arrays.values()]
-    axes = "[2 or more examples, features]"
-    if are_predictions:
-        axes = "[examples, classes], at least one of each"
-    problems = [
+    least = 1 if are_predictions else 2
+    axes = f"[examples, {'classes' if are_predictions else 'features'}], {least} or more examples"
+    refuse(
         expected(f"shape of {name}", array.shape, f"to be {axes}")
         for name, array in arrays.items()
-        if array.ndim != 2 or not array.size or len(array) < 2 - are_predictions
-    ]
-    if not problems and len({shape[: 1 + are_predictions] for shape in shapes}) > 1:
+        if array.ndim != 2 or not array.size or len(array) < least
+    )
+    shapes = [array.shape for array in arrays.values()]
+    if len({shape[: 1 + are_predictions] for shape in shapes}) > 1:
         remedy = "All on the same examples and classes."
-        problems.append(expected("shapes", shapes, "to be equal", remedy))
-    for name, array in arrays.items() if not problems else ():
-        if rows := np.flatnonzero(~is_good(array).all(axis=1))[:8].tolist():
-            shown = rows if len(rows) > 1 else rows[0]
-            problems.append(expected(f"{name} at example", shown, allowed))
-    refuse(problems)
+        raise unexpected("shapes", shapes, "to be equal", remedy)
+    bad = {name: np.flatnonzero(~is_good(a).all(axis=1))[:8] for name, a in arrays.items()}
+    refuse(
+        expected(f"{name} at example", rows.tolist(), allowed)
+        for name, rows in bad.items()
+        if len(rows)
+    )
     return list(arrays.values())
 
 
@@ -301,12 +301,7 @@ def jensen_shannon(first: Any, second: Any, *, smallest_mean: float = 0.0) -> np
     """
     p, q = np.broadcast_arrays(np.asarray(first, np.float64), np.asarray(second, np.float64))
     mean = np.maximum((p + q) / 2, smallest_mean)
-    divergence = (_relative_entropy_terms(p, mean) + _relative_entropy_terms(q, mean)).sum(-1) / 2
+    ratios = [np.divide(x, mean, out=np.ones_like(x), where=x > 0) for x in (p, q)]
+    divergence = (p * np.log(ratios[0]) + q * np.log(ratios[1])).sum(-1) / 2
     # The terms are of both signs: rounding, and a raised mean, can push the sum past either end.
     return np.clip(divergence, 0, np.log(2))
-
-
-def _relative_entropy_terms(p: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """p ln(p / mean), 0 where p is 0."""
-    ratio = np.divide(p, mean, out=np.ones_like(p), where=p > 0)
-    return p * np.log(ratio)

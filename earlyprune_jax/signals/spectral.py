@@ -8,7 +8,6 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,14 +106,16 @@ def random_distance(
         >>> 0.2 < measured.value < 0.8326, list(measured.per_layer)
         (True, ['dense/kernel'])
     """
-    measured = _divergences(params, key, num_permutations, layers, min_eigenvalues, reading)
+    problems = [] if reading in READINGS else [unknown_choice("reading", reading, READINGS)]
+    problems += count_problems(1, num_permutations=num_permutations)
+    refuse(problems + count_problems(0, min_eigenvalues=min_eigenvalues))
+    require_key(key)
+    measured = _divergences(params, key, num_permutations, layers, min_eigenvalues)
     return _summary(*measured, reading)
 
 
-def signal(
-    *, num_permutations: int = 5, layers: Layers = "all_kernels", min_eigenvalues: int = 0
-) -> WeightSignal:
-    """Makes random_distance of the weights, both readings from one set of decompositions.
+def signal(num_permutations: int = 5, min_eigenvalues: int = 0) -> WeightSignal:
+    """Makes random_distance of all kernels, both readings from one set of decompositions.
 
     Columns: `random_distance` (sqrt, nats; in [0, 0.8326)), `random_distance_std` (sample standard
     deviation over permutations; None for one) and `random_distance_plain` (without the square
@@ -123,7 +124,6 @@ def signal(
 
     Args:
         num_permutations: as of `random_distance`.
-        layers: likewise.
         min_eigenvalues: likewise.
 
     Returns:
@@ -136,7 +136,7 @@ def signal(
     """
 
     def measure(params: Params, key: PRNGKey) -> dict[str, float | None]:
-        measured = _divergences(params, key, num_permutations, layers, min_eigenvalues)
+        measured = _divergences(params, key, num_permutations, "all_kernels", min_eigenvalues)
         distance, plain = (_summary(*measured, reading) for reading in READINGS)
         return dict(zip(columns, (distance.value, distance.spread, plain.value), strict=True))
 
@@ -144,13 +144,12 @@ def signal(
     return WeightSignal("random_distance", columns, measure)
 
 
-def check(params: Params, *, layers: Layers = "all_kernels", min_eigenvalues: int = 0) -> list[str]:
-    """Lists why a tree of arrays or shapes has no random_distance, or nothing.
+def check(params: Params, *, min_eigenvalues: int = 0) -> list[str]:
+    """Lists why the kernels of a tree of arrays or shapes have no random_distance, or nothing.
 
     Args:
         params: arrays, or their shapes and types.
-        layers: as of `random_distance`.
-        min_eigenvalues: likewise.
+        min_eigenvalues: as of `random_distance`.
 
     Returns:
         The problems, a sentence each.
@@ -159,71 +158,41 @@ def check(params: Params, *, layers: Layers = "all_kernels", min_eigenvalues: in
         >>> check({"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}, min_eigenvalues=4)
         []
     """
-    unfit = {
-        name: _unfit(leaf.shape, min_eigenvalues) for name, leaf in _chosen(params, layers).items()
-    }
-    return [] if not all(unfit.values()) else [_no_spectrum(layers, unfit)]
-
-
-def _chosen(params: Params, layers: Layers) -> dict[str, Any]:
-    return dict(marked_leaves(params, select(params, layers)))
+    kernels = marked_leaves(params, select(params, "all_kernels"))
+    unfit = {name: _unfit(leaf.shape, min_eigenvalues) for name, leaf in kernels}
+    return [] if not all(unfit.values()) else [_no_spectrum("all_kernels", unfit)]
 
 
 def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
-    why = "; ".join(
-        shortened([f"{name or 'the root'} {reason}" for name, reason in skipped.items()])
-    )
-    return expected("layers", layers, "to hold a matrix with a spectrum", f"{why}.")
+    why = shortened([f"{name or 'the root'} {reason}" for name, reason in skipped.items()])
+    return expected("layers", layers, "to hold a matrix with a spectrum", f"{'; '.join(why)}.")
 
 
 def _divergences(
-    params: Params,
-    key: PRNGKey,
-    num_permutations: int,
-    layers: Layers,
-    min_eigenvalues: int,
-    reading: str = READINGS[0],
+    params: Params, key: PRNGKey, num_permutations: int, layers: Layers, min_eigenvalues: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Computes each permutation's JSD [num_permutations] by path, and why leaves are skipped."""
-    problems = count_problems(1, num_permutations=num_permutations)
-    problems += count_problems(0, min_eigenvalues=min_eigenvalues)
-    if reading not in READINGS:
-        problems.append(unknown_choice("reading", reading, READINGS))
-    refuse(problems)
-    require_key(key)
-    matrices, skipped = _matrices(params, layers, min_eigenvalues)
+    leaves = marked_leaves(params, select(params, layers))
+    refuse(nonfinite_problems("params", leaves))
+    divergences, skipped = {}, {}
     # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process
     # the two wait for each other: ten times slower.
     with threadpool_limits(limits=1, user_api="blas"):
-        divergences = {
-            name: _layer_divergences(stack, name, key, num_permutations)
-            for name, stack in matrices.items()
-        }
-    lost = [name for name, values in divergences.items() if not np.isfinite(values).all()]
-    if lost:
+        for name, leaf in leaves:
+            array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            largest = np.abs(array).max(initial=0.0)
+            if reason := _unfit(array.shape, min_eigenvalues, is_zero=not largest):
+                skipped[name] = reason
+                continue
+            # Unscaled, squares of float32 overflow or vanish long before the weights do.
+            stack = array.reshape(-1, *array.shape[-2:]) / largest
+            divergences[name] = _layer_divergences(stack, name, key, num_permutations)
+    if not divergences:
+        raise InvalidInput([_no_spectrum(layers, skipped)])
+    if lost := [name for name, values in divergences.items() if not np.isfinite(values).all()]:
         remedy = "The singular value decomposition did not converge."
         raise unexpected("spectrum at", lost, "to be finite", remedy)
     return divergences, skipped
-
-
-def _matrices(
-    params: Params, layers: Layers, min_eigenvalues: int
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Makes [matrices, in, out] by path, largest entry 1, and says why leaves are skipped."""
-    leaves = _chosen(params, layers)
-    refuse(nonfinite_problems("params", leaves.items()))
-    matrices, skipped = {}, {}
-    for name, leaf in leaves.items():
-        array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        largest = np.abs(array).max(initial=0.0)
-        if reason := _unfit(array.shape, min_eigenvalues, is_zero=not largest):
-            skipped[name] = reason
-        else:
-            # Unscaled, squares of float32 overflow or vanish long before the weights do.
-            matrices[name] = array.reshape(-1, *array.shape[-2:]) / largest
-    if not matrices:
-        raise InvalidInput([_no_spectrum(layers, skipped)])
-    return matrices, skipped
 
 
 def _unfit(shape: tuple[int, ...], min_eigenvalues: int, *, is_zero: bool = False) -> str:
@@ -244,11 +213,13 @@ def _layer_divergences(
     stack: np.ndarray, name: str, key: PRNGKey, num_permutations: int
 ) -> np.ndarray:
     """Computes the JSD between a layer's spectrum and that of each of its permutations."""
-    flat = stack.reshape(len(stack), -1)
-    shuffled = [
-        _spectrum(_generator(key, name, index).permuted(flat, axis=1).reshape(stack.shape))
-        for index in range(num_permutations)
-    ]
+    # XLA's own sorts shuffle some ten times slower on CPU than NumPy.
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    words = np.asarray(jax.random.key_data(key) if typed else key).tolist()
+    flat, shuffled = stack.reshape(len(stack), -1), []
+    for index in range(num_permutations):
+        generator = np.random.default_rng([*words, zlib.crc32(name.encode()), index])
+        shuffled.append(_spectrum(generator.permuted(flat, axis=1).reshape(stack.shape)))
     return jensen_shannon(_spectrum(stack)[None], np.stack(shuffled))
 
 
@@ -266,14 +237,6 @@ def _spectrum(stack: np.ndarray) -> np.ndarray:
     """Returns all eigenvalues of a layer, sorted, as fractions of their sum."""
     eigenvalues = np.sort(np.square(np.asarray(_singular_values(stack), np.float64)), axis=None)
     return eigenvalues / eigenvalues.sum()
-
-
-def _generator(key: PRNGKey, name: str, index: int) -> np.random.Generator:
-    """Makes the randomness of one permutation of one layer."""
-    # XLA's own sorts shuffle some ten times slower on CPU.
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    words = np.asarray(jax.random.key_data(key) if typed else key).tolist()
-    return np.random.default_rng([*words, zlib.crc32(name.encode()), index])
 
 
 def _summary(

@@ -1,6 +1,7 @@
 """Signals that compare epochs: how much the mask still changes, how far the weights have moved.
 
-`mask_distance` and `early_bird_distance` are Early-Bird's, `weight_change` is EarlyCroP's.
+`mask_distance` (`pruning.hamming`) and `early_bird_distance` are Early-Bird's, `weight_change` is
+EarlyCroP's.
 """
 
 import math
@@ -14,41 +15,11 @@ from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning.masks import hamming
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems, require_like
 from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import marked_leaves, refuse, structure_problems
+from earlyprune_jax.pruning.trees import marked_leaves, refuse
 from earlyprune_jax.validate import unexpected
 
-
-def mask_distance(first: Mask, second: Mask, where: Any = None) -> float:
-    """Measures the fraction of prunable entries in which two masks differ.
-
-    The normalised Hamming distance |A xor B| / n, in [0, 1]; n counts the entries of the marked
-    leaves. Two masks of sparsity s differ in at most 2 min(s, 1 - s), two independent random ones
-    in 2 s (1 - s) on average: at 95 % sparsity every distance is at most 0.1. Masks of any
-    criterion, scope or pattern will do.
-
-    Cost: one pass over the masks, on the host; making a mask costs more.
-
-    Args:
-        first: bool leaves.
-        second: bool leaves of the same structure and shapes.
-        where: the structure of the masks with Python bools, from `select`: the prunable leaves.
-            None counts all entries, of which those that are never pruned dilute the distance.
-
-    Returns:
-        The distance.
-
-    Raises:
-        InvalidInput: the trees do not fit together, by path; no entries to compare.
-
-    Source: You et al. 2020, "Drawing Early-Bird Tickets", section 3.2 (there between channel
-    masks).
-
-    Example:
-        >>> first = {"w": np.array([True, True, False, False])}
-        >>> mask_distance(first, {"w": np.array([True, False, True, False])})
-        0.5
-    """
-    return hamming(first, second, where)
+mask_distance = hamming
+"""The fraction of prunable entries in which two masks differ, under Early-Bird's name."""
 
 
 def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) -> float:
@@ -80,9 +51,8 @@ def early_bird_distance(newest: Mask, older: Sequence[Mask], where: Any = None) 
     """
     if not isinstance(older, Sequence) or not len(older):
         remedy = "Keep the masks of the last epochs; there is no distance before the second."
-        given = type(older).__name__ if not isinstance(older, Sequence) else older
-        raise unexpected("older", given, "to be a list of at least one mask", remedy)
-    return max(mask_distance(newest, mask, where) for mask in older)
+        raise unexpected("older", type(older).__name__, "to be a list of at least one mask", remedy)
+    return max(hamming(newest, mask, where) for mask in older)
 
 
 def weight_change(
@@ -116,71 +86,24 @@ def weight_change(
         >>> weight_change(then, now)
         0.6
     """
-    squares = _squares(reference, params, layers)
-    moved, length = (math.sqrt(math.fsum(column)) for column in zip(*squares.values(), strict=True))
-    if not length:
-        remedy = "Nothing can be relative to it: take the weights after the first epoch."
-        raise unexpected("||reference||", 0.0, "to be positive", remedy)
-    return moved / length
-
-
-def weight_change_per_leaf(
-    reference: Params, params: Params, *, layers: Layers | Any = "all_kernels"
-) -> dict[str, float | None]:
-    """Measures `weight_change` of every chosen leaf alone.
-
-    Args:
-        reference: as of `weight_change`.
-        params: as of `weight_change`.
-        layers: as of `weight_change`.
-
-    Returns:
-        Path -> value, None where its reference is 0.
-
-    Example:
-        >>> then = {"a": {"kernel": np.array([[3.0, 4.0]])}, "b": {"kernel": np.zeros((1, 2))}}
-        >>> now = {"a": {"kernel": np.array([[3.0, 1.0]])}, "b": {"kernel": np.ones((1, 2))}}
-        >>> weight_change_per_leaf(then, now)
-        {'a/kernel': 0.6, 'b/kernel': None}
-    """
-    squares = _squares(reference, params, layers)
-    return {
-        name: math.sqrt(moved) / math.sqrt(length) if length else None
-        for name, (moved, length) in squares.items()
-    }
-
-
-def _squares(
-    reference: Params, params: Params, layers: Layers | Any
-) -> dict[str, tuple[float, float]]:
-    """Computes (||w - w_ref||^2, ||w_ref||^2) of every chosen leaf, by path."""
     require_like(params, reference, "reference")
-    chosen = _chosen(params, layers)
-    before, now = (
-        {name: _wide(leaf) for name, leaf in marked_leaves(tree, chosen)}
-        for tree in (reference, params)
-    )
-    problems = nonfinite_problems("reference", before.items())
-    refuse(problems + nonfinite_problems("params", now.items()))
-    return {name: (_square(now[name] - then), _square(then)) for name, then in before.items()}
-
-
-def _chosen(params: Params, layers: Any) -> Any:
-    """Returns the structure of `params` with Python bools."""
     # An Equinox module full of bools may be callable too; a predicate is a leaf.
     is_predicate = callable(layers) and jax.tree.leaves(layers) == [layers]
     if isinstance(layers, str) or is_predicate:
-        return select(params, cast(Layers, layers))
-    refuse(structure_problems("layers", layers, params))
-    if not any(jax.tree.leaves(layers)):
+        chosen = select(params, cast(Layers, layers))
+    elif any(jax.tree.leaves(layers)):
+        chosen = layers
+    else:
         raise unexpected("layers", "False everywhere", "to choose at least one leaf")
-    return layers
-
-
-def _wide(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
-
-
-def _square(array: np.ndarray) -> float:
-    return float(np.sum(np.abs(array) ** 2))
+    before, now = marked_leaves(reference, chosen), marked_leaves(params, chosen)
+    refuse(nonfinite_problems("reference", before) + nonfinite_problems("params", now))
+    moved, length = [], []
+    for (_, then), (_, leaf) in zip(before, now, strict=True):
+        # In float64 or complex128.
+        wide = np.asarray(then).astype(np.result_type(then, np.float64))
+        moved.append(float(np.sum(np.abs(np.asarray(leaf) - wide) ** 2)))
+        length.append(float(np.sum(np.abs(wide) ** 2)))
+    if not any(length):
+        remedy = "Nothing can be relative to it: take the weights after the first epoch."
+        raise unexpected("||reference||", 0.0, "to be positive", remedy)
+    return math.sqrt(math.fsum(moved)) / math.sqrt(math.fsum(length))

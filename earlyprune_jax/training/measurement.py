@@ -21,7 +21,7 @@ from earlyprune_jax import pruning, references, signals
 from earlyprune_jax.array_types import Params
 from earlyprune_jax.signals import ProbeSignal, WeightSignal
 from earlyprune_jax.signals.fisher import memory_options
-from earlyprune_jax.signals.probe_signals import performance_signal
+from earlyprune_jax.signals.signal import performance_signal
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.tasks import Task
 from earlyprune_jax.tasks.batching import places

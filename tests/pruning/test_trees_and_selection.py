@@ -171,8 +171,8 @@ def test_reasons_by_hand():
     name, not_named = "is not named kernel or weight", "not a floating-point array"
     shared = {
         "conv/bias": name,
-        "count": f"is an array of int32, {not_named}",
-        "key": f"is an array of key<fry>, {not_named}",
+        "count": f"is of type int32, {not_named}",
+        "key": f"is of type key<fry>, {not_named}",
         "half": f"is of type float, {not_named}",
         "dense/kernel": "has 1 axes, kernels have 2 or more",
     }

@@ -222,13 +222,10 @@ def test_a_network_of_this_package_is_connected_with_itself():
     [
         ({"num_points": 1}, "num_points=1 to be an integer of at least 2"),
         ({"batch_size": 0}, "batch_size=0 to be an integer of at least 1"),
-        ({"images": np.zeros((0, 2)), "labels": np.zeros(0, int)}, "to hold at least one image"),
-        (
-            {"labels": np.zeros(3, int)},
-            "labels, their shape and type,=.* to be one whole number for each image",
-        ),
-        ({"labels": np.zeros(2)}, "to be one whole number for each image"),
-        ({"labels": np.array([0, 2])}, r"range of labels=\(0, 2\) to be in \[0, 1\]"),
+        ({"images": np.zeros((0, 2)), "labels": np.zeros(0, int)}, "the same N >= 1 examples"),
+        ({"labels": np.zeros(3, int)}, r"labels='int64\[3\]' to be \[2\] integers"),
+        ({"labels": np.zeros(2)}, r"labels='float64\[2\]' to be \[2\] integers"),
+        ({"labels": np.array([0, 2])}, r"labels\[1\]=2 in \[0, 2\), as the logits have"),
         ({"second": {"params": jnp.ones(3)}}, r"shape of second at params=\(3,\) to be \(2,\)"),
         ({"second": {"params": jnp.ones(2), "n": 1}}, "second at='n' not to be there"),
         (
@@ -241,7 +238,7 @@ def test_a_network_of_this_package_is_connected_with_itself():
         ),
         (
             {"model": Function(lambda w, x: x @ w)},
-            r"model's output=\(2,\) to be \[batch, classes\]",
+            r"logits='float32\[2\]' to be floats \[B, C\]",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from earlyprune_jax.pruning.scores.fisher import check_options
-from earlyprune_jax.signals.fisher import METHODS, fisher_diagonal, fisher_trace
+from earlyprune_jax.signals.fisher import METHODS, fisher_trace
 from earlyprune_jax.validate import InvalidInput
 
 KEY = jax.random.key(0)
@@ -64,19 +64,13 @@ def test_wrong_options_are_named(options, words):
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (ROWS[:0], "images, its shape,=(0, 4) to be [N, ...] with at least 1 image"),
-        (ROWS[0], "images, its shape,=(4,) to be [N, ...] with at least 1 image. Axis 0"),
-        (
-            ROWS.astype(complex),
-            "images, its type,='complex128' to be an array of floats or integers",
-        ),
-        (ROWS.astype(str), "to be an array of floats or integers"),
-        ([[1.0, 2.0]], "images at 0/0, its type,='float' to be an array"),
-        ({}, "images={} to hold at least one array"),
-        (
-            {"a": ROWS, "b": ROWS[:3]},
-            "number of images={'a': 5, 'b': 3} to be the same in every array",
-        ),
+        (ROWS[:0], "images={'': 'float32[0, 4]'} to be arrays of floats or integers [N, ...]"),
+        (ROWS[0], "images={'': 'float32[4]'} to be arrays of floats or integers"),
+        (ROWS.astype(complex), "images={'': 'complex128[5, 4]'} to be arrays of floats"),
+        (ROWS.astype(str), "to be arrays of floats or integers"),
+        ([[1.0, 2.0]], "images={'0/0': 'float[]', '0/1': 'float[]'} to be arrays of floats"),
+        ({}, "images={} to be arrays of floats"),
+        ({"a": ROWS, "b": ROWS[:3]}, "Every array holds the same N >= 1 examples along axis 0"),
     ],
 )
 def test_wrong_images_are_named(images, words):
@@ -89,7 +83,7 @@ def test_all_problems_come_at_once():
     }
     bad_key: Any = None
     with pytest.raises(InvalidInput) as caught:
-        fisher_diagonal(
+        fisher_trace(
             DENSE,
             broken,
             ROWS[:0],
@@ -110,7 +104,7 @@ def test_all_problems_come_at_once():
             VARIABLES["params"],
             "variables=['bias', 'kernel'] to be {\"params\": ..., \"batch_stats\": ...}",
         ),
-        (3.0, "variables='float' to be"),
+        (3.0, "variables=3.0 to be"),
         ({"params": {}}, "params={} to hold at least one floating-point array"),
         (
             {"params": {"kernel": VARIABLES["params"]["kernel"]}},
@@ -176,17 +170,20 @@ def test_other_interceptors_are_refused():
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
-        (lambda params, x: (x @ params)[:, 0], "logits, their shape,=(2,) to be [B, C]"),
+        (lambda params, x: (x @ params)[:, 0], "logits='float32[2]' to be floats [B, C]"),
         (
             lambda params, x: (x @ params).mean(0, keepdims=True),
-            "logits, their shape,=(1, 3) to be [B, C]",
+            "logits='float32[1, 3]' to be floats [B, C]",
         ),
-        (lambda params, x: (x @ params, x), "logits, their shape,='tuple' to be [B, C]"),
+        (
+            lambda params, x: (x @ params, x),
+            "logits=('float32[2, 3]', 'float32[2, 4]') to be floats",
+        ),
         (
             lambda params, x: (x @ params)[:, :1],
-            "logits, their shape,=(2, 1) to be [B, C], B=2 as in the batch given, and C >= 2",
+            "logits='float32[2, 1]' to be floats [B, C], B=2 as in the batch, and C >= 2",
         ),
-        (lambda params, x: (x @ params) > 0, "logits, their type,='bool' to be a float type"),
+        (lambda params, x: (x @ params) > 0, "logits='bool[2, 3]' to be floats"),
     ],
 )
 def test_wrong_logits_are_named(logits, words):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from probing import example_batch, linear_network, measured, padded
 
-from earlyprune_jax.signals.probe_signals import gradient_norm, gradient_norm_signal
+from earlyprune_jax.signals.signal import gradient_norm, gradient_norm_signal
 from earlyprune_jax.validate import InvalidInput
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from probing import example_batch, linear_network, measured, padded
 
-from earlyprune_jax.signals.probe_signals import kl_uniform, kl_uniform_signal
+from earlyprune_jax.signals.signal import kl_uniform, kl_uniform_signal
 from earlyprune_jax.validate import InvalidInput
 
 PROBS = np.array([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.98, 0.01, 0.01], [0.5, 0.25, 0.25]])

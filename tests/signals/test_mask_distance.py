@@ -9,7 +9,7 @@ import pytest
 
 from earlyprune_jax.pruning import allocate, select
 from earlyprune_jax.pruning.scores import magnitude, random
-from earlyprune_jax.signals.trajectories import early_bird_distance, mask_distance
+from earlyprune_jax.signals import early_bird_distance, mask_distance
 from earlyprune_jax.validate import InvalidInput
 
 PARAMS = {"conv": {"kernel": jnp.ones((3, 3, 20, 50))}, "norm": {"scale": jnp.ones(1000)}}

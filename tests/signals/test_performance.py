@@ -7,7 +7,7 @@ from probing import example_batch, linear_network, measured, padded
 
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.signals import Network
-from earlyprune_jax.signals.probe_signals import performance_signal
+from earlyprune_jax.signals.signal import performance_signal
 from earlyprune_jax.tasks.classification import ACCURACY, LOSS
 
 NAMES = ("loss", "accuracy", "count")

@@ -12,18 +12,11 @@ import jax
 import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params, Scores
+from earlyprune_jax.pruning import trees
 from earlyprune_jax.pruning.allocation.budgets import SCOPES, Shapes, Sparsity, check_options
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, check_layers, select
-from earlyprune_jax.pruning.trees import (
-    marked_leaves,
-    named_leaves,
-    refuse,
-    repeated_paths,
-    split_leaves,
-    structure_problems,
-)
 from earlyprune_jax.validate import expected
 
 
@@ -38,7 +31,7 @@ def prunable_shapes(params: Any, prunable: Any) -> Shapes:
         >>> prunable_shapes({"a": np.zeros((2, 3)), "b": np.zeros(3)}, {"a": True, "b": False})
         {'a': (2, 3)}
     """
-    return {name: np.shape(leaf) for name, leaf in marked_leaves(params, prunable)}
+    return {name: np.shape(leaf) for name, leaf in trees.marked_leaves(params, prunable)}
 
 
 def allocate(
@@ -92,29 +85,29 @@ def allocate(
         ([False, True], [False, True])
     """
     remedy = "Make it with select from a tree of the structure of the scores."
-    problems = structure_problems("prunable", prunable, scores) + repeated_paths(scores)
+    problems = trees.structure_problems("prunable", prunable, scores) + trees.repeated_paths(scores)
     problems += [
         expected(f"prunable at {name}", flag, "to be True or False", remedy)
-        for name, flag in named_leaves(prunable)
+        for name, flag in trees.named_leaves(prunable)
         if not isinstance(flag, bool | np.bool_)
     ]
-    refuse(problems)
+    trees.refuse(problems)
     shapes = prunable_shapes(scores, prunable)
-    refuse(check_allocation(shapes, sparsity, scope, pattern, min_kept))
+    trees.refuse(check_allocation(shapes, sparsity, scope, pattern, min_kept))
     flags = jax.tree.leaves(prunable)
-    ranked = [_host_scores(leaf) for leaf in split_leaves(scores, flags)[0]]
+    ranked = [_host_scores(leaf) for leaf in trees.split_leaves(scores, flags)[0]]
     named = dict(zip(shapes, ranked, strict=True))
-    refuse(_check_scores(named, scope))
+    trees.refuse(_check_scores(named, scope))
     counts = pattern.counts(shapes, sparsity, scope, min_kept)
     _warn_of_ties(named, counts, scope)
     kept = pattern.masks(ranked, counts, scope, min_kept, np)
     pairs = zip(shapes, kept, strict=True)
     if emptied := [f"{n} (all {k.size} removed)" for n, k in pairs if k.size and not k.any()]:
-        remedy = "min_kept=1 or another scope prevents it."
-        text = f"Nothing is kept at {', '.join(emptied)}. {remedy}"
+        text = f"Nothing is kept at {', '.join(emptied)}. min_kept=1 or another scope prevents it."
         warnings.warn(text, PruningWarning, stacklevel=2)
-    everything = jax.tree.map(lambda leaf: np.broadcast_to(True, np.shape(leaf)), scores)
-    _, merge = split_leaves(everything, flags)
+    _, merge = trees.split_leaves(
+        jax.tree.map(lambda leaf: np.broadcast_to(True, np.shape(leaf)), scores), flags
+    )
     return jax.device_put(merge(kept))
 
 
@@ -157,7 +150,8 @@ def prune(
         >>> prune(params, sparsity=0.5, layers="all_kernels")["dense"]["kernel"].tolist()
         [[False, True], [True, False]]
     """
-    refuse(check_choice(layers, pattern) + check_options(sparsity, scope, min_kept))
+    problems = check_layers(layers) + check_is_pattern(pattern)
+    trees.refuse(problems + check_options(sparsity, scope, min_kept))
     if scores is not None:
         require_like(params, scores, "scores")
     prunable = select(params, layers)
@@ -169,11 +163,6 @@ def prune(
     return allocate(
         scores, prunable, sparsity=sparsity, scope=scope, pattern=pattern, min_kept=min_kept
     )
-
-
-def check_choice(layers: Layers, pattern: Any) -> list[str]:
-    """Finds the problems of `layers` and `pattern` before any network is known."""
-    return ([] if callable(layers) else check_layers(layers)) + check_is_pattern(pattern)
 
 
 def check_allocation(
@@ -232,8 +221,7 @@ def _warn_of_ties(scores: Mapping[str, np.ndarray], counts: Sequence[int], scope
     removing = zip(rankings.items(), counts, strict=True)
     equal = [name for (name, leaves), count in removing if count and _all_equal(leaves)]
     if equal:
-        where = ", ".join(equal)
-        text = f"All scores are equal at {where}: the index alone decides which go."
+        text = f"All scores are equal at {', '.join(equal)}: the index alone decides which go."
         warnings.warn(text, PruningWarning, stacklevel=3)
 
 

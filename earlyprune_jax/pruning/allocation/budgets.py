@@ -168,7 +168,7 @@ def budget(
         return tuple(num_removed(sparsity, size) for size in sizes)
     densities = rule.densities(layers, sparsity)
     ideal = [(1 - density) * size for density, size in zip(densities, sizes, strict=True)]
-    capacity = [_capacity(layer, max(1, min_kept)) for layer in layers]
+    capacity = [max(0, size - max(1, min_kept)) for size in sizes]
     return tuple(apportion(ideal, capacity, num_removed(sparsity, sum(sizes))))
 
 
@@ -201,14 +201,13 @@ def check_budget(
     """
     problems = check_options(sparsity, scope, min_kept)
     if not problems and isinstance(sparsity, Mapping):
-        paths = [layer.path for layer in layers]
-        problems = [text for pattern in sparsity for text in check_used(pattern, sparsity, paths)]
+        problems = check_used(sparsity, [layer.path for layer in layers])
     if problems:
         return problems
     rule = SCOPES[scope]
     least = min_kept if rule.together else max(1, min_kept)
-    room = [_capacity(layer, least) for layer in layers]
     sizes = [layer.num_units for layer in layers]
+    room = [max(0, size - least) for size in sizes]
     if not isinstance(sparsity, Mapping) and (rule.together or rule.densities):
         total = num_removed(sparsity, sum(sizes))
         # A network without a weight left is no network.
@@ -218,36 +217,27 @@ def check_budget(
         paths, removed = [layer.path for layer in layers], budget(layers, sparsity, scope)
         counts = list(zip(paths, removed, sizes, room, strict=True))
     beyond = [f"{n} of {size} at {path} (at most {m})" for path, n, size, m in counts if n > m]
-    if not beyond:
-        return []
     lower = "Lower it or min_kept, or let scope global or uniform share it out."
     remedy = f"It would remove {', '.join(beyond)}. {lower}"
     kept = f"{least} in every layer" if least else "one in the network"
-    return [expected("sparsity", sparsity, f"to leave {kept}", remedy)]
+    return [expected("sparsity", sparsity, f"to leave {kept}", remedy)] if beyond else []
 
 
-def check_used(pattern: str, targets: Mapping[str, float], paths: Sequence[str]) -> list[str]:
-    """Finds the problem of a pattern that decides for none of the prunable paths.
+def check_used(targets: Mapping[str, float], paths: Sequence[str]) -> list[str]:
+    """Finds the patterns that decide for none of the prunable paths.
 
     Args:
-        pattern: a key of `targets`.
-        targets: regular expression -> fraction removed, in their order.
+        targets: regular expression that compiles -> fraction removed, in their order.
         paths: of the prunable leaves.
 
     Returns:
-        The problem, or nothing.
+        A problem for each.
     """
-    if problems := check_pattern(pattern, "sparsity"):
-        return problems
-    matched = [path for path in paths if re.search(pattern, path)]
-    if not matched:
-        remedy = f"The paths begin: {', '.join(paths[:8])}."
-        return [expected("sparsity", pattern, "to match the path of a prunable layer", remedy)]
-    earlier = list(targets)[: list(targets).index(pattern)]
-    if all(any(re.search(other, path) for other in earlier) for path in matched):
-        remedy = f"Patterns before it match all its layers, {', '.join(matched[:8])}: put it first."
-        return [expected("sparsity", pattern, "to be the first to match some layer", remedy)]
-    return []
+    deciding = {next((p for p in targets if re.search(p, path)), None) for path in paths}
+    allowed = "to be the first pattern to match the path of some prunable layer"
+    remedy = f"The paths begin: {', '.join(paths[:8])}."
+    idle = [pattern for pattern in targets if pattern not in deciding]
+    return [expected("sparsity", pattern, allowed, remedy) for pattern in idle]
 
 
 def check_options(sparsity: Sparsity, scope: str, min_kept: int = 0) -> list[str]:
@@ -294,8 +284,3 @@ def is_number(value: Any) -> TypeGuard[float]:
     if isinstance(value, jax.Array | np.ndarray):
         return value.shape == () and jnp.issubdtype(value.dtype, jnp.number)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def _capacity(layer: Layer, least: int) -> int:
-    """Counts the units a layer can lose and keep `least`."""
-    return max(0, layer.num_units - least)

@@ -25,7 +25,6 @@ Leaves = Sequence[Any]
 """Arrays of NumPy, or traced ones: one for every prunable leaf."""
 
 Counts = tuple[int, ...]
-Problems = list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Blocks:
 
     shape: tuple[int, ...] = ()
 
-    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
+    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> list[str]:
         """Finds every problem of pruning leaves of these shapes, before any score is known.
 
         Args:
@@ -65,7 +64,9 @@ class Blocks:
         problems = [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
         return problems or budgets.check_budget(self._layers(shapes), sparsity, scope, min_kept)
 
-    def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
+    def counts(
+        self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int
+    ) -> tuple[int, ...]:
         """Counts the units that go: one number for each ranking that `masks` makes.
 
         Args:
@@ -115,7 +116,7 @@ class Blocks:
         padded = (1,) * (len(shape) - len(self.shape)) + self.shape
         return tuple(axis if n == -1 else n for axis, n in zip(shape, padded, strict=True))
 
-    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> Problems:
+    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
         thing = f"block shape at {path}"
         if not isinstance(self.shape, tuple):
             return [expected(thing, self.shape, "to be a tuple")]
@@ -183,12 +184,14 @@ class NM:
         """Returns the fraction that the pattern removes, 1 - N/M."""
         return 1 - self.kept / self.group
 
-    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
+    def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> list[str]:
         """Finds problems as `Blocks.check`: N:M, its axis, other options than its own."""
         problems = self._check_options(sparsity, scope, min_kept)
         return problems or [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
 
-    def counts(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> Counts:
+    def counts(
+        self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int
+    ) -> tuple[int, ...]:
         """Counts how many of each group go, for every leaf; see `Blocks.counts`."""
         del scope, min_kept
         return (self.group - self.kept if sparsity else 0,) * len(shapes)
@@ -207,7 +210,7 @@ class NM:
         rank = xp.argsort(xp.argsort(groups, axis=-1, stable=True), axis=-1, stable=True)
         return xp.moveaxis((rank >= count).reshape(moved.shape), -1, self.axis)
 
-    def _check_options(self, sparsity: Sparsity, scope: str, min_kept: int) -> Problems:
+    def _check_options(self, sparsity: Sparsity, scope: str, min_kept: int) -> list[str]:
         name = f"{self.kept}:{self.group}"
         if count_problems(1, kept=self.kept, group=self.group) or self.kept > self.group:
             return [expected("N:M", name, "to be whole numbers with 1 <= N <= M")]
@@ -223,7 +226,7 @@ class NM:
         remedy = f"{name} keeps {self.kept} of each group."
         return [expected(option, value, f"to be {own}", remedy) for option, value, own in wrong]
 
-    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> Problems:
+    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
         if not -len(shape) <= self.axis < len(shape):
             return [expected(f"axis at {path}", self.axis, f"to be an axis of its shape {shape}")]
         if shape[self.axis] % self.group:
@@ -239,7 +242,7 @@ Pattern = Blocks | NM
 UNSTRUCTURED = Blocks()
 
 
-def check_is_pattern(pattern: Any) -> Problems:
+def check_is_pattern(pattern: Any) -> list[str]:
     """Finds the problem of what is no pattern: a name, a class that was not called."""
     if isinstance(pattern, Pattern):
         return []

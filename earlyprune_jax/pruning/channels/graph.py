@@ -192,7 +192,10 @@ class Kept:
     def of(self, tensor: Tensor, value: Any) -> Any:
         """Returns what is left of a value that has all channels."""
         for axis, ids in enumerate(tensor.axes):
-            value = taken_along(value, np.flatnonzero(self.ids[ids]), axis)
+            index = np.flatnonzero(self.ids[ids])
+            if index.size == value.shape[axis]:
+                continue
+            value = value.take(index, axis, mode="clip")
         return value
 
     def spread(self, tensor: Tensor, value: Any) -> Any:
@@ -206,24 +209,6 @@ class Kept:
             if not stays.all():
                 value = jnp.take(value, index, axis=axis, mode="fill", fill_value=0)
         return value
-
-
-def taken_along(value: Any, index: np.ndarray, axis: int) -> Any:
-    """Takes the entries at rising indices along one axis; the value itself if that is all of them.
-
-    Args:
-        value: an array of NumPy, or one that may be traced.
-        index: [n] integers, each once.
-        axis: the axis.
-
-    Returns:
-        The same kind of array, with n entries along the axis.
-    """
-    if index.size == value.shape[axis]:
-        return value
-    if isinstance(value, np.ndarray):
-        return value.take(index, axis=axis)
-    return jnp.take(value, index, axis=axis, mode="clip")
 
 
 def zero_slices(nonzero: np.ndarray) -> tuple[np.ndarray, ...]:

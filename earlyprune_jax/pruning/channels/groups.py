@@ -8,6 +8,7 @@ itself, for any network.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from earlyprune_jax.array_types import Mask, Scores
 from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_options
-from earlyprune_jax.pruning.channels.trace import Apply, trace_network
+from earlyprune_jax.pruning.channels.compact import Apply, trace_network
 from earlyprune_jax.pruning.selection import Layers, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, path_name, refuse
 from earlyprune_jax.validate import expected, unexpected, unknown_choice
@@ -28,11 +29,12 @@ CHANNEL_SCOPES = ("global", "local")
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """Slices of one leaf: the given indices along one axis."""
+    """Slices of one leaf: the given indices along one axis; why they must stay, if so."""
 
     path: str
     axis: int
     indices: tuple[int, ...]
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +56,6 @@ class ChannelGroup:
 
 
 @dataclasses.dataclass(frozen=True)
-class PinnedSlices(Slices):
-    """Slices that cannot be removed, and why."""
-
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
 class ChannelGroups:
     """The channels of a network.
 
@@ -71,7 +66,7 @@ class ChannelGroups:
     """
 
     groups: tuple[ChannelGroup, ...]
-    pinned: tuple[PinnedSlices, ...]
+    pinned: tuple[Slices, ...]
     shapes: Mapping[str, tuple[int, ...]]
 
 
@@ -143,7 +138,7 @@ def channel_groups(apply: Apply, variables: Any, inputs: Any) -> ChannelGroups:
     return ChannelGroups(
         groups=tuple(ChannelGroup(tuple(members[k]), tuple(outputs.get(k, ()))) for k in members),
         pinned=tuple(
-            PinnedSlices(path, axis, tuple(sorted(indices)), reason)
+            Slices(path, axis, tuple(sorted(indices)), reason)
             for (path, axis, reason), indices in pinned.items()
         ),
         shapes={name: tensor.shape for name, tensor in zip(names, trace.weights, strict=True)},
@@ -217,17 +212,13 @@ def channel_mask(
         if (given := shapes.get(path)) != shape:
             problems.append(expected(f"shape of scores at {path}", given, f"to be {shape}", remedy))
     refuse(problems)
-    left_out = exclusions(scores, layers)
-    selected = {name for name, _ in named_leaves(scores) if name not in left_out}
-    candidates = [
-        group for group in groups.groups if any(slices.path in selected for slices in group.outputs)
-    ]
+    selected = shapes.keys() - exclusions(scores, layers).keys()
+    candidates = [group for group in groups.groups if selected & {it.path for it in group.outputs}]
     if not candidates:
         pinned = (it for it in groups.pinned if it.path in selected)
         reasons = [f"{it.path}, axis {it.axis}: {it.reason}" for it in pinned][:8]
         remedy = f"What is pinned: {'; '.join(reasons) or 'no slice of these layers'}."
-        allowed = "to have output channels that can be removed"
-        raise unexpected("layers", layers, allowed, remedy)
+        raise unexpected("layers", layers, "to have output channels that can be removed", remedy)
     values = _group_scores(scores, candidates, selected)
     coupled: dict[Any, list[int]] = {}
     for number, group in enumerate(candidates):
@@ -239,11 +230,7 @@ def channel_mask(
         # One layer may have channels in several sets.
         sets[f"{name} ({len(sets)})" if name in sets else name] = values[numbers]
     kept = allocate(
-        sets,
-        jax.tree.map(lambda _: True, sets),
-        sparsity=sparsity,
-        scope=scope,
-        min_kept=min_kept,
+        sets, jax.tree.map(lambda _: True, sets), sparsity=sparsity, scope=scope, min_kept=min_kept
     )
     keeps = {name: np.ones(np.shape(leaf), bool) for name, leaf in named_leaves(scores)}
     for numbers, keep in zip(coupled.values(), kept.values(), strict=True):
@@ -258,17 +245,16 @@ def _group_scores(
 ) -> np.ndarray:
     """Averages the scores over the output slices of each group: [n] float64."""
     leaves = dict(named_leaves(scores))
-    outputs = [[it for it in group.outputs if it.path in selected] for group in candidates]
-    sums, sizes = {}, {}
-    for path, axis in {(it.path, it.axis) for group in outputs for it in group}:
+
+    @functools.cache
+    def sums_of(path: str, axis: int) -> tuple[np.ndarray, int]:
         leaf = np.asarray(leaves[path])
         others = tuple(other for other in range(leaf.ndim) if other != axis)
-        sums[path, axis] = leaf.sum(axis=others, dtype=np.float64)
-        sizes[path, axis] = leaf.size // leaf.shape[axis]
-    return np.array(
-        [
-            sum(sums[it.path, it.axis][list(it.indices)].sum() for it in group)
-            / sum(sizes[it.path, it.axis] * len(it.indices) for it in group)
-            for group in outputs
-        ]
-    )
+        return leaf.sum(axis=others, dtype=np.float64), leaf.size // leaf.shape[axis]
+
+    means = []
+    for group in candidates:
+        outputs = [(it, *sums_of(it.path, it.axis)) for it in group.outputs if it.path in selected]
+        total = sum(sums[list(it.indices)].sum() for it, sums, _ in outputs)
+        means.append(total / sum(size * len(it.indices) for it, _, size in outputs))
+    return np.array(means)

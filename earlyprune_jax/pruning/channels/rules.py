@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from earlyprune_jax.pruning.channels.graph import ChannelGraph, Kept, Step, Tensor, taken_along
+from earlyprune_jax.pruning.channels.graph import ChannelGraph, Tensor
 
 
 def no_rule(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor], why: str = "") -> list[Tensor]:
@@ -168,10 +167,11 @@ def dot_general(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list
 
 def reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Keeps whole what it reduces over: fewer channels would have another mean or maximum."""
-    (tensor,), reduced = inputs, eqn.params["axes"]
-    graph.pin(tensor.select(reduced).axes, f"is reduced over by {eqn.primitive.name}")
+    (tensor,), name = inputs, eqn.primitive.name
+    reduced = eqn.params["dimensions" if name == "squeeze" else "axes"]
+    graph.pin(tensor.select(reduced).axes, f"is reduced over by {name}")
     left = [axis for axis in range(len(tensor.shape)) if axis not in reduced]
-    return [tensor.select(left, keeps_zero=eqn.primitive.name.startswith("reduce_"))]
+    return [tensor.select(left, keeps_zero=name not in ("argmax", "argmin"))]
 
 
 def broadcast_in_dim(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -191,13 +191,6 @@ def transpose(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tenso
     return [inputs[0].select(eqn.params["permutation"])]
 
 
-def squeeze(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Drops axes of size 1."""
-    (tensor,), dropped = inputs, eqn.params["dimensions"]
-    graph.pin(tensor.select(dropped).axes, "has size 1 and is dropped")
-    return [tensor.select(axis for axis in range(len(tensor.shape)) if axis not in dropped)]
-
-
 def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Passes axes that stay, and the largest of merged ones; keeps split axes whole."""
     (tensor, *sizes), shape = inputs, tuple(eqn.params["new_sizes"])
@@ -205,7 +198,9 @@ def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
         return no_rule(graph, eqn, inputs)
     result, filled = graph.fresh(shape, all_zero=tensor.all_zero), set()
     # How far apart the entries of an axis lie, old and new.
-    old_strides, new_strides = _strides(tensor.shape), _strides(shape)
+    old_strides, new_strides = (
+        [math.prod(of[axis + 1 :]) for axis in range(len(of))] for of in (tensor.shape, shape)
+    )
     axes = range(len(tensor.shape))
     # Of merged axes one can be followed: a free one if there is one, and the largest.
     for axis in sorted(axes, key=lambda p: (graph.is_pinned(tensor.axes[p]), -tensor.shape[p])):
@@ -232,11 +227,6 @@ def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
     return [result]
 
 
-def _strides(shape: Sequence[int]) -> list[int]:
-    """Counts the entries from one index of every axis to the next."""
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-
-
 def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Gives padding ids of its own, zero where the padding value is."""
     tensor, value = inputs
@@ -259,16 +249,12 @@ def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]
 
 def slice_(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Keeps the ids of the indices taken."""
-    (result,) = inputs
-    for axis, cut in enumerate(_cuts(eqn)):
+    (result,), starts = inputs, eqn.params["start_indices"]
+    strides = eqn.params["strides"] or (1,) * len(starts)
+    cuts = zip(starts, eqn.params["limit_indices"], strides, strict=True)
+    for axis, cut in enumerate(cuts):
         result = result.take(axis, np.arange(result.shape[axis])[slice(*cut)])
     return [result]
-
-
-def _cuts(eqn: Any) -> list[tuple[int, int, int]]:
-    """Returns (start, limit, stride) of every axis."""
-    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
-    return list(zip(starts, limits, eqn.params["strides"] or (1,) * len(starts), strict=True))
 
 
 def split(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -357,7 +343,7 @@ _REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_
 _POOLINGS = ("reduce_window_sum", "reduce_window_max", "reduce_window_min")
 
 RULES: dict[str, Callable[[ChannelGraph, Any, Sequence[Tensor]], list[Tensor]]] = {
-    **dict.fromkeys((*_REDUCTIONS, "argmax", "argmin"), reduction),
+    **dict.fromkeys((*_REDUCTIONS, "argmax", "argmin", "squeeze"), reduction),
     **dict.fromkeys(_POOLINGS, window_reduction),
     "broadcast_in_dim": broadcast_in_dim,
     "concatenate": concatenate,
@@ -370,76 +356,6 @@ RULES: dict[str, Callable[[ChannelGraph, Any, Sequence[Tensor]], list[Tensor]]] 
     "rev": reverse,
     "slice": slice_,
     "split": split,
-    "squeeze": squeeze,
     "transpose": transpose,
 }
 """(graph, equation, operands) -> results; every other primitive is tried as `elementwise`."""
-
-
-def _padding(step: Step, kept: Kept) -> tuple[tuple[int, int, int], ...]:
-    """Pads with as many entries as are left of the padding."""
-    config = list(step.eqn.params["padding_config"])
-    for axis, (low, high, interior) in enumerate(config):
-        stays = kept.ids[step.outputs[0].axes[axis]]
-        if not stays.all():
-            low, high = np.count_nonzero(stays[:low]), np.count_nonzero(stays[stays.size - high :])
-            config[axis] = (int(low), int(high), interior)
-    return tuple(config)
-
-
-def _slice_sizes(step: Step, kept: Kept) -> tuple[int, ...]:
-    """Takes of every axis taken whole what is left of it; the others have stayed whole."""
-    tensor, sizes = step.inputs[0], step.eqn.params["slice_sizes"]
-    left = zip(sizes, tensor.shape, kept.shape(tensor), strict=True)
-    return tuple(new if size == old else size for size, old, new in left)
-
-
-def _feature_groups(step: Step, kept: Kept) -> int:
-    """Gives a depthwise kernel as many groups as input channels are left."""
-    channels = step.eqn.params["dimension_numbers"].lhs_spec[1]
-    depthwise = step.eqn.params["feature_group_count"] > 1
-    return kept.shape(step.inputs[0])[channels] if depthwise else 1
-
-
-def _run_sizes(step: Step, kept: Kept) -> tuple[int, ...]:
-    """Cuts into runs of as many indices as are left."""
-    return tuple(kept.shape(tensor)[step.eqn.params["axis"]] for tensor in step.outputs)
-
-
-def _result_shape(step: Step, kept: Kept) -> tuple[int, ...]:
-    return kept.shape(step.outputs[0])
-
-
-SIZES: dict[str, tuple[str, Callable[[Step, Kept], Any]]] = {
-    "broadcast_in_dim": ("shape", _result_shape),
-    "conv_general_dilated": ("feature_group_count", _feature_groups),
-    "dynamic_slice": ("slice_sizes", _slice_sizes),
-    "gather": ("slice_sizes", _slice_sizes),
-    "pad": ("padding_config", _padding),
-    "reshape": ("new_sizes", _result_shape),
-    "split": ("sizes", _run_sizes),
-}
-"""Primitive -> the parameter that holds sizes, and what it is when channels are gone."""
-
-
-def run_slice(step: Step, value: Any, kept: Kept) -> jax.Array:
-    """Takes what is left of the indices that a slice takes: no start and stride say which.
-
-    Args:
-        step: the slice.
-        value: what is left of its operand.
-        kept: which ids are left.
-
-    Returns:
-        The result, of the indices that are left.
-    """
-    (tensor,) = step.inputs
-    for axis, cut in enumerate(_cuts(step.eqn)):
-        stays = kept.ids[tensor.axes[axis]]
-        chosen = np.zeros(stays.size, bool)
-        chosen[slice(*cut)] = True
-        if stays.all():
-            value = lax.slice_in_dim(value, *cut, axis=axis)
-        else:
-            value = taken_along(value, np.flatnonzero(chosen[stays]), axis)
-    return value

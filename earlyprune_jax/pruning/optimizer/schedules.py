@@ -1,22 +1,28 @@
-"""When to prune and how hard: functions from a step to the sparsity wanted from then on.
+"""When to prune, how hard, and by which scores: what `transform` is told.
 
 A step counts updates done, so a weight removed "at step 100" was trained by 100 updates. Every
 schedule is a table of events known beforehand, which makes counts exact inside jit: the number
 of weights each event removes is worked out on the host.
+
+A criterion is a score that an optimizer can keep up by itself: what to remember of each step, and
+how to rank, inside jit, from the parameters and gradients that the optimizer sees. Scores that need
+a pass over data of their own are in `earlyprune_jax.pruning.scores`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from earlyprune_jax.array_types import Params, Scores
 from earlyprune_jax.pruning.allocation.budgets import Sparsity, check_fraction, is_number
+from earlyprune_jax.pruning.scores import weights as scores
 from earlyprune_jax.pruning.scores.weights import count_problems
-from earlyprune_jax.pruning.trees import refuse
-from earlyprune_jax.validate import expected
+from earlyprune_jax.pruning.trees import map_weights, refuse
+from earlyprune_jax.validate import expected, nearest, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +51,14 @@ class Schedule:
     rewind_to: int | None = None
 
     def __post_init__(self):
-        refuse(self._problems())
-
-    def _problems(self) -> list[str]:
         steps, sparsities, rewind_to = self.steps, self.sparsities, self.rewind_to
-        if not isinstance(steps, tuple) or not isinstance(sparsities, tuple):
-            return [expected("steps and sparsities", (steps, sparsities), "to be tuples")]
-        if len(steps) != len(sparsities):
-            return [expected("steps", steps, f"to be as many as the sparsities, {len(sparsities)}")]
-        problems = [text for step in steps for text in count_problems(0, step=step)]
-        bad_steps, bad_fractions = bool(problems), _check_fractions(sparsities)
-        problems += bad_fractions
+        both_tuples = isinstance(steps, tuple) and isinstance(sparsities, tuple)
+        if not both_tuples or len(steps) != len(sparsities):
+            thing, allowed = "steps and sparsities", "to be tuples of one length"
+            raise unexpected(thing, (steps, sparsities), allowed)
+        bad_steps = [text for step in steps for text in count_problems(0, step=step)]
+        bad_fractions = _check_fractions(sparsities)
+        problems = bad_steps + bad_fractions
         if not bad_steps and list(steps) != sorted(set(steps)):
             problems.append(expected("steps", steps, "to increase"))
         if len({tuple(s) if isinstance(s, Mapping) else None for s in sparsities}) > 1:
@@ -64,14 +67,11 @@ class Schedule:
         elif not bad_fractions and np.any(np.diff([_values(s) for s in sparsities], axis=0) < 0):
             remedy = "A removed weight stays removed."
             problems.append(expected("sparsities", sparsities, "never to fall", remedy))
-        if rewind_to is not None:
+        wrong = [] if rewind_to is None else count_problems(0, rewind_to=rewind_to)
+        if rewind_to is not None and not wrong + bad_steps and rewind_to >= min(steps, default=0):
             allowed = f"to be before the first pruning, at {steps[:1]}"
-            problems += count_problems(0, rewind_to=rewind_to) or (
-                [expected("rewind_to", rewind_to, allowed)]
-                if not bad_steps and (not steps or rewind_to >= steps[0])
-                else []
-            )
-        return problems
+            wrong = [expected("rewind_to", rewind_to, allowed)]
+        refuse(problems + wrong)
 
     def __call__(self, step: Any) -> Any:
         """Returns the sparsity wanted after `step` updates."""
@@ -102,8 +102,8 @@ def one_shot(sparsity: Sparsity, *, at: float, steps_per_epoch: int | None = Non
         >>> one_shot(0.8, at=10, steps_per_epoch=390).steps
         (3900,)
     """
-    refuse(_check_durations({"at": at}, steps_per_epoch) + _check_fractions((sparsity,)))
-    return Schedule((_in_steps(at, steps_per_epoch),), (sparsity,))
+    (step,) = _in_steps(_check_fractions((sparsity,)), steps_per_epoch, at=at)
+    return Schedule((step,), (sparsity,))
 
 
 def polynomial(
@@ -145,12 +145,8 @@ def polynomial(
     problems = _check_fractions((sparsity, initial))
     if not (is_number(power) and power > 0):  # nan is refused too
         problems.append(expected("power", power, "to be above 0"))
-    wrong = _check_durations({"begin": begin, "end": end}, steps_per_epoch)
-    gap = _check_durations({"every": every}, steps_per_epoch)
-    if not wrong and _in_steps(begin, steps_per_epoch) >= _in_steps(end, steps_per_epoch):
-        wrong = [expected("end", end, f"to be after begin={begin}")]
-    refuse([*problems, *wrong, *gap])
-    first, last, gap = (_in_steps(value, steps_per_epoch) for value in (begin, end, every))
+    durations = {"begin": begin, "end": end, "every": every}
+    first, last, gap = _in_steps(problems, steps_per_epoch, **durations)
     steps = (*range(first, last, gap), last)
     left = [(1 - (step - first) / (last - first)) ** power for step in steps]
     return Schedule(steps, tuple(_scale(sparsity, initial, fraction) for fraction in left))
@@ -196,17 +192,12 @@ def iterative(
     problems = count_problems(1, num_rounds=num_rounds)
     if not is_number(fraction) or not 0 < fraction < 1:
         problems.append(expected("fraction", fraction, "in (0, 1)"))
-    durations = {"begin": begin, "rewind_to": 0 if rewind_to is None else rewind_to, "every": every}
-    refuse(problems + _check_durations(durations, steps_per_epoch))
-    first, gap = _in_steps(begin, steps_per_epoch), _in_steps(every, steps_per_epoch)
+    back = 0 if rewind_to is None else rewind_to
+    durations = {"begin": begin, "every": every, "rewind_to": back}
+    first, gap, back = _in_steps(problems, steps_per_epoch, **durations)
     steps = tuple(first + number * gap for number in range(num_rounds))
     sparsities = tuple(1 - (1 - fraction) ** number for number in range(1, num_rounds + 1))
-    back = None if rewind_to is None else _in_steps(rewind_to, steps_per_epoch)
-    return Schedule(steps, sparsities, back)
-
-
-def _in_steps(duration: float, steps_per_epoch: int | None) -> int:
-    return round(duration * (steps_per_epoch or 1))
+    return Schedule(steps, sparsities, None if rewind_to is None else back)
 
 
 def _scale(sparsity: Any, initial: float, left: float) -> Any:
@@ -221,20 +212,26 @@ def _values(sparsity: Sparsity) -> list[float]:
     return list(sparsity.values()) if isinstance(sparsity, Mapping) else [sparsity]
 
 
-def _check_durations(durations: dict[str, float], steps_per_epoch: int | None) -> list[str]:
-    epochs = steps_per_epoch is not None
-    wrong = count_problems(1, steps_per_epoch=steps_per_epoch) if epochs else []
-    problems = list(wrong)
+def _in_steps(problems: list[str], steps_per_epoch: int | None, **durations: float) -> list[int]:
+    """Converts durations to steps; refuses their problems, together with those given."""
+    in_epochs, steps = steps_per_epoch is not None, {}
+    wrong = count_problems(1, steps_per_epoch=steps_per_epoch) if in_epochs else []
+    problems = problems + wrong
     for name, value in durations.items():
         if not is_number(value) or not 0 <= value < np.inf:
             problems.append(expected(name, value, "to be 0 or more"))
-        elif not epochs and value != int(value):
+        elif not in_epochs and value != int(value):
             remedy = "Durations are steps unless steps_per_epoch is given."
             problems.append(expected(name, value, "to be a whole number of steps", remedy))
-        # Two events may not fall on one step.
-        elif name == "every" and not wrong and _in_steps(value, steps_per_epoch) < 1:
-            problems.append(expected(name, value, "to be at least one step"))
-    return problems
+        elif not wrong:
+            steps[name] = round(value * (steps_per_epoch or 1))
+    if steps.get("every") == 0:  # two events may not fall on one step
+        problems.append(expected("every", durations["every"], "to be at least one step"))
+    if steps.get("end", np.inf) <= steps.get("begin", -1):
+        allowed = f"to be after begin={durations['begin']}"
+        problems.append(expected("end", durations["end"], allowed))
+    refuse(problems)
+    return list(steps.values())
 
 
 def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
@@ -243,3 +240,100 @@ def _check_fractions(sparsities: tuple[Sparsity, ...]) -> list[str]:
 
 
 NEVER_PRUNE = Schedule((), ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """A score kept up along training.
+
+    Attributes:
+        init: params -> memory, any pytree of arrays.
+        update: (memory, params before the update, gradients) -> memory.
+        scores: (memory, params after the update) -> scores, higher = keep.
+        signed: scores may be negative; scope `lamp`, which squares them, refuses such a criterion.
+    """
+
+    init: Callable[[Params], Any]
+    update: Callable[[Any, Params, Any], Any]
+    scores: Callable[[Any, Params], Scores]
+    signed: bool = False
+
+
+def of_params(function: Callable[[Params], Scores]) -> Criterion:
+    """Makes a criterion that looks at the parameters alone and remembers nothing.
+
+    Example:
+        >>> signed = of_params(lambda params: params)
+        >>> signed.scores(signed.init(2.0), 2.0)
+        2.0
+    """
+    return Criterion(
+        init=lambda params: (),
+        update=lambda memory, params, grads: (),
+        scores=lambda memory, params: function(params),
+    )
+
+
+def random(seed: int = 0) -> Criterion:
+    """Makes the control: scores drawn once from a seed."""
+    return of_params(lambda params: scores.random(params, jax.random.key(seed)))
+
+
+def movement() -> Criterion:
+    """Sums -w dL/dw over the steps: high where training moves a weight away from zero.
+
+    A step whose gradient of a weight is not finite does not count for that weight.
+
+    Source: Sanh et al. 2020, "Movement pruning", Eq. 7, with the learning rate left out.
+    """
+
+    def update(memory: Any, params: Params, grads: Any) -> Any:
+        return _where_finite(scores.movement(memory, params, grads), memory)
+
+    return Criterion(scores.zeros, update, lambda memory, params: memory, signed=True)
+
+
+def taylor() -> Criterion:
+    """Ranks by |w * g|, with g the mean of the gradients of every step since training began.
+
+    A step whose gradient of a weight is not finite does not count for that weight.
+
+    Source: Molchanov et al. 2019, "Importance estimation for neural network pruning", Eq. 8.
+    """
+
+    def update(memory: Any, params: Params, grads: Any) -> Any:
+        # The parameters say by their types which leaves are weights.
+        sums = map_weights(lambda _, m, g: m + g.astype(jnp.float32), params, memory, grads)
+        return _where_finite(sums, memory)
+
+    def rank(memory: Any, params: Params) -> Scores:
+        # The number of steps is the same for all weights: a sum ranks as a mean does.
+        return map_weights(lambda w, total: jnp.abs(w.astype(jnp.float32) * total), params, memory)
+
+    return Criterion(scores.zeros, update, rank)
+
+
+def _where_finite(new: Any, old: Any) -> Any:
+    """Takes the old memory where the new is not finite: one bad step must not spoil the rest."""
+    return jax.tree.map(lambda n, o: jnp.where(jnp.isfinite(n), n, o), new, old)
+
+
+CRITERIA: dict[str, Callable[[], Criterion]] = {
+    "magnitude": lambda: of_params(scores.magnitude),
+    "movement": movement,
+    "random": random,
+    "taylor": taylor,
+}
+
+
+def resolve(criterion: Any, problems: list[str]) -> Criterion:
+    """Makes a criterion of a name, a function or a criterion; adds the problem of anything else."""
+    if isinstance(criterion, Criterion):
+        return criterion
+    if callable(criterion):
+        return of_params(criterion)
+    if criterion not in tuple(CRITERIA):
+        names = f"a Criterion, a function params -> scores, or one of {', '.join(CRITERIA)}"
+        hint = nearest(criterion, CRITERIA)
+        problems.append(expected("criterion", criterion, f"to be {names}", hint))
+    return CRITERIA.get(str(criterion), random)()

@@ -1,7 +1,7 @@
 """An Optax transformation that prunes by schedule and keeps removed weights at exactly 0."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +11,40 @@ from jax.sharding import AxisType
 
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.allocation.allocate import (
-    check_allocation,
-    check_choice,
-    prunable_shapes,
-)
+from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
 from earlyprune_jax.pruning.allocation.budgets import check_options
-from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern
-from earlyprune_jax.pruning.optimizer import criteria
-from earlyprune_jax.pruning.optimizer.criteria import Criterion
-from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Schedule
-from earlyprune_jax.pruning.optimizer.state import NEVER, PruningState
+from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
+from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Criterion, Schedule, resolve
 from earlyprune_jax.pruning.scores.weights import require_like
-from earlyprune_jax.pruning.selection import Layers, select
-from earlyprune_jax.pruning.trees import is_weight, refuse, split_leaves
+from earlyprune_jax.pruning.selection import Layers, check_layers, select
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_leaves
 from earlyprune_jax.validate import expected, unexpected
+
+NEVER = np.iinfo(np.int32).max
+"""`trigger_step` of a schedule that waits."""
+
+
+class PruningState(NamedTuple):
+    """The state of `transform`, made of arrays only.
+
+    Attributes:
+        num_updates: scalar int32, updates done.
+        trigger_step: scalar int32, the number of updates from which the schedule's steps count: 0,
+            or with `wait_for_trigger` that at the call of `trigger`, `NEVER` before it.
+        level: scalar int32, events of the schedule done.
+        mask: True = kept.
+        memory: what the criterion remembers.
+        snapshot: (params, inner state) to rewind to, or ().
+        inner_state: the inner transformation's.
+    """
+
+    num_updates: Array
+    trigger_step: Array
+    level: Array
+    mask: Mask
+    memory: Any
+    snapshot: Any
+    inner_state: Any
 
 
 def transform(
@@ -86,13 +105,13 @@ def transform(
         >>> optax.apply_updates(params, updates)["w"].tolist()
         [0.0, 0.0, 3.0, -4.0]
     """
-    problems = check_choice(layers, pattern) + criteria.check(criterion)
+    problems = check_layers(layers) + check_is_pattern(pattern)
+    ranked_by = resolve(criterion, problems)
     problems += _check_schedule(schedule, scope, min_kept, wait_for_trigger)
     if not isinstance(inner, optax.GradientTransformation):
         remedy = "Call it first: transform(optax.adam(1e-3), ...)."
         problems.append(expected("inner", inner, "to be an Optax optimizer", remedy))
     refuse(problems)
-    ranked_by = criteria.resolve(criterion)
     if scope == "lamp" and ranked_by.signed:
         remedy = "It squares scores, and this criterion's may be negative: take scope global."
         raise unexpected("scope", scope, "not to be lamp", remedy)
@@ -122,13 +141,10 @@ def transform(
         return prune(state, params)
 
     def update(updates: Any, state: Any, params: Params = None, **extra_args: Any) -> Any:
-        if params is None:
-            remedy = "Call update(gradients, state, params)."
-            raise unexpected("params", params, "to be given to the update", remedy)
-        if not isinstance(state, PruningState):
-            remedy = "Make it with the init of this same optimizer."
-            kind = type(state).__name__
-            raise unexpected("type of state", kind, "to be PruningState", remedy)
+        if params is None or not isinstance(state, PruningState):
+            given, remedy = (type(state).__name__, params), "Call update(gradients, state, params)."
+            allowed = "to be what init of this optimizer made, and parameters"
+            raise unexpected("type of the state, and params,", given, allowed, remedy)
         grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
         memory = ranked_by.update(state.memory, masked, grads)
         updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)
@@ -246,3 +262,89 @@ def _forget_losses(due: Array, inner_state: Any) -> Any:
         return node._replace(value=jnp.where(due, jnp.inf, node.value))
 
     return jax.tree.map(forget, inner_state, is_leaf=remembers_loss)
+
+
+def get_mask(opt_state: Any, like: Any = None) -> Mask:
+    """Finds the mask inside an optimizer state that has one `transform`, at any depth.
+
+    Args:
+        opt_state: with one `transform`, at any depth.
+        like: a tree whose containers the mask is to have: `nnx.Optimizer` keeps variables of its
+            own kind, so that its mask fits the model's state only so. None = as it is in the state.
+
+    Returns:
+        The mask, True = kept.
+
+    Raises:
+        InvalidInput: there is none, or several; or other paths than those of `like`.
+
+    Example:
+        >>> optimizer = transform(optax.sgd(0.1), layers="all_kernels")
+        >>> state = optimizer.init({"kernel": jnp.ones((1, 2))})
+        >>> get_mask(state)["kernel"].tolist()
+        [[True, True]]
+    """
+    state, _ = _only(opt_state)
+    return state.mask if like is None else _fitted(state.mask, like)
+
+
+def replace_mask(opt_state: Any, mask: Mask) -> Any:
+    """Returns the optimizer state with another mask and the removed weights' moments at 0.
+
+    The next update puts the weights it removes to exactly 0; to have them so before the next
+    forward pass, `params = pruning.apply(mask, params)`. Weights that come back train on from 0.
+
+    Args:
+        opt_state: with one `transform`, at any depth.
+        mask: the structure of the present one.
+
+    Raises:
+        InvalidInput: no pruning state or several, or a mask that does not fit, by path.
+    """
+    state, put = _only(opt_state)
+    # A copy, because a training loop may donate the state, and the caller keeps its mask.
+    copied = jax.tree.map(jnp.copy, _fitted(mask, state.mask))
+    inner_state = masks.moments(copied, state.inner_state)
+    return put(state._replace(mask=copied, inner_state=inner_state))
+
+
+def trigger(opt_state: Any, now: Any = True) -> Any:
+    """Starts a schedule that waits: its steps count from here. Later calls change nothing.
+
+    Args:
+        opt_state: with one `transform` made with `wait_for_trigger=True`.
+        now: bool, may be traced: nothing happens where it is False.
+
+    Raises:
+        InvalidInput: no pruning state or several.
+    """
+    state, put = _only(opt_state)
+    # Through tree.map, because nnx.Optimizer keeps each array in a variable.
+    step = jax.tree.map(
+        lambda step, done: jnp.where(jnp.asarray(now) & (step == NEVER), done, step),
+        state.trigger_step,
+        state.num_updates,
+    )
+    return put(state._replace(trigger_step=step))
+
+
+def _fitted(mask: Mask, like: Any) -> Mask:
+    """Puts a mask into the containers of a tree of the same paths, and checks that it fits."""
+    if [name for name, _ in named_leaves(mask)] == [name for name, _ in named_leaves(like)]:
+        mask = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(mask))
+    masks.check(mask, like)
+    return mask
+
+
+def _only(opt_state: Any) -> tuple[PruningState, Callable[[PruningState], Any]]:
+    """Finds the one pruning state, and the function that puts another in its place."""
+
+    def is_state(node: Any) -> bool:
+        return isinstance(node, PruningState)
+
+    nodes, treedef = jax.tree.flatten(opt_state, is_leaf=is_state)
+    states = [node for node in nodes if is_state(node)]
+    if len(states) != 1:
+        remedy = "Wrap the optimizer in pruning.transform once."
+        raise unexpected("pruning states in opt_state", len(states), "to be 1", remedy)
+    return states[0], lambda new: treedef.unflatten(new if is_state(n) else n for n in nodes)

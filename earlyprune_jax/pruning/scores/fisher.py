@@ -25,7 +25,7 @@ from earlyprune_jax.pruning.scores.gradients import (
     weights_of,
 )
 from earlyprune_jax.pruning.scores.weights import count_problems, require_key
-from earlyprune_jax.pruning.trees import refuse, split_weights
+from earlyprune_jax.pruning.trees import is_weight, refuse, split_weights
 from earlyprune_jax.validate import expected, unexpected, unknown_choice
 
 ESTIMATORS = ("exact", "sampled", "argmax", "empirical")
@@ -173,7 +173,10 @@ def _mean_squares(
                 of_weights, weights, batch, examples, choose
             )
             factors = examples.weights * factors
-            added = [weighted_squares(factors, leaf.astype(jnp.float32)) for leaf in gradients]
+            squared = (jnp.square(leaf.astype(jnp.float32)) for leaf in gradients)
+            # An accelerator's default product rounds its operands to fewer bits.
+            highest = jax.lax.Precision.HIGHEST
+            added = [jnp.tensordot(factors, leaf, axes=1, precision=highest) for leaf in squared]
         # A class may be impossible, with log-probability -inf; not all of them.
         return jnp.max(values, axis=1), added
 
@@ -291,13 +294,6 @@ def batch_gradient(
     return jax.grad(objective, has_aux=True)(weights)
 
 
-def weighted_squares(factors: Array, gradients: Array) -> Array:
-    """Sums factor * gradient^2 over examples: [B] and [B, *shape] give [*shape]."""
-    # An accelerator's default product rounds its operands to fewer bits.
-    highest = jax.lax.Precision.HIGHEST
-    return jnp.tensordot(factors, jnp.square(gradients), axes=1, precision=highest)
-
-
 def check_options(
     estimator: str, method: str, methods: Sequence[str] = METHODS, *, where: str = ""
 ) -> list[str]:
@@ -324,10 +320,7 @@ def check_options(
     if method not in methods:
         problems.append(unknown_choice(f"method{where}", method, methods))
     if method == "batch" and estimator in ESTIMATORS and estimator != "sampled":
-        remedy = (
-            "Only labels drawn from the model make the cross terms between examples vanish: with "
-            f"others this is no estimate. Use method {methods[0]}."
-        )
+        remedy = f"Only labels drawn from the model are unbiased there. Use method {methods[0]}."
         allowed = "to be sampled with method batch"
         problems.append(expected(f"estimator{where}", estimator, allowed, remedy))
     return problems
@@ -339,11 +332,8 @@ def require_logits(logits: Any, num_examples: int) -> None:
     Raises:
         InvalidInput: they are not [num_examples, C] with C >= 2, or no floats.
     """
-    shape = getattr(logits, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != num_examples or shape[1] < 2:
-        given = type(logits).__name__ if shape is None else shape
-        allowed = f"to be [B, C], B={num_examples} as in the batch given, and C >= 2 classes"
-        remedy = "Return the logits alone, one row for every example."
-        raise unexpected("logits, their shape,", given, allowed, remedy)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise unexpected("logits, their type,", str(logits.dtype), "to be a float type")
+    fits = is_weight(logits) and logits.ndim == 2 and not jnp.iscomplexobj(logits)
+    if not fits or logits.shape[0] != num_examples or logits.shape[1] < 2:
+        given = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", logits)
+        allowed = f"to be floats [B, C], B={num_examples} as in the batch, and C >= 2 classes"
+        raise unexpected("logits", given, allowed, "Return the logits alone, a row for an example.")

@@ -8,10 +8,9 @@ over examples: a smaller last batch counts by its size. In memory at any time: o
 graph and the accumulators, which are float32 whatever the weights are.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +27,7 @@ Loss = Callable[[Params, Any], Array]
 """(params, batch) -> the mean loss over the batch's examples, a scalar, in evaluation mode."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples:
+class Examples(NamedTuple):
     """What is known of a batch of B examples beside what the network takes.
 
     Attributes:
@@ -41,9 +39,6 @@ class Examples:
     numbers: Any
     labels: Any
     weights: Any
-
-
-jax.tree_util.register_dataclass(Examples, ["numbers", "labels", "weights"], [])
 
 
 def mean_gradient(loss: Loss, params: Params, batches: Batches) -> Scores:
@@ -168,22 +163,19 @@ def grasp(loss: Loss, params: Params, batches: Batches) -> Scores:
         [12.0, -4.0]
     """
     if isinstance(batches, Iterator):
-        remedy = (
-            "Both passes need all batches: give a list, or an object whose __iter__ starts again."
-        )
+        remedy = "Both passes need all batches: give a list, or make an iterable class."
         raise unexpected("batches", type(batches).__name__, "to be re-iterable", remedy)
     weights, merge = weights_of(params)
     gradient_terms = _gradient_terms(loss, merge)
 
     def curvature_terms(weights, direction, batch, size):
-        along = (lambda w: gradient_terms(w, batch, size)), (weights,), (direction,)
-        return jax.jvp(*along)[1]
+        return jax.jvp(lambda w: gradient_terms(w, batch, size), (weights,), (direction,))[1]
 
     total, count = sum_over_batches(gradient_terms, (weights,), params, batches, _whole)
     # jvp wants the tangents in the weights' own types.
     gradient = [(leaf / count).astype(w.dtype) for leaf, w in zip(total, weights, strict=True)]
-    operands = weights, gradient
-    total, second = sum_over_batches(curvature_terms, operands, params, batches, _whole)
+    both = weights, gradient
+    total, second = sum_over_batches(curvature_terms, both, params, batches, _whole)
     if second != count:
         remedy = "Both passes must see the same data."
         raise unexpected("examples in the second pass", second, f"to be {count}", remedy)
@@ -198,16 +190,13 @@ def weights_of(params: Params) -> tuple[list[Array], Callable[[list[Array]], Par
         InvalidInput: no weights, or complex ones.
     """
     named = [(name, leaf) for name, leaf in named_leaves(params) if is_weight(leaf)]
-    problems = [
-        expected(
-            f"params at {name}, its type,", str(leaf.dtype), "to be real", "Keep two real leaves."
-        )
-        for name, leaf in named
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-    ]
     if not named:
-        problems.append(expected("params", params, "to hold at least one floating-point array"))
-    refuse(problems)
+        raise unexpected("params", params, "to hold at least one floating-point array")
+    refuse(
+        expected(f"params at {n}, its type,", str(w.dtype), "to be real", "Keep two real leaves.")
+        for n, w in named
+        if jnp.iscomplexobj(w)
+    )
     weights, merge = split_weights(params)
     return [jnp.asarray(weight) for weight in weights], merge
 
@@ -220,15 +209,11 @@ def scores_like(params: Params, arrays: list[Any]) -> Scores:
 
 def scalar(value: Any) -> Array:
     """Returns a loss that is one real number, or raises a named error; runs while jit traces."""
+    if is_weight(value) and value.shape == () and not jnp.iscomplexobj(value):
+        return value
     given = [(np.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves(value)]
-    if (
-        not is_weight(value)
-        or value.shape != ()
-        or jnp.issubdtype(value.dtype, jnp.complexfloating)
-    ):
-        remedy = "Return the mean over the batch's examples alone, without auxiliary outputs."
-        raise unexpected("loss(params, batch)", given, "to be one real number", remedy)
-    return value
+    remedy = "Return the mean over the batch's examples alone, without auxiliary outputs."
+    raise unexpected("loss(params, batch)", given, "to be one real number", remedy)
 
 
 def sum_over_batches(
@@ -273,9 +258,8 @@ def sum_over_batches(
             totals, loss_finite, totals_finite = add(totals, operands, *piece)
             losses_finite.append(loss_finite)
         things = [] if np.all(losses_finite) else ["loss"]
-        if broken := [
-            n for n, good in zip(names, np.asarray(totals_finite), strict=True) if not good
-        ]:
+        pairs = zip(names, np.asarray(totals_finite), strict=True)
+        if broken := [name for name, good in pairs if not good]:
             things.append(f"gradient at {', '.join(shortened(broken, at_most=8)) or 'its root'}")
         remedy = f"At batch {number} (from 0). Look at it, or score weights that have not diverged."
         refuse(expected(thing, "not finite", "to be finite", remedy) for thing in things)

@@ -63,15 +63,17 @@ def _obd(
     return obd(params, _fisher(params, probe, estimator=estimator, method=method))
 
 
+FISHER: dict[str, Criterion] = {"fisher": _fisher, "obd": _obd}
+"""Criteria that look at log-probabilities, unless their estimator is `empirical`."""
+
 CRITERIA: dict[str, Criterion] = {
     "magnitude": lambda params, probe: magnitude(params),
     "random": lambda params, probe: random(params, probe.key),
-    "fisher": _fisher,
-    "obd": _obd,
+    **FISHER,
     "taylor": lambda params, probe: taylor(probe.loss, params, probe.batches),
     "grasp": lambda params, probe: grasp(probe.loss, params, probe.batches),
 }
-"""Criteria by name; `fisher` and `obd` take `estimator` and `method`."""
+"""Criteria by name; those of `FISHER` take `estimator` and `method`."""
 
 
 def needs_log_probs(criterion: str) -> bool:
@@ -89,7 +91,7 @@ def needs_log_probs(criterion: str) -> bool:
         own = references.load(CRITERIA_KEY, reference.path, CRITERIA)
         return bool(getattr(own, "needs_log_probs", False))
     is_empirical = dict(reference.options).get("estimator") == "empirical"
-    return reference.path in ("fisher", "obd") and not is_empirical
+    return reference.path in FISHER and not is_empirical
 
 
 def check_criterion(key: str, criterion: str) -> list[str]:
@@ -99,9 +101,9 @@ def check_criterion(key: str, criterion: str) -> list[str]:
         >>> check_criterion("pruning.criteria", "fisher(estimator='exct')")[0].split(". ")[1]
         "Did you mean 'exact'?"
     """
-    problems = references.check(key, criterion, CRITERIA, ("params", "probe"))
-    if problems or references.parse(criterion).path not in ("fisher", "obd"):
+    if problems := references.check(key, criterion, CRITERIA, ("params", "probe")):
         return problems
-    options = {"estimator": "sampled", "method": "vmap"}
-    options |= dict(references.parse(criterion).options)
-    return check_options(options["estimator"], options["method"], where=f" of {key}")
+    reference = references.parse(criterion)
+    options = {"estimator": "sampled", "method": "vmap"} | dict(reference.options)
+    where = f" of {key}"
+    return check_options(**options, where=where) if reference.path in FISHER else []

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Mask, Params, Scores
+from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_fraction
 from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
@@ -60,8 +61,7 @@ def synflow(forward: Forward, params: Params, inputs: Any) -> Scores:
         >>> scores["first"].tolist(), scores["second"].tolist()      # two paths: 1 * 3 and 2 * 0.5
         ([[3.0, 1.0]], [[3.0], [1.0]])
     """
-    weights = _magnitudes(params)
-    return scores_like(params, _flow(forward, params, inputs)(weights))
+    return _flow(forward, params, inputs)(_magnitudes(params))
 
 
 def synflow_mask(
@@ -83,7 +83,7 @@ def synflow_mask(
         forward: as in `synflow`.
         params: as in `synflow`.
         inputs: as in `synflow`.
-        prunable: the structure of `params` with Python bools, from `selection.select`.
+        prunable: the structure of `params` with Python bools, from `select`.
         sparsity: fraction of the prunable weights removed, in [0, 1).
         rounds: how often scores are computed; the paper's 100.
 
@@ -105,32 +105,24 @@ def synflow_mask(
         ([[True, False]], [[True], [False]])
     """
     refuse(check_fraction(sparsity, "sparsity") + count_problems(1, rounds=rounds))
-    flow = _flow(forward, params, inputs)
-    magnitudes = _magnitudes(params)
-    kept: list[Any] = [np.ones(weight.shape, bool) for weight in magnitudes]
-    mask: Any = None
-
-    def score_kept() -> list[np.ndarray]:
-        return flow([np.where(keep, w, 0.0) for keep, w in zip(kept, magnitudes, strict=True)])
-
+    flow, magnitudes = _flow(forward, params, inputs), _magnitudes(params)
+    mask: Any = jax.tree.map(lambda leaf: np.ones(np.shape(leaf), bool), params)
     for index in range(1, rounds + 1):
+        scores = flow(masks.apply(mask, magnitudes))
         # No score is below 0, so that removed weights come first and stay removed.
-        pairs = zip(kept, score_kept(), strict=True)
-        ranked = [np.where(keep, score, -1.0) for keep, score in pairs]
+        ranked = jax.tree.map(lambda keep, score: np.where(keep, score, -1.0), mask, scores)
         target = sparsity if index == rounds else 1 - (1 - sparsity) ** (index / rounds)
-        mask = allocate(scores_like(params, ranked), prunable, sparsity=target, scope="global")
-        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True)
-        kept = [np.asarray(keep) for leaf, keep in leaves if is_weight(leaf)]
-    score_kept()  # refuses a cut network
+        mask = allocate(ranked, prunable, sparsity=target, scope="global")
+    flow(masks.apply(mask, magnitudes))  # refuses a cut network
     return mask
 
 
-def _flow(
-    forward: Forward, params: Params, inputs: Any
-) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """Makes the function from |weights| in float64 to their scores, compiled once."""
+def _flow(forward: Forward, params: Params, inputs: Any) -> Callable[[Params], Scores]:
+    """Makes the function from |params| in float64 to their scores, compiled once."""
     _, merge = weights_of(params)
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
+    like_inputs, merge_inputs = split_weights(inputs)
+    ones = merge_inputs([np.ones(leaf.shape, np.float64) for leaf in like_inputs])
 
     def total(weights, inputs):
         outputs = forward(merge(weights), inputs)
@@ -141,9 +133,9 @@ def _flow(
         flow, gradients = jax.value_and_grad(total)(weights, inputs)
         return flow, [w * g for w, g in zip(weights, gradients, strict=True)]
 
-    def scores(weights: list[np.ndarray]) -> list[np.ndarray]:
+    def scores(magnitudes: Params) -> Scores:
         with _sixty_four_bits():
-            flow, products = score(weights, jax.tree.map(_ones, inputs))
+            flow, products = score(split_weights(magnitudes)[0], ones)
             arrays = [np.asarray(leaf, np.float64) for leaf in products]
         remedy = "Give the weights finite values, the layers no fixed dtype: float32 ends at 3e38."
         problems = nonfinite_problems("synaptic flow", zip(names, arrays, strict=True), remedy)
@@ -154,19 +146,15 @@ def _flow(
             remedy = "Every path has a removed or zero weight. Lower the sparsity, or raise rounds."
             allowed = "to have a weight with a positive score"
             raise unexpected("synaptic flow", float(flow), allowed, remedy)
-        return arrays
+        return scores_like(params, arrays)
 
     return scores
 
 
-def _magnitudes(params: Params) -> list[np.ndarray]:
-    weights_of(params)  # refuses what has none
-    # Not what it returns: NumPy's float64 weights would come as float32.
-    return [np.abs(np.asarray(leaf).astype(np.float64)) for leaf in split_weights(params)[0]]
-
-
-def _ones(leaf: Any) -> Any:
-    return np.ones(leaf.shape, np.float64) if is_weight(leaf) else leaf
+def _magnitudes(params: Params) -> Params:
+    """Makes the absolute values of the weights in float64, on the host; other leaves stay."""
+    weights, merge = split_weights(params)
+    return merge([np.abs(np.asarray(weight).astype(np.float64)) for weight in weights])
 
 
 def _sixty_four_bits() -> contextlib.AbstractContextManager[Any]:

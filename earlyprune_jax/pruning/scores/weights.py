@@ -13,14 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    likeness_problems,
-    map_weights,
-    named_leaves,
-    path_name,
-    refuse,
-)
+from earlyprune_jax.pruning import trees
 from earlyprune_jax.validate import expected, nearest, shortened, unexpected
 
 
@@ -42,8 +35,8 @@ def magnitude(params: Params) -> Scores:
         {'steps': array(0., dtype=float32), 'w': Array([2., 1.], dtype=float32)}
     """
 
-    sizes = map_weights(jnp.abs, params)
-    return map_weights(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), sizes)
+    sizes = trees.map_weights(jnp.abs, params)
+    return trees.map_weights(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), sizes)
 
 
 def magnitude_increase(params: Params, initial_params: Params) -> Scores:
@@ -68,7 +61,7 @@ def magnitude_increase(params: Params, initial_params: Params) -> Scores:
         [1.5, -2.0]
     """
     require_like(params, initial_params, "initial_params")
-    return map_weights(
+    return trees.map_weights(
         lambda w, w0: _float32(jnp.abs(w)) - _float32(jnp.abs(w0)), params, initial_params
     )
 
@@ -96,14 +89,12 @@ def random(params: Params, key: PRNGKey) -> Scores:
         True
     """
     require_key(key)
-    leaves, treedef = jax.tree.flatten(params)
-    drawn = [
-        jax.random.uniform(jax.random.fold_in(key, index), leaf.shape, jnp.float32)
-        if is_weight(leaf)
-        else np.zeros(np.shape(leaf), np.float32)
-        for index, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(treedef, drawn)
+    treedef = jax.tree.structure(params)
+
+    def draw(weight: Any, index: int) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, index), weight.shape, jnp.float32)
+
+    return trees.map_weights(draw, params, treedef.unflatten(range(treedef.num_leaves)))
 
 
 def zeros(params: Params) -> Scores:
@@ -113,7 +104,7 @@ def zeros(params: Params) -> Scores:
         >>> zeros({"w": jnp.ones(2)})["w"].tolist()
         [0.0, 0.0]
     """
-    return map_weights(lambda w: jnp.zeros(w.shape, jnp.float32), params)
+    return trees.map_weights(lambda w: jnp.zeros(w.shape, jnp.float32), params)
 
 
 def movement(accumulated: Scores, params: Params, grads: Params) -> Scores:
@@ -143,7 +134,7 @@ def movement(accumulated: Scores, params: Params, grads: Params) -> Scores:
     """
     require_like(params, accumulated, "accumulated")
     require_like(params, grads, "grads")
-    return map_weights(
+    return trees.map_weights(
         lambda w, s, g: _float32(s) - _float32(w) * _float32(g), params, accumulated, grads
     )
 
@@ -173,7 +164,9 @@ def obd(params: Params, hessian_diagonal: Params) -> Scores:
         [1.0, 2.0]
     """
     require_like(params, hessian_diagonal, "hessian_diagonal")
-    return map_weights(lambda w, h: _float32(w) ** 2 * _float32(h) / 2, params, hessian_diagonal)
+    return trees.map_weights(
+        lambda w, h: _float32(w) ** 2 * _float32(h) / 2, params, hessian_diagonal
+    )
 
 
 def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
@@ -203,32 +196,30 @@ def wanda(params: Params, input_norms: Mapping[str, Array] | Params) -> Scores:
         >>> wanda(params, {"dense/kernel": jnp.array([[4.0], [1.0]])})["dense"]["kernel"].tolist()
         [[4.0, 8.0], [3.0, 0.5]]
     """
-    norms = dict(named_leaves(input_norms))
-    weights = {name: leaf for name, leaf in named_leaves(params) if is_weight(leaf)}
+    norms = dict(trees.named_leaves(input_norms))
+    shapes = {
+        name: leaf.shape for name, leaf in trees.named_leaves(params) if trees.is_weight(leaf)
+    }
     problems = []
     for name, norm in norms.items():
-        if name not in weights:
-            hint = nearest(name, weights) or f"The weights are {', '.join(list(weights)[:8])}."
+        if name not in shapes:
+            hint = nearest(name, shapes) or f"The weights are {', '.join(list(shapes)[:8])}."
             problems.append(expected("input_norms key", name, "to be the path of a weight", hint))
             continue
-        shape, given = np.shape(weights[name]), np.shape(norm)
-        lined_up = zip(given, shape, strict=False)
-        if len(given) != len(shape) or any(n not in (1, size) for n, size in lined_up):
-            remedy = "Keep the axes: 1 where all weights along it share their input."
+        shape, given = shapes[name], np.shape(norm)
+        pairs = zip(given, shape, strict=False)
+        if len(given) != len(shape) or any(n not in (1, size) for n, size in pairs):
             allowed = f"to have {len(shape)} axes, each 1 or as in the weight's {shape}"
-            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed, remedy))
-    refuse(problems)
+            problems.append(expected(f"input_norms[{name!r}].shape", given, allowed))
+    trees.refuse(problems)
 
     def score(path: Any, w: Any) -> Any:
-        if not is_weight(w):
+        if not trees.is_weight(w):
             return np.zeros(np.shape(w), np.float32)
-        norm = norms.get(path_name(path))
         # Made by NumPy, so that jax_debug_nans does not take it for an accident.
-        return (
-            np.full(w.shape, np.nan, np.float32)
-            if norm is None
-            else _float32(jnp.abs(w)) * _float32(norm)
-        )
+        missing = np.full(w.shape, np.nan, np.float32)
+        norm = norms.get(trees.path_name(path))
+        return missing if norm is None else _float32(jnp.abs(w)) * _float32(norm)
 
     return jax.tree.map_with_path(score, params)
 
@@ -244,7 +235,7 @@ def require_like(params: Params, tree: Any, thing: str) -> None:
     Raises:
         InvalidInput: naming every leaf that is missing, not expected, or of another shape.
     """
-    refuse(likeness_problems(thing, tree, params))
+    trees.refuse(trees.likeness_problems(thing, tree, params))
 
 
 def require_key(key: PRNGKey) -> None:
@@ -275,7 +266,7 @@ def nonfinite_problems(thing: str, named: Iterable[tuple[str, Any]], remedy: str
         >>> nonfinite_problems("params", [("kernel", np.array([np.nan])), ("steps", 3)])
         ["Expected params at kernel='not finite' to be finite."]
     """
-    broken = [n for n, a in named if is_weight(a) and not np.isfinite(np.asarray(a)).all()]
+    broken = [n for n, a in named if trees.is_weight(a) and not np.isfinite(np.asarray(a)).all()]
     things = [f"{thing} at {name or 'the root'}" for name in broken]
     return shortened([expected(it, "not finite", "to be finite", remedy) for it in things])
 

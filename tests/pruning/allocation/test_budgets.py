@@ -234,7 +234,10 @@ def test_the_first_expression_that_is_found_in_a_path_holds():
 @pytest.mark.parametrize(
     ("targets", "words"),
     [
-        ({"conv": 0.5, "stem": 0.5, "head": 0.2}, "sparsity='head' to match the path"),
+        (
+            {"conv": 0.5, "stem": 0.5, "head": 0.2},
+            "sparsity='head' to be the first pattern to match the path",
+        ),
         ({"(": 0.5}, "sparsity='(' to hold a valid regular expression"),
         ({5: 0.5}, "sparsity=5 to hold a valid regular expression"),
         ({"stem": 1.0}, "sparsity['stem']=1.0 in [0, 1)"),
@@ -242,7 +245,7 @@ def test_the_first_expression_that_is_found_in_a_path_holds():
         ({"stem": None}, "sparsity['stem']=None in [0, 1)"),
         ({"stem": 0.99}, "10 of 10 at stem/kernel"),
         ({}, "to hold at least one pattern"),
-        ({"o": 0.5, "conv": 0.9}, "sparsity='conv' to be the first to match some layer"),
+        ({"o": 0.5, "conv": 0.9}, "sparsity='conv' to be the first pattern to match"),
     ],
 )
 def test_wrong_expressions_are_refused(targets, words):

@@ -268,10 +268,10 @@ def test_every_missing_extra_and_different_leaf_is_named_at_once(tmp_path, load)
         load(tmp_path / "f", {**like, "f": np.ones(1)})
     said = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 4
-    assert "Expected a/kernel='float32[2, 3]' to be float32[3, 2]." in said
-    assert "Expected b='float32[4]' to be float16[4]." in said
-    assert "Expected c='stored' to be in `like` too." in said
-    assert "Expected f='missing' to be in the file." in said
+    assert "Expected a/kernel='float32[2, 3]' to be float32[3, 2], as in `like`." in said
+    assert "Expected b='float32[4]' to be float16[4]," in said
+    assert "Expected c='float32[2]' to be absent," in said
+    assert "Expected f='missing' to be float64[1]," in said
     assert str(tmp_path / "f") in said
 
 

@@ -138,7 +138,7 @@ FRACTION = "in [0, 1)"
         (None, (0.1,), None, "None"),
         (3, (0.1,), None, "3"),
         ([3], [0.1], None, "[3]"),
-        ((1, 2), (0.1,), None, "to be as many as the sparsities, 1"),
+        ((1, 2), (0.1,), None, "to be tuples of one length"),
         ((1,), (1.0,), None, FRACTION),
         ((1,), (-0.1,), None, FRACTION),
         ((1,), (math.nan,), None, FRACTION),

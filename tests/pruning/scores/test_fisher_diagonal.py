@@ -243,7 +243,7 @@ def test_bad_options_are_refused_with_the_remedy(options, words):
     ],
 )
 def test_logits_of_another_shape_are_refused(logits, method):
-    with pytest.raises(InvalidInput, match=r"logits, their shape,.*C >= 2 classes"):
+    with pytest.raises(InvalidInput, match=r"logits=.* to be floats \[B, C\], .*C >= 2 classes"):
         fisher_diagonal(logits, jnp.ones(2), [jnp.ones((3, 2))], key=KEY, method=method)
 
 
