@@ -18,7 +18,6 @@ from earlyprune_jax.analysis.stats import (
     Stats,
     best_column,
     centred,
-    plain_difference,
     row_means,
     stats,
 )
@@ -237,22 +236,6 @@ def best(cells: Cells) -> Best | None:
         num_repeats=values.shape[1],
         complete=bool(np.isfinite(values).all()),
     )
-
-
-def differences(cells: Cells, column: int) -> list[Stats | None]:
-    """Gives each epoch's test value minus that of one of them: mean and std over paired repeats.
-
-    The given one being the best of many on the same runs, the differences look larger than new runs
-    would make them.
-
-    Args:
-        cells: of a sparsity.
-        column: place of the epoch that the others are compared with.
-
-    Returns:
-        One entry per epoch; None where no repeat has both.
-    """
-    return [plain_difference(cells.test, other, column) for other in range(len(cells.epochs))]
 
 
 def _interval(values: np.ndarray, epochs: Sequence[int]) -> tuple[int, int]:

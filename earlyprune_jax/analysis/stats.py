@@ -3,7 +3,7 @@ better."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,17 @@ def columns(
     """
     values = dataclasses.asdict(found) if found else {"n": 0}
     return {f"{name}_{part}": values.get(part) for part in parts}
+
+
+def of_columns(name: str, row: Mapping[str, Any]) -> Stats | None:
+    """Reads what `columns` has written; None where there is no value.
+
+    Example:
+        >>> of_columns("lead", columns("lead", Stats(1.0, None, 1)))
+        Stats(mean=1.0, std=None, n=1)
+    """
+    n = row[f"{name}_n"]
+    return Stats(row[f"{name}_mean"], row[f"{name}_std"], n) if n else None
 
 
 def is_zero(difference: float) -> bool:

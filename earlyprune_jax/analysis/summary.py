@@ -2,7 +2,7 @@
 what else the reader must know, and the files that hold the rest."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from earlyprune_jax.analysis import (
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
 from earlyprune_jax.analysis.places import shared, varying
 from earlyprune_jax.analysis.regimes import similarity
-from earlyprune_jax.analysis.regimes.similarity import Comparison
 from earlyprune_jax.analysis.runs import Runs, each
 
 MAX_NAMED = 6
@@ -134,7 +133,7 @@ def _dense_lines(settings: Sequence[Setting]) -> Iterator[str]:
             yield f"Dense, never pruned ({label}): {number} (n = {mean.n})."
 
 
-def _runs_lines(runs: Runs, compared: Sequence[Comparison]) -> Iterator[str]:
+def _runs_lines(runs: Runs, compared: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Counts runs and comparisons by how they ended, and names those that the numbers lack."""
     if not len(runs):
         yield "Runs: none yet."
@@ -145,10 +144,10 @@ def _runs_lines(runs: Runs, compared: Sequence[Comparison]) -> Iterator[str]:
     missing = [_named(run) for run in each(frame[frame["status"] != "finished"])]
     if missing:
         yield f"Not in these numbers: {formatting.listed(missing, at_most=MAX_NAMED)}."
-    failed = [one for one in compared if one.status == "failed"]
+    failed = [row for row in compared if row["status"] == "failed"]
     if failed:
-        reasons = dict.fromkeys(one.reason or "no reason given" for one in failed)
-        counted = _counted([one.status for one in compared])
+        reasons = dict.fromkeys(row["reason"] or "no reason given" for row in failed)
+        counted = _counted([row["status"] for row in compared])
         yield f"Comparisons: {counted} ({_shortened('; '.join(reasons))})."
 
 

@@ -33,9 +33,10 @@ def write_two_seeds(tmp_path, signals, **axes):
 def test_every_seed_and_row_has_the_distance_from_peak_to_best_epoch(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
     found = controls.alignments(grid, runs)
-    own = [one for one in found if one.marker == "random_distance"]
+    own = [one for one in found if one["marker"] == "random_distance"]
     assert [
-        (one.sparsity, one.trunk_seed, one.marked_epoch, one.best_epoch, one.difference)
+        tuple(one[name] for name in ("sparsity", "trunk_seed", "marked_epoch", "best_epoch"))
+        + (one["difference"],)
         for one in own
     ] == [
         (0.5, 0, 5, 4, 1),
@@ -43,13 +44,15 @@ def test_every_seed_and_row_has_the_distance_from_peak_to_best_epoch(tmp_path):
         (0.9, 0, 5, 8, -3),
         (0.9, 1, 7, 0, 7),
     ]
-    assert all(one.edge is None for one in own)
+    assert all(one["edge"] is None for one in own)
 
 
 def test_controls_stand_beside_the_signal(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
     found = controls.alignments(grid, with_drops(runs, [8, 6]))
-    marked = {one.marker: one.marked_epoch for one in found if one.marker != "random_distance"}
+    marked = {
+        one["marker"]: one["marked_epoch"] for one in found if one["marker"] != "random_distance"
+    }
     assert marked == {"fixed 30 %": 3, "fixed 50 %": 5, "first learning-rate drop": 6}
     assert len(found) == 2 * 2 * 4
 
@@ -57,7 +60,7 @@ def test_controls_stand_beside_the_signal(tmp_path):
 def test_a_constant_rate_has_no_drop(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {}, schedule="constant")
     found = controls.alignments(grid, with_drops(runs, [6]))
-    assert {one.marker for one in found} == {"fixed 30 %", "fixed 50 %"}
+    assert {one["marker"] for one in found} == {"fixed 30 %", "fixed 50 %"}
 
 
 def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_path):
@@ -77,7 +80,9 @@ def test_a_maximum_at_an_end_is_no_peak(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {0: peaked(10), 1: peaked(7)})
     found = controls.alignments(grid, runs)
     assert {
-        one.edge for one in found if one.trunk_seed == 0 and one.marker == "random_distance"
+        one["edge"]
+        for one in found
+        if one["trunk_seed"] == 0 and one["marker"] == "random_distance"
     } == {"last"}
 
 
@@ -87,7 +92,9 @@ def test_a_seed_without_forks_in_a_row_is_left_out(tmp_path):
     runs = results.read_runs(tmp_path)
     (grid,) = find_grids(runs)
     found = controls.alignments(grid, runs)
-    assert [(one.sparsity, one.trunk_seed) for one in found if one.marker == "fixed 50 %"] == [
+    assert [
+        (one["sparsity"], one["trunk_seed"]) for one in found if one["marker"] == "fixed 50 %"
+    ] == [
         (0.5, 0),
         (0.5, 1),
         (0.9, 0),

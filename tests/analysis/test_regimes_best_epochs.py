@@ -149,7 +149,7 @@ def test_a_certain_best_epoch_has_an_interval_of_itself(tmp_path):
 
 def test_differences_to_the_best_are_paired(tmp_path):
     grid = grid_of(tmp_path, per_seed([[0.5, 0.1, NAN], [0.7, 0.4, 0.9], [NAN, NAN, 0.2]]))
-    first, itself, third = best_epoch.differences(grid.row(0), 1)
+    first, itself, third = (stats.plain_difference(grid.test[0], e, 1) for e in range(3))
     assert first is not None and itself is not None and third is not None
     # -.2 and -.3: mean -.25, std .1 / sqrt(2).
     assert (first.mean, first.std, first.n) == pytest.approx((-0.25, 0.1 / np.sqrt(2), 2))

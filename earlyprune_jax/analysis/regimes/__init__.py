@@ -8,13 +8,13 @@ Public names: `write` makes tables and figures of a workdir, `analyse` the numbe
 nothing but the table of comparisons is written, if there are any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.regimes import figures, findings, similarity
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.regimes.similarity import Comparison
 from earlyprune_jax.analysis.regimes.text import paragraphs
 from earlyprune_jax.analysis.runs import Runs
 
@@ -22,7 +22,9 @@ __all__ = ["Findings", "analyse", "paragraphs", "write"]
 
 
 def analyse(
-    workdir: str | Path, runs: Runs | None = None, compared: Sequence[Comparison] | None = None
+    workdir: str | Path,
+    runs: Runs | None = None,
+    compared: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[Findings, ...]:
     """Works out the regimes of every grid of a workdir.
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earlyprune_jax.analysis import best_epoch, drawing, formatting
+from earlyprune_jax.analysis import drawing, formatting
 from earlyprune_jax.analysis.regimes import text
 from earlyprune_jax.analysis.regimes.findings import DEPTH, Findings, Series
-from earlyprune_jax.analysis.stats import mean_of
 from earlyprune_jax.metrics import Metric
 
 if TYPE_CHECKING:
@@ -79,14 +78,19 @@ def grid_maps(found: Findings) -> "Figure":
 def similarity_maps(found: Findings) -> "Figure | None":
     """Draws the differences above model similarity, both transition lines on both; None without
     any."""
-    if found.similarity is None:
+    divergence = found.values("model_similarity")
+    if not np.isfinite(divergence).any():
         return None
-    metric, divergence = found.grid.metric, found.similarity.divergence
+    metric, row = found.grid.metric, found.rows[0]
     name = metric.name.replace("_", " ")
-    sparsities = {name: found.line.sparsity, "similarity": found.similarity.line}
+    sparsities = {
+        name: row["transition_sparsity"],
+        "similarity": row["similarity_transition_sparsity"],
+    }
     order = found.grid.sparsities.index
     lines = [(order(one), by) for by, one in sparsities.items() if one is not None]
-    difference = difference_map(found, f"{formatting.named(metric)}, to the row's best", lines)
+    difference = difference_map(found, f"{formatting.named(metric)}, to the row's best")
+    difference = dataclasses.replace(difference, lines=lines)
     alike = dataclasses.replace(
         difference,
         title="model similarity between replicates",
@@ -143,41 +147,28 @@ def difference_title(metric: Metric) -> str:
 def value_map(found: Findings, title: str) -> HeatMap:
     """Maps the mean test metric, in its own unit and direction; dark is worse."""
     metric = found.grid.metric
-    values = metric.scale * metric.sign * mean_of(found.grid.test, axis=-1)
-    colors = "viridis" if metric.larger_is_better else "viridis_r"
-    return _map(found, title, values, color_map=colors)
+    column = f"{metric.column('test')}_mean"
+    return _map(found, title, column, "viridis" if metric.larger_is_better else "viridis_r")
 
 
-def difference_map(found: Findings, title: str, lines: Sequence[tuple[int, str]] = ()) -> HeatMap:
-    """Maps the mean difference to the row's best over paired repeats: below 0 is worse.
-
-    Args:
-        found: the grid.
-        title: of the map.
-        lines: see `HeatMap`.
-
-    Returns:
-        The map, whose lowest cells may share a colour.
-    """
-    values = np.full(found.grid.num_runs.shape, np.nan)
-    for index, row in enumerate(found.rows):
-        if row.best is not None:
-            means = best_epoch.differences(found.grid.row(index), row.best.column)
-            values[index] = [found.grid.metric.scale * one.mean if one else np.nan for one in means]
-    return _map(found, title, values, may_cut=True, lines=lines)
+def difference_map(found: Findings, title: str) -> HeatMap:
+    """Maps the mean difference to the row's best over paired repeats: below 0 is worse; its lowest
+    cells may share a colour."""
+    return dataclasses.replace(_map(found, title, "below_best_mean", "viridis"), may_cut=True)
 
 
-def _map(found: Findings, title: str, values: np.ndarray, **options: Any) -> HeatMap:
+def _map(found: Findings, title: str, column: str, color_map: str) -> HeatMap:
     grid, start = found.grid, found.convergence.epoch if found.convergence else math.inf
+    bests = [row["best_epoch"] for row in found.rows]
     return HeatMap(
         title=title,
         sparsities=grid.sparsities,
         epochs=grid.epochs,
-        values=values,
+        values=grid.metric.scale * found.values(column),
         failed=(grid.num_runs == 0) & (grid.num_failed > 0),
-        stars=[row.best.column if row.best else -1 for row in found.rows],
+        color_map=color_map,
+        stars=[-1 if best is None else grid.epochs.index(best) for best in bests],
         boundary=next((c for c, epoch in enumerate(grid.epochs) if epoch >= start), None),
-        **options,
     )
 
 
