@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import two_regime
-from earlyprune_jax.analysis import publish, results, summary
+from earlyprune_jax.analysis import results, summary
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import RunLocks
 from earlyprune_jax.spec import from_dict
@@ -64,7 +64,7 @@ STEPS = {
     "locks": locks,
     "read_runs": results.read_runs,
     "write_tables": results.write_tables,
-    "publish": publish.publish,
+    "publish": results.publish,
     "summarize": summary.summarize,
 }
 

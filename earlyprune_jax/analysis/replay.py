@@ -23,9 +23,9 @@ NEVER = "the rule never fired"
 Ask = Callable[[Trigger, int], Firing | str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Choice:
-    """One seed's choice by one rule.
+    """One seed's choice by one rule; the fields are columns of rule_choices.csv.
 
     Attributes:
         status: measured, interpolated, outside (of the measured forks: no value), diverged (a fork
@@ -37,6 +37,7 @@ class Choice:
         test: the metric of the fork there, in its own direction.
         regret: how much worse this is than the seed's best measured fork; never negative.
         dense_epochs: epochs trained dense; with a rewind up to the firing.
+        saved_epochs: T less these; known where T is.
         reason: what the rule saw; where it did not fire `NEVER`, or what it raised.
     """
 
@@ -48,6 +49,7 @@ class Choice:
     test: float | None = None
     regret: float | None = None
     dense_epochs: float | None = None
+    saved_epochs: float | None = None
     reason: str = ""
 
 
@@ -131,12 +133,6 @@ class Outcome:
         """Takes mean and std of a number of `Choice` over the seeds that have one, or None."""
         known = [getattr(one, name) for one in self.choices if getattr(one, name) is not None]
         return stats(known) if known else None
-
-    @property
-    def saved_epochs(self) -> Stats | None:
-        """T less the epochs trained dense, over the seeds in which the rule fired."""
-        dense = [choice.dense_epochs for choice in self.choices if choice.dense_epochs is not None]
-        return stats(self.curve.setting.num_epochs - epochs for epochs in dense) if dense else None
 
     @property
     def epochs(self) -> list[int]:
@@ -250,17 +246,14 @@ def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> 
         "random time": Truth.choose_at_random,
     }
     choosers |= {(name, "baseline", "now"): choose for name, choose in baselines.items()}
-    seeds = truths(curve)
-    replayed = [
-        Outcome(curve, *names, tuple(map(choose, seeds))) for names, choose in choosers.items()
-    ]
+    seeds, num_epochs, replayed = truths(curve), curve.setting.num_epochs, []
+    for names, choose in choosers.items():
+        choices = [choose(truth) for truth in seeds]
+        for choice in choices:
+            if choice.dense_epochs is not None:
+                choice.saved_epochs = num_epochs - choice.dense_epochs
+        replayed.append(Outcome(curve, *names, tuple(choices)))
     return tuple(sorted(replayed, key=_order))
-
-
-def best_rule(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Finds the rule, no baseline, of the lowest mean regret among those with a value in every
-    seed."""
-    return next((one for one in outcomes if one.kind == "rule" and one.complete), None)
 
 
 def baseline(outcomes: Sequence[Outcome], trigger: str) -> Outcome | None:
@@ -306,10 +299,11 @@ def correlation(curve: Curve, signal: str) -> Correlation:
     """
     coefficients, control, sizes = [], [], []
     for truth in truths(curve):
-        entries = curve.setting.entries.get(truth.trunk_seed, {})
-        epochs = [epoch for epoch in truth.values if entries.get(epoch, {}).get(signal) is not None]
+        history = curve.setting.histories.get(truth.trunk_seed, ())
+        measured = {entry["epoch"]: entry.get(signal) for entry in history}
+        epochs = [epoch for epoch in truth.values if measured.get(epoch) is not None]
         qualities = [truth.values[epoch] for epoch in epochs]
-        values = [float(entries[epoch][signal]) for epoch in epochs]
+        values = [float(measured[epoch]) for epoch in epochs]
         coefficient = spearman(values, qualities, at_least=MIN_EPOCHS)
         if coefficient is not None:
             sizes.append(len(epochs))

@@ -114,11 +114,6 @@ def of_columns(name: str, row: Mapping[str, Any]) -> Stats | None:
     return Stats(row[f"{name}_mean"], row[f"{name}_std"], n) if n else None
 
 
-def is_zero(difference: float) -> bool:
-    """Tells whether a difference of means is none: nothing but rounding."""
-    return abs(difference) < 1e-12
-
-
 def mean_of(values: np.ndarray, *, axis: int) -> np.ndarray:
     """Takes the mean of what is not NaN along an axis; NaN where nothing is.
 

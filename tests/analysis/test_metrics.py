@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import workdirs
 
-from earlyprune_jax.analysis import figures, publish, results, rules, summary
+from earlyprune_jax.analysis import figures, results, rules, summary
 from earlyprune_jax.validate import InvalidInput
 
 T = 20
@@ -73,7 +73,7 @@ def both(tmp_path_factory):
     """Two workdirs with everything published: more is better, less is better."""
     made = [write(tmp_path_factory.mktemp("metric"), sign) for sign in (1, -1)]
     for workdir in made:
-        publish.publish(workdir)
+        results.publish(workdir)
     return made
 
 

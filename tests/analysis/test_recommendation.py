@@ -105,11 +105,11 @@ def test_with_few_seeds_it_is_a_guess(tmp_path, num_seeds, words):
     [
         (
             {2: (0.9, 0.9, 0.9), 4: (0.8, 0.8, 0.8)},
-            "it is the earliest epoch tried, and an earlier one may be better",
+            "it is the earliest epoch tried, and one beyond it may be better",
         ),
         (
             {2: (0.8, 0.8, 0.8), 4: (0.9, 0.9, 0.9)},
-            "it is the latest epoch tried, and a later one may be better",
+            "it is the latest epoch tried, and one beyond it may be better",
         ),
         (
             {4: (0.8, 0.8, 0.8)},

@@ -1,5 +1,4 @@
 import csv
-import io
 import itertools
 
 import numpy as np
@@ -154,9 +153,8 @@ def test_rank_correlations_are_spearmans_with_the_sparsity_as_control(tmp_path):
 def test_without_a_line_from_accuracy_there_is_nothing_to_be_apart_from(tmp_path):
     (found,) = findings.analyse(write_grid(tmp_path), similarity.read(tmp_path))
     assert {row["transition_sparsity"] for row in found.rows} == {None}
-    (row, *_) = csv.DictReader(
-        io.StringIO(results.csv_text(findings.tables([found])["regimes.csv"]))
-    )
+    path = results.save(tmp_path / "regimes.csv", findings.tables([found])["regimes.csv"])
+    (row, *_) = csv.DictReader(path.read_text().splitlines())
     assert (row["agreement_num_classed"], row["agreement_num_cells"]) == ("0", "20")
     assert float(row["agreement_cell_correlation"]) == found.rows[0]["agreement_cell_correlation"]
     assert row["agreement_sparsity_difference"] == ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from earlyprune_jax.analysis import publish
+from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.curves import CellGrid, find_grids
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.regimes import controls, similarity, transition
@@ -176,7 +176,7 @@ def tables(findings: Sequence[Findings]) -> dict[str, Rows]:
     made: dict[str, Rows] = {}
     for one in findings:
         parts = (one.rows, one.cells, one.alignments, one.baselines)
-        for name, rows in zip(publish.REGIME_TABLES, parts, strict=True):
+        for name, rows in zip(results.REGIME_TABLES, parts, strict=True):
             made.setdefault(name, []).extend(one.grid.place.named | row for row in rows)
     return {name: rows for name, rows in made.items() if rows}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis import publish, results
+from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.places import Place, Swept, value_of
 from earlyprune_jax.analysis.regimes.transition import Convergence
@@ -115,7 +115,7 @@ def write(workdir: str | Path, comparisons: Sequence[Mapping[str, Any]]) -> list
     others = sorted({name for row in ended for name in row} - {*first, *NUMBERS, "reason"})
     columns = [*first, *NUMBERS, *others, "reason"]
     rows = [{name: row.get(name) for name in columns} for row in ended]
-    return [results.save(Path(workdir) / publish.COMPARISONS, rows)]
+    return [results.save(Path(workdir) / results.COMPARISONS, rows)]
 
 
 def measure(
