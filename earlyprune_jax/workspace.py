@@ -37,7 +37,8 @@ BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
-    *results.file_names(),
+    *results.TABLES,
+    "figures",
     *FOLDERS.values(),
     *("signal_budgets", "fork_widths", "env.json", "study.json", "slurm"),
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from earlyprune_jax import records
 from earlyprune_jax.analysis import peaks
-from earlyprune_jax.analysis.best_epoch import Cells, Ranking, rank
+from earlyprune_jax.analysis.best_epoch import Ranking, rank
 from earlyprune_jax.analysis.peaks import Peak
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.runs import LOST, Runs, Table, by_setting, groups_of
@@ -36,12 +36,13 @@ class CellGrid:
         metric: the primary one.
         sparsities: ascending; S of them.
         epochs: fork epochs, ascending; E of them.
-        repeat_kind: "seed" or "replicate", see `best_epoch.Cells`.
+        repeat_kind: "seed" or "replicate", see `best_epoch`.
         repeats: the seeds or replicates, ascending; R of them.
         num_replicates: the most that a seed has in a cell.
         split: what epochs are chosen on: validation if every finished run has it, else test.
-        chosen_on: [S, E, R] as in `best_epoch.Cells`.
-        test: [S, E, R] likewise.
+        chosen_on: [S, E, R] sign * the primary metric that epochs are chosen on, at the last epoch;
+            NaN where no run has finished.
+        test: [S, E, R] the same on the test set.
         by_seed: [S, E, number of seeds] `chosen_on` by trunk seed, whatever the repeats are.
         seeds: the trunk seeds, ascending.
         num_runs: [S, E] finished runs.
@@ -72,10 +73,6 @@ class CellGrid:
         rows, columns = (np.any(self.num_runs, axis=axis).sum() for axis in (1, 0))
         return bool(rows >= 2 and columns >= 2)
 
-    def row(self, index: int) -> Cells:
-        """Returns the cells of a sparsity."""
-        return Cells(self.epochs, self.chosen_on[index], self.test[index], self.repeat_kind)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
@@ -105,7 +102,7 @@ class Curve:
     @functools.cached_property
     def ranking(self) -> Ranking:
         """Its fork epochs, best first, and which of them may be the best."""
-        return rank(self._grid.row(0))
+        return rank(self.epochs, self._grid.chosen_on[0])
 
     @property
     def epochs(self) -> tuple[int, ...]:
@@ -116,6 +113,11 @@ class Curve:
     def split(self) -> str:
         """What its fork epochs are chosen on: validation if every run has it, else test."""
         return self._grid.split
+
+    @property
+    def repeat_kind(self) -> str:
+        """What noise is measured over: seed or replicate."""
+        return self._grid.repeat_kind
 
     def at(self, fork_epoch: int) -> Table:
         """Returns the runs of a fork epoch."""
@@ -335,7 +337,8 @@ def grid_of(place: Place, metric: Metric, runs: Table) -> CellGrid:
     """
     axes = [sorted(set(runs[axis].tolist())) for axis in CELL]
     sparsities, epochs, seeds, replicates = axes
-    at = tuple(map(np.searchsorted, axes, runs[list(CELL)].to_numpy(dtype=float).T))
+    numbers = runs[list(CELL)].to_numpy(dtype=float).T
+    at = tuple(np.searchsorted(np.array(v), n) for v, n in zip(axes, numbers, strict=True))
     is_finished = (runs["status"] == "finished") & runs[metric.column("test")].notna()
     is_finished = is_finished.to_numpy(dtype=bool)
     finished = runs[is_finished]

@@ -300,7 +300,7 @@ def correlation(curve: Curve, signal: str) -> Correlation:
     coefficients, control, sizes = [], [], []
     for truth in truths(curve):
         history = curve.setting.histories.get(truth.trunk_seed, ())
-        measured = {entry["epoch"]: entry.get(signal) for entry in history}
+        measured: dict[Any, Any] = {entry["epoch"]: entry.get(signal) for entry in history}
         epochs = [epoch for epoch in truth.values if measured.get(epoch) is not None]
         qualities = [truth.values[epoch] for epoch in epochs]
         values = [float(measured[epoch]) for epoch in epochs]

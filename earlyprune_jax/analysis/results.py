@@ -4,7 +4,6 @@ is written; and all that an experiment leaves to be looked at, from one reading 
 Nothing here imports pandas or Matplotlib before something is written.
 """
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,8 @@ RESULT_TABLES = ("results.csv", "signals.csv")
 RULE_TABLES = ("rules.csv", "rule_choices.csv", "signal_correlations.csv")
 REGIME_TABLES = ("regimes.csv", "regime_cells.csv", "regime_alignment.csv", "regime_baselines.csv")
 COMPARISONS = "comparisons.csv"
-WRITERS: dict[str, tuple[str, ...]] = {
-    "results:write_tables": RESULT_TABLES,
-    "rules:write": RULE_TABLES,
-    "figures:draw_main": (),
-    "regimes:write": (*REGIME_TABLES, COMPARISONS),
-}
-"""`module:function` within this package -> the tables that it may write; figures lie in the folder
-`figures`. A function is called with the workdir and `runs`, and returns the paths of the files that
-it has written, in the order of these tables: none where it has no data. Another kind of table or
-figure is registered here, and nowhere else."""
+TABLES = (*RESULT_TABLES, *RULE_TABLES, *REGIME_TABLES, COMPARISONS)
+"""All that `publish` may write, in its order; figures lie in the folder `figures`."""
 
 
 def result_table(runs: Runs) -> Table:
@@ -167,30 +158,9 @@ def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
         >>> [path.name for path in publish(tempfile.mkdtemp())]
         ['results.csv', 'signals.csv']
     """
+    from earlyprune_jax.analysis import figures, regimes, rules
+
     runs = read_runs(workdir) if runs is None else runs
-    paths: list[Path] = []
-    for writer in WRITERS:
-        module, _, name = writer.partition(":")
-        write = getattr(importlib.import_module(f"{__package__}.{module}"), name)
-        paths += write(workdir, runs=runs)
-    return paths
-
-
-def tables() -> tuple[str, ...]:
-    """Lists the tables that `publish` may write, in its order.
-
-    Example:
-        >>> tables()[:2]
-        ('results.csv', 'signals.csv')
-    """
-    return tuple(name for tables in WRITERS.values() for name in tables)
-
-
-def file_names() -> tuple[str, ...]:
-    """Lists what `publish` may write into a workdir: the tables, and the folder of the figures.
-
-    Example:
-        >>> file_names()[-1]
-        'figures'
-    """
-    return (*tables(), "figures")
+    # Another kind of table or figure is a further function here; its tables are among `TABLES`.
+    writers = (write_tables, rules.write, figures.draw_main, regimes.write)
+    return [path for write in writers for path in write(workdir, runs=runs)]

@@ -224,7 +224,7 @@ def _short(signal: str) -> str:
 
 def _files(workdir: Path) -> Iterator[str]:
     """Lists the tables and figures there are."""
-    present = [name for name in results.tables() if (workdir / name).exists()]
+    present = [name for name in results.TABLES if (workdir / name).exists()]
     drawn = sorted({path.stem for path in workdir.glob("figures/[!.]*")})
     if drawn:
         present.append(f"figures/ ({formatting.listed(drawn, at_most=MAX_NAMED)})")

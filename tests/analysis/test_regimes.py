@@ -106,13 +106,12 @@ def test_the_text_says_what_was_found_and_on_what_it_rests(tmp_path):
         "9 sparsities x 16 fork epochs, 5 seeds, chosen on test accuracy (no validation split)."
         in text
     )
-    assert "Training converged at epoch 85 of 160." in text
+    assert "Training of 160 epochs converged at epoch 85" in text
     # Light rows lose less than a tenth of a point by stopping early: no second regime is claimed.
     assert (
         " Early is significantly better at 93, 94 and 95 % removed, converged at none; "
         "transition line: 93 %; line by similarity alone: 93 %.\n" in text
     )
-    assert "first learning-rate drop" in text and "best epoch in the early rows: " in text
     assert "p: one-sided; Holm" in text
     assert "Two regimes show" not in text
 
@@ -212,15 +211,16 @@ def test_baselines_have_a_table(tmp_path):
         "Two regimes show: early is significantly better at 90 % removed, converged at 50 and 80 %;"
         in text
     )
-    assert "  Baselines at 90 %, without Holm:\n" in text
-    rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
-    start = max(i for i, row in enumerate(rows) if row[0] == "baseline")
-    assert rows[start][:4] == ["baseline", "epoch", "epochs in all", "of the best"]
-    end, init, mask = rows[start + 1 : start + 4]
-    assert end[:4] == ["prune at end", "20", "60", "50"] and end[4].startswith("+10.22 +- ")
-    assert init[:4] == ["prune at init", "0", "40", "50"] and init[4].startswith("+19.66 +- ")
-    assert mask[:4] == ["random mask", "10", "50", "50"]
-    assert all(row[5] == "3" and float(row[6]) <= 0.05 for row in (end, init, mask))
+    regimes.write(tmp_path)
+    rows = [row for row in table(tmp_path / "regime_baselines.csv") if row["sparsity"] == "0.9"]
+    end, init, mask = (row for row in rows if row["schedule"] == "step")
+    names = ("baseline", "baseline_epoch", "baseline_num_epochs", "best_num_epochs")
+    assert [end[name] for name in names] == ["prune at end", "20", "60", "50"]
+    assert [init[name] for name in names] == ["prune at init", "0", "40", "50"]
+    assert [mask[name] for name in names] == ["random mask", "10", "50", "50"]
+    assert float(end["left_out_mean"]) == pytest.approx(0.1022, abs=1e-4)
+    assert float(init["left_out_mean"]) == pytest.approx(0.1966, abs=1e-4)
+    assert all(row["left_out_n"] == "3" and float(row["p"]) <= 0.05 for row in (end, init, mask))
 
 
 def test_many_grids_get_no_tables(tmp_path):
@@ -231,8 +231,8 @@ def test_many_grids_get_no_tables(tmp_path):
     assert text.count("Regimes: preresnet20, all training data, step schedule, magnitude, ") == 4
     assert (
         ", c, retrained by constant; 2 sparsities x 3 fork epochs, 2 seeds, chosen on test "
-        "accuracy (no validation split).\n  Training converged at epoch 12 of 20. Two regimes "
-        "cannot be tested: 2 seeds: the test needs 3.\n" in text
+        "accuracy (no validation split).\n  Training of 20 epochs converged at epoch 12. Two "
+        "regimes cannot be tested: 2 seeds: the test needs 3.\n" in text
     )
     assert "best epoch" not in text
 

@@ -1,7 +1,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
@@ -61,19 +60,6 @@ def test_a_constant_rate_has_no_drop(tmp_path):
     grid, runs = write_two_seeds(tmp_path, {}, schedule="constant")
     found = controls.alignments(grid, with_drops(runs, [6]))
     assert {one["marker"] for one in found} == {"fixed 30 %", "fixed 50 %"}
-
-
-def test_markers_are_averaged_over_rows_then_seeds_and_the_closest_is_first(tmp_path):
-    grid, runs = write_two_seeds(tmp_path, {0: peaked(5), 1: peaked(7)})
-    distances = controls.distances(controls.alignments(grid, runs), (0.5, 0.9))
-    # Seed 0: |1|, |-3|; seed 1: |-1|, |7|.
-    signal = distances["random_distance"]
-    assert (signal.mean, signal.n) == (3.0, 2)
-    assert signal.std == pytest.approx(np.std([2, 4], ddof=1))
-    # 5 against 4, 8 and 8, 0.
-    assert distances["fixed 50 %"].mean == pytest.approx((2 + 4) / 2)
-    means = [distance.mean for distance in distances.values()]
-    assert means == sorted(means)
 
 
 def test_a_maximum_at_an_end_is_no_peak(tmp_path):

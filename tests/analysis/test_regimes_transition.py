@@ -107,7 +107,7 @@ def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_pa
     sparsities, test = workdirs.published()
     workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
     (grid,) = find_grids(results.read_runs(tmp_path))
-    best = [best_epoch.best(grid.row(row)) for row in range(9)]
+    best = [best_epoch.best(grid.epochs, grid.chosen_on[row]) for row in range(9)]
     assert [one.epoch for one in best if one] == [110, 110, 90, 80, 70, 80, 80, 80, 60]
     # Densities of 10 % and below: best at the drop (80) or a little before, worse after it.
     heavy = slice(sparsities.index(0.9), None)

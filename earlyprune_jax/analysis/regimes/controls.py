@@ -1,7 +1,7 @@
 """What the best cells are held against: markers of epochs, above all random_distance's peak, and
 baselines that are pruned at the end, at initialisation or with a random mask."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,10 @@ from earlyprune_jax.analysis.best_epoch import selection_test
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.analysis.stats import (
-    Stats,
     best_column,
     best_of,
     columns,
     plain_difference,
-    stats,
 )
 
 SIGNAL = "random_distance"
@@ -73,29 +71,6 @@ def alignments(grid: CellGrid, runs: Runs) -> list[dict[str, Any]]:
                     }
                 )
     return compared
-
-
-def distances(rows: Sequence[Mapping[str, Any]], sparsities: Iterable[float]) -> dict[str, Stats]:
-    """Averages |marked - best| over some sparsities, and sums each marker up over the seeds.
-
-    Args:
-        rows: of `alignments`.
-        sparsities: those averaged over.
-
-    Returns:
-        Mean and std over seeds by marker, the closest first.
-
-    Example:
-        >>> distances([], [0.9])
-        {}
-    """
-    frame = results.frame_of(rows)
-    if not len(frame):
-        return {}
-    frame = frame[frame["sparsity"].isin(list(sparsities))].astype({"difference": float})
-    means = frame["difference"].abs().groupby([frame["marker"], frame["trunk_seed"]]).mean()
-    by_marker = {str(name): stats(seeds) for name, seeds in means.groupby(level=0)}
-    return dict(sorted(by_marker.items(), key=lambda item: item[1].mean))
 
 
 def baselines(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earlyprune_jax.analysis import drawing, formatting, peaks, results
-from earlyprune_jax.analysis.drawing import COLORS, MARKERS
+from earlyprune_jax.analysis.drawing import COLORS, MARKERS, Style
 from earlyprune_jax.analysis.places import Place, varying
 from earlyprune_jax.analysis.regimes import heatmaps, text, transition
 from earlyprune_jax.analysis.regimes.controls import SIGNAL
@@ -119,18 +119,9 @@ def _draw_row(axes: "Axes", found: Findings, row: Mapping[str, Any], signal_tabl
     means = np.nanmean(values, axis=1)
     axes.plot(epochs, means, color=BLUE, marker="o", markersize=3, label=label)
     axes.scatter(epochs[best], means[best], s=170, color=BLUE, marker="*", edgecolors="white")
-    right.plot(
-        measured,
-        signal,
-        "--",
-        color=RED,
-        linewidth=1.4,
-        marker="D",
-        markersize=7,
-        markeredgecolor="white",
-        markevery=[peak],
-        label=f"{formatting.signal_label(SIGNAL, {})} of the trunk (right)",
-    )
+    label = f"{formatting.signal_label(SIGNAL, {})} of the trunk (right)"
+    mark = {"marker": "D", "markersize": 7, "markeredgecolor": "white", "markevery": [peak]}
+    right.plot(measured, signal, "--", color=RED, linewidth=1.4, label=label, **mark)
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
     removed = f"{formatting.removed(row['sparsity'])} % removed"
@@ -154,10 +145,8 @@ def training_curve(found: Findings) -> "Figure | None":
         return None
     metrics, frame = transition.train_metrics(found.runs), found.runs.of_kind("trunk").frame
     figure = drawing.blank(6.6, 1.7 + 1.7 * len(metrics))
-    epoch = found.convergence.epoch
-    seeds = sorted(set(found.convergence.by_seed.values()))
-    label = f"converged at epoch {epoch}"
-    label += f" (seeds: {formatting.span(seeds, '-')})" if len(seeds) > 1 else ""
+    line: dict[str, Any] = {"color": "#404040", "linestyle": ":", "linewidth": 1.6}
+    line["label"] = f"converged at epoch {found.convergence.text}"
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False).ravel()
     for axes, metric in zip(panels, metrics, strict=True):
         column = metric.column("train")
@@ -166,7 +155,9 @@ def training_curve(found: Findings) -> "Figure | None":
             epochs = [entry["epoch"] for entry in entries]
             values = metric.scale * np.array([entry.get(column) for entry in entries], dtype=float)
             axes.plot(epochs, values, color=BLUE, linewidth=1.1, alpha=0.75)
-        axes.axvline(epoch, color="#404040", linestyle=":", linewidth=1.6, label=label)
+        axes.axvline(
+            found.convergence.epoch, color="#404040", linestyle=":", linewidth=1.6, label=label
+        )
         axes.set_ylabel(formatting.axis_label(metric, "train"), fontsize=9)
         drawing.tidy(axes)
     panels[0].set_ylim(bottom=0)
@@ -219,17 +210,10 @@ def _draw_line(axes: "Axes", over: Series, sparsity: float, number: int, shift: 
     epochs, low, high = np.array([[row[name] for row in rows] for name in columns], dtype=float)
     # A bootstrap interval may leave out the best epoch itself.
     reach = np.nan_to_num(np.maximum(0, [epochs - low, high - epochs]))
-    axes.errorbar(
-        np.arange(len(epochs)) + shift,
-        epochs,
-        yerr=reach,
-        color=COLORS[number % len(COLORS)],
-        marker=MARKERS[number % len(MARKERS)],
-        linewidth=1.6,
-        elinewidth=1.0,
-        capsize=2.5,
-        label=f"{formatting.removed(sparsity)} % removed",
-    )
+    style = Style(COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)])
+    options = {"yerr": reach, "linewidth": 1.6, "elinewidth": 1.0, "capsize": 2.5}
+    label = f"{formatting.removed(sparsity)} % removed"
+    axes.errorbar(np.arange(len(epochs)) + shift, epochs, label=label, **style.options, **options)
 
 
 OF_GRID: dict[str, Callable[[Findings], "Figure | None"]] = {

@@ -82,30 +82,27 @@ def similarity_maps(found: Findings) -> "Figure | None":
     if not np.isfinite(divergence).any():
         return None
     metric, row = found.grid.metric, found.rows[0]
-    name = metric.name.replace("_", " ")
-    sparsities = {
-        name: row["transition_sparsity"],
-        "similarity": row["similarity_transition_sparsity"],
-    }
+    name, place = metric.name.replace("_", " "), formatting.label(found.grid.place)
+    sparsities = {name: row["transition_sparsity"]}
+    sparsities["similarity"] = row["similarity_transition_sparsity"]
     order = found.grid.sparsities.index
     lines = [(order(one), by) for by, one in sparsities.items() if one is not None]
     difference = difference_map(found, f"{formatting.named(metric)}, to the row's best")
-    difference = dataclasses.replace(difference, lines=lines)
-    alike = dataclasses.replace(
-        difference,
+    alike = HeatMap(
         title="model similarity between replicates",
+        sparsities=difference.sparsities,
+        epochs=difference.epochs,
         values=divergence,
         failed=np.zeros(divergence.shape, dtype=bool),
         color_map="viridis_r",
-        stars=(),
-        may_cut=False,
+        boundary=difference.boundary,
+        lines=lines,
     )
     rows = [
-        (difference_title(metric), [difference]),
+        (difference_title(metric), [dataclasses.replace(difference, lines=lines)]),
         ("divergence (nats): larger = less similar", [alike]),
     ]
-    title = f"Transition line by {name} and by similarity"
-    return _maps(rows, found, title, formatting.label(found.grid.place))
+    return _maps(rows, found, f"Transition line by {name} and by similarity", place)
 
 
 def scaling_maps(over: Series) -> "Figure":
@@ -114,13 +111,10 @@ def scaling_maps(over: Series) -> "Figure":
 
     With more than six values the first five and the last are drawn.
     """
-    shown = list(zip(over.values, over.findings, strict=True))
-    shown = shown if len(shown) <= MAX_PANELS else [*shown[: MAX_PANELS - 1], shown[-1]]
-    titles = [
-        f"depth {value:.0f}" if over.axis == DEPTH else f"{over.label(value)} of the data"
-        for value, _ in shown
-    ]
-    findings = [found for _, found in shown]
+    num_first = min(len(over.values), MAX_PANELS) - 1
+    labels = [over.label(value) for value in (*over.values[:num_first], over.values[-1])]
+    titles = [f"depth {one}" if over.axis == DEPTH else f"{one} of the data" for one in labels]
+    findings = [*over.findings[:num_first], over.findings[-1]]
     metric = findings[0].grid.metric
     rows = [
         (difference_title(metric), list(map(difference_map, findings, titles))),
@@ -135,13 +129,11 @@ def difference_title(metric: Metric) -> str:
 
     Example:
         >>> difference_title(Metric("loss", "nats", larger_is_better=False))
-        "loss gained on the row's best, nats (below 0 = worse)"
+        "difference to the row's best, nats (below 0 = worse)"
     """
     unit = formatting.difference_unit(metric)
-    unit = f", {unit}" if unit else ""
-    if metric.larger_is_better:
-        return f"difference to the row's best{unit}"
-    return f"{metric.name.replace('_', ' ')} gained on the row's best{unit} (below 0 = worse)"
+    title = f"difference to the row's best{f', {unit}' if unit else ''}"
+    return title if metric.larger_is_better else f"{title} (below 0 = worse)"
 
 
 def value_map(found: Findings, title: str) -> HeatMap:
@@ -201,13 +193,11 @@ def _maps(
     panels = figure.subplots(len(rows), num_columns, squeeze=False)
     for axes_of_row, (label, row) in zip(panels, rows, strict=True):
         scale = limits(row)
-        meshes = [
-            draw(axes, one, scale, numbered=numbered)
-            for axes, one in zip(axes_of_row, row, strict=True)
-        ]
+        for axes, one in zip(axes_of_row, row, strict=True):
+            mesh = draw(axes, one, scale, numbered=numbered)
         axes_of_row[0].set_ylabel("prune ratio (% removed)", fontsize=9)
         extend = "min" if scale[2] else "neither"
-        bar = figure.colorbar(meshes[0], ax=list(axes_of_row), extend=extend, pad=0.015, aspect=26)
+        bar = figure.colorbar(mesh, ax=list(axes_of_row), extend=extend, pad=0.015, aspect=26)
         bar.set_label(label, fontsize=9)
         bar.ax.tick_params(labelsize=8)
     drawing.head(figure, title, f"{place}; {text.basis(found.grid)}")
@@ -255,16 +245,10 @@ def draw(
     from matplotlib.patches import Rectangle
 
     rows, columns = one.values.shape
-    mesh = axes.pcolormesh(
-        np.arange(columns + 1) - 0.5,
-        np.arange(rows + 1) - 0.5,
-        np.ma.masked_invalid(one.values),
-        cmap=one.color_map,
-        vmin=scale[0],
-        vmax=scale[1],
-        edgecolors="white",
-        linewidth=0.4,
-    )
+    colors: dict[str, Any] = {"cmap": one.color_map, "vmin": scale[0], "vmax": scale[1]}
+    # Centred on the whole numbers, as arrays of the cells' shape are.
+    cells = np.arange(columns), np.arange(rows), np.ma.masked_invalid(one.values)
+    mesh = axes.pcolormesh(*cells, **colors, shading="nearest", edgecolors="white", linewidth=0.4)
     for row, column in np.argwhere(~np.isfinite(one.values)):
         hatch, label = HATCHES[bool(one.failed[row, column])]
         patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch=hatch, label=label, **EMPTY)
@@ -287,30 +271,21 @@ def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
     """Draws the best cells, the convergence epoch and the transition lines."""
     from matplotlib import patheffects
 
-    starred = np.array([(column, row) for row, column in enumerate(one.stars) if column >= 0])
-    if starred.size:
-        axes.scatter(
-            starred[:, 0],
-            starred[:, 1] + (0.16 if numbered else 0.0),
-            color=STAR,
-            edgecolors="white",
-            linewidths=0.7,
-            zorder=5,
-            marker="*",
-            s=80 if numbered else 50,
-            label="best epoch of the row",
-        )
+    rows = [row for row, column in enumerate(one.stars) if column >= 0]
+    if rows:
+        size, up = (80, 0.16) if numbered else (50, 0.0)
+        star = {"color": STAR, "edgecolors": "white", "linewidths": 0.7, "marker": "*", "s": size}
+        columns, heights = [one.stars[row] for row in rows], [row + up for row in rows]
+        axes.scatter(columns, heights, zorder=5, label="best epoch of the row", **star)
     if one.boundary is not None:
         # White on dark cells, its black rim on bright ones.
         line = axes.axvline(one.boundary - 0.5, color="white", linestyle=":", linewidth=1.8)
         rim = patheffects.withStroke(linewidth=3.2, foreground="black")
         line.set(zorder=3, label="training converged", path_effects=[rim])
     for row, name in one.lines:
-        is_similarity = name == "similarity"
         # Two lines at one place stay both visible.
-        height = row - 0.5 + (0.06 if is_similarity else -0.06)
-        style = BY_SIMILARITY if is_similarity else BY_METRIC
-        axes.axhline(height, zorder=4, label=f"transition line, by {name}", **style)
+        up, style = (0.06, BY_SIMILARITY) if name == "similarity" else (-0.06, BY_METRIC)
+        axes.axhline(row - 0.5 + up, zorder=4, label=f"transition line, by {name}", **style)
 
 
 def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any) -> None:
@@ -320,19 +295,13 @@ def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any) -> None:
     reach = float(np.ptp(values)) if values.size else 0.0
     # As many decimals as tell values apart: one, more where all are close.
     decimals = min(max(1, math.ceil(-math.log10(reach / 5))), 3) if reach else 1
+    # Inside its cell a text moves nothing, and asking it takes long.
+    style: dict[str, Any] = {"ha": "center", "va": "center", "in_layout": False}
+    style["fontsize"] = 7.5 if one.values.shape[1] <= 12 else 6.2
     for row, column in np.argwhere(np.isfinite(one.values)):
-        is_starred = row < len(one.stars) and one.stars[row] == column
+        # A star takes the upper half of its cell.
+        down = 0.27 if row < len(one.stars) and one.stars[row] == column else 0.0
         # z: what is rounded to nothing has no sign.
-        number = f"{one.values[row, column]:z.{decimals}f}"
-        axes.text(
-            column,
-            # A star takes the upper half of its cell.
-            row - (0.27 if is_starred else 0.0),
-            number.replace("-", "\N{MINUS SIGN}"),
-            ha="center",
-            va="center",
-            fontsize=7.5 if one.values.shape[1] <= 12 else 6.2,
-            # Inside its cell it moves nothing, and asking it takes long.
-            in_layout=False,
-            color="black" if bright[row, column] else "white",
-        )
+        number = f"{one.values[row, column]:z.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+        color = "black" if bright[row, column] else "white"
+        axes.text(column, row - down, number, color=color, **style)

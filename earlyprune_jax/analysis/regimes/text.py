@@ -1,11 +1,11 @@
 """What the grids show about the two regimes: a table per grid and a few lines, for the summary and
 the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.curves import CellGrid
-from earlyprune_jax.analysis.regimes import controls, transition
+from earlyprune_jax.analysis.regimes import transition
 from earlyprune_jax.analysis.regimes.findings import Findings
 from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.analysis.stats import of_columns
@@ -39,7 +39,6 @@ def paragraphs(findings: Sequence[Findings]) -> list[str]:
         lines.append(f"Regimes: {formatting.label(grid.place)}; {size}, {basis(grid)}.")
         lines += _table(one) if has_tables else []
         lines.append(f"  {_convergence(one)} {_verdict(one)}.")
-        lines += _controls(one) if has_tables else []
     if len(findings) > MAX_LINES:
         more = formatting.plural(len(findings) - MAX_LINES, "more grid")
         lines.append(f"Regimes of {more} are in regimes.csv.")
@@ -95,10 +94,8 @@ def _convergence(one: Findings) -> str:
     known = one.convergence
     if known is None:
         return "No trunk has been trained to its end, so nobody knows which epochs are early."
-    seeds = sorted(known.by_seed.values())
-    spread = f" (seeds: {formatting.span(seeds, '-')})" if seeds[0] != seeds[-1] else ""
     moving = "" if known.settled else ", still moving at the end"
-    return f"Training converged at epoch {known.epoch} of {known.num_epochs}{spread}{moving}."
+    return f"Training of {known.num_epochs} epochs converged at epoch {known.text}{moving}."
 
 
 def _table(one: Findings) -> list[str]:
@@ -127,37 +124,6 @@ def _table(one: Findings) -> list[str]:
             cells.append(_cell(divergence, ".3g"))
     lighter = ["  Lighter sparsities are in regimes.csv."] * (len(one.rows) > MAX_LINES)
     return formatting.aligned(table).split("\n") + lighter
-
-
-def _controls(one: Findings) -> Iterator[str]:
-    """Says how far random_distance's peak lies from the best epochs, beside its controls; and
-    writes a row per baseline of the heaviest sparsity."""
-    metric, heavier = one.grid.metric, one.grid.sparsities[len(one.grid.sparsities) // 2 :]
-    markers = controls.distances(one.alignments, one.early_sparsities or heavier)
-    if controls.SIGNAL in markers:
-        which = "the early rows" if one.early_sparsities else "the heavier half of the rows"
-        listed = [f"{name.replace('_', ' ')} {formatting.amount(m)}" for name, m in markers.items()]
-        yield f"  Epochs away from the best epoch in {which}: {', '.join(listed)}."
-    if not one.baselines:
-        return
-    heaviest = one.baselines[-1]["sparsity"]
-    yield f"  Baselines at {formatting.removed(heaviest)} %, without Holm:"
-    lead = formatting.with_unit("lead of the best epoch", formatting.difference_unit(metric))
-    table = [["baseline", "epoch", "epochs in all", "of the best", lead, "n", "p"]]
-    for row in (row for row in one.baselines if row["sparsity"] == heaviest):
-        name = "left_out" if row["left_out_n"] else "difference"
-        table.append(
-            [
-                row["baseline"],
-                str(row["baseline_epoch"]),
-                str(row["baseline_num_epochs"]),
-                str(row["best_num_epochs"]),
-                formatting.difference(of_columns(name, row), metric, unit=False),
-                str(row[f"{name}_n"]),
-                _cell(row["p"], ".2g"),
-            ]
-        )
-    yield from formatting.aligned(table).split("\n")
 
 
 def _cell(value: float | None, digits: str = "") -> str:

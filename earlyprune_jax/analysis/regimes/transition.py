@@ -44,6 +44,13 @@ class Convergence:
         end."""
         return self.epoch <= self.num_epochs - tail_length(self.num_epochs)
 
+    @property
+    def text(self) -> str:
+        """The epoch, and the range of the seeds' where they differ."""
+        seeds = sorted(self.by_seed.values())
+        differ = seeds and seeds[0] != seeds[-1]
+        return f"{self.epoch}{f' (seeds: {seeds[0]}-{seeds[-1]})' if differ else ''}"
+
 
 def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int | None:
     """Finds the first epoch from which a metric stays near its final level.
@@ -145,7 +152,7 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> list[dict[str, Any]
     for index, (chosen_on, test) in enumerate(tables):
         forward, backward = leads[index]
         p_early, p_converged = (side[index] for side in adjusted)
-        best = best_epoch.best(grid.row(index))
+        best = best_epoch.best(grid.epochs, chosen_on)
         low, high = (best and best.interval) or (None, None)
         columns_of_sides = [best_of(chosen_on, side) if side else None for side in (early, late)]
         epochs = [None if column is None else grid.epochs[column] for column in columns_of_sides]
