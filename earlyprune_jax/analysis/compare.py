@@ -188,8 +188,7 @@ def _table(compared: Workdirs) -> Table:
     import pandas as pd
 
     # Not every workdir has measured every signal.
-    rows = [_row(compared, curve) for curve in compared.curves]
-    return pd.DataFrame(rows, dtype="object")
+    return pd.DataFrame([_row(compared, curve) for curve in compared.curves], dtype="object")
 
 
 def _row(compared: Workdirs, curve: Curve) -> dict[str, Any]:
@@ -214,12 +213,10 @@ def _row(compared: Workdirs, curve: Curve) -> dict[str, Any]:
 def _report(workdirs: Sequence[str], output: str) -> str:
     """Writes the files, and returns what is printed."""
     compared = _read(workdirs)
-    differing = compared.differing
-    hidden = differing if len(differing) > MAX_DIFFERING else ()
-    varied = varying(curve.place for curve in compared.curves)
-    axes = [axis for axis in compared.axes if axis == WORKDIR or axis in varied]
-    shown = [axis for axis in axes if axis not in hidden]
-    parts = list(summary.forks_table(compared.curves[:SHOWN], shown))
+    hidden = compared.differing if len(compared.differing) > MAX_DIFFERING else ()
+    varied = {WORKDIR, *varying(curve.place for curve in compared.curves)} - {*hidden}
+    axes = [axis for axis in compared.axes if axis in varied]
+    parts = list(summary.forks_table(compared.curves[:SHOWN], axes))
     if (more := len(compared.curves) - SHOWN) > 0:
         parts.append(f"  and {formatting.plural(more, 'more row')} in {TABLE}")
     if hidden:

@@ -83,12 +83,14 @@ class Curve:
         place: what tells it from other curves.
         runs: rows of `Runs.frame`, all with a test value.
         lost: (trunk seed, fork epoch) of those that diverged or failed.
+        grid: the same runs as arrays, of one sparsity.
     """
 
     setting: "Setting"
     place: Place
     runs: Table
     lost: frozenset[tuple[int, int]]
+    grid: CellGrid
 
     @property
     def metric(self) -> Metric:
@@ -96,28 +98,19 @@ class Curve:
         return self.setting.metric
 
     @functools.cached_property
-    def _grid(self) -> CellGrid:
-        return grid_of(self.place.without("sparsity"), self.metric, self.runs)
-
-    @functools.cached_property
     def ranking(self) -> Ranking:
         """Its fork epochs, best first, and which of them may be the best."""
-        return rank(self.epochs, self._grid.chosen_on[0])
+        return rank(self.epochs, self.grid.chosen_on[0])
 
     @property
     def epochs(self) -> tuple[int, ...]:
         """Its fork epochs, ascending."""
-        return self._grid.epochs
+        return self.grid.epochs
 
     @property
     def split(self) -> str:
         """What its fork epochs are chosen on: validation if every run has it, else test."""
-        return self._grid.split
-
-    @property
-    def repeat_kind(self) -> str:
-        """What noise is measured over: seed or replicate."""
-        return self._grid.repeat_kind
+        return self.grid.split
 
     def at(self, fork_epoch: int) -> Table:
         """Returns the runs of a fork epoch."""
@@ -281,7 +274,8 @@ class Setting:
             lost = runs[runs["status"].isin(LOST)]
             pairs = frozenset(zip(lost["trunk_seed"], lost["fork_epoch"], strict=True))
             if len(finished):
-                curves.append(Curve(self, place, finished, pairs))
+                grid = grid_of(place.without("sparsity"), self.metric, finished)
+                curves.append(Curve(self, place, finished, pairs, grid))
         return tuple(curves)
 
 

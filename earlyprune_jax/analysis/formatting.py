@@ -68,22 +68,13 @@ def amount(
     return f"{mean:{'+' if sign else ''}.{decimals}f}{spread} {behind}".rstrip()
 
 
-def difference(
-    found: Stats | None,
-    metric: Metric,
-    *,
-    decimals: int = 2,
-    sign: bool = True,
-    unit: bool = True,
-) -> str:
+def difference(found: Stats | None, metric: Metric, **options: Any) -> str:
     """Writes a difference of metrics: in points where they are percents.
 
     Args:
         found: in the metric's own unit: fractions where it is shown in percent.
         metric: of both.
-        decimals: as of `amount`.
-        sign: write + before positive means.
-        unit: write the unit behind.
+        **options: of `amount`; two decimals and a sign if these are not given.
 
     Returns:
         The text.
@@ -94,7 +85,7 @@ def difference(
         >>> difference(Stats(-0.0123, None, 1), Metric("loss", "nats"))
         '-0.012 nats'
     """
-    return amount(found, metric, decimals=decimals, sign=sign, unit=unit, points=True)
+    return amount(found, metric, points=True, **({"decimals": 2, "sign": True} | options))
 
 
 def difference_unit(metric: Metric) -> str:

@@ -134,7 +134,7 @@ def _how_sure(curve: Curve) -> str:
     ranking = curve.ranking
     if len(ranking.epochs) == 1:
         return "it is the only fork epoch tried, so nothing says that it is the best"
-    repeats = formatting.plural(ranking.num_repeats, curve.repeat_kind)
+    repeats = formatting.plural(ranking.num_repeats, curve.grid.repeat_kind)
     where = f"on {curve.split} (95 %, n = {repeats})"
     if ranking.num_repeats < MIN_REPEATS:
         text = f"with {repeats} nothing is known of the noise, so take it as a guess"

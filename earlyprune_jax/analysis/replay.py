@@ -101,16 +101,13 @@ class Truth:
         epochs = range(min(self.values), max(self.values) + 1)
         choices = [self.choose(epoch) for epoch in epochs]
         middle = sum(epochs) / len(epochs)
-        statuses = {choice.status for choice in choices}
-        at_middle = functools.partial(Choice, self.trunk_seed, epoch=middle, dense_epochs=middle)
-        if "diverged" in statuses:
-            return at_middle("diverged")
-        test, regret = (
-            sum(getattr(choice, name) for choice in choices) / len(choices)
-            for name in ("test", "regret")
-        )
-        status = "measured" if statuses == {"measured"} else "interpolated"
-        return at_middle(status, test=test, regret=regret)
+        # The worst of them, which is also the order of the alphabet.
+        status = min(choice.status for choice in choices)
+        mean = Choice(self.trunk_seed, status, epoch=middle, dense_epochs=middle)
+        if status != "diverged":
+            mean.test = sum(choice.test or 0.0 for choice in choices) / len(choices)
+            mean.regret = sum(choice.regret or 0.0 for choice in choices) / len(choices)
+        return mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,16 +225,17 @@ def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> 
         One outcome per rule and mode, and per baseline.
     """
     ask = ask or asker(curve.setting)
+    seeds, num_epochs, replayed = truths(curve), curve.setting.num_epochs, []
     choosers: dict[tuple[str, str, str], Callable[[Truth], Choice]] = {
         (str(rule), "rule", mode): functools.partial(_choose, ask, rule, mode)
         for rule in rules
         for mode in ("now", "rewind")[: 1 + rule.looks_back]
     }
     baselines: dict[str, Callable[[Truth], Choice]] = {
-        f"fixed {100 * fraction:.0f} %": functools.partial(
-            Truth.choose, epoch=int(fraction * curve.setting.num_epochs + 0.5)
+        f"fixed {100 * part:.0f} %": functools.partial(
+            Truth.choose, epoch=int(part * num_epochs + 0.5)
         )
-        for fraction in FIXED_FRACTIONS
+        for part in FIXED_FRACTIONS
     }
     baselines |= {
         "oracle": lambda truth: truth.choose(truth.best_epoch),
@@ -246,7 +244,6 @@ def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> 
         "random time": Truth.choose_at_random,
     }
     choosers |= {(name, "baseline", "now"): choose for name, choose in baselines.items()}
-    seeds, num_epochs, replayed = truths(curve), curve.setting.num_epochs, []
     for names, choose in choosers.items():
         choices = [choose(truth) for truth in seeds]
         for choice in choices:

@@ -290,13 +290,10 @@ def signals_table(
         place = curve.place if curve else setting.place
         where = tuple(formatting.cell(axis, place.named.get(axis)) for axis in axes)
         replayed = [one for one in outcomes if one.curve is curve]
+        names = [one.trigger for one in replayed if one.kind == "baseline"]
         tried = [one for one in replayed if one.kind == "rule"][:num_rules]
-        shown = [
-            one
-            for one in replayed
-            if one in tried
-            or (one.kind == "baseline" and (baselines is None or one.trigger in baselines))
-        ]
+        kept = names if baselines is None else baselines
+        shown = [one for one in replayed if one in tried or one.trigger in kept]
         rows += [(*where, *row) for row in (*_signal_rows(setting, curve), *map(_text_row, shown))]
     if not rows:
         return
@@ -305,11 +302,9 @@ def signals_table(
     headings = (*axes, "signal or rule", "epoch (seeds)", "forks", "remarks")
     yield formatting.aligned([headings, *rows])
     if places:
-        metric = pairs[0][0].metric
-        quality = metric.name.replace("_", " ") if metric.larger_is_better else "quality"
-        unit = formatting.with_unit("", formatting.difference_unit(metric))
+        regret = formatting.with_unit("regret", formatting.difference_unit(pairs[0][0].metric))
         yield formatting.wrapped(
-            f"  rho: rank correlation with fork {quality}; regret{unit}: what is lost against each "
+            f"  rho: rank correlation with the forks' quality; {regret}: what is lost against each "
             "seed's best fork; [baselines] look at no signal."
         )
 
@@ -343,9 +338,9 @@ def _signal_rows(setting: Setting, curve: Curve | None) -> Iterator[tuple[str, .
 
 def _text_row(outcome: Outcome) -> tuple[str, ...]:
     # A random time has no epoch of its own.
-    epochs = [] if outcome.trigger == "random time" else outcome.epochs
+    has_epochs = outcome.epochs and outcome.trigger != "random time"
+    where = formatting.span(outcome.epochs, "-") if has_epochs else "-"
     regret = f"regret {formatting.regret(outcome, unit=False)}" if outcome.num_evaluated else "-"
-    where = formatting.span(epochs, "-") if epochs else "-"
     return formatting.rule_name(outcome), where, regret, formatting.remarks(outcome)
 
 

@@ -278,12 +278,7 @@ def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames what earlier versions called otherwise.
-
-    Example:
-        >>> with_current_names({"rule": "paper_a", "sparsity": 0.9})
-        {'retraining': 'paper_a', 'sparsity': 0.9}
-    """
+    """Renames what earlier versions called otherwise."""
     return {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
 
 

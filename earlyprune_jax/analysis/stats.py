@@ -27,19 +27,9 @@ class Stats:
         """
         from scipy.special import stdtrit
 
-        return (
-            math.inf
-            if self.std is None
-            else float(stdtrit(self.n - 1, 0.975)) * self.std / math.sqrt(self.n)
-        )
-
-    def __neg__(self) -> "Stats":
-        """Turns the direction, as of a metric of which less is better."""
-        return dataclasses.replace(self, mean=-self.mean)
-
-    def __rmul__(self, sign: float) -> "Stats":
-        """Multiplies by a metric's sign."""
-        return self if sign > 0 else -self
+        if self.std is None:
+            return math.inf
+        return float(stdtrit(self.n - 1, 0.975)) * self.std / math.sqrt(self.n)
 
 
 def stats(values: Iterable[Any]) -> Stats:

@@ -62,20 +62,21 @@ def test_two_workdirs_of_two_versions_stand_side_by_side(tmp_path):
 
 def test_the_files_hold_the_table_and_one_figure(tmp_path):
     first, second = write_old(tmp_path / "first"), write_old(tmp_path / "second", 0.01, decay=0.1)
-    paths = compare.write([first, second], tmp_path / "out")
-    assert [str(path.relative_to(tmp_path / "out")) for path in paths] == [
+    out = tmp_path / "out"
+    assert compare.main([str(first), str(second), "--output", str(out)]) == 0
+    assert sorted(path.name for path in out.rglob("*.*")) == [
         "compare.csv",
-        "figures/compare.png",
-        "figures/compare.svg",
+        "compare.png",
+        "compare.svg",
     ]
-    with paths[0].open(newline="") as file:
+    with (out / "compare.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["workdir"], row["optim.weight_decay"]) for row in rows] == [
         ("first", "0.0001"),
         ("second", "0.1"),
     ]
     assert {">first</text>", ">second</text>"} <= set(
-        re.findall(r">\w+</text>", paths[2].read_text())
+        re.findall(r">\w+</text>", (out / "figures/compare.svg").read_text())
     )
     # The workdirs themselves are left as they are.
     assert not list(tmp_path.glob("first/*.csv")) and not (first / "figures").exists()

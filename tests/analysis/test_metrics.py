@@ -146,7 +146,7 @@ def test_no_regret_is_negative_and_the_oracle_is_the_smallest_number(both):
 
 def test_the_summary_speaks_of_the_metric_in_its_own_direction(both):
     more, less = (" ".join(summary.summarize(workdir).split()) for workdir in both)
-    assert "rho: rank correlation with fork quality" in less and "accuracy" not in less
+    assert "rho: rank correlation with the forks' quality" in less and "accuracy" not in less
     assert re.search(r"50 % 12 4 2\.\d\d \+- 0\.\d\d 3 3\.15 \+- 0\.05 -0\.\d\d \+- ", more)
     assert re.search(r"50 % 12 4 -2\.\d\d \+- 0\.\d\d 3 -3\.15 \+- 0\.05 \+0\.\d\d \+- ", less)
     for text in (more, less):

@@ -48,9 +48,7 @@ def analyse(
     return findings.analyse(runs, compared)
 
 
-def write(
-    workdir: str | Path, *, runs: Runs | None = None, grids: Sequence[Findings] | None = None
-) -> list[Path]:
+def write(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Writes tables and figures; each file is replaced in one step.
 
     Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where
@@ -60,7 +58,6 @@ def write(
     Args:
         workdir: an experiment's directory.
         runs: its runs, if they have been read already.
-        grids: of `analyse`, if that has been done already.
 
     Returns:
         The paths written; empty where there is neither a grid nor an ended comparison.
@@ -74,8 +71,7 @@ def write(
     """
     runs = results.read_runs(workdir) if runs is None else runs
     compared = similarity.read(workdir, runs.swept)
-    grids = findings.analyse(runs, compared) if grids is None else grids
+    grids = findings.analyse(runs, compared)
     tables = findings.tables(grids).items()
     paths = [results.save(Path(workdir) / name, rows) for name, rows in tables]
-    paths += similarity.write(workdir, compared)
-    return paths + (figures.draw(workdir, grids) if grids else [])
+    return [*paths, *similarity.write(workdir, compared), *figures.draw(workdir, grids)]

@@ -155,9 +155,7 @@ def training_curve(found: Findings) -> "Figure | None":
             epochs = [entry["epoch"] for entry in entries]
             values = metric.scale * np.array([entry.get(column) for entry in entries], dtype=float)
             axes.plot(epochs, values, color=BLUE, linewidth=1.1, alpha=0.75)
-        axes.axvline(
-            found.convergence.epoch, color="#404040", linestyle=":", linewidth=1.6, label=label
-        )
+        axes.axvline(found.convergence.epoch, **line)
         axes.set_ylabel(formatting.axis_label(metric, "train"), fontsize=9)
         drawing.tidy(axes)
     panels[0].set_ylim(bottom=0)

@@ -211,7 +211,7 @@ def _cells(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
         epoch, num_runs = grid.epochs[column], int(grid.num_runs[index, column])
         best_column = None if best is None else grid.epochs.index(best)
         below = plain_difference(test, column, best_column)
-        mean = grid.metric.sign * stats(test[column]) if num_runs else None
+        mean = stats(grid.metric.sign * test[column]) if num_runs else None
         made.append(
             {
                 "sparsity": grid.sparsities[index],
