@@ -231,17 +231,13 @@ def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> 
         for rule in rules
         for mode in ("now", "rewind")[: 1 + rule.looks_back]
     }
+    fixed = {f"fixed {100 * part:.0f} %": int(part * num_epochs + 0.5) for part in FIXED_FRACTIONS}
+    fixed["best fixed epoch"] = curve.ranking.best
     baselines: dict[str, Callable[[Truth], Choice]] = {
-        f"fixed {100 * part:.0f} %": functools.partial(
-            Truth.choose, epoch=int(part * num_epochs + 0.5)
-        )
-        for part in FIXED_FRACTIONS
-    }
-    baselines |= {
         "oracle": lambda truth: truth.choose(truth.best_epoch),
-        "best fixed epoch": lambda truth: truth.choose(curve.ranking.best),
         "end": lambda truth: truth.choose(max(truth.values)),
         "random time": Truth.choose_at_random,
+        **{name: functools.partial(Truth.choose, epoch=epoch) for name, epoch in fixed.items()},
     }
     choosers |= {(name, "baseline", "now"): choose for name, choose in baselines.items()}
     for names, choose in choosers.items():

@@ -194,3 +194,14 @@ def test_it_runs_as_a_module_and_workdirs_of_one_name_are_told_apart(tmp_path):
         [*arguments, "--output", str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert all(path in done.stdout for path in pair)
+
+
+def test_workdirs_without_signals_have_no_peaks(tmp_path):
+    for name in ("first", "second"):
+        made = workdirs.records(0, [0.9] * 10)
+        ended = workdirs.finished(10)
+        workdirs.write_trunk(tmp_path / name, 0, made, last_epoch=10, result=ended)
+        workdirs.write_fork(tmp_path / name, 0, 5, made[5:], last_epoch=10, result=ended)
+    table = compare.compare(tmp_path / "first", tmp_path / "second")
+    assert table["workdir"].tolist() == ["first", "second"]
+    assert not any(name.endswith("_peak_epoch") for name in table)

@@ -183,24 +183,18 @@ def tables(findings: Sequence[Findings]) -> dict[str, Rows]:
 
 def _with_similarity(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
     """Adds the columns of similarity; those of the whole grid are the same in all rows."""
-    line = alike.line if alike else None
+    line = alike and alike.line
     agreed = similarity.agreement(grid, alike, rows) if alike else dict.fromkeys(AGREEMENT)
     completed = []
     for index, row in enumerate(rows):
-        divergence = _finite(alike.row_means[index]) if alike else None
-        side = None
+        divergence, side = alike and _finite(alike.row_means[index]), None
         if line is not None and divergence is not None:
             side = "less similar" if row["sparsity"] >= line else "similar"
-        completed.append(
-            {
-                **row,
-                "model_similarity": divergence,
-                "similarity_class": side,
-                "similarity_transition_sparsity": line,
-                **{f"agreement_{name}": value for name, value in agreed.items()},
-            }
-        )
-    return completed
+        of_row = {"model_similarity": divergence, "similarity_class": side}
+        completed.append(row | of_row | {"similarity_transition_sparsity": line})
+    return [
+        row | {f"agreement_{name}": value for name, value in agreed.items()} for row in completed
+    ]
 
 
 def _cells(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
@@ -221,7 +215,7 @@ def _cells(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
                 "num_failed": int(grid.num_failed[index, column]),
                 **columns("below_best", below),
                 "is_best": epoch == best,
-                "model_similarity": _finite(alike.divergence[index, column]) if alike else None,
+                "model_similarity": alike and _finite(alike.divergence[index, column]),
             }
         )
     return made

@@ -222,11 +222,8 @@ def agreement(
     Returns:
         A value per name of `AGREEMENT`. Correlations over fewer than four are None.
     """
-    own, sparsities, line = similarity.line, grid.sparsities, rows[0]["transition_sparsity"]
-    in_sparsity = in_rows = None
-    if own is not None and line is not None:
-        in_sparsity = own - line
-        in_rows = sparsities.index(own) - sparsities.index(line)
+    own, order, line = similarity.line, grid.sparsities.index, rows[0]["transition_sparsity"]
+    has_both = own is not None and line is not None
     classed = [
         (row["verdict"] == "early") == (row["sparsity"] >= own)
         for row in rows
@@ -245,8 +242,8 @@ def agreement(
     cells = np.isfinite(divergence) & np.isfinite(below)
     of_cells = divergence[cells].tolist(), below[cells].tolist()
     values = (
-        in_sparsity,
-        in_rows,
+        own - line if has_both else None,
+        order(own) - order(line) if has_both else None,
         sum(classed),
         len(classed),
         spearman(divergences, advantages, at_least=MIN_PAIRS),
