@@ -137,11 +137,10 @@ def _of_grid(workdir: str | Path) -> Runs:
     if not len(runs):
         raise unexpected("WORKDIR", str(workdir), "to hold runs of an experiment")
     settings = settings_of(runs)
-    grid = all_curves(settings)
     every = [curve for one in settings for curve in (*one.forks, *one.online)]
-    if not every:
+    kept = all_curves(settings) or [curve for one in settings for curve in one.online]
+    if not kept:
         raise unexpected("WORKDIR", str(workdir), "to hold finished forks")
-    kept = grid or [curve for one in settings for curve in one.online]
     dropped = {name for curve in every if curve not in kept for name in curve.runs["name"]}
     return runs.where(~runs.frame["name"].isin(dropped))
 

@@ -376,8 +376,7 @@ def _numbers(
 def _lean(entry: dict[str, Any]) -> dict[str, Any]:
     """Drops the signals' values per parameter, which are most of an entry."""
     signals = (entry.get("signals") or {}).items()
-    single = {name: value for name, value in signals if not isinstance(value, dict)}
-    return entry | ({"signals": single} if single else {})
+    return entry | {"signals": {n: value for n, value in signals if not isinstance(value, dict)}}
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:

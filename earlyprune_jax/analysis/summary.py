@@ -138,7 +138,7 @@ def _runs_lines(runs: Runs, compared: Sequence[Mapping[str, Any]]) -> Iterator[s
     missing = [_named(run) for run in each(frame[frame["status"] != "finished"])]
     if missing:
         yield f"Not in these numbers: {formatting.listed(missing, at_most=MAX_NAMED)}."
-    failed = [row["reason"] or "?" for row in compared if row["status"] == "failed"]
+    failed = [row["reason"] or "no reason given" for row in compared if row["status"] == "failed"]
     if failed:
         counted = _counted(row["status"] for row in compared)
         yield f"Comparisons: {counted} ({_shortened('; '.join(dict.fromkeys(failed)))})."

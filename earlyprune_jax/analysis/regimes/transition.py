@@ -71,8 +71,8 @@ def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int |
         >>> converged_at(range(1, 11), [10.0, 5.0, 4.0, 3.0, 0.3, 0.1, 0.0, 0.0, 0.0, 0.0])
         5
     """
-    known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
-    known = [(epoch, value) for epoch, value in known if math.isfinite(value)]
+    pairs = zip(epochs, values, strict=True)
+    known = [(e, v) for e, v in pairs if v is not None and math.isfinite(v)]
     if not known:
         return None
     smooth = _running_median([value for _, value in known])
