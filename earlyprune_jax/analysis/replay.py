@@ -171,6 +171,7 @@ class Correlation:
     num_epochs: int
 
 
+@functools.lru_cache(maxsize=1)
 def truths(curve: Curve) -> tuple[Truth, ...]:
     """Returns the curve's values seed by seed, by ascending seed."""
     sign, column = curve.metric.sign, curve.metric.column("test")

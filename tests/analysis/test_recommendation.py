@@ -250,8 +250,7 @@ def test_a_run_that_pruned_itself_is_described_not_recommended(tmp_path):
     write_online(tmp_path, [(5, 3)])
     assert recommend(tmp_path) == (
         "Recommendation: none from this run alone; it pruned itself after epoch 5 of 10 (rule "
-        "peak(fisher_trace)); whether that was best cannot be known from this run alone: a grid of "
-        "forks would tell."
+        "peak(fisher_trace)); whether that was best only a grid of forks would tell."
     )
 
 
