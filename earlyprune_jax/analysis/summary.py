@@ -133,7 +133,7 @@ def _runs_lines(runs: Runs, compared: Sequence[Mapping[str, Any]]) -> Iterator[s
         yield "Runs: none yet."
         return
     frame = runs.frame
-    counted = _counted(frame["status"])
+    counted = _counted(frame["status"], ALWAYS_COUNTED)
     yield f"Runs: {counted}{' (not in results.csv)' if 'unfinished' in counted else ''}."
     missing = [_named(run) for run in each(frame[frame["status"] != "finished"])]
     if missing:
@@ -144,11 +144,9 @@ def _runs_lines(runs: Runs, compared: Sequence[Mapping[str, Any]]) -> Iterator[s
         yield f"Comparisons: {counted} ({_shortened('; '.join(dict.fromkeys(failed)))})."
 
 
-def _counted(statuses: Iterable[str]) -> str:
+def _counted(statuses: Iterable[str], always: Sequence[str] = ()) -> str:
     counts = collections.Counter(statuses)
-    return ", ".join(
-        f"{counts[name]} {name}" for name in STATUSES if name in ALWAYS_COUNTED or counts[name]
-    )
+    return ", ".join(f"{counts[n]} {n}" for n in STATUSES if n in always or counts[n])
 
 
 def _named(run: Any) -> str:

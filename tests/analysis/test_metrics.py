@@ -167,7 +167,7 @@ def test_figures_are_named_after_the_metric_and_mark_the_lowest(both):
         text.startswith("50 % removed: best -2.9") and "at epoch 12" in text for text in texts
     )
     assert (
-        "score gained on the row's best (below 0 = worse)"
+        "difference to the row's best (below 0 = worse)"
         in (less / "figures/regimes.svg").read_text()
     )
 
