@@ -27,7 +27,7 @@ import numpy as np
 
 from configs import two_regime
 from earlyprune_jax import config
-from earlyprune_jax.analysis import publish, results, summary
+from earlyprune_jax.analysis import results, summary
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.study import RunLocks
 
@@ -58,7 +58,7 @@ STEPS = {
     "locks": locks,
     "read_runs": results.read_runs,
     "write_tables": results.write_tables,
-    "publish": publish.publish,
+    "publish": results.publish,
     "summarize": summary.summarize,
 }
 

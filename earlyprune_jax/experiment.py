@@ -15,7 +15,7 @@ import pandas as pd
 from rich.console import Console
 
 from earlyprune_jax import tasks, workspace
-from earlyprune_jax.analysis import publish, results, summary
+from earlyprune_jax.analysis import results, summary
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import plan, scheduler
 from earlyprune_jax.grid.members import Comparison, Run, Trunk
@@ -108,7 +108,7 @@ def _train_prune_and_compare(
 def _tabulate(workdir: Path) -> str:
     """Writes tables and figures, and returns the summary, from one reading of the workdir."""
     runs = results.read_runs(workdir)
-    publish.publish(workdir, runs=runs)
+    results.publish(workdir, runs=runs)
     return summary.summarize(workdir, runs=runs)
 
 

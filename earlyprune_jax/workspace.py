@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from earlyprune_jax import __version__, tasks, user_code
-from earlyprune_jax.analysis import publish
+from earlyprune_jax.analysis import results
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study, held
@@ -34,7 +34,8 @@ BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (
-    *publish.file_names(),
+    *results.TABLES,
+    "figures",
     *FOLDERS.values(),
     *("signal_budgets", "env.json", "study.json", "slurm"),
 )

@@ -80,9 +80,8 @@ def test_it_is_bitwise_the_fork_of_a_grid_at_that_epoch(fired, grid, engine):
 
 def test_its_row_tells_rule_epoch_and_mode_and_its_trunk_is_no_dense_baseline(fired):
     workdir, text = fired
-    (row,) = [
-        row for row in results.result_rows(results.read_runs(workdir)) if row["kind"] == "online"
-    ]
+    rows = results.result_table(results.read_runs(workdir)).to_dict("records")
+    (row,) = [row for row in rows if row["kind"] == "online"]
     assert (row["trigger"], row["mode"], row["fork_epoch"], row["fired_epoch"]) == (
         "epoch(2)",
         "now",

@@ -3,7 +3,10 @@ regimes.
 
 The best of many epochs looks good on the runs it was chosen on, whatever is true. So
 `selection_test` chooses the candidate on all repeats but one, and measures it on the one left out.
-Larger is better throughout: `Cells` hold metrics multiplied by their sign.
+Larger is better throughout: metrics are multiplied by their sign.
+
+A *repeat* is what noise is measured over: a trunk seed, its value in a cell being the mean over
+replicates; or with a single trunk seed a replicate, which holds the noise of fine-tuning only.
 """
 
 import dataclasses
@@ -18,7 +21,6 @@ from earlyprune_jax.analysis.stats import (
     Stats,
     best_column,
     centred,
-    plain_difference,
     row_means,
     stats,
 )
@@ -30,32 +32,6 @@ LEVEL = 0.05
 MAX_ENUMERATED = 7
 """Up to so many repeats every bootstrap sample is looked at; beyond, NUM_SAMPLES are drawn."""
 NUM_SAMPLES = 2000
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Cells:
-    """The forks of one sparsity, larger = better whatever the metric.
-
-    A *repeat* is what noise is measured over: a trunk seed, its value in a cell being the mean over
-    replicates; or with a single trunk seed a replicate, which holds the noise of fine-tuning only.
-
-    Attributes:
-        epochs: fork epochs, ascending; E of them.
-        chosen_on: [E, R] sign * the primary metric that epochs are chosen on, at the last epoch;
-            NaN where no run has finished.
-        test: [E, R] the same on the test set.
-        repeat_kind: "seed" or "replicate".
-    """
-
-    epochs: tuple[int, ...]
-    chosen_on: np.ndarray
-    test: np.ndarray
-    repeat_kind: str = "seed"
-
-    @property
-    def num_repeats(self) -> int:
-        """Counts the repeats that have a value."""
-        return int(np.isfinite(self.chosen_on).any(axis=0).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +54,7 @@ class Lead:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best epoch of some cells.
+    """The best epoch of a sparsity.
 
     Attributes:
         column: its place among the epochs.
@@ -96,19 +72,19 @@ class Best:
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """The epochs of some cells, best first, and which of them may be the best.
+    """The epochs of a sparsity, best first, and which of them may be the best.
 
     Attributes:
         epochs: best first; the earlier of equals first.
         leads: epoch -> the lead of all others over it, or None. The epochs that nothing clearly
             beats are a 95 % confidence set: the epoch that is truly best is among them with that
             probability, as only a lead over it that is no more than chance could drop it.
+        num_repeats: that have a value.
     """
 
     epochs: tuple[int, ...]
     leads: dict[int, Lead | None]
     num_repeats: int
-    repeat_kind: str
 
     @property
     def best(self) -> int:
@@ -183,76 +159,60 @@ def selection_test(
     return Lead(difference, _p_value(difference, len(candidates)) if is_tested else None)
 
 
-def rank(cells: Cells) -> Ranking:
-    """Ranks the epochs by their means over repeats, and tests which of them may be the best.
+def rank(epochs: Sequence[int], values: np.ndarray) -> Ranking:
+    """Ranks epochs by their means over repeats, and tests which of them may be the best.
 
     Both look at what epochs are chosen on. Every epoch is tested as the only rival of all others by
     `selection_test`.
 
     Example:
-        >>> table = np.array([[0.80, 0.81, 0.80], [0.90, 0.88, 0.91]])
-        >>> found = rank(Cells((4, 8), table, table))
+        >>> found = rank((4, 8), np.array([[0.80, 0.81, 0.80], [0.90, 0.88, 0.91]]))
         >>> found.epochs, found.rivals, found.edge
         ((8, 4), (), 'latest')
     """
-    values = cells.chosen_on
     # Equal means of the same numbers in another order may differ in their last bits.
     means = row_means(values).round(12)
     columns = sorted(np.flatnonzero(np.isfinite(means)).tolist(), key=lambda column: -means[column])
     others = {column: [one for one in columns if one != column] for column in columns}
     return Ranking(
-        epochs=tuple(cells.epochs[column] for column in columns),
+        epochs=tuple(epochs[column] for column in columns),
         leads={
-            cells.epochs[column]: selection_test(values, values, others[column], [column])
+            epochs[column]: selection_test(values, values, others[column], [column])
             for column in columns
         },
-        num_repeats=cells.num_repeats,
-        repeat_kind=cells.repeat_kind,
+        num_repeats=int(np.isfinite(values).any(axis=0).sum()),
     )
 
 
-def best(cells: Cells) -> Best | None:
+def best(epochs: Sequence[int], values: np.ndarray) -> Best | None:
     """Finds the epoch with the highest mean, and its bootstrap interval over repeats.
 
     The interval is the 2.5 % and 97.5 % quantile of the best epoch over samples of repeats with
     replacement: all of them for up to seven repeats, else 2000 drawn from a fixed seed. With so few
     repeats a bootstrap interval is rather too short than too long: it describes, and tests nothing.
 
+    Args:
+        epochs: fork epochs, ascending.
+        values: [E, R] what they are chosen on; NaN where no run has finished.
+
     Returns:
         The best epoch, the earliest of equals; None without values.
 
     Example:
-        >>> best(Cells((4, 8), np.array([[0.8], [0.9]]), np.array([[0.8], [0.9]]))).epoch
+        >>> best((4, 8), np.array([[0.8], [0.9]])).epoch
         8
     """
-    values = cells.chosen_on
     column = best_column(row_means(values))
     if column is None:
         return None
     values = values[:, np.isfinite(values).any(axis=0)]
     return Best(
-        epoch=cells.epochs[column],
+        epoch=epochs[column],
         column=column,
-        interval=_interval(values, cells.epochs) if values.shape[1] >= MIN_REPEATS else None,
+        interval=_interval(values, epochs) if values.shape[1] >= MIN_REPEATS else None,
         num_repeats=values.shape[1],
         complete=bool(np.isfinite(values).all()),
     )
-
-
-def differences(cells: Cells, column: int) -> list[Stats | None]:
-    """Gives each epoch's test value minus that of one of them: mean and std over paired repeats.
-
-    The given one being the best of many on the same runs, the differences look larger than new runs
-    would make them.
-
-    Args:
-        cells: of a sparsity.
-        column: place of the epoch that the others are compared with.
-
-    Returns:
-        One entry per epoch; None where no repeat has both.
-    """
-    return [plain_difference(cells.test, other, column) for other in range(len(cells.epochs))]
 
 
 def _interval(values: np.ndarray, epochs: Sequence[int]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from earlyprune_jax import spec
 from earlyprune_jax.analysis import figures, formatting, results, summary
-from earlyprune_jax.analysis.curves import Curve, settings_of
+from earlyprune_jax.analysis.curves import Curve, all_curves, settings_of
 from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, Swept, frozen, varying
 from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import columns
@@ -32,7 +32,7 @@ MAX_DIFFERING = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
+class Workdirs:
     """Workdirs whose runs have the same axes.
 
     Attributes:
@@ -53,8 +53,7 @@ class Comparison:
     @property
     def axes(self) -> tuple[str, ...]:
         """The first columns of compare.csv."""
-        own = (*SETTING, *self.swept.trunk, *CURVE, *self.swept.fork)
-        return (WORKDIR, *self.differing, *own)
+        return (WORKDIR, *self.differing, *SETTING, *self.swept.trunk, *CURVE, *self.swept.fork)
 
 
 def compare(*workdirs: str | Path) -> Table:
@@ -85,23 +84,7 @@ def compare(*workdirs: str | Path) -> Table:
     return _table(_read(workdirs))
 
 
-def write(workdirs: Sequence[str | Path], output: str | Path) -> list[Path]:
-    """Writes compare.csv and the figure.
-
-    Args:
-        workdirs: as of `compare`.
-        output: a directory, made if need be.
-
-    Returns:
-        The paths.
-
-    Raises:
-        InvalidInput: as `compare`.
-    """
-    return _write(_read(workdirs), output)
-
-
-def _write(compared: Comparison, output: str | Path) -> list[Path]:
+def _write(compared: Workdirs, output: str | Path) -> list[Path]:
     import pandas as pd
 
     Path(output).mkdir(parents=True, exist_ok=True)
@@ -118,13 +101,13 @@ def _write(compared: Comparison, output: str | Path) -> list[Path]:
     return [path, *figures.draw_main(output, runs=together, name=STEM)]
 
 
-def _read(workdirs: Sequence[str | Path]) -> Comparison:
-    resolved = [Path(workdir).resolve() for workdir in workdirs]
-    for workdir, path in zip(workdirs, resolved, strict=True):
-        if resolved.count(path) > 1:
+def _read(workdirs: Sequence[str | Path]) -> Workdirs:
+    paths = [Path(workdir).resolve() for workdir in workdirs]
+    for workdir, path in zip(workdirs, paths, strict=True):
+        if paths.count(path) > 1:
             raise unexpected("WORKDIR", str(workdir), "to be given once")
-    short = [path.name for path in resolved]
-    names = short if len(set(short)) == len(short) else [str(workdir) for workdir in workdirs]
+    is_unique = len({path.name for path in paths}) == len(paths)
+    names = [path.name for path in paths] if is_unique else map(str, workdirs)
     read = {name: _of_grid(workdir) for name, workdir in zip(names, workdirs, strict=True)}
     metrics = {runs.metric: name for name, runs in read.items()}
     if len(metrics) > 1:
@@ -135,17 +118,16 @@ def _read(workdirs: Sequence[str | Path]) -> Comparison:
     trunk = dict.fromkeys(key for runs in read.values() for key in runs.swept.trunk)
     fork = dict.fromkeys(key for runs in read.values() for key in runs.swept.fork)
     swept = Swept(tuple(trunk), tuple(key for key in fork if key not in trunk))
-    differing = tuple(
-        key
-        for key in dict.fromkeys(key for config in configs.values() for key in config)
-        if len({config[key] for config in configs.values() if key in config}) > 1
-        and key not in {*NAMES.values(), *swept.trunk, *swept.fork}
-    )
+    values: dict[str, set[Any]] = {}
+    for key, value in (item for config in configs.values() for item in config.items()):
+        values.setdefault(key, set()).add(value)
+    named = {*NAMES.values(), *trunk, *fork}
+    differing = tuple(key for key in values if len(values[key]) > 1 and key not in named)
     axes = Swept((WORKDIR, *differing, *swept.trunk), swept.fork)
     every = {name: _aligned(runs, name, configs[name], axes) for name, runs in read.items()}
     settings = [setting for runs in every.values() for setting in settings_of(runs)]
     curves = [curve for setting in settings for curve in setting.curves or setting.online]
-    return Comparison(every, curves, differing, swept)
+    return Workdirs(every, curves, differing, swept)
 
 
 def _of_grid(workdir: str | Path) -> Runs:
@@ -155,13 +137,12 @@ def _of_grid(workdir: str | Path) -> Runs:
     if not len(runs):
         raise unexpected("WORKDIR", str(workdir), "to hold runs of an experiment")
     settings = settings_of(runs)
-    if not any(setting.pruned for setting in settings):
+    every = [curve for one in settings for curve in (*one.forks, *one.online)]
+    kept = all_curves(settings) or [curve for one in settings for curve in one.online]
+    if not kept:
         raise unexpected("WORKDIR", str(workdir), "to hold finished forks")
-    dropped = [curve for one in settings for curve in one.forks if curve not in one.curves]
-    if any(setting.curves for setting in settings):
-        dropped += [curve for setting in settings for curve in setting.online]
-    names = {name for curve in dropped for name in curve.runs["name"]}
-    return runs.where(~runs.frame["name"].isin(names))
+    dropped = {name for curve in every if curve not in kept for name in curve.runs["name"]}
+    return runs.where(~runs.frame["name"].isin(dropped))
 
 
 def _aligned(runs: Runs, name: str, config: dict[str, Any], axes: Swept) -> Runs:
@@ -202,15 +183,14 @@ def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _table(compared: Comparison) -> Table:
+def _table(compared: Workdirs) -> Table:
     import pandas as pd
 
     # Not every workdir has measured every signal.
-    rows = [_row(compared, curve) for curve in compared.curves]
-    return pd.DataFrame(rows, dtype="object")
+    return pd.DataFrame([_row(compared, curve) for curve in compared.curves], dtype="object")
 
 
-def _row(compared: Comparison, curve: Curve) -> dict[str, Any]:
+def _row(compared: Workdirs, curve: Curve) -> dict[str, Any]:
     ranking, metric = curve.ranking, curve.metric
     test, is_grid = metric.column("test"), curve in curve.setting.curves
     best = ranking.best if is_grid else None
@@ -232,12 +212,10 @@ def _row(compared: Comparison, curve: Curve) -> dict[str, Any]:
 def _report(workdirs: Sequence[str], output: str) -> str:
     """Writes the files, and returns what is printed."""
     compared = _read(workdirs)
-    differing = compared.differing
-    hidden = differing if len(differing) > MAX_DIFFERING else ()
-    varied = varying(curve.place for curve in compared.curves)
-    axes = [axis for axis in compared.axes if axis == WORKDIR or axis in varied]
-    shown = [axis for axis in axes if axis not in hidden]
-    parts = list(summary.forks_table(compared.curves[:SHOWN], shown))
+    hidden = compared.differing if len(compared.differing) > MAX_DIFFERING else ()
+    varied = {WORKDIR, *varying(curve.place for curve in compared.curves)} - {*hidden}
+    axes = [axis for axis in compared.axes if axis in varied]
+    parts = list(summary.forks_table(compared.curves[:SHOWN], axes))
     if (more := len(compared.curves) - SHOWN) > 0:
         parts.append(f"  and {formatting.plural(more, 'more row')} in {TABLE}")
     if hidden:

@@ -6,18 +6,16 @@ arrays over repeats. `Setting` is where an analysis of single settings starts.
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from earlyprune_jax import records
 from earlyprune_jax.analysis import peaks
-from earlyprune_jax.analysis.best_epoch import Cells, Ranking, rank
+from earlyprune_jax.analysis.best_epoch import Ranking, rank
 from earlyprune_jax.analysis.peaks import Peak
 from earlyprune_jax.analysis.places import Place
-from earlyprune_jax.analysis.runs import LOST, Runs, Table, by_setting
+from earlyprune_jax.analysis.runs import LOST, Runs, Table, by_setting, groups_of
 from earlyprune_jax.analysis.stats import Stats, mean_of, stats
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.triggers import History
@@ -38,12 +36,13 @@ class CellGrid:
         metric: the primary one.
         sparsities: ascending; S of them.
         epochs: fork epochs, ascending; E of them.
-        repeat_kind: "seed" or "replicate", see `best_epoch.Cells`.
+        repeat_kind: "seed" or "replicate", see `best_epoch`.
         repeats: the seeds or replicates, ascending; R of them.
         num_replicates: the most that a seed has in a cell.
         split: what epochs are chosen on: validation if every finished run has it, else test.
-        chosen_on: [S, E, R] as in `best_epoch.Cells`.
-        test: [S, E, R] likewise.
+        chosen_on: [S, E, R] sign * the primary metric that epochs are chosen on, at the last epoch;
+            NaN where no run has finished.
+        test: [S, E, R] the same on the test set.
         by_seed: [S, E, number of seeds] `chosen_on` by trunk seed, whatever the repeats are.
         seeds: the trunk seeds, ascending.
         num_runs: [S, E] finished runs.
@@ -74,10 +73,6 @@ class CellGrid:
         rows, columns = (np.any(self.num_runs, axis=axis).sum() for axis in (1, 0))
         return bool(rows >= 2 and columns >= 2)
 
-    def row(self, index: int) -> Cells:
-        """Returns the cells of a sparsity."""
-        return Cells(self.epochs, self.chosen_on[index], self.test[index], self.repeat_kind)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
@@ -88,12 +83,14 @@ class Curve:
         place: what tells it from other curves.
         runs: rows of `Runs.frame`, all with a test value.
         lost: (trunk seed, fork epoch) of those that diverged or failed.
+        grid: the same runs as arrays, of one sparsity.
     """
 
     setting: "Setting"
     place: Place
     runs: Table
     lost: frozenset[tuple[int, int]]
+    grid: CellGrid
 
     @property
     def metric(self) -> Metric:
@@ -101,23 +98,19 @@ class Curve:
         return self.setting.metric
 
     @functools.cached_property
-    def _grid(self) -> CellGrid:
-        return grid_of(self.place.without("sparsity"), self.metric, self.runs)
-
-    @functools.cached_property
     def ranking(self) -> Ranking:
         """Its fork epochs, best first, and which of them may be the best."""
-        return rank(self._grid.row(0))
+        return rank(self.epochs, self.grid.chosen_on[0])
 
     @property
     def epochs(self) -> tuple[int, ...]:
         """Its fork epochs, ascending."""
-        return self._grid.epochs
+        return self.grid.epochs
 
     @property
     def split(self) -> str:
         """What its fork epochs are chosen on: validation if every run has it, else test."""
-        return self._grid.split
+        return self.grid.split
 
     def at(self, fork_epoch: int) -> Table:
         """Returns the runs of a fork epoch."""
@@ -234,9 +227,8 @@ class Setting:
     @functools.cached_property
     def peaks(self) -> list[Peak]:
         """Where the means of the headline signals are largest."""
-        means = [
-            peaks.mean_peak(self.signals, name) for name in peaks.headline_signals(self.signals)
-        ]
+        names = peaks.headline_signals(self.signals.columns.drop(list(self.runs.setting_axes)))
+        means = (peaks.mean_peak(self.signals, name) for name in names)
         return [peak for peak in means if peak is not None]
 
     @functools.cached_property
@@ -260,21 +252,14 @@ class Setting:
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
         """What rules may look at: every measured number but test metrics and timings."""
-        entries = itertools.chain.from_iterable(self.histories.values())
         names = dict.fromkeys(
-            name for entry in entries for name in entry if entry[name] is not None
+            name
+            for history in self.histories.values()
+            for entry in history
+            for name, value in entry.items()
+            if value is not None
         )
-        return tuple(
-            name for name in names if name not in NO_DECISION and not name.startswith("test_")
-        )
-
-    @functools.cached_property
-    def entries(self) -> dict[int, dict[int, Mapping[str, Any]]]:
-        """Trunk seed -> epoch -> what was measured after it."""
-        return {
-            seed: {entry["epoch"]: entry for entry in history}
-            for seed, history in self.histories.items()
-        }
+        return tuple(n for n in names if n not in NO_DECISION and not n.startswith("test_"))
 
     def _curves(self, kind: str) -> tuple[Curve, ...]:
         """Groups finished runs into curves.
@@ -282,16 +267,16 @@ class Setting:
         Diverged, failed, skipped and unfinished ones are left out, so a fork epoch may rest on
         fewer seeds than its neighbours: `Stats.n` says on how many.
         """
-        frame = self.runs.frame
-        frame = frame[(frame["kind"] == kind) & frame["fork_epoch"].notna()]
-        axes, column, curves = list(self.runs.curve_axes), self.metric.column("test"), []
-        for values, runs in frame.groupby(axes, sort=False, dropna=False) if len(frame) else ():
-            finished = runs[(runs["status"] == "finished") & runs[column].notna()]
+        frame, curves = self.runs.of_kind(kind).frame, []
+        for place, runs in groups_of(frame[frame["fork_epoch"].notna()], self.runs.curve_axes):
+            has_value = runs[self.metric.column("test")].notna()
+            finished = runs[(runs["status"] == "finished") & has_value]
             lost = runs[runs["status"].isin(LOST)]
             pairs = frozenset(zip(lost["trunk_seed"], lost["fork_epoch"], strict=True))
             if len(finished):
-                curves.append(Curve(self, Place.of(axes, values), finished, pairs))
-        return tuple(sorted(curves, key=lambda curve: curve.place))
+                grid = grid_of(place.without("sparsity"), self.metric, finished)
+                curves.append(Curve(self, place, finished, pairs, grid))
+        return tuple(curves)
 
 
 def settings_of(runs: Runs) -> list[Setting]:
@@ -327,12 +312,10 @@ def find_grids(runs: Runs) -> list[CellGrid]:
         >>> find_grids(read_runs("no/such/workdir"))
         []
     """
-    frame = runs.frame
-    frame = frame[(frame["kind"] == "fork") & frame["status"].isin(("finished", *LOST))]
+    frame = runs.of_kind("fork").frame
     axes = [axis for axis in runs.curve_axes if axis != "sparsity"]
-    groups = frame.groupby(axes, sort=False, dropna=False) if len(frame) else ()
-    grids = [grid_of(Place.of(axes, values), runs.metric, own) for values, own in groups]
-    return sorted(grids, key=lambda grid: grid.place)
+    groups = groups_of(frame[frame["status"].isin(("finished", *LOST))], axes)
+    return [grid_of(place, runs.metric, rows) for place, rows in groups]
 
 
 def grid_of(place: Place, metric: Metric, runs: Table) -> CellGrid:
@@ -348,24 +331,18 @@ def grid_of(place: Place, metric: Metric, runs: Table) -> CellGrid:
     """
     axes = [sorted(set(runs[axis].tolist())) for axis in CELL]
     sparsities, epochs, seeds, replicates = axes
-    at = tuple(
-        np.searchsorted(values, runs[axis].to_numpy(dtype=float))
-        for axis, values in zip(CELL, axes, strict=True)
-    )
+    numbers = runs[list(CELL)].to_numpy(dtype=float).T
+    at = tuple(np.searchsorted(np.array(v), n) for v, n in zip(axes, numbers, strict=True))
     is_finished = (runs["status"] == "finished") & runs[metric.column("test")].notna()
     is_finished = is_finished.to_numpy(dtype=bool)
     finished = runs[is_finished]
     has_validation = len(finished) and finished[metric.column("validation")].notna().all()
     split = "validation" if has_validation else "test"
-
-    def values_of(split: str) -> np.ndarray:
-        """[S, E, seeds, replicates], larger = better."""
-        values = np.full(tuple(map(len, axes)), np.nan)
-        numbers = finished[metric.column(split)].to_numpy(dtype=float)
-        values[tuple(axis[is_finished] for axis in at)] = metric.sign * numbers
-        return values
-
-    chosen_on, test = values_of(split), values_of("test")
+    # [S, E, seeds, replicates], larger = better.
+    chosen_on, test = (np.full(tuple(map(len, axes)), np.nan) for _ in range(2))
+    for values, of in ((chosen_on, split), (test, "test")):
+        numbers = finished[metric.column(of)].to_numpy(dtype=float)
+        values[tuple(index[is_finished] for index in at)] = metric.sign * numbers
     by_seed = mean_of(chosen_on, axis=-1)
     # A single trunk seed leaves the replicates as the only repeats; several hold their trunks'
     # noise too.

@@ -33,6 +33,11 @@ class Style:
     marker: str
     dashes: str = "-"
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of Matplotlib's plots."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.dashes}
+
 
 def styles(places: Iterable[Place]) -> dict[Place, Style]:
     """Gives each curve a style; no two alike up to 8 curves, or 4 kinds of forks at any number of
@@ -146,20 +151,27 @@ def save_all(
         >>> save_all("no/such/workdir", {})
         []
     """
+    import matplotlib
+
     directory, paths = Path(workdir) / "figures", []
+    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to
+    # call.
+    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}
     for name, figure in pictures.items():
         if figure is None:
             continue
         directory.mkdir(exist_ok=True)
-        for extension in EXTENSIONS:
+        for extension, removed in metadata.items():
+            image = io.BytesIO()
+            with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
+                figure.savefig(image, format=extension, dpi=150, metadata=removed)
             paths.append(directory / f"{name}.{extension}")
-            records.replace_file(paths[-1], _render(figure, extension))
+            records.replace_file(paths[-1], image.getvalue())
             # The layout of the first file serves the second: computing it is half of the time.
             figure.set_layout_engine("none")
-    gone = set(possible) - {path.stem for path in paths} if paths else set()
-    for path in directory.glob("*"):
-        if path.suffix[1:] in EXTENSIONS and path.stem in gone:
-            path.unlink(missing_ok=True)
+    for stem in set(possible) - {path.stem for path in paths} if paths else ():
+        for extension in EXTENSIONS:
+            (directory / f"{stem}.{extension}").unlink(missing_ok=True)
     return paths
 
 
@@ -210,15 +222,3 @@ def epoch_axis(axes: "Axes", num_epochs: int) -> None:
 def plus_minus(text: str) -> str:
     """Writes +- as a figure can, in one character."""
     return text.replace("+-", "±")
-
-
-def _render(figure: "Figure", extension: str) -> bytes:
-    import matplotlib
-
-    buffer = io.BytesIO()
-    # Without a salt the ids in the SVG, and without a date its bytes, would differ from call to
-    # call.
-    with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
-        metadata: dict[str, Any] = {"Date": None} if extension == "svg" else {"Software": None}
-        figure.savefig(buffer, format=extension, dpi=150, metadata=metadata)
-    return buffer.getvalue()

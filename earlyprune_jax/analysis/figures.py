@@ -17,6 +17,7 @@ from earlyprune_jax.analysis.drawing import COLORS, DASHES, GREYS, MARKERS, Styl
 from earlyprune_jax.analysis.places import Place, shared, varying
 from earlyprune_jax.analysis.runs import LOST, Runs
 from earlyprune_jax.analysis.stats import Stats
+from earlyprune_jax.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,10 +82,8 @@ def _draw(settings: Sequence[Setting], *, named: bool = False) -> "Figure":
     has_results = any(map(_has_results, settings))
     heights = [3.0] * has_results + [1.8] * any(setting.peaks for setting in settings)
     figure = drawing.blank(1.0 + 4.5 * num_columns, 1.9 + 4.2 * num_rows)
-    rows = num_rows * len(heights)
-    grid = figure.subplots(
-        rows, num_columns, squeeze=False, sharex=True, height_ratios=heights * num_rows
-    )
+    rows, ratios = num_rows * len(heights), heights * num_rows
+    grid = figure.subplots(rows, num_columns, squeeze=False, sharex=True, height_ratios=ratios)
     # [panels, axes of a panel]
     blocks = grid.reshape(num_rows, len(heights), num_columns).swapaxes(1, 2)
     blocks = blocks.reshape(num_rows * num_columns, len(heights))
@@ -97,9 +96,8 @@ def _draw(settings: Sequence[Setting], *, named: bool = False) -> "Figure":
         _draw_panel(panel, setting, others, styles)
         if others:
             panel[0].set_title(formatting.label(setting.place, varied), loc="left", pad=18)
-        if index % num_columns:
-            for axes in panel:
-                axes.set_ylabel("")
+        for axes in panel if index % num_columns else ():
+            axes.set_ylabel("")
     for axes in blocks[len(settings) :].ravel():
         axes.set_axis_off()
     handles = drawing.labelled(blocks[:, 0]) if has_results else []
@@ -108,8 +106,7 @@ def _draw(settings: Sequence[Setting], *, named: bool = False) -> "Figure":
     trunk = shared([setting.place for setting in settings])
     about = _subtitle(settings, formatting.label(trunk if named else trunk.only(["model"])))
     name = settings[0].metric.name.replace("_", " ")
-    title = f"When to prune: {name} against the epoch of pruning"
-    drawing.head(figure, title, "\n".join(about), fontsize=10)
+    drawing.head(figure, f"When to prune: {name} against the epoch of pruning", about, fontsize=10)
     drawing.add_legend(figure, handles)
     return figure
 
@@ -156,21 +153,15 @@ def _draw_results(
         _draw_curve(axes, curve, styles[curve.place.kind], shift, label)
     names = varying(curve.place.kind for curve in setting.pruned)
     for index, curve in enumerate(setting.online, start=len(curves)):
-        label = formatting.label(curve.place.kind, names)
         number = plus_minus(formatting.amount(curve.test(), metric))
-        when = formatting.epochs(curve.epochs)
-        axes.plot(
-            curve.runs["fork_epoch"].astype(int),
-            metric.scale * curve.runs[metric.column("test")],
-            linestyle="",
-            color=COLORS[index % len(COLORS)],
-            marker=MARKERS[index % len(MARKERS)],
-            markersize=7,
-            zorder=5,
-            label=f"{f'{label}, ' if label else ''}pruned itself: {number} at {when}",
-        )
+        itself = f"pruned itself: {number} at {formatting.epochs(curve.epochs)}"
+        style = Style(COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], "")
+        epochs = curve.runs["fork_epoch"].astype(int)
+        values = metric.scale * curve.runs[metric.column("test")]
+        label = ", ".join(filter(None, (formatting.label(curve.place.kind, names), itself)))
+        axes.plot(epochs, values, markersize=7, zorder=5, label=label, **style.options)
     if setting.dense_test:
-        _draw_dense(axes, setting.dense_test, setting, is_alone)
+        _draw_dense(axes, setting.dense_test, metric, is_alone)
     if not setting.pruned:
         axes.set_title("no fork of the grid has finished yet", fontsize=9.5, color=GREYS[1])
 
@@ -182,35 +173,16 @@ def _draw_curve(axes: "Axes", curve: Curve, style: Style, shift: float, label: s
     means = [metric.scale * cell.mean for cell in cells]
     deviations = [metric.scale * (cell.std or 0.0) for cell in cells]
     is_thin = len(siblings) > MANY
-    axes.errorbar(
-        epochs + shift,
-        means,
-        yerr=deviations if any(deviations) else None,
-        color=style.color,
-        marker=style.marker,
-        markersize=4 if is_thin else 6,
-        linewidth=1.5 if is_thin else 2.0,
-        linestyle=style.dashes,
-        elinewidth=1.0,
-        capsize=2.5,
-        zorder=4,
-        label=label,
-    )
+    options: dict[str, Any] = {"linewidth": 1.5, "markersize": 4} if is_thin else {"linewidth": 2.0}
+    options |= {"yerr": deviations if any(deviations) else None, "elinewidth": 1.0, "capsize": 2.5}
+    axes.errorbar(epochs + shift, means, zorder=4, label=label, **style.options, **options)
     if len(epochs) > 1:
         best = curve.epochs.index(curve.ranking.best)
         chosen = " and ".join(sorted({sibling.split for sibling in siblings}))
         extreme = "highest" if metric.larger_is_better else "lowest"
-        axes.scatter(
-            epochs[best] + shift,
-            means[best],
-            color=style.color,
-            label=f"best fork epoch ({extreme} mean {formatting.named(metric, chosen)})",
-            marker="*",
-            s=190,
-            edgecolors="white",
-            linewidths=0.8,
-            zorder=6,
-        )
+        label = f"best fork epoch ({extreme} mean {formatting.named(metric, chosen)})"
+        star = {"marker": "*", "s": 190, "edgecolors": "white", "linewidths": 0.8, "zorder": 6}
+        axes.scatter(epochs[best] + shift, means[best], color=style.color, label=label, **star)
     if not is_thin and curve.runs["fork_epoch"].duplicated().any():
         # Beside the whiskers, which would hide them.
         beside = curve.runs["fork_epoch"].astype(float) + shift + 0.007 * curve.setting.num_epochs
@@ -218,20 +190,13 @@ def _draw_curve(axes: "Axes", curve: Curve, style: Style, shift: float, label: s
         axes.scatter(beside, values, color=style.color, s=12, alpha=0.5, linewidths=0, zorder=3)
 
 
-def _draw_dense(axes: "Axes", dense: Stats, setting: Setting, is_alone: bool) -> None:
-    metric = setting.metric
+def _draw_dense(axes: "Axes", dense: Stats, metric: Metric, is_alone: bool) -> None:
     mean, deviation = metric.scale * dense.mean, metric.scale * (dense.std or 0.0)
     if deviation:
         low, high = mean - deviation, mean + deviation
         axes.axhspan(low, high, color="black", alpha=0.10, linewidth=0, zorder=1)
-    axes.annotate(
-        f"dense\n{formatting.amount(Stats(dense.mean, None, 1), metric)}",
-        (1.0, mean),
-        xycoords=("axes fraction", "data"),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-    )
+    text = f"dense\n{formatting.amount(Stats(dense.mean, None, 1), metric)}"
+    axes.text(1.01, mean, text, transform=axes.get_yaxis_transform(), va="center")
     number = f": {plus_minus(formatting.amount(dense, metric))}" if is_alone else ""
     label = f"dense baseline, never pruned{number}"
     axes.axhline(mean, color="black", linewidth=1.4, zorder=2, label=label)
@@ -258,16 +223,10 @@ def _draw_signals(axes: "Axes", setting: Setting) -> None:
         lowest = min(lowest, values.min())
         name = formatting.signal_label(peak.signal, setting.runs.config)
         color = GREYS[index % len(GREYS)]
-        axes.plot(
-            epochs,
-            values,
-            DASHES[index % len(DASHES)],
-            color=color,
-            linewidth=1.4,
-            marker="Ddhp"[index % 4],
-            markevery=[int(np.searchsorted(epochs, peak.epoch))],
-            label=f"{name}: {formatting.peak_label(peak)}",
-        )
+        style = Style(color, "Ddhp"[index % 4], DASHES[index % len(DASHES)])
+        at_peak, label = int(np.searchsorted(epochs, peak.epoch)), formatting.peak_label(peak)
+        options = {"linewidth": 1.4, "markevery": [at_peak], "label": f"{name}: {label}"}
+        axes.plot(epochs, values, **style.options, **options)
         axes.axvline(peak.epoch, color=color, linestyle=":", linewidth=1.1)
     axes.set_ylabel("signal /\nits maximum", color=GREYS[0])
     axes.tick_params(axis="y", colors=GREYS[0])
@@ -278,23 +237,18 @@ def _draw_signals(axes: "Axes", setting: Setting) -> None:
     axes.legend(loc="upper left", edgecolor="none", fontsize=8, borderaxespad=0.2)
 
 
-def _subtitle(settings: Sequence[Setting], trunk: str) -> list[str]:
+def _subtitle(settings: Sequence[Setting], trunk: str) -> str:
     """Writes two lines: what does not vary; on how many seeds, and what was left out."""
     data = settings[0].runs.config.get("data", {}).get("name")
     length = formatting.span(sorted(setting.num_epochs or 1 for setting in settings))
-    parts = [", ".join(str(part) for part in (data, trunk, f"T = {length} epochs") if part)]
     pruned = [curve for setting in settings for curve in setting.pruned]
-    if fixed := formatting.label(shared([curve.place.kind for curve in pruned])) if pruned else "":
-        parts.append(f"forks: {fixed}")
+    fixed = formatting.label(shared([curve.place.kind for curve in pruned])) if pruned else ""
+    fixed = f"; forks: {fixed}" if fixed else ""
+    first = ", ".join(str(part) for part in (data, trunk, f"T = {length} epochs") if part) + fixed
     statuses = [status for setting in settings for status in setting.runs.frame["status"]]
-    counts = {status: statuses.count(status) for status in LOST}
-    left_out = [
-        f"{formatting.plural(count, f'{status} run')} left out"
-        for status, count in counts.items()
-        if count
-    ]
-    lines = parts, [_seeds_text(settings, pruned), *left_out]
-    return ["; ".join(filter(None, line)) for line in lines if any(line)]
+    counts = {status: statuses.count(status) for status in LOST if status in statuses}
+    lost = [f"{formatting.plural(n, f'{status} run')} left out" for status, n in counts.items()]
+    return f"{first}\n{'; '.join(filter(None, [_seeds_text(settings, pruned), *lost]))}"
 
 
 def _seeds_text(settings: Sequence[Setting], pruned: Sequence[Curve]) -> str:

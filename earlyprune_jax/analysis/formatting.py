@@ -16,7 +16,6 @@ from earlyprune_jax.validate import InvalidInput
 WIDTH = 100
 LONGEST = 24
 """Characters of a config's value in a table."""
-POINTS = Metric("difference", "points")
 STATUSES = {
     "never": "never fired",
     "outside": "outside the forks",
@@ -33,6 +32,7 @@ def amount(
     decimals: int = 1,
     sign: bool = False,
     unit: bool = True,
+    points: bool = False,
 ) -> str:
     """Writes mean +- std in a metric's unit; the spread only where there is one, a dash without a
     mean.
@@ -43,6 +43,7 @@ def amount(
         decimals: at least; small numbers of other units than percent get more.
         sign: write + before positive means.
         unit: write the unit behind.
+        points: of a difference: percents are points.
 
     Returns:
         The text.
@@ -57,36 +58,23 @@ def amount(
         return "-"
     scale = metric.scale if metric else 1.0
     mean, std = scale * found.mean, None if found.std is None else scale * found.std
-    if metric and metric.unit not in (PERCENT, POINTS.unit):
-        decimals = _enough(mean, max(decimals, 2))
+    if metric and metric.unit != PERCENT:
+        decimals = max(decimals, 2)
+        if mean:
+            # Two digits at least of a small number.
+            decimals = min(max(decimals, 1 - math.floor(math.log10(abs(mean)))), 6)
     spread = "" if std is None else f" +- {std:.{decimals}f}"
-    # Rounded to nothing it is neither above nor below.
-    text = f"{mean:{'+' if sign else ''}.{decimals}f}"
-    behind = f" {metric.unit}" if unit and metric and metric.unit else ""
-    return f"{text}{spread}{behind}"
+    behind = (difference_unit(metric) if points else metric.unit) if unit and metric else ""
+    return f"{mean:{'+' if sign else ''}.{decimals}f}{spread} {behind}".rstrip()
 
 
-def _enough(value: float, decimals: int) -> int:
-    """Decimals that leave two digits at least of a small number."""
-    return decimals if not value else min(max(decimals, 1 - math.floor(math.log10(abs(value)))), 6)
-
-
-def difference(
-    found: Stats | None,
-    metric: Metric,
-    *,
-    decimals: int = 2,
-    sign: bool = True,
-    unit: bool = True,
-) -> str:
+def difference(found: Stats | None, metric: Metric, **options: Any) -> str:
     """Writes a difference of metrics: in points where they are percents.
 
     Args:
         found: in the metric's own unit: fractions where it is shown in percent.
         metric: of both.
-        decimals: as of `amount`.
-        sign: write + before positive means.
-        unit: write the unit behind.
+        **options: of `amount`; two decimals and a sign if these are not given.
 
     Returns:
         The text.
@@ -97,10 +85,7 @@ def difference(
         >>> difference(Stats(-0.0123, None, 1), Metric("loss", "nats"))
         '-0.012 nats'
     """
-    if found is None or metric.unit != PERCENT:
-        return amount(found, metric, decimals=decimals, sign=sign, unit=unit)
-    scaled = Stats(100 * found.mean, None if found.std is None else 100 * found.std, found.n)
-    return amount(scaled, POINTS, decimals=decimals, sign=sign, unit=unit)
+    return amount(found, metric, points=True, **({"decimals": 2, "sign": True} | options))
 
 
 def difference_unit(metric: Metric) -> str:
@@ -110,7 +95,7 @@ def difference_unit(metric: Metric) -> str:
         >>> difference_unit(Metric("score", "%")), difference_unit(Metric("bleu"))
         ('points', '')
     """
-    return POINTS.unit if metric.unit == PERCENT else metric.unit
+    return "points" if metric.unit == PERCENT else metric.unit
 
 
 def named(metric: Metric, split: str = "test") -> str:

@@ -44,8 +44,9 @@ class Peak:
     flat: bool
 
 
-def main_signals(columns: Iterable[str]) -> list[str]:
-    """Lists the signals that stand for something: no standard errors, one column per quantity.
+def headline_signals(columns: Iterable[str]) -> list[str]:
+    """Lists the signals shown and described: those of `HEADLINE`, or where none is there the first
+    three that stand for something: no standard errors, one column per quantity.
 
     Args:
         columns: of a table of signals, keys of settings and swept keys too.
@@ -54,12 +55,14 @@ def main_signals(columns: Iterable[str]) -> list[str]:
         The signals, in order.
 
     Example:
-        >>> main_signals(["epoch", "fisher_trace", "fisher_trace_all", "optim.momentum"])
+        >>> headline_signals(["epoch", "mask_distance", "fisher_trace"])
         ['fisher_trace']
+        >>> headline_signals(["epoch", "optim.momentum", "mask_distance", "mask_distance_std"])
+        ['mask_distance']
     """
     columns = list(columns)
     keys = {*SETTING, "trunk_seed", "epoch"}
-    return [
+    names = [
         name
         for name in columns
         if name not in keys
@@ -67,17 +70,6 @@ def main_signals(columns: Iterable[str]) -> list[str]:
         and not name.endswith(SPREADS)
         and OTHER_READINGS.get(name) not in columns
     ]
-
-
-def headline_signals(columns: Iterable[str]) -> list[str]:
-    """Lists the signals shown and described: those of `HEADLINE`, or where none is there the first
-    three.
-
-    Example:
-        >>> headline_signals(["epoch", "mask_distance", "fisher_trace"])
-        ['fisher_trace']
-    """
-    names = main_signals(columns)
     return [name for name in HEADLINE if name in names] or names[: len(HEADLINE)]
 
 

@@ -9,7 +9,7 @@ from earlyprune_jax.analysis.curves import Curve, Setting, all_curves
 from earlyprune_jax.analysis.places import varying
 from earlyprune_jax.analysis.replay import Outcome
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.stats import Stats, is_zero, stats
+from earlyprune_jax.analysis.stats import Stats, stats
 from earlyprune_jax.metrics import PERCENT
 
 TOLERANCE = 0.01
@@ -121,11 +121,11 @@ def _against_dense(curve: Curve) -> str:
     difference, metric = curve.against_dense(curve.ranking.best), curve.metric
     if difference is None:
         return ""
-    if is_zero(difference.mean) and not difference.std:
+    if round(difference.mean, 12) == 0 and not difference.std:
         return "as good as dense"
     size = Stats(abs(difference.mean), difference.std, difference.n)
-    direction = "better" if metric.sign * difference.mean > 0 else "worse"
-    return f"{formatting.difference(size, metric, decimals=1, sign=False)} {direction} than dense"
+    text = formatting.difference(size, metric, decimals=1, sign=False)
+    return f"{text} {'better' if metric.sign * difference.mean > 0 else 'worse'} than dense"
 
 
 def _how_sure(curve: Curve) -> str:
@@ -134,52 +134,46 @@ def _how_sure(curve: Curve) -> str:
     ranking = curve.ranking
     if len(ranking.epochs) == 1:
         return "it is the only fork epoch tried, so nothing says that it is the best"
-    repeats = formatting.plural(ranking.num_repeats, ranking.repeat_kind)
+    repeats = formatting.plural(ranking.num_repeats, curve.grid.repeat_kind)
     where = f"on {curve.split} (95 %, n = {repeats})"
     if ranking.num_repeats < MIN_REPEATS:
         text = f"with {repeats} nothing is known of the noise, so take it as a guess"
     elif ranking.rivals:
         rivals = formatting.listed(ranking.rivals, at_most=4)
-        text = (
-            f"not settled: epoch{'s' * (len(ranking.rivals) > 1)} {rivals} may be as good {where}"
-        )
+        epochs = f"epoch{'s' * (len(ranking.rivals) > 1)}"
+        text = f"not settled: {epochs} {rivals} may be as good {where}"
     else:
         text = f"it leads every other fork epoch by more than the noise {where}"
     if ranking.edge:
-        beyond = "an earlier" if ranking.edge == "earliest" else "a later"
-        text += f"; it is the {ranking.edge} epoch tried, and {beyond} one may be better"
+        text += f"; it is the {ranking.edge} epoch tried, and one beyond it may be better"
     return text
 
 
 def _rule_text(outcomes: Sequence[Outcome]) -> str:
     """Says what the best rule would have done, or why none can be judged."""
     tried = [one for one in outcomes if one.kind == "rule"]
-    best = replay.best_rule(outcomes)
+    if not tried:
+        return "no signal was recorded that a rule could have used"
+    best = next((one for one in tried if one.complete), None)
     if best is None:
-        if not tried:
-            return "no signal was recorded that a rule could have used"
-        if all(choice.status == "never" for one in tried for choice in one.choices):
-            return "none fired"
-        return "none chose an epoch among the forks in every seed"
+        fired = any(one.count("never") < len(one.choices) for one in tried)
+        return "none chose an epoch among the forks in every seed" if fired else "none fired"
     num_rules = len({one.trigger for one in tried})
     which = f"the best of {num_rules} in hindsight" if num_rules > 1 else "the only one"
     interpolated = " (interpolated)" if best.count("interpolated") else ""
     fixed = replay.baseline(outcomes, "best fixed epoch")
-    return (
-        f"{formatting.rule_name(best)}, {which}, would have chosen "
-        f"{formatting.epochs(best.epochs)}, regret {formatting.regret(best)}{interpolated}"
-        + (f"; this epoch's own is {formatting.regret(fixed)}" if fixed else "")
-    )
+    own = f"; this epoch's own is {formatting.regret(fixed)}" if fixed else ""
+    chosen = f"{formatting.epochs(best.epochs)}, regret {formatting.regret(best)}"
+    name = formatting.rule_name(best)
+    return f"{name}, {which}, would have chosen {chosen}{interpolated}{own}"
 
 
 def _of_online_runs(curves: Sequence[Curve]) -> str:
     """Describes runs that pruned themselves: one choice without a comparison recommends nothing."""
     epochs = formatting.epochs(sorted(epoch for curve in curves for epoch in curve.epochs))
     length, trigger = curves[0].setting.num_epochs, curves[0].runs["trigger"].iloc[0]
-    return (
-        f"from this run alone; it pruned itself after {epochs} of {length} (rule {trigger}); "
-        "whether that was best cannot be known from this run alone: a grid of forks would tell"
-    )
+    pruned = f"it pruned itself after {epochs} of {length} (rule {trigger})"
+    return f"from this run alone; {pruned}; whether that was best only a grid of forks would tell"
 
 
 def _why_none(runs: Runs) -> str:

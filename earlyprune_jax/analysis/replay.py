@@ -23,9 +23,9 @@ NEVER = "the rule never fired"
 Ask = Callable[[Trigger, int], Firing | str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Choice:
-    """One seed's choice by one rule.
+    """One seed's choice by one rule; the fields are columns of rule_choices.csv.
 
     Attributes:
         status: measured, interpolated, outside (of the measured forks: no value), diverged (a fork
@@ -37,6 +37,7 @@ class Choice:
         test: the metric of the fork there, in its own direction.
         regret: how much worse this is than the seed's best measured fork; never negative.
         dense_epochs: epochs trained dense; with a rewind up to the firing.
+        saved_epochs: T less these; known where T is.
         reason: what the rule saw; where it did not fire `NEVER`, or what it raised.
     """
 
@@ -48,6 +49,7 @@ class Choice:
     test: float | None = None
     regret: float | None = None
     dense_epochs: float | None = None
+    saved_epochs: float | None = None
     reason: str = ""
 
 
@@ -99,16 +101,13 @@ class Truth:
         epochs = range(min(self.values), max(self.values) + 1)
         choices = [self.choose(epoch) for epoch in epochs]
         middle = sum(epochs) / len(epochs)
-        statuses = {choice.status for choice in choices}
-        at_middle = functools.partial(Choice, self.trunk_seed, epoch=middle, dense_epochs=middle)
-        if "diverged" in statuses:
-            return at_middle("diverged")
-        test, regret = (
-            sum(getattr(choice, name) for choice in choices) / len(choices)
-            for name in ("test", "regret")
-        )
-        status = "measured" if statuses == {"measured"} else "interpolated"
-        return at_middle(status, test=test, regret=regret)
+        # The worst of them, which is also the order of the alphabet.
+        status = min(choice.status for choice in choices)
+        mean = Choice(self.trunk_seed, status, epoch=middle, dense_epochs=middle)
+        if status != "diverged":
+            mean.test = sum(choice.test or 0.0 for choice in choices) / len(choices)
+            mean.regret = sum(choice.regret or 0.0 for choice in choices) / len(choices)
+        return mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +130,6 @@ class Outcome:
         """Takes mean and std of a number of `Choice` over the seeds that have one, or None."""
         known = [getattr(one, name) for one in self.choices if getattr(one, name) is not None]
         return stats(known) if known else None
-
-    @property
-    def saved_epochs(self) -> Stats | None:
-        """T less the epochs trained dense, over the seeds in which the rule fired."""
-        dense = [choice.dense_epochs for choice in self.choices if choice.dense_epochs is not None]
-        return stats(self.curve.setting.num_epochs - epochs for epochs in dense) if dense else None
 
     @property
     def epochs(self) -> list[int]:
@@ -178,6 +171,7 @@ class Correlation:
     num_epochs: int
 
 
+@functools.lru_cache(maxsize=1)
 def truths(curve: Curve) -> tuple[Truth, ...]:
     """Returns the curve's values seed by seed, by ascending seed."""
     sign, column = curve.metric.sign, curve.metric.column("test")
@@ -232,35 +226,28 @@ def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> 
         One outcome per rule and mode, and per baseline.
     """
     ask = ask or asker(curve.setting)
+    seeds, num_epochs, replayed = truths(curve), curve.setting.num_epochs, []
     choosers: dict[tuple[str, str, str], Callable[[Truth], Choice]] = {
         (str(rule), "rule", mode): functools.partial(_choose, ask, rule, mode)
         for rule in rules
         for mode in ("now", "rewind")[: 1 + rule.looks_back]
     }
+    fixed = {f"fixed {100 * part:.0f} %": int(part * num_epochs + 0.5) for part in FIXED_FRACTIONS}
+    fixed["best fixed epoch"] = curve.ranking.best
     baselines: dict[str, Callable[[Truth], Choice]] = {
-        f"fixed {100 * fraction:.0f} %": functools.partial(
-            Truth.choose, epoch=int(fraction * curve.setting.num_epochs + 0.5)
-        )
-        for fraction in FIXED_FRACTIONS
-    }
-    baselines |= {
         "oracle": lambda truth: truth.choose(truth.best_epoch),
-        "best fixed epoch": lambda truth: truth.choose(curve.ranking.best),
         "end": lambda truth: truth.choose(max(truth.values)),
         "random time": Truth.choose_at_random,
+        **{name: functools.partial(Truth.choose, epoch=epoch) for name, epoch in fixed.items()},
     }
     choosers |= {(name, "baseline", "now"): choose for name, choose in baselines.items()}
-    seeds = truths(curve)
-    replayed = [
-        Outcome(curve, *names, tuple(map(choose, seeds))) for names, choose in choosers.items()
-    ]
+    for names, choose in choosers.items():
+        choices = [choose(truth) for truth in seeds]
+        for choice in choices:
+            if choice.dense_epochs is not None:
+                choice.saved_epochs = num_epochs - choice.dense_epochs
+        replayed.append(Outcome(curve, *names, tuple(choices)))
     return tuple(sorted(replayed, key=_order))
-
-
-def best_rule(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Finds the rule, no baseline, of the lowest mean regret among those with a value in every
-    seed."""
-    return next((one for one in outcomes if one.kind == "rule" and one.complete), None)
 
 
 def baseline(outcomes: Sequence[Outcome], trigger: str) -> Outcome | None:
@@ -306,10 +293,11 @@ def correlation(curve: Curve, signal: str) -> Correlation:
     """
     coefficients, control, sizes = [], [], []
     for truth in truths(curve):
-        entries = curve.setting.entries.get(truth.trunk_seed, {})
-        epochs = [epoch for epoch in truth.values if entries.get(epoch, {}).get(signal) is not None]
+        history = curve.setting.histories.get(truth.trunk_seed, ())
+        measured: dict[Any, Any] = {entry["epoch"]: entry.get(signal) for entry in history}
+        epochs = [epoch for epoch in truth.values if measured.get(epoch) is not None]
         qualities = [truth.values[epoch] for epoch in epochs]
-        values = [float(entries[epoch][signal]) for epoch in epochs]
+        values = [float(measured[epoch]) for epoch in epochs]
         coefficient = spearman(values, qualities, at_least=MIN_EPOCHS)
         if coefficient is not None:
             sizes.append(len(epochs))

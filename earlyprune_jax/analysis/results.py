@@ -1,12 +1,14 @@
 """The tables results.csv, one row per ended run, and signals.csv, one row per trunk epoch; how any
-is written."""
+is written; and all that an experiment leaves to be looked at, from one reading of its workdir.
+
+Nothing here imports pandas or Matplotlib before something is written.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis import publish
 from earlyprune_jax.analysis.places import SETTING, Place
 from earlyprune_jax.analysis.runs import (
     Runs,
@@ -17,7 +19,14 @@ from earlyprune_jax.analysis.runs import (
     result_columns,
 )
 
-__all__ = ["SETTING", "Place", "Runs", "by_setting", "read_runs", "write_tables"]
+__all__ = ["SETTING", "Place", "Runs", "by_setting", "publish", "read_runs", "write_tables"]
+
+RESULT_TABLES = ("results.csv", "signals.csv")
+RULE_TABLES = ("rules.csv", "rule_choices.csv", "signal_correlations.csv")
+REGIME_TABLES = ("regimes.csv", "regime_cells.csv", "regime_alignment.csv", "regime_baselines.csv")
+COMPARISONS = "comparisons.csv"
+TABLES = (*RESULT_TABLES, *RULE_TABLES, *REGIME_TABLES, COMPARISONS)
+"""All that `publish` may write, in its order; figures lie in the folder `figures`."""
 
 
 def result_table(runs: Runs) -> Table:
@@ -36,16 +45,6 @@ def result_table(runs: Runs) -> Table:
     return frame.loc[frame["status"] != "unfinished", list(result_columns(runs.study, runs.swept))]
 
 
-def result_rows(runs: Runs) -> list[dict[str, Any]]:
-    """Gives the rows of `result_table`, None where there is no value.
-
-    Example:
-        >>> result_rows(read_runs("no/such/workdir"))
-        []
-    """
-    return rows_of(result_table(runs))
-
-
 def signal_table(runs: Runs) -> Table:
     """Tables the trunks' epochs: setting, trunk_seed, epoch, then every scalar signal.
 
@@ -61,24 +60,16 @@ def signal_table(runs: Runs) -> Table:
     keys = [*runs.setting_axes, "trunk_seed"]
     trunks = runs.of_kind("trunk").frame
     rows = [
-        {
-            **dict(zip(keys, values, strict=True)),
-            "epoch": entry["epoch"],
-            **{
-                name: value
-                for name, value in (entry.get("signals") or {}).items()
-                if is_number(value)
-            },
-        }
+        dict(zip(keys, values, strict=True))
+        | {"epoch": entry["epoch"]}
+        | {name: value for name, value in (entry.get("signals") or {}).items() if is_number(value)}
         for name, *values in trunks[["name", *keys]].itertuples(index=False, name=None)
         for entry in runs.entries[name]
     ]
     return pd.DataFrame(rows, columns=None if rows else [*keys, "epoch"])
 
 
-def write_tables(
-    workdir: str | Path, *, runs: Runs | None = None, parquet: bool = False
-) -> list[Path]:
+def write_tables(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Writes results.csv and signals.csv, each replaced in one step.
 
     Floats are written with all their digits, so that reading them back gives the same bits. A cell
@@ -87,7 +78,6 @@ def write_tables(
     Args:
         workdir: An existing directory.
         runs: What `read_runs` gave for it, where that is known already.
-        parquet: Write results.parquet and signals.parquet too; needs pyarrow.
 
     Returns:
         The paths written.
@@ -102,13 +92,8 @@ def write_tables(
     """
     runs = read_runs(workdir) if runs is None else runs
     tables = result_table(runs), signal_table(runs)
-    paths = [Path(workdir) / name for name in publish.RESULT_TABLES]
-    for path, table in zip(paths, tables, strict=True):
-        save(path, table)
-    for path, table in zip(paths[:], tables, strict=True) if parquet else ():
-        paths.append(path.with_suffix(".parquet"))
-        records.replace_file(paths[-1], table.convert_dtypes().to_parquet(index=False))
-    return paths
+    names = zip(RESULT_TABLES, tables, strict=True)
+    return [save(Path(workdir) / name, table) for name, table in names]
 
 
 def save(
@@ -129,18 +114,9 @@ def save(
         >>> save(Path(tempfile.mkdtemp()) / "table.csv", [{"a": 1, "b": None}]).read_text()
         'a,b\\n1,\\n'
     """
-    records.replace_file(path, csv_text(rows, columns).encode())
+    text = frame_of(rows, columns).to_csv(index=False, lineterminator="\n")
+    records.replace_file(path, text.encode())
     return path
-
-
-def csv_text(rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Gives a table's text: floats with all their digits, no value as an empty cell.
-
-    Example:
-        >>> csv_text([{"a": 0.1, "b": None}])
-        'a,b\\n0.1,\\n'
-    """
-    return frame_of(rows, columns).to_csv(index=False, lineterminator="\n")
 
 
 def frame_of(rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:
@@ -162,11 +138,29 @@ def frame_of(rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] =
     )
 
 
-def rows_of(table: Table) -> list[dict[str, Any]]:
-    """Gives the rows of a frame as dictionaries, None where there is no value.
+def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
+    """Writes all tables and figures of a workdir, each file replaced in one step.
+
+    Args:
+        workdir: An experiment's directory, finished or not.
+        runs: Of `results.read_runs`, where they have been read already: for `summary.summarize`
+            too.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        InvalidInput: A file of the workdir is damaged.
+        OSError: The workdir cannot be written.
 
     Example:
-        >>> rows_of(frame_of([{"a": 1, "b": None}]))
-        [{'a': 1, 'b': None}]
+        >>> import tempfile
+        >>> [path.name for path in publish(tempfile.mkdtemp())]
+        ['results.csv', 'signals.csv']
     """
-    return table.astype("object").where(table.notna(), None).to_dict("records")
+    from earlyprune_jax.analysis import figures, regimes, rules
+
+    runs = read_runs(workdir) if runs is None else runs
+    # Another kind of table or figure is a further function here; its tables are among `TABLES`.
+    writers = (write_tables, rules.write, figures.draw_main, regimes.write)
+    return [path for write in writers for path in write(workdir, runs=runs)]

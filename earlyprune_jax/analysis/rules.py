@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import references, triggers, user_code
-from earlyprune_jax.analysis import formatting, peaks, publish, results, rules_figure
+from earlyprune_jax.analysis import formatting, peaks, results, rules_figure
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
 from earlyprune_jax.analysis.places import shared, varying
 from earlyprune_jax.analysis.replay import (
     NEVER,
-    Choice,
     Correlation,
     Outcome,
     asker,
+    by_curve,
     correlation,
     correlations,
     outcomes,
@@ -35,7 +35,6 @@ from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 MEAN_STD = ("mean", "std")
-CHOICE = ("trunk_seed", "status", "fired_epoch", "marked_epoch", "epoch")
 
 
 def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Outcome, ...]:
@@ -81,26 +80,26 @@ def write(
         []
     """
     settings = settings_of(results.read_runs(workdir) if runs is None else runs)
-    replayed = replay_settings(settings, extra=_parsed(extra, settings))
-    return _write(workdir, settings, replayed) if replayed else []
+    return _write(workdir, replay_settings(settings, extra=_parsed(extra, settings)))
 
 
-def _write(
-    workdir: str | Path, settings: Sequence[Setting], replayed: Sequence[Outcome]
-) -> list[Path]:
-    correlated = [one for curve in all_curves(settings) for one in correlations(curve)]
+def _write(workdir: str | Path, replayed: Sequence[Outcome]) -> list[Path]:
+    if not replayed:
+        return []
+    curves = list(by_curve(replayed))
+    correlated = [one for curve in curves for one in correlations(curve)]
     # Where nothing was measured along the trunks there is a header all the same.
     names = ("spearman_mean", "spearman_std", "epoch_spearman_mean", "num_seeds", "num_epochs")
     tables = (
         ([_rule_row(one) for one in replayed], ()),
-        ([_choice_row(one, choice) for one in replayed for choice in one.choices], ()),
-        (map(_correlation_row, correlated), (*replayed[0].curve.place.axes, "signal", *names)),
+        ([row for one in replayed for row in _choice_rows(one)], ()),
+        (map(_correlation_row, correlated), (*curves[0].place.axes, "signal", *names)),
     )
     paths = [
         results.save(Path(workdir) / name, rows, header)
-        for name, (rows, header) in zip(publish.RULE_TABLES, tables, strict=True)
+        for name, (rows, header) in zip(results.RULE_TABLES, tables, strict=True)
     ]
-    return paths + rules_figure.draw(workdir, replayed, several=len(settings) > 1)
+    return paths + rules_figure.draw(workdir, replayed)
 
 
 def replay_settings(
@@ -178,16 +177,13 @@ def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...]
     return (), [f"The rule fork.trigger={text} is not replayed: {problems[0]}"] * is_own
 
 
-def notes(
-    settings: Sequence[Setting], replayed: Sequence[Outcome], extra: Iterable[str] = ()
-) -> list[str]:
+def notes(settings: Sequence[Setting], replayed: Sequence[Outcome]) -> list[str]:
     """Says why the config's own rule is not replayed, which rules raised, and which code of the
     user's has changed meanwhile.
 
     Args:
         settings: of `curves.settings_of`.
         replayed: what became of the rules; nothing is said without.
-        extra: rules beside the default ones.
 
     Returns:
         Sentences, a line each.
@@ -195,26 +191,20 @@ def notes(
     if not replayed:
         return []
     runs = settings[0].runs
-    usable, problems = configured(runs, _columns(settings))
-    texts = [*extra, *([runs.config["fork"]["trigger"]] if usable else [])]
+    _, lines = configured(runs, _columns(settings))
+    rules = dict.fromkeys(one.trigger for one in replayed if one.kind == "rule")
     code = dict(runs.study.code)
-    paths = [path for text in texts for path in references.import_paths(text) if path in code]
-    if paths:
-        user_code.use_folder(runs.study.folder)
-    for path in dict.fromkeys(paths):
-        try:
-            is_changed = user_code.digest(path) != code[path]
-        except InvalidInput:
-            continue  # Code that cannot be loaded is not replayed.
-        since = "has changed since these runs were made: its replay is of the code as it is now."
-        problems += [f"{path} {since}"] * is_changed
+    for path in dict.fromkeys(path for rule in rules for path in references.import_paths(rule)):
+        if path in code and user_code.digest(path) != code[path]:
+            since = "has changed since these runs were made: its replay is of the code as it is now"
+            lines.append(f"{path} {since}.")
     raised = {
         one.trigger: choice.reason
         for one in replayed
         for choice in one.choices
         if choice.status == "never" and choice.reason != NEVER
     }
-    return problems + [
+    return lines + [
         f"{rule} raised {why}, and so counts as never firing." for rule, why in raised.items()
     ]
 
@@ -236,21 +226,15 @@ def _parsed(rules: Iterable[str], settings: Sequence[Setting]) -> tuple[Trigger,
     return tuple(map(triggers.parse, rules))
 
 
-def _outcome_cells(outcome: Outcome) -> dict[str, Any]:
+def _identity(outcome: Outcome) -> dict[str, Any]:
     rule = {"trigger": outcome.trigger, "kind": outcome.kind, "mode": outcome.mode}
     return outcome.curve.place.named | rule
 
 
 def _rule_row(outcome: Outcome) -> dict[str, Any]:
     evaluated = outcome.num_evaluated
-    means = {
-        "epoch": outcome.over_seeds("epoch"),
-        outcome.curve.metric.column("test"): outcome.over_seeds("test"),
-        "regret": outcome.over_seeds("regret"),
-        "saved_epochs": outcome.saved_epochs,
-    }
     row = {
-        **_outcome_cells(outcome),
+        **_identity(outcome),
         "num_seeds": len(outcome.choices),
         "num_evaluated": evaluated,
         "num_outside": outcome.count("outside"),
@@ -258,22 +242,18 @@ def _rule_row(outcome: Outcome) -> dict[str, Any]:
         "num_never_fired": outcome.count("never"),
         "interpolated_share": outcome.count("interpolated") / evaluated if evaluated else None,
     }
-    for name, mean in means.items():
-        row |= columns(name, mean, MEAN_STD)
+    for name in ("epoch", "test", "regret", "saved_epochs"):
+        column = outcome.curve.metric.column("test") if name == "test" else name
+        row |= columns(column, outcome.over_seeds(name), MEAN_STD)
     return row
 
 
-def _choice_row(outcome: Outcome, choice: Choice) -> dict[str, Any]:
-    dense = choice.dense_epochs
-    return {
-        **_outcome_cells(outcome),
-        **{name: getattr(choice, name) for name in CHOICE},
-        outcome.curve.metric.column("test"): choice.test,
-        "regret": choice.regret,
-        "dense_epochs": dense,
-        "saved_epochs": None if dense is None else outcome.curve.setting.num_epochs - dense,
-        "reason": choice.reason,
-    }
+def _choice_rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """Yields a row per seed: the fields of a choice are the columns, but for the metric's name."""
+    test = outcome.curve.metric.column("test")
+    for choice in outcome.choices:
+        values = vars(choice).items()
+        yield _identity(outcome) | {test if n == "test" else n: value for n, value in values}
 
 
 def _correlation_row(one: Correlation) -> dict[str, Any]:
@@ -310,13 +290,10 @@ def signals_table(
         place = curve.place if curve else setting.place
         where = tuple(formatting.cell(axis, place.named.get(axis)) for axis in axes)
         replayed = [one for one in outcomes if one.curve is curve]
+        names = [one.trigger for one in replayed if one.kind == "baseline"]
         tried = [one for one in replayed if one.kind == "rule"][:num_rules]
-        shown = [
-            one
-            for one in replayed
-            if one in tried
-            or (one.kind == "baseline" and (baselines is None or one.trigger in baselines))
-        ]
+        kept = names if baselines is None else baselines
+        shown = [one for one in replayed if one in tried or one.trigger in kept]
         rows += [(*where, *row) for row in (*_signal_rows(setting, curve), *map(_text_row, shown))]
     if not rows:
         return
@@ -325,46 +302,45 @@ def signals_table(
     headings = (*axes, "signal or rule", "epoch (seeds)", "forks", "remarks")
     yield formatting.aligned([headings, *rows])
     if places:
-        metric = pairs[0][0].metric
-        quality = metric.name.replace("_", " ") if metric.larger_is_better else "quality"
-        unit = formatting.with_unit("", formatting.difference_unit(metric))
+        regret = formatting.with_unit("regret", formatting.difference_unit(pairs[0][0].metric))
         yield formatting.wrapped(
-            f"  rho: rank correlation with fork {quality}; regret{unit}: what is lost against each "
+            f"  rho: rank correlation with the forks' quality; {regret}: what is lost against each "
             "seed's best fork; [baselines] look at no signal."
         )
 
 
 def _signal_rows(setting: Setting, curve: Curve | None) -> Iterator[tuple[str, ...]]:
     table, control = setting.signals, None
+
+    def rho_text(mean: Stats | None) -> str:
+        return f"rho {formatting.amount(mean, decimals=2)}" if mean else "-"
+
     for peak in setting.peaks:
-        plateau = formatting.span(peak.plateau, "-")
         epochs = sorted(own.epoch for own in peaks.seed_peaks(table, peak.signal))
         measured = table.loc[table[peak.signal].notna(), "epoch"].nunique()
         every = table["epoch"].nunique()
         parts = [
             formatting.quantity(peak.value, peak.signal),
             f"{peak.edge} epoch: no peak" if peak.edge and measured > 1 else "",
-            f"flat over {plateau}" if peak.flat and not peak.edge else "",
+            f"flat over {formatting.span(peak.plateau, '-')}"
+            if peak.flat and not peak.edge
+            else "",
             f"measured at {measured} of {every} epochs" if measured < every else "",
         ]
         rho = correlation(curve, peak.signal) if curve else None
         control = control or (rho and rho.epoch_itself)
         label = formatting.signal_label(peak.signal, setting.runs.config)
         where = f"{peak.epoch} ({formatting.span(epochs, '-')})"
-        yield label, where, _rho(rho and rho.over_seeds), ", ".join(filter(None, parts))
+        yield label, where, rho_text(rho and rho.over_seeds), ", ".join(filter(None, parts))
     if control:
-        yield "epoch number itself", "-", _rho(control), ""
-
-
-def _rho(mean: Stats | None) -> str:
-    return f"rho {formatting.amount(mean, decimals=2)}" if mean else "-"
+        yield "epoch number itself", "-", rho_text(control), ""
 
 
 def _text_row(outcome: Outcome) -> tuple[str, ...]:
     # A random time has no epoch of its own.
-    epochs = [] if outcome.trigger == "random time" else outcome.epochs
+    has_epochs = outcome.epochs and outcome.trigger != "random time"
+    where = formatting.span(outcome.epochs, "-") if has_epochs else "-"
     regret = f"regret {formatting.regret(outcome, unit=False)}" if outcome.num_evaluated else "-"
-    where = formatting.span(epochs, "-") if epochs else "-"
     return formatting.rule_name(outcome), where, regret, formatting.remarks(outcome)
 
 
@@ -375,12 +351,10 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
         remedy = "Rules are judged by measured forks."
         raise unexpected("WORKDIR", workdir, "to hold finished forks", remedy)
     replayed = replay_settings(settings, extra=_parsed(extra, settings))
-    parts = [
-        *signals_table([(one.setting, one) for one in all_curves(settings)], replayed),
-        *notes(settings, replayed, extra),
-        f"Files: {', '.join(map(str, _write(workdir, settings, replayed)))}",
-    ]
-    return "\n".join(parts)
+    pairs = [(curve.setting, curve) for curve in all_curves(settings)]
+    files = ", ".join(map(str, _write(workdir, replayed)))
+    lines = [*signals_table(pairs, replayed), *notes(settings, replayed), f"Files: {files}"]
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

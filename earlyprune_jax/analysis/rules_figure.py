@@ -34,7 +34,7 @@ BASELINES = {
 }
 
 
-def draw(workdir: str | Path, outcomes: Sequence[Outcome], *, several: bool = False) -> list[Path]:
+def draw(workdir: str | Path, outcomes: Sequence[Outcome]) -> list[Path]:
     """Draws figures/rules.png and .svg: two panels for each of the first three curves.
 
     Of several settings each has its own figure, rules_SETTING.png and .svg.
@@ -46,7 +46,6 @@ def draw(workdir: str | Path, outcomes: Sequence[Outcome], *, several: bool = Fa
     Args:
         workdir: where `figures` lies or is made.
         outcomes: curve by curve, as `rules.replay` gives them.
-        several: whether the workdir holds more than one setting.
 
     Returns:
         The paths, two a setting; nothing is written, and the list is empty, without outcomes.
@@ -56,14 +55,13 @@ def draw(workdir: str | Path, outcomes: Sequence[Outcome], *, several: bool = Fa
         []
     """
     by_setting: dict[Setting, dict[Curve, list[Outcome]]] = {}
-    for curve, own in replay.by_curve(outcomes).items():
-        by_setting.setdefault(curve.setting, {})[curve] = own
-    stems = {setting: drawing.stem(STEM, setting.place) for setting in by_setting}
-    pictures = {
-        stems[setting] if several else STEM: _figure(setting, groups, named=several)
-        for setting, groups in by_setting.items()
-    }
-    return drawing.save_all(workdir, pictures, possible=[STEM, *stems.values()])
+    for curve, group in replay.by_curve(outcomes).items():
+        by_setting.setdefault(curve.setting, {})[curve] = group
+    stems = [drawing.stem(STEM, setting.place) for setting in by_setting]
+    several = len(stems) > 1
+    drawn = [_figure(setting, groups, named=several) for setting, groups in by_setting.items()]
+    pictures = dict(zip(stems if several else [STEM], drawn, strict=False))
+    return drawing.save_all(workdir, pictures, possible=[STEM, *stems])
 
 
 def _figure(setting: Setting, groups: dict[Curve, list[Outcome]], *, named: bool) -> "Figure":
@@ -98,11 +96,9 @@ def _figure(setting: Setting, groups: dict[Curve, list[Outcome]], *, named: bool
 
 
 def _draw_epochs(axes: "Axes", curve: Curve, group: Sequence[Outcome]) -> None:
-    oracle = replay.baseline(group, "oracle")
-    best = oracle.epochs if oracle else []
-    if best:
+    if oracle := replay.baseline(group, "oracle"):
         # Half an epoch to both sides: a single best epoch is a band too.
-        axes.axvspan(best[0] - 0.5, best[-1] + 0.5, zorder=0, **BAND)
+        axes.axvspan(oracle.epochs[0] - 0.5, oracle.epochs[-1] + 0.5, zorder=0, **BAND)
     for row, outcome in enumerate(group):
         marks: dict[str, list[tuple[float, float]]] = {}
         for index, choice in enumerate(outcome.choices):
@@ -130,8 +126,8 @@ def _draw_regrets(axes: "Axes", curve: Curve, group: Sequence[Outcome]) -> None:
     metric = curve.metric
     random_time = replay.baseline(group, "random time")
     if random_time and (reference := random_time.over_seeds("regret")):
-        at = metric.scale * reference.mean
-        axes.axvline(at, color=GREYS[1], linestyle=":", linewidth=1.2, zorder=1)
+        style: dict[str, Any] = {"color": GREYS[1], "linestyle": ":", "linewidth": 1.2}
+        axes.axvline(metric.scale * reference.mean, zorder=1, **style)
     largest = metric.scale * 0.001
     for row, outcome in enumerate(group):
         regret, color = outcome.over_seeds("regret"), _color(outcome)
@@ -142,27 +138,13 @@ def _draw_regrets(axes: "Axes", curve: Curve, group: Sequence[Outcome]) -> None:
             continue
         mean, deviation = metric.scale * regret.mean, metric.scale * (regret.std or 0.0)
         largest = max(largest, mean + deviation)
-        axes.errorbar(
-            [mean],
-            [row],
-            xerr=[deviation] if deviation else None,
-            color=color,
-            marker="o",
-            markersize=4.5,
-            capsize=2.5,
-            elinewidth=1.1,
-            zorder=3,
-        )
-        of_seeds = f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
-        axes.annotate(
-            drawing.plus_minus(formatting.regret(outcome, unit=False))
-            + of_seeds * (not outcome.complete),
-            (1.01, row),
-            color=color,
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8,
-        )
+        whiskers = {"xerr": [deviation] if deviation else None, "capsize": 2.5, "elinewidth": 1.1}
+        axes.errorbar([mean], [row], color=color, marker="o", markersize=4.5, zorder=3, **whiskers)
+        number = drawing.plus_minus(formatting.regret(outcome, unit=False))
+        if not outcome.complete:
+            number += f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
+        beside = axes.get_yaxis_transform()
+        axes.text(1.01, row, number, color=color, transform=beside, va="center", fontsize=8)
     axes.set_xlim(-0.03 * largest, 1.06 * largest)
 
 

@@ -152,9 +152,6 @@ def read_runs(workdir: str | Path) -> Runs:
     A directory without run.json is not a run; any of `trunks`, `forks` and `online` may be absent.
     The last line of metrics.jsonl may be torn (a crash while writing) and is then dropped.
 
-    Args:
-        workdir: The experiment's directory.
-
     Returns:
         The runs, ended or not.
 
@@ -168,7 +165,7 @@ def read_runs(workdir: str | Path) -> Runs:
     config = read_config(workdir)
     folders = [Path(workdir) / records.FOLDERS[kind] for kind in KINDS]
     paths = [path for folder in folders for path in folder.glob("*/run.json")]
-    study = read_study(workdir) or recorded_study(_first_entries(paths))
+    study = read_study(workdir) or recorded_study(_first_entries(folders))
     configs: list[Mapping[str, Any]] = []
     rows, entries = [], {}
     for path in paths:
@@ -188,8 +185,24 @@ def read_runs(workdir: str | Path) -> Runs:
         keys = swept.trunk if row["kind"] == "trunk" else (*swept.trunk, *swept.fork)
         row |= {key: value_of(configs[place], key) for key in keys}
     axes = axes_of(swept)
-    ordered = sorted((row for row, _ in rows), key=lambda row: _sort_key(row, axes))
-    return Runs(study, config, swept, _frame(ordered, study, swept), entries)
+
+    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return KINDS.index(row["kind"]), *(order(row.get(axis)) for axis in axes)
+
+    frame = _frame(sorted((row for row, _ in rows), key=key), study, swept)
+    return Runs(study, config, swept, frame, entries)
+
+
+def groups_of(frame: Table, axes: Sequence[str]) -> list[tuple[Place, Table]]:
+    """Parts rows by their values on some axes, sorted by these.
+
+    Example:
+        >>> groups_of(read_runs("no/such/workdir").frame, ["model"])
+        []
+    """
+    groups = frame.groupby(list(axes), sort=False, dropna=False) if len(frame) else ()
+    parts = [(Place.of(axes, values), rows) for values, rows in groups]
+    return sorted(parts, key=lambda part: part[0])
 
 
 def by_setting(runs: Runs) -> dict[Place, Runs]:
@@ -199,10 +212,8 @@ def by_setting(runs: Runs) -> dict[Place, Runs]:
         >>> by_setting(read_runs("no/such/workdir"))
         {}
     """
-    axes = list(runs.setting_axes)
-    groups = runs.frame.groupby(axes, sort=False, dropna=False) if len(runs) else ()
-    found = {Place.of(axes, values): frame for values, frame in groups}
-    return {place: dataclasses.replace(runs, frame=found[place]) for place in sorted(found)}
+    groups = groups_of(runs.frame, runs.setting_axes)
+    return {place: dataclasses.replace(runs, frame=frame) for place, frame in groups}
 
 
 def result_columns(study: Study, swept: Swept) -> tuple[str, ...]:
@@ -234,9 +245,6 @@ def best_entry(
         metric: says which direction is better.
         split: validation or test.
 
-    Returns:
-        The epoch's entry.
-
     Example:
         >>> values = {1: 0.5, 2: None, 3: 0.2, 4: 0.2}
         >>> entries = [{"epoch": epoch, "test_loss": loss} for epoch, loss in values.items()]
@@ -263,24 +271,14 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
-    """Reads the resolved config {section: {key: value}}; empty where config.json is absent.
-
-    Example:
-        >>> read_config("no/such/workdir")
-        {}
-    """
+    """Reads the resolved config {section: {key: value}}; empty where config.json is absent."""
     config = records.read_json(Path(workdir) / "config.json") or {}
-    sections = {name: values for name, values in config.items() if isinstance(values, dict)}
-    return {name: with_current_names(values) for name, values in sections.items()}
+    sections = config.items()
+    return {name: with_current_names(keys) for name, keys in sections if isinstance(keys, dict)}
 
 
 def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames what earlier versions called otherwise.
-
-    Example:
-        >>> with_current_names({"rule": "paper_a", "sparsity": 0.9})
-        {'retraining': 'paper_a', 'sparsity': 0.9}
-    """
+    """Renames what earlier versions called otherwise."""
     return {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
 
 
@@ -314,19 +312,15 @@ def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
     Earlier versions trained classifiers only: a loss in nats, and fractions shown in percent, of
     which the first is the primary one.
 
-    Args:
-        entries: epochs of runs.
-
     Example:
         >>> entry = {"epoch": 1, "train_loss": 0.1, "train_seconds": 2.0, "test_f1": 0.9}
         >>> study = recorded_study([entry])
         >>> study.primary, study.columns[-2:]
         (Metric(name='f1', unit='%', larger_is_better=True), ('test_loss', 'test_f1'))
     """
-    columns = dict.fromkeys(column for entry in entries for column in entry)
-    parts = (column.partition("_") for column in columns)
-    names = dict.fromkeys(name for split, _, name in parts if split in SPLITS and name != "seconds")
-    others = tuple(Metric(name, PERCENT) for name in names if name and name != LOSS.name)
+    parts = (column.partition("_") for entry in entries for column in entry)
+    names = dict.fromkeys(name for split, _, name in parts if split in SPLITS)
+    others = [Metric(name, PERCENT) for name in names if name not in ("", "seconds", LOSS.name)]
     return Study((LOSS, *others), others[0] if others else LOSS)
 
 
@@ -339,11 +333,10 @@ def _description(path: Path) -> dict[str, Any]:
     return described
 
 
-def _first_entries(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _first_entries(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yields the first epoch of a run of each kind that has one."""
-    for folder in map(records.FOLDERS.get, KINDS):
-        of_kind = (path.parent for path in paths if path.parts[-3] == folder)
-        read = (records.RunRecords(directory).epochs() for directory in of_kind)
+    for folder in folders:
+        read = (records.RunRecords(path.parent).epochs() for path in folder.glob("*/run.json"))
         yield from next(filter(None, read), [])[:1]
 
 
@@ -382,16 +375,8 @@ def _numbers(
 
 def _lean(entry: dict[str, Any]) -> dict[str, Any]:
     """Drops the signals' values per parameter, which are most of an entry."""
-    signals = entry.get("signals")
-    if not signals:
-        return entry
-    single = {name: value for name, value in signals.items() if not isinstance(value, dict)}
-    return {**entry, "signals": single}
-
-
-def _sort_key(row: Mapping[str, Any], axes: Sequence[str]) -> tuple[Any, ...]:
-    kind = KINDS.index(row["kind"]) if row["kind"] in KINDS else len(KINDS)
-    return (kind, *(order(row.get(axis)) for axis in axes))
+    signals = (entry.get("signals") or {}).items()
+    return entry | {"signals": {n: value for n, value in signals if not isinstance(value, dict)}}
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:
@@ -408,7 +393,5 @@ def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Tab
         is_whole = column.endswith(INTEGERS) and "." not in column
         return "bool" if column == "complete" else "Int64" if is_whole else "object"
 
-    values = {column: [row.get(column) for row in rows] for column in columns}
-    return pd.DataFrame(
-        {column: pd.Series(values[column], dtype=dtype(column)) for column in columns}
-    )
+    series = (pd.Series([row.get(name) for row in rows], dtype=dtype(name)) for name in columns)
+    return pd.DataFrame(dict(zip(columns, series, strict=True)))

@@ -3,7 +3,7 @@ better."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,19 +27,9 @@ class Stats:
         """
         from scipy.special import stdtrit
 
-        return (
-            math.inf
-            if self.std is None
-            else float(stdtrit(self.n - 1, 0.975)) * self.std / math.sqrt(self.n)
-        )
-
-    def __neg__(self) -> "Stats":
-        """Turns the direction, as of a metric of which less is better."""
-        return dataclasses.replace(self, mean=-self.mean)
-
-    def __rmul__(self, sign: float) -> "Stats":
-        """Multiplies by a metric's sign."""
-        return self if sign > 0 else -self
+        if self.std is None:
+            return math.inf
+        return float(stdtrit(self.n - 1, 0.975)) * self.std / math.sqrt(self.n)
 
 
 def stats(values: Iterable[Any]) -> Stats:
@@ -103,9 +93,15 @@ def columns(
     return {f"{name}_{part}": values.get(part) for part in parts}
 
 
-def is_zero(difference: float) -> bool:
-    """Tells whether a difference of means is none: nothing but rounding."""
-    return abs(difference) < 1e-12
+def of_columns(name: str, row: Mapping[str, Any]) -> Stats | None:
+    """Reads what `columns` has written; None where there is no value.
+
+    Example:
+        >>> of_columns("lead", columns("lead", Stats(1.0, None, 1)))
+        Stats(mean=1.0, std=None, n=1)
+    """
+    n = row[f"{name}_n"]
+    return Stats(row[f"{name}_mean"], row[f"{name}_std"], n) if n else None
 
 
 def mean_of(values: np.ndarray, *, axis: int) -> np.ndarray:

@@ -1,30 +1,24 @@
 """The closing text of an experiment: the verdict, a table of forks, a table of signals and rules,
 what else the reader must know, and the files that hold the rest."""
 
+import collections
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis import (
-    formatting,
-    publish,
-    recommendation,
-    regimes,
-    results,
-    rules,
-)
+from earlyprune_jax.analysis import formatting, recommendation, regimes, results, rules
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
 from earlyprune_jax.analysis.places import shared, varying
 from earlyprune_jax.analysis.regimes import similarity
-from earlyprune_jax.analysis.regimes.similarity import Comparison
 from earlyprune_jax.analysis.runs import Runs, each
 
 MAX_NAMED = 6
 MAX_RULES = 4
 REASON_LENGTH = 60
-ALWAYS_COUNTED = ("finished", "diverged", "skipped")
+STATUSES = ("finished", "diverged", "skipped", "failed", "unfinished")
+ALWAYS_COUNTED = STATUSES[:3]
 BASELINES = ("random time", "best fixed epoch", "fixed 30 %")
 
 
@@ -56,13 +50,15 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
     outcomes = rules.replay_settings(settings)
     compared = similarity.read(workdir, runs.swept)
     verdict = recommendation.recommend(runs, settings, outcomes)
-    pruned = [curve for setting in settings for curve in setting.pruned]
-    chosen = [
+    chosen: list[tuple[Setting, Curve | None]] = [
         (one, recommendation.chosen_curve(one.curves)[0] if one.curves else None)
         for one in settings
     ]
     shown = (MAX_RULES, BASELINES) if len(settings) == 1 else (1, BASELINES[:1])
-    tables = [*forks_table(pruned), *rules.signals_table(chosen, outcomes, *shown)]
+    tables = [
+        *forks_table([curve for setting in settings for curve in setting.pruned]),
+        *rules.signals_table(chosen, outcomes, *shown),
+    ]
     rest = [
         *_dense_lines(settings),
         *regimes.paragraphs(regimes.analyse(workdir, runs, compared)),
@@ -107,21 +103,18 @@ def forks_table(curves: Sequence[Curve], axes: Sequence[str] | None = None) -> I
 def _fork_row(curve: Curve) -> tuple[str, ...]:
     ranking, metric, num_epochs = curve.ranking, curve.metric, len(curve.epochs)
     dense = formatting.amount(curve.setting.dense_test, metric, unit=False)
-    if curve.runs["kind"].iloc[0] == "online":
-        test = curve.test()
-        epoch, tried = f"{formatting.span(curve.epochs, '-')} (pruned itself)", "-"
-        difference = as_good = "-"
-    else:
-        test = curve.test(ranking.best)
-        epoch = f"{ranking.best}{f' ({ranking.edge})' if ranking.edge else ''}"
-        tried = str(num_epochs)
-        against = curve.against_dense(ranking.best)
-        difference = formatting.difference(against, metric, unit=False)
-        is_known = any(lead and lead.p is not None for lead in ranking.leads.values())
-        rivals = formatting.listed(ranking.rivals, at_most=2) if ranking.rivals else "none"
-        as_good = "-" if num_epochs == 1 else rivals if is_known else "unknown"
+    is_online = curve.runs["kind"].iloc[0] == "online"
+    test = curve.test(None if is_online else ranking.best)
     number = formatting.amount(test, metric, decimals=2, unit=False)
-    return epoch, tried, number, str(test.n), dense, difference, as_good
+    if is_online:
+        epoch = f"{formatting.span(curve.epochs, '-')} (pruned itself)"
+        return epoch, "-", number, str(test.n), dense, "-", "-"
+    epoch = f"{ranking.best}{f' ({ranking.edge})' if ranking.edge else ''}"
+    difference = formatting.difference(curve.against_dense(ranking.best), metric, unit=False)
+    as_good = formatting.listed(ranking.rivals, at_most=2) if ranking.rivals else "none"
+    if not any(lead and lead.p is not None for lead in ranking.leads.values()):
+        as_good = "unknown" if num_epochs > 1 else "-"
+    return epoch, str(num_epochs), number, str(test.n), dense, difference, as_good
 
 
 def _dense_lines(settings: Sequence[Setting]) -> Iterator[str]:
@@ -134,7 +127,7 @@ def _dense_lines(settings: Sequence[Setting]) -> Iterator[str]:
             yield f"Dense, never pruned ({label}): {number} (n = {mean.n})."
 
 
-def _runs_lines(runs: Runs, compared: Sequence[Comparison]) -> Iterator[str]:
+def _runs_lines(runs: Runs, compared: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Counts runs and comparisons by how they ended, and names those that the numbers lack."""
     if not len(runs):
         yield "Runs: none yet."
@@ -145,27 +138,22 @@ def _runs_lines(runs: Runs, compared: Sequence[Comparison]) -> Iterator[str]:
     missing = [_named(run) for run in each(frame[frame["status"] != "finished"])]
     if missing:
         yield f"Not in these numbers: {formatting.listed(missing, at_most=MAX_NAMED)}."
-    failed = [one for one in compared if one.status == "failed"]
+    failed = [row["reason"] or "no reason given" for row in compared if row["status"] == "failed"]
     if failed:
-        reasons = dict.fromkeys(one.reason or "no reason given" for one in failed)
-        counted = _counted([one.status for one in compared])
-        yield f"Comparisons: {counted} ({_shortened('; '.join(reasons))})."
+        counted = _counted(row["status"] for row in compared)
+        yield f"Comparisons: {counted} ({_shortened('; '.join(dict.fromkeys(failed)))})."
 
 
 def _counted(statuses: Iterable[str], always: Sequence[str] = ()) -> str:
-    statuses = list(statuses)
-    names = (*ALWAYS_COUNTED, "failed", "unfinished")
-    return ", ".join(
-        f"{statuses.count(name)} {name}" for name in names if name in always or name in statuses
-    )
+    counts = collections.Counter(statuses)
+    return ", ".join(f"{counts[n]} {n}" for n in STATUSES if n in always or counts[n])
 
 
 def _named(run: Any) -> str:
     """Says which run this is, and how it ended; if it failed, of what."""
     where = "dense" if run.kind == "trunk" else f"{formatting.removed(run.sparsity)} %"
     where += "" if run.fork_epoch is None else f" epoch {run.fork_epoch}"
-    has_reason = run.reason and run.status == "failed"
-    reason = f" ({_shortened(run.reason)})" if has_reason else ""
+    reason = f" ({_shortened(run.reason)})" if run.reason and run.status == "failed" else ""
     return f"{where} seed {run.trunk_seed} {run.status}{reason}"
 
 
@@ -175,14 +163,12 @@ def _shortened(reason: str) -> str:
 
 def _selection(curves: Sequence[Curve]) -> Iterator[str]:
     """Says where best fork epochs were chosen on test, for want of a validation split."""
-    tried = [curve for curve in curves if len(curve.epochs) > 1]
-    on_test = [curve for curve in tried if curve.split == "test"]
+    on_test = [curve for curve in curves if len(curve.epochs) > 1 and curve.split == "test"]
     if on_test:
-        name = on_test[0].metric.name.replace("_", " ")
-        which = "" if len(on_test) == len(tried) else f" of {len(on_test)} curves"
         yield (
-            f"The best fork epochs{which} are selected on test, for want of validation {name}: "
-            "expect them to look a little better than they are."
+            f"The best fork epochs of {formatting.plural(len(on_test), 'curve')} are selected on "
+            f"test, for want of {formatting.named(on_test[0].metric, 'validation')}: expect them "
+            "to look a little better than they are."
         )
 
 
@@ -212,21 +198,19 @@ def _cost_of_signals(runs: Runs) -> Iterator[str]:
 
 def _subsampled(workdir: str | Path, runs: Runs) -> Iterator[str]:
     """Says what the budget of the signals has left out."""
-    budgets = {}
+    paths = {}
     for trunk in runs.of_kind("trunk").frame["name"]:
         described = records.read_json(Path(workdir) / "trunks" / trunk / "run.json") or {}
         # A workdir of an earlier version has a file for each network and data fraction.
         name = f"{described.get('model')}_{described.get('train_fraction', 0):.10g}.json"
-        path = described.get("signal_budget") or f"signal_budgets/{name}"
-        if path not in budgets:
-            budgets[path] = records.read_json(Path(workdir) / path) or {}
-    for budget in budgets.values():
+        paths[described.get("signal_budget") or f"signal_budgets/{name}"] = None
+    for budget in (records.read_json(Path(workdir) / path) or {} for path in paths):
         total, parts = budget.get("num_examples"), []
         for name, chosen in budget.get("signals", {}).items():
             fewer, every = chosen.get("num_examples") or total, chosen.get("every_epochs", 1)
-            savings = [f"looked at {fewer} of {total} examples"] * (fewer != total)
-            savings += [f"was measured every {every} epochs"] * (every > 1)
-            parts += [f"{_short(name)} {' and '.join(savings)}"] * bool(savings)
+            if fewer != total or every > 1:
+                looked = f"{_short(name)} looked at {fewer} of {total} examples"
+                parts.append(f"{looked}, every {formatting.plural(every, 'epoch')}")
         if parts:
             limit = formatting.share(budget["max_overhead_fraction"])
             yield f"To stay within {limit}, {'; '.join(parts)}."
@@ -238,7 +222,7 @@ def _short(signal: str) -> str:
 
 def _files(workdir: Path) -> Iterator[str]:
     """Lists the tables and figures there are."""
-    present = [name for name in publish.tables() if (workdir / name).exists()]
+    present = [name for name in results.TABLES if (workdir / name).exists()]
     drawn = sorted({path.stem for path in workdir.glob("figures/[!.]*")})
     if drawn:
         present.append(f"figures/ ({formatting.listed(drawn, at_most=MAX_NAMED)})")

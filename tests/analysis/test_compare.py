@@ -62,20 +62,21 @@ def test_two_workdirs_of_two_versions_stand_side_by_side(tmp_path):
 
 def test_the_files_hold_the_table_and_one_figure(tmp_path):
     first, second = write_old(tmp_path / "first"), write_old(tmp_path / "second", 0.01, decay=0.1)
-    paths = compare.write([first, second], tmp_path / "out")
-    assert [str(path.relative_to(tmp_path / "out")) for path in paths] == [
+    out = tmp_path / "out"
+    assert compare.main([str(first), str(second), "--output", str(out)]) == 0
+    assert sorted(path.name for path in out.rglob("*.*")) == [
         "compare.csv",
-        "figures/compare.png",
-        "figures/compare.svg",
+        "compare.png",
+        "compare.svg",
     ]
-    with paths[0].open(newline="") as file:
+    with (out / "compare.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["workdir"], row["optim.weight_decay"]) for row in rows] == [
         ("first", "0.0001"),
         ("second", "0.1"),
     ]
     assert {">first</text>", ">second</text>"} <= set(
-        re.findall(r">\w+</text>", paths[2].read_text())
+        re.findall(r">\w+</text>", (out / "figures/compare.svg").read_text())
     )
     # The workdirs themselves are left as they are.
     assert not list(tmp_path.glob("first/*.csv")) and not (first / "figures").exists()
@@ -193,3 +194,14 @@ def test_it_runs_as_a_module_and_workdirs_of_one_name_are_told_apart(tmp_path):
         [*arguments, "--output", str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert all(path in done.stdout for path in pair)
+
+
+def test_workdirs_without_signals_have_no_peaks(tmp_path):
+    for name in ("first", "second"):
+        made = workdirs.records(0, [0.9] * 10)
+        ended = workdirs.finished(10)
+        workdirs.write_trunk(tmp_path / name, 0, made, last_epoch=10, result=ended)
+        workdirs.write_fork(tmp_path / name, 0, 5, made[5:], last_epoch=10, result=ended)
+    table = compare.compare(tmp_path / "first", tmp_path / "second")
+    assert table["workdir"].tolist() == ["first", "second"]
+    assert not any(name.endswith("_peak_epoch") for name in table)

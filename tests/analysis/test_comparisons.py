@@ -1,5 +1,4 @@
 import csv
-import io
 import json
 import math
 
@@ -7,39 +6,36 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.regimes import similarity
 from earlyprune_jax.validate import InvalidInput
 
 
 def rows_in(workdir):
-    table = results.csv_text(similarity.rows(similarity.read(workdir)))
-    return csv.DictReader(io.StringIO(table))
+    (path,) = similarity.write(workdir, similarity.read(workdir))
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_a_comparison_says_which_cell_it_is_of_and_how_far_the_replicates_are_apart(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [np.nan]]))
     first, second = similarity.read(tmp_path)
-    assert [first.cell[axis] for axis in ("model", "sparsity", "fork_epoch", "retraining")] == [
+    assert [first[axis] for axis in ("model", "sparsity", "fork_epoch", "retraining")] == [
         "preresnet20",
         0.5,
         10,
         "constant",
     ]
-    assert (first.replicates, first.status, first.numbers["num_examples"]) == (
-        (0, 1, 2),
-        "finished",
-        50000,
-    )
-    assert (first.model_similarity, first.numbers["disagreement"]) == (0.01, 0.005)
-    assert (second.status, second.model_similarity) == ("skipped", None)
-    assert second.reason == "a replicate diverged"
+    assert (first["replicates"], first["status"]) == ("0 1 2", "finished")
+    assert first["num_examples"] == 50000
+    assert (first["model_similarity"], first["disagreement"]) == (0.01, 0.005)
+    assert second["status"] == "skipped" and "model_similarity" not in second
+    assert second["reason"] == "a replicate diverged"
 
 
 def test_an_unfinished_comparison_has_no_row(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [0.02]]))
     next(tmp_path.glob("comparisons/*_0.9/result.json")).unlink()
-    assert [one.status for one in similarity.read(tmp_path)] == ["finished", "unfinished"]
+    assert [row["status"] for row in similarity.read(tmp_path)] == ["finished", "unfinished"]
     (row,) = rows_in(tmp_path)
     assert (row["sparsity"], row["replicates"], row["model_similarity"]) == ("0.5", "0 1 2", "0.01")
     assert (row["model_similarity_standard_error"], row["reason"]) == ("0.0001", "")
@@ -75,7 +71,7 @@ def test_a_damaged_file_is_named(tmp_path, name, text, told):
 
 def test_the_largest_divergence_there_is_passes(tmp_path):
     workdirs.write_comparisons(tmp_path, (0.5,), (10,), np.array([[math.log(2)]]))
-    assert similarity.read(tmp_path)[0].model_similarity == math.log(2)
+    assert similarity.read(tmp_path)[0]["model_similarity"] == math.log(2)
 
 
 def write_again(workdir, name, replicates, numbers=None, sparsity=0.5):
@@ -90,8 +86,8 @@ def write_again(workdir, name, replicates, numbers=None, sparsity=0.5):
 
 
 def kept(workdir):
-    (one,) = similarity.read(workdir)
-    return one
+    (row,) = similarity.read(workdir)
+    return row
 
 
 def test_of_several_comparisons_of_a_cell_the_finished_one_of_most_replicates_and_measures_is_kept(
@@ -99,18 +95,18 @@ def test_of_several_comparisons_of_a_cell_the_finished_one_of_most_replicates_an
 ):
     divergence = {"num_examples": 9, "model_similarity": 0.1}
     write_again(tmp_path, "e", [0, 1], divergence)
-    assert kept(tmp_path).replicates == (0, 1)
+    assert kept(tmp_path)["replicates"] == "0 1"
     write_again(tmp_path, "b", [0, 1, 2], divergence)
-    assert kept(tmp_path).replicates == (0, 1, 2)
+    assert kept(tmp_path)["replicates"] == "0 1 2"
     write_again(tmp_path, "a", [0, 1, 2], divergence | {"disagreement": 0.2})
-    assert kept(tmp_path).numbers["disagreement"] == 0.2
+    assert kept(tmp_path)["disagreement"] == 0.2
     # Of equals the last by name.
     write_again(
         tmp_path, "c", [0, 1, 2], {"num_examples": 9, "model_similarity": 0.3, "disagreement": 0.4}
     )
-    assert kept(tmp_path).numbers["disagreement"] == 0.4
+    assert kept(tmp_path)["disagreement"] == 0.4
     write_again(tmp_path, "d", [0, 1, 2, 3])
-    assert kept(tmp_path).numbers["disagreement"] == 0.4
+    assert kept(tmp_path)["disagreement"] == 0.4
     assert len(list(rows_in(tmp_path))) == 1
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import workdirs
 
-from earlyprune_jax.analysis import figures, publish, results, rules, summary
+from earlyprune_jax.analysis import figures, results, rules, summary
 from earlyprune_jax.validate import InvalidInput
 
 T = 20
@@ -73,7 +73,7 @@ def both(tmp_path_factory):
     """Two workdirs with everything published: more is better, less is better."""
     made = [write(tmp_path_factory.mktemp("metric"), sign) for sign in (1, -1)]
     for workdir in made:
-        publish.publish(workdir)
+        results.publish(workdir)
     return made
 
 
@@ -146,7 +146,7 @@ def test_no_regret_is_negative_and_the_oracle_is_the_smallest_number(both):
 
 def test_the_summary_speaks_of_the_metric_in_its_own_direction(both):
     more, less = (" ".join(summary.summarize(workdir).split()) for workdir in both)
-    assert "rho: rank correlation with fork quality" in less and "accuracy" not in less
+    assert "rho: rank correlation with the forks' quality" in less and "accuracy" not in less
     assert re.search(r"50 % 12 4 2\.\d\d \+- 0\.\d\d 3 3\.15 \+- 0\.05 -0\.\d\d \+- ", more)
     assert re.search(r"50 % 12 4 -2\.\d\d \+- 0\.\d\d 3 -3\.15 \+- 0\.05 \+0\.\d\d \+- ", less)
     for text in (more, less):
@@ -167,7 +167,7 @@ def test_figures_are_named_after_the_metric_and_mark_the_lowest(both):
         text.startswith("50 % removed: best -2.9") and "at epoch 12" in text for text in texts
     )
     assert (
-        "score gained on the row's best (below 0 = worse)"
+        "difference to the row's best (below 0 = worse)"
         in (less / "figures/regimes.svg").read_text()
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import regime_workdirs
 import workdirs
 
-from earlyprune_jax.analysis import figures, publish, results, rules, summary
+from earlyprune_jax.analysis import figures, results, rules, summary
 
 T = 10
 SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 1, 1)]
@@ -32,20 +32,20 @@ def test_it_writes_what_each_writer_writes(tmp_path):
     before = {path: path.read_bytes() for path in separately}
     for path in separately:
         path.unlink()
-    assert publish.publish(tmp_path) == separately
+    assert results.publish(tmp_path) == separately
     assert {path: path.read_bytes() for path in separately} == before
 
 
 def test_runs_that_are_given_are_not_read_again(tmp_path):
     write_grid(tmp_path)
-    publish.publish(tmp_path)
+    results.publish(tmp_path)
     said = summary.summarize(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.suffix in (".csv", ".png", ".svg")]
     before = {path: path.read_bytes() for path in files}
     runs = results.read_runs(tmp_path)
     shutil.rmtree(tmp_path / "trunks")
     shutil.rmtree(tmp_path / "forks")
-    publish.publish(tmp_path, runs=runs)
+    results.publish(tmp_path, runs=runs)
     assert {path: path.read_bytes() for path in files} == before
     assert summary.summarize(tmp_path, runs=runs) == said
 
@@ -54,16 +54,16 @@ def test_what_may_be_written_is_known_without_pandas_or_matplotlib(tmp_path):
     write_grid(tmp_path)
     code = (
         "import sys, json\n"
-        "from earlyprune_jax.analysis import publish\n"
+        "from earlyprune_jax.analysis import results\n"
         "names = ('numpy', 'pandas', 'matplotlib', 'scipy')\n"
         "heavy = [name for name in names if name in sys.modules]\n"
-        "print(json.dumps([heavy, publish.file_names()]))"
+        "print(json.dumps([heavy, results.TABLES]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy, names = json.loads(done.stdout)
     assert heavy == []
-    written = {path.relative_to(tmp_path).parts[0] for path in publish.publish(tmp_path)}
-    assert written <= set(names) and set(publish.tables()) <= set(names)
+    written = {path.relative_to(tmp_path).parts[0] for path in results.publish(tmp_path)}
+    assert written <= {*names, "figures"}
 
 
 def test_a_workdir_that_says_rule_for_retraining_has_the_same_tables(tmp_path):
@@ -79,7 +79,7 @@ def test_a_workdir_that_says_rule_for_retraining_has_the_same_tables(tmp_path):
     for path in (tmp_path / "before").rglob("*.json"):
         old = path.read_text().replace('"retraining": [', '"rules": [')
         path.write_text(old.replace('"retraining":', '"rule":'))
-    made = [publish.publish(tmp_path / name) for name in ("before", "now")]
+    made = [results.publish(tmp_path / name) for name in ("before", "now")]
     assert "comparisons.csv" in [path.name for path in made[0]]
     for before, now in zip(*made, strict=True):
         assert before.read_bytes() == now.read_bytes(), now.name
@@ -97,7 +97,7 @@ def test_a_workdir_of_this_version_has_the_tables_of_the_earlier_one(tmp_path):
         path.write_text(
             json.dumps(json.loads(path.read_text()) | {"config": {"optim": {"momentum": 0.9}}})
         )
-    made = [publish.publish(tmp_path / name) for name in ("earlier", "now")]
+    made = [results.publish(tmp_path / name) for name in ("earlier", "now")]
     assert [path.name for path in made[0]] == [path.name for path in made[1]]
     assert all(
         a.read_bytes() == b.read_bytes() for a, b in zip(*made, strict=True) if a.suffix == ".csv"

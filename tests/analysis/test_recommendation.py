@@ -105,11 +105,11 @@ def test_with_few_seeds_it_is_a_guess(tmp_path, num_seeds, words):
     [
         (
             {2: (0.9, 0.9, 0.9), 4: (0.8, 0.8, 0.8)},
-            "it is the earliest epoch tried, and an earlier one may be better",
+            "it is the earliest epoch tried, and one beyond it may be better",
         ),
         (
             {2: (0.8, 0.8, 0.8), 4: (0.9, 0.9, 0.9)},
-            "it is the latest epoch tried, and a later one may be better",
+            "it is the latest epoch tried, and one beyond it may be better",
         ),
         (
             {4: (0.8, 0.8, 0.8)},
@@ -250,8 +250,7 @@ def test_a_run_that_pruned_itself_is_described_not_recommended(tmp_path):
     write_online(tmp_path, [(5, 3)])
     assert recommend(tmp_path) == (
         "Recommendation: none from this run alone; it pruned itself after epoch 5 of 10 (rule "
-        "peak(fisher_trace)); whether that was best cannot be known from this run alone: a grid of "
-        "forks would tell."
+        "peak(fisher_trace)); whether that was best only a grid of forks would tell."
     )
 
 

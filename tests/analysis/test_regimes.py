@@ -106,13 +106,12 @@ def test_the_text_says_what_was_found_and_on_what_it_rests(tmp_path):
         "9 sparsities x 16 fork epochs, 5 seeds, chosen on test accuracy (no validation split)."
         in text
     )
-    assert "Training converged at epoch 85 of 160." in text
+    assert "Training of 160 epochs converged at epoch 85" in text
     # Light rows lose less than a tenth of a point by stopping early: no second regime is claimed.
     assert (
         " Early is significantly better at 93, 94 and 95 % removed, converged at none; "
         "transition line: 93 %; line by similarity alone: 93 %.\n" in text
     )
-    assert "first learning-rate drop" in text and "best epoch in the early rows: " in text
     assert "p: one-sided; Holm" in text
     assert "Two regimes show" not in text
 
@@ -134,15 +133,11 @@ def test_every_sparsity_has_a_row_with_its_best_epoch_and_its_test(tmp_path):
     ]
     assert [float(row[0]) for row in rows[1:]] == [20, 60, 80, 86, 90, 92, 93, 94, 95]
     for row, one in zip(rows[1:], found.rows, strict=True):
-        assert one.best is not None and one.early is not None and one.early_holm is not None
-        assert (int(row[1]), row[6]) == (one.best.epoch, one.verdict)
-        assert row[3].startswith(f"{100 * one.early.difference.mean:+.2f} +- ")
-        assert float(row[4]) == pytest.approx(one.early.p, rel=0.05)
-        assert float(row[5]) == pytest.approx(one.early_holm, rel=0.05)
-    assert found.similarity is not None
-    assert [float(row[7]) for row in rows[1:]] == pytest.approx(
-        [float(f"{mean:.3g}") for mean in found.similarity.row_means]
-    )
+        assert (int(row[1]), row[6]) == (one["best_epoch"], one["verdict"])
+        assert row[3].startswith(f"{100 * one['left_out_early_mean']:+.2f} +- ")
+        assert float(row[4]) == pytest.approx(one["p_early"], rel=0.05)
+        assert float(row[5]) == pytest.approx(one["p_early_holm"], rel=0.05)
+        assert float(row[7]) == float(f"{one['model_similarity']:.3g}")
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path):
@@ -216,29 +211,28 @@ def test_baselines_have_a_table(tmp_path):
         "Two regimes show: early is significantly better at 90 % removed, converged at 50 and 80 %;"
         in text
     )
-    assert "  Baselines at 90 %, without Holm:\n" in text
-    rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
-    start = max(i for i, row in enumerate(rows) if row[0] == "baseline")
-    assert rows[start][:4] == ["baseline", "epoch", "epochs in all", "of the best"]
-    end, init, mask = rows[start + 1 : start + 4]
-    assert end[:4] == ["prune at end", "20", "60", "50"] and end[4].startswith("+10.22 +- ")
-    assert init[:4] == ["prune at init", "0", "40", "50"] and init[4].startswith("+19.66 +- ")
-    assert mask[:4] == ["random mask", "10", "50", "50"]
-    assert all(row[5] == "3" and float(row[6]) <= 0.05 for row in (end, init, mask))
+    regimes.write(tmp_path)
+    rows = [row for row in table(tmp_path / "regime_baselines.csv") if row["sparsity"] == "0.9"]
+    end, init, mask = (row for row in rows if row["schedule"] == "step")
+    names = ("baseline", "baseline_epoch", "baseline_num_epochs", "best_num_epochs")
+    assert [end[name] for name in names] == ["prune at end", "20", "60", "50"]
+    assert [init[name] for name in names] == ["prune at init", "0", "40", "50"]
+    assert [mask[name] for name in names] == ["random mask", "10", "50", "50"]
+    assert float(end["left_out_mean"]) == pytest.approx(0.1022, abs=1e-4)
+    assert float(init["left_out_mean"]) == pytest.approx(0.1966, abs=1e-4)
+    assert all(row["left_out_n"] == "3" and float(row["p"]) <= 0.05 for row in (end, init, mask))
 
 
-def test_many_grids_get_a_line_each(tmp_path):
+def test_many_grids_get_no_tables(tmp_path):
     for scope in ("a", "b", "c", "d"):
         write_small_grid(tmp_path, scope)
     workdirs.write_trunks(tmp_path, range(2), workdirs.step_trunk(20, 10))
     text = text_of(tmp_path)
+    assert text.count("Regimes: preresnet20, all training data, step schedule, magnitude, ") == 4
     assert (
-        "Regimes of 4 grids (preresnet20, all training data, step schedule, magnitude, retrained "
-        in text
-    )
-    assert (
-        "\n  c; 2 sparsities x 3 fork epochs, 2 seeds, chosen on test accuracy (no validation "
-        "split): two regimes cannot be tested: 2 seeds: the test needs 3.\n" in text
+        ", c, retrained by constant; 2 sparsities x 3 fork epochs, 2 seeds, chosen on test "
+        "accuracy (no validation split).\n  Training of 20 epochs converged at epoch 12. Two "
+        "regimes cannot be tested: 2 seeds: the test needs 3.\n" in text
     )
     assert "best epoch" not in text
 
@@ -343,7 +337,7 @@ def test_reading_once_is_enough(tmp_path):
     assert similarity.read(tmp_path) == []
 
 
-def test_verdicts_of_a_single_trunk_are_called_so_in_blocks_and_in_lines(tmp_path):
+def test_verdicts_of_a_single_trunk_are_called_so_with_and_without_tables(tmp_path):
     test = np.array([[0.7, 0.9, 0.8], [0.7, 0.9, 0.8]])[:, :, None, None]
     test = test + np.random.default_rng(0).normal(0, 0.001, (2, 3, 1, 5))
     scopes = ("a", "b", "c", "d")
@@ -354,7 +348,7 @@ def test_verdicts_of_a_single_trunk_are_called_so_in_blocks_and_in_lines(tmp_pat
     for scope in scopes[1:]:
         workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 10, 20), test, scope=scope)
     text = text_of(tmp_path)
-    assert ": early (this trunk) is significantly better at 50 and 90 % removed" in text
+    assert text.count("Early (this trunk) is significantly better at 50 and 90 % removed") == 4
     assert text.count("5 replicates (the noise of fine-tuning alone)") == 4
 
 

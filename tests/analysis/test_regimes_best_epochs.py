@@ -47,13 +47,13 @@ def test_epochs_are_chosen_on_validation_only_if_every_run_has_it(tmp_path):
     validation = per_seed([[0.1, 0.1], [0.2, 0.2]])
     grid = grid_of(tmp_path / "all", test, validation=validation)
     assert grid.split == "validation"
-    best = best_epoch.best(grid.row(0))
+    best = best_epoch.best(grid.epochs, grid.chosen_on[0])
     assert best is not None and best.epoch == 20
     workdirs.write_forks(tmp_path / "some", (0.5,), (10, 20), test, validation=validation)
     workdirs.write_forks(tmp_path / "some", (0.5,), (10,), test[:, :1, :1], seeds=[7])
     (grid,) = curves.find_grids(results.read_runs(tmp_path / "some"))
     assert grid.split == "test"
-    best = best_epoch.best(grid.row(0))
+    best = best_epoch.best(grid.epochs, grid.chosen_on[0])
     assert best is not None and best.epoch == 10
 
 
@@ -99,7 +99,7 @@ def test_seeds_without_a_common_epoch_are_averaged_as_they_are():
 
 def test_the_earliest_of_equal_epochs_is_best_whatever_rounding_does(tmp_path):
     grid = grid_of(tmp_path, per_seed([[0.1, 0.2, 0.3], [0.3, 0.1, 0.2], [0.2, 0.3, 0.1]]))
-    best = best_epoch.best(grid.row(0))
+    best = best_epoch.best(grid.epochs, grid.chosen_on[0])
     assert best is not None and best.epoch == 10
 
 
@@ -121,7 +121,7 @@ def brute_force_interval(values, epochs):
 def test_the_interval_is_that_of_every_bootstrap_sample(tmp_path, num_repeats):
     values = np.random.default_rng(num_repeats).normal(0.5, 0.1, (6, num_repeats))
     grid = grid_of(tmp_path, per_seed(values))
-    best = best_epoch.best(grid.row(0))
+    best = best_epoch.best(grid.epochs, grid.chosen_on[0])
     assert best is not None
     assert best.interval == brute_force_interval(values, grid.epochs)
 
@@ -130,26 +130,28 @@ def test_the_interval_of_many_repeats_is_the_same_every_time(tmp_path):
     values = np.random.default_rng(0).normal(0.5, 0.1, (4, 9))
     values[2] += 0.1
     grid = grid_of(tmp_path, per_seed(values))
-    first = best_epoch.best(grid.row(0))
+    first = best_epoch.best(grid.epochs, grid.chosen_on[0])
     best_epoch.samples.cache_clear()
-    assert first == best_epoch.best(grid.row(0))
+    assert first == best_epoch.best(grid.epochs, grid.chosen_on[0])
     assert first is not None and first.interval is not None
     assert first.interval[0] <= first.epoch <= first.interval[1]
 
 
 def test_two_repeats_have_no_interval(tmp_path):
-    best = best_epoch.best(grid_of(tmp_path, per_seed([[0.5, 0.6], [0.7, 0.6]])).row(0))
+    grid = grid_of(tmp_path, per_seed([[0.5, 0.6], [0.7, 0.6]]))
+    best = best_epoch.best(grid.epochs, grid.chosen_on[0])
     assert best is not None and best.interval is None and best.num_repeats == 2 and best.complete
 
 
 def test_a_certain_best_epoch_has_an_interval_of_itself(tmp_path):
-    best = best_epoch.best(grid_of(tmp_path, per_seed([[0.5, 0.6, 0.7], [0.7, 0.8, 0.9]])).row(0))
+    grid = grid_of(tmp_path, per_seed([[0.5, 0.6, 0.7], [0.7, 0.8, 0.9]]))
+    best = best_epoch.best(grid.epochs, grid.chosen_on[0])
     assert best is not None and (best.epoch, best.interval) == (20, (20, 20))
 
 
 def test_differences_to_the_best_are_paired(tmp_path):
     grid = grid_of(tmp_path, per_seed([[0.5, 0.1, NAN], [0.7, 0.4, 0.9], [NAN, NAN, 0.2]]))
-    first, itself, third = best_epoch.differences(grid.row(0), 1)
+    first, itself, third = (stats.plain_difference(grid.test[0], e, 1) for e in range(3))
     assert first is not None and itself is not None and third is not None
     # -.2 and -.3: mean -.25, std .1 / sqrt(2).
     assert (first.mean, first.std, first.n) == pytest.approx((-0.25, 0.1 / np.sqrt(2), 2))
@@ -161,5 +163,5 @@ def test_a_row_where_every_run_diverged_has_no_best_epoch(tmp_path):
     workdirs.write_forks(tmp_path, (0.5,), (10, 20), per_seed([[0.9], [0.8]]))
     workdirs.write_forks(tmp_path, (0.9,), (10, 20), per_seed([[0.9], [0.8]]), status="diverged")
     (grid,) = curves.find_grids(results.read_runs(tmp_path))
-    assert best_epoch.best(grid.row(1)) is None
+    assert best_epoch.best(grid.epochs, grid.chosen_on[1]) is None
     assert not grid.is_two_dimensional

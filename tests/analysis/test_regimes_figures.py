@@ -164,7 +164,7 @@ def test_without_an_early_row_the_three_heaviest_are_shown_along_the_epochs(tmp_
     (found,) = found_in(tmp_path)
     # Three equal seeds: the differences are chance, and nothing is significant.
     assert found.early_sparsities == ()
-    assert [row.sparsity for row in figures.heavy_rows(found)] == [0.93, 0.94, 0.95]
+    assert [row["sparsity"] for row in figures.heavy_rows(found)] == [0.93, 0.94, 0.95]
 
 
 def test_optimal_epochs_are_drawn_a_line_a_high_sparsity(tmp_path):

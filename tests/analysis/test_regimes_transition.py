@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import regime_workdirs as workdirs
 
-from earlyprune_jax.analysis import best_epoch, results
+from earlyprune_jax.analysis import best_epoch, results, stats
 from earlyprune_jax.analysis.curves import find_grids
 from earlyprune_jax.analysis.regimes import findings, transition
 from earlyprune_jax.analysis.regimes.transition import Convergence
@@ -26,6 +26,11 @@ def grid_of(tmp_path, means, num_seeds=5, noise=0.001, seed=0):
     return grid
 
 
+def line_of(rows):
+    (line,) = {row["transition_sparsity"] for row in rows}
+    return line
+
+
 LATE = [0.5, 0.6, 0.7, 0.9, 0.9]
 FLAT = [0.5, 0.6, 0.8, 0.8, 0.8]
 EARLY = [0.5, 0.6, 0.9, 0.7, 0.7]
@@ -33,28 +38,27 @@ EARLY = [0.5, 0.6, 0.9, 0.7, 0.7]
 
 def test_rows_are_early_converged_or_not_settled(tmp_path):
     rows = transition.rows(grid_of(tmp_path, [LATE, FLAT, EARLY]), CONVERGED)
-    assert [row.verdict for row in rows] == ["converged", "not settled", "early"]
+    assert [row["verdict"] for row in rows] == ["converged", "not settled", "early"]
     late, _, early = rows
-    assert (late.early_epoch, late.converged_epoch in (90, 120)) == (80, True)
-    assert early.best is not None and early.best.epoch == early.early_epoch == 80
-    assert early.advantage is not None and early.advantage.mean == pytest.approx(0.2, abs=0.003)
-    assert early.early is not None and early.early_holm is not None and early.early_holm < 0.05
-    assert early.converged is not None and early.converged.p is not None and early.converged.p > 0.9
+    assert (late["early_epoch"], late["converged_epoch"] in (90, 120)) == (80, True)
+    assert early["best_epoch"] == early["early_epoch"] == 80
+    assert early["advantage_mean"] == pytest.approx(0.2, abs=0.003)
+    assert early["p_early_holm"] < 0.05 and early["p_converged"] > 0.9
 
 
 def test_the_line_is_the_lightest_early_row(tmp_path):
     rows = transition.rows(grid_of(tmp_path, [LATE, FLAT, EARLY, EARLY]), CONVERGED)
-    assert transition.line(rows) == transition.Line(0.7, (), 4)
+    assert line_of(rows) == 0.7
 
 
-def test_an_early_row_below_one_that_is_not_is_no_clean_line(tmp_path):
+def test_an_early_row_below_one_that_is_not_gives_the_line(tmp_path):
     rows = transition.rows(grid_of(tmp_path, [LATE, EARLY, FLAT, EARLY, LATE]), CONVERGED)
-    assert transition.line(rows) == transition.Line(0.6, (0.7, 0.9), 5)
+    assert line_of(rows) == 0.6
 
 
 def test_without_an_early_row_there_is_no_line(tmp_path):
     rows = transition.rows(grid_of(tmp_path, [LATE, FLAT]), CONVERGED)
-    assert transition.line(rows) == transition.Line(None, (), 2)
+    assert line_of(rows) is None
 
 
 @pytest.mark.parametrize(
@@ -69,9 +73,9 @@ def test_without_an_early_row_there_is_no_line(tmp_path):
 )
 def test_what_cannot_be_tested_says_why(tmp_path, num_seeds, converged, told):
     rows = transition.rows(grid_of(tmp_path, [LATE, EARLY], num_seeds), converged)
-    assert [row.verdict for row in rows] == ["untested", "untested"]
-    assert all(told in (row.reason or "") for row in rows)
-    assert transition.line(rows) == transition.Line(None, (), 0)
+    assert [row["verdict"] for row in rows] == ["untested", "untested"]
+    assert all(told in row["reason"] for row in rows)
+    assert line_of(rows) is None
 
 
 def test_seeds_that_lack_the_compared_epochs_are_named_as_the_reason(tmp_path):
@@ -80,7 +84,7 @@ def test_seeds_that_lack_the_compared_epochs_are_named_as_the_reason(tmp_path):
     workdirs.write_forks(tmp_path, (0.5, 0.9), EPOCHS, test)
     (grid,) = find_grids(results.read_runs(tmp_path))
     rows = transition.rows(grid, CONVERGED)
-    assert {row.reason for row in rows} == {"fewer than 3 seeds have the epochs compared"}
+    assert {row["reason"] for row in rows} == {"fewer than 3 seeds have the epochs compared"}
 
 
 def test_a_grid_of_noise_rarely_has_a_line(tmp_path):
@@ -93,7 +97,7 @@ def test_a_grid_of_noise_rarely_has_a_line(tmp_path):
     for _ in range(100):
         grid.test[:] = rng.normal(0.9, 0.01, grid.test.shape)
         grid.chosen_on[:] = grid.test
-        num_lines += transition.line(transition.rows(grid, CONVERGED)).sparsity is not None
+        num_lines += line_of(transition.rows(grid, CONVERGED)) is not None
     assert num_lines <= 5
 
 
@@ -103,7 +107,7 @@ def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_pa
     sparsities, test = workdirs.published()
     workdirs.write_forks(tmp_path, sparsities, workdirs.PUBLISHED_EPOCHS, test)
     (grid,) = find_grids(results.read_runs(tmp_path))
-    best = [best_epoch.best(grid.row(row)) for row in range(9)]
+    best = [best_epoch.best(grid.epochs, grid.chosen_on[row]) for row in range(9)]
     assert [one.epoch for one in best if one] == [110, 110, 90, 80, 70, 80, 80, 80, 60]
     # Densities of 10 % and below: best at the drop (80) or a little before, worse after it.
     heavy = slice(sparsities.index(0.9), None)
@@ -115,7 +119,7 @@ def test_the_published_grid_breaks_at_the_first_drop_of_the_learning_rate(tmp_pa
     # Light rows lose by stopping at 80.
     assert (grid.test[:3, at(90) :, 0].max(axis=1) - grid.test[:3, at(80), 0] > 0.0007).all()
     # 5 % density, epoch 160: 17.44 % error against 14.58 % at its best.
-    below = best_epoch.differences(grid.row(8), at(60))[at(160)]
+    below = stats.plain_difference(grid.test[8], at(160), at(60))
     assert below is not None and below.mean == pytest.approx(0.1458 - 0.1744)
 
 
@@ -132,6 +136,6 @@ def test_the_published_grid_with_seeds_of_its_noise_has_a_transition_line_at_hig
     assert found.convergence == transition.convergence_of(runs)
     assert found.convergence is not None and 80 < found.convergence.epoch <= 90
     # At 92 % early leads by .1 to .4 points, too little for five seeds and nine rows.
-    assert found.line == transition.Line(0.93, (), 9)
-    assert {row.verdict for row in found.rows if row.sparsity <= 0.86} == {"not settled"}
+    assert line_of(found.rows) == 0.93
+    assert {row["verdict"] for row in found.rows if row["sparsity"] <= 0.86} == {"not settled"}
     assert found.early_sparsities == (0.93, 0.94, 0.95)

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import workdirs
 
@@ -41,7 +40,7 @@ def test_results_csv_has_the_documented_columns_in_order(two_runs):
 
 
 def test_trunk_row_holds_last_best_and_validation_chosen_values(two_runs):
-    row = results.result_rows(results.read_runs(two_runs))[0]
+    row = workdirs.rows_of(results.result_table(results.read_runs(two_runs)))[0]
     assert row["kind"] == "trunk"
     assert row["test_accuracy"] == 0.7
     assert (row["best_test_accuracy"], row["best_test_epoch"]) == (0.9, 2)
@@ -53,7 +52,7 @@ def test_trunk_row_holds_last_best_and_validation_chosen_values(two_runs):
 
 
 def test_fork_epochs_are_counted_from_the_fork(two_runs):
-    row = results.result_rows(results.read_runs(two_runs))[1]
+    row = workdirs.rows_of(results.result_table(results.read_runs(two_runs)))[1]
     assert (row["kind"], row["fork_epoch"], row["epochs_trained"]) == ("fork", 1, 3)
     assert (row["best_test_accuracy"], row["best_test_epoch"]) == (0.3, 3)
     assert row["achieved_sparsity"] == 0.97
@@ -159,7 +158,7 @@ def test_rows_are_sorted_trunks_first_and_numbers_as_numbers(tmp_path):
         workdirs.write_trunk(
             tmp_path, seed, workdirs.records(0, [0.5]), result=workdirs.finished(1)
         )
-    rows = results.result_rows(results.read_runs(tmp_path))
+    rows = workdirs.rows_of(results.result_table(results.read_runs(tmp_path)))
     assert [(r["kind"], r["trunk_seed"], r["fork_epoch"], r["sparsity"]) for r in rows] == [
         ("trunk", 2, None, None),
         ("trunk", 10, None, None),
@@ -176,7 +175,7 @@ def test_every_scalar_signal_is_a_column_and_values_per_parameter_are_not(tmp_pa
         {"fisher_trace": 3, "sharpness": 0.5, "is_peak": True},
     ]
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5, 0.5], signals=signals))
-    assert results.rows_of(results.signal_table(results.read_runs(tmp_path))) == [
+    assert workdirs.rows_of(results.signal_table(results.read_runs(tmp_path))) == [
         {**workdirs.SETTING, "trunk_seed": 0, "epoch": 1, "fisher_trace": 2.0, "sharpness": None},
         {**workdirs.SETTING, "trunk_seed": 0, "epoch": 2, "fisher_trace": 3, "sharpness": 0.5},
     ]
@@ -254,14 +253,3 @@ def test_analysis_imports_no_jax_flax_or_pyplot(tmp_path):
         cwd=root,
     )
     assert json.loads(done.stdout) == [[], []]
-
-
-def test_tables_are_parquet_too_where_that_is_asked_for(two_runs):
-    pytest.importorskip("pyarrow")
-    paths = results.write_tables(two_runs, parquet=True)
-    assert [path.name for path in paths[2:]] == ["results.parquet", "signals.parquet"]
-    csv_table = pd.read_csv(paths[0])
-    parquet_table = pd.read_parquet(paths[2])
-    assert list(parquet_table) == list(csv_table)
-    for name in ("train_loss", "test_accuracy"):
-        assert parquet_table[name].tolist() == csv_table[name].tolist()

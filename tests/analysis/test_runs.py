@@ -30,7 +30,7 @@ def test_a_fork_has_the_row_that_all_its_epochs_give(tmp_path):
     made = workdirs.records(0, [0.5, 0.9, 0.9, 0.7], validation_accuracy=[0.4, 0.8, 0.6, 0.8])
     workdirs.write_trunk(tmp_path, 0, made, last_epoch=4, result=workdirs.finished(4))
     workdirs.write_fork(tmp_path, 0, 0, made, last_epoch=4, result=workdirs.finished(4))
-    of_trunk, of_fork = results.result_rows(runs.read_runs(tmp_path))
+    of_trunk, of_fork = workdirs.rows_of(results.result_table(runs.read_runs(tmp_path)))
     axes = {"kind", *runs.axes_of(Swept())}
     assert {k: v for k, v in of_fork.items() if k not in axes} == {
         k: v for k, v in of_trunk.items() if k not in axes

@@ -71,10 +71,9 @@ def test_runs_are_grouped_by_setting_in_sorted_order_and_keep_theirs(tmp_path):
         "preresnet56_1_step",
     ]
     assert [len(own) for own in groups.values()] == [12, 12]
-    assert {run.model for run in groups[results.Place(tuple(SMALL.items()))]} == {"preresnet20"}
-    assert [run.kind for run in groups[results.Place(tuple(LARGE.items()))]] == ["trunk"] * 3 + [
-        "fork"
-    ] * 9
+    assert set(groups[results.Place(tuple(SMALL.items()))].frame["model"]) == {"preresnet20"}
+    kinds = groups[results.Place(tuple(LARGE.items()))].frame["kind"]
+    assert list(kinds) == ["trunk"] * 3 + ["fork"] * 9
 
 
 def test_a_curve_holds_one_setting_and_meets_its_own_dense_runs(tmp_path):

@@ -51,9 +51,9 @@ def test_what_the_budget_left_out_is_named(tmp_path):
         },
     }
     expected = (
-        "To stay within 5 %, tr(F) looked at 500 of 1200 examples; random distance was "
-        "measured every 3 epochs; gradient_norm looked at 128 of 1200 examples and was measured "
-        "every 2 epochs."
+        "To stay within 5 %, tr(F) looked at 500 of 1200 examples, every 1 epoch; random distance "
+        "looked at 1200 of 1200 examples, every 3 epochs; gradient_norm looked at 128 of 1200 "
+        "examples, every 2 epochs."
     )
     (tmp_path / "signal_budgets").mkdir()
     (tmp_path / "signal_budgets" / "resnet8_1.json").write_text(json.dumps(budget))

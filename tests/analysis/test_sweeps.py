@@ -10,7 +10,7 @@ import pytest
 import regime_workdirs
 import workdirs
 
-from earlyprune_jax.analysis import curves, figures, publish, results, summary
+from earlyprune_jax.analysis import curves, figures, results, summary
 from earlyprune_jax.analysis.places import Place, safe
 from earlyprune_jax.analysis.regimes import similarity
 
@@ -90,7 +90,7 @@ def drawn_texts(svg):
 
 def test_three_weight_decays_have_a_column_in_every_table_and_are_never_averaged(tmp_path):
     write_decays(tmp_path, sparsities=(0.9, 0.97))
-    publish.publish(tmp_path)
+    results.publish(tmp_path)
     names = ("results", "signals", "rules", "rule_choices", "signal_correlations")
     for name in (*names, "regimes", "regime_cells", "regime_alignment"):
         rows = table(tmp_path / f"{name}.csv")
@@ -191,9 +191,9 @@ def test_comparisons_belong_to_the_cells_of_their_own_value(tmp_path, key):
             target = tmp_path / path.parent.name / f"{value}_{hash(path.name)}"
             target.parent.mkdir(exist_ok=True)
             path.rename(target)
-    publish.publish(tmp_path)
+    results.publish(tmp_path)
     rows = table(tmp_path / "comparisons.csv")
     assert {(row[key], row["model_similarity"]) for row in rows} == {("1", "0.1"), ("2", "0.2")}
     cells = table(tmp_path / "regime_cells.csv")
     assert {(row[key], row["model_similarity"]) for row in cells} == {("1", "0.1"), ("2", "0.2")}
-    assert similarity.read(tmp_path, results.read_runs(tmp_path).swept)[0].cell[key] == 1
+    assert similarity.read(tmp_path, results.read_runs(tmp_path).swept)[0][key] == 1

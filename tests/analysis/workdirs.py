@@ -166,6 +166,11 @@ def write_study(workdir: Path, metrics: Sequence[Mapping[str, Any]], primary: st
     (workdir / "study.json").write_text(json.dumps(held))
 
 
+def rows_of(table: Any) -> list[dict[str, Any]]:
+    """The rows of a pandas.DataFrame, None where there is no value."""
+    return table.astype("object").where(table.notna(), None).to_dict("records")
+
+
 def _prefix(setting: Mapping[str, Any]) -> str:
     """What sets the directories of another setting apart; of two configs nothing but digits."""
     if setting == SETTING:

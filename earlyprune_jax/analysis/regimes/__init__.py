@@ -8,13 +8,13 @@ Public names: `write` makes tables and figures of a workdir, `analyse` the numbe
 nothing but the table of comparisons is written, if there are any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.regimes import figures, findings, similarity
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.regimes.similarity import Comparison
 from earlyprune_jax.analysis.regimes.text import paragraphs
 from earlyprune_jax.analysis.runs import Runs
 
@@ -22,7 +22,9 @@ __all__ = ["Findings", "analyse", "paragraphs", "write"]
 
 
 def analyse(
-    workdir: str | Path, runs: Runs | None = None, compared: Sequence[Comparison] | None = None
+    workdir: str | Path,
+    runs: Runs | None = None,
+    compared: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[Findings, ...]:
     """Works out the regimes of every grid of a workdir.
 
@@ -46,9 +48,7 @@ def analyse(
     return findings.analyse(runs, compared)
 
 
-def write(
-    workdir: str | Path, *, runs: Runs | None = None, grids: Sequence[Findings] | None = None
-) -> list[Path]:
+def write(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Writes tables and figures; each file is replaced in one step.
 
     Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where
@@ -58,7 +58,6 @@ def write(
     Args:
         workdir: an experiment's directory.
         runs: its runs, if they have been read already.
-        grids: of `analyse`, if that has been done already.
 
     Returns:
         The paths written; empty where there is neither a grid nor an ended comparison.
@@ -72,8 +71,7 @@ def write(
     """
     runs = results.read_runs(workdir) if runs is None else runs
     compared = similarity.read(workdir, runs.swept)
-    grids = findings.analyse(runs, compared) if grids is None else grids
+    grids = findings.analyse(runs, compared)
     tables = findings.tables(grids).items()
     paths = [results.save(Path(workdir) / name, rows) for name, rows in tables]
-    paths += similarity.write(workdir, compared)
-    return paths + (figures.draw(workdir, grids) if grids else [])
+    return [*paths, *similarity.write(workdir, compared), *figures.draw(workdir, grids)]

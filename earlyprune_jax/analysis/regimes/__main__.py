@@ -15,7 +15,7 @@ def _report(workdir: str) -> str:
         remedy = "Regimes are told apart by finished forks."
         allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
         raise unexpected("WORKDIR", workdir, allowed, remedy)
-    files = ", ".join(map(str, regimes.write(workdir, runs=runs, grids=grids)))
+    files = ", ".join(map(str, regimes.write(workdir, runs=runs)))
     return "\n".join([*map(formatting.wrapped, regimes.paragraphs(grids)), f"Files: {files}"])
 
 

@@ -1,16 +1,21 @@
 """What the best cells are held against: markers of epochs, above all random_distance's peak, and
 baselines that are pruned at the end, at initialisation or with a random mask."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from earlyprune_jax.analysis import peaks, results
-from earlyprune_jax.analysis.best_epoch import Lead, selection_test
+from earlyprune_jax.analysis.best_epoch import selection_test
 from earlyprune_jax.analysis.curves import CellGrid
-from earlyprune_jax.analysis.runs import Runs, Table
-from earlyprune_jax.analysis.stats import Stats, best_column, best_of, plain_difference, stats
+from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.stats import (
+    best_column,
+    best_of,
+    columns,
+    plain_difference,
+)
 
 SIGNAL = "random_distance"
 FRACTIONS = (0.3, 0.5)
@@ -20,68 +25,21 @@ MATCHED, CONSTANT, RANDOM = "matched_budget", "constant", "random"
 """Retrainings and the criterion of baselines."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Alignment:
-    """Compares one seed's best epoch of a row with the epoch that a marker points to.
+def alignments(grid: CellGrid, runs: Runs) -> list[dict[str, Any]]:
+    """Compares the best epoch of every row and seed with the epochs that markers point to.
 
-    Attributes:
-        marker: `SIGNAL`, or a control: "fixed 30 %", "fixed 50 %", `FIRST_DROP`.
-        edge: "first" or "last" where the signal is largest at an end of the measured epochs: no
-            peak.
-        best_epoch: of the seed's own mean over replicates.
-        difference: marked epoch minus best epoch.
-    """
-
-    sparsity: float
-    trunk_seed: int
-    marker: str
-    marked_epoch: int
-    edge: str | None
-    best_epoch: int
-    difference: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Baseline:
-    """Compares the best cell of a row with a baseline of the same sparsity.
-
-    Attributes:
-        name: "prune at end", "prune at init", "random mask", "random mask at end" or "random mask
-            at init"; with ", matched budget" or ", constant rate" where it is retrained so and the
-            row is not.
-        best_epoch: of the row.
-        epoch: of the baseline; a random mask's own best.
-        best_num_epochs: what a run of the row's best cell is trained in all, dense and pruned.
-        num_epochs: the same of the baseline, which may be far longer.
-        best_value: mean test metric of the row's best cell, in its own direction.
-        value: the same of the baseline.
-        difference: how much better the best is, over paired repeats; best chosen on the same runs.
-        left_out: the same with the best epoch chosen on the other repeats; see
-            `best_epoch.selection_test`.
-    """
-
-    sparsity: float
-    name: str
-    best_epoch: int
-    epoch: int
-    best_num_epochs: int
-    num_epochs: int
-    best_value: float
-    value: float
-    difference: Stats
-    left_out: Lead | None
-
-
-def alignments(grid: CellGrid, runs: Runs) -> tuple[Alignment, ...]:
-    """Compares every row, seed and marker of a grid.
+    A marker is `SIGNAL`, or a control: "fixed 30 %", "fixed 50 %", `FIRST_DROP`. `edge` is "first"
+    or "last" where the signal is largest at an end of the measured epochs: no peak. `best_epoch` is
+    that of the seed's own mean over replicates.
 
     Args:
         grid: the grid.
         runs: of its setting; the config says where a step schedule drops the rate first.
 
     Returns:
-        Row by row, seed by seed; markers in the order signal, fixed fractions, drop. A seed without
-        a finished fork in the row is left out, and so is the signal where it was not measured.
+        Rows of regime_alignment.csv, sparsity by sparsity, seed by seed; markers in the order
+        signal, fixed fractions, drop. A seed without a finished fork in the row is left out, and so
+        is the signal where it was not measured.
     """
     table = results.signal_table(runs.where(runs.frame["complete"]))
     measured = peaks.seed_peaks(table, SIGNAL) if SIGNAL in table else []
@@ -101,32 +59,24 @@ def alignments(grid: CellGrid, runs: Runs) -> tuple[Alignment, ...]:
                 continue
             best = grid.epochs[at]
             for marker, (epoch, edge) in (marked.get(seed, {}) | fixed).items():
-                compared.append(Alignment(sparsity, seed, marker, epoch, edge, best, epoch - best))
-    return tuple(compared)
-
-
-def distances(found: Sequence[Alignment], sparsities: Iterable[float]) -> dict[str, Stats]:
-    """Averages |marked - best| over some rows, and sums each marker up over the seeds.
-
-    Example:
-        >>> distances([], [0.9])
-        {}
-    """
-    import pandas as pd
-
-    if not found:
-        return {}
-    frame: Table = pd.DataFrame(map(dataclasses.asdict, found))
-    frame = frame[frame["sparsity"].isin(list(sparsities))]
-    means = frame["difference"].abs().groupby([frame["marker"], frame["trunk_seed"]]).mean()
-    by_marker = {str(name): stats(seeds) for name, seeds in means.groupby(level=0)}
-    return dict(sorted(by_marker.items(), key=lambda item: item[1].mean))
+                compared.append(
+                    {
+                        "sparsity": sparsity,
+                        "trunk_seed": seed,
+                        "marker": marker,
+                        "marked_epoch": epoch,
+                        "edge": edge,
+                        "best_epoch": best,
+                        "difference": epoch - best,
+                    }
+                )
+    return compared
 
 
 def baselines(
     grid: CellGrid, others: Sequence[CellGrid], num_epochs: int | None
-) -> tuple[Baseline, ...]:
-    """Compares every row of a grid with the baselines that exist.
+) -> list[dict[str, Any]]:
+    """Compares the best cell of every row of a grid with the baselines that exist.
 
     Ends and beginnings: the forks at the trunk's last epoch and at epoch 0 of the same grid, and of
     the grid of `matched_budget`, in which every fork trains equally long in total; the end
@@ -140,7 +90,12 @@ def baselines(
         num_epochs: of the trunk; None where no trunk is known.
 
     Returns:
-        Row by row. Baselines without a repeat in common with the best cell are left out.
+        Rows of regime_baselines.csv, sparsity by sparsity; baselines without a repeat in common
+        with the best cell are left out. A name ends in ", matched budget" or ", constant rate"
+        where the baseline is retrained so and the row is not. `*_num_epochs` is what a run is
+        trained in all, dense and pruned: the baseline's may be far longer. `difference_*`: how much
+        better the best is, over paired repeats, chosen on the same runs; `left_out_*` and `p`:
+        chosen on the others, see `best_epoch.selection_test`.
     """
     sources = list(_sources(grid, others, [] if num_epochs is None else [num_epochs]))
     compared = (
@@ -149,7 +104,7 @@ def baselines(
         for name, source, epochs in sources
         if source is not None
     )
-    return tuple(baseline for baseline in compared if baseline is not None)
+    return [baseline for baseline in compared if baseline is not None]
 
 
 def _sources(
@@ -183,15 +138,15 @@ def _sources(
 
 def _compare(
     grid: CellGrid, row: int, source: CellGrid, name: str, epochs: Sequence[int]
-) -> Baseline | None:
+) -> dict[str, Any] | None:
     """Compares a row's best cell with the source's best of some epochs."""
     sparsity, rival = grid.sparsities[row], len(grid.epochs)
     best = best_of(grid.chosen_on[row], range(rival))
     if best is None or sparsity not in source.sparsities:
         return None
     other = source.sparsities.index(sparsity)
-    columns = [column for column, epoch in enumerate(source.epochs) if epoch in epochs]
-    column = best_of(source.chosen_on[other], columns)
+    tried = [column for column, epoch in enumerate(source.epochs) if epoch in epochs]
+    column = best_of(source.chosen_on[other], tried)
     if column is None:
         return None
     # The source's values where the grid's repeats are; NaN for repeats it lacks.
@@ -205,16 +160,18 @@ def _compare(
     # The baseline of the grid itself is no candidate against itself.
     candidates = [place for place in range(rival) if source is not grid or place != column]
     chosen_on = np.vstack([grid.chosen_on[row], np.full(len(rivals), np.nan)])
-    sign = grid.metric.sign
-    return Baseline(
-        sparsity=sparsity,
-        name=name,
-        best_epoch=grid.epochs[best],
-        epoch=source.epochs[column],
-        best_num_epochs=int(grid.num_epochs[row, best]),
-        num_epochs=int(source.num_epochs[other, column]),
-        best_value=sign * float(np.nanmean(grid.test[row, best])),
-        value=sign * float(np.nanmean(source.test[other, column])),
-        difference=difference,
-        left_out=selection_test(chosen_on, measured, candidates, [rival]),
-    )
+    left_out = selection_test(chosen_on, measured, candidates, [rival])
+    metric, test_column = grid.metric, grid.metric.column("test")
+    return {
+        "sparsity": sparsity,
+        "baseline": name,
+        "best_epoch": grid.epochs[best],
+        "baseline_epoch": source.epochs[column],
+        "best_num_epochs": int(grid.num_epochs[row, best]),
+        "baseline_num_epochs": int(source.num_epochs[other, column]),
+        f"best_{test_column}": metric.sign * float(np.nanmean(grid.test[row, best])),
+        f"baseline_{test_column}": metric.sign * float(np.nanmean(source.test[other, column])),
+        **columns("difference", difference),
+        **columns("left_out", left_out and left_out.difference),
+        "p": left_out and left_out.p,
+    }

@@ -3,19 +3,18 @@ distance beside pruned forks (Figure 7 of the paper), the training curve (10), b
 
 import itertools
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from earlyprune_jax.analysis import drawing, formatting, peaks, results
-from earlyprune_jax.analysis.drawing import COLORS, MARKERS
+from earlyprune_jax.analysis.drawing import COLORS, MARKERS, Style
 from earlyprune_jax.analysis.places import Place, varying
 from earlyprune_jax.analysis.regimes import heatmaps, text, transition
 from earlyprune_jax.analysis.regimes.controls import SIGNAL
-from earlyprune_jax.analysis.regimes.findings import DATA, DEPTH, Findings, Series, series
-from earlyprune_jax.analysis.regimes.transition import Row
+from earlyprune_jax.analysis.regimes.findings import DATA, DEPTH, Findings, Rows, Series, series
 from earlyprune_jax.analysis.runs import Table
 
 if TYPE_CHECKING:
@@ -78,11 +77,11 @@ def _stems(name: str, place: Place) -> Iterator[str]:
             yield drawing.stem(name, place, axes)
 
 
-def heavy_rows(found: Findings) -> list[Row]:
+def heavy_rows(found: Findings) -> Rows:
     """Chooses the rows drawn: significantly early ones, or the three heaviest where none is; six at
     most."""
-    usable = [row for row in found.rows if row.best is not None]
-    early = [row for row in usable if row.verdict == "early"]
+    usable = [row for row in found.rows if row["best_epoch"] is not None]
+    early = [row for row in usable if row["verdict"] == "early"]
     return early[-MAX_PANELS:] if early else usable[-3:]
 
 
@@ -106,38 +105,28 @@ def random_distance(found: Findings) -> "Figure | None":
     return figure
 
 
-def _draw_row(axes: "Axes", found: Findings, row: Row, signal_table: Table) -> None:
-    grid, metric = found.grid, found.grid.metric
-    assert row.best is not None, "heavy_rows keeps rows with a best epoch"
-    values = metric.scale * metric.sign * grid.test[grid.sparsities.index(row.sparsity)]
+def _draw_row(axes: "Axes", found: Findings, row: Mapping[str, Any], signal_table: Table) -> None:
+    grid, metric, best_epoch = found.grid, found.grid.metric, row["best_epoch"]
+    values = metric.scale * metric.sign * grid.test[grid.sparsities.index(row["sparsity"])]
     kept = np.isfinite(values).any(axis=1)
     epochs, values = np.array(grid.epochs)[kept], values[kept]
     low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
     axes.fill_between(epochs, low, high, color=BLUE, alpha=0.18, linewidth=0)
     right = axes.twinx()
     measured, signal = peaks.mean_curve(signal_table, SIGNAL)
-    best, peak = int(np.flatnonzero(epochs == row.best.epoch)[0]), int(np.argmax(signal))
+    best, peak = int(np.flatnonzero(epochs == best_epoch)[0]), int(np.argmax(signal))
     label = f"{formatting.named(metric)} of the pruned network (left)"
     means = np.nanmean(values, axis=1)
     axes.plot(epochs, means, color=BLUE, marker="o", markersize=3, label=label)
     axes.scatter(epochs[best], means[best], s=170, color=BLUE, marker="*", edgecolors="white")
-    right.plot(
-        measured,
-        signal,
-        "--",
-        color=RED,
-        linewidth=1.4,
-        marker="D",
-        markersize=7,
-        markeredgecolor="white",
-        markevery=[peak],
-        label=f"{formatting.signal_label(SIGNAL, {})} of the trunk (right)",
-    )
+    label = f"{formatting.signal_label(SIGNAL, {})} of the trunk (right)"
+    mark = {"marker": "D", "markersize": 7, "markeredgecolor": "white", "markevery": [peak]}
+    right.plot(measured, signal, "--", color=RED, linewidth=1.4, label=label, **mark)
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
-    removed = f"{formatting.removed(row.sparsity)} % removed"
-    apart = int(measured[peak]) - row.best.epoch
-    title = f"{removed}: best {row.best.epoch}, peak {measured[peak]} ({apart:+d})"
+    removed = f"{formatting.removed(row['sparsity'])} % removed"
+    apart = int(measured[peak]) - best_epoch
+    title = f"{removed}: best {best_epoch}, peak {measured[peak]} ({apart:+d})"
     axes.set_title(title, loc="left", fontsize=9)
     axes.set_xlabel("training epoch", fontsize=8.5)
     axes.locator_params(axis="x", integer=True)
@@ -156,10 +145,8 @@ def training_curve(found: Findings) -> "Figure | None":
         return None
     metrics, frame = transition.train_metrics(found.runs), found.runs.of_kind("trunk").frame
     figure = drawing.blank(6.6, 1.7 + 1.7 * len(metrics))
-    epoch = found.convergence.epoch
-    seeds = sorted(set(found.convergence.by_seed.values()))
-    label = f"converged at epoch {epoch}"
-    label += f" (seeds: {formatting.span(seeds, '-')})" if len(seeds) > 1 else ""
+    line: dict[str, Any] = {"color": "#404040", "linestyle": ":", "linewidth": 1.6}
+    line["label"] = f"converged at epoch {found.convergence.text}"
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False).ravel()
     for axes, metric in zip(panels, metrics, strict=True):
         column = metric.column("train")
@@ -168,7 +155,7 @@ def training_curve(found: Findings) -> "Figure | None":
             epochs = [entry["epoch"] for entry in entries]
             values = metric.scale * np.array([entry.get(column) for entry in entries], dtype=float)
             axes.plot(epochs, values, color=BLUE, linewidth=1.1, alpha=0.75)
-        axes.axvline(epoch, color="#404040", linestyle=":", linewidth=1.6, label=label)
+        axes.axvline(found.convergence.epoch, **line)
         axes.set_ylabel(formatting.axis_label(metric, "train"), fontsize=9)
         drawing.tidy(axes)
     panels[0].set_ylim(bottom=0)
@@ -215,25 +202,16 @@ def optimal_epochs(every: Sequence[Series]) -> "Figure | None":
 
 
 def _draw_line(axes: "Axes", over: Series, sparsity: float, number: int, shift: float) -> None:
-    bests = [found.row(sparsity).best for found in over.findings]
-    epochs = np.array([best.epoch if best else np.nan for best in bests])
+    rows = [found.rows[found.grid.sparsities.index(sparsity)] for found in over.findings]
+    columns = ("best_epoch", "interval_low", "interval_high")
+    # [3, V]; NaN where there is none.
+    epochs, low, high = np.array([[row[name] for row in rows] for name in columns], dtype=float)
     # A bootstrap interval may leave out the best epoch itself.
-    reach = np.zeros((2, len(bests)))
-    for index, best in enumerate(bests):
-        if best and best.interval:
-            low, high = best.interval
-            reach[:, index] = max(0, best.epoch - low), max(0, high - best.epoch)
-    axes.errorbar(
-        np.arange(len(epochs)) + shift,
-        epochs,
-        yerr=reach,
-        color=COLORS[number % len(COLORS)],
-        marker=MARKERS[number % len(MARKERS)],
-        linewidth=1.6,
-        elinewidth=1.0,
-        capsize=2.5,
-        label=f"{formatting.removed(sparsity)} % removed",
-    )
+    reach = np.nan_to_num(np.maximum(0, [epochs - low, high - epochs]))
+    style = Style(COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)])
+    options = {"yerr": reach, "linewidth": 1.6, "elinewidth": 1.0, "capsize": 2.5}
+    label = f"{formatting.removed(sparsity)} % removed"
+    axes.errorbar(np.arange(len(epochs)) + shift, epochs, label=label, **style.options, **options)
 
 
 OF_GRID: dict[str, Callable[[Findings], "Figure | None"]] = {

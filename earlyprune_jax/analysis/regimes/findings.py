@@ -8,21 +8,22 @@ Divergences are nats, epochs counted from the trunk's start.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from earlyprune_jax.analysis import best_epoch, publish
+from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.curves import CellGrid, find_grids
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.regimes import controls, similarity, transition
-from earlyprune_jax.analysis.regimes.controls import Alignment, Baseline
-from earlyprune_jax.analysis.regimes.similarity import Agreement, Comparison, Similarity
-from earlyprune_jax.analysis.regimes.transition import Convergence, Line, Row
+from earlyprune_jax.analysis.regimes.similarity import AGREEMENT, Similarity
+from earlyprune_jax.analysis.regimes.transition import Convergence
 from earlyprune_jax.analysis.runs import Runs, by_setting
-from earlyprune_jax.analysis.stats import columns, stats
+from earlyprune_jax.analysis.stats import columns, plain_difference, stats
 
+Rows = list[dict[str, Any]]
+"""Of a table: values by column, None where there is none."""
 DEPTH = "model depth"
 DATA = "data fraction"
 MAX_LINES = 5
@@ -30,35 +31,39 @@ MAX_LINES = 5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Findings:
-    """What one grid shows.
+    """What one grid shows: rows of the tables, without the columns of its place.
 
     Attributes:
         runs: of its setting.
         num_epochs: of the trunks; None where there is none.
         convergence: None before a trunk has been trained to its end.
-        similarity: None where no replicates were compared.
-        agreement: likewise.
+        rows: of regimes.csv, one a sparsity of the grid.
+        cells: of regime_cells.csv.
+        alignments: of regime_alignment.csv.
+        baselines: of regime_baselines.csv.
     """
 
     grid: CellGrid
     runs: Runs
     num_epochs: int | None
     convergence: Convergence | None
-    rows: tuple[Row, ...]
-    line: Line
-    similarity: Similarity | None
-    agreement: Agreement | None
-    alignments: tuple[Alignment, ...]
-    baselines: tuple[Baseline, ...]
+    rows: Rows
+    cells: Rows
+    alignments: Rows
+    baselines: Rows
 
     @property
     def early_sparsities(self) -> tuple[float, ...]:
         """Sparsities whose best epoch is significantly before convergence."""
-        return tuple(row.sparsity for row in self.rows if row.verdict == "early")
+        return tuple(row["sparsity"] for row in self.rows if row["verdict"] == "early")
 
-    def row(self, sparsity: float) -> Row:
-        """Returns the row of a sparsity of the grid."""
-        return self.rows[self.grid.sparsities.index(sparsity)]
+    def values(self, column: str) -> np.ndarray:
+        """Arranges a column of the cells [S, E]; NaN where there is nothing."""
+        values = np.full(self.grid.num_runs.shape, np.nan)
+        for row in self.cells:
+            place = self.grid.sparsities.index(row["sparsity"])
+            values[place, self.grid.epochs.index(row["fork_epoch"])] = row[column]
+        return values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,12 +99,12 @@ class Series:
         return tuple([sparsity for sparsity in common if sparsity >= start][-at_most:])
 
 
-def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Findings, ...]:
+def analyse(runs: Runs, comparisons: Sequence[Mapping[str, Any]] = ()) -> tuple[Findings, ...]:
     """Works out every grid of at least 2 sparsities x 2 fork epochs.
 
     Args:
         runs: of a workdir.
-        comparisons: of the same.
+        comparisons: of the same, see `similarity.read`.
 
     Returns:
         The findings, sorted by setting, criterion, scope and retraining.
@@ -111,16 +116,11 @@ def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Finding
     """
     grids, runs_of = find_grids(runs), by_setting(runs)
     converged = {setting: transition.convergence_of(own) for setting, own in runs_of.items()}
-    compared: dict[Place, list[Comparison]] = {}
-    for one in comparisons:
-        place = one.cell.without("sparsity", "fork_epoch", "trunk_seed")
-        compared.setdefault(place, []).append(one)
     analysed = []
     for grid in (grid for grid in grids if grid.is_two_dimensional):
         setting = grid.place.setting
         rows = transition.rows(grid, converged[setting])
-        line = transition.line(rows)
-        alike = similarity.measure(grid, compared.get(grid.place, []), converged[setting])
+        alike = similarity.measure(grid, comparisons, converged[setting])
         last = runs_of[setting].of_kind("trunk").frame["last_epoch"]
         num_epochs = int(last.max()) if len(last) else None
         analysed.append(
@@ -129,10 +129,8 @@ def analyse(runs: Runs, comparisons: Sequence[Comparison] = ()) -> tuple[Finding
                 runs=runs_of[setting],
                 num_epochs=num_epochs,
                 convergence=converged[setting],
-                rows=rows,
-                line=line,
-                similarity=alike,
-                agreement=None if alike is None else similarity.agreement(grid, alike, rows, line),
+                rows=_with_similarity(grid, rows, alike),
+                cells=_cells(grid, rows, alike),
                 alignments=controls.alignments(grid, runs_of[setting]),
                 baselines=controls.baselines(grid, grids, num_epochs),
             )
@@ -167,7 +165,7 @@ def series(findings: Iterable[Findings]) -> tuple[Series, ...]:
     return tuple(sorted(every, key=lambda one: (one.axis != DEPTH, one.place)))
 
 
-def tables(findings: Sequence[Findings]) -> dict[str, list[dict[str, Any]]]:
+def tables(findings: Sequence[Findings]) -> dict[str, Rows]:
     """Makes the rows of the tables that have any, by file name; regimes.csv and regime_cells.csv
     always have.
 
@@ -175,102 +173,52 @@ def tables(findings: Sequence[Findings]) -> dict[str, list[dict[str, Any]]]:
         >>> tables([])
         {}
     """
-    made = zip(publish.REGIME_TABLES, (_rows, _cells, _alignments, _baselines), strict=True)
-    listed = {name: [row for one in findings for row in rows_of(one)] for name, rows_of in made}
-    return {name: rows for name, rows in listed.items() if rows}
+    made: dict[str, Rows] = {}
+    for one in findings:
+        parts = (one.rows, one.cells, one.alignments, one.baselines)
+        for name, rows in zip(results.REGIME_TABLES, parts, strict=True):
+            made.setdefault(name, []).extend(one.grid.place.named | row for row in rows)
+    return {name: rows for name, rows in made.items() if rows}
 
 
-def _rows(one: Findings) -> Iterator[dict[str, Any]]:
-    """Yields a row per sparsity."""
-    grid, alike, test = one.grid, one.similarity, one.grid.metric.column("test")
-    line = alike.line if alike else None
-    fields = [field.name for field in dataclasses.fields(Agreement)]
-    for index, row in enumerate(one.rows):
-        best, early, converged = row.best, row.early, row.converged
-        low, high = best.interval if best and best.interval else (None, None)
-        mean = np.nanmean(grid.test[index, best.column]) if best else None
-        divergence = _finite(alike.row_means[index]) if alike else None
-        side = None
+def _with_similarity(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
+    """Adds the columns of similarity; those of the whole grid are the same in all rows."""
+    line = alike and alike.line
+    agreed = similarity.agreement(grid, alike, rows) if alike else dict.fromkeys(AGREEMENT)
+    completed = []
+    for index, row in enumerate(rows):
+        divergence, side = alike and _finite(alike.row_means[index]), None
         if line is not None and divergence is not None:
-            side = "less similar" if row.sparsity >= line else "similar"
-        yield {
-            **grid.place.named,
-            "sparsity": row.sparsity,
-            "best_epoch": best.epoch if best else None,
-            "interval_low": low,
-            "interval_high": high,
-            "chosen_on": grid.metric.column(grid.split),
-            "repeats": grid.repeat_kind,
-            "num_repeats": best.num_repeats if best else 0,
-            "num_replicates": grid.num_replicates,
-            "complete": best.complete if best else None,
-            f"best_{test}": None if mean is None else grid.metric.sign * float(mean),
-            "convergence_epoch": one.convergence.epoch if one.convergence else None,
-            "early_epoch": row.early_epoch,
-            "converged_epoch": row.converged_epoch,
-            **columns("advantage", row.advantage),
-            **columns("left_out_early", early.difference if early else None),
-            **columns("left_out_converged", converged.difference if converged else None),
-            "p_early": early.p if early else None,
-            "p_early_holm": row.early_holm,
-            "p_converged": converged.p if converged else None,
-            "p_converged_holm": row.converged_holm,
-            "verdict": row.verdict,
-            "reason": row.reason,
-            "transition_sparsity": one.line.sparsity,
-            "model_similarity": divergence,
-            "similarity_class": side,
-            "similarity_transition_sparsity": line,
-            **{f"agreement_{name}": getattr(one.agreement, name, None) for name in fields},
-        }
+            side = "less similar" if row["sparsity"] >= line else "similar"
+        of_row = {"model_similarity": divergence, "similarity_class": side}
+        completed.append(row | of_row | {"similarity_transition_sparsity": line})
+    return [
+        row | {f"agreement_{name}": value for name, value in agreed.items()} for row in completed
+    ]
 
 
-def _cells(one: Findings) -> Iterator[dict[str, Any]]:
-    """Yields a row per cell that has an ended run."""
-    grid = one.grid
+def _cells(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
+    """Makes a row per cell that has an ended run."""
+    made = []
     for index, column in np.argwhere(grid.num_runs + grid.num_failed > 0).tolist():
-        row, cells = one.rows[index], grid.row(index)
-        below = best_epoch.differences(cells, row.best.column)[column] if row.best else None
-        num_runs = int(grid.num_runs[index, column])
-        mean = grid.metric.sign * stats(cells.test[column]) if num_runs else None
-        divergence = one.similarity.divergence[index, column] if one.similarity else np.nan
-        yield {
-            **grid.place.named,
-            "sparsity": row.sparsity,
-            "fork_epoch": grid.epochs[column],
-            **columns(grid.metric.column("test"), mean),
-            "num_runs": num_runs,
-            "num_failed": int(grid.num_failed[index, column]),
-            **columns("below_best", below),
-            "is_best": row.best is not None and row.best.column == column,
-            "model_similarity": _finite(divergence),
-        }
-
-
-def _alignments(one: Findings) -> Iterator[dict[str, Any]]:
-    """Yields a row per sparsity, trunk seed and marker."""
-    for found in one.alignments:
-        yield one.grid.place.named | dataclasses.asdict(found)
-
-
-def _baselines(one: Findings) -> Iterator[dict[str, Any]]:
-    """Yields a row per sparsity and baseline."""
-    test = one.grid.metric.column("test")
-    for found in one.baselines:
-        yield {
-            **one.grid.place.named,
-            "sparsity": found.sparsity,
-            "baseline": found.name,
-            "best_epoch": found.best_epoch,
-            "baseline_epoch": found.epoch,
-            "best_num_epochs": found.best_num_epochs,
-            "baseline_num_epochs": found.num_epochs,
-            f"best_{test}": found.best_value,
-            f"baseline_{test}": found.value,
-            **columns("difference", found.difference),
-            **columns("left_out", found.left_out.difference if found.left_out else None),
-            "p": found.left_out.p if found.left_out else None,
-        }
+        test, best = grid.test[index], rows[index]["best_epoch"]
+        epoch, num_runs = grid.epochs[column], int(grid.num_runs[index, column])
+        best_column = None if best is None else grid.epochs.index(best)
+        below = plain_difference(test, column, best_column)
+        mean = stats(grid.metric.sign * test[column]) if num_runs else None
+        made.append(
+            {
+                "sparsity": grid.sparsities[index],
+                "fork_epoch": epoch,
+                **columns(grid.metric.column("test"), mean),
+                "num_runs": num_runs,
+                "num_failed": int(grid.num_failed[index, column]),
+                **columns("below_best", below),
+                "is_best": epoch == best,
+                "model_similarity": alike and _finite(alike.divergence[index, column]),
+            }
+        )
+    return made
 
 
 def _finite(value: float) -> float | None:

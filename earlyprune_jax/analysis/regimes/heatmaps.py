@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earlyprune_jax.analysis import best_epoch, drawing, formatting
+from earlyprune_jax.analysis import drawing, formatting
 from earlyprune_jax.analysis.regimes import text
 from earlyprune_jax.analysis.regimes.findings import DEPTH, Findings, Series
-from earlyprune_jax.analysis.stats import mean_of
 from earlyprune_jax.metrics import Metric
 
 if TYPE_CHECKING:
@@ -79,29 +78,31 @@ def grid_maps(found: Findings) -> "Figure":
 def similarity_maps(found: Findings) -> "Figure | None":
     """Draws the differences above model similarity, both transition lines on both; None without
     any."""
-    if found.similarity is None:
+    divergence = found.values("model_similarity")
+    if not np.isfinite(divergence).any():
         return None
-    metric, divergence = found.grid.metric, found.similarity.divergence
-    name = metric.name.replace("_", " ")
-    sparsities = {name: found.line.sparsity, "similarity": found.similarity.line}
+    metric, row = found.grid.metric, found.rows[0]
+    name, place = metric.name.replace("_", " "), formatting.label(found.grid.place)
+    sparsities = {name: row["transition_sparsity"]}
+    sparsities["similarity"] = row["similarity_transition_sparsity"]
     order = found.grid.sparsities.index
     lines = [(order(one), by) for by, one in sparsities.items() if one is not None]
-    difference = difference_map(found, f"{formatting.named(metric)}, to the row's best", lines)
-    alike = dataclasses.replace(
-        difference,
+    difference = difference_map(found, f"{formatting.named(metric)}, to the row's best")
+    alike = HeatMap(
         title="model similarity between replicates",
+        sparsities=difference.sparsities,
+        epochs=difference.epochs,
         values=divergence,
         failed=np.zeros(divergence.shape, dtype=bool),
         color_map="viridis_r",
-        stars=(),
-        may_cut=False,
+        boundary=difference.boundary,
+        lines=lines,
     )
     rows = [
-        (difference_title(metric), [difference]),
+        (difference_title(metric), [dataclasses.replace(difference, lines=lines)]),
         ("divergence (nats): larger = less similar", [alike]),
     ]
-    title = f"Transition line by {name} and by similarity"
-    return _maps(rows, found, title, formatting.label(found.grid.place))
+    return _maps(rows, found, f"Transition line by {name} and by similarity", place)
 
 
 def scaling_maps(over: Series) -> "Figure":
@@ -110,13 +111,10 @@ def scaling_maps(over: Series) -> "Figure":
 
     With more than six values the first five and the last are drawn.
     """
-    shown = list(zip(over.values, over.findings, strict=True))
-    shown = shown if len(shown) <= MAX_PANELS else [*shown[: MAX_PANELS - 1], shown[-1]]
-    titles = [
-        f"depth {value:.0f}" if over.axis == DEPTH else f"{over.label(value)} of the data"
-        for value, _ in shown
-    ]
-    findings = [found for _, found in shown]
+    num_first = min(len(over.values), MAX_PANELS) - 1
+    labels = [over.label(value) for value in (*over.values[:num_first], over.values[-1])]
+    titles = [f"depth {one}" if over.axis == DEPTH else f"{one} of the data" for one in labels]
+    findings = [*over.findings[:num_first], over.findings[-1]]
     metric = findings[0].grid.metric
     rows = [
         (difference_title(metric), list(map(difference_map, findings, titles))),
@@ -131,53 +129,38 @@ def difference_title(metric: Metric) -> str:
 
     Example:
         >>> difference_title(Metric("loss", "nats", larger_is_better=False))
-        "loss gained on the row's best, nats (below 0 = worse)"
+        "difference to the row's best, nats (below 0 = worse)"
     """
     unit = formatting.difference_unit(metric)
-    unit = f", {unit}" if unit else ""
-    if metric.larger_is_better:
-        return f"difference to the row's best{unit}"
-    return f"{metric.name.replace('_', ' ')} gained on the row's best{unit} (below 0 = worse)"
+    title = f"difference to the row's best{f', {unit}' if unit else ''}"
+    return title if metric.larger_is_better else f"{title} (below 0 = worse)"
 
 
 def value_map(found: Findings, title: str) -> HeatMap:
     """Maps the mean test metric, in its own unit and direction; dark is worse."""
     metric = found.grid.metric
-    values = metric.scale * metric.sign * mean_of(found.grid.test, axis=-1)
-    colors = "viridis" if metric.larger_is_better else "viridis_r"
-    return _map(found, title, values, color_map=colors)
+    column = f"{metric.column('test')}_mean"
+    return _map(found, title, column, "viridis" if metric.larger_is_better else "viridis_r")
 
 
-def difference_map(found: Findings, title: str, lines: Sequence[tuple[int, str]] = ()) -> HeatMap:
-    """Maps the mean difference to the row's best over paired repeats: below 0 is worse.
-
-    Args:
-        found: the grid.
-        title: of the map.
-        lines: see `HeatMap`.
-
-    Returns:
-        The map, whose lowest cells may share a colour.
-    """
-    values = np.full(found.grid.num_runs.shape, np.nan)
-    for index, row in enumerate(found.rows):
-        if row.best is not None:
-            means = best_epoch.differences(found.grid.row(index), row.best.column)
-            values[index] = [found.grid.metric.scale * one.mean if one else np.nan for one in means]
-    return _map(found, title, values, may_cut=True, lines=lines)
+def difference_map(found: Findings, title: str) -> HeatMap:
+    """Maps the mean difference to the row's best over paired repeats: below 0 is worse; its lowest
+    cells may share a colour."""
+    return dataclasses.replace(_map(found, title, "below_best_mean", "viridis"), may_cut=True)
 
 
-def _map(found: Findings, title: str, values: np.ndarray, **options: Any) -> HeatMap:
+def _map(found: Findings, title: str, column: str, color_map: str) -> HeatMap:
     grid, start = found.grid, found.convergence.epoch if found.convergence else math.inf
+    bests = [row["best_epoch"] for row in found.rows]
     return HeatMap(
         title=title,
         sparsities=grid.sparsities,
         epochs=grid.epochs,
-        values=values,
+        values=grid.metric.scale * found.values(column),
         failed=(grid.num_runs == 0) & (grid.num_failed > 0),
-        stars=[row.best.column if row.best else -1 for row in found.rows],
+        color_map=color_map,
+        stars=[-1 if best is None else grid.epochs.index(best) for best in bests],
         boundary=next((c for c, epoch in enumerate(grid.epochs) if epoch >= start), None),
-        **options,
     )
 
 
@@ -210,13 +193,11 @@ def _maps(
     panels = figure.subplots(len(rows), num_columns, squeeze=False)
     for axes_of_row, (label, row) in zip(panels, rows, strict=True):
         scale = limits(row)
-        meshes = [
-            draw(axes, one, scale, numbered=numbered)
-            for axes, one in zip(axes_of_row, row, strict=True)
-        ]
+        for axes, one in zip(axes_of_row, row, strict=True):
+            mesh = draw(axes, one, scale, numbered=numbered)
         axes_of_row[0].set_ylabel("prune ratio (% removed)", fontsize=9)
         extend = "min" if scale[2] else "neither"
-        bar = figure.colorbar(meshes[0], ax=list(axes_of_row), extend=extend, pad=0.015, aspect=26)
+        bar = figure.colorbar(mesh, ax=list(axes_of_row), extend=extend, pad=0.015, aspect=26)
         bar.set_label(label, fontsize=9)
         bar.ax.tick_params(labelsize=8)
     drawing.head(figure, title, f"{place}; {text.basis(found.grid)}")
@@ -264,16 +245,10 @@ def draw(
     from matplotlib.patches import Rectangle
 
     rows, columns = one.values.shape
-    mesh = axes.pcolormesh(
-        np.arange(columns + 1) - 0.5,
-        np.arange(rows + 1) - 0.5,
-        np.ma.masked_invalid(one.values),
-        cmap=one.color_map,
-        vmin=scale[0],
-        vmax=scale[1],
-        edgecolors="white",
-        linewidth=0.4,
-    )
+    colors: dict[str, Any] = {"cmap": one.color_map, "vmin": scale[0], "vmax": scale[1]}
+    # Centred on the whole numbers, as arrays of the cells' shape are.
+    cells = np.arange(columns), np.arange(rows), np.ma.masked_invalid(one.values)
+    mesh = axes.pcolormesh(*cells, **colors, shading="nearest", edgecolors="white", linewidth=0.4)
     for row, column in np.argwhere(~np.isfinite(one.values)):
         hatch, label = HATCHES[bool(one.failed[row, column])]
         patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch=hatch, label=label, **EMPTY)
@@ -296,30 +271,21 @@ def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
     """Draws the best cells, the convergence epoch and the transition lines."""
     from matplotlib import patheffects
 
-    starred = np.array([(column, row) for row, column in enumerate(one.stars) if column >= 0])
-    if starred.size:
-        axes.scatter(
-            starred[:, 0],
-            starred[:, 1] + (0.16 if numbered else 0.0),
-            color=STAR,
-            edgecolors="white",
-            linewidths=0.7,
-            zorder=5,
-            marker="*",
-            s=80 if numbered else 50,
-            label="best epoch of the row",
-        )
+    rows = [row for row, column in enumerate(one.stars) if column >= 0]
+    if rows:
+        size, up = (80, 0.16) if numbered else (50, 0.0)
+        star = {"color": STAR, "edgecolors": "white", "linewidths": 0.7, "marker": "*", "s": size}
+        columns, heights = [one.stars[row] for row in rows], [row + up for row in rows]
+        axes.scatter(columns, heights, zorder=5, label="best epoch of the row", **star)
     if one.boundary is not None:
         # White on dark cells, its black rim on bright ones.
         line = axes.axvline(one.boundary - 0.5, color="white", linestyle=":", linewidth=1.8)
         rim = patheffects.withStroke(linewidth=3.2, foreground="black")
         line.set(zorder=3, label="training converged", path_effects=[rim])
     for row, name in one.lines:
-        is_similarity = name == "similarity"
         # Two lines at one place stay both visible.
-        height = row - 0.5 + (0.06 if is_similarity else -0.06)
-        style = BY_SIMILARITY if is_similarity else BY_METRIC
-        axes.axhline(height, zorder=4, label=f"transition line, by {name}", **style)
+        up, style = (0.06, BY_SIMILARITY) if name == "similarity" else (-0.06, BY_METRIC)
+        axes.axhline(row - 0.5 + up, zorder=4, label=f"transition line, by {name}", **style)
 
 
 def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any) -> None:
@@ -329,19 +295,13 @@ def _write_numbers(axes: "Axes", one: HeatMap, mesh: Any) -> None:
     reach = float(np.ptp(values)) if values.size else 0.0
     # As many decimals as tell values apart: one, more where all are close.
     decimals = min(max(1, math.ceil(-math.log10(reach / 5))), 3) if reach else 1
+    # Inside its cell a text moves nothing, and asking it takes long.
+    style: dict[str, Any] = {"ha": "center", "va": "center", "in_layout": False}
+    style["fontsize"] = 7.5 if one.values.shape[1] <= 12 else 6.2
     for row, column in np.argwhere(np.isfinite(one.values)):
-        is_starred = row < len(one.stars) and one.stars[row] == column
+        # A star takes the upper half of its cell.
+        down = 0.27 if row < len(one.stars) and one.stars[row] == column else 0.0
         # z: what is rounded to nothing has no sign.
-        number = f"{one.values[row, column]:z.{decimals}f}"
-        axes.text(
-            column,
-            # A star takes the upper half of its cell.
-            row - (0.27 if is_starred else 0.0),
-            number.replace("-", "\N{MINUS SIGN}"),
-            ha="center",
-            va="center",
-            fontsize=7.5 if one.values.shape[1] <= 12 else 6.2,
-            # Inside its cell it moves nothing, and asking it takes long.
-            in_layout=False,
-            color="black" if bright[row, column] else "white",
-        )
+        number = f"{one.values[row, column]:z.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+        color = "black" if bright[row, column] else "white"
+        axes.text(column, row - down, number, color=color, **style)

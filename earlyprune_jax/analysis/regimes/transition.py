@@ -5,14 +5,15 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from earlyprune_jax.analysis import best_epoch
-from earlyprune_jax.analysis.best_epoch import LEVEL, MIN_REPEATS, Best, Lead, selection_test
+from earlyprune_jax.analysis.best_epoch import LEVEL, MIN_REPEATS, selection_test
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.stats import Stats, best_of, holm, plain_difference
+from earlyprune_jax.analysis.stats import best_of, columns, holm, plain_difference
 from earlyprune_jax.metrics import Metric
 
 TOLERANCE = 0.05
@@ -43,53 +44,12 @@ class Convergence:
         end."""
         return self.epoch <= self.num_epochs - tail_length(self.num_epochs)
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A sparsity of a grid.
-
-    Attributes:
-        best: None for a row without finished runs.
-        early_epoch: the best before convergence; None where none is.
-        converged_epoch: the best from convergence on; None likewise.
-        advantage: how much better `early_epoch` is on test than `converged_epoch`, over paired
-            repeats: for description, as both were chosen on these runs.
-        early: lead of the early epochs, left-out repeats; see `best_epoch.selection_test`.
-        converged: lead of the converged ones.
-        early_holm: `early.p` adjusted over the grid's sparsities.
-        converged_holm: `converged.p` likewise.
-        verdict: "early" or "converged" where the adjusted p is at most .05, else "not settled", or
-            "untested".
-        reason: why untested.
-    """
-
-    sparsity: float
-    best: Best | None
-    early_epoch: int | None
-    converged_epoch: int | None
-    advantage: Stats | None
-    early: Lead | None
-    converged: Lead | None
-    early_holm: float | None
-    converged_holm: float | None
-    verdict: str
-    reason: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """The transition line: the smallest sparsity whose best epoch is significantly early.
-
-    Attributes:
-        sparsity: None where no row is.
-        exceptions: tested sparsities above it that are not significantly early: the regimes are
-            then not cleanly apart, or the test is too weak there.
-        num_tested: rows that could be tested.
-    """
-
-    sparsity: float | None
-    exceptions: tuple[float, ...]
-    num_tested: int
+    @property
+    def text(self) -> str:
+        """The epoch, and the range of the seeds' where they differ."""
+        seeds = sorted(self.by_seed.values())
+        differ = seeds and seeds[0] != seeds[-1]
+        return f"{self.epoch}{f' (seeds: {seeds[0]}-{seeds[-1]})' if differ else ''}"
 
 
 def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int | None:
@@ -111,8 +71,8 @@ def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int |
         >>> converged_at(range(1, 11), [10.0, 5.0, 4.0, 3.0, 0.3, 0.1, 0.0, 0.0, 0.0, 0.0])
         5
     """
-    known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
-    known = [(epoch, value) for epoch, value in known if math.isfinite(value)]
+    pairs = zip(epochs, values, strict=True)
+    known = [(e, v) for e, v in pairs if v is not None and math.isfinite(v)]
     if not known:
         return None
     smooth = _running_median([value for _, value in known])
@@ -162,11 +122,15 @@ def convergence_of(runs: Runs) -> Convergence | None:
     return Convergence(ordered[len(ordered) // 2], by_seed, int(trunks["last_epoch"].max()))
 
 
-def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
-    """Judges the rows of a grid.
+def rows(grid: CellGrid, convergence: Convergence | None) -> list[dict[str, Any]]:
+    """Judges the rows of a grid: the columns of regimes.csv from the sparsity to the line.
 
     Epochs before the convergence epoch are early, the others converged. Two one-sided tests a row,
-    at 5 % each after Holm's adjustment over the rows of the grid.
+    at 5 % each after Holm's adjustment over the rows of the grid. The verdict is "early" or
+    "converged" where the adjusted p is at most .05, else "not settled", or "untested"; `reason`
+    says why untested. `left_out_*` are the differences of the test, see
+    `best_epoch.selection_test`; `advantage_*` those of the best epochs of both sides, for
+    description only, as these were chosen on the same runs.
 
     Args:
         grid: the grid.
@@ -175,61 +139,58 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> tuple[Row, ...]:
     Returns:
         One row a sparsity, ascending.
     """
-    start = convergence.epoch if convergence else None
+    start, test_column = convergence and convergence.epoch, grid.metric.column("test")
     early = [c for c, e in enumerate(grid.epochs) if start is not None and e < start]
     late = [c for c, e in enumerate(grid.epochs) if start is not None and e >= start]
     tables = list(zip(grid.chosen_on, grid.test, strict=True))
-    forward = [selection_test(*table, early, late) for table in tables]
-    backward = [selection_test(*table, late, early) for table in tables]
-    early_holm, late_holm = (
-        holm([one.p if one else None for one in side]) for side in (forward, backward)
-    )
+    leads = [
+        (selection_test(*table, early, late), selection_test(*table, late, early))
+        for table in tables
+    ]
+    adjusted = [holm([lead and lead.p for lead in side]) for side in zip(*leads, strict=True)]
     judged = []
     for index, (chosen_on, test) in enumerate(tables):
-        bests = [best_of(chosen_on, side) if side else None for side in (early, late)]
-        epochs = [None if column is None else grid.epochs[column] for column in bests]
-        verdict = _verdict(early_holm[index], late_holm[index])
+        forward, backward = leads[index]
+        p_early, p_converged = (side[index] for side in adjusted)
+        best = best_epoch.best(grid.epochs, chosen_on)
+        low, high = (best and best.interval) or (None, None)
+        columns_of_sides = [best_of(chosen_on, side) if side else None for side in (early, late)]
+        epochs = [None if column is None else grid.epochs[column] for column in columns_of_sides]
+        # Both cannot lead: a lead is over the luckiest of the other side.
+        verdict = "not settled"
+        if p_early is None or p_converged is None:
+            verdict = "untested"
+        elif min(p_early, p_converged) <= LEVEL:
+            verdict = "early" if p_early <= LEVEL else "converged"
         judged.append(
-            Row(
-                sparsity=grid.sparsities[index],
-                best=best_epoch.best(grid.row(index)),
-                early_epoch=epochs[0],
-                converged_epoch=epochs[1],
-                advantage=plain_difference(test, *bests),
-                early=forward[index],
-                converged=backward[index],
-                early_holm=early_holm[index],
-                converged_holm=late_holm[index],
-                verdict=verdict,
-                reason=_reason(grid, index, epochs, start) if verdict == "untested" else None,
-            )
+            {
+                "sparsity": grid.sparsities[index],
+                "best_epoch": best and best.epoch,
+                "interval_low": low,
+                "interval_high": high,
+                "chosen_on": grid.metric.column(grid.split),
+                "repeats": grid.repeat_kind,
+                "num_repeats": best.num_repeats if best else 0,
+                "num_replicates": grid.num_replicates,
+                "complete": best and best.complete,
+                f"best_{test_column}": best
+                and grid.metric.sign * float(np.nanmean(test[best.column])),
+                "convergence_epoch": start,
+                "early_epoch": epochs[0],
+                "converged_epoch": epochs[1],
+                **columns("advantage", plain_difference(test, *columns_of_sides)),
+                **columns("left_out_early", forward and forward.difference),
+                **columns("left_out_converged", backward and backward.difference),
+                "p_early": forward and forward.p,
+                "p_early_holm": p_early,
+                "p_converged": backward and backward.p,
+                "p_converged_holm": p_converged,
+                "verdict": verdict,
+                "reason": _reason(grid, index, epochs, start) if verdict == "untested" else None,
+            }
         )
-    return tuple(judged)
-
-
-def line(rows: Sequence[Row]) -> Line:
-    """Finds the transition line of a grid's rows.
-
-    Example:
-        >>> line([])
-        Line(sparsity=None, exceptions=(), num_tested=0)
-    """
-    verdicts = {row.sparsity: row.verdict for row in rows if row.verdict != "untested"}
-    start = min((one for one, verdict in verdicts.items() if verdict == "early"), default=None)
-    exceptions = [
-        one
-        for one, verdict in verdicts.items()
-        if start is not None and one > start and verdict != "early"
-    ]
-    return Line(start, tuple(exceptions), len(verdicts))
-
-
-def _verdict(early: float | None, converged: float | None) -> str:
-    """Judges a row by its adjusted p-values."""
-    if early is None or converged is None:
-        return "untested"
-    # Both cannot lead: a lead is over the luckiest of the other side.
-    return "early" if early <= LEVEL else "converged" if converged <= LEVEL else "not settled"
+    line = min((row["sparsity"] for row in judged if row["verdict"] == "early"), default=None)
+    return [row | {"transition_sparsity": line} for row in judged]
 
 
 def _reason(
