@@ -223,7 +223,6 @@ def agreement(
         A value per name of `AGREEMENT`. Correlations over fewer than four are None.
     """
     own, order, line = similarity.line, grid.sparsities.index, rows[0]["transition_sparsity"]
-    has_both = own is not None and line is not None
     classed = [
         (row["verdict"] == "early") == (row["sparsity"] >= own)
         for row in rows
@@ -242,8 +241,8 @@ def agreement(
     cells = np.isfinite(divergence) & np.isfinite(below)
     of_cells = divergence[cells].tolist(), below[cells].tolist()
     values = (
-        own - line if has_both else None,
-        order(own) - order(line) if has_both else None,
+        None if own is None or line is None else own - line,
+        None if own is None or line is None else order(own) - order(line),
         sum(classed),
         len(classed),
         spearman(divergences, advantages, at_least=MIN_PAIRS),
