@@ -100,7 +100,7 @@ def weight_change(
     moved, length = [], []
     for (_, then), (_, leaf) in zip(before, now, strict=True):
         # In float64 or complex128.
-        wide = np.asarray(then).astype(np.result_type(then, np.float64))
+        wide = np.asarray(then).astype(np.result_type(then.dtype, np.float64))
         moved.append(float(np.sum(np.abs(np.asarray(leaf) - wide) ** 2)))
         length.append(float(np.sum(np.abs(wide) ** 2)))
     if not any(length):

@@ -252,7 +252,7 @@ def test_a_kernel_that_no_hook_covers_is_named_and_can_be_left_out():
     with pytest.raises(InvalidInput) as caught:
         layer_hooks.input_norms(Unsupported(), variables, [IMAGES])
     assert len(caught.value.problems) == 1
-    assert "input norms at='up/kernel' to be hooked. No call of nn.Conv" in str(caught.value)
+    assert "input norms at='up/kernel' to be hooked. No nn.Conv" in str(caught.value)
     assert list(
         layer_hooks.input_norms(Unsupported(), variables, [IMAGES], layers="regex:head/kernel")
     ) == ["head/kernel"]
