@@ -83,9 +83,7 @@ def resolve(
         listed = [value for setting in settings for key, value in setting.values if key == name]
         if listed and name in names and _convert(name, values[name]) not in (None, *listed):
             allowed = f"to be among the values of {SWEEP}{name}"
-            problems.append(
-                expected(name, values[name], allowed, "Add it to them, or leave it out.")
-            )
+            problems.append(expected(name, values[name], allowed, "Add it there."))
     problems += [_unknown_key(name) for name in values if name not in KEYS]
     first, *others = settings
     partial, of_first = _resolve_one(values, first)
