@@ -11,11 +11,11 @@ import math
 from pathlib import Path
 
 import jax
-import pandas as pd
 from rich.console import Console
 
 from earlyprune_jax import tasks, workspace
 from earlyprune_jax.analysis import results, summary
+from earlyprune_jax.analysis.runs import Table
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import plan, scheduler
 from earlyprune_jax.grid.members import Comparison, Run, Trunk
@@ -238,8 +238,10 @@ def preview(study: Study, options: Options = DEFAULT, *, measure: bool = False) 
     return "\n".join(lines)
 
 
-def _table(study: Study, runs: list[Run]) -> pd.DataFrame:
+def _table(study: Study, runs: list[Run]) -> Table:
     """Adds up the runs of every setting, trunks and pruned ones apart: a row each."""
+    import pandas as pd
+
     groups: dict[tuple[Setting, str], list[Run]] = {}
     for run in runs:
         kind = "trunks" if isinstance(run, Trunk) else "pruned"
@@ -264,7 +266,7 @@ def _table(study: Study, runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _time_line(spec: RunSpec, table: pd.DataFrame, options: Options) -> str:
+def _time_line(spec: RunSpec, table: Table, options: Options) -> str:
     """Estimates the time of all steps that are left, from a few of each network and data fraction
     on a worker's share of the cores."""
     cores = running.shares(running.usable_cores(), options.num_workers)[0]

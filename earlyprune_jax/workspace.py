@@ -30,6 +30,8 @@ PACKAGES = (
 )
 FORMAT = 3
 """Of the files of a workdir; study.json holds it."""
+READ_BY = {1: "99b1f4c", 2: "33e6c4f"}
+"""Earlier format -> the last commit that goes on with it."""
 BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
@@ -61,8 +63,9 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
         return refused("to hold no config.json of another program", "Choose another directory.")
     study = read_json(workdir / "study.json", remedy=REMEDY) or {}
     if (number := study.get("format", 1)) != FORMAT:
+        reader = f" (or commit {READ_BY[number]})" if number in READ_BY else ""
         remedy = (
-            "Choose another --workdir to train. Its tables can still be read: "
+            f"Choose another --workdir{reader} to train. Its tables can still be read: "
             f"python -m earlyprune_jax.analysis.rules {workdir}, or analysis.compare."
         )
         allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"

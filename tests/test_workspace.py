@@ -103,9 +103,8 @@ def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path,
 @pytest.mark.parametrize(
     ("study", "words"),
     [
-        (None, "it is of format 1. Choose another --workdir to train. Its"),
-        ({"format": 1}, "it is of format 1. Choose another --workdir to train. Its"),
-        ({"format": 2}, "it is of format 2. Choose another --workdir to train. Its"),
+        (None, "it is of format 1. Choose another --workdir (or commit 99b1f4c) to train. Its"),
+        ({"format": 2}, "it is of format 2. Choose another --workdir (or commit 33e6c4f) to"),
         ({"format": 4}, "it is of format 4. Choose another --workdir to train. Its"),
     ],
 )
