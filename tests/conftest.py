@@ -51,9 +51,18 @@ def tiny_config(tiny_npz) -> ConfigDict:
     return tiny_experiment(tiny_npz)
 
 
+SAVEFIG = "matplotlib.figure.Figure.savefig"
+
+
 @pytest.fixture(scope="module")
 def empty_figures():
     """Has figures written as empty files: drawing them takes longer than a small experiment."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda *args, **options: None)
+        patch.setattr(SAVEFIG, lambda *args, **options: None)
         yield
+
+
+@pytest.fixture
+def empty_figures_here(monkeypatch):
+    """The same in a module of which other tests look at figures."""
+    monkeypatch.setattr(SAVEFIG, lambda *args, **options: None)

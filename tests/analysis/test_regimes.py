@@ -162,6 +162,7 @@ def test_replicates_of_a_single_seed_are_said_to_hold_the_noise_of_fine_tuning_o
     assert "Early (this trunk) is significantly better at no sparsity, converged at none." in text
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_depths_and_data_fractions_have_figures(tmp_path):
     write_small(tmp_path)
     write_small(tmp_path, model="preresnet56")
@@ -171,6 +172,7 @@ def test_depths_and_data_fractions_have_figures(tmp_path):
     assert {"regimes_preresnet20_0.1.png", "regimes_preresnet56_1.svg"} <= names
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_two_families_of_models_have_a_figure_over_depth_each(tmp_path):
     for model in ("preresnet20", "preresnet38", "preresnet20_lottery", "preresnet38_lottery"):
         write_small(tmp_path, model=model)
@@ -183,6 +185,7 @@ def test_two_families_of_models_have_a_figure_over_depth_each(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_figures_of_fewer_grids_do_not_stay_beside_those_of_more(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "MAX_GRIDS", 2)
     others = {"regimes_of_mine.png", "rules.svg", "regimes.pdf"}

@@ -4,6 +4,7 @@ seeds."""
 import csv
 import xml.etree.ElementTree as ElementTree
 
+import pytest
 import workdirs
 
 from earlyprune_jax.analysis import (
@@ -86,6 +87,7 @@ def test_a_curve_holds_one_setting_and_meets_its_own_dense_runs(tmp_path):
     assert small.setting.dense["test_accuracy"].tolist() == list(DENSE["preresnet20"])
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_the_rows_of_every_table_are_those_that_each_setting_has_alone(tmp_path):
     together = both(tmp_path / "both")
     rules.write(together)
@@ -107,6 +109,7 @@ def test_outcomes_come_setting_by_setting(tmp_path):
     ] * 8
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_a_rule_may_look_at_what_was_measured_in_one_setting_only(tmp_path, capsys):
     both(tmp_path)
     third = {**SMALL, "schedule": "cosine"}
@@ -125,6 +128,7 @@ def test_a_rule_may_look_at_what_was_measured_in_one_setting_only(tmp_path, caps
     assert {row["num_never_fired"] for row in rows if row["schedule"] == "step"} == {"3"}
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_settings_share_one_main_figure_and_have_a_figure_of_rules_each(tmp_path):
     write_setting(tmp_path, SMALL)
     figures.draw_main(tmp_path)

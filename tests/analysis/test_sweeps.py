@@ -88,6 +88,7 @@ def drawn_texts(svg):
     return ["".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("}text")]
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_three_weight_decays_have_a_column_in_every_table_and_are_never_averaged(tmp_path):
     write_decays(tmp_path, sparsities=(0.9, 0.97))
     results.publish(tmp_path)
@@ -173,6 +174,7 @@ def test_texts_that_become_the_same_name_end_in_other_digits():
     assert Place((("optim.weight_decay", 0.0005),)).slug() == "weight_decay-0.0005"
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 @pytest.mark.parametrize("key", ["optim.weight_decay", "fork.length"])
 def test_comparisons_belong_to_the_cells_of_their_own_value(tmp_path, key):
     section, leaf = key.split(".")

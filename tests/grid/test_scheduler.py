@@ -185,12 +185,14 @@ def test_a_network_that_cannot_be_built_fails_and_the_others_train(tiny_npz, tmp
     build = engines.Engine
 
     def sometimes(spec, *arguments, **options):
-        if spec.model.name == "resnet14":
+        if spec.model.name == "own_code:Linear":
             raise MemoryError("too large")
         return build(spec, *arguments, **options)
 
     monkeypatch.setattr(engines, "Engine", sometimes)
-    changes = [*QUICK, ("signals.names", ""), ("sweep.model.name", "resnet14,resnet8")]
+    keys = ("pruning.layers", "signals.fisher_layers", "signals.weight_layers")
+    networks = ("sweep.model.name", "own_code:Linear,own_code:ConvNet")
+    changes = [*QUICK, ("signals.names", ""), networks, *((key, "all_kernels") for key in keys)]
     spec = config.resolve(tiny_experiment(tiny_npz), changes)
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text

@@ -34,6 +34,7 @@ def command(npz: Path, workdir: Path, *more: str) -> list[str]:
         "data.num_classes": "2",
         "data.train_fraction": "1.0",
         "data.crop_padding": "1",
+        "model.name": "own_code:ConvNet",
         "model.width_multiplier": "0.125",
         "train.num_epochs": "6",
         "train.batch_size": "8",
@@ -54,11 +55,8 @@ def command(npz: Path, workdir: Path, *more: str) -> list[str]:
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        arguments, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def children(pid: int) -> list[int]:
