@@ -86,7 +86,13 @@ def assert_equal(got, wanted):
     np.testing.assert_allclose(got, wanted, atol=1e-5 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet18", "preresnet20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet8", "preresnet8"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet20", "resnet18", "preresnet20")),
+    ],
+)
 def test_compact_equals_the_masked_network_on_the_named_networks(name):
     variables, apply = build(name)
     groups = channel_groups(apply, variables, images())

@@ -430,7 +430,11 @@ print("same")
 
 
 @pytest.mark.parametrize(
-    ("axis_type", "scope"), [("Auto", "global"), ("Explicit", "global"), ("Explicit", "lamp")]
+    ("axis_type", "scope"),
+    [
+        ("Auto", "global"),
+        *(pytest.param("Explicit", scope, marks=pytest.mark.slow) for scope in ("global", "lamp")),
+    ],
 )
 def test_parameters_sharded_over_four_devices_get_the_same_masks_and_stay_sharded(axis_type, scope):
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}

@@ -203,7 +203,7 @@ LINKS = {
 }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     links=st.lists(st.sampled_from(sorted(LINKS)), min_size=1, max_size=4),
     sparsity=st.floats(0, 0.9),
