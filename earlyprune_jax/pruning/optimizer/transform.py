@@ -142,9 +142,10 @@ def transform(
 
     def update(updates: Any, state: Any, params: Params = None, **extra_args: Any) -> Any:
         if params is None or not isinstance(state, PruningState):
-            given, remedy = (type(state).__name__, params), "Call update(gradients, state, params)."
+            given = type(state).__name__, type(params).__name__
+            remedy = "Call update(gradients, state, params)."
             allowed = "to be what init of this optimizer made, and parameters"
-            raise unexpected("type of the state, and params,", given, allowed, remedy)
+            raise unexpected("types of the state and the params", given, allowed, remedy)
         grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
         memory = ranked_by.update(state.memory, masked, grads)
         updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)

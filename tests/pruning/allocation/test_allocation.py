@@ -445,12 +445,15 @@ def test_nothing_prunable_is_refused():
     [
         ({"a": True}, ["prunable at='b' to be there"]),
         ({"a": True, "b": True, "c": False}, ["prunable at='c' not to be there"]),
-        ([True, False], ["prunable at='a' to be there", "prunable at='0' not to be there"]),
-        (True, ["prunable at='' not to be there"]),
         (
-            {"params": {"a": True, "b": True}},
-            ["is one only a part, such as its ['params']?"],
+            [True, False],
+            [
+                *(f"'{name}' to be there" for name in "ab"),
+                *(f"'{n}' not to be there" for n in "01"),
+            ],
         ),
+        (True, ["'a' to be there", "'b' to be there", "prunable at='' not to be there"]),
+        ({"params": {"a": True, "b": True}}, ["is one only a part, such as its ['params']?"] * 4),
         ({"a": True, "b": np.array([True, False, True, False])}, ["prunable at b=array([ True"]),
         ({"a": 1, "b": True}, ["prunable at a=1 to be True or False"]),
     ],

@@ -502,7 +502,7 @@ def test_arguments_that_nothing_could_make_right_are_named_together():
         transform(optax.sgd(0.1), one_shot(0.5, at=1), criterion="movement", scope="lamp")
     state = transform(optax.sgd(0.1)).init(network())
     with pytest.raises(
-        InvalidInput, match="type of the state, and params,=.*'tuple'.*to be what init"
+        InvalidInput, match="types of the state and the params=.'tuple', 'dict'. to be what init"
     ):
         transform(optax.sgd(0.1)).update(network(), state.inner_state, network())  # type: ignore[attr-defined]
 
