@@ -58,7 +58,8 @@ class Truth:
     """What the forks of one seed came to.
 
     Attributes:
-        values: fork epoch -> sign * test metric, the mean over replicates: the larger the better.
+        values: fork epoch, ascending -> sign * test metric, the mean over replicates: the larger
+            the better.
         lost: the fork epochs at which a fork of the seed diverged or failed.
         sign: of the metric.
     """
@@ -67,11 +68,6 @@ class Truth:
     values: Mapping[int, float]
     lost: frozenset[int] = frozenset()
     sign: float = 1.0
-
-    @property
-    def best_epoch(self) -> int:
-        """The best measured fork epoch; the earliest of equals."""
-        return max(self.values, key=lambda epoch: (self.values[epoch], -epoch))
 
     def choose(self, epoch: float) -> Choice:
         """Says what comes of pruning the seed at an epoch, linear between measured forks.
@@ -234,7 +230,7 @@ def outcomes(curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcome, ...]:
     fixed = {f"fixed {100 * part:.0f} %": int(part * num_epochs + 0.5) for part in FIXED_FRACTIONS}
     fixed["best fixed epoch"] = curve.ranking.best
     baselines: dict[str, Callable[[Truth], Choice]] = {
-        "oracle": lambda truth: truth.choose(truth.best_epoch),
+        "oracle": lambda truth: truth.choose(max(truth.values, key=truth.values.__getitem__)),
         "end": lambda truth: truth.choose(max(truth.values)),
         "random time": Truth.choose_at_random,
         **{name: functools.partial(Truth.choose, epoch=epoch) for name, epoch in fixed.items()},
