@@ -227,10 +227,9 @@ def agreement(
     below = means[np.arange(len(columns)), columns][:, None] - means
     cells = np.isfinite(divergence) & np.isfinite(below)
     of_cells = divergence[cells].tolist(), below[cells].tolist()
-    has_lines = own is not None and line is not None
     agreed = {
-        "sparsity_difference": own - line if has_lines else None,
-        "row_difference": order(own) - order(line) if has_lines else None,
+        "sparsity_difference": None if own is None or line is None else own - line,
+        "row_difference": None if own is None or line is None else order(own) - order(line),
         "same_class": sum(classed),
         "num_classed": len(classed),
         "row_correlation": spearman(divergences, advantages, at_least=MIN_PAIRS),
