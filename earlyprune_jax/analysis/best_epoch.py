@@ -17,13 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from earlyprune_jax.analysis.stats import (
-    Stats,
-    best_column,
-    centred,
-    row_means,
-    stats,
-)
+from earlyprune_jax.analysis.stats import Stats, best_column, centred, row_means, stats
 
 MIN_REPEATS = 3
 """With fewer there is no interval and no test."""
@@ -288,12 +282,9 @@ def _rival(measured: np.ndarray) -> tuple[np.ndarray, bool]:
         return highest, False
     is_clear = not (means[~is_known] > means[best]).any()
     present = np.isfinite(measured[best])
-    rival = (
-        measured[best]
-        if present.sum() >= MIN_REPEATS
-        else np.where(present, measured[best], highest)
-    )
-    return rival, is_clear
+    if present.sum() >= MIN_REPEATS:
+        return measured[best], is_clear
+    return np.where(present, measured[best], highest), is_clear
 
 
 def _left_out_differences(

@@ -22,7 +22,6 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#33
 GREYS = ("#404040", "#767676", "#595959", "#8c8c8c")
 MARKERS = "os^DvPX<"
 DASHES = ("-", "--", "-.", ":")
-EXTENSIONS = ("png", "svg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +169,7 @@ def save_all(
             # The layout of the first file serves the second: computing it is half of the time.
             figure.set_layout_engine("none")
     for stem in set(possible) - {path.stem for path in paths} if paths else ():
-        for extension in EXTENSIONS:
+        for extension in metadata:
             (directory / f"{stem}.{extension}").unlink(missing_ok=True)
     return paths
 

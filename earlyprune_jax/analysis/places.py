@@ -35,7 +35,6 @@ class Swept:
     fork: tuple[str, ...] = ()
 
 
-@functools.total_ordering
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Values by axis, in the order of the axes. The axes of the setting come first.

@@ -58,7 +58,8 @@ class Truth:
     """What the forks of one seed came to.
 
     Attributes:
-        values: fork epoch -> sign * test metric, the mean over replicates: the larger the better.
+        values: fork epoch, ascending -> sign * test metric, the mean over replicates: the larger
+            the better.
         lost: the fork epochs at which a fork of the seed diverged or failed.
         sign: of the metric.
     """
@@ -67,11 +68,6 @@ class Truth:
     values: Mapping[int, float]
     lost: frozenset[int] = frozenset()
     sign: float = 1.0
-
-    @property
-    def best_epoch(self) -> int:
-        """The best measured fork epoch; the earliest of equals."""
-        return max(self.values, key=lambda epoch: (self.values[epoch], -epoch))
 
     def choose(self, epoch: float) -> Choice:
         """Says what comes of pruning the seed at an epoch, linear between measured forks.
@@ -187,6 +183,7 @@ def truths(curve: Curve) -> tuple[Truth, ...]:
     )
 
 
+@functools.lru_cache(maxsize=1)
 def asker(setting: Setting) -> Ask:
     """Makes what asks a rule about a trunk seed's whole trunk: once for all curves and modes.
 
@@ -203,7 +200,7 @@ def asker(setting: Setting) -> Ask:
     return ask
 
 
-def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> tuple[Outcome, ...]:
+def outcomes(curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcome, ...]:
     """Replays every rule, and every baseline, on one curve: lowest mean regret first.
 
     Rules that lack a value in some seed come after those that have all. A rule that looks back
@@ -220,22 +217,20 @@ def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> 
     Args:
         curve: of a grid.
         rules: each is replayed once.
-        ask: of `asker` for the curve's setting, where several curves share it.
 
     Returns:
         One outcome per rule and mode, and per baseline.
     """
-    ask = ask or asker(curve.setting)
     seeds, num_epochs, replayed = truths(curve), curve.setting.num_epochs, []
     choosers: dict[tuple[str, str, str], Callable[[Truth], Choice]] = {
-        (str(rule), "rule", mode): functools.partial(_choose, ask, rule, mode)
+        (str(rule), "rule", mode): functools.partial(_choose, asker(curve.setting), rule, mode)
         for rule in rules
         for mode in ("now", "rewind")[: 1 + rule.looks_back]
     }
     fixed = {f"fixed {100 * part:.0f} %": int(part * num_epochs + 0.5) for part in FIXED_FRACTIONS}
     fixed["best fixed epoch"] = curve.ranking.best
     baselines: dict[str, Callable[[Truth], Choice]] = {
-        "oracle": lambda truth: truth.choose(truth.best_epoch),
+        "oracle": lambda truth: truth.choose(max(truth.values, key=truth.values.__getitem__)),
         "end": lambda truth: truth.choose(max(truth.values)),
         "random time": Truth.choose_at_random,
         **{name: functools.partial(Truth.choose, epoch=epoch) for name, epoch in fixed.items()},
@@ -253,19 +248,6 @@ def outcomes(curve: Curve, rules: Iterable[Trigger], ask: Ask | None = None) -> 
 def baseline(outcomes: Sequence[Outcome], trigger: str) -> Outcome | None:
     """Finds the baseline of that name if it has a value in every seed."""
     return next((one for one in outcomes if one.trigger == trigger and one.complete), None)
-
-
-def by_curve(outcomes: Iterable[Outcome]) -> dict[Curve, list[Outcome]]:
-    """Groups outcomes by curve, in their order.
-
-    Example:
-        >>> by_curve([])
-        {}
-    """
-    groups: dict[Curve, list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(outcome.curve, []).append(outcome)
-    return groups
 
 
 def correlations(curve: Curve) -> list[Correlation]:

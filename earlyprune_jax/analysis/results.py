@@ -104,38 +104,24 @@ def save(
     Args:
         path: of the file.
         rows: a frame, or one mapping per row.
-        columns: of the file; those of the first row if none are given.
+        columns: of the file; those of the rows if none are given.
 
     Returns:
         The path.
 
     Example:
         >>> import tempfile
-        >>> save(Path(tempfile.mkdtemp()) / "table.csv", [{"a": 1, "b": None}]).read_text()
-        'a,b\\n1,\\n'
-    """
-    text = frame_of(rows, columns).to_csv(index=False, lineterminator="\n")
-    records.replace_file(path, text.encode())
-    return path
-
-
-def frame_of(rows: Table | Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:
-    """Makes a frame of rows, in which whole numbers stay whole beside cells without a value.
-
-    Example:
-        >>> frame_of([{"a": 1}, {"a": None}])["a"].tolist()
-        [1, None]
+        >>> rows = [{"a": 1, "b": None}, {"a": None, "b": 0.5}]
+        >>> save(Path(tempfile.mkdtemp()) / "table.csv", rows).read_text()
+        'a,b\\n1,\\n,0.5\\n'
     """
     import pandas as pd
 
-    if isinstance(rows, pd.DataFrame):
-        return rows
-    rows = list(rows)
-    columns = list(columns or (rows[0] if rows else ()))
-    # One list per column: rows of several columns would be searched for their type.
-    return pd.DataFrame(
-        {name: pd.Series([row[name] for row in rows], dtype="object") for name in columns}
-    )
+    if not isinstance(rows, pd.DataFrame):
+        # Objects: whole numbers stay whole beside cells without a value.
+        rows = pd.DataFrame(list(rows), columns=list(columns) or None, dtype="object")
+    records.replace_file(path, rows.to_csv(index=False, lineterminator="\n").encode())
+    return path
 
 
 def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:

@@ -23,8 +23,6 @@ from earlyprune_jax.analysis.replay import (
     NEVER,
     Correlation,
     Outcome,
-    asker,
-    by_curve,
     correlation,
     correlations,
     outcomes,
@@ -86,7 +84,7 @@ def write(
 def _write(workdir: str | Path, replayed: Sequence[Outcome]) -> list[Path]:
     if not replayed:
         return []
-    curves = list(by_curve(replayed))
+    curves = list(dict.fromkeys(one.curve for one in replayed))
     correlated = [one for curve in curves for one in correlations(curve)]
     # Where nothing was measured along the trunks there is a header all the same.
     names = ("spearman_mean", "spearman_std", "epoch_spearman_mean", "num_seeds", "num_epochs")
@@ -118,11 +116,9 @@ def replay_settings(
         As `replay`.
     """
     replayed: list[Outcome] = []
-    for setting in settings:
-        ask = asker(setting)
-        for curve in setting.curves:
-            rules = default_rules(curve) if given is None else given
-            replayed += outcomes(curve, [*extra, *rules], ask)
+    for curve in all_curves(settings):
+        rules = default_rules(curve) if given is None else given
+        replayed += outcomes(curve, [*extra, *rules])
     return tuple(replayed)
 
 

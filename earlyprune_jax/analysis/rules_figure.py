@@ -55,8 +55,8 @@ def draw(workdir: str | Path, outcomes: Sequence[Outcome]) -> list[Path]:
         []
     """
     by_setting: dict[Setting, dict[Curve, list[Outcome]]] = {}
-    for curve, group in replay.by_curve(outcomes).items():
-        by_setting.setdefault(curve.setting, {})[curve] = group
+    for one in outcomes:
+        by_setting.setdefault(one.curve.setting, {}).setdefault(one.curve, []).append(one)
     stems = [drawing.stem(STEM, setting.place) for setting in by_setting]
     several = len(stems) > 1
     drawn = [_figure(setting, groups, named=several) for setting, groups in by_setting.items()]

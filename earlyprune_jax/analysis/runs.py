@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis.places import (
-    CURVE,
-    SETTING,
-    Place,
-    Swept,
-    order,
-    swept_keys,
-    value_of,
-)
+from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
 from earlyprune_jax.metrics import PERCENT, Metric
 from earlyprune_jax.validate import unexpected
 
@@ -90,10 +82,6 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self.frame)
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yields a named tuple per run."""
-        return each(self.frame)
 
     @property
     def metric(self) -> Metric:
@@ -251,13 +239,10 @@ def best_entry(
         >>> best_entry(entries, Metric("loss", larger_is_better=False), "test")["epoch"]
         3
     """
-    column, sign = metric.column(split), metric.sign
-    top, best = -math.inf, {}
-    for entry in entries:
-        value = entry.get(column)
-        if is_number(value) and top < sign * value < math.inf:
-            top, best = sign * value, entry
-    return best
+    column = metric.column(split)
+    values = ((entry.get(column), entry) for entry in entries)
+    known = [(v, entry) for v, entry in values if is_number(v) and math.isfinite(v)]
+    return max(known, key=lambda pair: metric.sign * pair[0], default=(None, {}))[1]
 
 
 def is_number(value: Any) -> TypeGuard[float]:

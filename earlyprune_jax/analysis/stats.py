@@ -157,10 +157,8 @@ def best_column(means: np.ndarray) -> int | None:
 
 def best_of(chosen_on: np.ndarray, columns: Sequence[int]) -> int | None:
     """Finds the column of the highest mean among some of a row [E, R]."""
-    means = row_means(chosen_on)
-    kept = np.full(len(means), np.nan)
-    kept[list(columns)] = means[list(columns)]
-    return best_column(kept)
+    is_kept = np.isin(np.arange(len(chosen_on)), list(columns))
+    return best_column(np.where(is_kept, row_means(chosen_on), np.nan))
 
 
 def plain_difference(measured: np.ndarray, first: int | None, second: int | None) -> Stats | None:

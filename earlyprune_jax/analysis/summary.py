@@ -65,7 +65,7 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
         *_runs_lines(runs, compared),
         *_selection(all_curves(settings)),
         *_cost_of_signals(runs),
-        *_subsampled(workdir, runs),
+        *_subsampled(workdir),
         *rules.notes(settings, outcomes),
         *_files(Path(workdir)),
     ]
@@ -196,15 +196,10 @@ def _cost_of_signals(runs: Runs) -> Iterator[str]:
     yield f"Signals took {total} of the training time ({', '.join(named[:MAX_NAMED])})."
 
 
-def _subsampled(workdir: str | Path, runs: Runs) -> Iterator[str]:
-    """Says what the budget of the signals has left out."""
-    paths = {}
-    for trunk in runs.of_kind("trunk").frame["name"]:
-        described = records.read_json(Path(workdir) / "trunks" / trunk / "run.json") or {}
-        # A workdir of an earlier version has a file for each network and data fraction.
-        name = f"{described.get('model')}_{described.get('train_fraction', 0):.10g}.json"
-        paths[described.get("signal_budget") or f"signal_budgets/{name}"] = None
-    for budget in (records.read_json(Path(workdir) / path) or {} for path in paths):
+def _subsampled(workdir: str | Path) -> Iterator[str]:
+    """Says what the budgets of the signals have left out."""
+    for path in sorted(Path(workdir).glob("signal_budgets/*.json")):
+        budget = records.read_json(path)
         total, parts = budget.get("num_examples"), []
         for name, chosen in budget.get("signals", {}).items():
             fewer, every = chosen.get("num_examples") or total, chosen.get("every_epochs", 1)

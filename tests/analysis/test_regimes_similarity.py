@@ -36,7 +36,6 @@ def measured(tmp_path, convergence: Convergence | None = CONVERGED, **options):
 
 def test_the_line_parts_rows_by_their_mean_over_converged_columns(tmp_path):
     found = measured(tmp_path)
-    assert found is not None
     np.testing.assert_allclose(found.row_means, [0.02, 0.02, 0.04, 0.21, 0.21])
     assert found.line == 0.9
 
@@ -51,7 +50,7 @@ def test_skipped_comparisons_leave_their_cells_empty(tmp_path):
     divergence = DIVERGENCE.copy()
     divergence[0, 2] = divergence[1, 2:] = np.nan
     found = measured(tmp_path, divergence=divergence)
-    assert found is not None and found.line == 0.9
+    assert found.line == 0.9
     np.testing.assert_allclose(found.row_means, [0.03, np.nan, 0.05, 0.22, 0.22])
 
 
@@ -68,8 +67,15 @@ def test_rows_are_compared_on_the_columns_they_share():
 
 
 def test_a_grid_without_comparisons_has_no_similarity(tmp_path):
-    (grid,) = find_grids(write_grid(tmp_path))
-    assert similarity.measure(grid, [], CONVERGED) is None
+    runs = write_grid(tmp_path)
+    (grid,) = find_grids(runs)
+    found = similarity.measure(grid, [], CONVERGED)
+    assert np.isnan(found.divergence).all() and np.isnan(found.row_means).all()
+    assert found.line is None
+    (one,) = findings.analyse(runs, [])
+    alike = [name for name in one.rows[0] if "agreement" in name or "similarity" in name]
+    assert len(alike) == 12
+    assert all(row[name] is None for row in one.rows for name in alike)
 
 
 def brute_force_split(values):
@@ -135,7 +141,7 @@ def test_rank_correlations_are_spearmans_with_the_sparsity_as_control(tmp_path):
     advantages, row_means = (
         [row[name] for row in found.rows] for name in ("advantage_mean", "model_similarity")
     )
-    agreement = {name: found.rows[0][f"agreement_{name}"] for name in similarity.AGREEMENT}
+    agreement = {name.removeprefix("agreement_"): value for name, value in found.rows[0].items()}
     assert agreement["row_correlation"] == pytest.approx(spearmans(row_means, advantages))
     assert agreement["sparsity_correlation"] == pytest.approx(spearmans(SPARSITIES, advantages))
     assert agreement["num_rows"] == 5

@@ -50,8 +50,11 @@ def test_accuracy_is_measured_interpolated_between_forks_and_absent_outside():
     assert replay.Truth(0, {4: 0.5}).choose(5).test is None
 
 
-def test_the_best_fork_is_the_earliest_of_equals():
-    assert replay.Truth(0, {8: 0.9, 4: 0.9, 2: 0.8}).best_epoch == 4
+def test_the_best_fork_is_the_earliest_of_equals(tmp_path):
+    for epoch, accuracy in ((8, 0.9), (4, 0.9), (2, 0.8)):
+        made, end = workdirs.records(epoch, [accuracy]), workdirs.finished(T)
+        workdirs.write_fork(tmp_path, 0, epoch, made, last_epoch=T, result=end)
+    assert chosen(outcomes(tmp_path)["oracle", "now"], "epoch") == [4]
 
 
 def test_a_rule_is_pruned_when_it_fires_or_rewound_to_its_mark(workdir):

@@ -10,12 +10,7 @@ from earlyprune_jax.analysis import peaks, results
 from earlyprune_jax.analysis.best_epoch import selection_test
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.stats import (
-    best_column,
-    best_of,
-    columns,
-    plain_difference,
-)
+from earlyprune_jax.analysis.stats import best_column, best_of, columns, plain_difference
 
 SIGNAL = "random_distance"
 FRACTIONS = (0.3, 0.5)

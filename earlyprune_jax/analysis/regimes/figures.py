@@ -162,7 +162,10 @@ def training_curve(found: Findings) -> "Figure | None":
     panels[-1].set_xlabel("training epoch", fontsize=9)
     panels[-1].locator_params(axis="x", integer=True)
     setting = formatting.label(found.grid.place.setting)
-    drawing.head(figure, "Training curve", f"{setting}. Converged: {text.definition(found.runs)}")
+    names = formatting.listed([formatting.named(metric, "train") for metric in metrics])
+    converged = f"the first epoch from which the running median of {names} stays within"
+    near = f"{100 * transition.TOLERANCE:.0f} % of the total change from the final level"
+    drawing.head(figure, "Training curve", f"{setting}. Converged: {converged} {near}")
     drawing.add_legend(figure)
     return figure
 

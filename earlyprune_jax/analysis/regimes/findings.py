@@ -17,7 +17,7 @@ from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.curves import CellGrid, find_grids
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.regimes import controls, similarity, transition
-from earlyprune_jax.analysis.regimes.similarity import AGREEMENT, Similarity
+from earlyprune_jax.analysis.regimes.similarity import Similarity
 from earlyprune_jax.analysis.regimes.transition import Convergence
 from earlyprune_jax.analysis.runs import Runs, by_setting
 from earlyprune_jax.analysis.stats import columns, plain_difference, stats
@@ -181,23 +181,22 @@ def tables(findings: Sequence[Findings]) -> dict[str, Rows]:
     return {name: rows for name, rows in made.items() if rows}
 
 
-def _with_similarity(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
+def _with_similarity(grid: CellGrid, rows: Rows, alike: Similarity) -> Rows:
     """Adds the columns of similarity; those of the whole grid are the same in all rows."""
-    line = alike and alike.line
-    agreed = similarity.agreement(grid, alike, rows) if alike else dict.fromkeys(AGREEMENT)
+    line, agreed = alike.line, similarity.agreement(grid, alike, rows)
+    of_grid = {f"agreement_{name}": value for name, value in agreed.items()}
+    of_grid = {"similarity_transition_sparsity": line} | of_grid
     completed = []
-    for index, row in enumerate(rows):
-        divergence, side = alike and _finite(alike.row_means[index]), None
+    for row, mean in zip(rows, alike.row_means, strict=True):
+        divergence, side = _finite(mean), None
         if line is not None and divergence is not None:
             side = "less similar" if row["sparsity"] >= line else "similar"
         of_row = {"model_similarity": divergence, "similarity_class": side}
-        completed.append(row | of_row | {"similarity_transition_sparsity": line})
-    return [
-        row | {f"agreement_{name}": value for name, value in agreed.items()} for row in completed
-    ]
+        completed.append(row | of_row | of_grid)
+    return completed
 
 
-def _cells(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
+def _cells(grid: CellGrid, rows: Rows, alike: Similarity) -> Rows:
     """Makes a row per cell that has an ended run."""
     made = []
     for index, column in np.argwhere(grid.num_runs + grid.num_failed > 0).tolist():
@@ -215,7 +214,7 @@ def _cells(grid: CellGrid, rows: Rows, alike: Similarity | None) -> Rows:
                 "num_failed": int(grid.num_failed[index, column]),
                 **columns("below_best", below),
                 "is_best": epoch == best,
-                "model_similarity": alike and _finite(alike.divergence[index, column]),
+                "model_similarity": _finite(alike.divergence[index, column]),
             }
         )
     return made

@@ -88,20 +88,18 @@ def similarity_maps(found: Findings) -> "Figure | None":
     order = found.grid.sparsities.index
     lines = [(order(one), by) for by, one in sparsities.items() if one is not None]
     difference = difference_map(found, f"{formatting.named(metric)}, to the row's best")
-    alike = HeatMap(
+    difference = dataclasses.replace(difference, lines=lines)
+    alike = dataclasses.replace(
+        difference,
         title="model similarity between replicates",
-        sparsities=difference.sparsities,
-        epochs=difference.epochs,
         values=divergence,
         failed=np.zeros(divergence.shape, dtype=bool),
         color_map="viridis_r",
-        boundary=difference.boundary,
-        lines=lines,
+        stars=(),
+        may_cut=False,
     )
-    rows = [
-        (difference_title(metric), [dataclasses.replace(difference, lines=lines)]),
-        ("divergence (nats): larger = less similar", [alike]),
-    ]
+    label = "divergence (nats): larger = less similar"
+    rows = [(difference_title(metric), [difference]), (label, [alike])]
     return _maps(rows, found, f"Transition line by {name} and by similarity", place)
 
 

@@ -26,17 +26,6 @@ NUMBERS = ("num_examples", "model_similarity", "model_similarity_standard_error"
 divergence over examples and pairs of replicates, nats, 0 to ln 2: the larger, the LESS alike (its
 name is paper B's); `disagreement` the share of examples on which two replicates predict different
 classes."""
-AGREEMENT = (
-    "sparsity_difference",
-    "row_difference",
-    "same_class",
-    "num_classed",
-    "row_correlation",
-    "sparsity_correlation",
-    "num_rows",
-    "cell_correlation",
-    "num_cells",
-)
 MIN_ROWS = 3
 """Two sparsities always split into two classes."""
 MIN_PAIRS = 4
@@ -114,13 +103,12 @@ def write(workdir: str | Path, comparisons: Sequence[Mapping[str, Any]]) -> list
     first = names[: names.index("status") + 1]
     others = sorted({name for row in ended for name in row} - {*first, *NUMBERS, "reason"})
     columns = [*first, *NUMBERS, *others, "reason"]
-    rows = [{name: row.get(name) for name in columns} for row in ended]
-    return [results.save(Path(workdir) / results.COMPARISONS, rows)]
+    return [results.save(Path(workdir) / results.COMPARISONS, ended, columns)]
 
 
 def measure(
     grid: CellGrid, comparisons: Iterable[Mapping[str, Any]], convergence: Convergence | None
-) -> Similarity | None:
+) -> Similarity:
     """Measures the divergences of a grid's cells and the line they predict.
 
     The rule: row means over converged columns that the rows share, in the order of sparsity, are
@@ -133,7 +121,7 @@ def measure(
         convergence: of the trunks.
 
     Returns:
-        The similarity; None where no cell was compared.
+        The similarity; NaN and None where no cell was compared.
     """
     cells: dict[tuple[int, int], list[float]] = {}
     for row in comparisons:
@@ -143,8 +131,6 @@ def measure(
             continue
         cell = grid.sparsities.index(row["sparsity"]), grid.epochs.index(row["fork_epoch"])
         cells.setdefault(cell, []).append(value)
-    if not cells:
-        return None
     divergence = np.full(grid.num_runs.shape, np.nan)
     for cell, values in cells.items():
         divergence[cell] = np.mean(values)
@@ -220,7 +206,8 @@ def agreement(
         rows: of `transition.rows`.
 
     Returns:
-        A value per name of `AGREEMENT`. Correlations over fewer than four are None.
+        A value per name; all None where no cell was compared. Correlations over fewer than four are
+        None.
     """
     own, order, line = similarity.line, grid.sparsities.index, rows[0]["transition_sparsity"]
     classed = [
@@ -240,18 +227,18 @@ def agreement(
     below = means[np.arange(len(columns)), columns][:, None] - means
     cells = np.isfinite(divergence) & np.isfinite(below)
     of_cells = divergence[cells].tolist(), below[cells].tolist()
-    values = (
-        None if own is None or line is None else own - line,
-        None if own is None or line is None else order(own) - order(line),
-        sum(classed),
-        len(classed),
-        spearman(divergences, advantages, at_least=MIN_PAIRS),
-        spearman(removed, advantages, at_least=MIN_PAIRS),
-        len(known),
-        spearman(*of_cells, at_least=MIN_PAIRS),
-        int(cells.sum()),
-    )
-    return dict(zip(AGREEMENT, values, strict=True))
+    agreed = {
+        "sparsity_difference": None if own is None or line is None else own - line,
+        "row_difference": None if own is None or line is None else order(own) - order(line),
+        "same_class": sum(classed),
+        "num_classed": len(classed),
+        "row_correlation": spearman(divergences, advantages, at_least=MIN_PAIRS),
+        "sparsity_correlation": spearman(removed, advantages, at_least=MIN_PAIRS),
+        "num_rows": len(known),
+        "cell_correlation": spearman(*of_cells, at_least=MIN_PAIRS),
+        "num_cells": int(cells.sum()),
+    }
+    return agreed if np.isfinite(divergence).any() else dict.fromkeys(agreed)
 
 
 def _read_one(path: Path, swept: Swept) -> tuple[Place, tuple[Any, ...], dict[str, Any]]:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.curves import CellGrid
-from earlyprune_jax.analysis.regimes import transition
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.analysis.stats import of_columns
 
 MAX_TABLES = 3
@@ -44,14 +42,6 @@ def paragraphs(findings: Sequence[Findings]) -> list[str]:
         lines.append(f"Regimes of {more} are in regimes.csv.")
     is_tested = any(row["left_out_early_n"] for one in findings for row in one.rows)
     return lines + [NOTE] * (has_tables and is_tested)
-
-
-def definition(runs: Runs) -> str:
-    """Says what converged means, of the metrics that were recorded."""
-    metrics = transition.train_metrics(runs)
-    names = formatting.listed([formatting.named(metric, "train") for metric in metrics])
-    near = f"within {100 * transition.TOLERANCE:.0f} % of the total change from the final level"
-    return f"the first epoch from which the running median of {names} stays {near}"
 
 
 def basis(grid: CellGrid) -> str:

@@ -86,14 +86,12 @@ def converged_at(epochs: Sequence[int], values: Sequence[float | None]) -> int |
 def train_metrics(runs: Runs) -> list[Metric]:
     """Lists the metrics that were recorded on train data along the trunks of `runs`."""
     trunks = runs.of_kind("trunk").frame["name"]
-    recorded = {
-        name
-        for trunk in trunks
-        for entry in runs.entries[trunk]
-        for name, value in entry.items()
-        if value is not None
-    }
-    return [metric for metric in runs.study.metrics if metric.column("train") in recorded]
+    entries = [entry for name in trunks for entry in runs.entries[name]]
+    return [
+        metric
+        for metric in runs.study.metrics
+        if any(entry.get(metric.column("train")) is not None for entry in entries)
+    ]
 
 
 def convergence_of(runs: Runs) -> Convergence | None:
@@ -154,7 +152,7 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> list[dict[str, Any]
         p_early, p_converged = (side[index] for side in adjusted)
         best = best_epoch.best(grid.epochs, chosen_on)
         low, high = (best and best.interval) or (None, None)
-        columns_of_sides = [best_of(chosen_on, side) if side else None for side in (early, late)]
+        columns_of_sides = [best_of(chosen_on, side) for side in (early, late)]
         epochs = [None if column is None else grid.epochs[column] for column in columns_of_sides]
         # Both cannot lead: a lead is over the luckiest of the other side.
         verdict = "not settled"
