@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import jax
+
 from earlyprune_jax import records, references
 from earlyprune_jax.spec import RunSpec, Setting, content_hash, deciding
 from earlyprune_jax.training import retraining
@@ -132,9 +134,9 @@ def directory(spec: RunSpec, member: Member) -> str:
     if not isinstance(member, Trunk):
         parts += [] if member.fork_epoch is None else [f"epoch-{member.fork_epoch}"]
         parts += [slug(member.criterion), slug(member.scope), f"s{member.sparsity!r}"]
-        parts.append(slug(member.retraining))
-        last = member.num_replicates if isinstance(member, Comparison) else member.replicate
-        parts.append(f"{'n' if isinstance(member, Comparison) else 'r'}{last}")
+        is_comparison = isinstance(member, Comparison)
+        last = f"n{member.num_replicates}" if is_comparison else f"r{member.replicate}"
+        parts += [slug(member.retraining), last]
     return f"{records.FOLDERS[member.kind]}/{'_'.join(parts)}-{member_id(spec, member)}"
 
 
@@ -231,11 +233,6 @@ def _code_digests(spec: RunSpec, values: Iterable[Any]) -> dict[str, str]:
     """Returns import path -> digest of the user's code that some values of a config name."""
     if not spec.code:
         return {}
-    texts = (
-        text
-        for value in values
-        for text in (value if isinstance(value, list | tuple) else [value])
-        if isinstance(text, str)
-    )
+    texts = (leaf for leaf in jax.tree.leaves(list(values)) if isinstance(leaf, str))
     paths = {path for text in texts for path in references.import_paths(text)}
     return {path: digest for path, digest in sorted(spec.code) if path in paths}

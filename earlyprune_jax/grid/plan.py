@@ -95,8 +95,8 @@ def baselines(spec: RunSpec, setting: Setting, seed: int) -> list[Member]:
     planned: list[Member] = []
     for name, scope, sparsity in axes:
         epoch, criterion, retraining = BASELINES[name](spec)
-        curve = criterion, scope, retraining
-        planned += replicates(spec, setting, seed, (epoch, sparsity), curve)
+        cell, curve = (epoch, sparsity), (criterion, scope, retraining)
+        planned += replicates(spec, setting, seed, cell, curve)
     return planned
 
 

@@ -121,9 +121,8 @@ class Study:
 
     def primary(self) -> Metric:
         """Returns the metric that forks are compared by, as the workdir's study.json says."""
-        study = read_json(self.workdir / "study.json") or {}
-        metrics = study.get("metrics", ())
-        named = (metric for metric in metrics if metric["name"] == study["primary"])
+        study = read_json(self.workdir / "study.json")
+        named = (metric for metric in study["metrics"] if metric["name"] == study["primary"])
         return Metric(**next(named))
 
     def at(self, setting: Setting) -> RunSpec:

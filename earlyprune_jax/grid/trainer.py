@@ -196,10 +196,9 @@ class Trainer:
                 reason, for_now = f"{label(each)} {status}", bool(study.left(forks))
                 own_records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
                 return
-        epochs = [(study.records(each).result() or {})["epoch"] for each in forks]
         networks = [
-            engine.restored(study.store(each), epoch)
-            for each, epoch in zip(forks, epochs, strict=True)
+            engine.restored(study.store(each), (study.records(each).result() or {})["epoch"])
+            for each in forks
         ]
         measures = study.spec.fork.comparisons
         measured = measurement.compare(measures, engine.log_probs(networks, "train"))
@@ -276,8 +275,7 @@ class Trainer:
             described = members.described(study.spec, run, start.dense_epochs, 0)
             own_records.start(described | start.described)
             for_now = bool(result and result["status"] == "failed")
-            skipped = {"status": "skipped", "reason": start.sentence, "for_now": for_now}
-            own_records.finish(skipped)
+            own_records.finish({"status": "skipped", "reason": start.sentence, "for_now": for_now})
             return None
         steps_per_epoch = self.engine(run.setting).steps_per_epoch
         training = retraining.training(spec, run.retraining, start.dense_epochs, steps_per_epoch)

@@ -27,7 +27,7 @@ from earlyprune_jax.grid.trainer import Callbacks, Trainer
 from earlyprune_jax.spec import RunSpec, use_code
 from earlyprune_jax.training import budget
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.validate import InvalidInput
+from earlyprune_jax.validate import InvalidInput, refuse
 
 MOST_DEATHS = 8
 """A worker that is killed so often in a row, and has told nothing in between, is given up.
@@ -82,8 +82,7 @@ class Pool:
                     ended.result()
             finally:
                 self._stop()
-        if self._problems:
-            raise InvalidInput(dict.fromkeys(self._problems))
+        refuse(self._problems)
 
     def _keep(self, index: int, cores: list[int]) -> None:
         """Has a worker, and another if it was killed, until one has left or cannot work."""

@@ -146,10 +146,7 @@ def hooked_pass(
     """
     size = jax.tree.leaves(batch)[0].shape[0]
     abstract = _abstract_hooks(covered.hooks, variables["params"], size)
-    zeros = {
-        path: tuple(jnp.zeros(z.shape, z.dtype) for z in outputs)
-        for path, (_, outputs) in abstract.items()
-    }
+    zeros = {path: jax.tree.map(jnp.zeros_like, outputs) for path, (_, outputs) in abstract.items()}
 
     def forward(zeros: Any) -> Any:
         given = {path: (parameters, zeros[path]) for path, (parameters, _) in abstract.items()}
@@ -192,34 +189,30 @@ def _run_hooked(
     """
 
     def hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer, method = context.module, context.method_name
-        rule = RULES.get(type(layer))
+        layer = context.module
+        rule = RULES.get(type(layer)) if context.method_name == "__call__" else None
         # Without a record the layer uses its ordinary parameters, which shows.
-        if (
-            rule is None
-            or method not in rule.arguments
-            or not layer.scope.is_mutable_collection(RECORDS)
-        ):
+        if rule is None or not layer.scope.is_mutable_collection(RECORDS):
             return next_call(*args, **kwargs)
         # No module or parameter has such a name.
         name, unbound = f"hook of {type(layer).__name__}", layer.clone(parent=None, name=None)
         earlier = layer.scope.get_variable(RECORDS, name, ())
         inside = layer.variables
         state = {key: inside[key] for key in inside if key not in ("params", HOOKS, RECORDS)}
-        x, refusal = read_call(rule, layer, method, args, kwargs)
+        x, refusal = read_call(rule, layer, args, kwargs)
         if given is None:
             outputs = next_call(*args, **kwargs)
             # Only what the rule knows: a scope shared with other modules holds theirs too.
             own = layer.variables.get("params", {})
             parameters = {key: own[key] for key in rule.parameters(layer) if key in own}
             refusal = refusal or _surroundings_refusal(x)
-            call = Call(x, outputs, parameters, state, Held(unbound), method, refusal)
+            call = Call(x, outputs, parameters, state, Held(unbound), refusal)
         elif hooked := layer.scope.get_variable(HOOKS, name):
             parameters, zeros = hooked
             with_these = {**state, "params": parameters}
-            outputs = unbound.apply(with_these, *args, method=method, **kwargs)
+            outputs = unbound.apply(with_these, *args, **kwargs)
             outputs = outputs + zeros[len(earlier)]
-            call = Call(x, None, None, state, Held(unbound), method)
+            call = Call(x, None, None, state, Held(unbound))
         else:
             return next_call(*args, **kwargs)
         layer.scope.put_variable(RECORDS, name, (*earlier, call))

@@ -49,7 +49,11 @@ class Product:
         if self.cotangents.shape[1] == 1:
             norms = sum(jnp.sum(jnp.square(block), axis=(1, 3)) for block in self.inputs)
             return jnp.sum(norms * jnp.sum(jnp.square(self.cotangents), axis=(1, 3)), axis=1)
-        if self._by_positions():
+        # ||G||^2 = sum_{t,u} (inputs_t . inputs_u)(cotangents_t . cotangents_u), where that is
+        # cheaper.
+        positions, width = self.cotangents.shape[1], self.cotangents.shape[3]
+        rows = sum(block.shape[-1] for block in self.inputs)
+        if positions * (rows + width) < rows * width:
             among_inputs: Any = sum(
                 einsum("btgi,bugi->bgtu", block, block) for block in self.inputs
             )
@@ -64,15 +68,6 @@ class Product:
         if block.shape[-1] * self.cotangents.shape[-1] <= SMALL_PRODUCT:
             return jnp.sum(block[..., :, None] * self.cotangents[..., None, :], axis=1)
         return einsum("btgi,btgo->bgio", block, self.cotangents)
-
-    def _by_positions(self) -> bool:
-        """Tells whether products of positions are cheaper.
-
-        ||G||^2 = sum_{t,u} (inputs_t . inputs_u)(cotangents_t . cotangents_u).
-        """
-        positions, width = self.cotangents.shape[1], self.cotangents.shape[3]
-        rows = sum(block.shape[-1] for block in self.inputs)
-        return positions * (rows + width) < rows * width
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,11 +95,8 @@ def input_norms(
     for number, batch, _ in checked(batches):
         sums = dict(named_leaves(evaluated(square_sums, variables, batch)))
         remedy = "No nn.Conv, nn.Dense or nn.DenseGeneral fed it: leave it out by `layers`."
-        problems = [
-            expected("input norms at", name, "to be hooked", remedy)
-            for name in wanted
-            if name not in sums
-        ]
+        absent = [name for name in wanted if name not in sums]
+        problems = [expected("input norms at", name, "to be hooked", remedy) for name in absent]
         measured = {name: sums[name] for name in wanted if name in sums}
         remedy = f"At batch {number} (from 0). Look at it and the layers before."
         refuse(problems + nonfinite_problems("input norm", measured.items(), remedy))

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,7 +51,6 @@ class Call:
         parameters: as the layer saw them; None where not asked for.
         state: the layer's other variables.
         held: the unbound layer.
-        method: the name of the method called.
         refusal: why the call is not understood, or nothing.
         cotangent: of the output, in its shape; None before the backward pass.
     """
@@ -61,7 +60,6 @@ class Call:
     parameters: Any
     state: Any
     held: Held = struct.field(pytree_node=False)
-    method: str = struct.field(pytree_node=False)
     refusal: str = struct.field(pytree_node=False, default="")
     cotangent: Any = None
 
@@ -76,7 +74,7 @@ class Rule:
     """How one class of layers is hooked.
 
     Attributes:
-        arguments: method -> the name of the argument that is the layer's input.
+        argument: the name of the argument of `__call__` that is the layer's input.
         parameters: layer -> the names of its parameters.
         refusal: (layer, input, the call's other arguments that are not None) -> why this call is
             not understood, or nothing; takes out the arguments it knows.
@@ -84,29 +82,28 @@ class Rule:
             the calls.
     """
 
-    arguments: Mapping[str, str]
+    argument: str
     parameters: Callable[[Any], tuple[str, ...]]
     refusal: Callable[[Any, Array, dict[str, Any]], str]
     gradients: Callable[[Sequence[Call]], dict[str, Gradient]]
 
 
-def read_call(rule: Rule, layer: Any, method: str, args: Any, kwargs: Any) -> tuple[Any, str]:
+def read_call(rule: Rule, layer: Any, args: Any, kwargs: Any) -> tuple[Any, str]:
     """Reads a call's input, and why the rule does not hold for it, or nothing.
 
     Args:
         rule: of the layer's class.
         layer: that is called.
-        method: the name of its method, one of `rule.arguments`.
         args: what it is called with.
         kwargs: likewise.
 
     Returns:
         The input, and the reason.
     """
-    signature = inspect.signature(getattr(type(layer), method))
+    signature = inspect.signature(type(layer).__call__)
     given = dict(signature.bind(layer, *args, **kwargs).arguments)
     given.pop("self", None)
-    x = given.pop(rule.arguments[method])
+    x = given.pop(rule.argument)
     others = {name: value for name, value in given.items() if value is not None}
     if not hasattr(x, "ndim") or x.ndim < 1 or jnp.issubdtype(x.dtype, jnp.complexfloating):
         return x, "its input is no real array with a batch axis"
@@ -300,16 +297,15 @@ def _norm_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
     return {name: Explicit(total) for name, total in sums.items()}
 
 
-_INPUTS = {"__call__": "inputs"}
-_DENSE = Rule(_INPUTS, _kernel_and_bias, _dense_refusal, _dense_gradients)
-_NORM = Rule({"__call__": "x"}, _scale_and_bias, _norm_refusal, _norm_gradients)
+_DENSE = Rule("inputs", _kernel_and_bias, _dense_refusal, _dense_gradients)
+_NORM = Rule("x", _scale_and_bias, _norm_refusal, _norm_gradients)
 
 RULES: dict[type, Rule] = {
-    nn.Conv: Rule(_INPUTS, _kernel_and_bias, _conv_refusal, _conv_gradients),
+    nn.Conv: Rule("inputs", _kernel_and_bias, _conv_refusal, _conv_gradients),
     nn.Dense: _DENSE,
     nn.DenseGeneral: _DENSE,
     nn.Embed: Rule(
-        _INPUTS, lambda layer: ("embedding",), lambda layer, x, others: "", _embed_gradients
+        "inputs", lambda layer: ("embedding",), lambda layer, x, others: "", _embed_gradients
     ),
     nn.BatchNorm: dataclasses.replace(_NORM, refusal=_batch_norm_refusal),
     nn.LayerNorm: _NORM,

@@ -107,10 +107,8 @@ class PairwiseSimilarity:
         probabilities = _probabilities(networks, self._given)
         classes = [array.argmax(axis=1) for array in probabilities]
         per_example = []
-        for i, j in itertools.combinations(range(len(probabilities)), 2):
-            of_pair = jensen_shannon(
-                probabilities[i], probabilities[j], smallest_mean=SMALLEST_MEAN
-            )
+        for (i, first), (j, second) in itertools.combinations(enumerate(probabilities), 2):
+            of_pair = jensen_shannon(first, second, smallest_mean=SMALLEST_MEAN)
             per_example.append(of_pair)
             self._sums[i, j] += float(of_pair.sum())
             self._unlike[i, j] += int(np.sum(classes[i] != classes[j]))
@@ -118,9 +116,8 @@ class PairwiseSimilarity:
         values = np.mean(per_example, axis=0)
         size, mean = len(values), float(values.mean())
         total, apart = self.num_examples + size, mean - self._mean
-        self._squares += (
-            float(np.sum((values - mean) ** 2)) + apart**2 * self.num_examples * size / total
-        )
+        between = apart**2 * self.num_examples * size / total
+        self._squares += float(np.sum((values - mean) ** 2)) + between
         self._mean += apart * size / total
         self.num_examples = total
 

@@ -203,7 +203,6 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
         InvalidInput: submitit or Slurm is absent or refuses, or what `experiment.run` would refuse.
             Unless Slurm refuses, nothing was written.
     """
-    workdir = study.workdir.absolute()
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
     if importlib.util.find_spec("submitit") is None:
         absent.append("submitit (pip install 'earlyprune-jax[slurm]')")
@@ -211,34 +210,30 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
     problems = [f"Expected {', '.join(absent)} on the PATH for --slurm. {remedy}"] if absent else []
     require(study, options, slurm_options, problems)
     stages = _num_tasks(study, slurm_options)
-    if not stages and (workdir / "config.json").is_file():
+    if not stages and (study.workdir / "config.json").is_file():
         return (
             "Every run has ended: nothing was submitted. The same command without --slurm sums it "
             "up."
         )
     # Here, not in the jobs: data that cannot be had should show now, and be fetched once.
     experiment.begin(Trainer(study, SILENT), options, trains=False)
-    folder = workdir / "slurm" / time.strftime("%Y%m%d-%H%M%S")
+    study = Study(study.spec, study.workdir.absolute())
+    folder = study.workdir / "slurm" / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    absolute = Study(study.spec, workdir)
     tasks = {
-        stage: [functools.partial(work, absolute, options, slurm_options.minutes, stage)] * count
+        stage: [functools.partial(work, study, options, slurm_options.minutes, stage)] * count
         for stage, count in stages.items()
     }
     ids = submit_arrays(tasks, slurm_options, folder)
     lines = [
-        f"  job {array_id}: {line}" for array_id, line in zip(ids, _lines(stages), strict=True)
+        "Submitted to Slurm; each begins when the one before has ended:",
+        *(f"  job {array_id}: {line}" for array_id, line in zip(ids, _lines(stages), strict=True)),
+        f"Logs: {folder}",
+        f"Progress: squeue -j {','.join(ids)}; what is left: the same command with --dry_run.",
+        "The last job writes tables and figures. The same command submits what failed jobs "
+        "have left; without --slurm it does that in this process.",
     ]
-    return "\n".join(
-        [
-            "Submitted to Slurm; each begins when the one before has ended:",
-            *lines,
-            f"Logs: {folder}",
-            f"Progress: squeue -j {','.join(ids)}; what is left: the same command with --dry_run.",
-            "The last job writes tables and figures. The same command submits what failed jobs "
-            "have left; without --slurm it does that in this process.",
-        ]
-    )
+    return "\n".join(lines)
 
 
 def preview(study: Study, slurm_options: SlurmOptions) -> str:

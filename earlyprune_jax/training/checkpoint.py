@@ -60,9 +60,8 @@ class CheckpointStore:
 
     def epochs(self) -> list[int]:
         """Lists the epochs saved, ascending; interrupted saves are not among them."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(entry.name) for entry in self.directory.iterdir() if entry.name.isdigit())
+        names = (entry.name for entry in self.directory.glob("*"))
+        return sorted(int(name) for name in names if name.isdigit())
 
     def has(self, epoch: int) -> bool:
         """Tells whether there is a whole checkpoint of an epoch, sound or not."""
@@ -131,9 +130,8 @@ def _write(path: str, tree: dict[str, np.ndarray], custom_metadata: dict[str, An
     handler = orbax.CompositeCheckpointHandler(
         composite_options=orbax.CompositeOptions(multiprocessing_options=options), state=state
     )
-    with contextlib.closing(
-        orbax.Checkpointer(handler, multiprocessing_options=options)
-    ) as checkpointer:
+    checkpointer = orbax.Checkpointer(handler, multiprocessing_options=options)
+    with contextlib.closing(checkpointer):
         arguments = orbax.args.Composite(state=orbax.args.PyTreeSave(tree))
         checkpointer.save(path, arguments, force=True, custom_metadata=custom_metadata)
 

@@ -22,7 +22,7 @@ from earlyprune_jax.tasks import Task, split_variables
 from earlyprune_jax.tasks.batching import shapes_of
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.state import Stream, TrainState, stream_key
-from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of, unexpected
+from earlyprune_jax.validate import expected, gathering, problems_of, refuse, unexpected
 
 SCOPES_KEY = "pruning.scopes"
 
@@ -85,12 +85,9 @@ def make_mask(
     made = scores(engine, state, criterion, examples)
     if scope in pruning.SCOPES:
         return pruning.allocate(made, prunable, sparsity=sparsity, scope=scope)
-    mask = references.load(SCOPES_KEY, scope, {}, ("scores", "prunable", "sparsity"))(
-        made, prunable, sparsity
-    )
-    name = f"{SCOPES_KEY}: {scope}: "
-    if problems := problems_of(lambda: pruning.check(mask, state.params), name):
-        raise InvalidInput(problems)
+    allocate = references.load(SCOPES_KEY, scope, {}, ("scores", "prunable", "sparsity"))
+    mask = allocate(made, prunable, sparsity)
+    refuse(problems_of(lambda: pruning.check(mask, state.params), f"{SCOPES_KEY}: {scope}: "))
     leaves = zip(jax.tree.leaves(mask), jax.tree.leaves(prunable), strict=True)
     inside = [keep for keep, is_prunable in leaves if is_prunable]
     wanted = round(sparsity * sum(np.size(keep) for keep in inside))
@@ -178,8 +175,5 @@ def log_probs_problems(task: Task, key: str, names: Sequence[str]) -> list[str]:
         One message per criterion.
     """
     remedy = "Its task has none: take another, such as magnitude, or give Task(network=...)."
-    return [
-        expected(key, name, "to need no log-probabilities", remedy)
-        for name in names
-        if task.network is None and needs_log_probs(name)
-    ]
+    refused = filter(needs_log_probs, names) if task.network is None else ()
+    return [expected(key, name, "to need no log-probabilities", remedy) for name in refused]

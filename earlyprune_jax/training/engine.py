@@ -57,6 +57,8 @@ class Engine:
             `multihost.indivisible`); None = the first device.
 
     Attributes:
+        num_train: training examples in use.
+        steps_per_epoch: training steps an epoch.
         optimizer: takes each step's learning rate.
         splits: name -> the task's arrays on the device; "validation" may be absent.
         probe: numbers of the training examples that signals look at.
@@ -71,6 +73,8 @@ class Engine:
     ):
         self.spec, self.task, self.mesh = spec, task, mesh
         self.form = form or execution.execution_form(jax.default_backend())
+        self.num_train = task.batching.num_examples["train"]
+        self.steps_per_epoch = task.batching.steps_per_epoch
         self.fork_mesh = Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
         self.optimizer = optim.make(spec.optim, task.optimizer)
         self.splits = execution.replicated(dict(task.splits), mesh)
@@ -91,16 +95,6 @@ class Engine:
                 self.runners |= {(name, kind): single, (f"{name}s", kind): stacked}
             predict = execution.data_parallel(state.predict_step(task, kind), mesh)
             self.runners["predict", kind] = jax.jit(predict)
-
-    @property
-    def num_train(self) -> int:
-        """Training examples in use."""
-        return self.task.batching.num_examples["train"]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Training steps an epoch."""
-        return self.task.batching.steps_per_epoch
 
     def new_state(self, seed: int) -> TrainState:
         """Makes the trunk's state at step 0: a function of the seed."""
@@ -242,15 +236,12 @@ class Engine:
         suffix = "s" if current.step.ndim else ""
         if not suffix or self.fork_mesh.size == 1:
             return suffix, self.place, self.splits
-        return suffix, self._spread, self._splits_of_stacks
+        by_runs = NamedSharding(self.fork_mesh, PartitionSpec(FORK_AXIS))
+        return suffix, lambda tree: jax.device_put(tree, by_runs), self._splits_of_stacks
 
     @functools.cached_property
     def _splits_of_stacks(self) -> Mapping[str, Any]:
         return jax.device_put(self.splits, NamedSharding(self.fork_mesh, PartitionSpec()))
-
-    def _spread(self, tree: Any) -> Any:
-        """Spreads the leading axis, of runs, over the devices of stacks."""
-        return jax.device_put(tree, NamedSharding(self.fork_mesh, PartitionSpec(FORK_AXIS)))
 
     def batches(
         self, split: str, batch_size: int, examples: np.ndarray | None = None

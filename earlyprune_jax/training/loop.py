@@ -171,11 +171,10 @@ class Run:
     def _newest_sound(self, latest: int) -> tuple[TrainState, int, bool]:
         """Finds the newest readable checkpoint up to an epoch, or the run's start; its epoch;
         whether it is saved."""
-        engine = self.engine
         for epoch in sorted(self.store.epochs(), reverse=True):
             if self.first_epoch <= epoch <= latest:
                 try:
-                    return engine.restored(self.store, epoch), epoch, True
+                    return self.engine.restored(self.store, epoch), epoch, True
                 except CheckpointError as error:
                     warnings.warn(f"{error} Going back to an older checkpoint.", stacklevel=2)
         return self.initial(), self.first_epoch, False

@@ -73,15 +73,10 @@ class Instrument:
 
 def instruments(engine: Engine) -> tuple[Instrument, ...]:
     """Makes the configured signals, in the order of `signals.names`; each measures in full."""
-    made = []
-    for name in engine.spec.signals.names:
-        if name in TRAJECTORIES:
-            made.append(TRAJECTORIES[name](engine))
-        else:
-            num_examples = len(engine.probe)
-            signal = _signal(name, engine.spec, engine.task, num_examples=num_examples)
-            made.append(_instrument(engine, signal))
-    return tuple(made)
+    return tuple(
+        TRAJECTORIES[name](engine) if name in TRAJECTORIES else _instrument(engine, name)
+        for name in engine.spec.signals.names
+    )
 
 
 def _signal(
@@ -221,8 +216,9 @@ def epochs_needed_after(epoch: int, tools: tuple[Instrument, ...]) -> frozenset[
     return frozenset(needed)
 
 
-def _instrument(engine: Engine, signal: ProbeSignal | WeightSignal) -> Instrument:
+def _instrument(engine: Engine, name: str) -> Instrument:
     """Binds a signal of one state to the engine's data."""
+    signal = _signal(name, engine.spec, engine.task, num_examples=len(engine.probe))
     runs = {
         kind: runner(
             signal_step(engine.task, signal, augment=engine.spec.signals.augment, kind=kind),
@@ -282,8 +278,7 @@ def _mask_distance(engine: Engine) -> Instrument:
     def conclude(mask: Any, earlier: Mapping[int, Any]) -> dict[str, Any]:
         if len(earlier) < NUM_OLDER_MASKS:
             return {"mask_distance": None}
-        older = list(earlier.values())
-        return {"mask_distance": signals.early_bird_distance(mask, older, prunable)}
+        return {"mask_distance": signals.early_bird_distance(mask, [*earlier.values()], prunable)}
 
     return Instrument("mask_distance", ("mask_distance",), observe, lookback, conclude)
 

@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import expected, refuse, unexpected
 
 T = TypeVar("T")
 
@@ -98,9 +98,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     Raises:
         InvalidInput: the arguments are wrong, the port is taken, or nothing can be found out.
     """
-    found = problems(coordinator, num_processes, process_id)
-    if found:
-        raise InvalidInput(found)
+    refuse(problems(coordinator, num_processes, process_id))
     # JAX's preemption service takes SIGTERM from the program, which then could not be stopped.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     remedy = "Give --coordinator=HOST:PORT --num_processes=N --process_id=I, and start all N."
@@ -258,10 +256,7 @@ def require_same(name: str, value: str) -> None:
         return
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
     gathered = np.asarray(multihost_utils.process_allgather(digest))
-    differing = [
-        index for index, row in enumerate(gathered) if not np.array_equal(row, gathered[PRIMARY])
-    ]
-    if differing:
+    if differing := np.flatnonzero((gathered != gathered[PRIMARY]).any(axis=1)).tolist():
         allowed = f"to be the same in all processes, but it differs from process 0's in {differing}"
         raise unexpected(name, value, allowed, "Start all with the same command and data.")
 

@@ -13,7 +13,7 @@ from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.spec import OptimSpec
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import expected, refuse, unexpected
 
 KEY = "optim.name"
 
@@ -119,8 +119,7 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
         if spec.weight_decay_on == "all":
             del offered["mask"]
         given = references.accepted(factory, offered)
-    if problems := _problems(dataclasses.replace(spec, name=name), given):
-        raise InvalidInput(problems)
+    refuse(_problems(dataclasses.replace(spec, name=name), given))
 
     def made(**rate: Any) -> optax.GradientTransformation:
         with references.guarded(KEY, name, "to be makeable"):

@@ -11,7 +11,7 @@ import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.spec import ScheduleSpec
-from earlyprune_jax.validate import expected, problems_of, unknown_choice
+from earlyprune_jax.validate import problems_of, unexpected, unknown_choice
 
 KEY = "schedule.name"
 
@@ -180,13 +180,11 @@ def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
         problem = f"{unknown_choice(KEY, spec.name, tuple(CURVES))} Your own: module:attribute."
         return [] if spec.name in CURVES else [problem]
 
-    def trace() -> list[str]:
+    def trace() -> None:
         with references.guarded(KEY, spec.name, "to map steps to rates"):
             ends = RunSchedule(spec, 0.1, num_epochs, 2).ends
-        wrong = [rate for rate in ends if not is_rate(rate)]
-        return (
-            [expected(KEY, spec.name, f"to give rates of at least 0, not {wrong}")] if wrong else []
-        )
+        if wrong := [rate for rate in ends if not is_rate(rate)]:
+            raise unexpected(KEY, spec.name, f"to give rates of at least 0, not {wrong}")
 
     return problems_of(trace)
 

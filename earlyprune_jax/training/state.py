@@ -79,14 +79,8 @@ def create(variables: Variables, optimizer: Optimizer, key: PRNGKey) -> TrainSta
         The state, on the device of the variables.
     """
     params, model_state = split_variables(variables)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state=model_state,
-        opt_state=optimizer.init(params),
-        mask=masks.full(params),
-        key=key,
-    )
+    step, opt_state, mask = jnp.zeros((), jnp.int32), optimizer.init(params), masks.full(params)
+    return TrainState(step, params, model_state, opt_state, mask, key)
 
 
 def fork(
