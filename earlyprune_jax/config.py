@@ -15,14 +15,7 @@ from ml_collections import ConfigDict
 from earlyprune_jax import config_checks, references, tasks, user_code
 from earlyprune_jax.config_files import load_file, names, short_name
 from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
-from earlyprune_jax.spec_sections import (
-    KEYS,
-    MEANINGS,
-    REFERENCES,
-    SECTIONS,
-    SWEPT_BY,
-    decides,
-)
+from earlyprune_jax.spec_sections import KEYS, MEANINGS, REFERENCES, SECTIONS, SWEPT_BY, decides
 from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, unexpected
 
 __all__ = ["load_file", "names", "parse", "resolve", "short_name"]

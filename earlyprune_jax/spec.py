@@ -14,20 +14,7 @@ from typing import Any
 
 from earlyprune_jax import user_code
 from earlyprune_jax.references import frozen
-from earlyprune_jax.spec_sections import (
-    KEYS,
-    SECTIONS,
-    DataSpec,
-    ForkSpec,
-    ModelSpec,
-    OptimSpec,
-    PruningSpec,
-    ScheduleSpec,
-    SignalSpec,
-    TaskSpec,
-    TrainSpec,
-    decides,
-)
+from earlyprune_jax.spec_sections import KEYS, SECTIONS, Sections, decides
 from earlyprune_jax.validate import unexpected
 
 Row = tuple[tuple[str, Any], ...]
@@ -97,7 +84,7 @@ def combined(axes: tuple[Axis, ...]) -> tuple[Setting, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSpec:
+class RunSpec(Sections):
     """A whole experiment: one trunk a setting and seed, and every fork of the grid.
 
     Attributes:
@@ -112,15 +99,6 @@ class RunSpec:
         40
     """
 
-    data: DataSpec
-    model: ModelSpec
-    task: TaskSpec
-    train: TrainSpec
-    optim: OptimSpec
-    schedule: ScheduleSpec
-    pruning: PruningSpec
-    fork: ForkSpec
-    signals: SignalSpec
     sweep: tuple[Axis, ...] = ()
     code: tuple[tuple[str, str], ...] = ()
     folder: str = ""

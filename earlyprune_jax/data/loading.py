@@ -23,7 +23,7 @@ from earlyprune_jax.data.source import (
     split,
     training_shares,
 )
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, gathering, refuse, unknown_choice
 
 Look = Callable[[DataSpec], Source]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from earlyprune_jax.array_types import Array, PRNGKey
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "test")
