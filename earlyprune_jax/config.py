@@ -279,12 +279,10 @@ def _convert(name: str, value: Any) -> Any:
 
 
 def _canonical(reference: str) -> str:
-    if not reference or reference.partition(":")[0] in references.RESERVED:
-        return reference
-    try:
-        return str(references.parse(reference))
-    except InvalidInput:
-        return reference  # The key's own check names the problem.
+    with contextlib.suppress(InvalidInput):  # The key's own check names the problem.
+        if reference.partition(":")[0] not in references.RESERVED:
+            return str(references.parse(reference))
+    return reference
 
 
 def _type_name(kind: Any) -> str:

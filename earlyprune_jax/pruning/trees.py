@@ -29,16 +29,10 @@ def path_name(path: tuple[Any, ...]) -> str:
         >>> path_name((jax.tree_util.DictKey("kernel"), jax.tree_util.GetAttrKey("value")))
         'kernel'
     """
-    if (
-        len(path) > 1
-        and path[-1] in _VARIABLE_FIELDS
-        and isinstance(path[-2], jax.tree_util.DictKey)
-    ):
-        path = path[:-1]
+    match path:
+        case [*_, jax.tree_util.DictKey(), jax.tree_util.GetAttrKey(name="value" | "raw_value")]:
+            path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-_VARIABLE_FIELDS = (jax.tree_util.GetAttrKey("value"), jax.tree_util.GetAttrKey("raw_value"))
 
 
 def is_weight(leaf: Any) -> bool:
