@@ -40,10 +40,7 @@ class Setting:
     @property
     def trunk(self) -> "Setting":
         """Returns what decides a trunk: trunks of two settings that differ elsewhere are one."""
-        kinds = ("data", "trunk")
-        return Setting(
-            tuple((name, value) for name, value in self.values if decides(name) in kinds)
-        )
+        return Setting(tuple(row for row in self.values if decides(row[0]) in ("data", "trunk")))
 
     def words(self) -> str:
         """Writes the setting in words.
@@ -120,9 +117,7 @@ class RunSpec(Sections):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data: section -> key -> value, tuples as lists; `sweep` where keys are
         swept."""
-        values: dict[str, Any] = {
-            name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS
-        }
+        values = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
         for axis in self.sweep:
             swept = values.setdefault("sweep", {})
             if len(axis[0]) > 1:

@@ -49,10 +49,6 @@ from earlyprune_jax.validate import expected, gathering, refuse, shortened, unex
 
 # scikit-learn's digits
 
-_NUM_TRAIN = 1200
-_SPLIT_SEED = 0
-_MAX_VALUE = 16
-
 
 def load_digits(spec: DataSpec) -> Source:
     """Reads both sets of digits, each in scikit-learn's order; `spec` changes neither."""
@@ -60,9 +56,9 @@ def load_digits(spec: DataSpec) -> Source:
     from sklearn import datasets
 
     values, labels = datasets.load_digits(return_X_y=True)
-    images = np.round(values * (255 / _MAX_VALUE)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    images = np.round(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = np.asarray(labels)
-    train, test = stratified_split(labels, _NUM_TRAIN / len(labels), _SPLIT_SEED)
+    train, test = stratified_split(labels, 1200 / len(labels), seed=0)
     whole = {"images": images, "labels": labels}
     return Source(take(whole, train), take(whole, test), tuple("0123456789"))
 

@@ -30,9 +30,6 @@ import numpy as np
 from earlyprune_jax.data import cifar
 from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
 
-_CHUNK_BYTES = 1 << 20
-_TIMEOUT_SECONDS = 30
-
 
 class Archive(NamedTuple):
     """Where an archive is, and the SHA-256 of its bytes, as hex."""
@@ -194,8 +191,8 @@ def _download(name: str, archive: Archive, path: Path) -> Path:
     """
     print(f"Downloading {archive.url}", file=sys.stderr)
     try:
-        with urlopen(archive.url, timeout=_TIMEOUT_SECONDS) as response, path.open("wb") as file:
-            shutil.copyfileobj(response, file, _CHUNK_BYTES)
+        with urlopen(archive.url, timeout=30) as response, path.open("wb") as file:
+            shutil.copyfileobj(response, file, 1 << 20)
     except (OSError, HTTPException) as error:
         remedy = (
             "Without a network here, fetch that file elsewhere and run "

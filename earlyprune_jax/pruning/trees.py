@@ -168,9 +168,7 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
     if isinstance(given, str) or callable(given) and jax.tree.leaves(given) == [given]:
         remedy = "A name or a function is no tree: call it, and give what it returns."
         return [expected(thing, given, "to be a tree like the parameters", remedy)]
-    given_names, wanted_names = (
-        [name for name, _ in named_leaves(tree)] for tree in (given, wanted)
-    )
+    given_names, wanted_names = dict(named_leaves(given)), dict(named_leaves(wanted))
     remedy = "Make both from the same tree: is one only a part, such as its ['params']?"
     missing = [name for name in wanted_names if name not in given_names]
     extra = [name for name in given_names if name not in wanted_names]
