@@ -15,14 +15,7 @@ from ml_collections import ConfigDict
 from earlyprune_jax import config_checks, references, tasks, user_code
 from earlyprune_jax.config_files import load_file, names, short_name
 from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
-from earlyprune_jax.spec_sections import (
-    KEYS,
-    MEANINGS,
-    REFERENCES,
-    SECTIONS,
-    SWEPT_BY,
-    decides,
-)
+from earlyprune_jax.spec_sections import KEYS, MEANINGS, REFERENCES, SECTIONS, SWEPT_BY, decides
 from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, unexpected
 
 __all__ = ["load_file", "names", "parse", "resolve", "short_name"]
@@ -286,12 +279,10 @@ def _convert(name: str, value: Any) -> Any:
 
 
 def _canonical(reference: str) -> str:
-    if not reference or reference.partition(":")[0] in references.RESERVED:
-        return reference
-    try:
-        return str(references.parse(reference))
-    except InvalidInput:
-        return reference  # The key's own check names the problem.
+    with contextlib.suppress(InvalidInput):  # The key's own check names the problem.
+        if reference.partition(":")[0] not in references.RESERVED:
+            return str(references.parse(reference))
+    return reference
 
 
 def _type_name(kind: Any) -> str:

@@ -225,34 +225,28 @@ def _check_num_examples(spec: RunSpec) -> list[str]:
 @_needs("fork", "data.validation_fraction")
 def _check_grid(spec: RunSpec) -> list[str]:
     """Finds axes that contradict one another."""
-    fork = spec.fork
-    demands = []
-    if fork.comparisons:
+    fork, problems = spec.fork, []
+    if fork.comparisons and fork.num_replicates < 2:
         remedy = "Replicates are what is compared: paper B takes 3; or empty fork.comparisons."
         allowed = "to be at least 2 with fork.comparisons"
-        demands.append(("fork.num_replicates", fork.num_replicates >= 2, allowed, remedy))
-    if fork.search == "all":
+        problems.append(expected("fork.num_replicates", fork.num_replicates, allowed, remedy))
+    if fork.search == "all" and fork.max_cells:
         remedy = "Set fork.search=coarse_to_fine, or list fewer epochs and sparsities."
         allowed = "to be 0 with fork.search=all"
-        demands.append(("fork.max_cells", fork.max_cells == 0, allowed, remedy))
-    else:
+        problems.append(expected("fork.max_cells", fork.max_cells, allowed, remedy))
+    if fork.search != "all" and not (held := spec.data.validation_fraction):
         remedy = "A search chooses by validation, never on the test set: hold some examples out."
         allowed = f"to be above 0 with fork.search={fork.search}"
-        held_out = spec.data.validation_fraction > 0
-        demands.append(("data.validation_fraction", held_out, allowed, remedy))
-    if "custom" not in fork.retraining:
+        problems.append(expected("data.validation_fraction", held, allowed, remedy))
+    if "custom" not in fork.retraining and fork.length:
         remedy = "Add custom to fork.retraining, or set fork.length=0."
-        demands.append(("fork.length", fork.length == 0, "to be 0 without custom", remedy))
-    if fork.when == "trigger":
-        remedy = "It belongs to a grid of forks, fork.when=epochs."
-        for name, nothing in (("comparisons", ()), ("baselines", ()), ("search", "all")):
+        problems.append(expected("fork.length", fork.length, "to be 0 without custom", remedy))
+    for name, nothing in (("comparisons", ()), ("baselines", ()), ("search", "all")):
+        if fork.when == "trigger" and (value := getattr(fork, name)) != nothing:
+            remedy = "It belongs to a grid of forks, fork.when=epochs."
             allowed = f"to be {nothing or 'empty'} with fork.when=trigger"
-            demands.append((f"fork.{name}", getattr(fork, name) == nothing, allowed, remedy))
-    return [
-        expected(key, spec.value(key), allowed, remedy)
-        for key, is_right, allowed, remedy in demands
-        if not is_right
-    ]
+            problems.append(expected(f"fork.{name}", value, allowed, remedy))
+    return problems
 
 
 @_needs("train.num_epochs", "optim.learning_rate", "schedule", "fork", spoils=("fork.epochs",))

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
-KEYED = ("config", "slurm")
-"""`--config.SECTION.KEY=VALUE` and `--slurm.KEY=VALUE`."""
 SWITCHES = ("dry_run", "measure", "slurm", "distributed")
 VALUES: dict[str, tuple[type, str | None]] = {
     "config": (str, None),
@@ -110,7 +108,7 @@ def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]],
         >>> problems
         ['Unknown argument --x. See --help.']
     """
-    given: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KEYED}
+    given: dict[str, list[tuple[str, str]]] = {"config": [], "slurm": []}
     problems = []
     remaining = iter(arguments)
     for argument in remaining:

@@ -14,12 +14,7 @@ from typing import Any
 
 from earlyprune_jax.validate import unexpected
 
-FOLDERS = {
-    "trunk": "trunks",
-    "fork": "forks",
-    "online": "online",
-    "comparison": "comparisons",
-}
+FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
 """Kind of member -> its folder in a workdir. `online` is a run that prunes itself."""
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
 

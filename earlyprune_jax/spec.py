@@ -14,20 +14,7 @@ from typing import Any
 
 from earlyprune_jax import user_code
 from earlyprune_jax.references import frozen
-from earlyprune_jax.spec_sections import (
-    KEYS,
-    SECTIONS,
-    DataSpec,
-    ForkSpec,
-    ModelSpec,
-    OptimSpec,
-    PruningSpec,
-    ScheduleSpec,
-    SignalSpec,
-    TaskSpec,
-    TrainSpec,
-    decides,
-)
+from earlyprune_jax.spec_sections import KEYS, SECTIONS, Sections, decides
 from earlyprune_jax.validate import unexpected
 
 Row = tuple[tuple[str, Any], ...]
@@ -53,10 +40,7 @@ class Setting:
     @property
     def trunk(self) -> "Setting":
         """Returns what decides a trunk: trunks of two settings that differ elsewhere are one."""
-        kinds = ("data", "trunk")
-        return Setting(
-            tuple((name, value) for name, value in self.values if decides(name) in kinds)
-        )
+        return Setting(tuple(row for row in self.values if decides(row[0]) in ("data", "trunk")))
 
     def words(self) -> str:
         """Writes the setting in words.
@@ -97,7 +81,7 @@ def combined(axes: tuple[Axis, ...]) -> tuple[Setting, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSpec:
+class RunSpec(Sections):
     """A whole experiment: one trunk a setting and seed, and every fork of the grid.
 
     Attributes:
@@ -112,15 +96,6 @@ class RunSpec:
         40
     """
 
-    data: DataSpec
-    model: ModelSpec
-    task: TaskSpec
-    train: TrainSpec
-    optim: OptimSpec
-    schedule: ScheduleSpec
-    pruning: PruningSpec
-    fork: ForkSpec
-    signals: SignalSpec
     sweep: tuple[Axis, ...] = ()
     code: tuple[tuple[str, str], ...] = ()
     folder: str = ""
@@ -142,9 +117,7 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data: section -> key -> value, tuples as lists; `sweep` where keys are
         swept."""
-        values: dict[str, Any] = {
-            name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS
-        }
+        values = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
         for axis in self.sweep:
             swept = values.setdefault("sweep", {})
             if len(axis[0]) > 1:

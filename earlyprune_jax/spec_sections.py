@@ -281,17 +281,22 @@ class SignalSpec:
     min_eigenvalues: int = key(within(0), decides="trunk")
 
 
-SECTIONS: dict[str, Any] = {
-    "data": DataSpec,
-    "model": ModelSpec,
-    "task": TaskSpec,
-    "train": TrainSpec,
-    "optim": OptimSpec,
-    "schedule": ScheduleSpec,
-    "pruning": PruningSpec,
-    "fork": ForkSpec,
-    "signals": SignalSpec,
-}
+@dataclasses.dataclass(frozen=True)
+class Sections:
+    """All sections of a config."""
+
+    data: DataSpec
+    model: ModelSpec
+    task: TaskSpec
+    train: TrainSpec
+    optim: OptimSpec
+    schedule: ScheduleSpec
+    pruning: PruningSpec
+    fork: ForkSpec
+    signals: SignalSpec
+
+
+SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Sections)}
 """Section -> its dataclass."""
 
 KEYS: dict[str, Any] = {

@@ -170,8 +170,7 @@ def _imported(name: str) -> set[str]:
     waiting = [name]
     while waiting:
         current = waiting.pop()
-        file = None if current in modules else user_file(current)
-        if file is None:
+        if current in modules or (file := user_file(current)) is None:
             continue
         modules.add(current)
         waiting += _written_imports(file, current) + _bound_modules(current)
@@ -209,10 +208,9 @@ def _written_imports(file: str, name: str) -> list[str]:
 
 
 def _absolute(name: str, package: str) -> str:
-    try:
+    with contextlib.suppress(ImportError):  # beyond the topmost package
         return importlib.util.resolve_name(name, package)
-    except ImportError:  # beyond the topmost package
-        return ""
+    return ""
 
 
 def _bound_modules(name: str) -> list[str]:

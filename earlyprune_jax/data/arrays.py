@@ -44,14 +44,10 @@ import numpy as np
 
 from earlyprune_jax import references, user_code
 from earlyprune_jax.data.source import SPLITS, Source, path_behind, stratified_split, take
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import expected, gathering, refuse, shortened, unexpected
 
 # scikit-learn's digits
-
-_NUM_TRAIN = 1200
-_SPLIT_SEED = 0
-_MAX_VALUE = 16
 
 
 def load_digits(spec: DataSpec) -> Source:
@@ -60,9 +56,9 @@ def load_digits(spec: DataSpec) -> Source:
     from sklearn import datasets
 
     values, labels = datasets.load_digits(return_X_y=True)
-    images = np.round(values * (255 / _MAX_VALUE)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    images = np.round(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = np.asarray(labels)
-    train, test = stratified_split(labels, _NUM_TRAIN / len(labels), _SPLIT_SEED)
+    train, test = stratified_split(labels, 1200 / len(labels), seed=0)
     whole = {"images": images, "labels": labels}
     return Source(take(whole, train), take(whole, test), tuple("0123456789"))
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from earlyprune_jax.data.source import SPLITS, Source, path_of
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 IMAGE_SHAPE = (32, 32, 3)

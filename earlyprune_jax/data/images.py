@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from earlyprune_jax.array_types import Array, PRNGKey
 from earlyprune_jax.data.source import Source
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 
 
 def augment(key: PRNGKey, images: Array, *, crop_padding: int, horizontal_flip: bool) -> Array:

@@ -12,18 +12,9 @@ import numpy as np
 
 from earlyprune_jax import references
 from earlyprune_jax.data import arrays, cifar
-from earlyprune_jax.data.source import (
-    SPLITS,
-    Source,
-    are_class_numbers,
-    class_shares,
-    named_leaves,
-    num_examples,
-    outline_of,
-    split,
-    training_shares,
-)
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.data import source as sources
+from earlyprune_jax.data.source import SPLITS, Source, named_leaves, num_examples
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, gathering, refuse, unknown_choice
 
 Look = Callable[[DataSpec], Source]
@@ -85,10 +76,10 @@ def shapes(spec: DataSpec) -> dict[str, Any]:
     problems, source = _examine(spec)
     refuse(problems)
     assert source is not None
-    validation, train = (int(shares.sum()) for shares in training_shares(source, spec))
+    validation, train = (int(shares.sum()) for shares in sources.training_shares(source, spec))
     splits = {"train": (source.train, train), "validation": (source.train, validation)}
     splits["test"] = (source.test, round(spec.test_fraction * num_examples(source.test)))
-    return {name: outline_of(rows, num) for name, (rows, num) in splits.items() if num}
+    return {name: sources.outline_of(rows, num) for name, (rows, num) in splits.items() if num}
 
 
 def load(spec: DataSpec) -> dict[str, Any]:
@@ -102,7 +93,7 @@ def load(spec: DataSpec) -> dict[str, Any]:
         >>> {name: len(rows["labels"]) for name, rows in loaded.items()}
         {'train': 540, 'validation': 120, 'test': 597}
     """
-    return split(read(spec), spec)
+    return sources.split(read(spec), spec)
 
 
 def read(spec: DataSpec) -> Source:
@@ -155,21 +146,18 @@ def source_key(spec: DataSpec) -> tuple[str, str, int]:
 
 def _source_of(name: str) -> tuple[Look, Look]:
     prefix, colon, _ = name.partition(":")
-    if references.is_import_path(name):
-        return _SOURCES["module:function"]
-    if prefix + colon not in _SOURCES:
+    kind = "module:function" if references.is_import_path(name) else prefix + colon
+    if kind not in _SOURCES:
         choices = [known + "PATH" * known.endswith(":") for known in _SOURCES]
         raise InvalidInput([unknown_choice("data.name", name, choices)])
-    return _SOURCES[prefix + colon]
+    return _SOURCES[kind]
 
 
 def _examine(spec: DataSpec) -> tuple[list[str], Source | None]:
     """Finds all problems that need no reading; the outline of the source where there is one."""
     problems: list[str] = []
-    source = None
-    if spec.name in cifar.NUM_CLASSES:
-        # Where the directory is of no use, the keys are compared with the official set.
-        source = cifar.official_outline(spec)
+    # Where a CIFAR directory is of no use, the keys are compared with the official set.
+    source = cifar.official_outline(spec) if spec.name in cifar.NUM_CLASSES else None
     try:
         with gathering(problems):
             outline, _ = _source_of(spec.name)
@@ -277,7 +265,7 @@ def _label_demands(array: Any, num_classes: int) -> list[Demand]:
     """Labels of images, whose values lie in [0, num_classes) unless that is below 2."""
     store = "Store class numbers: y.astype(np.int32)."
     outside: list[int] = []
-    if num_classes >= 2 and are_class_numbers(array):
+    if num_classes >= 2 and sources.are_class_numbers(array):
         outside = [value for value in np.unique(array).tolist() if not 0 <= value < num_classes]
     shown = [*outside[:2], "...", outside[-1]] if len(outside) > 4 else outside
     return [
@@ -346,8 +334,8 @@ def _fraction_demands(spec: DataSpec, source: Source) -> list[Demand]:
     held, drawn = spec.validation_fraction, (spec.train_fraction, spec.test_fraction)
     if not (0 <= held < 1 and all(0 < fraction <= 1 for fraction in drawn)):
         return []  # the key's own range check says so
-    validation, train = training_shares(source, spec)
-    test = class_shares([num_examples(source.test)], spec.test_fraction)
+    validation, train = sources.training_shares(source, spec)
+    test = sources.class_shares([num_examples(source.test)], spec.test_fraction)
     demands = []
     for key, rows, shares in (
         ("test_fraction", source.test, test),

@@ -27,17 +27,8 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from earlyprune_jax.data.cifar import (
-    NUM_CLASSES,
-    RECORD_FORMAT,
-    directory_of,
-    find,
-    prepare_command,
-)
-from earlyprune_jax.validate import InvalidInput, refuse, unexpected, unknown_choice
-
-_CHUNK_BYTES = 1 << 20
-_TIMEOUT_SECONDS = 30
+from earlyprune_jax.data import cifar
+from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
 
 
 class Archive(NamedTuple):
@@ -85,11 +76,12 @@ def prepare(
         ...     print(error)
         Expected name='cifar1O' to be one of cifar10, cifar100. Did you mean 'cifar10'?
     """
-    refuse([] if name in NUM_CLASSES else [unknown_choice("name", name, list(NUM_CLASSES))])
+    if name not in cifar.NUM_CLASSES:
+        raise InvalidInput([unknown_choice("name", name, list(cifar.NUM_CLASSES))])
     archive = archive or official(name)
     data_dir = Path(data_dir).expanduser().absolute()
-    path = directory_of(name, data_dir)
-    if find(name, data_dir) is not None:
+    path = cifar.directory_of(name, data_dir)
+    if cifar.find(name, data_dir) is not None:
         return path
     with tempfile.TemporaryDirectory() as scratch:
         # Before any folder is made in `data_dir`: a wrong file must leave no trace there.
@@ -102,7 +94,7 @@ def prepare(
             _write(name, data_dir, Path(scratch) / "extracted")
         except OSError as error:
             # Another process may have been first; its files are as good as these.
-            if not data_dir.is_dir() or find(name, data_dir) is None:
+            if not data_dir.is_dir() or cifar.find(name, data_dir) is None:
                 allowed = f"to be a directory that can be written ({error})"
                 remedy = "It needs about 0.5 GB; if you name another, set data.data_dir to it."
                 raise unexpected("data_dir", str(data_dir), allowed, remedy) from error
@@ -141,7 +133,7 @@ def _write(name: str, data_dir: Path, extracted: Path) -> None:
 
     FromArchive.name = name
     tfds.disable_progress_bar()
-    builder = FromArchive(data_dir=data_dir, file_format=RECORD_FORMAT)
+    builder = FromArchive(data_dir=data_dir, file_format=cifar.RECORD_FORMAT)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_dir=extracted, download_config=config)
@@ -199,12 +191,12 @@ def _download(name: str, archive: Archive, path: Path) -> Path:
     """
     print(f"Downloading {archive.url}", file=sys.stderr)
     try:
-        with urlopen(archive.url, timeout=_TIMEOUT_SECONDS) as response, path.open("wb") as file:
-            shutil.copyfileobj(response, file, _CHUNK_BYTES)
+        with urlopen(archive.url, timeout=30) as response, path.open("wb") as file:
+            shutil.copyfileobj(response, file, 1 << 20)
     except (OSError, HTTPException) as error:
         remedy = (
             "Without a network here, fetch that file elsewhere and run "
-            f"{prepare_command(name, 'DIR --archive FILE')}, then set data.data_dir=DIR."
+            f"{cifar.prepare_command(name, 'DIR --archive FILE')}, then set data.data_dir=DIR."
         )
         allowed = f"to be fetched ({error})"
         raise unexpected(f"archive of {name}", archive.url, allowed, remedy) from error
@@ -218,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Prepares CIFAR as a TFDS directory from the official archive, without "
         "TensorFlow.",
     )
-    parser.add_argument("name", choices=tuple(NUM_CLASSES))
+    parser.add_argument("name", choices=tuple(cifar.NUM_CLASSES))
     parser.add_argument("data_dir", type=Path, metavar="DIR", help="to give as data.data_dir")
     archive_help = "the archive, fetched before; default: download it"
     parser.add_argument("--archive", type=Path, metavar="FILE", help=archive_help)

@@ -6,6 +6,7 @@ exact totals, and every class is within one example of its share.
 
 import dataclasses
 import hashlib
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from earlyprune_jax.array_types import Array, PRNGKey
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "test")
@@ -137,10 +138,7 @@ def _lock(arrays: Any) -> Any:
 
 def path_of(text: str) -> Path:
     """Returns a path that the user gives, with ~ expanded where there is such a home."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
+    return Path(os.path.expanduser(text))  # noqa: PTH111, Path's own raises without a home
 
 
 def path_behind(spec: DataSpec) -> Path:

@@ -5,6 +5,7 @@ A further network is an entry of `ARCHITECTURES`; a further family, of another b
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -21,25 +22,20 @@ from flax import traverse_util
 
 from earlyprune_jax import references, validate
 from earlyprune_jax.array_types import Variables
-from earlyprune_jax.models.resnet import (
-    NORMAL_FAN_IN,
-    NORMAL_FAN_OUT,
-    UNIFORM_FAN_IN,
-    Family,
-    ResNet,
-)
+from earlyprune_jax.models import resnet
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.validate import InvalidInput, expected, refuse, unexpected
 
 KEY = "model.name"
-_OPTION_A = Family(False, "pad", NORMAL_FAN_IN, NORMAL_FAN_IN)
-_RESNET18 = Family(False, "conv_norm", UNIFORM_FAN_IN, UNIFORM_FAN_IN)
-_PRERESNET = Family(True, "conv", NORMAL_FAN_OUT, UNIFORM_FAN_IN)
-_BOTTLENECK = Family(True, "conv", NORMAL_FAN_OUT, UNIFORM_FAN_IN, bottleneck=True)
-_DEPTHS = (20, 38, 44, 56, 110)
+_OPTION_A = resnet.Family(False, "pad", resnet.NORMAL_FAN_IN, resnet.NORMAL_FAN_IN)
+_RESNET18 = resnet.Family(False, "conv_norm", resnet.UNIFORM_FAN_IN, resnet.UNIFORM_FAN_IN)
+_PRERESNET = resnet.Family(True, "conv", resnet.NORMAL_FAN_OUT, resnet.UNIFORM_FAN_IN)
+_BOTTLENECK = dataclasses.replace(_PRERESNET, bottleneck=True)
+_DEEP = {d: _BOTTLENECK if d >= 44 else _PRERESNET for d in (20, 38, 44, 56, 110)}
+"""Depth of a pre-activation network -> its family in code that takes bottlenecks for deep ones."""
 
 
-def _by_depth(depth: int, family: Family, divisor: int = 6) -> dict[str, Any]:
+def _by_depth(depth: int, family: resnet.Family, divisor: int = 6) -> dict[str, Any]:
     # Two convolutions a block, three stages, stem and classifier: depth = 6 n + 2. The published
     # codes divide by 6 or by 9 whatever the block is; the depth in such a name is nominal.
     blocks = (depth - 2) // divisor
@@ -50,15 +46,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     **{f"resnet{d}": _by_depth(d, _OPTION_A) for d in (8, 14)},
     "resnet18": {"family": _RESNET18, "blocks_per_stage": 2, "widths": (64, 128, 256, 512)},
     **{f"resnet{d}": _by_depth(d, _OPTION_A) for d in (20, 32, 44, 56, 110)},
-    **{f"preresnet{d}": _by_depth(d, _PRERESNET) for d in (8, 14, *_DEPTHS)},
-    **{
-        f"preresnet{d}_rethinking": _by_depth(d, _BOTTLENECK if d >= 44 else _PRERESNET, 9)
-        for d in _DEPTHS
-    },
-    **{
-        f"preresnet{d}_lottery": _by_depth(d, _BOTTLENECK if d >= 44 else _PRERESNET)
-        for d in _DEPTHS
-    },
+    **{f"preresnet{d}": _by_depth(d, _PRERESNET) for d in (8, 14, *_DEEP)},
+    **{f"preresnet{d}_rethinking": _by_depth(d, family, 9) for d, family in _DEEP.items()},
+    **{f"preresnet{d}_lottery": _by_depth(d, family) for d, family in _DEEP.items()},
 }
 """What a name fixes: arguments of `ResNet`, widths at a multiplier of 1."""
 
@@ -127,7 +117,7 @@ def build(
     refuse(check(name) + _argument_problems(num_classes, width_multiplier, dtype))
     options = dict(ARCHITECTURES[name])
     widths = scaled(options.pop("widths"), width_multiplier)
-    return ResNet(int(num_classes), widths, dtype=jnp.dtype(dtype), **options)
+    return resnet.ResNet(int(num_classes), widths, dtype=jnp.dtype(dtype), **options)
 
 
 def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Module]:
@@ -212,13 +202,7 @@ _PRERESNET_NAMES = {**_NAMES, "classifier": "fc", "final_norm": "bn"}
 _PRERESNET_NAMES |= {"shortcut_conv": "downsample.0"}
 """What the published code of the two families calls a module, where that is another name."""
 
-_LEAF_NAMES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 _TO_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 _FROM_TORCH_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
@@ -309,7 +293,7 @@ def _torch_key(path: Path, module_names: Mapping[str, str]) -> str:
     """("params", "stage1_block0", "norm2", "scale") -> "layer1.0.bn2.weight"."""
     _, *modules, leaf = path
     parts = [module_names.get(module, module) for module in modules]
-    key = ".".join([*parts, _LEAF_NAMES[leaf]])
+    key = ".".join([*parts, _LEAF_NAMES.get(leaf, leaf)])
     return re.sub(r"^stage(\d+)_block(\d+)", r"layer\1.\2", key).replace(".norm", ".bn")
 
 
@@ -335,7 +319,7 @@ def _expected_arrays(
     ]
     # Never decreasing, because the parameter-free shortcut only adds channels.
     sizes = {"num_classes": num_classes, "widths": tuple(itertools.accumulate(widths, max))}
-    module = ResNet(**(options | sizes))
+    module = resnet.ResNet(**(options | sizes))
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     abstract = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
     table = {}

@@ -197,18 +197,16 @@ class Block(nn.Module):
         if self.family.bottleneck:
             layers = [(self.features, 1, 1), layers[0], (EXPANSION * self.features, 1, 1)]
         shortcut = self._shortcut(x, layers[-1][0], train)
+        pre_activation = self.family.pre_activation
         for index, (features, size, stride) in enumerate(layers, start=1):
             normalise = norm(train, self.dtype, f"norm{index}")
             convolve = conv(
                 features, size, stride, self.family.kernel_init, self.dtype, f"conv{index}"
             )
-            if self.family.pre_activation:
-                x = convolve(nn.relu(normalise(x)))
-            elif index < len(layers):
-                x = nn.relu(normalise(convolve(x)))
-            else:
-                x = normalise(convolve(x))
-        return x + shortcut if self.family.pre_activation else nn.relu(x + shortcut)
+            x = convolve(nn.relu(normalise(x))) if pre_activation else normalise(convolve(x))
+            if not pre_activation and index < len(layers):
+                x = nn.relu(x)
+        return x + shortcut if pre_activation else nn.relu(x + shortcut)
 
     def _shortcut(self, x: Array, features: int, train: bool) -> Array:
         if self.stride == 1 and x.shape[-1] == features:

@@ -25,7 +25,6 @@ Counts = Counter[Source]
 
 INPUT = -1
 CONSTANT: Source = frozenset()
-PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[str, int]:
@@ -123,7 +122,7 @@ def _walk(jaxpr: Any, sources: Sequence[Source], times: int, counts: Counts) -> 
 def _results(eqn: Any, operands: Sources, times: int, counts: Counts) -> Sources:
     """Adds the products of an equation, and finds the sources of its results."""
     name, everything = eqn.primitive.name, CONSTANT.union(*operands)
-    if name in PRODUCTS:
+    if name in ("dot_general", "conv_general_dilated"):
         from_inputs = [INPUT in source for source in operands]
         if any(from_inputs):
             weight = CONSTANT if all(from_inputs) else operands[from_inputs.index(False)]

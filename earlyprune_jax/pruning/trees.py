@@ -29,16 +29,10 @@ def path_name(path: tuple[Any, ...]) -> str:
         >>> path_name((jax.tree_util.DictKey("kernel"), jax.tree_util.GetAttrKey("value")))
         'kernel'
     """
-    if (
-        len(path) > 1
-        and path[-1] in _VARIABLE_FIELDS
-        and isinstance(path[-2], jax.tree_util.DictKey)
-    ):
-        path = path[:-1]
+    match path:
+        case [*_, jax.tree_util.DictKey(), jax.tree_util.GetAttrKey(name="value" | "raw_value")]:
+            path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-_VARIABLE_FIELDS = (jax.tree_util.GetAttrKey("value"), jax.tree_util.GetAttrKey("raw_value"))
 
 
 def is_weight(leaf: Any) -> bool:
@@ -174,9 +168,7 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
     if isinstance(given, str) or callable(given) and jax.tree.leaves(given) == [given]:
         remedy = "A name or a function is no tree: call it, and give what it returns."
         return [expected(thing, given, "to be a tree like the parameters", remedy)]
-    given_names, wanted_names = (
-        [name for name, _ in named_leaves(tree)] for tree in (given, wanted)
-    )
+    given_names, wanted_names = dict(named_leaves(given)), dict(named_leaves(wanted))
     remedy = "Make both from the same tree: is one only a part, such as its ['params']?"
     missing = [name for name in wanted_names if name not in given_names]
     extra = [name for name in given_names if name not in wanted_names]

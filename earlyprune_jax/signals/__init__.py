@@ -24,7 +24,7 @@ from earlyprune_jax.signals.spectral import random_distance as random_distance
 from earlyprune_jax.signals.trajectories import early_bird_distance as early_bird_distance
 from earlyprune_jax.signals.trajectories import mask_distance as mask_distance
 from earlyprune_jax.signals.trajectories import weight_change as weight_change
-from earlyprune_jax.spec import SignalSpec
+from earlyprune_jax.spec_sections import SignalSpec
 
 NAMES = ("fisher_trace", "kl_uniform", "random_distance", "gradient_norm")
 """Signals of one state, by the names configs use; `training.measurement` adds those that compare

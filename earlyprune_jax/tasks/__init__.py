@@ -18,7 +18,8 @@ from typing import Any
 from earlyprune_jax import data, models, references
 from earlyprune_jax.metrics import Metric as Metric  # As in JAX: for others.
 from earlyprune_jax.signals.signal import Network as Network
-from earlyprune_jax.spec import DataSpec, RunSpec
+from earlyprune_jax.spec import RunSpec
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.tasks.batching import Batches as Batches
 from earlyprune_jax.tasks.batching import Batching as Batching
 from earlyprune_jax.tasks.batching import bucketed as bucketed

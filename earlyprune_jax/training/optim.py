@@ -12,7 +12,7 @@ import optax
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params
 from earlyprune_jax.pruning.trees import path_name
-from earlyprune_jax.spec import OptimSpec
+from earlyprune_jax.spec_sections import OptimSpec
 from earlyprune_jax.validate import expected, refuse, unexpected
 
 KEY = "optim.name"

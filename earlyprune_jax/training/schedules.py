@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from earlyprune_jax import references
-from earlyprune_jax.spec import ScheduleSpec
+from earlyprune_jax.spec_sections import ScheduleSpec
 from earlyprune_jax.validate import problems_of, unexpected, unknown_choice
 
 KEY = "schedule.name"

@@ -9,15 +9,7 @@ import dataclasses
 import itertools
 import math
 
-from earlyprune_jax.triggers.trigger import (
-    Firing,
-    History,
-    Trigger,
-    fires_at,
-    is_finite,
-    measured,
-    option,
-)
+from earlyprune_jax.triggers.trigger import Firing, History, Trigger, fires_at, measured, option
 from earlyprune_jax.validate import InvalidInput, expected, refuse, within
 
 
@@ -223,7 +215,7 @@ class Plateau(Trigger, name="plateau", example="plateau(train_loss, patience=5)"
             window = [value for _, value in points[last - self.patience : last + 1]]
             change = max(window) - min(window)
             size = max(abs(value) for value in window)
-            if change == 0 or (is_finite(change) and change < self.min_change * size):
+            if change == 0 or (math.isfinite(change) and change < self.min_change * size):
                 since, epoch = points[last - self.patience][0], points[last][0]
                 share = 100 * change / size if size else 0.0
                 reason = f"{self.column} varied by {share:.2g} % over epochs {since} to {epoch}"

@@ -5,19 +5,11 @@ import dataclasses
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from earlyprune_jax import references
+from earlyprune_jax import references, validate
 from earlyprune_jax.references import Reference, Written
 from earlyprune_jax.triggers.rules import RULES, Combination
 from earlyprune_jax.triggers.trigger import Trigger, check_column, check_options, kind_of
-from earlyprune_jax.validate import (
-    InvalidInput,
-    expected,
-    gathering,
-    nearest,
-    problems_of,
-    unexpected,
-    unknown_choice,
-)
+from earlyprune_jax.validate import InvalidInput, expected, gathering, nearest, unexpected
 
 EXAMPLE = "Write it like peak(fisher_trace, patience=2) or first(early_bird(), epoch(20))."
 
@@ -59,7 +51,7 @@ def check(text: str, columns: Iterable[str]) -> list[str]:
         >>> check("peak(fisher_trac)", ["fisher_trace", "test_loss"])
         ["Expected column='fisher_trac' to be one of fisher_trace. Did you mean 'fisher_trace'?"]
     """
-    return problems_of(lambda: parse(text, columns))
+    return validate.problems_of(lambda: parse(text, columns))
 
 
 def _rule(written: Any, choices: Collection[str] | None, problems: list[str]) -> Trigger | None:
@@ -124,7 +116,8 @@ def _options(
     options: dict[str, Any] = {}
     for name, value in (*zip(fields, written.arguments[:1], strict=False), *written.options):
         if name not in fields:
-            problems.append(unknown_choice(f"option of {rule.name}", name, tuple(fields)))
+            thing = f"option of {rule.name}"
+            problems.append(validate.unknown_choice(thing, name, tuple(fields)))
         elif name in options:
             problems.append(expected(f"{rule.name}({name})", value, "to be given once"))
         else:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 
 
 @pytest.fixture(name="make_spec")

@@ -12,7 +12,7 @@ import pytest
 
 from earlyprune_jax import data
 from earlyprune_jax.data.prepare import Archive, prepare
-from earlyprune_jax.spec import DataSpec
+from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import InvalidInput
 
 CHANNELS = {"cifar10": 3, "cifar100": 3}

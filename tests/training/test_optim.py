@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from earlyprune_jax.spec import OptimSpec
+from earlyprune_jax.spec_sections import OptimSpec
 from earlyprune_jax.training import optim
 from earlyprune_jax.validate import InvalidInput
 

@@ -8,7 +8,7 @@ import pytest
 
 from configs import digits
 from earlyprune_jax import config
-from earlyprune_jax.spec import ScheduleSpec
+from earlyprune_jax.spec_sections import ScheduleSpec
 from earlyprune_jax.training import retraining, schedules
 from earlyprune_jax.training.schedules import RunSchedule
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from earlyprune_jax.signals import Network, ProbeSignal
-from earlyprune_jax.spec import OptimSpec
+from earlyprune_jax.spec_sections import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
 from earlyprune_jax.training import optim, state
 from earlyprune_jax.training.execution import runner
