@@ -83,6 +83,10 @@ class Runs:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def __iter__(self) -> Iterator[Any]:
+        """Yields a named tuple per run."""
+        return each(self.frame)
+
     @property
     def metric(self) -> Metric:
         """The primary metric."""
