@@ -10,13 +10,13 @@
     checkpoint    whole or not at all, with a SHA-256 over all leaves; the only user of Orbax
     multihost     one run over many processes
 
-Learning rates are arguments of the step, not constants in it: trunk and forks of all rules share
-one compilation. After any number of steps of any Optax chain, removed weights and their moments are
-exactly 0. `step` counts from the start of the trunk, in forks too. Replicate 0 of a fork keeps the
-trunk's key: an unpruned fork of rule `continue` is the trunk, bit for bit. Signals are measured in
-evaluation mode, in float32. On CPU an epoch is a Python loop over the jitted step, for XLA's CPU
-backend is some 50 times slower at convolutions inside `lax.scan`; on GPU and TPU it is a scan. The
-two forms differ in the last bits; env.json records which one ran.
+Learning rates are arguments of the step, not constants in it: trunk and forks, however retrained,
+share one compilation. After any number of steps of any Optax chain, removed weights and their
+moments are exactly 0. `step` counts from the start of the trunk, in forks too. Replicate 0 of a
+fork keeps the trunk's key: an unpruned fork of retraining `continue` is the trunk, bit for bit.
+Signals are measured in evaluation mode, in float32. On CPU an epoch is a Python loop over the
+jitted step, for XLA's CPU backend is some 50 times slower at convolutions inside `lax.scan`; on GPU
+and TPU it is a scan. The two forms differ in the last bits; env.json records which one ran.
 
 A run diverges at a non-finite training loss, weight or evaluated metric; that is recorded with
 epoch and step, and nothing of that epoch is kept. Its epoch is recorded before its checkpoint is
