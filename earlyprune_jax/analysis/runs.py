@@ -237,6 +237,9 @@ def best_entry(
         metric: says which direction is better.
         split: validation or test.
 
+    Returns:
+        The epoch's entry.
+
     Example:
         >>> values = {1: 0.5, 2: None, 3: 0.2, 4: 0.2}
         >>> entries = [{"epoch": epoch, "test_loss": loss} for epoch, loss in values.items()]

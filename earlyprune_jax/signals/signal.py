@@ -147,7 +147,15 @@ def image_problems(images: Any) -> list[str]:
 
 
 def label_problems(labels: Any, count: int, num_classes: int | None = None) -> list[str]:
-    """Says why these are no labels of so many examples, in [0, num_classes) where that is known.
+    """Says why these are no labels of so many examples.
+
+    Args:
+        labels: integers [count], or anything else.
+        count: of examples.
+        num_classes: C; None where it is not known yet.
+
+    Returns:
+        A sentence, or none.
 
     Example:
         >>> label_problems(np.array([0, 3]), 2, num_classes=3)

@@ -185,19 +185,50 @@ class NM:
         return 1 - self.kept / self.group
 
     def check(self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int) -> list[str]:
-        """Finds problems as `Blocks.check`: N:M, its axis, other options than its own."""
+        """Finds what is wrong with N:M, its axis, or options that are not its own.
+
+        Args:
+            shapes: path -> shape of every prunable leaf.
+            sparsity: 1 - N/M, or 0.
+            scope: as of `Blocks.check`.
+            min_kept: likewise.
+
+        Returns:
+            The problems, a sentence each.
+        """
         problems = self._check_options(sparsity, scope, min_kept)
         return problems or [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
 
     def counts(
         self, shapes: Shapes, sparsity: Sparsity, scope: str, min_kept: int
     ) -> tuple[int, ...]:
-        """Counts how many of each group go, for every leaf; see `Blocks.counts`."""
+        """Counts the weights of each group that go.
+
+        Args:
+            shapes: path -> shape of every prunable leaf.
+            sparsity: 1 - N/M, or 0.
+            scope: not looked at.
+            min_kept: not looked at.
+
+        Returns:
+            One number a leaf.
+        """
         del scope, min_kept
         return (self.group - self.kept if sparsity else 0,) * len(shapes)
 
     def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
-        """Marks the weights that stay; see `Blocks.masks`."""
+        """Marks the weights that stay.
+
+        Args:
+            scores: of the prunable leaves.
+            counts: of `counts`, which may be traced.
+            scope: not looked at.
+            min_kept: not looked at.
+            xp: NumPy, or `jax.numpy` inside jit.
+
+        Returns:
+            A bool array a leaf, True = kept.
+        """
         del scope, min_kept
         return [self._mask(leaf, count, xp) for leaf, count in zip(scores, counts, strict=True)]
 

@@ -117,7 +117,7 @@ def _tried_at_zero(
     return vanishes, breaks
 
 
-def convolution(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _convolution(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Sums over input channels and window; depthwise: an input channel and its outputs go
     together."""
     lhs, rhs = inputs
@@ -147,7 +147,7 @@ def convolution(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list
     return [result]
 
 
-def dot_general(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _dot_general(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Sums over the contracted axes; batch axes line up, free axes pass."""
     lhs, rhs = inputs
     (lhs_summed, rhs_summed), (lhs_batch, rhs_batch) = eqn.params["dimension_numbers"]
@@ -165,7 +165,7 @@ def dot_general(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list
     return [Tensor(tuple(axes), tuple(zeros), lhs.all_zero or rhs.all_zero)]
 
 
-def reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Keeps whole what it reduces over: fewer channels would have another mean or maximum."""
     (tensor,), name = inputs, eqn.primitive.name
     reduced = eqn.params["dimensions" if name == "squeeze" else "axes"]
@@ -174,7 +174,7 @@ def reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[T
     return [tensor.select(left, keeps_zero=name not in ("argmax", "argmin"))]
 
 
-def broadcast_in_dim(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _broadcast_in_dim(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Gives new and stretched axes ids of their own."""
     (tensor,) = inputs
     result = graph.fresh(eqn.params["shape"], all_zero=tensor.all_zero)
@@ -186,12 +186,12 @@ def broadcast_in_dim(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) ->
     return [result]
 
 
-def transpose(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _transpose(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Permutes the axes."""
     return [inputs[0].select(eqn.params["permutation"])]
 
 
-def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Passes axes that stay, and the largest of merged ones; keeps split axes whole."""
     (tensor, *sizes), shape = inputs, tuple(eqn.params["new_sizes"])
     if sizes or eqn.params["dimensions"] is not None or 0 in shape:
@@ -227,7 +227,7 @@ def reshape(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
     return [result]
 
 
-def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Gives padding ids of its own, zero where the padding value is."""
     tensor, value = inputs
     axes, zeros = [], []
@@ -247,7 +247,7 @@ def pad(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]
     return [Tensor(tuple(axes), tuple(zeros), tensor.all_zero and value.all_zero)]
 
 
-def slice_(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _slice(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Keeps the ids of the indices taken."""
     (result,), starts = inputs, eqn.params["start_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
@@ -257,14 +257,14 @@ def slice_(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [result]
 
 
-def split(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _split(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Cuts one axis into runs."""
     (tensor,), axis = inputs, eqn.params["axis"]
     starts = np.cumsum(eqn.params["sizes"])[:-1]
     return [tensor.take(axis, run) for run in np.split(np.arange(tensor.shape[axis]), starts)]
 
 
-def concatenate(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _concatenate(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Puts ids in a row along one axis; the others line up."""
     axes, zeros = [], []
     for axis in range(len(inputs[0].shape)):
@@ -276,7 +276,7 @@ def concatenate(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list
     return [Tensor(tuple(axes), tuple(zeros), all(tensor.all_zero for tensor in inputs))]
 
 
-def reverse(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _reverse(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Turns axes around."""
     # A new tensor even where no axis turns: each stands for one value.
     result = inputs[0].select(range(len(inputs[0].shape)))
@@ -285,7 +285,7 @@ def reverse(_: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]
     return [result]
 
 
-def gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Passes axes taken whole (`x[:, ::2]`, a table's features); keeps all others whole."""
     tensor, indices = inputs
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
@@ -303,14 +303,14 @@ def gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tens
     return [_pass_some(graph, eqn, unknown, passing, reason)]
 
 
-def dynamic_slice(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _dynamic_slice(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Passes axes taken whole."""
     tensor, sizes = inputs[0], eqn.params["slice_sizes"]
     passing = {axis: axis for axis, size in enumerate(sizes) if size == tensor.shape[axis]}
     return [_pass_some(graph, eqn, tensor, passing, "is cut by dynamic_slice")]
 
 
-def window_reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+def _window_reduction(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Pools: passes axes with a window of 1, keeps the others whole."""
     (tensor,), shape = inputs, eqn.outvars[0].aval.shape
     windows = zip(eqn.params["window_dimensions"], eqn.params["padding"], strict=True)
@@ -343,19 +343,19 @@ _REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_
 _POOLINGS = ("reduce_window_sum", "reduce_window_max", "reduce_window_min")
 
 RULES: dict[str, Callable[[ChannelGraph, Any, Sequence[Tensor]], list[Tensor]]] = {
-    **dict.fromkeys((*_REDUCTIONS, "argmax", "argmin", "squeeze"), reduction),
-    **dict.fromkeys(_POOLINGS, window_reduction),
-    "broadcast_in_dim": broadcast_in_dim,
-    "concatenate": concatenate,
-    "conv_general_dilated": convolution,
-    "dot_general": dot_general,
-    "dynamic_slice": dynamic_slice,
-    "gather": gather,
-    "pad": pad,
-    "reshape": reshape,
-    "rev": reverse,
-    "slice": slice_,
-    "split": split,
-    "transpose": transpose,
+    **dict.fromkeys((*_REDUCTIONS, "argmax", "argmin", "squeeze"), _reduction),
+    **dict.fromkeys(_POOLINGS, _window_reduction),
+    "broadcast_in_dim": _broadcast_in_dim,
+    "concatenate": _concatenate,
+    "conv_general_dilated": _convolution,
+    "dot_general": _dot_general,
+    "dynamic_slice": _dynamic_slice,
+    "gather": _gather,
+    "pad": _pad,
+    "reshape": _reshape,
+    "rev": _reverse,
+    "slice": _slice,
+    "split": _split,
+    "transpose": _transpose,
 }
 """(graph, equation, operands) -> results; every other primitive is tried as `elementwise`."""
