@@ -12,6 +12,8 @@ import pytest
 
 from earlyprune_jax import main
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 ROOT = Path(__file__).parent.parent
 DEADLINE_SECONDS = 120
 EXIT_CODES = {signal.SIGTERM: main.INTERRUPTED, signal.SIGKILL: -signal.SIGKILL}

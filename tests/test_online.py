@@ -19,6 +19,8 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.validate import InvalidInput
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 MEMBER = online_member()
 COMMON = [("signals.names", "kl_uniform"), ("train.num_epochs", "5")]
 
@@ -159,7 +161,8 @@ def test_an_interrupted_run_decides_and_ends_as_an_uninterrupted_one(
 
 def test_the_preview_says_who_decides_and_what_it_costs_at_most(tiny_npz):
     text = experiment.preview(Study(online(tiny_npz), Path("absent")))
-    assert "epoch(2) decides; dense and pruned part share 5 epochs" in text
+    assert "epoch(2) decides: these are the most epochs" in text
+    assert "share 5 epochs" in text
     assert "Total: 2 runs, 5 epochs" in text
 
 

@@ -12,6 +12,8 @@ from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.validate import InvalidInput
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 
 @pytest.mark.parametrize(
     "name", ["regimes.csv", "regime_cells.csv", "regime_alignment.csv", "regime_baselines.csv"]

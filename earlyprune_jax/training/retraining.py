@@ -131,11 +131,11 @@ def _schedule(
     maximum = max_learning_rate(dense.learning_rate, t, dense.num_epochs)
     match rates:
         case "eq6":
-            return dense.over(num_epochs, maximum).schedule
+            return dense.remade(maximum, num_epochs)
         case "matched_anneal":
             return dense.refitted(maximum, num_epochs)
         case "restart":
-            return dense.over(num_epochs, dense.learning_rate).schedule
+            return dense.remade(dense.learning_rate, num_epochs)
         case "constant":
             return constant
 

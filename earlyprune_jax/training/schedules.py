@@ -130,6 +130,10 @@ class RunSchedule:
         """Returns the same kind of schedule over another length, from another first rate."""
         return dataclasses.replace(self, learning_rate=learning_rate, num_epochs=num_epochs)
 
+    def remade(self, maximum: float, num_epochs: int) -> optax.Schedule:
+        """Makes the same kind of schedule from another first rate, over another length."""
+        return self.over(num_epochs, maximum).schedule
+
     def refitted(self, maximum: float, num_epochs: int) -> optax.Schedule:
         """Makes the schedule of a shorter run that falls from `maximum` to this run's final rate.
 

@@ -22,6 +22,8 @@ from earlyprune_jax.training import criteria, loop
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 QUICK = (("fork.retraining", "constant"), ("fork.constant_num_epochs", "1"))
 
 
@@ -192,7 +194,8 @@ def test_a_network_that_cannot_be_built_fails_and_the_others_train(tiny_npz, tmp
     monkeypatch.setattr(engines, "Engine", sometimes)
     keys = ("pruning.layers", "signals.fisher_layers", "signals.weight_layers")
     networks = ("sweep.model.name", "own_code:Linear,own_code:ConvNet")
-    changes = [*QUICK, ("signals.names", ""), networks, *((key, "all_kernels") for key in keys)]
+    changes = [*QUICK, ("signals.names", ""), ("model.width_multiplier", "1.0"), networks]
+    changes += [(key, "all_kernels") for key in keys]
     spec = config.resolve(tiny_experiment(tiny_npz), changes)
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 1 skipped, 1 failed" in text

@@ -101,59 +101,40 @@ def test_two_workers_finish_a_grid_that_one_process_reports(undisturbed):
     assert sum(line.startswith("fork seed 0 at") for line in text.splitlines()) == 6 * NUM_CELLS
 
 
-def test_killed_workers_change_nothing_in_the_end(tiny_npz, tmp_path, undisturbed):
-    """Workers are killed, each some random time after the grid has moved on."""
+def test_killed_workers_and_a_stopped_command_change_nothing_in_the_end(
+    tiny_npz, tmp_path, undisturbed
+):
+    """Workers are killed, each some random time after the grid has moved on; then SIGTERM stops the
+    command and its workers, and the same command goes on."""
     workdir, rng = tmp_path / "run", random.Random(0)
     process = start(command(tiny_npz, workdir))
     deadline = time.monotonic() + DEADLINE_SECONDS
-    seen = 0
-    for _ in range(NUM_KILLS):
-        while not (num_epochs(workdir) > seen and children(process.pid)):
+
+    def wait_for(epochs: int) -> list[int]:
+        while not (num_epochs(workdir) > epochs and children(process.pid)):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
+        return children(process.pid)
+
+    for _ in range(NUM_KILLS):
+        wait_for(num_epochs(workdir))
         time.sleep(rng.uniform(0, 0.5))
-        seen = num_epochs(workdir)
-        victims = children(process.pid)
-        if victims:
+        if victims := children(process.pid):
             os.kill(rng.choice(victims), signal.SIGKILL)
+    workers = wait_for(num_epochs(workdir) + 2)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 130, text
+    assert text.count("another takes its place") == NUM_KILLS
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    process = start(command(tiny_npz, workdir))
     text, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, text
-    assert text.count("another takes its place") == NUM_KILLS
     assert table(workdir) == table(undisturbed[0])
     for path in workdir.glob("*/*/metrics.jsonl"):
         epochs = [entry["epoch"] for entry in RunRecords(path.parent).epochs()]
         assert epochs == list(range(epochs[0], epochs[0] + 6)), path
     assert not list(workdir.glob("*/*/attempts.json"))
-
-
-def test_a_finished_grid_is_not_trained_again(undisturbed, tiny_npz):
-    workdir, _, _ = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/metrics.jsonl")}
-    process = start(command(tiny_npz, workdir))
-    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 0
-    assert "13 finished" in text
-    assert "epoch 2" not in text.split("Runs:")[0]
-    assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/metrics.jsonl")} == before
-
-
-def test_sigterm_stops_the_workers_too_and_the_same_command_goes_on(
-    tiny_npz, tmp_path, undisturbed
-):
-    workdir = tmp_path / "run"
-    process = start(command(tiny_npz, workdir))
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while num_epochs(workdir) < 8:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    workers = children(process.pid)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    process = start(command(tiny_npz, workdir))
-    process.communicate(timeout=DEADLINE_SECONDS)
-    assert table(workdir) == table(undisturbed[0])
 
 
 def test_cores_are_shared_out_evenly_and_none_twice():

@@ -54,7 +54,7 @@ def message(*args, **options):
         ({"layers": "kernels"}, "layers='kernels' to be one of conv_kernels"),
         ({"key": 3}, "key=3 to be one PRNG key"),
         ({"mutable": ["batch_stats"]}, "apply option mutable"),
-        ({"rngs": {"dropout": KEY}}, "In evaluation mode nothing is random"),
+        ({"rngs": {"dropout": KEY}}, "In evaluation nothing may change or be random"),
     ],
 )
 def test_wrong_options_are_named(options, words):
@@ -157,7 +157,8 @@ def test_training_mode_is_refused():
 def test_active_dropout_is_refused():
     module = nn.Sequential([nn.Dropout(0.5, deterministic=False), DENSE.clone()])
     variables = module.init({"params": KEY, "dropout": KEY}, ROWS)
-    assert "deterministic=True: nothing may be random here" in message(module, variables, ROWS)
+    said = message(module, variables, ROWS)
+    assert 'PRNG for "dropout"' in said and "Ask for evaluation mode" in said
 
 
 def test_other_interceptors_are_refused():

@@ -17,6 +17,8 @@ from earlyprune_jax.training import criteria
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 
 def built(tiny_config, *overrides):
     spec = config.resolve(tiny_config, list(overrides))
