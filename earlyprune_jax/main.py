@@ -147,6 +147,10 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     if not flags.config:
         problems.append("Expected --config=FILE. Try --config=configs/digits.py; --help explains.")
         refuse(problems)
+    if is_together and not (problems or flags.dry_run):
+        with gathering(problems):
+            # Before the config: what it names of the user's may compute something.
+            multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
     with gathering(problems):
         spec = config.resolve(config.load_file(flags.config), given["config"])
     refuse(problems)
@@ -161,8 +165,6 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
         experiment.require(study, options)
         print(experiment.preview(study, options, measure=flags.measure))
         return 0
-    if is_together:
-        multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
     # Of several processes that do one thing, one speaks.
     with contextlib.nullcontext() if multihost.is_primary() else contextlib.redirect_stdout(None):
         print(f"Workdir: {workdir}", flush=True)
