@@ -29,7 +29,7 @@ from configs import two_regime
 from earlyprune_jax import config
 from earlyprune_jax.analysis import results, summary
 from earlyprune_jax.grid import members, plan
-from earlyprune_jax.grid.study import RunLocks
+from earlyprune_jax.grid.locks import RunLocks
 
 SETTING = {"model": "resnet20", "train_fraction": 1.0, "schedule": "step"}
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)

@@ -16,9 +16,10 @@ import jax
 
 from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import results
+from earlyprune_jax.grid.locks import held
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.study import Study, held
+from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import FOLDERS, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.training.execution import execution_form

@@ -13,8 +13,9 @@ import jax
 
 from earlyprune_jax import tasks
 from earlyprune_jax.grid import members, plan
+from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label, trunk_of
-from earlyprune_jax.grid.study import MOST_ATTEMPTS, Locked, RunLocks, Study
+from earlyprune_jax.grid.study import MOST_ATTEMPTS, Study
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.training.engine import engine_id
 

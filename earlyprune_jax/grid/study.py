@@ -1,112 +1,32 @@
-"""A study on disk: a workdir whose members have a directory each, and say there how far they are;
-who works on which; and which members it wants by now.
+"""A study on disk: a workdir whose members have a directory each, and say there how far they are.
 
-No process knows of the others. Whoever takes a member's lock may train it, and nobody else can. The
-kernel frees the lock of a holder that dies; its files are sound, so the next one goes on from
-there.
-
-Wanted are the whole grid, or the cells that a coarse-to-fine search asks for. Paper B's question
-needs two things of a grid: the best epoch of every sparsity, and the sparsity at which it moves. So
-rows are refined around their best epoch, and a new row is put between two whose best epochs differ.
-A round depends only on the scores of the rounds before it: every process that looks at the same
-results asks for the same cells.
+Wanted by now are all members of the grid, or those of the cells that a search asks for.
 """
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
 import itertools
 import shutil
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from earlyprune_jax.grid import members, plan
+from earlyprune_jax.grid.locks import RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
 from earlyprune_jax.grid.plan import Cell, Curve
+from earlyprune_jax.grid.search import wanted_cells
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.records import RunRecords, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.multihost import primary_only
-from earlyprune_jax.validate import unexpected
 
 MOST_ATTEMPTS = 5
 """After so many deaths of processes at one epoch of a member, the member has failed."""
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
 AnyMember = TypeVar("AnyMember", bound=Member)
-
-FEWEST = 3
-"""A coarse axis has at least so many points, if it has them."""
-
-Scores = Mapping[Cell, float | None]
-"""Cell -> mean score, larger = better; None where a run came to nothing. Absent: has not ended."""
-
-
-class Locked(Exception):
-    """What is needed is held by another process; later it may be free."""
-
-
-class RunLocks(contextlib.ExitStack):
-    """The directories that this process holds, until the `with` block ends, or `close`.
-
-    Example:
-        >>> import tempfile
-        >>> mine, other, directory = RunLocks(), RunLocks(), Path(tempfile.mkdtemp()) / "run"
-        >>> mine.take(directory), other.take(directory)
-        (True, False)
-        >>> mine.close()
-        >>> other.take(directory)
-        True
-        >>> other.close()
-    """
-
-    def take(self, directory: Path, *, waits: bool = False) -> bool:
-        """Locks a directory, and makes it if need be.
-
-        Returns:
-            False where another process holds it, unless it `waits` until it is free.
-
-        Raises:
-            InvalidInput: its file system has no locks.
-        """
-        directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as opened:
-            file = opened.enter_context((directory / ".lock").open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                remedy = "Mount it with locks (for NFS without nolock), or choose another."
-                allowed = f"to be on a file system with file locks ({error.strerror})"
-                raise unexpected("--workdir", str(directory), allowed, remedy) from error
-            self.push(opened.pop_all())
-        return True
-
-
-@contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Holds a directory's lock, after waiting for it."""
-    with RunLocks() as locks:
-        locks.take(directory, waits=True)
-        yield
-
-
-def first_written(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Writes JSON unless another process has done so, and returns what the file holds."""
-    with held(path.parent):
-        written = read_json(path)
-        if written is None:
-            write_json(path, value)
-    return written or value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,81 +168,3 @@ def free_bytes(workdir: Path) -> int:
     path = workdir.absolute()
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     return shutil.disk_usage(existing).free
-
-
-def wanted_cells(
-    epochs: Sequence[int], sparsities: Sequence[float], scores: Scores, max_cells: int
-) -> list[Cell]:
-    """Returns the cells of all rounds that have ended, and of the next one.
-
-    The first round takes every 2^k-th epoch and sparsity and the last of each, with k as large as
-    leaves three. Each further round halves both strides: a row tried gets the epochs one stride
-    beside its best. Between two neighbouring rows whose best epochs differ comes the one in the
-    middle, at their best epochs and those between. With strides of 1, rounds go on until nothing
-    new is asked for.
-
-    Args:
-        epochs: fork epochs that may be tried.
-        sparsities: sparsities that may be tried.
-        scores: what is known.
-        max_cells: how many to try at most; 0 = no limit. The earliest rounds' come first.
-
-    Returns:
-        Cells in the order of the rounds, without repetition.
-
-    Example:
-        >>> first = wanted_cells((1, 2, 3, 4, 5), (0.5, 0.7, 0.9), {}, 0)
-        >>> len(first), first[0]
-        (9, (1, 0.5))
-        >>> late_is_best = {cell: float(cell[0]) for cell in first}
-        >>> wanted_cells((1, 2, 3, 4, 5), (0.5, 0.7, 0.9), late_is_best, 0)[9:]
-        [(4, 0.5), (4, 0.7), (4, 0.9)]
-    """
-    if not epochs:
-        return []
-    columns, rows = sorted(epochs), sorted(sparsities)
-    stride, row_stride = _coarse(len(columns)), _coarse(len(rows))
-    asked: list[Cell] = [
-        (columns[column], rows[row])
-        for row in _every(row_stride, len(rows))
-        for column in _every(stride, len(columns))
-    ]
-    while all(cell in scores for cell in asked) and not 0 < max_cells <= len(asked):
-        stride, row_stride = max(1, stride // 2), max(1, row_stride // 2)
-        # Row -> the column of its best epoch, the earliest of equals.
-        best: dict[int, int] = {}
-        for row, sparsity in enumerate(rows):
-            tried = {e: scores[e, sparsity] for e in columns if (e, sparsity) in asked}
-            if tried:
-                ranks = {e: (score is not None, score or 0.0) for e, score in tried.items()}
-                best[row] = columns.index(max(ranks, key=ranks.__getitem__))
-        refined = [
-            (column, row)
-            for row in best
-            for column in (best[row] - stride, best[row] + stride)
-            if 0 <= column < len(columns)
-        ]
-        for low, high in itertools.pairwise(best):
-            if high - low > 1 and best[low] != best[high]:
-                first, last = sorted((best[low], best[high]))
-                between = sorted({*range(first, last, stride), last})
-                refined += [(column, (low + high) // 2) for column in between]
-        cells = dict.fromkeys((columns[column], rows[row]) for column, row in refined)
-        new = [cell for cell in cells if cell not in asked]
-        if not new and stride == row_stride == 1:
-            break
-        asked += new
-    return asked[:max_cells] if max_cells else asked
-
-
-def _coarse(count: int) -> int:
-    """Returns the largest power of two that leaves `FEWEST` points of so many, the last
-    included."""
-    stride = 1
-    while len(_every(2 * stride, count)) >= min(FEWEST, count) and 2 * stride < count:
-        stride *= 2
-    return stride
-
-
-def _every(stride: int, count: int) -> list[int]:
-    return sorted({*range(0, count, stride), count - 1})

@@ -10,9 +10,10 @@ import jax
 
 from earlyprune_jax import data, tasks, triggers
 from earlyprune_jax.grid import members
+from earlyprune_jax.grid.locks import Locked, RunLocks, first_written
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
-from earlyprune_jax.grid.study import Locked, RunLocks, Study, first_written
+from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import flat, read_json
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining

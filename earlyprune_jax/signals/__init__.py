@@ -46,9 +46,13 @@ def build(
     Returns:
         The signal.
     """
-    if name == "fisher_trace":
-        options = spec.fisher_estimator, spec.fisher_method
-        return fisher_squares.signal(*options, counted, num_outputs, num_examples)
-    if name == "random_distance":
-        return spectral.signal(spec.num_permutations, spec.min_eigenvalues)
-    return kl_uniform_signal() if name == "kl_uniform" else gradient_norm_signal()
+    fisher_options = spec.fisher_estimator, spec.fisher_method
+    makers = {
+        "fisher_trace": lambda: fisher_squares.signal(
+            *fisher_options, counted, num_outputs, num_examples
+        ),
+        "kl_uniform": kl_uniform_signal,
+        "random_distance": lambda: spectral.signal(spec.num_permutations, spec.min_eigenvalues),
+        "gradient_norm": gradient_norm_signal,
+    }
+    return makers[name]()

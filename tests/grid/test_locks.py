@@ -9,12 +9,13 @@ from members import trunk
 
 from configs import digits
 from earlyprune_jax import config
-from earlyprune_jax.grid.study import RunLocks, Study, held
+from earlyprune_jax.grid.locks import RunLocks, held
+from earlyprune_jax.grid.study import Study
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from earlyprune_jax.grid.study import RunLocks
+    from earlyprune_jax.grid.locks import RunLocks
     claim = RunLocks()
     print(claim.take(Path(sys.argv[1])), flush=True)
     time.sleep(600)

@@ -14,9 +14,10 @@ from tiny import linear_experiment, tiny_experiment
 from earlyprune_jax import config, experiment
 from earlyprune_jax.analysis import results
 from earlyprune_jax.grid import options, plan, scheduler, trainer
+from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.grid.study import MOST_ATTEMPTS, Locked, RunLocks, Study
+from earlyprune_jax.grid.study import MOST_ATTEMPTS, Study
 from earlyprune_jax.records import RunRecords
 from earlyprune_jax.training import criteria, loop
 from earlyprune_jax.training import engine as engines

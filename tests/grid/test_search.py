@@ -2,7 +2,7 @@
 
 import pytest
 
-from earlyprune_jax.grid.study import wanted_cells as wanted
+from earlyprune_jax.grid.search import wanted_cells as wanted
 
 EPOCHS = tuple(range(1, 17))
 SPARSITIES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

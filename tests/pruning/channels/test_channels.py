@@ -193,7 +193,7 @@ def test_channels_of_the_named_networks_are_as_many_as_their_definition_says(nam
     model = models.build(name, num_classes=10)
     variables, apply = abstract(model)
     groups = channel_groups(apply, variables, INPUTS)
-    # ForksPerBatch of the residual streams, and of the inside of every block.
+    # Groups of the residual streams, and of the inside of every block.
     count = {
         "resnet20": 64 + 3 * (16 + 32 + 64),
         "resnet18": 64 + 128 + 256 + 512 + 2 * (64 + 128 + 256 + 512),
