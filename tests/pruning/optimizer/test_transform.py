@@ -437,11 +437,10 @@ print("same")
     ],
 )
 def test_parameters_sharded_over_four_devices_get_the_same_masks_and_stay_sharded(axis_type, scope):
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
     command = [sys.executable, "-c", SHARDED, axis_type, scope]
-    done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "same", done.stderr[-2000:]
 
 
