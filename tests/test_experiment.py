@@ -289,7 +289,7 @@ def copied(finished, tmp_path):
     return spec, tmp_path / "copy"
 
 
-@pytest.mark.parametrize("damage", ["missing", "damaged"])
+@pytest.mark.parametrize("damage", [pytest.param("missing", marks=pytest.mark.slow), "damaged"])
 def test_a_forks_lost_parent_checkpoint_is_made_again(copied, finished, damage):
     spec, workdir = copied
     lost = fork(3, "paper_a", 0.5)
@@ -437,7 +437,7 @@ def test_validation_chooses_and_replicates_differ(tiny_config, tmp_path):
     assert saved == [1, 2]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_scan_and_loop_forms_and_both_precisions_train_alike(tiny_config, precision):
     spec = resolve(tiny_config, train__precision=precision, signals__names="kl_uniform")
     final = {}

@@ -6,7 +6,7 @@ from scipy import stats as scipy_stats
 
 from earlyprune_jax.analysis import best_epoch, stats
 
-NUM_TABLES = 1000
+NUM_TABLES = 500
 MARGIN = 3 * math.sqrt(0.05 * 0.95 / NUM_TABLES)
 """Three standard errors of a rejection rate of 5 %."""
 

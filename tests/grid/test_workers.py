@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from earlyprune_jax import main
 from earlyprune_jax.grid import options
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.records import RunRecords
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def command(npz: Path, workdir: Path, *more: str) -> list[str]:
+def arguments(npz: Path, workdir: Path) -> list[str]:
     """3 epochs x 2 sparsities x 2 replicates: 12 forks of one trunk."""
     changes = {
         "data.name": f"npz:{npz}",
@@ -50,13 +51,12 @@ def command(npz: Path, workdir: Path, *more: str) -> list[str]:
     }
     flags = [f"--config.{key}={value}" for key, value in changes.items()]
     config = f"--config={ROOT / 'configs' / 'digits.py'}"
-    start = [sys.executable, "-m", "earlyprune_jax.main", config, *flags]
-    return [*start, "--workers=2", f"--workdir={workdir}", *more]
+    return [config, *flags, f"--workdir={workdir}"]
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    command, pipe = [sys.executable, "-m", "earlyprune_jax.main", *arguments], subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def children(pid: int) -> list[int]:
@@ -85,29 +85,21 @@ def table(workdir: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_npz, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("pool") / "run"
-    process = start(command(tiny_npz, workdir))
-    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    return workdir, text, process.returncode
+def of_one_process(tiny_npz, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    assert main.main([*arguments(tiny_npz, workdir), "--workers=1"]) == 0
+    return table(workdir)
 
 
-def test_two_workers_finish_a_grid_that_one_process_reports(undisturbed):
-    workdir, text, code = undisturbed
-    assert code == 0, text
-    assert "13 finished, 0 diverged, 0 skipped." in text
-    assert len(table(workdir)) == 1 + NUM_CELLS
-    assert len(list(workdir.glob("comparisons/*/result.json"))) == NUM_CELLS // 2
-    assert sum(line.startswith("fork seed 0 at") for line in text.splitlines()) == 6 * NUM_CELLS
-
-
-def test_killed_workers_and_a_stopped_command_change_nothing_in_the_end(
-    tiny_npz, tmp_path, undisturbed
+@pytest.mark.usefixtures("empty_figures")
+def test_killed_and_stopped_workers_finish_a_grid_as_one_process_does(
+    tiny_npz, tmp_path, of_one_process
 ):
     """Workers are killed, each some random time after the grid has moved on; then SIGTERM stops the
     command and its workers, and the same command goes on."""
     workdir, rng = tmp_path / "run", random.Random(0)
-    process = start(command(tiny_npz, workdir))
+    command = [*arguments(tiny_npz, workdir), "--workers=2"]
+    process = start(command)
     deadline = time.monotonic() + DEADLINE_SECONDS
 
     def wait_for(epochs: int) -> list[int]:
@@ -127,10 +119,14 @@ def test_killed_workers_and_a_stopped_command_change_nothing_in_the_end(
     assert process.returncode == 130, text
     assert text.count("another takes its place") == NUM_KILLS
     assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    process = start(command(tiny_npz, workdir))
+    process = start(command)
     text, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, text
-    assert table(workdir) == table(undisturbed[0])
+    assert "13 finished, 0 diverged, 0 skipped." in text
+    assert any(line.startswith("fork seed 0 at") for line in text.splitlines())
+    assert table(workdir) == of_one_process
+    assert len(of_one_process) == 1 + NUM_CELLS
+    assert len(list(workdir.glob("comparisons/*/result.json"))) == NUM_CELLS // 2
     for path in workdir.glob("*/*/metrics.jsonl"):
         epochs = [entry["epoch"] for entry in RunRecords(path.parent).epochs()]
         assert epochs == list(range(epochs[0], epochs[0] + 6)), path

@@ -19,14 +19,6 @@ IMAGES = RNG.standard_normal((NUM_EXAMPLES, 4, 4, 2)).astype(np.float32)
 LABELS = np.arange(NUM_EXAMPLES) % NUM_CLASSES
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling takes longer than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Small(nn.Module):
     @nn.compact
     def __call__(self, x):

@@ -137,8 +137,8 @@ np.testing.assert_allclose(losses, {here!r}, rtol=1e-3)
 assert len(stack.params["classifier"]["kernel"].sharding.device_set) == 2
 print("same")
 """
-    environment = os.environ.copy()
-    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )

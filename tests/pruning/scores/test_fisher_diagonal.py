@@ -134,7 +134,7 @@ def test_sampled_labels_estimate_the_exact_fisher_within_four_standard_errors(ca
         assert abs(float(estimate.sum()) - mean.mean()) < 4 * error
 
 
-@pytest.mark.parametrize("edges", [(0, 7), (0, 4, 7)])
+@pytest.mark.parametrize("edges", [pytest.param((0, 7), marks=pytest.mark.slow), (0, 4, 7)])
 def test_the_batch_estimator_is_paper_as_squared_mean_gradient_times_batch_size(case, edges):
     logits, params, batch, _, probabilities = case
     labelled = {**batch, "y": jnp.asarray(labels_drawn(probabilities))}
@@ -162,7 +162,14 @@ def singles(case):
     return [gradient(params, single) for single in cut(batch, *range(8))]
 
 
-@pytest.mark.parametrize(("size", "edges"), [(1, (0, 7)), (3, (0, 4, 7)), (8, (0, 7))])
+@pytest.mark.parametrize(
+    ("size", "edges"),
+    [
+        pytest.param(1, (0, 7), marks=pytest.mark.slow),
+        (3, (0, 4, 7)),
+        pytest.param(8, (0, 7), marks=pytest.mark.slow),
+    ],
+)
 def test_the_empirical_fisher_is_a_loop_of_squared_single_example_gradients(
     case, singles, size, edges
 ):
