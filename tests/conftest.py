@@ -62,6 +62,13 @@ def tiny_config(tiny_npz) -> ConfigDict:
     return tiny_experiment(tiny_npz)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """Frees what a module has compiled: no other runs the same, and all together take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 SAVEFIG = "matplotlib.figure.Figure.savefig"
 
 

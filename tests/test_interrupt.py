@@ -1,7 +1,6 @@
 """A real process, really stopped: SIGTERM and SIGKILL lose nothing that was finished."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -49,9 +48,8 @@ def metrics(workdir: Path) -> dict[str, list[dict]]:
 
 def stop(command: list[str], workdir: Path, how: signal.Signals) -> int:
     """Starts a process, signals it once its trunk has two epochs, returns its exit code."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not any(

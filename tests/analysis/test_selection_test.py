@@ -10,6 +10,8 @@ NUM_TABLES = 500
 MARGIN = 3 * math.sqrt(0.05 * 0.95 / NUM_TABLES)
 """Three standard errors of a rejection rate of 5 %."""
 
+REPEATS = [3, pytest.param(10, marks=pytest.mark.slow)]
+
 
 def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=None, missing=()):
     """How often the early columns come out better at 5 %, over tables of normal noise around
@@ -37,13 +39,13 @@ def rejection_rate(means, num_early, num_repeats, spread=1.0, seed=0, others=Non
     return rejected / NUM_TABLES
 
 
-@pytest.mark.parametrize("num_repeats", [3, 10])
+@pytest.mark.parametrize("num_repeats", REPEATS)
 @pytest.mark.parametrize(("num_early", "num_late"), [(8, 8), (14, 1), (14, 2), (2, 8)])
 def test_without_a_difference_it_fires_in_at_most_5_percent(num_early, num_late, num_repeats):
     assert rejection_rate(np.zeros(num_early + num_late), num_early, num_repeats) <= 0.05 + MARGIN
 
 
-@pytest.mark.parametrize("num_repeats", [3, 10])
+@pytest.mark.parametrize("num_repeats", REPEATS)
 @pytest.mark.parametrize("gap", [0.5, 2.0])
 def test_with_a_single_good_converged_epoch_among_bad_ones_it_fires_in_at_most_5_percent(
     gap, num_repeats
@@ -52,7 +54,7 @@ def test_with_a_single_good_converged_epoch_among_bad_ones_it_fires_in_at_most_5
     assert rejection_rate(means, 8, num_repeats) <= 0.05 + MARGIN
 
 
-@pytest.mark.parametrize("num_repeats", [3, 10])
+@pytest.mark.parametrize("num_repeats", REPEATS)
 @pytest.mark.parametrize(
     "spread", [[1.0] * 8 + [0.05] * 2, [5.0] + [1.0] * 9, np.linspace(4, 0.3, 10)]
 )
@@ -81,7 +83,7 @@ def test_with_a_good_converged_epoch_that_lacks_runs_it_hardly_fires_more_often(
     assert rejection_rate(means, 8, num_repeats, missing=missing) <= level + MARGIN
 
 
-@pytest.mark.parametrize("num_repeats", [3, 10])
+@pytest.mark.parametrize("num_repeats", REPEATS)
 def test_with_early_epochs_that_lack_runs_it_fires_in_at_most_5_percent(num_repeats):
     rng = np.random.default_rng(0)
     missing = [place for place in np.ndindex(14, num_repeats) if rng.random() < 0.3]
