@@ -34,9 +34,6 @@ from earlyprune_jax.tasks.task import split_variables as split_variables
 from earlyprune_jax.validate import expected, refuse
 
 KEY = "task.name"
-OWN = {KEY: "to make a Task", "model.name": "to be applicable to the images"}
-"""Key that may name the user's code -> what that code has to do; the first one answers for both."""
-
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
 
 
@@ -50,8 +47,6 @@ def build(spec: RunSpec, source: data.Source) -> Task:
     Raises:
         InvalidInput: the reference cannot be loaded, or what it makes is no sound task.
     """
-    # Checked before data were read, and as a rule by `config.resolve`.
-    abstract(spec)
     return _make(spec, data.split(source, spec.data), *data.normalisation(source, spec.data))
 
 
@@ -73,27 +68,11 @@ def abstract(spec: RunSpec) -> Task:
 @functools.lru_cache(maxsize=64)
 def _abstract(spec: RunSpec) -> Task:
     if references.is_import_path(spec.task.name):
-        made = _make(spec, *_own_data(spec.data))
-    else:
-        # Only shapes matter, and one number serves all channels.
-        neutral = (0.5,)
-        mean, std = spec.data.mean or neutral, spec.data.std or neutral
-        made = _make(spec, data.shapes(spec.data), mean, std)
-    key = _own_key(spec)
-    if key is None:
-        return made
-    with references.guarded(key, spec.value(key), OWN[key]):
-        problems = check(made)
-    if not problems and key != KEY and made.num_outputs != spec.data.num_classes:
-        allowed = f"to be data.num_classes={spec.data.num_classes}"
-        problems = [expected("number of logits", made.num_outputs, allowed)]
-    refuse(f"{key}: {spec.value(key)}: {problem}" for problem in problems)
-    return made
-
-
-def _own_key(spec: RunSpec) -> str | None:
-    """Returns the key that names code of the user's which a task is made of; None if none does."""
-    return next((key for key in OWN if references.is_import_path(spec.value(key))), None)
+        return _make(spec, *_own_data(spec.data))
+    # Only shapes matter, and one number serves all channels.
+    neutral = (0.5,)
+    mean, std = spec.data.mean or neutral, spec.data.std or neutral
+    return _make(spec, data.shapes(spec.data), mean, std)
 
 
 def forget() -> None:
@@ -137,8 +116,15 @@ def _make(
         for key, neutral in NEUTRAL.items()
         if key.partition(".")[2] not in taken and spec.value(key) != neutral
     )
-    key = _own_key(spec)
-    if key is None:
+    key = KEY if references.is_import_path(spec.task.name) else "model.name"
+    if not references.is_import_path(spec.value(key)):
         return make(splits, model, **taken)
-    with references.guarded(key, spec.value(key), OWN[key]):
-        return make(splits, model, **taken)
+    what = "to make a Task" if key == KEY else "to be applicable to the images"
+    with references.guarded(key, spec.value(key), what):
+        made = make(splits, model, **taken)
+        problems = check(made)
+        if not problems and key != KEY and made.num_outputs != spec.data.num_classes:
+            allowed = f"to be data.num_classes={spec.data.num_classes}"
+            problems = [expected("number of logits", made.num_outputs, allowed)]
+    refuse(f"{key}: {spec.value(key)}: {problem}" for problem in problems)
+    return made
