@@ -68,11 +68,9 @@ def uninterrupted(tiny_npz, tmp_path_factory):
     return metrics(workdir)
 
 
-@pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGTERM, main.INTERRUPTED), (signal.SIGKILL, -signal.SIGKILL)]
-)
+@pytest.mark.parametrize("how", EXIT_CODES)
 def test_a_stopped_process_goes_on_where_it_was_and_ends_the_same(
-    tiny_npz, tmp_path, uninterrupted, how, code
+    tiny_npz, tmp_path, uninterrupted, how
 ):
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "earlyprune_jax.main", *arguments(tiny_npz, workdir)]

@@ -367,12 +367,11 @@ def _numbers(
 
 def _lean(entry: dict[str, Any]) -> dict[str, Any]:
     """Drops the signals' values per parameter, which are most of an entry."""
-    signals = (entry.get("signals") or {}).items()
-    return (
-        entry
-        if not signals
-        else entry | {"signals": {n: value for n, value in signals if not isinstance(value, dict)}}
-    )
+    signals = entry.get("signals")
+    if not signals:
+        return entry
+    kept = {name: value for name, value in signals.items() if not isinstance(value, dict)}
+    return entry | {"signals": kept}
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:
