@@ -64,7 +64,7 @@ def tiny_config(tiny_npz) -> ConfigDict:
 
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_programs():
-    """Frees what a module has compiled: no other runs the same, and all together take gigabytes."""
+    """Frees what a module has compiled: all together take gigabytes, and there is the cache."""
     yield
     jax.clear_caches()
 

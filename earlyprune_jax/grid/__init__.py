@@ -2,7 +2,9 @@
 
     members          trunks, forks, comparisons; their names on disk
     plan             the members a spec asks for
-    study            a workdir and how far its members are; who works on which; what is wanted next
+    search           the cells that a coarse-to-fine search trains next
+    locks            who works on which member
+    study            a workdir: its members, how far they are, and which are wanted by now
     scheduler        one process at work: takes what is ready and free, trains it, looks again;
                      how many forks train as one batch
     trainer          how each kind of member is trained; where a pruned run starts

@@ -146,7 +146,7 @@ class ChannelGraph:
 
     def labels(self) -> np.ndarray:
         """Labels the ids: [num_ids] integers, equal where ids are removed together."""
-        # A tenth of the time to import this package, for those who prune no channels.
+        # Here, for they are slow to import and only those who prune channels need them.
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
