@@ -247,9 +247,8 @@ def best_entry(
         3
     """
     column = metric.column(split)
-    values = ((entry.get(column), entry) for entry in entries)
-    known = [(v, entry) for v, entry in values if is_number(v) and math.isfinite(v)]
-    return max(known, key=lambda pair: metric.sign * pair[0], default=(None, {}))[1]
+    known = [entry for entry in entries if is_number(v := entry.get(column)) and math.isfinite(v)]
+    return max(known, key=lambda entry: metric.sign * entry[column], default={})
 
 
 def is_number(value: Any) -> TypeGuard[float]:

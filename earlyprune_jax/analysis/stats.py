@@ -65,11 +65,11 @@ def spearman(first: Sequence[float], second: Sequence[float], *, at_least: int =
         >>> spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
         True
     """
-    from scipy.stats import spearmanr
+    import pandas as pd
 
-    if len(first) < at_least or len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    return float(spearmanr(first, second)[0])  # pyright: ignore[reportArgumentType]
+    pairs = pd.DataFrame({"first": first, "second": second}, dtype=float)
+    coefficient = pairs.corr("spearman", min_periods=at_least).to_numpy()[0, 1]
+    return None if np.isnan(coefficient) else float(coefficient)
 
 
 def columns(
