@@ -7,6 +7,7 @@ While an experiment runs its code stays what it was: files are looked at again b
 
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -16,7 +17,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from earlyprune_jax.validate import nearest, unexpected
 
@@ -184,27 +185,37 @@ def _written_imports(file: str, name: str) -> list[str]:
     is_package = Path(file).name == "__init__.py"
     package = name if is_package else name.rpartition(".")[0]
     try:
-        tree = ast.parse(Path(file).read_bytes())
+        nodes = _import_nodes(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError):
         return []
     names: list[str] = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _absolute("." * node.level + (node.module or ""), package)
             # A name may be a module of its own.
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Call) and node.args:
-            if ast.unparse(node.func).rpartition(".")[2] not in ("import_module", "__import__"):
-                continue
-            if isinstance(node.args[0], ast.Constant):
-                names.append(_absolute(str(node.args[0].value), package))
-            elif package:
-                # A name that is worked out, as where a package imports whatever lies in its folder.
-                neighbours = pkgutil.iter_modules([str(Path(file).parent)])
-                names += [f"{package}.{neighbour.name}" for neighbour in neighbours]
+        elif isinstance(node.args[0], ast.Constant):
+            names.append(_absolute(str(node.args[0].value), package))
+        elif package:
+            # A name that is worked out, as where a package imports whatever lies in its folder.
+            neighbours = pkgutil.iter_modules([str(Path(file).parent)])
+            names += [f"{package}.{neighbour.name}" for neighbour in neighbours]
     return [name for name in names if name]
+
+
+@functools.lru_cache(maxsize=256)
+def _import_nodes(source: bytes) -> list[ast.Import | ast.ImportFrom | ast.Call]:
+    """Parses a source, and keeps import statements and calls of import_module."""
+
+    def imports(node: ast.AST) -> TypeGuard[ast.Import | ast.ImportFrom | ast.Call]:
+        if not isinstance(node, ast.Call):
+            return isinstance(node, ast.Import | ast.ImportFrom)
+        function = ast.unparse(node.func).rpartition(".")[2]
+        return bool(node.args) and function in ("import_module", "__import__")
+
+    return [node for node in ast.walk(ast.parse(source)) if imports(node)]
 
 
 def _absolute(name: str, package: str) -> str:

@@ -29,6 +29,9 @@ if find_spec("jax_plugins") is None:
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
         os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 
+# Processes that tests start need not compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 import jax
 import numpy as np
 import pytest
@@ -66,7 +69,9 @@ def tiny_config(tiny_npz) -> ConfigDict:
 def forgotten_programs():
     """Frees what a module has compiled: all together take gigabytes, and there is the cache."""
     yield
-    jax.clear_caches()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > 2 * 2**30:
+        jax.clear_caches()
 
 
 SAVEFIG = "matplotlib.figure.Figure.savefig"

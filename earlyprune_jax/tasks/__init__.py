@@ -11,12 +11,13 @@ num_classes, mean, std, crop_padding and horizontal_flip, which are the config's
 that it takes by name.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from earlyprune_jax import data, models, references
+import jax
+
+from earlyprune_jax import data, models, references, user_code
 from earlyprune_jax.metrics import Metric as Metric  # As in JAX: for others.
 from earlyprune_jax.signals.signal import Network as Network
 from earlyprune_jax.spec import RunSpec
@@ -37,6 +38,22 @@ KEY = "task.name"
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
 
 
+NEUTRAL = {
+    "train.precision": "float32",
+    "data.mean": (),
+    "data.std": (),
+    "data.crop_padding": 0,
+    "data.horizontal_flip": False,
+}
+"""Keys that a task may take, and their values where it does not."""
+
+DECIDING = (
+    *(KEY, "model.name", "model.width_multiplier", "train.batch_size", "data.num_classes"),
+    *NEUTRAL,
+)
+"""What a task is made from beside its data."""
+
+
 def build(spec: RunSpec, source: data.Source) -> Task:
     """Makes the task of an experiment from its data.
 
@@ -47,7 +64,8 @@ def build(spec: RunSpec, source: data.Source) -> Task:
     Raises:
         InvalidInput: the reference cannot be loaded, or what it makes is no sound task.
     """
-    return _make(spec, data.split(source, spec.data), *data.normalisation(source, spec.data))
+    splits, normalisation = data.split(source, spec.data), data.normalisation(source, spec.data)
+    return _make(_deciding(spec), splits, *normalisation)
 
 
 def abstract(spec: RunSpec) -> Task:
@@ -61,24 +79,45 @@ def abstract(spec: RunSpec) -> Task:
     Raises:
         InvalidInput: as `build`.
     """
-    # Of a spec that is being resolved these are not known yet, and no task depends on them.
-    return _abstract(dataclasses.replace(spec, sweep=(), code=(), folder=""))
-
-
-@functools.lru_cache(maxsize=64)
-def _abstract(spec: RunSpec) -> Task:
-    if references.is_import_path(spec.task.name):
-        return _make(spec, *_own_data(spec.data))
-    # Only shapes matter, and one number serves all channels.
-    neutral = (0.5,)
-    mean, std = spec.data.mean or neutral, spec.data.std or neutral
-    return _make(spec, data.shapes(spec.data), mean, std)
+    return _abstract(tuple(_deciding(spec).items()), spec.data)
 
 
 def forget() -> None:
-    """Has `abstract` look at the data anew."""
+    """Has `abstract` look at the data and at the user's code anew."""
     _abstract.cache_clear()
     _own_data.cache_clear()
+
+
+def _deciding(spec: RunSpec) -> dict[str, Any]:
+    return {key: spec.value(key) for key in DECIDING}
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(values: tuple[tuple[str, Any], ...], spec: DataSpec) -> Task:
+    named = dict(values)
+    if references.is_import_path(named[KEY]):
+        return _make(named, *_own_data(spec))
+    model = named["model.name"]
+    # An id is not given twice while the task is remembered, which holds the object.
+    code = [id(user_code.attribute("model.name", path)) for path in references.import_paths(model)]
+    leaves, structure = jax.tree.flatten(data.shapes(spec))
+    return _from_shapes(values, tuple(leaves), structure, tuple(code))
+
+
+@functools.lru_cache(maxsize=64)
+def _from_shapes(
+    values: tuple[tuple[str, Any], ...],
+    leaves: tuple[jax.ShapeDtypeStruct, ...],
+    structure: Any,
+    code: tuple[int, ...],
+) -> Task:
+    """Makes a built-in task of a network, which is traced: once while neither shapes nor code
+    change."""
+    del code
+    named = dict(values)
+    # Only shapes matter, and one number serves all channels.
+    mean, std = (named[key] or (0.5,) for key in ("data.mean", "data.std"))
+    return _make(named, jax.tree.unflatten(structure, leaves), mean, std)
 
 
 @functools.lru_cache(maxsize=1)
@@ -88,43 +127,37 @@ def _own_data(spec: DataSpec) -> tuple[Mapping[str, Any], tuple[float, ...], tup
     return data.split(source, spec), *data.normalisation(source, spec)
 
 
-NEUTRAL = {
-    "train.precision": "float32",
-    "data.mean": (),
-    "data.std": (),
-    "data.crop_padding": 0,
-    "data.horizontal_flip": False,
-}
-"""Keys that a task may take, and their values where it does not."""
-
-
 def _make(
-    spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
+    values: Mapping[str, Any],
+    splits: Mapping[str, Any],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> Task:
-    """Makes a task from its splits, or from their shapes.
+    """Makes a task from the values of `DECIDING` and from its splits, or their shapes.
 
     Raises:
         InvalidInput: no such task or network, keys that the task would ignore, or no sound task.
     """
-    make = references.load(KEY, spec.task.name, TASKS)
-    model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
+    name = values[KEY]
+    make = references.load(KEY, name, TASKS)
+    model = models.factory(values["model.name"], width_multiplier=values["model.width_multiplier"])
     keys = ("train.batch_size", "data.num_classes", *NEUTRAL)
-    options = {key.partition(".")[2]: spec.value(key) for key in keys} | {"mean": mean, "std": std}
+    options = {key.partition(".")[2]: values[key] for key in keys} | {"mean": mean, "std": std}
     taken = references.accepted(make, options)
     refuse(
-        expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")
+        expected(key, values[key], f"to be {neutral!r}: {name} does not take it")
         for key, neutral in NEUTRAL.items()
-        if key.partition(".")[2] not in taken and spec.value(key) != neutral
+        if key.partition(".")[2] not in taken and values[key] != neutral
     )
-    key = KEY if references.is_import_path(spec.task.name) else "model.name"
-    if not references.is_import_path(spec.value(key)):
+    key = KEY if references.is_import_path(name) else "model.name"
+    if not references.is_import_path(values[key]):
         return make(splits, model, **taken)
     what = "to make a Task" if key == KEY else "to be applicable to the images"
-    with references.guarded(key, spec.value(key), what):
+    with references.guarded(key, values[key], what):
         made = make(splits, model, **taken)
         problems = check(made)
-        if not problems and key != KEY and made.num_outputs != spec.data.num_classes:
-            allowed = f"to be data.num_classes={spec.data.num_classes}"
+        if not problems and key != KEY and made.num_outputs != values["data.num_classes"]:
+            allowed = f"to be data.num_classes={values['data.num_classes']}"
             problems = [expected("number of logits", made.num_outputs, allowed)]
-    refuse(f"{key}: {spec.value(key)}: {problem}" for problem in problems)
+    refuse(f"{key}: {values[key]}: {problem}" for problem in problems)
     return made

@@ -171,7 +171,7 @@ def _problems(spec: OptimSpec, given: Mapping[str, Any]) -> list[str]:
 
 
 def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
-    """Traces a step of the optimizer, which compiles nothing, and lists what is wrong with it.
+    """Lists what is wrong with an optimizer; of the user's own a step is traced, nothing compiled.
 
     Args:
         spec: as of `make`.
@@ -185,6 +185,8 @@ def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
         InvalidInput: as `make`, or the step raises.
     """
     made, name = make(spec, default), spec.name or default
+    if not references.is_import_path(name):
+        return []
     with references.guarded(KEY, name, "to make updates"):
         state = jax.eval_shape(made.init, params)
         rate = jax.ShapeDtypeStruct((), jnp.float32)

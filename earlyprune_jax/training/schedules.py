@@ -203,6 +203,7 @@ def rate_at(schedule: optax.Schedule, step: int) -> float:
     return float(np.asarray(schedule(step)))
 
 
+@functools.lru_cache(maxsize=64)
 def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -> np.ndarray:
     """Returns the learning rates of a run's epoch `index` (from 0), [steps_per_epoch] float32.
 

@@ -19,7 +19,7 @@ from earlyprune_jax.records import RunRecords
 
 ROOT = Path(__file__).parent.parent.parent
 NUM_CELLS = 12
-NUM_KILLS = 2
+NUM_KILLS = 1
 DEADLINE_SECONDS = 600
 
 pytestmark = pytest.mark.skipif(
