@@ -17,6 +17,8 @@ from earlyprune_jax.validate import unexpected
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
 """Kind of member -> its folder in a workdir. `online` is a run that prunes itself."""
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
+BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
+"""For a damaged file of signal_budgets/, which lies in no run's directory."""
 
 
 def replace_file(path: Path, content: bytes) -> None:

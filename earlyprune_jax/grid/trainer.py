@@ -14,7 +14,7 @@ from earlyprune_jax.grid.locks import Locked, RunLocks, first_written
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import flat, read_json
+from earlyprune_jax.records import BUDGET_REMEDY, flat, read_json
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
 from earlyprune_jax.training import engine as engines
@@ -211,7 +211,7 @@ class Trainer:
         if not tools or engine.spec.signals.max_overhead_fraction == 0:
             return tools
         path = self._budget_file(engine.spec)
-        decision = on_primary(lambda: read_json(path, remedy=budget.REMEDY))
+        decision = on_primary(lambda: read_json(path, remedy=BUDGET_REMEDY))
         if decision is None:
             made = budget.decide(engine, tools)
             # What is decided first holds for all processes.

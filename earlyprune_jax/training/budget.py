@@ -25,8 +25,6 @@ epoch."""
 ONCE = 10**6
 """A signal that is due after so many epochs only is measured once in a run, after its first."""
 
-REMEDY = "Delete this file alone: the budget is then divided anew."
-
 
 def decide(engine: Engine, tools: tuple[Instrument, ...]) -> dict[str, Any]:
     """Times a training step and every signal, and divides `signals.max_overhead_fraction`.

@@ -219,6 +219,7 @@ def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -
         >>> rates_of_epoch(optax.linear_schedule(1.0, 0.0, 4), 1, 2).tolist()
         [0.5, 0.25]
     """
-    # One shape for all epochs and runs: every operation of the schedule compiles once.
+    # One shape for all epochs and runs: every operation of the schedule compiles once. Copied,
+    # because what is remembered should hold no memory of a device.
     first = index * steps_per_epoch
-    return np.asarray(jax.vmap(schedule)(first + jnp.arange(steps_per_epoch)), np.float32)
+    return np.array(jax.vmap(schedule)(first + jnp.arange(steps_per_epoch)), np.float32)

@@ -82,6 +82,7 @@ def test_the_files_hold_the_table_and_one_figure(tmp_path):
     assert not list(tmp_path.glob("first/*.csv")) and not (first / "figures").exists()
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, capsys):
     first, second = write_old(tmp_path / "first"), write_old(tmp_path / "second", decay=0.1)
     workdirs.write_fork(second, 7, 2, workdirs.records(2, [0.5]), last_epoch=10)
@@ -149,6 +150,7 @@ def test_what_one_workdir_sweeps_the_others_show_from_their_configs(tmp_path, ca
     assert "decays, weight_decay 0.005" in texts and "lengths, weight_decay 0.0" in texts
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
     pair = [write_old(tmp_path / name) for name in ("first", "second")]
     keys = (

@@ -71,10 +71,12 @@ def write(workdir, sign):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """Two workdirs with everything published: more is better, less is better."""
-    made = [write(tmp_path_factory.mktemp("metric"), sign) for sign in (1, -1)]
-    for workdir in made:
-        results.publish(workdir)
-    return made
+    more, less = (write(tmp_path_factory.mktemp("metric"), sign) for sign in (1, -1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda *args, **options: None)
+        results.publish(more)
+    results.publish(less)
+    return more, less
 
 
 def table(path):
@@ -185,6 +187,7 @@ def test_a_study_without_its_primary_metric_is_named(tmp_path):
         results.read_runs(tmp_path)
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_a_rule_of_the_users_that_cannot_be_loaded_is_said_and_the_others_are_replayed(
     tmp_path, capsys
 ):

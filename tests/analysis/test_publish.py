@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import regime_workdirs
 import workdirs
 
@@ -36,6 +37,7 @@ def test_it_writes_what_each_writer_writes(tmp_path):
     assert {path: path.read_bytes() for path in separately} == before
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_runs_that_are_given_are_not_read_again(tmp_path):
     write_grid(tmp_path)
     results.publish(tmp_path)
@@ -50,6 +52,7 @@ def test_runs_that_are_given_are_not_read_again(tmp_path):
     assert summary.summarize(tmp_path, runs=runs) == said
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_what_may_be_written_is_known_without_pandas_or_matplotlib(tmp_path):
     write_grid(tmp_path)
     code = (
@@ -66,6 +69,7 @@ def test_what_may_be_written_is_known_without_pandas_or_matplotlib(tmp_path):
     assert written <= {*names, "figures"}
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_a_workdir_that_says_rule_for_retraining_has_the_same_tables(tmp_path):
     """As format 2 was written before the rename: run.json with `rule`, configs with fork.rules."""
     for name in ("before", "now"):
@@ -85,6 +89,7 @@ def test_a_workdir_that_says_rule_for_retraining_has_the_same_tables(tmp_path):
         assert before.read_bytes() == now.read_bytes(), now.name
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_a_workdir_of_this_version_has_the_tables_of_the_earlier_one(tmp_path):
     """The same runs: without study.json and configs, and with them."""
     for name in ("earlier", "now"):

@@ -205,6 +205,7 @@ def test_figures_of_fewer_grids_do_not_stay_beside_those_of_more(tmp_path, monke
     assert not any(name.startswith("regimes_preresnet56") for name in drawn[2])
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_baselines_have_a_table(tmp_path):
     write_small(tmp_path, seeds=3)
     write_small(tmp_path, seeds=3, retraining="matched_budget", schedule="cosine")
@@ -255,6 +256,7 @@ def test_diverged_runs_are_hatched_and_counted(tmp_path):
     assert "diverged or failed" in svg and "not measured" in svg
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_a_grid_in_the_making_is_no_error(tmp_path):
     test = np.full((2, 3, 2, 1), 0.5)
     test[1, 2] = test[0, 1:, 1] = np.nan
@@ -292,6 +294,7 @@ def test_a_fork_that_does_not_say_where_it_belongs_is_named(tmp_path):
         regimes.analyse(tmp_path)
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_the_command_prints_the_text_and_the_files(tmp_path, capsys):
     write_small(tmp_path)
     assert command.main([str(tmp_path)]) == 0
@@ -331,6 +334,7 @@ def test_analysis_of_thousands_of_runs_takes_seconds_at_most(tmp_path):
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_reading_once_is_enough(tmp_path):
     write_small(tmp_path)
     runs = results.read_runs(tmp_path)

@@ -49,6 +49,7 @@ def named(rows, **wanted):
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
     write_grid(tmp_path, seeds=(0, 1), sparsities=(0.9, 0.97))
     paths = rules.write(tmp_path)
@@ -96,6 +97,7 @@ def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
     }
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
     write_grid(tmp_path, seeds=(0, 1))
     rules.write(tmp_path, ["epoch(9)", "threshold(fisher_trace, above=10)"])
@@ -131,6 +133,7 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_signal_correlations_csv_has_the_control_beside_each_signal(tmp_path):
     write_grid(tmp_path, seeds=(0, 1))
     rules.write(tmp_path)
@@ -194,6 +197,7 @@ def test_rules_that_cannot_be_used_are_named_all_at_once(tmp_path):
     assert "Did you mean 'fisher_trace'?" in caught.value.problems[1]
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_a_workdir_without_forks_or_signals_is_no_error(tmp_path):
     assert rules.write(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
@@ -203,6 +207,7 @@ def test_a_workdir_without_forks_or_signals_is_no_error(tmp_path):
     assert rules.write(tmp_path)
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_one_fork_epoch_is_enough(tmp_path):
     write_grid(tmp_path, grid={4: 0.5})
     found = {one.trigger: one for one in rules.replay(tmp_path, ["epoch(4)"])}
@@ -211,6 +216,7 @@ def test_one_fork_epoch_is_enough(tmp_path):
     assert rules.write(tmp_path)
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_the_table_for_the_terminal(tmp_path, capsys):
     write_grid(tmp_path, seeds=(0, 1))
     assert rules.main([str(tmp_path), "--rule", "epoch(9)"]) == 0
@@ -226,6 +232,7 @@ def test_the_table_for_the_terminal(tmp_path, capsys):
     assert ["epoch(9)", "9", "-", "outside the forks"] in cells
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_the_command_prints_and_writes(tmp_path, capsys):
     write_grid(tmp_path)
     assert (
@@ -311,6 +318,7 @@ def set_trigger(workdir, text):
     (workdir / "config.json").write_text(json.dumps(config | {"fork": {"trigger": text}}))
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_code_of_the_users_that_has_changed_since_is_named(own_rule, capsys):
     workdir, file = own_rule
     set_trigger(workdir, "first(changing_rule:Rule(), epoch(4))")

@@ -155,6 +155,7 @@ def test_keys_of_the_grid_and_of_execution_are_not_swept_when_a_workdir_grows(tm
     assert "train.seeds" not in table(results.write_tables(tmp_path)[0])[0]
 
 
+@pytest.mark.usefixtures("empty_figures_here")
 def test_values_of_all_kinds_are_told_apart_and_their_files_have_safe_names(tmp_path, monkeypatch):
     values = ([4, 8], [4], "nets:Net(depth=3)")
     start(tmp_path, schedule__step_boundaries_epochs=values)

@@ -500,3 +500,16 @@ def test_another_rule_to_replay_is_no_other_study(tiny_npz, tmp_path):
         tmp_path / "run",
     )
     assert modified(tmp_path / "run") == before
+
+
+def test_a_damaged_budget_of_signals_is_named_with_its_remedy(tiny_npz, tmp_path):
+    budgeted = (("signals.names", "kl_uniform"), ("signals.max_overhead_fraction", "0.5"))
+    run(resolve(tiny_npz, *budgeted), tmp_path)
+    (path,) = tmp_path.glob("signal_budgets/*.json")
+    path.write_text("{")
+    with pytest.raises(InvalidInput) as error:
+        run(resolve(tiny_npz, *budgeted, ("train.seeds", "0,1")), tmp_path)
+    assert path.name in str(error.value) and "Delete this file alone" in str(error.value)
+    path.unlink()
+    run(resolve(tiny_npz, *budgeted, ("train.seeds", "0,1")), tmp_path)
+    assert json.loads(path.read_text())["signals"]

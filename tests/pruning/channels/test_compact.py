@@ -103,7 +103,8 @@ def test_compact_equals_the_masked_network_on_the_named_networks(name):
         compact_apply, smaller = compact(apply, variables, images(1), mask)
         wanted = dense(masked(mask, variables), images())
         assert 0.3 < np.abs(wanted).max() < 30
-        assert wanted.std(axis=0).min() > 1e-4
+        # The least that was measured is 5.7e-4, of the preresnet8; compared is to 1e-5.
+        assert wanted.std(axis=0).min() > 5e-4
         assert_equal(jax.jit(compact_apply)(smaller, images()), wanted)
         assert num_weights(smaller) == num_left(mask) < (1 - sparsity) * num_weights(variables)
         for left, expected in zip(
