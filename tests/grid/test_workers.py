@@ -98,8 +98,8 @@ def of_one_process(tiny_npz, tmp_path_factory):
 def test_what_killed_and_stopped_workers_have_trained_is_what_one_process_trains(
     tiny_npz, tmp_path, of_one_process, capsys
 ):
-    """A worker is killed, some random time after the grid has moved on; when a third of the runs have
-    ended SIGTERM stops the command and its workers, and one process goes on."""
+    """A worker is killed, some random time after the grid has moved on; when a third of the runs is
+    done SIGTERM stops the command and its workers, and one process goes on."""
     workdir, rng = tmp_path / "run", random.Random(0)
     process = start([*arguments(tiny_npz, workdir), "--workers=2"])
     deadline = time.monotonic() + DEADLINE_SECONDS
