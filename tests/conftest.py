@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import math
 import os
 import shutil
 import tempfile
@@ -72,8 +73,9 @@ def tiny_config(tiny_npz) -> ConfigDict:
 def forgotten_programs():
     """Frees what a module has compiled: all together take gigabytes, and there is the cache."""
     yield
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if resident > 2 * 2**30:
+    statm = Path("/proc/self/statm")
+    num_pages = int(statm.read_text().split()[1]) if statm.is_file() else math.inf
+    if num_pages * os.sysconf("SC_PAGE_SIZE") > 2 * 2**30:
         jax.clear_caches()
 
 

@@ -83,7 +83,7 @@ def abstract(spec: RunSpec) -> Task:
 
 
 def forget() -> None:
-    """Has `abstract` look at the data and at the user's code anew."""
+    """Has `abstract` look at the data anew, and at code whose digest has changed."""
     _abstract.cache_clear()
     _own_data.cache_clear()
 
@@ -97,27 +97,29 @@ def _abstract(values: tuple[tuple[str, Any], ...], spec: DataSpec) -> Task:
     named = dict(values)
     if references.is_import_path(named[KEY]):
         return _make(named, *_own_data(spec))
-    model = named["model.name"]
-    # An id is not given twice while the task is remembered, which holds the object.
-    code = [id(user_code.attribute("model.name", path)) for path in references.import_paths(model)]
-    leaves, structure = jax.tree.flatten(data.shapes(spec))
-    return _from_shapes(values, tuple(leaves), structure, tuple(code))
+    paths = references.import_paths(named["model.name"])
+    shapes = [(name, *jax.tree.flatten(outline)) for name, outline in data.shapes(spec).items()]
+    outlines = tuple((name, tuple(leaves), structure) for name, leaves, structure in shapes)
+    # A notebook's own classes are in no file that a digest could tell apart.
+    is_in_files = not any(path.startswith("__main__:") for path in paths)
+    made = _from_shapes if is_in_files else _from_shapes.__wrapped__
+    return made(values, outlines, tuple(map(user_code.digest, paths)))
 
 
 @functools.lru_cache(maxsize=64)
 def _from_shapes(
     values: tuple[tuple[str, Any], ...],
-    leaves: tuple[jax.ShapeDtypeStruct, ...],
-    structure: Any,
-    code: tuple[int, ...],
+    outlines: tuple[tuple[str, tuple[jax.ShapeDtypeStruct, ...], Any], ...],
+    code: tuple[str, ...],
 ) -> Task:
-    """Makes a built-in task of a network, which is traced: once while neither shapes nor code
-    change."""
+    """Makes a built-in task of a network, which is traced: once while neither the splits' outlines
+    nor the digests of the code behind its name change."""
     del code
     named = dict(values)
+    splits = {name: jax.tree.unflatten(structure, leaves) for name, leaves, structure in outlines}
     # Only shapes matter, and one number serves all channels.
     mean, std = (named[key] or (0.5,) for key in ("data.mean", "data.std"))
-    return _make(named, jax.tree.unflatten(structure, leaves), mean, std)
+    return _make(named, splits, mean, std)
 
 
 @functools.lru_cache(maxsize=1)

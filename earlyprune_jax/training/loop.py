@@ -61,6 +61,8 @@ class Run:
     def __post_init__(self):
         self.history: list[dict[str, Any]] = []
         self._diverged: dict[str, int] = {}
+        # Of the epoch they were asked for last: to train it, then for its record.
+        self._rates: tuple[int, np.ndarray] = (-1, np.zeros(0, np.float32))
         self._saved_epoch, self._unsaved_seconds, self._save_seconds = -1, 0.0, FIRST_GUESS_SECONDS
         self._watcher = Watcher(self.instruments, self.state_after)
 
@@ -86,7 +88,10 @@ class Run:
     def rates(self, index: int | None = None) -> np.ndarray:
         """Returns the learning rates of the run's epoch `index`, from 0; None = the next one."""
         index = len(self.history) if index is None else index
-        return rates_of_epoch(self.training.schedule, index, self.engine.steps_per_epoch)
+        if index != self._rates[0]:
+            steps = self.engine.steps_per_epoch
+            self._rates = index, rates_of_epoch(self.training.schedule, index, steps)
+        return self._rates[1]
 
     def ended(self) -> bool:
         """Tells whether no epoch is left to train; if so, how it ended is written down."""

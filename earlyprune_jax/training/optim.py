@@ -171,7 +171,8 @@ def _problems(spec: OptimSpec, given: Mapping[str, Any]) -> list[str]:
 
 
 def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
-    """Lists what is wrong with an optimizer; of the user's own a step is traced, nothing compiled.
+    """Lists what is wrong with an optimizer; a step of the user's own, or of a built-in with
+    arguments, is traced, nothing is compiled.
 
     Args:
         spec: as of `make`.
@@ -185,7 +186,8 @@ def check(spec: OptimSpec, default: str, params: Any) -> list[str]:
         InvalidInput: as `make`, or the step raises.
     """
     made, name = make(spec, default), spec.name or default
-    if not references.is_import_path(name):
+    reference = references.parse(name)
+    if not (reference.module or reference.arguments or reference.options):
         return []
     with references.guarded(KEY, name, "to make updates"):
         state = jax.eval_shape(made.init, params)

@@ -203,7 +203,6 @@ def rate_at(schedule: optax.Schedule, step: int) -> float:
     return float(np.asarray(schedule(step)))
 
 
-@functools.lru_cache(maxsize=64)
 def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -> np.ndarray:
     """Returns the learning rates of a run's epoch `index` (from 0), [steps_per_epoch] float32.
 
@@ -219,7 +218,7 @@ def rates_of_epoch(schedule: optax.Schedule, index: int, steps_per_epoch: int) -
         >>> rates_of_epoch(optax.linear_schedule(1.0, 0.0, 4), 1, 2).tolist()
         [0.5, 0.25]
     """
-    # One shape for all epochs and runs: every operation of the schedule compiles once. Copied,
-    # because what is remembered should hold no memory of a device.
+    # One shape for all epochs and runs: every operation of the schedule compiles once. Copied: the
+    # rates of a run's epoch are kept, and should hold no memory of a device.
     first = index * steps_per_epoch
     return np.array(jax.vmap(schedule)(first + jnp.arange(steps_per_epoch)), np.float32)

@@ -507,9 +507,11 @@ def test_a_damaged_budget_of_signals_is_named_with_its_remedy(tiny_npz, tmp_path
     run(resolve(tiny_npz, *budgeted), tmp_path)
     (path,) = tmp_path.glob("signal_budgets/*.json")
     path.write_text("{")
-    with pytest.raises(InvalidInput) as error:
-        run(resolve(tiny_npz, *budgeted, ("train.seeds", "0,1")), tmp_path)
-    assert path.name in str(error.value) and "Delete this file alone" in str(error.value)
+    # Summed up alone, and trained on.
+    for seeds in ("0", "0,1"):
+        with pytest.raises(InvalidInput) as error:
+            run(resolve(tiny_npz, *budgeted, ("train.seeds", seeds)), tmp_path)
+        assert path.name in str(error.value) and "Delete this file alone" in str(error.value)
     path.unlink()
     run(resolve(tiny_npz, *budgeted, ("train.seeds", "0,1")), tmp_path)
     assert json.loads(path.read_text())["signals"]

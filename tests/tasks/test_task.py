@@ -2,6 +2,8 @@
 reports."""
 
 import dataclasses
+import functools
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import linear_experiment
 
-from earlyprune_jax import config, tasks
+from earlyprune_jax import config, models, tasks
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.tasks import HostMeasurement, Task, plain
 from earlyprune_jax.tasks.task import check
@@ -221,3 +223,38 @@ def test_what_an_own_task_does_not_have_is_refused_by_name(tmp_path, changes, wo
     with pytest.raises(InvalidInput) as caught:
         resolve(tmp_path, **changes)
     assert words in str(caught.value)
+
+
+FACTORY = """
+import functools
+
+from earlyprune_jax import models
+
+net = functools.partial(models.build, "resnet8", width_multiplier=WIDTH)
+"""
+
+
+def test_a_network_is_traced_once_and_anew_where_its_file_its_data_or_the_notebook_has_changed(
+    tiny_npz, tmp_path, monkeypatch
+):
+    def resolved(model, npz=tiny_npz):
+        changes = [("model.name", model), ("pruning.layers", "all_kernels")]
+        task = tasks.abstract(config.resolve(linear_experiment(npz), changes, folder=tmp_path))
+        return task, int(task.shapes()["params"]["classifier"]["kernel"].shape[0])
+
+    nets = tmp_path / "edited_nets.py"
+    nets.write_text(FACTORY.replace("WIDTH", "0.25"))
+    first, num_inputs = resolved("edited_nets:net")
+    assert (num_inputs, list(first.splits)) == (16, ["train", "test"])
+    assert resolved("edited_nets:net")[0] is first
+    nets.write_text(FACTORY.replace("WIDTH", "0.5"))
+    assert resolved("edited_nets:net")[1] == 32
+    arrays = dict(np.load(tiny_npz))
+    fewer = {name: array[:20] if name[2:] == "train" else array for name, array in arrays.items()}
+    np.savez(tmp_path / "fewer.npz", **fewer)
+    task, _ = resolved("edited_nets:net", tmp_path / "fewer.npz")
+    assert task.batching.num_examples["train"] == 20
+    for width in (0.25, 0.5):
+        own = functools.partial(models.build, "resnet8", width_multiplier=width)
+        monkeypatch.setattr(sys.modules["__main__"], "notebook_net", own, raising=False)
+        assert resolved("__main__:notebook_net")[1] == 64 * width

@@ -145,3 +145,12 @@ def test_a_state_that_cannot_be_saved_is_refused():
     shapes = {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
     (problem,) = optim.check(spec("optax:noisy_sgd(key=0)", momentum=0.0), "sgd", shapes)
     assert "random key" in problem
+
+
+def test_arguments_of_a_built_in_are_tried():
+    with pytest.raises(InvalidInput, match="to make updates"):
+        optim.check(
+            spec("adam(b1='0.9')", momentum=0.0),
+            "sgd",
+            {"w": jax.ShapeDtypeStruct((2,), jnp.float32)},
+        )
