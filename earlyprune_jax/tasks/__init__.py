@@ -11,6 +11,7 @@ num_classes, mean, std, crop_padding and horizontal_flip, which are the config's
 that it takes by name.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from earlyprune_jax import data, models, references, user_code
 from earlyprune_jax.metrics import Metric as Metric  # As in JAX: for others.
 from earlyprune_jax.signals.signal import Network as Network
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.spec_sections import DataSpec
+from earlyprune_jax.spec_sections import SECTIONS, DataSpec
 from earlyprune_jax.tasks.batching import Batches as Batches
 from earlyprune_jax.tasks.batching import Batching as Batching
 from earlyprune_jax.tasks.batching import bucketed as bucketed
@@ -38,22 +39,6 @@ KEY = "task.name"
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
 
 
-NEUTRAL = {
-    "train.precision": "float32",
-    "data.mean": (),
-    "data.std": (),
-    "data.crop_padding": 0,
-    "data.horizontal_flip": False,
-}
-"""Keys that a task may take, and their values where it does not."""
-
-DECIDING = (
-    *(KEY, "model.name", "model.width_multiplier", "train.batch_size", "data.num_classes"),
-    *NEUTRAL,
-)
-"""What a task is made from beside its data."""
-
-
 def build(spec: RunSpec, source: data.Source) -> Task:
     """Makes the task of an experiment from its data.
 
@@ -64,8 +49,7 @@ def build(spec: RunSpec, source: data.Source) -> Task:
     Raises:
         InvalidInput: the reference cannot be loaded, or what it makes is no sound task.
     """
-    splits, normalisation = data.split(source, spec.data), data.normalisation(source, spec.data)
-    return _make(_deciding(spec), splits, *normalisation)
+    return _make(spec, data.split(source, spec.data), *data.normalisation(source, spec.data))
 
 
 def abstract(spec: RunSpec) -> Task:
@@ -79,7 +63,7 @@ def abstract(spec: RunSpec) -> Task:
     Raises:
         InvalidInput: as `build`.
     """
-    return _abstract(tuple(_deciding(spec).items()), spec.data)
+    return _abstract(_seen(spec))
 
 
 def forget() -> None:
@@ -88,38 +72,44 @@ def forget() -> None:
     _own_data.cache_clear()
 
 
-def _deciding(spec: RunSpec) -> dict[str, Any]:
-    return {key: spec.value(key) for key in DECIDING}
+def _seen(spec: RunSpec) -> RunSpec:
+    """Leaves out what no task is made from: settings that differ only there share one."""
+    sections: dict[str, Any] = dict.fromkeys(SECTIONS)
+    sections |= {"task": spec.task, "model": spec.model, "data": spec.data}
+    sections["train"] = dataclasses.replace(
+        spec.train, seeds=(), num_epochs=0, eval_batch_size=0, keep_checkpoints=""
+    )
+    return RunSpec(**sections)
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract(values: tuple[tuple[str, Any], ...], spec: DataSpec) -> Task:
-    named = dict(values)
-    if references.is_import_path(named[KEY]):
-        return _make(named, *_own_data(spec))
-    paths = references.import_paths(named["model.name"])
-    shapes = [(name, *jax.tree.flatten(outline)) for name, outline in data.shapes(spec).items()]
+def _abstract(spec: RunSpec) -> Task:
+    if references.is_import_path(spec.task.name):
+        return _make(spec, *_own_data(spec.data))
+    paths = references.import_paths(spec.model.name)
+    shapes = [
+        (name, *jax.tree.flatten(outline)) for name, outline in data.shapes(spec.data).items()
+    ]
     outlines = tuple((name, tuple(leaves), structure) for name, leaves, structure in shapes)
     # A notebook's own classes are in no file that a digest could tell apart.
     is_in_files = not any(path.startswith("__main__:") for path in paths)
     made = _from_shapes if is_in_files else _from_shapes.__wrapped__
-    return made(values, outlines, tuple(map(user_code.digest, paths)))
+    return made(spec, outlines, tuple(map(user_code.digest, paths)))
 
 
 @functools.lru_cache(maxsize=64)
 def _from_shapes(
-    values: tuple[tuple[str, Any], ...],
+    spec: RunSpec,
     outlines: tuple[tuple[str, tuple[jax.ShapeDtypeStruct, ...], Any], ...],
     code: tuple[str, ...],
 ) -> Task:
     """Makes a built-in task of a network, which is traced: once while neither the splits' outlines
     nor the digests of the code behind its name change."""
     del code
-    named = dict(values)
     splits = {name: jax.tree.unflatten(structure, leaves) for name, leaves, structure in outlines}
     # Only shapes matter, and one number serves all channels.
-    mean, std = (named[key] or (0.5,) for key in ("data.mean", "data.std"))
-    return _make(named, splits, mean, std)
+    neutral = (0.5,)
+    return _make(spec, splits, spec.data.mean or neutral, spec.data.std or neutral)
 
 
 @functools.lru_cache(maxsize=1)
@@ -129,37 +119,43 @@ def _own_data(spec: DataSpec) -> tuple[Mapping[str, Any], tuple[float, ...], tup
     return data.split(source, spec), *data.normalisation(source, spec)
 
 
+NEUTRAL = {
+    "train.precision": "float32",
+    "data.mean": (),
+    "data.std": (),
+    "data.crop_padding": 0,
+    "data.horizontal_flip": False,
+}
+"""Keys that a task may take, and their values where it does not."""
+
+
 def _make(
-    values: Mapping[str, Any],
-    splits: Mapping[str, Any],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Task:
-    """Makes a task from the values of `DECIDING` and from its splits, or their shapes.
+    """Makes a task from its splits, or from their shapes.
 
     Raises:
         InvalidInput: no such task or network, keys that the task would ignore, or no sound task.
     """
-    name = values[KEY]
-    make = references.load(KEY, name, TASKS)
-    model = models.factory(values["model.name"], width_multiplier=values["model.width_multiplier"])
+    make = references.load(KEY, spec.task.name, TASKS)
+    model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
     keys = ("train.batch_size", "data.num_classes", *NEUTRAL)
-    options = {key.partition(".")[2]: values[key] for key in keys} | {"mean": mean, "std": std}
+    options = {key.partition(".")[2]: spec.value(key) for key in keys} | {"mean": mean, "std": std}
     taken = references.accepted(make, options)
     refuse(
-        expected(key, values[key], f"to be {neutral!r}: {name} does not take it")
+        expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")
         for key, neutral in NEUTRAL.items()
-        if key.partition(".")[2] not in taken and values[key] != neutral
+        if key.partition(".")[2] not in taken and spec.value(key) != neutral
     )
-    key = KEY if references.is_import_path(name) else "model.name"
-    if not references.is_import_path(values[key]):
+    key = KEY if references.is_import_path(spec.task.name) else "model.name"
+    if not references.is_import_path(spec.value(key)):
         return make(splits, model, **taken)
     what = "to make a Task" if key == KEY else "to be applicable to the images"
-    with references.guarded(key, values[key], what):
+    with references.guarded(key, spec.value(key), what):
         made = make(splits, model, **taken)
         problems = check(made)
-        if not problems and key != KEY and made.num_outputs != values["data.num_classes"]:
-            allowed = f"to be data.num_classes={values['data.num_classes']}"
+        if not problems and key != KEY and made.num_outputs != spec.data.num_classes:
+            allowed = f"to be data.num_classes={spec.data.num_classes}"
             problems = [expected("number of logits", made.num_outputs, allowed)]
-    refuse(f"{key}: {values[key]}: {problem}" for problem in problems)
+    refuse(f"{key}: {spec.value(key)}: {problem}" for problem in problems)
     return made
