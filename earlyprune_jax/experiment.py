@@ -59,7 +59,7 @@ def run(
         options: workers, batches, time limit.
 
     Returns:
-        The closing summary.
+        The closing summary, a text. A notebook shows it with the workdir's figures and tables.
 
     Raises:
         InvalidInput: the workdir holds another study or cannot be written, lacks what a fork starts

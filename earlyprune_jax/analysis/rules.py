@@ -27,7 +27,7 @@ from earlyprune_jax.analysis.replay import (
     correlations,
     outcomes,
 )
-from earlyprune_jax.analysis.runs import Runs
+from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import Stats, columns
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
 from earlyprune_jax.validate import InvalidInput, unexpected
@@ -55,6 +55,28 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
     """
     settings = settings_of(results.read_runs(workdir))
     return replay_settings(settings, None if rules is None else _parsed(rules, settings))
+
+
+def table(workdir: str | Path, rules: Iterable[str] | None = None) -> Table:
+    """Tables what `replay` finds: one row per rule and curve, with the columns of rules.csv.
+
+    Args:
+        workdir: of an experiment with finished forks.
+        rules: texts for `triggers.parse`; None = `default_rules`.
+
+    Returns:
+        The table, lowest mean regret first; without columns where no fork has finished.
+
+    Raises:
+        InvalidInput: as `replay`.
+
+    Example:
+        >>> len(table("no/such/workdir"))
+        0
+    """
+    import pandas as pd
+
+    return pd.DataFrame(map(_rule_row, replay(workdir, rules)))
 
 
 def write(

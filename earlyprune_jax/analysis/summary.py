@@ -10,6 +10,7 @@ from typing import Any
 from earlyprune_jax import records
 from earlyprune_jax.analysis import formatting, recommendation, regimes, results, rules
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
+from earlyprune_jax.analysis.notebook import Report
 from earlyprune_jax.analysis.places import shared, varying
 from earlyprune_jax.analysis.regimes import similarity
 from earlyprune_jax.analysis.runs import Runs, each
@@ -22,7 +23,7 @@ ALWAYS_COUNTED = STATUSES[:3]
 BASELINES = ("random time", "best fixed epoch", "fixed 30 %")
 
 
-def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
+def summarize(workdir: str | Path, *, runs: Runs | None = None) -> Report:
     """Says in plain text when to prune, what that costs, and how much the signals knew of it.
 
     Numbers are last-epoch test metrics: mean +- sample standard deviation (n - 1) over runs. A fork
@@ -36,7 +37,8 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
         runs: Of `results.read_runs`, where they have been read already.
 
     Returns:
-        Lines, without a trailing newline: of at most 100 characters but for rows of tables.
+        Lines, without a trailing newline: of at most 100 characters but for rows of tables. A
+        notebook shows them with the figures and tables that the workdir holds.
 
     Raises:
         InvalidInput: A file of the workdir is damaged.
@@ -69,7 +71,8 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> str:
         *rules.notes(settings, outcomes),
         *_files(Path(workdir)),
     ]
-    return "\n".join([*map(formatting.wrapped, verdict), *tables, *map(formatting.wrapped, rest)])
+    lines = [*map(formatting.wrapped, verdict), *tables, *map(formatting.wrapped, rest)]
+    return Report("\n".join(lines), workdir)
 
 
 def forks_table(curves: Sequence[Curve], axes: Sequence[str] | None = None) -> Iterator[str]:

@@ -88,6 +88,10 @@ class Ledger:
         """
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Shows the table where IPython or a notebook shows the value of a cell."""
+        printer.text(str(self))
+
     def __str__(self) -> str:
         """Writes a table, what is not prunable and why, and the warnings as plain text.
 
