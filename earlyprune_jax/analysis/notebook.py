@@ -14,6 +14,7 @@ from earlyprune_jax.analysis import results
 MAIN = "_vs_"
 """Figures with this in their name are shown at once; the others, and all tables, on a click."""
 MAX_FIGURES, MAX_ROWS = 8, 40
+TEXT_STYLE = "font-family: monospace; font-size: 13px; line-height: 1.3; white-space: pre-wrap"
 
 
 class Report(str):
@@ -43,7 +44,7 @@ class Report(str):
         return report
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        text = f'<pre style="white-space: pre; overflow-x: auto">{html.escape(self)}</pre>'
+        text = f'<pre style="{TEXT_STYLE}">{html.escape(self)}</pre>'
         parts = (text, *_figures(self.workdir), *_tables(self.workdir))
         return {"text/plain": str(self), "text/html": "\n".join(parts)}
 
