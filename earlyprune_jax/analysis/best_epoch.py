@@ -92,6 +92,11 @@ class Ranking:
         return tuple(epoch for epoch, lead in leads if lead is None or not lead.is_clear)
 
     @property
+    def is_tested(self) -> bool:
+        """Whether there are repeats enough to tell any epoch from the best."""
+        return any(lead and lead.p is not None for lead in self.leads.values())
+
+    @property
     def edge(self) -> str | None:
         """Names the end of the epochs tried at which the best lies: earliest or latest; else
         None."""

@@ -3,6 +3,7 @@ never."""
 
 import dataclasses
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from earlyprune_jax import records
+from earlyprune_jax.analysis.peaks import OTHER_READINGS
 from earlyprune_jax.analysis.places import Place
 
 if TYPE_CHECKING:
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours without yellow and black, then two of Tol's: apart for colour-blind
 # readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288", "#882255")
-GREYS = ("#404040", "#767676", "#595959", "#8c8c8c")
+GREYS = ("#404040", "#767676")
 MARKERS = "os^DvPX<"
 DASHES = ("-", "--", "-.", ":")
+AS_GOOD = "not clearly worse than the best (95 %)"
+"""What a shading of fork epochs means: see `best_epoch.Ranking`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,35 @@ class Style:
     def options(self) -> dict[str, Any]:
         """The keywords of Matplotlib's plots."""
         return {"color": self.color, "marker": self.marker, "linestyle": self.dashes}
+
+
+SIGNALS = {
+    "fisher_trace": Style("#882255", "D", "-"),
+    "kl_uniform_bits": Style("#E69F00", "v", "--"),
+    "random_distance": Style("#117733", "h", "-."),
+}
+"""How a signal looks in every figure: apart for colour-blind readers, in print by lightness and
+dashes, and unlike the first curves of forks."""
+OTHERS = (Style("#332288", "p", ":"), Style("#44AA99", "P", "--"), Style("#404040", "X", "-"))
+"""Those of signals that have no style of their own, in the order of a figure."""
+
+
+def signal_styles(names: Sequence[str]) -> dict[str, Style]:
+    """Gives each signal of a figure its style.
+
+    Args:
+        names: columns of signals.csv.
+
+    Returns:
+        The styles; another reading of a signal, such as KL_uniform in nats, looks like the signal.
+
+    Example:
+        >>> signal_styles(["kl_uniform_nats"])["kl_uniform_nats"] == SIGNALS["kl_uniform_bits"]
+        True
+    """
+    others = itertools.cycle(OTHERS)
+    known = {name: SIGNALS.get(OTHER_READINGS.get(name, name)) for name in names}
+    return {name: style or next(others) for name, style in known.items()}
 
 
 def styles(places: Iterable[Place]) -> dict[Place, Style]:
@@ -183,9 +216,14 @@ def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> 
         about: Further lines, broken where they are too long.
         fontsize: Of all lines, points.
     """
-    width = int(figure.get_size_inches()[0] * 13.5)
+    width = _line_length(figure)
     lines = [line for part in about.split("\n") for line in textwrap.wrap(part, width)]
     figure.suptitle("\n".join([title, *lines]), x=0.01, ha="left", fontsize=fontsize)
+
+
+def _line_length(figure: "Figure") -> int:
+    """Tells how many characters of small print fit beside one another."""
+    return int(figure.get_size_inches()[0] * 13.5)
 
 
 def labelled(every: Iterable["Axes"]) -> list[Any]:
@@ -199,14 +237,20 @@ def labelled(every: Iterable["Axes"]) -> list[Any]:
     return sorted(handles.values(), key=lambda handle: not isinstance(handle, tuple))
 
 
-def add_legend(figure: "Figure", handles: Sequence[Any] | None = None) -> None:
-    """Adds a legend below everything, in as few lines as fit; without handles of all that has a
-    label."""
+def add_legend(figure: "Figure", handles: Sequence[Any] | None = None, *, note: str = "") -> None:
+    """Adds a legend below everything, in as few lines as fit.
+
+    Args:
+        figure: Which is wide enough, or has a narrow legend.
+        handles: Of the legend; None for all that has a label.
+        note: A sentence above them, broken where it is too long.
+    """
     handles = labelled(figure.axes) if handles is None else handles
     # A key takes as much room as seven characters, and an inch holds fifteen.
     longest = max((len(handle.get_label()) + 7 for handle in handles), default=1)
     num_columns = max(1, min(len(handles), int(15 * figure.get_size_inches()[0] / longest)))
     style = {"frameon": False, "fontsize": 8.5, "handlelength": 2.6}
+    style |= {"title": textwrap.fill(note, _line_length(figure)), "title_fontsize": 8.5}
     figure.legend(handles=list(handles), loc="outside lower center", ncols=num_columns, **style)
 
 

@@ -1,9 +1,10 @@
 """The figure people come for: the test metric against fork epoch, with the trunk's signals below.
 
-Forks (colour) above, signals (grey) below, over one epoch scale: a signal's peak can be compared
+Forks above, signals below, over one epoch scale: a signal's peak can be compared
 with the best fork epoch by looking up. Several settings have a panel each, over one scale.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from earlyprune_jax.analysis import drawing, formatting, peaks, results
 from earlyprune_jax.analysis.curves import Curve, Setting, settings_of
-from earlyprune_jax.analysis.drawing import COLORS, DASHES, GREYS, MARKERS, Style, plus_minus
+from earlyprune_jax.analysis.drawing import COLORS, GREYS, MARKERS, Style, plus_minus
 from earlyprune_jax.analysis.places import Place, shared, varying
 from earlyprune_jax.analysis.runs import LOST, Runs
 from earlyprune_jax.analysis.stats import Stats
@@ -37,12 +38,13 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM
     Above: the primary test metric at the last epoch: mean over trunk seeds and replicates, +-
     one sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
     sparsity, retraining, swept keys of forks), a star at the best fork epoch (chosen on
-    validation where every run has it), the dense baseline as a line with its +- std band; runs that
-    pruned themselves as single marks; baselines beside the grid are left out, see
-    `curves.Setting.curves`. Below: each headline signal's mean over trunk seeds divided by
-    its largest magnitude, its peak marked. Diverged and failed runs are left out and counted in the
-    subtitle. Panels of several settings share both scales, and show the others' forks in grey. The
-    same files give the same bytes with the same matplotlib.
+    validation where every run has it), the epochs that nothing clearly beats shaded (of two to
+    four curves in strips of their colours; see `best_epoch.Ranking`), the dense baseline as a line
+    with its +- std band; runs that pruned themselves as single marks; baselines beside the grid are
+    left out, see `curves.Setting.curves`. Below: each headline signal's mean over trunk seeds
+    divided by its largest magnitude, its peak marked. Diverged and failed runs are left out and
+    counted in the subtitle. Panels of several settings share both scales, and show the others'
+    forks in grey. The same files give the same bytes with the same matplotlib.
 
     Args:
         workdir: The experiment's directory.
@@ -125,6 +127,7 @@ def _draw_panel(
                 panel[0].plot(curve.epochs, means, label="the other panels' forks", **style)
         if len(setting.curves) == 1 and len(setting.curves[0].epochs) > 1:
             _mark_best(panel, setting.curves[0])
+        _shade_as_good(panel, setting.curves, styles)
     if setting.peaks:
         _draw_signals(panel[-1], setting)
     for axes in panel:
@@ -213,28 +216,52 @@ def _mark_best(panel: Sequence["Axes"], curve: Curve) -> None:
     panel[0].text(best, 1.01, text, color=COLORS[0], transform=above, ha="center", va="bottom")
 
 
+def _shade_as_good(
+    panel: Sequence["Axes"], curves: Sequence[Curve], styles: Mapping[Place, Style]
+) -> None:
+    """Shades the fork epochs that may be the best: of one curve through all axes of the panel, of
+    a few in a strip per curve at its foot."""
+    tested = [curve for curve in curves if curve.ranking.is_tested]
+    if len(curves) > MANY:
+        return
+    for row, curve in enumerate(tested):
+        kept = {curve.ranking.best, *curve.ranking.rivals}
+        color, beyond = styles[curve.place.kind].color, 0.008 * curve.setting.num_epochs
+        look: dict[str, Any] = {"alpha": 0.13, "label": drawing.AS_GOOD}
+        if len(curves) > 1:
+            look = {"alpha": 0.6, "ymin": 0.025 * row, "ymax": 0.025 * row + 0.02}
+            look["label"] = f"strips: {drawing.AS_GOOD}"
+        for is_kept, group in itertools.groupby(curve.epochs, kept.__contains__):
+            epochs = list(group)
+            for axes in panel[: 1 if len(curves) > 1 else None] if is_kept else ():
+                span = epochs[0] - beyond, epochs[-1] + beyond
+                axes.axvspan(*span, color=color, linewidth=0, zorder=0.5, **look)
+
+
 def _draw_signals(axes: "Axes", setting: Setting) -> None:
     """Draws the mean of every signal over its maximum, with its peak, and a legend of their own."""
-    lowest = 0.0
-    for index, peak in enumerate(setting.peaks):
+    lowest, styles = 0.0, drawing.signal_styles([peak.signal for peak in setting.peaks])
+    handles = []
+    for peak in setting.peaks:
         epochs, values = peaks.mean_curve(setting.signals, peak.signal)
         # A signal that is nowhere positive has no maximum to divide by; its size serves then.
         values = values / (peak.value if peak.value > 0 else np.abs(values).max() or 1.0)
-        lowest = min(lowest, values.min())
-        name = formatting.signal_label(peak.signal, setting.runs.config)
-        color = GREYS[index % len(GREYS)]
-        style = Style(color, "Ddhp"[index % 4], DASHES[index % len(DASHES)])
+        lowest, style = min(lowest, values.min()), styles[peak.signal]
         at_peak, label = int(np.searchsorted(epochs, peak.epoch)), formatting.peak_label(peak)
-        options = {"linewidth": 1.4, "markevery": [at_peak], "label": f"{name}: {label}"}
-        axes.plot(epochs, values, **style.options, **options)
-        axes.axvline(peak.epoch, color=color, linestyle=":", linewidth=1.1)
+        name = formatting.signal_label(peak.signal, setting.runs.config)
+        mark = {"markersize": 8, "markeredgecolor": "white", "markevery": [at_peak]}
+        handles += axes.plot(
+            epochs, values, linewidth=1.6, label=f"{name}: {label}", **mark, **style.options
+        )
+        axes.axvline(peak.epoch, color=style.color, linestyle=":", linewidth=1.1)
     axes.set_ylabel("signal /\nits maximum", color=GREYS[0])
     axes.tick_params(axis="y", colors=GREYS[0])
     # Room above the curves, where the legend hides nothing.
     share = 0.08 + 0.11 * len(setting.peaks)
     axes.set_ylim(lowest - 0.05, lowest + (1.05 - lowest) / (1 - share))
     axes.set_yticks([0.0, 0.5, 1.0] if not lowest else [-1.0, 0.0, 1.0])
-    axes.legend(loc="upper left", edgecolor="none", fontsize=8, borderaxespad=0.2)
+    place: dict[str, Any] = {"loc": "upper left", "borderaxespad": 0.2, "handlelength": 3.2}
+    axes.legend(handles=handles, edgecolor="none", fontsize=8, **place)
 
 
 def _subtitle(settings: Sequence[Setting], trunk: str) -> str:

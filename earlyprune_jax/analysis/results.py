@@ -144,9 +144,10 @@ def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
         >>> [path.name for path in publish(tempfile.mkdtemp())]
         ['results.csv', 'signals.csv']
     """
-    from earlyprune_jax.analysis import figures, regimes, rules
+    from earlyprune_jax.analysis import figures, online_figure, regimes, rules
 
     runs = read_runs(workdir) if runs is None else runs
     # Another kind of table or figure is a further function here; its tables are among `TABLES`.
-    writers = (write_tables, rules.write, figures.draw_main, regimes.write)
+    drawers = (figures.draw_main, online_figure.draw)
+    writers = (write_tables, rules.write, *drawers, regimes.write)
     return [path for write in writers for path in write(workdir, runs=runs)]

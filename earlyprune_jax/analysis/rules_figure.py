@@ -1,7 +1,7 @@
 """The figure of the rules: the epochs each chose against the best ones, and what that cost.
 
-One row per rule, lowest mean regret first; baselines grey. Matplotlib is imported on use, pyplot
-never.
+One row per rule, lowest mean regret first; baselines are grey squares. Matplotlib is imported on
+use, pyplot never.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ LINE_LENGTH = 46
 BAND: dict[str, Any] = {"color": "#009E73", "alpha": 0.18, "linewidth": 0}
 KEY = (
     "Filled marks: a fork was measured there; hollow: between two forks; crosses: outside of all, "
-    "no value; ticks: the forks; band: range of the seeds' best forks. Grey: baselines; dotted: "
-    "random time's regret."
+    "no value; ticks: the forks; band: range of the seeds' best forks. Grey squares: baselines; "
+    "dotted: random time's regret."
 )
 BASELINES = {
     "oracle": "oracle: each seed's best fork",
@@ -109,9 +109,11 @@ def _draw_epochs(axes: "Axes", curve: Curve, group: Sequence[Outcome]) -> None:
         color = _color(outcome)
         for status, marked in marks.items():
             # One collection for many marks: each costs milliseconds, however few marks it holds.
-            style: dict[str, Any] = {"marker": "o" if status == "measured" else "x", "color": color}
+            shape = _shape(outcome)
+            style: dict[str, Any] = {"marker": shape if status == "measured" else "x"}
+            style["color"] = color
             if status == "interpolated":
-                style = {"marker": "o", "facecolors": "white", "edgecolors": color}
+                style = {"marker": shape, "facecolors": "white", "edgecolors": color}
             axes.scatter(*zip(*marked, strict=True), s=22, linewidths=1.1, zorder=3, **style)
     top = axes.get_xaxis_transform()
     ones = [1.0] * len(curve.epochs)
@@ -139,7 +141,8 @@ def _draw_regrets(axes: "Axes", curve: Curve, group: Sequence[Outcome]) -> None:
         mean, deviation = metric.scale * regret.mean, metric.scale * (regret.std or 0.0)
         largest = max(largest, mean + deviation)
         whiskers = {"xerr": [deviation] if deviation else None, "capsize": 2.5, "elinewidth": 1.1}
-        axes.errorbar([mean], [row], color=color, marker="o", markersize=4.5, zorder=3, **whiskers)
+        mark = {"color": color, "marker": _shape(outcome), "markersize": 4.5, "zorder": 3}
+        axes.errorbar([mean], [row], **mark, **whiskers)
         number = drawing.plus_minus(formatting.regret(outcome, unit=False))
         if not outcome.complete:
             number += f" ({outcome.num_evaluated} of {len(outcome.choices)} seeds)"
@@ -173,3 +176,7 @@ def _name(outcome: Outcome) -> str:
 
 def _color(outcome: Outcome) -> str:
     return GREYS[1] if outcome.kind == "baseline" else COLORS[0]
+
+
+def _shape(outcome: Outcome) -> str:
+    return "s" if outcome.kind == "baseline" else "o"

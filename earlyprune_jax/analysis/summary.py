@@ -115,7 +115,7 @@ def _fork_row(curve: Curve) -> tuple[str, ...]:
     epoch = f"{ranking.best}{f' ({ranking.edge})' if ranking.edge else ''}"
     difference = formatting.difference(curve.against_dense(ranking.best), metric, unit=False)
     as_good = formatting.listed(ranking.rivals, at_most=2) if ranking.rivals else "none"
-    if not any(lead and lead.p is not None for lead in ranking.leads.values()):
+    if not ranking.is_tested:
         as_good = "unknown" if num_epochs > 1 else "-"
     return epoch, str(num_epochs), number, str(test.n), dense, difference, as_good
 

@@ -26,7 +26,7 @@ MAX_GRIDS = 4
 MAX_PANELS = 6
 OVER = {DEPTH: "regimes_depth", DATA: "regimes_data"}
 """The figure of a series, by what it is over."""
-BLUE, RED = COLORS[:2]
+BLUE = COLORS[0]
 
 
 def draw(workdir: str | Path, findings: Sequence[Findings]) -> list[Path]:
@@ -120,8 +120,9 @@ def _draw_row(axes: "Axes", found: Findings, row: Mapping[str, Any], signal_tabl
     axes.plot(epochs, means, color=BLUE, marker="o", markersize=3, label=label)
     axes.scatter(epochs[best], means[best], s=170, color=BLUE, marker="*", edgecolors="white")
     label = f"{formatting.signal_label(SIGNAL, {})} of the trunk (right)"
-    mark = {"marker": "D", "markersize": 7, "markeredgecolor": "white", "markevery": [peak]}
-    right.plot(measured, signal, "--", color=RED, linewidth=1.4, label=label, **mark)
+    look = drawing.SIGNALS[SIGNAL]
+    mark = {"markersize": 8, "markeredgecolor": "white", "markevery": [peak]}
+    right.plot(measured, signal, linewidth=1.6, label=label, **mark, **look.options)
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
     removed = f"{formatting.removed(row['sparsity'])} % removed"
@@ -131,8 +132,8 @@ def _draw_row(axes: "Axes", found: Findings, row: Mapping[str, Any], signal_tabl
     axes.set_xlabel("training epoch", fontsize=8.5)
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel(formatting.axis_label(metric), color=BLUE, fontsize=8.5)
-    right.set_ylabel("random distance", color=RED, fontsize=8.5)
-    for side, colour in ((axes, BLUE), (right, RED)):
+    right.set_ylabel("random distance", color=look.color, fontsize=8.5)
+    for side, colour in ((axes, BLUE), (right, look.color)):
         side.tick_params(labelsize=8)
         side.tick_params(axis="y", colors=colour)
         side.spines["top"].set_visible(False)

@@ -8,6 +8,7 @@ named. Matplotlib is imported on use.
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ BY_METRIC: dict[str, Any] = {"color": STAR, "linestyle": "-", "linewidth": 2.2}
 MAX_LABELLED_COLUMNS = 22
 """More columns leave no room for a number in each cell."""
 MAX_PANELS = 6
+ROUNDING = 1e-9
+"""Differences as small as this are 0."""
 LOWEST_SHARE, REACH = 0.25, 3.0
 """The lowest quarter of the cells shares the darkest colour where it reaches thrice as far as the
 rest."""
@@ -186,8 +189,8 @@ def _maps(
     numbered = numbered and num_epochs <= MAX_LABELLED_COLUMNS
     cell = (0.43, 0.34) if numbered else (0.24 if num_columns == 1 else 0.16, 0.25)
     width = num_columns * max(2.2, cell[0] * num_epochs + 0.4)
-    height = len(rows) * max(1.6, cell[1] * num_sparsities + 0.5)
-    figure = drawing.blank(min(18.0, max(6.4, 1.5 + width)), 1.8 + height)
+    height = max(1.6, cell[1] * num_sparsities + 0.5)
+    figure = drawing.blank(min(18.0, max(6.4, 1.5 + width)), 1.8 + len(rows) * height)
     panels = figure.subplots(len(rows), num_columns, squeeze=False)
     for axes_of_row, (label, row) in zip(panels, rows, strict=True):
         scale = limits(row)
@@ -196,11 +199,26 @@ def _maps(
         axes_of_row[0].set_ylabel("prune ratio (% removed)", fontsize=9)
         extend = "min" if scale[2] else "neither"
         bar = figure.colorbar(mesh, ax=list(axes_of_row), extend=extend, pad=0.015, aspect=26)
-        bar.set_label(label, fontsize=9)
+        # Beside low maps a long label is broken, or two would meet.
+        bar.set_label(textwrap.fill(label, int(14 * height) - 4), fontsize=9)
         bar.ax.tick_params(labelsize=8)
     drawing.head(figure, title, f"{place}; {text.basis(found.grid)}")
-    drawing.add_legend(figure)
+    drawing.add_legend(figure, note=_above_best(maps, found))
     return figure
+
+
+def _above_best(maps: Sequence[HeatMap], found: Findings) -> str:
+    """Explains differences to a row's best that are above 0; empty where there are none."""
+    differences = [one.values for one in maps if one.may_cut]
+    if not any((values > ROUNDING).any() for values in differences):
+        return ""
+    metric, split = found.grid.metric, found.grid.split
+    if split == "test":
+        return "Above 0: better than the row's best in the repeats that both cells have."
+    return (
+        f"Above 0: better than the row's best on {formatting.named(metric)}; the best is chosen on "
+        f"{formatting.named(metric, split)}."
+    )
 
 
 def limits(maps: Sequence[HeatMap]) -> tuple[float, float, bool]:
