@@ -1,8 +1,10 @@
 """Grids of many sparsities: one row per curve in the summary, colours in order in the figure."""
 
 import re
+import shutil
 
 import workdirs
+from matplotlib.colors import to_hex
 
 from earlyprune_jax.analysis import curves, drawing, figures, results, summary
 
@@ -11,7 +13,7 @@ DENSE = (0.95, 0.96, 0.97)
 # At .5: 4 is best, by .02 .03 .04 of 8 and .10 .10 .11 of 2 (clear); by -.02 .02 .03 from .9 on
 # (unsettled).
 EASY = {2: (0.80, 0.82, 0.83), 4: (0.90, 0.92, 0.94), 8: (0.88, 0.89, 0.90)}
-HARD = {2: (0.80, 0.82, 0.84), 4: (0.90, 0.92, 0.94), 8: (0.92, 0.90, 0.91)}
+HARD = {2: (0.80, 0.82, 0.83), 4: (0.90, 0.92, 0.94), 8: (0.92, 0.90, 0.91)}
 
 
 def write_grid(
@@ -157,3 +159,34 @@ def test_the_dots_of_single_runs_are_left_out_of_a_crowded_figure(tmp_path):
     assert (
         "dots are single runs" not in svg.read_text() and "mean ± one standard" in svg.read_text()
     )
+
+
+def shaded(workdir):
+    """The fork epochs within each span that is shaded in the upper axes, and its colour."""
+    (panel, *_) = figures._draw(curves.settings_of(results.read_runs(workdir))).axes
+    found = []
+    for patch in panel.patches:
+        if drawing.AS_GOOD in str(patch.get_label()):
+            low, high = patch.get_x(), patch.get_x() + patch.get_width()
+            epochs = [epoch for epoch in EASY if low <= epoch <= high]
+            found.append((to_hex(patch.get_facecolor()).upper(), epochs))
+    return found
+
+
+def test_epochs_that_may_be_as_good_as_the_best_are_shaded(tmp_path):
+    write_grid(tmp_path, sparsities=(0.9,))
+    assert shaded(tmp_path) == [(drawing.COLORS[0], [4, 8])]
+    # The summary's list names the best as well as these.
+    assert re.search(r"^ *90 % +4 .* 8$", summary.summarize(tmp_path), re.MULTILINE)
+
+
+def test_each_of_a_few_curves_has_a_strip_of_its_own_colour(tmp_path):
+    write_grid(tmp_path, sparsities=(0.5, 0.9))
+    assert shaded(tmp_path) == [(drawing.COLORS[0], [4]), (drawing.COLORS[1], [4, 8])]
+
+
+def test_nothing_is_shaded_where_the_noise_is_unknown(tmp_path):
+    write_grid(tmp_path, sparsities=(0.9,))
+    for path in tmp_path.glob("forks/seed-[12]*"):
+        shutil.rmtree(path)
+    assert shaded(tmp_path) == []

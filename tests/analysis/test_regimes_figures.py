@@ -1,9 +1,14 @@
+import shutil
+
 import numpy as np
 import pytest
 import regime_workdirs as workdirs
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from earlyprune_jax.analysis import drawing, results
+from earlyprune_jax.analysis import figures as main_figure
+from earlyprune_jax.analysis.curves import settings_of
 from earlyprune_jax.analysis.regimes import figures, findings, heatmaps, similarity
 from earlyprune_jax.analysis.regimes.heatmaps import HeatMap
 
@@ -183,3 +188,47 @@ def test_optimal_epochs_are_drawn_a_line_a_high_sparsity(tmp_path):
         "95 % removed": [60, 60],
     }
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10 %", "100 %"]
+
+
+def signal_line(axes, label):
+    (line,) = [line for line in axes.lines if label in str(line.get_label())]
+    return line.get_color(), line.get_linestyle(), line.get_marker()
+
+
+def test_a_signal_looks_the_same_in_every_figure_and_unlike_the_others_in_print(tmp_path):
+    published(tmp_path)
+    shutil.rmtree(tmp_path / "trunks")
+    rising = [0.01 * epoch for epoch in range(160)]
+    signals = {"random_distance": rising, "fisher_trace": rising[::-1], "kl_uniform_bits": rising}
+    workdirs.write_trunks(tmp_path, [0], workdirs.step_trunk(), signals={0: signals})
+    (found,) = found_in(tmp_path)
+    drawn = figures.random_distance(found)
+    lower = main_figure._draw(settings_of(results.read_runs(tmp_path))).axes[-1]
+    assert drawn is not None
+    (right, *_) = [axes for axes in drawn.axes if axes.get_ylabel() == "random distance"]
+    assert signal_line(right, "random distance") == signal_line(lower, "random distance")
+    looks = [signal_line(lower, name) for name in ("random distance", "tr(F)", "KL_uniform")]
+    assert all(len(set(parts)) == 3 for parts in zip(*looks, strict=True))
+    # Lightness by the weights of luma: what is left of a colour in grey.
+    grey = sorted(float(np.dot(to_rgb(color), [0.299, 0.587, 0.114])) for color, *_ in looks)
+    assert min(np.diff(grey)) > 0.02
+    assert not {color for color, *_ in looks} & {*drawing.COLORS[:4]}
+
+
+def legend_title(figure):
+    (legend,) = figure.legends
+    return " ".join(legend.get_title().get_text().split())
+
+
+def test_differences_above_0_are_explained_only_where_there_are_any(tmp_path):
+    test = np.array([[0.7, 0.8, 0.9]])[..., None, None] * np.ones((2, 1, 3, 1))
+    for name, validation in (("with", test[:, ::-1]), ("without", test)):
+        workdir = tmp_path / name
+        workdirs.write_forks(workdir, (0.5, 0.9), (10, 20, 30), test, validation=validation)
+        workdirs.write_trunks(workdir, range(3), workdirs.step_trunk())
+        (found,) = found_in(workdir)
+        said = legend_title(heatmaps.grid_maps(found))
+        assert said == (
+            "Above 0: better than the row's best on test accuracy; the best is chosen on "
+            "validation accuracy."
+        ) * (name == "with")
