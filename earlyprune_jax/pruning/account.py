@@ -14,7 +14,7 @@ from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
 from earlyprune_jax.pruning.allocation.budgets import check_options, check_used, layer_sparsities
 from earlyprune_jax.pruning.channels.graph import zero_slices
-from earlyprune_jax.pruning.selection import Layers, channel_axes, exclusions
+from earlyprune_jax.pruning.selection import NAMED_SETS, Layers, channel_axes, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
 from earlyprune_jax.validate import expected, nearest
 
@@ -70,6 +70,8 @@ class Ledger:
         requested: the sparsity asked for over all prunable leaves, None if none or one per leaf.
         warnings: sentences on collapsed layers, dead channels, weights removed where none may be,
             and counts other than requested.
+        read_off: what the mask says of the leaves that may be pruned; empty where `layers` was
+            given.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -77,6 +79,7 @@ class Ledger:
     everything: LedgerRow
     requested: float | None
     warnings: tuple[str, ...]
+    read_off: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the same in dicts, lists, strings and numbers, ready for JSON.
@@ -93,7 +96,7 @@ class Ledger:
         printer.text(str(self))
 
     def __str__(self) -> str:
-        """Writes a table, what is not prunable and why, and the warnings as plain text.
+        """Writes a table, what is prunable, what is not and why, and the warnings as plain text.
 
         The table has the prunable leaves, those pruned although excluded, and two totals.
         """
@@ -118,6 +121,8 @@ class Ledger:
             for line in zip(*columns, strict=True)
         ]
         texts[1:1], texts[-2:-2] = ["─" * len(texts[0])], [""]
+        if self.read_off:
+            texts.append(f"Prunable, read off the mask: {self.read_off}.")
         for reason in dict.fromkeys(row.excluded for row in self.rows if row.excluded):
             paths = [row.path for row in self.rows if row.excluded == reason]
             texts.append(f"Not prunable: {few(paths, 4)}: {reason}.")
@@ -129,7 +134,7 @@ def ledger(
     params: Params,
     mask: Mask,
     *,
-    layers: Layers = "conv_kernels",
+    layers: Layers | None = None,
     requested: float | Mapping[str, float] | None = None,
     macs: Mapping[str, int] | None = None,
 ) -> Ledger:
@@ -144,7 +149,10 @@ def ledger(
     Args:
         params: any pytree; shapes are enough.
         mask: bool leaves, True = kept.
-        layers: the leaves that may be pruned, as in `select`.
+        layers: the leaves that may be pruned, as in `select`. None reads them off the mask: the
+            first of `conv_kernels`, `dense_kernels` and `all_kernels` that holds every kernel of
+            which it removes something; where it prunes other leaves only, these. Give those that
+            the mask was made with where that is another set.
         requested: nothing; the sparsity over all prunable leaves together; or a mapping from
             regular expressions to sparsities, as `prune` takes it.
         macs: path -> multiply-accumulates of one example, from `costs.macs`; what is left is that
@@ -172,12 +180,14 @@ def ledger(
         <BLANKLINE>
         prunable                     72     54     0.2500      0.2500
         all weights                  76     58     0.2368
+        Prunable, read off the mask: conv_kernels.
         Not prunable: conv/bias: is not named kernel or weight.
         Warning: conv/kernel has channels without a weight: 1 of 4 outputs and 0 of 2 inputs.
     """
     masks.check(mask, params)
-    excluded, keeps = exclusions(params, layers), dict(named_leaves(mask))
-    leaves = dict(named_leaves(params))
+    leaves, keeps = dict(named_leaves(params)), dict(named_leaves(mask))
+    given = layers is not None
+    read_off, excluded = ("", exclusions(params, layers)) if given else _read_off(params, keeps)
     names = [name for name in leaves if name not in excluded]
     targets = requested if isinstance(requested, Mapping) else {}
     problems = [] if requested is None else check_options(requested, "local")
@@ -240,14 +250,31 @@ def ledger(
     sums, paths = [(row.size, row.removed) for row in rows], [*leaves, costs.NO_WEIGHTS]
     everything = row_of("all weights", sums, paths)
     if not prunable.size:
-        warnings.append("No leaf may be pruned: `layers` selects none.")
+        why = (
+            "`layers` selects none" if given else "the mask prunes no weights, and none is a kernel"
+        )
+        warnings.append(f"No leaf may be pruned: {why}.")
     if touched:
         remedy = "Give the `layers` it was made with; masks of channels do so on purpose."
-        where = f"leaves that `layers` excludes: {', '.join(touched)}"
+        where = f"leaves that {read_off or '`layers`'} excludes: {', '.join(touched)}"
         warnings.append(f"The mask also removes entries of {where}. {remedy}")
     # Rounded in every layer by itself, a total may be off by half a weight a layer.
-    warnings += _missed(prunable, slack=len(chosen) // 2)
-    return Ledger(tuple(rows), prunable, everything, overall, tuple(warnings))
+    remedy = "" if given else " If the mask was made with other `layers`, give them."
+    warnings += [said + remedy for said in _missed(prunable, slack=len(chosen) // 2)]
+    return Ledger(tuple(rows), prunable, everything, overall, tuple(warnings), read_off)
+
+
+def _read_off(params: Params, keeps: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Tells from a mask which leaves may be pruned, in words, and why the others may not."""
+    pruned = {name for name, keep in keeps.items() if not np.all(keep)}
+    sets = {name: exclusions(params, name) for name in NAMED_SETS}
+    kernels = pruned - sets["all_kernels"].keys()
+    for name, excluded in sets.items():
+        holds_all = len(excluded) < len(keeps) and not kernels & excluded.keys()
+        if holds_all and (kernels or not pruned):
+            return name, excluded
+    kept = dict.fromkeys(keeps.keys() - pruned, "the mask keeps all of it")
+    return "the leaves that it prunes", kept | exclusions(params, lambda *_: True)
 
 
 def _missed(row: LedgerRow, slack: int) -> list[str]:

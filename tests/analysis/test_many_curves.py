@@ -5,6 +5,7 @@ import shutil
 
 import workdirs
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
 from earlyprune_jax.analysis import curves, drawing, figures, results, summary
 
@@ -166,7 +167,7 @@ def shaded(workdir):
     (panel, *_) = figures._draw(curves.settings_of(results.read_runs(workdir))).axes
     found = []
     for patch in panel.patches:
-        if drawing.AS_GOOD in str(patch.get_label()):
+        if isinstance(patch, Rectangle) and drawing.AS_GOOD in str(patch.get_label()):
             low, high = patch.get_x(), patch.get_x() + patch.get_width()
             epochs = [epoch for epoch in EASY if low <= epoch <= high]
             found.append((to_hex(patch.get_facecolor()).upper(), epochs))

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from earlyprune_jax import models
-from earlyprune_jax.pruning import selection
+from earlyprune_jax.pruning import get_mask, one_shot, selection, transform
 from earlyprune_jax.pruning.account import ledger
 from earlyprune_jax.pruning.costs import NO_WEIGHTS, macs
 from earlyprune_jax.pruning.trees import named_leaves
@@ -127,7 +128,7 @@ def test_a_leaf_named_weight_has_its_output_axis_first():
 def test_weights_removed_from_a_leaf_that_may_not_be_pruned_are_told_in_one_sentence():
     mask = conv_mask()
     mask["conv2"]["bias"][:3] = False
-    (said,) = sentences(mask)
+    (said,) = sentences(mask, layers="conv_kernels")
     assert said.startswith(
         "The mask also removes entries of leaves that `layers` excludes: conv2/bias (3 of 16)."
     )
@@ -146,16 +147,123 @@ def test_a_mask_on_integers_is_told():
     ]
 
 
+def mixed_mask():
+    """Two conv kernels, a dense one, biases and an embedding, all kept."""
+    shapes = {
+        "conv1": {"kernel": (3, 3, 4, 8), "bias": (8,)},
+        "conv2": {"kernel": (3, 3, 8, 8)},
+        "head": {"kernel": (8, 10), "bias": (10,)},
+        "table": {"embedding": (20, 8)},
+    }
+    return jax.tree.map(
+        lambda shape: np.ones(shape, bool), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def prunable_in(account):
+    return {row.path for row in account.rows if not row.excluded}
+
+
+@pytest.mark.parametrize(
+    ("pruned", "read_off", "prunable"),
+    [
+        ([], "conv_kernels", {"conv1/kernel", "conv2/kernel"}),
+        # Of a layer that lost nothing by chance the request holds all the same.
+        (["conv1/kernel"], "conv_kernels", {"conv1/kernel", "conv2/kernel"}),
+        (["head/kernel"], "dense_kernels", {"head/kernel"}),
+        (
+            ["conv1/kernel", "head/kernel"],
+            "all_kernels",
+            {"conv1/kernel", "conv2/kernel", "head/kernel"},
+        ),
+        (["table/embedding"], "the leaves that it prunes", {"table/embedding"}),
+    ],
+)
+def test_without_layers_they_are_read_off_the_mask_and_the_table_says_so(
+    pruned, read_off, prunable
+):
+    mask = mixed_mask()
+    for name, keep in named_leaves(mask):
+        keep.reshape(-1)[:5] = name not in pruned
+    account = ledger(mask_to_params(mask), mask)
+    assert prunable_in(account) == prunable
+    assert account.warnings == ()
+    assert f"Prunable, read off the mask: {read_off}." in str(account).splitlines()
+
+
+@pytest.mark.parametrize("layers", ["all_kernels", "conv_kernels", "dense_kernels"])
+def test_a_mask_that_transform_has_made_needs_no_layers(layers):
+    params = mask_to_params(mixed_mask())
+    noise = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: noise.normal(size=leaf.shape).astype(np.float32), params)
+    optimizer = transform(optax.sgd(0.0), one_shot(0.5, at=0), layers=layers)
+    state = optimizer.init(params)
+    for _ in range(2):
+        _, state = optimizer.update(jax.tree.map(np.zeros_like, params), state, params)
+    account = ledger(params, get_mask(state), requested=0.5)
+    assert account.warnings == ()
+    chosen = dict(named_leaves(selection.select(params, layers)))
+    assert prunable_in(account) == {name for name, is_in in chosen.items() if is_in}
+
+
+def test_layers_that_are_given_win_and_what_is_pruned_outside_of_them_is_told():
+    mask = mixed_mask()
+    for name in ("conv1", "head"):
+        mask[name]["kernel"].reshape(-1)[:5] = False
+    account = ledger(mask_to_params(mask), mask, layers="conv_kernels")
+    assert prunable_in(account) == {"conv1/kernel", "conv2/kernel"}
+    (said,) = account.warnings
+    assert "leaves that `layers` excludes: head/kernel (5 of 80)." in said
+    assert "read off" not in str(account)
+
+
+def test_masks_of_some_layers_are_compared_with_all_of_their_kind_until_layers_are_given():
+    mask = mixed_mask()
+    kernel = mask["conv2"]["kernel"]
+    kernel[...] = np.indices(kernel.shape).sum(axis=0) % 2 == 0
+    (said,) = sentences(mask, requested=0.5)
+    assert said == (
+        "prunable: 288 of 864 weights are removed (0.333333), not 432 as requested (0.5). "
+        "If the mask was made with other `layers`, give them."
+    )
+    assert sentences(mask, requested=0.5, layers="regex:conv2") == []
+
+
+def test_pruned_norms_beside_kernels_are_told_as_masks_of_channels_prune_them():
+    mask = mixed_mask()
+    for name in ("kernel", "bias"):
+        mask["conv1"][name][..., 0] = False
+    (dead, said) = sentences(mask)
+    assert "channels without a weight" in dead
+    assert "leaves that conv_kernels excludes: conv1/bias (1 of 8)." in said
+
+
+def test_a_notebook_shows_the_table():
+    class Printer:
+        def __init__(self):
+            self.shown = []
+            self.text = self.shown.append
+
+    mask, printer = conv_mask(), Printer()
+    account = ledger(mask_to_params(mask), mask)
+    account._repr_pretty_(printer, cycle=False)
+    assert printer.shown == [str(account)]
+
+
 def test_an_empty_selection_is_told():
     mask = {"bias": np.ones(3, bool)}
-    assert sentences(mask) == ["No leaf may be pruned: `layers` selects none."]
+    said = "No leaf may be pruned: `layers` selects none."
+    assert sentences(mask, layers="conv_kernels") == [said]
+    said = "No leaf may be pruned: the mask prunes no weights, and none is a kernel."
+    assert sentences(mask) == [said]
 
 
 @pytest.mark.parametrize("removed", [1151, 1152, 1153])
 def test_a_total_request_is_met_by_exactly_the_rounded_count(removed):
     mask = conv_mask()
     mask["conv2"]["kernel"].reshape(-1)[:removed] = False
-    missed = [said for said in sentences(mask, requested=0.5002) if "as requested" in said]
+    every = sentences(mask, layers="conv_kernels", requested=0.5002)
+    missed = [said for said in every if "as requested" in said]
     found = (
         f"prunable: {removed} of 2304 weights are removed ({removed / 2304:.6g}), "
         "not 1152 as requested (0.5002)."
