@@ -182,9 +182,7 @@ class PruningSpec:
 
     criteria: tuple[str, ...] = key(NAMES, decides="grid", names_code=True)
     scopes: tuple[str, ...] = key(NAMES, decides="grid", names_code=True)
-    sparsities: tuple[float, ...] = key(
-        each(fraction(open_high=True), at_least=1), decides="grid"
-    )
+    sparsities: tuple[float, ...] = key(each(fraction(open_high=True), at_least=1), decides="grid")
     layers: str = key(decides="fork")
     num_examples: int = key(within(0), decides="fork")
     batch_size: int = key(within(1, 10**6), decides="fork")

@@ -82,7 +82,10 @@ def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
     assert float(now["test_accuracy_mean"]) == pytest.approx(0.8)
     assert float(now["test_accuracy_std"]) == pytest.approx(0.1 / math.sqrt(2))
     assert float(now["regret_mean"]) == pytest.approx(0.05)
-    assert (float(now["dense_epochs_saved_mean"]), float(now["dense_epochs_saved_std"])) == (5.0, 0.0)
+    assert (float(now["dense_epochs_saved_mean"]), float(now["dense_epochs_saved_std"])) == (
+        5.0,
+        0.0,
+    )
     (rewind,) = named(rows, trigger="peak(fisher_trace)", mode="rewind", sparsity="0.97")
     assert float(rewind["regret_mean"]) == pytest.approx(0.03)
     assert float(rewind["dense_epochs_saved_mean"]) == 5.0
@@ -125,7 +128,12 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
         "1",
     )
     (never, _) = named(rows, trigger="threshold(fisher_trace, above=10.0)")
-    assert (never["status"], never["epoch"], never["dense_epochs"], never["dense_epochs_saved"]) == (
+    assert (
+        never["status"],
+        never["epoch"],
+        never["dense_epochs"],
+        never["dense_epochs_saved"],
+    ) == (
         "never",
         "",
         "",
