@@ -215,9 +215,9 @@ def fraction(*, open_low: bool = False, open_high: bool = False) -> Check:
 
 
 def percent_hint(value: float) -> str:
-    """Asks whether the fraction was meant of which this number is the percent; of 2 to 99.9... only.
+    """Asks whether a number from 2 to below 100 was meant in percent.
 
-    What is just above 1 is no percent that anybody would ask for.
+    What is just above 1 is a slip, and no percent that anybody would ask for.
 
     Example:
         >>> percent_hint(80), percent_hint(1.2)
