@@ -128,12 +128,8 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
         "1",
     )
     (never, _) = named(rows, trigger="threshold(fisher_trace, above=10.0)")
-    assert (
-        never["status"],
-        never["epoch"],
-        never["dense_epochs"],
-        never["dense_epochs_saved"],
-    ) == (
+    columns = ("status", "epoch", "dense_epochs", "dense_epochs_saved")
+    assert tuple(never[column] for column in columns) == (
         "never",
         "",
         "",
