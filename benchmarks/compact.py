@@ -75,7 +75,7 @@ def contestants(model: str, images, labels) -> Iterator[tuple[str, str, Callable
         count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         return f"{count:,} | {sum(pruning.macs(apply, variables, images).values()) / 1e6:.1f}"
 
-    mask = pruning.prune(variables["params"], sparsity=0.9, layers="conv_kernels")
+    mask = pruning.prune(variables["params"], sparsity=0.9, scope="local", layers="conv_kernels")
     masked = {**variables, "params": pruning.apply(mask, variables["params"])}
     dense, train = size(fixed, variables), "training step"
     yield f"dense, {train}", "", trained(moving, variables, images, labels), dense

@@ -18,7 +18,7 @@ XLA = "/jax/core/compile/backend_compile_duration"
 
 _spans: list[tuple[float, float]] = []
 """When functions were compiled: begin and end, ascending."""
-_listeners: list[Callable[[str], None]] = []
+_listeners: list[Callable[[str, bool], None]] = []
 
 
 def compile_seconds() -> float:
@@ -40,12 +40,11 @@ def run_seconds() -> float:
 
 
 @contextlib.contextmanager
-def telling(listener: Callable[[str], None]) -> Iterator[None]:
-    """Calls a function with the name of every function that XLA begins to compile, and with an
-    empty one when it has.
+def telling(listener: Callable[[str, bool], None]) -> Iterator[None]:
+    """Tells of every function that XLA compiles inside: when it begins, and when it has.
 
     Args:
-        listener: called in the thread that compiles.
+        listener: called with the function's name, and whether that is over.
     """
     _listeners.append(listener)
     try:
@@ -54,25 +53,28 @@ def telling(listener: Callable[[str], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def _on_begin(event: str, value: float, fun_name: str = "", **_: Any) -> None:
-    if event == XLA:
-        for listener in _listeners:
-            listener(fun_name.removeprefix("jit(").removesuffix(")"))
+def _on_begin(event: str, value: float, **details: Any) -> None:
+    _tell(event, details, False)
 
 
-def _on_end(event: str, duration: float, **_: Any) -> None:
+def _on_end(event: str, duration_secs: float, **details: Any) -> None:
     if not event.startswith(COMPILING):
         return
     end = time.monotonic()
-    begin = end - duration
+    begin = end - duration_secs
     # A function that calls others is traced in a time that holds theirs. Their middles are
     # compared: JAX reads another clock.
     while _spans and sum(_spans[-1]) / 2 > begin:
         _spans.pop()
     _spans.append((begin, end))
+    _tell(event, details, True)
+
+
+def _tell(event: str, details: dict[str, Any], is_over: bool) -> None:
     if event == XLA:
+        name = str(details.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
         for listener in _listeners:
-            listener("")
+            listener(name, is_over)
 
 
 jax.monitoring.register_scalar_listener(_on_begin)
