@@ -56,7 +56,7 @@ def run(
         spec: from `config.resolve`.
         workdir: absent, empty, or holding this same study: only axes may differ.
         console: where progress goes; None = standard output.
-        options: workers, batches, time limit.
+        options: workers, batches, time limit, verbosity.
 
     Returns:
         The closing summary, a text. A notebook shows it with the workdir's figures and tables.
@@ -73,7 +73,8 @@ def run(
     """
     study = Study(spec, Path(workdir))
     multihost.require_same("config", content_hash([spec.to_dict(), spec.code]))
-    reporter = Reporter(study, console or Console(), writes_tables=True)
+    console = console or Console()
+    reporter = Reporter(study, console, writes_tables=True, verbose=options.verbose)
     deadline = running.deadline(options.max_minutes)
     trainer = Trainer(study, reporter.callbacks(deadline))
     if not multihost.is_primary():
@@ -100,6 +101,7 @@ def _train_prune_and_compare(
         if options.num_workers > 1:
             # Workers read the data themselves.
             trainer.forget_data()
+            trainer.callbacks.do(f"starting {options.num_workers} workers")
             Pool(trainer.study, trainer.callbacks, options, deadline, scope).run()
         else:
             scheduler.work(trainer, asked_width=options.fork_width, scope=scope)
@@ -141,7 +143,7 @@ def take_part(study: Study, options: Options, scope: Scope, *, closes: bool) -> 
         scope: which members, and whether to wait for others.
         closes: writes the tables and figures at the end, and prints the summary.
     """
-    reporter = Reporter(study, Console(), writes_tables=False)
+    reporter = Reporter(study, Console(), writes_tables=False, verbose=options.verbose)
     deadline = running.deadline(options.max_minutes)
     trainer = Trainer(study, reporter.callbacks(deadline))
     workspace.describe(study, options, trainer.read_data())

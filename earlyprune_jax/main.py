@@ -12,6 +12,7 @@ flags:
                            one a core (CPU only); default 1
   --fork_width N           forks trained as one batch; default 0 = one on CPU, on
                            accelerators as many as there are, up to 32 a device
+  --verbose                print a line for every epoch, not only for every finished run
   --max_minutes M          begin no epoch after M minutes; all is kept, and the same command goes on
                            (exit code 3)
   --slurm                  submit to Slurm instead of running here
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
-SWITCHES = ("dry_run", "measure", "slurm", "distributed")
+SWITCHES = ("dry_run", "measure", "slurm", "distributed", "verbose")
 VALUES: dict[str, tuple[type, str | None]] = {
     "config": (str, None),
     "workdir": (str, None),
@@ -80,6 +81,10 @@ def main(argv: list[str]) -> int:
         return 0
     from earlyprune_jax.validate import InvalidInput
 
+    if flags.config and flags.process_id in (None, "0"):
+        # Before JAX is imported: on a busy machine that alone takes half a minute.
+        say = f"earlyprune_jax: starting JAX, reading {flags.config} ..."
+        print(say, file=sys.stderr, flush=True)
     try:
         return _run(flags, rest)
     except InvalidInput as error:
@@ -221,7 +226,7 @@ def _options(
             problems.append(expected(f"--{name}", given, "to be a number"))
     if len(problems) > num_problems:
         return Options()
-    options = Options(flags.workers, flags.fork_width, flags.max_minutes)
+    options = Options(flags.workers, flags.fork_width, flags.max_minutes, flags.verbose)
     problems += multihost.problems(flags.coordinator, flags.num_processes, flags.process_id)
     problems += options.check_multihost() if is_together else []
     # On a cluster the cores that count are those of a task: see submission.require.

@@ -1,21 +1,23 @@
-"""What the user sees while the plan runs: a bar on a terminal, one line an epoch elsewhere."""
+"""What the user sees while the plan runs: a bar on a terminal, a line a finished run elsewhere."""
 
 import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+from rich.text import Text
 
-from earlyprune_jax.analysis import peaks, results
+from earlyprune_jax.analysis import formatting, peaks, results
 from earlyprune_jax.grid import options
-from earlyprune_jax.grid.members import Comparison
+from earlyprune_jax.grid.members import Comparison, Trunk
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
-from earlyprune_jax.metrics import Metric
+from earlyprune_jax.metrics import PERCENT, Metric
 from earlyprune_jax.records import flat
 from earlyprune_jax.training import multihost
 from earlyprune_jax.validate import InvalidInput
@@ -23,67 +25,308 @@ from earlyprune_jax.validate import InvalidInput
 TABLES_SECONDS = 600
 """Tables are written along the way after this time."""
 
+COUNTING_SHARE = 0.05
+"""The part of the time that may be spent on looking how far all members are."""
+
+BAR_WIDTH, SPINNER_WIDTH, SHORTEST_NAME = 8, 1, 8
+"""Columns of a terminal."""
+
+
+class Pace:
+    """How far a study is, by this process and others, and how long the rest will take.
+
+    An epoch of a trunk takes longer than one of a fork by what its signals take. Time left is the
+    work left over the work done since the first epoch was begun, times the time since then.
+
+    Args:
+        study: whose members are looked at again and again, for other processes train them too.
+
+    Attributes:
+        num_members: wanted by now.
+        num_ended: of these.
+        left: epochs left to train, "dense" and "pruned"; the most there may be, where a trigger
+            decides.
+        total: the same, as it was at the start of this session.
+    """
+
+    def __init__(self, study: Study):
+        self._study, self._next_count, self._started = study, -math.inf, math.inf
+        self._epochs = Counter(dense=0, pruned=0)
+        self._train_seconds = self._signal_seconds = 0.0
+        self._count()
+        self._before = difference(self._planned, self.left)
+
+    @property
+    def total(self) -> Counter[str]:
+        return difference(self._planned, self._before)
+
+    def note_epoch(self, entry: dict[str, Any]) -> None:
+        """Notes an epoch that was trained here, by its record."""
+        signals = entry.get("signal_seconds")
+        kind = "pruned" if signals is None else "dense"
+        measuring = sum((signals or {}).values())
+        self._started = min(self._started, time.monotonic() - entry["seconds"])
+        self._train_seconds += entry["seconds"] - measuring
+        self._signal_seconds += measuring
+        self._epochs[kind] += 1
+        self.left[kind] -= 1
+        self._count()
+
+    def note_end(self, result: dict[str, Any]) -> None:
+        """Notes how a member has ended."""
+        self.num_ended += 1
+        expected = self.left
+        self._count()
+        if result["status"] != "finished" or "fired" in result:
+            # Its other epochs will not be trained: they are not done, but gone.
+            self._before.update(difference(expected, self.left))
+
+    def seconds_left(self) -> float | None:
+        """Estimates how long the rest will take; None before the first epoch."""
+        if not self._epochs.total():
+            return None
+        done = self._work(difference(self.total, self.left))
+        elapsed = time.monotonic() - self._started
+        return elapsed * self._work(self.left) / done if done > 0 else None
+
+    def _work(self, epochs: Counter[str]) -> float:
+        train = self._train_seconds / self._epochs.total()
+        signals = self._signal_seconds / max(self._epochs["dense"], 1)
+        return epochs["dense"] * (train + signals) + epochs["pruned"] * train
+
+    def _count(self) -> None:
+        """Looks how far all members are, unless that would take too much of the time."""
+        began, study = time.monotonic(), self._study
+        if began < self._next_count:
+            return
+        members = study.wanted_members()
+        unended = set(study.unended(members))
+        planned, left = Counter(dense=0, pruned=0), Counter(dense=0, pruned=0)
+        for member in members:
+            if not isinstance(member, Comparison):
+                kind = "dense" if isinstance(member, Trunk) else "pruned"
+                num_epochs = member.num_epochs(study.at(member.setting))
+                planned[kind] += num_epochs
+                if member in unended:
+                    left[kind] += num_epochs - len(study.records(member).epochs())
+        self._planned, self.left = planned, left
+        self.num_members, self.num_ended = len(members), len(members) - len(unended)
+        now = time.monotonic()
+        self._next_count = now + (now - began) / COUNTING_SHARE
+
 
 class Reporter:
     """Shows what happens on a console, and writes the tables along the way.
 
     Args:
         study: whose members are trained.
-        console: a terminal gets a bar; a file or pipe gets one line an epoch.
+        console: a terminal gets a bar; a file or pipe gets one line a finished run.
         writes_tables: whether this process writes them.
+        verbose: one line an epoch too.
     """
 
-    def __init__(self, study: Study, console: Console, *, writes_tables: bool):
-        self._study, self._console = study, console
+    def __init__(
+        self, study: Study, console: Console, *, writes_tables: bool, verbose: bool = False
+    ):
+        self._study, self._console, self._verbose = study, console, verbose
         self._bar: Progress | None = None
+        self._pace: Pace | None = None
         self._next_tables = 0.0 if writes_tables else math.inf
+        self._doing, self._since = "", time.monotonic()
+        self._told: set[str] = set()
+        # Run -> the metric of its last epoch, until it ends; and the last that was told of.
+        self._values: dict[str, float | None] = {}
+        self._last: tuple[str, float | None] = ("", None)
 
     def callbacks(self, deadline: float) -> Callbacks:
         """Returns what a trainer tells, and whom it asks whether time is up."""
         # Clocks differ: where several processes train one run, that of process 0 counts.
         stop = functools.partial(multihost.on_primary, options.stop_at(deadline))
-        return Callbacks(self._report, self.say, stop)
+        return Callbacks(self._report, self.say, stop, self._end, self._do)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Shows progress through the epochs of the members that are left."""
+        """Shows progress through the members that are left."""
+        self._pace = Pace(self._study)
         if not self._console.is_terminal:
             yield
             return
-        study = self._study
-        num_epochs = sum(
-            member.num_epochs(study.at(member.setting)) - len(study.records(member).epochs())
-            for member in study.unended(study.wanted_members())
-            if not isinstance(member, Comparison)
-        )
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-        # Epochs last minutes on a slow machine: the speed is averaged over a long window.
-        with Progress(*columns, console=self._console, speed_estimate_period=600) as self._bar:
-            self._bar.add_task("starting (compiling)", total=num_epochs)
+        columns = (SpinnerColumn(), BarColumn(BAR_WIDTH), _Line(self._console, self.line))
+        with Progress(*columns, console=self._console) as bar:
+            bar.add_task("", total=self._pace.total.total())
+            self._bar = bar
             yield
         self._bar = None
 
     def say(self, sentence: str) -> None:
-        """Prints a sentence as it is, above a bar where there is one."""
-        self._console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        """Prints a sentence, in one line or above the bar."""
+        whole = not self._console.is_terminal
+        self._console.print(sentence, soft_wrap=whole, markup=False, highlight=False)
+
+    def line(self, width: int) -> str:
+        """Writes what stands beside the bar.
+
+        Args:
+            width: columns there are; numbers stay whole, and the run's name is shortened.
+        """
+        pace = self._pace
+        assert pace is not None
+        total = pace.total.total()
+        counts = [
+            f"{pace.num_ended}/{pace.num_members} runs",
+            f"{total - pace.left.total()}/{total} epochs",
+        ]
+        name, value = self._last
+        if self._doing or not name:
+            doing = self._doing or "first epoch"
+            elapsed = duration(time.monotonic() - self._since)
+            return fitted([*counts, f"{elapsed} {doing}"], "", width)
+        metric = "" if value is None else f"test {number(value, self._study.primary())}"
+        return fitted([*counts, time_left(pace.seconds_left()), metric], name, width)
+
+    def _do(self, text: str) -> None:
+        """Shows what takes a while before an epoch; "" = that is over."""
+        if not multihost.is_primary():
+            return
+        self._doing, self._since = text, time.monotonic()
+        kind = text.partition(" ")[0]
+        if text and not self._bar and kind not in self._told:
+            self._told.add(kind)
+            self.say(f"{text[0].upper()}{text[1:]} ...")
 
     def _report(self, name: str, entry: dict[str, Any]) -> None:
         """Shows an epoch of a run, and writes the tables."""
         if not multihost.is_primary():
             # It has no workdir, in which the metric is named, and nothing to say.
             return
-        primary = self._study.primary()
-        if self._bar:
-            value = entry.get(primary.column("test"))
-            words = "" if value is None else f" test {primary.scale * value:.2f} {primary.unit}"
-            self._bar.update(self._bar.task_ids[0], advance=1, description=f"{name}{words}")
-        else:
-            print(epoch_line(name, entry, primary), file=self._console.file, flush=True)
+        primary, self._doing = self._study.primary(), ""
+        self._values[name] = entry.get(primary.column("test"))
+        self._last = name, self._values[name]
+        if self._pace:
+            self._pace.note_epoch(entry)
+            self._show_epoch(self._pace, name, entry)
+        if self._verbose:
+            self.say(epoch_line(name, entry, primary))
         if time.monotonic() >= self._next_tables:
             self._next_tables = time.monotonic() + TABLES_SECONDS
             # What fails here is nothing that the run has done; the end will tell if it lasts.
             with contextlib.suppress(OSError, InvalidInput):
                 results.write_tables(self._study.workdir)
+
+    def _show_epoch(self, pace: Pace, name: str, entry: dict[str, Any]) -> None:
+        total = pace.total.total()
+        if self._bar:
+            done = total - pace.left.total()
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        elif "epoch" not in self._told:
+            self._told.add("epoch")
+            took, compiled = duration(entry["seconds"]), duration(entry["compile_seconds"])
+            left = time_left(pace.seconds_left())
+            first = f"{name}: first epoch in {took} after {compiled} of compiling"
+            self.say(f"{first}; {pace.num_members} runs, {total} epochs to train, {left}")
+
+    def _end(self, name: str, result: dict[str, Any]) -> None:
+        """Tells of a member that has ended, where there is no bar."""
+        value, status, pace = self._values.pop(name, None), result["status"], self._pace
+        if pace is None:
+            return
+        pace.note_end(result)
+        if self._bar:
+            return
+        how = status if status != "diverged" else f"diverged in epoch {result['epoch']}"
+        if status == "finished" and value is not None:
+            primary = self._study.primary()
+            how = f"{formatting.named(primary)} {number(value, primary)}"
+        left = time_left(pace.seconds_left())
+        parts = (f"[{pace.num_ended}/{pace.num_members}] {name}", how, left)
+        self.say("  ".join(filter(None, parts)))
+
+
+class _Line(ProgressColumn):
+    """The text beside the bar, written anew whenever it is drawn: widths and times change."""
+
+    def __init__(self, console: Console, write: Callable[[int], str]):
+        super().__init__()
+        self._console, self._write = console, write
+
+    def render(self, task: Task) -> Text:
+        # A space between columns.
+        width = self._console.width - BAR_WIDTH - SPINNER_WIDTH - 2
+        return Text(self._write(width), no_wrap=True)
+
+
+def fitted(parts: Sequence[str], name: str, width: int) -> str:
+    """Joins texts within a width: those that do not fit are left out, a name is shortened.
+
+    Args:
+        parts: kept whole, the first ones first.
+        name: comes last, with its middle left out where it is too long.
+        width: in characters.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> fitted(["3/30 runs", "12 s left"], "fork seed 0 at 12, magnitude", 40)
+        '3/30 runs  12 s left  fork see…agnitude'
+        >>> fitted(["3/30 runs", "12 s left"], "fork seed 0", 25)
+        '3/30 runs  12 s left'
+    """
+    text = ""
+    for part in filter(None, parts):
+        longer = f"{text}  {part}" if text else part
+        text = longer if len(longer) <= width else text
+    room = width - len(text) - 2
+    if len(name) > room:
+        half = (room - 1) // 2
+        name = f"{name[:half]}…{name[-half:]}" if room >= SHORTEST_NAME else ""
+    return f"{text}  {name}" if name else text
+
+
+def difference(first: Counter[str], second: Counter[str]) -> Counter[str]:
+    """Subtracts counts; unlike `-` it keeps those that are not positive."""
+    return Counter({kind: first[kind] - second[kind] for kind in first})
+
+
+def duration(seconds: float) -> str:
+    """Writes how long something takes, to two digits or so.
+
+    Example:
+        >>> duration(0.44), duration(75), duration(1500), duration(12000), duration(200000)
+        ('0.4 s', '75 s', '25 min', '3 h 20 min', '2 d 8 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = round(minutes / 60)
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def time_left(seconds: float | None) -> str:
+    """Writes an estimate, and nothing at the end.
+
+    Example:
+        >>> time_left(90), time_left(None), time_left(0)
+        ('90 s left', 'time left unknown', '')
+    """
+    if seconds is None:
+        return "time left unknown"
+    return f"{duration(seconds)} left" if seconds > 0 else ""
+
+
+def number(value: float, metric: Metric) -> str:
+    """Writes a metric's value with its unit.
+
+    Example:
+        >>> number(0.92463, Metric("accuracy", "%")), number(0.0123456, Metric("loss", "nats"))
+        ('92.46 %', '0.01235 nats')
+    """
+    digits = ".2f" if metric.unit == PERCENT else ".4g"
+    return f"{metric.scale * value:{digits}} {metric.unit}".rstrip()
 
 
 def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:

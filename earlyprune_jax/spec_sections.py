@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
-from earlyprune_jax.validate import Check, anything, each, one_of, within
+from earlyprune_jax.validate import Check, anything, each, fraction, one_of, within
 
 FLOAT32_MAX = 3.4e38
 NAMES = each(anything, at_least=1)
@@ -64,9 +64,9 @@ class DataSpec:
     name: str = key(decides="data", names_code=True)
     data_dir: str = key(decides="execution")  # where the data lie is not what they are
     num_classes: int = key(within(0), decides="data")
-    train_fraction: float = key(within(0, 1, open_low=True), decides="data")
-    validation_fraction: float = key(within(0, 1, open_high=True), decides="data")
-    test_fraction: float = key(within(0, 1, open_low=True), decides="data")
+    train_fraction: float = key(fraction(open_low=True), decides="data")
+    validation_fraction: float = key(fraction(open_high=True), decides="data")
+    test_fraction: float = key(fraction(open_low=True), decides="data")
     split_seed: int = key(within(0, 2**63), decides="data")
     crop_padding: int = key(within(0), decides="data")
     horizontal_flip: bool = key(decides="data")
@@ -182,9 +182,7 @@ class PruningSpec:
 
     criteria: tuple[str, ...] = key(NAMES, decides="grid", names_code=True)
     scopes: tuple[str, ...] = key(NAMES, decides="grid", names_code=True)
-    sparsities: tuple[float, ...] = key(
-        each(within(0, 1, open_high=True), at_least=1), decides="grid"
-    )
+    sparsities: tuple[float, ...] = key(each(fraction(open_high=True), at_least=1), decides="grid")
     layers: str = key(decides="fork")
     num_examples: int = key(within(0), decides="fork")
     batch_size: int = key(within(1, 10**6), decides="fork")
@@ -269,13 +267,13 @@ class SignalSpec:
     num_examples: int = key(within(0), decides="trunk")
     batch_size: int = key(within(1, 10**6), decides="trunk")
     augment: bool = key(decides="trunk")
-    max_overhead_fraction: float = key(within(0, 1), decides="trunk")
+    max_overhead_fraction: float = key(fraction(), decides="trunk")
     fisher_estimator: str = key(decides="trunk")
     fisher_method: str = key(decides="trunk")
     fisher_layers: str = key(decides="trunk")
     mask_criterion: str = key(decides="trunk", names_code=True)
     mask_scope: str = key(decides="trunk", names_code=True)
-    mask_sparsity: float = key(within(0, 1, open_high=True), decides="trunk")
+    mask_sparsity: float = key(fraction(open_high=True), decides="trunk")
     weight_layers: str = key(decides="trunk")
     num_permutations: int = key(within(1, 1000), decides="trunk")
     min_eigenvalues: int = key(within(0), decides="trunk")

@@ -49,7 +49,8 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
         >>> expected("pruning.sparsity", 1.2, "in [0, 1)", "Give the fraction removed.")
         'Expected pruning.sparsity=1.2 in [0, 1). Give the fraction removed.'
     """
-    return f"Expected {thing}={value!r} {allowed}. {remedy}".rstrip()
+    end = "" if allowed.endswith("?") else "."
+    return f"Expected {thing}={value!r} {allowed}{end} {remedy}".rstrip()
 
 
 def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> InvalidInput:
@@ -188,6 +189,41 @@ def within(
         return None if above and below else f"in {interval}"
 
     return check
+
+
+def fraction(*, open_low: bool = False, open_high: bool = False) -> Check:
+    """Makes a check that a number lies between 0 and 1, which hints at what percent may have meant.
+
+    Args:
+        open_low: 0 does not belong to it.
+        open_high: 1 does not.
+
+    Returns:
+        The check.
+
+    Example:
+        >>> fraction(open_high=True)(97.0)
+        'in [0, 1): did you mean 0.97?'
+    """
+    in_range = within(0, 1, open_low=open_low, open_high=open_high)
+
+    def check(value: float) -> str | None:
+        allowed = in_range(value)
+        return f"{allowed}{percent_hint(value)}" if allowed else None
+
+    return check
+
+
+def percent_hint(value: float) -> str:
+    """Asks whether a number from 2 to below 100 was meant in percent.
+
+    What is just above 1 is a slip, and no percent that anybody would ask for.
+
+    Example:
+        >>> percent_hint(80), percent_hint(1.2)
+        (': did you mean 0.8?', '')
+    """
+    return f": did you mean {float(value) / 100:g}?" if 2 <= value < 100 else ""
 
 
 def each(check: Check, *, at_least: int = 0, unique: bool = True) -> Check:

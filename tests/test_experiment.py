@@ -492,10 +492,13 @@ def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_p
         "--config.signals.names=kl_uniform",
         f"--workdir={tmp_path / 'run'}",
     ]
-    assert main.main(arguments) == 0
+    assert main.main([*arguments, "--verbose"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    used = "32 of 40 training images (8 for validation), all 16 test images"
+    assert f"Data npz:{tiny_npz}: {used}." in lines
+    assert [line[:5] for line in lines if line.startswith("[")] == ["[1/2]", "[2/2]"]
     assert sum("epoch 1" in line and line.startswith("trunk seed 0") for line in lines) == 1
-    assert sum(line.startswith(("trunk", "fork")) for line in lines) == 3
+    assert sum(line.startswith(("trunk seed 0  ", "fork seed 0 at 1,")) for line in lines) == 3
     dense, pruned = (100 * float(row["test_accuracy"]) for row in rows(tmp_path / "run"))
     assert "Runs: 2 finished, 0 diverged, 0 skipped." in lines
     (row,) = [line.split() for line in lines if line.startswith("  97 %")]

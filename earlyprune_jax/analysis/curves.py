@@ -23,7 +23,7 @@ from earlyprune_jax.triggers import History
 CELL = ("sparsity", "fork_epoch", "trunk_seed", "replicate")
 BASELINE_RETRAININGS = ("constant", "matched_budget")
 """The retrainings of `fork.baselines`."""
-NO_DECISION = ("step", "epoch", "seconds", "train_seconds")
+NO_DECISION = ("step", "epoch", "seconds", "train_seconds", "compile_seconds")
 """Numbers of a record that are no measurement of the network."""
 
 

@@ -16,6 +16,11 @@ TOLERANCE = 0.01
 """Of several sparsities the highest that loses at most this much against dense is recommended: a
 point of percents, of other metrics this share of dense."""
 
+MASKED_COST = (
+    "(a masked epoch takes as long as a dense one: compute is saved only where the network gets "
+    "smaller, docs/pruning.md)"
+)
+
 
 def recommend(runs: Runs, settings: Sequence[Setting], outcomes: Sequence[Outcome]) -> list[str]:
     """Writes the verdict; its first line starts with "Recommendation: ".
@@ -52,8 +57,8 @@ def recommend(runs: Runs, settings: Sequence[Setting], outcomes: Sequence[Outcom
     test = curve.test(best)
     number = f"{formatting.amount(test, metric)} {formatting.named(metric)} (n = {test.n})"
     parts = [f"{what}: {number}", why, _how_sure(curve)]
-    saved = f"{formatting.plural(num_epochs - best, 'epoch')} of dense training saved"
-    cost = [_against_dense(curve), saved]
+    earlier = f"dense training ends {formatting.plural(num_epochs - best, 'epoch')} earlier"
+    cost = [_against_dense(curve), f"{earlier} {MASKED_COST}"]
     return [
         f"Recommendation: {'; '.join(filter(None, parts))}.",
         f"Cost: {'; '.join(filter(None, cost))}.",

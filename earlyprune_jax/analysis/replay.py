@@ -37,7 +37,7 @@ class Choice:
         test: the metric of the fork there, in its own direction.
         regret: how much worse this is than the seed's best measured fork; never negative.
         dense_epochs: epochs trained dense; with a rewind up to the firing.
-        saved_epochs: T less these; known where T is.
+        dense_epochs_saved: T less these; known where T is.
         reason: what the rule saw; where it did not fire `NEVER`, or what it raised.
     """
 
@@ -49,7 +49,7 @@ class Choice:
     test: float | None = None
     regret: float | None = None
     dense_epochs: float | None = None
-    saved_epochs: float | None = None
+    dense_epochs_saved: float | None = None
     reason: str = ""
 
 
@@ -240,7 +240,7 @@ def outcomes(curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcome, ...]:
         choices = [choose(truth) for truth in seeds]
         for choice in choices:
             if choice.dense_epochs is not None:
-                choice.saved_epochs = num_epochs - choice.dense_epochs
+                choice.dense_epochs_saved = num_epochs - choice.dense_epochs
         replayed.append(Outcome(curve, *names, tuple(choices)))
     return tuple(sorted(replayed, key=_order))
 

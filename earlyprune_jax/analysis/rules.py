@@ -260,7 +260,7 @@ def _rule_row(outcome: Outcome) -> dict[str, Any]:
         "num_never_fired": outcome.count("never"),
         "interpolated_share": outcome.count("interpolated") / evaluated if evaluated else None,
     }
-    for name in ("epoch", "test", "regret", "saved_epochs"):
+    for name in ("epoch", "test", "regret", "dense_epochs_saved"):
         column = outcome.curve.metric.column("test") if name == "test" else name
         row |= columns(column, outcome.over_seeds(name), MEAN_STD)
     return row

@@ -178,8 +178,8 @@ def _selection(curves: Sequence[Curve]) -> Iterator[str]:
 def _cost_of_signals(runs: Runs) -> Iterator[str]:
     """Compares the signals' seconds with those of training.
 
-    An epoch's seconds are the median over a trunk: the first epoch's also hold the compilation. A
-    signal that is measured every k epochs counts k times less.
+    An epoch's seconds are the median over a trunk: in older records the first epoch's also hold the
+    compilation. A signal that is measured every k epochs counts k times less.
     """
     import pandas as pd
 

@@ -26,3 +26,4 @@ from earlyprune_jax.data.source import epoch_order as epoch_order
 from earlyprune_jax.data.source import split as split
 from earlyprune_jax.data.source import steps_per_epoch as steps_per_epoch
 from earlyprune_jax.data.source import stratified_split as stratified_split
+from earlyprune_jax.data.source import usage as usage

@@ -244,6 +244,42 @@ def training_shares(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndar
     return validation, class_shares(counts - validation, spec.train_fraction)
 
 
+def usage(source: Source, spec: DataSpec) -> str:
+    """Says how many examples of a source a run sees, and what leaves out the others.
+
+    Args:
+        source: a source or its outline.
+        spec: the data section.
+
+    Returns:
+        A sentence.
+
+    Example:
+        >>> rows = {"images": np.zeros((10, 8, 8, 1)), "labels": np.repeat([0, 1], 5)}
+        >>> spec = DataSpec("npz:a", "", 2, 0.5, 0.2, 1.0, 0, 0, False, (), ())
+        >>> print(*usage(Source(rows, rows), spec).split(", "), sep="\\n")
+        Data npz:a: 4 of 10 training images (2 for validation
+        of the rest data.train_fraction=0.5)
+        all 10 test images.
+    """
+    noun = "images" if source.holds_images else "examples"
+    held, used = (int(shares.sum()) for shares in training_shares(source, spec))
+    reasons = [f"{held:,} for validation"] if held else []
+    if spec.train_fraction < 1:
+        reasons.append(f"{'of the rest ' * bool(held)}data.train_fraction={spec.train_fraction:g}")
+    train = _part(used, num_examples(source.train), f"training {noun}", reasons)
+    num_test = num_examples(source.test)
+    tested = round(spec.test_fraction * num_test)
+    reasons = [f"data.test_fraction={spec.test_fraction:g}"]
+    return f"Data {spec.name}: {train}, {_part(tested, num_test, f'test {noun}', reasons)}."
+
+
+def _part(number: int, of_all: int, noun: str, reasons: Sequence[str]) -> str:
+    if number == of_all:
+        return f"all {number:,} {noun}"
+    return f"{number:,} of {of_all:,} {noun} ({', '.join(reasons)})"
+
+
 def split(source: Source, spec: DataSpec) -> dict[str, Any]:
     """Draws what a run sees of a source.
 

@@ -37,11 +37,13 @@ class Options:
             device, on accelerators.
         max_minutes: no epoch begins later than that; what runs is then saved, and the same command
             goes on.
+        verbose: a line is printed for every epoch.
     """
 
     num_workers: int = 1
     fork_width: int = 0
     max_minutes: float = math.inf
+    verbose: bool = False
 
     def check(self, num_cores: int | None = None) -> list[str]:
         """Lists values that make no sense on so many cores; None = those of this process."""

@@ -4,6 +4,7 @@ Several processes, on one machine or many, share a study by doing just this in t
 locks keep them apart, and what one leaves unfinished another goes on with.
 """
 
+import functools
 import time
 import traceback
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label, trunk_of
 from earlyprune_jax.grid.study import MOST_ATTEMPTS, Study
 from earlyprune_jax.grid.trainer import Trainer
+from earlyprune_jax.training import clock
 from earlyprune_jax.training.engine import engine_id
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
@@ -56,9 +58,10 @@ def work(trainer: Trainer, *, asked_width: int = 0, scope: Scope = EVERYTHING) -
     study, widths = trainer.study, Widths(trainer.study, asked_width)
     pending, pause = pending_members(study, scope), SHORTEST_PAUSE
     while pending and not trainer.callbacks.stop():
-        with RunLocks() as run_locks:
+        with RunLocks() as run_locks, clock.telling(functools.partial(_tell_compiling, trainer)):
             taken = _take(study, pending, run_locks, widths)
             has_trained = bool(taken) and _train(trainer, widths, taken)
+        _tell_ended(trainer, taken)
         if has_trained:
             pause = SHORTEST_PAUSE
         elif pending and not scope.waits:
@@ -69,6 +72,18 @@ def work(trainer: Trainer, *, asked_width: int = 0, scope: Scope = EVERYTHING) -
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         pending = pending or pending_members(study, scope)
+
+
+def _tell_compiling(trainer: Trainer, function: str, is_over: bool) -> None:
+    # Steps take long; the functions of a few operations that JAX compiles besides do not.
+    if "_step" in function:
+        trainer.callbacks.do("" if is_over else f"compiling {function}")
+
+
+def _tell_ended(trainer: Trainer, taken: Sequence[Member]) -> None:
+    for member in taken:
+        if result := trainer.study.records(member).result():
+            trainer.callbacks.end(label(member), result)
 
 
 def pending_members(study: Study, scope: Scope) -> list[Member]:

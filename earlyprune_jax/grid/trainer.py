@@ -37,14 +37,25 @@ class Callbacks:
         report: called with a member's label and the entry of an epoch it has trained.
         say: called with a sentence that does not belong to an epoch.
         stop: asked before every epoch; where it says yes, what runs is saved and left unfinished.
+        end: called with a member's label and how it has ended, what result.json says.
+        do: called with what is being done that may take a while before an epoch, and with "" when
+            it is done.
     """
 
     report: Callable[[str, dict[str, Any]], None]
     say: Callable[[str], None]
     stop: Callable[[], bool]
+    end: Callable[[str, dict[str, Any]], None]
+    do: Callable[[str], None]
 
 
-SILENT = Callbacks(lambda name, entry: None, lambda sentence: None, lambda: False)
+SILENT = Callbacks(
+    report=lambda name, entry: None,
+    say=lambda sentence: None,
+    stop=lambda: False,
+    end=lambda name, result: None,
+    do=lambda text: None,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +150,16 @@ class Trainer:
         Raises:
             InvalidInput: the data cannot be had, or another process has different data.
         """
-        digests, read = {}, {}
+        digests, by_source = {}, {}
         for setting in dict.fromkeys(setting.trunk for setting in self.study.spec.settings()):
-            spec = self.study.at(setting).data
-            source = data.source_key(spec)
-            if source not in read:
-                read[source] = self._reader(spec).digest()
-            digests[setting] = read[source]
+            by_source.setdefault(data.source_key(self.study.at(setting).data), []).append(setting)
+        for settings in by_source.values():
+            specs = [self.study.at(setting).data for setting in settings]
+            self.callbacks.do(f"reading {specs[0].name}")
+            source = self._reader(specs[0])
+            digests |= dict.fromkeys(settings, source.digest())
+            for sentence in dict.fromkeys(data.usage(source, spec) for spec in specs):
+                self.callbacks.say(sentence)
         multihost.require_same("data", content_hash(list(digests.values())))
         return digests
 
@@ -160,6 +174,7 @@ class Trainer:
         if self._engine is None or engines.engine_id(self._engine.spec) != engine_id:
             # One at a time: an engine holds its data on the device.
             self._engine = self._instruments = None
+            self.callbacks.do(f"building {spec.model.name}")
             mesh = data_mesh() if jax.process_count() > 1 else None
             task = tasks.build(spec, self._reader(spec.data))
             self._engine = engines.Engine(spec, task, mesh=mesh)

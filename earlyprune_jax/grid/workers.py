@@ -36,6 +36,9 @@ More than `study.MOST_ATTEMPTS`, so that a member that kills its process is reco
 before that.
 """
 
+TOLD = ("report", "say", "end", "do")
+"""The callbacks of a worker that its pool's user hears."""
+
 COMMAND = (sys.executable, "-m", "earlyprune_jax.grid.workers")
 BAD_INPUT, INTERRUPTED = 2, 130
 SECONDS_TO_LEAVE = 30
@@ -119,7 +122,8 @@ class Pool:
                 process.stdin.write(self._request)
             while True:
                 kind, *content = pickle.load(process.stdout)
-                count += 1
+                # Begun is not done.
+                count += kind != "do"
                 with self._lock:
                     if kind == "problems":
                         self._problems += content
@@ -193,8 +197,8 @@ def _work(
     study: Study, fork_width: int, deadline: float, scope: Scope, tell: Callable[..., None]
 ) -> None:
     use_code(study.spec)
-    report, say = (functools.partial(tell, kind) for kind in ("report", "say"))
-    callbacks = Callbacks(report, say, running.stop_at(deadline))
+    report, say, end, do = (functools.partial(tell, kind) for kind in TOLD)
+    callbacks = Callbacks(report, say, running.stop_at(deadline), end, do)
     scheduler.work(Trainer(study, callbacks), asked_width=fork_width, scope=scope)
 
 

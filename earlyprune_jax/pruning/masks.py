@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import trees
-from earlyprune_jax.validate import Check, expected, shortened, unexpected, within
+from earlyprune_jax.validate import Check, expected, fraction, shortened, unexpected, within
 
 
 def full(params: Params) -> Mask:
@@ -283,7 +283,7 @@ def density(sparsity: float) -> float:
         >>> density(0.75)
         0.25
     """
-    return 1 - _checked("sparsity", sparsity, within(0, 1))
+    return 1 - _checked("sparsity", sparsity, fraction())
 
 
 def from_density(density: float) -> float:
@@ -299,7 +299,7 @@ def from_density(density: float) -> float:
         >>> from_density(0.25)
         0.75
     """
-    return 1 - _checked("density", density, within(0, 1))
+    return 1 - _checked("density", density, fraction())
 
 
 def compression(sparsity: float) -> float:
@@ -317,7 +317,7 @@ def compression(sparsity: float) -> float:
         >>> compression(0.75)
         4.0
     """
-    return 1 / (1 - _checked("sparsity", sparsity, within(0, 1, open_high=True)))
+    return 1 / (1 - _checked("sparsity", sparsity, fraction(open_high=True)))
 
 
 def from_compression(compression: float) -> float:

@@ -9,6 +9,7 @@
     loop          epochs trained, measured, saved and recorded, from where they stopped
     checkpoint    whole or not at all, with a SHA-256 over all leaves; the only user of Orbax
     multihost     one run over many processes
+    clock         time without compilation
 
 Learning rates are arguments of the step, not constants in it: trunk and forks, however retrained,
 share one compilation. After any number of steps of any Optax chain, removed weights and their

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from earlyprune_jax import pruning
 from earlyprune_jax.records import RunRecords, flat
-from earlyprune_jax.training import measurement
+from earlyprune_jax.training import clock, measurement
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.engine import Engine, Means
 from earlyprune_jax.training.measurement import Instrument, Watcher
@@ -120,10 +119,10 @@ class Run:
         Args:
             state: gives the state after the epoch.
             nonfinite_step: as of `EpochOutcome`.
-            measured: the metrics of every split, and the time its training took.
-            seconds: what training and evaluation took.
+            measured: the metrics of every split, and the seconds of training and of compiling.
+            seconds: what training and evaluation took, without compiling.
         """
-        started = time.monotonic()
+        started, compiled = clock.run_seconds(), clock.compile_seconds()
         epoch, last = self.epoch + 1, self.first_epoch + self.training.num_epochs
         step = epoch * self.engine.steps_per_epoch
         entry: dict[str, Any] = {"epoch": epoch, "step": step}
@@ -137,7 +136,8 @@ class Run:
             return
         if self.instruments:
             entry["signals"], entry["signal_seconds"] = self._watcher.measure(state(), epoch)
-        entry["seconds"] = seconds + time.monotonic() - started
+        entry["seconds"] = seconds + clock.run_seconds() - started
+        entry["compile_seconds"] += clock.compile_seconds() - compiled
         # Recorded before it is saved: a checkpoint that its records do not reach could not be
         # resumed from. Processes that train as one go on with what the first of them has written,
         # for times differ, and the numbers that each works out for itself may.
@@ -214,14 +214,15 @@ def train(runs: Sequence[Run], stop: Callable[[], bool] = lambda: False, width: 
             for index, run in enumerate(live):
                 run.save(functools.partial(engine.state_of, current, index))
             return
-        started = time.monotonic()
+        started, compiled = clock.run_seconds(), clock.compile_seconds()
         current, outcomes = engine.train_epoch(current, np.stack([run.rates() for run in live]))
         # The runs of a stack share its time.
-        train_seconds = (time.monotonic() - started) / len(live)
+        times = {"train_seconds": (clock.run_seconds() - started) / len(live)}
         evaluated = {split: engine.evaluate(current, split) for split in ("validation", "test")}
-        seconds = (time.monotonic() - started) / len(live)
+        seconds = (clock.run_seconds() - started) / len(live)
+        times["compile_seconds"] = (clock.compile_seconds() - compiled) / len(live)
         for index, (run, outcome) in enumerate(zip(live, outcomes, strict=True)):
-            entry = _named("train", outcome.means) | {"train_seconds": train_seconds}
+            entry = _named("train", outcome.means) | times
             for split, means in evaluated.items():
                 entry |= _named(split, means[index])
             state = functools.partial(engine.state_of, current, index)

@@ -10,7 +10,6 @@ so that an interrupted run measures what an uninterrupted one does.
 import contextlib
 import dataclasses
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,15 +24,15 @@ from earlyprune_jax.signals.signal import performance_signal
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.tasks import Task
 from earlyprune_jax.tasks.batching import places
-from earlyprune_jax.training import criteria
+from earlyprune_jax.training import clock, criteria
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, TrainState, signal_step, stream_key
 from earlyprune_jax.validate import InvalidInput, expected, gathering, unexpected, unknown_choice
 
 KEY = "signals.names"
-RECORDED = ("epoch", "step", "learning_rate", "seconds", "train_seconds", "trunk_seed")
-RECORDED += ("signals", "signal_seconds")
+RECORDED = ("epoch", "step", "learning_rate", "trunk_seed", "signals")
+RECORDED += ("seconds", "train_seconds", "compile_seconds", "signal_seconds")
 SPLITS = ("train_", "validation_", "test_")
 """What columns of signals may not be called, or begin with."""
 
@@ -193,7 +192,7 @@ class Watcher:
             if (epoch - 1) % every:
                 numbers |= dict.fromkeys(tool.columns)
                 continue
-            started = time.monotonic()
+            started = clock.run_seconds()
             earlier = tool.lookback(epoch, every)
             for past in earlier:
                 if past not in seen:
@@ -202,7 +201,7 @@ class Watcher:
             numbers |= tool.conclude(seen[epoch], {past: seen[past] for past in earlier})
             for past in set(seen).difference(tool.lookback(epoch + every, every)):
                 del seen[past]
-            seconds[tool.name] = time.monotonic() - started
+            seconds[tool.name] = clock.run_seconds() - started
         return numbers, seconds
 
 

@@ -10,7 +10,7 @@ import itertools
 import math
 
 from earlyprune_jax.triggers.trigger import Firing, History, Trigger, fires_at, measured, option
-from earlyprune_jax.validate import InvalidInput, expected, refuse, within
+from earlyprune_jax.validate import InvalidInput, expected, fraction, refuse, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ class EarlyCrop(Trigger, name="early_crop", example="early_crop(sparsity=0.9)"):
     """
 
     column: str = option("column", "weight_change")
-    sparsity: float = option("number", check=within(0, 1, open_high=True), kw_only=True)
+    sparsity: float = option("number", check=fraction(open_high=True), kw_only=True)
 
     def __call__(self, history: History) -> Firing | None:
         first = None

@@ -57,7 +57,9 @@ def test_the_sentence_with_its_numbers_and_how_sure(tmp_path):
         "Recommendation: prune 97 % (magnitude, global) after epoch 4 of 10: 92.0 +- 2.0 % test "
         "accuracy (n = 3); it leads every other fork epoch by more than the noise on validation "
         "(95 %, n = 3 seeds). "
-        "Cost: 4.0 +- 1.0 points worse than dense; 6 epochs of dense training saved. "
+        "Cost: 4.0 +- 1.0 points worse than dense; dense training ends 6 epochs earlier "
+        "(a masked epoch takes as long as a dense one: compute is saved only where the network "
+        "gets smaller, docs/pruning.md). "
         "Rules: peak(fisher_trace), the best of 3 in hindsight, would have chosen epoch 5, "
         "regret 5.3 +- 0.6 points (interpolated); this epoch's own is 0.0 +- 0.0 points."
     )
@@ -133,13 +135,13 @@ def test_an_accuracy_above_dense_and_one_without_dense(tmp_path):
     text = recommend(tmp_path)
     assert text is not None
     assert "97.0 +- 0.0 % test accuracy (n = 3); " in text
-    assert "Cost: 1.0 +- 1.0 points better than dense; 6 epochs" in text
+    assert "Cost: 1.0 +- 1.0 points better than dense; dense training ends 6 epochs" in text
     (tmp_path / "other").mkdir()
     write_grid(tmp_path / "other", {4: (0.97,)}, dense=())
     text = recommend(tmp_path / "other")
     assert text is not None
     assert "97.0 % test accuracy (n = 1); " in text
-    assert "Cost: 6 epochs of dense training saved." in text
+    assert "Cost: dense training ends 6 epochs earlier (a masked" in text
 
 
 def test_of_several_sparsities_the_hardest_that_costs_at_most_a_point(tmp_path):

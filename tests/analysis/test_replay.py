@@ -71,7 +71,7 @@ def test_a_rule_is_pruned_when_it_fires_or_rewound_to_its_mark(workdir):
     assert chosen(rewind, "regret") == [pytest.approx(0.03), None]
     # What was trained dense up to the firing was trained, whatever checkpoint is gone back to.
     assert chosen(rewind, "dense_epochs") == [5, None]
-    saved = rewind.over_seeds("saved_epochs")
+    saved = rewind.over_seeds("dense_epochs_saved")
     assert saved is not None and (saved.mean, saved.n) == (5.0, 1)
     assert (rewind.count("never"), rewind.num_evaluated, rewind.complete) == (1, 1, False)
     assert chosen(now, "reason") == [
@@ -97,7 +97,7 @@ def test_means_and_sample_deviations_over_seeds(workdir):
         2,
     )
     assert (lost.mean, lost.std) == (pytest.approx(0.1), pytest.approx(0.1 * math.sqrt(2)))
-    saved = outcome.over_seeds("saved_epochs")
+    saved = outcome.over_seeds("dense_epochs_saved")
     assert saved is not None and (saved.mean, saved.std) == (6.0, 0.0)
     assert (outcome.num_evaluated, outcome.count("interpolated"), outcome.complete) == (2, 0, True)
 
@@ -109,7 +109,7 @@ def test_an_epoch_outside_the_measured_forks_has_no_accuracy_and_is_counted(work
         assert outcome.count("outside") == 2
         assert outcome.over_seeds("regret") is None
         assert outcome.over_seeds("epoch") is not None
-    saved = found["epoch(9)", "now"].over_seeds("saved_epochs")
+    saved = found["epoch(9)", "now"].over_seeds("dense_epochs_saved")
     assert saved is not None and saved.mean == 1.0
 
 

@@ -82,10 +82,13 @@ def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
     assert float(now["test_accuracy_mean"]) == pytest.approx(0.8)
     assert float(now["test_accuracy_std"]) == pytest.approx(0.1 / math.sqrt(2))
     assert float(now["regret_mean"]) == pytest.approx(0.05)
-    assert (float(now["saved_epochs_mean"]), float(now["saved_epochs_std"])) == (5.0, 0.0)
+    assert (float(now["dense_epochs_saved_mean"]), float(now["dense_epochs_saved_std"])) == (
+        5.0,
+        0.0,
+    )
     (rewind,) = named(rows, trigger="peak(fisher_trace)", mode="rewind", sparsity="0.97")
     assert float(rewind["regret_mean"]) == pytest.approx(0.03)
-    assert float(rewind["saved_epochs_mean"]) == 5.0
+    assert float(rewind["dense_epochs_saved_mean"]) == 5.0
     assert {row["trigger"] for row in named(rows, kind="baseline")} == {
         "oracle",
         "best fixed epoch",
@@ -105,7 +108,7 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
     first, second = named(rows, trigger="peak(fisher_trace)", mode="rewind")
     assert (first["trunk_seed"], second["trunk_seed"]) == ("0", "1")
     assert (first["fired_epoch"], first["marked_epoch"], first["epoch"]) == ("5", "3", "3")
-    assert (first["status"], first["dense_epochs"], first["saved_epochs"]) == (
+    assert (first["status"], first["dense_epochs"], first["dense_epochs_saved"]) == (
         "interpolated",
         "5",
         "5",
@@ -117,7 +120,7 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
         outside["status"],
         outside["test_accuracy"],
         outside["regret"],
-        outside["saved_epochs"],
+        outside["dense_epochs_saved"],
     ) == (
         "outside",
         "",
@@ -125,7 +128,8 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
         "1",
     )
     (never, _) = named(rows, trigger="threshold(fisher_trace, above=10.0)")
-    assert (never["status"], never["epoch"], never["dense_epochs"], never["saved_epochs"]) == (
+    columns = ("status", "epoch", "dense_epochs", "dense_epochs_saved")
+    assert tuple(never[column] for column in columns) == (
         "never",
         "",
         "",

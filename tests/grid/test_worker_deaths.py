@@ -1,6 +1,7 @@
 """How a pool takes what its workers say and how they end: scripted processes in the workers'
 places."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from tiny import tiny_experiment
 from earlyprune_jax import config
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.grid.trainer import Callbacks
+from earlyprune_jax.grid.trainer import SILENT
 from earlyprune_jax.grid.workers import MOST_DEATHS, Pool
 from earlyprune_jax.validate import InvalidInput
 
@@ -28,7 +29,7 @@ class Scripted(Pool):
     def __init__(self, study: Study, programs: list[str]):
         self.said, self.started = [], 0
         self._programs = programs
-        callbacks = Callbacks(lambda name, entry: None, self.said.append, lambda: False)
+        callbacks = dataclasses.replace(SILENT, say=self.said.append)
         super().__init__(study, callbacks, Options(), 0.0)
 
     def _start(self):
@@ -45,8 +46,9 @@ def study(tiny_npz, tmp_path):
     )
 
 
-def test_a_worker_that_dies_over_and_over_is_given_up(study):
-    own = Scripted(study, [DIE] * 20)
+@pytest.mark.parametrize("begun", ["", tell(("do", "compiling train_step"))])
+def test_a_worker_that_dies_over_and_over_is_given_up(study, begun):
+    own = Scripted(study, [begun + DIE] * 20)
     own.run()
     assert own.started == MOST_DEATHS
     assert f"given up (SIGKILL, its end no. {MOST_DEATHS} in a row)" in own.said[-1]

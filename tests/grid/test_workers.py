@@ -118,7 +118,7 @@ def test_what_killed_and_stopped_workers_have_trained_is_what_one_process_trains
     text, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 130, text
     assert text.count("another takes its place") == 1
-    assert any(line.startswith("fork seed 0 at") for line in text.splitlines())
+    assert any(f"/{NUM_CELLS * 3 // 2 + 1}] fork seed 0 at" in line for line in text.splitlines())
     assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
     by_workers = num_ended(workdir)
     assert NUM_CELLS // 3 < by_workers < 1 + NUM_CELLS

@@ -277,7 +277,7 @@ def test_a_study_on_slurm_gives_the_table_of_one_process_and_trains_every_epoch_
 ):
     here, there = tmp_path / "here", tmp_path / "there"
     command = [f"--config={tiny_file}", f"--workdir={there}", "--slurm", "--slurm.num_tasks=2"]
-    ids = submit(*command)
+    ids = submit(*command, "--verbose")
     assert len(ids) == 3
     run_here([f"--config={tiny_file}", f"--workdir={here}"])
     wait_for_jobs(slurm, there)
@@ -307,7 +307,9 @@ def task_at(workdir: Path, array: str, seed: int) -> str:
 def test_killed_requeued_and_warned_tasks_cost_nothing_but_time(slurm, submit, tiny_file, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     longer = [f"--config={tiny_file}", "--config.train.num_epochs=40", "--config.fork.epochs=36,38"]
-    trunks, _, _ = submit(*longer, f"--workdir={there}", "--slurm", "--slurm.num_tasks=2")
+    trunks, _, _ = submit(
+        *longer, f"--workdir={there}", "--slurm", "--slurm.num_tasks=2", "--verbose"
+    )
     disturbances = [
         lambda task: kill(slurm, *task.split("_")),
         lambda task: slurm.run("scontrol", "requeue", task),

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import chex
 import jax
@@ -150,7 +149,7 @@ def test_saves_on_the_way_take_their_share_of_a_runs_own_time_in_a_batch_too(
 ):
     """An epoch of a batch of 4 takes 40 s, 10 s a run; a save takes 1 s, 5 % of two epochs."""
     clock, saved = [0.0], []
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(loop.clock, "run_seconds", lambda: clock[0])
 
     def save(self, epoch, state):
         clock[0] += 1.0

@@ -17,7 +17,7 @@ import numpy as np
 from earlyprune_jax.pruning.allocation.ranking import lamp
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.selection import check_pattern
-from earlyprune_jax.validate import expected, unknown_choice
+from earlyprune_jax.validate import expected, percent_hint, unknown_choice
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Path -> shape of every prunable leaf."""
@@ -273,10 +273,9 @@ def check_fraction(value: Any, thing: str) -> list[str]:
     """Finds the problem of what is no fraction in [0, 1)."""
     if is_number(value) and 0 <= value < 1:
         return []
-    percent = is_number(value) and 1 < value < 100
-    meant = f"Did you mean {float(value) / 100:g}? " if percent else ""
-    remedy = f"{meant}It is a number, the fraction of the weights removed."
-    return [expected(thing, value, "in [0, 1)", remedy)]
+    hint = percent_hint(value) if is_number(value) else ""
+    remedy = "It is a number, the fraction of the weights removed."
+    return [expected(thing, value, f"in [0, 1){hint}", remedy)]
 
 
 def is_number(value: Any) -> TypeGuard[float]:

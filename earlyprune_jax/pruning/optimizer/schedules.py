@@ -22,7 +22,7 @@ from earlyprune_jax.pruning.allocation.budgets import Sparsity, check_fraction, 
 from earlyprune_jax.pruning.scores import weights as scores
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.trees import map_weights, refuse
-from earlyprune_jax.validate import expected, nearest, unexpected
+from earlyprune_jax.validate import expected, nearest, percent_hint, unexpected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,8 @@ def iterative(
     """
     problems = count_problems(1, num_rounds=num_rounds)
     if not is_number(fraction) or not 0 < fraction < 1:
-        problems.append(expected("fraction", fraction, "in (0, 1)"))
+        hint = percent_hint(fraction) if is_number(fraction) else ""
+        problems.append(expected("fraction", fraction, f"in (0, 1){hint}"))
     back = 0 if rewind_to is None else rewind_to
     durations = {"begin": begin, "every": every, "rewind_to": back}
     first, gap, back = _in_steps(problems, steps_per_epoch, **durations)

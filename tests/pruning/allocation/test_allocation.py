@@ -338,7 +338,7 @@ def test_a_thousandth_of_a_resnet_can_stay(params, scope):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("sparsity", [1, -0.1, math.nan, True, "0.5", None])
+@pytest.mark.parametrize("sparsity", [1, 97, -0.1, math.nan, True, "0.5", None])
 def test_a_sparsity_that_is_no_fraction_is_refused(params, sparsity, scope):
     with pytest.raises(InvalidInput) as caught:
         pruning.prune(params, sparsity=sparsity, scope=scope)
