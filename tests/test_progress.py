@@ -1,6 +1,7 @@
 """What is shown of a study: on 80 columns, in a pipe, and how long it says that is left."""
 
 import io
+import math
 import re
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from rich.console import Console
 from tiny import linear_experiment
 
 from earlyprune_jax import config
+from earlyprune_jax.grid import pace as paces
 from earlyprune_jax.grid.members import Fork, Member, Trunk, label
+from earlyprune_jax.grid.pace import Pace
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.progress import Pace, Reporter, fitted
+from earlyprune_jax.progress import Reporter, fitted
 from earlyprune_jax.records import RunRecords, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +28,12 @@ LONG = (
     "pruning.criteria=taylor,magnitude"
 )
 METRICS = [{"name": "accuracy", "unit": "%", "larger_is_better": True}]
+
+
+@pytest.fixture(autouse=True)
+def counted_always(monkeypatch):
+    """However long it takes: a pace that counts late knows of others' work later."""
+    monkeypatch.setattr(paces, "COUNTING_SHARE", math.inf)
 
 
 @pytest.fixture
@@ -72,7 +81,6 @@ def test_what_other_processes_train_meanwhile_counts(study):
     pace = Pace(study)
     train(study, first, entry(2, 400.0), entry(3, 400.0), entry(4, 400.0))
     RunRecords(study.directory(first)).finish({"status": "finished"})
-    pace._next_count = 0.0
     for each in train(study, trunk, entry(1, 1000.0, 600.0)):
         pace.note_epoch(each)
     # In 1000 s 1 epoch with signals and 3 without.
@@ -87,7 +95,6 @@ def test_epochs_that_a_trigger_spares_are_not_taken_for_done(study):
         pace.note_epoch(each)
     ended = {"status": "finished", "epoch": 1, "fired": {"epoch": 1}}
     RunRecords(study.directory(trunk)).finish(ended)
-    pace._next_count = 0.0
     pace.note_end(ended)
     assert pace.total.total() == 6
     assert pace.seconds_left() == pytest.approx(5 * 400, rel=1e-3)
