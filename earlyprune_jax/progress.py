@@ -48,8 +48,8 @@ class Reporter:
         self._doing, self._since = "", time.monotonic()
         self._told: set[str] = set()
         # Run -> the metric of its last epoch, until it ends; and the last that was told of.
-        self._values: dict[str, float | None] = {}
-        self._last: tuple[str, float | None] = ("", None)
+        self._values: dict[str, str] = {}
+        self._last = ("", "")
 
     def callbacks(self, deadline: float) -> Callbacks:
         """Returns what a trainer tells, and whom it asks whether time is up."""
@@ -94,8 +94,8 @@ class Reporter:
             doing = self._doing or "first epoch"
             elapsed = duration(time.monotonic() - self._since)
             return fitted([*counts, f"{elapsed} {doing}"], "", width)
-        metric = "" if value is None else f"test {number(value, self._study.primary())}"
-        return fitted([*counts, time_left(pace.seconds_left()), metric], name, width)
+        shown = [*counts, time_left(pace.seconds_left()), value and f"test {value}"]
+        return fitted(shown, name, width)
 
     def _do(self, text: str) -> None:
         """Shows what takes a while before an epoch; "" = that is over."""
@@ -113,7 +113,8 @@ class Reporter:
             # It has no workdir, in which the metric is named, and nothing to say.
             return
         primary, self._doing = self._study.primary(), ""
-        self._values[name] = entry.get(primary.column("test"))
+        value = entry.get(primary.column("test"))
+        self._values[name] = "" if value is None else number(value, primary)
         self._last = name, self._values[name]
         if self._pace:
             self._pace.note_epoch(entry)
@@ -140,16 +141,15 @@ class Reporter:
 
     def _end(self, name: str, result: dict[str, Any]) -> None:
         """Tells of a member that has ended, where there is no bar."""
-        value, status, pace = self._values.pop(name, None), result["status"], self._pace
+        value, status, pace = self._values.pop(name, ""), result["status"], self._pace
         if pace is None:
             return
         pace.note_end(result)
         if self._bar:
             return
         how = status if status != "diverged" else f"diverged in epoch {result['epoch']}"
-        if status == "finished" and value is not None:
-            primary = self._study.primary()
-            how = f"{formatting.named(primary)} {number(value, primary)}"
+        if status == "finished" and value:
+            how = f"{formatting.named(self._study.primary())} {value}"
         left = time_left(pace.seconds_left())
         parts = (f"[{pace.num_ended}/{pace.num_members}] {name}", how, left)
         self.say("  ".join(filter(None, parts)))
