@@ -81,10 +81,8 @@ def main(argv: list[str]) -> int:
         return 0
     from earlyprune_jax.validate import InvalidInput
 
-    if flags.config and flags.process_id in (None, "0"):
-        # Before JAX is imported: on a busy machine that alone takes half a minute.
-        say = f"earlyprune_jax: starting JAX, reading {flags.config} ..."
-        print(say, file=sys.stderr, flush=True)
+    # On a busy machine the imports alone take half a minute.
+    _announce(flags, "starting JAX")
     try:
         return _run(flags, rest)
     except InvalidInput as error:
@@ -131,6 +129,12 @@ def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]],
     return given, problems
 
 
+def _announce(flags: argparse.Namespace, stage: str) -> None:
+    """Says on standard error what takes a while; of processes that know their number the first."""
+    if flags.config and flags.process_id in (None, "0"):
+        print(f"earlyprune_jax: {stage} ...", file=sys.stderr, flush=True)
+
+
 def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     """Runs, submits or previews what the flags say. Returns as `main`."""
     from earlyprune_jax import config, experiment
@@ -139,6 +143,7 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     from earlyprune_jax.training import multihost
     from earlyprune_jax.validate import gathering, refuse
 
+    _announce(flags, f"checking {flags.config}")
     given, problems = split_keyed(rest)
     slurm_options = None
     if flags.slurm:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from earlyprune_jax.analysis import formatting, peaks, results
 from earlyprune_jax.grid import options
-from earlyprune_jax.grid.members import Comparison, Trunk
+from earlyprune_jax.grid.pace import Pace, duration, time_left
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
 from earlyprune_jax.metrics import PERCENT, Metric
@@ -25,94 +24,8 @@ from earlyprune_jax.validate import InvalidInput
 TABLES_SECONDS = 600
 """Tables are written along the way after this time."""
 
-COUNTING_SHARE = 0.05
-"""The part of the time that may be spent on looking how far all members are."""
-
 BAR_WIDTH, SPINNER_WIDTH, SHORTEST_NAME = 8, 1, 8
 """Columns of a terminal."""
-
-
-class Pace:
-    """How far a study is, by this process and others, and how long the rest will take.
-
-    An epoch of a trunk takes longer than one of a fork by what its signals take. Time left is the
-    work left over the work done since the first epoch was begun, times the time since then.
-
-    Args:
-        study: whose members are looked at again and again, for other processes train them too.
-
-    Attributes:
-        num_members: wanted by now.
-        num_ended: of these.
-        left: epochs left to train, "dense" and "pruned"; the most there may be, where a trigger
-            decides.
-        total: the same, as it was at the start of this session.
-    """
-
-    def __init__(self, study: Study):
-        self._study, self._next_count, self._started = study, -math.inf, math.inf
-        self._epochs = Counter(dense=0, pruned=0)
-        self._train_seconds = self._signal_seconds = 0.0
-        self._count()
-        self._before = difference(self._planned, self.left)
-
-    @property
-    def total(self) -> Counter[str]:
-        return difference(self._planned, self._before)
-
-    def note_epoch(self, entry: dict[str, Any]) -> None:
-        """Notes an epoch that was trained here, by its record."""
-        signals = entry.get("signal_seconds")
-        kind = "pruned" if signals is None else "dense"
-        measuring = sum((signals or {}).values())
-        self._started = min(self._started, time.monotonic() - entry["seconds"])
-        self._train_seconds += entry["seconds"] - measuring
-        self._signal_seconds += measuring
-        self._epochs[kind] += 1
-        self.left[kind] -= 1
-        self._count()
-
-    def note_end(self, result: dict[str, Any]) -> None:
-        """Notes how a member has ended."""
-        self.num_ended += 1
-        expected = self.left
-        self._count()
-        if result["status"] != "finished" or "fired" in result:
-            # Its other epochs will not be trained: they are not done, but gone.
-            self._before.update(difference(expected, self.left))
-
-    def seconds_left(self) -> float | None:
-        """Estimates how long the rest will take; None before the first epoch."""
-        if not self._epochs.total():
-            return None
-        done = self._work(difference(self.total, self.left))
-        elapsed = time.monotonic() - self._started
-        return elapsed * self._work(self.left) / done if done > 0 else None
-
-    def _work(self, epochs: Counter[str]) -> float:
-        train = self._train_seconds / self._epochs.total()
-        signals = self._signal_seconds / max(self._epochs["dense"], 1)
-        return epochs["dense"] * (train + signals) + epochs["pruned"] * train
-
-    def _count(self) -> None:
-        """Looks how far all members are, unless that would take too much of the time."""
-        began, study = time.monotonic(), self._study
-        if began < self._next_count:
-            return
-        members = study.wanted_members()
-        unended = set(study.unended(members))
-        planned, left = Counter(dense=0, pruned=0), Counter(dense=0, pruned=0)
-        for member in members:
-            if not isinstance(member, Comparison):
-                kind = "dense" if isinstance(member, Trunk) else "pruned"
-                num_epochs = member.num_epochs(study.at(member.setting))
-                planned[kind] += num_epochs
-                if member in unended:
-                    left[kind] += num_epochs - len(study.records(member).epochs())
-        self._planned, self.left = planned, left
-        self.num_members, self.num_ended = len(members), len(members) - len(unended)
-        now = time.monotonic()
-        self._next_count = now + (now - began) / COUNTING_SHARE
 
 
 class Reporter:
@@ -135,8 +48,8 @@ class Reporter:
         self._doing, self._since = "", time.monotonic()
         self._told: set[str] = set()
         # Run -> the metric of its last epoch, until it ends; and the last that was told of.
-        self._values: dict[str, float | None] = {}
-        self._last: tuple[str, float | None] = ("", None)
+        self._values: dict[str, str] = {}
+        self._last = ("", "")
 
     def callbacks(self, deadline: float) -> Callbacks:
         """Returns what a trainer tells, and whom it asks whether time is up."""
@@ -181,8 +94,8 @@ class Reporter:
             doing = self._doing or "first epoch"
             elapsed = duration(time.monotonic() - self._since)
             return fitted([*counts, f"{elapsed} {doing}"], "", width)
-        metric = "" if value is None else f"test {number(value, self._study.primary())}"
-        return fitted([*counts, time_left(pace.seconds_left()), metric], name, width)
+        shown = [*counts, time_left(pace.seconds_left()), value and f"test {value}"]
+        return fitted(shown, name, width)
 
     def _do(self, text: str) -> None:
         """Shows what takes a while before an epoch; "" = that is over."""
@@ -200,7 +113,8 @@ class Reporter:
             # It has no workdir, in which the metric is named, and nothing to say.
             return
         primary, self._doing = self._study.primary(), ""
-        self._values[name] = entry.get(primary.column("test"))
+        value = entry.get(primary.column("test"))
+        self._values[name] = "" if value is None else number(value, primary)
         self._last = name, self._values[name]
         if self._pace:
             self._pace.note_epoch(entry)
@@ -227,16 +141,15 @@ class Reporter:
 
     def _end(self, name: str, result: dict[str, Any]) -> None:
         """Tells of a member that has ended, where there is no bar."""
-        value, status, pace = self._values.pop(name, None), result["status"], self._pace
+        value, status, pace = self._values.pop(name, ""), result["status"], self._pace
         if pace is None:
             return
         pace.note_end(result)
         if self._bar:
             return
         how = status if status != "diverged" else f"diverged in epoch {result['epoch']}"
-        if status == "finished" and value is not None:
-            primary = self._study.primary()
-            how = f"{formatting.named(primary)} {number(value, primary)}"
+        if status == "finished" and value:
+            how = f"{formatting.named(self._study.primary())} {value}"
         left = time_left(pace.seconds_left())
         parts = (f"[{pace.num_ended}/{pace.num_members}] {name}", how, left)
         self.say("  ".join(filter(None, parts)))
@@ -281,41 +194,6 @@ def fitted(parts: Sequence[str], name: str, width: int) -> str:
         half = (room - 1) // 2
         name = f"{name[:half]}…{name[-half:]}" if room >= SHORTEST_NAME else ""
     return f"{text}  {name}" if name else text
-
-
-def difference(first: Counter[str], second: Counter[str]) -> Counter[str]:
-    """Subtracts counts; unlike `-` it keeps those that are not positive."""
-    return Counter({kind: first[kind] - second[kind] for kind in first})
-
-
-def duration(seconds: float) -> str:
-    """Writes how long something takes, to two digits or so.
-
-    Example:
-        >>> duration(0.44), duration(75), duration(1500), duration(12000), duration(200000)
-        ('0.4 s', '75 s', '25 min', '3 h 20 min', '2 d 8 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours = round(minutes / 60)
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def time_left(seconds: float | None) -> str:
-    """Writes an estimate, and nothing at the end.
-
-    Example:
-        >>> time_left(90), time_left(None), time_left(0)
-        ('90 s left', 'time left unknown', '')
-    """
-    if seconds is None:
-        return "time left unknown"
-    return f"{duration(seconds)} left" if seconds > 0 else ""
 
 
 def number(value: float, metric: Metric) -> str:

@@ -1,6 +1,7 @@
 """What is shown of a study: on 80 columns, in a pipe, and how long it says that is left."""
 
 import io
+import math
 import re
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from rich.console import Console
 from tiny import linear_experiment
 
 from earlyprune_jax import config
+from earlyprune_jax.grid import pace as paces
 from earlyprune_jax.grid.members import Fork, Member, Trunk, label
+from earlyprune_jax.grid.pace import Pace
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.progress import Pace, Reporter, fitted
+from earlyprune_jax.progress import Reporter, fitted
 from earlyprune_jax.records import RunRecords, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +28,12 @@ LONG = (
     "pruning.criteria=taylor,magnitude"
 )
 METRICS = [{"name": "accuracy", "unit": "%", "larger_is_better": True}]
+
+
+@pytest.fixture(autouse=True)
+def counted_always(monkeypatch):
+    """However long it takes: a pace that counts late knows of others' work later."""
+    monkeypatch.setattr(paces, "COUNTING_SHARE", math.inf)
 
 
 @pytest.fixture
@@ -72,7 +81,6 @@ def test_what_other_processes_train_meanwhile_counts(study):
     pace = Pace(study)
     train(study, first, entry(2, 400.0), entry(3, 400.0), entry(4, 400.0))
     RunRecords(study.directory(first)).finish({"status": "finished"})
-    pace._next_count = 0.0
     for each in train(study, trunk, entry(1, 1000.0, 600.0)):
         pace.note_epoch(each)
     # In 1000 s 1 epoch with signals and 3 without.
@@ -87,25 +95,22 @@ def test_epochs_that_a_trigger_spares_are_not_taken_for_done(study):
         pace.note_epoch(each)
     ended = {"status": "finished", "epoch": 1, "fired": {"epoch": 1}}
     RunRecords(study.directory(trunk)).finish(ended)
-    pace._next_count = 0.0
     pace.note_end(ended)
     assert pace.total.total() == 6
     assert pace.seconds_left() == pytest.approx(5 * 400, rel=1e-3)
 
 
-def frames(study: Study, told: list[tuple[str, dict]], doing: str = "") -> list[str]:
-    """What a terminal of 80 columns shows, line by line."""
+def frames(study: Study, trained: list[tuple[Member, dict]], doing: str = "") -> list[str]:
+    """What a terminal of 80 columns shows while epochs are trained, line by line."""
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     reporter = Reporter(study, console, writes_tables=False)
     callbacks = reporter.callbacks(0.0)
     with reporter.shown():
         callbacks.do(doing)
-        for name, each in told:
-            callbacks.report(name, each)
-            assert reporter._bar
-            reporter._bar.refresh()
-        if not told and reporter._bar:
-            reporter._bar.refresh()
+        for member, each in trained:
+            callbacks.report(label(member), *train(study, member, each))
+        assert reporter._bar
+        reporter._bar.refresh()
     text = ANSI.sub("", console.file.getvalue())  # type: ignore[attr-defined]
     return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
 
@@ -114,11 +119,11 @@ def test_the_bar_of_the_longest_names_fits_80_columns_and_its_numbers_are_whole(
     changes = [tuple(each.split("=")) for each in LONG.split()]
     study = new_study(tiny_npz, tmp_path, changes)
     wanted = study.wanted_members()
-    longest = max(map(label, wanted), key=len)
-    assert len(longest) > 100 and len(wanted) > 99
+    longest = max(wanted, key=lambda member: len(label(member)))
+    assert len(label(longest)) > 100 and len(wanted) > 99
+    total = Pace(study).total.total()
     lines = frames(study, [(longest, entry(2, 1000.0))])
     assert all(cell_len(line.rstrip()) <= 80 for line in lines), lines
-    total = Pace(study).total.total()
     assert f" 0/{len(wanted)} runs  1/{total} epochs " in lines[-1]
     assert re.search(r" \d+ d \d+ h left  test 92\.46 %  fork.*…", lines[-1]), lines[-1]
 
@@ -129,8 +134,7 @@ def test_the_bar_says_what_is_compiled_until_an_epoch_is_trained(study):
         "0/3 runs  0/9 epochs  0.0 s compiling train_step"
         in frames(study, [], doing="compiling train_step")[-1]
     )
-    (each,) = train(study, trunk, entry(1, 1.0, 0.5))
-    line = frames(study, [(label(trunk), each)], doing="compiling train_step")[-1]
+    line = frames(study, [(trunk, entry(1, 1.0, 0.5))], doing="compiling train_step")[-1]
     assert "compiling" not in line and line.rstrip().endswith("test 92.46 %  trunk seed 0")
 
 
@@ -195,5 +199,5 @@ def test_the_first_line_comes_before_jax_is_imported():
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stderr
 
-    assert said().startswith("earlyprune_jax: starting JAX, reading digits ...\n")
+    assert said().startswith("earlyprune_jax: starting JAX ...\n")
     assert said("--process_id=1").startswith("Traceback")

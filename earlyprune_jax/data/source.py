@@ -259,14 +259,15 @@ def usage(source: Source, spec: DataSpec) -> str:
         >>> spec = DataSpec("npz:a", "", 2, 0.5, 0.2, 1.0, 0, 0, False, (), ())
         >>> print(*usage(Source(rows, rows), spec).split(", "), sep="\\n")
         Data npz:a: 4 of 10 training images (2 for validation
-        of the rest data.train_fraction=0.5)
+        data.train_fraction=0.5 of the others)
         all 10 test images.
     """
     noun = "images" if source.holds_images else "examples"
     held, used = (int(shares.sum()) for shares in training_shares(source, spec))
     reasons = [f"{held:,} for validation"] if held else []
     if spec.train_fraction < 1:
-        reasons.append(f"{'of the rest ' * bool(held)}data.train_fraction={spec.train_fraction:g}")
+        others = " of the others" if held else ""
+        reasons.append(f"data.train_fraction={spec.train_fraction:g}{others}")
     train = _part(used, num_examples(source.train), f"training {noun}", reasons)
     num_test = num_examples(source.test)
     tested = round(spec.test_fraction * num_test)

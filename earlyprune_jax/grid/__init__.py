@@ -5,6 +5,7 @@
     search           the cells that a coarse-to-fine search trains next
     locks            who works on which member
     study            a workdir: its members, how far they are, and which are wanted by now
+    pace             how far it is, and how long the rest will take
     scheduler        one process at work: takes what is ready and free, trains it, looks again;
                      how many forks train as one batch
     trainer          how each kind of member is trained; where a pruned run starts
