@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from earlyprune_jax import triggers
 from earlyprune_jax.analysis import peaks
 from earlyprune_jax.analysis.curves import Curve, Setting
 from earlyprune_jax.analysis.stats import Stats, spearman, stats
@@ -121,6 +122,11 @@ class Outcome:
     kind: str
     mode: str
     choices: tuple[Choice, ...]
+
+    @functools.cached_property
+    def label(self) -> str:
+        """The rule's text without options at their defaults, for people; of a baseline its name."""
+        return triggers.label(self.trigger) if self.kind == "rule" else self.trigger
 
     def over_seeds(self, name: str) -> Stats | None:
         """Takes mean and std of a number of `Choice` over the seeds that have one, or None."""

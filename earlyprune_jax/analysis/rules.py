@@ -169,8 +169,8 @@ def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...]
             return (triggers.parse(text),), []
     except Exception as error:  # whatever code of the user's raises
         problems = [str(error)]
-    is_own = ":" in text
-    return (), [f"The rule fork.trigger={text} is not replayed: {problems[0]}"] * is_own
+    rule, is_own = triggers.label(text), ":" in text
+    return (), [f"The rule fork.trigger={rule} is not replayed: {problems[0]}"] * is_own
 
 
 def notes(settings: Sequence[Setting], replayed: Sequence[Outcome]) -> list[str]:
@@ -195,7 +195,7 @@ def notes(settings: Sequence[Setting], replayed: Sequence[Outcome]) -> list[str]
             since = "has changed since these runs were made: its replay is of the code as it is now"
             lines.append(f"{path} {since}.")
     raised = {
-        one.trigger: choice.reason
+        one.label: choice.reason
         for one in replayed
         for choice in one.choices
         if choice.status == "never" and choice.reason != NEVER

@@ -152,7 +152,7 @@ def three_regime_errors() -> dict[float, dict[int, float]]:
 
 
 def _text(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("earlyprune_jax.published").joinpath(name).read_text(encoding="utf-8")
 
 
 def _published() -> Iterator[AccuracyCurve]:
