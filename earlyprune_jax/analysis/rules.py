@@ -1,6 +1,6 @@
 """Which rule would have chosen well? Any rule, replayed over any finished grid.
 
-python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, patience=5)'
+python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, smoothing=5)'
 
 Writes rules.csv (one row per curve, rule and mode), rule_choices.csv (one row per seed),
 signal_correlations.csv and figures/rules.png and .svg (of several settings one each, named after

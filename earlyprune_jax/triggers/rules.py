@@ -40,7 +40,8 @@ class Peak(Trigger, name="peak", example="peak(fisher_trace, smoothing=3)"):
     jumps hardly do (1.4826 / sqrt(6) = 0.61 for Gaussian noise). It takes 5 measurements: before
     them the rise need not exceed it, and the rule does not fire.
 
-    The defaults were chosen on simulated curves of 20 to 200 epochs (benchmarks/peak_rule.py).
+    The defaults were chosen on simulated curves of 20 to 200 epochs (benchmarks/peak_rule.py). A
+    peak within the first `smoothing` is not seen.
 
     Attributes:
         column: what is watched.
