@@ -50,7 +50,6 @@ FEW_IMAGES = {
     "schedule.step_boundaries_epochs": (10, 15),
     "pruning.sparsities": (0.9,),
     "pruning.num_examples": 500,
-    "fork.trigger": "peak(fisher_trace, smoothing=3, patience=3)",
     "signals.num_examples": 500,
     "signals.max_overhead_fraction": 0.0,
     "signals.mask_sparsity": 0.9,
@@ -148,7 +147,7 @@ def get_config(form: str = "") -> ConfigDict:
             "fork": {
                 "when": "epochs",
                 "epochs": (20, 40, 60, 80, 100, 120, 140, 160, 180),
-                "trigger": "peak(fisher_trace, smoothing=5, patience=10)",
+                "trigger": "peak(fisher_trace)",
                 "prune_at": "now",
                 "fallback_epoch": 100,
                 "retraining": ("paper_a",),

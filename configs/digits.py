@@ -67,7 +67,8 @@ def get_config() -> ConfigDict:
             "fork": {
                 "when": "epochs",
                 "epochs": (1, 2, 4, 8, 12, 16, 20, 28, 34),
-                "trigger": "peak(fisher_trace)",
+                # tr(F) is largest in the first tenth, over which the default would average.
+                "trigger": "peak(fisher_trace, smoothing=1)",
                 "prune_at": "now",
                 "fallback_epoch": 12,
                 "retraining": ("paper_a",),

@@ -51,7 +51,7 @@ PAPER_B = {
     "pruning.scopes": ("uniform",),
     "pruning.sparsities": (0.95, 0.94, 0.93, 0.92, 0.9, 0.86, 0.8, 0.6, 0.2),
     "fork.epochs": tuple(range(10, 161, 10)),
-    "fork.trigger": "peak(random_distance, smoothing=5, patience=10)",
+    "fork.trigger": "peak(random_distance)",
     "fork.fallback_epoch": 80,
     "fork.retraining": ("constant",),
     "fork.num_replicates": 3,

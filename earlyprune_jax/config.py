@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from earlyprune_jax import config_checks, references, tasks, user_code
+from earlyprune_jax import config_checks, references, tasks, triggers, user_code
 from earlyprune_jax.config_files import load_file, names, short_name
 from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
 from earlyprune_jax.spec_sections import KEYS, MEANINGS, REFERENCES, SECTIONS, SWEPT_BY, decides
@@ -268,18 +268,22 @@ def _parts(text: str) -> list[Text]:
 
 def _convert(name: str, value: Any) -> Any:
     """Gives a value as its key's type, references in one spelling: `Net( depth = 1 )` is
-    `Net(depth=1)`; None if it is of another type."""
+    `Net(depth=1)`, a rule with every option written out; None if it is of another type."""
     try:
         value = _typed(value, KEYS[name].type)
     except (ValueError, OverflowError):
         return None
-    if name not in REFERENCES or name == "fork.trigger":
+    if name not in REFERENCES:
         return value
-    return tuple(map(_canonical, value)) if isinstance(value, tuple) else _canonical(value)
+    if isinstance(value, tuple):
+        return tuple(_canonical(name, reference) for reference in value)
+    return _canonical(name, value)
 
 
-def _canonical(reference: str) -> str:
+def _canonical(name: str, reference: str) -> str:
     with contextlib.suppress(InvalidInput):  # The key's own check names the problem.
+        if name == "fork.trigger":
+            return str(triggers.parse(reference))
         if reference.partition(":")[0] not in references.RESERVED:
             return str(references.parse(reference))
     return reference

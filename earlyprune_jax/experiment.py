@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from earlyprune_jax import tasks, workspace
+from earlyprune_jax import tasks, triggers, workspace
 from earlyprune_jax.analysis import results, summary
 from earlyprune_jax.analysis.runs import Table
 from earlyprune_jax.grid import options as running
@@ -226,8 +226,8 @@ def preview(study: Study, options: Options = DEFAULT, *, measure: bool = False) 
     ]
     if spec.fork.when == "trigger":
         lines.append(
-            f"{spec.fork.trigger} decides: these are the most epochs and steps; dense and pruned "
-            f"part share {spec.train.num_epochs} epochs"
+            f"{triggers.label(spec.fork.trigger)} decides: these are the most epochs and steps; "
+            f"dense and pruned part share {spec.train.num_epochs} epochs"
         )
     if spec.fork.search == "coarse_to_fine":
         lines.append("Then come the cells around the best of these, within fork.max_cells")

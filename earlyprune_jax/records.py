@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,7 @@ def plain(value: Any) -> Any:
 
 
 def flat(entry: dict[str, Any]) -> dict[str, float | None]:
-    """Flattens an epoch's entry as triggers see it: every number, those of its signals too, by
-    column.
+    """Flattens an epoch's entry: every number, those of its signals too, by column.
 
     What is not finite is None; numbers per parameter and the costs of signals are left out.
 
@@ -95,6 +95,23 @@ def flat(entry: dict[str, Any]) -> dict[str, float | None]:
     """
     numbers = {**entry, **(entry.get("signals") or {})}
     return plain({name: value for name, value in numbers.items() if not isinstance(value, dict)})
+
+
+def as_history(entries: Iterable[dict[str, Any]], num_epochs: int) -> list[dict[str, float | None]]:
+    """Makes of epochs' entries what triggers see: flat, each with the planned length.
+
+    Args:
+        entries: of metrics.jsonl, ascending.
+        num_epochs: what the dense run is planned for, pruned or not.
+
+    Returns:
+        A `triggers.History`.
+
+    Example:
+        >>> as_history([{"epoch": 1, "signals": {"fisher_trace": 2.0}}], 40)
+        [{'epoch': 1, 'fisher_trace': 2.0, 'num_epochs': 40}]
+    """
+    return [flat(entry) | {"num_epochs": num_epochs} for entry in entries]
 
 
 class RunRecords:

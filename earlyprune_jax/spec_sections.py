@@ -196,7 +196,7 @@ class ForkSpec:
         when: epochs: a grid of forks at fork.epochs; trigger: every run watches its own signals and
             prunes itself once fork.trigger fires, within train.num_epochs
         epochs: trunk epochs t after which forks are pruned (when=epochs)
-        trigger: a rule such as peak(fisher_trace, patience=3) or module:Rule(...); obeyed with
+        trigger: a rule such as peak(fisher_trace, smoothing=5) or module:Rule(...); obeyed with
             when=trigger, and always among the rules that are replayed over a finished grid
         prune_at: when=trigger, once it fires: prune now, or rewind to the checkpoint of the epoch
             that the rule marks (a peak is known only epochs later)

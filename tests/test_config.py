@@ -10,10 +10,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from earlyprune_jax import config, main, spec_sections
+from earlyprune_jax import config, main, spec_sections, triggers
+from earlyprune_jax.grid import members
+from earlyprune_jax.spec import Setting
+from earlyprune_jax.triggers import Peak
 from earlyprune_jax.validate import InvalidInput
 
 MINIMAL = {"data.train_fraction": "0.5"}
+ONLINE = [("fork.when", "trigger"), ("fork.fallback_epoch", "0")]
 
 
 def problems(overrides: dict[str, str], base=None) -> tuple[str, ...]:
@@ -289,9 +293,22 @@ def test_pruning_imports_neither_data_sets_nor_checkpoints():
 
 def test_a_replayed_rule_may_name_any_signal_but_none_that_there_is_not():
     changes = [("fork.trigger", "peak(gradient_norm)"), ("signals.names", "kl_uniform")]
-    assert config.resolve(digits.get_config(), changes).fork.trigger == "peak(gradient_norm)"
+    resolved = config.resolve(digits.get_config(), changes).fork.trigger
+    assert triggers.label(resolved) == "peak(gradient_norm)"
     (found,) = problems({"fork.trigger": "peak(nonsense)"})
     assert "column='nonsense' to be one of" in found
+
+
+def test_a_rule_is_held_with_every_option_written_out_so_that_changed_defaults_are_other_runs():
+    def resolved(text):
+        return config.resolve(digits.get_config(), [*ONLINE, ("fork.trigger", text)])
+
+    short, long = resolved(" peak( fisher_trace )"), resolved(str(Peak("fisher_trace")))
+    assert short.to_dict()["fork"]["trigger"] == str(Peak("fisher_trace"))
+    ids = [members.directory(spec, members.Trunk(Setting(), 0)) for spec in (short, long)]
+    assert short.study_id() == long.study_id() and ids[0] == ids[1]
+    other = resolved("peak(fisher_trace, smoothing=1)")
+    assert members.directory(other, members.Trunk(Setting(), 0)) != ids[0]
 
 
 def test_a_minimum_that_leaves_no_layer_a_spectrum_is_refused_before_anything_is_written():

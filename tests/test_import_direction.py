@@ -16,6 +16,7 @@ LAYERS = [
         "records",
         "triggers",
         "analysis",
+        "published",
         "__init__",
     },
     {"pruning", "data", "models"},
@@ -31,7 +32,7 @@ LAYERS = [
     {"main"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-BASE = LAYERS[0] - {"analysis"}
+BASE = LAYERS[0] - {"analysis", "published"}
 
 
 def imported(path: Path) -> set[str]:

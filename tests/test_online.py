@@ -98,7 +98,7 @@ def test_its_row_tells_rule_epoch_and_mode_and_its_trunk_is_no_dense_baseline(fi
 def test_rewinding_prunes_the_marked_weights_and_still_keeps_the_budget(tiny_npz, tmp_path):
     # No loss falls by all of itself: the maximum of the train loss is at epoch 1, known 2 epochs
     # later.
-    trigger = "peak(train_loss, patience=2, min_drop=0.0)"
+    trigger = "peak(train_loss, smoothing=1, min_drop=0, min_rise=0, min_errors=0)"
     spec = online(tiny_npz, ("fork.prune_at", "rewind"), trigger=trigger)
     experiment.run(spec, tmp_path / "run", quiet())
     fired = (RunRecords(locate(tmp_path / "run", trunk())).result() or {})["fired"]

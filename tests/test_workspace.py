@@ -96,6 +96,23 @@ def test_another_study_is_refused_with_the_keys_that_differ(tmp_path, resolve, c
     assert len(named) == 1, problem
 
 
+def test_runs_that_pruned_themselves_by_a_rule_whose_defaults_were_others_are_not_gone_on_with(
+    tmp_path, resolve
+):
+    spec = resolve(("fork.when", "trigger"), ("fork.trigger", "peak(train_loss)"))
+    begun(tmp_path, spec)
+    assert workspace.check(tmp_path, spec) == []
+    # As it was held before every option was written out.
+    held = json.loads((tmp_path / "config.json").read_text())
+    held["fork"]["trigger"] = "peak(train_loss)"
+    (tmp_path / "config.json").write_text(json.dumps(held))
+    study = json.loads((tmp_path / "study.json").read_text())
+    study["settings"] = sorted(workspace._settings(held))
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    (problem,) = workspace.check(tmp_path, spec)
+    assert 'fork.trigger: "peak(train_loss)" there, "peak(train_loss, smoothing=0.1,' in problem
+
+
 def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path, resolve):
     begun(tmp_path, resolve(DECAYS, ("sweep.optim.momentum", "0.5")))
     (problem,) = workspace.check(tmp_path, resolve(("sweep.optim.momentum", "0.5,0.9")))

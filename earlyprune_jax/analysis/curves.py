@@ -23,7 +23,7 @@ from earlyprune_jax.triggers import History
 CELL = ("sparsity", "fork_epoch", "trunk_seed", "replicate")
 BASELINE_RETRAININGS = ("constant", "matched_budget")
 """The retrainings of `fork.baselines`."""
-NO_DECISION = ("step", "epoch", "seconds", "train_seconds", "compile_seconds")
+NO_DECISION = ("step", "epoch", "num_epochs", "seconds", "train_seconds", "compile_seconds")
 """Numbers of a record that are no measurement of the network."""
 
 
@@ -245,7 +245,7 @@ class Setting:
         """Trunk seed -> what a trigger sees along its trunk."""
         trunks = self.runs.of_kind("trunk").frame
         return {
-            int(seed): [records.flat(dict(entry)) for entry in self.runs.entries[name]]
+            int(seed): records.as_history(map(dict, self.runs.entries[name]), self.num_epochs)
             for seed, name in zip(trunks["trunk_seed"], trunks["name"], strict=True)
         }
 

@@ -316,7 +316,7 @@ def rule_name(outcome: Outcome) -> str:
     """Names the rule with its mode; baselines in brackets."""
     if outcome.kind == "baseline":
         return f"[{outcome.trigger}]"
-    return f"{outcome.trigger}, rewind" if outcome.mode == "rewind" else outcome.trigger
+    return f"{outcome.label}, rewind" if outcome.mode == "rewind" else outcome.label
 
 
 def remarks(outcome: Outcome) -> str:

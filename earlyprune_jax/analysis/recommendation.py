@@ -3,6 +3,7 @@ have chosen."""
 
 from collections.abc import Sequence
 
+from earlyprune_jax import triggers
 from earlyprune_jax.analysis import formatting, replay
 from earlyprune_jax.analysis.best_epoch import MIN_REPEATS
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves
@@ -177,7 +178,7 @@ def _of_online_runs(curves: Sequence[Curve]) -> str:
     """Describes runs that pruned themselves: one choice without a comparison recommends nothing."""
     epochs = formatting.epochs(sorted(epoch for curve in curves for epoch in curve.epochs))
     length, trigger = curves[0].setting.num_epochs, curves[0].runs["trigger"].iloc[0]
-    pruned = f"it pruned itself after {epochs} of {length} (rule {trigger})"
+    pruned = f"it pruned itself after {epochs} of {length} (rule {triggers.label(trigger)})"
     return f"from this run alone; {pruned}; whether that was best only a grid of forks would tell"
 
 
@@ -185,6 +186,7 @@ def _why_none(runs: Runs) -> str:
     frame = runs.frame
     stays = frame[(frame["kind"] == "online") & frame["fork_epoch"].isna()]
     if len(stays) and (frame.loc[frame["kind"] != "trunk", "status"] == "skipped").all():
-        return f": the rule {stays['trigger'].iloc[0]} never fired, so nothing was pruned"
+        rule = triggers.label(stays["trigger"].iloc[0])
+        return f": the rule {rule} never fired, so nothing was pruned"
     is_running = bool((frame["status"] == "unfinished").any())
     return f"{' yet' * is_running}: no fork of the grid has finished"

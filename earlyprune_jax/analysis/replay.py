@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from earlyprune_jax import triggers
 from earlyprune_jax.analysis import peaks
 from earlyprune_jax.analysis.curves import Curve, Setting
 from earlyprune_jax.analysis.stats import Stats, spearman, stats
@@ -91,6 +92,27 @@ class Truth:
         regret = max(self.values.values()) - value
         return choice(status, test=self.sign * value, regret=regret)
 
+    def follow(self, firing: Firing | str, mode: str) -> Choice:
+        """Says what comes of pruning the seed as a rule says.
+
+        Args:
+            firing: of the rule; or why there is none, such as `NEVER`.
+            mode: now (pruned at the firing) or rewind (at the marked epoch).
+
+        Returns:
+            The choice.
+        """
+        if isinstance(firing, str):
+            return Choice(self.trunk_seed, "never", reason=firing)
+        return dataclasses.replace(
+            self.choose(firing.marked_epoch if mode == "rewind" else firing.epoch),
+            fired_epoch=firing.epoch,
+            marked_epoch=firing.marked_epoch,
+            # The epochs up to the firing were trained dense, whatever checkpoint was gone back to.
+            dense_epochs=firing.epoch,
+            reason=firing.reason,
+        )
+
     def choose_at_random(self) -> Choice:
         """Says what to expect of an epoch drawn at random from the first to the last measured
         fork."""
@@ -121,6 +143,11 @@ class Outcome:
     kind: str
     mode: str
     choices: tuple[Choice, ...]
+
+    @functools.cached_property
+    def label(self) -> str:
+        """The rule's text without options at their defaults, for people; of a baseline its name."""
+        return triggers.label(self.trigger) if self.kind == "rule" else self.trigger
 
     def over_seeds(self, name: str) -> Stats | None:
         """Takes mean and std of a number of `Choice` over the seeds that have one, or None."""
@@ -222,8 +249,13 @@ def outcomes(curve: Curve, rules: Iterable[Trigger]) -> tuple[Outcome, ...]:
         One outcome per rule and mode, and per baseline.
     """
     seeds, num_epochs, replayed = truths(curve), curve.setting.num_epochs, []
+    ask = asker(curve.setting)
+
+    def choose_by(rule: Trigger, mode: str, truth: Truth) -> Choice:
+        return truth.follow(ask(rule, truth.trunk_seed), mode)
+
     choosers: dict[tuple[str, str, str], Callable[[Truth], Choice]] = {
-        (str(rule), "rule", mode): functools.partial(_choose, asker(curve.setting), rule, mode)
+        (str(rule), "rule", mode): functools.partial(choose_by, rule, mode)
         for rule in rules
         for mode in ("now", "rewind")[: 1 + rule.looks_back]
     }
@@ -288,20 +320,6 @@ def correlation(curve: Curve, signal: str) -> Correlation:
     if not sizes:
         return Correlation(curve, signal, None, None, 0)
     return Correlation(curve, signal, stats(coefficients), stats(control), min(sizes))
-
-
-def _choose(ask: Ask, rule: Trigger, mode: str, truth: Truth) -> Choice:
-    firing = ask(rule, truth.trunk_seed)
-    if isinstance(firing, str):
-        return Choice(truth.trunk_seed, "never", reason=firing)
-    return dataclasses.replace(
-        truth.choose(firing.marked_epoch if mode == "rewind" else firing.epoch),
-        fired_epoch=firing.epoch,
-        marked_epoch=firing.marked_epoch,
-        # The epochs up to the firing were trained dense, whatever checkpoint was gone back to.
-        dense_epochs=firing.epoch,
-        reason=firing.reason,
-    )
 
 
 def _order(outcome: Outcome) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """Which rule would have chosen well? Any rule, replayed over any finished grid.
 
-python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, patience=5)'
+python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, smoothing=5)'
 
 Writes rules.csv (one row per curve, rule and mode), rule_choices.csv (one row per seed),
 signal_correlations.csv and figures/rules.png and .svg (of several settings one each, named after
@@ -191,8 +191,8 @@ def configured(runs: Runs, measured: Iterable[str]) -> tuple[tuple[Trigger, ...]
             return (triggers.parse(text),), []
     except Exception as error:  # whatever code of the user's raises
         problems = [str(error)]
-    is_own = ":" in text
-    return (), [f"The rule fork.trigger={text} is not replayed: {problems[0]}"] * is_own
+    rule, is_own = triggers.label(text), ":" in text
+    return (), [f"The rule fork.trigger={rule} is not replayed: {problems[0]}"] * is_own
 
 
 def notes(settings: Sequence[Setting], replayed: Sequence[Outcome]) -> list[str]:
@@ -217,7 +217,7 @@ def notes(settings: Sequence[Setting], replayed: Sequence[Outcome]) -> list[str]
             since = "has changed since these runs were made: its replay is of the code as it is now"
             lines.append(f"{path} {since}.")
     raised = {
-        one.trigger: choice.reason
+        one.label: choice.reason
         for one in replayed
         for choice in one.choices
         if choice.status == "never" and choice.reason != NEVER

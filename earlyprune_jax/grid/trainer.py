@@ -14,7 +14,7 @@ from earlyprune_jax.grid.locks import Locked, RunLocks, first_written
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import BUDGET_REMEDY, flat, read_json
+from earlyprune_jax.records import BUDGET_REMEDY, as_history, read_json
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
 from earlyprune_jax.training import engine as engines
@@ -97,7 +97,7 @@ def fork_point(
         spec: of the run's setting.
         run: a fork of the grid, or one that prunes itself.
         trunk_result: the trunk's result.json; None while it is unfinished.
-        history: the trunk's epochs, flat.
+        history: of the trunk.
 
     Returns:
         The fork point; without an epoch where the trunk never got there.
@@ -114,11 +114,12 @@ def fork_point(
     described: dict[str, Any] = {"trigger": str(rule), "mode": spec.fork.prune_at}
     described |= {"fired_epoch": None, "marked_epoch": None}
     if not result.get("fired"):
-        never = f"{rule} did not fire before the last of {spec.train.num_epochs} epochs, and "
+        never = f"{rule.label} did not fire before the last of {spec.train.num_epochs} epochs, and "
         sentence = loss or f"{never}fork.fallback_epoch=0: nothing was pruned"
         return ForkPoint(None, 0, described, sentence)
     dense_epochs, firing = result["fired"]["epoch"], rule(history)
-    start, reason = dense_epochs, f"{rule} had not fired by fork.fallback_epoch={dense_epochs}"
+    reason = f"{rule.label} had not fired by fork.fallback_epoch={dense_epochs}"
+    start = dense_epochs
     if firing:
         described |= {"fired_epoch": dense_epochs, "marked_epoch": firing.marked_epoch}
         reason = f"{firing.reason}. It marks epoch {firing.marked_epoch}"
@@ -283,8 +284,9 @@ class Trainer:
         """Returns a pruned run; None, and says why, where it has nothing to start from."""
         study, spec, trunk = self.study, self.study.at(run.setting), trunk_of(run)
         dense_records, own_records = study.records(trunk), study.records(run)
-        result, history = dense_records.result(), map(flat, dense_records.epochs())
-        start = fork_point(spec, run, result, list(history))
+        result = dense_records.result()
+        history = as_history(dense_records.epochs(), spec.train.num_epochs)
+        start = fork_point(spec, run, result, history)
         if start.sentence:
             self.callbacks.say(f"{label(run)}: {start.sentence}")
         if start.epoch is None:

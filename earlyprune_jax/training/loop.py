@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from earlyprune_jax import pruning
-from earlyprune_jax.records import RunRecords, flat
+from earlyprune_jax.records import RunRecords, as_history
 from earlyprune_jax.training import clock, measurement
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.engine import Engine, Means
@@ -71,13 +71,16 @@ class Run:
         latest = self.first_epoch + len(self.records.epochs())
         state, epoch, is_saved = self._newest_sound(latest)
         self.records.truncate(epoch - self.first_epoch)
-        self.history = [flat(entry) for entry in self.records.epochs()]
+        self.history = self._seen(self.records.epochs())
         self._sparsity = pruning.sparsity(state.mask, self.prunable)
         if is_saved or self.save_share is not None:
             self._saved_epoch = epoch
         else:
             self.save(lambda: state)
         return state
+
+    def _seen(self, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        return as_history(entries, self.first_epoch + self.training.num_epochs)
 
     @property
     def epoch(self) -> int:
@@ -142,7 +145,7 @@ class Run:
         # resumed from. Processes that train as one go on with what the first of them has written,
         # for times differ, and the numbers that each works out for itself may.
         entry = self.records.append(entry)
-        self.history.append(flat(entry))
+        self.history += self._seen([entry])
         self._unsaved_seconds += entry["seconds"]
         share = self.save_share
         if epoch == last or share is None or share * self._unsaved_seconds >= self._save_seconds:

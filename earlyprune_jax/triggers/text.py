@@ -1,6 +1,7 @@
 """A rule as text, as configs hold it: first(peak(fisher_trace, smoothing=3), mine:Rule(a=1),
 epoch(20))."""
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from earlyprune_jax.triggers.rules import RULES, Combination
 from earlyprune_jax.triggers.trigger import Trigger, check_column, check_options, kind_of
 from earlyprune_jax.validate import InvalidInput, expected, gathering, nearest, unexpected
 
-EXAMPLE = "Write it like peak(fisher_trace, patience=2) or first(early_bird(), epoch(20))."
+EXAMPLE = "Write it like peak(fisher_trace, smoothing=3) or first(early_bird(), epoch(20))."
 
 
 def parse(text: str, columns: Iterable[str] | None = None) -> Trigger:
@@ -31,8 +32,8 @@ def parse(text: str, columns: Iterable[str] | None = None) -> Trigger:
         InvalidInput: with every problem found.
 
     Example:
-        >>> str(parse("first( peak(fisher_trace,patience = 2), epoch(20) )"))
-        'first(peak(fisher_trace), epoch(20))'
+        >>> str(parse("first( early_bird(threshold =.2), epoch(20) )"))
+        'first(early_bird(mask_distance, threshold=0.2), epoch(20))'
     """
     problems: list[str] = []
     choices = None if columns is None else [name for name in columns if not check_column(name)]
@@ -42,6 +43,22 @@ def parse(text: str, columns: Iterable[str] | None = None) -> Trigger:
         if trigger := _rule(references.read(text, "rule", EXAMPLE), choices, problems):
             return trigger
     raise InvalidInput(dict.fromkeys(problems))
+
+
+def label(text: str) -> str:
+    """Shortens a canonical text for people: no option at its default.
+
+    What is no canonical text stays as it is: of an earlier version, with other defaults, or of code
+    that cannot be loaded.
+
+    Example:
+        >>> label("first(early_bird(mask_distance, threshold=0.1), epoch(20))"), label("peak(x)")
+        ('first(early_bird(), epoch(20))', 'peak(x)')
+    """
+    with contextlib.suppress(Exception):  # whatever code of the user's raises
+        trigger = parse(text)
+        return trigger.label if str(trigger) == text else text
+    return text
 
 
 def check(text: str, columns: Iterable[str]) -> list[str]:

@@ -3,13 +3,17 @@
 import dataclasses
 import keyword
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from earlyprune_jax.validate import Check, anything, expected, refuse
 
 History = Sequence[Mapping[str, Any]]
-"""One mapping an epoch, ascending, of the past only: "epoch" and columns of numbers or None."""
+"""One mapping an epoch, ascending, of the past only: "epoch", columns of numbers or None, and the
+planned length "num_epochs", which options that are fractions of it need."""
+
+Points = list[tuple[int, float]]
+"""(epoch, value) of the measurements of one column."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Trigger:
       asking once at the end (offline) agree; it fires *now* if `firing.epoch` is the last epoch.
     - Values that are missing, None or not finite are skipped: such an epoch was not measured.
     - It never reads a test metric, and reads nothing but `columns` and the epochs.
-    - `parse(str(trigger)) == trigger`.
+    - `parse(str(trigger)) == parse(trigger.label) == trigger`.
 
     Raises:
         InvalidInput: (when made) an option is of the wrong type or out of range; names all.
@@ -81,11 +85,30 @@ class Trigger:
     """Whether a marked epoch can lie before the epoch of firing."""
 
     def __str__(self) -> str:
-        """Writes the canonical text: the first argument unnamed, no option at its default."""
+        """Writes the canonical text: the first argument unnamed, every option that is not None.
+
+        So the text of a rule says the same when a default changes: runs are known by it.
+        """
+        return self._text(
+            lambda field, value: value != field.default or (kind_of(field) and value is not None)
+        )
+
+    @property
+    def label(self) -> str:
+        """Writes the rule for people: no option at its default. `parse` reads it, too.
+
+        Example:
+            >>> from earlyprune_jax.triggers import EarlyBird
+            >>> print(EarlyBird(), EarlyBird().label)
+            early_bird(mask_distance, threshold=0.1) early_bird()
+        """
+        return self._text(lambda field, value: value != field.default)
+
+    def _text(self, is_shown: Callable[[dataclasses.Field, Any], Any]) -> str:
         parts = []
         for index, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
-            if value != field.default:
+            if is_shown(field, value):
                 name = "" if index == 0 else f"{field.name}="
                 is_word = isinstance(value, str) and value.isidentifier()
                 is_bare = is_word and not keyword.iskeyword(value)
@@ -99,7 +122,8 @@ def option(
     """Declares an option of a rule.
 
     Args:
-        kind: "column", "whole number" or "number".
+        kind: "column", "whole number", "number", or "length": a whole number of measurements or
+            a fraction of the planned epochs.
         default: its value where none is given.
         check: what its value must pass.
         how: further arguments of `dataclasses.field`.
@@ -115,7 +139,7 @@ def kind_of(field: dataclasses.Field) -> str:
     return field.metadata.get("kind", "")
 
 
-def measured(history: History, column: str) -> list[tuple[int, float]]:
+def measured(history: History, column: str) -> Points:
     """Lists (epoch, value) wherever the column holds a finite number.
 
     Example:
@@ -178,8 +202,15 @@ def _allowed(field: dataclasses.Field, value: Any) -> str | None:
         return check_column(value)
     if not kind or (value is None and field.default is None):
         return None
-    if kind == "whole number" and (not isinstance(value, int) or isinstance(value, bool)):
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind == "whole number" and not is_whole:
         return "to be a whole number"
     if not is_finite(value):
         return "to be a finite number"
+    if kind == "length" and not _is_length(value):
+        return "to be a whole number of measurements, or a fraction of the epochs in (0, 1)"
     return field.metadata["check"](value)
+
+
+def _is_length(value: Any) -> bool:
+    return value >= 1 if isinstance(value, int) else 0 < value < 1

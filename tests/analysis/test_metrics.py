@@ -175,7 +175,7 @@ def test_figures_are_named_after_the_metric_and_mark_the_lowest(both):
 
 
 def test_rules_look_at_what_was_measured_of_the_metric(both):
-    names = {one.trigger for one in rules.replay(both[1]) if one.kind == "rule"}
+    names = {one.label for one in rules.replay(both[1]) if one.kind == "rule"}
     assert names == {"peak(fisher_trace)", "plateau(validation_score)"}
 
 

@@ -10,7 +10,7 @@ T = 10
 # Seed 0 is best at 4, seed 1 at 8.
 ACCURACY = {0: {2: 0.84, 4: 0.90, 8: 0.70}, 1: {2: 0.60, 4: 0.70, 8: 0.90}}
 # Seed 0 peaks at 3 and falls at once; seed 1 rises all along.
-SIGNAL = {0: [1, 2, 9, 8, 4, 3, 2, 1, 1, 1], 1: [float(epoch) for epoch in range(1, 11)]}
+SIGNAL = {0: [1, 5, 9, 6.5, 4, 3, 2, 1, 1, 1], 1: [float(epoch) for epoch in range(1, 11)]}
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def grid(workdir):
 
 def outcomes(workdir, *rules):
     (curve,) = grid(workdir).curves
-    return {(one.trigger, one.mode): one for one in replay.outcomes(curve, rules)}
+    return {(one.label, one.mode): one for one in replay.outcomes(curve, rules)}
 
 
 def chosen(outcome, name):
@@ -195,7 +195,7 @@ def test_rules_come_by_regret_and_after_those_that_have_every_seed(workdir):
     (curve,) = grid(workdir).curves
     rules = [AtEpoch(9), Peak("x"), AtEpoch(4), AtEpoch(4)]
     names = [
-        f"{one.trigger} {one.mode}".removesuffix(" now") for one in replay.outcomes(curve, rules)
+        f"{one.label} {one.mode}".removesuffix(" now") for one in replay.outcomes(curve, rules)
     ]
     # Mean regrets 0; .1 four times, the earlier epoch first; .117; .14. Then with one seed lacking;
     # both.
@@ -236,7 +236,7 @@ def test_an_unmeasured_signal_is_skipped_not_taken_for_a_fall(tmp_path):
     for epoch in (2, 8):
         made = workdirs.records(epoch, [0.5])
         workdirs.write_fork(tmp_path, 0, epoch, made, last_epoch=T, result=workdirs.finished(T))
-    outcome = outcomes(tmp_path, Peak("x"))["peak(x)", "now"]
+    outcome = outcomes(tmp_path, Peak("x", min_errors=0))["peak(x, min_errors=0.0)", "now"]
     assert (chosen(outcome, "fired_epoch"), chosen(outcome, "marked_epoch")) == ([7], [3])
 
 

@@ -8,11 +8,12 @@ import workdirs
 
 from earlyprune_jax import user_code
 from earlyprune_jax.analysis import rules, summary
+from earlyprune_jax.triggers import parse
 from earlyprune_jax.validate import InvalidInput
 
 T = 10
 ACCURACY = {2: 0.84, 4: 0.90, 8: 0.70}
-SIGNALS = [{"fisher_trace": float(value)} for value in (1, 2, 9, 8, 4, 3, 2, 1, 1, 1)]
+SIGNALS = [{"fisher_trace": float(value)} for value in (1, 5, 9, 6.5, 4, 3, 2, 1, 1, 1)]
 
 
 def write_grid(
@@ -45,6 +46,14 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+def canonical(*texts):
+    """What the tables hold: every option written out."""
+    return {str(parse(text)) for text in texts}
+
+
+PEAK = str(parse("peak(fisher_trace)"))
+
+
 def named(rows, **wanted):
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
@@ -63,7 +72,7 @@ def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
     rows = table(tmp_path / "rules.csv")
     # Two curves of seven baselines, peak now and rewound, and the plateau of train accuracy.
     assert len(rows) == 2 * (7 + 2 + 1)
-    (now,) = named(rows, trigger="peak(fisher_trace)", mode="now", sparsity="0.97")
+    (now,) = named(rows, trigger=PEAK, mode="now", sparsity="0.97")
     assert (now["criterion"], now["scope"], now["retraining"], now["kind"]) == (
         "magnitude",
         "global",
@@ -86,7 +95,7 @@ def test_rules_csv_has_a_row_a_curve_rule_and_mode(tmp_path):
         5.0,
         0.0,
     )
-    (rewind,) = named(rows, trigger="peak(fisher_trace)", mode="rewind", sparsity="0.97")
+    (rewind,) = named(rows, trigger=PEAK, mode="rewind", sparsity="0.97")
     assert float(rewind["regret_mean"]) == pytest.approx(0.03)
     assert float(rewind["dense_epochs_saved_mean"]) == 5.0
     assert {row["trigger"] for row in named(rows, kind="baseline")} == {
@@ -105,7 +114,7 @@ def test_rule_choices_csv_has_a_row_a_seed(tmp_path):
     write_grid(tmp_path, seeds=(0, 1))
     rules.write(tmp_path, ["epoch(9)", "threshold(fisher_trace, above=10)"])
     rows = table(tmp_path / "rule_choices.csv")
-    first, second = named(rows, trigger="peak(fisher_trace)", mode="rewind")
+    first, second = named(rows, trigger=PEAK, mode="rewind")
     assert (first["trunk_seed"], second["trunk_seed"]) == ("0", "1")
     assert (first["fired_epoch"], first["marked_epoch"], first["epoch"]) == ("5", "3", "3")
     assert (first["status"], first["dense_epochs"], first["dense_epochs_saved"]) == (
@@ -158,7 +167,9 @@ def test_default_rules_are_those_whose_columns_were_measured(tmp_path):
         "weight_change": 1.0,
     }
     write_grid(tmp_path, signals=[every] * T, sparsities=(0.8,))
-    assert {one.trigger for one in rules.replay(tmp_path) if one.kind == "rule"} == {
+    replayed = [one for one in rules.replay(tmp_path) if one.kind == "rule"]
+    assert {one.trigger for one in replayed} == canonical(*(one.label for one in replayed))
+    assert {one.label for one in replayed} == {
         "peak(fisher_trace)",
         "peak(kl_uniform_bits)",
         "peak(random_distance)",
@@ -181,7 +192,7 @@ def test_the_rule_of_the_config_is_replayed_too(tmp_path):
         ("", set()),
     ):
         (tmp_path / "config.json").write_text(config[:-1] + f', "fork": {{"trigger": "{text}"}}}}')
-        found = {one.trigger for one in rules.replay(tmp_path) if one.kind == "rule"}
+        found = {one.label for one in rules.replay(tmp_path) if one.kind == "rule"}
         assert found == {"peak(fisher_trace)", "plateau(train_accuracy)"} | expected
 
 
@@ -207,7 +218,7 @@ def test_a_workdir_without_forks_or_signals_is_no_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
     write_grid(tmp_path, signals=None)
     found = rules.replay(tmp_path)
-    assert {one.trigger for one in found if one.kind == "rule"} == {"plateau(train_accuracy)"}
+    assert {one.label for one in found if one.kind == "rule"} == {"plateau(train_accuracy)"}
     assert rules.write(tmp_path)
 
 
@@ -250,7 +261,8 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert "[random time]" in printed and "rho: rank correlation" in printed
     assert {row["trigger"] for row in table(tmp_path / "rules.csv")} >= {
         "epoch(4)",
-        "peak(fisher_trace)",
+        PEAK,
+        *canonical("peak(fisher_trace, patience=3)"),
     }
 
 
@@ -285,7 +297,7 @@ def test_early_bird_has_no_threshold_that_every_pair_of_masks_meets(tmp_path):
     # At 97 % two masks differ on 6 % of the weights at most: the paper's 0.1 would fire whatever
     # happens.
     write_grid(tmp_path, signals=[{"mask_distance": 0.05}] * T, sparsities=(0.97,))
-    names = {one.trigger for one in rules.replay(tmp_path) if one.trigger.startswith("early_bird")}
+    names = {one.label for one in rules.replay(tmp_path) if one.trigger.startswith("early_bird")}
     assert names == {"early_bird(threshold=0.006)"}
 
 

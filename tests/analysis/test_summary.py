@@ -165,17 +165,20 @@ def test_rank_correlations_stand_beside_that_of_the_epoch_number(tmp_path):
 
 
 def test_the_verdict_of_three_lines_comes_first_and_the_rules_are_tabled(tmp_path):
-    # tr(F) peaks at 1 in all seeds: fired at 3, regrets 0, .02, .02 there; rewound to 1: .21, .20,
-    # .20.
+    # tr(F) is largest at 1 in all seeds: fired at 3, regrets 0, .02, .02 there; rewound to 1:
+    # .21, .20, .20.
     signals = [{"fisher_trace": value} for value in (9.0, 5.0, 4.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
+    rule = "peak(fisher_trace, smoothing=1, min_rise=0.0, min_errors=0.0)"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"fork": {"trigger": rule}}))
     results.write_tables(tmp_path)
     text = flat(tmp_path)
     assert text.startswith(
         "Recommendation: prune 97 % (magnitude, global) after epoch 2 of 4: 92.0 +- 2.0 % test "
     )
-    # plateau(train_accuracy), the other rule, has too few epochs to fire.
-    expected = " Rules: peak(fisher_trace), the best of 2 in hindsight, would have chosen epoch 3, "
+    # The default rules, a peak and a plateau, have too few epochs to fire.
+    expected = f" Rules: {rule}, the best of 3 in hindsight, would have chosen epoch 3, "
     assert f"{expected}regret 1.3 +- 1.2 points" in text
     order = [
         text.index(part)
@@ -183,7 +186,7 @@ def test_the_verdict_of_three_lines_comes_first_and_the_rules_are_tabled(tmp_pat
     ]
     assert order == sorted(order)
     table = {row[0]: row[1:3] for row in rows(tmp_path, "Signals")}
-    assert table["peak(fisher_trace)"] == ["3", "regret 1.3 +- 1.2"]
+    assert table[rule] == ["3", "regret 1.3 +- 1.2"]
     assert table["[random time]"][0] == "-" and "[best fixed epoch]" in table
 
 

@@ -12,7 +12,8 @@ from earlyprune_jax.grid.members import Comparison, Run
 from earlyprune_jax.grid.trainer import fork_point, stopping_rule
 
 MEMBER = online()
-# tr(F) is largest at epoch 2; peak(patience=2) knows at 4.
+# tr(F) is largest at epoch 2; the rule knows at 4.
+RULE = "peak(fisher_trace, smoothing=1, min_errors=0.0)"
 HISTORY = [
     {"epoch": epoch, "fisher_trace": value} for epoch, value in enumerate((1.0, 9.0, 3.0, 2.0), 1)
 ]
@@ -23,7 +24,7 @@ FIRED = {"status": "finished", "epoch": 4, "fired": {"epoch": 4, "marked_epoch":
 def spec(tiny_npz):
     changes = [
         ("fork.when", "trigger"),
-        ("fork.trigger", "peak(fisher_trace, patience=2)"),
+        ("fork.trigger", RULE),
         ("signals.names", "fisher_trace"),
         ("fork.fallback_epoch", "0"),
         ("train.num_epochs", "8"),
@@ -73,7 +74,7 @@ def test_the_fallback_prunes_where_nothing_has_fired_by_then_and_says_so(spec):
 def test_a_rule_that_never_fired_without_a_fallback_leaves_the_network_dense_and_says_so(spec):
     start = fork_point(spec, MEMBER, {"status": "finished", "epoch": 8}, HISTORY[:2])
     assert start.epoch is None
-    assert "peak(fisher_trace) did not fire before the last of 8 epochs" in start.sentence
+    assert f"{RULE} did not fire before the last of 8 epochs" in start.sentence
     assert "nothing was pruned" in start.sentence
 
 

@@ -15,24 +15,29 @@ from earlyprune_jax.triggers import (
     Peak,
     Plateau,
     Threshold,
+    label,
     parse,
 )
 from earlyprune_jax.validate import InvalidInput
 
-RISE_AND_FALL = [{"epoch": epoch, "x": x} for epoch, x in enumerate([1, 5, 9, 8, 4, 2, 1], start=1)]
+PEAK = Peak("x", smoothing=1, min_errors=0)
+RISE_AND_FALL = [
+    {"epoch": epoch, "num_epochs": 10, "x": x}
+    for epoch, x in enumerate([1, 5, 9, 8, 4, 2, 1], start=1)
+]
 
 
 def test_first_takes_the_earliest_firing_with_its_mark():
-    firing = First((AtEpoch(6), Peak("x")))(RISE_AND_FALL)
+    firing = First((AtEpoch(6), PEAK))(RISE_AND_FALL)
     assert firing is not None
     assert (firing.epoch, firing.marked_epoch) == (5, 3)
-    firing = First((AtEpoch(4), Peak("x")))(RISE_AND_FALL)
+    firing = First((AtEpoch(4), PEAK))(RISE_AND_FALL)
     assert firing is not None
     assert (firing.epoch, firing.marked_epoch, firing.reason) == (4, 4, "epoch 4 was reached")
 
 
 def test_of_members_that_fire_together_the_one_named_first_counts():
-    together = (AtEpoch(5), Peak("x"))
+    together = (AtEpoch(5), PEAK)
     for members, marked in ((together, 5), (together[::-1], 3)):
         firing = First(members)(RISE_AND_FALL)
         assert firing is not None
@@ -40,13 +45,13 @@ def test_of_members_that_fire_together_the_one_named_first_counts():
 
 
 def test_all_waits_for_the_last_and_marks_the_latest_mark():
-    firing = All((Peak("x"), AtEpoch(2)))(RISE_AND_FALL)
+    firing = All((PEAK, AtEpoch(2)))(RISE_AND_FALL)
     assert firing is not None
     assert (firing.epoch, firing.marked_epoch) == (5, 3)
-    firing = All((Peak("x"), AtEpoch(7)))(RISE_AND_FALL)
+    firing = All((PEAK, AtEpoch(7)))(RISE_AND_FALL)
     assert firing is not None
     assert (firing.epoch, firing.marked_epoch) == (7, 7)
-    assert All((Peak("x"), AtEpoch(8)))(RISE_AND_FALL) is None
+    assert All((PEAK, AtEpoch(8)))(RISE_AND_FALL) is None
 
 
 def test_first_never_fires_where_no_member_does():
@@ -54,7 +59,7 @@ def test_first_never_fires_where_no_member_does():
 
 
 def test_combinations_nest():
-    trigger = First((All((Peak("x"), AtEpoch(6))), Threshold("x", above=100)))
+    trigger = First((All((PEAK, AtEpoch(6))), Threshold("x", above=100)))
     firing = trigger(RISE_AND_FALL)
     assert firing is not None
     assert (firing.epoch, firing.marked_epoch) == (6, 6)
@@ -74,7 +79,16 @@ columns = st.sampled_from(["x", "y"])
 whole = st.integers(1, 4)
 numbers = st.floats(-3, 3, allow_nan=False)
 single = st.one_of(
-    st.builds(Peak, columns, whole, whole, st.sampled_from([0, 0.05, 0.5]), st.integers(0, 3)),
+    st.builds(
+        Peak,
+        columns,
+        st.one_of(whole, st.sampled_from([0.1, 0.25])),
+        whole,
+        min_drop=st.sampled_from([0, 0.05, 0.5]),
+        min_rise=st.sampled_from([0, 0.05]),
+        min_errors=st.sampled_from([0, 1, 4]),
+        after=st.integers(0, 3),
+    ),
     st.builds(EarlyBird, columns, st.floats(0, 1)),
     st.builds(EarlyCrop, columns, sparsity=st.sampled_from([0, 0.3, 0.9])),
     st.builds(lambda column, above: Threshold(column, above=above), columns, numbers),
@@ -99,7 +113,7 @@ def with_epochs(entries):
     epoch, made = 0, []
     for entry in entries:
         epoch += entry["gap"]
-        made.append({"epoch": epoch, "x": entry["x"], "y": entry["y"]})
+        made.append({"epoch": epoch, "num_epochs": 16, "x": entry["x"], "y": entry["y"]})
     return made
 
 
@@ -133,8 +147,9 @@ def test_a_firing_lies_at_a_recorded_epoch_and_marks_none_after_it(trigger, entr
 @settings(deadline=None, max_examples=200)
 @given(rules)
 def test_the_text_of_a_rule_gives_the_rule(trigger):
-    assert parse(str(trigger)) == trigger
+    assert parse(str(trigger)) == parse(trigger.label) == trigger
     assert str(parse(str(trigger))) == str(trigger)
+    assert label(str(trigger)) == trigger.label
 
 
 @settings(deadline=None, max_examples=100)

@@ -1,15 +1,29 @@
 import math
 
+import numpy as np
 import pytest
 
 from earlyprune_jax import triggers
-from earlyprune_jax.triggers import AtEpoch, EarlyBird, EarlyCrop, Firing, Peak, Plateau, Threshold
+from earlyprune_jax.triggers import (
+    AtEpoch,
+    EarlyBird,
+    EarlyCrop,
+    Firing,
+    Peak,
+    Plateau,
+    Threshold,
+    rules,
+)
 from earlyprune_jax.validate import InvalidInput
 
 
 def history(values, column="x"):
     """One entry an epoch, from epoch 1."""
     return [{"epoch": epoch, column: value} for epoch, value in enumerate(values, start=1)]
+
+
+PLAIN = {"smoothing": 1, "min_rise": 0, "min_errors": 0}
+"""Options of a peak that asks for a fall and patience only."""
 
 
 def epochs(firing):
@@ -48,14 +62,14 @@ def epochs(firing):
     ],
 )
 def test_peak_fires_when_the_maximum_is_old_and_the_fall_deep_enough(options, values, expected):
-    assert epochs(Peak("x", **options)(history(values))) == expected
+    assert epochs(Peak("x", **PLAIN | options)(history(values))) == expected
 
 
 def test_peak_compares_means_of_the_last_measurements_and_marks_the_largest_of_them():
     # Means of 3: -, -, 4, 6, 6, 5, 3; the first largest, 6, is of epochs 2 to 4: 3, 9, 6.
     # Two later, at 6, the mean is 5 <= 0.95 * 6.
     values = [0, 3, 9, 6, 3, 6, 0]
-    firing = Peak("x", smoothing=3)(history(values))
+    firing = Peak("x", **PLAIN | {"smoothing": 3})(history(values))
     assert epochs(firing) == (6, 3)
     assert firing is not None
     assert (
@@ -66,22 +80,90 @@ def test_peak_compares_means_of_the_last_measurements_and_marks_the_largest_of_t
 def test_smoothing_waits_for_a_full_window():
     # Means of 2 start at epoch 2: 5.5, 3, 3; the peak counts from there, so that 4 is the first
     # chance.
-    assert epochs(Peak("x", smoothing=2)(history([8, 3, 3, 3]))) == (4, 1)
+    assert epochs(Peak("x", **PLAIN | {"smoothing": 2})(history([8, 3, 3, 3]))) == (4, 1)
 
 
 def test_epochs_without_a_measurement_do_not_count():
     # Measured at 1, 4, 7, 10 (every third epoch), with nan and inf in between: patience counts
     # measurements.
     values = [1, None, math.nan, 9, math.inf, None, 8, None, -math.inf, 2]
-    assert epochs(Peak("x")(history(values))) == (10, 4)
+    assert epochs(Peak("x", **PLAIN)(history(values))) == (10, 4)
     lacking = [{"epoch": 1}, {"epoch": 2, "x": True}, *history([0, 0, 9, 8, 2])[2:]]
-    assert epochs(Peak("x")(lacking)) == (5, 3)
+    assert epochs(Peak("x", **PLAIN)(lacking)) == (5, 3)
 
 
 def test_huge_values_do_not_overflow_the_moving_average():
-    assert epochs(
-        Peak("x", smoothing=2)(history([1e308, 1.5e308, 1.5e308, 1e308, 1e308, 1e308]))
-    ) == (5, 2)
+    values = [1e308, 1.5e308, 1.5e308, 1e308, 1e308, 1e308]
+    assert epochs(Peak("x", **PLAIN | {"smoothing": 2})(history(values))) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "expected"),
+    [
+        # The high start has not risen; the largest that has is the 6 at 5.
+        ({"min_rise": 0.1}, [9, 1, 1, 5, 6, 5, 5], (7, 5)),
+        # A fall all along has no peak, nor has one with rises of less than a tenth.
+        ({"min_rise": 0.1}, [9, 8, 7, 6, 5, 4], None),
+        ({"min_rise": 0.1}, [9, 8, 8.8, 7, 7.7, 6, 5], None),
+        # A quarter of 8, exactly, from the lowest level before.
+        ({"min_rise": 0.25}, [9, 6, 8, 7, 5], (5, 3)),
+        # Sizes of negative values: a rise of 1 to -10 is enough, and a fall of 2.
+        ({"min_rise": 0.1, "min_drop": 0.2}, [-11, -10, -11, -12], (4, 2)),
+        ({"min_rise": 0.11, "min_drop": 0.2}, [-11, -10, -11, -12], None),
+    ],
+)
+def test_a_peak_lies_above_the_lowest_level_before_it(options, values, expected):
+    assert epochs(Peak("x", **PLAIN | options)(history(values))) == expected
+
+
+def test_rise_and_fall_must_exceed_the_noise_that_second_differences_show():
+    # The bends are of sizes 4, 4, 4, ...: noise 0.605 * 4 = 2.42, of a difference sqrt(2) times
+    # that, 3.42.
+    wobble = [10, 12, 10, 12, 10, 12, 10, 12, 10, 12]
+    for errors, fires in ((0.5, True), (0.58, True), (0.59, False), (2, False)):
+        rule = Peak("x", smoothing=1, patience=1, min_errors=errors)
+        assert (rule(history(wobble)) is not None) is fires
+        # It takes five measurements to know.
+        assert rule(history(wobble)[:4]) is None
+    # A steep slope without bends is no noise.
+    ramp = [*range(10, 40, 3), *range(37, 7, -3)]
+    assert epochs(Peak("x", smoothing=1)(history(ramp))) == (12, 10)
+
+
+def test_noise_estimate_agrees_with_the_standard_deviation_it_estimates():
+    drawn = np.random.default_rng(0).normal(size=4000) * 3 + np.linspace(0, 500, 4000)
+    assert rules._noise(drawn.tolist())[-1] == pytest.approx(3, rel=0.05)
+    assert rules._noise([1.0, 5.0, 2.0, 7.0]) == [None] * 4
+
+
+def planned(values, num_epochs, every=1):
+    return [
+        {"epoch": every * index, "num_epochs": num_epochs, "x": value}
+        for index, value in enumerate(values, start=1)
+    ]
+
+
+@pytest.mark.parametrize(("every", "smoothing", "expected"), [(1, 3, 6), (2, 2, 10), (3, 1, 12)])
+def test_a_fraction_is_of_the_planned_epochs_however_many_were_measured(every, smoothing, expected):
+    # 10 % of 30 epochs are 3: three measurements, two at 2 k - 2 and 2 k, or one.
+    measured = planned([1, 2, 9, 4, 6, 3, 2, 1], 30, every)
+    fraction = Peak("x", 0.1, 1, min_errors=0)(measured)
+    assert epochs(fraction) == epochs(Peak("x", smoothing, 1, min_errors=0)(measured))
+    assert epochs(fraction) == (expected, 3 * every)
+
+
+def test_a_fraction_is_at_least_one_epoch_and_whole_epochs():
+    values = [1, 2, 9, 4, 6, 3, 2, 1]
+    for fraction, num_epochs, whole in ((0.001, 30, 1), (0.1, 24, 2), (0.1, 25, 3), (0.07, 100, 7)):
+        rule, same = Peak("x", fraction, min_errors=0), Peak("x", whole, min_errors=0)
+        assert epochs(rule(planned(values, num_epochs))) == epochs(same(history(values)))
+
+
+def test_a_fraction_without_a_planned_length_is_refused_with_the_remedy():
+    with pytest.raises(InvalidInput, match=r"peak\(smoothing\)=0.1 to be a whole number .* Give"):
+        Peak("x")(history([1, 2]))
+    assert Peak("x")([]) is None
+    assert Peak("x", smoothing=3)(history([1, 2])) is None
 
 
 def test_early_bird_fires_at_the_first_distance_up_to_the_threshold():
@@ -171,8 +253,10 @@ def test_a_rule_says_what_it_reads_and_whether_it_looks_back(rule, columns, look
     [
         (
             lambda: Peak("x", smoothing=0, patience=1.5, min_drop=1),  # pyright: ignore[reportArgumentType]
-            ["smoothing)=0", "patience)=1.5", "min_drop)=1"],
+            ["smoothing)=0 to be a whole number of measurements", "patience)=1.5", "min_drop)=1"],
         ),
+        (lambda: Peak("x", smoothing=1.0), ["or a fraction of the epochs in (0, 1)"]),
+        (lambda: Peak("x", smoothing=True), ["smoothing)=True to be a finite number"]),
         (lambda: Peak("test_loss"), ["never look at the test set"]),
         (lambda: Peak(""), ["to be the name of a column"]),
         (lambda: EarlyBird(threshold=math.nan), ["threshold)=nan to be a finite number"]),
@@ -192,9 +276,7 @@ def test_a_rule_refuses_wrong_options_and_names_all(make, words):
 
 def test_equal_rules_are_equal_hash_equal_and_read_equal():
     assert Threshold("x", above=1) == Threshold("x", above=1.0)
-    assert (
-        str(Threshold("x", above=1)) == str(Threshold("x", above=1.0)) == "threshold(x, above=1.0)"
-    )
+    assert str(Threshold("x", above=1)) == str(Threshold("x", above=1.0))
     assert len({Peak("x"), Peak("x", min_drop=0.05), Peak("y")}) == 2
 
 

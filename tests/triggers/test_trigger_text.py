@@ -10,39 +10,43 @@ from earlyprune_jax.triggers import (
     Plateau,
     Threshold,
     check,
+    label,
     parse,
 )
 from earlyprune_jax.validate import InvalidInput
 
+REST = "patience=2, min_drop=0.05, min_rise=0.05, min_errors=4.0, after=0)"
 COLUMNS = ["fisher_trace", "mask_distance", "weight_change", "validation_accuracy", "test_accuracy"]
 
 
 @pytest.mark.parametrize(
     ("text", "rule", "canonical"),
     [
-        ("peak(fisher_trace)", Peak("fisher_trace"), "peak(fisher_trace)"),
+        ("peak(fisher_trace)", Peak("fisher_trace"), f"peak(fisher_trace, smoothing=0.1, {REST}"),
         (
             " peak( column=fisher_trace,min_drop = .1, smoothing=3 )",
             Peak("fisher_trace", smoothing=3, min_drop=0.1),
-            "peak(fisher_trace, smoothing=3, min_drop=0.1)",
+            f"peak(fisher_trace, smoothing=3, {REST.replace('0.05', '0.1', 1)}",
         ),
-        ("peak(fisher_trace, patience=2)", Peak("fisher_trace"), "peak(fisher_trace)"),
-        ("early_bird()", EarlyBird(), "early_bird()"),
-        ("early_bird(threshold=0.2)", EarlyBird(threshold=0.2), "early_bird(threshold=0.2)"),
-        ("early_crop(sparsity=0.9)", EarlyCrop(sparsity=0.9), "early_crop(sparsity=0.9)"),
+        ("early_bird()", EarlyBird(), "early_bird(mask_distance, threshold=0.1)"),
+        (
+            "early_crop(sparsity=0.9)",
+            EarlyCrop(sparsity=0.9),
+            "early_crop(weight_change, sparsity=0.9)",
+        ),
         ("threshold(x, below=-1e-3)", Threshold("x", below=-0.001), "threshold(x, below=-0.001)"),
         ("epoch(20)", AtEpoch(20), "epoch(20)"),
         ("epoch(n=20)", AtEpoch(20), "epoch(20)"),
         (
             "plateau('a/b c', patience=3)",
             Plateau("a/b c", patience=3),
-            "plateau('a/b c', patience=3)",
+            "plateau('a/b c', patience=3, min_change=0.02)",
         ),
-        ("peak('class')", Peak("class"), "peak('class')"),
+        ("peak('class')", Peak("class"), f"peak('class', smoothing=0.1, {REST}"),
         (
             "first(all(early_bird(), epoch(5)), epoch(20),)",
             First((All((EarlyBird(), AtEpoch(5))), AtEpoch(20))),
-            "first(all(early_bird(), epoch(5)), epoch(20))",
+            "first(all(early_bird(mask_distance, threshold=0.1), epoch(5)), epoch(20))",
         ),
     ],
 )
@@ -53,11 +57,29 @@ def test_a_text_gives_the_rule_and_the_rule_its_canonical_text(text, rule, canon
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "peak(fisher_trace)",
+        "peak(fisher_trace, smoothing=3)",
+        "threshold(x, above=0.9)",
+        "early_crop(sparsity=0.9)",
+        "first(all(early_bird(), epoch(5)), plateau(y, patience=3))",
+    ],
+)
+def test_for_people_a_canonical_text_is_short_and_any_other_stays_as_it_is(text):
+    assert label(str(parse(text))) == parse(text).label == text
+    # Of an earlier version: its defaults may have been others.
+    assert label(text) == text
+    assert label("peak(x, moon=3)") == "peak(x, moon=3)"
+    assert label("no.such.module:Rule(a=1)") == "no.such.module:Rule(a=1)"
+
+
+@pytest.mark.parametrize(
     ("text", "problems"),
     [
         ("", ["to name one"]),
         ("peek(fisher_trace)", ["Did you mean 'peak'?"]),
-        ("peak", ["to be NAME(...). E.g. peak(fisher_trace, patience=2)."]),
+        ("peak", ["to be NAME(...). E.g. peak(fisher_trace, smoothing=3)."]),
         ("peak()", ["peak(column) to be given"]),
         ("early_crop()", ["early_crop(sparsity) to be given. E.g. early_crop(sparsity=0.9)."]),
         ("epoch()", ["epoch(n) to be given. E.g. epoch(20)."]),
