@@ -11,17 +11,15 @@
 # # A long run on Colab: CIFAR-100, with its results on Drive
 #
 # This is figure 1b of paper A: ResNet-18 on CIFAR-100, 80 % of its weights removed after every 20th
-# epoch of 200, 3 seeds.
-# It takes longer than a Colab session lives. So the work is kept on Drive, and the same cell goes
-# on after a disconnect.
+# epoch of 200, 3 seeds. It takes longer than a Colab session lives. So the work is kept on Drive,
+# and the same cell goes on after a disconnect.
 #
 # - **You need** an accelerator (*Runtime, Change runtime type*) and 6 GB on Drive for checkpoints.
 # - **It takes** 3,300 epochs of 390 steps. The cell *How long* below measures what that is on your
 #   machine.
 # - **Not tried:** this notebook has never run on a TPU, and never on Colab's Drive. What was tried
-#   instead: the same cells with a small
-#   experiment on a CPU, with JAX 0.7.2 and Flax 0.11.2 on Python 3.13 (what Colab has), interrupted
-#   and continued.
+#   instead: the same cells with a small experiment on a CPU, with JAX 0.7.2 and Flax 0.11.2 on
+#   Python 3.13 (what Colab has), interrupted and continued.
 
 # %% [markdown]
 # ## Install
@@ -68,8 +66,8 @@ changes = {}
 max_minutes = 120
 
 # %% [markdown]
-# On Colab the folder lies on Drive, elsewhere here.
-# The images need not be kept: they are fetched again in a minute, and their checksum is verified.
+# On Colab the folder lies on Drive, elsewhere here. The images need not be kept: they are fetched
+# again in a minute, and their checksum is verified.
 
 # %%
 if "google.colab" in sys.modules:
@@ -99,17 +97,15 @@ print(*experiment.preview(study, measure=True).splitlines()[-4:], sep="\n")
 # %% [markdown]
 # ## Run, and run again
 #
-# No epoch begins after `max_minutes`, so that the session ends with everything saved.
-# **After a disconnect or when time is up: run the notebook again from the top.** Finished runs are
-# read, interrupted ones go on from
-# their last checkpoint.
+# No epoch begins after `max_minutes`, so that the session ends with everything saved. **After a
+# disconnect or when time is up: run the notebook again from the top.** Finished runs are read,
+# interrupted ones go on from their last checkpoint.
 #
 # About locks: a run's folder is locked while it trains. The lock belongs to the virtual machine, so
-# it is gone when the machine is;
-# nothing has to be deleted, and the empty files named `.lock` mean nothing.
-# For the same reason two machines do not see each other's locks on Drive: **run one session at a
-# time on a folder.**
-# (Tried on another file system of that kind, FUSE; not on Drive itself.)
+# it is gone when the machine is; nothing has to be deleted, and the empty files named `.lock` mean
+# nothing. For the same reason two machines do not see each other's locks on Drive: **run one
+# session at a time on a folder.** (Tried on another file system of that kind, FUSE; not on Drive
+# itself.)
 
 # %%
 experiment.run(spec, workdir, options=Options(max_minutes=max_minutes))
@@ -132,9 +128,8 @@ if "google.colab" in sys.modules:
 # ## What the paper found
 #
 # Best test accuracy over epochs, mean of 3 seeds: dense 77.29 +- 0.15 %; pruned at 20, 40, ...,
-# 180: 75.84, 76.45, 76.68, 76.49, 76.37, 76.03,
-# 75.68, 74.78, 73.37. tr(F) peaks at epoch 50, KL_uniform at 62. Compare with the column
-# `best_test_accuracy` of results.csv.
+# 180: 75.84, 76.45, 76.68, 76.49, 76.37, 76.03, 75.68, 74.78, 73.37. tr(F) peaks at epoch 50,
+# KL_uniform at 62. Compare with the column `best_test_accuracy` of results.csv.
 #
 # **Where next**
 #

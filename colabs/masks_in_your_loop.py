@@ -10,9 +10,8 @@
 # # Masks in your own training loop
 #
 # `earlyprune_jax.pruning` takes a pytree of parameters and gives a pytree of booleans. It needs
-# nothing else of this package.
-# This notebook prunes a Linen and an NNX network while they train, saves what is left, and makes a
-# network that is really smaller.
+# nothing else of this package. This notebook prunes a Linen and an NNX network while they train,
+# saves what is left, and makes a network that is really smaller.
 #
 # - **You need** your loop and your optimizer. The example learns scikit-learn's 1,797 handwritten
 #   digits.
@@ -153,9 +152,8 @@ dense = {seed: train(optax.adamw(rates), seed)[0] for seed in seeds}
 # ## Prune while training: one line
 #
 # `pruning.transform` wraps the optimizer. Here it removes weights in steps, from epoch 5 on until
-# two thirds of training are over.
-# The loop stays as it is, and so does your checkpointing: masks are arrays in the optimizer's
-# state.
+# two thirds of training are over. The loop stays as it is, and so does your checkpointing: masks
+# are arrays in the optimizer's state.
 
 # %%
 from earlyprune_jax import pruning
@@ -227,9 +225,9 @@ table.agg(["mean", "std", "count"]).round(2)
 # %% [markdown]
 # ## The ledger: what is left, and where
 #
-# One ranking over all layers takes more from large layers than from small ones.
-# MACs are multiply-accumulates of one image. What is left of them counts as if a kernel could skip
-# zeros: on a CPU, GPU or TPU none does.
+# One ranking over all layers takes more from large layers than from small ones. MACs are
+# multiply-accumulates of one image. What is left of them counts as if a kernel could skip zeros: on
+# a CPU, GPU or TPU none does.
 
 # %%
 macs = pruning.macs(
@@ -264,10 +262,9 @@ print(
 # %% [markdown]
 # ## A network that is really smaller
 #
-# Single zeros make a file smaller, not a network faster. Whole channels do.
-# `channel_groups` follows every channel through norms and residual additions, `channel_mask`
-# removes whole channels, and the
-# network trains on with that mask. `compact` then takes the channels out.
+# Single zeros make a file smaller, not a network faster. Whole channels do. `channel_groups`
+# follows every channel through norms and residual additions, `channel_mask` removes whole channels,
+# and the network trains on with that mask. `compact` then takes the channels out.
 
 # %%
 groups = pruning.channel_groups(logits_of, dense[seeds[0]], test_images)
@@ -335,8 +332,7 @@ pd.DataFrame(
 
 # %% [markdown]
 # The network with half its channels was trained twice as long as the others, so its accuracy is no
-# fair comparison.
-# The time is. Single zeros take as long as the dense network does.
+# fair comparison. The time is. Single zeros take as long as the dense network does.
 
 # %% [markdown]
 # ## The same in NNX
@@ -386,8 +382,7 @@ print(pruning.ledger(weights, nnx_mask, requested=sparsity))
 # **Where next**
 #
 # - [docs/pruning.md](../docs/pruning.md): twelve scores, five ways to share a sparsity out, N:M and
-#   blocks, triggers inside `jit`, Equinox, and a
-#   table for those who come from jaxpruner.
+#   blocks, triggers inside `jit`, Equinox, and a table for those who come from jaxpruner.
 # - [when_to_prune.ipynb](when_to_prune.ipynb): this notebook chose an epoch to begin. Which one is
 #   best?
 # - [quick_start.ipynb](quick_start.ipynb): a whole experiment in one call.

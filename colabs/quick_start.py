@@ -9,10 +9,9 @@
 # %% [markdown]
 # # Quick start: when could this network have been pruned?
 #
-# A ResNet-8 learns 900 handwritten digits.
-# After each of nine epochs a copy of it is *forked*: 97 % of its convolution weights are removed,
-# and the rest trains on.
-# At the end you see which epoch was best, and which rule would have known.
+# A ResNet-8 learns 900 handwritten digits. After each of nine epochs a copy of it is *forked*: 97 %
+# of its convolution weights are removed, and the rest trains on. At the end you see which epoch was
+# best, and which rule would have known.
 #
 # - **You need** nothing but the package: the digits come with scikit-learn.
 # - **It takes** TIME.
@@ -59,8 +58,7 @@ fork_epochs = [1, 2, 4, 8, 12, 16, 20, 28, 34]
 # ## Run
 #
 # `digits` is one of the configs that come with the package. It holds every key of the experiment,
-# and any of them can be changed.
-# Mistakes are reported now, before anything is trained.
+# and any of them can be changed. Mistakes are reported now, before anything is trained.
 
 # %%
 from earlyprune_jax import config, experiment
@@ -71,8 +69,8 @@ digits.update_from_flattened_dict(changes)
 spec = config.resolve(digits)
 
 # %% [markdown]
-# One call trains the dense runs, measures signals after every epoch, and trains all forks.
-# It returns a text, which a notebook shows with its figures and tables.
+# One call trains the dense runs, measures signals after every epoch, and trains all forks. It
+# returns a text, which a notebook shows with its figures and tables.
 
 # %%
 experiment.run(spec, workdir)
@@ -81,10 +79,8 @@ experiment.run(spec, workdir)
 # ## Look
 #
 # How to read the figure: the x axis is the epoch at which the network was pruned, not the training
-# time.
-# The upper panel is the test accuracy at the end, the horizontal line is the network that was never
-# pruned.
-# The panels below are the signals of the dense network at the same epochs.
+# time. The upper panel is the test accuracy at the end, the horizontal line is the network that was
+# never pruned. The panels below are the signals of the dense network at the same epochs.
 #
 # Everything above is also in files. `results.csv` has one row a run:
 
@@ -98,12 +94,12 @@ accuracy.agg(["mean", "std", "count"]).round(4)
 # %% [markdown]
 # ## Ask: when, and who would have known?
 #
-# A *rule* looks at the signals up to now and says "prune" or "wait".
-# Here a few rules are replayed on the runs above: what would each have chosen, and what would that
-# have cost?
-# *Regret* is how much test accuracy the choice loses against the best fork of the same seed, in
-# fractions (0.01 is one point).
-# Compare with the baselines in brackets, which look at no signal.
+# A *rule* looks at the signals up to now and says "prune" or "wait". Here a few rules are replayed
+# on the runs above: what would each have chosen, and what would that have cost? *Regret* is how
+# much test accuracy the choice loses against the best fork of the same seed, in fractions (0.01 is
+# one point). Baselines look at no signal: a rule is worth something only where it beats them.
+# `oracle` is the best fork itself, which nobody knows beforehand. A rule that marks a past epoch
+# has a second row, `rewind`: the fork at the epoch that it marks.
 
 # %%
 from earlyprune_jax.analysis import rules
@@ -114,14 +110,15 @@ questions = [
     "plateau(validation_accuracy)",
     "early_crop(sparsity=0.97)",
 ]
-rules.table(workdir, questions)
+columns = ["kind", "trigger", "mode", "epoch_mean", "regret_mean", "regret_std", "num_seeds"]
+rules.table(workdir, questions)[columns].round(4)
 
 # %% [markdown]
 # ## Go on
 #
-# Run the same call again: nothing is trained twice, it only reads what is there.
-# Raise `seeds` to `range(5)` and run it again: only the new runs are trained. An interrupted run
-# goes on where it was.
+# Run the same call again: nothing is trained twice, it only reads what is there. Raise `seeds` to
+# `range(5)` and run it again: only the new runs are trained. An interrupted run goes on where it
+# was.
 #
 # **Where next**
 #

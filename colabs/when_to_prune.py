@@ -10,10 +10,8 @@
 # # When to prune: signals, rules, and a run that decides by itself
 #
 # A *signal* is a number measured on the dense network after every epoch. A *rule* turns signals
-# into "prune now".
-# This notebook measures signals, asks rules, has a network prune itself, and ends with the
-# published curves of the paper that
-# proposed two of the signals.
+# into "prune now". This notebook measures signals, asks rules, has a network prune itself, and ends
+# with the published curves of the paper that proposed two of the signals.
 #
 # - **You need** nothing but the package.
 # - **It takes** TIME.
@@ -55,8 +53,7 @@ fork_epochs = [1, 2, 4, 8, 12, 16, 20, 28, 34]
 # ## Signals, and what they should have known
 #
 # The experiment is that of [quick_start.ipynb](quick_start.ipynb): a dense network, and forks of it
-# that were pruned after nine
-# different epochs. Here we look at the signals.
+# that were pruned after nine different epochs. Here we look at the signals.
 
 # %%
 import matplotlib.pyplot as plt
@@ -88,9 +85,8 @@ above.set_title(f"accuracy by the epoch of pruning, mean of {len(seeds)} seeds")
 below.set_xlabel("epoch")
 # %% [markdown]
 # Does a signal know more than the clock? Spearman's rank correlation of each signal with the
-# accuracy of the fork at its epoch:
-# 1 means that the signal ranks the epochs as the forks do. `epoch_spearman_mean` is that of the
-# epoch number itself.
+# accuracy of the fork at its epoch: 1 means that the signal ranks the epochs as the forks do.
+# `epoch_spearman_mean` is that of the epoch number itself.
 
 # %%
 correlations = pd.read_csv(f"{workdir}/signal_correlations.csv")
@@ -114,33 +110,30 @@ print(next(filter(None, answers), "never fired"))
 # %% [markdown]
 # ## Rules replayed
 #
-# What would each rule have chosen, and what would that have cost?
-# *Regret* is what the choice loses on test against the best fork of the same seed. It is never
-# negative, and the best fork is a
+# What would each rule have chosen, and what would that have cost? *Regret* is what the choice loses
+# on test against the best fork of the same seed. It is never negative, and the best fork is a
 # maximum over noisy numbers: even the best fixed epoch has some. `saved` are epochs of dense
 # training.
 
 # %%
 from earlyprune_jax.analysis import rules
 
-rules.table(
-    workdir,
-    [
-        "peak(fisher_trace, smoothing=3, patience=3)",
-        "peak(kl_uniform_bits, smoothing=3, patience=3)",
-        "peak(random_distance, smoothing=3, patience=3)",
-        "plateau(validation_accuracy, patience=5, min_change=0.02)",
-        "early_crop(weight_change, sparsity=0.97)",
-    ],
-)
+questions = [
+    "peak(fisher_trace, smoothing=3, patience=3)",
+    "peak(kl_uniform_bits, smoothing=3, patience=3)",
+    "peak(random_distance, smoothing=3, patience=3)",
+    "plateau(validation_accuracy, patience=5, min_change=0.02)",
+    "early_crop(weight_change, sparsity=0.97)",
+]
+columns = ["kind", "trigger", "mode", "epoch_mean", "regret_mean", "regret_std", "num_seeds"]
+rules.table(workdir, questions)[columns].round(4)
 
 # %% [markdown]
 # ## A run that prunes itself
 #
 # With `fork.when=trigger` there is no grid. One run a seed trains dense, asks its rule after every
-# epoch, prunes itself when the
-# rule fires, and trains on to the same last epoch. Nothing is trained twice.
-# If the rule has not fired by `fork.fallback_epoch`, the run is pruned there, and says so.
+# epoch, prunes itself when the rule fires, and trains on to the same last epoch. Nothing is trained
+# twice. If the rule has not fired by `fork.fallback_epoch`, the run is pruned there, and says so.
 
 # %%
 by_itself = {
@@ -155,7 +148,8 @@ experiment.run(config.resolve(digits), f"{workdir}_by_itself")
 # Against the best fork of the grid, seed by seed. Both numbers are of the test set.
 
 # %%
-alone = pd.read_csv(f"{workdir}_by_itself/results.csv").set_index("trunk_seed")
+alone = pd.read_csv(f"{workdir}_by_itself/results.csv")
+alone = alone[alone["kind"] != "trunk"].set_index("trunk_seed")
 best = results[results["kind"] == "fork"].groupby("trunk_seed")["test_accuracy"].max()
 comparison = pd.DataFrame({"pruned itself": alone["test_accuracy"], "best fork": best})
 comparison["regret"] = comparison["best fork"] - comparison["pruned itself"]
