@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Quick start: when could this network have been pruned?
 #
-# A ResNet-8 learns 900 handwritten digits. After each of nine epochs a copy of it is *forked*: 97 %
+# A ResNet-8 learns 600 handwritten digits. After each of nine epochs a copy of it is *forked*: 97 %
 # of its convolution weights are removed, and the rest trains on. At the end you see which epoch was
 # best, and which rule would have known.
 #
