@@ -88,8 +88,11 @@ experiment.run(spec, workdir)
 import pandas as pd
 
 results = pd.read_csv(f"{workdir}/results.csv")
-accuracy = results.groupby(["kind", "fork_epoch"], dropna=False)["test_accuracy"]
-accuracy.agg(["mean", "std", "count"]).round(4)
+fork_epochs_of_runs = results["fork_epoch"].astype("Int64")
+percents = (100 * results["test_accuracy"]).groupby(
+    [results["kind"], fork_epochs_of_runs], dropna=False
+)
+percents.agg(["mean", "std", "count"]).round(1)
 
 # %% [markdown]
 # ## Ask: when, and who would have known?
@@ -110,8 +113,11 @@ questions = [
     "plateau(validation_accuracy)",
     "early_crop(sparsity=0.97)",
 ]
-columns = ["kind", "trigger", "mode", "epoch_mean", "regret_mean", "regret_std", "num_seeds"]
-rules.table(workdir, questions)[columns].round(4)
+columns = {"trigger": "rule", "mode": "mode", "epoch_mean": "epoch", "regret_mean": "regret"}
+columns |= {"regret_std": "std", "num_evaluated": "n"}
+answers = rules.table(workdir, questions).set_index("kind")[list(columns)].rename(columns=columns)
+answers[["regret", "std"]] *= 100
+answers.round(1)
 
 # %% [markdown]
 # ## Go on

@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # When to prune: signals, rules, and a run that decides by itself
+# # When to prune: signals, rules, a run that decides
 #
 # A *signal* is a number measured on the dense network after every epoch. A *rule* turns signals
 # into "prune now". This notebook measures signals, asks rules, has a network prune itself, and ends
@@ -126,8 +126,11 @@ questions = [
     "plateau(validation_accuracy, patience=5, min_change=0.02)",
     "early_crop(weight_change, sparsity=0.97)",
 ]
-columns = ["kind", "trigger", "mode", "epoch_mean", "regret_mean", "regret_std", "num_seeds"]
-rules.table(workdir, questions)[columns].round(4)
+columns = {"trigger": "rule", "mode": "mode", "epoch_mean": "epoch", "regret_mean": "regret"}
+columns |= {"regret_std": "std", "num_evaluated": "n"}
+answers = rules.table(workdir, questions).set_index("kind")[list(columns)].rename(columns=columns)
+answers[["regret", "std"]] *= 100
+answers.round(1)
 
 # %% [markdown]
 # ## A run that prunes itself
