@@ -87,7 +87,8 @@ plt.show()
 # %% [markdown]
 # Does a signal know more than the clock? Spearman's rank correlation of each signal with the
 # accuracy of the fork at its epoch: 1 means that the signal ranks the epochs as the forks do.
-# `epoch_spearman_mean` is that of the epoch number itself.
+# `epoch_spearman_mean` is that of the epoch number itself. Where the spread over seeds is as large
+# as the value, the signal knows nothing here.
 
 # %%
 correlations = pd.read_csv(f"{workdir}/signal_correlations.csv")
@@ -112,9 +113,9 @@ print(next(filter(None, answers), "never fired"))
 # ## Rules replayed
 #
 # What would each rule have chosen, and what would that have cost? *Regret* is what the choice loses
-# on test against the best fork of the same seed. It is never negative, and the best fork is a
-# maximum over noisy numbers: even the best fixed epoch has some. `saved` are epochs of dense
-# training.
+# on test, in points, against the best fork of the same seed. It is never negative, and the best
+# fork is a maximum over noisy numbers: even the best fixed epoch has some. `n` counts the seeds for
+# which there is an answer: a rule may never fire, or fire outside of the measured forks.
 
 # %%
 from earlyprune_jax.analysis import rules
@@ -200,9 +201,9 @@ regrets = {
 pd.DataFrame(regrets).agg(["mean", "median", "max", "count"]).T.round(2)
 
 # %% [markdown]
-# The peak is known only some epochs after it, and this table looks it up afterwards: a real rule
-# does no better. A fixed 30 % of training lost least here. Mind that all these accuracies are the
-# best over epochs on the test set, and that most curves are of one seed.
+# A peak is known only some epochs later; this table looks it up afterwards. A fixed 30 % of
+# training lost least here. Mind that all these accuracies are the best over epochs on the test set,
+# and that most curves are of one seed.
 
 # %% [markdown]
 # **Where next**
