@@ -99,14 +99,16 @@ correlations[columns].sort_values("spearman_mean", ascending=False).round(2)
 # ## A rule, asked after every epoch
 #
 # A rule is a pure function of the past. It gives nothing, or the epoch at which it fires and the
-# epoch that it marks.
+# epoch that it marks. Here it reads a trace of tr(F) that paper A has published: ResNet-18 on
+# CIFAR-10, 200 epochs, a mean of 3 seeds.
 
 # %%
-from earlyprune_jax import triggers
+from earlyprune_jax import published, triggers
 
-rule = triggers.parse("peak(random_distance, smoothing=3, patience=3)")
-history = signals[signals["trunk_seed"] == seeds[0]].to_dict("records")
-answers = (rule(history[:num_seen]) for num_seen in range(1, len(history) + 1))
+run = published.dense_runs("fisher_trace")[0]
+rule = triggers.parse("peak(fisher_trace)")
+answers = (rule(run.history[:num_seen]) for num_seen in range(1, run.num_epochs + 1))
+print("The largest value comes at epoch", run.peak_epoch)
 print(next(filter(None, answers), "never fired"))
 
 # %% [markdown]
@@ -170,8 +172,6 @@ comparison["regret"] = comparison["best fork"] - comparison["pruned itself"]
 
 # %%
 import numpy as np
-
-from earlyprune_jax import published
 
 curves = published.accuracy_curves("fisher_trace")
 curve = curves[0]
