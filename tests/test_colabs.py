@@ -25,8 +25,9 @@ def text(cell):
 
 
 def parameters(path):
-    (cell,) = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", ())]
-    return {target.id for line in ast.parse(text(cell)).body for target in line.targets}
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", ())]
+    assert len(tagged) == 1
+    return {target.id for line in ast.parse(text(tagged[0])).body for target in line.targets}
 
 
 def test_every_notebook_has_a_smoke_form():
