@@ -18,8 +18,9 @@
 # - **It takes** 3,300 epochs of 390 steps. The cell *How long* below measures what that is on your
 #   machine.
 # - **Not tried:** this notebook has never run on a TPU, and never on Colab's Drive. What was tried
-#   instead: the same cells with a small experiment on a CPU, with JAX 0.7.2 and Flax 0.11.2 on
-#   Python 3.13 (what Colab has), interrupted and continued.
+#   instead: the same cells with a small experiment (digits in place of CIFAR-100) on a CPU, with
+#   JAX 0.7.2 and Flax 0.11.2 on Python 3.13, which is what Colab has. Its kernel was killed while
+#   it trained, and the notebook run again: every epoch was trained once.
 
 # %% [markdown]
 # ## Install
@@ -66,8 +67,8 @@ changes = {}
 max_minutes = 120
 
 # %% [markdown]
-# On Colab the folder lies on Drive, elsewhere here. The images need not be kept: they are fetched
-# again in a minute, and their checksum is verified.
+# On Colab the folder lies on Drive, elsewhere here. The images need not be kept: a new machine
+# fetches them again, and their checksum is verified.
 
 # %%
 if "google.colab" in sys.modules:
@@ -99,7 +100,8 @@ print(*experiment.preview(study, measure=True).splitlines()[-4:], sep="\n")
 #
 # No epoch begins after `max_minutes`, so that the session ends with everything saved. **After a
 # disconnect or when time is up: run the notebook again from the top.** Finished runs are read,
-# interrupted ones go on from their last checkpoint.
+# interrupted ones go on from their last checkpoint. Each checkpoint has a checksum: where the last
+# one has not reached Drive whole, the run goes back to an older one.
 #
 # About locks: a run's folder is locked while it trains. The lock belongs to the virtual machine, so
 # it is gone when the machine is; nothing has to be deleted, and the empty files named `.lock` mean

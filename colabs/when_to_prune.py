@@ -43,6 +43,9 @@ if found is None or found.origin is None:  # A clone's own folder has the name, 
     sys.modules.pop("earlyprune_jax", None)
     importlib.invalidate_caches()
 
+# %% [markdown]
+# ## Choose
+
 # %% tags=["parameters"]
 workdir = "runs/quick_start"  # The runs of quick_start.ipynb: what is there is not trained again.
 seeds = [0, 1, 2]

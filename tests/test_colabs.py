@@ -27,7 +27,8 @@ def text(cell):
 def parameters(path):
     tagged = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", ())]
     assert len(tagged) == 1
-    return {target.id for line in ast.parse(text(tagged[0])).body for target in line.targets}
+    assigned = [line for line in ast.parse(text(tagged[0])).body if isinstance(line, ast.Assign)]
+    return {ast.unparse(target) for line in assigned for target in line.targets}
 
 
 def test_every_notebook_has_a_smoke_form():
