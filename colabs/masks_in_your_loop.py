@@ -15,7 +15,7 @@
 #
 # - **You need** your loop and your optimizer. The example learns scikit-learn's 1,797 handwritten
 #   digits.
-# - **It takes** TIME.
+# - **It takes** 1 to 2 minutes on 2 CPU cores (1.0 minute of processor time on an AMD EPYC).
 # - **Numbers** are means of 3 seeds on 450 test images: one image is 0.22 points.
 
 # %% [markdown]

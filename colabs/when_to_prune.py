@@ -14,7 +14,8 @@
 # with the published curves of the paper that proposed two of the signals.
 #
 # - **You need** nothing but the package.
-# - **It takes** TIME.
+# - **It takes** 1 to 2 minutes on 2 CPU cores after quick_start.ipynb (0.9 minutes of processor
+#   time on an AMD EPYC), and as much longer as that notebook where it has not been run.
 # - **Numbers** are of 3 seeds of one small network on one small data set. They show how to ask, not
 #   what holds everywhere.
 
