@@ -10,8 +10,8 @@ A peak counts as marked where the marked epoch lies within 10 % of T of the nois
 delay is from that maximum to the firing, in parts of T, over the marked ones. A firing on a curve
 without a peak is a false alarm.
 
-The defaults of `peak` were chosen on the curves of seed 0 (uncorrelated noise, every epoch) and on
-the signals of results/cifar10_signals, cifar10_small and two_regime_small. Shown are those of seed
+The defaults of `peak` were chosen on curves of these shapes drawn before (a prototype's, with
+uncorrelated noise, measured every epoch) and on the signals of results/cifar10_signals, cifar10_small and two_regime_small. Shown are those of seed
 1, which nothing was chosen on.
 """
 
