@@ -1,5 +1,6 @@
 """One process at work: what a larger grid trains anew, what a failure leaves, where time ends."""
 
+import dataclasses
 import gc
 import io
 import json
@@ -214,7 +215,7 @@ def observed(study, sometimes=lambda members: None):
             sometimes(group)
             super().train(group, width)
 
-    callbacks = trainer.Callbacks(lambda name, entry: None, said.append, lambda: False)
+    callbacks = dataclasses.replace(trainer.SILENT, say=said.append)
     return Observed(study, callbacks), trained, said
 
 
