@@ -88,6 +88,16 @@ def test_what_other_processes_train_meanwhile_counts(study):
     assert (pace.num_ended, pace.num_members) == (1, 3)
 
 
+def test_damaged_records_of_others_fail_no_run(study):
+    trunk, (first, _) = members(study)
+    pace = Pace(study)
+    train(study, first, entry(2, 400.0))
+    (study.directory(first) / "metrics.jsonl").write_text("{damaged\n")
+    for each in train(study, trunk, entry(1, 1000.0, 600.0)):
+        pace.note_epoch(each)
+    assert pace.total.total() - pace.left.total() == 1
+
+
 def test_epochs_that_a_trigger_spares_are_not_taken_for_done(study):
     trunk, _ = members(study)
     pace = Pace(study)

@@ -1,5 +1,6 @@
 """How far a study is, and how long the rest of it will take."""
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -7,6 +8,7 @@ from typing import Any
 
 from earlyprune_jax.grid.members import Comparison, Trunk
 from earlyprune_jax.grid.study import Study
+from earlyprune_jax.validate import InvalidInput
 
 COUNTING_SHARE = 0.05
 """The part of the time that may be spent on looking how far all members are."""
@@ -50,13 +52,13 @@ class Pace:
         self._signal_seconds += measuring
         self._epochs[kind] += 1
         self.left[kind] -= 1
-        self._count()
+        self._recount()
 
     def note_end(self, result: dict[str, Any]) -> None:
         """Notes how a member has ended."""
         self.num_ended += 1
         expected = self.left
-        self._count()
+        self._recount()
         if result["status"] != "finished" or "fired" in result:
             # Its other epochs will not be trained: they are not done, but gone.
             self._before.update(difference(expected, self.left))
@@ -74,11 +76,15 @@ class Pace:
         signals = self._signal_seconds / max(self._epochs["dense"], 1)
         return epochs["dense"] * (train + signals) + epochs["pruned"] * train
 
-    def _count(self) -> None:
+    def _recount(self) -> None:
         """Looks how far all members are, unless that would take too much of the time."""
+        if time.monotonic() >= self._next_count:
+            # What fails here is nothing that a run has done; the end will tell if it lasts.
+            with contextlib.suppress(OSError, InvalidInput):
+                self._count()
+
+    def _count(self) -> None:
         began, study = time.monotonic(), self._study
-        if began < self._next_count:
-            return
         members = study.wanted_members()
         unended = set(study.unended(members))
         planned, left = Counter(dense=0, pruned=0), Counter(dense=0, pruned=0)

@@ -70,7 +70,7 @@ def test_every_wrong_flag_is_named_at_once(capsys, tiny_file):
     )
     assert "--slurm.KEY='minuts' to be one of partition, " in said and "'minutes'?" in said
     assert "Expected --slurm.cpus='two' to be of type int." in said
-    assert said.startswith("earlyprune_jax: 2 problems:")
+    assert "\nearlyprune_jax: 2 problems:\n" in said
 
 
 def test_every_wrong_value_is_named_at_once_and_nothing_is_written(capsys, tiny_file, tmp_path):
@@ -84,7 +84,7 @@ def test_every_wrong_value_is_named_at_once_and_nothing_is_written(capsys, tiny_
     workdir = tmp_path / "run"
     arguments = [f"--config={tiny_file}", f"--workdir={workdir}", "--dry_run", "--slurm", *flags]
     said = complaints(arguments, capsys)
-    assert said.startswith("earlyprune_jax: 5 problems:")
+    assert "\nearlyprune_jax: 5 problems:\n" in said
     assert "--slurm.extra='time=4' to be key=value, or a key, with none of array, " in said
     assert "give --slurm.minutes" in said
     assert not workdir.exists()
