@@ -16,6 +16,8 @@ from earlyprune_jax.validate import unexpected
 
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
 """Kind of member -> its folder in a workdir. `online` is a run that prunes itself."""
+PLAN = "plan.json"
+"""The members of the last session's grid, cell by cell, for who looks on."""
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
 BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
@@ -66,6 +68,30 @@ def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
     if not path.is_file():
         return None
     return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path), remedy)
+
+
+def require_workdir(path: str | Path) -> None:
+    """Refuses what holds no experiment.
+
+    Raises:
+        InvalidInput: there is no such directory, it is empty, or another program's.
+
+    Example:
+        >>> require_workdir("none")
+        Traceback (most recent call last):
+        ...
+        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There is \
+none of that name.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        remedy = "It is a file." if folder.exists() else "There is none of that name."
+        raise unexpected("WORKDIR", str(path), "to be a directory", remedy)
+    entries = {entry.name for entry in folder.iterdir()}
+    if not entries & {"study.json", *FOLDERS.values()}:
+        remedy = "It holds other files only." if entries else "It is empty."
+        remedy += " Give what was the --workdir of a run."
+        raise unexpected("WORKDIR", str(path), "to hold runs of an experiment", remedy)
 
 
 def plain(value: Any) -> Any:
