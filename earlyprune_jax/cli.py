@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 # Nothing heavy: what is wrong with a command is said at once, and so are completions.
 from earlyprune_jax import __version__
@@ -69,7 +69,7 @@ def _help() -> str:
     )
 
 
-def program() -> NoReturn:
+def program() -> None:
     """Runs `main` on the process's arguments, and ends the process."""
     if "_ARGCOMPLETE" in os.environ:
         from earlyprune_jax import completion

@@ -33,7 +33,7 @@ def parser(typed: Sequence[str]) -> argparse.ArgumentParser:
     commands = whole.add_subparsers()
     for name in cli.COMMANDS:
         parents = [cli.module(name).parser()] if name in typed else []
-        own = commands.add_parser(name, parents=parents, conflict_handler="resolve")
+        own = commands.add_parser(name, parents=parents, add_help=False)
         for action in own._actions:
             action.completer = _completer(action)  # pyright: ignore[reportAttributeAccessIssue]
     return whole

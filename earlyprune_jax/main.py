@@ -1,25 +1,25 @@
 """Trains dense trunks, measures signals, forks pruned runs; shows when to prune.
 
-  earlyprune run --config=digits --workdir=runs/digits
+Example: earlyprune run --config=digits --workdir=runs/digits
 
---config FILE            a config file, one of the package, or FILE.py:FORM
---config.SECTION.KEY=V   any key below; tuples as 0,1,2
---workdir DIR            default: runs/<config name>-<study id>
---dry_run                print config, runs, steps and disk; touch nothing
---measure                with --dry_run: time a few steps, estimate the whole
---workers N              processes, each on its own cores; auto = one a core
-                         (CPU only); default 1
---fork_width N           forks in one batch; default 0 = one on CPU, else as
-                         many as there are, up to 32 a device
---max_minutes M          begin no epoch later; exit code 3: run again to go on
---slurm                  submit to Slurm; docs/scaling.md
---slurm.KEY=V            minutes, partition, cpus, gpus, memory_gb, num_tasks,
-                         max_parallel, extra
---distributed            several hosts as one: Slurm, Open MPI, TPU pods
---coordinator HOST:PORT  the same elsewhere: where process 0 listens
---num_processes N        with --coordinator: how many there are
---process_id I           with --coordinator: this one's number, from 0
--h, --help               print this
+  --config FILE            a config file, one of the package, or FILE.py:FORM
+  --config.SECTION.KEY=V   any key below; tuples as 0,1,2
+  --workdir DIR            default: runs/<config name>-<study id>
+  --dry_run                print config, runs, steps and disk; touch nothing
+  --measure                with --dry_run: time a few steps, estimate the whole
+  --workers N              processes, each on its own cores; auto = one a core
+                           (CPU only); default 1
+  --fork_width N           forks in one batch; default 0 = one on CPU, else as
+                           many as there are, up to 32 a device
+  --max_minutes M          begin no epoch later; exit code 3: run again to go on
+  --slurm                  submit to Slurm; docs/scaling.md
+  --slurm.KEY=V            minutes, partition, cpus, gpus, memory_gb, num_tasks,
+                           max_parallel, extra
+  --distributed            several hosts as one: Slurm, Open MPI, TPU pods
+  --coordinator HOST:PORT  the same elsewhere: where process 0 listens
+  --num_processes N        with --coordinator: how many there are
+  --process_id I           with --coordinator: this one's number, from 0
+  -h, --help               print this
 """
 
 import argparse
@@ -79,7 +79,8 @@ def parser(*, with_keys: bool = True) -> argparse.ArgumentParser:
 def _help() -> str:
     from earlyprune_jax import config_files, spec_sections
 
-    return f"{__doc__}\n{spec_sections.describe_keys(config_files.load_file(EXAMPLE).to_dict(), EXAMPLE)}"
+    values = config_files.load_file(EXAMPLE).to_dict()
+    return f"{__doc__}\n{spec_sections.describe_keys(values, EXAMPLE)}"
 
 
 def main(argv: list[str]) -> int:

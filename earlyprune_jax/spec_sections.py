@@ -1,6 +1,7 @@
 """The sections of a config: every key, its type, range, meaning, and what it decides."""
 
 import dataclasses
+import inspect
 import re
 import textwrap
 import typing
@@ -318,7 +319,10 @@ MEANINGS: dict[str, str] = {
     f"{section}.{name}": " ".join(meaning.split())
     for section, declared in SECTIONS.items()
     for name, meaning in re.findall(
-        r"^ {8}(\w+): (.+(?:\n {12}.+)*)", declared.__doc__ or "", re.MULTILINE
+        # Python 3.13 keeps docstrings without the indentation they have in the source.
+        r"^ {4}(\w+): (.+(?:\n {8}.+)*)",
+        inspect.cleandoc(declared.__doc__ or ""),
+        re.MULTILINE,
     )
 }
 """Every config key, `section.key` -> what the docstring of its section says of it."""
