@@ -12,10 +12,10 @@ from earlyprune_jax import __version__
 from earlyprune_jax.validate import nearest
 
 COMMANDS = {
-    "run": ("main", "--config=FILE ...", "train, measure, prune, retrain: a whole study"),
+    "run": ("main", "--config=FILE ...", "train, measure, prune: a whole study"),
     "status": ("status.__main__", "DIR", "how far a study is; --watch: live"),
     "compare": ("analysis.compare", "DIR DIR ...", "studies side by side"),
-    "rules": ("analysis.rules", "DIR", "when each rule would have pruned, what it loses"),
+    "rules": ("analysis.rules", "DIR", "when each rule would have pruned; its loss"),
     "regimes": ("analysis.regimes.__main__", "DIR", "where stopping early pays"),
 }
 """Name -> its module in this package, with `parser()` and `main(arguments)`; arguments; what it

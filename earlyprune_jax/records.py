@@ -77,11 +77,10 @@ def require_workdir(path: str | Path) -> None:
         InvalidInput: there is no such directory, it is empty, or another program's.
 
     Example:
-        >>> require_workdir("none")
+        >>> require_workdir("none")         # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There is \
-none of that name.
+        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
     """
     folder = Path(path)
     if not folder.is_dir():

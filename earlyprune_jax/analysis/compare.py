@@ -76,11 +76,10 @@ def compare(*workdirs: str | Path) -> Table:
             differ.
 
     Example:
-        >>> compare("none")
+        >>> compare("none")                 # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There is \
-        none of that name.
+        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
     """
     return _table(_read(workdirs))
 

@@ -4,16 +4,17 @@ Of trunks every epoch is kept, for its signals; of the runs pruned from them, wh
 the last and the best. Pandas is imported on use: a process that trains needs none of it.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from earlyprune_jax import records
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
 from earlyprune_jax.metrics import PERCENT, Metric
-from earlyprune_jax.validate import unexpected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 SPLITS = ("train", "validation", "test")
 EARLIER_NAMES = {"rule": "retraining", "rules": "retraining"}
@@ -156,21 +157,24 @@ def read_runs(workdir: str | Path) -> Runs:
     """
     config = read_config(workdir)
     folders = [Path(workdir) / records.FOLDERS[kind] for kind in KINDS]
-    paths = [path for folder in folders for path in folder.glob("*/run.json")]
+    paths = [path for folder in folders for path in folder.glob("*/run.json") if path.is_file()]
     study = read_study(workdir) or recorded_study(_first_entries(folders))
     configs: list[Mapping[str, Any]] = []
+    floats = _float_columns(study)
     rows, entries = [], {}
     for path in paths:
-        row = _description(path)
-        run_config = row.pop("config", None) or {}
-        if run_config not in configs:
-            configs.append(run_config)
-        run = records.RunRecords(path.parent)
-        epochs = run.epochs()
-        row |= _numbers(row, epochs, run.result(), study)
-        rows.append((row | {"name": path.parent.name}, configs.index(run_config)))
-        if row["kind"] == "trunk":
-            entries[path.parent.name] = [_lean(entry) for entry in epochs]
+        with _sound(path.parent):
+            row = _description(path)
+            run_config = row.pop("config", None) or {}
+            if run_config not in configs:
+                configs.append(run_config)
+            run = records.RunRecords(path.parent)
+            epochs = run.epochs()
+            row |= _numbers(row, epochs, run.result(), study)
+            _check_types(row, floats)
+            rows.append((row | {"name": path.parent.name}, configs.index(run_config)))
+            if row["kind"] == "trunk":
+                entries[path.parent.name] = [_lean(entry) for entry in epochs]
     swept = swept_keys(config, configs)
     for row, place in rows:
         # What is swept of the forks says nothing of a trunk.
@@ -316,12 +320,35 @@ def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    described = with_current_names(records.read_json(path))
+    described = with_current_names(records.read_json(path) or {})
     forks = ("fork_epoch", *CURVE, "replicate") if described.get("kind") == "fork" else ()
     missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
     if missing:
         raise unexpected(str(path), missing, "not to be null", records.REMEDY)
     return described
+
+
+@contextlib.contextmanager
+def _sound(directory: Path) -> Iterator[None]:
+    """Says whose records hold other things than a run writes: hands or disks have changed them."""
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        allowed = f"to hold the records of a run ({type(error).__name__}: {error})"
+        raise unexpected("directory", str(directory), allowed, records.REMEDY) from error
+
+
+def _check_types(row: Mapping[str, Any], floats: Collection[str]) -> None:
+    """Raises TypeError where a column of numbers has something else."""
+    for name, value in row.items():
+        dtype = "object" if value is None else _dtype(name, floats)
+        is_whole = isinstance(value, int) and abs(value) < 2**63
+        if dtype in ("float64", "Int64") and not (
+            is_number(value) and (is_whole or name in floats)
+        ):
+            raise TypeError(f"{name} is {value!r}")
 
 
 def _first_entries(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -378,14 +405,20 @@ def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Tab
 
     plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
     columns = ("name", *result_columns(study, swept), *plan)
+    floats = _float_columns(study)
+    values = {name: [row.get(name) for row in rows] for name in columns}
+    return pd.DataFrame(
+        {name: pd.Series(held, dtype=_dtype(name, floats)) for name, held in values.items()}
+    )
+
+
+def _float_columns(study: Study) -> frozenset[str]:
     primary = study.primary.column("test")
-    floats = {*FRACTIONS, *study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
+    return frozenset((*FRACTIONS, *study.columns, f"best_{primary}", f"validation_epoch_{primary}"))
 
-    def dtype(column: str) -> str:
-        if column in floats:
-            return "float64"
-        is_whole = column.endswith(INTEGERS) and "." not in column
-        return "bool" if column == "complete" else "Int64" if is_whole else "object"
 
-    series = (pd.Series([row.get(name) for row in rows], dtype=dtype(name)) for name in columns)
-    return pd.DataFrame(dict(zip(columns, series, strict=True)))
+def _dtype(column: str, floats: Collection[str]) -> Any:
+    if column in floats:
+        return "float64"
+    is_whole = column.endswith(INTEGERS) and "." not in column
+    return "bool" if column == "complete" else "Int64" if is_whole else "object"

@@ -104,11 +104,10 @@ def read(workdir: str | Path) -> Status:
         OSError: it cannot be read.
 
     Example:
-        >>> read(".")
+        >>> read("none")                    # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='.' to hold runs of an experiment. \\
-It holds other files only. Give what was the --workdir of a run.
+        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
     """
     records.require_workdir(workdir)
     folder = Path(workdir)

@@ -125,7 +125,7 @@ def _time_left(status: Status) -> str:
         if left := _num_left(status, cell):
             pace = paces.get((cell.kind, cell.row), paces.get((cell.kind, "")))
             if pace is None:
-                return f"not known before the first of {records.FOLDERS[cell.kind]} has finished"
+                return f"not known until one of the {records.FOLDERS[cell.kind]} has finished"
             seconds += left * cell.num_epochs * pace
     if not seconds:
         return "nothing is left to train"
