@@ -5,14 +5,16 @@ is replaced in one step and reaches the disk before it does; one that is damaged
 is named, with the remedy.
 """
 
+import contextlib
 import json
 import math
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax.validate import unexpected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
 """Kind of member -> its folder in a workdir. `online` is a run that prunes itself."""
@@ -91,6 +93,22 @@ def require_workdir(path: str | Path) -> None:
         remedy = "It holds other files only." if entries else "It is empty."
         remedy += " Give what was the --workdir of a run."
         raise unexpected("WORKDIR", str(path), "to hold runs of an experiment", remedy)
+
+
+@contextlib.contextmanager
+def sound(directory: Path) -> Iterator[None]:
+    """Says whose records hold other things than a run writes: hands or a disk have changed them.
+
+    Raises:
+        InvalidInput: what was done inside has failed for such a reason.
+    """
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        allowed = f"to hold the records of a run ({type(error).__name__}: {error})"
+        raise unexpected("directory", str(directory), allowed, REMEDY) from error
 
 
 def plain(value: Any) -> Any:

@@ -4,17 +4,18 @@ Of trunks every epoch is kept, for its signals; of the runs pruned from them, wh
 the last and the best. Pandas is imported on use: a process that trains needs none of it.
 """
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from earlyprune_jax import records
+from earlyprune_jax.analysis import column_types
+from earlyprune_jax.analysis.column_types import Table, is_number
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
 from earlyprune_jax.metrics import PERCENT, Metric
-from earlyprune_jax.validate import InvalidInput, unexpected
+from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "validation", "test")
 EARLIER_NAMES = {"rule": "retraining", "rules": "retraining"}
@@ -26,12 +27,6 @@ LOST = ("diverged", "failed")
 """How a run ends without a result: its numbers were no longer finite, or it raised."""
 NEEDED = ("kind", *SETTING, "trunk_seed", "first_epoch", "last_epoch")
 """What every run.json says; a fork's also says where it belongs."""
-FRACTIONS = ("train_fraction", "sparsity", "achieved_sparsity", "final_lr", "seconds")
-INTEGERS = ("_epoch", "_step", "_seed", "epochs_trained", "replicate")
-"""How the names of columns of whole numbers end."""
-Table = Any
-"""A pandas.DataFrame: its methods are typed for all kinds of columns at once, which helps no
-checker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +155,11 @@ def read_runs(workdir: str | Path) -> Runs:
     paths = [path for folder in folders for path in folder.glob("*/run.json") if path.is_file()]
     study = read_study(workdir) or recorded_study(_first_entries(folders))
     configs: list[Mapping[str, Any]] = []
-    floats = _float_columns(study)
+    primary = study.primary.column("test")
+    floats = {*study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
     rows, entries = [], {}
     for path in paths:
-        with _sound(path.parent):
+        with records.sound(path.parent):
             row = _description(path)
             run_config = row.pop("config", None) or {}
             if run_config not in configs:
@@ -171,7 +167,7 @@ def read_runs(workdir: str | Path) -> Runs:
             run = records.RunRecords(path.parent)
             epochs = run.epochs()
             row |= _numbers(row, epochs, run.result(), study)
-            _check_types(row, floats)
+            column_types.check(row, floats)
             rows.append((row | {"name": path.parent.name}, configs.index(run_config)))
             if row["kind"] == "trunk":
                 entries[path.parent.name] = [_lean(entry) for entry in epochs]
@@ -185,7 +181,9 @@ def read_runs(workdir: str | Path) -> Runs:
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return KINDS.index(row["kind"]), *(order(row.get(axis)) for axis in axes)
 
-    frame = _frame(sorted((row for row, _ in rows), key=key), study, swept)
+    plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
+    columns = ("name", *result_columns(study, swept), *plan)
+    frame = column_types.frame(sorted((row for row, _ in rows), key=key), columns, floats)
     return Runs(study, config, swept, frame, entries)
 
 
@@ -255,16 +253,6 @@ def best_entry(
     return max(known, key=lambda entry: metric.sign * entry[column], default={})
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Tells whether a record's value is a number; JSON's true and false are none.
-
-    Example:
-        >>> is_number(1), is_number(True), is_number(None)
-        (True, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
     """Reads the resolved config {section: {key: value}}; empty where config.json is absent."""
     config = records.read_json(Path(workdir) / "config.json") or {}
@@ -328,29 +316,6 @@ def _description(path: Path) -> dict[str, Any]:
     return described
 
 
-@contextlib.contextmanager
-def _sound(directory: Path) -> Iterator[None]:
-    """Says whose records hold other things than a run writes: hands or disks have changed them."""
-    try:
-        yield
-    except InvalidInput:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        allowed = f"to hold the records of a run ({type(error).__name__}: {error})"
-        raise unexpected("directory", str(directory), allowed, records.REMEDY) from error
-
-
-def _check_types(row: Mapping[str, Any], floats: Collection[str]) -> None:
-    """Raises TypeError where a column of numbers has something else."""
-    for name, value in row.items():
-        dtype = "object" if value is None else _dtype(name, floats)
-        is_whole = isinstance(value, int) and abs(value) < 2**63
-        if dtype in ("float64", "Int64") and not (
-            is_number(value) and (is_whole or name in floats)
-        ):
-            raise TypeError(f"{name} is {value!r}")
-
-
 def _first_entries(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yields the first epoch of a run of each kind that has one."""
     for folder in folders:
@@ -398,27 +363,3 @@ def _lean(entry: dict[str, Any]) -> dict[str, Any]:
         return entry
     kept = {name: value for name, value in signals.items() if not isinstance(value, dict)}
     return entry | {"signals": kept}
-
-
-def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:
-    import pandas as pd
-
-    plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
-    columns = ("name", *result_columns(study, swept), *plan)
-    floats = _float_columns(study)
-    values = {name: [row.get(name) for row in rows] for name in columns}
-    return pd.DataFrame(
-        {name: pd.Series(held, dtype=_dtype(name, floats)) for name, held in values.items()}
-    )
-
-
-def _float_columns(study: Study) -> frozenset[str]:
-    primary = study.primary.column("test")
-    return frozenset((*FRACTIONS, *study.columns, f"best_{primary}", f"validation_epoch_{primary}"))
-
-
-def _dtype(column: str, floats: Collection[str]) -> Any:
-    if column in floats:
-        return "float64"
-    is_whole = column.endswith(INTEGERS) and "." not in column
-    return "bool" if column == "complete" else "Int64" if is_whole else "object"
