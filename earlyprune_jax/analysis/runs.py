@@ -160,22 +160,20 @@ def read_runs(workdir: str | Path) -> Runs:
     rows, entries = [], {}
     for path in paths:
         with records.sound(path.parent):
-            row = _description(path)
-            run_config = row.pop("config", None) or {}
-            if run_config not in configs:
-                configs.append(run_config)
-            run = records.RunRecords(path.parent)
-            epochs = run.epochs()
-            row |= _numbers(row, epochs, run.result(), study)
+            row, epochs = _read_run(path, study)
             column_types.check(row, floats)
-            rows.append((row | {"name": path.parent.name}, configs.index(run_config)))
-            if row["kind"] == "trunk":
-                entries[path.parent.name] = [_lean(entry) for entry in epochs]
-    swept = swept_keys(config, configs)
-    for row, place in rows:
-        # What is swept of the forks says nothing of a trunk.
-        keys = swept.trunk if row["kind"] == "trunk" else (*swept.trunk, *swept.fork)
-        row |= {key: value_of(configs[place], key) for key in keys}
+        run_config = row.pop("config", None) or {}
+        if run_config not in configs:
+            configs.append(run_config)
+        rows.append((row, configs.index(run_config)))
+        if row["kind"] == "trunk":
+            entries[row["name"]] = [_lean(entry) for entry in epochs]
+    with records.sound(Path(workdir)):
+        swept = swept_keys(config, configs)
+        for row, place in rows:
+            # What is swept of the forks says nothing of a trunk.
+            keys = swept.trunk if row["kind"] == "trunk" else (*swept.trunk, *swept.fork)
+            row |= {key: value_of(configs[place], key) for key in keys}
     axes = axes_of(swept)
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -185,6 +183,13 @@ def read_runs(workdir: str | Path) -> Runs:
     columns = ("name", *result_columns(study, swept), *plan)
     frame = column_types.frame(sorted((row for row, _ in rows), key=key), columns, floats)
     return Runs(study, config, swept, frame, entries)
+
+
+def _read_run(path: Path, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Reads a run's row, its config in it, and its epochs."""
+    row, run = _description(path), records.RunRecords(path.parent)
+    epochs = run.epochs()
+    return row | _numbers(row, epochs, run.result(), study) | {"name": path.parent.name}, epochs
 
 
 def groups_of(frame: Table, axes: Sequence[str]) -> list[tuple[Place, Table]]:
@@ -282,11 +287,12 @@ def read_study(workdir: str | Path) -> Study | None:
     try:
         metrics = tuple(Metric(**metric) for metric in held["metrics"])
         (primary,) = (metric for metric in metrics if metric.name == held["primary"])
-    except (KeyError, TypeError, ValueError) as error:
+        hash(metrics)
+        code = tuple(sorted((held.get("code") or {}).items()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         allowed = "to name metrics and the primary one"
         raise unexpected(str(path), sorted(held), allowed, records.REMEDY) from error
-    code = held.get("code") or {}
-    return Study(metrics, primary, held.get("folder"), tuple(sorted(code.items())))
+    return Study(metrics, primary, held.get("folder"), code)
 
 
 def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
@@ -313,6 +319,11 @@ def _description(path: Path) -> dict[str, Any]:
     missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
     if missing:
         raise unexpected(str(path), missing, "not to be null", records.REMEDY)
+    # What tells runs apart must be a value: a list raises TypeError.
+    hash(tuple(map(described.get, (*NEEDED, *CURVE))))
+    if described["kind"] not in KINDS:
+        allowed = f"to be one of {', '.join(KINDS)}"
+        raise unexpected(f"kind in {path}", described["kind"], allowed, records.REMEDY)
     return described
 
 
