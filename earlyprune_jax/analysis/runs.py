@@ -161,7 +161,8 @@ def read_runs(workdir: str | Path) -> Runs:
     for path in paths:
         with records.sound(path.parent):
             row, epochs = _read_run(path, study)
-            column_types.check(row, floats)
+            for numbers in (row, *(epochs if row["kind"] == "trunk" else ())):
+                column_types.check(numbers, floats)
         run_config = row.pop("config", None) or {}
         if run_config not in configs:
             configs.append(run_config)

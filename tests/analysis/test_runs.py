@@ -111,3 +111,10 @@ def test_a_value_of_another_type_names_its_run(tmp_path, name, changed):
     with pytest.raises(InvalidInput) as raised:
         runs.read_runs(tmp_path)
     assert str(tmp_path) in str(raised.value) and "Restore the file" in str(raised.value)
+
+
+def test_a_value_of_another_type_in_any_epoch_of_a_trunk_names_it(tmp_path):
+    entries = workdirs.records(0, [0.5, 0.6])
+    workdirs.write_trunk(tmp_path, 0, [entries[0] | {"validation_accuracy": "x"}, entries[1]])
+    with pytest.raises(InvalidInput, match="validation_accuracy is 'x'"):
+        runs.read_runs(tmp_path)
