@@ -11,8 +11,8 @@ delay is from that maximum to the firing, in parts of T, over the marked ones. A
 without a peak is a false alarm.
 
 The defaults of `peak` were chosen on curves of these shapes drawn before (a prototype's, with
-uncorrelated noise, measured every epoch) and on the signals of results/cifar10_signals, cifar10_small and two_regime_small. Shown are those of seed
-1, which nothing was chosen on.
+uncorrelated noise, measured every epoch), and on the signals of results/cifar10_signals,
+cifar10_small and two_regime_small. Shown are curves of seed 1, which nothing was chosen on.
 """
 
 import argparse

@@ -15,7 +15,15 @@ from ml_collections import ConfigDict
 from earlyprune_jax import config_checks, references, tasks, triggers, user_code
 from earlyprune_jax.config_files import load_file, names, short_name
 from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
-from earlyprune_jax.spec_sections import KEYS, MEANINGS, REFERENCES, SECTIONS, SWEPT_BY, decides
+from earlyprune_jax.spec_sections import (
+    KEYS,
+    MEANINGS,
+    REFERENCES,
+    SECTIONS,
+    SWEPT_BY,
+    decides,
+    type_name,
+)
 from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, unexpected
 
 __all__ = ["load_file", "names", "parse", "resolve", "short_name"]
@@ -127,7 +135,7 @@ def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, 
         if name not in values:
             problems[name] = f"Missing config key {name!r}: {MEANINGS.get(name, 'see --help')}."
         elif (value := _convert(name, values[name])) is None:
-            problems[name] = expected(name, values[name], f"to be {_type_name(field.type)}")
+            problems[name] = expected(name, values[name], f"to be {type_name(field.type)}")
         else:
             accepted[name] = value
             if allowed := field.metadata["check"](value):
@@ -211,7 +219,7 @@ def _swept_value(name: str, value: Any, problems: list[str]) -> Any:
     elif reason := SWEPT_BY.get(decides(name)):
         problems.append(expected("sweep", name, "to decide data, trunks or forks", reason))
     elif (converted := _convert(name, value)) is None:
-        problems.append(expected(f"sweep.{name}", value, f"to be {_type_name(KEYS[name].type)}"))
+        problems.append(expected(f"sweep.{name}", value, f"to be {type_name(KEYS[name].type)}"))
     else:
         return converted
     return repr(value)
@@ -287,10 +295,3 @@ def _canonical(name: str, reference: str) -> str:
         if reference.partition(":")[0] not in references.RESERVED:
             return str(references.parse(reference))
     return reference
-
-
-def _type_name(kind: Any) -> str:
-    if typing.get_origin(kind) is tuple:
-        plural = {int: "whole numbers", float: "numbers", str: "names"}
-        return f"{plural[typing.get_args(kind)[0]]} separated by commas"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]

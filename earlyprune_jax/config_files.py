@@ -1,6 +1,7 @@
 """Config files: found by path or name, and run."""
 
 import contextlib
+import difflib
 import importlib
 import inspect
 import re
@@ -19,6 +20,9 @@ from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 PACKAGE = Path(__file__).parent
 CONFIGS = (PACKAGE / "configs", PACKAGE.parent / "configs")
 """Where configs are found by name: in an installed package, else beside it in a checkout."""
+
+
+MOST_HINTS = 3
 
 
 def find_file(path: str) -> str:
@@ -73,9 +77,7 @@ def load_file(path: str) -> ConfigDict:
         "see configs/digits.py."
     )
     if not file.is_file():
-        hint = nearest(short_name(path), names())
-        hint = f"{hint} By name there are {', '.join(names())}.".lstrip()
-        raise unexpected("--config", path, "to be a file", f"{hint} {remedy}")
+        raise unexpected("--config", path, "to be a file", f"{_nearest(path)} {remedy}")
     if file.suffix != ".py":
         raise unexpected("--config", path, "to be a Python file", remedy)
     user_code.use_folder(file.parent)
@@ -87,13 +89,25 @@ def load_file(path: str) -> ConfigDict:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a config is the user's code: whatever it raises is the problem
-        problem = expected("--config", path, "to define get_config() and run", remedy)
+        forms = [name for name in names() if form and name.startswith(f"{file.stem}:")]
+        hint = f"{nearest(path, forms)} {remedy}".lstrip()
+        problem = expected("--config", path, "to define get_config() and run", hint)
         raised = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise InvalidInput([f"{problem} It raised {raised}"]) from error
     if not isinstance(config, ConfigDict):
         raise unexpected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)
     user_code.use_folder(file.parent)  # a config may have loaded another one, of another folder
     return config
+
+
+def _nearest(path: str) -> str:
+    """Names the configs that a wrong path is closest to, of the package and of its folder, and all
+    of the package."""
+    neighbours = map(str, Path(split_form(path)[0]).parent.glob("*.py"))
+    known = {short_name(name): name for name in (*neighbours, *names())}
+    close = difflib.get_close_matches(short_name(path), known, n=MOST_HINTS)
+    hint = f"Did you mean {' or '.join(repr(known[name]) for name in close)}? " if close else ""
+    return f"{hint}By name there are {', '.join(names())}."
 
 
 @contextlib.contextmanager

@@ -1,38 +1,37 @@
-"""Trains dense trunks, measures their signals, forks pruned runs, and shows when pruning was best.
+"""Trains dense trunks, measures signals, forks pruned runs; shows when to prune.
 
-    python -m earlyprune_jax.main --config=configs/digits.py --workdir=runs/digits
+Example: earlyprune run --config=digits --workdir=runs/digits
 
-flags:
-  --config FILE            a config file, e.g. configs/digits.py, or a form of it, FILE.py:FORM
-  --config.SECTION.KEY=V   any config key; tuples as 0,1,2
+  --config FILE            a config file, one of the package, or FILE.py:FORM
+  --config.SECTION.KEY=V   any key below; tuples as 0,1,2
   --workdir DIR            default: runs/<config name>-<study id>
   --dry_run                print config, runs, steps and disk; touch nothing
-  --measure                with --dry_run: time a few steps, and estimate the whole
-  --workers N              processes on this machine, each bound to its share of the cores; auto =
-                           one a core (CPU only); default 1
-  --fork_width N           forks trained as one batch; default 0 = one on CPU, on
-                           accelerators as many as there are, up to 32 a device
-  --verbose                print a line for every epoch, not only for every finished run
-  --max_minutes M          begin no epoch after M minutes; all is kept, and the same command goes on
-                           (exit code 3)
-  --slurm                  submit to Slurm instead of running here
-  --slurm.KEY=V            minutes, partition, cpus, gpus, memory_gb, num_tasks, max_parallel,
-                           extra: docs/scaling.md
-  --distributed            several hosts as one, the same command on each: Slurm, Open MPI, TPU
-                           pods, where JAX finds the others
-  --coordinator HOST:PORT  several hosts elsewhere: where process 0 listens
-  --num_processes N        with --coordinator: how many processes there are
+  --measure                with --dry_run: time a few steps, estimate the whole
+  --workers N              processes, each on its own cores; auto = one a core
+                           (CPU only); default 1
+  --fork_width N           forks in one batch; default 0 = one on CPU, else as
+                           many as there are, up to 32 a device
+  --verbose                a line for every epoch, not only for every finished run
+  --max_minutes M          begin no epoch later; exit code 3: run again to go on
+  --slurm                  submit to Slurm; docs/scaling.md
+  --slurm.KEY=V            minutes, partition, cpus, gpus, memory_gb, num_tasks,
+                           max_parallel, extra
+  --distributed            several hosts as one: Slurm, Open MPI, TPU pods
+  --coordinator HOST:PORT  the same elsewhere: where process 0 listens
+  --num_processes N        with --coordinator: how many there are
   --process_id I           with --coordinator: this one's number, from 0
-  -h, --help               print this and exit
+  -h, --help               print this
 """
 
 import argparse
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
+EXAMPLE = "digits"
+"""The config whose values --help shows."""
 SWITCHES = ("dry_run", "measure", "slurm", "distributed", "verbose")
 VALUES: dict[str, tuple[type, str | None]] = {
     "config": (str, None),
@@ -59,6 +60,30 @@ VALUES: dict[str, tuple[type, str | None]] = {
 """Flag -> its type and default; the docstring above, which is --help, says what a flag means."""
 
 
+def parser(*, with_keys: bool = True) -> argparse.ArgumentParser:
+    """Returns the reader of the flags; with config keys as flags too, to complete them."""
+    from earlyprune_jax.spec_sections import KEYS
+
+    usage = "earlyprune run --config=FILE ...; --help explains every flag and key"
+    made = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
+    made.add_argument("-h", "--help", action="store_true")
+    for name in SWITCHES:
+        made.add_argument(f"--{name}", action="store_true")
+    metavars = dict(re.findall(r"^  --(\w+) ([A-Z]\S*)", __doc__ or "", re.MULTILINE))
+    for name, (_, default) in VALUES.items():
+        made.add_argument(f"--{name}", default=default, metavar=metavars[name])
+    for key in KEYS if with_keys else ():
+        made.add_argument(f"--config.{key}")
+    return made
+
+
+def _help() -> str:
+    from earlyprune_jax import config_files, spec_sections
+
+    values = config_files.load_file(EXAMPLE).to_dict()
+    return f"{__doc__}\n{spec_sections.describe_keys(values, EXAMPLE)}"
+
+
 def main(argv: list[str]) -> int:
     """Runs an experiment from command-line arguments.
 
@@ -66,18 +91,9 @@ def main(argv: list[str]) -> int:
         0 = all done; 1 = all done, but runs diverged or failed; 2 = bad input, nothing was written;
         3 = time is up, the same command goes on; 130 = interrupted, likewise.
     """
-    usage = "python -m earlyprune_jax.main --config=FILE ...; --help explains every flag and key"
-    parser = argparse.ArgumentParser(usage=usage, add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    for name in SWITCHES:
-        parser.add_argument(f"--{name}", action="store_true")
-    for name, (_, default) in VALUES.items():
-        parser.add_argument(f"--{name}", default=default)
-    flags, rest = parser.parse_known_args(argv)
+    flags, rest = parser(with_keys=False).parse_known_args(argv)
     if flags.help:
-        from earlyprune_jax import spec_sections
-
-        print(f"{__doc__}\nconfig keys:\n{spec_sections.describe_keys()}")
+        print(_help())
         return 0
     from earlyprune_jax.validate import InvalidInput
 
@@ -239,17 +255,19 @@ def _options(
     return options
 
 
-def _program() -> NoReturn:
-    """Runs `main` on the process's arguments, and ends the process."""
+def program(command: Callable[[list[str]], int] = main) -> NoReturn:
+    """Runs a command on the process's arguments, and ends the process."""
     keep_freed_memory()
     # A batch system's SIGTERM stops a run like Ctrl-C.
     leave_on(signal.SIGINT, signal.SIGTERM)
     try:
-        code = main(sys.argv[1:])
+        code = command(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         # Who reads standard output has gone, as in `... --help | head`: nothing is left to be said.
         os._exit(FAILED)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
     except Exception:  # a crash must leave at once too: see below
         traceback.print_exc()
         sys.stdout.flush()
@@ -263,4 +281,4 @@ def _program() -> NoReturn:
 
 
 if __name__ == "__main__":
-    _program()
+    program()

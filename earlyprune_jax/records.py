@@ -5,18 +5,21 @@ is replaced in one step and reaches the disk before it does; one that is damaged
 is named, with the remedy.
 """
 
+import contextlib
 import json
 import math
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax.validate import unexpected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
 """Kind of member -> its folder in a workdir. `online` is a run that prunes itself."""
+PLAN = "plan.json"
+"""The members of the last session's grid, cell by cell, for who looks on."""
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
 BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
@@ -67,6 +70,45 @@ def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
     if not path.is_file():
         return None
     return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path), remedy)
+
+
+def require_workdir(path: str | Path) -> None:
+    """Refuses what holds no experiment.
+
+    Raises:
+        InvalidInput: there is no such directory, it is empty, or another program's.
+
+    Example:
+        >>> require_workdir("none")         # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        remedy = "It is a file." if folder.exists() else "There is none of that name."
+        raise unexpected("WORKDIR", str(path), "to be a directory", remedy)
+    entries = {entry.name for entry in folder.iterdir()}
+    if not entries & {"study.json", *FOLDERS.values()}:
+        remedy = "It holds other files only." if entries else "It is empty."
+        remedy += " Give what was the --workdir of a run."
+        raise unexpected("WORKDIR", str(path), "to hold runs of an experiment", remedy)
+
+
+@contextlib.contextmanager
+def sound(directory: Path) -> Iterator[None]:
+    """Says whose records hold other things than a run writes: hands or a disk have changed them.
+
+    Raises:
+        InvalidInput: what was done inside has failed for such a reason.
+    """
+    try:
+        yield
+    except InvalidInput:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        allowed = f"to hold the records of a run ({type(error).__name__}: {error})"
+        raise unexpected("directory", str(directory), allowed, REMEDY) from error
 
 
 def plain(value: Any) -> Any:

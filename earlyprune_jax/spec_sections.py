@@ -1,18 +1,24 @@
 """The sections of a config: every key, its type, range, meaning, and what it decides."""
 
 import dataclasses
+import inspect
 import re
+import textwrap
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from earlyprune_jax.validate import Check, anything, each, fraction, one_of, within
 
 FLOAT32_MAX = 3.4e38
+WIDTH = 80
+"""Columns of --help."""
 NAMES = each(anything, at_least=1)
 """A check for names that `config_checks` looks up where they are registered."""
 
 SWEPT_BY = {
     "grid": "It is a list already, or chooses the kind of grid: give all its values there.",
-    "replay": "It decides no run: replay other rules with python -m earlyprune_jax.analysis.rules.",
+    "replay": "It decides no run: replay other rules with earlyprune rules DIR --rule TEXT.",
     "execution": "It only decides how work is carried out: every value gives the same runs.",
 }
 """What a key decides -> why it cannot be swept.
@@ -311,7 +317,10 @@ MEANINGS: dict[str, str] = {
     f"{section}.{name}": " ".join(meaning.split())
     for section, declared in SECTIONS.items()
     for name, meaning in re.findall(
-        r"^ {8}(\w+): (.+(?:\n {12}.+)*)", declared.__doc__ or "", re.MULTILINE
+        # Python 3.13 keeps docstrings without the indentation they have in the source.
+        r"^ {4}(\w+): (.+(?:\n {8}.+)*)",
+        inspect.cleandoc(declared.__doc__ or ""),
+        re.MULTILINE,
     )
 }
 """Every config key, `section.key` -> what the docstring of its section says of it."""
@@ -327,13 +336,53 @@ def decides(name: str) -> str:
     return KEYS[name].metadata["decides"]
 
 
-def describe_keys() -> str:
-    """Lists every key with its meaning, for --help."""
-    width = max(map(len, KEYS)) + 2
-    lines = [f"  {name:<{width}}{meaning}" for name, meaning in MEANINGS.items()]
+def type_name(kind: Any) -> str:
+    """Says what a key's value must be.
+
+    Example:
+        >>> type_name(bool), type_name(tuple[int, ...])
+        ('true or false', 'whole numbers separated by commas')
+    """
+    if typing.get_origin(kind) is tuple:
+        plural = {int: "whole numbers", float: "numbers", str: "names"}
+        return f"{plural[typing.get_args(kind)[0]]} separated by commas"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
+
+
+def describe_keys(values: Mapping[str, Mapping[str, Any]], config: str) -> str:
+    """Lists every key with its type, its value in a config, and its meaning, for --help.
+
+    Args:
+        values: section -> key -> value.
+        config: that has these values.
+    """
+    intro = (
+        "config keys, by section: type, the value in {} (a config file gives a value to every key, "
+        "none has another default), meaning"
+    )
+    lines = textwrap.wrap(intro.format(config), WIDTH)
+    for section, declared in SECTIONS.items():
+        title = (declared.__doc__ or "").partition("\n")[0]
+        lines += ["", *_hanging(f"{section}: {title}", 0)]
+        for field in dataclasses.fields(declared):
+            value = _as_given(values[section][field.name])
+            given = f"{section}.{field.name}  {type_name(field.type)}; {value}"
+            lines += _hanging(given, 2)
+            lines += _hanging(MEANINGS[f"{section}.{field.name}"], 6)
     sweep = (
         "several values of a key that decides data, trunks or forks: all combinations, e.g. "
         "--config.sweep.optim.weight_decay=5e-3,5e-4; sweep.rows=[{...}, ...]: values that belong "
         "together"
     )
-    return "\n".join([*lines, f"  {'sweep.SECTION.KEY':<{width}}{sweep}"])
+    return "\n".join([*lines, "", "  sweep.SECTION.KEY", *_hanging(sweep, 6)])
+
+
+def _hanging(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def _as_given(value: Any) -> str:
+    """Writes a value as on the command line, with room to break the line."""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "()"
+    return str(value).lower() if isinstance(value, bool) else str(value) or "''"

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import math
 import os.path
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -154,6 +155,31 @@ def shortened(problems: list[str], at_most: int = 12) -> list[str]:
     """
     rest = len(problems) - at_most
     return problems if rest <= 0 else [*problems[:at_most], f"... and {rest} more like it."]
+
+
+def answer(report: Callable[[], str]) -> int:
+    """Prints what a command reports.
+
+    Returns:
+        0, or 2 where its input cannot be used: the problems are on standard error then.
+
+    Example:
+        >>> answer(lambda: "3 runs")
+        3 runs
+        0
+    """
+    try:
+        print(report())
+    except InvalidInput as error:
+        print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        raise  # Nobody reads any more: there is nobody to be told.
+    except OSError as error:
+        allowed = f"to be a file or directory that can be used ({error.strerror})"
+        print(f"- {expected('PATH', error.filename, allowed)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def one_of(*choices: str) -> Check:

@@ -16,11 +16,12 @@ import jax
 
 from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import results
+from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.locks import held
-from earlyprune_jax.grid.members import Trunk
+from earlyprune_jax.grid.members import Comparison, Trunk, row
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import FOLDERS, read_json, write_json
+from earlyprune_jax.records import FOLDERS, PLAN, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import expected, refuse, unexpected
@@ -40,7 +41,7 @@ OWN_FILES = (
     *results.TABLES,
     "figures",
     *FOLDERS.values(),
-    *("signal_budgets", "env.json", "study.json", "slurm"),
+    *("signal_budgets", "env.json", "study.json", PLAN, "slurm"),
 )
 
 FlatSetting = tuple[tuple[str, str], ...]
@@ -67,7 +68,7 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
         reader = f" (or commit {READ_BY[number]})" if number in READ_BY else ""
         remedy = (
             f"Choose another --workdir{reader} to train. Its tables can still be read: "
-            f"python -m earlyprune_jax.analysis.rules {workdir}, or analysis.compare."
+            f"earlyprune rules {workdir}, or earlyprune compare."
         )
         allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"
         return refused(allowed, remedy)
@@ -127,7 +128,8 @@ def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> lis
 def describe(
     study: Study, options: Options, data_digests: Mapping[Setting, str], *, trains: bool = True
 ) -> None:
-    """Makes the workdir, writes config.json and study.json, and adds this session to env.json.
+    """Makes the workdir, writes config.json, study.json and plan.json, and adds this session to
+    env.json.
 
     Args:
         study: of the workdir.
@@ -159,10 +161,27 @@ def describe(
             }
             write_json(workdir / "config.json", spec.to_dict())
             write_json(workdir / "study.json", described)
+            write_json(workdir / PLAN, _plan(study))
             _add_session(workdir, options, trains)
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
         raise unexpected("--workdir", str(workdir), allowed, "Choose another.") from error
+
+
+def _plan(study: Study) -> dict[str, Any]:
+    """Says which members this session's grid has, cell by cell, for `status`: see `status.Cell`.
+
+    Of a search all that it may ask for are named.
+    """
+    spec = study.spec
+    cells: dict[tuple[Any, ...], list[str]] = {}
+    for member in plan.members(spec):
+        epochs = 0 if isinstance(member, Comparison) else member.num_epochs(spec.at(member.setting))
+        cell = member.kind, row(member), getattr(member, "fork_epoch", None), epochs
+        cells.setdefault(cell, []).append(study.directory(member).name)
+    names = ("kind", "row", "fork_epoch", "num_epochs", "members")
+    listed = [dict(zip(names, (*cell, held), strict=True)) for cell, held in cells.items()]
+    return {"search": spec.fork.search, "cells": listed}
 
 
 def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]:

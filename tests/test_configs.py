@@ -153,13 +153,19 @@ def test_another_path_is_not_taken_for_a_name(path):
         ("configs/two_regime_data.py:small", "two_regime:data_small"),
     ],
 )
-def test_an_unknown_name_gets_the_nearest_and_all(given, meant):
+def test_an_unknown_name_gets_the_nearest_first_and_all(given, meant):
     found = problem(given)
-    assert (
-        f"Expected --config={given!r} to be a file. Did you mean {meant!r}? By name there are "
-        in found
-    )
+    assert f"Expected --config={given!r} to be a file. Did you mean {meant!r}" in found
     assert all(name in found for name in config.names())
+
+
+def test_a_wrong_path_gets_the_nearest_files_of_its_own_folder_too(tmp_path):
+    (tmp_path / "my_experiment.py").write_text("")
+    assert f"Did you mean '{tmp_path}/my_experiment.py'?" in problem(f"{tmp_path}/my_experment.py")
+
+
+def test_a_wrong_form_gets_the_nearest_form_of_its_config():
+    assert "Did you mean 'cifar10:small'?" in problem("cifar10:smal")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tiny import tiny_experiment
 from earlyprune_jax import config, data, experiment, main, workspace
 from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.records import RunRecords
+from earlyprune_jax.status import reading, text
 from earlyprune_jax.training import loop, measurement, retraining
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput
@@ -504,3 +505,18 @@ def test_the_command_line_runs_a_plan_and_prints_a_line_an_epoch(tiny_npz, tmp_p
     (row,) = [line.split() for line in lines if line.startswith("  97 %")]
     assert row[2:6] == ["1", "1", f"{pruned:.2f}", "1"]
     assert f"{dense:.1f}" in row
+
+
+def test_a_result_says_what_the_run_came_to_and_the_status_of_all_agrees(finished):
+    _, workdir, _ = finished
+    for path in workdir.glob("*/*/result.json"):
+        *_, last = epochs = RunRecords(path.parent).epochs()
+        result = json.loads(path.read_text())
+        assert result["last"]["test_accuracy"] == last["test_accuracy"]
+        assert result["seconds"] == pytest.approx(sum(entry["seconds"] for entry in epochs))
+    shown = text.lines(reading.read(workdir))
+    assert shown[:2] == ["trunks       1 of 1 done", "forks        16 of 16 done"]
+    table = [row for row in rows(workdir) if row["retraining"] == "continue"]
+    best = max(float(row["test_accuracy"]) for row in table if row["sparsity"] == "0.5")
+    (told,) = (line for line in shown if "global 0.5 continue " in line)
+    assert f" {100 * best:.2f} %  (n = 1 of 1)" in told

@@ -25,11 +25,12 @@ LAYERS = [
     {"tasks"},
     {"training"},
     {"grid", "progress"},
-    {"config_checks", "workspace"},
+    {"config_checks", "workspace", "status"},
     {"config_files", "config"},
     {"experiment"},
     {"slurm"},
     {"main"},
+    {"cli", "completion", "__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 BASE = LAYERS[0] - {"analysis", "published"}

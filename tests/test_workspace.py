@@ -135,7 +135,7 @@ def test_a_workdir_of_another_format_is_refused_by_name_and_still_said_to_be_rea
         (tmp_path / "study.json").write_text(json.dumps(study))
     before = sorted(tmp_path.iterdir())
     (problem,) = workspace.check(tmp_path, resolve())
-    assert words in problem and "tables can still be read: python -m" in problem
+    assert words in problem and "tables can still be read: earlyprune rules" in problem
     assert main.main(["--config=configs/digits.py", f"--workdir={tmp_path}"]) == 2
     assert problem in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before

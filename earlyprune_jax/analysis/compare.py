@@ -1,6 +1,6 @@
 """Workdirs side by side: what differs between them, when to prune in each, and what that gives.
 
-python -m earlyprune_jax.analysis.compare runs/first runs/second [--output DIR]
+earlyprune compare runs/first runs/second [--output DIR]
 
 The workdir is one more axis of the runs, and so is every key in which the configs differ: the table
 of forks and the main figure are those of one workdir. Writes compare.csv, one row per workdir and
@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import spec
+from earlyprune_jax import records, spec
 from earlyprune_jax.analysis import figures, formatting, results, summary
 from earlyprune_jax.analysis.curves import Curve, all_curves, settings_of
 from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, Swept, frozen, varying
 from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import columns
-from earlyprune_jax.validate import InvalidInput, expected, unexpected
+from earlyprune_jax.validate import InvalidInput, answer, expected, unexpected
 
 TABLE, STEM, WORKDIR = "compare.csv", "compare", "workdir"
 SHOWN = 12
@@ -76,10 +76,10 @@ def compare(*workdirs: str | Path) -> Table:
             differ.
 
     Example:
-        >>> compare("none")
+        >>> compare("none")                 # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to hold runs of an experiment.
+        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
     """
     return _table(_read(workdirs))
 
@@ -133,6 +133,7 @@ def _read(workdirs: Sequence[str | Path]) -> Workdirs:
 def _of_grid(workdir: str | Path) -> Runs:
     """Reads the runs of a workdir but for baselines beside its grid; where it has forks of a grid,
     but for runs that pruned themselves too."""
+    records.require_workdir(workdir)
     runs = results.read_runs(workdir)
     if not len(runs):
         raise unexpected("WORKDIR", str(workdir), "to hold runs of an experiment")
@@ -231,18 +232,23 @@ def _report(workdirs: Sequence[str], output: str) -> str:
     return "\n".join([*parts, f"Files: {', '.join(map(str, paths))}"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m earlyprune_jax.analysis.compare",
-        description="Lay finished workdirs side by side: what differs, and when to prune.",
+def parser() -> argparse.ArgumentParser:
+    """Returns the reader of the arguments."""
+    made = argparse.ArgumentParser(
+        prog="earlyprune compare",
+        description="Lays studies side by side: what differs, and when to prune.",
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="an experiment's directory")
-    parser.add_argument(
+    made.add_argument("workdirs", metavar="DIR", nargs="+", help="a study's directory")
+    made.add_argument(
         "--output", metavar="DIR", default=".", help="where compare.csv and figures/ go"
     )
-    flags = parser.parse_args(arguments)
-    return formatting.answer(lambda: _report(flags.workdirs, flags.output))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
+    flags = parser().parse_args(arguments)
+    return answer(lambda: _report(flags.workdirs, flags.output))
 
 
 if __name__ == "__main__":

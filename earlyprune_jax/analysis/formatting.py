@@ -1,9 +1,8 @@
 """Words for numbers, places and signals: tables, figures and text speak alike."""
 
 import math
-import sys
 import textwrap
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from earlyprune_jax.analysis.peaks import Peak
@@ -11,7 +10,6 @@ from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.replay import Outcome
 from earlyprune_jax.analysis.stats import Stats
 from earlyprune_jax.metrics import PERCENT, Metric
-from earlyprune_jax.validate import InvalidInput
 
 WIDTH = 100
 LONGEST = 24
@@ -362,14 +360,3 @@ def wrapped(paragraph: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def answer(report: Callable[[], str]) -> int:
-    """Prints what a command reports; returns 0, or 2 where its input cannot be used: the problems
-    are on standard error then."""
-    try:
-        print(report())
-    except InvalidInput as error:
-        print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
-    return 0

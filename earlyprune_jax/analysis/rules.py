@@ -1,6 +1,6 @@
 """Which rule would have chosen well? Any rule, replayed over any finished grid.
 
-python -m earlyprune_jax.analysis.rules runs/digits --rule 'peak(fisher_trace, smoothing=5)'
+earlyprune rules runs/digits --rule 'peak(fisher_trace, smoothing=5)'
 
 Writes rules.csv (one row per curve, rule and mode), rule_choices.csv (one row per seed),
 signal_correlations.csv and figures/rules.png and .svg (of several settings one each, named after
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import references, triggers, user_code
+from earlyprune_jax import records, references, triggers, user_code
 from earlyprune_jax.analysis import formatting, peaks, results, rules_figure
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
 from earlyprune_jax.analysis.places import shared, varying
@@ -30,7 +30,7 @@ from earlyprune_jax.analysis.replay import (
 from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import Stats, columns
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
-from earlyprune_jax.validate import InvalidInput, unexpected
+from earlyprune_jax.validate import InvalidInput, answer, unexpected
 
 MEAN_STD = ("mean", "std")
 
@@ -364,6 +364,7 @@ def _text_row(outcome: Outcome) -> tuple[str, ...]:
 
 def _report(workdir: str, extra: Sequence[str]) -> str:
     """Writes the files, and returns the tables for the terminal."""
+    records.require_workdir(workdir)
     settings = settings_of(results.read_runs(workdir))
     if not all_curves(settings):
         remedy = "Rules are judged by measured forks."
@@ -375,23 +376,28 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m earlyprune_jax.analysis.rules",
-        description="Replay rules over a grid: what each would have chosen, and its regret.",
+def parser() -> argparse.ArgumentParser:
+    """Returns the reader of the arguments."""
+    made = argparse.ArgumentParser(
+        prog="earlyprune rules",
+        description="Replays rules over a grid: what each would have chosen, and its regret.",
         epilog=f"Rules: {'; '.join(rule.example for rule in triggers.RULES.values())}.",
     )
-    parser.add_argument("workdir", metavar="WORKDIR", help="an experiment's directory")
-    parser.add_argument(
+    made.add_argument("workdir", metavar="DIR", help="a study's directory")
+    made.add_argument(
         "--rule",
         action="append",
         default=[],
         metavar="TEXT",
         help="a rule beside the default ones; repeatable",
     )
-    flags = parser.parse_args(arguments)
-    return formatting.answer(lambda: _report(flags.workdir, flags.rule))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
+    flags = parser().parse_args(arguments)
+    return answer(lambda: _report(flags.workdir, flags.rule))
 
 
 if __name__ == "__main__":

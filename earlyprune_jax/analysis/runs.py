@@ -8,9 +8,11 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from earlyprune_jax import records
+from earlyprune_jax.analysis import column_types
+from earlyprune_jax.analysis.column_types import Table, is_number
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
 from earlyprune_jax.metrics import PERCENT, Metric
 from earlyprune_jax.validate import unexpected
@@ -25,12 +27,6 @@ LOST = ("diverged", "failed")
 """How a run ends without a result: its numbers were no longer finite, or it raised."""
 NEEDED = ("kind", *SETTING, "trunk_seed", "first_epoch", "last_epoch")
 """What every run.json says; a fork's also says where it belongs."""
-FRACTIONS = ("train_fraction", "sparsity", "achieved_sparsity", "final_lr", "seconds")
-INTEGERS = ("_epoch", "_step", "_seed", "epochs_trained", "replicate")
-"""How the names of columns of whole numbers end."""
-Table = Any
-"""A pandas.DataFrame: its methods are typed for all kinds of columns at once, which helps no
-checker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,33 +152,45 @@ def read_runs(workdir: str | Path) -> Runs:
     """
     config = read_config(workdir)
     folders = [Path(workdir) / records.FOLDERS[kind] for kind in KINDS]
-    paths = [path for folder in folders for path in folder.glob("*/run.json")]
+    paths = [path for folder in folders for path in folder.glob("*/run.json") if path.is_file()]
     study = read_study(workdir) or recorded_study(_first_entries(folders))
     configs: list[Mapping[str, Any]] = []
+    primary = study.primary.column("test")
+    floats = {*study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
     rows, entries = [], {}
     for path in paths:
-        row = _description(path)
+        with records.sound(path.parent):
+            row, epochs = _read_run(path, study)
+            for numbers in (row, *(epochs if row["kind"] == "trunk" else ())):
+                column_types.check(numbers, floats)
         run_config = row.pop("config", None) or {}
         if run_config not in configs:
             configs.append(run_config)
-        run = records.RunRecords(path.parent)
-        epochs = run.epochs()
-        row |= _numbers(row, epochs, run.result(), study)
-        rows.append((row | {"name": path.parent.name}, configs.index(run_config)))
+        rows.append((row, configs.index(run_config)))
         if row["kind"] == "trunk":
-            entries[path.parent.name] = [_lean(entry) for entry in epochs]
-    swept = swept_keys(config, configs)
-    for row, place in rows:
-        # What is swept of the forks says nothing of a trunk.
-        keys = swept.trunk if row["kind"] == "trunk" else (*swept.trunk, *swept.fork)
-        row |= {key: value_of(configs[place], key) for key in keys}
+            entries[row["name"]] = [_lean(entry) for entry in epochs]
+    with records.sound(Path(workdir)):
+        swept = swept_keys(config, configs)
+        for row, place in rows:
+            # What is swept of the forks says nothing of a trunk.
+            keys = swept.trunk if row["kind"] == "trunk" else (*swept.trunk, *swept.fork)
+            row |= {key: value_of(configs[place], key) for key in keys}
     axes = axes_of(swept)
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return KINDS.index(row["kind"]), *(order(row.get(axis)) for axis in axes)
 
-    frame = _frame(sorted((row for row, _ in rows), key=key), study, swept)
+    plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
+    columns = ("name", *result_columns(study, swept), *plan)
+    frame = column_types.frame(sorted((row for row, _ in rows), key=key), columns, floats)
     return Runs(study, config, swept, frame, entries)
+
+
+def _read_run(path: Path, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Reads a run's row, its config in it, and its epochs."""
+    row, run = _description(path), records.RunRecords(path.parent)
+    epochs = run.epochs()
+    return row | _numbers(row, epochs, run.result(), study) | {"name": path.parent.name}, epochs
 
 
 def groups_of(frame: Table, axes: Sequence[str]) -> list[tuple[Place, Table]]:
@@ -251,16 +259,6 @@ def best_entry(
     return max(known, key=lambda entry: metric.sign * entry[column], default={})
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Tells whether a record's value is a number; JSON's true and false are none.
-
-    Example:
-        >>> is_number(1), is_number(True), is_number(None)
-        (True, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
     """Reads the resolved config {section: {key: value}}; empty where config.json is absent."""
     config = records.read_json(Path(workdir) / "config.json") or {}
@@ -290,11 +288,12 @@ def read_study(workdir: str | Path) -> Study | None:
     try:
         metrics = tuple(Metric(**metric) for metric in held["metrics"])
         (primary,) = (metric for metric in metrics if metric.name == held["primary"])
-    except (KeyError, TypeError, ValueError) as error:
+        hash(metrics)
+        code = tuple(sorted((held.get("code") or {}).items()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         allowed = "to name metrics and the primary one"
         raise unexpected(str(path), sorted(held), allowed, records.REMEDY) from error
-    code = held.get("code") or {}
-    return Study(metrics, primary, held.get("folder"), tuple(sorted(code.items())))
+    return Study(metrics, primary, held.get("folder"), code)
 
 
 def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
@@ -316,11 +315,16 @@ def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    described = with_current_names(records.read_json(path))
+    described = with_current_names(records.read_json(path) or {})
     forks = ("fork_epoch", *CURVE, "replicate") if described.get("kind") == "fork" else ()
     missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
     if missing:
         raise unexpected(str(path), missing, "not to be null", records.REMEDY)
+    # What tells runs apart must be a value: a list raises TypeError.
+    hash(tuple(map(described.get, (*NEEDED, *CURVE))))
+    if described["kind"] not in KINDS:
+        allowed = f"to be one of {', '.join(KINDS)}"
+        raise unexpected(f"kind in {path}", described["kind"], allowed, records.REMEDY)
     return described
 
 
@@ -371,21 +375,3 @@ def _lean(entry: dict[str, Any]) -> dict[str, Any]:
         return entry
     kept = {name: value for name, value in signals.items() if not isinstance(value, dict)}
     return entry | {"signals": kept}
-
-
-def _frame(rows: Sequence[Mapping[str, Any]], study: Study, swept: Swept) -> Table:
-    import pandas as pd
-
-    plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
-    columns = ("name", *result_columns(study, swept), *plan)
-    primary = study.primary.column("test")
-    floats = {*FRACTIONS, *study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
-
-    def dtype(column: str) -> str:
-        if column in floats:
-            return "float64"
-        is_whole = column.endswith(INTEGERS) and "." not in column
-        return "bool" if column == "complete" else "Int64" if is_whole else "object"
-
-    series = (pd.Series([row.get(name) for row in rows], dtype=dtype(name)) for name in columns)
-    return pd.DataFrame(dict(zip(columns, series, strict=True)))

@@ -10,7 +10,7 @@ import errno
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from earlyprune_jax.records import read_json, write_json
 from earlyprune_jax.validate import unexpected
@@ -49,9 +49,12 @@ class RunLocks(contextlib.ExitStack):
         with contextlib.ExitStack() as opened:
             file = opened.enter_context((directory / ".lock").open("w"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
+                if waits:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                # Shared is what a look of `is_held` takes, for a moment: that is no holder.
+                while not waits and not _try(file, fcntl.LOCK_EX):
+                    if not _try(file, fcntl.LOCK_SH):
+                        return False
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
@@ -60,6 +63,36 @@ class RunLocks(contextlib.ExitStack):
                 raise unexpected("--workdir", str(directory), allowed, remedy) from error
             self.push(opened.pop_all())
         return True
+
+
+def is_held(directory: Path) -> bool:
+    """Tells whether a process holds a directory's lock, and keeps none from taking it.
+
+    Writes nothing. A directory without a lock, or one whose lock cannot be looked at, is not held.
+
+    Example:
+        >>> import tempfile
+        >>> directory = Path(tempfile.mkdtemp())
+        >>> with held(directory):
+        ...     print(is_held(directory))
+        True
+        >>> is_held(directory)
+        False
+    """
+    try:
+        with (directory / ".lock").open("rb") as file:
+            return not _try(file, fcntl.LOCK_SH)
+    except OSError:
+        return False
+
+
+def _try(file: IO[Any], kind: int) -> bool:
+    """Locks an open file unless it would have to wait."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

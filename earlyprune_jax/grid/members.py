@@ -113,9 +113,25 @@ def label(member: Member) -> str:
     if isinstance(member, Trunk):
         return seed
     at = "" if member.fork_epoch is None else f" at {member.fork_epoch}"
-    cell = f"{member.criterion} {member.scope} {member.sparsity!r} {member.retraining}"
     number = getattr(member, "replicate", 0)
-    return f"{seed}{at}, {cell}{f' #{number}' if number else ''}"
+    return f"{seed}{at}, {_curve(member)}{f' #{number}' if number else ''}"
+
+
+def row(member: Member) -> str:
+    """Names what a member has in common with those of other seeds, fork epochs and replicates.
+
+    Example:
+        >>> row(Fork(Setting(), 3, 2, "magnitude", "global", 0.5, "paper_a", 1))
+        'magnitude global 0.5 paper_a'
+        >>> row(Trunk(Setting((("optim.weight_decay", 0.1),)), 0))
+        'optim.weight_decay=0.1 dense'
+    """
+    last = "dense" if isinstance(member, Trunk) else _curve(member)
+    return f"{member.setting.words()} {last}".lstrip()
+
+
+def _curve(member: Fork | Comparison) -> str:
+    return f"{member.criterion} {member.scope} {member.sparsity!r} {member.retraining}"
 
 
 def directory(spec: RunSpec, member: Member) -> str:

@@ -6,6 +6,8 @@ Wanted by now are all members of the grid, or those of the cells that a search a
 import dataclasses
 import functools
 import itertools
+import os
+import platform
 import shutil
 import statistics
 from collections.abc import Iterable, Sequence
@@ -130,7 +132,7 @@ class Study:
         return self._attempts(member).is_file()
 
     def attempt(self, member: Member, num_epochs: int) -> int:
-        """Notes that a member is begun with so many epochs on record.
+        """Notes that this process begins a member with so many epochs on record.
 
         A count that grows while the epochs stay the same tells of a member that kills its process.
 
@@ -139,7 +141,9 @@ class Study:
         """
         last = read_json(self._attempts(member)) or {}
         count = last.get("count", 0) + 1 if last.get("num_epochs") == num_epochs else 1
-        write_json(self._attempts(member), {"num_epochs": num_epochs, "count": count})
+        process = f"{platform.node()}:{os.getpid()}"
+        begun = {"num_epochs": num_epochs, "count": count, "process": process}
+        write_json(self._attempts(member), begun)
         return count
 
     def forget_attempts(self, member: Member) -> None:

@@ -32,6 +32,7 @@ from earlyprune_jax.analysis import formatting, results
 from earlyprune_jax.analysis.replay import NEVER, Choice, Truth
 from earlyprune_jax.published.curves import NUM_EPOCHS, SIGNALS, AccuracyCurve, accuracy_curves
 from earlyprune_jax.triggers import Peak, Trigger
+from earlyprune_jax.validate import answer
 
 FIXED_PERCENT = range(10, 95, 5)
 SUBSETS: Mapping[str, Callable[[AccuracyCurve], bool]] = {
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.save(Path(flags.csv) / "published_choices.csv", choice_rows(every))
         return "\n".join(map(table, replayed))
 
-    return formatting.answer(report)
+    return answer(report)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,11 @@ class Run:
                 if firing is None:
                     return False
                 result["fired"] = dataclasses.asdict(firing)
-        self.records.finish(result | {"achieved_sparsity": self._sparsity})
+        seconds = sum(entry.get("seconds") or 0.0 for entry in self.history)
+        result |= {"achieved_sparsity": self._sparsity, "seconds": seconds}
+        # Whoever asks how a large study goes need not read the epochs of all its runs.
+        last = self.history[-1] if self.history else {}
+        self.records.finish(result | {"last": _evaluated(last)})
         return True
 
     def record(
@@ -197,8 +201,9 @@ def train(runs: Sequence[Run], stop: Callable[[], bool] = lambda: False, width: 
     one.
 
     How a run ended is written to its result.json: {"status": "finished" | "diverged", "epoch",
-    "step", "achieved_sparsity"}, and where a trigger ended it "fired": {"epoch", "marked_epoch",
-    "reason"}. A run diverges at its first step with a non-finite loss, or at the last step of an
+    "step", "achieved_sparsity", "seconds", "last"}, and where a trigger ended it "fired": {"epoch",
+    "marked_epoch", "reason"}. `last` holds the metrics of the validation and test split after the
+    last epoch. A run diverges at its first step with a non-finite loss, or at the last step of an
     epoch that leaves non-finite weights or evaluates to a metric that is not finite, of the host
     too; it stops there, and nothing of that epoch is kept. The others go on.
 
@@ -230,6 +235,11 @@ def train(runs: Sequence[Run], stop: Callable[[], bool] = lambda: False, width: 
                 entry |= _named(split, means[index])
             state = functools.partial(engine.state_of, current, index)
             run.record(state, outcome.nonfinite_step, entry, seconds)
+
+
+def _evaluated(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps what an epoch was evaluated to on held-out examples."""
+    return {name: v for name, v in entry.items() if name.startswith(("validation_", "test_"))}
 
 
 def _named(prefix: str, measured: Means) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def test_what_cannot_be_compared_is_one_sentence_and_exit_2(tmp_path, capsys, ki
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 1
     told = {
+        "absent": "to be a directory. There is none",
         "no forks": "to hold finished forks",
         "another metric": "accuracy in good, score in bad",
     }

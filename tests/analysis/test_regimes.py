@@ -301,6 +301,7 @@ def test_the_command_prints_the_text_and_the_files(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("Regimes: preresnet20") and "regimes.csv" in out
     assert max(len(line) for line in out.split("Files:")[0].splitlines()) <= 100
+    (tmp_path / "none" / "forks").mkdir(parents=True)
     assert command.main([str(tmp_path / "none")]) == 2
     assert "at least 2 sparsities x 2 fork epochs" in capsys.readouterr().err
 

@@ -267,6 +267,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
 
 
 def test_the_command_exits_with_2_and_every_problem(tmp_path, capsys):
+    (tmp_path / "forks").mkdir()
     assert rules.main([str(tmp_path)]) == 2
     assert "to hold finished forks" in capsys.readouterr().err
     write_grid(tmp_path)

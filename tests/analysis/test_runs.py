@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import workdirs
 
@@ -85,3 +87,34 @@ def test_settings_sort_by_model_then_data_then_schedule():
     wanted = [("a", 0.1, "step"), ("a", 1.0, "cosine"), ("a", 1.0, "step"), ("b", 0.01, "cosine")]
     made = sorted(Place.of(results.SETTING, axes) for axes in wanted[::-1])
     assert [tuple(one.named.values()) for one in made] == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("result.json", {"achieved_sparsity": {}}),
+        ("result.json", {"status": "diverged", "epoch": "two"}),
+        ("run.json", {"kind": "branch"}),
+        ("run.json", {"scope": ["global"]}),
+        ("run.json", {"first_epoch": 1.5}),
+        ("run.json", {"config": {"data": {"std": {}}}}),
+        ("metrics.jsonl", {"epoch": 3, "test_accuracy": "high"}),
+    ],
+)
+def test_a_value_of_another_type_names_its_run(tmp_path, name, changed):
+    workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]))
+    run = workdirs.write_fork(
+        tmp_path, 0, 2, workdirs.records(2, [0.5]), result=workdirs.finished(3)
+    )
+    held = json.loads((run / name).read_text())
+    (run / name).write_text(f"{json.dumps(held | changed)}\n")
+    with pytest.raises(InvalidInput) as raised:
+        runs.read_runs(tmp_path)
+    assert str(tmp_path) in str(raised.value) and "Restore the file" in str(raised.value)
+
+
+def test_a_value_of_another_type_in_any_epoch_of_a_trunk_names_it(tmp_path):
+    entries = workdirs.records(0, [0.5, 0.6])
+    workdirs.write_trunk(tmp_path, 0, [entries[0] | {"validation_accuracy": "x"}, entries[1]])
+    with pytest.raises(InvalidInput, match="validation_accuracy is 'x'"):
+        runs.read_runs(tmp_path)

@@ -87,7 +87,7 @@ def test_what_decides_no_single_run_cannot_be_swept_and_the_message_says_why(tin
     reason = {
         "execution": "every value gives the same runs",
         "grid": "give all its values there",
-        "replay": "analysis.rules",
+        "replay": "earlyprune rules",
     }[decides(name)]
     with pytest.raises(InvalidInput) as caught:
         resolve(tiny_npz, (f"sweep.{name}", "1"))

@@ -1,7 +1,7 @@
 """The two regimes of pruning (paper B): when early stopping before pruning pays, when convergence
 does.
 
-python -m earlyprune_jax.analysis.regimes runs/two_regime
+earlyprune regimes runs/two_regime
 
 Public names: `write` makes tables and figures of a workdir, `analyse` the numbers behind them,
 `paragraphs` the text. Where no grid of at least 2 sparsities x 2 fork epochs has finished forks,

@@ -1,14 +1,16 @@
-"""python -m earlyprune_jax.analysis.regimes WORKDIR: prints the text, writes tables and figures."""
+"""earlyprune regimes DIR: prints the text, writes tables and figures."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from earlyprune_jax import records
 from earlyprune_jax.analysis import formatting, regimes, results
-from earlyprune_jax.validate import unexpected
+from earlyprune_jax.validate import answer, unexpected
 
 
 def _report(workdir: str) -> str:
+    records.require_workdir(workdir)
     runs = results.read_runs(workdir)
     grids = regimes.analyse(workdir, runs)
     if not grids:
@@ -19,15 +21,21 @@ def _report(workdir: str) -> str:
     return "\n".join([*map(formatting.wrapped, regimes.paragraphs(grids)), f"Files: {files}"])
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the reader of the arguments."""
+    made = argparse.ArgumentParser(
+        prog="earlyprune regimes",
+        description="Tells the two regimes of pruning apart: when early stopping pays, when "
+        "convergence.",
+    )
+    made.add_argument("workdir", metavar="DIR", help="a study's directory")
+    return made
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints and writes what was found; returns 0, or 2 where the input cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m earlyprune_jax.analysis.regimes",
-        description="The two regimes of pruning: when early stopping pays, when convergence.",
-    )
-    parser.add_argument("workdir", metavar="WORKDIR", help="an experiment's directory")
-    flags = parser.parse_args(arguments)
-    return formatting.answer(lambda: _report(flags.workdir))
+    flags = parser().parse_args(arguments)
+    return answer(lambda: _report(flags.workdir))
 
 
 if __name__ == "__main__":

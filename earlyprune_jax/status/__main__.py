@@ -1,0 +1,66 @@
+"""earlyprune status DIR: prints how far a study is, once or again and again."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+
+from earlyprune_jax.status import reading, text
+from earlyprune_jax.validate import answer, unexpected
+
+WATCH_SECONDS = 10.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the reader of the arguments."""
+    made = argparse.ArgumentParser(
+        prog="earlyprune status",
+        description="Says how far a study is: done, running, failed, left, best so far, time left. "
+        "Writes nothing.",
+        epilog="Time left: seconds an epoch of the runs that have finished, times the epochs left, "
+        "shared by the processes at work. Of what runs, half is taken as done.",
+    )
+    made.add_argument("workdir", metavar="DIR", help="a study's directory")
+    made.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=float,
+        const=WATCH_SECONDS,
+        help="look again after so many seconds (10 if none are given), until all has ended or "
+        "Ctrl-C",
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints how far a study is; returns 0, or 2 where the directory cannot be used."""
+    flags = parser().parse_args(arguments)
+    if flags.watch is None:
+        return answer(lambda: "\n".join(text.lines(reading.read(flags.workdir))))
+    return answer(lambda: _watch(flags.workdir, flags.watch))
+
+
+def _watch(workdir: str, seconds: float) -> str:
+    """Shows a workdir until all has ended or the user leaves, and returns the last state."""
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise unexpected("--watch", seconds, "to be a number of seconds above 0")
+    from rich.live import Live
+    from rich.text import Text
+
+    status = reading.read(workdir)
+    try:
+        with Live(auto_refresh=False, transient=True) as live:
+            while not status.has_ended():
+                shown = "\n".join([time.strftime("%H:%M:%S"), *text.lines(status)])
+                live.update(Text(shown), refresh=True)
+                time.sleep(seconds)
+                status = reading.read(workdir)
+    except KeyboardInterrupt:
+        pass  # This is how one leaves.
+    return "\n".join(text.lines(status))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What a workdir says of its members: at one look, while it may be written.
+
+Looks at names and at every result.json, besides plan.json and study.json, and writes nothing: a
+read-only copy will do. A workdir of an earlier version has no plan.json.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from earlyprune_jax import records
+from earlyprune_jax.analysis.column_types import is_number
+from earlyprune_jax.analysis.runs import read_study
+from earlyprune_jax.grid.locks import is_held
+from earlyprune_jax.metrics import Metric
+from earlyprune_jax.validate import InvalidInput, unexpected
+
+FINISHED, RUNNING, BEGUN, DAMAGED = "finished", "running", "begun", "damaged"
+"""The state of most members, which result.json names. Without one: its lock is held, or nobody is
+at it. The last is that of a result.json that cannot be read."""
+
+
+class Cell(NamedTuple):
+    """Members that differ in seed and replicate only, as plan.json lists them.
+
+    Attributes:
+        kind: trunk, fork, online or comparison.
+        row: what they share with other fork epochs; see `members.row`.
+        fork_epoch: after which they are pruned; None for what is not, or decides by itself.
+        num_epochs: that each of them trains, at most; 0 of a comparison.
+        members: their directories, relative to the workdir.
+    """
+
+    kind: str
+    row: str
+    fork_epoch: int | None
+    num_epochs: int
+    members: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """A member that has been begun: its state, and what result.json says or why it says nothing."""
+
+    state: str
+    result: Mapping[str, Any]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in (RUNNING, BEGUN)
+
+    def number(self, *path: str) -> float | None:
+        """Returns a number of result.json; None where there is none."""
+        value: Any = self.result
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value if is_number(value) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """A workdir at one moment.
+
+    Attributes:
+        metric: that runs are compared by; None where study.json does not say.
+        cells: all that are planned; None where that is not known.
+        is_search: whether only some of the cells will be trained.
+        found: directory -> what was found there.
+        processes: that are at work now, as far as the members they hold tell.
+    """
+
+    metric: Metric | None
+    cells: tuple[Cell, ...] | None
+    is_search: bool
+    found: Mapping[str, Found]
+    processes: frozenset[str]
+
+    @property
+    def trained(self) -> list[Cell]:
+        """The cells of runs; comparisons train nothing."""
+        return [cell for cell in self.cells or () if cell.num_epochs]
+
+    def numbers(self, cell: Cell, *path: str) -> list[float]:
+        """Returns a number of result.json of those of a cell's members that have finished."""
+        found = (self.found[name] for name in cell.members if name in self.found)
+        values = (one.number(*path) for one in found if one.state == FINISHED)
+        return [value for value in values if value is not None]
+
+    def has_ended(self) -> bool:
+        """Tells whether there is nothing to wait for: all that is planned, or known, has ended."""
+        names = {name for cell in self.cells or () for name in cell.members}
+        is_open = any(found.is_open for found in self.found.values())
+        return not is_open and (self.is_search or names <= self.found.keys())
+
+
+def read(workdir: str | Path) -> Status:
+    """Looks at a workdir.
+
+    Raises:
+        InvalidInput: it holds no experiment, or its plan.json or study.json is damaged.
+        OSError: it cannot be read.
+
+    Example:
+        >>> read("none")                    # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
+    """
+    records.require_workdir(workdir)
+    folder = Path(workdir)
+    study, (cells, is_search) = read_study(folder), _read_plan(folder / records.PLAN)
+    found = {path: one for name in records.FOLDERS.values() for path, one in _found(folder, name)}
+    running = (folder / path for path, one in found.items() if one.state == RUNNING)
+    processes = frozenset(map(_process, running))
+    return Status(study and study.primary, cells, is_search, found, processes)
+
+
+def _read_plan(path: Path) -> tuple[tuple[Cell, ...] | None, bool]:
+    remedy = "Delete this file: the next session writes it again."
+    plan = records.read_json(path, remedy=remedy)
+    if plan is None:
+        return None, False
+    try:
+        return tuple(map(_cell, plan["cells"])), plan["search"] != "all"
+    except (KeyError, TypeError, ValueError) as error:
+        allowed = "to list cells of members"
+        raise unexpected(str(path), sorted(plan), allowed, remedy) from error
+
+
+def _cell(listed: Mapping[str, Any]) -> Cell:
+    folder = records.FOLDERS[listed["kind"]]
+    members = tuple(f"{folder}/{name}" for name in listed["members"])
+    row, num_epochs = str(listed["row"]), int(listed["num_epochs"])
+    return Cell(listed["kind"], row, listed["fork_epoch"], num_epochs, members)
+
+
+def _found(workdir: Path, folder: str) -> Iterator[tuple[str, Found]]:
+    absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+    with absent, os.scandir(workdir / folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield f"{folder}/{entry.name}", _state(entry.path)
+
+
+def _state(directory: str) -> Found:
+    try:
+        # There are thousands: to make a Path of each would take as long as to read them.
+        with open(f"{directory}/result.json", "rb") as file:  # noqa: PTH123
+            result = json.loads(file.read())
+        return Found(str(result["status"]), result)
+    except FileNotFoundError:
+        return Found(RUNNING if is_held(Path(directory)) else BEGUN, {})
+    except OSError as error:
+        return Found(DAMAGED, {"reason": f"result.json cannot be read ({error.strerror})"})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Found(
+            DAMAGED, {"reason": f"result.json does not say how it ended. {records.REMEDY}"}
+        )
+
+
+def _process(directory: Path) -> str:
+    """Returns which process has begun a member; empty where that is not known."""
+    with contextlib.suppress(OSError, InvalidInput):
+        attempts = records.read_json(directory / "attempts.json") or {}
+        return str(attempts.get("process", ""))
+    return ""
