@@ -24,7 +24,7 @@ from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study, free_bytes
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.workers import Pool, step_seconds
-from earlyprune_jax.progress import Reporter
+from earlyprune_jax.progress import Reporter, standard_output
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost, optim
@@ -73,7 +73,7 @@ def run(
     """
     study = Study(spec, Path(workdir))
     multihost.require_same("config", content_hash([spec.to_dict(), spec.code]))
-    console = console or Console()
+    console = console or standard_output()
     reporter = Reporter(study, console, writes_tables=True, verbose=options.verbose)
     deadline = running.deadline(options.max_minutes)
     trainer = Trainer(study, reporter.callbacks(deadline))

@@ -155,6 +155,16 @@ class Reporter:
         self.say("  ".join(filter(None, parts)))
 
 
+def standard_output() -> Console:
+    """Makes the console of a process that was given none.
+
+    A notebook gets plain lines: it would cut those that Rich writes as HTML, and pile up the states
+    of a bar.
+    """
+    console = Console()
+    return Console(force_jupyter=False, force_terminal=False) if console.is_jupyter else console
+
+
 class _Line(ProgressColumn):
     """The text beside the bar, written anew whenever it is drawn: widths and times change."""
 
