@@ -11,7 +11,7 @@ Example: earlyprune run --config=digits --workdir=runs/digits
                            (CPU only); default 1
   --fork_width N           forks in one batch; default 0 = one on CPU, else as
                            many as there are, up to 32 a device
-  --verbose                a line for every epoch, not only for every finished run
+  --verbose                in a pipe: one line per epoch, not only per run
   --max_minutes M          begin no epoch later; exit code 3: run again to go on
   --slurm                  submit to Slurm; docs/scaling.md
   --slurm.KEY=V            minutes, partition, cpus, gpus, memory_gb, num_tasks,

@@ -1,4 +1,4 @@
-"""What a task reports: named numbers, their unit, and which direction is better."""
+"""What a task reports: named numbers, unit, which direction is better; how numbers are written."""
 
 import dataclasses
 
@@ -43,3 +43,31 @@ class Metric:
     def column(self, split: str) -> str:
         """Names the metric of a split as records and tables do."""
         return f"{split}_{self.name}"
+
+    def written(self, value: float) -> str:
+        """Writes a value with its unit.
+
+        Example:
+            >>> Metric("accuracy", "%").written(0.92463), Metric("loss", "nats").written(0.0123456)
+            ('92.46 %', '0.01235 nats')
+        """
+        decimals = ".2f" if self.unit == PERCENT else ".4g"
+        return f"{self.scale * value:{decimals}} {self.unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Writes how long something takes, to two digits or so.
+
+    Example:
+        >>> duration(0.44), duration(75), duration(1500), duration(12000), duration(200000)
+        ('0.4 s', '75 s', '25 min', '3 h 20 min', '2 d 8 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = round(minutes / 60)
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"

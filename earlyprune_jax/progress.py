@@ -13,10 +13,10 @@ from rich.text import Text
 
 from earlyprune_jax.analysis import formatting, peaks, results
 from earlyprune_jax.grid import options
-from earlyprune_jax.grid.pace import Pace, duration, time_left
+from earlyprune_jax.grid.pace import Pace, time_left
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
-from earlyprune_jax.metrics import PERCENT, Metric
+from earlyprune_jax.metrics import Metric, duration
 from earlyprune_jax.records import flat
 from earlyprune_jax.training import multihost
 from earlyprune_jax.validate import InvalidInput
@@ -114,7 +114,7 @@ class Reporter:
             return
         primary, self._doing = self._study.primary(), ""
         value = entry.get(primary.column("test"))
-        self._values[name] = "" if value is None else number(value, primary)
+        self._values[name] = "" if value is None else primary.written(value)
         self._last = name, self._values[name]
         if self._pace:
             self._pace.note_epoch(entry)
@@ -204,17 +204,6 @@ def fitted(parts: Sequence[str], name: str, width: int) -> str:
         half = (room - 1) // 2
         name = f"{name[:half]}…{name[-half:]}" if room >= SHORTEST_NAME else ""
     return f"{text}  {name}" if name else text
-
-
-def number(value: float, metric: Metric) -> str:
-    """Writes a metric's value with its unit.
-
-    Example:
-        >>> number(0.92463, Metric("accuracy", "%")), number(0.0123456, Metric("loss", "nats"))
-        ('92.46 %', '0.01235 nats')
-    """
-    digits = ".2f" if metric.unit == PERCENT else ".4g"
-    return f"{metric.scale * value:{digits}} {metric.unit}".rstrip()
 
 
 def epoch_line(name: str, entry: dict[str, Any], primary: Metric) -> str:

@@ -12,6 +12,7 @@ from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import RunLocks, is_held
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
+from earlyprune_jax.metrics import duration
 from earlyprune_jax.records import write_json
 from earlyprune_jax.status import reading
 from earlyprune_jax.status.__main__ import main
@@ -120,16 +121,16 @@ def test_time_left_is_seconds_an_epoch_times_epochs_left_shared_by_processes(beg
     # The second trunk at 10 min an epoch, seven forks at 20 min: one of epoch 1 and two of epoch 3
     # in this row, two each in the other.
     minutes = 4 * 10 + 20 * (3 + 2 * 1 + 2 * 3 + 2 * 1)
-    about = f"Time left: about {minutes / 60:.1f} h"
+    about = f"Time left: about {duration(60 * minutes)}"
     assert shown(study, capsys)[-1] == f"{about} for one process, but none is at work."
     with RunLocks() as locks:
         locks.take(study.directory(second))
         study.attempt(second, 0)
-        half = f"Time left: about {(minutes - 20) / 60:.1f} h for the process at work."
+        half = f"Time left: about {duration(60 * (minutes - 20))} for the process at work."
         assert shown(study, capsys)[-1] == half
         assert locks.take(other := study.directory(forks(study, 3)[0]))
         write_json(other / "attempts.json", {"process": "elsewhere:1"})
-        shared = f"Time left: about {(minutes - 20 - 10) / 2 / 60:.1f} h for the 2 processes"
+        shared = f"Time left: about {duration(60 * (minutes - 20 - 10) / 2)} for the 2 processes"
         assert shown(study, capsys)[-1] == f"{shared} at work."
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from earlyprune_jax.grid.members import Comparison, Trunk
 from earlyprune_jax.grid.study import Study
+from earlyprune_jax.metrics import duration
 from earlyprune_jax.validate import InvalidInput
 
 COUNTING_SHARE = 0.05
@@ -104,24 +105,6 @@ class Pace:
 def difference(first: Counter[str], second: Counter[str]) -> Counter[str]:
     """Subtracts counts; unlike `-` it keeps those that are not positive."""
     return Counter({kind: first[kind] - second[kind] for kind in first})
-
-
-def duration(seconds: float) -> str:
-    """Writes how long something takes, to two digits or so.
-
-    Example:
-        >>> duration(0.44), duration(75), duration(1500), duration(12000), duration(200000)
-        ('0.4 s', '75 s', '25 min', '3 h 20 min', '2 d 8 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours = round(minutes / 60)
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def time_left(seconds: float | None) -> str:

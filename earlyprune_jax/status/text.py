@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from earlyprune_jax import records
-from earlyprune_jax.metrics import PERCENT, Metric
+from earlyprune_jax.metrics import Metric, duration
 from earlyprune_jax.status.reading import BEGUN, FINISHED, RUNNING, Cell, Status
 from earlyprune_jax.validate import shortened
 
@@ -111,9 +111,7 @@ def _scores(status: Status, metric: Metric, split: str) -> list[_Score]:
 
 def _words(score: _Score, metric: Metric) -> str:
     at = "" if score.cell.fork_epoch is None else f"at {score.cell.fork_epoch}"
-    decimals = ".2f" if metric.unit == PERCENT else ".4g"
-    value = f"{metric.scale * score.test:{decimals}} {metric.unit}".rstrip()
-    return f"{at:<7} {value:>8}  (n = {score.n} of {len(score.cell.members)})"
+    return f"{at:<7} {metric.written(score.test):>8}  (n = {score.n} of {len(score.cell.members)})"
 
 
 def _time_left(status: Status) -> str:
@@ -130,9 +128,9 @@ def _time_left(status: Status) -> str:
     if not seconds:
         return "nothing is left to train"
     if not (count := len(status.processes)):
-        return f"about {_duration(seconds)} for one process, but none is at work"
+        return f"about {duration(seconds)} for one process, but none is at work"
     processes = "the process" if count == 1 else f"the {count} processes"
-    return f"about {_duration(seconds / count)} for {processes} at work"
+    return f"about {duration(seconds / count)} for {processes} at work"
 
 
 def _paces(status: Status) -> dict[tuple[str, str], float]:
@@ -153,16 +151,3 @@ def _num_left(status: Status, cell: Cell) -> float:
     is_running = [one.state == RUNNING for one in found]
     ended = [not one.is_open for one in found]
     return len(cell.members) - sum(ended) - 0.5 * sum(is_running)
-
-
-def _duration(seconds: float) -> str:
-    """Writes a time as one would say it.
-
-    Example:
-        >>> _duration(20), _duration(100), _duration(9000), _duration(400000)
-        ('1 min', '2 min', '2.5 h', '4.6 days')
-    """
-    if seconds < 3600:
-        return f"{max(1, round(seconds / 60))} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
