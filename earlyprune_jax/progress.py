@@ -1,4 +1,4 @@
-"""What the user sees while the plan runs: a bar on a terminal, a line a finished run elsewhere."""
+"""What the user sees while the plan runs: a bar on a terminal, else one line per finished run."""
 
 import contextlib
 import functools
@@ -66,7 +66,7 @@ class Reporter:
             return
         columns = (SpinnerColumn(), BarColumn(BAR_WIDTH), _Line(self._console, self.line))
         with Progress(*columns, console=self._console) as bar:
-            bar.add_task("", total=self._pace.total.total())
+            bar.add_task("", total=self._pace.num_epochs)
             self._bar = bar
             yield
         self._bar = None
@@ -84,10 +84,9 @@ class Reporter:
         """
         pace = self._pace
         assert pace is not None
-        total = pace.total.total()
         counts = [
             f"{pace.num_ended}/{pace.num_members} runs",
-            f"{total - pace.left.total()}/{total} epochs",
+            f"{pace.done.total()}/{pace.num_epochs} epochs",
         ]
         name, value = self._last
         if self._doing or not name:
@@ -109,15 +108,18 @@ class Reporter:
 
     def _report(self, name: str, entry: dict[str, Any]) -> None:
         """Shows an epoch of a run, and writes the tables."""
-        if not multihost.is_primary():
-            # It has no workdir, in which the metric is named, and nothing to say.
-            return
+        # Other processes have no workdir, in which the metric is named, and nothing to say.
+        if multihost.is_primary():
+            with multihost.alone():
+                self._show(name, entry)
+
+    def _show(self, name: str, entry: dict[str, Any]) -> None:
         primary, self._doing = self._study.primary(), ""
         value = entry.get(primary.column("test"))
         self._values[name] = "" if value is None else primary.written(value)
         self._last = name, self._values[name]
         if self._pace:
-            self._pace.note_epoch(entry)
+            self._pace.note_epoch(name, entry)
             self._show_epoch(self._pace, name, entry)
         if self._verbose:
             self.say(epoch_line(name, entry, primary))
@@ -128,30 +130,33 @@ class Reporter:
                 results.write_tables(self._study.workdir)
 
     def _show_epoch(self, pace: Pace, name: str, entry: dict[str, Any]) -> None:
-        total = pace.total.total()
         if self._bar:
-            done = total - pace.left.total()
+            done, total = pace.done.total(), pace.num_epochs
             self._bar.update(self._bar.task_ids[0], completed=done, total=total)
         elif "epoch" not in self._told:
             self._told.add("epoch")
             took, compiled = duration(entry["seconds"]), duration(entry["compile_seconds"])
             left = time_left(pace.seconds_left())
             first = f"{name}: first epoch in {took} after {compiled} of compiling"
-            self.say(f"{first}; {pace.num_members} runs, {total} epochs to train, {left}")
+            self.say(f"{first}; {pace.num_members} runs, {pace.num_epochs} epochs to train, {left}")
 
     def _end(self, name: str, result: dict[str, Any]) -> None:
         """Tells of a member that has ended, where there is no bar."""
-        value, status, pace = self._values.pop(name, ""), result["status"], self._pace
+        value, pace = self._values.pop(name, ""), self._pace
         if pace is None:
             return
-        pace.note_end(result)
+        with multihost.alone():
+            place = pace.note_end(name)
         if self._bar:
             return
-        how = status if status != "diverged" else f"diverged in epoch {result['epoch']}"
-        if status == "finished" and value:
+        how, status = result["status"], result["status"]
+        if status == "diverged" or "fired" in result:
+            what = "dense until" if status == "finished" else "diverged in"
+            how = f"{what} epoch {result['epoch']}"
+        elif status == "finished" and value:
             how = f"{formatting.named(self._study.primary())} {value}"
         left = time_left(pace.seconds_left())
-        parts = (f"[{pace.num_ended}/{pace.num_members}] {name}", how, left)
+        parts = (f"[{place}/{pace.num_members}] {name}", how, left)
         self.say("  ".join(filter(None, parts)))
 
 

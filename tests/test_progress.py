@@ -30,10 +30,11 @@ LONG = (
 METRICS = [{"name": "accuracy", "unit": "%", "larger_is_better": True}]
 
 
-@pytest.fixture(autouse=True)
-def counted_always(monkeypatch):
-    """However long it takes: a pace that counts late knows of others' work later."""
-    monkeypatch.setattr(paces, "COUNTING_SHARE", math.inf)
+@pytest.fixture(autouse=True, params=[math.inf, 0.0], ids=["looks", "waits"])
+def looking(monkeypatch, request):
+    """With a look at all members after every epoch, and with one at the start only."""
+    monkeypatch.setattr(paces, "LOOKING_SHARE", request.param or 1e-9)
+    return bool(request.param)
 
 
 @pytest.fixture
@@ -69,20 +70,22 @@ def test_time_left_is_the_work_left_at_the_speed_so_far_where_a_trunks_signals_t
     trunk, forks = members(study)
     assert [fork.num_epochs(study.spec) for fork in forks] == [3, 2]
     pace = Pace(study)
-    assert pace.seconds_left() is None and pace.total.total() == 9
+    assert pace.seconds_left() is None and pace.num_epochs == 9
     for each in train(study, trunk, entry(1, 1000.0, 600.0)):
-        pace.note_epoch(each)
+        pace.note_epoch(label(trunk), each)
     # 3 epochs with signals and 5 without, of 400 s.
     assert pace.seconds_left() == pytest.approx(3 * 1000 + 5 * 400, rel=1e-3)
 
 
-def test_what_other_processes_train_meanwhile_counts(study):
+def test_what_other_processes_train_meanwhile_counts(study, looking):
+    if not looking:
+        return  # It is known at the next look.
     trunk, (first, _) = members(study)
     pace = Pace(study)
     train(study, first, entry(2, 400.0), entry(3, 400.0), entry(4, 400.0))
     RunRecords(study.directory(first)).finish({"status": "finished"})
     for each in train(study, trunk, entry(1, 1000.0, 600.0)):
-        pace.note_epoch(each)
+        pace.note_epoch(label(trunk), each)
     # In 1000 s 1 epoch with signals and 3 without.
     assert pace.seconds_left() == pytest.approx(1000 * (3 * 1000 + 2 * 400) / 2200, rel=1e-3)
     assert (pace.num_ended, pace.num_members) == (1, 3)
@@ -94,20 +97,45 @@ def test_damaged_records_of_others_fail_no_run(study):
     train(study, first, entry(2, 400.0))
     (study.directory(first) / "metrics.jsonl").write_text("{damaged\n")
     for each in train(study, trunk, entry(1, 1000.0, 600.0)):
-        pace.note_epoch(each)
-    assert pace.total.total() - pace.left.total() == 1
+        pace.note_epoch(label(trunk), each)
+    assert pace.done.total() == 1
 
 
 def test_epochs_that_a_trigger_spares_are_not_taken_for_done(study):
     trunk, _ = members(study)
     pace = Pace(study)
     for each in train(study, trunk, entry(1, 1000.0, 600.0)):
-        pace.note_epoch(each)
-    ended = {"status": "finished", "epoch": 1, "fired": {"epoch": 1}}
-    RunRecords(study.directory(trunk)).finish(ended)
-    pace.note_end(ended)
-    assert pace.total.total() == 6
+        pace.note_epoch(label(trunk), each)
+    RunRecords(study.directory(trunk)).finish({"status": "finished", "fired": {"epoch": 1}})
+    pace.note_end(label(trunk))
+    assert (pace.done.total(), pace.num_epochs) == (1, 6)
     assert pace.seconds_left() == pytest.approx(5 * 400, rel=1e-3)
+
+
+def test_members_that_a_batch_or_workers_end_together_are_counted_once_each(study):
+    trunk, forks = members(study)
+    pace, told = Pace(study), []
+    (first,) = train(study, trunk, entry(1, 1000.0, 600.0))
+    pace.note_epoch(label(trunk), first)
+    for fork in forks:
+        train(study, fork, entry(3, 400.0), entry(4, 400.0))
+        RunRecords(study.directory(fork)).finish({"status": "finished"})
+    # All is on record before anything is told.
+    for fork in forks:
+        for number in (3, 4):
+            pace.note_epoch(label(fork), entry(number, 400.0))
+        told.append(pace.note_end(label(fork)))
+    assert sorted(told) == [1, 2] and pace.num_ended == 2
+    assert (pace.done["dense"], pace.done["pruned"], pace.left["pruned"]) == (1, 4, 0)
+
+
+def test_what_had_ended_before_is_no_work_of_this_session(study):
+    trunk, (first, _) = members(study)
+    train(study, trunk, *(entry(number, 1000.0, 600.0) for number in range(1, 5)))
+    RunRecords(study.directory(trunk)).finish({"status": "finished"})
+    train(study, first, entry(2, 400.0))
+    pace = Pace(study)
+    assert (pace.num_ended, pace.done.total(), pace.num_epochs) == (1, 0, 2 + 2)
 
 
 def frames(study: Study, trained: list[tuple[Member, dict]], doing: str = "") -> list[str]:
@@ -131,7 +159,7 @@ def test_the_bar_of_the_longest_names_fits_80_columns_and_its_numbers_are_whole(
     wanted = study.wanted_members()
     longest = max(wanted, key=lambda member: len(label(member)))
     assert len(label(longest)) > 100 and len(wanted) > 99
-    total = Pace(study).total.total()
+    total = Pace(study).num_epochs
     lines = frames(study, [(longest, entry(2, 1000.0))])
     assert all(cell_len(line.rstrip()) <= 80 for line in lines), lines
     assert f" 0/{len(wanted)} runs  1/{total} epochs " in lines[-1]

@@ -121,6 +121,16 @@ def _is_single() -> bool:
     return jax.process_count() == 1 or _ALONE.get()
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Lets this process go on alone: nothing inside waits for the others, which do not listen."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def on_primary(function: Callable[[], T]) -> T:
     """Calls a function in process 0 alone; all processes return its value or raise its exception.
 
@@ -136,13 +146,11 @@ def on_primary(function: Callable[[], T]) -> T:
         return function()
     message, failure = b"", None
     if is_primary():
-        token = _ALONE.set(True)
         try:
-            message = pickle.dumps((True, function()))
+            with alone():
+                message = pickle.dumps((True, function()))
         except Exception as error:  # whatever it is, the others must not wait for a value
             message, failure = pickle.dumps((False, _portable(error))), error
-        finally:
-            _ALONE.reset(token)
     succeeded, outcome = _broadcast_message(message)
     if succeeded:
         return outcome

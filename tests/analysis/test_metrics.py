@@ -152,7 +152,9 @@ def test_the_summary_speaks_of_the_metric_in_its_own_direction(both):
     assert re.search(r"50 % 12 4 2\.\d\d \+- 0\.\d\d 3 3\.15 \+- 0\.05 -0\.\d\d \+- ", more)
     assert re.search(r"50 % 12 4 -2\.\d\d \+- 0\.\d\d 3 -3\.15 \+- 0\.05 \+0\.\d\d \+- ", less)
     for text in (more, less):
-        assert re.search(r"Cost: 0\.\d+ \+- 0\.\d+ worse than dense; dense training ends 8 epochs earlier", text)
+        assert re.search(
+            r"Cost: 0\.\d+ \+- 0\.\d+ worse than dense; dense training ends 8 epochs earlier", text
+        )
         assert "Recommendation: prune 50 % (magnitude, global) after epoch 12 of 20" in text
         assert "Two regimes show: early is significantly better at 90 % removed" in text
 
