@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
 from rich.cells import cell_len
 from rich.console import Console
 from tiny import linear_experiment
@@ -19,6 +21,7 @@ from earlyprune_jax.grid.pace import Pace
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.progress import Reporter, fitted
 from earlyprune_jax.records import RunRecords, write_json
+from earlyprune_jax.training import multihost
 
 ROOT = Path(__file__).parent.parent
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -239,3 +242,21 @@ def test_the_first_line_comes_before_jax_is_imported():
 
     assert said().startswith("earlyprune_jax: starting JAX ...\n")
     assert said("--process_id=1").startswith("Traceback")
+
+
+def test_process_0_of_several_shows_an_epoch_without_the_others(study, monkeypatch):
+    def exchange(*_, **__):
+        raise AssertionError("The others compute: they would not answer.")
+
+    trunk, _ = members(study)
+    records = train(study, trunk, entry(1, 1000.0, 600.0))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", exchange)
+    reporter = Reporter(study, Console(file=io.StringIO()), writes_tables=False)
+    with multihost.alone(), reporter.shown():
+        pass
+    callbacks = reporter.callbacks(0.0)
+    callbacks.report(label(trunk), *records)
+    callbacks.end(label(trunk), {"status": "finished", "epoch": 4})
+    with pytest.raises(AssertionError, match="would not answer"):
+        study.unended([trunk])
