@@ -9,7 +9,7 @@ from typing import Any
 
 # Nothing heavy: what is wrong with a command is said at once, and so are completions.
 from earlyprune_jax import __version__
-from earlyprune_jax.validate import nearest
+from earlyprune_jax.validate import BAD_INPUT, nearest
 
 COMMANDS = {
     "run": ("main", "--config=FILE ...", "train, measure, prune: a whole study"),
@@ -20,8 +20,6 @@ COMMANDS = {
 }
 """Name -> its module in this package, with `parser()` and `main(arguments)`; arguments; what it
 does."""
-
-BAD_INPUT = 2
 
 
 def main(argv: list[str]) -> int:

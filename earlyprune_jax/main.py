@@ -36,13 +36,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from earlyprune_jax.grid.options import keep_freed_memory, leave_on
+from earlyprune_jax.validate import BAD_INPUT, InvalidInput, expected, gathering, refuse
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.slurm.submission import SlurmOptions
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, INTERRUPTED = 1, 130
 
 EXAMPLE = "digits"
 """The config whose values --help shows."""
@@ -58,6 +59,9 @@ VALUES: dict[str, tuple[type, str | None]] = {
     "process_id": (int, None),
 }
 """Flag -> its type and default; the docstring above, which is --help, says what a flag means."""
+
+RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+"""Where Slurm and Open MPI tell a process its number, long before JAX is there to ask."""
 
 
 def parser(*, with_keys: bool = True) -> argparse.ArgumentParser:
@@ -95,8 +99,6 @@ def main(argv: list[str]) -> int:
     if flags.help:
         print(_help())
         return 0
-    from earlyprune_jax.validate import InvalidInput
-
     # On a busy machine the imports alone take half a minute.
     _announce(flags, "starting JAX")
     try:
@@ -147,7 +149,8 @@ def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]],
 
 def _announce(flags: argparse.Namespace, stage: str) -> None:
     """Says on standard error what takes a while; of processes that know their number the first."""
-    if flags.config and flags.process_id in (None, "0"):
+    ranks = filter(None, map(os.environ.get, RANKS if flags.distributed else ()))
+    if flags.config and (flags.process_id or next(ranks, "0")) == "0":
         print(f"earlyprune_jax: {stage} ...", file=sys.stderr, flush=True)
 
 
@@ -157,7 +160,6 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     from earlyprune_jax.grid.study import Study
     from earlyprune_jax.slurm import submission
     from earlyprune_jax.training import multihost
-    from earlyprune_jax.validate import gathering, refuse
 
     _announce(flags, f"checking {flags.config}")
     given, problems = split_keyed(rest)
@@ -222,7 +224,6 @@ def _options(
     """
     from earlyprune_jax.grid.options import Options, num_useful_workers
     from earlyprune_jax.training import multihost
-    from earlyprune_jax.validate import expected
 
     if is_together and flags.slurm:
         problems.append(
@@ -257,6 +258,10 @@ def _options(
 
 def program(command: Callable[[list[str]], int] = main) -> NoReturn:
     """Runs a command on the process's arguments, and ends the process."""
+    # Where a stream is closed, as by >&-, Python has none: what is said there is lost, no more.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     keep_freed_memory()
     # A batch system's SIGTERM stops a run like Ctrl-C.
     leave_on(signal.SIGINT, signal.SIGTERM)
@@ -268,9 +273,12 @@ def program(command: Callable[[list[str]], int] = main) -> NoReturn:
         os._exit(FAILED)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
-    except Exception:  # a crash must leave at once too: see below
-        traceback.print_exc()
-        sys.stdout.flush()
+    except Exception as error:  # a crash must leave at once too: see below
+        if isinstance(error, OSError) and error.strerror and error.filename is None:
+            print(f"earlyprune_jax: reading or writing failed: {error.strerror}.", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            sys.stdout.flush()
         os._exit(FAILED)
     if code in (BAD_INPUT, INTERRUPTED):
         sys.stderr.flush()

@@ -12,6 +12,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+BAD_INPUT = 2
+"""Exit code of a command that cannot use its input."""
+
 Check = Callable[[Any], str | None]
 """Takes a value; returns what is allowed if the value is not, else None."""
 
@@ -172,13 +175,13 @@ def answer(report: Callable[[], str]) -> int:
         print(report())
     except InvalidInput as error:
         print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        raise  # Nobody reads any more: there is nobody to be told.
+        return BAD_INPUT
     except OSError as error:
+        if error.filename is None:
+            raise  # It is not the input's: a disk is full, or nobody reads standard output.
         allowed = f"to be a file or directory that can be used ({error.strerror})"
         print(f"- {expected('PATH', error.filename, allowed)}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     return 0
 
 

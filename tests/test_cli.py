@@ -47,6 +47,39 @@ def test_the_package_is_a_program_too():
     assert done.stdout == f"earlyprune_jax {earlyprune_jax.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        ("status {} >&-", 0),
+        ("run --help >&-", 0),
+        ("status none 2>&-", 2),
+        ("status {} >/dev/full", 1),
+    ],
+)
+def test_a_closed_or_full_stream_changes_no_exit_code_and_is_no_stack_trace(typed, code, tmp_path):
+    (tmp_path / "trunks").mkdir()
+    command = f"{sys.executable} -m earlyprune_jax {typed.format(tmp_path)}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    full = ["earlyprune_jax: reading or writing failed: No space left on device."]
+    assert done.stderr.splitlines() == (full if code == 1 else [])
+
+
+def test_of_processes_that_a_launcher_has_numbered_the_first_alone_says_what_it_does(
+    monkeypatch, capsys
+):
+    def told(*flags):
+        main.main(["--config=digits", "--bogus", *flags])
+        return "starting JAX" in capsys.readouterr().err
+
+    for launcher in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+        with monkeypatch.context() as environment:
+            environment.setenv(launcher, "1")
+            assert told() and not told("--distributed")
+            environment.setenv(launcher, "0")
+            assert told("--distributed") and not told("--distributed", "--process_id=1")
+
+
 def test_files_of_the_current_directory_are_found_as_with_python_m(tmp_path):
     package = os.path.dirname(os.path.dirname(cli.__file__))  # noqa: PTH120
     script = tmp_path / "bin" / "earlyprune"

@@ -28,7 +28,7 @@ from urllib.request import urlopen
 import numpy as np
 
 from earlyprune_jax.data import cifar
-from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
+from earlyprune_jax.validate import BAD_INPUT, InvalidInput, unexpected, unknown_choice
 
 
 class Archive(NamedTuple):
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = prepare(args.name, args.data_dir, archive_file=args.archive)
     except InvalidInput as error:
         print(error, file=sys.stderr)
-        return 2
+        return BAD_INPUT
     print(f"{args.name} is in {path}. Use it with data.data_dir={args.data_dir}")
     return 0
 

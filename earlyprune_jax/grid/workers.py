@@ -27,7 +27,7 @@ from earlyprune_jax.grid.trainer import Callbacks, Trainer
 from earlyprune_jax.spec import RunSpec, use_code
 from earlyprune_jax.training import budget
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.validate import InvalidInput, refuse
+from earlyprune_jax.validate import BAD_INPUT, InvalidInput, refuse
 
 MOST_DEATHS = 8
 """A worker that is killed so often in a row, and has told nothing in between, is given up.
@@ -40,7 +40,7 @@ TOLD = ("report", "say", "end", "do")
 """The callbacks of a worker that its pool's user hears."""
 
 COMMAND = (sys.executable, "-m", "earlyprune_jax.grid.workers")
-BAD_INPUT, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 SECONDS_TO_LEAVE = 30
 
 
