@@ -13,7 +13,7 @@ from earlyprune_jax.validate import BAD_INPUT, nearest
 
 COMMANDS = {
     "run": ("main", "--config=FILE ...", "train, measure, prune: a whole study"),
-    "status": ("status.__main__", "DIR", "how far a study is; --watch: live"),
+    "status": ("status.command", "DIR", "how far a study is; --watch: live"),
     "compare": ("analysis.compare", "DIR DIR ...", "studies side by side"),
     "rules": ("analysis.rules", "DIR", "when each rule would have pruned; its loss"),
     "regimes": ("analysis.regimes.__main__", "DIR", "where stopping early pays"),

@@ -2,7 +2,7 @@
 
 A study is a workdir full of members. Processes take what is ready and free (`scheduler.work`):
 `Trainer.train` trains a dense run and measures signals along it, forks pruned runs from its
-checkpoints, or compares their replicates; `_tabulate` writes tables, figures and the summary.
+checkpoints, or compares their replicates; `_finish` writes tables, figures and the summary.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def run(
             return _sum_up(trainer)
         begin(trainer, options)
         _train_prune_and_compare(trainer, options, deadline, reporter, EVERYTHING)
-        return _tabulate(study.workdir)
+        return _finish(study)
 
 
 def _train_prune_and_compare(
@@ -107,11 +107,12 @@ def _train_prune_and_compare(
             scheduler.work(trainer, asked_width=options.fork_width, scope=scope)
 
 
-def _tabulate(workdir: Path) -> str:
+def _finish(study: Study) -> str:
     """Writes tables and figures, and returns the summary, from one reading of the workdir."""
-    runs = results.read_runs(workdir)
-    results.publish(workdir, runs=runs)
-    return summary.summarize(workdir, runs=runs)
+    workspace.close(study)
+    runs = results.read_runs(study.workdir)
+    results.publish(study.workdir, runs=runs)
+    return summary.summarize(study.workdir, runs=runs)
 
 
 def _sum_up(trainer: Trainer) -> str:
@@ -130,7 +131,7 @@ def _sum_up(trainer: Trainer) -> str:
         refuse(workspace.changed_data(study, digests))
     # All is there already: a read-only copy is good enough to be summed up.
     with contextlib.suppress(OSError):
-        return _tabulate(study.workdir)
+        return _finish(study)
     return summary.summarize(study.workdir)
 
 
@@ -149,7 +150,7 @@ def take_part(study: Study, options: Options, scope: Scope, *, closes: bool) -> 
     workspace.describe(study, options, trainer.read_data())
     _train_prune_and_compare(trainer, options, deadline, reporter, scope)
     if closes:
-        print(_tabulate(study.workdir), flush=True)
+        print(_finish(study), flush=True)
 
 
 def begin(trainer: Trainer, options: Options, *, trains: bool = True) -> None:

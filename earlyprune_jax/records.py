@@ -82,22 +82,22 @@ def require_workdir(path: str | Path) -> None:
         >>> require_workdir("none")         # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
+        earlyprune_jax.validate.InvalidInput: Expected DIR='none' to be a directory. There ...
     """
     folder = Path(path)
     if not folder.is_dir():
         remedy = "It is a file." if folder.exists() else "There is none of that name."
-        raise unexpected("WORKDIR", str(path), "to be a directory", remedy)
+        raise unexpected("DIR", str(path), "to be a directory", remedy)
     entries = {entry.name for entry in folder.iterdir()}
     if not entries & {"study.json", *FOLDERS.values()}:
         remedy = "It holds other files only." if entries else "It is empty."
         remedy += " Give what was the --workdir of a run."
-        raise unexpected("WORKDIR", str(path), "to hold runs of an experiment", remedy)
+        raise unexpected("DIR", str(path), "to hold runs of an experiment", remedy)
 
 
 @contextlib.contextmanager
 def sound(directory: Path) -> Iterator[None]:
-    """Says whose records hold other things than a run writes: hands or a disk have changed them.
+    """Names the directory whose records are damaged.
 
     Raises:
         InvalidInput: what was done inside has failed for such a reason.
@@ -140,7 +140,7 @@ def flat(entry: dict[str, Any]) -> dict[str, float | None]:
 
 
 def as_history(entries: Iterable[dict[str, Any]], num_epochs: int) -> list[dict[str, float | None]]:
-    """Makes of epochs' entries what triggers see: flat, each with the planned length.
+    """Turns entries of metrics.jsonl into a trigger's history: flat, each with the planned length.
 
     Args:
         entries: of metrics.jsonl, ascending.

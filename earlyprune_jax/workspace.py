@@ -184,6 +184,19 @@ def _plan(study: Study) -> dict[str, Any]:
     return {"search": spec.fork.search, "cells": listed}
 
 
+def close(study: Study) -> None:
+    """Says in plan.json that a search has ended, if it has: nobody else could tell.
+
+    Not where the plan is another's by now, of a session that has begun meanwhile.
+    """
+    if study.spec.fork.search == "all" or study.unended(study.wanted_members()):
+        return
+    path, own = study.workdir / PLAN, _plan(study)
+    with held(study.workdir):
+        if read_json(path, remedy=REMEDY) == own:
+            write_json(path, own | {"ended": True})
+
+
 def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]:
     """Names data that have changed since trunks here were trained on them.
 

@@ -1,5 +1,6 @@
 """`earlyprune status`: of handwritten results under real plans."""
 
+import fcntl
 import json
 import threading
 import time
@@ -15,7 +16,7 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.metrics import duration
 from earlyprune_jax.records import write_json
 from earlyprune_jax.status import reading
-from earlyprune_jax.status.__main__ import main
+from earlyprune_jax.status.command import main
 
 GRID = [("train.seeds", "0,1"), ("fork.epochs", "1,3"), ("pruning.sparsities", "0.5,0.9")]
 ROW = "magnitude global 0.5 paper_a"
@@ -99,7 +100,7 @@ def test_without_a_validation_split_it_is_chosen_on_test_and_says_so(begin, caps
     for epoch, test in ((1, 0.9), (3, 0.6)):
         end(study, forks(study, epoch)[0], test=test)
     text = "\n".join(shown(study, capsys))
-    assert "(chosen on it too: there is no validation split)" in text
+    assert "(chosen on the same test metric: there is no validation split)" in text
     assert f"  {ROW}  at 1     90.00 %  (n = 1 of 2)" in text
 
 
@@ -116,7 +117,8 @@ def test_time_left_is_seconds_an_epoch_times_epochs_left_shared_by_processes(beg
     study = begin()
     first, second = trunks(study)
     end(study, first, seconds=4 * 600.0)
-    assert shown(study, capsys)[-1] == ("Time left: not known until one of the forks has finished.")
+    until = "Time left: not known until one of the forks has finished and says how long it took."
+    assert shown(study, capsys)[-1] == until
     end(study, forks(study, 1)[0], seconds=3 * 1200.0)
     # The second trunk at 10 min an epoch, seven forks at 20 min: one of epoch 1 and two of epoch 3
     # in this row, two each in the other.
@@ -139,7 +141,7 @@ def test_of_a_search_only_the_most_there_may_be_is_told(begin, capsys):
     end(study, trunks(study)[0])
     text = shown(study, capsys)
     assert text[:2] == ["trunks       1 of at most 2 done", "forks        0 of at most 8 done"]
-    assert text[-1].startswith("Time left: not known")
+    assert text[-1] == "Time left: unknown, because the number of runs is unknown."
 
 
 def test_members_of_a_larger_grid_before_are_counted_apart(begin, capsys):
@@ -158,6 +160,32 @@ def test_an_earlier_version_is_told_as_far_as_its_directories_tell(tmp_path, cap
     text = capsys.readouterr().out.splitlines()
     assert text[:2] == ["trunks       1 done", "forks        0 done, 1 left (1 interrupted)"]
     assert "How many are planned is not known: there is no plan.json." in text
+    assert any(line.endswith("neither metrics nor time: 1, left out below.") for line in text)
+
+
+def test_runs_of_an_earlier_version_are_counted_and_left_out_of_means_and_times(begin, capsys):
+    study = begin()
+    silent = {"status": "finished", "epoch": 4}
+    for trunk in trunks(study):
+        end(study, trunk)
+    first, second = forks(study, 1)
+    end(study, second, test=0.75)
+    write_json(study.directory(second) / "result.json", silent)
+    text = shown(study, capsys)
+    assert any(line.endswith("neither metrics nor time: 1, left out below.") for line in text)
+    assert text[-1].endswith("until one of the forks has finished and says how long it took.")
+    end(study, first, test=0.75)
+    assert f"  {ROW}  at 1     75.00 %  (n = 1 of 2)" in shown(study, capsys)
+
+
+def test_a_trunk_that_its_trigger_has_stopped_is_not_shown_as_dense(begin, capsys):
+    study = begin()
+    whole, stopped = trunks(study)
+    end(study, stopped, test=0.25, fired={"epoch": 2, "marked_epoch": 1, "reason": ""})
+    assert not any("dense" in line for line in shown(study, capsys))
+    end(study, whole, test=0.75)
+    (dense,) = (line for line in shown(study, capsys) if "dense" in line)
+    assert dense.split(maxsplit=1)[1] == "75.00 %  (n = 1 of 2)"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"status": "fini', "[" * 10_000])
@@ -199,20 +227,59 @@ def test_watching_ends_when_nothing_is_left(begin, capsys):
     assert "trunks       2 of 2 done" in capsys.readouterr().out
 
 
+def test_a_search_has_ended_when_its_session_says_so_and_not_between_two_members(begin, capsys):
+    changes = [("fork.search", "coarse_to_fine"), ("fork.max_cells", "1")]
+    changes += [("data.validation_fraction", "0.2")]
+    study = begin(*changes)
+
+    def has_ended():
+        workspace.close(study)
+        return reading.read(study.workdir).has_ended()
+
+    for trunk in trunks(study):
+        end(study, trunk)
+    assert not has_ended()
+    for fork in forks(study, 1):
+        end(study, fork, status="diverged", epoch=2)
+    assert not reading.read(study.workdir).has_ended()
+    assert has_ended()
+    assert shown(study, capsys)[-1] == "Time left: nothing is left to train."
+    begin(*changes)
+    assert not reading.read(study.workdir).has_ended()
+    begin(*changes, ("train.seeds", "0,1,2"))
+    assert not has_ended(), "the plan is one of a larger grid by now"
+
+
+def test_a_run_that_finishes_between_two_looks_is_not_called_interrupted(begin, monkeypatch):
+    study = begin()
+    trunk, _ = trunks(study)
+    look = fcntl.flock
+
+    def finish_then_look(file, kind):
+        end(study, trunk)
+        look(file, kind)
+
+    study.directory(trunk).mkdir(parents=True)
+    (study.directory(trunk) / ".lock").touch()
+    monkeypatch.setattr(fcntl, "flock", finish_then_look)
+    (found,) = reading.read(study.workdir).found.values()
+    assert found.state == reading.FINISHED
+
+
 def test_one_leaves_watching_by_an_interrupt_without_an_error(begin, capsys, monkeypatch):
     def interrupt(seconds):
         assert seconds == 0.5
         raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", interrupt)
-    assert main([str(begin().workdir), "--watch", "0.5"]) == 0
+    assert main(["--watch", str(begin().workdir), "--seconds", "0.5"]) == 0
     assert "trunks       0 of 2 done, 2 left" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
 def test_a_pause_must_be_above_0(begin, capsys, seconds):
-    assert main([str(begin().workdir), f"--watch={seconds}"]) == 2
-    assert "Expected --watch=" in capsys.readouterr().err
+    assert main([str(begin().workdir), "--watch", f"--seconds={seconds}"]) == 2
+    assert "Expected --seconds=" in capsys.readouterr().err
 
 
 def test_who_looks_whether_a_lock_is_held_keeps_nobody_from_taking_it(tmp_path):
@@ -236,6 +303,20 @@ def test_who_looks_whether_a_lock_is_held_keeps_nobody_from_taking_it(tmp_path):
             looker.join()
 
 
+def test_a_lock_is_not_asked_for_without_a_pause_while_somebody_looks(tmp_path, monkeypatch):
+    pauses = []
+    reader = (tmp_path / ".lock").open("w")
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    # Without a pause it would end too, for the test's sake.
+    late = threading.Timer(5, reader.close)
+    late.start()
+    monkeypatch.setattr(time, "sleep", lambda seconds: (pauses.append(seconds), reader.close()))
+    with RunLocks() as locks:
+        assert locks.take(tmp_path)
+    late.cancel()
+    assert len(pauses) == 1 and pauses[0] > 0
+
+
 COMMANDS = ("status", "compare", "rules", "regimes")
 
 
@@ -254,4 +335,4 @@ def test_what_holds_no_study_is_one_sentence_and_exit_2(tmp_path, capsys, comman
     assert cli.main([command, str(bad)]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 1
-    assert captured.err.startswith(f"- Expected WORKDIR='{bad}' to ")
+    assert captured.err.startswith(f"- Expected DIR='{bad}' to ")

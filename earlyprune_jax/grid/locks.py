@@ -8,6 +8,7 @@ one goes on from there.
 import contextlib
 import errno
 import fcntl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,7 @@ from earlyprune_jax.records import read_json, write_json
 from earlyprune_jax.validate import unexpected
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+SECONDS_BETWEEN_TRIES = 0.001
 
 
 class Locked(Exception):
@@ -51,10 +53,12 @@ class RunLocks(contextlib.ExitStack):
             try:
                 if waits:
                     fcntl.flock(file, fcntl.LOCK_EX)
-                # Shared is what a look of `is_held` takes, for a moment: that is no holder.
+                # `is_held` takes a shared lock for a moment. That is not a holder.
                 while not waits and not _try(file, fcntl.LOCK_EX):
                     if not _try(file, fcntl.LOCK_SH):
                         return False
+                    _try(file, fcntl.LOCK_UN)
+                    time.sleep(SECONDS_BETWEEN_TRIES)
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +69,7 @@ class Status:
         metric: that runs are compared by; None where study.json does not say.
         cells: all that are planned; None where that is not known.
         is_search: whether only some of the cells will be trained.
+        is_closed: whether a search has ended: no cell is left that it asks for.
         found: directory -> what was found there.
         processes: that are at work now, as far as the members they hold tell.
     """
@@ -76,6 +77,7 @@ class Status:
     metric: Metric | None
     cells: tuple[Cell, ...] | None
     is_search: bool
+    is_closed: bool
     found: Mapping[str, Found]
     processes: frozenset[str]
 
@@ -84,17 +86,21 @@ class Status:
         """The cells of runs; comparisons train nothing."""
         return [cell for cell in self.cells or () if cell.num_epochs]
 
-    def numbers(self, cell: Cell, *path: str) -> list[float]:
-        """Returns a number of result.json of those of a cell's members that have finished."""
+    def finished(self, cell: Cell) -> list[Found]:
+        """Returns those of a cell's members that have finished."""
         found = (self.found[name] for name in cell.members if name in self.found)
-        values = (one.number(*path) for one in found if one.state == FINISHED)
-        return [value for value in values if value is not None]
+        return [one for one in found if one.state == FINISHED]
 
     def has_ended(self) -> bool:
         """Tells whether there is nothing to wait for: all that is planned, or known, has ended."""
         names = {name for cell in self.cells or () for name in cell.members}
         is_open = any(found.is_open for found in self.found.values())
-        return not is_open and (self.is_search or names <= self.found.keys())
+        return not is_open and (self.is_closed if self.is_search else names <= self.found.keys())
+
+
+def numbers(runs: Iterable[Found], *path: str) -> list[float]:
+    """Returns a number of result.json, of the runs that have it."""
+    return [value for one in runs if (value := one.number(*path)) is not None]
 
 
 def read(workdir: str | Path) -> Status:
@@ -108,24 +114,25 @@ def read(workdir: str | Path) -> Status:
         >>> read("none")                    # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
+        earlyprune_jax.validate.InvalidInput: Expected DIR='none' to be a directory. There ...
     """
     records.require_workdir(workdir)
     folder = Path(workdir)
-    study, (cells, is_search) = read_study(folder), _read_plan(folder / records.PLAN)
+    study, plan = read_study(folder), _read_plan(folder / records.PLAN)
     found = {path: one for name in records.FOLDERS.values() for path, one in _found(folder, name)}
     running = (folder / path for path, one in found.items() if one.state == RUNNING)
     processes = frozenset(map(_process, running))
-    return Status(study and study.primary, cells, is_search, found, processes)
+    return Status(study and study.primary, *plan, found, processes)
 
 
-def _read_plan(path: Path) -> tuple[tuple[Cell, ...] | None, bool]:
+def _read_plan(path: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
     remedy = "Delete this file: the next session writes it again."
     plan = records.read_json(path, remedy=remedy)
     if plan is None:
-        return None, False
+        return None, False, False
     try:
-        return tuple(map(_cell, plan["cells"])), plan["search"] != "all"
+        is_closed = bool(plan.get("ended"))
+        return tuple(map(_cell, plan["cells"])), plan["search"] != "all", is_closed
     except (KeyError, TypeError, ValueError) as error:
         allowed = "to list cells of members"
         raise unexpected(str(path), sorted(plan), allowed, remedy) from error
@@ -147,13 +154,23 @@ def _found(workdir: Path, folder: str) -> Iterator[tuple[str, Found]]:
 
 
 def _state(directory: str) -> Found:
+    if ended := _ended(directory):
+        return ended
+    if is_held(Path(directory)):
+        return Found(RUNNING, {})
+    # Its holder may have finished it between the two looks.
+    return _ended(directory) or Found(BEGUN, {})
+
+
+def _ended(directory: str) -> Found | None:
+    """Reads how a member has ended; None where there is no result.json."""
     try:
         # There are thousands: to make a Path of each would take as long as to read them.
         with open(f"{directory}/result.json", "rb") as file:  # noqa: PTH123
             result = json.loads(file.read())
         return Found(str(result["status"]), result)
     except FileNotFoundError:
-        return Found(RUNNING if is_held(Path(directory)) else BEGUN, {})
+        return None
     except OSError as error:
         return Found(DAMAGED, {"reason": f"result.json cannot be read ({error.strerror})"})
     except (ValueError, TypeError, KeyError, RecursionError):

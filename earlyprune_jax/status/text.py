@@ -6,17 +6,19 @@ from typing import NamedTuple
 
 from earlyprune_jax import records
 from earlyprune_jax.metrics import Metric, duration
-from earlyprune_jax.status.reading import BEGUN, FINISHED, RUNNING, Cell, Status
+from earlyprune_jax.status.reading import BEGUN, FINISHED, RUNNING, Cell, Status, numbers
 from earlyprune_jax.validate import shortened
 
 MOST_LINES = 10
 """Of a list."""
+COMPARISONS = records.FOLDERS["comparison"]
 
 
 def lines(status: Status) -> list[str]:
     """Describes a workdir, for the terminal."""
     losses = shortened(list(_losses(status)), MOST_LINES)
-    return [*_counts(status), *losses, *_best(status), f"Time left: {_time_left(status)}."]
+    left = f"Time left: {_time_left(status)}."
+    return [*_counts(status), *losses, *_silent(status), *_best(status), left]
 
 
 def _counts(status: Status) -> Iterator[str]:
@@ -60,12 +62,20 @@ def _count(states: Counter[str], total: int | None, *, is_search: bool) -> str:
 
 
 def _losses(status: Status) -> Iterator[str]:
-    """Names what came to nothing, and why."""
+    """Lists failed and diverged runs with their reasons."""
     for name, found in sorted(status.found.items()):
         if found.state not in (FINISHED, RUNNING, BEGUN):
             epoch, reason = found.number("epoch"), found.result.get("reason")
             where = "" if epoch is None else f" in epoch {epoch}"
             yield f"{found.state}{where}: {name}{f': {reason}' if reason else ''}"
+
+
+def _silent(status: Status) -> Iterator[str]:
+    """Counts the finished runs of an earlier version, whose result.json says less."""
+    runs = (one for name, one in status.found.items() if not name.startswith(COMPARISONS))
+    if count := sum(one.state == FINISHED and one.number("seconds") is None for one in runs):
+        wrote = "Finished in an earlier version, which wrote neither metrics nor time"
+        yield f"{wrote}: {count}, left out below."
 
 
 class _Score(NamedTuple):
@@ -90,8 +100,8 @@ def _best(status: Status) -> list[str]:
         if last is None or metric.sign * (score.chosen_by - last.chosen_by) > 0:
             best[score.cell.row] = score
     if not best:
-        return [f"Best so far: not known, no result.json names the test {metric.name}."]
-    chosen = "validation" if split == "validation" else "it too: there is no validation split"
+        return [f"Best so far: not known until a run has finished and says its test {metric.name}."]
+    chosen = {"test": "the same test metric: there is no validation split"}.get(split, split)
     width = max(map(len, best))
     rows = [f"  {row:<{width}}  {_words(score, metric)}" for row, score in best.items()]
     header = f"Best so far by mean test {metric.name} (chosen on {chosen}):"
@@ -102,7 +112,9 @@ def _scores(status: Status, metric: Metric, split: str) -> list[_Score]:
     """Averages a metric of a split over the runs of each cell that has one."""
     scores = []
     for cell in status.trained:
-        values, test = (status.numbers(cell, "last", metric.column(s)) for s in (split, "test"))
+        # A trunk that its trigger has stopped is no dense run to compare with.
+        runs = [one for one in status.finished(cell) if "fired" not in one.result]
+        values, test = (numbers(runs, "last", metric.column(s)) for s in (split, "test"))
         if values and test:
             means = sum(values) / len(values), sum(test) / len(test)
             scores.append(_Score(cell, *means, len(test)))
@@ -116,14 +128,17 @@ def _words(score: _Score, metric: Metric) -> str:
 
 def _time_left(status: Status) -> str:
     """Estimates the time of what is left, from the seconds of what has finished."""
+    if status.is_closed:
+        return "nothing is left to train"
     if status.cells is None or status.is_search:
-        return "not known, for the number of runs is not"
+        return "unknown, because the number of runs is unknown"
     paces, seconds = _paces(status), 0.0
     for cell in status.trained:
         if left := _num_left(status, cell):
             pace = paces.get((cell.kind, cell.row), paces.get((cell.kind, "")))
             if pace is None:
-                return f"not known until one of the {records.FOLDERS[cell.kind]} has finished"
+                folder = records.FOLDERS[cell.kind]
+                return f"not known until one of the {folder} has finished and says how long it took"
             seconds += left * cell.num_epochs * pace
     if not seconds:
         return "nothing is left to train"
@@ -138,7 +153,7 @@ def _paces(status: Status) -> dict[tuple[str, str], float]:
     seconds: Counter[tuple[str, str]] = Counter()
     epochs: Counter[tuple[str, str]] = Counter()
     for cell in status.trained:
-        taken = status.numbers(cell, "seconds")
+        taken = numbers(status.finished(cell), "seconds")
         for key in ((cell.kind, cell.row), (cell.kind, "")):
             seconds[key] += sum(taken)  # pyright: ignore[reportArgumentType]
             epochs[key] += len(taken) * cell.num_epochs

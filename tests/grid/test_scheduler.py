@@ -20,6 +20,7 @@ from earlyprune_jax.grid.members import Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import MOST_ATTEMPTS, Study
 from earlyprune_jax.records import RunRecords
+from earlyprune_jax.status import reading
 from earlyprune_jax.training import criteria, loop
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import InvalidInput
@@ -399,6 +400,7 @@ def test_a_search_tries_cells_around_the_best_and_stops_at_its_number(tiny_npz, 
     ended = Study(spec, tmp_path / "run").wanted_members()
     assert len(ended) == 1 + 11
     assert experiment.exit_status(Study(spec, tmp_path / "run")) == experiment.DONE
+    assert reading.read(tmp_path / "run").has_ended()
 
 
 @pytest.mark.parametrize(

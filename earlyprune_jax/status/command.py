@@ -2,14 +2,11 @@
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Sequence
 
 from earlyprune_jax.status import reading, text
 from earlyprune_jax.validate import answer, unexpected
-
-WATCH_SECONDS = 10.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,13 +20,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("workdir", metavar="DIR", help="a study's directory")
     made.add_argument(
-        "--watch",
-        metavar="SECONDS",
-        nargs="?",
-        type=float,
-        const=WATCH_SECONDS,
-        help="look again after so many seconds (10 if none are given), until all has ended or "
-        "Ctrl-C",
+        "--watch", action="store_true", help="look again and again, until all has ended or Ctrl-C"
+    )
+    made.add_argument(
+        "--seconds", metavar="S", type=float, default=10.0, help="between two looks; default: 10"
     )
     return made
 
@@ -37,15 +31,15 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints how far a study is; returns 0, or 2 where the directory cannot be used."""
     flags = parser().parse_args(arguments)
-    if flags.watch is None:
-        return answer(lambda: "\n".join(text.lines(reading.read(flags.workdir))))
-    return answer(lambda: _watch(flags.workdir, flags.watch))
+    if flags.watch:
+        return answer(lambda: _watch(flags.workdir, flags.seconds))
+    return answer(lambda: "\n".join(text.lines(reading.read(flags.workdir))))
 
 
 def _watch(workdir: str, seconds: float) -> str:
     """Shows a workdir until all has ended or the user leaves, and returns the last state."""
     if not (math.isfinite(seconds) and seconds > 0):
-        raise unexpected("--watch", seconds, "to be a number of seconds above 0")
+        raise unexpected("--seconds", seconds, "to be a number of seconds above 0")
     from rich.live import Live
     from rich.text import Text
 
@@ -60,7 +54,3 @@ def _watch(workdir: str, seconds: float) -> str:
     except KeyboardInterrupt:
         pass  # This is how one leaves.
     return "\n".join(text.lines(status))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
