@@ -16,7 +16,7 @@ COMMANDS = {
     "status": ("status.command", "DIR", "how far a study is; --watch: live"),
     "compare": ("analysis.compare", "DIR DIR ...", "studies side by side"),
     "rules": ("analysis.rules", "DIR", "when each rule would have pruned; its loss"),
-    "regimes": ("analysis.regimes.__main__", "DIR", "where stopping early pays"),
+    "regimes": ("analysis.regimes.command", "DIR", "where stopping early pays"),
 }
 """Name -> its module in this package, with `parser()` and `main(arguments)`; arguments; what it
 does."""

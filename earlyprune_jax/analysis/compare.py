@@ -11,7 +11,6 @@ percents as fractions.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def compare(*workdirs: str | Path) -> Table:
         >>> compare("none")                 # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        earlyprune_jax.validate.InvalidInput: Expected WORKDIR='none' to be a directory. There ...
+        earlyprune_jax.validate.InvalidInput: Expected DIR='none' to be a directory. There ...
     """
     return _table(_read(workdirs))
 
@@ -105,7 +104,7 @@ def _read(workdirs: Sequence[str | Path]) -> Workdirs:
     paths = [Path(workdir).resolve() for workdir in workdirs]
     for workdir, path in zip(workdirs, paths, strict=True):
         if paths.count(path) > 1:
-            raise unexpected("WORKDIR", str(workdir), "to be given once")
+            raise unexpected("DIR", str(workdir), "to be given once")
     is_unique = len({path.name for path in paths}) == len(paths)
     names = [path.name for path in paths] if is_unique else map(str, workdirs)
     read = {name: _of_grid(workdir) for name, workdir in zip(names, workdirs, strict=True)}
@@ -136,12 +135,12 @@ def _of_grid(workdir: str | Path) -> Runs:
     records.require_workdir(workdir)
     runs = results.read_runs(workdir)
     if not len(runs):
-        raise unexpected("WORKDIR", str(workdir), "to hold runs of an experiment")
+        raise unexpected("DIR", str(workdir), "to hold runs of an experiment")
     settings = settings_of(runs)
     every = [curve for one in settings for curve in (*one.forks, *one.online)]
     kept = all_curves(settings) or [curve for one in settings for curve in one.online]
     if not kept:
-        raise unexpected("WORKDIR", str(workdir), "to hold finished forks")
+        raise unexpected("DIR", str(workdir), "to hold finished forks")
     dropped = {name for curve in every if curve not in kept for name in curve.runs["name"]}
     return runs.where(~runs.frame["name"].isin(dropped))
 
@@ -249,7 +248,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
     flags = parser().parse_args(arguments)
     return answer(lambda: _report(flags.workdirs, flags.output))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,6 @@ the epoch.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -368,7 +367,7 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
     settings = settings_of(results.read_runs(workdir))
     if not all_curves(settings):
         remedy = "Rules are judged by measured forks."
-        raise unexpected("WORKDIR", workdir, "to hold finished forks", remedy)
+        raise unexpected("DIR", workdir, "to hold finished forks", remedy)
     replayed = replay_settings(settings, extra=_parsed(extra, settings))
     pairs = [(curve.setting, curve) for curve in all_curves(settings)]
     files = ", ".join(map(str, _write(workdir, replayed)))
@@ -398,7 +397,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and writes the files. Returns 0, or 2 where the input cannot be used."""
     flags = parser().parse_args(arguments)
     return answer(lambda: _report(flags.workdir, flags.rule))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,6 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import test_metrics
@@ -188,15 +186,13 @@ def test_a_workdir_given_twice_is_refused(tmp_path, capsys):
     assert "to be given once" in captured.err and not (tmp_path / "out").exists()
 
 
-def test_it_runs_as_a_module_and_workdirs_of_one_name_are_told_apart(tmp_path):
+def test_workdirs_of_one_name_are_told_apart(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     pair = [str(write_old(tmp_path / name / "run")) for name in ("a", "b")]
-    arguments = [sys.executable, "-m", "earlyprune_jax.analysis.compare", *pair]
-    done = subprocess.run(
-        [*arguments, "--output", str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert all(path in done.stdout for path in pair)
+    assert compare.main([*pair, "--output", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert all(path in told for path in pair)
 
 
 def test_workdirs_without_signals_have_no_peaks(tmp_path):

@@ -2,8 +2,6 @@ import csv
 import dataclasses
 import itertools
 import re
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -11,8 +9,7 @@ import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import regimes, results
-from earlyprune_jax.analysis.regimes import __main__ as command
-from earlyprune_jax.analysis.regimes import figures, findings, similarity
+from earlyprune_jax.analysis.regimes import command, figures, findings, similarity
 from earlyprune_jax.validate import InvalidInput
 
 FIGURES = ("regimes", "regimes_similarity", "regimes_random_distance", "training_curve")
@@ -304,13 +301,6 @@ def test_the_command_prints_the_text_and_the_files(tmp_path, capsys):
     (tmp_path / "none" / "forks").mkdir(parents=True)
     assert command.main([str(tmp_path / "none")]) == 2
     assert "at least 2 sparsities x 2 fork epochs" in capsys.readouterr().err
-
-
-def test_it_runs_as_a_module(tmp_path):
-    write_small(tmp_path)
-    arguments = [sys.executable, "-m", "earlyprune_jax.analysis.regimes", str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("Regimes:")
 
 
 def test_analysis_of_thousands_of_runs_takes_seconds_at_most(tmp_path):

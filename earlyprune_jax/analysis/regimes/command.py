@@ -1,7 +1,6 @@
 """earlyprune regimes DIR: prints the text, writes tables and figures."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from earlyprune_jax import records
@@ -16,7 +15,7 @@ def _report(workdir: str) -> str:
     if not grids:
         remedy = "Regimes are told apart by finished forks."
         allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
-        raise unexpected("WORKDIR", workdir, allowed, remedy)
+        raise unexpected("DIR", workdir, allowed, remedy)
     files = ", ".join(map(str, regimes.write(workdir, runs=runs)))
     return "\n".join([*map(formatting.wrapped, regimes.paragraphs(grids)), f"Files: {files}"])
 
@@ -36,7 +35,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints and writes what was found; returns 0, or 2 where the input cannot be used."""
     flags = parser().parse_args(arguments)
     return answer(lambda: _report(flags.workdir))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
