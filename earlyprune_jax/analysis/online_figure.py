@@ -43,9 +43,10 @@ def draw(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
 
     One panel per curve, six at most, and one colour per trunk seed: the dense epochs (dashed) up to
     the one at which the rule fired (a dotted line) or `fork.fallback_epoch` ended them (a
-    dash-dotted one), then the pruned ones, whose first mark is on the weights that were pruned. Epochs are counted as they were trained: with
-    `fork.prune_at=rewind` that mark lies before the dotted line. A pruned network is first measured
-    after an epoch of retraining, so the fall ends there.
+    dash-dotted one), then the pruned ones, whose first mark is on the weights that were pruned.
+    Epochs are counted as they were trained: with `fork.prune_at=rewind` that mark lies before the
+    dotted line. A pruned network is first measured after an epoch of retraining, so the fall ends
+    there.
 
     Args:
         workdir: The experiment's directory, which holds the epochs of these runs.

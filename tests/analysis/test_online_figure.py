@@ -10,7 +10,9 @@ DENSE = [0.2, 0.5, 0.7, 0.8, 0.9]
 PRUNED = [0.1, 0.6, 0.85]
 
 
-def write_run(workdir, seed=0, *, fired=5, pruned_at=5, sparsity=0.97, trigger="peak(x)"):
+def write_run(
+    workdir, seed=0, *, fired: int | None = 5, pruned_at=5, sparsity=0.97, trigger="peak(x)"
+):
     """A run that trained 5 dense epochs, was pruned, and trained 3 more."""
     made = workdirs.records(pruned_at, PRUNED)
     axes = {"fired_epoch": fired, "marked_epoch": pruned_at, "sparsity": sparsity}
@@ -68,7 +70,8 @@ def test_a_fallback_is_drawn_and_named_otherwise_than_a_firing(tmp_path):
     label = "seed 1: pruned after epoch 5 (fallback): 90.0 → 10.0 → 85.0"
     assert axes.lines[5].get_label() == label
     said = " ".join(figure.get_suptitle().split())
-    assert "Rule: early_bird(); dashed: dense; dotted: the rule fired; dash-dotted: fallback" in said
+    marks = "dashed: dense; dotted: the rule fired; dash-dotted: fallback"
+    assert f"Rule: early_bird(); {marks}" in said
     assert "Three numbers: dense, after the first pruned epoch, at the end." in said
 
 
