@@ -97,7 +97,9 @@ def _write(compared: Workdirs, output: str | Path) -> list[Path]:
         frame=pd.concat([runs.frame for runs in every], ignore_index=True),
         entries={name: entries for runs in every for name, entries in runs.entries.items()},
     )
-    return [path, *figures.draw_main(output, runs=together, name=STEM)]
+    given = list(compared.runs)
+    settings = sorted(settings_of(together), key=lambda one: given.index(one.place[WORKDIR]))
+    return [path, *figures.draw(output, settings, STEM)]
 
 
 def _read(workdirs: Sequence[str | Path]) -> Workdirs:
@@ -228,7 +230,9 @@ def _report(workdirs: Sequence[str], output: str) -> str:
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
         raise InvalidInput([expected("--output", output, allowed)]) from error
-    return "\n".join([*parts, f"Files: {', '.join(map(str, paths))}"])
+    folder = Path(output).resolve()
+    names = ", ".join(str(path.resolve().relative_to(folder)) for path in paths)
+    return "\n".join([*parts, f"Files in {folder}: {names}"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -239,7 +243,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("workdirs", metavar="DIR", nargs="+", help="a study's directory")
     made.add_argument(
-        "--output", metavar="DIR", default=".", help="where compare.csv and figures/ go"
+        "--output",
+        metavar="DIR",
+        default=".",
+        help="where compare.csv and figures/ go; default: the current folder",
     )
     return made
 

@@ -68,10 +68,15 @@ class CellGrid:
     num_epochs: np.ndarray
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Counts the sparsities and the fork epochs that have finished runs."""
+        rows, columns = (int(np.any(self.num_runs, axis=axis).sum()) for axis in (1, 0))
+        return rows, columns
+
+    @property
     def is_two_dimensional(self) -> bool:
         """Tells whether at least 2 sparsities and 2 fork epochs have finished runs."""
-        rows, columns = (np.any(self.num_runs, axis=axis).sum() for axis in (1, 0))
-        return bool(rows >= 2 and columns >= 2)
+        return min(self.size) >= 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

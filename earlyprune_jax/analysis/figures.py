@@ -31,9 +31,10 @@ MANY = 4
 """More curves than this are drawn with less about each."""
 
 
-def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM) -> list[Path]:
+def draw_main(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Draws figures/METRIC_vs_fork_epoch.png and .svg, of more than six settings one of each per
-    setting.
+    setting. Runs that pruned themselves, without a grid of forks, have a figure of their own only:
+    see `online_figure`.
 
     Above: the primary test metric at the last epoch: mean over trunk seeds and replicates, +-
     one sample standard deviation (n - 1), every run as a dot, one curve per (criterion, scope,
@@ -49,7 +50,6 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM
     Args:
         workdir: The experiment's directory.
         runs: Of `results.read_runs`, where they have been read already.
-        name: How the names of the files begin.
 
     Returns:
         The paths; nothing is written and the list is empty where nothing can be drawn yet.
@@ -61,13 +61,31 @@ def draw_main(workdir: str | Path, *, runs: Runs | None = None, name: str = STEM
         >>> draw_main("no/such/workdir")
         []
     """
-    runs = results.read_runs(workdir) if runs is None else runs
-    every = settings_of(runs)
+    settings = settings_of(results.read_runs(workdir) if runs is None else runs)
+    has_grid = any(setting.curves for setting in settings)
+    if not has_grid and any(setting.online for setting in settings):
+        return []
+    return draw(workdir, settings)
+
+
+def draw(workdir: str | Path, every: Sequence[Setting], name: str = STEM) -> list[Path]:
+    """Draws the same of any settings, in their order.
+
+    Args:
+        workdir: Where `figures` lies or is made.
+        every: Settings of the same metric.
+        name: How the names of the files begin.
+
+    Returns:
+        As `draw_main`.
+    """
     settings = [setting for setting in every if _has_results(setting) or setting.peaks]
-    name = name.format(primary=runs.metric.name)
+    if not settings:
+        return []
+    name = name.format(primary=settings[0].metric.name)
     stems = {setting: drawing.stem(name, setting.place) for setting in every}
     if len(every) <= MAX_PANELS:
-        pictures = {name: _draw(settings)} if settings else {}
+        pictures = {name: _draw(settings)}
     else:
         pictures = {stems[setting]: _draw([setting], named=True) for setting in settings}
     return drawing.save_all(workdir, pictures, possible=[name, *stems.values()])
@@ -90,14 +108,13 @@ def _draw(settings: Sequence[Setting], *, named: bool = False) -> "Figure":
     blocks = grid.reshape(num_rows, len(heights), num_columns).swapaxes(1, 2)
     blocks = blocks.reshape(num_rows * num_columns, len(heights))
     styles = drawing.styles(curve.place.kind for one in settings for curve in one.curves)
-    varied = varying(setting.place for setting in settings)
     for index, (panel, setting) in enumerate(zip(blocks, settings, strict=False)):
         others = [other for other in settings if other is not setting]
         if index and has_results:
             panel[0].sharey(blocks[0, 0])
         _draw_panel(panel, setting, others, styles)
         if others:
-            panel[0].set_title(formatting.label(setting.place, varied), loc="left", pad=18)
+            panel[0].set_title(_panel_title(setting, settings), loc="left", pad=18)
         for axes in panel if index % num_columns else ():
             axes.set_ylabel("")
     for axes in blocks[len(settings) :].ravel():
@@ -113,13 +130,21 @@ def _draw(settings: Sequence[Setting], *, named: bool = False) -> "Figure":
     return figure
 
 
+def _panel_title(setting: Setting, settings: Sequence[Setting]) -> str:
+    """Names what tells a panel from the others: its setting, and what all its curves share."""
+    varied = varying(one.place for one in settings)
+    varied += varying(curve.place.kind for one in settings for curve in one.pruned)
+    common = shared([curve.place for curve in setting.pruned] or [setting.place])
+    return formatting.label(common, varied)
+
+
 def _draw_panel(
     panel: Any, setting: Setting, others: Sequence[Setting], styles: Mapping[Place, Style]
 ) -> None:
     """Draws one setting on its axes [1 or 2]."""
     every = [setting, *others]
     if any(map(_has_results, every)):
-        _draw_results(panel[0], setting, styles, is_alone=not others)
+        _draw_results(panel[0], setting, others, styles)
         if all(len(one.curves) <= 2 for one in every):
             for curve in (curve for other in others for curve in other.curves):
                 means = [curve.metric.scale * curve.test(epoch).mean for epoch in curve.epochs]
@@ -138,13 +163,14 @@ def _draw_panel(
 
 
 def _draw_results(
-    axes: "Axes", setting: Setting, styles: Mapping[Place, Style], *, is_alone: bool
+    axes: "Axes", setting: Setting, others: Sequence[Setting], styles: Mapping[Place, Style]
 ) -> None:
     """Draws forks, runs that pruned themselves and the baseline; a single panel's legend has room
-    for numbers."""
-    metric, curves = setting.metric, setting.curves
+    for numbers, that of several names a curve alike in all."""
+    metric, curves, is_alone = setting.metric, setting.curves, not others
     axes.set_ylabel(f"{formatting.axis_label(metric)}\nat the last epoch")
-    names = varying(curve.place.kind for curve in curves)
+    every = (setting, *others)
+    names = varying(curve.place.kind for one in every for curve in one.curves)
     for index, curve in enumerate(curves):
         label = formatting.label(curve.place.kind, names) or "pruned forks"
         if is_alone:
@@ -154,10 +180,12 @@ def _draw_results(
         # Curves stand a little beside one another, or their whiskers would hide each other.
         shift = 0.004 * setting.num_epochs * (index - (len(curves) - 1) / 2)
         _draw_curve(axes, curve, styles[curve.place.kind], shift, label)
-    names = varying(curve.place.kind for curve in setting.pruned)
+    names = varying(curve.place.kind for one in every for curve in one.pruned)
     for index, curve in enumerate(setting.online, start=len(curves)):
-        number = plus_minus(formatting.amount(curve.test(), metric))
-        itself = f"pruned itself: {number} at {formatting.epochs(curve.epochs)}"
+        itself = "pruned itself"
+        if is_alone:
+            number = plus_minus(formatting.amount(curve.test(), metric))
+            itself += f": {number} at {formatting.epochs(curve.epochs)}"
         style = Style(COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], "")
         epochs = curve.runs["fork_epoch"].astype(int)
         values = metric.scale * curve.runs[metric.column("test")]
@@ -279,12 +307,17 @@ def _subtitle(settings: Sequence[Setting], trunk: str) -> str:
 
 
 def _seeds_text(settings: Sequence[Setting], pruned: Sequence[Curve]) -> str:
-    frames = [*(curve.runs for curve in pruned), *(setting.dense for setting in settings)]
-    num_seeds = len({seed for frame in frames for seed in frame["trunk_seed"]})
+    counts = sorted(filter(None, map(_num_seeds, settings)))
     sizes = [count for curve in pruned for count in curve.runs["fork_epoch"].value_counts()]
     sizes += [len(setting.dense) for setting in settings]
-    text = formatting.plural(num_seeds, "seed") if num_seeds else ""
+    text = f"{formatting.span(counts)} seed{'s' * (counts[-1] > 1)}" if counts else ""
     if max(sizes) < 2:
-        return f"{text}, so the noise is unknown" if num_seeds == 1 else text
+        return f"{text}, so the noise is unknown" if counts == [1] else text
     has_dots = pruned and all(len(setting.curves) <= MANY for setting in settings)
     return f"{text}: mean ± one standard deviation{'; dots are single runs' * bool(has_dots)}"
+
+
+def _num_seeds(setting: Setting) -> int:
+    """Counts the trunk seeds of what is drawn above."""
+    frames = [setting.dense, *(curve.runs for curve in setting.pruned)]
+    return len({seed for frame in frames for seed in frame["trunk_seed"]})

@@ -318,9 +318,15 @@ def rule_name(outcome: Outcome) -> str:
 
 
 def remarks(outcome: Outcome) -> str:
-    """Says what the mean does not: that there are seeds without a choice, without a value, or with
-    an interpolated one."""
-    return ", ".join(words for status, words in STATUSES.items() if outcome.count(status))
+    """Says what the mean does not: that there are seeds, all or some, without a choice, without a
+    value, or with an interpolated one."""
+    total = len(outcome.choices)
+    counts = ((words, outcome.count(status)) for status, words in STATUSES.items())
+    return ", ".join(
+        words if count == total else f"{words} in {count} of {total}"
+        for words, count in counts
+        if count
+    )
 
 
 def regret(outcome: Outcome, *, unit: bool = True) -> str:

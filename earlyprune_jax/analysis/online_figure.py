@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earlyprune_jax import records
+from earlyprune_jax import records, triggers
 from earlyprune_jax.analysis import drawing, formatting, results
 from earlyprune_jax.analysis.curves import Curve, settings_of
 from earlyprune_jax.analysis.drawing import COLORS, MARKERS
@@ -20,13 +20,20 @@ STEM = "{primary}_vs_epoch"
 MAX_PANELS = 6
 MAX_DESCRIBED = 4
 """Of more runs in a panel, or more panels, the legend names the seeds only."""
+FIRED = "dashed: dense; dotted: the rule fired"
+FALLBACK = "; dash-dotted: fallback, as the rule had not fired"
 KEY = (
-    "Dashed: dense; dotted: the rule fired; first mark: the weights that were pruned. A pruned "
-    "network is first measured after an epoch of retraining."
+    "; first mark: the weights that were pruned. A pruned network is first measured after an epoch "
+    "of retraining."
 )
+NUMBERS = " Three numbers: dense, after the first pruned epoch, at the end."
 DENSE: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (4, 1.2)), "alpha": 0.8}
 PRUNED: dict[str, Any] = {"linewidth": 2.0, "markersize": 7, "markevery": 8}
-FIRED: dict[str, Any] = {"linewidth": 1.1, "linestyle": ":"}
+STOPS: dict[bool, dict[str, Any]] = {
+    True: {"linewidth": 1.1, "linestyle": ":"},
+    False: {"linewidth": 1.1, "linestyle": "-."},
+}
+"""The line where dense training ended, by whether the rule fired."""
 Points = list[tuple[int, float]]
 """(epoch, value in the metric's unit)."""
 
@@ -35,10 +42,11 @@ def draw(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Draws figures/METRIC_vs_epoch.png and .svg, where runs have pruned themselves.
 
     One panel per curve, six at most, and one colour per trunk seed: the dense epochs (dashed) up to
-    the one at which the rule fired (a dotted line), then the pruned ones, whose first mark is on
-    the weights that were pruned. Epochs are counted as they were trained: with
-    `fork.prune_at=rewind` that mark lies before the dotted line. A pruned network is first measured
-    after an epoch of retraining, so the fall ends there.
+    the one at which the rule fired (a dotted line) or `fork.fallback_epoch` ended them (a
+    dash-dotted one), then the pruned ones, whose first mark is on the weights that were pruned.
+    Epochs are counted as they were trained: with `fork.prune_at=rewind` that mark lies before the
+    dotted line. A pruned network is first measured after an epoch of retraining, so the fall ends
+    there.
 
     Args:
         workdir: The experiment's directory, which holds the epochs of these runs.
@@ -65,8 +73,8 @@ def _figure(workdir: Path, curves: Sequence[Curve]) -> "Figure":
     figure, panels = drawing.panels(len(shown), *((7.4, 3.0) if len(shown) == 1 else (4.4, 2.7)))
     places = [curve.place for curve in curves]
     seeds = sorted({int(seed) for curve in curves for seed in curve.runs["trunk_seed"]})
+    described = len(shown) == 1 and len(shown[0].runs) <= MAX_DESCRIBED
     for axes, curve in zip(panels, shown, strict=True):
-        described = len(shown) == 1 and len(curve.runs) <= MAX_DESCRIBED
         for run in each(curve.runs):
             _draw_run(axes, curve, run, workdir, seeds.index(run.trunk_seed), described=described)
         axes.set_title(formatting.label(curve.place, varying(places)), loc="left", fontsize=9)
@@ -76,8 +84,11 @@ def _figure(workdir: Path, curves: Sequence[Curve]) -> "Figure":
         drawing.epoch_axis(axes, curve.setting.num_epochs)
     more = f" ({len(shown)} of {len(curves)} curves)" * (len(curves) > len(shown))
     title = f"Runs that prune themselves: {metric.name.replace('_', ' ')} over training{more}"
-    rules = formatting.listed(sorted({rule for one in curves for rule in one.runs["trigger"]}))
-    drawing.head(figure, title, f"{formatting.label(shared(places))}\n{rules}. {KEY}")
+    rules = dict.fromkeys(sorted(rule for one in curves for rule in one.runs["trigger"]))
+    has_fallback = any(one.runs["fired_epoch"].isna().any() for one in shown)
+    key = FIRED + FALLBACK * has_fallback + KEY + NUMBERS * described
+    named = formatting.listed(list(map(triggers.label, rules)))
+    drawing.head(figure, title, f"{formatting.label(shared(places))}\nRule: {named}; {key}")
     drawing.add_legend(figure)
     return figure
 
@@ -86,9 +97,10 @@ def _draw_run(
     axes: "Axes", curve: Curve, run: Any, workdir: Path, number: int, *, described: bool
 ) -> None:
     folder = workdir / records.FOLDERS["online"] / run.name
-    fired = run.fired_epoch or run.fork_epoch
+    has_fired = run.fired_epoch is not None
+    end = run.fired_epoch if has_fired else run.fork_epoch
     dense = _points(curve, curve.setting.histories.get(run.trunk_seed, ()))
-    pruned = _points(curve, records.RunRecords(folder).epochs(), later=fired - run.fork_epoch)
+    pruned = _points(curve, records.RunRecords(folder).epochs(), later=end - run.fork_epoch)
     if not pruned:
         return
     # A network pruned before its first epoch has no value before.
@@ -97,9 +109,10 @@ def _draw_run(
     label = f"seed {run.trunk_seed}"
     if described:
         values = " \N{RIGHTWARDS ARROW} ".join(f"{pruned[i][1]:.1f}" for i in (0, 1, -1))
-        rewound = f", rewound to {run.fork_epoch}" if run.fork_epoch != fired else ""
-        label += f": pruned after epoch {fired}{rewound}: {values}"
-    axes.axvline(fired, color=color, zorder=1, **FIRED)
+        rewound = f", rewound to {run.fork_epoch}" if run.fork_epoch != end else ""
+        fallback = "" if has_fired else " (fallback)"
+        label += f": pruned after epoch {end}{fallback}{rewound}: {values}"
+    axes.axvline(end, color=color, zorder=1, **STOPS[has_fired])
     axes.plot(*zip(*dense, strict=True), color=color, **DENSE)
     axes.plot(*zip(*pruned, strict=True), color=color, marker=marker, label=label, **PRUNED)
 

@@ -17,6 +17,9 @@ TOLERANCE = 0.01
 """Of several sparsities the highest that loses at most this much against dense is recommended: a
 point of percents, of other metrics this share of dense."""
 
+TOO_MUCH = 0.5
+"""Pruning that loses more than this share of dense is not recommended, whatever the metric."""
+
 MASKED_COST = (
     "(a masked epoch takes as long as a dense one: compute is saved only where the network gets "
     "smaller, docs/pruning.md)"
@@ -57,6 +60,9 @@ def recommend(runs: Runs, settings: Sequence[Setting], outcomes: Sequence[Outcom
     what = f"prune {sparsity} % ({formatting.label(curve.place, axes)}) {when}"
     test = curve.test(best)
     number = f"{formatting.amount(test, metric)} {formatting.named(metric)} (n = {test.n})"
+    lost = curve.against_dense(best, curve.split)
+    if lost and -metric.sign * lost.mean > TOO_MUCH * abs(_dense_mean(curve)):
+        what = f"none: each fork epoch loses over half of what dense reaches; best was to {what}"
     parts = [f"{what}: {number}", why, _how_sure(curve)]
     earlier = f"dense training ends {formatting.plural(num_epochs - best, 'epoch')} earlier"
     cost = [_against_dense(curve), f"{earlier} {MASKED_COST}"]
@@ -151,7 +157,11 @@ def _how_sure(curve: Curve) -> str:
     else:
         text = f"it leads every other fork epoch by more than the noise {where}"
     if ranking.edge:
-        text += f"; it is the {ranking.edge} epoch tried, and one beyond it may be better"
+        text += f"; it is the {ranking.edge} epoch tried"
+    beyond = {"earliest": ("an earlier", 0), "latest": ("a later", curve.setting.num_epochs)}
+    for edge, (other, end) in beyond.items():
+        if ranking.edge == edge and ranking.best != end:
+            text += f", and {other} one may be better"
     return text
 
 
@@ -165,13 +175,25 @@ def _rule_text(outcomes: Sequence[Outcome]) -> str:
         fired = any(one.count("never") < len(one.choices) for one in tried)
         return "none chose an epoch among the forks in every seed" if fired else "none fired"
     num_rules = len({one.trigger for one in tried})
-    which = f"the best of {num_rules} in hindsight" if num_rules > 1 else "the only one"
     interpolated = " (interpolated)" if best.count("interpolated") else ""
     fixed = replay.baseline(outcomes, "best fixed epoch")
-    own = f"; this epoch's own is {formatting.regret(fixed)}" if fixed else ""
+    own = f"; the recommended epoch's own regret is {formatting.regret(fixed)}" if fixed else ""
     chosen = f"{formatting.epochs(best.epochs)}, regret {formatting.regret(best)}"
-    name = formatting.rule_name(best)
-    return f"{name}, {which}, would have chosen {chosen}{interpolated}{own}"
+    what = f"would have chosen {chosen}{interpolated}{own}"
+    name, random_time = formatting.rule_name(best), replay.baseline(outcomes, "random time")
+    if random_time and not _beats(best, random_time):
+        worse = f"no better than a random time (regret {formatting.regret(random_time)})"
+        if num_rules == 1:
+            return f"the only one, {name}, is {worse}: it {what}"
+        return f"all {num_rules} are {worse}: the least bad in hindsight, {name}, {what}"
+    which = f"the best of {num_rules} rules in hindsight" if num_rules > 1 else "the only one"
+    return f"{name}, {which}, {what}"
+
+
+def _beats(rule: Outcome, baseline: Outcome) -> bool:
+    """Tells whether the rule's mean regret is lower; without one it is not."""
+    own, other = rule.over_seeds("regret"), baseline.over_seeds("regret")
+    return own is not None and other is not None and round(own.mean - other.mean, 12) < 0
 
 
 def _of_online_runs(curves: Sequence[Curve]) -> str:

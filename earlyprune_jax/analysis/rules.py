@@ -15,19 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records, references, triggers, user_code
-from earlyprune_jax.analysis import formatting, peaks, results, rules_figure
+from earlyprune_jax.analysis import results, rules_figure, rules_text
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
-from earlyprune_jax.analysis.places import shared, varying
-from earlyprune_jax.analysis.replay import (
-    NEVER,
-    Correlation,
-    Outcome,
-    correlation,
-    correlations,
-    outcomes,
-)
+from earlyprune_jax.analysis.replay import NEVER, Correlation, Outcome, correlations, outcomes
 from earlyprune_jax.analysis.runs import Runs, Table
-from earlyprune_jax.analysis.stats import Stats, columns
+from earlyprune_jax.analysis.stats import columns
 from earlyprune_jax.triggers import EarlyBird, EarlyCrop, Peak, Plateau, Trigger
 from earlyprune_jax.validate import InvalidInput, answer, unexpected
 
@@ -59,6 +51,8 @@ def replay(workdir: str | Path, rules: Iterable[str] | None = None) -> tuple[Out
 def table(workdir: str | Path, rules: Iterable[str] | None = None) -> Table:
     """Tables what `replay` finds: one row per rule and curve, with the columns of rules.csv.
 
+    A rule is named for readers, without options at their defaults; rules.csv has them all.
+
     Args:
         workdir: of an experiment with finished forks.
         rules: texts for `triggers.parse`; None = `default_rules`.
@@ -75,7 +69,8 @@ def table(workdir: str | Path, rules: Iterable[str] | None = None) -> Table:
     """
     import pandas as pd
 
-    return pd.DataFrame(map(_rule_row, replay(workdir, rules)))
+    replayed = replay(workdir, rules)
+    return pd.DataFrame([_rule_row(one) | {"trigger": one.label} for one in replayed])
 
 
 def write(
@@ -284,83 +279,6 @@ def _correlation_row(one: Correlation) -> dict[str, Any]:
     }
 
 
-def signals_table(
-    pairs: Sequence[tuple[Setting, Curve | None]],
-    outcomes: Sequence[Outcome],
-    num_rules: int | None = None,
-    baselines: Sequence[str] | None = None,
-) -> Iterator[str]:
-    """Writes one row per headline signal, and one per rule replayed on its curve.
-
-    Args:
-        pairs: settings, each with one of its curves if it has any.
-        outcomes: of `replay_settings`.
-        num_rules: how many of the best rules of each curve; None for all.
-        baselines: the names of those shown; None for all.
-
-    Yields:
-        Lines; none without signals and rules.
-    """
-    places = [curve.place for _, curve in pairs if curve]
-    axes, rows = varying(places or [setting.place for setting, _ in pairs]), []
-    for setting, curve in pairs:
-        place = curve.place if curve else setting.place
-        where = tuple(formatting.cell(axis, place.named.get(axis)) for axis in axes)
-        replayed = [one for one in outcomes if one.curve is curve]
-        names = [one.trigger for one in replayed if one.kind == "baseline"]
-        tried = [one for one in replayed if one.kind == "rule"][:num_rules]
-        kept = names if baselines is None else baselines
-        shown = [one for one in replayed if one in tried or one.trigger in kept]
-        rows += [(*where, *row) for row in (*_signal_rows(setting, curve), *map(_text_row, shown))]
-    if not rows:
-        return
-    same = f" ({formatting.label(shared(places).kind.without(*axes))})" if places else ""
-    yield formatting.wrapped(f"Signals along the dense runs, and rules replayed on them{same}:")
-    headings = (*axes, "signal or rule", "epoch (seeds)", "forks", "remarks")
-    yield formatting.aligned([headings, *rows])
-    if places:
-        regret = formatting.with_unit("regret", formatting.difference_unit(pairs[0][0].metric))
-        yield formatting.wrapped(
-            f"  rho: rank correlation with the forks' quality; {regret}: what is lost against each "
-            "seed's best fork; [baselines] look at no signal."
-        )
-
-
-def _signal_rows(setting: Setting, curve: Curve | None) -> Iterator[tuple[str, ...]]:
-    table, control = setting.signals, None
-
-    def rho_text(mean: Stats | None) -> str:
-        return f"rho {formatting.amount(mean, decimals=2)}" if mean else "-"
-
-    for peak in setting.peaks:
-        epochs = sorted(own.epoch for own in peaks.seed_peaks(table, peak.signal))
-        measured = table.loc[table[peak.signal].notna(), "epoch"].nunique()
-        every = table["epoch"].nunique()
-        parts = [
-            formatting.quantity(peak.value, peak.signal),
-            f"{peak.edge} epoch: no peak" if peak.edge and measured > 1 else "",
-            f"flat over {formatting.span(peak.plateau, '-')}"
-            if peak.flat and not peak.edge
-            else "",
-            f"measured at {measured} of {every} epochs" if measured < every else "",
-        ]
-        rho = correlation(curve, peak.signal) if curve else None
-        control = control or (rho and rho.epoch_itself)
-        label = formatting.signal_label(peak.signal, setting.runs.config)
-        where = f"{peak.epoch} ({formatting.span(epochs, '-')})"
-        yield label, where, rho_text(rho and rho.over_seeds), ", ".join(filter(None, parts))
-    if control:
-        yield "epoch number itself", "-", rho_text(control), ""
-
-
-def _text_row(outcome: Outcome) -> tuple[str, ...]:
-    # A random time has no epoch of its own.
-    has_epochs = outcome.epochs and outcome.trigger != "random time"
-    where = formatting.span(outcome.epochs, "-") if has_epochs else "-"
-    regret = f"regret {formatting.regret(outcome, unit=False)}" if outcome.num_evaluated else "-"
-    return formatting.rule_name(outcome), where, regret, formatting.remarks(outcome)
-
-
 def _report(workdir: str, extra: Sequence[str]) -> str:
     """Writes the files, and returns the tables for the terminal."""
     records.require_workdir(workdir)
@@ -371,7 +289,11 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
     replayed = replay_settings(settings, extra=_parsed(extra, settings))
     pairs = [(curve.setting, curve) for curve in all_curves(settings)]
     files = ", ".join(map(str, _write(workdir, replayed)))
-    lines = [*signals_table(pairs, replayed), *notes(settings, replayed), f"Files: {files}"]
+    lines = [
+        *rules_text.signals_table(pairs, replayed),
+        *notes(settings, replayed),
+        f"Files: {files}",
+    ]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records
-from earlyprune_jax.analysis import formatting, recommendation, regimes, results, rules
+from earlyprune_jax.analysis import formatting, recommendation, regimes, results, rules, rules_text
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
 from earlyprune_jax.analysis.notebook import Report
 from earlyprune_jax.analysis.places import shared, varying
@@ -59,7 +59,7 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> Report:
     shown = (MAX_RULES, BASELINES) if len(settings) == 1 else (1, BASELINES[:1])
     tables = [
         *forks_table([curve for setting in settings for curve in setting.pruned]),
-        *rules.signals_table(chosen, outcomes, *shown),
+        *rules_text.signals_table(chosen, outcomes, *shown),
     ]
     rest = [
         *_dense_lines(settings),
@@ -92,10 +92,11 @@ def forks_table(curves: Sequence[Curve], axes: Sequence[str] | None = None) -> I
     same = formatting.label(shared(places).kind.without(*axes))
     test = formatting.axis_label(metric)
     yield formatting.wrapped(
-        f"Forks{f' ({same})' * bool(same)}: {test} at the best of so many epochs, mean +- std over "
-        "n runs; difference: to dense; as good: epochs that the best does not clearly beat (95 %):"
+        f"Forks{f' ({same})' * bool(same)}: {test} at the best of the epochs tried, mean +- std "
+        "over n runs; difference: to dense; as good: epochs that the best does not clearly beat "
+        "(95 %):"
     )
-    headings = (*axes, "epoch", "of", "test", "n", "dense", "difference", "as good")
+    headings = (*axes, "epoch", "tried", "test", "n", "dense", "difference", "as good")
     rows = [
         (*(formatting.cell(axis, curve.place[axis]) for axis in axes), *_fork_row(curve))
         for curve in curves

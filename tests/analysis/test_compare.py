@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import re
 
@@ -92,7 +93,34 @@ def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, caps
     )
     assert [row[:3] for row in rows] == [["first", "0.0001", "4"], ["second", "0.1", "4"]]
     assert "second is not finished: 1 run left out." in printed
-    assert "91.10 +- 1.10" in printed and str(tmp_path / "out" / "compare.csv") in printed
+    assert "91.10 +- 1.10" in printed
+    written = "compare.csv, figures/compare.png, figures/compare.svg"
+    assert printed.splitlines()[-1] == f"Files in {tmp_path / 'out'}: {written}"
+
+
+def write_study(workdir, sparsities, *, num_seeds):
+    """A study of one model, with forks at two epochs."""
+    workdir.mkdir()
+    workdirs.write_config(workdir, num_epochs=10)
+    ends = {"last_epoch": 10, "result": workdirs.finished(10)}
+    for seed in range(num_seeds):
+        workdirs.write_trunk(workdir, seed, workdirs.records(0, [0.95] * 10), **ends)
+        for sparsity, epoch in itertools.product(sparsities, (2, 4)):
+            made = workdirs.records(epoch, [0.7 + 0.05 * epoch])
+            workdirs.write_fork(workdir, seed, epoch, made, sparsity=sparsity, **ends)
+    return workdir
+
+
+def test_panels_stand_as_given_say_what_differs_and_share_one_legend(tmp_path):
+    last = write_study(tmp_path / "b", (0.97,), num_seeds=3)
+    first = write_study(tmp_path / "a", (0.9, 0.97), num_seeds=1)
+    compare.main([str(last), str(first), "--output", str(tmp_path)])
+    svg = (tmp_path / "figures/compare.svg").read_text()
+    texts = re.findall(r">([^<>]+)</text>", svg)
+    assert texts.index("b, 97 % removed") < texts.index("a")
+    assert any(text.startswith("1 to 3 seeds: mean ") for text in texts)
+    # The curve of 97 % is the same thing in both panels.
+    assert texts.count("97 % removed") == 1 and "pruned forks" not in texts
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "foreign", "no forks", "another metric"])
@@ -172,7 +200,7 @@ def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert len(known) + len(others) > compare.MAX_DIFFERING
     assert "Configs differ in " in printed and "optim.weight_decay" in printed
-    assert "workdir epoch of test" in printed
+    assert "workdir epoch tried test" in printed
     table = compare.compare(*pair)
     assert table["optim.weight_decay"].tolist() == [0, 1]
 

@@ -5,6 +5,7 @@ import re
 import pytest
 import workdirs
 
+from earlyprune_jax import triggers
 from earlyprune_jax.analysis import results, rules, summary
 from earlyprune_jax.analysis.notebook import Report
 
@@ -55,10 +56,11 @@ def test_text_is_escaped_and_a_workdir_without_results_shows_the_text_alone(tmp_
     assert "<details>" not in page
 
 
-def test_replayed_rules_are_a_table_with_the_columns_of_its_file(study):
+def test_replayed_rules_are_a_table_with_the_columns_of_its_file_and_short_names(study):
     import pandas as pd
 
     table = rules.table(study)
     written = pd.read_csv(study / "rules.csv")
     assert list(table) == list(written)
-    assert list(table["trigger"]) == list(written["trigger"])
+    assert list(table["trigger"]) == list(map(triggers.label, written["trigger"]))
+    assert (table["trigger"] != written["trigger"]).any()

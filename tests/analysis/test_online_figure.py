@@ -10,10 +10,13 @@ DENSE = [0.2, 0.5, 0.7, 0.8, 0.9]
 PRUNED = [0.1, 0.6, 0.85]
 
 
-def write_run(workdir, seed=0, *, fired=5, pruned_at=5, sparsity=0.97):
+def write_run(
+    workdir, seed=0, *, fired: int | None = 5, pruned_at=5, sparsity=0.97, trigger="peak(x)"
+):
     """A run that trained 5 dense epochs, was pruned, and trained 3 more."""
     made = workdirs.records(pruned_at, PRUNED)
     axes = {"fired_epoch": fired, "marked_epoch": pruned_at, "sparsity": sparsity}
+    axes["trigger"] = trigger
     ended = workdirs.finished(pruned_at + len(PRUNED))
     last = pruned_at + len(PRUNED)
     workdirs.write_online(workdir, seed, pruned_at, made, last_epoch=last, result=ended, **axes)
@@ -53,6 +56,23 @@ def test_a_run_is_drawn_along_its_training_with_its_fall_and_what_came_back(
     # However old its weights are, the pruned part is trained after the dense one, up to T.
     assert points(pruned) == [first, (6, 10.0), (7, 60.0), (8, 85.0)]
     assert pruned.get_label() == f"seed 0: {label}"
+
+
+def test_a_fallback_is_drawn_and_named_otherwise_than_a_firing(tmp_path):
+    workdirs.write_config(tmp_path, num_epochs=T)
+    rule = "early_bird(mask_distance, threshold=0.1)"
+    for seed, fired in ((0, 5), (1, None)):
+        write_trunk(tmp_path, seed)
+        write_run(tmp_path, seed, fired=fired, trigger=rule)
+    figure = drawn(tmp_path)
+    (axes,) = figure.axes
+    assert [line.get_linestyle() for line in axes.lines[::3]] == [":", "-."]
+    label = "seed 1: pruned after epoch 5 (fallback): 90.0 → 10.0 → 85.0"
+    assert axes.lines[5].get_label() == label
+    said = " ".join(figure.get_suptitle().split())
+    marks = "dashed: dense; dotted: the rule fired; dash-dotted: fallback"
+    assert f"Rule: early_bird(); {marks}" in said
+    assert "Three numbers: dense, after the first pruned epoch, at the end." in said
 
 
 def test_seeds_have_colours_and_curves_have_panels(tmp_path):

@@ -60,8 +60,32 @@ def test_the_sentence_with_its_numbers_and_how_sure(tmp_path):
         "Cost: 4.0 +- 1.0 points worse than dense; dense training ends 6 epochs earlier "
         "(a masked epoch takes as long as a dense one: compute is saved only where the network "
         "gets smaller, docs/pruning.md). "
-        "Rules: peak(fisher_trace), the best of 3 in hindsight, would have chosen epoch 5, "
-        "regret 5.3 +- 0.6 points (interpolated); this epoch's own is 0.0 +- 0.0 points."
+        "Rules: peak(fisher_trace), the best of 3 rules in hindsight, would have chosen epoch 5, "
+        "regret 5.3 +- 0.6 points (interpolated); the recommended epoch's own regret "
+        "is 0.0 +- 0.0 points."
+    )
+
+
+def test_rules_that_are_no_better_than_a_random_time_are_not_praised(tmp_path):
+    # Fired at 5: .2 lost, rewound to 3: .4; on the mean over 2 ... 8: .23. With 4 worse: .17.
+    cells = {2: (0.5,) * 3, 4: (0.5,) * 3, 6: (0.9,) * 3, 8: (0.9,) * 3}
+    write_grid(tmp_path, cells)
+    text = recommend(tmp_path)
+    assert text is not None and " the best of 2 rules in hindsight, would have" in text
+    (tmp_path / "other").mkdir()
+    write_grid(tmp_path / "other", {2: (0.5,) * 3, 3: (0.2,) * 3, 4: (0.9,) * 3, 5: (0.2,) * 3})
+    text = recommend(tmp_path / "other")
+    assert text is not None
+    # 5: .7 and 3: .7 lost; at random (.4 + .7 + 0 + .7) / 4.
+    random_time = "no better than a random time (regret 45.0 +- 0.0 points)"
+    assert f" Rules: all 2 are {random_time}: the least bad in hindsight, peak(" in text
+
+
+def test_where_all_forks_lose_over_half_of_dense_nothing_is_recommended(tmp_path):
+    write_grid(tmp_path, {2: (0.3,) * 3, 4: (0.4,) * 3})
+    assert (recommend(tmp_path) or "").startswith(
+        "Recommendation: none: each fork epoch loses over half of what dense reaches; best was to "
+        "prune 97 % (magnitude, global) after epoch 4 of 10: 40.0 +- 0.0 %"
     )
 
 
@@ -71,7 +95,7 @@ def test_a_rewound_rule_is_called_that(tmp_path):
     text = recommend(tmp_path)
     assert text is not None
     chosen = "would have chosen epoch 3, regret 5.0 +- 0.0 points"
-    assert f"peak(fisher_trace), rewind, the best of 2 in hindsight, {chosen}" in text
+    assert f"peak(fisher_trace), rewind, the best of 2 rules in hindsight, {chosen}" in text
 
 
 def test_epochs_within_the_noise_are_named_best_first(tmp_path):
@@ -107,11 +131,11 @@ def test_with_few_seeds_it_is_a_guess(tmp_path, num_seeds, words):
     [
         (
             {2: (0.9, 0.9, 0.9), 4: (0.8, 0.8, 0.8)},
-            "it is the earliest epoch tried, and one beyond it may be better",
+            "it is the earliest epoch tried, and an earlier one may be better",
         ),
         (
             {2: (0.8, 0.8, 0.8), 4: (0.9, 0.9, 0.9)},
-            "it is the latest epoch tried, and one beyond it may be better",
+            "it is the latest epoch tried, and a later one may be better",
         ),
         (
             {4: (0.8, 0.8, 0.8)},
@@ -121,6 +145,8 @@ def test_with_few_seeds_it_is_a_guess(tmp_path, num_seeds, words):
             {0: (0.9, 0.9, 0.9), 2: (0.8, 0.8, 0.8)},
             "prune 97 % (magnitude, global) before training: ",
         ),
+        # Before the start there is nothing.
+        ({0: (0.9,) * 3, 2: (0.8,) * 3}, "it is the earliest epoch tried."),
     ],
 )
 def test_edges_are_said(tmp_path, cells, words):

@@ -300,7 +300,14 @@ def test_the_command_prints_the_text_and_the_files(tmp_path, capsys):
     assert max(len(line) for line in out.split("Files:")[0].splitlines()) <= 100
     (tmp_path / "none" / "forks").mkdir(parents=True)
     assert command.main([str(tmp_path / "none")]) == 2
-    assert "at least 2 sparsities x 2 fork epochs" in capsys.readouterr().err
+    assert "at least 2 sparsities x 2 fork epochs. It has none." in capsys.readouterr().err
+
+
+def test_a_grid_that_is_too_small_is_said_with_the_remedy(tmp_path, capsys):
+    workdirs.write_forks(tmp_path, (0.9,), (2, 4, 8), np.full((1, 3, 1, 2), 0.5))
+    assert command.main([str(tmp_path)]) == 2
+    remedy = "It has 1 sparsity x 3 fork epochs: run it again with "
+    assert f"{remedy}--config.pruning.sparsities=0.9,0.97." in capsys.readouterr().err
 
 
 def test_analysis_of_thousands_of_runs_takes_seconds_at_most(tmp_path):

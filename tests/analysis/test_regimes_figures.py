@@ -124,6 +124,17 @@ def test_the_colour_axis_is_cut_only_where_a_few_cells_would_take_it_all(values,
     assert heatmaps.limits([map_of(values, may_cut=True)]) == pytest.approx(scale)
 
 
+def test_the_bar_of_a_cut_colour_axis_says_so(tmp_path):
+    test = np.array([[0.2, 0.9, 0.88, 0.89], [0.3, 0.88, 0.9, 0.89]])[:, :, None, None]
+    workdirs.write_forks(tmp_path, (0.5, 0.9), (0, 2, 4, 8), test)
+    (found,) = found_in(tmp_path)
+    bars = [axes for axes in heatmaps.grid_maps(found).axes if axes.get_label() == "<colorbar>"]
+    labels = [" ".join(axes.get_ylabel().split()) for axes in bars]
+    lowest = heatmaps.limits([heatmaps.difference_map(found, "")])[0]
+    shown = f"\N{MINUS SIGN}{-lowest:.3g}"
+    assert labels == ["%", f"points (darkest: {shown} or less)"]
+
+
 def test_accuracies_are_never_cut():
     assert heatmaps.limits([map_of([[10.0, 90.0, 91.0, 92.0, 93.0, 94.0]])]) == (10.0, 94.0, False)
 

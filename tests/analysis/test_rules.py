@@ -240,7 +240,7 @@ def test_the_table_for_the_terminal(tmp_path, capsys):
     headings = ["signal or rule", "epoch (seeds)", "forks", "remarks"]
     start = cells.index(headings)
     # At 2, 4, 8: the trace ranks 2 3 1, as the accuracy does.
-    assert cells[start + 1] == ["tr(F), conv kernels", "3 (3)", "rho 1.00 +- 0.00", "9.00"]
+    assert cells[start + 1] == ["tr(F), conv kernels", "3 (3)", "rho 1.00 +- 0.00", "peak 9.00"]
     assert cells[start + 3] == ["[oracle]", "4", "regret 0.0 +- 0.0"]
     rewound = ["peak(fisher_trace), rewind", "3", "regret 3.0 +- 0.0", "interpolated"]
     assert rewound in cells

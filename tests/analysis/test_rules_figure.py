@@ -78,7 +78,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
     assert [path.read_bytes() for path in rules.write(tmp_path)] == first
 
 
-def test_runs_that_pruned_themselves_are_marked_in_the_main_figure(tmp_path):
+def test_runs_that_pruned_themselves_are_marked_beside_a_grid_and_alone_not_drawn(tmp_path):
     workdirs.write_config(tmp_path, num_epochs=T)
     for seed, epoch in ((0, 5), (1, 7)):
         made = workdirs.records(0, [0.9] * epoch, signals=SIGNALS[:epoch])
@@ -87,9 +87,13 @@ def test_runs_that_pruned_themselves_are_marked_in_the_main_figure(tmp_path):
         workdirs.write_online(
             tmp_path, seed, epoch, made, fired_epoch=epoch, result=workdirs.finished(T)
         )
+    # Two dots without a grid say nothing: `online_figure` has them.
+    assert figures.draw_main(tmp_path) == []
+    forked = workdirs.records(4, [0.8])
+    workdirs.write_fork(tmp_path, 0, 4, forked, last_epoch=T, result=workdirs.finished(T))
     texts = drawn_texts(figures.draw_main(tmp_path))
     assert "pruned itself: 90.5 ± 0.7 % at epochs 5 to 7" in texts
-    assert not any("has finished yet" in text or "dense baseline" in text for text in texts)
+    assert not any("dense baseline" in text for text in texts)
     assert any(
         "forks: magnitude, global, 97 % removed, retrained by paper_a" in text for text in texts
     )

@@ -113,7 +113,8 @@ def test_an_interior_peak_is_named(tmp_path):
     signals = [{"fisher_trace": value} for value in (1.0, 2.0, 186.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     assert rows(tmp_path, "Signals")[0][:2] == ["tr(F), conv kernels", "3 (3)"]
-    assert rows(tmp_path, "Signals")[0][-1] == "186"
+    assert rows(tmp_path, "Signals")[0][-1] == "peak 186"
+    assert "epoch: of a signal, the peak of its mean over seeds; in brackets" in flat(tmp_path)
 
 
 def test_an_edge_is_not_called_a_peak(tmp_path):
@@ -122,8 +123,14 @@ def test_an_edge_is_not_called_a_peak(tmp_path):
     ]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     first, second = rows(tmp_path, "Signals")[:2]
-    assert (first[:2], first[-1]) == (["KL_uniform", "4 (4)"], "4.00 bits, last epoch: no peak")
-    assert (second[:2], second[-1]) == (["random distance", "1 (1)"], "-1.00, first epoch: no peak")
+    assert (first[:2], first[-1]) == (
+        ["KL_uniform", "4 (4)"],
+        "maximum 4.00 bits, last epoch: no peak",
+    )
+    assert (second[:2], second[-1]) == (
+        ["random distance", "1 (1)"],
+        "maximum -1.00, first epoch: no peak",
+    )
 
 
 def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
@@ -178,7 +185,7 @@ def test_the_verdict_of_three_lines_comes_first_and_the_rules_are_tabled(tmp_pat
         "Recommendation: prune 97 % (magnitude, global) after epoch 2 of 4: 92.0 +- 2.0 % test "
     )
     # The default rules, a peak and a plateau, have too few epochs to fire.
-    expected = f" Rules: {rule}, the best of 3 in hindsight, would have chosen epoch 3, "
+    expected = f" Rules: {rule}, the best of 3 rules in hindsight, would have chosen epoch 3, "
     assert f"{expected}regret 1.3 +- 1.2 points" in text
     order = [
         text.index(part)

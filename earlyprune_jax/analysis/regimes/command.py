@@ -1,10 +1,13 @@
 """earlyprune regimes DIR: prints the text, writes tables and figures."""
 
 import argparse
+import math
 from collections.abc import Sequence
 
 from earlyprune_jax import records
 from earlyprune_jax.analysis import formatting, regimes, results
+from earlyprune_jax.analysis.curves import find_grids
+from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.validate import answer, unexpected
 
 
@@ -13,11 +16,23 @@ def _report(workdir: str) -> str:
     runs = results.read_runs(workdir)
     grids = regimes.analyse(workdir, runs)
     if not grids:
-        remedy = "Regimes are told apart by finished forks."
         allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
-        raise unexpected("DIR", workdir, allowed, remedy)
+        raise unexpected("DIR", workdir, allowed, _why_no_grid(runs))
     files = ", ".join(map(str, regimes.write(workdir, runs=runs)))
     return "\n".join([*map(formatting.wrapped, regimes.paragraphs(grids)), f"Files: {files}"])
+
+
+def _why_no_grid(runs: Runs) -> str:
+    """Says how large the largest grid is, and what to run for a larger one."""
+    sizes = [grid.size for grid in find_grids(runs) if all(grid.size)]
+    if not sizes:
+        return "It has none."
+    rows, columns = max(sizes, key=math.prod)
+    keys = ["--config.pruning.sparsities=0.9,0.97"] * (rows < 2)
+    keys += ["--config.fork.epochs=2,4,8,16"] * (columns < 2)
+    has = f"{rows} sparsit{'y' if rows == 1 else 'ies'}"
+    epochs = formatting.plural(columns, "fork epoch")
+    return f"It has {has} x {epochs}: run it again with {' '.join(keys)}."
 
 
 def parser() -> argparse.ArgumentParser:

@@ -198,6 +198,10 @@ def _maps(
             mesh = draw(axes, one, scale, numbered=numbered)
         axes_of_row[0].set_ylabel("prune ratio (% removed)", fontsize=9)
         extend = "min" if scale[2] else "neither"
+        if scale[2]:
+            # A pointed end alone is overlooked.
+            lowest = f"{scale[0]:.3g}".replace("-", "\N{MINUS SIGN}")
+            label = f"{label} (darkest: {lowest} or less)".lstrip()
         bar = figure.colorbar(mesh, ax=list(axes_of_row), extend=extend, pad=0.015, aspect=26)
         # Beside low maps a long label is broken, or two would meet.
         bar.set_label(textwrap.fill(label, int(14 * height) - 4), fontsize=9)
