@@ -14,6 +14,8 @@ from typing import Any
 
 Check = Callable[[Any], str | None]
 """Takes a value; returns what is allowed if the value is not, else None."""
+LONGEST_VALUE = 200
+"""Characters of a value in a message."""
 
 
 class InvalidInput(ValueError):
@@ -39,7 +41,7 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
 
     Args:
         thing: what was given: a config key, a flag, an argument.
-        value: what it was given as.
+        value: what it was given as; the middle of a long one is left out.
         allowed: completes "Expected thing=value ...": "in [0, 1)", "to be a name".
         remedy: what to do about it, in sentences.
 
@@ -51,7 +53,22 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
         'Expected pruning.sparsity=1.2 in [0, 1). Give the fraction removed.'
     """
     end = "" if allowed.endswith("?") else "."
-    return f"Expected {thing}={value!r} {allowed}{end} {remedy}".rstrip()
+    return f"Expected {thing}={_shown(value)} {allowed}{end} {remedy}".rstrip()
+
+
+def _shown(value: Any) -> str:
+    """Writes a value as Python does; of a long one, such as a tree of arrays, both ends.
+
+    Example:
+        >>> len(_shown(list(range(1000)))), _shown(list(range(1000)))[-12:]
+        (203, '7, 998, 999]')
+    """
+    text = repr(value)
+    if len(text) <= LONGEST_VALUE:
+        return text
+    text = " ".join(text.split())
+    both_ends = f"{text[: LONGEST_VALUE - 50]} … {text[-50:]}"
+    return min(text, both_ends, key=len)
 
 
 def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> InvalidInput:
