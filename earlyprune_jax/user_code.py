@@ -122,8 +122,7 @@ def _module(key: str, path: str, name: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and name.startswith(missing):
-            places = " or ".join(filter(None, ("the Python path", current_folder())))
-            remedy = f"Looked for {missing} on {places}."
+            remedy = f"Looked for {missing} on {' or '.join(_places())}."
             raise unexpected(key, path, "to name a module that exists", remedy) from None
         allowed = f"to be importable. It raised {type(error).__name__}: {error}"
         raise unexpected(key, path, allowed) from error
@@ -132,6 +131,13 @@ def _module(key: str, path: str, name: str) -> ModuleType:
         if file and other not in _SOURCES:
             _SOURCES[other] = (file, Path(file).read_bytes())
     return module
+
+
+def _places() -> list[str]:
+    """Names where modules are looked for: in the current folder only as `python -m` has it."""
+    here = str(Path.cwd())
+    folders = [here] if {here, ""} & set(sys.path) else []
+    return list(dict.fromkeys(filter(None, ("the Python path", *folders, current_folder()))))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ Check = Callable[[Any], str | None]
 """Takes a value; returns what is allowed if the value is not, else None."""
 LONGEST_VALUE = 200
 """Characters of a value in a message."""
+CLOSE = 0.6
+"""difflib's ratio from which a name may have been meant."""
 
 
 class InvalidInput(ValueError):
@@ -138,6 +140,8 @@ def nearest(value: str, choices: Iterable[str]) -> str:
     Example:
         >>> nearest("resnet2O", ["resnet20", "resnet18"])
         "Did you mean 'resnet20'?"
+        >>> nearest("workdirr", ["fork.trigger"])
+        ''
     """
 
     def closeness(name: str) -> tuple[float, int]:
@@ -146,7 +150,7 @@ def nearest(value: str, choices: Iterable[str]) -> str:
         return ratio, len(os.path.commonprefix([str(value), name]))
 
     best = max(choices, key=closeness, default="")
-    return f"Did you mean {best!r}?" if closeness(best)[0] >= 0.5 else ""
+    return f"Did you mean {best!r}?" if closeness(best)[0] >= CLOSE else ""
 
 
 def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:
