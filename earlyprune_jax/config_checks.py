@@ -1,5 +1,6 @@
 """What a config's values must satisfy beyond each key's own range, in one setting."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,7 @@ from earlyprune_jax.pruning import UNSTRUCTURED
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
 from earlyprune_jax.pruning.scores.fisher import check_options
 from earlyprune_jax.pruning.scores.named import check_criterion
-from earlyprune_jax.pruning.selection import check_layers
+from earlyprune_jax.pruning.selection import NAMED_SETS, check_layers
 from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.spec_sections import KEYS
@@ -160,6 +161,26 @@ def _check_task(spec: RunSpec) -> list[str]:
     return []
 
 
+@_needs(*NETWORK, *LAYER_KEYS, spoils=LAYER_KEYS)
+def _check_selections(spec: RunSpec) -> list[str]:
+    """Finds sets of layers of which the network has none; each once, with all keys that ask for
+    it."""
+    task, problems, keys_of = tasks.abstract(spec), [], collections.defaultdict(list)
+    params = task.shapes()["params"]
+    for key in LAYER_KEYS:
+        keys_of[spec.value(key) or task.layers].append(key)
+
+    def wrong(layers: str, prefix: str = "") -> list[str]:
+        return problems_of(functools.partial(pruning.select, params, layers), prefix)
+
+    for layers, keys in keys_of.items():
+        for problem in wrong(layers, f"{', '.join(keys)}: "):
+            fitting = next((name for name in NAMED_SETS if not wrong(name)), None)
+            remedy = f" Set {'it' if len(keys) == 1 else 'them'} to {fitting}." if fitting else ""
+            problems.append(f"{problem}{remedy}")
+    return problems
+
+
 @_needs(*NETWORK, "optim")
 def _check_optimizer(spec: RunSpec) -> list[str]:
     task = tasks.abstract(spec)
@@ -274,16 +295,6 @@ def _check_schedule_ends(spec: RunSpec) -> list[str]:
 @_needs(*NETWORK, "train", "optim", "schedule", "fork")
 def _check_fork_rates(spec: RunSpec) -> list[str]:
     return retraining.check_rates(spec, tasks.abstract(spec).batching.steps_per_epoch)
-
-
-def _check_selection(spec: RunSpec, key: str) -> list[str]:
-    task = tasks.abstract(spec)
-    layers = spec.value(key) or task.layers
-    return problems_of(lambda: pruning.select(task.shapes()["params"], layers), f"{key}: ")
-
-
-for _key in LAYER_KEYS:
-    _needs(*NETWORK, _key, spoils=(_key,))(functools.partial(_check_selection, key=_key))
 
 
 @_needs(*NETWORK, "pruning")

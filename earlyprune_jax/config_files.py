@@ -92,8 +92,7 @@ def load_file(path: str) -> ConfigDict:
         forms = [name for name in names() if form and name.startswith(f"{file.stem}:")]
         hint = f"{nearest(path, forms)} {remedy}".lstrip()
         problem = expected("--config", path, "to define get_config() and run", hint)
-        raised = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise InvalidInput([f"{problem} It raised {raised}"]) from error
+        raise InvalidInput([f"{problem} {user_code.raised(error)}"]) from error
     if not isinstance(config, ConfigDict):
         raise unexpected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)
     user_code.use_folder(file.parent)  # a config may have loaded another one, of another folder

@@ -129,13 +129,17 @@ def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]],
         >>> problems
         ['Unknown argument --x. See --help.']
     """
+    from earlyprune_jax.validate import nearest
+
+    flags = [f"--{name}" for name in (*VALUES, *SWITCHES, "help")]
     given: dict[str, list[tuple[str, str]]] = {"config": [], "slurm": []}
     problems = []
     remaining = iter(arguments)
     for argument in remaining:
         kind, dot, rest = argument.removeprefix("--").partition(".")
         if kind not in given or not dot or not argument.startswith("--"):
-            problems.append(f"Unknown argument {argument}. See --help.")
+            hint = nearest(re.split("[=.]", argument)[0], flags)
+            problems.append(f"Unknown argument {argument}. {f'{hint} See'.lstrip()} --help.")
             continue
         name, equals, value = rest.partition("=")
         if not equals:

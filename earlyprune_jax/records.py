@@ -72,6 +72,11 @@ def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
     return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path), remedy)
 
 
+def holds_study(workdir: Path) -> bool:
+    """Tells whether runs have been begun in a directory, by this version or an earlier one."""
+    return any((workdir / name).exists() for name in ("study.json", *FOLDERS.values()))
+
+
 def require_workdir(path: str | Path) -> None:
     """Refuses what holds no experiment.
 
@@ -88,9 +93,8 @@ def require_workdir(path: str | Path) -> None:
     if not folder.is_dir():
         remedy = "It is a file." if folder.exists() else "There is none of that name."
         raise unexpected("DIR", str(path), "to be a directory", remedy)
-    entries = {entry.name for entry in folder.iterdir()}
-    if not entries & {"study.json", *FOLDERS.values()}:
-        remedy = "It holds other files only." if entries else "It is empty."
+    if not holds_study(folder):
+        remedy = "It holds other files only." if any(folder.iterdir()) else "It is empty."
         remedy += " Give what was the --workdir of a run."
         raise unexpected("DIR", str(path), "to hold runs of an experiment", remedy)
 

@@ -346,5 +346,4 @@ def guarded(key: str, text: str, allowed: str) -> Iterator[None]:
     except InvalidInput:
         raise
     except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
-        said = f"{allowed}. It raised {type(error).__name__}: {error}"
-        raise unexpected(key, text, said) from error
+        raise unexpected(key, text, f"{allowed}. {user_code.raised(error)}") from error

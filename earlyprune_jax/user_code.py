@@ -14,6 +14,7 @@ import importlib.util
 import pkgutil
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -122,16 +123,21 @@ def _module(key: str, path: str, name: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and name.startswith(missing):
-            places = " or ".join(filter(None, ("the Python path", current_folder())))
-            remedy = f"Looked for {missing} on {places}."
+            remedy = f"Looked for {missing} on {' or '.join(_places())}."
             raise unexpected(key, path, "to name a module that exists", remedy) from None
-        allowed = f"to be importable. It raised {type(error).__name__}: {error}"
-        raise unexpected(key, path, allowed) from error
+        raise unexpected(key, path, f"to be importable. {raised(error)}") from error
     for other in _imported(name):
         file = user_file(other)
         if file and other not in _SOURCES:
             _SOURCES[other] = (file, Path(file).read_bytes())
     return module
+
+
+def _places() -> list[str]:
+    """Names where modules are looked for: in the current folder only as `python -m` has it."""
+    here = str(Path.cwd())
+    folders = [here] if {here, ""} & set(sys.path) else []
+    return list(dict.fromkeys(filter(None, ("the Python path", *folders, current_folder()))))
 
 
 @contextlib.contextmanager
@@ -159,9 +165,27 @@ def user_file(name: str) -> str | None:
         return None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
-    path = Path(spec.origin).resolve()
+    return spec.origin if _is_users(spec.origin) else None
+
+
+def _is_users(file: str) -> bool:
+    path = Path(file).resolve()
     is_installed = any(path.is_relative_to(folder) for folder in INSTALLED)
-    return None if is_installed or "site-packages" in path.parts else spec.origin
+    return path.is_file() and not is_installed and "site-packages" not in path.parts
+
+
+def raised(error: BaseException) -> str:
+    """Says what was raised, and at which line of the user's: the last that is neither Python's, an
+    installed package's nor ours.
+
+    Example:
+        >>> raised(KeyError("layer"))
+        "It raised KeyError: 'layer'"
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if _is_users(frame.filename)]
+    said = f"It raised {type(error).__name__}: {error}".removesuffix(": ")
+    return f"{said} ({lines[-1]})" if lines else said
 
 
 def _imported(name: str) -> set[str]:

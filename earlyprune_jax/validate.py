@@ -17,6 +17,10 @@ BAD_INPUT = 2
 
 Check = Callable[[Any], str | None]
 """Takes a value; returns what is allowed if the value is not, else None."""
+LONGEST_VALUE = 200
+"""Characters of a value in a message."""
+CLOSE = 0.6
+"""difflib's ratio from which a name may have been meant."""
 
 
 class InvalidInput(ValueError):
@@ -42,7 +46,7 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
 
     Args:
         thing: what was given: a config key, a flag, an argument.
-        value: what it was given as.
+        value: what it was given as; the middle of a long one is left out.
         allowed: completes "Expected thing=value ...": "in [0, 1)", "to be a name".
         remedy: what to do about it, in sentences.
 
@@ -54,7 +58,22 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
         'Expected pruning.sparsity=1.2 in [0, 1). Give the fraction removed.'
     """
     end = "" if allowed.endswith("?") else "."
-    return f"Expected {thing}={value!r} {allowed}{end} {remedy}".rstrip()
+    return f"Expected {thing}={_shown(value)} {allowed}{end} {remedy}".rstrip()
+
+
+def _shown(value: Any) -> str:
+    """Writes a value as Python does; of a long one, such as a tree of arrays, both ends.
+
+    Example:
+        >>> len(_shown(list(range(1000)))), _shown(list(range(1000)))[-12:]
+        (203, '7, 998, 999]')
+    """
+    text = repr(value)
+    if len(text) <= LONGEST_VALUE:
+        return text
+    text = " ".join(text.split())
+    both_ends = f"{text[: LONGEST_VALUE - 50]} … {text[-50:]}"
+    return min(text, both_ends, key=len)
 
 
 def unexpected(thing: str, value: Any, allowed: str, remedy: str = "") -> InvalidInput:
@@ -124,6 +143,8 @@ def nearest(value: str, choices: Iterable[str]) -> str:
     Example:
         >>> nearest("resnet2O", ["resnet20", "resnet18"])
         "Did you mean 'resnet20'?"
+        >>> nearest("workdirr", ["fork.trigger"])
+        ''
     """
 
     def closeness(name: str) -> tuple[float, int]:
@@ -132,7 +153,7 @@ def nearest(value: str, choices: Iterable[str]) -> str:
         return ratio, len(os.path.commonprefix([str(value), name]))
 
     best = max(choices, key=closeness, default="")
-    return f"Did you mean {best!r}?" if closeness(best)[0] >= 0.5 else ""
+    return f"Did you mean {best!r}?" if closeness(best)[0] >= CLOSE else ""
 
 
 def unknown_choice(thing: str, value: Any, choices: Sequence[str]) -> str:

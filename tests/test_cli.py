@@ -37,7 +37,7 @@ def test_an_unknown_command_gets_the_nearest_and_exit_2(given, words, capsys):
 def test_run_is_the_main_of_before(capsys):
     assert cli.main(["run", "--confg=digits"]) == main.main(["--confg=digits"]) == 2
     first, second = capsys.readouterr().err.split("earlyprune_jax: ")[1:]
-    assert first == second and "Unknown argument --confg=digits" in first
+    assert first == second and "Unknown argument --confg=digits. Did you mean '--config'?" in first
 
 
 def test_the_package_is_a_program_too():

@@ -103,6 +103,16 @@ def test_a_wrong_value_is_named_with_what_is_allowed(key, text, words):
     assert key.split(".")[-1] in found[0]
 
 
+def test_layers_that_a_network_lacks_are_one_problem_with_its_keys_and_what_to_set():
+    changes = {"model.name": "own_code:Linear", "model.width_multiplier": "1.0"}
+    keys = ["pruning.layers", "signals.fisher_layers", "signals.weight_layers"]
+    (found,) = problems(changes)
+    assert found.startswith(f"{', '.join(keys)}: Expected layers='conv_kernels' to select")
+    assert found.endswith("Set them to dense_kernels.")
+    (found,) = problems(changes | dict.fromkeys(keys[1:], "dense_kernels"))
+    assert found.startswith("pruning.layers: ") and found.endswith("Set it to dense_kernels.")
+
+
 def test_every_problem_is_reported_together():
     found = problems(
         {

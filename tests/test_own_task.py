@@ -155,6 +155,8 @@ def test_the_source_of_the_task_is_part_of_the_spec():
         ),
         ({"sweep.fork.rates": "eq6,continue"}, "to be read by one of fork.retraining"),
         ({"signals.names": "sequences:steals('epoch')"}, "to have no column epoch"),
+        ({"signals.names": "sequences:steals('num_epochs')"}, "to have no column num_epochs"),
+        ({"signals.names": "sequences:steals('compile_seconds')"}, "no column compile_seconds"),
         ({"signals.names": "sequences:steals('test_rmse')"}, "to have no column test_rmse"),
         ({"train.precision": "bfloat16"}, "sequences:denoising does not take it"),
         ({"task.name": "sequences:denoising(every_epochs=0)"}, "every_epochs of HostMeasurement=0"),

@@ -110,14 +110,19 @@ def test_arguments_are_bound_and_those_that_do_not_fit_are_named(folder):
     assert "too many positional" in problems("nets:net(1, 2)")
 
 
-def test_what_is_not_there_is_named_with_what_is_near(folder):
+def test_what_is_not_there_is_named_with_what_is_near(folder, tmp_path_factory, monkeypatch):
     write(folder, nets="class Network:\n    pass\n\nDEPTH = 3\n")
     assert "Did you mean 'resnet20'?" in problems("resnet2O", {"resnet20": len, "resnet8": len})
     assert "Did you mean 'Network'?" in problems("nets:Netwrk")
     assert "it is a int, 3" in problems("nets:DEPTH")
     missing = problems("netz:Network")
     assert "to name a module that exists" in missing
-    assert str(folder) in missing
+    assert f" or {folder}." in missing
+    # As `earlyprune` and python -m have it, the current folder is on the path.
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert f"on the Python path or {here} or {folder}." in problems("netz:Network")
 
 
 def test_a_module_that_raises_or_lacks_another_is_named_with_what_it_raised(folder):

@@ -24,10 +24,11 @@ def test_tables_of_regimes_without_a_config_are_foreign(tmp_path, name):
     assert f"{name} without a config.json" in problem
 
 
-def test_a_config_of_another_program_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"foo": 1}')
+@pytest.mark.parametrize("text", ['{"foo": 1}', '{"compilerOptions": {"strict": true}}'])
+def test_a_config_of_another_program_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
     (problem,) = workspace.check(tmp_path, config.resolve(digits.get_config()))
-    assert "no config.json of another program" in problem
+    assert "no config.json of another program. It is no workdir" in problem
 
 
 def test_of_two_studies_that_begin_in_a_directory_at_once_the_second_is_refused(tmp_path):
@@ -111,6 +112,14 @@ def test_runs_that_pruned_themselves_by_a_rule_whose_defaults_were_others_are_no
     (tmp_path / "study.json").write_text(json.dumps(study))
     (problem,) = workspace.check(tmp_path, spec)
     assert 'fork.trigger: "peak(train_loss)" there, "peak(train_loss, smoothing=0.1,' in problem
+    # That config is the one that is given: it is no remedy.
+    assert "commit ef51054 finishes it. Or choose another --workdir." in problem
+    assert "or the config that was used there;" not in problem
+    (problem,) = workspace.check(
+        tmp_path,
+        resolve(("fork.when", "trigger"), ("fork.trigger", "peak(train_loss, patience=5)")),
+    )
+    assert "or the config that was used there;" in problem and "ef51054" not in problem
 
 
 def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path, resolve):
@@ -131,6 +140,7 @@ def test_a_workdir_of_another_format_is_refused_by_name_and_still_said_to_be_rea
     tmp_path, resolve, capsys, study, words
 ):
     (tmp_path / "config.json").write_text(json.dumps({"fork": {"rules": ["paper_a"]}}))
+    (tmp_path / "trunks").mkdir()
     if study:
         (tmp_path / "study.json").write_text(json.dumps(study))
     before = sorted(tmp_path.iterdir())

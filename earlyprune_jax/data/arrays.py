@@ -94,7 +94,8 @@ def outline_npz(spec: DataSpec) -> Source:
     """
     path = path_behind(spec)
     if not path.is_file():
-        raise unexpected("data.name", spec.name, "to name a file that exists", _REWRITE)
+        remedy = f"Check the path: there is no {path.absolute()}."
+        raise unexpected("data.name", spec.name, "to name a file that exists", remedy)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in NPZ_NAMES.values() if name not in archive.files]

@@ -245,7 +245,8 @@ def training_shares(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndar
 
 
 def usage(source: Source, spec: DataSpec) -> str:
-    """Says how many examples of a source a run sees, and what leaves out the others.
+    """Says how many examples of a source a run sees, what leaves out the others, and which labels
+    occur in training where they are fewer than the declared classes.
 
     Args:
         source: a source or its outline.
@@ -261,6 +262,9 @@ def usage(source: Source, spec: DataSpec) -> str:
         Data npz:a: 4 of 10 training images (2 for validation
         data.train_fraction=0.5 of the others)
         all 10 test images.
+        >>> spec = DataSpec("npz:a", "", 10, 1.0, 0.0, 1.0, 0, 0, False, (), ())
+        >>> usage(Source(rows, rows), spec).partition("; ")[2]
+        '2 classes occur, labels 0 to 1, of data.num_classes=10.'
     """
     noun = "images" if source.holds_images else "examples"
     held, used = (int(shares.sum()) for shares in training_shares(source, spec))
@@ -272,7 +276,16 @@ def usage(source: Source, spec: DataSpec) -> str:
     num_test = num_examples(source.test)
     tested = round(spec.test_fraction * num_test)
     reasons = [f"data.test_fraction={spec.test_fraction:g}"]
-    return f"Data {spec.name}: {train}, {_part(tested, num_test, f'test {noun}', reasons)}."
+    test = _part(tested, num_test, f"test {noun}", reasons)
+    return f"Data {spec.name}: {train}, {test}{_missing_classes(source, spec)}."
+
+
+def _missing_classes(source: Source, spec: DataSpec) -> str:
+    found = np.unique(source.train["labels"]) if source.holds_images else ()
+    if len(found) >= spec.num_classes:
+        return ""
+    labels = f"labels {found[0]} to {found[-1]}"
+    return f"; {len(found)} classes occur, {labels}, of data.num_classes={spec.num_classes}"
 
 
 def _part(number: int, of_all: int, noun: str, reasons: Sequence[str]) -> str:

@@ -238,7 +238,8 @@ def ledger(
             touched += [f"{name} ({num_removed} of {keep.size})"] if num_removed else []
             continue
         if row.collapsed:
-            warnings.append(f"{name} lost all of its {size} weights: nothing passes through it.")
+            lost = f"{name} lost all of its {size} weights: nothing passes through it."
+            warnings.append(f"{lost} Prune with min_kept=1, or scope='erk'.")
         elif any(dead):
             both = zip(("outputs", "inputs"), dead, axes, strict=True)
             counts = " and ".join(f"{n} of {keep.shape[axis]} {side}" for side, n, axis in both)

@@ -5,6 +5,7 @@ zeros at full price. What makes inference faster is `compact` for removed channe
 a smaller dense network, or a 2:4 pattern on hardware whose kernels use it.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -45,19 +46,29 @@ FILE_DTYPES = (
 """The types every safetensors reader of the last years knows."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SavedFile:
-    """What was written.
+    """What was written; `print` counts it.
 
     Attributes:
         bytes_on_disk: size of the file, header included.
         dense_bytes: what the same arrays take dense, without a header.
         encodings: path -> `dense` or `bitmask`.
+
+    Example:
+        >>> SavedFile(1250, 4000, {"kernel": "bitmask", "bias": "dense"})
+        SavedFile: 1,250 bytes, 4,000 dense; leaves: 1 bitmask, 1 dense
     """
 
     bytes_on_disk: int
     dense_bytes: int
     encodings: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        kinds = sorted(collections.Counter(self.encodings.values()).items())
+        leaves = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        sizes = f"{self.bytes_on_disk:,} bytes, {self.dense_bytes:,} dense"
+        return f"{type(self).__name__}: {sizes}; leaves: {leaves}"
 
 
 def save_sparse(path: Path, params: Params, mask: Mask) -> SavedFile:

@@ -182,7 +182,8 @@ def kl_uniform(log_probs: Array, unit: str = "nats") -> Array:
 
     -log C - (1/C) sum_c log p_c, a mean over classes. At least 0 up to rounding; 0 if and only if p
     is uniform, so always 0 with one class. There is no upper bound: it is infinite where a class
-    has probability 0, and nan where log_probs are.
+    has probability 0, and nan where log_probs are. (The other direction, KL(p || uniform), is at
+    most log C.)
 
     Args:
         log_probs: [B, C] natural-log probabilities, whatever `unit` is.
@@ -210,7 +211,7 @@ def kl_uniform(log_probs: Array, unit: str = "nats") -> Array:
 
 
 def kl_uniform_signal() -> ProbeSignal:
-    """Makes KL_uniform, the mean over the probe images, BN in evaluation mode.
+    """Makes KL_uniform = KL(uniform || p), mean over the probe images, BN in evaluation mode.
 
     Columns: `kl_uniform_bits` and `kl_uniform_nats`, the same number in both units, and
     `kl_uniform_bits_standard_error`, sample standard deviation over images / sqrt(images): the

@@ -154,8 +154,5 @@ def _make(
     with references.guarded(key, spec.value(key), what):
         made = make(splits, model, **taken)
         problems = check(made)
-        if not problems and key != KEY and made.num_outputs != spec.data.num_classes:
-            allowed = f"to be data.num_classes={spec.data.num_classes}"
-            problems = [expected("number of logits", made.num_outputs, allowed)]
     refuse(f"{key}: {spec.value(key)}: {problem}" for problem in problems)
     return made

@@ -73,11 +73,12 @@ def classification(
 
     def train_sums(params, model_state, batch, key):
         logits, new_state = forward.train(module, params, model_state, batch["images"], key)
-        return _sums(logits, batch["labels"], jnp.ones(logits.shape[0])), new_state
+        weights = jnp.ones(len(batch["labels"]))
+        return _sums(logits, batch["labels"], weights, num_classes), new_state
 
     def eval_sums(params, model_state, batch):
         logits = forward.evaluate(module, {"params": params, **model_state}, batch["images"])
-        return _sums(logits, batch["labels"], batch["weights"])
+        return _sums(logits, batch["labels"], batch["weights"], num_classes)
 
     def network(model_state):
         def apply(variables, batch, **linen_options):
@@ -85,7 +86,7 @@ def classification(
 
         def sums(params, batch):
             logits = apply({"params": params, **model_state}, batch)
-            return _sums(logits, batch["labels"], batch["weights"])
+            return _sums(logits, batch["labels"], batch["weights"], num_classes)
 
         return Network(apply, model_state, is_linen=True, sums=sums)
 
@@ -103,7 +104,11 @@ def classification(
     )
 
 
-def _sums(logits: Array, labels: Array, weights: Array) -> dict[str, Array]:
+def _sums(logits: Array, labels: Array, weights: Array, num_classes: int) -> dict[str, Array]:
+    shape, wanted = getattr(logits, "shape", None), (len(labels), num_classes)
+    if shape != wanted:
+        thing, given = "output of the network", type(logits).__name__ if shape is None else shape
+        raise unexpected(thing, given, f"to be [N, data.num_classes]={wanted}")
     log_probs = jax.nn.log_softmax(logits)
     losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
     correct = jnp.argmax(logits, axis=-1) == labels

@@ -31,7 +31,7 @@ from earlyprune_jax.training.state import Stream, TrainState, signal_step, strea
 from earlyprune_jax.validate import InvalidInput, expected, gathering, unexpected, unknown_choice
 
 KEY = "signals.names"
-RECORDED = ("epoch", "step", "learning_rate", "trunk_seed", "signals")
+RECORDED = ("epoch", "num_epochs", "step", "learning_rate", "trunk_seed", "signals")
 RECORDED += ("seconds", "train_seconds", "compile_seconds", "signal_seconds")
 SPLITS = ("train_", "validation_", "test_")
 """What columns of signals may not be called, or begin with."""

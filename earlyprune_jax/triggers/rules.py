@@ -30,9 +30,10 @@ class Peak(Trigger, name="peak", example="peak(fisher_trace, smoothing=3)"):
 
     With measurements x_1, x_2, ... (epochs without a value do not count), the level s_i is the mean
     of x_i and those before it within `smoothing`, defined once the measurements span it. A level
-    has risen if it lies at least `min_rise` of its size above the lowest level so far. Let p be
-    the first place of the largest level that has risen. Fires at the first i >= p + `patience`
-    with s_i <= s_p - `min_drop` |s_p|. Marks the epoch of the largest x that s_p averages.
+    has risen if it lies above the lowest level so far, by at least `min_rise` of its size; with
+    `min_rise` = `min_errors` = 0 every level has. Let p be the first place of the largest level
+    that has risen. Fires at the first i >= p + `patience` with s_i <= s_p - `min_drop` |s_p|. Marks
+    the epoch of the largest x that s_p averages.
 
     Rise and fall must also be at least `min_errors` standard errors of a difference of two levels,
     sigma_i sqrt(2 / n) with n measurements averaged. The noise sigma_i of one measurement is 0.61
@@ -51,8 +52,9 @@ class Peak(Trigger, name="peak", example="peak(fisher_trace, smoothing=3)"):
         min_drop: by what part of the peak's size the column must have fallen; 0 = any that is
             not higher.
         min_rise: by what part of its own size the peak must lie above the lowest level before it,
-            so that a high start is no peak; 0 = not at all.
-        min_errors: how many standard errors rise and fall must have.
+            so that a high start is no peak; 0 = by anything.
+        min_errors: how many standard errors rise and fall must have; 0 = any, and with
+            `min_rise` = 0 no rise is asked for.
         after: measurements up to this epoch are ignored.
 
     Raises:
@@ -89,7 +91,9 @@ class Peak(Trigger, name="peak", example="peak(fisher_trace, smoothing=3)"):
             lowest = min(lowest, level)
             error = self.min_errors * (sigma or 0.0) * math.sqrt(2 / len(window))
             if top is None or level > highest:
-                if level - lowest >= max(self.min_rise * abs(level), error):
+                rise, asked = level - lowest, max(self.min_rise * abs(level), error)
+                # A share of 0 is 0: a column of zeros, as of a dead network, would have risen.
+                if rise >= asked and (rise > 0 or not (self.min_rise or self.min_errors)):
                     highest, top = level, now
             elif now - top >= self.patience and sigma is not None:
                 drop = max(self.min_drop * abs(highest), error)

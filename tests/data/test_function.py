@@ -276,7 +276,7 @@ def test_every_problem_of_a_result_is_reported(write):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere:load", "Looked for nowhere"),
+        ("nowhere:load", "Looked for nowhere on the Python path"),
         ("json:loadz", "data.name='json:loadz' to name something that is there"),
         ("json:__doc__", "to name a class or function"),
         ("json:loads(", "literals"),

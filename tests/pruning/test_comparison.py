@@ -147,3 +147,12 @@ def test_rates_outside_their_range_are_refused(convert, value, words):
     with pytest.raises(InvalidInput) as caught:
         convert(value)
     assert words in str(caught.value)
+
+
+def test_a_mask_in_place_of_its_sparsity_is_refused_in_one_line():
+    mask = {f"layer{number}": np.ones((64, 64), bool) for number in range(30)}
+    with pytest.raises(
+        InvalidInput, match=r"sparsity=\{'layer0'.* … .*\} to be a number"
+    ) as caught:
+        density(mask)  # pyright: ignore[reportArgumentType]
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250

@@ -225,6 +225,42 @@ def test_what_an_own_task_does_not_have_is_refused_by_name(tmp_path, changes, wo
     assert words in str(caught.value)
 
 
+NETWORKS = """
+from flax import linen as nn
+
+
+class Net(nn.Module):
+    num_classes: int
+    fault: str = ""
+
+    @nn.compact
+    def __call__(self, x):
+        if self.fault == "typo":
+            x = x.nope
+        x = nn.Conv(self.num_classes + (self.fault == "wide"), (3, 3), name="conv")(x)
+        return x if self.fault == "images" else x.mean((1, 2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("typo", "has no attribute nope ({file}:12)."),
+        ("wide", "Expected output of the network=(8, 3) to be [N, data.num_classes]=(8, 2)."),
+        ("images", "network=(8, 8, 8, 2) to be [N, data.num_classes]=(8, 2)."),
+    ],
+)
+def test_an_own_network_that_fails_is_told_by_its_line_or_its_shape(
+    tiny_npz, tmp_path, fault, words
+):
+    file = tmp_path / "faulty_nets.py"
+    file.write_text(NETWORKS)
+    with pytest.raises(InvalidInput) as caught:
+        changes = [("model.name", f"faulty_nets:Net(fault='{fault}')")]
+        config.resolve(linear_experiment(tiny_npz), changes, folder=tmp_path)
+    assert words.format(file=file) in str(caught.value)
+
+
 FACTORY = """
 import functools
 

@@ -116,6 +116,24 @@ def test_a_peak_lies_above_the_lowest_level_before_it(options, values, expected)
     assert epochs(Peak("x", **PLAIN | options)(history(values))) == expected
 
 
+@pytest.mark.parametrize("constant", [0, 1, -1])
+@pytest.mark.parametrize(
+    "options", [{}, {"min_rise": 0}, {"min_errors": 0}, {"smoothing": 1, "min_drop": 0}]
+)
+def test_a_constant_has_no_peak_while_a_rise_is_asked_for(constant, options):
+    values = [constant] * 40
+    assert Peak("x", **options)(planned(values, 40)) is None
+    # A network that dies after a rise has peaked.
+    assert Peak("x", **options)(planned([1, 2, 4, 6, 8, 8, *[0] * 34], 40)) is not None
+
+
+@pytest.mark.parametrize(("constant", "expected"), [(0, (3, 1)), (1, None), (-1, None)])
+def test_the_plain_rule_asks_for_no_rise_and_takes_a_constant_0_as_it_always_has(
+    constant, expected
+):
+    assert epochs(Peak("x", **PLAIN)(history([constant] * 40))) == expected
+
+
 def test_rise_and_fall_must_exceed_the_noise_that_second_differences_show():
     # The bends are of sizes 4, 4, 4, ...: noise 0.605 * 4 = 2.42, of a difference sqrt(2) times
     # that, 3.42.

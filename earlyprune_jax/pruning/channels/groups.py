@@ -55,19 +55,30 @@ class ChannelGroup:
         return tuple((member.path, member.axis) for member in self.members)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ChannelGroups:
-    """The channels of a network.
+    """The channels of a network; `print` counts them.
 
     Attributes:
         groups: those that can be removed, in the order of their first slice in the tree.
         pinned: the slices of weights that cannot.
         shapes: path -> shape of every weight.
+
+    Example:
+        >>> outputs = [Slices(path, 1, (0,)) for path in ("first/kernel", "second/kernel")]
+        >>> groups = tuple(ChannelGroup((slices,), (slices,)) for slices in outputs)
+        >>> ChannelGroups(groups, pinned=(), shapes={})
+        ChannelGroups: 2 groups in 2 layers, 0 pinned
     """
 
     groups: tuple[ChannelGroup, ...]
     pinned: tuple[Slices, ...]
     shapes: Mapping[str, tuple[int, ...]]
+
+    def __repr__(self) -> str:
+        layers = {slices.path for group in self.groups for slices in group.outputs}
+        counts = f"{len(self.groups):,} groups in {len(layers)} layers"
+        return f"{type(self).__name__}: {counts}, {len(self.pinned)} pinned"
 
 
 def channel_groups(apply: Apply, variables: Any, inputs: Any) -> ChannelGroups:

@@ -83,9 +83,9 @@ def transform(
         criterion: `magnitude`, `movement`, `random`, `taylor`, a function params -> scores, or a
             `Criterion`.
         layers: as in `select`.
-        scope: as in `allocate`.
+        scope: as in `allocate`. `global` may empty a layer, and cannot warn inside jit.
         pattern: as in `allocate`; an `NM` schedule has one event, of the pattern's own sparsity.
-        min_kept: as in `allocate`.
+        min_kept: as in `allocate`; 1 leaves every layer a weight.
         mask: what is removed from the start; None = nothing.
         wait_for_trigger: the schedule's steps count from a call of `pruning.trigger`.
 

@@ -104,7 +104,8 @@ def test_a_collapsed_layer_is_named_with_its_weights_and_its_channels_are_not_li
     mask = conv_mask()
     mask["conv2"]["kernel"][...] = False
     assert sentences(mask) == [
-        "conv2/kernel lost all of its 2304 weights: nothing passes through it."
+        "conv2/kernel lost all of its 2304 weights: nothing passes through it. "
+        "Prune with min_kept=1, or scope='erk'."
     ]
 
 
