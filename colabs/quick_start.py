@@ -83,9 +83,10 @@ experiment.run(spec, workdir)
 # time. The upper panel is the test accuracy at the end, the horizontal line is the network that was
 # never pruned. The lower panel has the signals of the dense network at the same epochs.
 #
-# Shaded are the epochs that may be the best: no other is better by more than chance would make it
-# (95 %). That does not make them good. With three seeds an epoch whose accuracies scatter a lot is
-# shaded too, however low their mean is. More seeds leave fewer epochs shaded.
+# Shaded are the epochs that may be the best, judged on validation accuracy: no other is better by
+# more than chance would make it (95 %). That does not make them good. With three seeds an epoch
+# whose accuracies scatter a lot can be shaded too, although their mean is far below the best. More
+# seeds leave fewer epochs shaded.
 #
 # Everything above is also in files. `results.csv` has one row a run. Here is their test accuracy in
 # %, by the epoch of pruning; a trunk is a dense network that was never pruned.

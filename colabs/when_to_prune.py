@@ -101,7 +101,7 @@ plt.show()
 # %%
 correlations = pd.read_csv(f"{workdir}/signal_correlations.csv")
 everywhere = correlations["num_epochs"] == correlations["num_epochs"].max()
-twice = correlations["signal"] == "kl_uniform"  # In nats what kl_uniform_bits is in bits.
+twice = correlations["signal"] == "kl_uniform_nats"  # The same as in bits.
 columns = ["signal", "spearman_mean", "spearman_std", "epoch_spearman_mean", "num_seeds"]
 correlations = correlations.loc[everywhere & ~twice, columns]
 correlations.sort_values("spearman_mean", ascending=False).round(2)

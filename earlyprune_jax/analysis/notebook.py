@@ -109,24 +109,24 @@ def _figures(workdir: Path) -> tuple[list[str], list[str]]:
         if MAIN in path.stem:
             main.append(image)
         else:
-            others.append(_folded(path.stem, image))
+            others.append(_folded(f"figures/{path.name}", image))
     return main, others
 
 
 def _tables(workdir: Path) -> Iterator[str]:
-    """Yields the tables, folded, without what is the same in all rows: a line names it."""
+    """Yields the tables, folded; columns of one value come last."""
     import pandas as pd
 
     for path in filter(Path.is_file, (workdir / name for name in results.TABLES)):
         table = pd.read_csv(path).dropna(axis="columns", how="all")
-        constant = table.columns[(table.nunique(dropna=False) == 1) & (len(table) > 1)]
-        text = table.drop(columns=constant).to_html(
+        is_constant = table.nunique() < 2
+        text = table[sorted(table, key=is_constant.__getitem__)].to_html(
             index=False, max_rows=MAX_ROWS, na_rep="", float_format="{:.4g}".format, border=0
         )
-        same = ", ".join(f"{name} {table[name].iloc[0]}" for name in constant)
-        note = _text(f"The same in all rows: {same}.") if same else ""
+        head, _, body = text.partition("</thead>")
+        narrow = head.replace("_", "_<wbr>")  # Headings may break there.
         size = f"{len(table)} rows × {len(table.columns)} columns"
-        yield _folded(f"{path.name} ({size})", note + text)
+        yield _folded(f"{path.name} ({size})", f"{narrow}</thead>{body}")
 
 
 def _folded(title: str, content: str) -> str:
