@@ -93,7 +93,7 @@ study = Study(spec, Path(workdir))
 # This times a few steps and writes nothing.
 
 # %%
-print(*experiment.preview(study, measure=True).splitlines()[-4:], sep="\n")
+print(experiment.estimate(study))
 
 # %% [markdown]
 # ## Run, and run again
@@ -120,6 +120,19 @@ else:
     print("All done.")
 
 # %% [markdown]
+# ## Ask: who would have known?
+#
+# Rules replayed on the forks of this folder that have finished, the best first: the epoch that each
+# would have chosen, and what that loses on test against the best fork of the same seed. From a
+# terminal it is `earlyprune rules DIR`; `rules.table(workdir)` is the same as a frame.
+# [when_to_prune.ipynb](when_to_prune.ipynb) explains rules on an experiment of its own.
+
+# %%
+from earlyprune_jax.analysis import rules
+
+_ = rules.main([workdir])
+
+# %% [markdown]
 # Drive uploads in the background. Before you close the session yourself, let it finish:
 
 # %%
@@ -136,6 +149,6 @@ if "google.colab" in sys.modules:
 # **Where next**
 #
 # - [docs/scaling.md](../docs/scaling.md): several accelerators, worker processes, Slurm.
-# - [when_to_prune.ipynb](when_to_prune.ipynb): rules replayed on a finished workdir; give it this
-#   one.
+# - [docs/signals.md](../docs/signals.md): all signals and rules; `rules.table(workdir, [...])` asks
+#   rules of your own.
 # - [results](../results/README.md): what came out of smaller runs on CIFAR-10.

@@ -227,7 +227,7 @@ table = pd.DataFrame(
     },
     index=pd.Index(seeds, name="seed"),
 )
-table.agg(["mean", "std", "count"]).round(2)
+table.agg(["mean", "std", "count"]).T.round(2).astype({"count": int})
 
 # %% [markdown]
 # ## The ledger: what is left, and where

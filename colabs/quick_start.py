@@ -70,7 +70,8 @@ spec = config.resolve(digits)
 
 # %% [markdown]
 # One call trains the dense runs, measures signals after every epoch, and trains all forks. It
-# returns a text, which a notebook shows with its figures and tables.
+# returns a text, which a notebook shows with its figures and tables: the verdict and the main
+# figure at once, all else on a click. While it runs you see its newest line.
 
 # %%
 experiment.run(spec, workdir)
@@ -80,8 +81,12 @@ experiment.run(spec, workdir)
 #
 # How to read the figure: the x axis is the epoch at which the network was pruned, not the training
 # time. The upper panel is the test accuracy at the end, the horizontal line is the network that was
-# never pruned. Epochs in the shaded range are not clearly worse than the best. The lower panel has
-# the signals of the dense network at the same epochs.
+# never pruned. The lower panel has the signals of the dense network at the same epochs.
+#
+# Shaded are the epochs that may be the best, judged on validation accuracy: no other is better by
+# more than chance would make it (95 %). That does not make them good. With three seeds an epoch
+# whose accuracies scatter a lot can be shaded too, although their mean is far below the best. More
+# seeds leave fewer epochs shaded.
 #
 # Everything above is also in files. `results.csv` has one row a run. Here is their test accuracy in
 # %, by the epoch of pruning; a trunk is a dense network that was never pruned.
@@ -116,7 +121,10 @@ columns = {"trigger": "rule", "mode": "mode", "epoch_mean": "epoch", "regret_mea
 columns |= {"regret_std": "std", "num_evaluated": "n"}
 answers = rules.table(workdir, questions).set_index("kind")[list(columns)].rename(columns=columns)
 answers[["regret", "std"]] *= 100
-answers.round(1)
+for name, missing in {"epoch": "never fired", "regret": "-", "std": "-"}.items():
+    answers[name] = [missing if pd.isna(value) else f"{value:.1f}" for value in answers[name]]
+pd.options.display.max_colwidth = None  # Rules are shown whole.
+answers
 
 # %% [markdown]
 # ## Go on

@@ -93,11 +93,18 @@ plt.show()
 # accuracy of the fork at its epoch: 1 means that the signal ranks the epochs as the forks do.
 # `epoch_spearman_mean` is that of the epoch number itself. Where the spread over seeds is as large
 # as the value, the signal knows nothing here.
+#
+# The table holds the signals that were measured at all fork epochs. `mask_distance`, which rules
+# such as Early-Bird read, needs the masks of several epochs, so the first forks have none. Its
+# number would be over other epochs, and cannot stand beside these.
 
 # %%
 correlations = pd.read_csv(f"{workdir}/signal_correlations.csv")
+everywhere = correlations["num_epochs"] == correlations["num_epochs"].max()
+twice = correlations["signal"] == "kl_uniform_nats"  # The same as in bits.
 columns = ["signal", "spearman_mean", "spearman_std", "epoch_spearman_mean", "num_seeds"]
-correlations[columns].sort_values("spearman_mean", ascending=False).round(2)
+correlations = correlations.loc[everywhere & ~twice, columns]
+correlations.sort_values("spearman_mean", ascending=False).round(2)
 
 # %% [markdown]
 # ## A rule, asked after every epoch
@@ -137,7 +144,10 @@ columns = {"trigger": "rule", "mode": "mode", "epoch_mean": "epoch", "regret_mea
 columns |= {"regret_std": "std", "num_evaluated": "n"}
 answers = rules.table(workdir, questions).set_index("kind")[list(columns)].rename(columns=columns)
 answers[["regret", "std"]] *= 100
-answers.round(1)
+for name, missing in {"epoch": "never fired", "regret": "-", "std": "-"}.items():
+    answers[name] = [missing if pd.isna(value) else f"{value:.1f}" for value in answers[name]]
+pd.options.display.max_colwidth = None  # Rules are shown whole.
+answers
 
 # %% [markdown]
 # ## A run that prunes itself
@@ -194,7 +204,8 @@ plt.show()
 
 def regret(curve, epoch):
     """Gives what pruning at an epoch loses against the best point of the curve."""
-    return max(curve.accuracies) - np.interp(epoch, curve.fork_epochs, curve.accuracies)
+    there = np.interp(epoch, curve.fork_epochs, curve.accuracies)
+    return round(max(curve.accuracies) - there, 6)  # The last bits must not decide .115's rounding.
 
 
 choices = {"at the peak of tr(F)": lambda curve: curve.dense.peak_epoch}
@@ -204,7 +215,8 @@ choices["at the last fork"] = lambda curve: curve.fork_epochs[-1]
 regrets = {
     name: [regret(curve, epoch(curve)) for curve in curves] for name, epoch in choices.items()
 }
-pd.DataFrame(regrets).agg(["mean", "median", "max", "count"]).T.round(2)
+table = pd.DataFrame(regrets).agg(["mean", "median", "max", "count"]).T
+table.round(2).astype({"count": int})
 
 # %% [markdown]
 # A peak is known only some epochs later; this table looks it up afterwards. A fixed 30 % of

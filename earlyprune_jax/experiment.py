@@ -7,14 +7,14 @@ checkpoints, or compares their replicates; `_finish` writes tables, figures and 
 
 import contextlib
 import json
-import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from earlyprune_jax import tasks, triggers, workspace
-from earlyprune_jax.analysis import results, summary
+from earlyprune_jax.analysis import formatting, results, summary
 from earlyprune_jax.analysis.runs import Table
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import plan, scheduler
@@ -24,6 +24,7 @@ from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study, free_bytes
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.workers import Pool, step_seconds
+from earlyprune_jax.metrics import duration
 from earlyprune_jax.progress import Reporter, standard_output
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import engine as engines
@@ -211,40 +212,63 @@ def preview(study: Study, options: Options = DEFAULT, *, measure: bool = False) 
         >>> print(preview(study).splitlines()[-1].split(";")[0])
         Disk: 150 checkpoints, about 57 MB
     """
-    spec, members = study.spec, study.wanted_members()
-    runs = [member for member in members if not isinstance(member, Comparison)]
-    table = _table(study, runs)
-    total = table.sum(numeric_only=True)
+    table = _table(study)
     lines = [
-        json.dumps(spec.to_dict(), indent=2),
+        json.dumps(study.spec.to_dict(), indent=2),
         "",
-        f"Runs (study {spec.study_id()}):",
+        f"Runs (study {study.spec.study_id()}):",
         table.drop(columns=["engine", "bytes"]).to_string(index=False, max_rows=40),
         "",
-        f"Total: {len(runs)} runs, {total['epochs']} epochs, {total['steps']} training steps; "
-        f"{len(members) - len(runs)} comparisons of replicates",
-        f"Left to do: {total['runs left']} runs, {total['steps left']} training steps",
+        *_totals(study, table, options, measure=measure),
     ]
+    return "\n".join(lines)
+
+
+def estimate(study: Study, options: Options = DEFAULT) -> str:
+    """Writes what an experiment costs: the last lines of `preview`, with the time.
+
+    Args:
+        study: as of `preview`.
+        options: as of `preview`.
+
+    Returns:
+        The totals of runs, steps, time and disk, in lines of at most 100 characters.
+
+    Example:
+        >>> print(estimate(study))     # doctest: +SKIP
+    """
+    totals = _totals(study, _table(study), options, measure=True)
+    return "\n".join(map(formatting.wrapped, totals))
+
+
+def _totals(study: Study, table: Table, options: Options, *, measure: bool) -> Iterator[str]:
+    spec, total = study.spec, table.sum(numeric_only=True)
+    num_comparisons = len(study.wanted_members()) - total["runs"]
+    yield (
+        f"Total: {total['runs']} runs, {total['epochs']} epochs, {total['steps']} training steps; "
+        f"{num_comparisons} comparisons of replicates"
+    )
+    yield f"Left to do: {total['runs left']} runs, {total['steps left']} training steps"
     if spec.fork.when == "trigger":
-        lines.append(
+        yield (
             f"{triggers.label(spec.fork.trigger)} decides: these are the most epochs and steps; "
             f"dense and pruned part share {spec.train.num_epochs} epochs"
         )
     if spec.fork.search == "coarse_to_fine":
-        lines.append("Then come the cells around the best of these, within fork.max_cells")
+        yield "Then come the cells around the best of these, within fork.max_cells"
     if measure:
-        lines.append(_time_line(spec, table, options))
-    lines.append(
+        yield _time_line(spec, table, options)
+    yield (
         f"Disk: {total['checkpoints']} checkpoints, about {total['bytes'] / 1e6:.0f} MB; "
         f"{free_bytes(study.workdir) / 1e6:.0f} MB free"
     )
-    return "\n".join(lines)
 
 
-def _table(study: Study, runs: list[Run]) -> Table:
+def _table(study: Study) -> Table:
     """Adds up the runs of every setting, trunks and pruned ones apart: a row each."""
     import pandas as pd
 
+    runs = [one for one in study.wanted_members() if not isinstance(one, Comparison)]
     groups: dict[tuple[Setting, str], list[Run]] = {}
     for run in runs:
         kind = "trunks" if isinstance(run, Trunk) else "pruned"
@@ -278,8 +302,10 @@ def _time_line(spec: RunSpec, table: Table, options: Options) -> str:
     seconds = sum(timed[engine] * num_steps for engine, num_steps in left)
     names = dict(zip(table["engine"], table["network"], strict=True))
     steps = ", ".join(f"{names[engine]} {1000 * value:.1f} ms" for engine, value in timed.items())
+    seconds /= options.num_workers
+    about = "under 1 min" if seconds < 60 else f"about {duration(seconds)}"
     return (
-        f"Time: about {math.ceil(seconds / options.num_workers / 60)} min for the training steps "
-        f"left (workers: {options.num_workers}, each on cores: {len(cores)}; a step, measured now, "
-        f"forks one by one: {steps}); evaluation, signals and compilation come on top"
+        f"Time: {about} for the training steps left (workers: {options.num_workers}, each on "
+        f"cores: {len(cores)}; a step, measured now, forks one by one: {steps}); evaluation, "
+        "signals and compilation come on top"
     )

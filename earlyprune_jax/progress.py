@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
 from rich.text import Text
 
-from earlyprune_jax.analysis import formatting, peaks, results
+from earlyprune_jax.analysis import formatting, notebook, peaks, results
 from earlyprune_jax.grid import options
 from earlyprune_jax.grid.pace import Pace, time_left
 from earlyprune_jax.grid.study import Study
@@ -163,11 +163,13 @@ class Reporter:
 def standard_output() -> Console:
     """Makes the console of a process that was given none.
 
-    A notebook gets plain lines: it would cut those that Rich writes as HTML, and pile up the states
-    of a bar.
+    A notebook gets plain lines, of which it shows the newest: it would cut those that Rich writes
+    as HTML, and pile up the states of a bar.
     """
     console = Console()
-    return Console(force_jupyter=False, force_terminal=False) if console.is_jupyter else console
+    if not console.is_jupyter:
+        return console
+    return Console(file=notebook.NewestLine(), force_jupyter=False, force_terminal=False)
 
 
 class _Line(ProgressColumn):

@@ -81,4 +81,7 @@ def test_a_notebook_runs_without_a_warning_beside_a_clone_of_the_packages_name(p
     outputs = [output for cell in executed.cells for output in cell.get("outputs", ())]
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
     assert "\x1b" not in "".join(output.get("text", "") for output in outputs)
+    # Progress is one output that is replaced, and the report another.
+    runs = [cell for cell in executed.cells if "experiment.run(" in cell["source"]]
+    assert all(len(cell["outputs"]) <= 2 for cell in runs)
     assert any("text/html" in output.get("data", {}) for output in outputs)

@@ -71,8 +71,9 @@ def summarize(workdir: str | Path, *, runs: Runs | None = None) -> Report:
         *rules.notes(settings, outcomes),
         *_files(Path(workdir)),
     ]
-    lines = [*map(formatting.wrapped, verdict), *tables, *map(formatting.wrapped, rest)]
-    return Report("\n".join(lines), workdir)
+    first = list(map(formatting.wrapped, verdict))
+    lines = [*first, *tables, *map(formatting.wrapped, rest)]
+    return Report("\n".join(lines), workdir, verdict="\n".join(first))
 
 
 def forks_table(curves: Sequence[Curve], axes: Sequence[str] | None = None) -> Iterator[str]:

@@ -5,6 +5,7 @@ What looks wrong is said in sentences.
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from earlyprune_jax.validate import expected, nearest
 
 Counts = list[tuple[int, int]]
 """(weights, of these removed)."""
+WIDTH = 90
+"""Columns of a sentence below the table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +124,14 @@ class Ledger:
             for line in zip(*columns, strict=True)
         ]
         texts[1:1], texts[-2:-2] = ["─" * len(texts[0])], [""]
+        said = []
         if self.read_off:
-            texts.append(f"Prunable, read off the mask: {self.read_off}.")
+            said.append(f"Prunable, read off the mask: {self.read_off}.")
         for reason in dict.fromkeys(row.excluded for row in self.rows if row.excluded):
             paths = [row.path for row in self.rows if row.excluded == reason]
-            texts.append(f"Not prunable: {few(paths, 4)}: {reason}.")
-        texts += [f"Warning: {warning}" for warning in self.warnings]
-        return "\n".join(text.rstrip() for text in texts)
+            said.append(f"Not prunable: {few(paths, 4)}: {reason}.")
+        said += [f"Warning: {warning}" for warning in self.warnings]
+        return "\n".join([*map(str.rstrip, texts), *map(_wrapped, said)])
 
 
 def ledger(
@@ -263,6 +267,13 @@ def ledger(
     remedy = "" if given else " If the mask was made with other `layers`, give them."
     warnings += [said + remedy for said in _missed(prunable, slack=len(chosen) // 2)]
     return Ledger(tuple(rows), prunable, everything, overall, tuple(warnings), read_off)
+
+
+def _wrapped(sentence: str) -> str:
+    # A notebook breaks longer lines within words. A path must stay in one piece, to be copied.
+    return textwrap.fill(
+        sentence, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _read_off(params: Params, keeps: Mapping[str, Any]) -> tuple[str, dict[str, str]]:

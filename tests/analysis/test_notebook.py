@@ -7,7 +7,7 @@ import workdirs
 
 from earlyprune_jax import triggers
 from earlyprune_jax.analysis import results, rules, summary
-from earlyprune_jax.analysis.notebook import Report
+from earlyprune_jax.analysis.notebook import NewestLine, Report
 
 
 @pytest.fixture
@@ -37,8 +37,43 @@ def test_a_notebook_shows_text_figures_and_tables_of_the_summary(study):
     paths = [study / "figures" / name for name in ("accuracy_vs_fork_epoch.png", "rules.png")]
     assert pictures == [path.read_bytes() for path in paths]
     assert "results.csv (3 rows × " in page
-    # The main figure is shown at once, all else on a click.
-    assert page.index("<img") < page.index("<details>")
+    # The verdict and the main figure are shown at once, all else on a click.
+    assert page.index("Recommendation: ") < page.index("<img") < page.index("<details>")
+    assert page.index("<details>") < page.index("Forks (") < page.index("Runs: ")
+
+
+def test_columns_of_one_value_come_last_in_a_table(study):
+    page = shown(summary.summarize(study))["text/html"]
+    table = page[page.index("results.csv (") : page.index("signals.csv (")]
+    headings = re.findall("<th>(.+?)</th>", table.replace("<wbr>", ""))
+    # A trunk of 0.9 and two forks of one criterion.
+    assert headings[:2] == ["kind", "fork_epoch"]
+    assert headings.index("test_accuracy") < headings.index("status")
+    assert headings.index("test_accuracy") < headings.index("criterion")
+
+
+def test_progress_in_a_notebook_is_its_newest_line_and_the_earlier_ones_on_a_click(monkeypatch):
+    display = pytest.importorskip("IPython.display")
+    states = []
+
+    class Handle:
+        def update(self, bundle, *, raw):
+            states.append(bundle)
+
+    def show(bundle, *, raw, display_id):
+        states.append(bundle)
+        return Handle()
+
+    monkeypatch.setattr(display, "display", show)
+    stream = NewestLine()
+    print("Compiling ...", file=stream)
+    print("[1/2] trunk & more\n[2/2] fork", file=stream)
+    texts = [state["text/plain"] for state in states]
+    assert texts == ["Compiling ...", "Compiling ...\n[1/2] trunk & more\n[2/2] fork"]
+    assert "<details>" not in states[0]["text/html"]
+    newest, earlier = states[-1]["text/html"].split("</summary>")
+    assert newest.endswith("[2/2] fork")
+    assert "[1/2] trunk &amp; more" in earlier
 
 
 def test_outside_of_a_notebook_the_summary_is_the_text_it_was(study, capsys):
