@@ -281,8 +281,8 @@ def usage(source: Source, spec: DataSpec) -> str:
 
 
 def _missing_classes(source: Source, spec: DataSpec) -> str:
-    found = np.unique(source.train["labels"]) if source.holds_images else ()
-    if len(found) >= spec.num_classes:
+    found = np.unique(source.train["labels"]) if source.holds_images else np.arange(0)
+    if not 0 < len(found) < spec.num_classes:
         return ""
     labels = f"labels {found[0]} to {found[-1]}"
     return f"; {len(found)} classes occur, {labels}, of data.num_classes={spec.num_classes}"

@@ -15,7 +15,8 @@ def linear_network(
     classifier."""
 
     def sums(params, batch):
-        return _sums(apply({"params": params}, batch), batch["labels"], batch["weights"])
+        logits = apply({"params": params}, batch)
+        return _sums(logits, batch["labels"], batch["weights"], logits.shape[-1])
 
     return Network(apply=apply, fixed={}, is_linen=False, sums=sums)
 
