@@ -281,7 +281,7 @@ def usage(source: Source, spec: DataSpec) -> str:
 
 
 def _missing_classes(source: Source, spec: DataSpec) -> str:
-    found = np.unique(source.train["labels"]) if source.holds_images else ()
+    found: Any = np.unique(source.train["labels"]) if source.holds_images else ()
     if len(found) >= spec.num_classes:
         return ""
     labels = f"labels {found[0]} to {found[-1]}"
