@@ -81,3 +81,12 @@ def test_continuous_integration_runs_the_two_commands_of_the_readme():
 def test_the_files_it_points_to_exist():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_readme_fits_a_page_of_short_sentences():
+    assert len(README.splitlines()) <= 120
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    kept = [line for line in prose.splitlines() if not line.startswith(("|", "    ", "#", "!"))]
+    sentences = [part.split() for part in re.split(r"(?<=[.!?:])\s+", "\n".join(kept))]
+    sentences = [words for words in sentences if len(words) > 2]
+    assert sum(map(len, sentences)) / len(sentences) <= 20
