@@ -195,7 +195,7 @@ def transform(
         shapes = prunable_shapes(params, prunable)
         # Counted on the host: exact, because no rounding of a sparsity happens inside jit.
         table = [pattern.counts(shapes, s, scope, min_kept) for s in schedule.sparsities]
-        counts = jnp.asarray(np.asarray(table, np.int32))[level - 1]
+        counts = jnp.asarray(np.asarray(table, np.int64))[level - 1]
 
         def rank(leaves: list[Array], removed: Array) -> Sequence[Array]:
             return pattern.masks(leaves, removed, scope, min_kept, jnp)
