@@ -167,10 +167,10 @@ def iterative(
     """Removes a fraction of what remains, round after round: s_k = 1 - (1 - fraction)^k.
 
     With `rewind_to`, every round ends by putting the kept weights and the optimizer's state,
-    learning-rate schedules included, back to where they were then (weights to the last bit or two:
-    an update is a difference). Batch statistics, the data's order and what a criterion remembers
-    are not the optimizer's and stay. Later rounds are as long as the first if every = begin -
-    rewind_to; the last round needs as many updates after its event.
+    learning-rate schedules included, back to where they were then: weights bit for bit with
+    `pruning.rewound`, which says how near they come without. Batch statistics, the data's order and
+    what a criterion remembers are not the optimizer's and stay. Later rounds are as long as the
+    first if every = begin - rewind_to; the last round needs as many updates after its event.
 
     Args:
         fraction: of the remaining weights, removed in each round, in (0, 1).
