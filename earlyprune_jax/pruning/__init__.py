@@ -51,6 +51,7 @@ from earlyprune_jax.pruning.optimizer.schedules import polynomial as polynomial
 from earlyprune_jax.pruning.optimizer.transform import PruningState as PruningState
 from earlyprune_jax.pruning.optimizer.transform import get_mask as get_mask
 from earlyprune_jax.pruning.optimizer.transform import replace_mask as replace_mask
+from earlyprune_jax.pruning.optimizer.transform import rewound as rewound
 from earlyprune_jax.pruning.optimizer.transform import transform as transform
 from earlyprune_jax.pruning.optimizer.transform import trigger as trigger
 from earlyprune_jax.pruning.selection import exclusions as exclusions

@@ -4,6 +4,7 @@ hooks."""
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -101,7 +102,7 @@ def macs_left(dense: Mapping[str, int], mask: Mask) -> dict[str, int]:
     left = dict(dense)
     for name, leaf in named_leaves(mask):
         if name in dense and np.size(leaf):
-            left[name] = round(dense[name] * int(np.count_nonzero(leaf)) / np.size(leaf))
+            left[name] = round(Fraction(dense[name] * int(np.count_nonzero(leaf)), np.size(leaf)))
     return left
 
 

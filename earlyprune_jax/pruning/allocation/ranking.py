@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array
+from earlyprune_jax.validate import unexpected
 
 _WORTH_SAMPLING = 2**18
 # A prime: steps that divide the number of channels would sample few of them.
@@ -122,10 +123,13 @@ def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
 
     Args:
         scores: float arrays.
-        count: scalar int32, may be traced; how many to remove, in [0, n].
+        count: scalar integer, may be traced; how many to remove, in [0, n].
 
     Returns:
         Bool arrays of the same shapes, True = kept.
+
+    Raises:
+        InvalidInput: n of 2^31 or more while JAX has no 64-bit types to count them.
 
     Example:
         >>> scores = [jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0])]
@@ -136,24 +140,50 @@ def keep_highest_traced(scores: Sequence[Array], count: Array) -> list[Array]:
     wide = jnp.result_type(jnp.float32, *scores)
     keys = [order_key(leaf.astype(wide)) for leaf in scores]
     num_bits = 8 * keys[0].dtype.itemsize
+    whole = _count_type(sum(key.size for key in keys))
+    count = jnp.asarray(count, whole)
 
     def decide(index, lower):
         one = jnp.ones((), keys[0].dtype)
         candidate = lower | (one << (num_bits - 1 - index).astype(one.dtype))
-        num_below = sum(jnp.sum(key < candidate, dtype=jnp.int32) for key in keys)
+        num_below = sum(jnp.sum(key < candidate, dtype=whole) for key in keys)
         return jnp.where(num_below < count, candidate, lower)
 
     # The largest key that fewer than `count` keys lie below, bit by bit from the highest.
     threshold = jax.lax.fori_loop(0, num_bits, decide, jnp.zeros((), keys[0].dtype))
-    num_ties = count - sum(jnp.sum(key < threshold, dtype=jnp.int32) for key in keys)
+    num_ties = count - sum(jnp.sum(key < threshold, dtype=whole) for key in keys)
     kept = []
     for key in keys:
         tie = key == threshold
-        number = jnp.cumsum(tie.reshape(-1), dtype=jnp.int32).reshape(key.shape)
+        number = jnp.cumsum(tie.reshape(-1), dtype=whole).reshape(key.shape)
         removed = (key < threshold) | (tie & (number <= num_ties))
         kept.append(~removed | (count == 0))
-        num_ties = num_ties - jnp.sum(tie, dtype=jnp.int32)
+        num_ties = num_ties - jnp.sum(tie, dtype=whole)
     return kept
+
+
+def _count_type(total: int) -> np.dtype:
+    """Chooses the integers that count up to `total` inside jit; refuses what none can count.
+
+    Example:
+        >>> _count_type(2**31 - 1)
+        dtype('int32')
+        >>> _count_type(2**31)
+        Traceback (most recent call last):
+        ...
+        earlyprune_jax.validate.InvalidInput: Expected scores in one ranking=2147483648 ...
+    """
+    most = np.iinfo(np.int32).max
+    if total <= most:
+        return np.dtype(np.int32)
+    if jax.dtypes.canonicalize_dtype(np.int64) != np.int64:
+        remedy = (
+            "Rank fewer (scope local, uniform or erk; blocks), prune on the host "
+            "(pruning.prune, then replace_mask), or set jax_enable_x64."
+        )
+        thing = "scores in one ranking"
+        raise unexpected(thing, total, f"to be at most {most} inside jit", remedy)
+    return np.dtype(np.int64)
 
 
 def order_key(scores: Array) -> Array:
@@ -189,6 +219,8 @@ def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
         [0.2, 1.0, 0.0]
     """
     flat = scores.reshape(-1)
+    if xp is not np:
+        _count_type(flat.size)  # the order below holds counts too
     order = xp.argsort(flat, stable=True)
     ascending = flat[order].astype(
         np.float64 if xp is np else xp.promote_types(flat.dtype, np.float32)

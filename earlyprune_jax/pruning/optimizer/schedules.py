@@ -24,6 +24,9 @@ from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.trees import map_weights, refuse
 from earlyprune_jax.validate import expected, nearest, percent_hint, unexpected
 
+LAST_STEP = np.iinfo(np.int32).max - 1
+"""The last step that an optimizer's state can count to."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -56,7 +59,7 @@ class Schedule:
         if not both_tuples or len(steps) != len(sparsities):
             thing, allowed = "steps and sparsities", "to be tuples of one length"
             raise unexpected(thing, (steps, sparsities), allowed)
-        bad_steps = [text for step in steps for text in count_problems(0, step=step)]
+        bad_steps = [text for step in steps for text in _step_problems(step=step)]
         bad_fractions = _check_fractions(sparsities)
         problems = bad_steps + bad_fractions
         if not bad_steps and list(steps) != sorted(set(steps)):
@@ -67,7 +70,7 @@ class Schedule:
         elif not bad_fractions and np.any(np.diff([_values(s) for s in sparsities], axis=0) < 0):
             remedy = "A removed weight stays removed."
             problems.append(expected("sparsities", sparsities, "never to fall", remedy))
-        wrong = [] if rewind_to is None else count_problems(0, rewind_to=rewind_to)
+        wrong = [] if rewind_to is None else _step_problems(rewind_to=rewind_to)
         if rewind_to is not None and not wrong + bad_steps and rewind_to >= min(steps, default=0):
             allowed = f"to be before the first pruning, at {steps[:1]}"
             wrong = [expected("rewind_to", rewind_to, allowed)]
@@ -164,10 +167,10 @@ def iterative(
     """Removes a fraction of what remains, round after round: s_k = 1 - (1 - fraction)^k.
 
     With `rewind_to`, every round ends by putting the kept weights and the optimizer's state,
-    learning-rate schedules included, back to where they were then (weights to the last bit or two:
-    an update is a difference). Batch statistics, the data's order and what a criterion remembers
-    are not the optimizer's and stay. Later rounds are as long as the first if every = begin -
-    rewind_to; the last round needs as many updates after its event.
+    learning-rate schedules included, back to where they were then: weights bit for bit with
+    `pruning.rewound`, which says how near they come without. Batch statistics, the data's order and
+    what a criterion remembers are not the optimizer's and stay. Later rounds are as long as the
+    first if every = begin - rewind_to; the last round needs as many updates after its event.
 
     Args:
         fraction: of the remaining weights, removed in each round, in (0, 1).
@@ -199,6 +202,14 @@ def iterative(
     steps = tuple(first + number * gap for number in range(num_rounds))
     sparsities = tuple(1 - (1 - fraction) ** number for number in range(1, num_rounds + 1))
     return Schedule(steps, sparsities, None if rewind_to is None else back)
+
+
+def _step_problems(**step: Any) -> list[str]:
+    remedy = "Steps are counted in int32."
+    allowed = f"to be below {LAST_STEP + 1}"
+    return count_problems(0, **step) or [
+        expected(name, value, allowed, remedy) for name, value in step.items() if value > LAST_STEP
+    ]
 
 
 def _scale(sparsity: Any, initial: float, left: float) -> Any:

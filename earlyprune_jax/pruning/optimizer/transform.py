@@ -35,6 +35,7 @@ class PruningState(NamedTuple):
         mask: True = kept.
         memory: what the criterion remembers.
         snapshot: (params, inner state) to rewind to, or ().
+        rewound: scalar bool, whether the last update put back the snapshot.
         inner_state: the inner transformation's.
     """
 
@@ -44,6 +45,7 @@ class PruningState(NamedTuple):
     mask: Mask
     memory: Any
     snapshot: Any
+    rewound: Array
     inner_state: Any
 
 
@@ -71,7 +73,10 @@ def transform(
     event's count is removed. An event at 0 is decided by `init`: the first update puts its weights
     to 0, or, before it, `params = pruning.apply(pruning.get_mask(state), params)`.
 
-    A weight that is NaN or infinite already cannot be brought to 0 by adding an update.
+    A weight that is NaN or infinite already cannot be brought to 0 by adding an update. Nor can a
+    sum give back every old weight of a schedule that rewinds: `rewound` says how near it comes, and
+    is exact. Such a schedule makes the updates of half-precision weights float32, which
+    `optax.apply_updates` rounds back to the weights' type.
 
     Between events it costs an element-wise select on gradients, parameters and moments; an event
     costs some 40 passes over the scores. Under `vmap` over states every update pays for an event.
@@ -94,7 +99,8 @@ def transform(
 
     Raises:
         InvalidInput: here for options, in `init` for what does not fit the parameters, with every
-            problem found. NaN scores cannot raise inside jit: they rank highest and stay.
+            problem found; 2^31 weights or more in one ranking without 64-bit types. NaN scores
+            cannot raise inside jit: they rank highest and stay.
 
     Example:
         >>> from earlyprune_jax.pruning.optimizer.schedules import one_shot
@@ -136,6 +142,7 @@ def transform(
             mask=first,
             memory=ranked_by.init(params),
             snapshot=jax.tree.map(jnp.copy, (params, inner_state)) if rewinds else (),
+            rewound=jnp.zeros((), bool),
             inner_state=inner_state,
         )
         return prune(state, params)
@@ -147,6 +154,12 @@ def transform(
             allowed = "to be what init of this optimizer made, and parameters"
             raise unexpected("types of the state and the params", given, allowed, remedy)
         grads, masked = masks.apply(state.mask, updates), masks.apply(state.mask, params)
+        if rewinds:
+            # What the loop holds, not what an update was meant to make: a sum compiled elsewhere
+            # may be rounded in another way.
+            here = state.num_updates == schedule.rewind_to
+            now = masked, state.inner_state
+            state = state._replace(snapshot=_where(here, now, state.snapshot))
         memory = ranked_by.update(state.memory, masked, grads)
         updates, inner_state = wrapped.update(grads, state.inner_state, masked, **extra_args)
         state = state._replace(
@@ -156,15 +169,11 @@ def transform(
         pruned = prune(state, proposed)
         due = pruned.level > state.level
         if rewinds:
-            here = pruned.num_updates == schedule.rewind_to
-            snapshot = _where(here, (proposed, inner_state), pruned.snapshot)
-            old_params, old_inner_state = snapshot
+            old_params, old_inner_state = pruned.snapshot
             pruned = pruned._replace(
-                snapshot=snapshot, inner_state=_where(due, old_inner_state, inner_state)
+                rewound=due, inner_state=_where(due, old_inner_state, inner_state)
             )
-            back = jax.tree.map(
-                lambda u, o, p: (o - p).astype(u.dtype), updates, old_params, params
-            )
+            back = jax.tree.map(_difference, updates, old_params, params)
             updates = _where(due, back, updates)
         inner_state = _forget_losses(due, masks.moments(pruned.mask, pruned.inner_state))
         updates = jax.tree.map(_exact_update, pruned.mask, updates, params)
@@ -195,7 +204,7 @@ def transform(
         shapes = prunable_shapes(params, prunable)
         # Counted on the host: exact, because no rounding of a sparsity happens inside jit.
         table = [pattern.counts(shapes, s, scope, min_kept) for s in schedule.sparsities]
-        counts = jnp.asarray(np.asarray(table, np.int32))[level - 1]
+        counts = jnp.asarray(np.asarray(table, np.int64))[level - 1]
 
         def rank(leaves: list[Array], removed: Array) -> Sequence[Array]:
             return pattern.masks(leaves, removed, scope, min_kept, jnp)
@@ -239,6 +248,15 @@ def _automatically_sharded(
 
 def _where(condition: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def _difference(update: Any, old: Any, param: Any) -> Any:
+    """Makes the update that brings a weight nearest to an old one."""
+    if not is_weight(update):
+        return (old - param).astype(update.dtype)
+    # Of all updates of its type none is nearer: it differs from the real difference by a rounding.
+    wide = jnp.promote_types(jnp.promote_types(update.dtype, param.dtype), jnp.float32)
+    return old.astype(wide) - param.astype(wide)
 
 
 def _exact_update(keep: Array, update: Any, param: Any) -> Any:
@@ -306,7 +324,54 @@ def replace_mask(opt_state: Any, mask: Mask) -> Any:
     # A copy, because a training loop may donate the state, and the caller keeps its mask.
     copied = jax.tree.map(jnp.copy, _fitted(mask, state.mask))
     inner_state = masks.moments(copied, state.inner_state)
-    return put(state._replace(mask=copied, inner_state=inner_state))
+    # A rewind is over, or it would give back the old weights where the new mask keeps more.
+    over = jax.tree.map(jnp.zeros_like, state.rewound)
+    return put(state._replace(mask=copied, rewound=over, inner_state=inner_state))
+
+
+def rewound(params: Params, opt_state: Any) -> Params:
+    """Returns the parameters, which after an update that rewound are the old ones, bit for bit.
+
+    After such an update `optax.apply_updates` comes as near to them as a sum can. Half-precision
+    weights are the old ones where they had not grown more than a thousandfold since; wider ones
+    differ by at most one unit in the last place of the largest of the old weight, the present one
+    and their difference. Removed weights are 0 either way. After other updates, and with a schedule
+    that does not rewind, the parameters come back as they are.
+
+    Args:
+        params: what `apply_updates` made, also inside jit.
+        opt_state: what the same update returned, with one `transform`, at any depth.
+
+    Returns:
+        The structure of `params`.
+
+    Raises:
+        InvalidInput: no pruning state or several; or other paths or shapes than the state's.
+
+    Example:
+        >>> from earlyprune_jax.pruning.optimizer.schedules import iterative
+        >>> schedule = iterative(0.5, num_rounds=1, begin=1, every=1, rewind_to=0)
+        >>> optimizer = transform(optax.sgd(1.0), schedule, layers="regex:.")
+        >>> params = {"w": jnp.array([1e-9, 2.0])}
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update({"w": jnp.array([-9.0, 1.0])}, state, params)
+        >>> rewound(optax.apply_updates(params, updates), state)["w"].tolist() == [
+        ...     float(np.float32(1e-9)), 0.0]
+        True
+    """
+    state, _ = _only(opt_state)
+    mask = _fitted(state.mask, params)
+    if not state.snapshot:
+        return params
+    old = masks.apply(
+        mask, jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(state.snapshot[0]))
+    )
+    (is_due,) = jax.tree.leaves(state.rewound)
+
+    def put_back(then: Any, now: Any) -> Any:
+        return jnp.where(is_due, then, now).astype(then.dtype) if is_weight(then) else now
+
+    return jax.tree.map(put_back, old, params)
 
 
 def trigger(opt_state: Any, now: Any = True) -> Any:

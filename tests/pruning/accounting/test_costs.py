@@ -275,3 +275,12 @@ def test_what_is_left_is_the_kept_fraction_exactly_and_products_without_weights_
         "conv/kernel": 64 * 2,
         NO_WEIGHTS: 50,
     }
+
+
+def test_costs_beyond_64_bit_floats_are_exact():
+    kernel = jax.ShapeDtypeStruct((2**20, 2**20), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, 2**16 + 1, 2**20), jnp.float32)
+    counted = macs(lambda p, x: x @ p["kernel"], {"kernel": kernel}, tokens)
+    assert counted == {"kernel": (2**16 + 1) * 2**40}
+    mask = {"kernel": np.array([True, True, False])}
+    assert macs_left({"kernel": 3 * (2**60 + 1)}, mask) == {"kernel": 2 * (2**60 + 1)}

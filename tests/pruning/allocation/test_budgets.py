@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from earlyprune_jax.pruning.allocation import budgets
 from earlyprune_jax.pruning.allocation.budgets import Layer
+from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Blocks
 
 layer_shapes = st.lists(
     st.one_of(
@@ -316,3 +318,14 @@ def test_sparsity_zero_asks_nothing_of_any_layer(scope):
     for layers in (layers_of((10,)), layers_of((1,)), layers_of((0, 4)), layers_of((0,), (3,), ())):
         assert budgets.check_budget(layers, 0, scope) == []
         assert sum(budgets.budget(layers, 0, scope)) == 0
+
+
+def test_counts_beyond_32_bits_are_exact():
+    shapes = {"a": (2**17, 2**16), "b": (2**16, 2**16), "c": (2**16 + 1, 3)}
+    sizes = [2**33, 2**32, 3 * (2**16 + 1)]
+    counts = {scope: UNSTRUCTURED.counts(shapes, 0.75, scope, 0) for scope in budgets.SCOPES}
+    assert counts["global"] == (round(Fraction(3, 4) * sum(sizes)),)
+    assert counts["local"] == tuple(round(Fraction(3, 4) * size) for size in sizes)
+    for scope in ("uniform", "erk"):
+        assert (sum(counts[scope]),) == counts["global"]
+    assert Blocks((1, 16)).counts({"a": (2**17, 2**20)}, 0.5, "global", 0) == (2**32,)

@@ -1,5 +1,6 @@
 """Exact counts and ties by index, on the host and inside jit; LAMP's scores."""
 
+import re
 from typing import Any
 
 import chex
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlyprune_jax.pruning.allocation import ranking
+from earlyprune_jax.validate import InvalidInput
 
 SHAPES = ((4, 3), (1,), (0, 2), (5,), (2, 2, 2))
 SIZES = [int(np.prod(shape)) for shape in SHAPES]
@@ -232,3 +234,26 @@ def test_lamp_of_a_layer_of_zeros_is_zero_and_of_an_empty_layer_empty():
     np.testing.assert_array_equal(ranking.lamp(np.array([0.0, -0.0])), [0, 0])
     np.testing.assert_array_equal(ranking.lamp(np.array([0.0, -np.inf])), [0, -np.inf])
     assert ranking.lamp(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_scores_that_int32_cannot_count_are_refused_inside_jit_and_counted_with_64_bits():
+    most = jax.ShapeDtypeStruct((2**31 - 1,), np.float32)
+    one = jax.ShapeDtypeStruct((1,), np.float32)
+    count = jax.ShapeDtypeStruct((), np.int32)
+    assert jax.eval_shape(ranking.keep_highest_traced, [most], count)[0].shape == most.shape
+    with pytest.raises(InvalidInput, match=r"scores in one ranking=2147483648 .* 2147483647"):
+        jax.eval_shape(ranking.keep_highest_traced, [most, one], count)
+    with pytest.raises(InvalidInput, match=r"scores in one ranking=4294967296"):
+        jax.eval_shape(lambda s: ranking.lamp(s, jnp), jax.ShapeDtypeStruct((2**32,), np.float32))
+    with enable_x64(True):
+        # A count that int32 does not hold, of more scores than it holds.
+        many = [most, most]
+        kept = jax.eval_shape(
+            lambda s: ranking.keep_highest_traced(s, jnp.asarray(3 * 2**30)), many
+        )
+        assert [leaf.shape for leaf in kept] == [most.shape] * 2
+        jaxpr = jax.make_jaxpr(lambda s: ranking.keep_highest_traced(s, jnp.asarray(3 * 2**30)))(
+            many
+        )
+        counts = re.findall(r":(\w+)\[[\d,]*\] = (?:reduce_sum|cumsum)\b", str(jaxpr))
+        assert len(counts) >= 6 and set(counts) == {"i64"}

@@ -159,6 +159,8 @@ FRACTION = "in [0, 1)"
         ((10,), (0.5,), 2.5, "rewind_to=2.5"),
         ((10,), (0.5,), True, "rewind_to=True"),
         ((10,), (0.5,), "2", "rewind_to='2'"),
+        ((2**31 - 1,), (0.5,), None, "step=2147483647 to be below 2147483647"),
+        ((10**12,), (0.5,), None, "step=1000000000000 to be below"),
     ],
 )
 def test_a_table_that_makes_no_sense_is_refused(steps, sparsities, rewind_to, words):

@@ -556,3 +556,30 @@ def test_calls_that_cannot_work_say_what_to_do():
         replace_mask(state, {"kernel": jnp.ones((2, 2), bool), "bias": jnp.ones(4, bool)})
     with pytest.raises(InvalidInput, match="mask at='extra' not to be there"):
         replace_mask(state, {**get_mask(state), "extra": jnp.ones(1, bool)})
+
+
+@pytest.mark.parametrize(
+    ("scope", "pattern", "fits"),
+    [
+        ("global", pruning.UNSTRUCTURED, False),
+        ("lamp", pruning.UNSTRUCTURED, False),
+        ("global", Blocks((1, 256)), True),
+        ("local", pruning.UNSTRUCTURED, True),
+        ("erk", pruning.UNSTRUCTURED, True),
+        ("local", NM(2, 4), True),
+    ],
+)
+def test_more_weights_in_one_ranking_than_int32_counts_are_refused_by_init(scope, pattern, fits):
+    kernel = jax.ShapeDtypeStruct((2**16, 2**14), jnp.bfloat16)  # 2^30 weights each
+    params = {name: {"kernel": kernel} for name in "abcd"}
+    optimizer = transform(
+        optax.sgd(0.1), one_shot(0.5, at=3), layers="all_kernels", scope=scope, pattern=pattern
+    )
+    if fits:
+        state: Any = jax.eval_shape(optimizer.init, params)
+        assert state.mask["d"]["kernel"].shape == kernel.shape
+        return
+    with pytest.raises(
+        InvalidInput, match=r"scores in one ranking=\d{10} to be at most 2147483647"
+    ):
+        jax.eval_shape(optimizer.init, params)
