@@ -8,9 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from earlyprune_jax.validate import Check, anything, each, fraction, one_of, within
+from earlyprune_jax.validate import FLOAT32_MAX, Check, anything, each, fraction, one_of, within
 
-FLOAT32_MAX = 3.4e38
 WIDTH = 80
 """Columns of --help."""
 NAMES = each(anything, at_least=1)
@@ -77,7 +76,7 @@ class DataSpec:
     crop_padding: int = key(within(0), decides="data")
     horizontal_flip: bool = key(decides="data")
     mean: tuple[float, ...] = key(each(within(0, 1), unique=False), decides="data")
-    std: tuple[float, ...] = key(each(within(0, open_low=True), unique=False), decides="data")
+    std: tuple[float, ...] = key(each(within(1e-6, 1e6), unique=False), decides="data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +90,7 @@ class ModelSpec:
     """
 
     name: str = key(decides="trunk", names_code=True)
-    width_multiplier: float = key(within(0, 100, open_low=True), decides="trunk")
+    width_multiplier: float = key(within(0.001, 100), decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)
