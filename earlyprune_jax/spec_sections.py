@@ -8,8 +8,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from earlyprune_jax.validate import FLOAT32_MAX, Check, anything, each, fraction, one_of, within
+from earlyprune_jax.validate import Check, anything, each, fraction, one_of, within
 
+FLOAT32_LEAST, FLOAT32_MAX = 1.2e-38, 3.4e38
+"""About the smallest and the largest number above 0 that float32 holds at full precision."""
 WIDTH = 80
 """Columns of --help."""
 NAMES = each(anything, at_least=1)
@@ -40,8 +42,21 @@ def key(check: Check = anything, *, decides: str, names_code: bool = False) -> A
     Returns:
         The field of a dataclass.
     """
-    metadata = {"check": check, "decides": decides, "names_code": names_code}
+
+    def checked(value: Any) -> str | None:
+        return check(value) or _float32(value)
+
+    metadata = {"check": checked, "decides": decides, "names_code": names_code}
     return dataclasses.field(metadata=metadata)
+
+
+def _float32(value: Any) -> str | None:
+    """Allows numbers, single or in a tuple, that JAX takes neither for 0 nor for infinite."""
+    values = value if isinstance(value, tuple) else (value,)
+    sizes = [abs(number) for number in values if isinstance(number, float) and number]
+    if all(FLOAT32_LEAST <= size <= FLOAT32_MAX for size in sizes):
+        return None
+    return f"to be what float32 holds: 0, or {FLOAT32_LEAST} to {FLOAT32_MAX} in size"
 
 
 @dataclasses.dataclass(frozen=True)

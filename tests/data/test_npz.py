@@ -2,6 +2,7 @@ import dataclasses
 import io
 import zipfile
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from synthetic import only_problem
@@ -216,5 +217,5 @@ def test_images_that_are_all_the_same_are_refused_when_they_are_read(spec_of, np
 @pytest.mark.parametrize("std", [1e-6, 1e6])
 def test_normalised_images_and_their_squares_are_finite_at_both_ends_of_std(std):
     images = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
-    normal = data.normalize(images, (0.5,), (std,))
+    normal = data.normalize(jnp.asarray(images), (0.5,), (std,))
     assert np.isfinite(normal**2).all() and (normal[1] > normal[0]).all()
