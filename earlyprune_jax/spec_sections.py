@@ -10,7 +10,8 @@ from typing import Any
 
 from earlyprune_jax.validate import Check, anything, each, fraction, one_of, within
 
-FLOAT32_MAX = 3.4e38
+FLOAT32_LEAST, FLOAT32_MAX = 1.2e-38, 3.4e38
+"""About the smallest and the largest number above 0 that float32 holds at full precision."""
 WIDTH = 80
 """Columns of --help."""
 NAMES = each(anything, at_least=1)
@@ -41,8 +42,21 @@ def key(check: Check = anything, *, decides: str, names_code: bool = False) -> A
     Returns:
         The field of a dataclass.
     """
-    metadata = {"check": check, "decides": decides, "names_code": names_code}
+
+    def checked(value: Any) -> str | None:
+        return check(value) or _float32(value)
+
+    metadata = {"check": checked, "decides": decides, "names_code": names_code}
     return dataclasses.field(metadata=metadata)
+
+
+def _float32(value: Any) -> str | None:
+    """Allows numbers, single or in a tuple, that JAX takes neither for 0 nor for infinite."""
+    values = value if isinstance(value, tuple) else (value,)
+    sizes = [abs(number) for number in values if isinstance(number, float) and number]
+    if all(FLOAT32_LEAST <= size <= FLOAT32_MAX for size in sizes):
+        return None
+    return f"to be what float32 holds: 0, or {FLOAT32_LEAST} to {FLOAT32_MAX} in size"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +91,7 @@ class DataSpec:
     crop_padding: int = key(within(0), decides="data")
     horizontal_flip: bool = key(decides="data")
     mean: tuple[float, ...] = key(each(within(0, 1), unique=False), decides="data")
-    std: tuple[float, ...] = key(each(within(0, open_low=True), unique=False), decides="data")
+    std: tuple[float, ...] = key(each(within(1e-6, 1e6), unique=False), decides="data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +105,7 @@ class ModelSpec:
     """
 
     name: str = key(decides="trunk", names_code=True)
-    width_multiplier: float = key(within(0, 100, open_low=True), decides="trunk")
+    width_multiplier: float = key(within(0.001, 100), decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 The same is demanded of all sources. Functions named `*_demands` list what is demanded of one array
 or of the keys of a config; a further demand is a row there.
+
+Of classes one thing is demanded: what is tested or held out is also trained on. So every class of
+the test set and of the validation split has an example in the training subset; a class that is
+trained on may lack test examples. Images are of two classes at least, and not all the same.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -195,9 +199,14 @@ Demand = tuple[str, Any, Any, str, str]
 
 _ROWS = "Every array has one row per example."
 _FEW = (
-    'Raise it. Validation examples are taken off first; "labels" that are no classes need another '
-    "name."
+    "Raise it, or add examples. Validation examples are taken off first, none with "
+    'data.validation_fraction=0; "labels" that are no classes need another name.'
 )
+_TRAINED = (
+    "What is tested is also trained on: add training examples of these, or leave them out of test; "
+    '"labels" that are no classes need another name.'
+)
+_NOTHING = "There is nothing to tell apart: check how the file was written."
 _RENUMBER = "Set data.num_classes to 1 + the largest label, or renumber the classes from 0."
 
 
@@ -293,7 +302,35 @@ def _key_problems(spec: DataSpec, source: Source) -> list[str]:
         thing = f"an example of test of {spec.name}"
         return [expected(thing, test, f"to be as one of train, {train}")]
     demands = _image_demands(spec, source) if source.holds_images else _foreign_demands(spec)
-    return _problems("data.{}", [*demands, *_fraction_demands(spec, source)])
+    problems = _problems(f"{{}} of {spec.name}", _class_demands(source))
+    return problems + _problems("data.{}", [*demands, *_fraction_demands(spec, source)])
+
+
+def _class_demands(source: Source) -> list[Demand]:
+    """What is tested is trained on; images, where they are there to be looked at, differ."""
+    found = source.classes_of("train")
+    untrained = sorted(set(source.classes_of("test")) - set(found))
+    demands = [
+        (
+            "classes of test without training examples",
+            untrained,
+            not untrained,
+            "to be none",
+            _TRAINED,
+        )
+    ]
+    if source.holds_images:
+        images, count = source.train["images"], f"{num_examples(source.train)} equal ones"
+        demands += [
+            ("classes of train", found, len(found) > 1, "to be at least two", _NOTHING),
+            ("images of train", count, not _are_equal(images), "to differ", _NOTHING),
+        ]
+    return demands
+
+
+def _are_equal(images: Any) -> bool:
+    """Tells whether all images are the same one; of an outline it is not known, and so not."""
+    return isinstance(images, np.ndarray) and not any((one != images[0]).any() for one in images)
 
 
 def _image_demands(spec: DataSpec, source: Source) -> list[Demand]:
@@ -336,14 +373,16 @@ def _fraction_demands(spec: DataSpec, source: Source) -> list[Demand]:
         return []  # the key's own range check says so
     validation, train = sources.training_shares(source, spec)
     test = sources.class_shares([num_examples(source.test)], spec.test_fraction)
-    demands = []
+    found, demands = source.classes_of("train"), []
     for key, rows, shares in (
         ("test_fraction", source.test, test),
         ("validation_fraction", source.train, validation),
         ("train_fraction", source.train, train),
     ):
         allowed = "to give every class an example" if len(shares) > 1 else "to leave an example"
-        remedy = f"It gives {shares.sum()} of {num_examples(rows)} examples. {_FEW}"
+        lacking = [found[stratum] for stratum in np.flatnonzero(shares == 0)] if found else []
+        none = f", none of {lacking[:5]}" + ", ..." * (len(lacking) > 5) if lacking else ""
+        remedy = f"It gives {shares.sum()} of {num_examples(rows)} examples{none}. {_FEW}"
         is_right = shares.all() or (key == "validation_fraction" and not held)
         demands.append((key, getattr(spec, key), is_right, allowed, remedy))
     return demands

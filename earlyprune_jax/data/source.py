@@ -65,13 +65,22 @@ class Source:
         Where both splits hold whole numbers `labels` [N], strata are those that occur, in ascending
         order; else there is one.
         """
-        splits = (self.train, self.test)
-        labels: list[Any] = [
-            rows.get("labels") if isinstance(rows, dict) else None for rows in splits
-        ]
-        if not all(map(are_class_numbers, labels)):
+        if not self.has_classes:
             return np.zeros(num_examples(getattr(self, split)), np.int32)
-        return np.unique(labels[SPLITS.index(split)], return_inverse=True)[1]
+        return np.unique(getattr(self, split)["labels"], return_inverse=True)[1]
+
+    @property
+    def has_classes(self) -> bool:
+        """Tells whether both splits hold whole numbers `labels` [N]."""
+        return all(
+            isinstance(rows, dict) and are_class_numbers(rows.get("labels"))
+            for rows in (self.train, self.test)
+        )
+
+    def classes_of(self, split: str) -> list[int]:
+        """Lists the labels that occur in `train` or `test`, ascending; none without classes."""
+        rows = getattr(self, split)
+        return np.unique(rows["labels"]).tolist() if self.has_classes else []
 
     def digest(self) -> str:
         """Returns the SHA-256 over every array, as hex: split, path, shape, dtype and bytes.

@@ -82,9 +82,9 @@ def test_a_changed_file_is_looked_at_again(root, spec):
 def test_grey_images_have_one_channel(make_spec, tmp_path, mode):
     grey = pixels_of(5, 5) // 128 * 255
     for split in ("train", "test"):
-        for name in ("a", "b"):
+        for name, pixels in (("a", 255 - grey), ("b", grey)):
             (tmp_path / split / name).mkdir(parents=True)
-            Image.fromarray(grey).convert(mode).save(tmp_path / split / name / "0.png")
+            Image.fromarray(pixels).convert(mode).save(tmp_path / split / name / "0.png")
     spec = make_spec(f"folder:{tmp_path}", num_classes=2)
     assert data.check(spec) == []
     assert np.array_equal(data.read(spec).train["images"][1], grey[..., np.newaxis])

@@ -118,6 +118,7 @@ def test_fractions_that_leave_a_stratum_or_everything_out_are_refused(write):
 
 IMAGES = """
 images = np.zeros((30, 6, 4, 2), np.uint8)
+images[0] = 1
 labels = np.arange(30) % 3
 test = {"images": images[:9], "labels": labels[:9]}
 return {"train": {"images": images, "labels": labels}, "test": test}
@@ -127,6 +128,7 @@ return {"train": {"images": images, "labels": labels}, "test": test}
 def test_images_are_the_images_of_an_npz_archive(write, make_spec, tmp_path):
     spec = write(IMAGES, num_classes=3)
     images, labels = np.zeros((30, 6, 4, 2), np.uint8), np.arange(30) % 3
+    images[0] = 1
     np.savez(
         tmp_path / "same.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9]
     )

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import zipfile
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from synthetic import only_problem
@@ -175,3 +176,46 @@ def test_a_class_without_images_is_legal(spec_of, npz_arrays):
     spec = spec_of(npz_arrays, num_classes=4, validation_fraction=0.2)
     assert data.check(spec) == []
     assert len(data.load(spec)["train"]["labels"]) == 24
+
+
+def test_a_class_that_is_tested_but_not_trained_on_is_refused_and_the_reverse_is_not(
+    spec_of, npz_arrays
+):
+    absent = npz_arrays | {"y_train": np.arange(30) % 2}
+    problem = only_problem(spec_of(absent))
+    assert "classes of test without training examples of npz:" in problem
+    assert "=[2] to be none. What is tested is also trained on" in problem
+    untested = npz_arrays | {"y_test": np.arange(9) % 2}
+    assert data.check(spec_of(untested)) == []
+
+
+def test_a_class_of_one_image_is_named_where_validation_leaves_it_none_and_else_taken(
+    spec_of, npz_arrays
+):
+    alone = npz_arrays | {"y_train": np.append(np.arange(29) % 2, 2)}
+    problem = only_problem(spec_of(alone, validation_fraction=0.2))
+    assert "data.validation_fraction=0.2 to give every class an example" in problem
+    assert "It gives 6 of 30 examples, none of [2]." in problem
+    assert "none with data.validation_fraction=0" in problem
+    assert data.check(spec_of(alone)) == []
+
+
+def test_a_single_class_is_refused(spec_of, npz_arrays):
+    alone = {"y_train": np.zeros(30, int), "y_test": np.zeros(9, int)}
+    assert "=[0] to be at least two" in only_problem(spec_of(npz_arrays | alone))
+
+
+def test_images_that_are_all_the_same_are_refused_when_they_are_read(spec_of, npz_arrays):
+    spec = spec_of(npz_arrays | {"x_train": np.full((30, 6, 6, 2), 7, np.uint8)})
+    with pytest.raises(InvalidInput, match="='30 equal ones' to differ"):
+        data.read(spec)
+    one = np.full((30, 6, 6, 2), 7, np.uint8)
+    one[3, 0, 0, 0] = 8
+    assert data.read(spec_of(npz_arrays | {"x_train": one})).train["images"].max() == 8
+
+
+@pytest.mark.parametrize("std", [1e-6, 1e6])
+def test_normalised_images_and_their_squares_are_finite_at_both_ends_of_std(std):
+    images = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+    normal = data.normalize(jnp.asarray(images), (0.5,), (std,))
+    assert np.isfinite(normal**2).all() and (normal[1] > normal[0]).all()
