@@ -22,7 +22,8 @@ from earlyprune_jax.array_types import Array
 from earlyprune_jax.layer_hooks.gradients import Gradient
 from earlyprune_jax.layer_hooks.layers import RULES, Call, Held, read_call
 from earlyprune_jax.models.forward import num_interceptors
-from earlyprune_jax.pruning.channels.compact import INLINED, WITH_DERIVATIVE, body_of
+from earlyprune_jax.pruning.channels.compact import INLINED, body_of
+from earlyprune_jax.pruning.channels.running import WITH_DERIVATIVE
 from earlyprune_jax.pruning.trees import is_weight, named_leaves
 
 Apply = Callable[..., Any]

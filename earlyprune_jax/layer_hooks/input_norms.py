@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from earlyprune_jax.array_types import Array, Variables
 from earlyprune_jax.layer_hooks.layers import as_tuple, conv_views
-from earlyprune_jax.models.forward import evaluated
+from earlyprune_jax.models.forward import evaluated, is_linen, variables_problems
 from earlyprune_jax.pruning.scores.gradients import Batches, checked
 from earlyprune_jax.pruning.scores.weights import nonfinite_problems
 from earlyprune_jax.pruning.selection import Layers, select
@@ -77,6 +77,10 @@ def input_norms(
         >>> input_norms(module, variables, batches)["kernel"].tolist()
         [[5.0], [1.0]]
     """
+    if not is_linen(module):
+        remedy = "Only its layers can be hooked. For others measure the norms in your own function."
+        raise unexpected("module", type(module).__name__, "to be a Linen module", remedy)
+    refuse(variables_problems(variables))
     if "mutable" in apply_options:
         given, remedy = apply_options["mutable"], "Nothing may change: leave it out."
         raise unexpected("apply option mutable", given, "to be absent", remedy)

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import errors
 from flax import linen as nn
 from flax.linen import module as linen_module
 from jax.core import Tracer
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
-from earlyprune_jax.validate import expected, unexpected
+from earlyprune_jax.pruning.modules import in_evaluation
+from earlyprune_jax.validate import expected
 
 MODES = {
     "train": True,
@@ -23,12 +23,6 @@ MODES = {
     "use_running_average": False,
 }
 """An argument that tells training from evaluation -> its value in training."""
-
-_REMEDY = (
-    "Ask for evaluation mode, e.g. train=False or deterministic=True: nothing may change or be "
-    'random here. Give all of module.init\'s variables, {"params": ..., "batch_stats": ...}, and '
-    "images of the size it was made for."
-)
 
 
 def is_linen(model: Any) -> bool:
@@ -152,22 +146,29 @@ def evaluation_problems(options: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def variables_problems(variables: Any) -> list[str]:
+    """Says that these are not the variables of a Linen module."""
+    is_mapping = isinstance(variables, Mapping)
+    if is_mapping and "params" in variables:
+        return []
+    given = sorted(map(str, variables)) if is_mapping else variables
+    remedy = "Give what module.init returned, not a part of it."
+    return [expected("variables", given, 'to be {"params": ..., "batch_stats": ...}', remedy)]
+
+
 def num_interceptors() -> int:
     """Counts the contexts of `nn.intercept_methods` that are active here."""
     return len(getattr(linen_module, "_global_interceptor_stack", ()))
 
 
 def evaluated(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls a function that runs a Linen module; what Linen refuses, in this package's words.
+    """Calls a function that runs a module; what Flax refuses, in this package's words.
 
     Raises:
         InvalidInput: the module would change its variables, needs randomness, or misses variables.
     """
-    try:
+    with in_evaluation():
         return function(*args)
-    except errors.FlaxError as error:
-        allowed = "to run in evaluation mode with these variables"
-        raise unexpected("module", str(error), allowed, _REMEDY) from error
 
 
 def first_nonfinite(apply: Callable[..., Any], variables: Variables, batch: Any) -> str | None:

@@ -31,16 +31,34 @@ from earlyprune_jax.validate import expected, refuse
 EXPANSION = 4
 """A bottleneck block puts out this many times the channels of its 3x3 convolution."""
 
-# Made once: modules are compared by their fields, and each call to variance_scaling is a new
-# function. "normal" is not jax's he_normal, which is truncated at two standard deviations.
-NORMAL_FAN_IN = initializers.variance_scaling(2.0, "fan_in", "normal")
+
+@dataclasses.dataclass(frozen=True)
+class VarianceScaling:
+    """An initialiser: `jax.nn.initializers.variance_scaling` with these options.
+
+    Unlike JAX's, two with equal options are equal, as modules are compared by their fields; and it
+    pickles, so that modules do.
+    """
+
+    scale: float
+    mode: str
+    distribution: str
+
+    def __call__(self, *args: Any, **options: Any) -> Array:
+        """Draws an array, as any initialiser."""
+        made: Any = initializers.variance_scaling
+        return made(self.scale, self.mode, self.distribution)(*args, **options)
+
+
+# "normal" is not jax's he_normal, which is truncated at two standard deviations.
+NORMAL_FAN_IN = VarianceScaling(2.0, "fan_in", "normal")
 """N(0, 2 / fan_in), fan_in = k*k*in: torch's kaiming_normal_ with its defaults (He et al. 2015, Eq.
 10)."""
 
-NORMAL_FAN_OUT = initializers.variance_scaling(2.0, "fan_out", "normal")
+NORMAL_FAN_OUT = VarianceScaling(2.0, "fan_out", "normal")
 """N(0, 2 / fan_out), fan_out = k*k*out (He et al. 2015, Eq. 14)."""
 
-UNIFORM_FAN_IN = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+UNIFORM_FAN_IN = VarianceScaling(1 / 3, "fan_in", "uniform")
 """U(-b, b), b = 1 / sqrt(fan_in): what torch's Conv2d and Linear start from."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from earlyprune_jax.array_types import Mask, Params
+from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_leaves, split_weights
 from earlyprune_jax.validate import unexpected
 
@@ -62,6 +63,7 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
         >>> macs(lambda p, x: x @ p["kernel"] + p["bias"][None], params, jnp.ones((8, 3)))
         {'kernel': 15}
     """
+    refuse_modules("apply", apply, "(params, inputs)")
     weights, merge = split_weights(params)
     leaves = jax.tree.leaves(inputs)
     are_arrays = [hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves]
@@ -69,9 +71,11 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
     one_example = [
         jax.ShapeDtypeStruct((1, *batch.shape[1:])[: batch.ndim], batch.dtype) for batch in batches
     ]
-    traced = jax.make_jaxpr(lambda weights, batch: apply(merge(weights), merge_inputs(batch)))(
-        [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights], one_example
-    )
+    shapes = [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights]
+    with in_evaluation():
+        traced = jax.make_jaxpr(lambda weights, batch: apply(merge(weights), merge_inputs(batch)))(
+            shapes, one_example
+        )
     sources = [frozenset({index}) for index in range(len(weights))]
     counts: Counts = Counter()
     _walk(traced.jaxpr, sources + [frozenset({INPUT})] * len(batches), 1, counts)

@@ -17,6 +17,7 @@ import numpy as np
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import trees
+from earlyprune_jax.pruning.modules import FUNCTIONS, library_of
 from earlyprune_jax.pruning.scores.fisher import require_logits
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems
 from earlyprune_jax.signals.signal import image_problems, kept_for_modules, label_problems
@@ -112,9 +113,9 @@ def linear_mode_connectivity(
         >>> measured.errors, measured.value
         ((0.0, 0.0, 0.0, 0.0, 0.5), 0.25)
     """
-    if not hasattr(model, "apply"):
-        remedy = "Give a Linen module, or an object whose apply takes {'params': ...} and images."
-        raise unexpected("model", type(model).__name__, "to have a method apply", remedy)
+    _require_apply(model)
+    for thing, network in (("first", first), ("second", second)):
+        _require_mapping(thing, network)
     first, second, labels = dict(first), dict(second), np.asarray(labels)
     problems = count_problems(2, num_points=num_points) + count_problems(1, batch_size=batch_size)
     problems += image_problems(images) or label_problems(labels, len(images))
@@ -204,8 +205,30 @@ def reestimated_statistics(
         >>> new["mean"].round(4).tolist(), new["var"].round(4).tolist()
         ([4.0], [5.0])
     """
+    _require_apply(model)
+    _require_mapping("variables", variables, STATISTICS)
     run = _pass(_statistics, model, train_options, train=True)
     return _reestimated(run, variables, _split(images, batch_size))
+
+
+def _require_apply(model: Any) -> None:
+    if hasattr(model, "apply"):
+        return
+    remedy = (
+        "Give a Linen module, or an object whose apply takes {'params': ...} and images, e.g. "
+        "types.SimpleNamespace(apply=lambda variables, x: function(variables['params'], x))."
+    )
+    if library := library_of(model):
+        remedy += f" The function, of a module of {library}: {FUNCTIONS[library]}"
+    raise unexpected("model", type(model).__name__, "to have a method apply", remedy)
+
+
+def _require_mapping(thing: str, variables: Any, *names: str) -> None:
+    """Refuses variables that are no dict, or lack one of these collections."""
+    if not isinstance(variables, Mapping) or not variables.keys() >= set(names):
+        allowed = f"to be a dict of collections{''.join(f', {name} among them' for name in names)}"
+        remedy = "Give {'params': ..., 'batch_stats': ...}, as a Linen module's init returns it."
+        raise unexpected(thing, type(variables).__name__, allowed, remedy)
 
 
 @jax.jit

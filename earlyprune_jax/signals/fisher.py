@@ -18,6 +18,7 @@ from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Params, PRNGKey
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import select, trees
+from earlyprune_jax.pruning.modules import module_problems
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
 from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, require_logits
 from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, weights_of
@@ -380,15 +381,14 @@ def _model_problems(
     problems, thing, params = [], "params", variables
     if forward.is_linen(model):
         problems += forward.evaluation_problems(apply_options)
-        if not isinstance(variables, Mapping) or "params" not in variables:
-            given = sorted(variables) if isinstance(variables, Mapping) else variables
-            allowed = 'to be {"params": ..., "batch_stats": ...}'
-            remedy = "Give what module.init returned, not a part of it."
-            return [*problems, expected("variables", given, allowed, remedy)]
+        if wrong := forward.variables_problems(variables):
+            return problems + wrong
         thing, params = "variables", variables["params"]
     elif not callable(model):
         allowed = "to be a Linen module or a function (params, images) -> logits"
         problems.append(expected("model", type(model).__name__, allowed))
+    else:
+        problems += module_problems("model", model, "(params, images)")
     with gathering(problems):
         trees.refuse(trees.repeated_paths(params))
         weights_of(params)

@@ -17,6 +17,14 @@ from earlyprune_jax.array_types import Array, Mask
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.channels.graph import ChannelGraph, Kept, Step, Tensor, zero_slices
 from earlyprune_jax.pruning.channels.rules import RULES, elementwise
+from earlyprune_jax.pruning.channels.running import WITH_DERIVATIVE, bind, run
+from earlyprune_jax.pruning.channels.symbolic import (
+    is_unknown,
+    numbers,
+    unknown_axes,
+    with_numbers,
+)
+from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules
 from earlyprune_jax.pruning.trees import (
     is_weight,
     named_leaves,
@@ -31,14 +39,9 @@ Apply = Callable[[Any, Any], Any]
 out."""
 
 INLINED = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
-WITH_DERIVATIVE = ("custom_jvp_call", "custom_vjp_call")
 
-BY_POSITION = ("dynamic_slice", "gather", "pad", "slice", "split")
-"""Operations that say by position which entries they take or add: they run on whole arrays, with
-zeros for what is gone."""
-
-RESULT_SHAPES = {"broadcast_in_dim": "shape", "reshape": "new_sizes"}
-"""Operation -> its parameter that is the shape of the result."""
+LARGEST_INDEX = 4096
+"""Constants of whole numbers are computed while tracing up to so many entries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,8 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
     variables), inputs)` up to the order of summation, for any batch size, dtypes included;
     `variables` need not be masked before. Gradients agree on the entries that are left, products
     with the Hessian (forward over reverse) too; forward mode alone stops at calls with a derivative
-    of their own, such as relu. It can be jitted, and its arrays saved like any others.
+    of their own, such as relu. It can be jitted, exported by `jax.export` with a symbolic batch
+    size, and pickled where `apply` can; its arrays are saved like any others.
 
     The function traces `apply` for the unpruned shapes and runs what it finds on the smaller
     arrays, so each new shape of inputs costs a trace: wrap it in `jax.jit`. Calls marked `jit` or
@@ -110,41 +114,75 @@ def compact(apply: Apply, variables: Any, inputs: Any, mask: Mask) -> tuple[Appl
     are_weights = [is_weight(leaf) for leaf in jax.tree.leaves(variables)]
     weights, merge = split_leaves(variables, are_weights)
     keeps = [np.asarray(keep) for keep in split_leaves(mask, are_weights)[0]]
-    names = [name for name, leaf in named_leaves(variables) if is_weight(leaf)]
     shapes = [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in weights]
     zeros = [zero_slices(keep) for keep in keeps]
     trace = trace_network(apply, variables, inputs, zeros)
     kept = removable(trace)
-    treedef = jax.tree.structure(variables)
-
-    def compact_apply(variables: Any, inputs: Any) -> Any:
-        remedy = "Give the variables that compact returned, or trained ones of their structure."
-        if (structure := jax.tree.structure(variables)) != treedef:
-            raise unexpected("structure of variables", structure, f"to be {treedef}", remedy)
-        given, merge_given = split_leaves(variables, are_weights)
-        sizes = [kept.shape(tensor) for tensor in trace.weights]
-        refuse(
-            expected(f"shape at {name}", np.shape(leaf), f"to be {size}", remedy)
-            for name, leaf, size in zip(names, given, sizes, strict=True)
-            if np.shape(leaf) != size
-        )
-        now = trace_network(apply, merge_given(shapes), inputs, zeros)
-        kept_now = removable(now)
-        remedy = "For inputs of this shape the network couples its channels in another way."
-        # Both traces number the slices of the weights alike, before all others.
-        refuse(
-            expected("channels left at", name, "to be those compact chose", remedy)
-            for name, tensor in zip(names, trace.weights, strict=True)
-            if any(np.any(kept.ids[ids] != kept_now.ids[ids]) for ids in tensor.axes)
-        )
-        tensors, values = [*now.weights, *now.inputs], [*given, *jax.tree.leaves(inputs)]
-        outputs = run(now.graph.steps, tensors, values, now.outputs, kept_now)
-        return jax.tree.unflatten(now.outputs_tree, outputs)
-
     # On the host: an XLA program for every shape would take longer.
     masked = [np.where(k, w, np.zeros((), w.dtype)) for k, w in zip(keeps, weights, strict=True)]
     smaller = [jnp.asarray(kept.of(t, w)) for t, w in zip(trace.weights, masked, strict=True)]
-    return compact_apply, merge(smaller)
+    # Other leaves, such as functions, are those of the variables that are given.
+    like_weights = iter(shapes)
+    whole = jax.tree.unflatten(
+        jax.tree.structure(variables), [is_w and next(like_weights) for is_w in are_weights]
+    )
+    return CompactNetwork(apply, whole, zeros, left_slices(trace, kept)), merge(smaller)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CompactNetwork:
+    """The function that `compact` makes: (variables, inputs) -> outputs.
+
+    Attributes:
+        apply: the unpruned network's.
+        whole: the unpruned variables with shapes for weights, and False for what else there is.
+        zeros: for every weight and axis, [n] bool: the slices that the mask makes zero.
+        left: likewise, those that are left.
+    """
+
+    apply: Apply
+    whole: Any
+    zeros: Sequence[tuple[np.ndarray, ...]]
+    left: Sequence[tuple[np.ndarray, ...]]
+
+    def __call__(self, variables: Any, inputs: Any) -> Any:
+        """Traces the unpruned network for these inputs, and runs it without what is gone."""
+        given, merge = self._split(variables)
+        now = trace_network(self.apply, merge(split_weights(self.whole)[0]), inputs, self.zeros)
+        kept = removable(now)
+        remedy = "For inputs of this shape the network couples its channels in another way."
+        pairs = zip(self._names(), self.left, left_slices(now, kept), strict=True)
+        refuse(
+            expected("channels left at", name, "to be those compact chose", remedy)
+            for name, before, after in pairs
+            if not all(map(np.array_equal, before, after))
+        )
+        tensors, values = [*now.weights, *now.inputs], [*given, *jax.tree.leaves(inputs)]
+        outputs = run(now.graph.steps, tensors, values, now.outputs, kept)
+        return jax.tree.unflatten(now.outputs_tree, outputs)
+
+    def _names(self) -> list[str]:
+        return [name for name, leaf in named_leaves(self.whole) if is_weight(leaf)]
+
+    def _split(self, variables: Any) -> tuple[list[Array], Callable[[Sequence[Any]], Any]]:
+        """Splits the weights off variables that have the structure and the sizes that are left."""
+        remedy = "Give the variables that compact returned, or trained ones of their structure."
+        structure, wanted = jax.tree.structure(variables), jax.tree.structure(self.whole)
+        if structure != wanted:
+            raise unexpected("structure of variables", structure, f"to be {wanted}", remedy)
+        given, merge = split_leaves(variables, map(is_weight, jax.tree.leaves(self.whole)))
+        sizes = [tuple(int(np.count_nonzero(left)) for left in axes) for axes in self.left]
+        refuse(
+            expected(f"shape at {name}", np.shape(leaf), f"to be {size}", remedy)
+            for name, leaf, size in zip(self._names(), given, sizes, strict=True)
+            if np.shape(leaf) != size
+        )
+        return given, merge
+
+
+def left_slices(trace: Trace, kept: Kept) -> list[tuple[np.ndarray, ...]]:
+    """Marks for every weight and axis, [n] bool, the slices that are left."""
+    return [tuple(kept.ids[ids] for ids in tensor.axes) for tensor in trace.weights]
 
 
 def removable(trace: Trace) -> Kept:
@@ -165,99 +203,6 @@ def removable(trace: Trace) -> Kept:
     return Kept(~gone[labels])
 
 
-def run(
-    steps: Sequence[Step],
-    given: Sequence[Tensor],
-    values: Sequence[Array],
-    wanted: Sequence[Tensor],
-    kept: Kept,
-) -> list[Array]:
-    """Computes the wanted tensors from the given ones' smaller values.
-
-    Args:
-        steps: in order.
-        given: tensors that no step makes.
-        values: what is left of each.
-        wanted: tensors that are given, constants, or made by the steps.
-        kept: which ids are left.
-
-    Returns:
-        What is left of every wanted tensor.
-    """
-    known = {id(tensor): value for tensor, value in zip(given, values, strict=True)}
-
-    def read(tensor: Tensor) -> Any:
-        # What no step made is a constant.
-        if id(tensor) not in known:
-            known[id(tensor)] = kept.of(tensor, tensor.value)
-        return known[id(tensor)]
-
-    for step in steps:
-        results = run_step(step, [read(tensor) for tensor in step.inputs], kept)
-        known.update(
-            (id(tensor), value) for tensor, value in zip(step.outputs, results, strict=True)
-        )
-    return [read(tensor) for tensor in wanted]
-
-
-def run_step(step: Step, values: Sequence[Any], kept: Kept) -> list[Any]:
-    """Runs one operation on smaller arrays.
-
-    Args:
-        step: the operation.
-        values: what is left of its operands.
-        kept: which ids are left.
-
-    Returns:
-        What is left of its results.
-    """
-    name = step.eqn.primitive.name
-    if all(kept.shape(tensor) == tensor.shape for tensor in (*step.inputs, *step.outputs)):
-        return _bind(step.eqn, values)
-    if name in WITH_DERIVATIVE:
-        return _call(step, values, kept)
-    if not step.inputs or name in BY_POSITION:
-        whole = map(kept.spread, step.inputs, values)
-        return list(map(kept.of, step.outputs, _bind(step.eqn, list(whole))))
-    changes = {}
-    if name in RESULT_SHAPES:
-        changes[RESULT_SHAPES[name]] = kept.shape(step.outputs[0])
-    elif name == "conv_general_dilated" and step.eqn.params["feature_group_count"] > 1:
-        # A depthwise kernel has as many groups as input channels are left.
-        channels = step.eqn.params["dimension_numbers"].lhs_spec[1]
-        changes["feature_group_count"] = kept.shape(step.inputs[0])[channels]
-    return _bind(step.eqn, values, **changes)
-
-
-def _bind(eqn: Any, values: Sequence[Any], **changes: Any) -> list[Any]:
-    """Runs the operation of an equation, with some of its parameters changed."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    # Older releases of JAX return the functions inside a call beside the parameters.
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    results = eqn.primitive.bind(*functions, *values, **params | changes)
-    return list(results) if eqn.primitive.multiple_results else [results]
-
-
-def _call(step: Step, values: Sequence[Any], kept: Kept) -> list[Any]:
-    """Runs a call with a derivative of its own, e.g. relu, which it keeps on smaller arrays.
-
-    Its derivative takes whole arrays: what is gone is put back as zeros, and left out again.
-    """
-
-    @jax.custom_vjp
-    def call(*values: Any) -> list[Any]:
-        return run(step.body or (), step.inputs, values, step.outputs, kept)
-
-    def backward(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
-        whole = map(kept.spread, step.inputs, values)
-        _, pull_back = jax.vjp(lambda *values: _bind(step.eqn, values), *whole)
-        pulled = pull_back(list(map(kept.spread, step.outputs, cotangents)))
-        return tuple(map(kept.of, step.inputs, pulled))
-
-    call.defvjp(lambda *values: (call(*values), values), backward)
-    return list(call(*values))
-
-
 def trace_network(
     apply: Apply, variables: Any, inputs: Any, zeros: Sequence[tuple[np.ndarray, ...]] | None = None
 ) -> Trace:
@@ -274,11 +219,13 @@ def trace_network(
     Returns:
         The trace.
     """
+    refuse_modules("apply", apply)
     leaves, merge = split_weights(variables)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    closed, out_shape = jax.make_jaxpr(
-        lambda weights, inputs: apply(merge(weights), inputs), return_shape=True
-    )(shapes, inputs)
+    with in_evaluation():
+        closed, out_shape = jax.make_jaxpr(
+            lambda weights, inputs: apply(merge(weights), inputs), return_shape=True
+        )(shapes, inputs)
     graph = ChannelGraph()
     zeros = zeros or [tuple(np.ones(size, bool) for size in shape.shape) for shape in shapes]
     weights = [
@@ -286,7 +233,8 @@ def trace_network(
         for shape, zero in zip(shapes, zeros, strict=True)
     ]
     input_variables = closed.jaxpr.invars[len(weights) :]
-    given = [graph.fresh(v.aval.shape, pinned="belongs to the inputs") for v in input_variables]
+    sizes = [numbers(tuple(variable.aval.shape)) for variable in input_variables]
+    given = [graph.fresh(shape, pinned="belongs to the inputs") for shape in sizes]
     outputs = inline(graph, closed.jaxpr, closed.consts, [*weights, *given])
     for tensor in outputs:
         graph.pin(tensor.axes, "belongs to the outputs")
@@ -331,15 +279,34 @@ def _apply_rule(graph: ChannelGraph, eqn: Any, inputs: list[Tensor]) -> list[Ten
     name = eqn.primitive.name
     if name in INLINED:
         return inline(graph, *body_of(eqn), inputs)
+    if (index := _known_index(eqn, inputs)) is not None:
+        return [constant(graph, index)]
     outer, body = graph.steps, None
     if name in WITH_DERIVATIVE:
         graph.steps = []
         outputs = inline(graph, *body_of(eqn), inputs)
         graph.steps, body = outer, tuple(graph.steps)
     else:
-        outputs = RULES.get(name, elementwise)(graph, eqn, inputs)
+        outputs = RULES.get(name, elementwise)(graph, with_numbers(eqn), inputs)
+    for variable, tensor in zip(eqn.outvars, outputs, strict=True):
+        graph.pin(tensor.select(unknown_axes(variable)).axes, "has a size that is not known yet")
     graph.steps.append(Step(eqn, tuple(inputs), tuple(outputs), body))
     return outputs
+
+
+def _known_index(eqn: Any, inputs: Sequence[Tensor]) -> Any:
+    """Computes whole numbers that depend on constants alone, such as what a slice takes."""
+    values = [tensor.value for tensor in inputs]
+    if eqn.effects or len(eqn.outvars) != 1 or eqn.primitive.name in WITH_DERIVATIVE:
+        return None
+    if any(value is None or isinstance(value, Tracer) for value in values):
+        return None
+    result, sizes = eqn.outvars[0].aval, jax.tree.leaves(eqn.params)
+    is_index = jnp.issubdtype(result.dtype, jnp.integer) and not any(map(is_unknown, sizes))
+    if not is_index or result.size > LARGEST_INDEX:
+        return None
+    with jax.ensure_compile_time_eval():
+        return np.asarray(bind(eqn, values)[0])
 
 
 def body_of(eqn: Any) -> tuple[Any, Sequence[Any]]:
@@ -351,7 +318,7 @@ def body_of(eqn: Any) -> tuple[Any, Sequence[Any]]:
 
 def constant(graph: ChannelGraph, value: Any) -> Tensor:
     """Makes the tensor of a constant: it may lose whatever what it meets loses."""
-    shape, dtype = np.shape(value), jnp.result_type(value)
+    shape, dtype = numbers(np.shape(value)), jnp.result_type(value)
     numeric = jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_
     if isinstance(value, Tracer) or not numeric:
         return graph.fresh(shape, value=value, pinned="meets a constant of unknown values")

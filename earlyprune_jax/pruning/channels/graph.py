@@ -195,9 +195,8 @@ class Kept:
         """Returns what is left of a value that has all channels."""
         for axis, ids in enumerate(tensor.axes):
             index = np.flatnonzero(self.ids[ids])
-            if index.size == value.shape[axis]:
-                continue
-            value = value.take(index, axis, mode="clip")
+            if index.size < ids.size:
+                value = value.take(index, axis, mode="clip")
         return value
 
     def spread(self, tensor: Tensor, value: Any) -> Any:
@@ -205,7 +204,10 @@ class Kept:
         for axis, ids in enumerate(tensor.axes):
             stays = self.ids[ids]
             if not stays.any():
-                return jnp.zeros(tensor.shape, value.dtype)
+                sizes = zip(value.shape, tensor.shape, self.shape(tensor), strict=True)
+                # Where all is left the value's own size: it may be no number yet.
+                shape = tuple(size if left == whole else whole for size, whole, left in sizes)
+                return jnp.zeros(shape, value.dtype)
             # An index out of range takes the fill value.
             index = np.where(stays, np.cumsum(stays) - 1, stays.size)
             if not stays.all():

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import GatherScatterMode
 
 from earlyprune_jax.pruning.channels.graph import ChannelGraph, Tensor
 
@@ -298,9 +299,39 @@ def _gather(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Ten
     }
     reason = "is picked from by gather"
     graph.pin(indices.axes, reason)
-    # Indices out of range may be filled with nan: nothing is known to be zero.
-    unknown = tensor.select(range(len(tensor.shape)), keeps_zero=False)
-    return [_pass_some(graph, eqn, unknown, passing, reason)]
+    # Indices out of range may be filled with nan: nothing is known to be zero then.
+    inside = eqn.params["mode"] in (GatherScatterMode.CLIP, GatherScatterMode.PROMISE_IN_BOUNDS)
+    tensor = tensor.select(range(len(tensor.shape)), keeps_zero=inside)
+    if inside and (taken := _taken(graph, eqn, tensor, indices, passing)):
+        return [taken]
+    return [_pass_some(graph, eqn, tensor, passing, reason)]
+
+
+def _taken(
+    graph: ChannelGraph, eqn: Any, tensor: Tensor, indices: Tensor, passing: Mapping[int, int]
+) -> Tensor | None:
+    """Takes known indices along one axis: what `x[..., 2:]`, `x[..., ::-1]` and `x[..., 0]` are
+    where some size is not known.
+
+    None if it is anything else. Of the operand's axes `passing` are taken whole, to these places.
+    """
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    axes = [axis for axis in range(len(tensor.shape)) if axis not in passing]
+    if indices.value is None or axes != list(numbers.start_index_map) or len(axes) != 1:
+        return None
+    (axis,), starts = axes, np.asarray(indices.value).reshape(-1)
+    dropped, single = axis in numbers.collapsed_slice_dims, len(indices.shape) == 1
+    if len(indices.shape) > 2 or not (dropped or single):
+        return None
+    starts = np.clip(starts, 0, tensor.shape[axis] - sizes[axis])
+    result = tensor.take(axis, (starts[:, None] + np.arange(sizes[axis])).reshape(-1))
+    order = sorted(passing, key=passing.__getitem__)
+    if dropped and single:
+        graph.pin([result.axes[axis]], "is one that gather picks")
+    else:
+        places = itertools.count()
+        order.insert(next(n for n in places if n not in passing.values()), axis)
+    return result.select(order)
 
 
 def _dynamic_slice(graph: ChannelGraph, eqn: Any, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
+from earlyprune_jax.pruning.modules import in_evaluation, module_problems
 from earlyprune_jax.pruning.scores.gradients import (
     Batches,
     Examples,
@@ -96,7 +97,7 @@ def fisher_diagonal(
     if estimator == "empirical":
         remedy = "For the data's labels call empirical_fisher_diagonal with the loss."
         problems.append(expected("estimator", estimator, "to take the model's labels", remedy))
-    refuse(problems)
+    refuse(problems + module_problems("logits", logits, "(params, batch)"))
     require_key(key)
 
     def log_probs(params: Params, batch: Any) -> Array:
@@ -136,7 +137,8 @@ def empirical_fisher_diagonal(
         >>> float(empirical_fisher_diagonal(loss, {"w": jnp.ones(())}, batches)["w"])
         7.0
     """
-    refuse(count_problems(1, microbatch_size=microbatch_size))
+    problems = count_problems(1, microbatch_size=microbatch_size)
+    refuse(problems + module_problems("loss", loss, "(params, batch)"))
 
     def log_probs(params: Params, batch: Any) -> Array:
         # The loss stands for the log-probability of a single class: squares have no sign.
@@ -186,7 +188,8 @@ def _mean_squares(
         nonlocal num_passes
         if estimator == "exact" and first == 0:
             single = jax.tree.map(lambda leaf: leaf[:1], batch)
-            num_passes = jax.eval_shape(of_weights, weights, single).shape[1]
+            with in_evaluation():
+                num_passes = jax.eval_shape(of_weights, weights, single).shape[1]
         at_once = size if method == "batch" else microbatch_size
         for part, examples in microbatches(batch, size, at_once, first=first):
             for index in range(num_passes):

@@ -1,5 +1,9 @@
 """Physically smaller networks compute what the masked ones do."""
 
+import functools
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from jax import lax
+from jax import export, lax
 
 from earlyprune_jax import models, pruning
 from earlyprune_jax.pruning.channels.compact import compact
@@ -253,6 +257,58 @@ def test_every_operation_that_passes_channels_on_gives_the_masked_result(operati
     assert_equal(jax.jit(compact_apply)(smaller, x), jax.jit(apply)(masked(mask, variables), x))
 
 
+def shapes_of(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "preresnet8"])
+def test_a_network_exported_with_a_symbolic_batch_equals_the_one_here_at_every_size(name):
+    variables, apply = build(name, width_multiplier=0.5)
+    groups = channel_groups(apply, variables, images())
+    mask = channel_mask(jax.tree.map(np.abs, variables), groups, sparsity=0.5)
+    compact_apply, smaller = compact(apply, variables, images(), mask)
+    x = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8, 8, 3"), jnp.float32)
+    exported = export.export(jax.jit(compact_apply))(shapes_of(smaller), x)
+    for size in (1, 2, 7, 48):
+        wanted = apply(masked(mask, variables), images(size))
+        assert_equal(exported.call(smaller, images(size)), wanted)
+    assert num_weights(smaller) == num_left(mask)
+
+
+SIZES_BY_NAME = {
+    "flattened": lambda x: x.reshape(x.shape[0] * 16, -1).reshape(-1, 1, 16, x.shape[-1]),
+    "mean_over_the_batch": lambda x: x - x.mean(axis=0, keepdims=True),
+    "counted": lambda x: x * (1 + jnp.arange(x.shape[0]))[:, None, None, None] / x.shape[0],
+    "doubled": lambda x: jnp.concatenate([x, jnp.zeros_like(x)])[: x.shape[0]],
+    # Slices are gathers there.
+    "halves": lambda x: x[..., :4] * jax.nn.sigmoid(x[..., 4:]),
+    "strided": lambda x: x[..., 1::3],
+    "reversed": lambda x: x[..., ::-1],
+    "one_row": lambda x: x[:, 0][:, None],
+    "one_channel": lambda x: x * x[..., :1] * x[..., 7, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden", SIZES_BY_NAME.values(), ids=SIZES_BY_NAME)
+def test_what_asks_for_the_batch_size_is_exported_with_a_symbolic_one(hidden):
+    def apply(v, x):
+        return jnp.tanh(hidden(conv(x, v["a"]))).mean(axis=(1, 2)) @ v["c"]
+
+    width = jax.eval_shape(hidden, jnp.ones((2, 4, 4, 8))).shape[-1]
+    rng = np.random.default_rng(3)
+    variables = {"a": rng.normal(size=(3, 3, 3, 8)), "c": rng.normal(size=(width, 5))}
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), variables)
+    mask = pruning.full(variables)
+    mask["a"] = mask["a"].at[..., jnp.array([1, 2, 5, 6])].set(False)
+    compact_apply, smaller = compact(apply, variables, images(2, 4), mask)
+    assert smaller["a"].shape[-1] < 8
+    x = jax.ShapeDtypeStruct(export.symbolic_shape("b, 4, 4, 3"), jnp.float32)
+    exported = export.export(jax.jit(compact_apply))(shapes_of(smaller), x)
+    for size in (1, 5):
+        wanted = apply(masked(mask, variables), images(size, 4))
+        assert_equal(exported.call(smaller, images(size, 4)), wanted)
+
+
 def test_a_mask_of_the_parameters_alone_removes_the_same_channels():
     variables, apply = build("resnet8")
     mask = channel_mask(
@@ -405,6 +461,43 @@ def test_an_nnx_module_as_a_pair_of_parameters_and_statistics():
     assert smaller[0]["second"]["kernel"].shape == (3, 3, 5, 5)
     wanted = jax.jit(apply)(masked(mask, variables), images())
     assert_equal(jax.jit(compact_apply)(smaller, images()), wanted)
+
+
+CALL_IN_A_NEW_PROCESS = """
+import pickle, sys
+import numpy as np
+
+with open(sys.argv[1], "rb") as file:
+    compact_apply, smaller, x = pickle.load(file)
+np.save(sys.argv[2], compact_apply(smaller, x))
+"""
+
+
+def test_a_pickled_compact_network_computes_the_same_in_another_process(tmp_path):
+    model = models.build("resnet8", num_classes=10, width_multiplier=0.25)
+    variables, _ = build("resnet8", width_multiplier=0.25)
+    apply = functools.partial(model.apply, train=False)
+    groups = channel_groups(apply, variables, images())
+    mask = channel_mask(jax.tree.map(np.abs, variables), groups, sparsity=0.5)
+    compact_apply, smaller = compact(apply, variables, images(), mask)
+    file, answer = tmp_path / "network.pickle", tmp_path / "outputs.npy"
+    file.write_bytes(pickle.dumps((compact_apply, smaller, images())))
+    command = [sys.executable, "-c", CALL_IN_A_NEW_PROCESS, str(file), str(answer)]
+    subprocess.run(command, check=True, timeout=300)
+    assert_equal(np.load(answer), apply(masked(mask, variables), images()))
+
+
+def batched(model, x):
+    return jax.vmap(model)(x)
+
+
+def test_the_function_of_a_compact_equinox_module_pickles():
+    model, x = EquinoxNet(jax.random.key(0)), images().transpose(0, 3, 1, 2)
+    mask = channel_mask(magnitude(model), channel_groups(batched, model, x), sparsity=0.5)
+    compact_apply, smaller = compact(batched, model, x, mask)
+    # Its activation, a leaf that does not pickle, is no part of the function.
+    again = pickle.loads(pickle.dumps(compact_apply))
+    np.testing.assert_array_equal(again(smaller, x), compact_apply(smaller, x))
 
 
 def test_integer_leaves_and_bfloat16_pass_unchanged():

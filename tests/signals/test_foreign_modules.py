@@ -1,0 +1,116 @@
+"""Modules of NNX and Equinox, where functions are wanted: a sentence that says what to give."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from earlyprune_jax import layer_hooks, pruning, signals
+from earlyprune_jax.pruning import scores
+from earlyprune_jax.validate import InvalidInput
+
+KEY = jax.random.key(0)
+ROWS = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+LABELS = np.array([0, 1, 2, 0])
+
+
+class Normed(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.norm = nnx.Linear(6, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)
+        self.dropout, self.last = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.relu(self.norm(self.first(x)))))
+
+
+def nnx_model() -> tuple[Any, Any]:
+    model = Normed(nnx.Rngs(0))
+    return model, nnx.state(model, nnx.Param)
+
+
+def equinox_model() -> tuple[Any, Any]:
+    model = eqx.nn.MLP(6, 3, 5, 1, key=KEY)
+    return model, model
+
+
+MODELS = {
+    "nnx": (nnx_model, "lambda state, x: nnx.merge(graph, state, rest)(x)"),
+    "equinox": (equinox_model, "lambda module, x: jax.vmap(module)(x)"),
+}
+
+WITH_A_FUNCTION = {
+    "fisher_trace": lambda model, v: signals.fisher_trace(model, v, ROWS, key=KEY),
+    "linear_mode_connectivity": lambda model, v: signals.linear_mode_connectivity(
+        model, v, v, ROWS, LABELS
+    ),
+    "reestimated_statistics": lambda model, v: signals.reestimated_statistics(model, v, ROWS),
+    "channel_groups": lambda model, v: pruning.channel_groups(model, v, ROWS),
+    "compact": lambda model, v: pruning.compact(model, v, ROWS, pruning.full(v)),
+    "macs": lambda model, v: pruning.macs(model, v, ROWS),
+    "snip": lambda model, v: scores.snip(model, v, [ROWS]),
+    "grasp": lambda model, v: scores.grasp(model, v, [ROWS]),
+    "fisher_diagonal": lambda model, v: scores.fisher_diagonal(model, v, [ROWS], key=KEY),
+    "empirical_fisher": lambda model, v: scores.empirical_fisher_diagonal(model, v, [ROWS]),
+    "synflow": lambda model, v: scores.synflow(model, v, ROWS),
+}
+
+
+@pytest.mark.parametrize("measure", WITH_A_FUNCTION.values(), ids=WITH_A_FUNCTION)
+@pytest.mark.parametrize("library", MODELS)
+def test_a_module_in_place_of_a_function_is_named_and_the_function_shown(measure, library):
+    make, shown = MODELS[library]
+    model, variables = make()
+    with pytest.raises(InvalidInput) as caught:
+        measure(model, variables)
+    assert f"={type(model).__name__!r} to " in str(caught.value)
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize("library", MODELS)
+def test_only_linen_modules_have_layers_whose_inputs_are_hooked(library):
+    with pytest.raises(InvalidInput, match="to be a Linen module"):
+        model, variables = MODELS[library][0]()
+        layer_hooks.input_norms(model, variables, [ROWS])
+
+
+def test_a_linen_module_in_place_of_apply_is_refused_too():
+    module: Any = nn.Dense(3)
+    with pytest.raises(InvalidInput, match=r"lambda variables, x: module\.apply\(variables, x"):
+        pruning.channel_groups(module, module.init(KEY, ROWS), ROWS)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda apply, v: signals.fisher_trace(apply, v, ROWS, key=KEY),
+        lambda apply, v: pruning.channel_groups(apply, v, ROWS),
+        lambda apply, v: pruning.macs(apply, v, ROWS),
+        lambda apply, v: scores.taylor(lambda v, x: jnp.mean(apply(v, x)), v, [ROWS]),
+        lambda apply, v: scores.fisher_diagonal(apply, v, [ROWS], key=KEY, estimator="exact"),
+    ],
+    ids=["fisher_trace", "channel_groups", "macs", "taylor", "fisher_diagonal"],
+)
+def test_an_nnx_model_in_training_mode_is_asked_for_evaluation(measure):
+    graph, state, rest = nnx.split(Normed(nnx.Rngs(0)), nnx.Param, ...)
+    with pytest.raises(InvalidInput, match=r"evaluation mode.*Call model\.eval\(\), then"):
+        measure(lambda state, x: nnx.merge(graph, state, rest)(x), state)
+
+
+def test_the_functions_that_messages_show_are_measured():
+    model, _ = nnx_model()
+    model.eval()
+    graph, state, rest = nnx.split(model, nnx.Param, ...)
+    of_nnx = signals.fisher_trace(
+        lambda state, x: nnx.merge(graph, state, rest)(x), state, ROWS, key=KEY
+    )
+    assert of_nnx.total > 0
+    module, _ = equinox_model()
+    shown = signals.fisher_trace(lambda module, x: jax.vmap(module)(x), module, ROWS, key=KEY)
+    # What Equinox wraps is a module too, but a function all the same.
+    wrapped = eqx.filter_jit(lambda module, x: jax.vmap(module)(x))
+    assert signals.fisher_trace(wrapped, module, ROWS, key=KEY).total == pytest.approx(shown.total)
