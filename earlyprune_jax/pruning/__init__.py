@@ -7,6 +7,7 @@ params = pruning.apply(mask, params)            # removed weights are exactly 0
 """
 
 # As in JAX: `x as x` says that x is for others.
+from earlyprune_jax.pruning import layouts as layouts
 from earlyprune_jax.pruning import scores as scores
 from earlyprune_jax.pruning.account import Ledger as Ledger
 from earlyprune_jax.pruning.account import LedgerRow as LedgerRow

@@ -14,13 +14,14 @@ import numpy as np
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import costs, masks
 from earlyprune_jax.pruning.allocation.budgets import check_options, check_used, layer_sparsities
-from earlyprune_jax.pruning.channels.graph import zero_slices
-from earlyprune_jax.pruning.selection import NAMED_SETS, Layers, channel_axes, exclusions
+from earlyprune_jax.pruning.layouts import Layout, Layouts, find
+from earlyprune_jax.pruning.selection import NAMED_SETS, Layers, exclusions
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
 from earlyprune_jax.validate import expected, nearest
 
 Counts = list[tuple[int, int]]
 """(weights, of these removed)."""
+_WORDS = ("layer", "shape", "layout")
 WIDTH = 90
 """Columns of a sentence below the table."""
 
@@ -39,6 +40,8 @@ class LedgerRow:
         macs_left: macs x kept / size.
         requested: the sparsity asked for, None if none was.
         shape: of the leaf; () for leaves that are no arrays.
+        layout: a letter per axis of a kernel (`pruning.layouts.Layout`), `norm`, `embedding`, or
+            empty.
         dtype: its name; the Python type for leaves that are no arrays.
         excluded: why the leaf may not be pruned; empty if it may.
         collapsed: whether all weights are removed.
@@ -55,6 +58,7 @@ class LedgerRow:
     macs_left: int | None
     requested: float | None = None
     shape: tuple[int, ...] = ()
+    layout: str = ""
     dtype: str = ""
     excluded: str = ""
     collapsed: bool = False
@@ -104,22 +108,21 @@ class Ledger:
         The table has the prunable leaves, those pruned although excluded, and two totals.
         """
         shown = [row for row in self.rows if not row.excluded or row.removed]
-        table = [
-            ["layer", "shape", "weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
-        ]
+        names = ["weights", "kept", "sparsity", "requested", "MACs", "MACs left"]
+        table = [[*_WORDS, *names]]
         for row in (*shown, self.prunable, self.everything):
             numbers = [row.size, row.kept, row.sparsity, row.requested, row.macs, row.macs_left]
             formats = [",", ",", ".4f", ".4f", ",", ","]
             pairs = zip(numbers, formats, strict=True)
             cells = ["" if number is None else f"{number:{form}}" for number, form in pairs]
-            table.append([row.path, "x".join(map(str, row.shape)), *cells])
+            table.append([row.path, "x".join(map(str, row.shape)), row.layout, *cells])
         # A column of which nothing is known is left out.
         columns = [column for column in zip(*table, strict=True) if any(column[1:])]
         widths = [max(map(len, column)) for column in columns]
         texts = [
             "   ".join(
-                cell.ljust(width) if number < 2 else cell.rjust(width)
-                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+                cell.ljust(width) if column[0] in _WORDS else cell.rjust(width)
+                for cell, column, width in zip(line, columns, widths, strict=True)
             )
             for line in zip(*columns, strict=True)
         ]
@@ -141,14 +144,15 @@ def ledger(
     layers: Layers | None = None,
     requested: float | Mapping[str, float] | None = None,
     macs: Mapping[str, int] | None = None,
+    layouts: Layouts | None = None,
 ) -> Ledger:
     """Counts what a mask removes, leaf by leaf, and compares it with what was asked for.
 
     A request of sparsity s is met by n weights when round(s n) are removed (Python's round):
     exactly in a leaf, and over all prunable leaves up to half a weight a leaf, what scope `local`
-    rounds. A dead output channel is an index of the output axis at which every weight is removed:
-    the last axis of a leaf named `kernel` (Flax), the first of one named `weight` (Equinox,
-    PyTorch). A dead input channel likewise, along the axis before or after. Other leaves have none.
+    rounds. A dead output channel is an index of the output axis, or of heads and features
+    together, at which every weight is removed; a dead input channel likewise. Only kernels have
+    them, along the axes that the column `layout` names.
 
     Args:
         params: any pytree; shapes are enough.
@@ -161,6 +165,7 @@ def ledger(
             regular expressions to sparsities, as `prune` takes it.
         macs: path -> multiply-accumulates of one example, from `costs.macs`; what is left is that
             times the kept fraction, as if a kernel could skip every removed weight.
+        layouts: as in `select`.
 
     Returns:
         One row per leaf, totals and warnings.
@@ -178,20 +183,23 @@ def ledger(
         >>> account.prunable.sparsity, account.rows[1].dead_outputs
         (0.25, 1)
         >>> print(account)
-        layer         shape     weights   kept   sparsity   requested
-        ─────────────────────────────────────────────────────────────
-        conv/kernel   3x3x2x4        72     54     0.2500
+        layer         shape     layout   weights   kept   sparsity   requested
+        ──────────────────────────────────────────────────────────────────────
+        conv/kernel   3x3x2x4   HWIO          72     54     0.2500
         <BLANKLINE>
-        prunable                     72     54     0.2500      0.2500
-        all weights                  76     58     0.2368
+        prunable                              72     54     0.2500      0.2500
+        all weights                           76     58     0.2368
         Prunable, read off the mask: conv_kernels.
         Not prunable: conv/bias: is not named kernel or weight.
         Warning: conv/kernel has channels without a weight: 1 of 4 outputs and 0 of 2 inputs.
     """
     masks.check(mask, params)
     leaves, keeps = dict(named_leaves(params)), dict(named_leaves(mask))
-    given = layers is not None
-    read_off, excluded = ("", exclusions(params, layers)) if given else _read_off(params, keeps)
+    given, found = layers is not None, find(params, layouts)
+    if layers is None:
+        read_off, excluded = _read_off(params, keeps, layouts)
+    else:
+        read_off, excluded = "", exclusions(params, layers, layouts)
     names = [name for name in leaves if name not in excluded]
     targets = requested if isinstance(requested, Mapping) else {}
     problems = [] if requested is None else check_options(requested, "local")
@@ -224,14 +232,18 @@ def ledger(
     for name, leaf in leaves.items():
         keep, size = np.asarray(keeps[name]), np.size(leaf) if is_weight(leaf) else 0
         num_removed = int(keep.size - np.count_nonzero(keep))
-        axes = channel_axes(name, leaf) if size and name not in excluded else ()
-        dead = [int(np.count_nonzero(zero_slices(keep)[axis])) for axis in axes] or [None, None]
+        layout = found.get(name, Layout(kind=""))
+        has_channels = size and name not in excluded and layout.axes and layout.kind == "kernel"
+        sides = (layout.outputs, layout.inputs) if has_channels else ()
+        alive = [keep.any(axis=tuple({*range(keep.ndim)} - {*axes})) for axes in sides]
+        dead = [int(np.count_nonzero(~channels)) for channels in alive] or [None, None]
         row = row_of(
             name,
             [(size, num_removed if size else 0)],
             [name],
             requested=float(per_leaf[name]) if targets and name in per_leaf else None,
             shape=np.shape(leaf),
+            layout=str(layout),
             dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
             excluded=excluded.get(name, ""),
             dead_outputs=dead[0],
@@ -245,8 +257,8 @@ def ledger(
             lost = f"{name} lost all of its {size} weights: nothing passes through it."
             warnings.append(f"{lost} Prune with min_kept=1, or scope='erk'.")
         elif any(dead):
-            both = zip(("outputs", "inputs"), dead, axes, strict=True)
-            counts = " and ".join(f"{n} of {keep.shape[axis]} {side}" for side, n, axis in both)
+            both = zip(("outputs", "inputs"), dead, alive, strict=True)
+            counts = " and ".join(f"{n} of {channels.size} {side}" for side, n, channels in both)
             warnings.append(f"{name} has channels without a weight: {counts}.")
         warnings += _missed(row, slack=0)
     chosen = [row for row in rows if not row.excluded]
@@ -276,10 +288,12 @@ def _wrapped(sentence: str) -> str:
     )
 
 
-def _read_off(params: Params, keeps: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+def _read_off(
+    params: Params, keeps: Mapping[str, Any], layouts: Layouts | None
+) -> tuple[str, dict[str, str]]:
     """Tells from a mask which leaves may be pruned, in words, and why the others may not."""
     pruned = {name for name, keep in keeps.items() if not np.all(keep)}
-    sets = {name: exclusions(params, name) for name in NAMED_SETS}
+    sets = {name: exclusions(params, name, layouts) for name in NAMED_SETS}
     kernels = pruned - sets["all_kernels"].keys()
     for name, excluded in sets.items():
         holds_all = len(excluded) < len(keeps) and not kernels & excluded.keys()

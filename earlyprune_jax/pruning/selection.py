@@ -1,6 +1,5 @@
 """Which leaves of a parameter tree may be pruned, and why the others may not."""
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -8,54 +7,38 @@ from typing import Any
 import jax
 
 from earlyprune_jax.array_types import Params
+from earlyprune_jax.pruning.layouts import NAMES, Layout, Layouts, find
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
 from earlyprune_jax.validate import expected, nearest, unexpected
 
 REGEX_PREFIX = "regex:"
-KERNEL_AXES = {"kernel": (-1, -2), "weight": (0, 1)}
-"""(output, input) axis of a kernel by its name: `kernel` as in Flax, (..., in, out); `weight` as in
-Equinox and PyTorch, (out, in, ...)."""
-
 Layers = str | Callable[[str, Any], bool]
 """A named set, `regex:PATTERN`, or a predicate on (path, leaf)."""
 
-Exclusion = Callable[[str, Any], str]
-"""Why the leaf at a path does not belong to a set, or nothing if it does."""
+Exclusion = Callable[[Layout], str]
+"""Why a leaf does not belong to a set, or nothing if it does."""
 
 
-def _kernels(fewest_axes: int, most_axes: float, wanted: str) -> Exclusion:
-    """Makes the set of the kernels with so many axes."""
+def _kernels(*, conv: bool, dense: bool) -> Exclusion:
+    """Makes the set of the kernels with spatial axes, of those without, or of both."""
 
-    def excluded(path: str, leaf: Any) -> str:
-        if _last_name(path) not in KERNEL_AXES:
-            return f"is not named {' or '.join(KERNEL_AXES)}"
-        if fewest_axes <= leaf.ndim <= most_axes:
-            return ""
-        return f"has {leaf.ndim} axes, {wanted if leaf.ndim >= 2 else 'kernels have 2 or more'}"
+    def excluded(layout: Layout) -> str:
+        if layout.kind != "kernel":
+            kinds = {"norm": "is a norm", "embedding": "is an embedding"}
+            return kinds.get(layout.kind, f"is not named {' or '.join(NAMES)}")
+        if not layout.axes:
+            return "has fewer than 2 axes, kernels have 2 or more"
+        if layout.spatial:
+            return "" if conv else f"has spatial axes ({layout}), dense kernels have none"
+        return "" if dense else f"has no spatial axis ({layout}), conv kernels have"
 
     return excluded
 
 
-def _last_name(path: str) -> str:
-    # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
-    return path.removesuffix("/value").rsplit("/", 1)[-1]
-
-
-def channel_axes(path: str, leaf: Any) -> tuple[int, ...]:
-    """Returns the output and the input axis of a kernel; nothing for other leaves.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> channel_axes("conv/kernel", jnp.ones((3, 3, 1, 2)))
-        (-1, -2)
-    """
-    return KERNEL_AXES.get(_last_name(path), ()) if len(leaf.shape) >= 2 else ()
-
-
 NAMED_SETS: dict[str, Exclusion] = {
-    "conv_kernels": _kernels(3, math.inf, "conv kernels have more"),
-    "dense_kernels": _kernels(2, 2, "dense kernels 2"),
-    "all_kernels": _kernels(2, math.inf, ""),
+    "conv_kernels": _kernels(conv=True, dense=False),
+    "dense_kernels": _kernels(conv=False, dense=True),
+    "all_kernels": _kernels(conv=True, dense=True),
 }
 
 
@@ -79,12 +62,13 @@ def check_pattern(pattern: str, thing: str) -> list[str]:
     return []
 
 
-def exclusions(params: Params, layers: Layers) -> dict[str, str]:
+def exclusions(params: Params, layers: Layers, layouts: Layouts | None = None) -> dict[str, str]:
     """Maps the path to the reason for every leaf that may not be pruned.
 
     Args:
         params: any pytree; shapes are enough.
         layers: as in `select`.
+        layouts: as in `select`.
 
     Returns:
         The reasons; leaves that may be pruned are not in it.
@@ -99,7 +83,7 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         {'conv/bias': 'is not named kernel or weight'}
     """
     refuse(check_layers(layers) + repeated_paths(params))
-    reasons = {}
+    found, reasons = find(params, layouts), {}
     for name, leaf in named_leaves(params):
         if not is_weight(leaf):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
@@ -107,14 +91,14 @@ def exclusions(params: Params, layers: Layers) -> dict[str, str]:
         elif callable(layers):
             reasons[name] = "" if layers(name, leaf) else "the predicate left it out"
         elif layers in NAMED_SETS:
-            reasons[name] = NAMED_SETS[layers](name, leaf)
+            reasons[name] = NAMED_SETS[layers](found[name])
         else:
             pattern = layers.removeprefix(REGEX_PREFIX)
             reasons[name] = "" if re.search(pattern, name) else f"does not match {pattern}"
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def select(params: Params, layers: Layers) -> Any:
+def select(params: Params, layers: Layers, layouts: Layouts | None = None) -> Any:
     """Marks the leaves that belong to a set of layers.
 
     Works on concrete parameters and on `jax.eval_shape` results alike. Leaves that are not
@@ -122,10 +106,11 @@ def select(params: Params, layers: Layers) -> Any:
 
     Args:
         params: any pytree.
-        layers: `conv_kernels` (leaves named `kernel` or `weight` with more than 2 axes: 1x1
-            shortcuts and the stem included), `dense_kernels` (2 axes), `all_kernels` (both),
-            `regex:PATTERN`, searched in the slash-joined path of every leaf, or a predicate
-            (path, leaf) -> bool.
+        layers: `conv_kernels` (kernels with spatial axes: 1x1 shortcuts and the stem included),
+            `dense_kernels` (without, attention's too), `all_kernels` (both), `regex:PATTERN`,
+            searched in the slash-joined path of every leaf, or a predicate (path, leaf) -> bool.
+        layouts: what leaves are, where `layouts.find` cannot tell: regular expression -> letters
+            of a kernel's axes such as `HWIO`, `OIHW` or `INO`, `norm` or `embedding`.
 
     Returns:
         The structure of `params` with Python bools: True = prunable.
@@ -139,7 +124,7 @@ def select(params: Params, layers: Layers) -> Any:
         >>> select(params, "conv_kernels")
         {'conv': {'kernel': True}, 'norm': {'scale': False}}
     """
-    reasons = exclusions(params, layers)
+    reasons = exclusions(params, layers, layouts)
     leaves = named_leaves(params)
     if len(reasons) == len(leaves):
         why = "; ".join(f"{name} {reason}" for name, reason in list(reasons.items())[:8])

@@ -6,6 +6,7 @@ entries of a matrix leaves their distribution as it is and destroys the rest.
 
 import dataclasses
 import math
+import re
 import zlib
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.pruning.layouts import Layout, Layouts, find
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import marked_leaves, refuse
@@ -54,13 +56,15 @@ def random_distance(
     reading: str = "sqrt",
     layers: Layers = "all_kernels",
     min_eigenvalues: int = 0,
+    layouts: Layouts | None = None,
 ) -> RandomDistance:
     """Measures how far each layer's spectrum is from that of its shuffled entries.
 
     The Jensen-Shannon distance of the two.
 
-    A kernel [*spatial, in, out] is prod(spatial) matrices [in, out]; a leaf of 2 axes is one. A
-    layer's eigenvalues are the squared singular values of its matrices, pooled and sorted:
+    A kernel of whatever layout is prod(spatial) matrices [in, out], a dense one a single matrix;
+    attention's heads and features are one axis (`pruning.layouts.find` says which axes are what).
+    A layer's eigenvalues are the squared singular values of its matrices, pooled and sorted:
     prod(spatial) * min(in, out) of them. p is that vector divided by its sum, q the same after the
     entries have been permuted at random inside each matrix; they are paired by rank, without a
     histogram.
@@ -73,9 +77,9 @@ def random_distance(
     .007 for 64 x 64 (means over 4000, 1500, 150 draws; a single one scatters by .010, .004, .001).
     A layer with one eigenvalue always has 0: `min_eigenvalues=2` leaves such layers out.
 
-    A layer's value is a function of its weights, its path, the key and the number of permutations,
-    whatever else the tree holds; it does not depend on the scale of the weights. Pruned entries are
-    zeros like any other and are shuffled with the rest.
+    A layer's value is a function of its weights, its path (`weight` counts as `kernel`), the key
+    and the number of permutations, whatever else the tree holds; it does not depend on the scale
+    of the weights. Pruned entries are zeros like any other and are shuffled with the rest.
 
     Cost: num_permutations + 1 singular value decompositions of each matrix, on the default device
     in float32; permutations, sorting and JSD on the host add a fifth. ResNet-18 with 5
@@ -90,6 +94,7 @@ def random_distance(
             `"regex:(kernel|weight|embedding)$"`.
         min_eigenvalues: layers with fewer are skipped (0 in the tool's releases up to 0.5.6, 50 in
             0.5.7 to 0.6.8.5, 10 later).
+        layouts: as in `select`.
 
     Returns:
         A `RandomDistance`.
@@ -110,7 +115,7 @@ def random_distance(
     problems += count_problems(1, num_permutations=num_permutations)
     refuse(problems + count_problems(0, min_eigenvalues=min_eigenvalues))
     require_key(key)
-    measured = _divergences(params, key, num_permutations, layers, min_eigenvalues)
+    measured = _divergences(params, key, num_permutations, layers, min_eigenvalues, layouts)
     return _summary(*measured, reading)
 
 
@@ -158,8 +163,8 @@ def check(params: Params, *, min_eigenvalues: int = 0) -> list[str]:
         >>> check({"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}, min_eigenvalues=4)
         []
     """
-    kernels = marked_leaves(params, select(params, "all_kernels"))
-    unfit = {name: _unfit(leaf.shape, min_eigenvalues) for name, leaf in kernels}
+    kernels, found = marked_leaves(params, select(params, "all_kernels")), find(params)
+    unfit = {name: _unfit(leaf.shape, found[name], min_eigenvalues) for name, leaf in kernels}
     return [] if not all(unfit.values()) else [_no_spectrum("all_kernels", unfit)]
 
 
@@ -169,10 +174,16 @@ def _no_spectrum(layers: Layers, skipped: Mapping[str, str]) -> str:
 
 
 def _divergences(
-    params: Params, key: PRNGKey, num_permutations: int, layers: Layers, min_eigenvalues: int
+    params: Params,
+    key: PRNGKey,
+    num_permutations: int,
+    layers: Layers,
+    min_eigenvalues: int,
+    layouts: Layouts | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Computes each permutation's JSD [num_permutations] by path, and why leaves are skipped."""
-    leaves = marked_leaves(params, select(params, layers))
+    leaves = marked_leaves(params, select(params, layers, layouts))
+    found = find(params, layouts)
     refuse(nonfinite_problems("params", leaves))
     divergences, skipped = {}, {}
     # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process
@@ -181,12 +192,14 @@ def _divergences(
         for name, leaf in leaves:
             array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
             largest = np.abs(array).max(initial=0.0)
-            if reason := _unfit(array.shape, min_eigenvalues, is_zero=not largest):
+            if reason := _unfit(array.shape, found[name], min_eigenvalues, is_zero=not largest):
                 skipped[name] = reason
                 continue
             # Unscaled, squares of float32 overflow or vanish long before the weights do.
-            stack = array.reshape(-1, *array.shape[-2:]) / largest
-            divergences[name] = _layer_divergences(stack, name, key, num_permutations)
+            stack = found[name].matrices(array) / largest
+            # The same kernel has the same permutations, whichever library named it.
+            path = re.sub("(^|/)weight$", r"\1kernel", name.removesuffix("/value"))
+            divergences[name] = _layer_divergences(stack, path, key, num_permutations)
     if not divergences:
         raise InvalidInput([_no_spectrum(layers, skipped)])
     if lost := [name for name, values in divergences.items() if not np.isfinite(values).all()]:
@@ -195,15 +208,18 @@ def _divergences(
     return divergences, skipped
 
 
-def _unfit(shape: tuple[int, ...], min_eigenvalues: int, *, is_zero: bool = False) -> str:
+def _unfit(
+    shape: tuple[int, ...], layout: Layout, min_eigenvalues: int, *, is_zero: bool = False
+) -> str:
     """Says why an array has no spectrum to speak of, or nothing if it has."""
     if len(shape) < 2:
         return f"has {len(shape)} axes, a matrix has 2"
     if is_zero:
         return "is 0 throughout"
-    if min(shape[-2:]) == 1:
+    sides = layout.sizes(shape)[-2:]
+    if min(sides) == 1:
         return "is made of single rows or columns, whose only singular value no shuffling changes"
-    count = math.prod(shape) // max(shape[-2:])
+    count = math.prod(shape) // max(sides)
     if count < min_eigenvalues:
         return f"has {count} eigenvalues, fewer than {min_eigenvalues}"
     return ""

@@ -174,14 +174,14 @@ def test_reasons_by_hand():
         "count": f"is of type int32, {not_named}",
         "key": f"is of type key<fry>, {not_named}",
         "half": f"is of type float, {not_named}",
-        "dense/kernel": "has 1 axes, kernels have 2 or more",
+        "dense/kernel": "has fewer than 2 axes, kernels have 2 or more",
     }
     assert pruning.exclusions(tree, "all_kernels") == shared
     assert pruning.exclusions(tree, "conv_kernels") == shared | {
-        "dense/weight": "has 2 axes, conv kernels have more"
+        "dense/weight": "has no spatial axis (OI), conv kernels have"
     }
     assert pruning.exclusions(tree, "dense_kernels") == shared | {
-        "conv/kernel": "has 4 axes, dense kernels 2"
+        "conv/kernel": "has spatial axes (HWIO), dense kernels have none"
     }
     by_regex = pruning.exclusions(tree, "regex:conv|half|count|key")
     assert by_regex["dense/weight"] == "does not match conv|half|count|key"

@@ -13,8 +13,15 @@ import numpy as np
 
 from earlyprune_jax.array_types import Mask, Params, Scores
 from earlyprune_jax.pruning import trees
-from earlyprune_jax.pruning.allocation.budgets import SCOPES, Shapes, Sparsity, check_options
+from earlyprune_jax.pruning.allocation.budgets import (
+    SCOPES,
+    Leaf,
+    Shapes,
+    Sparsity,
+    check_options,
+)
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
+from earlyprune_jax.pruning.layouts import Layout, Layouts, find
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, check_layers, select
 from earlyprune_jax.validate import expected
@@ -24,14 +31,24 @@ class PruningWarning(UserWarning):
     """A mask that was asked for and made, but that its maker may not have meant."""
 
 
-def prunable_shapes(params: Any, prunable: Any) -> Shapes:
-    """Maps the path of every prunable leaf to its shape; shapes are enough.
+def prunable_shapes(params: Any, prunable: Any, layouts: Layouts | None = None) -> Shapes:
+    """Maps the path of every prunable leaf to its shape and layout; shapes are enough.
+
+    Args:
+        params: any pytree.
+        prunable: from `select`.
+        layouts: as in `select`.
 
     Example:
-        >>> prunable_shapes({"a": np.zeros((2, 3)), "b": np.zeros(3)}, {"a": True, "b": False})
-        {'a': (2, 3)}
+        >>> shapes = prunable_shapes({"w": np.zeros((2, 3)), "n": 4}, {"w": True, "n": False})
+        >>> shapes["w"].shape, shapes["w"].layout.axes
+        ((2, 3), 'IO')
     """
-    return {name: np.shape(leaf) for name, leaf in trees.marked_leaves(params, prunable)}
+    found, unknown = find(params, layouts), Layout(kind="")
+    return {
+        name: Leaf(np.shape(leaf), found.get(name, unknown))
+        for name, leaf in trees.marked_leaves(params, prunable)
+    }
 
 
 def allocate(
@@ -42,6 +59,7 @@ def allocate(
     scope: str = "global",
     pattern: Pattern = UNSTRUCTURED,
     min_kept: int = 0,
+    layouts: Layouts | None = None,
 ) -> Mask:
     """Turns scores into a mask that removes the lowest-scored prunable weights.
 
@@ -65,6 +83,7 @@ def allocate(
         pattern: what a unit is: a weight (`UNSTRUCTURED`), `Blocks((4, 4))`, or `NM(2, 4)`.
         min_kept: units that every layer keeps at least. With `global` and `lamp` others go instead,
             with `uniform` and `erk` other layers lose more, with `local` less is refused.
+        layouts: as in `select`; what axes mean matters to `erk` and to `NM`.
 
     Returns:
         The structure of `scores`, bool: True = kept; all True where not prunable.
@@ -92,7 +111,7 @@ def allocate(
         if not isinstance(flag, bool | np.bool_)
     ]
     trees.refuse(problems)
-    shapes = prunable_shapes(scores, prunable)
+    shapes = prunable_shapes(scores, prunable, layouts)
     trees.refuse(check_allocation(shapes, sparsity, scope, pattern, min_kept))
     flags = jax.tree.leaves(prunable)
     ranked = [_host_scores(leaf) for leaf in trees.split_leaves(scores, flags)[0]]
@@ -100,7 +119,8 @@ def allocate(
     trees.refuse(_check_scores(named, scope))
     counts = pattern.counts(shapes, sparsity, scope, min_kept)
     _warn_of_ties(named, counts, scope)
-    kept = pattern.masks(ranked, counts, scope, min_kept, np)
+    kinds = [leaf.layout for leaf in shapes.values()]
+    kept = pattern.masks(ranked, counts, scope, min_kept, np, kinds)
     pairs = zip(shapes, kept, strict=True)
     if emptied := [f"{n} (all {k.size} removed)" for n, k in pairs if k.size and not k.any()]:
         text = f"Nothing is kept at {', '.join(emptied)}. min_kept=1 or another scope prevents it."
@@ -120,6 +140,7 @@ def prune(
     layers: Layers = "conv_kernels",
     pattern: Pattern = UNSTRUCTURED,
     min_kept: int = 0,
+    layouts: Layouts | None = None,
 ) -> Mask:
     """Makes the mask that removes the lowest-scored fraction of the selected weights, exactly.
 
@@ -134,6 +155,7 @@ def prune(
             (path, leaf).
         pattern: `UNSTRUCTURED`, `Blocks(...)` or `NM(...)`.
         min_kept: units that every layer keeps at least.
+        layouts: as in `select`, where axes are others than `layouts.find` says.
 
     Returns:
         The structure of `params`, bool: True = kept; all True on leaves not selected.
@@ -154,14 +176,20 @@ def prune(
     trees.refuse(problems + check_options(sparsity, scope, min_kept))
     if scores is not None:
         require_like(params, scores, "scores")
-    prunable = select(params, layers)
+    prunable = select(params, layers, layouts)
     if scores is None:
         # On the host, where the scores are ranked: `scores.magnitude` would compile once per shape.
         scores = jax.tree.map(
             lambda leaf, take: np.abs(np.asarray(leaf)) if take else leaf, params, prunable
         )
     return allocate(
-        scores, prunable, sparsity=sparsity, scope=scope, pattern=pattern, min_kept=min_kept
+        scores,
+        prunable,
+        sparsity=sparsity,
+        scope=scope,
+        pattern=pattern,
+        min_kept=min_kept,
+        layouts=layouts,
     )
 
 
@@ -171,7 +199,7 @@ def check_allocation(
     """Finds the problems of pruning leaves before any score is known.
 
     Args:
-        shapes: path -> shape of every prunable leaf.
+        shapes: path -> shape and layout of every prunable leaf.
         sparsity: as in `allocate`.
         scope: as in `allocate`.
         pattern: as in `allocate`.

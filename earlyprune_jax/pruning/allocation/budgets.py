@@ -8,19 +8,28 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.pruning.allocation.ranking import lamp
+from earlyprune_jax.pruning.layouts import Layout
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.selection import check_pattern
 from earlyprune_jax.validate import expected, percent_hint, unknown_choice
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Path -> shape of every prunable leaf."""
+
+class Leaf(NamedTuple):
+    """The shape of a prunable leaf and what its axes mean."""
+
+    shape: tuple[int, ...]
+    layout: Layout
+
+
+Shapes = Mapping[str, Leaf]
+"""Path -> shape and layout of every prunable leaf."""
 
 Sparsity = float | Mapping[str, float]
 """The fraction removed, in [0, 1); or one for every regular expression, the first that matches a
@@ -29,7 +38,7 @@ path."""
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A prunable leaf: its path, the shape of its weights and how many units it has."""
+    """A prunable leaf: path, shape as [*spatial, in, out] and number of units."""
 
     path: str
     shape: tuple[int, ...]
@@ -54,7 +63,8 @@ def erk_densities(layers: Sequence[Layer], sparsity: float) -> list[float]:
     (1 - sparsity) of all.
 
     Args:
-        layers: with the shapes of their kernels, [height, width, in, out] or [in, out].
+        layers: with the shapes of their kernels, [height, width, in, out] or [in, out], as
+            `Layout.sizes` gives them for every layout: heads and features as one axis.
         sparsity: fraction removed over all layers, in [0, 1).
 
     Returns:

@@ -5,8 +5,8 @@ A pattern says how many units a leaf has, how many of them a sparsity removes, a
 scores. It works on NumPy arrays and, inside jit, on traced ones. Output channels, which reach
 through normalisations and residual additions into other leaves, are in `channels`.
 
-Everywhere here `shapes` maps the path of every prunable leaf to its shape; `sparsity`, `scope` and
-`min_kept` are those of `allocate`.
+Everywhere here `shapes` maps the path of every prunable leaf to shape and layout; `sparsity`,
+`scope` and `min_kept` are those of `allocate`.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax.pruning.allocation import budgets, ranking
-from earlyprune_jax.pruning.allocation.budgets import SCOPES, Layer, Shapes, Sparsity
+from earlyprune_jax.pruning.allocation.budgets import SCOPES, Layer, Leaf, Shapes, Sparsity
+from earlyprune_jax.pruning.layouts import Layout, plain
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.validate import expected
 
@@ -53,7 +54,7 @@ class Blocks:
         """Finds every problem of pruning leaves of these shapes, before any score is known.
 
         Args:
-            shapes: path -> shape of every prunable leaf.
+            shapes: path -> shape and layout of every prunable leaf.
             sparsity: as in `allocate`.
             scope: as in `allocate`.
             min_kept: as in `allocate`.
@@ -61,7 +62,9 @@ class Blocks:
         Returns:
             Extents that are no divisors of their axes; if there are none, the budget's problems.
         """
-        problems = [text for leaf in shapes.items() for text in self._check_leaf(*leaf)]
+        problems = [
+            text for path, leaf in shapes.items() for text in self._check_leaf(path, leaf.shape)
+        ]
         return problems or budgets.check_budget(self._layers(shapes), sparsity, scope, min_kept)
 
     def counts(
@@ -70,7 +73,7 @@ class Blocks:
         """Counts the units that go: one number for each ranking that `masks` makes.
 
         Args:
-            shapes: path -> shape of every prunable leaf.
+            shapes: path -> shape and layout of every prunable leaf.
             sparsity: as in `allocate`.
             scope: as in `allocate`.
             min_kept: as in `allocate`.
@@ -80,7 +83,15 @@ class Blocks:
         """
         return budgets.budget(self._layers(shapes), sparsity, scope, min_kept)
 
-    def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
+    def masks(
+        self,
+        scores: Leaves,
+        counts: Any,
+        scope: str,
+        min_kept: int,
+        xp: Any,
+        layouts: Sequence[Layout] | None = None,
+    ) -> Leaves:
         """Marks the weights that stay.
 
         Args:
@@ -89,10 +100,12 @@ class Blocks:
             scope: as in `allocate`.
             min_kept: as in `allocate`.
             xp: `numpy`, or `jax.numpy` inside jit.
+            layouts: not looked at.
 
         Returns:
             One bool array per leaf, True = kept.
         """
+        del layouts
         units = [self._pool(leaf) for leaf in scores]
         rescale = SCOPES[scope].rescale
         units = [rescale(leaf, xp) for leaf in units] if rescale else units
@@ -133,8 +146,8 @@ class Blocks:
 
     def _layers(self, shapes: Shapes) -> list[Layer]:
         return [
-            Layer(path, shape, math.prod(shape) // math.prod(self._extent(shape)))
-            for path, shape in shapes.items()
+            Layer(path, layout.sizes(shape), math.prod(shape) // math.prod(self._extent(shape)))
+            for path, (shape, layout) in shapes.items()
         ]
 
     def _pool(self, scores: Any) -> Any:
@@ -164,8 +177,8 @@ class NM:
     Attributes:
         kept: N, in [1, M].
         group: M.
-        axis: the axis that M divides; -2 is the input axis in Linen's and NNX's layout, 1 in
-            Equinox's.
+        axis: the axis that M divides: `input`, whichever that is in a leaf's layout (heads and
+            features together are one), or the number of an axis of the leaf itself.
 
     Source: Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks".
 
@@ -177,7 +190,7 @@ class NM:
 
     kept: int
     group: int
-    axis: int = -2
+    axis: int | str = "input"
 
     @property
     def sparsity(self) -> float:
@@ -188,7 +201,7 @@ class NM:
         """Finds what is wrong with N:M, its axis, or options that are not its own.
 
         Args:
-            shapes: path -> shape of every prunable leaf.
+            shapes: path -> shape and layout of every prunable leaf.
             sparsity: 1 - N/M, or 0.
             scope: as of `Blocks.check`.
             min_kept: likewise.
@@ -205,7 +218,7 @@ class NM:
         """Counts the weights of each group that go.
 
         Args:
-            shapes: path -> shape of every prunable leaf.
+            shapes: path -> shape and layout of every prunable leaf.
             sparsity: 1 - N/M, or 0.
             scope: not looked at.
             min_kept: not looked at.
@@ -216,7 +229,15 @@ class NM:
         del scope, min_kept
         return (self.group - self.kept if sparsity else 0,) * len(shapes)
 
-    def masks(self, scores: Leaves, counts: Any, scope: str, min_kept: int, xp: Any) -> Leaves:
+    def masks(
+        self,
+        scores: Leaves,
+        counts: Any,
+        scope: str,
+        min_kept: int,
+        xp: Any,
+        layouts: Sequence[Layout] | None = None,
+    ) -> Leaves:
         """Marks the weights that stay.
 
         Args:
@@ -225,28 +246,35 @@ class NM:
             scope: not looked at.
             min_kept: not looked at.
             xp: NumPy, or `jax.numpy` inside jit.
+            layouts: of the leaves; None = [*spatial, in, out].
 
         Returns:
             A bool array a leaf, True = kept.
         """
         del scope, min_kept
-        return [self._mask(leaf, count, xp) for leaf, count in zip(scores, counts, strict=True)]
+        layouts = layouts or [Layout(plain(leaf.ndim)) for leaf in scores]
+        triples = zip(scores, counts, layouts, strict=True)
+        return [self._mask(leaf, count, self._axes(layout), xp) for leaf, count, layout in triples]
 
-    def _mask(self, scores: Any, count: Any, xp: Any) -> Any:
-        moved = xp.moveaxis(scores, self.axis, -1)
+    def _axes(self, layout: Layout) -> tuple[int, ...]:
+        return (self.axis,) if isinstance(self.axis, int) else layout.inputs
+
+    def _mask(self, scores: Any, count: Any, axes: tuple[int, ...], xp: Any) -> Any:
+        last = tuple(range(-len(axes), 0))
+        moved = xp.moveaxis(scores, axes, last)
         groups = moved.reshape(-1, self.group)
         # As in `keep_highest_traced`: compared as floats, subnormal scores may all be 0.
         groups = groups if xp is np else ranking.order_key(groups)
         # The rank of a score in its group is the argsort of the argsort; stable: ties by index.
         rank = xp.argsort(xp.argsort(groups, axis=-1, stable=True), axis=-1, stable=True)
-        return xp.moveaxis((rank >= count).reshape(moved.shape), -1, self.axis)
+        return xp.moveaxis((rank >= count).reshape(moved.shape), last, axes)
 
     def _check_options(self, sparsity: Sparsity, scope: str, min_kept: int) -> list[str]:
         name = f"{self.kept}:{self.group}"
         if count_problems(1, kept=self.kept, group=self.group) or self.kept > self.group:
             return [expected("N:M", name, "to be whole numbers with 1 <= N <= M")]
-        if not isinstance(self.axis, int):
-            return [expected("axis", self.axis, "to be a whole number")]
+        if not isinstance(self.axis, int) and self.axis != "input":
+            return [expected("axis", self.axis, "to be a whole number or input")]
         # 1 - N/M and the same fraction as a user writes it may differ in the last bit.
         fits = budgets.is_number(sparsity) and (
             sparsity == 0 or math.isclose(sparsity, self.sparsity, rel_tol=1e-6)
@@ -257,14 +285,18 @@ class NM:
         remedy = f"{name} keeps {self.kept} of each group."
         return [expected(option, value, f"to be {own}", remedy) for option, value, own in wrong]
 
-    def _check_leaf(self, path: str, shape: tuple[int, ...]) -> list[str]:
-        if not -len(shape) <= self.axis < len(shape):
-            return [expected(f"axis at {path}", self.axis, f"to be an axis of its shape {shape}")]
-        if shape[self.axis] % self.group:
-            thing = f"length of axis {self.axis} at {path}"
+    def _check_leaf(self, path: str, leaf: Leaf) -> list[str]:
+        rank, axes = len(leaf.shape), self._axes(leaf.layout)
+        if not axes or not -rank <= axes[0] < rank:
+            allowed = f"to be an axis of its shape {leaf.shape}"
+            return [expected(f"axis at {path}", self.axis, allowed)]
+        length = math.prod(leaf.shape[axis] for axis in axes)
+        if length % self.group:
+            which = f"axis {self.axis}" if isinstance(self.axis, int) else "the input axis"
+            thing = f"length of {which} at {path}"
             allowed = f"to be a multiple of {self.group}"
             remedy = "Choose another axis, or leave this leaf out by `layers`."
-            return [expected(thing, shape[self.axis], allowed, remedy)]
+            return [expected(thing, length, allowed, remedy)]
         return []
 
 

@@ -14,6 +14,7 @@ from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
 from earlyprune_jax.pruning.allocation.budgets import check_options
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
+from earlyprune_jax.pruning.layouts import Layouts
 from earlyprune_jax.pruning.optimizer.schedules import NEVER_PRUNE, Criterion, Schedule, resolve
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, check_layers, select
@@ -60,6 +61,7 @@ def transform(
     min_kept: int = 0,
     mask: Mask | None = None,
     wait_for_trigger: bool = False,
+    layouts: Layouts | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimizer so that it prunes by schedule, inside jit.
 
@@ -93,6 +95,7 @@ def transform(
         min_kept: as in `allocate`; 1 leaves every layer a weight.
         mask: what is removed from the start; None = nothing.
         wait_for_trigger: the schedule's steps count from a call of `pruning.trigger`.
+        layouts: as in `select`.
 
     Returns:
         An Optax transformation with a `PruningState`. Its update needs `params`.
@@ -125,7 +128,9 @@ def transform(
     rewinds = schedule.rewind_to is not None
 
     def init(params: Params) -> PruningState:
-        shapes = prunable_shapes(params, select(params, layers)) if schedule.steps else {}
+        shapes = {}
+        if schedule.steps:
+            shapes = prunable_shapes(params, select(params, layers, layouts), layouts)
         refuse(
             problem
             for sparsity in schedule.sparsities
@@ -192,7 +197,7 @@ def transform(
         return state._replace(mask=new_mask, level=jnp.maximum(level, state.level))
 
     def mask_at(state: PruningState, params: Params, level: Array) -> Mask:
-        prunable = select(params, layers)
+        prunable = select(params, layers, layouts)
         scores, flags = ranked_by.scores(state.memory, params), jax.tree.leaves(prunable)
         require_like(params, scores, "scores of the criterion")
         kept, merge = split_leaves(state.mask, flags)
@@ -201,13 +206,14 @@ def transform(
             jnp.where(keep, score.astype(jnp.promote_types(score.dtype, jnp.float32)), -jnp.inf)
             for keep, score in zip(kept, split_leaves(scores, flags)[0], strict=True)
         ]
-        shapes = prunable_shapes(params, prunable)
+        shapes = prunable_shapes(params, prunable, layouts)
         # Counted on the host: exact, because no rounding of a sparsity happens inside jit.
         table = [pattern.counts(shapes, s, scope, min_kept) for s in schedule.sparsities]
         counts = jnp.asarray(np.asarray(table, np.int64))[level - 1]
+        kinds = [leaf.layout for leaf in shapes.values()]
 
         def rank(leaves: list[Array], removed: Array) -> Sequence[Array]:
-            return pattern.masks(leaves, removed, scope, min_kept, jnp)
+            return pattern.masks(leaves, removed, scope, min_kept, jnp, kinds)
 
         made = _automatically_sharded(rank, ranked)(ranked, counts)
         # A mask from outside may have removed more than the schedule asks for: nothing comes back.

@@ -224,7 +224,7 @@ def test_every_leaf_that_does_not_fit_is_named():
 @pytest.mark.parametrize(
     ("pattern", "options", "words"),
     [
-        (NM(2, 4), {}, "length of axis -2 at net/kernel=6 to be a multiple of 4"),
+        (NM(2, 4), {}, "length of the input axis at net/kernel=6 to be a multiple of 4"),
         (NM(2, 4, axis=-1), {}, "length of axis -1 at net/kernel=10 to be a multiple of 4"),
         (NM(2, 4, axis=4), {}, "axis at net/kernel=4 to be an axis of its shape (3, 3, 6, 10)"),
         (NM(2, 4, axis=-5), {}, "axis at net/kernel=-5"),
