@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from earlyprune_jax.pruning.allocation import budgets
 from earlyprune_jax.pruning.allocation.budgets import Layer
 from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Blocks
+from earlyprune_jax.pruning.layouts import Layout
 
 layer_shapes = st.lists(
     st.one_of(
@@ -321,11 +322,14 @@ def test_sparsity_zero_asks_nothing_of_any_layer(scope):
 
 
 def test_counts_beyond_32_bits_are_exact():
-    shapes = {"a": (2**17, 2**16), "b": (2**16, 2**16), "c": (2**16 + 1, 3)}
+    dense = Layout("IO", "kernel")
+    sides = {"a": (2**17, 2**16), "b": (2**16, 2**16), "c": (2**16 + 1, 3)}
+    shapes = {path: budgets.Leaf(shape, dense) for path, shape in sides.items()}
     sizes = [2**33, 2**32, 3 * (2**16 + 1)]
     counts = {scope: UNSTRUCTURED.counts(shapes, 0.75, scope, 0) for scope in budgets.SCOPES}
     assert counts["global"] == (round(Fraction(3, 4) * sum(sizes)),)
     assert counts["local"] == tuple(round(Fraction(3, 4) * size) for size in sizes)
     for scope in ("uniform", "erk"):
         assert (sum(counts[scope]),) == counts["global"]
-    assert Blocks((1, 16)).counts({"a": (2**17, 2**20)}, 0.5, "global", 0) == (2**32,)
+    wide = {"a": budgets.Leaf((2**17, 2**20), dense)}
+    assert Blocks((1, 16)).counts(wide, 0.5, "global", 0) == (2**32,)
