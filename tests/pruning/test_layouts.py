@@ -36,8 +36,8 @@ class Net(nnx.Module):
     def __init__(self, dtype):
         self.conv = nnx.Conv(16, 24, (3, 3), rngs=nnx.Rngs(0))
         self.head = nnx.Linear(40, 32, rngs=nnx.Rngs(0))
-        self.conv.kernel.set_value(jnp.asarray(CONV, dtype))
-        self.head.kernel.set_value(jnp.asarray(DENSE, dtype))
+        self.conv.kernel = nnx.Param(jnp.asarray(CONV, dtype))
+        self.head.kernel = nnx.Param(jnp.asarray(DENSE, dtype))
 
 
 def equinox(dtype):

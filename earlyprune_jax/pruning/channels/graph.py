@@ -196,7 +196,9 @@ class Kept:
         for axis, ids in enumerate(tensor.axes):
             index = np.flatnonzero(self.ids[ids])
             if index.size < ids.size:
-                value = value.take(index, axis, mode="clip")
+                # A constant of a traced function has no such method in JAX 0.7.
+                array = value if hasattr(value, "take") else jnp.asarray(value)
+                value = array.take(index, axis, mode="clip")
         return value
 
     def spread(self, tensor: Tensor, value: Any) -> Any:
