@@ -83,10 +83,10 @@ def parser(*, with_keys: bool = True) -> argparse.ArgumentParser:
 
 
 def _help() -> str:
-    from earlyprune_jax import config_files, spec_sections
+    from earlyprune_jax import config_files, config_help
 
     values = config_files.load_file(EXAMPLE).to_dict()
-    return f"{__doc__}\n{spec_sections.describe_keys(values, EXAMPLE)}"
+    return f"{__doc__}\n{config_help.describe_keys(values, EXAMPLE)}"
 
 
 def main(argv: list[str]) -> int:

@@ -26,7 +26,7 @@ LAYERS = [
     {"tasks"},
     {"training"},
     {"grid", "progress"},
-    {"config_checks", "workspace", "status"},
+    {"config_checks", "config_help", "workspace", "status"},
     {"config_files", "config"},
     {"experiment"},
     {"slurm"},

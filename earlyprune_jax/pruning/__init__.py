@@ -49,12 +49,12 @@ from earlyprune_jax.pruning.optimizer.schedules import Schedule as Schedule
 from earlyprune_jax.pruning.optimizer.schedules import iterative as iterative
 from earlyprune_jax.pruning.optimizer.schedules import one_shot as one_shot
 from earlyprune_jax.pruning.optimizer.schedules import polynomial as polynomial
-from earlyprune_jax.pruning.optimizer.transform import PruningState as PruningState
-from earlyprune_jax.pruning.optimizer.transform import get_mask as get_mask
-from earlyprune_jax.pruning.optimizer.transform import replace_mask as replace_mask
-from earlyprune_jax.pruning.optimizer.transform import rewound as rewound
+from earlyprune_jax.pruning.optimizer.state import PruningState as PruningState
+from earlyprune_jax.pruning.optimizer.state import get_mask as get_mask
+from earlyprune_jax.pruning.optimizer.state import replace_mask as replace_mask
+from earlyprune_jax.pruning.optimizer.state import rewound as rewound
+from earlyprune_jax.pruning.optimizer.state import trigger as trigger
 from earlyprune_jax.pruning.optimizer.transform import transform as transform
-from earlyprune_jax.pruning.optimizer.transform import trigger as trigger
 from earlyprune_jax.pruning.selection import exclusions as exclusions
 from earlyprune_jax.pruning.selection import select as select
 from earlyprune_jax.validate import InvalidInput as InvalidInput
