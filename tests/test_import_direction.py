@@ -11,7 +11,6 @@ LAYERS = [
         "metrics",
         "references",
         "user_code",
-        "xla_flags",
         "spec_sections",
         "spec",
         "records",
