@@ -83,6 +83,7 @@ def run(
         return ""
     with multihost.leading(trainer) as trainer:
         require(study, options)
+        study.mend_ended(plan.members(spec), trainer.callbacks.say)
         is_begun = (study.workdir / "config.json").is_file()
         if is_begun and not study.left(study.wanted_members()):
             return _sum_up(trainer)

@@ -17,7 +17,7 @@ from earlyprune_jax.grid.pace import Pace, time_left
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks
 from earlyprune_jax.metrics import Metric, duration
-from earlyprune_jax.records import flat
+from earlyprune_jax.run_records import flat
 from earlyprune_jax.training import multihost
 from earlyprune_jax.validate import InvalidInput
 

@@ -1,16 +1,15 @@
-"""What a run leaves on disk besides checkpoints: run.json, metrics.jsonl, result.json.
+"""Records: JSON files of a workdir that end with a checksum of their text and of where they belong.
 
-The one place that reads and writes these files, for the engine and for the analysis. A file
-is replaced in one step and reaches the disk before it does; one that is damaged all the same
-is named, with the remedy.
+A file is replaced in one step and reaches the disk before it does. One that was changed all the
+same, or copied from another run, is named, with the remedy.
 """
 
 import contextlib
+import hashlib
 import json
-import math
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,19 @@ from earlyprune_jax.validate import InvalidInput, unexpected
 
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
 """Kind of member -> its folder in a workdir. `online` is a run that prunes itself."""
+OF_RUNS = ("run.json", "metrics.jsonl", "result.json", "attempts.json")
+"""The records that every run has in its directory; see `run_records`."""
 PLAN = "plan.json"
 """The members of the last session's grid, cell by cell, for who looks on."""
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
 BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
+CHECKED_FROM = 4
+"""The format of workdirs from which on every record has a checksum."""
+NUM_DIGITS = 16
+"""Hexadecimal digits of a checksum, the first of a SHA-256."""
+ENDING = ',\n  "checksum": "'
+"""What comes before the checksum."""
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -48,28 +55,78 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes strict JSON, replacing the file in one step."""
-    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a record: strict JSON and its checksum, replacing the file in one step."""
+    text = json.dumps(value, indent=2, allow_nan=False).removesuffix("\n}")
+    sealed = f'{text}{ENDING}{checksum(place(path), text)}"\n}}\n'
+    replace_file(path, sealed.encode())
 
 
-def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
-    """Reads a file's value.
+def read_json(path: Path, *, remedy: str = REMEDY, checked: bool = True) -> dict[str, Any] | None:
+    """Reads a record.
 
     Args:
-        path: of a JSON file.
-        kind: of its value.
+        path: of the file.
         remedy: what to do about a damaged one, for the message.
+        checked: whether it must have a checksum; one that is there must be right in any case.
 
     Returns:
-        The value, or None if there is no such file.
+        Its value without the checksum, or None if there is no such file.
 
     Raises:
-        InvalidInput: the file does not hold JSON of that kind.
+        InvalidInput: it cannot be read, is no JSON object, or is not what was written there.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run.json"
+        >>> write_json(path, {"kind": "trunk"})
+        >>> read_json(path), read_json(path.with_name("none.json"))
+        ({'kind': 'trunk'}, None)
+        >>> _ = path.write_text(path.read_text().replace("trunk", "fork"))
+        >>> read_json(path)                 # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        earlyprune_jax.validate.InvalidInput: Expected .../run.json='{ "kind": "fork",...
     """
-    if not path.is_file():
-        return None
-    return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path), remedy)
+    text = read_text(path, remedy)
+    return None if text is None else parse_record(path, text, remedy=remedy, checked=checked)
+
+
+def parse_record(
+    path: Path | str, text: str, *, remedy: str = REMEDY, checked: bool = True
+) -> dict[str, Any]:
+    """Takes a record apart that has been read already; otherwise as `read_json`."""
+    value = parse(text, str(path), remedy)
+    sealed = value.pop("checksum", None)
+    if sealed is None and not checked:
+        return value
+    body, _, _ = text.rpartition(ENDING)
+    if sealed != checksum(place(path), body):
+        raise unexpected(str(path), start_of(text), "to match its checksum", remedy)
+    return value
+
+
+def has_checksums(workdir: str | Path) -> bool:
+    """Tells whether all records of a workdir must have checksums; those of earlier versions have
+    none.
+
+    Raises:
+        InvalidInput: its study.json is damaged.
+    """
+    study = read_json(Path(workdir) / "study.json", checked=False) or {}
+    number = study.get("format", 1)
+    return isinstance(number, int) and number >= CHECKED_FROM
+
+
+def place(path: Path | str) -> str:
+    """Names where a record belongs, wherever the workdir is: so it cannot stand in for another."""
+    parts = str(path).rsplit("/", 3)
+    return "/".join(parts[-3:]) if parts[-1] in OF_RUNS else parts[-1]
+
+
+def checksum(before: str, text: str) -> str:
+    """Returns the checksum of a text that belongs to a place, or continues another checksum."""
+    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:NUM_DIGITS]
 
 
 def holds_study(workdir: Path) -> bool:
@@ -115,128 +172,43 @@ def sound(directory: Path) -> Iterator[None]:
         raise unexpected("directory", str(directory), allowed, REMEDY) from error
 
 
-def plain(value: Any) -> Any:
-    """Returns the value with every non-finite number as None: JSON knows neither inf nor nan.
+def read_text(path: Path, remedy: str = REMEDY) -> str | None:
+    """Reads a file; None where there is none.
 
-    Example:
-        >>> plain({"a": [1.0, math.inf]})
-        {'a': [1.0, None]}
+    Raises:
+        InvalidInput: it cannot be read.
     """
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def flat(entry: dict[str, Any]) -> dict[str, float | None]:
-    """Flattens an epoch's entry: every number, those of its signals too, by column.
-
-    What is not finite is None; numbers per parameter and the costs of signals are left out.
-
-    Example:
-        >>> signals = {"kl_uniform_bits": 2.0, "by": {"w": 1.0}}
-        >>> flat({"epoch": 1, "train_loss": math.nan, "signals": signals})
-        {'epoch': 1, 'train_loss': None, 'kl_uniform_bits': 2.0}
-    """
-    numbers = {**entry, **(entry.get("signals") or {})}
-    return plain({name: value for name, value in numbers.items() if not isinstance(value, dict)})
-
-
-def as_history(entries: Iterable[dict[str, Any]], num_epochs: int) -> list[dict[str, float | None]]:
-    """Turns entries of metrics.jsonl into a trigger's history: flat, each with the planned length.
-
-    Args:
-        entries: of metrics.jsonl, ascending.
-        num_epochs: what the dense run is planned for, pruned or not.
-
-    Returns:
-        A `triggers.History`.
-
-    Example:
-        >>> as_history([{"epoch": 1, "signals": {"fisher_trace": 2.0}}], 40)
-        [{'epoch': 1, 'fisher_trace': 2.0, 'num_epochs': 40}]
-    """
-    return [flat(entry) | {"num_epochs": num_epochs} for entry in entries]
-
-
-class RunRecords:
-    """The records of one run directory; one JSON line an epoch, flushed to the disk.
-
-    Example:
-        >>> import tempfile
-        >>> records = RunRecords(Path(tempfile.mkdtemp()))
-        >>> _ = records.append({"epoch": 1, "test_accuracy": 0.5})
-        >>> records.epochs(), records.result()
-        ([{'epoch': 1, 'test_accuracy': 0.5}], None)
-    """
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-        self._metrics = directory / "metrics.jsonl"
-
-    def start(self, identity: dict[str, Any]) -> None:
-        """Makes the directory and says in run.json what runs here."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.directory / "run.json", identity)
-
-    def epochs(self) -> list[dict[str, Any]]:
-        """Reads the finished epochs' entries; a torn last line, left by a crash, is not one.
-
-        Raises:
-            InvalidInput: another line is damaged; names it.
-        """
-        if not self._metrics.is_file():
-            return []
-        *whole, _torn = self._metrics.read_text(encoding="utf-8", errors="replace").split("\n")
-        return [
-            _parse(line, dict, f"{self._metrics}, line {number}")
-            for number, line in enumerate(whole, 1)
-        ]
-
-    def append(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Adds one epoch, and returns it; non-finite numbers become null in the file."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(entry), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        return entry
-
-    def truncate(self, num_entries: int) -> None:
-        """Keeps the first entries only: those a resumed run will not train again."""
-        lines = [json.dumps(entry) + "\n" for entry in self.epochs()[:num_entries]]
-        replace_file(self._metrics, "".join(lines).encode())
-
-    def result(self) -> dict[str, Any] | None:
-        """Reads how the run ended, `status` and more, or None while it is unfinished."""
-        path = self.directory / "result.json"
-        result = read_json(path)
-        if result is not None and "status" not in result:
-            raise unexpected(str(path), result, "to have a status", REMEDY)
-        return result
-
-    def has_ended(self) -> bool:
-        """Tells whether there is a result, without reading it."""
-        return (self.directory / "result.json").is_file()
-
-    def description(self) -> dict[str, Any] | None:
-        """Reads what `start` has said; None before it has."""
-        return read_json(self.directory / "run.json")
-
-    def forget_result(self) -> None:
-        """Takes back `finish`: the run goes on from where it is."""
-        (self.directory / "result.json").unlink(missing_ok=True)
-
-    def finish(self, result: dict[str, Any]) -> None:
-        """Marks the run as ended: it will not be trained again."""
-        write_json(self.directory / "result.json", result)
-
-
-def _parse(text: str, kind: type, source: str, remedy: str = REMEDY) -> Any:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise unexpected(source, text[:60], f"to be JSON ({error})", remedy) from error
-    if not isinstance(value, kind):
-        raise unexpected(source, text[:60], f"to hold a JSON {kind.__name__}", remedy)
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        allowed = f"to be a file that can be read ({error.strerror})"
+        raise unexpected("record", str(path), allowed, remedy) from error
+
+
+def parse(text: str, source: str, remedy: str = REMEDY) -> dict[str, Any]:
+    """Reads a JSON object; NaN and Infinity are no numbers of JSON.
+
+    Raises:
+        InvalidInput: the text is none; names the source.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise unexpected(source, start_of(text), f"to be JSON ({error})", remedy) from error
+    if not isinstance(value, dict):
+        raise unexpected(source, start_of(text), "to hold a JSON object", remedy)
     return value
+
+
+def start_of(text: str) -> str:
+    """Shortens a damaged text for a message."""
+    return " ".join(text[:60].split())
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)

@@ -1,6 +1,5 @@
 """A workdir: which study it holds, and what made it."""
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -15,7 +14,7 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import __version__, tasks, triggers, user_code
+from earlyprune_jax import __version__, tasks, user_code
 from earlyprune_jax.analysis import results
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.locks import held
@@ -25,22 +24,20 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import FOLDERS, PLAN, holds_study, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.training.execution import execution_form
-from earlyprune_jax.validate import InvalidInput, expected, refuse, unexpected
+from earlyprune_jax.validate import expected, problems_of, refuse, unexpected
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
     *("numpy", "tensorflow-datasets", "scikit-learn"),
 )
-FORMAT = 3
+FORMAT = 4
 """Of the files of a workdir; study.json holds it."""
-READ_BY = {1: "99b1f4c", 2: "33e6c4f"}
+READ_BY = {1: "99b1f4c", 2: "33e6c4f", 3: "a25ae77"}
 """Earlier format -> the last commit that goes on with it."""
-RULE = "fork.trigger"
-EARLIER_RULES = "ef51054"
-"""The last commit at which rules were held as they were given, with the earlier defaults."""
 BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
+ENV_REMEDY = "Delete this file alone: it says which sessions have worked here, and no number."
 OWN_FILES = (
     *results.TABLES,
     "figures",
@@ -60,15 +57,17 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
 
     if workdir.exists() and not workdir.is_dir():
         return refused("to be a directory", "It is a file.")
-    config = read_json(workdir / "config.json", remedy=REMEDY)
+    config = read_json(workdir / "config.json", remedy=REMEDY, checked=False)
     if config is None:
         foreign = [name for name in OWN_FILES if (workdir / name).exists()]
         allowed = f"to hold none of {', '.join(foreign)} without a config.json"
         return refused(allowed, "They would be overwritten: choose another.") if foreign else []
+    if not holds_study(workdir) and not problems_of(lambda: read_json(workdir / "config.json")):
+        return []  # Ours, of a session that was killed between its first two writes.
     if not holds_study(workdir) or not all(isinstance(part, dict) for part in config.values()):
         remedy = "It is no workdir: choose another directory."
         return refused("to hold no config.json of another program", remedy)
-    study = read_json(workdir / "study.json", remedy=REMEDY) or {}
+    study = read_json(workdir / "study.json", remedy=REMEDY, checked=False) or {}
     if (number := study.get("format", 1)) != FORMAT:
         reader = f" (or commit {READ_BY[number]})" if number in READ_BY else ""
         remedy = (
@@ -77,17 +76,15 @@ def check(workdir: Path, spec: RunSpec) -> list[str]:
         )
         allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"
         return refused(allowed, remedy)
+    config, study = (
+        read_json(workdir / name, remedy=REMEDY) or {} for name in ("config.json", "study.json")
+    )
     then, now = _settings(config, study), _settings(spec.to_dict())
     differing = _differing_keys(then, now)
     remedy = (
         "Choose another --workdir, or the config that was used there; a sweep may add values to "
         "those that are there."
     )
-    if not _differing_keys(_written_out(then), now):
-        remedy = (
-            "It is the config that was used there, but rules have other defaults since: commit "
-            f"{EARLIER_RULES} finishes it. Or choose another --workdir."
-        )
     remedy += f" Differing keys:\n{differing}"
     problems = refused("to hold the same study", remedy) if differing else []
     return problems + _changed_code(workdir, study, spec)
@@ -100,17 +97,6 @@ def _settings(config: dict[str, Any], study: Mapping[str, Any] | None = None) ->
         values = fixed_keys(config) | dict(swept.values)
         settings.add(tuple(sorted((key, json.dumps(value)) for key, value in values.items())))
     return settings
-
-
-def _written_out(settings: set[FlatSetting]) -> set[FlatSetting]:
-    """Writes every option of rules, as settings hold them since defaults have changed."""
-
-    def written(name: str, value: str) -> str:
-        with contextlib.suppress(InvalidInput):
-            return json.dumps(str(triggers.parse(json.loads(value)))) if name == RULE else value
-        return value
-
-    return {tuple((name, written(name, value)) for name, value in each) for each in settings}
 
 
 def _differing_keys(then: set[FlatSetting], now: set[FlatSetting]) -> str:
@@ -244,7 +230,7 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
 
     Warns where a resumed run will not be bitwise the same.
     """
-    sessions = read_json(workdir / "env.json", list, remedy=REMEDY) or []
+    sessions = (read_json(workdir / "env.json", remedy=ENV_REMEDY) or {}).get("sessions", [])
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -272,7 +258,7 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
     if moved and trains:
         message = f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run."
         warnings.warn(message, stacklevel=2)
-    write_json(workdir / "env.json", [*sessions, session])
+    write_json(workdir / "env.json", {"sessions": [*sessions, session]})
 
 
 def job_id() -> str:

@@ -18,8 +18,10 @@ from rich.console import Console
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, data, experiment, main, workspace
+from earlyprune_jax.analysis import runs
 from earlyprune_jax.grid import members as grid_members
-from earlyprune_jax.records import RunRecords
+from earlyprune_jax.records import read_json
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.status import reading, text
 from earlyprune_jax.training import loop, measurement, retraining
 from earlyprune_jax.training.checkpoint import CheckpointStore
@@ -167,8 +169,8 @@ def test_signals_hold_one_row_an_epoch_and_per_layer_values_sum_to_the_total(fin
 
 def test_the_run_directory_explains_itself(finished):
     spec, workdir, _ = finished
-    assert json.loads((workdir / "config.json").read_text()) == spec.to_dict()
-    (session,) = json.loads((workdir / "env.json").read_text())
+    assert read_json(workdir / "config.json") == spec.to_dict()
+    (session,) = (read_json(workdir / "env.json") or {})["sessions"]
     assert session["packages"]["jax"] == jax.__version__
     assert session["execution"] == "loop"
     study = json.loads((workdir / "study.json").read_text())
@@ -201,7 +203,7 @@ def test_a_finished_workdir_is_read_not_trained(finished):
     compiled = compilations(lambda: experiment.run(spec, workdir, quiet()))
     assert compiled == []
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("metrics.jsonl")} == before
-    assert len(json.loads((workdir / "env.json").read_text())) == 1
+    assert len(json.loads((workdir / "env.json").read_text())["sessions"]) == 1
 
 
 def test_another_config_is_refused_with_the_differing_keys(finished):
@@ -267,15 +269,16 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finished, tmp_path):
     spec, workdir, _ = finished
     source = locate(workdir, trunk())
-    shutil.copytree(source, tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
-    records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
+    directory = tmp_path / "trunks" / source.name
+    shutil.copytree(source, directory)
+    (directory / "result.json").unlink()
+    run_records, store = RunRecords(directory), CheckpointStore(directory / "checkpoints")
     biggest = max(
         (store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0
     )
     biggest.write_bytes(b"\0" * biggest.stat().st_size)
     training = retraining.trunk(spec, engine.steps_per_epoch)
-    run = dense_run(engine, training, records, store)
+    run = dense_run(engine, training, run_records, store)
     with pytest.warns(UserWarning, match="Going back to an older checkpoint"):
         loop.train([run])
     chex.assert_trees_all_equal(
@@ -366,11 +369,22 @@ def test_a_workdir_that_cannot_be_made_is_refused(finished, tmp_path):
         experiment.run(finished[0], tmp_path / "file" / "run", quiet())
 
 
-def test_a_damaged_result_is_named(copied):
-    spec, workdir = copied
-    (locate(workdir, trunk()) / "result.json").write_text("")
-    with pytest.raises(InvalidInput, match="result.json"):
-        experiment.run(spec, workdir, quiet())
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "result.json"])
+@pytest.mark.parametrize("member", [trunk(), fork(3, "paper_a", 0.5)], ids=["trunk", "fork"])
+def test_a_run_whose_record_is_damaged_is_named_and_trained_again_to_the_same_numbers(
+    copied, finished, member, name
+):
+    (spec, workdir), console = copied, quiet()
+    directory = locate(workdir, member)
+    damaged = (directory / name).read_text().replace("0.", "1.", 1)
+    (directory / name).write_text(damaged)
+    with pytest.raises(InvalidInput, match=name):
+        runs.read_runs(workdir)
+    experiment.run(spec, workdir, console)
+    assert name in console.file.getvalue()  # type: ignore[attr-defined]
+    assert (directory / f"{name}.damaged").read_text() == damaged
+    for other in (trunk(), fork(3, "paper_a", 0.5)):
+        assert timeless(locate(workdir, other)) == timeless(locate(finished[1], other))
 
 
 def test_an_epoch_that_leaves_nonfinite_weights_is_a_divergence(tiny_config, tmp_path):

@@ -10,7 +10,7 @@ from members import engine_of, fork, locate
 from rich.console import Console
 
 from earlyprune_jax import config, experiment
-from earlyprune_jax.records import RunRecords
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.training.execution import execution_form
 
 pytestmark = pytest.mark.gpu

@@ -14,6 +14,7 @@ LAYERS = [
         "spec_sections",
         "spec",
         "records",
+        "run_records",
         "triggers",
         "analysis",
         "published",

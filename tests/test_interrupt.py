@@ -41,7 +41,7 @@ def metrics(workdir: Path) -> dict[str, list[dict]]:
     for path in sorted(workdir.glob("*/*/metrics.jsonl")):
         entries = [json.loads(line) for line in path.read_text().splitlines()]
         found[path.parent.name] = [
-            {k: v for k, v in e.items() if "seconds" not in k} for e in entries
+            {k: v for k, v in e.items() if "seconds" not in k and k != "checksum"} for e in entries
         ]
     return found
 

@@ -16,7 +16,7 @@ from tiny import tiny_experiment
 from earlyprune_jax import config, experiment
 from earlyprune_jax.analysis import results
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import RunRecords
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.validate import InvalidInput
 
 pytestmark = pytest.mark.usefixtures("empty_figures")

@@ -20,7 +20,8 @@ from earlyprune_jax.grid.members import Fork, Member, Trunk, label
 from earlyprune_jax.grid.pace import Pace
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.progress import Reporter, fitted
-from earlyprune_jax.records import RunRecords, write_json
+from earlyprune_jax.records import write_json
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.training import multihost
 
 ROOT = Path(__file__).parent.parent

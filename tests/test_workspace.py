@@ -97,29 +97,14 @@ def test_another_study_is_refused_with_the_keys_that_differ(tmp_path, resolve, c
     assert len(named) == 1, problem
 
 
-def test_runs_that_pruned_themselves_by_a_rule_whose_defaults_were_others_are_not_gone_on_with(
-    tmp_path, resolve
-):
-    spec = resolve(("fork.when", "trigger"), ("fork.trigger", "peak(train_loss)"))
-    begun(tmp_path, spec)
-    assert workspace.check(tmp_path, spec) == []
-    # As it was held before every option was written out.
-    held = json.loads((tmp_path / "config.json").read_text())
-    held["fork"]["trigger"] = "peak(train_loss)"
-    (tmp_path / "config.json").write_text(json.dumps(held))
-    study = json.loads((tmp_path / "study.json").read_text())
-    study["settings"] = sorted(workspace._settings(held))
-    (tmp_path / "study.json").write_text(json.dumps(study))
-    (problem,) = workspace.check(tmp_path, spec)
-    assert 'fork.trigger: "peak(train_loss)" there, "peak(train_loss, smoothing=0.1,' in problem
-    # That config is the one that is given: it is no remedy.
-    assert "commit ef51054 finishes it. Or choose another --workdir." in problem
-    assert "or the config that was used there;" not in problem
-    (problem,) = workspace.check(
-        tmp_path,
-        resolve(("fork.when", "trigger"), ("fork.trigger", "peak(train_loss, patience=5)")),
-    )
-    assert "or the config that was used there;" in problem and "ef51054" not in problem
+def test_a_session_that_was_killed_after_its_first_write_is_gone_on_with(tmp_path, resolve):
+    begun(tmp_path, resolve())
+    for entry in set(tmp_path.iterdir()) - {tmp_path / "config.json"}:
+        entry.unlink() if entry.is_file() else entry.rmdir()
+    assert workspace.check(tmp_path, resolve()) == []
+    (tmp_path / "config.json").write_text('{"data": {}}')
+    (problem,) = workspace.check(tmp_path, resolve())
+    assert "of another program" in problem
 
 
 def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path, resolve):
@@ -133,7 +118,8 @@ def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path,
     [
         (None, "it is of format 1. Choose another --workdir (or commit 99b1f4c) to train. Its"),
         ({"format": 2}, "it is of format 2. Choose another --workdir (or commit 33e6c4f) to"),
-        ({"format": 4}, "it is of format 4. Choose another --workdir to train. Its"),
+        ({"format": 3}, "it is of format 3. Choose another --workdir (or commit a25ae77) to"),
+        ({"format": 5}, "it is of format 5. Choose another --workdir to train. Its"),
     ],
 )
 def test_a_workdir_of_another_format_is_refused_by_name_and_still_said_to_be_readable(

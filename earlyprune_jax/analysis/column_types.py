@@ -1,5 +1,6 @@
 """Which columns of runs hold numbers, which whole ones; and rows as a frame of these types."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -22,7 +23,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def check(row: Mapping[str, Any], floats: Collection[str]) -> None:
-    """Checks that columns of numbers hold numbers, or None.
+    """Checks that columns of numbers hold finite numbers, or None.
 
     Args:
         row: column -> value.
@@ -41,7 +42,7 @@ def check(row: Mapping[str, Any], floats: Collection[str]) -> None:
         kind = "object" if value is None else dtype(name, floats)
         fits_int64 = isinstance(value, int) and abs(value) < 2**63
         if kind in ("float64", "Int64") and not (
-            is_number(value) and (kind == "float64" or fits_int64)
+            is_number(value) and (fits_int64 or (kind == "float64" and math.isfinite(value)))
         ):
             raise TypeError(f"{name} is {value!r}")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from earlyprune_jax import records
+from earlyprune_jax import run_records
 from earlyprune_jax.analysis import peaks
 from earlyprune_jax.analysis.best_epoch import Ranking, rank
 from earlyprune_jax.analysis.peaks import Peak
@@ -250,7 +250,7 @@ class Setting:
         """Trunk seed -> what a trigger sees along its trunk."""
         trunks = self.runs.of_kind("trunk").frame
         return {
-            int(seed): records.as_history(map(dict, self.runs.entries[name]), self.num_epochs)
+            int(seed): run_records.as_history(map(dict, self.runs.entries[name]), self.num_epochs)
             for seed, name in zip(trunks["trunk_seed"], trunks["name"], strict=True)
         }
 

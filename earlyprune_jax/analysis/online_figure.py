@@ -11,6 +11,7 @@ from earlyprune_jax.analysis.curves import Curve, settings_of
 from earlyprune_jax.analysis.drawing import COLORS, MARKERS
 from earlyprune_jax.analysis.places import shared, varying
 from earlyprune_jax.analysis.runs import Runs, each
+from earlyprune_jax.run_records import RunRecords
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +101,7 @@ def _draw_run(
     has_fired = run.fired_epoch is not None
     end = run.fired_epoch if has_fired else run.fork_epoch
     dense = _points(curve, curve.setting.histories.get(run.trunk_seed, ()))
-    pruned = _points(curve, records.RunRecords(folder).epochs(), later=end - run.fork_epoch)
+    pruned = _points(curve, RunRecords(folder, checked=False).epochs(), later=end - run.fork_epoch)
     if not pruned:
         return
     # A network pruned before its first epoch has no value before.

@@ -5,6 +5,7 @@ the last and the best. Pandas is imported on use: a process that trains needs no
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from earlyprune_jax.analysis import column_types
 from earlyprune_jax.analysis.column_types import Table, is_number
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
 from earlyprune_jax.metrics import PERCENT, Metric
+from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "validation", "test")
@@ -137,8 +139,9 @@ def axes_of(swept: Swept) -> tuple[str, ...]:
 def read_runs(workdir: str | Path) -> Runs:
     """Reads every run of a workdir, of this version or of an earlier one.
 
-    A directory without run.json is not a run; any of `trunks`, `forks` and `online` may be absent.
-    The last line of metrics.jsonl may be torn (a crash while writing) and is then dropped.
+    Any of `trunks`, `forks` and `online` may be absent, and so may be the records of a run that has
+    just begun. The last line of metrics.jsonl may be torn (a crash while writing) and is then
+    dropped.
 
     Returns:
         The runs, ended or not.
@@ -151,16 +154,16 @@ def read_runs(workdir: str | Path) -> Runs:
         0
     """
     config = read_config(workdir)
-    folders = [Path(workdir) / records.FOLDERS[kind] for kind in KINDS]
-    paths = [path for folder in folders for path in folder.glob("*/run.json") if path.is_file()]
-    study = read_study(workdir) or recorded_study(_first_entries(folders))
+    checked = records.has_checksums(workdir)
+    read = [_read_records(Path(workdir), kind, checked) for kind in KINDS]
+    study = read_study(workdir) or recorded_study(_first_entries(Path(workdir), checked))
     configs: list[Mapping[str, Any]] = []
     primary = study.primary.column("test")
     floats = {*study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
     rows, entries = [], {}
-    for path in paths:
-        with records.sound(path.parent):
-            row, epochs = _read_run(path, study)
+    for directory, run in itertools.chain(*read):
+        with records.sound(directory):
+            row, epochs = _row(directory, run, study), run.epochs
             for numbers in (row, *(epochs if row["kind"] == "trunk" else ())):
                 column_types.check(numbers, floats)
         run_config = row.pop("config", None) or {}
@@ -186,11 +189,18 @@ def read_runs(workdir: str | Path) -> Runs:
     return Runs(study, config, swept, frame, entries)
 
 
-def _read_run(path: Path, study: Study) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Reads a run's row, its config in it, and its epochs."""
-    row, run = _description(path), records.RunRecords(path.parent)
-    epochs = run.epochs()
-    return row | _numbers(row, epochs, run.result(), study) | {"name": path.parent.name}, epochs
+def _read_records(workdir: Path, kind: str, checked: bool) -> Iterator[tuple[Path, Recorded]]:
+    """Reads what each run of a kind has on record, one by one: all epochs at once are too much."""
+    for directory in (workdir / records.FOLDERS[kind]).glob("*/"):
+        run = RunRecords(directory, checked=checked).read()
+        if run.description is not None:
+            yield directory, run
+
+
+def _row(directory: Path, run: Recorded, study: Study) -> dict[str, Any]:
+    """Makes a run's row, with its config in it."""
+    row = _described(directory / "run.json", run.description or {})
+    return row | _numbers(row, run.epochs, run.result, study) | {"name": directory.name}
 
 
 def groups_of(frame: Table, axes: Sequence[str]) -> list[tuple[Place, Table]]:
@@ -261,7 +271,8 @@ def best_entry(
 
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
     """Reads the resolved config {section: {key: value}}; empty where config.json is absent."""
-    config = records.read_json(Path(workdir) / "config.json") or {}
+    path, checked = Path(workdir) / "config.json", records.has_checksums(workdir)
+    config = records.read_json(path, checked=checked) or {}
     sections = config.items()
     return {name: with_current_names(keys) for name, keys in sections if isinstance(keys, dict)}
 
@@ -282,7 +293,7 @@ def read_study(workdir: str | Path) -> Study | None:
         True
     """
     path = Path(workdir) / "study.json"
-    held = records.read_json(path)
+    held = records.read_json(path, checked=records.has_checksums(workdir))
     if held is None:
         return None
     try:
@@ -314,8 +325,8 @@ def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
     return Study((LOSS, *others), others[0] if others else LOSS)
 
 
-def _description(path: Path) -> dict[str, Any]:
-    described = with_current_names(records.read_json(path) or {})
+def _described(path: Path, held: Mapping[str, Any]) -> dict[str, Any]:
+    described = with_current_names(held)
     forks = ("fork_epoch", *CURVE, "replicate") if described.get("kind") == "fork" else ()
     missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
     if missing:
@@ -328,11 +339,11 @@ def _description(path: Path) -> dict[str, Any]:
     return described
 
 
-def _first_entries(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _first_entries(workdir: Path, checked: bool) -> Iterator[dict[str, Any]]:
     """Yields the first epoch of a run of each kind that has one."""
-    for folder in folders:
-        read = (records.RunRecords(path.parent).epochs() for path in folder.glob("*/run.json"))
-        yield from next(filter(None, read), [])[:1]
+    for kind in KINDS:
+        epochs = (run.epochs for _, run in _read_records(workdir, kind, checked))
+        yield from next(filter(None, epochs), [])[:1]
 
 
 def _numbers(

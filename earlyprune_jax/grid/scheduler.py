@@ -59,7 +59,7 @@ def work(trainer: Trainer, *, asked_width: int = 0, scope: Scope = EVERYTHING) -
     pending, pause = pending_members(study, scope), SHORTEST_PAUSE
     while pending and not trainer.callbacks.stop():
         with RunLocks() as run_locks, clock.telling(functools.partial(_tell_compiling, trainer)):
-            taken = _take(study, pending, run_locks, widths)
+            taken = _take(trainer, pending, run_locks, widths)
             has_trained = bool(taken) and _train(trainer, widths, taken)
         _tell_ended(trainer, taken)
         if has_trained:
@@ -125,12 +125,15 @@ class Widths:
         self._narrowed[engine_id(self._study.at(fork.setting))] = width
 
 
-def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widths) -> list[Member]:
+def _take(
+    trainer: Trainer, pending: list[Member], run_locks: RunLocks, widths: Widths
+) -> list[Member]:
     """Locks the first member that is ready and free, and others that may train with it.
 
-    Members that have ended meanwhile are removed from what is pending.
+    Members that have ended meanwhile are removed from what is pending; damaged records of those
+    that are taken are set aside.
     """
-    taken: list[Member] = []
+    study, taken = trainer.study, list[Member]()
     shape = None
     ready: dict[Member | tuple[Trunk, int | None], bool] = {}
     for member in tuple(pending):
@@ -153,6 +156,7 @@ def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widt
         # may not.
         if any(entry.name == "result.json" for entry in directory.iterdir()):
             continue
+        study.mend(member, trainer.callbacks.say)
         taken.append(member)
         shape = shape or _shape(study, member)
         if shape is None or is_suspect or len(taken) >= widths.of(taken[0]):
@@ -166,7 +170,7 @@ def _shape(study: Study, member: Member) -> tuple[str, int] | None:
     if not isinstance(member, Fork) or member.fork_epoch is None:
         return None
     spec = study.at(member.setting)
-    return engine_id(spec), member.num_epochs(spec) - len(study.records(member).epochs())
+    return engine_id(spec), member.num_epochs(spec) - study.records(member).num_sound()
 
 
 def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:
@@ -210,7 +214,7 @@ def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:
 
 def _may_try(trainer: Trainer, member: Member) -> bool:
     """Notes the attempt; a member at which too many processes have died has failed."""
-    num_epochs = len(trainer.study.records(member).epochs())
+    num_epochs = trainer.study.records(member).num_sound()
     if trainer.study.attempt(member, num_epochs) <= MOST_ATTEMPTS:
         return True
     where = f"after its epoch {num_epochs}" if num_epochs else "before its first epoch"
@@ -228,7 +232,7 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
     (records_of.directory / "error.txt").write_text(details or reason)
     result = {"status": "failed", "reason": reason}
     if not isinstance(member, Comparison):
-        result |= {"epoch": described["first_epoch"] + len(records_of.epochs()) + 1}
+        result |= {"epoch": described["first_epoch"] + records_of.num_sound() + 1}
     records_of.finish(result)
     where = f" (see {records_of.directory / 'error.txt'})" if details else ""
     trainer.callbacks.say(f"{label(member)} failed: {reason}{where}")

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,10 +20,12 @@ from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, tr
 from earlyprune_jax.grid.plan import Cell, Curve
 from earlyprune_jax.grid.search import wanted_cells
 from earlyprune_jax.metrics import Metric
-from earlyprune_jax.records import RunRecords, read_json, write_json
+from earlyprune_jax.records import read_json, write_json
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.multihost import primary_only
+from earlyprune_jax.validate import problems_of
 
 MOST_ATTEMPTS = 5
 """After so many deaths of processes at one epoch of a member, the member has failed."""
@@ -43,7 +45,7 @@ class Study:
 
     def primary(self) -> Metric:
         """Returns the metric that forks are compared by, as the workdir's study.json says."""
-        study = read_json(self.workdir / "study.json")
+        study = read_json(self.workdir / "study.json") or {}
         named = (metric for metric in study["metrics"] if metric["name"] == study["primary"])
         return Metric(**next(named))
 
@@ -152,6 +154,23 @@ class Study:
 
     def _attempts(self, member: Member) -> Path:
         return self.directory(member) / "attempts.json"
+
+    def mend(self, member: Member, say: Callable[[str], None]) -> None:
+        """Sets damaged records of a member aside, whose lock this process holds.
+
+        The member then goes on from what is sound; see `RunRecords.mend`.
+        """
+        for problem in self.records(member).mend():
+            say(f"{problem} Here the file is set aside, as NAME.damaged, and made again.")
+
+    def mend_ended(self, planned: Iterable[Member], say: Callable[[str], None]) -> None:
+        """Does so with members that have ended, which then have not; those of others' are left."""
+        for member in planned:
+            records = self.records(member)
+            if records.has_ended() and problems_of(records.read):
+                with RunLocks() as run_locks:
+                    if run_locks.take(records.directory):
+                        self.mend(member, say)
 
     def forget_failures(self, planned: Iterable[Member]) -> None:
         """Lets members run again that failed, or were skipped for want of one that failed.

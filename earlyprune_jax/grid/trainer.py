@@ -14,7 +14,8 @@ from earlyprune_jax.grid.locks import Locked, RunLocks, first_written
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import BUDGET_REMEDY, as_history, read_json
+from earlyprune_jax.records import BUDGET_REMEDY, read_json
+from earlyprune_jax.run_records import as_history
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
 from earlyprune_jax.training import engine as engines

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import config, experiment, workspace
+from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
 from earlyprune_jax.grid.options import Options, keep_freed_memory
 from earlyprune_jax.grid.scheduler import Scope, pending_members
@@ -209,6 +210,7 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
     remedy = "Run this on a login node of the cluster, or leave --slurm out."
     problems = [f"Expected {', '.join(absent)} on the PATH for --slurm. {remedy}"] if absent else []
     require(study, options, slurm_options, problems)
+    study.mend_ended(plan.members(study.spec), functools.partial(print, flush=True))
     stages = _num_tasks(study, slurm_options)
     if not stages and (study.workdir / "config.json").is_file():
         return (
@@ -321,7 +323,7 @@ def work(study: Study, options: Options, minutes: int, stage: str) -> None:
 
     def epochs_on_record() -> dict[Member, int]:
         return {
-            member: 0 if isinstance(member, Comparison) else len(study.records(member).epochs())
+            member: 0 if isinstance(member, Comparison) else study.records(member).num_sound()
             for member in pending_members(study, scope)
         }
 

@@ -6,7 +6,6 @@ read-only copy will do. A workdir of an earlier version has no plan.json.
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -119,7 +118,9 @@ def read(workdir: str | Path) -> Status:
     records.require_workdir(workdir)
     folder = Path(workdir)
     study, plan = read_study(folder), _read_plan(folder / records.PLAN)
-    found = {path: one for name in records.FOLDERS.values() for path, one in _found(folder, name)}
+    checked = records.has_checksums(folder)
+    folders = records.FOLDERS.values()
+    found = {path: one for name in folders for path, one in _found(folder, name, checked)}
     running = (folder / path for path, one in found.items() if one.state == RUNNING)
     processes = frozenset(map(_process, running))
     return Status(study and study.primary, *plan, found, processes)
@@ -127,7 +128,7 @@ def read(workdir: str | Path) -> Status:
 
 def _read_plan(path: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
     remedy = "Delete this file: the next session writes it again."
-    plan = records.read_json(path, remedy=remedy)
+    plan = records.read_json(path, remedy=remedy, checked=records.has_checksums(path.parent))
     if plan is None:
         return None, False, False
     try:
@@ -145,35 +146,36 @@ def _cell(listed: Mapping[str, Any]) -> Cell:
     return Cell(listed["kind"], row, listed["fork_epoch"], num_epochs, members)
 
 
-def _found(workdir: Path, folder: str) -> Iterator[tuple[str, Found]]:
+def _found(workdir: Path, folder: str, checked: bool) -> Iterator[tuple[str, Found]]:
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with absent, os.scandir(workdir / folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield f"{folder}/{entry.name}", _state(entry.path)
+                yield f"{folder}/{entry.name}", _state(entry.path, checked)
 
 
-def _state(directory: str) -> Found:
-    if ended := _ended(directory):
+def _state(directory: str, checked: bool) -> Found:
+    if ended := _ended(directory, checked):
         return ended
     if is_held(Path(directory)):
         return Found(RUNNING, {})
     # Its holder may have finished it between the two looks.
-    return _ended(directory) or Found(BEGUN, {})
+    return _ended(directory, checked) or Found(BEGUN, {})
 
 
-def _ended(directory: str) -> Found | None:
+def _ended(directory: str, checked: bool) -> Found | None:
     """Reads how a member has ended; None where there is no result.json."""
+    path = f"{directory}/result.json"
     try:
         # There are thousands: to make a Path of each would take as long as to read them.
-        with open(f"{directory}/result.json", "rb") as file:  # noqa: PTH123
-            result = json.loads(file.read())
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            result = records.parse_record(path, file.read(), checked=checked)
         return Found(str(result["status"]), result)
     except FileNotFoundError:
         return None
     except OSError as error:
         return Found(DAMAGED, {"reason": f"result.json cannot be read ({error.strerror})"})
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (InvalidInput, KeyError):
         return Found(
             DAMAGED, {"reason": f"result.json does not say how it ended. {records.REMEDY}"}
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax import pruning
-from earlyprune_jax.records import RunRecords, as_history
+from earlyprune_jax.run_records import RunRecords, as_history
 from earlyprune_jax.training import clock, measurement
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.engine import Engine, Means

@@ -1,6 +1,6 @@
 """When to prune, decided from the measured past: rules that are pure functions of a history.
 
-A history is one flat mapping an epoch, as `records.as_history` makes it of a run's records:
+A history is one flat mapping an epoch, as `run_records.as_history` makes it of a run's records:
 
     >>> measured_values = (10, 39, 62, 78, 86, 88, 86, 81, 75, 67)
     >>> history = [

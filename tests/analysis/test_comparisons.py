@@ -46,10 +46,10 @@ def test_an_unfinished_comparison_has_no_row(tmp_path):
     [
         ("run.json", "{", "to be JSON"),
         ("run.json", json.dumps({"model": "preresnet20"}), "to have ['train_fraction'"),
-        ("result.json", "[]", "to hold a JSON dict"),
+        ("result.json", "[]", "to hold a JSON object"),
         ("result.json", json.dumps({"status": "finished", "model_similarity": 0.7}), "0 to ln 2"),
         ("result.json", json.dumps({"status": "finished"}), "to hold the number of a measure"),
-        ("result.json", json.dumps({"model_similarity": 0.1}), "to have a status"),
+        ("result.json", json.dumps({"model_similarity": 0.1}), "to be one of finished"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, text, told):

@@ -15,7 +15,7 @@ import pytest
 from earlyprune_jax import main
 from earlyprune_jax.grid import options
 from earlyprune_jax.grid.options import Options
-from earlyprune_jax.records import RunRecords
+from earlyprune_jax.run_records import RunRecords
 
 ROOT = Path(__file__).parent.parent.parent
 NUM_CELLS = 12

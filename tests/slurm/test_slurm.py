@@ -287,7 +287,7 @@ def test_a_study_on_slurm_gives_the_table_of_one_process_and_trains_every_epoch_
     assert_each_epoch_is_there_once(there, num_runs=15)
     lines = Counter(match[0] for match in EPOCH_LINE.finditer(logged(there)))
     assert sum(lines.values()) == len(lines) == 3 * 4 + 6 * (3 + 1)
-    sessions = json.loads((there / "env.json").read_text())
+    sessions = json.loads((there / "env.json").read_text())["sessions"]
     assert [session["trains"] for session in sessions] == [False] + [True] * 6
     assert all(session["host"] and session["slurm_job"] for session in sessions[1:])
     assert submit(*command) == []

@@ -15,7 +15,7 @@ from tiny import tiny_experiment
 
 from earlyprune_jax import config, data
 from earlyprune_jax.grid import members as grid_members
-from earlyprune_jax.records import RunRecords
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.spec_sections import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
 from earlyprune_jax.training import engine as engines

@@ -15,7 +15,7 @@ from members import engine_of
 from tiny import tiny_experiment
 
 from earlyprune_jax import config, pruning
-from earlyprune_jax.records import RunRecords
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.training import loop, state
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.engine import Engine

@@ -19,6 +19,7 @@ from earlyprune_jax.analysis.places import Place, Swept, value_of
 from earlyprune_jax.analysis.regimes.transition import Convergence
 from earlyprune_jax.analysis.runs import axes_of, is_number, with_current_names
 from earlyprune_jax.analysis.stats import mean_of, spearman
+from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.validate import InvalidInput, shortened, unexpected
 
 NUMBERS = ("num_examples", "model_similarity", "model_similarity_standard_error", "disagreement")
@@ -74,9 +75,11 @@ def read(workdir: str | Path, swept: Swept | None = None) -> list[dict[str, Any]
     # The cell, what the rank of the comparison within it is, and its row.
     compared: dict[Place, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     problems: list[str] = []
+    checked = records.has_checksums(workdir)
     for path in sorted(Path(workdir).glob("comparisons/*/run.json")):
         try:
-            cell, rank, row = _read_one(path, swept or Swept())
+            run = RunRecords(path.parent, checked=checked).read()
+            cell, rank, row = _read_one(path, run, swept or Swept())
         except InvalidInput as error:
             problems += error.problems
             continue
@@ -241,10 +244,12 @@ def agreement(
     return agreed if np.isfinite(divergence).any() else dict.fromkeys(agreed)
 
 
-def _read_one(path: Path, swept: Swept) -> tuple[Place, tuple[Any, ...], dict[str, Any]]:
+def _read_one(
+    path: Path, run: Recorded, swept: Swept
+) -> tuple[Place, tuple[Any, ...], dict[str, Any]]:
     """Reads the cell, the rank and the row of a comparison; of several of a cell that of the
     highest rank is kept."""
-    described = with_current_names(records.read_json(path) or {})
+    described = with_current_names(run.description or {})
     axes = axes_of(swept)[:-1]
     needed = [name for name in (*axes, "replicates") if "." not in name]
     if missing := [name for name in needed if described.get(name) is None]:
@@ -252,7 +257,7 @@ def _read_one(path: Path, swept: Swept) -> tuple[Place, tuple[Any, ...], dict[st
     config = described.get("config") or {}
     values = (value_of(config, axis) if "." in axis else described[axis] for axis in axes)
     cell, replicates = Place.of(axes, values), described["replicates"]
-    result = records.RunRecords(path.parent).result() or {"status": "unfinished"}
+    result = run.result or {"status": "unfinished"}
     status, path = result["status"], path.with_name("result.json")
     divergence = result.get("model_similarity")
     # An experiment may compare by other measures alone; a few roundings beyond the ends are no

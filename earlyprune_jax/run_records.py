@@ -1,0 +1,295 @@
+"""What a run leaves on disk besides checkpoints: run.json, metrics.jsonl, result.json.
+
+The one place that reads and writes these files, for the engine and for the analysis. The lines of
+metrics.jsonl are chained: each continues the checksum of the line before, so one that was lost,
+doubled or moved is found too; result.json holds the last of them.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from earlyprune_jax import records
+from earlyprune_jax.validate import InvalidInput, expected, problems_of, unexpected
+
+STATUSES = ("finished", "diverged", "failed", "skipped")
+"""How a member ends, as result.json says."""
+ENDING = ', "checksum": "'
+"""What comes before the checksum of a line."""
+LAST = "metrics_checksum"
+"""The key of result.json that holds the checksum of the last epoch's line."""
+
+
+def plain(value: Any) -> Any:
+    """Returns the value with every non-finite number as None: JSON knows neither inf nor nan.
+
+    Example:
+        >>> plain({"a": [1.0, math.inf]})
+        {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def flat(entry: dict[str, Any]) -> dict[str, float | None]:
+    """Flattens an epoch's entry: every number, those of its signals too, by column.
+
+    What is not finite is None; numbers per parameter and the costs of signals are left out.
+
+    Example:
+        >>> signals = {"kl_uniform_bits": 2.0, "by": {"w": 1.0}}
+        >>> flat({"epoch": 1, "train_loss": math.nan, "signals": signals})
+        {'epoch': 1, 'train_loss': None, 'kl_uniform_bits': 2.0}
+    """
+    numbers = {**entry, **(entry.get("signals") or {})}
+    return plain({name: value for name, value in numbers.items() if not isinstance(value, dict)})
+
+
+def as_history(entries: Iterable[dict[str, Any]], num_epochs: int) -> list[dict[str, float | None]]:
+    """Turns entries of metrics.jsonl into a trigger's history: flat, each with the planned length.
+
+    Args:
+        entries: of metrics.jsonl, ascending.
+        num_epochs: what the dense run is planned for, pruned or not.
+
+    Returns:
+        A `triggers.History`.
+
+    Example:
+        >>> as_history([{"epoch": 1, "signals": {"fisher_trace": 2.0}}], 40)
+        [{'epoch': 1, 'fisher_trace': 2.0, 'num_epochs': 40}]
+    """
+    return [flat(entry) | {"num_epochs": num_epochs} for entry in entries]
+
+
+class RunRecords:
+    """The records of one run directory; one JSON line an epoch, flushed to the disk.
+
+    Args:
+        directory: of the run.
+        checked: whether its records must have checksums; see `has_checksums`.
+
+    Example:
+        >>> import tempfile
+        >>> run = RunRecords(Path(tempfile.mkdtemp()))
+        >>> _ = run.append({"epoch": 1, "test_accuracy": 0.5})
+        >>> run.epochs(), run.result()
+        ([{'epoch': 1, 'test_accuracy': 0.5}], None)
+    """
+
+    def __init__(self, directory: Path, *, checked: bool = True):
+        self.directory, self._checked = directory, checked
+        self._metrics = directory / "metrics.jsonl"
+        # The checksum that the next line continues, once it is known.
+        self._last: str | None = None
+
+    def start(self, identity: dict[str, Any]) -> None:
+        """Makes the directory and says in run.json what runs here."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        records.write_json(self.directory / "run.json", identity)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Reads the finished epochs' entries; a torn last line, left by a crash, is not one.
+
+        Raises:
+            InvalidInput: a line is damaged, lost, or not the next epoch; names it.
+        """
+        entries, _, problem = self._read()
+        if problem:
+            raise problem
+        return entries
+
+    def num_sound(self) -> int:
+        """Counts the epochs on record, up to the first that is damaged."""
+        return len(self._read()[0])
+
+    def _read(self) -> tuple[list[dict[str, Any]], list[str], InvalidInput | None]:
+        """Reads metrics.jsonl up to its end, or to the first line that is not sound.
+
+        Returns:
+            The entries, their lines, and what is wrong with the next one.
+        """
+        entries: list[dict[str, Any]] = []
+        lines: list[str] = []
+        last = self._beginning()
+        try:
+            *lines, _torn = (records.read_text(self._metrics) or "").split("\n")
+            for line in lines:
+                entry, last = self._entry(line, last, len(entries))
+                self._require_next(entry, entries)
+                entries.append(entry)
+        except InvalidInput as error:
+            return entries, lines[: len(entries)], error
+        self._last = last
+        return entries, lines, None
+
+    def _entry(self, line: str, before: str, index: int) -> tuple[dict[str, Any], str]:
+        """Reads a line.
+
+        Returns:
+            Its entry and its checksum; that of the line before if it has none.
+        """
+        entry = records.parse(line, self._line(index))
+        sealed = entry.pop("checksum", None)
+        if sealed is None and not self._checked:
+            return entry, before
+        checksum = records.checksum(before, line.rpartition(ENDING)[0])
+        if sealed != checksum:
+            allowed = "to match its checksum, and to follow the line before"
+            raise unexpected(self._line(index), records.start_of(line), allowed, records.REMEDY)
+        return entry, checksum
+
+    def _require_next(self, entry: dict[str, Any], before: Sequence[dict[str, Any]]) -> None:
+        epoch = entry.get("epoch")
+        wanted = before[-1]["epoch"] + 1 if before else epoch
+        if not isinstance(epoch, int) or epoch != wanted:
+            allowed = f"to be of epoch {wanted}" if before else "to name an epoch"
+            raise unexpected(self._line(len(before)), epoch, allowed, records.REMEDY)
+
+    def _line(self, index: int) -> str:
+        return f"{self._metrics}, line {index + 1}"
+
+    def _beginning(self) -> str:
+        """Returns what the first line continues."""
+        return records.checksum(records.place(self._metrics), "")
+
+    def _chained(self) -> str:
+        """Returns what the next line continues."""
+        if self._last is None:
+            self.epochs()
+        assert self._last is not None
+        return self._last
+
+    def append(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Adds one epoch, and returns it; non-finite numbers become null in the file."""
+        text = json.dumps(plain(entry), allow_nan=False).removesuffix("}")
+        checksum = records.checksum(self._chained(), text)
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(f'{text}{ENDING}{checksum}"}}\n')
+            file.flush()
+            os.fsync(file.fileno())
+        self._last = checksum
+        return entry
+
+    def truncate(self, num_entries: int) -> None:
+        """Keeps the first entries only: those a resumed run will not train again.
+
+        Raises:
+            InvalidInput: as of `epochs`.
+        """
+        _, lines, problem = self._read()
+        if problem:
+            raise problem
+        self._keep(lines[:num_entries])
+
+    def _keep(self, lines: Iterable[str]) -> None:
+        records.replace_file(self._metrics, "".join(f"{line}\n" for line in lines).encode())
+        self._last = None
+
+    def result(self) -> dict[str, Any] | None:
+        """Reads how the run ended, `status` and more, or None while it is unfinished.
+
+        Raises:
+            InvalidInput: it is damaged, or names no status that a run can have.
+        """
+        result = self._result()
+        return result and {name: value for name, value in result.items() if name != LAST}
+
+    def _result(self) -> dict[str, Any] | None:
+        result = records.read_json(self.directory / "result.json", checked=self._checked)
+        if result is not None and result.get("status") not in STATUSES:
+            allowed = f"to be one of {', '.join(STATUSES)}"
+            thing = f"status in {self.directory / 'result.json'}"
+            raise unexpected(thing, result.get("status"), allowed, records.REMEDY)
+        return result
+
+    def has_ended(self) -> bool:
+        """Tells whether there is a result, without reading it."""
+        return (self.directory / "result.json").is_file()
+
+    def description(self) -> dict[str, Any] | None:
+        """Reads what `start` has said; None before it has."""
+        return records.read_json(self.directory / "run.json", checked=self._checked)
+
+    def forget_result(self) -> None:
+        """Takes back `finish`: the run goes on from where it is."""
+        (self.directory / "result.json").unlink(missing_ok=True)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Marks the run as ended: it will not be trained again."""
+        sealed = result | {LAST: self._chained()}
+        records.write_json(self.directory / "result.json", sealed)
+
+    def read(self) -> "Recorded":
+        """Reads all records of the run, and checks that they belong together.
+
+        Raises:
+            InvalidInput: one is damaged or lost, or says something else than the others.
+        """
+        described, entries, result = self.description(), self.epochs(), self._result()
+        if described is None and (entries or result):
+            missing = str(self.directory / "run.json")
+            raise InvalidInput([expected("file", missing, "to exist", records.REMEDY)])
+        first = (described or {}).get("first_epoch")
+        if self._checked and entries and entries[0]["epoch"] - 1 != first:
+            allowed = f"to be the epoch after first_epoch={first} of run.json"
+            raise unexpected(self._line(0), entries[0]["epoch"], allowed, records.REMEDY)
+        if result and result.pop(LAST, self._chained()) != self._chained():
+            allowed = "to hold the epochs after which result.json was written"
+            raise unexpected(str(self._metrics), f"{len(entries)} lines", allowed, records.REMEDY)
+        return Recorded(described, entries, result)
+
+    def mend(self) -> list[str]:
+        """Sets damaged records aside, as NAME.damaged, so that the run goes on from what is sound.
+
+        Of metrics.jsonl the lines before the damage are kept. Only for who holds the run's lock.
+
+        Returns:
+            A sentence per damage; none where all is sound.
+
+        Raises:
+            InvalidInput: a file cannot be read at all.
+        """
+        for name in records.OF_RUNS:
+            # What may not be read is no damage, and refused.
+            records.read_text(self.directory / name)
+        _, lines, problem = self._read()
+        problems = list(problem.problems) if problem else []
+        if problem:
+            self._set_aside("metrics.jsonl")
+            self._keep(lines)
+        attempts = functools.partial(records.read_json, self.directory / "attempts.json")
+        readers = {"run.json": self.description, "attempts.json": attempts}
+        # What all say together comes last: a result of other epochs is not to be believed.
+        for name, read in (readers | {"result.json": self.read}).items():
+            if found := problems_of(read):
+                problems += found
+                self._set_aside(name)
+        return problems
+
+    def _set_aside(self, name: str) -> None:
+        path = self.directory / name
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(path.with_name(f"{name}.damaged"))
+
+
+class Recorded(NamedTuple):
+    """What a run's records say.
+
+    Attributes:
+        description: of run.json; None where nothing has run.
+        epochs: of metrics.jsonl, ascending.
+        result: of result.json; None while the run is unfinished.
+    """
+
+    description: dict[str, Any] | None
+    epochs: list[dict[str, Any]]
+    result: dict[str, Any] | None
