@@ -8,12 +8,11 @@ is named, with the remedy.
 import contextlib
 import json
 import math
-import os
-import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from earlyprune_jax import storage
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
@@ -25,32 +24,9 @@ BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
-        >>> replace_file(path, b"a,b")
-        >>> path.read_bytes()
-        b'a,b'
-    """
-    # Two hosts that share a directory may run processes of the same id.
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            # Without this a power cut can leave the new name on an empty file.
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes strict JSON, replacing the file in one step."""
-    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    storage.replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
@@ -67,9 +43,8 @@ def read_json(path: Path, kind: type = dict, *, remedy: str = REMEDY) -> Any:
     Raises:
         InvalidInput: the file does not hold JSON of that kind.
     """
-    if not path.is_file():
-        return None
-    return _parse(path.read_text(encoding="utf-8", errors="replace"), kind, str(path), remedy)
+    text = storage.read_text(path)
+    return None if text is None else _parse(text, kind, str(path), remedy)
 
 
 def holds_study(workdir: Path) -> bool:
@@ -177,7 +152,7 @@ class RunRecords:
 
     def start(self, identity: dict[str, Any]) -> None:
         """Makes the directory and says in run.json what runs here."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        storage.make_directory(self.directory)
         write_json(self.directory / "run.json", identity)
 
     def epochs(self) -> list[dict[str, Any]]:
@@ -186,9 +161,7 @@ class RunRecords:
         Raises:
             InvalidInput: another line is damaged; names it.
         """
-        if not self._metrics.is_file():
-            return []
-        *whole, _torn = self._metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        *whole, _torn = (storage.read_text(self._metrics) or "").split("\n")
         return [
             _parse(line, dict, f"{self._metrics}, line {number}")
             for number, line in enumerate(whole, 1)
@@ -196,16 +169,13 @@ class RunRecords:
 
     def append(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Adds one epoch, and returns it; non-finite numbers become null in the file."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(entry), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        storage.append(self._metrics, json.dumps(plain(entry), allow_nan=False) + "\n")
         return entry
 
     def truncate(self, num_entries: int) -> None:
         """Keeps the first entries only: those a resumed run will not train again."""
         lines = [json.dumps(entry) + "\n" for entry in self.epochs()[:num_entries]]
-        replace_file(self._metrics, "".join(lines).encode())
+        storage.replace_file(self._metrics, "".join(lines).encode())
 
     def result(self) -> dict[str, Any] | None:
         """Reads how the run ended, `status` and more, or None while it is unfinished."""
@@ -225,7 +195,7 @@ class RunRecords:
 
     def forget_result(self) -> None:
         """Takes back `finish`: the run goes on from where it is."""
-        (self.directory / "result.json").unlink(missing_ok=True)
+        storage.remove(self.directory / "result.json")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run as ended: it will not be trained again."""

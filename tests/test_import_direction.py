@@ -13,6 +13,7 @@ LAYERS = [
         "user_code",
         "spec_sections",
         "spec",
+        "storage",
         "records",
         "triggers",
         "analysis",
