@@ -21,12 +21,13 @@ from earlyprune_jax.grid import plan, scheduler
 from earlyprune_jax.grid.members import Comparison, Run, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
-from earlyprune_jax.grid.study import Study, free_bytes
+from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.workers import Pool, step_seconds
 from earlyprune_jax.metrics import duration
 from earlyprune_jax.progress import Reporter, standard_output
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
+from earlyprune_jax.storage import UnusableFile, free_bytes
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost, optim
 from earlyprune_jax.validate import InvalidInput, refuse
@@ -132,7 +133,7 @@ def _sum_up(trainer: Trainer) -> str:
     else:
         refuse(workspace.changed_data(study, digests))
     # All is there already: a read-only copy is good enough to be summed up.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnusableFile):
         return _finish(study)
     return summary.summarize(study.workdir)
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from earlyprune_jax.grid.options import keep_freed_memory, leave_on
+from earlyprune_jax.storage import EXIT_CODE, StorageError
 from earlyprune_jax.validate import BAD_INPUT, InvalidInput, expected, gathering, refuse
 
 # The rest is imported late: help and typing errors should not wait for JAX.
@@ -277,6 +278,9 @@ def program(command: Callable[[list[str]], int] = main) -> NoReturn:
         os._exit(FAILED)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
+    except StorageError as error:
+        print(f"earlyprune_jax: {error}", file=sys.stderr)
+        os._exit(EXIT_CODE)
     except Exception as error:  # a crash must leave at once too: see below
         if isinstance(error, OSError) and error.strerror and error.filename is None:
             print(f"earlyprune_jax: reading or writing failed: {error.strerror}.", file=sys.stderr)

@@ -7,12 +7,11 @@ same, or copied from another run, is named, with the remedy.
 import contextlib
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from earlyprune_jax import storage
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
@@ -32,34 +31,11 @@ ENDING = ',\n  "checksum": "'
 """What comes before the checksum."""
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new one, never a part.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
-        >>> replace_file(path, b"a,b")
-        >>> path.read_bytes()
-        b'a,b'
-    """
-    # Two hosts that share a directory may run processes of the same id.
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            # Without this a power cut can leave the new name on an empty file.
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes a record: strict JSON and its checksum, replacing the file in one step."""
     text = json.dumps(value, indent=2, allow_nan=False).removesuffix("\n}")
     sealed = f'{text}{ENDING}{checksum(place(path), text)}"\n}}\n'
-    replace_file(path, sealed.encode())
+    storage.replace_file(path, sealed.encode())
 
 
 def read_json(path: Path, *, remedy: str = REMEDY, checked: bool = True) -> dict[str, Any] | None:
@@ -88,7 +64,7 @@ def read_json(path: Path, *, remedy: str = REMEDY, checked: bool = True) -> dict
         ...
         earlyprune_jax.validate.InvalidInput: Expected .../run.json='{ "kind": "fork",...
     """
-    text = read_text(path, remedy)
+    text = storage.read_text(path)
     return None if text is None else parse_record(path, text, remedy=remedy, checked=checked)
 
 
@@ -170,21 +146,6 @@ def sound(directory: Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         allowed = f"to hold the records of a run ({type(error).__name__}: {error})"
         raise unexpected("directory", str(directory), allowed, REMEDY) from error
-
-
-def read_text(path: Path, remedy: str = REMEDY) -> str | None:
-    """Reads a file; None where there is none.
-
-    Raises:
-        InvalidInput: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        allowed = f"to be a file that can be read ({error.strerror})"
-        raise unexpected("record", str(path), allowed, remedy) from error
 
 
 def parse(text: str, source: str, remedy: str = REMEDY) -> dict[str, Any]:

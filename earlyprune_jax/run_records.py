@@ -5,16 +5,14 @@ metrics.jsonl are chained: each continues the checksum of the line before, so on
 doubled or moved is found too; result.json holds the last of them.
 """
 
-import contextlib
 import functools
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earlyprune_jax import records
+from earlyprune_jax import records, storage
 from earlyprune_jax.validate import InvalidInput, expected, problems_of, unexpected
 
 STATUSES = ("finished", "diverged", "failed", "skipped")
@@ -93,7 +91,7 @@ class RunRecords:
 
     def start(self, identity: dict[str, Any]) -> None:
         """Makes the directory and says in run.json what runs here."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        storage.make_directory(self.directory)
         records.write_json(self.directory / "run.json", identity)
 
     def epochs(self) -> list[dict[str, Any]]:
@@ -121,7 +119,7 @@ class RunRecords:
         lines: list[str] = []
         last = self._beginning()
         try:
-            *lines, _torn = (records.read_text(self._metrics) or "").split("\n")
+            *lines, _torn = (storage.read_text(self._metrics) or "").split("\n")
             for line in lines:
                 entry, last = self._entry(line, last, len(entries))
                 self._require_next(entry, entries)
@@ -172,10 +170,7 @@ class RunRecords:
         """Adds one epoch, and returns it; non-finite numbers become null in the file."""
         text = json.dumps(plain(entry), allow_nan=False).removesuffix("}")
         checksum = records.checksum(self._chained(), text)
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(f'{text}{ENDING}{checksum}"}}\n')
-            file.flush()
-            os.fsync(file.fileno())
+        storage.append(self._metrics, f'{text}{ENDING}{checksum}"}}\n')
         self._last = checksum
         return entry
 
@@ -191,7 +186,7 @@ class RunRecords:
         self._keep(lines[:num_entries])
 
     def _keep(self, lines: Iterable[str]) -> None:
-        records.replace_file(self._metrics, "".join(f"{line}\n" for line in lines).encode())
+        storage.replace_file(self._metrics, "".join(f"{line}\n" for line in lines).encode())
         self._last = None
 
     def result(self) -> dict[str, Any] | None:
@@ -221,7 +216,7 @@ class RunRecords:
 
     def forget_result(self) -> None:
         """Takes back `finish`: the run goes on from where it is."""
-        (self.directory / "result.json").unlink(missing_ok=True)
+        storage.remove(self.directory / "result.json")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run as ended: it will not be trained again."""
@@ -260,11 +255,11 @@ class RunRecords:
         """
         for name in records.OF_RUNS:
             # What may not be read is no damage, and refused.
-            records.read_text(self.directory / name)
+            storage.read_text(self.directory / name)
         _, lines, problem = self._read()
         problems = list(problem.problems) if problem else []
         if problem:
-            self._set_aside("metrics.jsonl")
+            storage.set_aside(self._metrics)
             self._keep(lines)
         attempts = functools.partial(records.read_json, self.directory / "attempts.json")
         readers = {"run.json": self.description, "attempts.json": attempts}
@@ -272,13 +267,8 @@ class RunRecords:
         for name, read in (readers | {"result.json": self.read}).items():
             if found := problems_of(read):
                 problems += found
-                self._set_aside(name)
+                storage.set_aside(self.directory / name)
         return problems
-
-    def _set_aside(self, name: str) -> None:
-        path = self.directory / name
-        with contextlib.suppress(FileNotFoundError):
-            path.replace(path.with_name(f"{name}.damaged"))
 
 
 class Recorded(NamedTuple):

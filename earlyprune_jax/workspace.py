@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import __version__, tasks, user_code
+from earlyprune_jax import __version__, storage, tasks, user_code
 from earlyprune_jax.analysis import results
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.locks import held
@@ -23,6 +23,8 @@ from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import FOLDERS, PLAN, holds_study, read_json, write_json
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
+from earlyprune_jax.storage import StorageError
+from earlyprune_jax.training.checkpoint import unusable_path
 from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import expected, problems_of, refuse, unexpected
 
@@ -51,7 +53,17 @@ FlatSetting = tuple[tuple[str, str], ...]
 
 def check(workdir: Path, spec: RunSpec) -> list[str]:
     """Lists why this experiment cannot live in this directory; an absent or empty one is fine."""
+    remedy = "Choose another, or reach it by a link of another name."
+    if allowed := unusable_path(workdir):
+        return [expected("--workdir", str(workdir), allowed, remedy)]
+    try:
+        return _check(workdir, spec)
+    except OSError as error:
+        allowed = f"to be a directory that can be read ({error.strerror})"
+        return [expected("--workdir", str(workdir), allowed, remedy)]
 
+
+def _check(workdir: Path, spec: RunSpec) -> list[str]:
     def refused(allowed: str, remedy: str) -> list[str]:
         return [expected("--workdir", str(workdir), allowed, remedy)]
 
@@ -152,8 +164,9 @@ def describe(
     """
     workdir = study.workdir
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         with held(workdir):
+            for folder in ("", "figures", "signal_budgets"):
+                storage.clean(workdir / folder, is_held=False)
             refuse(check(workdir, study.spec) or changed_data(study, data_digests))
             spec, before = study.spec, read_json(workdir / "study.json", remedy=REMEDY) or {}
             task = tasks.abstract(spec.at(spec.settings()[0]))
@@ -172,6 +185,8 @@ def describe(
             write_json(workdir / "study.json", described)
             write_json(workdir / PLAN, _plan(study))
             _add_session(workdir, options, trains)
+    except StorageError:
+        raise
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
         raise unexpected("--workdir", str(workdir), allowed, "Choose another.") from error

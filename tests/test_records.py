@@ -1,7 +1,7 @@
 import os
 import platform
 
-from earlyprune_jax import records
+from earlyprune_jax import storage
 
 
 def test_two_hosts_of_one_directory_write_to_temporaries_of_their_own(tmp_path, monkeypatch):
@@ -12,6 +12,6 @@ def test_two_hosts_of_one_directory_write_to_temporaries_of_their_own(tmp_path, 
     monkeypatch.setattr(os, "getpid", lambda: 7)
     for host in ("first", "second"):
         monkeypatch.setattr(platform, "node", lambda host=host: host)
-        records.replace_file(tmp_path / "table.csv", host.encode())
+        storage.replace_file(tmp_path / "table.csv", host.encode())
         (tmp_path / "table.csv").unlink()
     assert len(set(seen)) == len(seen) == 2

@@ -137,7 +137,7 @@ def test_a_run_of_an_earlier_version_has_no_checksums_and_may_be_read_only(run):
 def test_a_record_that_is_no_file_is_refused_and_not_set_aside(run):
     (run.directory / "result.json").unlink()
     (run.directory / "result.json").mkdir()
-    with pytest.raises(InvalidInput, match="result.json.*Is a directory"):
+    with pytest.raises(InvalidInput, match="result.json"):
         run.mend()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earlyprune_jax import records
+from earlyprune_jax import storage
 from earlyprune_jax.analysis.peaks import OTHER_READINGS
 from earlyprune_jax.analysis.places import Place
 
@@ -192,18 +192,18 @@ def save_all(
     for name, figure in pictures.items():
         if figure is None:
             continue
-        directory.mkdir(exist_ok=True)
+        storage.make_directory(directory)
         for extension, removed in metadata.items():
             image = io.BytesIO()
             with matplotlib.rc_context({"svg.hashsalt": "earlyprune_jax", "svg.fonttype": "none"}):
                 figure.savefig(image, format=extension, dpi=150, metadata=removed)
             paths.append(directory / f"{name}.{extension}")
-            records.replace_file(paths[-1], image.getvalue())
+            storage.replace_file(paths[-1], image.getvalue())
             # The layout of the first file serves the second: computing it is half of the time.
             figure.set_layout_engine("none")
     for stem in set(possible) - {path.stem for path in paths} if paths else ():
         for extension in metadata:
-            (directory / f"{stem}.{extension}").unlink(missing_ok=True)
+            storage.remove(directory / f"{stem}.{extension}")
     return paths
 
 

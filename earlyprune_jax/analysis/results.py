@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import records
+from earlyprune_jax import storage
 from earlyprune_jax.analysis.places import SETTING, Place
 from earlyprune_jax.analysis.runs import (
     Runs,
@@ -120,7 +120,7 @@ def save(
     if not isinstance(rows, pd.DataFrame):
         # Objects: whole numbers stay whole beside cells without a value.
         rows = pd.DataFrame(list(rows), columns=list(columns) or None, dtype="object")
-    records.replace_file(path, rows.to_csv(index=False, lineterminator="\n").encode())
+    storage.replace_file(path, rows.to_csv(index=False, lineterminator="\n").encode())
     return path
 
 

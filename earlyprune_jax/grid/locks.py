@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from earlyprune_jax import storage
 from earlyprune_jax.records import read_json, write_json
-from earlyprune_jax.validate import unexpected
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 SECONDS_BETWEEN_TRIES = 0.001
@@ -45,11 +46,10 @@ class RunLocks(contextlib.ExitStack):
             False where another process holds it, unless it `waits` until it is free.
 
         Raises:
-            InvalidInput: its file system has no locks.
+            InvalidInput: its file system has no locks, or the lock is a link.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as opened:
-            file = opened.enter_context((directory / ".lock").open("w"))
+            file = opened.enter_context(storage.open_lock(directory))
             try:
                 if waits:
                     fcntl.flock(file, fcntl.LOCK_EX)
@@ -84,9 +84,9 @@ def is_held(directory: Path) -> bool:
         False
     """
     try:
-        with (directory / ".lock").open("rb") as file:
+        with storage.open_lock(directory, makes=False) as file:
             return not _try(file, fcntl.LOCK_SH)
-    except OSError:
+    except (OSError, InvalidInput):
         return False
 
 

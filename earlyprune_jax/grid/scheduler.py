@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import jax
 
-from earlyprune_jax import tasks
+from earlyprune_jax import storage, tasks
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label, trunk_of
 from earlyprune_jax.grid.study import MOST_ATTEMPTS, Study
 from earlyprune_jax.grid.trainer import Trainer
+from earlyprune_jax.storage import StorageError, UnusableFile
 from earlyprune_jax.training import clock
 from earlyprune_jax.training.engine import engine_id
 
@@ -151,6 +152,7 @@ def _take(
             ready[start] = study.is_ready(member)
         if not ready[start] or not run_locks.take(directory):
             continue
+        storage.clean(directory, is_held=True)
         # Looked at before the lock was there: its last holder may have finished it in between.
         # Opening the directory asks the server of a network file system, where looking for one file
         # may not.
@@ -189,6 +191,8 @@ def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:
                 left = left[width:]
             except Locked:
                 return False
+            except (StorageError, UnusableFile):
+                raise  # Nor could it be written down that the member has failed.
             except Exception as error:  # whatever one member raises must not stop the others
                 if group[1:]:
                     # Equally many on every device; below one on each, forks train one by one.
@@ -229,7 +233,7 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
         first_epoch = getattr(member, "fork_epoch", None) or 0
         described = members.described(trainer.study.spec, member, first_epoch, 0)
         records_of.start(described)
-    (records_of.directory / "error.txt").write_text(details or reason)
+    storage.replace_file(records_of.directory / "error.txt", (details or reason).encode())
     result = {"status": "failed", "reason": reason}
     if not isinstance(member, Comparison):
         result |= {"epoch": described["first_epoch"] + records_of.num_sound() + 1}

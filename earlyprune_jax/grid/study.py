@@ -8,12 +8,12 @@ import functools
 import itertools
 import os
 import platform
-import shutil
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from earlyprune_jax import storage
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
@@ -150,7 +150,7 @@ class Study:
 
     def forget_attempts(self, member: Member) -> None:
         """Notes that a member was left in an orderly way."""
-        self._attempts(member).unlink(missing_ok=True)
+        storage.remove(self._attempts(member))
 
     def _attempts(self, member: Member) -> Path:
         return self.directory(member) / "attempts.json"
@@ -184,10 +184,3 @@ class Study:
                     # Looked at again: another process may have finished it since.
                     if locks.take(records.directory) and self._is_left(member):
                         records.forget_result()
-
-
-def free_bytes(workdir: Path) -> int:
-    """Returns what is free on the disk that a workdir is on, or will be."""
-    path = workdir.absolute()
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    return shutil.disk_usage(existing).free

@@ -25,6 +25,7 @@ from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks, Trainer
 from earlyprune_jax.spec import RunSpec, use_code
+from earlyprune_jax.storage import EXIT_CODE, StorageError
 from earlyprune_jax.training import budget
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import BAD_INPUT, InvalidInput, refuse
@@ -76,6 +77,7 @@ class Pool:
 
         Raises:
             InvalidInput: a worker could not use its input.
+            StorageError: a worker could not write.
         """
         parts = running.shares(running.usable_cores(), self._num_workers)
         with ThreadPoolExecutor(len(parts)) as threads:
@@ -127,6 +129,8 @@ class Pool:
                 with self._lock:
                     if kind == "problems":
                         self._problems += content
+                    elif kind == "storage":
+                        raise content[0]
                     else:
                         getattr(self._callbacks, kind)(*content)
         return count
@@ -188,6 +192,9 @@ def main() -> int:
     except InvalidInput as error:
         tell("problems", *error.problems)
         return BAD_INPUT
+    except StorageError as error:
+        tell("storage", error)
+        return EXIT_CODE
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

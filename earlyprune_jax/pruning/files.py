@@ -25,7 +25,7 @@ import earlyprune_jax
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
-from earlyprune_jax.records import replace_file
+from earlyprune_jax.storage import replace_file
 from earlyprune_jax.validate import expected, unexpected
 
 Path = str | os.PathLike[str]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import config, experiment, workspace
+from earlyprune_jax import config, experiment, storage, workspace
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
 from earlyprune_jax.grid.options import Options, keep_freed_memory
@@ -221,7 +221,8 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
     experiment.begin(Trainer(study, SILENT), options, trains=False)
     study = Study(study.spec, study.workdir.absolute())
     folder = study.workdir / "slurm" / time.strftime("%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True)
+    with storage.using(folder):
+        folder.mkdir(parents=True)
     tasks = {
         stage: [functools.partial(work, study, options, slurm_options.minutes, stage)] * count
         for stage, count in stages.items()

@@ -1,16 +1,20 @@
 """Checkpoints of a run, one directory an epoch, through Orbax; nothing else imports Orbax.
 
-A checkpoint appears whole or not at all (Orbax writes beside and renames). Every leaf's
-bytes enter a SHA-256 that is stored with it and verified on restore, because a damaged page
-would otherwise load silently wrong.
+A checkpoint appears whole or not at all (Orbax writes beside and renames). Run, epoch and every
+leaf's bytes enter a SHA-256 that is stored with it and verified on restore, because a damaged page
+or a checkpoint of another place would otherwise load silently wrong.
+
+A `checkpoints` that is a link is refused, as is one of an epoch: two runs whose links lead to one
+place would delete each other's. Link the whole workdir to another disk instead.
 """
 
 import contextlib
 import hashlib
 import json
-import shutil
+import logging
+import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +23,58 @@ import numpy as np
 import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
+from earlyprune_jax import storage
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.validate import expected
 
+EPOCH = re.compile("0|[1-9][0-9]*")
+"""The name of a checkpoint."""
+INTERRUPTED = re.compile(rf"({EPOCH.pattern})\.orbax-checkpoint-tmp(-[0-9]+)?")
+"""What Orbax calls one that it writes, with a time in its earlier versions."""
+LONGEST_NAME, LONGEST_PATH = 255, 3600
+"""In bytes, of a workdir: Linux allows 4096 with what a run lays below."""
+REMEDY = "Runs go back to an older one; delete the directory of a run that has ended."
+
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, or of another network; the message says which and what to
-    do."""
+    """A checkpoint is missing, damaged, or of another network or run; the message says which and
+    what to do."""
 
 
-def digest(tree: Any) -> str:
-    """Computes the SHA-256 over every leaf's path, type, shape and bytes, hexadecimal.
+def unusable_path(directory: Path) -> str:
+    """Says what a directory's path must be for checkpoints below it; "" if it is that.
+
+    Orbax takes a path for a pattern of names, or for one of a cloud where it contains gs:/.
+
+    Example:
+        >>> unusable_path(Path("runs/digits"))
+        ''
+        >>> unusable_path(Path("runs/lr[1]"))
+        'to have none of * ? [ ] \\\\ in its path, and no name that ends in gs:'
+    """
+    path = str(directory.absolute())
+    try:
+        names = [len(name) for name in path.encode().split(b"/")]
+    except UnicodeEncodeError:
+        return "to be a path in UTF-8"
+    if "\0" in path:
+        return "to have no NUL in its path"
+    if max(names) > LONGEST_NAME or sum(names) + len(names) > LONGEST_PATH:
+        longest = f"names of {LONGEST_NAME} bytes and a path of {LONGEST_PATH}"
+        return f"to have {longest} at most"
+    if re.search(r"[*?\[\]\\]|gs:/", f"{path}/"):
+        return r"to have none of * ? [ ] \ in its path, and no name that ends in gs:"
+    return ""
+
+
+def digest(tree: Any, name: str = "") -> str:
+    """Computes the SHA-256 over a name and every leaf's path, type, shape and bytes, hexadecimal.
 
     Example:
         >>> digest({"a": np.zeros(2)}) == digest({"a": np.zeros(2)}) != digest({"b": np.zeros(2)})
         True
     """
-    total = hashlib.sha256()
+    total = hashlib.sha256(name.encode())
     for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         total.update(f"{path_name(path)} {array.dtype} {np.shape(leaf)}".encode())
@@ -46,9 +85,13 @@ def digest(tree: Any) -> str:
 class CheckpointStore:
     """The checkpoints of one run, by epoch; the process that calls is the only one that writes.
 
+    Args:
+        directory: in that of the run, by whose name and folder, as trunks/NAME, a checkpoint knows
+            whose it is.
+
     Example:
         >>> import tempfile
-        >>> store = CheckpointStore(Path(tempfile.mkdtemp()))
+        >>> store = CheckpointStore(Path(tempfile.mkdtemp()) / "trunks" / "run" / "checkpoints")
         >>> seconds = store.save(3, {"w": np.arange(2.0)})
         >>> store.epochs(), store.restore(3, {"w": np.zeros(2)})["w"].tolist()
         ([3], [0.0, 1.0])
@@ -57,41 +100,75 @@ class CheckpointStore:
     def __init__(self, directory: Path):
         # Orbax takes absolute paths only.
         self.directory = directory.absolute()
+        self._run = "/".join(self.directory.parts[-3:-1])
 
     def epochs(self) -> list[int]:
         """Lists the epochs saved, ascending; interrupted saves are not among them."""
-        names = (entry.name for entry in self.directory.glob("*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(entry.name) for entry in self._entries() if EPOCH.fullmatch(entry.name))
 
     def has(self, epoch: int) -> bool:
         """Tells whether there is a whole checkpoint of an epoch, sound or not."""
-        return self._path(epoch).is_dir()
+        with storage.using(path := self._path(epoch)):
+            return path.is_dir()
 
     def save(self, epoch: int, state: Any) -> float:
         """Writes a pytree of arrays as the checkpoint of `epoch`; replaces an older one.
 
         Returns:
             The seconds it took.
+
+        Raises:
+            StorageError: it could not be written; what was is deleted.
+            UnusableFile: a link is in the way.
         """
         started = time.monotonic()
         tree = jax.device_get(_as_dict(state))
-        self.directory.mkdir(parents=True, exist_ok=True)
-        _write(str(self._path(epoch)), tree, {"sha256": digest(tree)})
+        path = self._own(epoch)
+        storage.make_directory(self.directory)
+        temporary = path.with_name(f"{path.name}.orbax-checkpoint-tmp")
+        storage.refuse_link(temporary)
+        about = {"run": self._run, "epoch": epoch}
+        try:
+            with storage.using(path), _quiet():
+                _write(str(path), tree, about | {"sha256": digest(tree, _name(about))})
+        except storage.StorageError:
+            with contextlib.suppress(OSError):
+                storage.remove_directory(temporary)
+            raise
         return time.monotonic() - started
 
     def restore(self, epoch: int, like: Any) -> Any:
         """Reads a checkpoint into the structure of `like`, whose shapes and types it must have.
 
         Raises:
-            CheckpointError: absent, unreadable, damaged, or of another structure.
+            CheckpointError: absent, unreadable, damaged, of another structure, epoch or run.
+            UnusableFile: it is a link, or the user may not read it.
         """
-        path = self._path(epoch)
-        if not path.is_dir():
+        path = self._own(epoch)
+        if not self.has(epoch):
             saved = f"Saved: {self.epochs()}."
             raise CheckpointError(expected("checkpoint", str(path), "to exist", saved))
         template = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _as_dict(like).items()}
-        tree = _read(path, template)
+        tree = self._read(epoch, template)
+        # Orbax takes any shape.
+        if any(np.shape(tree[name]) != leaf.shape for name, leaf in template.items()):
+            raise _damaged(path, "to have the shapes of this network")
         return jax.tree.unflatten(jax.tree.structure(like), [tree[name] for name in template])
+
+    def problem(self, epoch: int) -> str | None:
+        """Checks a checkpoint without knowing its network: bytes, run and epoch.
+
+        Returns:
+            What is wrong with it; None if nothing is.
+
+        Raises:
+            UnusableFile: as of `restore`.
+        """
+        try:
+            self._read(epoch, None)
+        except CheckpointError as error:
+            return str(error)
+        return None
 
     def sha256(self, epoch: int) -> str | None:
         """Reads the digest stored with a checkpoint; None if there is none to be read."""
@@ -101,18 +178,74 @@ class CheckpointStore:
             return None
 
     def discard_interrupted(self) -> None:
-        """Deletes what a save that was killed left behind."""
-        for entry in self.directory.glob("*"):
-            if not entry.name.isdigit():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        """Deletes what a save that was killed left behind, and nothing else.
+
+        Raises:
+            UnusableFile: the directory, or what goes by the name of such a save, is a link.
+        """
+        storage.refuse_link(self.directory)
+        for entry in self._entries():
+            if INTERRUPTED.fullmatch(entry.name):
+                storage.remove_directory(entry)
 
     def keep_only(self, epochs: Collection[int]) -> None:
         """Deletes the checkpoints of all other epochs."""
         for epoch in set(self.epochs()).difference(epochs):
-            shutil.rmtree(self._path(epoch))
+            storage.remove_directory(self._own(epoch))
+
+    def _entries(self) -> list[Path]:
+        with storage.using(self.directory):
+            return list(self.directory.iterdir()) if self.directory.is_dir() else []
 
     def _path(self, epoch: int) -> Path:
         return self.directory / str(epoch)
+
+    def _own(self, epoch: int) -> Path:
+        """Returns a checkpoint's path, of which neither the last nor the last but one is a link."""
+        path = self._path(epoch)
+        storage.refuse_link(self.directory)
+        storage.refuse_link(path)
+        return path
+
+    def _read(self, epoch: int, template: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        path, about = self._own(epoch), {"run": self._run, "epoch": epoch}
+        try:
+            with storage.using(path), _alone(), _quiet():
+                stored = _stored(path)
+                found, wanted = {name: stored.get(name) for name in about}, stored["sha256"]
+                tree = ocp.load(str(path), template)
+                sha256 = digest(tree, _name(about))
+        except storage.UnusableFile:
+            raise
+        except Exception as error:  # Orbax raises many types; the truth is often in the cause.
+            problem = _damaged(path, "to be readable")
+            raise CheckpointError(f"{problem} Orbax: {error.__cause__ or error}") from error
+        if found != about:
+            raise _damaged(path, f"to be {_name(about)}; it is {_name(found)}")
+        # Orbax casts a differing type silently: then the digest is another.
+        if sha256 != wanted:
+            raise _damaged(path, "to match its stored SHA-256: damaged, or of another network")
+        return tree
+
+
+def _name(about: dict[str, Any]) -> str:
+    return f"epoch {about['epoch']} of {about['run']}"
+
+
+def _damaged(path: Path, allowed: str) -> CheckpointError:
+    return CheckpointError(expected("checkpoint", str(path), allowed, REMEDY))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's threads from printing a traceback each of what is raised here anyway."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _write(path: str, tree: dict[str, np.ndarray], custom_metadata: dict[str, Any]) -> None:
@@ -153,23 +286,6 @@ def _stored(path: Path) -> dict[str, Any]:
     Orbax's own `metadata` opens every array, and loses a megabyte of memory each time.
     """
     return json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
-
-
-def _read(path: Path, template: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    remedy = "Runs go back to an older one; delete the directory of a run that has ended."
-    try:
-        wanted = _stored(path)["sha256"]
-        with _alone():
-            tree = ocp.load(str(path), template)
-    except Exception as error:  # Orbax raises many types; the truth is often in the cause.
-        problem = expected("checkpoint", str(path), "to be readable", remedy)
-        raise CheckpointError(f"{problem} Orbax: {error.__cause__ or error}") from error
-    # Orbax casts a differing type silently: then the digest is another. It takes any shape.
-    shapes = {name: leaf.shape for name, leaf in template.items()}
-    if digest(tree) != wanted or {name: np.shape(leaf) for name, leaf in tree.items()} != shapes:
-        allowed = "to match its stored SHA-256: it is damaged, or of another network"
-        raise CheckpointError(expected("checkpoint", str(path), allowed, remedy))
-    return tree
 
 
 def _as_dict(tree: Any) -> dict[str, Any]:

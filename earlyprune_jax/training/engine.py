@@ -20,10 +20,10 @@ from earlyprune_jax.array_types import PRNGKey
 from earlyprune_jax.spec import RunSpec, content_hash, deciding
 from earlyprune_jax.tasks import Batches, Task
 from earlyprune_jax.training import execution, optim, state
-from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.execution import FORK_AXIS, runner
 from earlyprune_jax.training.optim import Optimizer
-from earlyprune_jax.training.state import NEVER, Stream, TrainState, stream_key
+from earlyprune_jax.training.state import NEVER, BrokenMask, Stream, TrainState, stream_key
 
 Means = dict[str, float | None]
 """Metric -> value; None where the split is absent."""
@@ -109,8 +109,27 @@ class Engine:
         return jax.eval_shape(self.make_state, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
     def restored(self, store: CheckpointStore, epoch: int) -> TrainState:
-        """Reads a run's checkpoint; raises `CheckpointError` as `store.restore` does."""
-        return self.place(store.restore(epoch, self.state_shapes()))
+        """Reads a run's checkpoint.
+
+        Raises:
+            CheckpointError: as of `store.restore`, or its mask does not hold.
+        """
+        restored = store.restore(epoch, self.state_shapes())
+        try:
+            state.require_mask(restored)
+        except BrokenMask as error:
+            raise CheckpointError(f"Checkpoint {store.directory}/{epoch}: {error}") from error
+        return self.place(restored)
+
+    def save(self, store: CheckpointStore, epoch: int, current: TrainState) -> float:
+        """Writes a run's checkpoint, and returns the seconds it took.
+
+        Raises:
+            BrokenMask: the state's mask does not hold; nothing is written.
+        """
+        held = jax.device_get(current)
+        state.require_mask(held)
+        return store.save(epoch, held)
 
     def prunable(self, layers: str) -> Any:
         """Returns the structure of the params with Python bools: `layers` as of `pruning.layers`,

@@ -17,8 +17,9 @@ from earlyprune_jax.training.engine import Engine, Means
 from earlyprune_jax.training.measurement import Instrument, Watcher
 from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.training.schedules import rates_of_epoch
-from earlyprune_jax.training.state import NEVER, TrainState
+from earlyprune_jax.training.state import NEVER, BrokenMask, TrainState
 from earlyprune_jax.triggers import Trigger
+from earlyprune_jax.validate import expected
 
 FIRST_GUESS_SECONDS = 0.3
 """What a run's first save is taken to last."""
@@ -161,7 +162,11 @@ class Run:
         epoch = self.epoch
         if self._saved_epoch == epoch:
             return
-        self._save_seconds = self.store.save(epoch, state())
+        saved = state()
+        if (sparsity := pruning.sparsity(saved.mask, self.prunable)) != self._sparsity:
+            allowed = f"to stay {self._sparsity}, as the run began"
+            raise BrokenMask(expected("achieved sparsity", sparsity, allowed))
+        self._save_seconds = self.engine.save(self.store, epoch, saved)
         self._saved_epoch, self._unsaved_seconds = epoch, 0.0
         if self.kept is not None:
             compared = measurement.epochs_needed_after(epoch, self.instruments)
@@ -177,7 +182,7 @@ class Run:
         for index in range(start - self.first_epoch, epoch - self.first_epoch):
             state, _ = self.engine.train_epoch(state, self.rates(index))
         if start != epoch or not is_saved:
-            self.store.save(epoch, state)
+            self.engine.save(self.store, epoch, state)
         return state
 
     def _newest_sound(self, latest: int) -> tuple[TrainState, int, bool]:

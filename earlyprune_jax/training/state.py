@@ -8,14 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from earlyprune_jax.array_types import Array, Mask, Params, PRNGKey, Variables
 from earlyprune_jax.pruning import masks
+from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.signals import ProbeSignal
 from earlyprune_jax.tasks import Task, split_variables
 from earlyprune_jax.training.execution import Step
 from earlyprune_jax.training.optim import Optimizer
+from earlyprune_jax.validate import expected
 
 Sums = dict[str, Array]
 
@@ -102,6 +105,38 @@ def fork(
     opt_state = optimizer.init(params) if reset_momentum else masks.moments(mask, state.opt_state)
     key = stream_key(state.key, Stream.REPLICATE, replicate) if replicate else state.key
     return dataclasses.replace(state, params=params, opt_state=opt_state, mask=mask, key=key)
+
+
+class BrokenMask(RuntimeError):
+    """A state whose mask does not hold: the message names the leaf."""
+
+
+def require_mask(state: TrainState) -> None:
+    """Checks what every step guarantees: masks of booleans, and removed weights that are exactly 0.
+
+    Args:
+        state: on the host.
+
+    Raises:
+        BrokenMask: names the first leaf where it is not so.
+
+    Example:
+        >>> key, weights = np.zeros(2, np.uint32), {"w": np.array([1.0, 2.0])}
+        >>> mask = {"w": np.array([True, False])}
+        >>> require_mask(TrainState(np.int32(0), weights, {}, (), mask, key))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        earlyprune_jax.training.state.BrokenMask: Expected w to be 0 where its mask is False. ...
+    """
+    for (path, kept), weights in zip(
+        jax.tree.leaves_with_path(state.mask), jax.tree.leaves(state.params), strict=True
+    ):
+        name = path_name(path)
+        if kept.dtype != bool or kept.shape != weights.shape:
+            allowed = f"to be a mask of booleans of shape {weights.shape}"
+            raise BrokenMask(expected(name, f"{kept.dtype}{[*kept.shape]}", allowed))
+        if count := np.count_nonzero(weights[~kept]):
+            raise BrokenMask(f"Expected {name} to be 0 where its mask is False. {count} are not.")
 
 
 @jax.jit

@@ -1,0 +1,310 @@
+"""The files of a workdir: the one place that writes, appends to, locks and deletes them.
+
+Where one of them should be, a link is refused by name and never followed. A link of the whole
+workdir is the user's way to choose a disk. Only what is ours by name is deleted. What a disk
+refuses is a `StorageError`: it ends the process, for nothing else could be written down either.
+"""
+
+import contextlib
+import errno
+import os
+import platform
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from earlyprune_jax.validate import InvalidInput, expected
+
+EXIT_CODE = 4
+"""Of a command that has met a `StorageError`."""
+
+_ROOM = "Make room there"
+_DISK = "The disk or the way to it fails: see the system's log"
+_FILES = "Raise the limit of open files (ulimit -n)"
+REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: f"{_ROOM}, or have the quota raised",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "Mount it so that it can be written",
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+    errno.ENODEV: _DISK,
+    errno.ENOENT: "Its folder is gone: restore it",
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+}
+"""What an OSError says of the storage -> what to do about it."""
+
+NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.EEXIST)
+FORBIDDEN = (errno.EACCES, errno.EPERM)
+SUFFIX = "earlyprune-tmp"
+LEFTOVER = re.compile(rf"\..+\.(\d+)\.{SUFFIX}")
+"""A temporary file: .NAME.HOST.PROCESS.earlyprune-tmp."""
+
+
+class StorageError(OSError):
+    """A file could not be written, whatever it was: the message says why, and what to do.
+
+    Example:
+        >>> error = StorageError.of(OSError(errno.EROFS, "Read-only file system"), Path("run"))
+        >>> print(str(error).partition(";")[0])
+        Could not write run: Read-only file system. Mount it so that it can be written
+    """
+
+    @classmethod
+    def of(cls, error: BaseException, path: Path) -> "StorageError | None":
+        """Returns the error of a file if the storage is to blame for another error; else None."""
+        number = _number(error)
+        if number not in REMEDIES:
+            return None
+        free = ""
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            free = f" ({free_bytes(path) / 1e6:.3f} MB free)"
+        why = f"Could not write {path}: {os.strerror(number)}{free}."
+        return cls(number, f"{why} {REMEDIES[number]}; the same command then goes on from here.")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class UnusableFile(InvalidInput):
+    """Where a file of a workdir should be is a link or a folder, or one that may not be used."""
+
+
+def unusable(path: Path, allowed: str, remedy: str) -> UnusableFile:
+    """Makes the error of a file; arguments as of `validate.expected`."""
+    return UnusableFile([expected("file", str(path), allowed, remedy)])
+
+
+def _number(error: BaseException) -> int | None:
+    """Finds the first errno of `REMEDIES` or `FORBIDDEN` in an error or in what has caused it.
+
+    Orbax and TensorStore put it into a text, or into the cause of a cause. What is not there may
+    have been looked for on the way: it counts in the error itself only.
+    """
+    seen: list[BaseException | None] = [error]
+    for each in seen:
+        if each is None:
+            continue
+        said = re.search(r"os_error_code='(\d+)'", str(each))
+        number = each.errno if isinstance(each, OSError) else said and int(said[1])
+        is_way = number == errno.ENOENT and each is not error
+        if (number in REMEDIES or number in FORBIDDEN) and not is_way:
+            return number
+        chained = (*getattr(each, "exceptions", ()), each.__cause__, each.__context__)
+        seen += [one for one in chained if not any(one is known for known in seen)]
+    return None
+
+
+@contextlib.contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Names the file that was written or read inside when the system refuses it.
+
+    Raises:
+        StorageError: the disk, a quota or a limit is to blame.
+        UnusableFile: it is a link or a folder, or the user may not use it.
+    """
+    try:
+        yield
+    except (StorageError, UnusableFile):
+        raise
+    except Exception as error:
+        if problem := StorageError.of(error, path):
+            raise problem from error
+        if _number(error) in FORBIDDEN:
+            remedy = "Give yourself the right to read and write it, or choose another workdir."
+            raise unusable(path, "to be a file that you may use", remedy) from error
+        if isinstance(error, OSError) and error.errno in NOT_OURS:
+            raise _foreign(path) from error
+        raise
+
+
+def _foreign(path: Path) -> UnusableFile:
+    kinds = {"a link": path.is_symlink(), "a folder": path.is_dir(), "a file": path.is_file()}
+    what = next((kind for kind, is_one in kinds.items() if is_one), "no regular file")
+    remedy = f"It is {what}, which is neither followed nor replaced: move it away."
+    if not os.path.lexists(path):
+        remedy = "What should be a folder above it is a file: move that away."
+    return unusable(path, "to be a file or folder of its own", remedy)
+
+
+def refuse_link(path: Path) -> None:
+    """Raises `UnusableFile` where a path is a link; of a link above it nothing is said."""
+    with using(path):
+        if path.is_symlink():
+            raise _foreign(path)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Opens the file itself: never what a link points to; a pipe is not waited for."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _foreign(path)
+    return descriptor
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    """Writes all of it, until it is on the disk."""
+    while content:
+        content = content[os.write(descriptor, content) :]
+    # Without this a power cut can leave the new name on an empty file.
+    os.fsync(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        StorageError: it could not be written.
+        UnusableFile: it is a link, or a folder.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+        >>> replace_file(path, b"a,b")
+        >>> path.read_bytes()
+        b'a,b'
+    """
+    # Two hosts that share a directory may run processes of the same id.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{SUFFIX}")
+    with using(path):
+        refuse_link(path)
+        with using(temporary):
+            # Of a process that had the same id: no other process has it now.
+            remove(temporary)
+            descriptor = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            with contextlib.closing(os.fdopen(descriptor, "wb", buffering=0)) as file:
+                _write(file.fileno(), content)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, text: str) -> None:
+    """Adds to the end of a file, and waits until it is on the disk; all of it or nothing.
+
+    Raises:
+        StorageError: it could not be written.
+        UnusableFile: it is a link, or a folder.
+    """
+    with using(path), os.fdopen(_open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            _write(file.fileno(), text.encode())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise
+
+
+def read_text(path: Path) -> str | None:
+    """Reads a file; None if there is none.
+
+    Raises:
+        UnusableFile: the user may not read it.
+    """
+    with using(path):
+        try:
+            return path.read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def open_lock(directory: Path, *, makes: bool = True) -> IO[Any]:
+    """Opens the file by whose lock a directory is held; its content says nothing, and stays.
+
+    Args:
+        directory: made if need be.
+        makes: whether to make what is not there.
+
+    Raises:
+        UnusableFile: it is a link, or a folder.
+    """
+    path = directory / ".lock"
+    with using(path):
+        if makes:
+            make_directory(directory)
+        flags = os.O_RDWR | os.O_CREAT if makes else os.O_RDONLY
+        return os.fdopen(_open(path, flags), "r+b" if makes else "rb", buffering=0)
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory and those above it, unless they are there."""
+    with using(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file if it is there.
+
+    Raises:
+        UnusableFile: it is a link, or a folder.
+    """
+    with using(path):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise _foreign(path)
+        path.unlink(missing_ok=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Deletes a directory with all that is in it; links in it are deleted, not followed.
+
+    Raises:
+        UnusableFile: it is a link.
+    """
+    with using(path):
+        refuse_link(path)
+        shutil.rmtree(path)
+
+
+def set_aside(path: Path) -> None:
+    """Renames a file to NAME.damaged, in place of an earlier one of that name."""
+    with using(path), contextlib.suppress(FileNotFoundError):
+        path.replace(path.with_name(f"{path.name}.damaged"))
+
+
+def clean(directory: Path, *, is_held: bool) -> None:
+    """Deletes temporary files that killed processes have left in a directory.
+
+    Args:
+        directory: of a run, or the workdir.
+        is_held: whether this process holds the lock under which all files there are written. If
+            not, those of other hosts and of processes that live stay.
+    """
+    if not directory.is_dir():
+        return
+    with using(directory), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False) and _is_leftover(entry.name, is_held):
+                remove(Path(entry.path))
+
+
+def _is_leftover(name: str, is_held: bool) -> bool:
+    found = LEFTOVER.fullmatch(name)
+    if found is None:
+        return False
+    is_of_this_host = name.endswith(f".{platform.node()}.{found[1]}.{SUFFIX}")
+    return is_held or is_of_this_host and not _is_alive(int(found[1]))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def free_bytes(path: Path) -> int:
+    """Returns what is free for this user on the disk that a path is on, or will be."""
+    path = path.absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free

@@ -1,0 +1,135 @@
+"""Checks every record and every checkpoint of a study, and says what is damaged.
+
+    earlyprune verify DIR
+
+Reads all and writes nothing. Exit code 0: all is sound; 1: something is damaged; 2: DIR is no study
+of this version. What is being trained at the moment is not looked at.
+"""
+
+import argparse
+import functools
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from earlyprune_jax import records, validate
+from earlyprune_jax.analysis import formatting
+from earlyprune_jax.analysis.formatting import plural
+from earlyprune_jax.grid.locks import is_held
+from earlyprune_jax.run_records import Recorded, RunRecords
+from earlyprune_jax.status import reading
+from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of, unexpected
+
+OF_STUDY = ("config.json", "study.json", "plan.json", "env.json", "signal_budgets/*.json")
+"""The records of a workdir that belong to no run."""
+DAMAGED = 1
+"""Exit code."""
+REMEDY = (
+    "`earlyprune run` with the config and --workdir of the study sets damaged records aside and "
+    "makes them again; a checkpoint that it needs it makes again too."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the reader of the arguments."""
+    made = argparse.ArgumentParser(
+        prog="earlyprune verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("workdir", metavar="DIR", help="the --workdir of a study")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Verifies the study that the arguments name; returns the exit code."""
+    workdir, problems = Path(parser().parse_args(arguments).workdir), list[str]()
+
+    def report() -> str:
+        require(workdir)
+        print(f"Checking {workdir} ...", file=sys.stderr, flush=True)
+        counts = verify(workdir, problems)
+        counted = formatting.listed([plural(number, kind) for kind, number in counts.items()])
+        lines = [f"- {problem}" for problem in dict.fromkeys(problems)]
+        found = f"Damaged: {len(lines)}. {REMEDY}" if lines else "All are sound."
+        return "\n".join([*lines, f"Checked: {counted}. {found}", *_not_begun(workdir)])
+
+    return validate.answer(report) or DAMAGED * bool(problems)
+
+
+def require(workdir: Path) -> None:
+    """Refuses what holds no study, and one of an earlier version, whose records have no checksums.
+
+    Raises:
+        InvalidInput: it is such a directory.
+    """
+    records.require_workdir(workdir)
+    if not records.has_checksums(workdir):
+        allowed = "to be a study of this version"
+        remedy = "It is of an earlier one, whose records have no checksums: nothing can be told."
+        raise unexpected("DIR", str(workdir), allowed, remedy)
+
+
+def verify(workdir: Path, problems: list[str]) -> Counter[str]:
+    """Checks a study.
+
+    Args:
+        workdir: of the study.
+        problems: takes a sentence for all that is damaged.
+
+    Returns:
+        What was checked -> how many of it.
+    """
+    counts: Counter[str] = Counter()
+    for path in (path for pattern in OF_STUDY for path in sorted(workdir.glob(pattern))):
+        counts["record"] += 1
+        problems += problems_of(functools.partial(records.read_json, path))
+    for folder in records.FOLDERS.values():
+        for directory in sorted((workdir / folder).glob("*/")):
+            if is_held(directory):
+                continue  # It is being written.
+            counts["run"] += 1
+            with gathering(problems):
+                problems += _origin_problems(workdir, RunRecords(directory).read())
+            for problem in _checkpoint_problems(CheckpointStore(directory / "checkpoints")):
+                counts["checkpoint"] += 1
+                problems += filter(None, [problem])
+    return counts
+
+
+def _not_begun(workdir: Path) -> Iterator[str]:
+    """Says how many members of the last session's grid have no directory; a search asks for some
+    only."""
+    try:
+        status = reading.read(workdir)
+    except InvalidInput:
+        return  # Its plan is damaged, and named.
+    planned = {name for cell in status.cells or () for name in cell.members}
+    if not status.is_search and (lost := planned - status.found.keys()):
+        yield f"Of the planned runs {len(lost)} are not there: not begun, or lost."
+
+
+def _origin_problems(workdir: Path, run: Recorded) -> list[str]:
+    """Checks that a pruned run started from the checkpoint that its trunk has."""
+    described = run.description or {}
+    epoch, wanted = described.get("fork_epoch"), described.get("parent_sha256")
+    if wanted is None or epoch is None:
+        return []
+    store = CheckpointStore(workdir / described["parent"] / "checkpoints")
+    stored = store.sha256(epoch) if store.has(epoch) else None
+    if stored in (None, wanted):
+        return []
+    allowed = f"to be the one from which forks started, of SHA-256 {wanted[:12]}..."
+    remedy = "The trunk was trained again since, on other hardware or with other versions."
+    return [expected("checkpoint", str(store.directory / str(epoch)), allowed, remedy)]
+
+
+def _checkpoint_problems(store: CheckpointStore) -> Iterator[str | None]:
+    """Yields what is wrong with each checkpoint of a run, or None."""
+    for epoch in store.epochs():
+        try:
+            yield store.problem(epoch)
+        except InvalidInput as error:
+            yield str(error)
