@@ -17,7 +17,7 @@ from earlyprune_jax import tasks, triggers, workspace
 from earlyprune_jax.analysis import formatting, results, summary
 from earlyprune_jax.analysis.runs import Table
 from earlyprune_jax.grid import options as running
-from earlyprune_jax.grid import plan, scheduler
+from earlyprune_jax.grid import plan, scheduler, signature
 from earlyprune_jax.grid.members import Comparison, Run, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
@@ -150,6 +150,8 @@ def take_part(study: Study, options: Options, scope: Scope, *, closes: bool) -> 
     reporter = Reporter(study, Console(), writes_tables=False, verbose=options.verbose)
     deadline = running.deadline(options.max_minutes)
     trainer = Trainer(study, reporter.callbacks(deadline))
+    if options.require_exact:
+        refuse(signature.inexact(study, plan.members(study.spec), options))
     workspace.describe(study, options, trainer.read_data())
     _train_prune_and_compare(trainer, options, deadline, reporter, scope)
     if closes:
@@ -181,6 +183,8 @@ def require(study: Study, options: Options) -> None:
         problems += options.check_multihost()
         problems += multihost.indivisible(study.spec, jax.device_count())
     refuse(problems + workspace.check(study.workdir, study.spec))
+    if options.require_exact:
+        refuse(signature.inexact(study, plan.members(study.spec), options))
 
 
 def exit_status(study: Study) -> int:

@@ -11,6 +11,8 @@ Example: earlyprune run --config=digits --workdir=runs/digits
                            (CPU only); default 1
   --fork_width N           forks in one batch; default 0 = one on CPU, else as
                            many as there are, up to 32 a device
+  --require_exact          refuse to go on with runs of other versions, devices,
+                           cores or flags: they end otherwise in their last bits
   --verbose                in a pipe: one line per epoch, not only per run
   --max_minutes M          begin no epoch later; exit code 3: run again to go on
   --slurm                  submit to Slurm; docs/scaling.md
@@ -48,7 +50,7 @@ FAILED, INTERRUPTED = 1, 130
 
 EXAMPLE = "digits"
 """The config whose values --help shows."""
-SWITCHES = ("dry_run", "measure", "slurm", "distributed", "verbose")
+SWITCHES = ("dry_run", "measure", "slurm", "distributed", "verbose", "require_exact")
 VALUES: dict[str, tuple[type, str | None]] = {
     "config": (str, None),
     "workdir": (str, None),
@@ -253,7 +255,8 @@ def _options(
             problems.append(expected(f"--{name}", given, "to be a number"))
     if len(problems) > num_problems:
         return Options()
-    options = Options(flags.workers, flags.fork_width, flags.max_minutes, flags.verbose)
+    how = flags.workers, flags.fork_width, flags.max_minutes, flags.verbose, flags.require_exact
+    options = Options(*how)
     problems += multihost.problems(flags.coordinator, flags.num_processes, flags.process_id)
     problems += options.check_multihost() if is_together else []
     # On a cluster the cores that count are those of a task: see submission.require.

@@ -7,16 +7,13 @@ import os
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from earlyprune_jax import __version__, storage, tasks, user_code
 from earlyprune_jax.analysis import results
-from earlyprune_jax.grid import plan
+from earlyprune_jax.grid import plan, signature
 from earlyprune_jax.grid.locks import held
 from earlyprune_jax.grid.members import Comparison, Trunk, row
 from earlyprune_jax.grid.options import Options
@@ -25,7 +22,6 @@ from earlyprune_jax.records import FOLDERS, PLAN, holds_study, read_json, write_
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.storage import StorageError
 from earlyprune_jax.training.checkpoint import unusable_path
-from earlyprune_jax.training.execution import execution_form
 from earlyprune_jax.validate import expected, problems_of, refuse, unexpected
 
 PACKAGES = (
@@ -36,8 +32,6 @@ FORMAT = 4
 """Of the files of a workdir; study.json holds it."""
 READ_BY = {1: "99b1f4c", 2: "33e6c4f", 3: "a25ae77"}
 """Earlier format -> the last commit that goes on with it."""
-BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
-"""Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
 ENV_REMEDY = "Delete this file alone: it says which sessions have worked here, and no number."
 OWN_FILES = (
@@ -241,10 +235,8 @@ def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]
 
 
 def _add_session(workdir: Path, options: Options, trains: bool) -> None:
-    """Adds this session to env.json: versions, hardware, command and time, which make the results.
-
-    Warns where a resumed run will not be bitwise the same.
-    """
+    """Adds this session to env.json: versions, hardware, command and time, which make the
+    results."""
     sessions = (read_json(workdir / "env.json", remedy=ENV_REMEDY) or {}).get("sessions", [])
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -255,24 +247,13 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
         "platform": platform.platform(),
         "host": platform.node(),
         "slurm_job": job_id(),
-        "cpu": _cpu_model(),
+        "cpu": signature.cpu_model(),
         "num_cpus": os.cpu_count(),
-        "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "num_devices": jax.device_count(),
-        "num_processes": jax.process_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "execution": execution_form(jax.default_backend()),
         "num_workers": options.num_workers,
         "fork_width": options.fork_width,
         "trains": trains,
+        "signature": signature.signature(),
     }
-    trained = next((past for past in reversed(sessions) if past.get("trains", True)), session)
-    changes = {key: (trained.get(key, session[key]), session[key]) for key in BITWISE}
-    moved = [f"{key} {then} -> {now}" for key, (then, now) in changes.items() if then != now]
-    if moved and trains:
-        message = f"Resumed elsewhere ({', '.join(moved)}): no longer bitwise the same run."
-        warnings.warn(message, stacklevel=2)
     write_json(workdir / "env.json", {"sessions": [*sessions, session]})
 
 
@@ -284,10 +265,3 @@ def job_id() -> str:
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID", "")
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

@@ -172,7 +172,7 @@ def test_the_run_directory_explains_itself(finished):
     assert read_json(workdir / "config.json") == spec.to_dict()
     (session,) = (read_json(workdir / "env.json") or {})["sessions"]
     assert session["packages"]["jax"] == jax.__version__
-    assert session["execution"] == "loop"
+    assert session["signature"]["form"] == "loop"
     study = json.loads((workdir / "study.json").read_text())
     made_by = (workspace.FORMAT, "accuracy", dict(spec.code))
     assert (study["format"], study["primary"], study["code"]) == made_by

@@ -38,12 +38,15 @@ class Options:
         max_minutes: no epoch begins later than that; what runs is then saved, and the same command
             goes on.
         verbose: a line is printed for every epoch.
+        require_exact: refuses to go on with runs that were made with other versions, devices,
+            cores or flags; see `signature`.
     """
 
     num_workers: int = 1
     fork_width: int = 0
     max_minutes: float = math.inf
     verbose: bool = False
+    require_exact: bool = False
 
     def check(self, num_cores: int | None = None) -> list[str]:
         """Lists values that make no sense on so many cores; None = those of this process."""

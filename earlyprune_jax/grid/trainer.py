@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from earlyprune_jax import data, tasks, triggers
-from earlyprune_jax.grid import members
+from earlyprune_jax.grid import members, signature
 from earlyprune_jax.grid.locks import Locked, RunLocks, first_written
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
@@ -246,7 +246,8 @@ class Trainer:
         """Returns a run, ready to train, and says in run.json what it is."""
         study, engine, records = self.study, self.engine(run.setting), self.study.records(run)
         described = members.described(study.spec, run, first_epoch, training.num_epochs)
-        records.start(described | more)
+        executions = self._executions(run, first_epoch)
+        records.start(described | more | {"executions": executions})
         return loop.Run(
             engine,
             training,
@@ -257,6 +258,21 @@ class Trainer:
             report=functools.partial(self.callbacks.report, label(run)),
             **parts,
         )
+
+    def _executions(self, run: Run, first_epoch: int) -> list[dict[str, Any]]:
+        """Returns under which signatures a run's epochs were trained, and its next ones will be."""
+        run_records, now = self.study.records(run), signature.signature()
+        before = (run_records.description() or {}).get("executions", [])
+        recorded = first_epoch + run_records.num_sound()
+        # What is on record but not saved is trained again.
+        saved = (epoch for epoch in self.study.store(run).epochs() if epoch <= recorded)
+        epoch = max(saved, default=first_epoch)
+        executions = signature.continued(before, epoch, now)
+        if len(executions) > 1 and executions[-1][signature.FROM] == epoch:
+            moved = ", ".join(signature.differences(executions[-2], now))
+            ended = "no longer bitwise what it would have been"
+            self.callbacks.say(f"{label(run)} goes on after epoch {epoch} with {moved}: {ended}.")
+        return executions
 
     def _dense_run(self, trunk: Trunk) -> loop.Run:
         study, spec, engine = self.study, self.study.at(trunk.setting), self.engine(trunk.setting)

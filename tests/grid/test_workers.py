@@ -122,8 +122,7 @@ def test_what_killed_and_stopped_workers_have_trained_is_what_one_process_trains
     assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
     by_workers = num_ended(workdir)
     assert NUM_CELLS // 3 < by_workers < 1 + NUM_CELLS
-    with pytest.warns(UserWarning, match="num_workers 2 -> 1"):
-        assert main.main([*arguments(tiny_npz, workdir), "--workers=1"]) == 0
+    assert main.main([*arguments(tiny_npz, workdir), "--workers=1"]) == 0
     assert "13 finished, 0 diverged, 0 skipped." in capsys.readouterr().out
     assert table(workdir) == of_one_process
     assert len(of_one_process) == 1 + NUM_CELLS
