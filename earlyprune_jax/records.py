@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import storage
-from earlyprune_jax.validate import InvalidInput, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 FOLDERS = {"trunk": "trunks", "fork": "forks", "online": "online", "comparison": "comparisons"}
 """Kind of member -> its folder in a workdir. `online` is a run that prunes itself."""
 OF_RUNS = ("run.json", "metrics.jsonl", "result.json", "attempts.json")
 """The records that every run has in its directory; see `run_records`."""
+CONFIG, STUDY, ENVIRONMENT = "config.json", "study.json", "env.json"
+"""The resolved config; the study's id, format and metrics; the sessions that have worked on it."""
 PLAN = "plan.json"
 """The members of the last session's grid, cell by cell, for who looks on."""
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
+STUDY_REMEDY = "Restore the file, or choose another --workdir."
 BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
 CHECKED_FROM = 4
@@ -31,20 +34,29 @@ ENDING = ',\n  "checksum": "'
 """What comes before the checksum."""
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a record: strict JSON and its checksum, replacing the file in one step."""
+def write_json(path: Path, value: dict[str, Any], *, study: str = "") -> None:
+    """Writes a record: strict JSON and its checksum, replacing the file in one step.
+
+    Args:
+        path: of the file.
+        value: what it holds.
+        study: the id of the study it belongs to; see `write_of_study`.
+    """
     text = json.dumps(value, indent=2, allow_nan=False).removesuffix("\n}")
-    sealed = f'{text}{ENDING}{checksum(place(path), text)}"\n}}\n'
+    sealed = f'{text}{ENDING}{checksum(place(path, study), text)}"\n}}\n'
     storage.replace_file(path, sealed.encode())
 
 
-def read_json(path: Path, *, remedy: str = REMEDY, checked: bool = True) -> dict[str, Any] | None:
+def read_json(
+    path: Path, *, remedy: str = REMEDY, checked: bool = True, study: str = ""
+) -> dict[str, Any] | None:
     """Reads a record.
 
     Args:
         path: of the file.
         remedy: what to do about a damaged one, for the message.
         checked: whether it must have a checksum; one that is there must be right in any case.
+        study: the id of the study it belongs to.
 
     Returns:
         Its value without the checksum, or None if there is no such file.
@@ -65,11 +77,13 @@ def read_json(path: Path, *, remedy: str = REMEDY, checked: bool = True) -> dict
         earlyprune_jax.validate.InvalidInput: Expected .../run.json='{ "kind": "fork",...
     """
     text = storage.read_text(path)
-    return None if text is None else parse_record(path, text, remedy=remedy, checked=checked)
+    if text is None:
+        return None
+    return parse_record(path, text, remedy=remedy, checked=checked, study=study)
 
 
 def parse_record(
-    path: Path | str, text: str, *, remedy: str = REMEDY, checked: bool = True
+    path: Path | str, text: str, *, remedy: str = REMEDY, checked: bool = True, study: str = ""
 ) -> dict[str, Any]:
     """Takes a record apart that has been read already; otherwise as `read_json`."""
     value = parse(text, str(path), remedy)
@@ -77,27 +91,61 @@ def parse_record(
     if sealed is None and not checked:
         return value
     body, _, _ = text.rpartition(ENDING)
-    if sealed != checksum(place(path), body):
+    if sealed != checksum(place(path, study), body):
         raise unexpected(str(path), start_of(text), "to match its checksum", remedy)
     return value
 
 
-def has_checksums(workdir: str | Path) -> bool:
-    """Tells whether all records of a workdir must have checksums; those of earlier versions have
-    none.
+def study_id(workdir: Path) -> str | None:
+    """Reads the id of a workdir's study, which its other records are sealed with.
+
+    Returns:
+        None where there is no study, or one of an earlier version, whose records have no checksums.
 
     Raises:
-        InvalidInput: its study.json is damaged.
+        InvalidInput: study.json is damaged.
     """
-    study = read_json(Path(workdir) / "study.json", checked=False) or {}
-    number = study.get("format", 1)
-    return isinstance(number, int) and number >= CHECKED_FROM
+    path = workdir / STUDY
+    held = read_json(path, remedy=STUDY_REMEDY, checked=False) or {}
+    number = held.get("format", 1)
+    if not isinstance(number, int) or number < CHECKED_FROM:
+        return None
+    return (read_json(path, remedy=STUDY_REMEDY) or {}).get("id", "")
 
 
-def place(path: Path | str) -> str:
+def read_of_study(workdir: Path, name: str, *, remedy: str = STUDY_REMEDY) -> dict[str, Any] | None:
+    """Reads a record of a workdir that belongs to no run; see `read_json`.
+
+    Args:
+        workdir: of the study.
+        name: of the file, within the workdir.
+        remedy: as of `read_json`.
+
+    Returns:
+        As `read_json`.
+    """
+    path, study = workdir / name, study_id(workdir)
+    if study is not None:
+        return read_json(path, remedy=remedy, study="" if name == STUDY else study)
+    text = storage.read_text(path)
+    held = None if text is None else parse(text, str(path), remedy)
+    if held and name == STUDY:
+        return read_json(path, remedy=remedy, checked=False)
+    if held and "checksum" in held:
+        raise InvalidInput([expected("file", str(workdir / STUDY), "to exist", STUDY_REMEDY)])
+    return held
+
+
+def write_of_study(workdir: Path, name: str, value: dict[str, Any]) -> None:
+    """Writes a record of a workdir that belongs to no run: one of another workdir is none of it."""
+    own = "" if name == STUDY else study_id(workdir) or ""
+    write_json(workdir / name, value, study=own)
+
+
+def place(path: Path | str, study: str = "") -> str:
     """Names where a record belongs, wherever the workdir is: so it cannot stand in for another."""
     parts = str(path).rsplit("/", 3)
-    return "/".join(parts[-3:]) if parts[-1] in OF_RUNS else parts[-1]
+    return "/".join(parts[-3:] if parts[-1] in OF_RUNS else filter(None, (study, parts[-1])))
 
 
 def checksum(before: str, text: str) -> str:
@@ -107,7 +155,7 @@ def checksum(before: str, text: str) -> str:
 
 def holds_study(workdir: Path) -> bool:
     """Tells whether runs have been begun in a directory, by this version or an earlier one."""
-    return any((workdir / name).exists() for name in ("study.json", *FOLDERS.values()))
+    return any((workdir / name).exists() for name in (STUDY, *FOLDERS.values()))
 
 
 def require_workdir(path: str | Path) -> None:

@@ -8,6 +8,7 @@ doubled or moved is found too; result.json holds the last of them.
 import functools
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class RunRecords:
 
     Args:
         directory: of the run.
-        checked: whether its records must have checksums; see `has_checksums`.
+        checked: whether its records must have checksums; see `records.study_id`.
 
     Example:
         >>> import tempfile
@@ -208,7 +209,7 @@ class RunRecords:
 
     def has_ended(self) -> bool:
         """Tells whether there is a result, without reading it."""
-        return (self.directory / "result.json").is_file()
+        return os.path.lexists(self.directory / "result.json")
 
     def description(self) -> dict[str, Any] | None:
         """Reads what `start` has said; None before it has."""

@@ -7,7 +7,6 @@ of this version. What is being trained at the moment is not looked at.
 """
 
 import argparse
-import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.status import reading
 from earlyprune_jax.training.checkpoint import CheckpointStore
-from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, gathering, unexpected
 
-OF_STUDY = ("config.json", "study.json", "plan.json", "env.json", "signal_budgets/*.json")
-"""The records of a workdir that belong to no run."""
+OF_STUDY = (records.CONFIG, records.STUDY, records.PLAN, records.ENVIRONMENT)
+"""The records that every workdir has."""
 DAMAGED = 1
 """Exit code."""
 REMEDY = (
@@ -66,7 +65,7 @@ def require(workdir: Path) -> None:
         InvalidInput: it is such a directory.
     """
     records.require_workdir(workdir)
-    if not records.has_checksums(workdir):
+    if records.study_id(workdir) is None:
         allowed = "to be a study of this version"
         remedy = "It is of an earlier one, whose records have no checksums: nothing can be told."
         raise unexpected("DIR", str(workdir), allowed, remedy)
@@ -83,9 +82,12 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
         What was checked -> how many of it.
     """
     counts: Counter[str] = Counter()
-    for path in (path for pattern in OF_STUDY for path in sorted(workdir.glob(pattern))):
+    budgets = (f"signal_budgets/{path.name}" for path in workdir.glob("signal_budgets/*.json"))
+    for name in (*OF_STUDY, *budgets):
         counts["record"] += 1
-        problems += problems_of(functools.partial(records.read_json, path))
+        with gathering(problems):
+            if records.read_of_study(workdir, name) is None:
+                problems.append(expected("file", str(workdir / name), "to exist", REMEDY))
     for folder in records.FOLDERS.values():
         for directory in sorted((workdir / folder).glob("*/")):
             if is_held(directory):
@@ -112,8 +114,13 @@ def _not_begun(workdir: Path) -> Iterator[str]:
 
 
 def _origin_problems(workdir: Path, run: Recorded) -> list[str]:
-    """Checks that a pruned run started from the checkpoint that its trunk has."""
+    """Checks that what a run has started from is there: a trunk's budget, the checkpoint that its
+    trunk has of a pruned run."""
     described = run.description or {}
+    limit = described.get("config", {}).get("signals", {}).get("max_overhead_fraction")
+    budget = workdir / str(described.get("signal_budget"))
+    if run.epochs and "signals" in run.epochs[0] and limit and not budget.is_file():
+        return [expected("file", str(budget), "to exist", records.BUDGET_REMEDY)]
     epoch, wanted = described.get("fork_epoch"), described.get("parent_sha256")
     if wanted is None or epoch is None:
         return []

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,22 @@ from earlyprune_jax.grid.locks import held
 from earlyprune_jax.grid.members import Comparison, Trunk, row
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import FOLDERS, PLAN, holds_study, read_json, write_json
+from earlyprune_jax.records import (
+    CONFIG,
+    ENVIRONMENT,
+    FOLDERS,
+    NUM_DIGITS,
+    PLAN,
+    STUDY,
+    holds_study,
+    read_json,
+    read_of_study,
+    write_of_study,
+)
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.storage import StorageError
 from earlyprune_jax.training.checkpoint import unusable_path
-from earlyprune_jax.validate import expected, problems_of, refuse, unexpected
+from earlyprune_jax.validate import expected, refuse, unexpected
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
@@ -32,13 +44,12 @@ FORMAT = 4
 """Of the files of a workdir; study.json holds it."""
 READ_BY = {1: "99b1f4c", 2: "33e6c4f", 3: "a25ae77"}
 """Earlier format -> the last commit that goes on with it."""
-REMEDY = "Restore the file, or choose another --workdir."
 ENV_REMEDY = "Delete this file alone: it says which sessions have worked here, and no number."
 OWN_FILES = (
     *results.TABLES,
     "figures",
     *FOLDERS.values(),
-    *("signal_budgets", "env.json", "study.json", PLAN, "slurm"),
+    *("signal_budgets", ENVIRONMENT, STUDY, PLAN, "slurm"),
 )
 
 FlatSetting = tuple[tuple[str, str], ...]
@@ -63,17 +74,17 @@ def _check(workdir: Path, spec: RunSpec) -> list[str]:
 
     if workdir.exists() and not workdir.is_dir():
         return refused("to be a directory", "It is a file.")
-    config = read_json(workdir / "config.json", remedy=REMEDY, checked=False)
+    study, config = read_of_study(workdir, STUDY) or {}, read_of_study(workdir, CONFIG)
+    has_runs = any((workdir / name).exists() for name in FOLDERS.values())
+    if config is None and "id" in study and not has_runs:
+        return []  # Of a session that was killed between its first two writes.
     if config is None:
         foreign = [name for name in OWN_FILES if (workdir / name).exists()]
         allowed = f"to hold none of {', '.join(foreign)} without a config.json"
         return refused(allowed, "They would be overwritten: choose another.") if foreign else []
-    if not holds_study(workdir) and not problems_of(lambda: read_json(workdir / "config.json")):
-        return []  # Ours, of a session that was killed between its first two writes.
     if not holds_study(workdir) or not all(isinstance(part, dict) for part in config.values()):
         remedy = "It is no workdir: choose another directory."
         return refused("to hold no config.json of another program", remedy)
-    study = read_json(workdir / "study.json", remedy=REMEDY, checked=False) or {}
     if (number := study.get("format", 1)) != FORMAT:
         reader = f" (or commit {READ_BY[number]})" if number in READ_BY else ""
         remedy = (
@@ -82,9 +93,6 @@ def _check(workdir: Path, spec: RunSpec) -> list[str]:
         )
         allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"
         return refused(allowed, remedy)
-    config, study = (
-        read_json(workdir / name, remedy=REMEDY) or {} for name in ("config.json", "study.json")
-    )
     then, now = _settings(config, study), _settings(spec.to_dict())
     differing = _differing_keys(then, now)
     remedy = (
@@ -162,10 +170,12 @@ def describe(
             for folder in ("", "figures", "signal_budgets"):
                 storage.clean(workdir / folder, is_held=False)
             refuse(check(workdir, study.spec) or changed_data(study, data_digests))
-            spec, before = study.spec, read_json(workdir / "study.json", remedy=REMEDY) or {}
+            spec, before = study.spec, read_of_study(workdir, STUDY) or {}
             task = tasks.abstract(spec.at(spec.settings()[0]))
             described = {
                 "format": FORMAT,
+                # With it the other records of the workdir are sealed.
+                "id": before.get("id") or uuid.uuid4().hex[:NUM_DIGITS],
                 "metrics": [dataclasses.asdict(metric) for metric in task.all_metrics],
                 "primary": task.primary,
                 # The union over all sessions, so of code and modules.
@@ -175,9 +185,9 @@ def describe(
                 "modules": user_code.source_digests() | before.get("modules", {}),
                 "folder": spec.folder or before.get("folder"),
             }
-            write_json(workdir / "config.json", spec.to_dict())
-            write_json(workdir / "study.json", described)
-            write_json(workdir / PLAN, _plan(study))
+            write_of_study(workdir, STUDY, described)
+            write_of_study(workdir, CONFIG, spec.to_dict())
+            write_of_study(workdir, PLAN, _plan(study))
             _add_session(workdir, options, trains)
     except StorageError:
         raise
@@ -209,10 +219,10 @@ def close(study: Study) -> None:
     """
     if study.spec.fork.search == "all" or study.unended(study.wanted_members()):
         return
-    path, own = study.workdir / PLAN, _plan(study)
+    own = _plan(study)
     with held(study.workdir):
-        if read_json(path, remedy=REMEDY) == own:
-            write_json(path, own | {"ended": True})
+        if read_of_study(study.workdir, PLAN) == own:
+            write_of_study(study.workdir, PLAN, own | {"ended": True})
 
 
 def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]:
@@ -237,7 +247,7 @@ def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]
 def _add_session(workdir: Path, options: Options, trains: bool) -> None:
     """Adds this session to env.json: versions, hardware, command and time, which make the
     results."""
-    sessions = (read_json(workdir / "env.json", remedy=ENV_REMEDY) or {}).get("sessions", [])
+    sessions = (read_of_study(workdir, ENVIRONMENT, remedy=ENV_REMEDY) or {}).get("sessions", [])
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -254,7 +264,7 @@ def _add_session(workdir: Path, options: Options, trains: bool) -> None:
         "trains": trains,
         "signature": signature.signature(),
     }
-    write_json(workdir / "env.json", {"sessions": [*sessions, session]})
+    write_of_study(workdir, ENVIRONMENT, {"sessions": [*sessions, session]})
 
 
 def job_id() -> str:

@@ -7,7 +7,7 @@ import pytest
 from tiny import linear_experiment, tiny_experiment
 
 from configs import digits
-from earlyprune_jax import config, main, user_code, workspace
+from earlyprune_jax import config, main, records, user_code, workspace
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.validate import InvalidInput
@@ -99,9 +99,10 @@ def test_another_study_is_refused_with_the_keys_that_differ(tmp_path, resolve, c
 
 def test_a_session_that_was_killed_after_its_first_write_is_gone_on_with(tmp_path, resolve):
     begun(tmp_path, resolve())
-    for entry in set(tmp_path.iterdir()) - {tmp_path / "config.json"}:
+    for entry in set(tmp_path.iterdir()) - {tmp_path / "study.json"}:
         entry.unlink() if entry.is_file() else entry.rmdir()
     assert workspace.check(tmp_path, resolve()) == []
+    (tmp_path / "study.json").unlink()
     (tmp_path / "config.json").write_text('{"data": {}}')
     (problem,) = workspace.check(tmp_path, resolve())
     assert "of another program" in problem
@@ -128,7 +129,7 @@ def test_a_workdir_of_another_format_is_refused_by_name_and_still_said_to_be_rea
     (tmp_path / "config.json").write_text(json.dumps({"fork": {"rules": ["paper_a"]}}))
     (tmp_path / "trunks").mkdir()
     if study:
-        (tmp_path / "study.json").write_text(json.dumps(study))
+        records.write_json(tmp_path / "study.json", study)
     before = sorted(tmp_path.iterdir())
     (problem,) = workspace.check(tmp_path, resolve())
     assert words in problem and "tables can still be read: earlyprune rules" in problem

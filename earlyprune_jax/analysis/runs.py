@@ -154,7 +154,7 @@ def read_runs(workdir: str | Path) -> Runs:
         0
     """
     config = read_config(workdir)
-    checked = records.has_checksums(workdir)
+    checked = records.study_id(Path(workdir)) is not None
     read = [_read_records(Path(workdir), kind, checked) for kind in KINDS]
     study = read_study(workdir) or recorded_study(_first_entries(Path(workdir), checked))
     configs: list[Mapping[str, Any]] = []
@@ -271,8 +271,7 @@ def best_entry(
 
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
     """Reads the resolved config {section: {key: value}}; empty where config.json is absent."""
-    path, checked = Path(workdir) / "config.json", records.has_checksums(workdir)
-    config = records.read_json(path, checked=checked) or {}
+    config = records.read_of_study(Path(workdir), records.CONFIG) or {}
     sections = config.items()
     return {name: with_current_names(keys) for name, keys in sections if isinstance(keys, dict)}
 
@@ -292,8 +291,8 @@ def read_study(workdir: str | Path) -> Study | None:
         >>> read_study("no/such/workdir") is None
         True
     """
-    path = Path(workdir) / "study.json"
-    held = records.read_json(path, checked=records.has_checksums(workdir))
+    path = Path(workdir) / records.STUDY
+    held = records.read_of_study(Path(workdir), records.STUDY)
     if held is None:
         return None
     try:

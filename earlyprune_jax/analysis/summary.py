@@ -203,9 +203,9 @@ def _cost_of_signals(runs: Runs) -> Iterator[str]:
 
 def _subsampled(workdir: str | Path) -> Iterator[str]:
     """Says what the budgets of the signals have left out."""
-    checked = records.has_checksums(workdir)
     for path in sorted(Path(workdir).glob("signal_budgets/*.json")):
-        budget = records.read_json(path, remedy=records.BUDGET_REMEDY, checked=checked) or {}
+        name = f"signal_budgets/{path.name}"
+        budget = records.read_of_study(Path(workdir), name, remedy=records.BUDGET_REMEDY) or {}
         total, parts = budget.get("num_examples"), []
         for name, chosen in budget.get("signals", {}).items():
             fewer, every = chosen.get("num_examples") or total, chosen.get("every_epochs", 1)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from earlyprune_jax import storage
-from earlyprune_jax.records import read_json, write_json
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -105,12 +104,3 @@ def held(directory: Path) -> Iterator[None]:
     with RunLocks() as locks:
         locks.take(directory, waits=True)
         yield
-
-
-def first_written(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Writes JSON unless another process has done so, and returns what the file holds."""
-    with held(path.parent):
-        written = read_json(path)
-        if written is None:
-            write_json(path, value)
-    return written or value

@@ -3,6 +3,7 @@
 Wanted by now are all members of the grid, or those of the cells that a search asks for.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -11,22 +12,31 @@ import platform
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from earlyprune_jax import storage
 from earlyprune_jax.grid import members, plan
-from earlyprune_jax.grid.locks import RunLocks
+from earlyprune_jax.grid.locks import RunLocks, held
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
 from earlyprune_jax.grid.plan import Cell, Curve
 from earlyprune_jax.grid.search import wanted_cells
 from earlyprune_jax.metrics import Metric
-from earlyprune_jax.records import read_json, write_json
+from earlyprune_jax.records import (
+    BUDGET_REMEDY,
+    STUDY,
+    read_json,
+    read_of_study,
+    write_json,
+    write_of_study,
+)
 from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.multihost import primary_only
 from earlyprune_jax.validate import problems_of
 
+BUDGETS = "signal_budgets"
+"""The folder of what signals may cost."""
 MOST_ATTEMPTS = 5
 """After so many deaths of processes at one epoch of a member, the member has failed."""
 
@@ -45,13 +55,26 @@ class Study:
 
     def primary(self) -> Metric:
         """Returns the metric that forks are compared by, as the workdir's study.json says."""
-        study = read_json(self.workdir / "study.json") or {}
+        study = read_of_study(self.workdir, STUDY) or {}
         named = (metric for metric in study["metrics"] if metric["name"] == study["primary"])
         return Metric(**next(named))
 
     def at(self, setting: Setting) -> RunSpec:
         """Returns the spec of one setting."""
         return self.spec.at(setting)
+
+    def budget(self, name: str, made: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Reads a file of signal_budgets/; what is made is written, unless another process has.
+
+        Returns:
+            What the file holds; None if there is none and nothing is made.
+        """
+        path = f"{BUDGETS}/{name}"
+        with contextlib.nullcontext() if made is None else held(self.workdir / BUDGETS):
+            written = read_of_study(self.workdir, path, remedy=BUDGET_REMEDY)
+            if written is None and made is not None:
+                write_of_study(self.workdir, path, made)
+        return written or made
 
     @functools.cached_property
     def _directories(self) -> dict[Member, Path]:

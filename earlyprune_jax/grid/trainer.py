@@ -3,18 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from earlyprune_jax import data, tasks, triggers
 from earlyprune_jax.grid import members, signature
-from earlyprune_jax.grid.locks import Locked, RunLocks, first_written
+from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
-from earlyprune_jax.grid.study import Study
-from earlyprune_jax.records import BUDGET_REMEDY, read_json
+from earlyprune_jax.grid.study import BUDGETS, Study
 from earlyprune_jax.run_records import as_history
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
@@ -227,18 +225,17 @@ class Trainer:
         tools = measurement.instruments(engine)
         if not tools or engine.spec.signals.max_overhead_fraction == 0:
             return tools
-        path = self._budget_file(engine.spec)
-        decision = on_primary(lambda: read_json(path, remedy=BUDGET_REMEDY))
+        name = self._budget_file(engine.spec)
+        decision = on_primary(lambda: self.study.budget(name))
         if decision is None:
             made = budget.decide(engine, tools)
             # What is decided first holds for all processes.
-            decision = on_primary(lambda: first_written(path, made))
+            decision = on_primary(lambda: self.study.budget(name, made)) or made
         return budget.limited(engine, tools, decision)
 
-    def _budget_file(self, spec: RunSpec) -> Path:
+    def _budget_file(self, spec: RunSpec) -> str:
         name = f"{members.slug(spec.model.name)}_{spec.data.train_fraction:.10g}"
-        folder = self.study.workdir / "signal_budgets"
-        return folder / f"{name}-{engines.engine_id(spec)}.json"
+        return f"{name}-{engines.engine_id(spec)}.json"
 
     def _run(
         self, run: Run, training: Training, first_epoch: int, more: dict[str, Any], **parts: Any
@@ -275,7 +272,7 @@ class Trainer:
         return executions
 
     def _dense_run(self, trunk: Trunk) -> loop.Run:
-        study, spec, engine = self.study, self.study.at(trunk.setting), self.engine(trunk.setting)
+        spec, engine = self.study.at(trunk.setting), self.engine(trunk.setting)
         if self._instruments is None:
             self._instruments = self._affordable(engine)
         source = self._reader(spec.data)
@@ -284,7 +281,7 @@ class Trainer:
             "data_sha256": source.digest(),
             "mean": list(mean),
             "std": list(std),
-            "signal_budget": self._budget_file(spec).relative_to(study.workdir).as_posix(),
+            "signal_budget": f"{BUDGETS}/{self._budget_file(spec)}",
         }
         return self._run(
             trunk,

@@ -117,8 +117,8 @@ def read(workdir: str | Path) -> Status:
     """
     records.require_workdir(workdir)
     folder = Path(workdir)
-    study, plan = read_study(folder), _read_plan(folder / records.PLAN)
-    checked = records.has_checksums(folder)
+    study, plan = read_study(folder), _read_plan(folder)
+    checked = records.study_id(folder) is not None
     folders = records.FOLDERS.values()
     found = {path: one for name in folders for path, one in _found(folder, name, checked)}
     running = (folder / path for path, one in found.items() if one.state == RUNNING)
@@ -126,9 +126,9 @@ def read(workdir: str | Path) -> Status:
     return Status(study and study.primary, *plan, found, processes)
 
 
-def _read_plan(path: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
+def _read_plan(workdir: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
     remedy = "Delete this file: the next session writes it again."
-    plan = records.read_json(path, remedy=remedy, checked=records.has_checksums(path.parent))
+    plan = records.read_of_study(workdir, records.PLAN, remedy=remedy)
     if plan is None:
         return None, False, False
     try:
@@ -136,7 +136,7 @@ def _read_plan(path: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
         return tuple(map(_cell, plan["cells"])), plan["search"] != "all", is_closed
     except (KeyError, TypeError, ValueError) as error:
         allowed = "to list cells of members"
-        raise unexpected(str(path), sorted(plan), allowed, remedy) from error
+        raise unexpected(str(workdir / records.PLAN), sorted(plan), allowed, remedy) from error
 
 
 def _cell(listed: Mapping[str, Any]) -> Cell:

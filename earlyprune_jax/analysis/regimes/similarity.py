@@ -75,7 +75,7 @@ def read(workdir: str | Path, swept: Swept | None = None) -> list[dict[str, Any]
     # The cell, what the rank of the comparison within it is, and its row.
     compared: dict[Place, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     problems: list[str] = []
-    checked = records.has_checksums(workdir)
+    checked = records.study_id(Path(workdir)) is not None
     for path in sorted(Path(workdir).glob("comparisons/*/run.json")):
         try:
             run = RunRecords(path.parent, checked=checked).read()
