@@ -154,6 +154,7 @@ def _take(study: Study, pending: list[Member], run_locks: RunLocks, widths: Widt
         # Opening the directory asks the server of a network file system, where looking for one file
         # may not.
         if any(entry.name == "result.json" for entry in directory.iterdir()):
+            storage.refuse_foreign(directory / "result.json")
             continue
         taken.append(member)
         shape = shape or _shape(study, member)
