@@ -38,7 +38,7 @@ REMEDIES = {
 }
 """What an OSError says of the storage -> what to do about it."""
 
-NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.EEXIST)
+NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EEXIST)
 FORBIDDEN = (errno.EACCES, errno.EPERM)
 SUFFIX = "earlyprune-tmp"
 LEFTOVER = re.compile(rf"\..+\.(\d+)\.{SUFFIX}")
@@ -116,7 +116,8 @@ def using(path: Path) -> Iterator[None]:
             raise problem from error
         if _number(error) in FORBIDDEN:
             remedy = "Give yourself the right to read and write it, or choose another workdir."
-            raise unusable(path, "to be a file that you may use", remedy) from error
+            allowed = "to be a file that you may use (permission denied)"
+            raise unusable(path, allowed, remedy) from error
         if isinstance(error, OSError) and error.errno in NOT_OURS:
             raise _foreign(path) from error
         raise
@@ -138,13 +139,33 @@ def refuse_link(path: Path) -> None:
             raise _foreign(path)
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raises `UnusableFile` where a path is neither a file nor free: a link, a folder, a pipe."""
+    refuse_link(path)
+    with using(path):
+        if path.exists() and not path.is_file():
+            raise _foreign(path)
+
+
 def _open(path: Path, flags: int) -> int:
-    """Opens the file itself: never what a link points to; a pipe is not waited for."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    """Opens a file, and no pipe, for which it would have to wait."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _foreign(path)
     return descriptor
+
+
+@contextlib.contextmanager
+def _closed(descriptor: int) -> Iterator[int]:
+    """Closes a file in the end: only then do some file systems say that it could not be written."""
+    try:
+        yield descriptor
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        raise
+    os.close(descriptor)
 
 
 def _write(descriptor: int, content: bytes) -> None:
@@ -172,14 +193,14 @@ def replace_file(path: Path, content: bytes) -> None:
     # Two hosts that share a directory may run processes of the same id.
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{SUFFIX}")
     with using(path):
-        refuse_link(path)
+        refuse_foreign(path)
         with using(temporary):
             # Of a process that had the same id: no other process has it now.
             remove(temporary)
-            descriptor = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            descriptor = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
         try:
-            with contextlib.closing(os.fdopen(descriptor, "wb", buffering=0)) as file:
-                _write(file.fileno(), content)
+            with _closed(descriptor):
+                _write(descriptor, content)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -193,27 +214,27 @@ def append(path: Path, text: str) -> None:
         StorageError: it could not be written.
         UnusableFile: it is a link, or a folder.
     """
-    with using(path), os.fdopen(_open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with using(path), _closed(_open(path, flags)) as descriptor:
+        size = os.fstat(descriptor).st_size
         try:
-            _write(file.fileno(), text.encode())
+            _write(descriptor, text.encode())
         except BaseException:
             with contextlib.suppress(OSError):
-                os.ftruncate(file.fileno(), size)
+                os.ftruncate(descriptor, size)
             raise
 
 
 def read_text(path: Path) -> str | None:
-    """Reads a file; None if there is none.
+    """Reads a file, through links too; None if there is none.
 
     Raises:
-        UnusableFile: the user may not read it.
+        UnusableFile: it is a folder, or the user may not read it.
     """
-    with using(path):
-        try:
-            return path.read_text(encoding="utf-8", errors="replace")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+    with using(path), absent, os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
+        return file.read().decode(errors="replace")
+    return None
 
 
 def open_lock(directory: Path, *, makes: bool = True) -> IO[Any]:
@@ -231,7 +252,8 @@ def open_lock(directory: Path, *, makes: bool = True) -> IO[Any]:
         if makes:
             make_directory(directory)
         flags = os.O_RDWR | os.O_CREAT if makes else os.O_RDONLY
-        return os.fdopen(_open(path, flags), "r+b" if makes else "rb", buffering=0)
+        descriptor = _open(path, flags | os.O_NOFOLLOW)
+        return os.fdopen(descriptor, "r+b" if makes else "rb", buffering=0)
 
 
 def make_directory(path: Path) -> None:
@@ -246,9 +268,8 @@ def remove(path: Path) -> None:
     Raises:
         UnusableFile: it is a link, or a folder.
     """
+    refuse_foreign(path)
     with using(path):
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise _foreign(path)
         path.unlink(missing_ok=True)
 
 

@@ -157,6 +157,7 @@ def _take(
         # Opening the directory asks the server of a network file system, where looking for one file
         # may not.
         if any(entry.name == "result.json" for entry in directory.iterdir()):
+            storage.refuse_foreign(directory / "result.json")
             continue
         study.mend(member, trainer.callbacks.say)
         taken.append(member)

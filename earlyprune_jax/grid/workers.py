@@ -100,7 +100,7 @@ class Pool:
                 process = self._processes[index] = self._start()
             deaths = 1 if self._listen(process) else deaths + 1
             code = process.wait()
-            if code in (0, BAD_INPUT) or self._callbacks.stop():
+            if code in (0, BAD_INPUT) or self._is_stopping or self._callbacks.stop():
                 return
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             if not (code < 0 or code == INTERRUPTED) or deaths == MOST_DEATHS:

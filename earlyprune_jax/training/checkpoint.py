@@ -13,7 +13,9 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import time
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ INTERRUPTED = re.compile(rf"({EPOCH.pattern})\.orbax-checkpoint-tmp(-[0-9]+)?")
 """What Orbax calls one that it writes, with a time in its earlier versions."""
 LONGEST_NAME, LONGEST_PATH = 255, 3600
 """In bytes, of a workdir: Linux allows 4096 with what a run lays below."""
+LOGGERS = ("absl", "asyncio")
+"""To which Orbax's threads tell their errors."""
 REMEDY = "Runs go back to an older one; delete the directory of a run that has ended."
 
 
@@ -132,7 +136,8 @@ class CheckpointStore:
             with storage.using(path), _quiet():
                 _write(str(path), tree, about | {"sha256": digest(tree, _name(about))})
         except storage.StorageError:
-            with contextlib.suppress(OSError):
+            # Threads may still be at it: then it goes when the run is resumed.
+            with contextlib.suppress(OSError, storage.UnusableFile):
                 storage.remove_directory(temporary)
             raise
         return time.monotonic() - started
@@ -210,7 +215,7 @@ class CheckpointStore:
     def _read(self, epoch: int, template: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         path, about = self._own(epoch), {"run": self._run, "epoch": epoch}
         try:
-            with storage.using(path), _alone(), _quiet():
+            with storage.using(path), _alone():
                 stored = _stored(path)
                 found, wanted = {name: stored.get(name) for name in about}, stored["sha256"]
                 tree = ocp.load(str(path), template)
@@ -238,14 +243,23 @@ def _damaged(path: Path, allowed: str) -> CheckpointError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's threads from printing a traceback each of what is raised here anyway."""
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+    """Keeps Orbax's threads from printing, each for itself, what is raised here anyway.
+
+    Not all have ended when it is raised, and some tell when they are collected: after an error they
+    stay quiet.
+    """
+    levels, hook = {log: log.level for log in map(logging.getLogger, LOGGERS)}, sys.unraisablehook
+    for log in levels:
+        log.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda told: str(told.exc_value) == "Event loop is closed" or hook(told)
     try:
         yield
-    finally:
+    except Exception:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
+    for log, level in levels.items():
         log.setLevel(level)
+    sys.unraisablehook = hook
 
 
 def _write(path: str, tree: dict[str, np.ndarray], custom_metadata: dict[str, Any]) -> None:
