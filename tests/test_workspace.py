@@ -126,10 +126,13 @@ def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path,
 def test_a_workdir_of_another_format_is_refused_by_name_and_still_said_to_be_readable(
     tmp_path, resolve, capsys, study, words
 ):
-    (tmp_path / "config.json").write_text(json.dumps({"fork": {"rules": ["paper_a"]}}))
+    held = {"study.json": study, "config.json": {"fork": {"rules": ["paper_a"]}}}
     (tmp_path / "trunks").mkdir()
-    if study:
-        records.write_json(tmp_path / "study.json", study)
+    for name, value in held.items():
+        if value and study == {"format": 5}:
+            records.write_of_study(tmp_path, name, value)
+        elif value:
+            (tmp_path / name).write_text(json.dumps(value))
     before = sorted(tmp_path.iterdir())
     (problem,) = workspace.check(tmp_path, resolve())
     assert words in problem and "tables can still be read: earlyprune rules" in problem
