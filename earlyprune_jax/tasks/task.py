@@ -12,6 +12,7 @@ import numpy as np
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.pruning.module_layouts import exactly, said_at_init
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import Batches, Batching, shapes_of
 from earlyprune_jax.validate import expected, gathering, unexpected
@@ -131,11 +132,17 @@ class Task:
 
     def shapes(self) -> Any:
         """Returns the shapes and types of a network's variables; nothing is computed."""
-        return self._shapes
+        return self._traced[0]
+
+    @property
+    def layouts(self) -> dict[str, str]:
+        """Returns what the Linen layers of the network say of their kernels, as `select` takes
+        it."""
+        return exactly(self._traced[1])
 
     @functools.cached_property
-    def _shapes(self) -> Any:
-        return jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    def _traced(self) -> tuple[Any, dict[str, str]]:
+        return said_at_init(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
     def measured(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Returns the metrics of summed examples, as numbers."""
