@@ -173,7 +173,8 @@ def check_layouts(layouts: Layouts | None, params: Params) -> list[str]:
     """Finds the problems of layouts that a user gives.
 
     Example:
-        >>> check_layouts({"a": "OI"}, {"a": jax.numpy.ones((1, 2, 3))})
+        >>> import numpy as np
+        >>> check_layouts({"a": "OI"}, {"a": np.ones((1, 2, 3))})
         ["Expected layout at a='OI' to have 3 letters, one per axis."]
     """
     if layouts is None:
