@@ -38,7 +38,7 @@ READ_BY = {1: "99b1f4c", 2: "33e6c4f"}
 RULE = "fork.trigger"
 EARLIER_RULES = "ef51054"
 """The last commit at which rules were held as they were given, with the earlier defaults."""
-BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width")
+BITWISE = ("execution", "device", "num_processes", "num_workers", "fork_width", "xla_flags")
 """Entries of env.json that must stay the same for a resumed run to be bitwise the same."""
 REMEDY = "Restore the file, or choose another --workdir."
 OWN_FILES = (

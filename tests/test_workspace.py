@@ -197,3 +197,15 @@ def test_a_task_of_an_array_is_known_by_both_numbers(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert workspace.job_id() == "7_3"
+
+
+def test_going_on_under_other_compiler_flags_says_that_it_is_no_longer_bitwise_the_same(
+    tmp_path, monkeypatch
+):
+    spec = config.resolve(digits.get_config())
+    monkeypatch.setenv("XLA_FLAGS", "--one=1")
+    begun(tmp_path, spec)
+    monkeypatch.setenv("XLA_FLAGS", "--two=2")
+    with pytest.warns(UserWarning, match="xla_flags --one=1 -> --two=2.*no longer bitwise"):
+        begun(tmp_path, spec)
+    begun(tmp_path, spec)
