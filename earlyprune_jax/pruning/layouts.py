@@ -98,17 +98,6 @@ class Layout:
         return tuple(axis for axis, letter in enumerate(sides) if letter in letters)
 
 
-def last_name(path: str) -> str:
-    """Returns the name of a leaf within its layer.
-
-    Example:
-        >>> last_name("conv/kernel/value")
-        'kernel'
-    """
-    # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
-    return path.removesuffix("/value").rsplit("/", 1)[-1]
-
-
 def find(params: Params, layouts: Layouts | None = None) -> dict[str, Layout]:
     """Decides what every floating-point leaf of a tree is.
 
@@ -142,6 +131,7 @@ def find(params: Params, layouts: Layouts | None = None) -> dict[str, Layout]:
     """
     refuse(check_layouts(layouts, params))
     leaves = {name: tuple(leaf.shape) for name, leaf in named_leaves(params) if is_weight(leaf)}
+    # A whole NNX module, unlike its state, shows the field in which a variable holds its array.
     shapes = {name.removesuffix("/value"): shape for name, shape in leaves.items()}
     known, scopes, found = said_by_modules(params), path_layouts.scopes_of(shapes), {}
     patterns = [(re.compile(pattern), text) for pattern, text in (layouts or {}).items()]
@@ -164,7 +154,10 @@ def warn_of_guesses(leaves: Iterable[tuple[str, tuple[int, ...], Layout]]) -> No
     """
     guesses = [f"{path} {[*shape]} as {kind.axes}" for path, shape, kind in leaves if kind.is_guess]
     if guesses:
-        remedy = "Say what it is by layouts={...}, or let the module: pruning.layouts.told_by."
+        remedy = (
+            "Say it by layouts={...}, let the module do so (pruning.layouts.told_by), or choose "
+            "leaves by regex:PATTERN."
+        )
         text = f"The axes of {few(guesses, 4)} are read from the rank alone. {remedy}"
         warnings.warn(text, PruningWarning, stacklevel=4)
 

@@ -84,6 +84,8 @@ class Task:
         host: measurements outside of compiled code.
         layers: the prunable weights by default, as `pruning.layers`.
         optimizer: the optimizer by default, as `optim.name`.
+        layouts: what leaves are, as in `pruning.select`, where a network is not of Linen and its
+            kernels lie otherwise than `pruning.layouts.find` says; Linen's layers are asked.
 
     Example:
         See docs/extending.md.
@@ -102,6 +104,7 @@ class Task:
     host: tuple[HostMeasurement, ...] = ()
     layers: str = "all_kernels"
     optimizer: str = "sgd"
+    layouts: Mapping[str, str] | None = None
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
@@ -135,10 +138,9 @@ class Task:
         return self._traced[0]
 
     @property
-    def layouts(self) -> dict[str, str]:
-        """Returns what the Linen layers of the network say of their kernels, as `select` takes
-        it."""
-        return exactly(self._traced[1])
+    def known_layouts(self) -> dict[str, str]:
+        """Returns the layouts, with what the network's Linen layers say of their kernels."""
+        return {**(self.layouts or {}), **exactly(self._traced[1])}
 
     @functools.cached_property
     def _traced(self) -> tuple[Any, dict[str, str]]:

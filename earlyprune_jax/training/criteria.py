@@ -84,7 +84,7 @@ def make_mask(
     """
     made = scores(engine, state, criterion, examples)
     if scope in pruning.SCOPES:
-        layouts = engine.task.layouts
+        layouts = engine.task.known_layouts
         return pruning.allocate(made, prunable, sparsity=sparsity, scope=scope, layouts=layouts)
     allocate = references.load(SCOPES_KEY, scope, {}, ("scores", "prunable", "sparsity"))
     mask = allocate(made, prunable, sparsity)

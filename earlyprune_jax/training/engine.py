@@ -116,7 +116,7 @@ class Engine:
         """Returns the structure of the params with Python bools: `layers` as of `pruning.layers`,
         "" = the task's."""
         task = self.task
-        return pruning.select(task.shapes()["params"], layers or task.layers, task.layouts)
+        return pruning.select(task.shapes()["params"], layers or task.layers, task.known_layouts)
 
     def stack(self, states: Sequence[TrainState], width: int) -> TrainState:
         """Lays runs side by side.

@@ -98,14 +98,14 @@ def _signal(
         return performance_signal(task.metrics, task.measured, task.sum_names)
     layers, counted = spec.signals.fisher_layers or task.layers, None
     if name == "fisher_trace":
-        counted = pruning.select(task.shapes()["params"], layers, task.layouts)
+        counted = pruning.select(task.shapes()["params"], layers, task.known_layouts)
     return signals.build(
         name,
         spec.signals,
         counted=counted,
         num_outputs=task.num_outputs,
         num_examples=num_examples,
-        layouts=task.layouts,
+        layouts=task.known_layouts,
     )
 
 
