@@ -20,8 +20,9 @@ QUERY = r"([qkv]|query|key|value)(_proj)?"
 OUT = r"(o|out|output)(_proj)?"
 DENSE_GENERAL = r"DenseGeneral_\d+"
 NO_CONVOLUTION = rf"{QUERY}|(Dense|DenseGeneral|Einsum)(_\d+)?|[hi][ifgonrz]_?"
-NORM = r"norm(s|_|\d|$)|^(bn|ln)(s|_|\d|$)"
-EMBEDDING = r"(^|_)(emb|embed|embedding)s?(_|\d|$)|^w[tp]e$"
+NORM = r"norms?(_?\d+)?$|^(bn|ln)_?\w{0,2}$"
+LOOKED_UP = r"word|tok(en)?|pos(ition(al)?)?|(token_)?type|segment|char|class|label|item|user"
+EMBEDDING = rf"(({LOOKED_UP})_)?emb(ed(ding)?)?s?(_(tokens?|positions?))?(_?\d+)?|w[tp]e"
 
 
 def scopes_of(shapes: Mapping[str, Shape]) -> dict[str, Scope]:
@@ -71,7 +72,7 @@ def read(path: str, scope: Scope) -> tuple[str, str, bool]:
         return "", "kernel", False
     if bias == shape or re.search(NORM, layer, re.IGNORECASE):
         return plain(len(shape)), "norm", False
-    if len(shape) == 2 and not bias and re.search(EMBEDDING, layer):
+    if len(shape) == 2 and not bias and re.fullmatch(EMBEDDING, layer):
         return "IO", "embedding", False
     letters = _of_weight(shape, bias)
     otherwise = "OI" + window(len(shape) - 2)

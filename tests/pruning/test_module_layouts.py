@@ -236,7 +236,9 @@ def test_a_bias_tells_which_axis_is_the_output(shapes, letters):
 @pytest.mark.parametrize(
     ("layer", "kind"),
     [("emb", "embedding"), ("word_embeddings", "embedding"), ("wpe", "embedding"),
-     ("ln_f", "norm"), ("input_layernorm", "norm"), ("q_norm", "norm"), ("member", "OI")],
+     ("ln_f", "norm"), ("input_layernorm", "norm"), ("q_norm", "norm"), ("member", "OI"),
+     ("embed_tokens", "embedding"),
+     ("embed_proj", "OI"), ("patch_embed", "OI"), ("prenorm_mlp", "OI"), ("lnear", "OI")],
 )  # fmt: skip
 def test_names_of_pytorch_models_tell_embeddings_and_norms(layer, kind):
     assert str(find({layer: {"weight": jnp.ones((7, 4))}})[f"{layer}/weight"]) == kind
