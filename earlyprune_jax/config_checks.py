@@ -301,7 +301,8 @@ def _check_fork_rates(spec: RunSpec) -> list[str]:
 def _check_sparsities(spec: RunSpec) -> list[str]:
     task = tasks.abstract(spec)
     params = task.shapes()["params"]
-    shapes = prunable_shapes(params, pruning.select(params, spec.pruning.layers or task.layers))
+    prunable = pruning.select(params, spec.pruning.layers or task.layers, task.known_layouts)
+    shapes = prunable_shapes(params, prunable, task.known_layouts)
     scopes = [scope for scope in spec.pruning.scopes if scope in pruning.SCOPES]
     return [
         f"pruning.sparsities: {problem}"
@@ -314,6 +315,7 @@ def _check_sparsities(spec: RunSpec) -> list[str]:
 def _check_spectra(spec: RunSpec) -> list[str]:
     if "random_distance" not in spec.signals.names:
         return []
-    least, params = spec.signals.min_eigenvalues, tasks.abstract(spec).shapes()["params"]
-    check = functools.partial(spectral.check, params, min_eigenvalues=least)
+    least, task = spec.signals.min_eigenvalues, tasks.abstract(spec)
+    options = {"min_eigenvalues": least, "layouts": task.known_layouts}
+    check = functools.partial(spectral.check, task.shapes()["params"], **options)
     return problems_of(check, f"signals.min_eigenvalues={least}: ")

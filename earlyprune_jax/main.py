@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, NoReturn
 from earlyprune_jax.grid.options import keep_freed_memory, leave_on
 from earlyprune_jax.storage import EXIT_CODE, StorageError
 from earlyprune_jax.validate import BAD_INPUT, InvalidInput, expected, gathering, refuse
+from earlyprune_jax.xla_flags import avoid_miscompilation
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
@@ -271,6 +272,7 @@ def program(command: Callable[[list[str]], int] = main) -> NoReturn:
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     keep_freed_memory()
+    avoid_miscompilation()
     # A batch system's SIGTERM stops a run like Ctrl-C.
     leave_on(signal.SIGINT, signal.SIGTERM)
     try:

@@ -8,6 +8,9 @@ from typing import Any
 
 from earlyprune_jax.validate import Check, anything, each, fraction, one_of, within
 
+WIDTHS = within(0.001, 100)
+"""What a width multiplier may be."""
+
 FLOAT32_LEAST, FLOAT32_MAX = 1.2e-38, 3.4e38
 """About the smallest and the largest number above 0 that float32 holds at full precision."""
 NAMES = each(anything, at_least=1)
@@ -101,7 +104,7 @@ class ModelSpec:
     """
 
     name: str = key(decides="trunk", names_code=True)
-    width_multiplier: float = key(within(0.001, 100), decides="trunk")
+    width_multiplier: float = key(WIDTHS, decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)

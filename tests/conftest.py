@@ -40,6 +40,10 @@ import pytest
 from ml_collections import ConfigDict
 from tiny import tiny_experiment
 
+from earlyprune_jax.xla_flags import avoid_miscompilation
+
+# As programs do: runs of this process and of theirs are bitwise the same.
+avoid_miscompilation()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes so many small objects that collecting them took a fortieth of the time.
 gc.set_threshold(50_000, 20, 100)

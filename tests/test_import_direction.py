@@ -11,6 +11,7 @@ LAYERS = [
         "metrics",
         "references",
         "user_code",
+        "xla_flags",
         "spec_sections",
         "spec",
         "storage",

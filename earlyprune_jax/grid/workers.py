@@ -29,6 +29,7 @@ from earlyprune_jax.storage import EXIT_CODE, StorageError
 from earlyprune_jax.training import budget
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.validate import BAD_INPUT, InvalidInput, refuse
+from earlyprune_jax.xla_flags import avoid_miscompilation
 
 MOST_DEATHS = 8
 """A worker that is killed so often in a row, and has told nothing in between, is given up.
@@ -173,6 +174,7 @@ def _bind(cores: list[int]) -> None:
 def main() -> int:
     """Does one worker's work. Returns 0, 2 for bad input, 130 if interrupted."""
     running.keep_freed_memory()
+    avoid_miscompilation()
     # Slurm announces a job's limit with SIGUSR2 to every process of it.
     running.leave_on(signal.SIGTERM, signal.SIGUSR2)
     sink = os.fdopen(os.dup(1), "wb")

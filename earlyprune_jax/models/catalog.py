@@ -24,6 +24,7 @@ from earlyprune_jax import references, validate
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import resnet
 from earlyprune_jax.pruning.scores.weights import count_problems
+from earlyprune_jax.spec_sections import WIDTHS
 from earlyprune_jax.validate import InvalidInput, expected, refuse, unexpected
 
 KEY = "model.name"
@@ -96,7 +97,8 @@ def build(
     Args:
         name: one of `names()`.
         num_classes: number of logits, at least 2.
-        width_multiplier: every layer's channels c become max(1, floor(c * width_multiplier + 1/2)).
+        width_multiplier: every layer's channels c become max(1, floor(c * width_multiplier + 1/2));
+            in [0.001, 100].
         dtype: compute type of the layers: float32, bfloat16, or (where JAX has x64 enabled)
             float64, which SynFlow wants of deep networks. Pooling, classifier and logits are
             float32 at least.
@@ -181,8 +183,8 @@ def _argument_problems(num_classes: int, width_multiplier: float, dtype: Any) ->
     problems = count_problems(2, num_classes=num_classes)
     # bool is a number to Python; as a factor it is a mistake.
     is_number = isinstance(width_multiplier, numbers.Real) and width_multiplier is not True
-    if not is_number or not 0 < float(width_multiplier) < math.inf:
-        allowed = "to be a number in (0, inf)"
+    allowed = WIDTHS(float(width_multiplier)) if is_number else "to be a number"
+    if allowed:
         problems.append(expected("model.width_multiplier", width_multiplier, allowed))
     with contextlib.suppress(TypeError):
         # NumPy takes None for float64.

@@ -12,7 +12,6 @@ from earlyprune_jax.pruning import scores as scores
 from earlyprune_jax.pruning.account import Ledger as Ledger
 from earlyprune_jax.pruning.account import LedgerRow as LedgerRow
 from earlyprune_jax.pruning.account import ledger as ledger
-from earlyprune_jax.pruning.allocation.allocate import PruningWarning as PruningWarning
 from earlyprune_jax.pruning.allocation.allocate import allocate as allocate
 from earlyprune_jax.pruning.allocation.allocate import prune as prune
 from earlyprune_jax.pruning.allocation.budgets import SCOPES as SCOPES
@@ -30,6 +29,7 @@ from earlyprune_jax.pruning.files import load_dense as load_dense
 from earlyprune_jax.pruning.files import load_sparse as load_sparse
 from earlyprune_jax.pruning.files import save_dense as save_dense
 from earlyprune_jax.pruning.files import save_sparse as save_sparse
+from earlyprune_jax.pruning.layouts import PruningWarning as PruningWarning
 from earlyprune_jax.pruning.masks import Overlap as Overlap
 from earlyprune_jax.pruning.masks import apply as apply
 from earlyprune_jax.pruning.masks import check as check

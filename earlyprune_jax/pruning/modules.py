@@ -83,22 +83,51 @@ def refuse_modules(thing: str, model: Any, wanted: str = "(variables, inputs)") 
     refuse(module_problems(thing, model, wanted))
 
 
+def whole_model_problems(thing: str, params: Any) -> list[str]:
+    """Says that a whole NNX model is in training mode, or holds more than parameters.
+
+    Such a model runs: batch statistics then count as weights, and what it changes is lost.
+
+    Args:
+        thing: the argument's name.
+        params: what was given.
+
+    Returns:
+        The problem, if there is one.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not isinstance(params, nnx.Module):
+        return []
+    nodes = [node for _, node in nnx.iter_graph(params)]
+    others = [node for node in nodes if isinstance(node, nnx.Variable)]
+    others = [node for node in others if not isinstance(node, nnx.Param) and is_weight(node)]
+    modes = "deterministic", "use_running_average"
+    trains = any(getattr(node, mode, None) is False for node in nodes for mode in modes)
+    if not others and not trains:
+        return []
+    given = "training mode" if trains else f"a {type(others[0]).__name__}"
+    allowed = f"to be parameters in evaluation mode, not a module of flax.nnx with {given}"
+    return [expected(thing, type(params).__name__, allowed, FUNCTIONS["flax.nnx"])]
+
+
 @contextlib.contextmanager
 def in_evaluation() -> Iterator[None]:
-    """Says in this package's words what Flax refuses inside: a module that would change its
-    variables, needs randomness, or misses variables.
+    """Says in this package's words what Flax and Equinox refuse inside: a module that would change
+    its variables, needs randomness, or misses variables.
 
     Raises:
-        InvalidInput: Flax has refused something.
+        InvalidInput: they have refused something.
     """
+    allowed = "to run in evaluation mode with these variables"
     try:
         yield
     except Exception as error:
-        flax = sys.modules.get("flax.errors")
-        if flax is None or not isinstance(error, flax.FlaxError):
+        flax, remedy = sys.modules.get("flax.errors"), ""
+        if flax and isinstance(error, flax.FlaxError):
+            is_nnx = isinstance(error, flax.TraceContextError)
+            remedy = _NNX_REMEDY if is_nnx else _LINEN_REMEDY
+        elif isinstance(error, RuntimeError) and "Dropout requires a key" in str(error):
+            remedy = "Give equinox.nn.inference_mode(module)."
+        if not remedy:
             raise
-        is_nnx = isinstance(error, flax.TraceContextError)
-        allowed, remedy = "to run in evaluation mode with these variables", _LINEN_REMEDY
-        raise unexpected(
-            "module", str(error), allowed, _NNX_REMEDY if is_nnx else remedy
-        ) from error
+        raise unexpected("module", str(error), allowed, remedy) from error

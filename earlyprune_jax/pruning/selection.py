@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from earlyprune_jax.array_types import Params
-from earlyprune_jax.pruning.layouts import NAMES, Layout, Layouts, find
+from earlyprune_jax.pruning.layouts import Layout, Layouts, find, warn_of_guesses
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
 from earlyprune_jax.validate import expected, nearest, unexpected
 
@@ -25,7 +25,7 @@ def _kernels(*, conv: bool, dense: bool) -> Exclusion:
     def excluded(layout: Layout) -> str:
         if layout.kind != "kernel":
             kinds = {"norm": "is a norm", "embedding": "is an embedding"}
-            return kinds.get(layout.kind, f"is not named {' or '.join(NAMES)}")
+            return kinds.get(layout.kind, "is not named kernel or weight")
         if not layout.axes:
             return "has fewer than 2 axes, kernels have 2 or more"
         if layout.spatial:
@@ -110,7 +110,8 @@ def select(params: Params, layers: Layers, layouts: Layouts | None = None) -> An
             `dense_kernels` (without, attention's too), `all_kernels` (both), `regex:PATTERN`,
             searched in the slash-joined path of every leaf, or a predicate (path, leaf) -> bool.
         layouts: what leaves are, where `layouts.find` cannot tell: regular expression -> letters
-            of a kernel's axes such as `HWIO`, `OIHW` or `INO`, `norm` or `embedding`.
+            of a kernel's axes such as `HWIO`, `OIHW` or `INO`, `norm` or `embedding`. What
+            `layouts.told_by(module, ...)` returns.
 
     Returns:
         The structure of `params` with Python bools: True = prunable.
@@ -130,4 +131,7 @@ def select(params: Params, layers: Layers, layouts: Layouts | None = None) -> An
         why = "; ".join(f"{name} {reason}" for name, reason in list(reasons.items())[:8])
         remedy = f"Of {len(leaves)} leaves none belongs: {why or 'there are none'}."
         raise unexpected("layers", layers, "to select at least one parameter", remedy)
+    if layers in ("conv_kernels", "dense_kernels"):
+        found, shaped = find(params, layouts), [pair for pair in leaves if is_weight(pair[1])]
+        warn_of_guesses((name, leaf.shape, found[name]) for name, leaf in shaped)
     return jax.tree.map_with_path(lambda path, _: path_name(path) not in reasons, params)

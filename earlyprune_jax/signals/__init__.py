@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from earlyprune_jax.pruning.layouts import Layouts
 from earlyprune_jax.signals import fisher_squares, spectral
 from earlyprune_jax.signals.connectivity import LinearModeConnectivity as LinearModeConnectivity
 from earlyprune_jax.signals.connectivity import linear_mode_connectivity as linear_mode_connectivity
@@ -32,7 +33,13 @@ epochs, and the task's own metrics."""
 
 
 def build(
-    name: str, spec: SignalSpec, *, counted: Any, num_outputs: int, num_examples: int
+    name: str,
+    spec: SignalSpec,
+    *,
+    counted: Any,
+    num_outputs: int,
+    num_examples: int,
+    layouts: Layouts | None = None,
 ) -> ProbeSignal | WeightSignal:
     """Makes a configured signal.
 
@@ -42,6 +49,7 @@ def build(
         counted: params structure with Python bools: the leaves summed into `fisher_trace`.
         num_outputs: C, the number of log-probabilities.
         num_examples: the most probe examples there can be.
+        layouts: as in `pruning.select`.
 
     Returns:
         The signal.
@@ -52,7 +60,9 @@ def build(
             *fisher_options, counted, num_outputs, num_examples
         ),
         "kl_uniform": kl_uniform_signal,
-        "random_distance": lambda: spectral.signal(spec.num_permutations, spec.min_eigenvalues),
+        "random_distance": lambda: spectral.signal(
+            spec.num_permutations, spec.min_eigenvalues, layouts
+        ),
         "gradient_norm": gradient_norm_signal,
     }
     return makers[name]()

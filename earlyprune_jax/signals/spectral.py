@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey
-from earlyprune_jax.pruning.layouts import Layout, Layouts, find
+from earlyprune_jax.pruning.layouts import Layout, Layouts, find, warn_of_guesses
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers, select
 from earlyprune_jax.pruning.trees import marked_leaves, refuse
@@ -119,7 +119,9 @@ def random_distance(
     return _summary(*measured, reading)
 
 
-def signal(num_permutations: int = 5, min_eigenvalues: int = 0) -> WeightSignal:
+def signal(
+    num_permutations: int = 5, min_eigenvalues: int = 0, layouts: Layouts | None = None
+) -> WeightSignal:
     """Makes random_distance of all kernels, both readings from one set of decompositions.
 
     Columns: `random_distance` (sqrt, nats; in [0, 0.8326)), `random_distance_std` (sample standard
@@ -130,6 +132,7 @@ def signal(num_permutations: int = 5, min_eigenvalues: int = 0) -> WeightSignal:
     Args:
         num_permutations: as of `random_distance`.
         min_eigenvalues: likewise.
+        layouts: likewise.
 
     Returns:
         The signal.
@@ -141,7 +144,8 @@ def signal(num_permutations: int = 5, min_eigenvalues: int = 0) -> WeightSignal:
     """
 
     def measure(params: Params, key: PRNGKey) -> dict[str, float | None]:
-        measured = _divergences(params, key, num_permutations, "all_kernels", min_eigenvalues)
+        options = num_permutations, "all_kernels", min_eigenvalues, layouts
+        measured = _divergences(params, key, *options)
         distance, plain = (_summary(*measured, reading) for reading in READINGS)
         return dict(zip(columns, (distance.value, distance.spread, plain.value), strict=True))
 
@@ -149,12 +153,13 @@ def signal(num_permutations: int = 5, min_eigenvalues: int = 0) -> WeightSignal:
     return WeightSignal("random_distance", columns, measure)
 
 
-def check(params: Params, *, min_eigenvalues: int = 0) -> list[str]:
+def check(params: Params, *, min_eigenvalues: int = 0, layouts: Layouts | None = None) -> list[str]:
     """Lists why the kernels of a tree of arrays or shapes have no random_distance, or nothing.
 
     Args:
         params: arrays, or their shapes and types.
         min_eigenvalues: as of `random_distance`.
+        layouts: likewise.
 
     Returns:
         The problems, a sentence each.
@@ -163,7 +168,8 @@ def check(params: Params, *, min_eigenvalues: int = 0) -> list[str]:
         >>> check({"kernel": jax.ShapeDtypeStruct((4, 4), jnp.float32)}, min_eigenvalues=4)
         []
     """
-    kernels, found = marked_leaves(params, select(params, "all_kernels")), find(params)
+    found, selected = find(params, layouts), select(params, "all_kernels", layouts)
+    kernels = marked_leaves(params, selected)
     unfit = {name: _unfit(leaf.shape, found[name], min_eigenvalues) for name, leaf in kernels}
     return [] if not all(unfit.values()) else [_no_spectrum("all_kernels", unfit)]
 
@@ -184,6 +190,7 @@ def _divergences(
     """Computes each permutation's JSD [num_permutations] by path, and why leaves are skipped."""
     leaves = marked_leaves(params, select(params, layers, layouts))
     found = find(params, layouts)
+    warn_of_guesses((name, leaf.shape, found[name]) for name, leaf in leaves)
     refuse(nonfinite_problems("params", leaves))
     divergences, skipped = {}, {}
     # LAPACK on CPU: a second thread gains nothing at these sizes, and beside another busy process

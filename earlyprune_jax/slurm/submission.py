@@ -31,6 +31,7 @@ from earlyprune_jax.slurm import job
 from earlyprune_jax.spec import use_code
 from earlyprune_jax.validate import InvalidInput, expected, refuse, unknown_choice, within
 from earlyprune_jax.workspace import job_id
+from earlyprune_jax.xla_flags import avoid_miscompilation
 
 CLOSING = "closing"
 STAGES: dict[str, tuple[Scope, str]] = {
@@ -315,6 +316,7 @@ def work(study: Study, options: Options, minutes: int, stage: str) -> None:
         stage: a key of `STAGES`.
     """
     keep_freed_memory()
+    avoid_miscompilation()
     use_code(study.spec)
     scope, is_closing = STAGES[stage][0], stage == CLOSING
 

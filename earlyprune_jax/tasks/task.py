@@ -12,6 +12,7 @@ import numpy as np
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.pruning.module_layouts import exactly, said_at_init
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import Batches, Batching, shapes_of
 from earlyprune_jax.validate import expected, gathering, unexpected
@@ -83,6 +84,8 @@ class Task:
         host: measurements outside of compiled code.
         layers: the prunable weights by default, as `pruning.layers`.
         optimizer: the optimizer by default, as `optim.name`.
+        layouts: what leaves are, as in `pruning.select`, where a network is not of Linen and its
+            kernels lie otherwise than `pruning.layouts.find` says; Linen's layers are asked.
 
     Example:
         See docs/extending.md.
@@ -101,6 +104,7 @@ class Task:
     host: tuple[HostMeasurement, ...] = ()
     layers: str = "all_kernels"
     optimizer: str = "sgd"
+    layouts: Mapping[str, str] | None = None
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
@@ -131,11 +135,16 @@ class Task:
 
     def shapes(self) -> Any:
         """Returns the shapes and types of a network's variables; nothing is computed."""
-        return self._shapes
+        return self._traced[0]
+
+    @property
+    def known_layouts(self) -> dict[str, str]:
+        """Returns the layouts, with what the network's Linen layers say of their kernels."""
+        return {**(self.layouts or {}), **exactly(self._traced[1])}
 
     @functools.cached_property
-    def _shapes(self) -> Any:
-        return jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    def _traced(self) -> tuple[Any, dict[str, str]]:
+        return said_at_init(self.init, jax.ShapeDtypeStruct((2,), jnp.uint32))
 
     def measured(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Returns the metrics of summed examples, as numbers."""

@@ -84,7 +84,8 @@ def make_mask(
     """
     made = scores(engine, state, criterion, examples)
     if scope in pruning.SCOPES:
-        return pruning.allocate(made, prunable, sparsity=sparsity, scope=scope)
+        layouts = engine.task.known_layouts
+        return pruning.allocate(made, prunable, sparsity=sparsity, scope=scope, layouts=layouts)
     allocate = references.load(SCOPES_KEY, scope, {}, ("scores", "prunable", "sparsity"))
     mask = allocate(made, prunable, sparsity)
     refuse(problems_of(lambda: pruning.check(mask, state.params), f"{SCOPES_KEY}: {scope}: "))

@@ -134,7 +134,8 @@ class Engine:
     def prunable(self, layers: str) -> Any:
         """Returns the structure of the params with Python bools: `layers` as of `pruning.layers`,
         "" = the task's."""
-        return pruning.select(self.task.shapes()["params"], layers or self.task.layers)
+        task = self.task
+        return pruning.select(task.shapes()["params"], layers or task.layers, task.known_layouts)
 
     def stack(self, states: Sequence[TrainState], width: int) -> TrainState:
         """Lays runs side by side.

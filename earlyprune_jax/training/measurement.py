@@ -96,10 +96,16 @@ def _signal(
         return dataclasses.replace(made, name=name)
     if name == "performance":
         return performance_signal(task.metrics, task.measured, task.sum_names)
-    layers = spec.signals.fisher_layers or task.layers
-    counted = pruning.select(task.shapes()["params"], layers) if name == "fisher_trace" else None
+    layers, counted = spec.signals.fisher_layers or task.layers, None
+    if name == "fisher_trace":
+        counted = pruning.select(task.shapes()["params"], layers, task.known_layouts)
     return signals.build(
-        name, spec.signals, counted=counted, num_outputs=task.num_outputs, num_examples=num_examples
+        name,
+        spec.signals,
+        counted=counted,
+        num_outputs=task.num_outputs,
+        num_examples=num_examples,
+        layouts=task.known_layouts,
     )
 
 

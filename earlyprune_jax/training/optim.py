@@ -1,7 +1,6 @@
 """Optimizers by name or import path; the learning rate is an argument of their step."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params
+from earlyprune_jax.pruning.layouts import find
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.spec_sections import OptimSpec
 from earlyprune_jax.validate import expected, refuse, unexpected
@@ -35,10 +35,12 @@ class Optimizer:
 def _decay_mask(spec: OptimSpec) -> Callable[[Any], Any]:
     """Makes params -> bools, the leaves that decay: all (paper A: BN and biases), or kernels."""
 
-    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        return spec.weight_decay_on == "all" or path_name(path).rsplit("/", 1)[-1] == "kernel"
+    def decays(params: Any) -> Any:
+        kernels = {path for path, layout in find(params).items() if layout.kind == "kernel"}
+        is_all = spec.weight_decay_on == "all"
+        return jax.tree.map_with_path(lambda p, _: is_all or path_name(p) in kernels, params)
 
-    return functools.partial(jax.tree.map_with_path, decays)
+    return decays
 
 
 def _decay(spec: OptimSpec) -> list[optax.GradientTransformation]:

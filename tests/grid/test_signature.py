@@ -73,3 +73,10 @@ def test_workers_have_fewer_cores_each_and_that_is_another_signature(begun, monk
     monkeypatch.setattr(experiment.running, "usable_cores", lambda: list(range(64)))
     with pytest.raises(InvalidInput, match="num_cores"):
         run(spec, workdir, require_exact=True)
+
+
+def test_flags_of_the_compiler_are_part_of_a_signature(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--one=1")
+    then = signature.signature()
+    monkeypatch.setenv("XLA_FLAGS", "--two=2")
+    assert signature.differences(then, signature.signature()) == ["XLA_FLAGS --one=1 -> --two=2"]

@@ -177,6 +177,7 @@ def test_all_problems_of_the_arguments_come_at_once():
         {"num_classes": "10"},
         {"width_multiplier": 0},
         {"width_multiplier": -1.0},
+        {"width_multiplier": 1e-320},
         {"width_multiplier": float("inf")},
         {"width_multiplier": "wide"},
         {"width_multiplier": True},

@@ -101,6 +101,40 @@ def test_an_nnx_model_in_training_mode_is_asked_for_evaluation(measure):
         measure(lambda state, x: nnx.merge(graph, state, rest)(x), state)
 
 
+def call(model, x):
+    return model(x)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda v: signals.fisher_trace(call, v, ROWS, key=KEY),
+        lambda v: scores.taylor(lambda v, x: jnp.mean(call(v, x)), v, [ROWS]),
+        lambda v: scores.synflow(call, v, ROWS),
+    ],
+    ids=["fisher_trace", "taylor", "synflow"],
+)
+def test_a_whole_nnx_model_is_no_set_of_parameters_in_training_or_with_statistics(measure):
+    model = Normed(nnx.Rngs(0))
+    with pytest.raises(InvalidInput, match=r"flax\.nnx with training mode.*nnx\.split"):
+        measure(model)
+    model.eval()
+    with pytest.raises(InvalidInput, match=r"flax\.nnx with a BatchStat.*nnx\.split"):
+        measure(model)
+    assert signals.fisher_trace(call, nnx.Linear(6, 3, rngs=nnx.Rngs(0)), ROWS, key=KEY).total > 0
+
+
+def test_equinox_dropout_in_training_is_asked_for_inference():
+    layers = eqx.nn.Sequential([eqx.nn.Linear(6, 3, key=KEY), eqx.nn.Dropout(0.5)])
+
+    def apply(module, x):
+        return jax.vmap(module)(x)
+
+    with pytest.raises(InvalidInput, match=r"evaluation mode.*Give equinox\.nn\.inference_mode"):
+        signals.fisher_trace(apply, layers, ROWS, key=KEY)
+    assert signals.fisher_trace(apply, eqx.nn.inference_mode(layers), ROWS, key=KEY).total > 0
+
+
 def test_the_functions_that_messages_show_are_measured():
     model, _ = nnx_model()
     model.eval()

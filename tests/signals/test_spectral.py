@@ -57,7 +57,7 @@ def structured(shape, seed=0, strength=0.3):
 def test_values_are_those_of_an_independent_implementation(shape):
     kernel, num = structured(shape), 150
     theirs = distances_by_hand(kernel, num)
-    ours = random_distance({"kernel": kernel}, key=KEY, num_permutations=num)
+    ours = random_distance({"conv": {"kernel": kernel}}, key=KEY, num_permutations=num)
     spread = theirs.std(ddof=1)
     assert ours.spread == pytest.approx(spread, rel=0.35)
     error = spread * np.sqrt(2 / num)

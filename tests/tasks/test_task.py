@@ -9,9 +9,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from tiny import linear_experiment
 
-from earlyprune_jax import config, models, tasks
+from earlyprune_jax import config, models, pruning, tasks
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.tasks import HostMeasurement, Task, plain
 from earlyprune_jax.tasks.task import check
@@ -124,6 +125,26 @@ def test_a_host_metric_may_be_the_primary_and_a_trigger_may_watch_its_validation
     assert [metric.name for metric in own.all_metrics] == ["loss", "bleu"]
     assert own.decidable_columns() == ("train_loss", "validation_loss", "validation_bleu")
     assert [epoch for epoch in range(1, 9) if bleu.due(epoch, 8)] == [3, 6, 8]
+
+
+class Heads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.DenseGeneral((2, 3), use_bias=False, name="make")(x)
+        return nn.DenseGeneral(4, axis=(-2, -1), use_bias=False, name="join")(x)
+
+
+def test_the_layers_of_a_network_of_linen_say_what_their_axes_are_and_the_task_says_the_rest():
+    def init(key):
+        params = Heads().init(key, jnp.ones((1, 5)))["params"]
+        return {"params": {**params, "own": {"kernel": jnp.ones((3, 2, 5))}}}
+
+    with_heads = task(init=init, layouts={"own": "NIO"})
+    params = with_heads.shapes()["params"]
+    found = pruning.layouts.find(params, with_heads.known_layouts)
+    kinds = {path: str(layout) for path, layout in found.items()}
+    assert kinds == {"make/kernel": "INO", "join/kernel": "NIO", "own/kernel": "NIO"}
+    assert {str(layout) for layout in pruning.layouts.find(params).values()} == {"WIO?"}
 
 
 OWN = """

@@ -20,15 +20,11 @@ from earlyprune_jax.pruning.allocation.budgets import (
     Sparsity,
     check_options,
 )
-from earlyprune_jax.pruning.allocation.patterns import UNSTRUCTURED, Pattern, check_is_pattern
-from earlyprune_jax.pruning.layouts import Layout, Layouts, find
+from earlyprune_jax.pruning.allocation.patterns import NM, UNSTRUCTURED, Pattern, check_is_pattern
+from earlyprune_jax.pruning.layouts import Layout, Layouts, PruningWarning, find, warn_of_guesses
 from earlyprune_jax.pruning.scores.weights import require_like
 from earlyprune_jax.pruning.selection import Layers, check_layers, select
 from earlyprune_jax.validate import expected
-
-
-class PruningWarning(UserWarning):
-    """A mask that was asked for and made, but that its maker may not have meant."""
 
 
 def prunable_shapes(params: Any, prunable: Any, layouts: Layouts | None = None) -> Shapes:
@@ -212,6 +208,8 @@ def check_allocation(
         return problems
     if not shapes:
         return [expected("prunable", "no leaf", "to mark at least one", "Choose other `layers`.")]
+    if scope == "erk" or isinstance(pattern, NM) and pattern.axis == "input":
+        warn_of_guesses((path, leaf.shape, leaf.layout) for path, leaf in shapes.items())
     return pattern.check(shapes, sparsity, scope, min_kept)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, Scores
-from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules
+from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules, whole_model_problems
 from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, refuse, split_weights
 from earlyprune_jax.validate import expected, shortened, unexpected
 
@@ -188,8 +188,9 @@ def weights_of(params: Params) -> tuple[list[Array], Callable[[list[Array]], Par
     """Splits off the weights as `trees.split_weights` does, for functions that differentiate.
 
     Raises:
-        InvalidInput: no weights, or complex ones.
+        InvalidInput: no weights, or complex ones; a whole NNX model that is more than parameters.
     """
+    refuse(whole_model_problems("params", params))
     named = [(name, leaf) for name, leaf in named_leaves(params) if is_weight(leaf)]
     if not named:
         raise unexpected("params", params, "to hold at least one floating-point array")

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import equinox as eqx
 import jax
@@ -268,7 +269,10 @@ def test_a_network_exported_with_a_symbolic_batch_equals_the_one_here_at_every_s
     mask = channel_mask(jax.tree.map(np.abs, variables), groups, sparsity=0.5)
     compact_apply, smaller = compact(apply, variables, images(), mask)
     x = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8, 8, 3"), jnp.float32)
-    exported = export.export(jax.jit(compact_apply))(shapes_of(smaller), x)
+    made = export.export(jax.jit(compact_apply))(shapes_of(smaller), x)
+    # What writes the file is an extra of JAX.
+    is_written = find_spec("flatbuffers") is not None
+    exported = export.deserialize(made.serialize()) if is_written else made
     for size in (1, 2, 7, 48):
         wanted = apply(masked(mask, variables), images(size))
         assert_equal(exported.call(smaller, images(size)), wanted)

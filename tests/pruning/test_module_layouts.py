@@ -1,0 +1,269 @@
+"""Which axes of a kernel are inputs and outputs is held against the layer's own derivative."""
+
+import itertools
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from earlyprune_jax import pruning, signals
+from earlyprune_jax.pruning import layouts
+from earlyprune_jax.pruning.layouts import find, told_by
+from earlyprune_jax.validate import InvalidInput
+
+KEY = jax.random.key(0)
+IMAGES, WORDS, HEADS = (2, 4, 5, 3), (2, 5, 6), (2, 5, 2, 3)
+EINSUMS = {
+    "...d,dhk->...hk": ((6, 2, 4), WORDS, 1, 2),
+    "...hk,hkd->...d": ((2, 3, 4), HEADS, 2, 1),
+    "...hk,hdk->...d": ((2, 4, 3), HEADS, 2, 1),
+    "...d,hdk->...hk": ((2, 6, 4), WORDS, 1, 2),
+}
+
+
+def linen_layers(bias):
+    options = {"use_bias": bias}
+    two = {"features": 4, "axis": (-2, -1)}
+    layers = {
+        "Dense": (nn.Dense(4, **options), WORDS, 1, 1),
+        "DenseGeneral out": (nn.DenseGeneral((2, 4), **options), WORDS, 1, 2),
+        "DenseGeneral in": (nn.DenseGeneral(**two, **options), HEADS, 2, 1),
+        "Conv1d": (nn.Conv(4, (3,), **options), WORDS, 1, 1),
+        "Conv2d": (nn.Conv(4, (3, 2), **options), IMAGES, 1, 1),
+        "ConvTranspose": (nn.ConvTranspose(4, (2, 2), **options), IMAGES, 1, 1),
+        "transposed kernel": (
+            nn.ConvTranspose(4, (2, 2), transpose_kernel=True, **options), IMAGES, 1, 1
+        ),
+    }  # fmt: skip
+    layers |= {
+        text: (nn.Einsum(shape, text, **options), *rest) for text, (shape, *rest) in EINSUMS.items()
+    }
+    return layers
+
+
+def nnx_layers(bias):
+    options = {"use_bias": bias, "rngs": nnx.Rngs(0)}
+    layers = {
+        "Linear": (nnx.Linear(6, 4, **options), WORDS, 1, 1),
+        "LinearGeneral out": (nnx.LinearGeneral(6, (2, 4), **options), WORDS, 1, 2),
+        "LinearGeneral in": (
+            nnx.LinearGeneral((2, 3), 4, axis=(-2, -1), **options), HEADS, 2, 1
+        ),
+        "Conv2d": (nnx.Conv(3, 4, (3, 2), **options), IMAGES, 1, 1),
+        "transposed kernel": (
+            nnx.ConvTranspose(3, 4, (2, 2), transpose_kernel=True, **options), IMAGES, 1, 1
+        ),
+    }  # fmt: skip
+    rngs = nnx.Rngs(0)
+    return layers | {
+        text: (nnx.Einsum(text, shape, rngs=rngs), *rest)
+        for text, (shape, *rest) in EINSUMS.items()
+    }
+
+
+def equinox_layers():
+    return {
+        "Linear": (eqx.nn.Linear(6, 4, key=KEY), (6,)),
+        "Conv2d": (eqx.nn.Conv2d(3, 4, (3, 2), key=KEY), (3, 4, 5)),
+        "ConvTranspose2d": (eqx.nn.ConvTranspose2d(3, 4, (3, 2), key=KEY), (3, 4, 5)),
+    }
+
+
+def check_against_derivative(apply, kernel, layout, x, num_in, num_out, *, first=False):
+    """A kernel entry that meets an input feature, or makes an output feature, has its index.
+
+    Features are the last axes of inputs and outputs; `first`: the first one.
+    """
+    jacobian = jax.jit(jax.jacobian(apply))
+    sizes = x.shape[:num_in] if first else x.shape[x.ndim - num_in :]
+    for index in itertools.product(*map(range, sizes)):
+        at = index if first else (..., *index)
+        met = np.asarray(jacobian(kernel, jnp.zeros_like(x).at[at].set(x[at]))) != 0
+        entries = np.argwhere(met.any(axis=tuple(range(met.ndim - kernel.ndim))))
+        assert {tuple(entry[list(layout.inputs)]) for entry in entries} == {index}
+    made = np.asarray(jacobian(kernel, x)) != 0
+    num_axes = made.ndim - kernel.ndim
+    places = range(num_out) if first else range(num_axes - num_out, num_axes)
+    made = np.moveaxis(made, places, range(num_out))
+    for index in itertools.product(*map(range, made.shape[:num_out])):
+        others = tuple(range(num_axes - num_out))
+        entries = np.argwhere(made[index].any(axis=others))
+        assert {tuple(entry[list(layout.outputs)]) for entry in entries} == {index}
+    rest = set(range(kernel.ndim)) - {*layout.inputs, *layout.outputs}
+    assert rest == set(layout.spatial)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", linen_layers(bias=True))
+def test_linen_layers_say_which_axes_are_inputs_and_outputs(name, bias):
+    layer, shape, num_in, num_out = linen_layers(bias)[name]
+    x = 1 + jax.random.uniform(KEY, shape)
+    params = layer.init(KEY, x)["params"]
+    layout = find(params, told_by(layer, KEY, x))["kernel"]
+    apply = lambda kernel, x: layer.apply({"params": params | {"kernel": kernel}}, x)  # noqa: E731
+    check_against_derivative(apply, params["kernel"], layout, x, num_in, num_out)
+
+
+@pytest.mark.parametrize("name", nnx_layers(bias=True))
+def test_nnx_layers_say_it_of_themselves_and_of_their_state(name):
+    layer, shape, num_in, num_out = nnx_layers(bias=False)[name]
+    x = 1 + jax.random.uniform(KEY, shape)
+    graph, state, rest = nnx.split(layer, nnx.Param, ...)
+    layout = find(state, told_by(layer))["kernel"]
+    (own,) = (kind for path, kind in find(layer).items() if path.startswith("kernel"))
+    assert own == layout
+
+    def with_kernel(kernel, x):
+        module = nnx.merge(graph, state, rest)
+        module.kernel = nnx.Param(kernel)
+        return module(x)
+
+    check_against_derivative(with_kernel, layer.kernel[...], layout, x, num_in, num_out)
+
+
+@pytest.mark.parametrize("name", equinox_layers())
+def test_equinox_layers_say_it_of_themselves(name):
+    layer, shape = equinox_layers()[name]
+    x = 1 + jax.random.uniform(KEY, shape)
+    apply = lambda w, x: eqx.tree_at(lambda m: m.weight, layer, w)(x)  # noqa: E731
+    check_against_derivative(apply, layer.weight, find(layer)["weight"], x, 1, 1, first=True)
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        return nn.Dense(6, use_bias=False, name="b")(x), None
+
+
+class Deep(nn.Module):
+    axis: int
+
+    @nn.compact
+    def __call__(self, x):
+        scan = nn.scan(
+            Block, variable_axes={"params": self.axis}, split_rngs={"params": True}, length=5
+        )
+        return scan(name="blocks")(x, None)[0]
+
+
+@pytest.mark.parametrize(("axis", "letters"), [(0, "SIO"), (1, "ISO"), (2, "IOS")])
+def test_scanned_layers_without_a_bias_are_stacks_along_the_axis_of_the_scan(axis, letters):
+    x = jnp.ones((2, 6))
+    params = Deep(axis).init(KEY, x)["params"]
+    assert find(params)["blocks/b/kernel"].is_guess
+    layout = find(params, told_by(Deep(axis), KEY, x))["blocks/b/kernel"]
+    assert (str(layout), layout.is_guess) == (letters, False)
+    # Five matrices, cut by hand, have the pooled spectrum that random_distance looks at.
+    kernel = np.asarray(params["blocks"]["b"]["kernel"])
+    np.testing.assert_array_equal(layout.matrices(kernel), np.moveaxis(kernel, axis, 0))
+
+
+class Attention(nn.Module):
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        options = {"num_heads": 2, "qkv_features": 8, "use_bias": self.use_bias}
+        return nn.MultiHeadDotProductAttention(**options)(x), None
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_scanned_attention_is_a_stack_of_matrices_of_all_heads(use_bias):
+    scan = nn.scan(Attention, variable_axes={"params": 0}, split_rngs={"params": True}, length=5)
+    x = jnp.ones((2, 3, 6))
+    params = scan(use_bias).init(KEY, x, None)["params"]
+    told = None if use_bias else told_by(scan(use_bias), KEY, x, None)
+    found = {path.split("/")[-2]: str(kind) for path, kind in find(params, told).items()
+             if path.endswith("kernel")}  # fmt: skip
+    assert found == {"query": "SINO", "key": "SINO", "value": "SINO", "out": "SNIO"}
+
+
+def test_layers_of_a_stack_that_have_no_bias_are_told_by_those_that_have_one():
+    class Cells(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            split = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+            axes: Any = ((None, None), None)
+            cells = nn.vmap(nn.LSTMCell, axis_size=3, in_axes=axes, **split)(4)
+            return cells((jnp.ones((2, 4)), jnp.ones((2, 4))), x)
+
+    params = Cells().init(KEY, jnp.ones((2, 6)))["params"]
+    kinds = {str(kind) for path, kind in find(params).items() if path.endswith("kernel")}
+    assert kinds == {"SIO"}
+
+
+def test_recurrent_weights_of_equinox_are_kernels_out_in():
+    for cell in (eqx.nn.LSTMCell(6, 4, key=KEY), eqx.nn.GRUCell(6, 4, key=KEY)):
+        found = find(cell)
+        assert {path: str(found[path]) for path in ("weight_ih", "weight_hh")} == {
+            "weight_ih": "OI", "weight_hh": "OI"
+        }  # fmt: skip
+        mask = pruning.prune(
+            cell, sparsity=0.5, scope="local", pattern=pruning.NM(1, 2), layers="dense_kernels"
+        )
+        # By hand: of two weights beside each other along the input, the last axis, the larger.
+        pairs = np.abs(np.asarray(cell.weight_ih)).reshape(-1, 2)
+        wanted = pairs == pairs.max(axis=1, keepdims=True)
+        np.testing.assert_array_equal(np.asarray(mask.weight_ih).reshape(-1, 2), wanted)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "letters"),
+    [
+        ({"weight": (4, 6), "bias": (4,)}, "OI"),
+        ({"weight": (6, 4), "bias": (4,)}, "IO"),
+        ({"weight": (4, 6, 3, 3), "bias": (4,)}, "OIHW"),
+        ({"weight": (6, 4, 3, 3), "bias": (4,)}, "IOHW"),
+        ({"weight": (3, 3, 6, 4), "bias": (4,)}, "HWIO"),
+        ({"weight": (5, 4, 6), "bias": (5, 4)}, "SOI"),
+        ({"kernel": (3, 3, 4, 6), "bias": (4,)}, "HWOI"),
+        ({"kernel": (6, 5, 4), "bias": (4, 5)}, "ISO"),
+        ({"weight_ih_l0": (16, 6), "weight_hh_l0": (16, 4)}, "OI"),
+        ({"in_proj_weight": (18, 6)}, "OI"),
+    ],
+)
+def test_a_bias_tells_which_axis_is_the_output(shapes, letters):
+    tree = {"layer": {name: jnp.ones(shape) for name, shape in shapes.items()}}
+    kinds = {str(kind) for path, kind in find(tree).items() if not path.endswith("bias")}
+    assert kinds == {letters}
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [("emb", "embedding"), ("word_embeddings", "embedding"), ("wpe", "embedding"),
+     ("ln_f", "norm"), ("input_layernorm", "norm"), ("q_norm", "norm"), ("member", "OI"),
+     ("embed_tokens", "embedding"),
+     ("embed_proj", "OI"), ("patch_embed", "OI"), ("prenorm_mlp", "OI"), ("lnear", "OI")],
+)  # fmt: skip
+def test_names_of_pytorch_models_tell_embeddings_and_norms(layer, kind):
+    assert str(find({layer: {"weight": jnp.ones((7, 4))}})[f"{layer}/weight"]) == kind
+
+
+def test_a_guess_is_shown_and_warned_of_where_a_result_depends_on_it():
+    params = {"mix": {"kernel": jax.random.normal(KEY, (5, 2, 8))}}
+    assert str(find(params)["mix/kernel"]) == "WIO?"
+    assert pruning.ledger(params, pruning.full(params)).rows[0].layout == "WIO?"
+    options = {"sparsity": 0.5, "layers": "all_kernels"}
+    fours = options | {"scope": "local", "pattern": pruning.NM(1, 2)}
+    wide = {"mix": {"kernel": jax.random.normal(KEY, (4, 2, 8))}}
+    for call in (
+        lambda layouts: pruning.select(params, "conv_kernels", layouts),
+        lambda layouts: pruning.prune(params, **options, scope="erk", layouts=layouts),
+        lambda layouts: pruning.prune(wide, **fours, layouts=layouts),
+        lambda layouts: signals.random_distance(params, key=KEY, layouts=layouts),
+    ):
+        with pytest.warns(pruning.PruningWarning, match="are read from the rank alone"):
+            call(None)
+        call({"mix": "WIO"})
+    # A global ranking does not ask what axes mean.
+    pruning.prune(params, **options)
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(InvalidInput, match="to be a module of Linen, NNX or Equinox"):
+        layouts.told_by({"kernel": jnp.ones((2, 2))})
