@@ -17,6 +17,7 @@ Leaving at once costs what `kill -9` costs: the epochs since the last checkpoint
 Only the program does this (`begin`). In a notebook Ctrl-C is a KeyboardInterrupt, as everywhere.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -83,6 +84,8 @@ def _listen() -> None:
     # The C library's part of a signal writes here, whatever Python is doing.
     signal.set_wakeup_fd(_pipe, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_forget)
+    # Registered first, it comes last, after all that may wait.
+    atexit.register(_ignore)
 
     def act() -> None:
         while number := os.read(received, 1):
@@ -96,6 +99,13 @@ def _pass_on(number: int, frame: Any) -> None:
     """Tells the thread once more: an event loop may have taken the wakeup descriptor for itself."""
     with contextlib.suppress(OSError):
         os.write(_pipe, bytes([number]))
+
+
+def _ignore() -> None:
+    """Lets no signal change the code of a process that has done everything, at the end of which
+    Python takes its handlers away."""
+    for number in _actions:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _forget() -> None:
