@@ -92,7 +92,8 @@ def main(argv: list[str]) -> int:
 
     Returns:
         0 = done; 1 = done, but runs diverged or failed; 2 = bad input, nothing was written; 3 =
-        unfinished, the same command goes on. `leaving` says what else the program returns.
+        unfinished, the same command goes on. As a program also 4 = storage gave out, 130 = Ctrl-C,
+        143 = SIGTERM: see `leaving`.
     """
     flags, rest = parser(with_keys=False).parse_known_args(argv)
     if flags.help:

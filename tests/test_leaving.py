@@ -94,6 +94,22 @@ def test_a_signal_to_a_forked_child_leaves_its_parent_alone():
     assert end(process) == (leaving.TERMINATED, TERMINATED)
 
 
+def test_a_signal_to_a_process_that_has_done_everything_leaves_its_exit_code():
+    code = """
+import os, sys
+
+class Late:
+    def __del__(self):  # when Python has taken its own handlers away
+        print("ready", flush=True)
+        for number in (2, 15, 1):
+            os.kill(os.getpid(), number)
+
+late = Late()
+sys.exit(3)
+"""
+    assert end(start("-c", BEGIN + code)) == (3, b"")
+
+
 @pytest.mark.parametrize(
     ("command", "imported"),
     [
