@@ -99,6 +99,9 @@ def _pass_on(number: int, frame: Any) -> None:
     """Tells the thread once more: an event loop may have taken the wakeup descriptor for itself."""
     with contextlib.suppress(OSError):
         os.write(_pipe, bytes([number]))
+    if _actions[number] is heed:
+        # What the main thread waited for may have been broken off: it must not go on with that.
+        threading.Event().wait()
 
 
 def _ignore() -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.core import Tracer
 
 from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.triggers.rules import AtEpoch
@@ -70,7 +71,7 @@ class ConvNet(nn.Module):
 
 
 def gated_magnitude(params, probe):
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
         pass_gate()
     return jax.tree.map(jnp.abs, params)
 

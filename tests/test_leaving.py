@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import LAST_RESORT_SECONDS
@@ -49,10 +50,12 @@ while True:
 BEGIN = "from earlyprune_jax import leaving\nleaving.begin()\n"
 
 
-def start(*command: str, **more) -> subprocess.Popen[bytes]:
+def start(*command: str, **more: Any) -> subprocess.Popen[bytes]:
     """A Python process, once it has said that it is ready."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, *command], stdout=pipe, stderr=pipe, **more)
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=pipe, stderr=pipe, text=False, **more
+    )
     assert process.stdout and process.stdout.readline()
     return process
 

@@ -104,7 +104,12 @@ class Cluster:
     def run(self, *command: str) -> str:
         """What a Slurm command prints; CalledProcessError if it fails."""
         return subprocess.run(
-            command, env=self.environment, check=True, text=True, stdout=subprocess.PIPE, timeout=300
+            command,
+            env=self.environment,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            timeout=300,
         ).stdout
 
     def states(self, job_id: str) -> dict[str, str]:

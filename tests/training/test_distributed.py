@@ -15,8 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -98,14 +99,14 @@ def arguments(home: Path, npz: Path, **changes: str) -> list[str]:
 
 
 def pair(
-    home: Path, npz: Path, environment: dict[str, str] | None = None, **changes: str
+    home: Path, npz: Path, environment: Mapping[str, str] = MappingProxyType({}), /, **changes: str
 ) -> list[subprocess.Popen[str]]:
     """Two processes that train as one, started in home/0 and home/1."""
     shared = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     command = arguments(home, npz, **changes) + shared
-    more = environment or {}
     return [
-        start([*command, f"--process_id={number}"], home / str(number), **more) for number in (0, 1)
+        start([*command, f"--process_id={number}"], home / str(number), **environment)
+        for number in (0, 1)
     ]
 
 
@@ -217,7 +218,7 @@ DEATHS: list[tuple[Callable[[Sequence[subprocess.Popen[str]]], None], set[int], 
 def test_a_study_that_has_died_thrice_goes_on_to_the_same_table(studied, tiny_npz, tmp_path):
     for die, first, second in DEATHS:
         before = num_epochs(tmp_path / "0")
-        processes = pair(tmp_path, tiny_npz, environment={"GATE": f"{CALLS}:calls"})
+        processes = pair(tmp_path, tiny_npz, {"GATE": f"{CALLS}:calls"})
         files = [tmp_path / str(number) / "calls" for number in (0, 1)]
         wait_until(lambda files=files: all(map(is_full, files)), *processes)
         die(processes)
