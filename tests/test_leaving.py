@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from waiting import LAST_RESORT_SECONDS
@@ -50,7 +49,7 @@ while True:
 BEGIN = "from earlyprune_jax import leaving\nleaving.begin()\n"
 
 
-def start(*command: str, **more: Any) -> subprocess.Popen[bytes]:
+def start(*command: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """A Python process, once it has said that it is ready."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(
