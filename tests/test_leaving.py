@@ -52,9 +52,7 @@ BEGIN = "from earlyprune_jax import leaving\nleaving.begin()\n"
 def start(*command: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """A Python process, once it has said that it is ready."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, *command], stdout=pipe, stderr=pipe, text=False, **more
-    )
+    process = subprocess.Popen([sys.executable, *command], stdout=pipe, stderr=pipe, env=env)
     assert process.stdout and process.stdout.readline()
     return process
 
