@@ -1,6 +1,7 @@
 """Worker processes: the table of one process, killed workers, ends that are reported."""
 
 import csv
+import importlib
 import os
 import pickle
 import signal
@@ -10,7 +11,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from own_code import wait_for_ever
 from waiting import LAST_RESORT_SECONDS, Gate, wait_until
 
 from earlyprune_jax import leaving, main
@@ -152,7 +152,7 @@ def test_a_worker_ignores_ctrl_c_and_leaves_when_its_parent_has_died():
     assert process.stdin and process.stdout and process.stderr
     process.send_signal(signal.SIGINT)
     with process.stdin:
-        process.stdin.write(pickle.dumps(wait_for_ever))
+        process.stdin.write(pickle.dumps(importlib.import_module("own_code").wait_for_ever))
         process.stdin.flush()
         assert pickle.load(process.stdout) == ("say", "waiting")
         process.send_signal(signal.SIGINT)
