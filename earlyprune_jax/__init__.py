@@ -4,4 +4,21 @@ Subpackages are imported on demand (`from earlyprune_jax import pruning`), so th
 importing the package costs nothing beyond Python's own start.
 """
 
+import sys
+
 __version__ = "0.1.0"
+
+
+def _is_program() -> bool:
+    """Tells whether Python was started for this: `earlyprune`, `python -m earlyprune_jax...`."""
+    name = (getattr(sys, "argv", None) or [""])[0]
+    # While Python looks for the module of -m, that stands in the name's place.
+    is_module = name == "-m" and any(__name__ in argument for argument in sys.orig_argv)
+    return is_module or name.rpartition("/")[2] == "earlyprune"
+
+
+if _is_program():
+    from earlyprune_jax import leaving
+
+    # Before the rest is imported: that may take half a minute, in which Ctrl-C must work.
+    leaving.begin()

@@ -9,7 +9,8 @@ from typing import Any
 
 # Nothing heavy: what is wrong with a command is said at once, and so are completions.
 from earlyprune_jax import __version__
-from earlyprune_jax.validate import BAD_INPUT, nearest
+from earlyprune_jax.leaving import BAD_INPUT
+from earlyprune_jax.validate import nearest
 
 COMMANDS = {
     "run": ("main", "--config=FILE ...", "train, measure, prune: a whole study"),

@@ -24,6 +24,7 @@ from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Trainer
 from earlyprune_jax.grid.workers import Pool, step_seconds
+from earlyprune_jax.leaving import DONE, FAILED, UNFINISHED
 from earlyprune_jax.metrics import duration
 from earlyprune_jax.progress import Reporter, standard_output
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
@@ -31,9 +32,6 @@ from earlyprune_jax.storage import UnusableFile, free_bytes
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost, optim
 from earlyprune_jax.validate import InvalidInput, refuse
-
-DONE, FAILED, UNFINISHED = 0, 1, 3
-"""Exit codes: all members ended well; some diverged or failed; time was up."""
 
 DEFAULT = Options()
 

@@ -30,24 +30,23 @@ import contextlib
 import math
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from earlyprune_jax.grid.options import keep_freed_memory, leave_on
-from earlyprune_jax.storage import EXIT_CODE, StorageError
-from earlyprune_jax.validate import BAD_INPUT, InvalidInput, expected, gathering, refuse
+from earlyprune_jax import leaving
+from earlyprune_jax.grid.options import keep_freed_memory
+from earlyprune_jax.leaving import BAD_INPUT, FAILED, INTERRUPTED
+from earlyprune_jax.storage import StorageError
+from earlyprune_jax.validate import InvalidInput, expected, gathering, refuse
 from earlyprune_jax.xla_flags import avoid_miscompilation
 
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.slurm.submission import SlurmOptions
-
-FAILED, INTERRUPTED = 1, 130
 
 EXAMPLE = "digits"
 """The config whose values --help shows."""
@@ -96,8 +95,9 @@ def main(argv: list[str]) -> int:
     """Runs an experiment from command-line arguments.
 
     Returns:
-        0 = all done; 1 = all done, but runs diverged or failed; 2 = bad input, nothing was written;
-        3 = time is up, the same command goes on; 130 = interrupted, likewise.
+        0 = done; 1 = done, but runs diverged or failed; 2 = bad input, nothing was written; 3 =
+        unfinished, the same command goes on. As a program also 4 = storage gave out, 130 = Ctrl-C,
+        143 = SIGTERM: see `leaving`.
     """
     flags, rest = parser(with_keys=False).parse_known_args(argv)
     if flags.help:
@@ -112,9 +112,6 @@ def main(argv: list[str]) -> int:
         print(f"earlyprune_jax: {count} problem{'s' if count > 1 else ''}:", file=sys.stderr)
         print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last saved epoch.", file=sys.stderr)
-        return INTERRUPTED
 
 
 def split_keyed(arguments: list[str]) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
@@ -207,6 +204,7 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
         if slurm_options:
             print(submission.submit(study, options, slurm_options))
             return 0
+        leaving.advice.append("The same command goes on from the last saved epoch.")
         print(experiment.run(spec, workdir, options=options))
         code = experiment.exit_status(study)
         if code == experiment.UNFINISHED:
@@ -267,37 +265,24 @@ def _options(
 
 def program(command: Callable[[list[str]], int] = main) -> NoReturn:
     """Runs a command on the process's arguments, and ends the process."""
-    # Where a stream is closed, as by >&-, Python has none: what is said there is lost, no more.
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    leaving.begin()
     keep_freed_memory()
     avoid_miscompilation()
-    # A batch system's SIGTERM stops a run like Ctrl-C.
-    leave_on(signal.SIGINT, signal.SIGTERM)
     try:
         code = command(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Who reads standard output has gone, as in `... --help | head`: nothing is left to be said.
-        os._exit(FAILED)
-    except KeyboardInterrupt:
-        os._exit(INTERRUPTED)
+    except KeyboardInterrupt:  # the user's code may raise it; of a signal there is none
+        leaving.leave(INTERRUPTED)
     except StorageError as error:
         print(f"earlyprune_jax: {error}", file=sys.stderr)
-        os._exit(EXIT_CODE)
-    except Exception as error:  # a crash must leave at once too: see below
+        leaving.leave(leaving.STORAGE)
+    except Exception as error:  # a crash must leave at once too: see `leave`
         if isinstance(error, OSError) and error.strerror and error.filename is None:
             print(f"earlyprune_jax: reading or writing failed: {error.strerror}.", file=sys.stderr)
         else:
             traceback.print_exc()
-            sys.stdout.flush()
-        os._exit(FAILED)
-    if code in (BAD_INPUT, INTERRUPTED):
-        sys.stderr.flush()
-        # A normal exit would wait: for threads of a checkpoint that was being written, or for other
-        # processes.
-        os._exit(code)
+        leaving.leave(FAILED)
+    if code == BAD_INPUT:
+        leaving.leave(code)
     sys.exit(code)
 
 

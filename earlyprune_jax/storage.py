@@ -18,9 +18,6 @@ from typing import IO, Any
 
 from earlyprune_jax.validate import InvalidInput, expected
 
-EXIT_CODE = 4
-"""Of a command that has met a `StorageError`."""
-
 _ROOM = "Make room there"
 _DISK = "The disk or the way to it fails: see the system's log"
 _FILES = "Raise the limit of open files (ulimit -n)"

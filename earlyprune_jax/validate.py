@@ -12,8 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-BAD_INPUT = 2
-"""Exit code of a command that cannot use its input."""
+from earlyprune_jax.leaving import BAD_INPUT
 
 Check = Callable[[Any], str | None]
 """Takes a value; returns what is allowed if the value is not, else None."""
@@ -199,7 +198,7 @@ def answer(report: Callable[[], str]) -> int:
         return BAD_INPUT
     except OSError as error:
         if error.filename is None:
-            raise  # It is not the input's: a disk is full, or nobody reads standard output.
+            raise  # It is not the input's: a disk is full.
         allowed = f"to be a file or directory that can be used ({error.strerror})"
         print(f"- {expected('PATH', error.filename, allowed)}", file=sys.stderr)
         return BAD_INPUT

@@ -1,5 +1,9 @@
 """What a user might write, named in tests by import path: own_code:Linear."""
 
+import dataclasses
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,8 +11,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.core import Tracer
 
 from earlyprune_jax.training.retraining import Training
+from earlyprune_jax.triggers.rules import AtEpoch
+
+
+def pass_gate() -> None:
+    """Counts its calls in a file, and lets so many pass, where the environment has GATE=COUNT:FILE.
+
+    The others wait until the file is gone: a test that stops a process here need not be faster than
+    it.
+    """
+    count, _, file = os.environ.get("GATE", "").partition(":")
+    if file:
+        with Path(file).open("ab") as calls:
+            calls.write(b".")
+        while Path(file).exists() and Path(file).stat().st_size > int(count):
+            time.sleep(1)
+
+
+def wait_for_ever(tell) -> None:
+    """Is the work of a worker process."""
+    tell("say", "waiting")
+    while True:
+        time.sleep(1)
 
 
 class Linear(nn.Module):
@@ -41,6 +68,12 @@ class ConvNet(nn.Module):
 
 
 # Criteria
+
+
+def gated_magnitude(params, probe):
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+        pass_gate()
+    return jax.tree.map(jnp.abs, params)
 
 
 def signed(params, probe):
@@ -85,6 +118,23 @@ def numbers(scores, prunable, sparsity):
 
 
 # Rules and schedules
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedEpoch(AtEpoch):
+    def __call__(self, history):
+        pass_gate()
+        return super().__call__(history)
+
+
+def gated_constant(max_learning_rate):
+    """Asked for the rates of every epoch."""
+
+    def rate(step):
+        pass_gate()
+        return jnp.full(jnp.shape(step), max_learning_rate)
+
+    return rate
 
 
 def half_rate(fork_epoch, trunk, *, epochs=3):

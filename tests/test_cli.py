@@ -53,16 +53,16 @@ def test_the_package_is_a_program_too():
         ("status {} >&-", 0),
         ("run --help >&-", 0),
         ("status none 2>&-", 2),
-        ("status {} >/dev/full", 1),
+        ("status {} >/dev/full", 0),
+        ("status none 2>/dev/full", 2),
+        ("status {} | true", 0),
     ],
 )
 def test_a_closed_or_full_stream_changes_no_exit_code_and_is_no_stack_trace(typed, code, tmp_path):
     (tmp_path / "trunks").mkdir()
     command = f"{sys.executable} -m earlyprune_jax {typed.format(tmp_path)}"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
-    assert done.returncode == code and "Traceback" not in done.stderr
-    full = ["earlyprune_jax: reading or writing failed: No space left on device."]
-    assert done.stderr.splitlines() == (full if code == 1 else [])
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_of_processes_that_a_launcher_has_numbered_the_first_alone_says_what_it_does(

@@ -6,6 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "earlyprune_jax"
 LAYERS = [
     {
+        "leaving",
         "validate",
         "array_types",
         "metrics",

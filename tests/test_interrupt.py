@@ -1,21 +1,22 @@
-"""A real process, really stopped: SIGTERM and SIGKILL lose nothing that was finished."""
+"""A real process, really stopped: SIGTERM and SIGKILL lose nothing that was finished; nor does a
+standard output that nobody reads, or a standard error that is full, end it before."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import LAST_RESORT_SECONDS, Gate, wait_until
 
-from earlyprune_jax import main
+from earlyprune_jax import leaving, main
 
 pytestmark = pytest.mark.usefixtures("empty_figures")
 
 ROOT = Path(__file__).parent.parent
-DEADLINE_SECONDS = 120
-EXIT_CODES = {signal.SIGTERM: main.INTERRUPTED, signal.SIGKILL: -signal.SIGKILL}
+EXIT_CODES = {signal.SIGTERM: leaving.TERMINATED, signal.SIGKILL: -signal.SIGKILL}
 
 
 def arguments(npz: Path, workdir: Path) -> list[str]:
@@ -25,10 +26,12 @@ def arguments(npz: Path, workdir: Path) -> list[str]:
         "--config.data.num_classes=2",
         "--config.data.train_fraction=1.0",
         "--config.model.name=own_code:ConvNet",
-        "--config.train.num_epochs=40",
+        "--config.train.num_epochs=8",
         "--config.train.batch_size=8",
         "--config.train.seeds=0",
-        "--config.fork.epochs=36",
+        "--config.fork.when=trigger",
+        "--config.fork.fallback_epoch=0",
+        "--config.fork.trigger=own_code:GatedEpoch(5)",
         "--config.model.width_multiplier=0.125",
         "--config.signals.names=kl_uniform",
         f"--workdir={workdir}",
@@ -46,19 +49,18 @@ def metrics(workdir: Path) -> dict[str, list[dict]]:
     return found
 
 
-def stop(command: list[str], workdir: Path, how: signal.Signals) -> int:
-    """Starts a process, signals it once its trunk has two epochs, returns its exit code."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not any(
-        path.read_text().count("\n") >= 2 for path in workdir.glob("trunks/*/metrics.jsonl")
-    ):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+def stop(command: list[str], gate: Gate, how: signal.Signals) -> int:
+    """Starts a process that nobody listens to, signals it at the gate, returns its exit code."""
+    reader, nobody = os.pipe()
+    os.close(reader)
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=gate.environment, stdout=nobody, stderr=full
+        )
+    os.close(nobody)
+    wait_until(lambda: gate.num_held() > 0, process)
     process.send_signal(how)
-    return process.wait(DEADLINE_SECONDS)
+    return process.wait(LAST_RESORT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,9 @@ def test_a_stopped_process_goes_on_where_it_was_and_ends_the_same(
 ):
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "earlyprune_jax.main", *arguments(tiny_npz, workdir)]
-    assert stop(command, workdir, how) == EXIT_CODES[how]
+    assert stop(command, Gate(tmp_path / "calls", count=1), how) == EXIT_CODES[how]
+    (records,) = workdir.glob("trunks/*/metrics.jsonl")
+    assert records.read_text().count("\n") == 2
     assert not list(workdir.glob("trunks/*/result.json"))
     assert main.main(arguments(tiny_npz, workdir)) == 0
     assert metrics(workdir) == uninterrupted

@@ -2,6 +2,11 @@
 
 import fcntl
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -266,14 +271,22 @@ def test_a_run_that_finishes_between_two_looks_is_not_called_interrupted(begin, 
     assert found.state == reading.FINISHED
 
 
-def test_one_leaves_watching_by_an_interrupt_without_an_error(begin, capsys, monkeypatch):
-    def interrupt(seconds):
-        assert seconds == 0.5
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(time, "sleep", interrupt)
-    assert main(["--watch", str(begin().workdir), "--seconds", "0.5"]) == 0
-    assert "trunks       0 of 2 done, 2 left" in capsys.readouterr().out
+def test_one_leaves_watching_by_ctrl_c_and_sees_the_cursor_again(begin):
+    terminal, own = pty.openpty()
+    command = [sys.executable, "-m", "earlyprune_jax", "status", "--watch", str(begin().workdir)]
+    process = subprocess.Popen(
+        command, stdout=own, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"}
+    )
+    os.close(own)
+    shown = b""
+    with os.fdopen(terminal, "rb", buffering=0) as file:
+        while b"2 left" not in shown:
+            shown += file.read(1024)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+        shown = file.read(1024)
+    assert (process.returncode, said) == (130, b"\nInterrupted.\n")
+    assert shown.endswith(b"\x1b[?25h")
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
@@ -308,7 +321,7 @@ def test_a_lock_is_not_asked_for_without_a_pause_while_somebody_looks(tmp_path, 
     reader = (tmp_path / ".lock").open("w")
     fcntl.flock(reader, fcntl.LOCK_SH)
     # Without a pause it would end too, for the test's sake.
-    late = threading.Timer(5, reader.close)
+    late = threading.Timer(300, reader.close)
     late.start()
     monkeypatch.setattr(time, "sleep", lambda seconds: (pauses.append(seconds), reader.close()))
     with RunLocks() as locks:

@@ -28,7 +28,8 @@ from urllib.request import urlopen
 import numpy as np
 
 from earlyprune_jax.data import cifar
-from earlyprune_jax.validate import BAD_INPUT, InvalidInput, unexpected, unknown_choice
+from earlyprune_jax.leaving import BAD_INPUT
+from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
 
 
 class Archive(NamedTuple):

@@ -9,7 +9,7 @@
     scheduler        one process at work: takes what is ready and free, trains it, looks again;
                      how many forks train as one batch
     trainer          how each kind of member is trained; where a pruned run starts
-    options          how a study is carried out; signals that end it
+    options          how a study is carried out
     workers          processes of this machine, each bound to its cores
 
 Worker processes, Slurm tasks and commands on other machines are the same thing: processes that

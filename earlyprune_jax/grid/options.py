@@ -6,17 +6,10 @@ import dataclasses
 import math
 import os
 import platform
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
 
 from earlyprune_jax.validate import expected
-
-_told_to_leave = threading.Event()
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, numbered as in glibc's malloc.h."""
@@ -113,43 +106,8 @@ def deadline(max_minutes: float) -> float:
 
 
 def stop_at(moment: float) -> Callable[[], bool]:
-    """Returns a function that says yes from that wall-clock time on.
-
-    It raises KeyboardInterrupt where a signal of `leave_on` has come and was not heeded.
-    """
-
-    def is_time() -> bool:
-        if _told_to_leave.is_set():
-            raise KeyboardInterrupt
-        return time.time() >= moment
-
-    return is_time
-
-
-def leave_on(*numbers: signal.Signals) -> None:
-    """Has signals end this process's work: they raise KeyboardInterrupt, now or at the next epoch.
-
-    At the next epoch where Python drops the exception, as it does in the callback of a weak
-    reference: a handler may run in any of these.
-    """
-    for number in numbers:
-        signal.signal(number, interrupt)
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Is the handler of these signals."""
-    _told_to_leave.set()
-    raise KeyboardInterrupt
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process at once.
-
-    Threads of a checkpoint that was being written would hold a normal exit for minutes.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    """Returns a function that says yes from that wall-clock time on."""
+    return lambda: time.time() >= moment
 
 
 def keep_freed_memory() -> bool:

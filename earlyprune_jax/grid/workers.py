@@ -1,34 +1,35 @@
 """Worker processes on this machine: each bound to its share of the cores, replaced when it dies.
 
 A worker does what any process does that shares a workdir. It gets its work on stdin and tells on
-stdout, a pickle at a time, what its user is to see. The pool has a thread for each.
-
-python -m earlyprune_jax.grid.workers < work
+stdout, a pickle at a time, what its user is to see. The pool has a thread for each. Stdin stays
+open as long as the parent lives, and a worker never outlives that.
 """
 
 import contextlib
 import functools
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import Any, NoReturn
 
-from earlyprune_jax import data, tasks
+from earlyprune_jax import data, leaving, tasks
 from earlyprune_jax.grid import options as running
 from earlyprune_jax.grid import scheduler
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import Callbacks, Trainer
+from earlyprune_jax.leaving import BAD_INPUT
 from earlyprune_jax.spec import RunSpec, use_code
-from earlyprune_jax.storage import EXIT_CODE, StorageError
+from earlyprune_jax.storage import StorageError
 from earlyprune_jax.training import budget
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.validate import BAD_INPUT, InvalidInput, refuse
+from earlyprune_jax.validate import InvalidInput, refuse
 from earlyprune_jax.xla_flags import avoid_miscompilation
 
 MOST_DEATHS = 8
@@ -41,9 +42,10 @@ before that.
 TOLD = ("report", "say", "end", "do")
 """The callbacks of a worker that its pool's user hears."""
 
-COMMAND = (sys.executable, "-m", "earlyprune_jax.grid.workers")
-INTERRUPTED = 130
-SECONDS_TO_LEAVE = 30
+COMMAND = (sys.executable, "-c", "import earlyprune_jax.grid.workers as own; own.main()")
+HELD_BACK = (signal.SIGINT, signal.SIGUSR2)
+"""Go to every process of a terminal or a Slurm job. A worker leaves them to its parent, which takes
+it along."""
 
 
 class Pool:
@@ -99,20 +101,24 @@ class Pool:
                 if self._is_stopping:
                     return
                 process = self._processes[index] = self._start()
-            deaths = 1 if self._listen(process) else deaths + 1
-            code = process.wait()
+            with _leash(process):
+                deaths = 1 if self._listen(process) else deaths + 1
+                code = process.wait()
             if code in (0, BAD_INPUT) or self._is_stopping or self._callbacks.stop():
                 return
             end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            if not (code < 0 or code == INTERRUPTED) or deaths == MOST_DEATHS:
+            if code >= 0 or deaths == MOST_DEATHS:
                 why = f"{end}, its end no. {deaths} in a row"
                 self._callbacks.say(f"Worker {index} is given up ({why}); see above.")
                 return
             self._callbacks.say(f"Worker {index} died ({end}); another takes its place.")
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    @staticmethod
+    def _start() -> subprocess.Popen[bytes]:
         environment, pipe = os.environ | {"JAX_PLATFORMS": "cpu"}, subprocess.PIPE
-        return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=environment)
+        process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=environment)
+        leaving.children.append(process)
+        return process
 
     def _listen(self, process: subprocess.Popen[bytes]) -> int:
         """Gives a worker its work, passes on what it tells, and counts that."""
@@ -121,8 +127,8 @@ class Pool:
         # Where it died at once, or in the middle of a word, its exit is what counts.
         died = contextlib.suppress(BrokenPipeError, EOFError, pickle.UnpicklingError)
         with process.stdout, died:
-            with process.stdin:
-                process.stdin.write(self._request)
+            process.stdin.write(self._request)
+            process.stdin.flush()
             while True:
                 kind, *content = pickle.load(process.stdout)
                 # Begun is not done.
@@ -140,11 +146,8 @@ class Pool:
         with self._lock:
             self._is_stopping = True
         for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_TO_LEAVE)
             process.kill()
+            process.wait()
 
 
 def step_seconds(spec: RunSpec, cores: list[int]) -> dict[str, float]:
@@ -157,49 +160,72 @@ def step_seconds(spec: RunSpec, cores: list[int]) -> dict[str, float]:
     Returns:
         `engine_id` -> seconds.
     """
-    work = pickle.dumps(functools.partial(_time_steps, spec))
-    time_steps = functools.partial(subprocess.run, COMMAND, input=work, stdout=subprocess.PIPE)
     with ThreadPoolExecutor(1, initializer=_bind, initargs=(cores,)) as thread:
-        (seconds,) = pickle.loads(thread.submit(time_steps, check=True).result().stdout)
+        process = thread.submit(Pool._start).result()
+    assert process.stdin is not None and process.stdout is not None
+    with _leash(process), process.stdout:
+        pickle.dump(functools.partial(_time_steps, spec), process.stdin)
+        process.stdin.flush()
+        (seconds,) = pickle.load(process.stdout)
+        process.wait()
     return seconds
 
 
+@contextlib.contextmanager
+def _leash(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Closes a worker's stdin in the end, at which it leaves if it has not."""
+    try:
+        yield
+    finally:
+        leaving.children[:] = [child for child in leaving.children if child is not process]
+        # What a dead one has not read cannot be written any more.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def _bind(cores: list[int]) -> None:
-    """Binds this thread, and the processes that it starts: JAX has a thread for each of a process's
-    cores."""
+    """Binds this thread, and the processes that it starts, which also take over what it holds back:
+    JAX has a thread for each of a process's cores."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
 
 
-def main() -> int:
-    """Does one worker's work. Returns 0, 2 for bad input, 130 if interrupted."""
+def main() -> NoReturn:
+    """Does one worker's work, and ends the process: code 0, or 2 for bad input."""
     running.keep_freed_memory()
     avoid_miscompilation()
-    # Slurm announces a job's limit with SIGUSR2 to every process of it.
-    running.leave_on(signal.SIGTERM, signal.SIGUSR2)
     sink = os.fdopen(os.dup(1), "wb")
     # What a library prints must not come between the pickles: it goes to standard error.
     os.dup2(2, 1)
+    leaving.keep_streams()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
 
     def tell(*message: Any) -> None:
         try:
             pickle.dump(message, sink)
             sink.flush()
         except BrokenPipeError:
-            # Nobody listens any more: whoever started this worker is gone.
-            raise KeyboardInterrupt from None
+            leaving.leave(leaving.TERMINATED)  # Nobody listens any more.
 
     try:
         pickle.load(sys.stdin.buffer)(tell)
     except InvalidInput as error:
         tell("problems", *error.problems)
-        return BAD_INPUT
+        leaving.leave(BAD_INPUT)
     except StorageError as error:
         tell("storage", error)
-        return EXIT_CODE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+        leaving.leave(leaving.STORAGE)
+    leaving.leave(leaving.DONE)
+
+
+def _leave_with_parent() -> None:
+    """Waits until nobody holds the other end of stdin, and ends the process."""
+    parent = select.poll()
+    # No events: what there is to be read is of no interest, and a hang-up is always told.
+    parent.register(0, 0)
+    parent.poll()
+    leaving.leave(leaving.TERMINATED)
 
 
 def _work(
@@ -219,7 +245,3 @@ def _time_steps(spec: RunSpec, tell: Callable[..., None]) -> None:
             task = tasks.build(each, data.read(each.data))
             seconds[engine_id] = budget.step_seconds(engines.Engine(each, task))
     tell(seconds)
-
-
-if __name__ == "__main__":
-    running.leave(main())

@@ -37,20 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _watch(workdir: str, seconds: float) -> str:
-    """Shows a workdir until all has ended or the user leaves, and returns the last state."""
+    """Shows a workdir until all has ended, and returns the last state."""
     if not (math.isfinite(seconds) and seconds > 0):
         raise unexpected("--seconds", seconds, "to be a number of seconds above 0")
     from rich.live import Live
     from rich.text import Text
 
     status = reading.read(workdir)
-    try:
-        with Live(auto_refresh=False, transient=True) as live:
-            while not status.has_ended():
-                shown = "\n".join([time.strftime("%H:%M:%S"), *text.lines(status)])
-                live.update(Text(shown), refresh=True)
-                time.sleep(seconds)
-                status = reading.read(workdir)
-    except KeyboardInterrupt:
-        pass  # This is how one leaves.
+    with Live(auto_refresh=False, transient=True) as live:
+        while not status.has_ended():
+            shown = "\n".join([time.strftime("%H:%M:%S"), *text.lines(status)])
+            live.update(Text(shown), refresh=True)
+            time.sleep(seconds)
+            status = reading.read(workdir)
     return "\n".join(text.lines(status))

@@ -326,10 +326,10 @@ def test_analysis_of_thousands_of_runs_takes_seconds_at_most(tmp_path):
         "sparsity": sparsity / 20,
     }
     runs = dataclasses.replace(read, frame=frame.assign(**names).reset_index(drop=True))
-    start = time.monotonic()
+    start = time.process_time()
     (found,) = findings.analyse(runs)
     assert found.grid.num_runs.sum() == 9600
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.usefixtures("empty_figures_here")

@@ -32,7 +32,7 @@ class Scripted(Pool):
         callbacks = dataclasses.replace(SILENT, say=self.said.append)
         super().__init__(study, callbacks, Options(), 0.0)
 
-    def _start(self):
+    def _start(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         program = self._programs[self.started]
         self.started += 1
         pipe = subprocess.PIPE

@@ -1,25 +1,25 @@
 """Worker processes: the table of one process, killed workers, ends that are reported."""
 
 import csv
+import importlib
 import os
-import random
+import pickle
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import threading
 from pathlib import Path
 
 import pytest
+from waiting import LAST_RESORT_SECONDS, Gate, wait_until
 
-from earlyprune_jax import main
-from earlyprune_jax.grid import options
+from earlyprune_jax import leaving, main
+from earlyprune_jax.grid import options, workers
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.run_records import RunRecords
 
 ROOT = Path(__file__).parent.parent.parent
 NUM_CELLS = 12
-DEADLINE_SECONDS = 600
 
 pytestmark = pytest.mark.skipif(
     len(options.usable_cores()) < 2 or not Path("/proc/self/task").is_dir(),
@@ -45,6 +45,7 @@ def arguments(npz: Path, workdir: Path) -> list[str]:
         "fork.constant_num_epochs": "6",
         "fork.num_replicates": "2",
         "fork.comparisons": "disagreement",
+        "pruning.criteria": "own_code:gated_magnitude",
         "pruning.sparsities": "0.5,0.9",
         "signals.names": "kl_uniform",
     }
@@ -53,9 +54,11 @@ def arguments(npz: Path, workdir: Path) -> list[str]:
     return [config, *flags, f"--workdir={workdir}"]
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], gate: Gate) -> subprocess.Popen[str]:
     command, pipe = [sys.executable, "-m", "earlyprune_jax.main", *arguments], subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=gate.environment, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def children(pid: int) -> list[int]:
@@ -69,6 +72,14 @@ def children(pid: int) -> list[int]:
         for child, line in lines.items()
         if line.exists() and b"grid.workers" in line.read_bytes()
     ]
+
+
+def is_alive(pid: int) -> bool:
+    """A dead one that nobody has asked about is no more than its number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def num_epochs(workdir: Path) -> int:
@@ -98,28 +109,20 @@ def of_one_process(tiny_npz, tmp_path_factory):
 def test_what_killed_and_stopped_workers_have_trained_is_what_one_process_trains(
     tiny_npz, tmp_path, of_one_process, capsys
 ):
-    """A worker is killed, some random time after the grid has moved on; when a third of the runs is
-    done SIGTERM stops the command and its workers, and one process goes on."""
-    workdir, rng = tmp_path / "run", random.Random(0)
-    process = start([*arguments(tiny_npz, workdir), "--workers=2"])
-    deadline = time.monotonic() + DEADLINE_SECONDS
-
-    def wait_until(reached: Callable[[], bool]) -> list[int]:
-        while not (reached() and children(process.pid)):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        return children(process.pid)
-
-    wait_until(lambda: num_epochs(workdir) > 0)
-    time.sleep(rng.uniform(0, 0.2))
-    os.kill(rng.choice(children(process.pid)), signal.SIGKILL)
-    workers = wait_until(lambda: num_ended(workdir) > NUM_CELLS // 3)
+    """A worker is killed when the grid has moved on; when both wait before the next fork, SIGTERM
+    stops the command, which takes them along, and one process goes on."""
+    workdir, gate = tmp_path / "run", Gate(tmp_path / "calls", count=NUM_CELLS // 2)
+    process = start([*arguments(tiny_npz, workdir), "--workers=2"], gate)
+    wait_until(lambda: num_epochs(workdir) > 0 and len(children(process.pid)) == 2, process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    wait_until(lambda: gate.num_held() == 2, process)
+    workers = children(process.pid)
     process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 130, text
+    text, _ = process.communicate(timeout=LAST_RESORT_SECONDS)
+    assert process.returncode == leaving.TERMINATED and "Traceback" not in text, text
     assert text.count("another takes its place") == 1
     assert any(f"/{NUM_CELLS * 3 // 2 + 1}] fork seed 0 at" in line for line in text.splitlines())
-    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    wait_until(lambda: not any(is_alive(pid) for pid in workers))
     by_workers = num_ended(workdir)
     assert NUM_CELLS // 3 < by_workers < 1 + NUM_CELLS
     assert main.main([*arguments(tiny_npz, workdir), "--workers=1"]) == 0
@@ -131,6 +134,31 @@ def test_what_killed_and_stopped_workers_have_trained_is_what_one_process_trains
         epochs = [entry["epoch"] for entry in RunRecords(path.parent).epochs()]
         assert epochs == list(range(epochs[0], epochs[0] + 6)), path
     assert not list(workdir.glob("*/*/attempts.json"))
+
+
+def test_a_worker_ignores_ctrl_c_and_leaves_when_its_parent_has_died():
+    started: list[subprocess.Popen[bytes]] = []
+
+    def hold_back_and_start() -> None:
+        workers._bind(options.usable_cores())
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(workers.COMMAND, stdin=pipe, stdout=pipe, stderr=pipe))
+
+    thread = threading.Thread(target=hold_back_and_start)
+    thread.start()
+    thread.join()
+    (process,) = started
+    assert process.stdin and process.stdout and process.stderr
+    process.send_signal(signal.SIGINT)
+    with process.stdin:
+        process.stdin.write(pickle.dumps(importlib.import_module("own_code").wait_for_ever))
+        process.stdin.flush()
+        assert pickle.load(process.stdout) == ("say", "waiting")
+        process.send_signal(signal.SIGINT)
+        assert process.poll() is None
+    assert process.wait(LAST_RESORT_SECONDS) == leaving.TERMINATED
+    with process.stdout, process.stderr:
+        assert process.stderr.read() == b""
 
 
 def test_cores_are_shared_out_evenly_and_none_twice():

@@ -35,7 +35,7 @@ PROGRAMS = (
 )
 INSTALL = "apt-get install slurmctld slurmd slurm-client munge"
 LONGEST_DIRECTORY = 70  # sockets lie in it, and the path of a Unix socket ends at 107 bytes
-STOP_SECONDS = 30.0
+STOP_SECONDS = 300.0
 
 # What is not plain: cred_expire is also how long a requeued job waits, 120 s unless set (below 5 is
 # ignored); without RealMemory every --mem is refused; MinJobAge keeps ended jobs visible to squeue,
@@ -104,7 +104,12 @@ class Cluster:
     def run(self, *command: str) -> str:
         """What a Slurm command prints; CalledProcessError if it fails."""
         return subprocess.run(
-            command, env=self.environment, check=True, text=True, stdout=subprocess.PIPE, timeout=60
+            command,
+            env=self.environment,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            timeout=300,
         ).stdout
 
     def states(self, job_id: str) -> dict[str, str]:
@@ -219,7 +224,7 @@ def _wait_until_idle(running: Cluster, keeper: subprocess.Popen[bytes]) -> None:
             env=running.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         return answer.stdout.strip() == "idle"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 NODE = "node0"
 STARTED = "started"  # the file that says that the daemons answer
-START_SECONDS = 60.0
+START_SECONDS = 300.0
 ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 

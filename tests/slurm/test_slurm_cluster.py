@@ -21,7 +21,7 @@ from slurm_keeper import becomes_true, descendants
 
 pytestmark = pytest.mark.slurm
 HERE = Path(__file__).parent
-SECONDS = 60
+SECONDS = 300
 
 
 def report(letter: str, started: Path) -> dict:

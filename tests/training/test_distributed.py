@@ -15,15 +15,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 from members import fork
 from tiny import tiny_experiment
+from waiting import LAST_RESORT_SECONDS, wait_until
 
 from earlyprune_jax import config, workspace
 from earlyprune_jax.grid import members as grid_members
@@ -32,7 +33,6 @@ from earlyprune_jax.records import write_json
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-DEADLINE_SECONDS = 300
 CONFIG = """
 from pathlib import Path
 
@@ -43,6 +43,7 @@ def get_config():
     return tiny_experiment(Path({npz!r}))
 """
 CHANGES = {
+    "schedule.name": "own_code:gated_constant",
     "train.num_epochs": "8",
     "fork.retraining": "constant",
     "fork.constant_num_epochs": "1",
@@ -58,11 +59,12 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def start(command: Sequence[str], home: Path) -> subprocess.Popen[str]:
+def start(command: Sequence[str], home: Path, **more: str) -> subprocess.Popen[str]:
     """A process with one device, whatever this one was started with."""
     home.mkdir(parents=True, exist_ok=True)
     paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     environment = os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment |= more
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=home,
@@ -76,7 +78,7 @@ def start(command: Sequence[str], home: Path) -> subprocess.Popen[str]:
 def wait(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], list[str], list[str]]:
     """Exit codes, what was printed, and what was said of errors."""
     try:
-        told = [process.communicate(timeout=DEADLINE_SECONDS) for process in processes]
+        told = [process.communicate(timeout=LAST_RESORT_SECONDS) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -96,11 +98,16 @@ def arguments(home: Path, npz: Path, **changes: str) -> list[str]:
     return ["-m", "earlyprune_jax.main", f"--config={file}", f"--workdir={WORKDIR}", *overrides]
 
 
-def pair(home: Path, npz: Path, **changes: str) -> list[subprocess.Popen[str]]:
+def pair(
+    home: Path, npz: Path, environment: Mapping[str, str] = MappingProxyType({}), /, **changes: str
+) -> list[subprocess.Popen[str]]:
     """Two processes that train as one, started in home/0 and home/1."""
     shared = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     command = arguments(home, npz, **changes) + shared
-    return [start([*command, f"--process_id={number}"], home / str(number)) for number in (0, 1)]
+    return [
+        start([*command, f"--process_id={number}"], home / str(number), **environment)
+        for number in (0, 1)
+    ]
 
 
 def spoil(home: Path, npz: Path) -> None:
@@ -186,16 +193,23 @@ def num_epochs(home: Path) -> int:
     return sum(path.read_text().count("\n") for path in paths)
 
 
+def is_full(calls: Path) -> bool:
+    return calls.exists() and calls.stat().st_size > CALLS
+
+
 def stop_both(processes: Sequence[subprocess.Popen[str]]) -> None:
     """As a batch system does."""
     for process in processes:
         process.send_signal(signal.SIGTERM)
 
 
-INTERRUPTED, FAILED, ABORTED, KILLED = 130, 1, -signal.SIGABRT, -signal.SIGKILL
+CALLS = 6
+"""Of the schedule: four before the first epoch, and one before each."""
+
+TERMINATED, FAILED, ABORTED, KILLED = 143, 1, -signal.SIGABRT, -signal.SIGKILL
 DEATHS: list[tuple[Callable[[Sequence[subprocess.Popen[str]]], None], set[int], set[int]]] = [
     # Whoever leaves first takes the other along, before it has heeded the signal perhaps.
-    (stop_both, {INTERRUPTED, FAILED, ABORTED}, {INTERRUPTED, FAILED, ABORTED}),
+    (stop_both, {TERMINATED, FAILED, ABORTED}, {TERMINATED, FAILED, ABORTED}),
     (lambda processes: processes[1].kill(), {FAILED, ABORTED}, {KILLED}),
     (lambda processes: processes[0].kill(), {KILLED}, {FAILED, ABORTED}),
 ]
@@ -204,15 +218,14 @@ DEATHS: list[tuple[Callable[[Sequence[subprocess.Popen[str]]], None], set[int], 
 def test_a_study_that_has_died_thrice_goes_on_to_the_same_table(studied, tiny_npz, tmp_path):
     for die, first, second in DEATHS:
         before = num_epochs(tmp_path / "0")
-        processes = pair(tmp_path, tiny_npz)
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while num_epochs(tmp_path / "0") <= before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        started = time.monotonic()
+        processes = pair(tmp_path, tiny_npz, {"GATE": f"{CALLS}:calls"})
+        files = [tmp_path / str(number) / "calls" for number in (0, 1)]
+        wait_until(lambda files=files: all(map(is_full, files)), *processes)
         die(processes)
+        for file in files:
+            file.unlink()
         codes, _, errors = wait(processes)
         assert codes[0] in first and codes[1] in second, (codes, errors)
-        assert time.monotonic() - started < 30
         assert before < num_epochs(tmp_path / "0") < 8
     codes, _, errors = wait(pair(tmp_path, tiny_npz))
     assert codes == [0, 0], errors
