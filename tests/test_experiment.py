@@ -267,9 +267,11 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finished, tmp_path):
     spec, workdir, _ = finished
     source = locate(workdir, trunk())
-    shutil.copytree(source, tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
-    records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
+    # A checkpoint knows the folder and the name of its run.
+    directory = tmp_path / source.relative_to(workdir)
+    shutil.copytree(source, directory)
+    (directory / "result.json").unlink()
+    records, store = RunRecords(directory), CheckpointStore(directory / "checkpoints")
     biggest = max(
         (store.directory / "4").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0
     )

@@ -212,10 +212,17 @@ def test_an_interrupted_save_is_discarded_and_whole_checkpoints_stay(tmp_path):
     for epoch in (0, 10):
         store.save(epoch, tree)
     leave_interrupted_save(store, 3)
-    (store.directory / "lock.tmp").write_text("")
+    leave_interrupted_save(store, 4)
+    (store.directory / "4.orbax-checkpoint-tmp").rename(
+        store.directory / "4.orbax-checkpoint-tmp-1700000000"
+    )
+    for foreign in ("notes.txt", "007", "5.orbax-checkpoint-tmp.bak", "mine.orbax-checkpoint-tmp"):
+        (store.directory / foreign / "backup").mkdir(parents=True)
     assert store.epochs() == [0, 10]
     store.discard_interrupted()
-    assert sorted(entry.name for entry in store.directory.iterdir()) == ["0", "10"]
+    assert sorted(entry.name for entry in store.directory.iterdir()) == [
+        *("0", "007", "10", "5.orbax-checkpoint-tmp.bak", "mine.orbax-checkpoint-tmp", "notes.txt")
+    ]
     for epoch in (0, 10):
         np.testing.assert_array_equal(store.restore(epoch, tree)["w"], tree["w"])
 
