@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -141,7 +142,7 @@ def test_a_link_among_checkpoints_is_refused_and_what_it_leads_to_stays(tmp_path
     place = CheckpointStore(tmp_path / "run" / "checkpoints")
     (place.directory / linked).parent.mkdir(parents=True)
     (place.directory / linked).symlink_to(outside.directory / ("5" if linked else ""))
-    uses = [lambda: place.save(int(linked[:1] or 5), TREE)]
+    uses: list[Callable[[], object]] = [lambda: place.save(int(linked[:1] or 5), TREE)]
     if linked != "7.orbax-checkpoint-tmp":
         uses += [lambda: place.restore(5, TREE), lambda: place.keep_only(())]
     if linked != "5":
