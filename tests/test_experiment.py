@@ -5,6 +5,7 @@ import csv
 import functools
 import io
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -20,9 +21,13 @@ from tiny import tiny_experiment
 from earlyprune_jax import config, data, experiment, main, workspace
 from earlyprune_jax.analysis import runs
 from earlyprune_jax.grid import members as grid_members
+from earlyprune_jax.grid import scheduler
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.records import read_json
 from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.status import reading, text
+from earlyprune_jax.storage import StorageError, UnusableFile
 from earlyprune_jax.training import loop, measurement, retraining
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput
@@ -269,6 +274,7 @@ def test_an_interrupted_run_resumes_bitwise_equal_to_an_uninterrupted_one(
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(engine, finished, tmp_path):
     spec, workdir, _ = finished
     source = locate(workdir, trunk())
+    # A checkpoint knows the folder and the name of its run.
     directory = tmp_path / "trunks" / source.name
     shutil.copytree(source, directory)
     (directory / "result.json").unlink()
@@ -312,6 +318,29 @@ def test_a_forks_lost_parent_checkpoint_is_made_again(copied, finished, damage):
         experiment.run(spec, workdir, quiet())
     assert timeless(locate(workdir, lost)) == timeless(locate(finished[1], lost))
     assert CheckpointStore(parent.parent).epochs() == [0, 1, 2, 3, 4]
+
+
+def test_what_the_disk_refuses_ends_the_process_and_fails_no_member(copied):
+    spec, workdir = copied
+    lost = fork(3, "paper_a", 0.5)
+    shutil.rmtree(directory := locate(workdir, lost))
+    study = Study(spec, workdir)
+    trainer = Trainer(study, SILENT)
+    trainer.engine(lost.setting)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Enough for what says that it is begun, too little for what says what it is.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"run\.json: File too large"):
+            scheduler.work(trainer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in directory.iterdir()] == [".lock"]
+    (parent := store_of(workdir, trunk()).directory).rename(workdir / "elsewhere")
+    parent.symlink_to(workdir / "elsewhere")
+    with pytest.raises(UnusableFile, match="checkpoints'.*It is a link"):
+        scheduler.work(trainer)
+    assert study.unended([lost]) == [lost]
 
 
 def test_a_finished_workdir_that_cannot_be_written_is_still_summed_up(copied, finished):

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ class CheckpointStore:
     def _read(self, epoch: int, template: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         path, about = self._own(epoch), {"run": self._run, "epoch": epoch}
         try:
-            with storage.using(path), _alone():
+            with storage.using(path), _alone(), _quiet():
                 stored = _stored(path)
                 found, wanted = {name: stored.get(name) for name in about}, stored["sha256"]
                 tree = ocp.load(str(path), template)
@@ -241,6 +241,11 @@ def _damaged(path: Path, allowed: str) -> CheckpointError:
     return CheckpointError(expected("checkpoint", str(path), allowed, REMEDY))
 
 
+def _pass_on(told: Any, others: Callable[[Any], Any] = sys.unraisablehook) -> None:
+    if str(told.exc_value) != "Event loop is closed":
+        others(told)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps Orbax's threads from printing, each for itself, what is raised here anyway.
@@ -251,7 +256,7 @@ def _quiet() -> Iterator[None]:
     levels, hook = {log: log.level for log in map(logging.getLogger, LOGGERS)}, sys.unraisablehook
     for log in levels:
         log.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = lambda told: str(told.exc_value) == "Event loop is closed" or hook(told)
+    sys.unraisablehook = _pass_on
     try:
         yield
     except Exception:

@@ -20,7 +20,7 @@ from earlyprune_jax.spec_sections import OptimSpec
 from earlyprune_jax.tasks import Metric, Task, plain
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import loop, measurement, optim, retraining, state
-from earlyprune_jax.training.checkpoint import CheckpointStore
+from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.training.execution import runner
 from earlyprune_jax.training.state import Stream, stream_key
 
@@ -212,10 +212,17 @@ def test_an_interrupted_save_is_discarded_and_whole_checkpoints_stay(tmp_path):
     for epoch in (0, 10):
         store.save(epoch, tree)
     leave_interrupted_save(store, 3)
-    (store.directory / "lock.tmp").write_text("")
+    leave_interrupted_save(store, 4)
+    (store.directory / "4.orbax-checkpoint-tmp").rename(
+        store.directory / "4.orbax-checkpoint-tmp-1700000000"
+    )
+    for foreign in ("notes.txt", "007", "5.orbax-checkpoint-tmp.bak", "mine.orbax-checkpoint-tmp"):
+        (store.directory / foreign / "backup").mkdir(parents=True)
     assert store.epochs() == [0, 10]
     store.discard_interrupted()
-    assert sorted(entry.name for entry in store.directory.iterdir()) == ["0", "10"]
+    assert sorted(entry.name for entry in store.directory.iterdir()) == [
+        *("0", "007", "10", "5.orbax-checkpoint-tmp.bak", "mine.orbax-checkpoint-tmp", "notes.txt")
+    ]
     for epoch in (0, 10):
         np.testing.assert_array_equal(store.restore(epoch, tree)["w"], tree["w"])
 
@@ -255,3 +262,60 @@ def test_a_resumed_run_removes_interrupted_saves_and_keeps_its_checkpoints(engin
     loop.train([run(lambda entry: None)])
     assert sorted(entry.name for entry in store.directory.iterdir()) == ["0", "1", "2", "3", "4"]
     assert {e: (store.directory / str(e)).stat().st_mtime_ns for e in before} == before
+
+
+# Masks
+
+
+def with_first_weight(trained: state.TrainState, value: float) -> state.TrainState:
+    """The state with the first weight of the stem removed, and of that value."""
+
+    def changed(leaf, tree):
+        tree = jax.tree.map(np.array, tree)
+        tree["stem_conv"]["kernel"].flat[0] = leaf
+        return tree
+
+    mask, params = changed(False, trained.mask), changed(value, trained.params)
+    return dataclasses.replace(trained, mask=mask, params=params)
+
+
+def test_a_removed_weight_that_is_not_0_is_neither_saved_nor_restored(engine, trained, tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    sound, broken = with_first_weight(trained, 0.0), with_first_weight(trained, 1e-30)
+    engine.save(store, 1, sound)
+    np.testing.assert_array_equal(engine.restored(store, 1).mask["stem_conv"]["kernel"].sum(), 17)
+    said = "stem_conv/kernel to be 0 where its mask is False. 1 are not"
+    with pytest.raises(state.BrokenMask, match=said):
+        engine.save(store, 2, broken)
+    assert store.epochs() == [1]
+    # One whose bytes are what was written: it was written by something else.
+    store.save(2, broken)
+    with pytest.raises(CheckpointError, match=f"checkpoints/2: Expected {said}"):
+        engine.restored(store, 2)
+
+
+def test_a_mask_that_is_not_of_booleans_is_named(trained):
+    integers = jax.tree.map(lambda leaf: np.asarray(leaf, np.int8), trained.mask)
+    with pytest.raises(state.BrokenMask, match="='int8.* to be a mask of booleans of shape"):
+        state.require_mask(dataclasses.replace(trained, mask=integers))
+
+
+def test_a_run_whose_sparsity_has_changed_is_not_saved(engine, trained, tmp_path):
+    records, store = RunRecords(tmp_path / "run"), CheckpointStore(tmp_path / "run" / "checkpoints")
+    run = loop.Run(
+        engine,
+        retraining.trunk(engine.spec, engine.steps_per_epoch),
+        0,
+        initial=functools.partial(engine.new_state, 0),
+        prunable=engine.prunable(""),
+        records=records,
+        store=store,
+        report=lambda entry: None,
+    )
+    records.start(grid_members.described(engine.spec, trunk(), 0, 4))
+    run.resume()
+    with pytest.raises(state.BrokenMask, match="achieved sparsity=0.0.* to stay 0.0, as the run"):
+        run.record(
+            lambda: with_first_weight(trained, 0.0), state.NEVER, {"compile_seconds": 0.0}, 0.0
+        )
+    assert store.epochs() == [0]
