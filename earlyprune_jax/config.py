@@ -24,7 +24,7 @@ from earlyprune_jax.spec_sections import (
     decides,
     type_name,
 )
-from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, shown, unexpected
 
 __all__ = ["load_file", "names", "parse", "resolve", "short_name"]
 
@@ -71,11 +71,12 @@ def resolve(
         user_code.use_folder(folder)
     user_code.refresh()
     tasks.forget()
-    given = dict(_flat(config)) | {name: Text(text) for name, text in overrides}
-    values = {name: value for name, value in given.items() if not name.startswith(SWEEP)}
-    swept = {name.removeprefix(SWEEP): value for name, value in given.items() if name not in values}
     problems: list[str] = []
-    sweep = _read_sweep(swept, problems)
+    with references.guarded("config", "get_config()", "to give sections of keys with values"):
+        given = dict(_flat(config)) | {name: Text(text) for name, text in overrides}
+        values = {name: value for name, value in given.items() if not name.startswith(SWEEP)}
+        swept = {name.removeprefix(SWEEP): given[name] for name in given if name not in values}
+        sweep = _read_sweep(swept, problems)
     settings = combined(sweep)
     names = [name for name, _ in overrides]
     for name in swept:
@@ -115,7 +116,9 @@ def resolve(
 
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `section.key` and value, whether sections are nested or not."""
-    for name, value in config.items():
+    for name in config:
+        with references.guarded("config key", f"{prefix}{name}", "to have a value"):
+            value = config[name]
         if isinstance(value, Mapping | ConfigDict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
@@ -222,7 +225,7 @@ def _swept_value(name: str, value: Any, problems: list[str]) -> Any:
         problems.append(expected(f"sweep.{name}", value, f"to be {type_name(KEYS[name].type)}"))
     else:
         return converted
-    return repr(value)
+    return shown(value)
 
 
 # Values

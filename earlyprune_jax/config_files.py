@@ -86,9 +86,8 @@ def load_file(path: str) -> ConfigDict:
             if form and not inspect.signature(module["get_config"]).parameters:
                 raise ValueError(f"this config has no forms, so none called {form!r}")
             config = module["get_config"](*([form] if form else []))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a config is the user's code: whatever it raises is the problem
+        user_code.let_interrupts_through(error)
         forms = [name for name in names() if form and name.startswith(f"{file.stem}:")]
         hint = f"{nearest(path, forms)} {remedy}".lstrip()
         problem = expected("--config", path, "to define get_config() and run", hint)

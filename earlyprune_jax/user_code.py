@@ -7,6 +7,7 @@ While an experiment runs its code stays what it was: files are looked at again b
 
 import ast
 import contextlib
+import dis
 import functools
 import hashlib
 import importlib
@@ -120,7 +121,8 @@ def _module(key: str, path: str, name: str) -> ModuleType:
             for other in sorted(_imported(name)):
                 with contextlib.suppress(Exception):
                     importlib.import_module(other)
-    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
+    except BaseException as error:  # the user's code: whatever it raises is the problem
+        let_interrupts_through(error)
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and name.startswith(missing):
             remedy = f"Looked for {missing} on {' or '.join(_places())}."
@@ -184,8 +186,27 @@ def raised(error: BaseException) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if _is_users(frame.filename)]
-    said = f"It raised {type(error).__name__}: {error}".removesuffix(": ")
-    return f"{said} ({lines[-1]})" if lines else said
+    with contextlib.suppress(Exception, SystemExit):  # it may have no text
+        said = f"It raised {type(error).__name__}: {error}".removesuffix(": ")
+        return f"{said} ({lines[-1]})" if lines else said
+    return f"It raised {type(error).__name__}"
+
+
+def let_interrupts_through(error: BaseException) -> None:
+    """Raises a KeyboardInterrupt again, unless the user's code has raised it by a statement of its
+    own: then it is an error like any other.
+
+    Call it first where the user's code has raised `error`.
+    """
+    last = error.__traceback__
+    if not isinstance(error, KeyboardInterrupt) or last is None:
+        return
+    while last.tb_next:
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    is_raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    if not (is_raised and _is_users(code.co_filename)):
+        raise error
 
 
 def _imported(name: str) -> set[str]:
