@@ -24,7 +24,15 @@ from earlyprune_jax.spec_sections import (
     decides,
     type_name,
 )
-from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, shown, unexpected
+from earlyprune_jax.validate import (
+    InvalidInput,
+    expected,
+    nearest,
+    refuse,
+    shortened,
+    shown,
+    unexpected,
+)
 
 __all__ = ["load_file", "names", "parse", "resolve", "short_name"]
 

@@ -93,6 +93,12 @@ def test_reserved_prefixes_are_no_import_paths_and_no_modules():
         assert f"to be no {text.partition(':')[0]}:" in problems(text)
 
 
+def test_a_text_of_a_million_letters_is_read_at_once():
+    assert references.import_paths("x" * 1_000_000) == []
+    assert references.import_paths("x." * 500_000) == []
+    assert not references.is_import_path("x" * 1_000_000)
+
+
 def test_import_paths_are_found_in_a_text_that_holds_several_but_not_in_quotes():
     text = "first(mine:Rule(column='a:b'), all(lab.rules:Other, epoch(2)), x=\"c:d\")"
     assert references.import_paths(text) == ["mine:Rule", "lab.rules:Other"]
@@ -131,10 +137,15 @@ def test_a_module_that_raises_or_lacks_another_is_named_with_what_it_raised(fold
         broken="1 / 0\n",
         lacking="import no_such_module_of_mine\n",
         leaving="raise SystemExit(3)\n",
+        stopping="raise GeneratorExit\n",
+        interrupted="import signal; signal.raise_signal(signal.SIGINT)\n",
     )
     assert "It raised ZeroDivisionError: division by zero" in problems("broken:f")
     assert "No module named 'no_such_module_of_mine'" in problems("lacking:f")
     assert "It raised SystemExit: 3" in problems("leaving:f")
+    assert "It raised GeneratorExit" in problems("stopping:f")
+    with pytest.raises(KeyboardInterrupt):
+        references.load("model.name", "interrupted:f", {})
     # What raised once is tried again, not remembered.
     write(folder, broken="def f():\n    return 1\n")
     assert references.load("model.name", "broken:f", {})() == 1

@@ -112,15 +112,15 @@ class Study:
     def left(self, planned: Iterable[AnyMember]) -> list[AnyMember]:
         """Keeps those that another session would work on: without a result, failed, or skipped."""
         begun = self._begun_kinds()
-        return [
-            member for member in planned if member.kind not in begun or self._is_left(member)
-        ]
+        return [member for member in planned if member.kind not in begun or self._is_left(member)]
 
     def _begun_kinds(self) -> set[str]:
         """Says of which kinds of members there are any: in a new workdir nobody need look for each
         of thousands."""
         folders = FOLDERS.items()
-        return on_primary(lambda: {kind for kind, name in folders if (self.workdir / name).is_dir()})
+        return on_primary(
+            lambda: {kind for kind, name in folders if (self.workdir / name).is_dir()}
+        )
 
     def _is_left(self, member: Member) -> bool:
         result = self.records(member).result()
