@@ -350,7 +350,9 @@ def changed_sources(path: str, known: str, modules: Mapping[str, str]) -> list[s
     if _hash_sources(sources) == known:
         return []
     return [
-        each for each, source in sources.items() if modules.get(each, _sha256(source)) != _sha256(source)
+        each
+        for each, source in sources.items()
+        if modules.get(each, _sha256(source)) != _sha256(source)
     ]
 
 
