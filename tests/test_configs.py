@@ -386,7 +386,7 @@ def test_json_that_is_no_config_is_named_with_its_place_and_exits_2(
     text = json.dumps(config.resolve(digits.get_config()).to_dict(), indent=2)
     assert change[0] in text
     file = tmp_path / "mine.json"
-    file.write_text(text.replace(*change, 1))
+    file.write_text(text.replace(change[0], change[1], 1))
     assert main.main([f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [file]
@@ -401,7 +401,8 @@ def test_a_json_file_without_sections_of_a_config_is_named(text, tmp_path):
 
 def test_the_config_of_a_workdir_goes_on_there_with_the_modules_of_its_folder(tmp_path):
     home, workdir = tmp_path / "home", tmp_path / "run"
-    home.mkdir(), workdir.mkdir()
+    home.mkdir()
+    workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(config.resolve(digits.get_config()).to_dict()))
     assert config.workdir_of(str(workdir / "config.json")) is None
     (workdir / "study.json").write_text(json.dumps({"folder": str(home)}))
