@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from earlyprune_jax import config_json, records, user_code
+from earlyprune_jax import config_json, records, references, user_code
 from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 
 PACKAGE = Path(__file__).parent
@@ -83,7 +83,8 @@ def load_file(path: str) -> ConfigDict:
         raise unexpected("--config", path, "to be a .py or .json file", remedy)
     if file.suffix == ".json":
         user_code.use_folder(_folder_of(file))
-        return ConfigDict(config_json.read(file))
+        with references.guarded("--config", path, config_json.TOP_LEVEL):
+            return ConfigDict(config_json.read(file))
     user_code.use_folder(file.parent)
     try:
         with _running(file) as module:

@@ -358,10 +358,10 @@ def changed_sources(path: str, known: str, modules: Mapping[str, str]) -> list[s
 
 def _declared_version(source: bytes) -> Any:
     """Reads `CODE_VERSION = "2"` off a source; None where it is worked out."""
-    for node in ast.parse(source).body:
-        names = node.targets if isinstance(node, ast.Assign) else ()
-        is_version = any(isinstance(name, ast.Name) and name.id == VERSION for name in names)
-        if is_version and isinstance(node.value, ast.Constant):
+    statements = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    for node in statements:
+        names = [name.id for name in node.targets if isinstance(name, ast.Name)]
+        if VERSION in names and isinstance(node.value, ast.Constant):
             return node.value.value
     return None
 

@@ -286,8 +286,9 @@ def _look(file: Path, *, decode: bool = False) -> np.ndarray:
             if image.mode.startswith(_DEEP):
                 raise ValueError(f"mode {image.mode}, more than 8 bits a channel")
             # A camera's JPEG of several pictures (MPO) is one of the first.
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise ValueError(f"{image.n_frames} frames")
+            num_frames = getattr(image, "n_frames", 1)
+            if num_frames > 1 and image.format != "MPO":
+                raise ValueError(f"{num_frames} frames")
             is_grey = image.mode in _GREY
             shape = (image.height, image.width, 1 if is_grey else 3)
             if not decode:
