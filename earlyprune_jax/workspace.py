@@ -135,7 +135,8 @@ def require_code(workdir: str | Path | None, paths: Iterable[str]) -> None:
     Raises:
         InvalidInput: it has changed, or study.json cannot be read.
     """
-    study = read_json(Path(workdir) / "study.json", remedy=REMEDY) if workdir else None
+    path = Path(workdir or "") / "study.json"
+    study = read_json(path, remedy=REMEDY, checked=False) if workdir else None
     code, modules = (study or {}).get("code", {}), (study or {}).get("modules", {})
     named = {
         path: user_code.changed_sources(path, code[path], modules) for path in paths if path in code
