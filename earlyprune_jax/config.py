@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from earlyprune_jax import config_checks, references, tasks, triggers, user_code
-from earlyprune_jax.config_files import load_file, names, short_name
+from earlyprune_jax.config_files import load_file, names, short_name, workdir_of
 from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
 from earlyprune_jax.spec_sections import (
     KEYS,
@@ -24,9 +24,25 @@ from earlyprune_jax.spec_sections import (
     decides,
     type_name,
 )
-from earlyprune_jax.validate import InvalidInput, expected, nearest, refuse, shortened, unexpected
+from earlyprune_jax.validate import (
+    InvalidInput,
+    expected,
+    nearest,
+    refuse,
+    shortened,
+    shown,
+    unexpected,
+)
 
-__all__ = ["load_file", "names", "parse", "resolve", "short_name"]
+__all__ = [
+    "load_file",
+    "named_code",
+    "names",
+    "parse",
+    "resolve",
+    "short_name",
+    "workdir_of",
+]
 
 MOST_SETTINGS = 1000
 SWEEP = "sweep."
@@ -71,11 +87,12 @@ def resolve(
         user_code.use_folder(folder)
     user_code.refresh()
     tasks.forget()
-    given = dict(_flat(config)) | {name: Text(text) for name, text in overrides}
-    values = {name: value for name, value in given.items() if not name.startswith(SWEEP)}
-    swept = {name.removeprefix(SWEEP): value for name, value in given.items() if name not in values}
     problems: list[str] = []
-    sweep = _read_sweep(swept, problems)
+    with _reading():
+        given = _given(config, overrides)
+        values = {name: value for name, value in given.items() if not name.startswith(SWEEP)}
+        swept = {name.removeprefix(SWEEP): given[name] for name in given if name not in values}
+        sweep = _read_sweep(swept, problems)
     settings = combined(sweep)
     names = [name for name, _ in overrides]
     for name in swept:
@@ -113,9 +130,53 @@ def resolve(
     return dataclasses.replace(spec, code=code)
 
 
+def _reading() -> Any:
+    """Guards what reads a config: its values may be of the user's making."""
+    return references.guarded("config", "get_config()", "to give sections of keys with values")
+
+
+def _given(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    return dict(_flat(config)) | {name: Text(text) for name, text in overrides}
+
+
+def named_code(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> set[str]:
+    """Lists all that reads like an import path in a config, before any of it is imported.
+
+    Args:
+        config: as of `resolve`.
+        overrides: likewise.
+
+    Returns:
+        Import paths, and other texts with a colon.
+
+    Raises:
+        InvalidInput: the config cannot be read.
+
+    Example:
+        >>> sorted(named_code(ConfigDict({"model": {"name": "nets:Net(depth=3)"}})))
+        ['nets:Net']
+    """
+    with _reading():
+        texts = list(_texts(_given(config, overrides)))
+    return {path[0] for text in texts for path in references.IMPORT_PATH.finditer(text)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields every text in sections, rows and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | ConfigDict):
+        yield from _texts([part for _, part in _flat(value)])
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _texts(part)
+
+
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `section.key` and value, whether sections are nested or not."""
-    for name, value in config.items():
+    for name in config:
+        with references.guarded("config key", f"{prefix}{name}", "to have a value"):
+            value = config[name]
         if isinstance(value, Mapping | ConfigDict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
@@ -222,7 +283,7 @@ def _swept_value(name: str, value: Any, problems: list[str]) -> Any:
         problems.append(expected(f"sweep.{name}", value, f"to be {type_name(KEYS[name].type)}"))
     else:
         return converted
-    return repr(value)
+    return shown(value)
 
 
 # Values

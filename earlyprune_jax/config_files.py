@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from earlyprune_jax import user_code
+from earlyprune_jax import config_json, records, references, user_code
 from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 
 PACKAGE = Path(__file__).parent
@@ -62,7 +62,8 @@ def load_file(path: str) -> ConfigDict:
     """Runs a config file's `get_config()`; of `FILE.py:FORM` its `get_config("FORM")`.
 
     The file may import its neighbours, `from . import base`, and may load other configs by
-    `load_file`.
+    `load_file`. A .json file, such as a workdir's config.json, is read, and nothing is run; the
+    user's modules are looked for where the workdir's were, which study.json beside it says.
 
     Args:
         path: a file, or the name of a config of the package: `digits`, `two_regime:small`.
@@ -73,22 +74,25 @@ def load_file(path: str) -> ConfigDict:
     given, form = split_form(path)
     file = Path(find_file(given)).resolve()
     remedy = (
-        "Configs are .py files that define get_config(), or get_config(form) for FILE.py:FORM; "
-        "see configs/digits.py."
+        "Configs are .py files that define get_config(), or get_config(form) for FILE.py:FORM, "
+        "see configs/digits.py; or the config.json of a workdir."
     )
     if not file.is_file():
         raise unexpected("--config", path, "to be a file", f"{_nearest(path)} {remedy}")
-    if file.suffix != ".py":
-        raise unexpected("--config", path, "to be a Python file", remedy)
+    if file.suffix not in (".py", ".json"):
+        raise unexpected("--config", path, "to be a .py or .json file", remedy)
+    if file.suffix == ".json":
+        user_code.use_folder(_folder_of(file))
+        with references.guarded("--config", path, config_json.TOP_LEVEL):
+            return ConfigDict(config_json.read(file))
     user_code.use_folder(file.parent)
     try:
         with _running(file) as module:
             if form and not inspect.signature(module["get_config"]).parameters:
                 raise ValueError(f"this config has no forms, so none called {form!r}")
             config = module["get_config"](*([form] if form else []))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a config is the user's code: whatever it raises is the problem
+        user_code.let_interrupts_through(error)
         forms = [name for name in names() if form and name.startswith(f"{file.stem}:")]
         hint = f"{nearest(path, forms)} {remedy}".lstrip()
         problem = expected("--config", path, "to define get_config() and run", hint)
@@ -97,6 +101,20 @@ def load_file(path: str) -> ConfigDict:
         raise unexpected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)
     user_code.use_folder(file.parent)  # a config may have loaded another one, of another folder
     return config
+
+
+def workdir_of(path: str) -> Path | None:
+    """Returns the workdir in which a config lies, if it is the config.json of one."""
+    file = Path(path)
+    is_resolved = file.name == "config.json" and (file.parent / "study.json").is_file()
+    return file.parent if is_resolved else None
+
+
+def _folder_of(file: Path) -> str | Path:
+    """Returns where the user's modules are looked for: as study.json says, else beside the file."""
+    workdir = workdir_of(str(file))
+    study = records.read_json(workdir / "study.json", checked=False) if workdir else None
+    return (study or {}).get("folder") or file.parent
 
 
 def _nearest(path: str) -> str:

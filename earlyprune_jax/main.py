@@ -2,7 +2,8 @@
 
 Example: earlyprune run --config=digits --workdir=runs/digits
 
-  --config FILE            a config file, one of the package, or FILE.py:FORM
+  --config FILE            a config file, one of the package, FILE.py:FORM, or a
+                           workdir's config.json, which goes on there
   --config.SECTION.KEY=V   any key below; tuples as 0,1,2
   --workdir DIR            default: runs/<config name>-<study id>
   --dry_run                print config, runs, steps and disk; touch nothing
@@ -161,7 +162,7 @@ def _announce(flags: argparse.Namespace, stage: str) -> None:
 
 def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     """Runs, submits or previews what the flags say. Returns as `main`."""
-    from earlyprune_jax import config, experiment
+    from earlyprune_jax import config, experiment, workspace
     from earlyprune_jax.grid.study import Study
     from earlyprune_jax.slurm import submission
     from earlyprune_jax.training import multihost
@@ -185,9 +186,12 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
             # Before the config: what it names of the user's may compute something.
             multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
     with gathering(problems):
-        spec = config.resolve(config.load_file(flags.config), given["config"])
+        loaded, beside = config.load_file(flags.config), config.workdir_of(flags.config)
+        workdir = flags.workdir or beside
+        workspace.require_code(workdir, config.named_code(loaded, given["config"]))
+        spec = config.resolve(loaded, given["config"])
     refuse(problems)
-    workdir = Path(flags.workdir or f"runs/{config.short_name(flags.config)}-{spec.study_id()}")
+    workdir = Path(workdir or f"runs/{config.short_name(flags.config)}-{spec.study_id()}")
     study = Study(spec, workdir)
     if flags.dry_run and slurm_options:
         submission.require(study, options, slurm_options)

@@ -27,7 +27,8 @@ from earlyprune_jax.validate import InvalidInput, problems_of, unexpected, unkno
 RESERVED = ("npz", "folder", "regex")
 """Prefixes that are no modules: `npz:PATH`, `folder:PATH`, `regex:PATTERN`."""
 
-IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# It begins where a name begins: else a long text would be searched from each of its letters on.
+IMPORT_PATH = re.compile(r"(?<![\w.])[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 COLON = ".import_path_colon."
 """What stands for the colon of an import path, which is no part of a Python expression."""
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
@@ -345,5 +346,6 @@ def guarded(key: str, text: str, allowed: str) -> Iterator[None]:
         yield
     except InvalidInput:
         raise
-    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
+    except BaseException as error:  # the user's code: whatever it raises is the problem
+        user_code.let_interrupts_through(error)
         raise unexpected(key, text, f"{allowed}. {user_code.raised(error)}") from error

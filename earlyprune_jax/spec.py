@@ -100,6 +100,11 @@ class RunSpec(Sections):
     code: tuple[tuple[str, str], ...] = ()
     folder: str = ""
 
+    def __hash__(self) -> int:
+        # Of a few fields, for equal specs have equal ones: there may be thousands of seeds, and
+        # what is kept for a spec is looked up for every member.
+        return hash((self.data, self.model, self.optim))
+
     def value(self, name: str) -> Any:
         """Returns the value of a key, `section.key`."""
         section, leaf = name.split(".")

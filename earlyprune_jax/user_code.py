@@ -7,6 +7,7 @@ While an experiment runs its code stays what it was: files are looked at again b
 
 import ast
 import contextlib
+import dis
 import functools
 import hashlib
 import importlib
@@ -15,7 +16,8 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -120,7 +122,8 @@ def _module(key: str, path: str, name: str) -> ModuleType:
             for other in sorted(_imported(name)):
                 with contextlib.suppress(Exception):
                     importlib.import_module(other)
-    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the problem
+    except BaseException as error:  # the user's code: whatever it raises is the problem
+        let_interrupts_through(error)
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and name.startswith(missing):
             remedy = f"Looked for {missing} on {' or '.join(_places())}."
@@ -160,12 +163,22 @@ def user_file(name: str) -> str | None:
         None for a module of Python, of an installed package or of ours, and where there is none.
     """
     try:
-        spec = importlib.util.find_spec(name)
+        spec = _find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
     return spec.origin if _is_users(spec.origin) else None
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    """Finds a module as importlib does, but without importing the packages it lies in."""
+    parent = name.rpartition(".")[0]
+    if name in sys.modules or not parent:
+        return importlib.util.find_spec(name)
+    above = _find_spec(parent)
+    folders = above.submodule_search_locations if above else None
+    return PathFinder.find_spec(name, list(folders)) if folders else None
 
 
 def _is_users(file: str) -> bool:
@@ -184,8 +197,27 @@ def raised(error: BaseException) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if _is_users(frame.filename)]
-    said = f"It raised {type(error).__name__}: {error}".removesuffix(": ")
-    return f"{said} ({lines[-1]})" if lines else said
+    with contextlib.suppress(Exception, SystemExit):  # it may have no text
+        said = f"It raised {type(error).__name__}: {error}".removesuffix(": ")
+        return f"{said} ({lines[-1]})" if lines else said
+    return f"It raised {type(error).__name__}"
+
+
+def let_interrupts_through(error: BaseException) -> None:
+    """Raises a KeyboardInterrupt again, unless the user's code has raised it by a statement of its
+    own: then it is an error like any other.
+
+    Call it first where the user's code has raised `error`.
+    """
+    last = error.__traceback__
+    if not isinstance(error, KeyboardInterrupt) or last is None:
+        return
+    while last.tb_next:
+        last = last.tb_next
+    code = last.tb_frame.f_code
+    is_raised = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    if not (is_raised and _is_users(code.co_filename)):
+        raise error
 
 
 def _imported(name: str) -> set[str]:
@@ -278,15 +310,66 @@ def digest(path: str) -> str:
     if declared is not None or not names:
         top = sys.modules.get(name.partition(".")[0])
         version = getattr(top, "__version__", "") if declared is None else declared
-        return hashlib.sha256(f"{name} {version}".encode()).hexdigest()
+        return _hash_version(name, version)
+    return _hash_sources({imported: _SOURCES[imported][1] for imported in names})
+
+
+def _hash_version(name: str, version: Any) -> str:
+    return hashlib.sha256(f"{name} {version}".encode()).hexdigest()
+
+
+def _hash_sources(sources: Mapping[str, bytes]) -> str:
     running = hashlib.sha256()
-    for imported in sorted(names):
-        source = _SOURCES[imported][1].replace(b"\r\n", b"\n")
-        running.update(f"{imported} {len(source)}\n".encode())
+    for name in sorted(sources):
+        source = sources[name].replace(b"\r\n", b"\n")
+        running.update(f"{name} {len(source)}\n".encode())
         running.update(source)
     return running.hexdigest()
 
 
+def changed_sources(path: str, known: str, modules: Mapping[str, str]) -> list[str]:
+    """Names the modules behind an import path that have changed; imports and executes nothing.
+
+    What a module imports by a name that is worked out shows only when it runs: `digest` tells of
+    these afterwards.
+
+    Args:
+        path: `module:attribute`.
+        known: its earlier `digest`.
+        modules: what `source_digests` told then.
+
+    Returns:
+        Names of modules whose files are others than they were; none where that cannot be told yet.
+    """
+    name = path.partition(":")[0]
+    files = {each: user_file(each) for each in _imported(name)}
+    sources = {each: Path(file).read_bytes() for each, file in files.items() if file}
+    if VERSION.encode() in sources.get(name, b""):
+        version = _declared_version(sources[name])
+        return [name] if version is not None and _hash_version(name, version) != known else []
+    if _hash_sources(sources) == known:
+        return []
+    return [
+        each
+        for each, source in sources.items()
+        if modules.get(each, _sha256(source)) != _sha256(source)
+    ]
+
+
+def _declared_version(source: bytes) -> Any:
+    """Reads `CODE_VERSION = "2"` off a source; None where it is worked out."""
+    statements = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    for node in statements:
+        names = [name.id for name in node.targets if isinstance(name, ast.Name)]
+        if VERSION in names and isinstance(node.value, ast.Constant):
+            return node.value.value
+    return None
+
+
+def _sha256(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()
+
+
 def source_digests() -> dict[str, str]:
     """Returns module -> the SHA-256 of its source, of every module of the user's loaded so far."""
-    return {name: hashlib.sha256(source).hexdigest() for name, (_, source) in _SOURCES.items()}
+    return {name: _sha256(source) for name, (_, source) in _SOURCES.items()}

@@ -57,17 +57,20 @@ def expected(thing: str, value: Any, allowed: str, remedy: str = "") -> str:
         'Expected pruning.sparsity=1.2 in [0, 1). Give the fraction removed.'
     """
     end = "" if allowed.endswith("?") else "."
-    return f"Expected {thing}={_shown(value)} {allowed}{end} {remedy}".rstrip()
+    return f"Expected {thing}={shown(value)} {allowed}{end} {remedy}".rstrip()
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Writes a value as Python does; of a long one, such as a tree of arrays, both ends.
 
     Example:
-        >>> len(_shown(list(range(1000)))), _shown(list(range(1000)))[-12:]
+        >>> len(shown(list(range(1000)))), shown(list(range(1000)))[-12:]
         (203, '7, 998, 999]')
     """
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (Exception, SystemExit):  # of the user's classes, of what holds itself, of 5,000 digits
+        text = f"{type(value).__name__} that cannot be shown"
     if len(text) <= LONGEST_VALUE:
         return text
     text = " ".join(text.split())

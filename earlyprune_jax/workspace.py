@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,22 +130,48 @@ def _differing_keys(then: set[FlatSetting], now: set[FlatSetting]) -> str:
     return "\n".join(lines) or f"  combinations of swept values: {', '.join(several)}"
 
 
+def require_code(workdir: str | Path | None, paths: Iterable[str]) -> None:
+    """Refuses code of the user's that has changed since a workdir's runs were made with it, before
+    it is imported.
+
+    Code that only shows when it runs is compared by `check`, after the import.
+
+    Args:
+        workdir: that of the command, there or not; None = not known yet.
+        paths: the import paths that a config names.
+
+    Raises:
+        InvalidInput: it has changed, or study.json cannot be read.
+    """
+    study = (read_of_study(Path(workdir), STUDY) if workdir else None) or {}
+    code, modules = study.get("code", {}), study.get("modules", {})
+    named = {
+        path: user_code.changed_sources(path, code[path], modules) for path in paths if path in code
+    }
+    changed = [path for path, names in sorted(named.items()) if names]
+    refuse(_changed(workdir, changed, sorted({name for names in named.values() for name in names})))
+
+
 def _changed_code(workdir: Path, study: Mapping[str, Any], spec: RunSpec) -> list[str]:
     """Names the user's code that runs of the workdir were made with, and that has changed since."""
     then = study.get("code", {})
     changed = [path for path, digest in spec.code if then.get(path, digest) != digest]
-    if not changed:
-        return []
     sources, modules = user_code.source_digests(), study.get("modules", {})
     named = [name for name, digest in modules.items() if sources.get(name, digest) != digest]
+    return _changed(workdir, changed, named)
+
+
+def _changed(workdir: Any, paths: list[str], modules: list[str]) -> list[str]:
+    if not paths:
+        return []
     allowed = f"to be the code that {workdir} was made with"
     remedy = (
-        f"Changed since, of these or of what they import: {', '.join(named) or 'a module'}. "
+        f"Changed since, of these or of what they import: {', '.join(modules) or 'a module'}. "
         "Restore it, give the new code another name (a copy of the module: its runs then stand "
         "beside the old ones), or choose another --workdir. A module that defines "
         f"{user_code.VERSION} = '...' is known by that text instead of by its source."
     )
-    return [expected("code", ", ".join(changed), allowed, remedy)]
+    return [expected("code", ", ".join(paths), allowed, remedy)]
 
 
 def describe(

@@ -1,6 +1,8 @@
 """The configs that come with the package, their forms and names, and how a config file is run."""
 
+import dataclasses
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +19,12 @@ from earlyprune_jax.validate import InvalidInput
 ROOT = Path(__file__).parent.parent
 FAMILIES = {"cifar10": cifar10, "two_regime": two_regime}
 NEIGHBOUR = "from configs import digits\n\ndef base():\n    return digits.get_config()\n"
+BASE = """
+from ml_collections.config_dict import required_placeholder
+from configs import digits
+def get_config():
+    c = digits.get_config().unlock()
+"""
 OWN = """
 def get_config():
     config = base.base()
@@ -245,13 +253,22 @@ def test_a_config_may_load_another_by_name_and_keeps_its_folder(tmp_path):
             "It raised ImportError: attempted relative import beyond top-level package",
         ),
         ("x = 1\n", "It raised KeyError: 'get_config'"),
+        ("raise KeyboardInterrupt\n", "It raised KeyboardInterrupt"),
+        ("def f(): f()\nf()\n", "It raised RecursionError"),
+        ("class Odd(Exception):\n    def __str__(self): 1 / 0\nraise Odd\n", "It raised Odd"),
+        (
+            f"{BASE}    c.train.num_epochs = required_placeholder(int)\n    return c",
+            "train.num_epochs",
+        ),
+        (f"{BASE}    c.train.again = c.train\n    return c", "It raised RecursionError"),
+        (f"{BASE}    c.train.num_epochs = 10**5000\n    return c", "int that cannot be shown"),
+        (f"{BASE}    c._fields[3] = 4\n    return c", "It raised TypeError: '<' not supported"),
         ("def get_config(): return {}\n", "to return a ConfigDict"),
     ],
 )
 def test_whatever_a_config_does_wrong_is_one_problem_and_exits_2(source, words, tmp_path, capsys):
     own = tmp_path / "own.py"
     own.write_text(source)
-    assert words in problem(own)
     assert main.main([f"--config={own}", f"--workdir={tmp_path / 'run'}"]) == 2
     printed = capsys.readouterr().err
     assert "1 problem" in printed and words in printed
@@ -260,7 +277,7 @@ def test_whatever_a_config_does_wrong_is_one_problem_and_exits_2(source, words, 
 
 def test_an_interrupt_while_a_config_runs_is_no_problem_of_the_config(tmp_path):
     own = tmp_path / "own.py"
-    own.write_text("raise KeyboardInterrupt\n")
+    own.write_text("import signal; signal.raise_signal(signal.SIGINT)\n")
     with pytest.raises(KeyboardInterrupt):
         config.load_file(str(own))
 
@@ -310,3 +327,84 @@ def test_a_wheel_holds_the_configs_and_finds_them_by_name(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(str(tmp_path / "site")) and words in done.stdout
+
+
+# --- resolved configs, as JSON
+# ---------------------------------------------------------------------------------------------
+
+
+SWEPT = [
+    ("sweep.optim.weight_decay", "0.0005,1e-05"),
+    ("sweep.rows", "[{'fork.length': 1, 'model.name': 'resnet8'}, {'fork.length': 2, 'model.name': "
+     "'resnet14'}]"),
+    ("fork.retraining", "custom"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [(name, []) for name in config.names() if "cifar" not in name] + [("digits", SWEPT)],
+)
+def test_a_resolved_config_resolves_to_itself_from_json(name, changes, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    spec = config.resolve(config.load_file(name), changes)
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(spec.to_dict() | {"checksum": "0123456789abcdef"}))
+    again = config.resolve(config.load_file(str(file)))
+    assert dataclasses.replace(again, folder=spec.folder) == spec
+    assert again.study_id() == spec.study_id()
+    assert again.folder == str(tmp_path)
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from earlyprune_jax import config\n\ndef get_config():\n"
+        "    made = config.load_file('mine.json')\n    made.optim.momentum = 0.5\n    return made\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert config.resolve(config.load_file("own.py")).optim.momentum == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('"data": {', '"data": {,'), "to be JSON: Expecting property name enclosed in double"),
+        (('"data": {', '"data": {,'), "at line 2, column 12"),
+        (('"momentum": 0.9', '"momentum": NaN'), "NaN is no number at line 41, column 17"),
+        (('"momentum": 0.9', '"nesterov": true'), "'nesterov' stands twice, again at line 42, col"),
+        (('"momentum": 0.9', '"momentum": 1e999'), "optim.momentum=inf in [0, 1)"),
+        (('"momentum": 0.9', f'"momentum": {"9" * 5000}'), "to be JSON: Exceeds the limit"),
+        (('"momentum": 0.9', '"momentum": "0.9"'), "optim.momentum='0.9' to be a number"),
+        (('"momentum": 0.9', '"momentum": null'), "optim.momentum=None to be a number"),
+        (('"momentum": 0.9', '"momentun": 0.9'), "Did you mean 'optim.momentum'?"),
+        (('"data": {', '"sweep": 3, "data": {'), "Unknown config key 'sweep'"),
+        (('"data": {', '"dataa": {"x": [{}]}, "data": {'), "Unknown config key 'dataa.x'"),
+        (("{\n", "[" * 100_000), "to be JSON: maximum recursion depth"),
+    ],
+)
+def test_json_that_is_no_config_is_named_with_its_place_and_exits_2(
+    change, words, tmp_path, capsys
+):
+    text = json.dumps(config.resolve(digits.get_config()).to_dict(), indent=2)
+    assert change[0] in text
+    file = tmp_path / "mine.json"
+    file.write_text(text.replace(change[0], change[1], 1))
+    assert main.main([f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{}", b'{"name": "x"}', b"", b"\xff\xfe{}"])
+def test_a_json_file_without_sections_of_a_config_is_named(text, tmp_path):
+    file = tmp_path / "package.json"
+    file.write_bytes(text)
+    assert f"Expected --config={str(file)!r} to " in problem(file)
+
+
+def test_the_config_of_a_workdir_goes_on_there_with_the_modules_of_its_folder(tmp_path):
+    home, workdir = tmp_path / "home", tmp_path / "run"
+    home.mkdir()
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(config.resolve(digits.get_config()).to_dict()))
+    assert config.workdir_of(str(workdir / "config.json")) is None
+    (workdir / "study.json").write_text(json.dumps({"folder": str(home)}))
+    assert config.workdir_of(str(workdir / "config.json")) == workdir
+    assert config.resolve(config.load_file(str(workdir / "config.json"))).folder == str(home)

@@ -30,7 +30,7 @@ LAYERS = [
     {"training"},
     {"grid", "progress"},
     {"config_checks", "config_help", "workspace", "status", "verify"},
-    {"config_files", "config"},
+    {"config_files", "config", "config_json"},
     {"experiment"},
     {"slurm"},
     {"main"},

@@ -93,6 +93,12 @@ def test_reserved_prefixes_are_no_import_paths_and_no_modules():
         assert f"to be no {text.partition(':')[0]}:" in problems(text)
 
 
+def test_a_text_of_a_million_letters_is_read_at_once():
+    assert references.import_paths("x" * 1_000_000) == []
+    assert references.import_paths("x." * 500_000) == []
+    assert not references.is_import_path("x" * 1_000_000)
+
+
 def test_import_paths_are_found_in_a_text_that_holds_several_but_not_in_quotes():
     text = "first(mine:Rule(column='a:b'), all(lab.rules:Other, epoch(2)), x=\"c:d\")"
     assert references.import_paths(text) == ["mine:Rule", "lab.rules:Other"]
@@ -131,10 +137,15 @@ def test_a_module_that_raises_or_lacks_another_is_named_with_what_it_raised(fold
         broken="1 / 0\n",
         lacking="import no_such_module_of_mine\n",
         leaving="raise SystemExit(3)\n",
+        stopping="raise GeneratorExit\n",
+        interrupted="import signal; signal.raise_signal(signal.SIGINT)\n",
     )
     assert "It raised ZeroDivisionError: division by zero" in problems("broken:f")
     assert "No module named 'no_such_module_of_mine'" in problems("lacking:f")
     assert "It raised SystemExit: 3" in problems("leaving:f")
+    assert "It raised GeneratorExit" in problems("stopping:f")
+    with pytest.raises(KeyboardInterrupt):
+        references.load("model.name", "interrupted:f", {})
     # What raised once is tried again, not remembered.
     write(folder, broken="def f():\n    return 1\n")
     assert references.load("model.name", "broken:f", {})() == 1
@@ -327,3 +338,79 @@ def test_a_package_that_imports_whatever_lies_in_its_folder_is_known_by_all_of_i
         write(tmp_path, lab_=register, lab_nets="def f():\n    pass\n", lab_other=f"X = {value}\n")
         digests.add(digest(tmp_path, "lab.nets:f"))
     assert len(digests) == 2
+
+
+# What is told before anything is imported
+
+
+MARKED = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+
+
+def foreseen(folder, path="lab.nets:net", known="", modules=None) -> list[str]:
+    """What has changed, in a process that has imported none of it."""
+    user_code.use_folder(None)
+    user_code.use_folder(folder)
+    try:
+        changed = user_code.changed_sources(path, known, modules or {})
+        assert not any(name.split(".")[0] == "lab" for name in sys.modules)
+        return changed
+    finally:
+        user_code.use_folder(None)
+
+
+def marked(folder, **changes: str) -> None:
+    package(folder, **changes)
+    for file in folder.rglob("*.py"):
+        file.write_text(MARKED + file.read_text())
+
+
+def noted(folder, path="lab.nets:net") -> tuple[str, dict[str, str]]:
+    """What a workdir holds of the code: its digest, and that of each module."""
+    user_code.use_folder(folder)
+    known = user_code.digest(path), user_code.source_digests()
+    user_code.use_folder(None)
+    for mark in folder.rglob("ran"):
+        mark.unlink()
+    return known
+
+
+def test_changed_modules_are_named_and_none_is_imported(tmp_path):
+    marked(tmp_path)
+    known, modules = noted(tmp_path)
+    assert foreseen(tmp_path, known=known, modules=modules) == []
+    for name in ("lab_nets", "lab_helper", "lab_deep", "lab_late", "lab_sub_far", "lab_"):
+        file = tmp_path.joinpath(*name.split("_"))
+        file = file / "__init__.py" if name.endswith("_") else file.with_suffix(".py")
+        before = file.read_text()
+        file.write_text(before + "# more\n")
+        changed = foreseen(tmp_path, known=known, modules=modules)
+        assert changed == [name.strip("_").replace("_", ".")]
+        file.write_text(before.replace("\n", "\r\n"), newline="")
+        assert foreseen(tmp_path, known=known, modules=modules) == []
+        file.write_text(before)
+    (tmp_path / "lab" / "unused.py").write_text("W = 2\n")
+    assert foreseen(tmp_path, known=known, modules=modules) == []
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_a_code_version_is_read_off_the_source_where_it_stands_there(tmp_path):
+    package(tmp_path, lab_nets=NET + "CODE_VERSION = '1'\n")
+    known, modules = noted(tmp_path)
+    package(tmp_path, lab_nets="# other words\n" + NET + "CODE_VERSION = '1'\n", lab_deep="Z = 5\n")
+    assert foreseen(tmp_path, known=known, modules=modules) == []
+    package(tmp_path, lab_nets=NET + "CODE_VERSION = '2'\n")
+    assert foreseen(tmp_path, known=known, modules=modules) == ["lab.nets"]
+    # Worked out: what it is shows when it runs.
+    package(tmp_path, lab_nets=NET + "CODE_VERSION = str(2)\n")
+    assert foreseen(tmp_path, known=known, modules=modules) == []
+
+
+def test_a_helper_imported_by_a_name_that_is_worked_out_shows_after_the_import_only(tmp_path):
+    source = "import importlib\nf = importlib.import_module('hel' + 'per').g\n"
+    write(tmp_path, mine=source, helper="def g():\n    return 1\n")
+    known, modules = noted(tmp_path, "mine:f")
+    write(tmp_path, helper="def g():\n    return 2\n")
+    assert foreseen(tmp_path, "mine:f", known, modules) == []
+    assert digest(tmp_path, "mine:f") != known
+    write(tmp_path, mine=source + "# more\n")
+    assert foreseen(tmp_path, "mine:f", known, modules) == ["mine"]

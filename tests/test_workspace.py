@@ -155,7 +155,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("changed", ["scores.py", "helper.py"])
 def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(
-    tiny_npz, folder, changed
+    tiny_npz, folder, changed, capsys
 ):
     def resolved(criteria="magnitude,scores:mine"):
         return config.resolve(
@@ -172,10 +172,17 @@ def test_own_code_that_has_changed_is_refused_and_named_and_restored_it_goes_on(
     (problem,) = workspace.check(workdir, resolved())
     assert "code='scores:mine'" in problem
     assert f"of what they import: {changed.removesuffix('.py')}. Restore it" in problem
+    # The program refuses it before it is imported.
+    (folder / changed).write_text(f"{source}\nopen({str(folder / 'ran')!r}, 'w')\n")
+    resumed = [f"--config={workdir / 'config.json'}", "--dry_run"]
+    assert main.main(resumed) == 2
+    assert f"code='scores:mine' to be the code that {workdir} was made" in capsys.readouterr().err
+    assert not (folder / "ran").exists()
     # Runs of the other criteria do not look at it.
     assert workspace.check(workdir, resolved("magnitude")) == []
     (folder / changed).write_text(source)
     assert workspace.check(workdir, resolved()) == []
+    assert main.main(resumed) == 0
     begun(workdir, resolved("magnitude,other:mine"))
     study = json.loads((workdir / "study.json").read_text())
     assert set(study["code"]) == {"own_code:Linear", "scores:mine", "other:mine"}

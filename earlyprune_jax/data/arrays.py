@@ -36,6 +36,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -82,8 +83,11 @@ _REWRITE = (
     "Write it again with numpy.savez(PATH, x_train=..., y_train=..., x_test=..., y_test=...)."
 )
 # RuntimeError is zipfile's of an archive with a password, NotImplementedError one of its kind;
-# TypeError says that the file holds a single array.
-_BROKEN = (OSError, ValueError, EOFError, RuntimeError, TypeError, BadZipFile, zlib.error)
+# TypeError says that the file holds a single array; a header is read as Python's literals are.
+_BROKEN = (
+    *(OSError, ValueError, EOFError, RuntimeError, TypeError, BadZipFile, zlib.error),
+    *(MemoryError, OverflowError, SyntaxError, TokenError),
+)
 
 
 def outline_npz(spec: DataSpec) -> Source:
@@ -276,9 +280,15 @@ def _look(file: Path, *, decode: bool = False) -> np.ndarray:
     from PIL import Image
 
     try:
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError("no file")
         with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
             if image.mode.startswith(_DEEP):
                 raise ValueError(f"mode {image.mode}, more than 8 bits a channel")
+            # A camera's JPEG of several pictures (MPO) is one of the first.
+            num_frames = getattr(image, "n_frames", 1)
+            if num_frames > 1 and image.format != "MPO":
+                raise ValueError(f"{num_frames} frames")
             is_grey = image.mode in _GREY
             shape = (image.height, image.width, 1 if is_grey else 3)
             if not decode:

@@ -7,6 +7,7 @@ the 100 fine ones. A directory may hold fewer images than the official set.
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +93,40 @@ def find(name: str, data_dir: Path) -> Any:
         return None
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-        files = [Path(file) for split in SPLITS for file in builder.info.splits[split].filepaths]
+        splits = [builder.info.splits[split] for split in SPLITS]
+        files = [Path(file) for split in splits for file in split.filepaths]
+        sizes = [size for split in splits for size in split.shard_lengths]
         formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
         missing = [file.name for file in files if not file.is_file() or file.stat().st_size == 0]
     except Exception as error:  # TFDS lets protobuf's, JSON's and its own errors through
         wanted = f"a finished {name} with a readable dataset_info.json in {path} ({error})"
     else:
-        if RECORD_FORMAT in formats and not missing:
-            return builder
         wanted = f"{name} as {RECORD_FORMAT}, not {', '.join(formats)}, in {path}"
         if RECORD_FORMAT in formats:
-            wanted = f"all of {name}; {', '.join(missing)} is missing in {path}"
+            wrong = [f"{file} is missing" for file in missing] or _miscounted(files, sizes)
+            if not wrong:
+                return builder
+            wanted = f"all of {name}; {', '.join(wrong)} in {path}"
     remedy = (
         f"Prepare it in another directory: {prepare_command(name)}, then set data.data_dir=DIR."
     )
     raise unexpected("data.data_dir", str(data_dir), f"to hold {wanted}", remedy)
+
+
+def _miscounted(files: Sequence[Path], sizes: Sequence[int]) -> list[str]:
+    """Says of which files the records are not as many as dataset_info.json says."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    wrong = []
+    for file, size in zip(files, sizes, strict=True):
+        try:
+            with ArrayRecordDataSource([str(file)]) as records:
+                found = f"holds {len(records)} records"
+        except Exception as error:  # array_record raises RuntimeError and others
+            found = f"cannot be read ({type(error).__name__}: {error})"
+        if found != f"holds {size} records":
+            wrong.append(f"{file.name}, of {size} records by dataset_info.json, {found}")
+    return wrong
 
 
 def directory_of(name: str, data_dir: Path) -> Path:
@@ -145,14 +165,30 @@ def _records(builder: Any, split: str) -> list[dict[str, Any]]:
 
     # Decoding with Pillow ourselves is faster here than through TFDS, and the same with
     # or without OpenCV on the machine.
-    source = builder.as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}, file_format=RECORD_FORMAT
-    )
+    decoders = {"image": tfds.decode.SkipDecoding()}
     try:
+        source = builder.as_data_source(split, decoders=decoders, file_format=RECORD_FORMAT)
         records = source.__getitems__(list(range(len(source))))
+        _require_own(records, split, NUM_CLASSES[builder.name])
     except Exception as error:  # array_record raises RuntimeError, IndexError, protobuf's errors
         raise _damaged(builder, split, error) from error
     return sorted(records, key=lambda record: record["id"])
+
+
+def _require_own(records: Sequence[dict[str, Any]], split: str, num_classes: int) -> None:
+    """Checks that records are those of this split, each once, of known classes.
+
+    Raises:
+        ValueError: they are not.
+    """
+    seen = set()
+    for record in records:
+        name, label = record["id"].decode(), record["label"]
+        if not name.startswith(f"{split}_") or name in seen:
+            raise ValueError(f"id {name!r}, of another split or twice")
+        if not 0 <= label < num_classes:
+            raise ValueError(f"label {label} of {name}")
+        seen.add(name)
 
 
 def _labels(records: list[dict[str, Any]]) -> np.ndarray:
@@ -165,16 +201,21 @@ def _read(builder: Any, split: str) -> dict[str, np.ndarray]:
     records = _records(builder, split)
     images = np.empty((len(records), *IMAGE_SHAPE), np.uint8)
     try:
-        for image, record in zip(images, records, strict=True):
-            image[...] = np.asarray(Image.open(io.BytesIO(record["image"])))
-    except (OSError, ValueError, SyntaxError) as error:
+        for row, record in enumerate(records):
+            image = np.asarray(Image.open(io.BytesIO(record["image"])))
+            if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
+                raise ValueError(f"an image is {image.dtype}{list(image.shape)}")
+            images[row] = image
+    except Exception as error:  # Pillow's readers let struct's, zlib's and their own errors through
         raise _damaged(builder, split, error) from error
     return {"images": images, "labels": _labels(records)}
 
 
 def _damaged(builder: Any, split: str, error: Exception) -> InvalidInput:
     name, data_dir = builder.name, str(Path(builder.data_dir).parent.parent)
-    allowed = f"to hold readable {split} records of {name} ({type(error).__name__}: {error})"
+    files = ", ".join(Path(file).name for file in builder.info.splits[split].filepaths)
+    reason = f"{files}: {type(error).__name__}: {error}"
+    allowed = f"to hold readable {split} records of {name} ({reason})"
     command = prepare_command(name, f"{data_dir} [--archive FILE]")
     remedy = f"Delete {builder.data_dir} and prepare it again: {command}."
     return unexpected("data.data_dir", data_dir, allowed, remedy)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 
-from earlyprune_jax import storage, tasks
+from earlyprune_jax import storage, tasks, user_code
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Trunk, label, trunk_of
@@ -194,7 +194,8 @@ def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:
                 return False
             except (StorageError, UnusableFile):
                 raise  # Nor could it be written down that the member has failed.
-            except Exception as error:  # whatever one member raises must not stop the others
+            except BaseException as error:  # whatever one member raises must not stop the others
+                user_code.let_interrupts_through(error)
                 if group[1:]:
                     # Equally many on every device; below one on each, forks train one by one.
                     width = max(width // 2 - width // 2 % jax.local_device_count(), 1)

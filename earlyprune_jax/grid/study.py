@@ -23,6 +23,7 @@ from earlyprune_jax.grid.search import wanted_cells
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.records import (
     BUDGET_REMEDY,
+    FOLDERS,
     STUDY,
     read_json,
     read_of_study,
@@ -32,7 +33,7 @@ from earlyprune_jax.records import (
 from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.spec import RunSpec, Setting
 from earlyprune_jax.training.checkpoint import CheckpointStore
-from earlyprune_jax.training.multihost import primary_only
+from earlyprune_jax.training.multihost import on_primary, primary_only
 from earlyprune_jax.validate import problems_of
 
 BUDGETS = "signal_budgets"
@@ -125,11 +126,25 @@ class Study:
 
     def unended(self, planned: Iterable[Member]) -> list[Member]:
         """Keeps those that have no result yet."""
-        return [member for member in planned if not self.records(member).has_ended()]
+        begun = self._begun_kinds()
+        return [
+            member
+            for member in planned
+            if member.kind not in begun or not self.records(member).has_ended()
+        ]
 
     def left(self, planned: Iterable[AnyMember]) -> list[AnyMember]:
         """Keeps those that another session would work on: without a result, failed, or skipped."""
-        return [member for member in planned if self._is_left(member)]
+        begun = self._begun_kinds()
+        return [member for member in planned if member.kind not in begun or self._is_left(member)]
+
+    def _begun_kinds(self) -> set[str]:
+        """Says of which kinds of members there are any: in a new workdir nobody need look for each
+        of thousands."""
+        folders = FOLDERS.items()
+        return on_primary(
+            lambda: {kind for kind, name in folders if (self.workdir / name).is_dir()}
+        )
 
     def _is_left(self, member: Member) -> bool:
         result = self.records(member).result()
@@ -137,7 +152,10 @@ class Study:
 
     def statuses(self, planned: Iterable[Member]) -> list[str]:
         """Says how each has ended; unfinished where it has not."""
-        results = (self.records(member).result() for member in planned)
+        begun = self._begun_kinds()
+        results = (
+            self.records(member).result() if member.kind in begun else None for member in planned
+        )
         return ["unfinished" if result is None else result["status"] for result in results]
 
     def is_ready(self, member: Member) -> bool:

@@ -14,7 +14,7 @@ from earlyprune_jax import references
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.training import schedules
 from earlyprune_jax.training.schedules import RunSchedule
-from earlyprune_jax.validate import expected, unexpected
+from earlyprune_jax.validate import expected, shown, unexpected
 
 KEY = "fork.retraining"
 ANY_STEPS = 100
@@ -193,7 +193,8 @@ def check_epochs(spec: RunSpec) -> list[str]:
         if idle:
             latest = num_epochs - (length(spec, retraining, num_epochs) < 1)
             allowed = f"to leave {retraining} epochs to train, and to have no epoch beyond {latest}"
-            remedy = f"It gives forks at {idle} none; the trunk has train.num_epochs={num_epochs}."
+            dense = f"the trunk has train.num_epochs={num_epochs}"
+            remedy = f"It gives forks at {shown(idle)} none; {dense}."
             problems.append(expected("fork.epochs", fork.epochs, allowed, remedy))
     return problems
 

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from PIL import Image
 from synthetic import sizes
+from tensorflow_datasets.proto import tf_example_pb2
 
 from earlyprune_jax import data
 from earlyprune_jax.data import cifar
@@ -21,6 +25,30 @@ def copied(cifar10_prepared, tmp_path):
     """A prepared directory that a test may damage: (data_dir, directory of the data set)."""
     shutil.copytree(cifar10_prepared.data_dir, tmp_path / "tfds")
     return tmp_path / "tfds", tmp_path / "tfds" / "cifar10" / "3.0.2"
+
+
+def rewrite(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def change(path: Path, key: str, value: object) -> None:
+    """Writes the training records anew, with all sums right, and one value of two of them
+    changed."""
+    shard = next(path.glob("*train*"))
+    reader = ArrayRecordReader(str(shard))
+    example_class = vars(tf_example_pb2)["Example"]  # protobuf makes it where no checker sees it
+    examples = [example_class.FromString(record) for record in reader.read_all()]
+    reader.close()
+    for example in examples[:2]:
+        feature = example.features.feature[key]
+        values = feature.int64_list.value if isinstance(value, int) else feature.bytes_list.value
+        values[:] = [value]
+    writer = ArrayRecordWriter(str(shard), "group_size:1")
+    for example in examples:
+        writer.write(example.SerializeToString())
+    writer.close()
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -91,6 +119,19 @@ def test_a_directory_in_another_format_is_refused(make_spec, copied):
             lambda path: next(path.glob("*train*")).unlink(),
             "cifar10-train.array_record-00000-of-00001 is missing",
         ),
+        (
+            lambda path: rewrite(path / "dataset_info.json", '"60"', '"54"'),
+            "train.array_record-00000-of-00001, of 54 records by dataset_info.json, holds 60",
+        ),
+        (
+            lambda path: change(path, "id", b"test_00001"),
+            "id 'test_00001', of another split or twice",
+        ),
+        (lambda path: change(path, "label", 57), "label 57 of train_000"),
+        (
+            lambda path: change(path, "id", b"train_00001"),
+            "id 'train_00001', of another split or twice",
+        ),
     ],
 )
 def test_an_incomplete_directory_is_refused(make_spec, copied, damage, message):
@@ -98,6 +139,24 @@ def test_an_incomplete_directory_is_refused(make_spec, copied, damage, message):
     damage(path)
     (problem,) = data.check(make_spec("cifar10", data_dir=str(data_dir)))
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (Image.new("RGB", (1, 1)), r"uint8\[1, 1, 3\]"),
+        (Image.new("L", (32, 32)), r"uint8\[32, 32\]"),
+        (None, "UnidentifiedImageError"),
+    ],
+)
+def test_an_image_that_is_none_of_these_is_found(make_spec, copied, image, words):
+    data_dir, path = copied
+    file = io.BytesIO(b"no image")
+    if image:
+        image.save(file, "PNG")
+    change(path, "image", file.getvalue())
+    with pytest.raises(InvalidInput, match=f"cifar10-train.array_record-.*{words}"):
+        data.load(make_spec("cifar10", data_dir=str(data_dir)))
 
 
 def test_a_single_flipped_bit_is_found_and_the_remedy_named(make_spec, copied):

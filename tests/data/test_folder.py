@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -76,6 +77,9 @@ def test_a_changed_file_is_looked_at_again(root, spec):
     assert data.check(spec) == []
     save(root / "train" / "cat" / "0.png", pixels_of(7, 4, 3))
     assert "cat/0.png=(7, 4, 3) to be (6, 4, 3)" in only_problem(spec)
+
+
+FRAME = Image.effect_noise((4, 6), 99).convert("RGB")
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])
@@ -184,6 +188,13 @@ def remove(path):
                 root / "train" / "cat" / "9.png"
             ),
             "mode I;16, more than 8 bits a channel",
+        ),
+        (lambda root: os.mkfifo(root / "train" / "cat" / "9.png"), "(ValueError: no file)"),
+        (
+            lambda root: Image.new("RGB", (4, 6)).save(
+                root / "train" / "cat" / "9.gif", save_all=True, append_images=[FRAME]
+            ),
+            "(ValueError: 2 frames)",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import struct
 import zipfile
 
 import jax.numpy as jnp
@@ -219,3 +220,15 @@ def test_normalised_images_and_their_squares_are_finite_at_both_ends_of_std(std)
     images = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
     normal = data.normalize(jnp.asarray(images), (0.5,), (std,))
     assert np.isfinite(normal**2).all() and (normal[1] > normal[0]).all()
+
+
+def test_a_header_is_read_as_a_literal_or_refused(make_spec, npz_arrays, tmp_path):
+    path, mark = tmp_path / "data.npz", tmp_path / "mark"
+    for text in (f"open({str(mark)!r}, 'w')", "(" * 5000, "[]"):
+        np.savez(path, **{name: npz_arrays[name] for name in npz_arrays if name != "y_train"})
+        content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("y_train.npy", content)
+        (problem,) = data.check(make_spec(f"npz:{path}", num_classes=3))
+        assert "to be a NumPy .npz archive" in problem
+        assert not mark.exists()

@@ -1,0 +1,96 @@
+"""Configs as JSON, such as the config.json of a workdir: read, where a config file is run.
+
+    {"model": {"name": "resnet20", "width_multiplier": 1.0}, "train": {"seeds": [0, 1, 2]}, ...}
+
+Sections of keys, as `RunSpec.to_dict` writes them. Lists stand for tuples, and `sweep` holds
+`section.key` with its values, or `rows`.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from earlyprune_jax.spec_sections import SECTIONS
+from earlyprune_jax.validate import InvalidInput, unexpected
+
+TOP_LEVEL = "to hold sections of keys, {SECTION: {KEY: VALUE, ...}, ...}"
+REMEDY = "The config.json of a workdir is one; configs of your own may be Python files instead."
+IGNORED = "checksum"
+"""The key in which a record of a workdir holds its own sum."""
+
+_STRING = r'"(?:\\.|[^"\\])*"'
+_TOKEN = re.compile(rf"{_STRING}\s*:|{_STRING}|[{{}}]|NaN|-?Infinity")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Reads the sections of a config.
+
+    Args:
+        file: of JSON.
+
+    Returns:
+        Section -> key -> value; of a sweep, section -> key -> values.
+
+    Raises:
+        InvalidInput: it is no JSON, with line and column; a key stands twice; a number is none; or
+            it holds no section of a config.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        values = json.loads(text)
+        flaw = _flaw(text)
+    except json.JSONDecodeError as error:
+        flaw = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except (OSError, ValueError, RecursionError) as error:
+        # Bytes that are no text, a number of 5,000 digits, brackets in brackets in brackets.
+        flaw = f"{error}"
+    if flaw:
+        raise _refused(file, f"to be JSON: {flaw}")
+    if not isinstance(values, dict) or values.keys().isdisjoint(SECTIONS):
+        raise _refused(file, TOP_LEVEL)
+    values.pop(IGNORED, None)
+    if isinstance(values.get("sweep"), dict):
+        values["sweep"] = _nested(values["sweep"])
+    return values
+
+
+def _refused(file: Path, allowed: str) -> InvalidInput:
+    return unexpected("--config", str(file), allowed, REMEDY)
+
+
+def _flaw(text: str) -> str:
+    """Finds what JSON's reader lets through: a key that stands twice in its section, and numbers
+    that are none; "" where there is neither."""
+    keys: list[set[str]] = []
+    for token in _TOKEN.finditer(text):
+        word = token[0]
+        if word == "{":
+            keys.append(set())
+        elif word == "}":
+            keys.pop()
+        elif word[0] != '"':
+            return f"{word} is no number at {_place(text, token.start())}"
+        elif word[-1] == ":":
+            key = json.loads(word[:-1])
+            if key in keys[-1]:
+                return f"{key!r} stands twice, again at {_place(text, token.start())}"
+            keys[-1].add(key)
+    return ""
+
+
+def _place(text: str, index: int) -> str:
+    before = text[:index]
+    return f"line {before.count(chr(10)) + 1}, column {index - before.rfind(chr(10))}"
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Puts `section.key` into sections, as a ConfigDict wants them."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        section, dot, key = name.partition(".")
+        if dot:
+            nested.setdefault(section, {})[key] = value
+        else:
+            nested[name] = value
+    return nested
