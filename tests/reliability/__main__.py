@@ -24,13 +24,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.reliability import harness, interrupts
+from tests.reliability import harness, inputs, interrupts, mutations, places, soak, storage
 from tests.reliability.harness import OTHER, OUTCOMES, SILENT, Lab, Room, Verdict
 
 CHAPTERS: dict[str, tuple[Callable[[Room], Verdict], int]] = {
     "kill": (interrupts.kill, 100),
     "stop": (interrupts.stop, 100),
     "start_twice": (interrupts.start_twice, 50),
+    "mutate": (mutations.mutate, 500),
+    "storage": (storage.refuse, 100),
+    "place": (places.place, 60),
+    "not_finite": (places.not_finite, 30),
+    "config": (inputs.config, 300),
+    "data": (inputs.data, 52),
+    "soak": (soak.soak, 1),
 }
 """Chapter -> what tries one case, and how many --full has."""
 Tried = dict[str, Any]
@@ -138,6 +145,8 @@ def _table(tried: list[Tried]) -> str:
     rows = [("chapter", *names)]
     for chapter in (*CHAPTERS, "all"):
         own = [one for one in tried if chapter in (one["chapter"], "all")]
+        if not own:
+            continue
         counts = Counter(one["outcome"] for one in own)
         numbers = (len(own), *map(counts.get, OUTCOMES), sum(one["tracebacks"] for one in own))
         rows.append((chapter, *(str(number or 0) for number in numbers)))

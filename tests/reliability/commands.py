@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parent.parent.parent
 HUNG = "hung"
-SECONDS_TO_END, SECONDS_TO_LEAVE = 300, 45
+SECONDS_TO_END, SECONDS_TO_LEAVE = 150, 45
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate")
 """Audit events of what changes a folder; to open a file for writing is one more."""
 
@@ -96,7 +96,11 @@ def wait_until(is_so: Callable[[], bool], seconds: float = SECONDS_TO_END) -> bo
 
 
 def start(
-    arguments: list[str], log: Path, *, first: Action = lambda: None, python: list[str] | None = None
+    arguments: list[str],
+    log: Path,
+    *,
+    first: Action = lambda: None,
+    python: list[str] | None = None,
 ) -> Started:
     """Starts `earlyprune` with some arguments in the log's folder.
 
@@ -147,7 +151,8 @@ def _be_command(
             sys.stdout.flush()
     except BaseException:
         traceback.print_exc()
-    os._exit(code if isinstance(code, int) else 1)
+    finally:
+        os._exit(code if isinstance(code, int) else 1)
 
 
 # What a command's process does first

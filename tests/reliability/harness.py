@@ -65,7 +65,9 @@ def tables(workdir: Path) -> dict[str, list[dict[str, str]]]:
     found = {}
     for path in sorted(workdir.glob("*.csv")):
         with path.open(newline="", errors="replace") as file:
-            rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+            rows = [
+                {k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)
+            ]
         found[path.name] = rows
     return found
 
@@ -198,18 +200,28 @@ class Room:
         if ended.orphans:
             return Verdict(OTHER, f"{ended.orphans} processes outlived the command")
         if ended.code not in codes:
-            return Verdict(OTHER, f"exit code {ended.code}, expected {' or '.join(map(str, codes))}")
+            return Verdict(
+                OTHER, f"exit code {ended.code}, expected {' or '.join(map(str, codes))}"
+            )
         return None
 
-    def settled(self, base: str, names: Iterable[str] = (), workdir: Path | None = None) -> Verdict:
+    def settled(
+        self,
+        base: str,
+        names: Iterable[str] = (),
+        *,
+        workdir: Path | None = None,
+        first: Action = lambda: None,
+    ) -> Verdict:
         """Runs a study to its end, and compares its tables with the undisturbed ones.
 
         Args:
             base: what the workdir was, or its form.
             names: of what was damaged; one of them must be said where anything is.
             workdir: if not the room's own.
+            first: what the process does first.
         """
-        ended = self.run(*self.study(base.partition("-")[0], workdir=workdir))
+        ended = self.run(*self.study(base.partition("-")[0], workdir=workdir), first=first)
         differing = self.differing(base, workdir or self.workdir)
         return self.expect(ended, DONE, FAILED, BAD_INPUT) or judged(ended, differing, names)
 
