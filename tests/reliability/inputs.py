@@ -13,145 +13,19 @@ import numpy as np
 from tests.reliability.harness import BAD_INPUT, DONE, EXACT, NAMED, OTHER, Room, Verdict
 from tests.reliability.study import write_data
 
-VALUES = (
-    *(
-        "",
-        " ",
-        "x",
-        "-1",
-        "0",
-        "1",
-        "1.5",
-        "nan",
-        "inf",
-        "-inf",
-        "1e400",
-        "1e-320",
-        "1e308",
-        "None",
-    ),
-    *(
-        "True",
-        "[]",
-        "()",
-        "(,)",
-        "{}",
-        "'",
-        "0,0",
-        "1,2,x",
-        "1,",
-        ",",
-        "1,nan",
-        "'x',1",
-        "lambda: 0",
-    ),
-    *("__import__('os')", "os:system", "own_code:Nothing", "nowhere:Net", "own_code", ":", "a:b:c"),
-    *(
-        "../x",
-        "/dev/zero",
-        "npz:",
-        "npz:/dev/zero",
-        "npz:/",
-        "folder:/proc/self",
-        "9" * 400,
-        "x" * 9999,
-    ),
-    *(
-        "epoch(0)",
-        "epoch(-1)",
-        "peak(",
-        "peak(x)",
-        "first(epoch(1),",
-        "2**9999",
-        "ünï",
-        "\udcff",
-        "\x1b[0m",
-    ),
-    *(
-        "18446744073709551616",
-        "-9223372036854775809",
-        "0x10",
-        "1_000",
-        "1e5",
-        "0.5",
-        "resnet8",
-        "all",
-    ),
-)
-"""What any key may be given."""
-FLAGS = (
-    *("--workers=-1", "--workers=x", "--workers=1e9", "--fork_width=-1", "--max_minutes=nan"),
-    *("--max_minutes=-1", "--max_minutes=", "--config.", "--config.x=1", "--config.train.x=1"),
-    *(
-        "--config.train=1",
-        "--config.sweep.x=1",
-        "--slurm.minutes=1",
-        "--nothing",
-        "x",
-        "--config.train.seeds",
-    ),
-    *(
-        "--coordinator=x",
-        "--process_id=0",
-        "--measure",
-        "--workdir=",
-        "--config=",
-        "--config=nowhere.py",
-    ),
-    *(
-        "--config=/dev/zero",
-        "--config=/",
-        "--config=digits:nothing",
-        "--num_processes=0",
-        "--workers=nan",
-    ),
-    *(
-        "--config.sweep.optim.learning_rate=0.1,x",
-        "--config.sweep.train.seeds=1,2",
-        "--=",
-        "-",
-        "--config.a.b.c=1",
-    ),
-)
-ALL = "from configs import digits\nfrom ml_collections import ConfigDict, config_dict\n"
-FILES = {
-    "nothing": "",
-    "no function": "x = 1",
-    "syntax": "def get_config(:",
-    "raises": f"{ALL}def get_config(): raise RuntimeError('mine')",
-    "raises nameless": f"{ALL}class E(BaseException): pass\ndef get_config(): raise E",
-    "leaves": "import sys; sys.exit(7)",
-    "leaves later": f"{ALL}import sys\ndef get_config(): sys.exit(0)",
-    "leaves at once": f"{ALL}def get_config(): raise SystemExit",
-    "none": "def get_config(): pass",
-    "dict": "def get_config(): return {}",
-    "empty": f"{ALL}def get_config(): return ConfigDict()",
-    "needs two": "def get_config(a, b): pass",
-    "no function but a name": "get_config = 3",
-    "placeholder": f"{ALL}def get_config():\n c = digits.get_config()\n"
-    " c.train.num_epochs = config_dict.placeholder(int)\n return c",
-    "required": f"{ALL}def get_config():\n c = digits.get_config()\n"
-    " c.model = ConfigDict({'name': config_dict.required_placeholder(str), 'width_multiplier': 1.})\n return c",
-    "one section less": f"{ALL}def get_config():\n c = digits.get_config()\n del c.train\n return c",
-    "one key less": f"{ALL}def get_config():\n c = digits.get_config()\n del c.train.seeds\n return c",
-    "one key more": f"{ALL}def get_config():\n c = digits.get_config()\n c.train.more = 1\n return c",
-    "number for a section": f"{ALL}def get_config():\n return ConfigDict({{'train': 1}})",
-    "itself": f"{ALL}def get_config():\n c = ConfigDict()\n c.train = c\n return c",
-    "endless": "def get_config(): return get_config()",
-    "object": f"{ALL}def get_config():\n c = digits.get_config()\n"
-    " with c.unlocked(), c.ignore_type():\n  c.train.seeds = object()\n return c",
-    "array": f"{ALL}import numpy as np\ndef get_config():\n c = digits.get_config()\n"
-    " with c.ignore_type():\n  c.train.seeds = np.arange(3)\n return c",
-    "number keys": f"{ALL}def get_config():\n return ConfigDict({{1: {{2: 3}}}})",
-    "not text": "\udcff\udcfe\0",
-    "NUL": "x = 1\0",
-    "prints": "print('x' * 10)\ndef get_config(): return 1",
-    "kills itself softly": "import os, signal\nraise MemoryError",
-    "wrong import": "import nothing_of_that_name\n",
-    "generator": "def get_config(): yield 1",
-    "json": '{"train": 1}',
-}
-"""What a config file may hold; every key that it leaves out is missing."""
+HERE = Path(__file__).parent
+
+
+def _text(name: str) -> str:
+    """Reads a file that spells what no editor shows as \\x1b or \\udcff."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+
+
+VALUES, FLAGS = (_text(name).splitlines() for name in ("values.txt", "flags.txt"))
+"""What any key may be given; flags that make no sense."""
+CONFIGS = dict(part.partition("\n")[::2] for part in _text("configs.txt").split("=== ")[1:])
+"""Kind -> what a config file may hold."""
 
 
 def config(room: Room) -> Verdict:
@@ -170,15 +44,15 @@ def config(room: Room) -> Verdict:
         flags.append(f"--config.{key}={room.rng.choice(VALUES)}")
         room.note(flags[-1][:80])
     ended = room.run(*room.study("grid", *flags, "--dry_run"))
-    return _refused(room, ended, [*keys, *(key.split(".")[0] for key in keys)])
+    return _refused(room, ended, keys)
 
 
 def _file(room: Room) -> Verdict:
-    kind = list(FILES)[room.index // 6 % len(FILES)]
+    kind = list(CONFIGS)[room.index // 6 % len(CONFIGS)]
     room.note(f"a config file: {kind}")
     suffix = ".json" if kind == "json" else ".py"
     path = room.directory / f"hostile{suffix}"
-    path.write_text(FILES[kind], errors="surrogateescape")
+    path.write_text(CONFIGS[kind], encoding="utf-8", errors="surrogateescape")
     ended = room.run("run", f"--config={path}", f"--workdir={room.workdir}")
     return _refused(room, ended, ["hostile", "get_config", "train."], must=True)
 

@@ -46,10 +46,11 @@ def mutate(room: Room) -> Verdict:
     """Edits one file of a study, finished or not; asks a reader; runs the study again."""
     base = room.rng.choice(BASES)
     room.copy(base)
+    room.note(base)
     path, edit = _edited(room)
     name = path.relative_to(room.workdir).as_posix()
     names = [name, *map(str, list(Path(name).parents)[:-2]), f"{room.workdir}/{name}", SAME_STUDY]
-    room.note(f"{base}: {edit} {name}")
+    room.note(f"{edit} {name}")
     mine = _contents(room)
     from earlyprune_jax.cli import COMMANDS
 
@@ -91,10 +92,10 @@ def _is_earlier(path: Path, original: Path) -> bool:
         return not path.exists()
     if path.name != "metrics.jsonl" or (path.parent / "result.json").exists():
         return False
-    try:
-        return original.read_bytes().startswith(path.read_bytes() if path.exists() else b"")
-    except OSError:
-        return False
+    if not path.exists():
+        return True
+    whole = path.is_file() and not path.is_symlink()
+    return whole and original.read_bytes().startswith(path.read_bytes())
 
 
 def _reading(room: Room, base: str, reader: str, names: list[str], *, is_earlier: bool) -> Verdict:
@@ -262,16 +263,17 @@ def _delete(room: Room, path: Path) -> None:
 
 def _from_another(room: Room, path: Path) -> None:
     """Puts in its place a file or folder of the same name, or of another run or epoch."""
-    pattern = "/".join([*("*" for _ in path.relative_to(room.workdir).parts[:-1]), path.name])
-    bases = (room.lab.base(name) for name in set(BASES))
-    others = [one for base in (room.workdir, *bases) for one in sorted(base.glob(pattern))]
-    others += [one for one in path.parent.iterdir() if path.parent != room.workdir]
-    fit = [one for one in others if one != path and one.is_dir() == path.is_dir()]
+    name, study = path.relative_to(room.workdir), room.notes[0].partition("-")[0]
+    pattern = "/".join([*("*" for _ in name.parts[:-1]), path.name])
+    others = [one for one in sorted(room.workdir.glob(pattern)) if one != path]
+    others += [one for one in path.parent.iterdir() if one != path and path.parent != room.workdir]
+    for form in sorted({"grid", "online", "budget"} - {study}):
+        others += sorted(room.lab.base(form).glob(pattern))
+    fit = [one for one in others if one.is_dir() == path.is_dir()]
     different = [one for one in fit if one.is_dir() or one.read_bytes() != path.read_bytes()]
     if not different:
         raise Unfit
     other = room.rng.choice(different)
-    room.note(f"from {other}")
     copied = room.directory / "copied"
     shutil.copytree(other, copied) if other.is_dir() else shutil.copy(other, copied)
     _remove(path)
