@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.reliability import harness, inputs, interrupts, mutations, places, soak, storage
+from tests.reliability import exports, harness, inputs, interrupts, mutations, places, soak, storage
 from tests.reliability.harness import OTHER, OUTCOMES, SILENT, Lab, Room, Verdict
 
 CHAPTERS: dict[str, tuple[Callable[[Room], Verdict], int]] = {
@@ -32,6 +32,7 @@ CHAPTERS: dict[str, tuple[Callable[[Room], Verdict], int]] = {
     "stop": (interrupts.stop, 100),
     "start_twice": (interrupts.start_twice, 50),
     "mutate": (mutations.mutate, 500),
+    "export": (exports.export, 100),
     "storage": (storage.refuse, 100),
     "place": (places.place, 60),
     "not_finite": (places.not_finite, 30),

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import resource
 import signal
 import struct
 import sys
@@ -22,6 +23,8 @@ from typing import Any, NamedTuple, NoReturn
 ROOT = Path(__file__).parent.parent.parent
 HUNG = "hung"
 SECONDS_TO_END, SECONDS_TO_LEAVE = 150, 45
+MOST_BYTES = 8 * 2**30
+"""Of memory, for a command: what reads without end shall not take the machine with it."""
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate")
 """Audit events of what changes a folder; to open a file for writing is one more."""
 
@@ -124,6 +127,7 @@ def _be_command(
     code: Any = 70
     try:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
         os.chdir(log.parent)
         for target, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
             os.dup2(os.open(log if target else os.devnull, flags), target)

@@ -1,4 +1,4 @@
-"""What all chapters share: finished studies to copy and to compare with, a room per case, verdicts."""
+"""What all chapters share: studies to copy and to compare with, a room per case, verdicts."""
 
 import csv
 import dataclasses

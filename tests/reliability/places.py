@@ -1,4 +1,4 @@
-"""Workdirs that are moved, of earlier formats, and on strange paths; numbers that are not finite."""
+"""Workdirs moved, of earlier formats, on strange paths; numbers that are not finite."""
 
 import json
 import shutil

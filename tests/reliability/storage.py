@@ -1,4 +1,4 @@
-"""A storage that refuses: full, over a quota or a limit, read-only, unreadable; a failing output."""
+"""Storage that is full, over a quota or a limit, read-only, unreadable; a failing output."""
 
 import contextlib
 import errno
