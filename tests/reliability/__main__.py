@@ -96,6 +96,7 @@ def _tried(work: list[Any], jobs: int, deadline: float) -> Iterable[Tried]:
     # A fork has all modules; with more threads than one it would not be safe.
     with multiprocessing.get_context("fork").Pool(jobs, _set_deadline, (deadline,)) as pool:
         for tried in filter(None, pool.imap_unordered(_try, work)):
+            print(end=".", file=sys.stderr, flush=True)
             if _is_bad(tried) or len(work) == 1:
                 print(_report(tried), flush=True)
             yield tried
@@ -143,7 +144,7 @@ def _report(tried: Tried) -> str:
 
 def _table(tried: list[Tried]) -> str:
     names = ("tried", *OUTCOMES, "tracebacks")
-    rows = [("chapter", *names)]
+    rows: list[tuple[str, ...]] = [("chapter", *names)]
     for chapter in (*CHAPTERS, "all"):
         own = [one for one in tried if chapter in (one["chapter"], "all")]
         if not own:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.reliability.commands import Ended
 from tests.reliability.harness import BAD_INPUT, DONE, EXACT, NAMED, OTHER, Room, Verdict
 from tests.reliability.study import write_data
 
@@ -24,7 +25,10 @@ def _text(name: str) -> str:
 
 VALUES, FLAGS = (_text(name).splitlines() for name in ("values.txt", "flags.txt"))
 """What any key may be given; flags that make no sense."""
-CONFIGS = dict(part.partition("\n")[::2] for part in _text("configs.txt").split("=== ")[1:])
+CONFIGS: dict[str, str] = {
+    part.partition("\n")[0]: part.partition("\n")[2]
+    for part in _text("configs.txt").split("=== ")[1:]
+}
 """Kind -> what a config file may hold."""
 
 
@@ -71,7 +75,7 @@ def data(room: Room) -> Verdict:
     return _refused(room, ended, ["hostile", "data.", name], must=True)
 
 
-def _refused(room: Room, ended, names: list[str], *, must: bool = False) -> Verdict:
+def _refused(room: Room, ended: Ended, names: list[str], *, must: bool = False) -> Verdict:
     """Wants exit code 2 with a name, or, where it need not, an exit code 0; nothing is written."""
     if fault := room.expect(ended, BAD_INPUT, *((DONE,) if not must else ())):
         return fault

@@ -58,6 +58,7 @@ def _limit(room: Room, form: str) -> Verdict:
     def limit() -> None:
         # What the command says goes to a file too, which shall not be limited.
         with subprocess.Popen("cat", stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
             os.dup2(process.stdin.fileno(), 1)
             os.dup2(1, 2)
             process.returncode = 0

@@ -90,5 +90,5 @@ def write_data(path: Path, **changes: np.ndarray) -> Path:
         pixels[labels == 0, :4] += 25
         pixels[labels == 1, 4:] += 25
         arrays |= {f"x_{split}": pixels.astype(np.uint8), f"y_{split}": labels}
-    np.savez(path, **(arrays | changes))
+    np.savez(path, **(arrays | changes))  # type: ignore[arg-type]
     return path
