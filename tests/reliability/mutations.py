@@ -49,7 +49,13 @@ def mutate(room: Room) -> Verdict:
     room.note(base)
     path, edit = _edited(room)
     name = path.relative_to(room.workdir).as_posix()
-    names = [name, *map(str, list(Path(name).parents)[:-2]), f"{room.workdir}/{name}", SAME_STUDY]
+    # What is written anew each time is named each time.
+    names = [
+        *([] if path.suffix == ".csv" else [name]),
+        *map(str, list(Path(name).parents)[:-2]),
+        f"{room.workdir}/{name}",
+        SAME_STUDY,
+    ]
     room.note(f"{edit} {name}")
     mine = _contents(room)
     from earlyprune_jax.cli import COMMANDS
@@ -65,7 +71,7 @@ def mutate(room: Room) -> Verdict:
         return seen if seen.outcome == SILENT else ended
     if seen.outcome == OTHER:
         return seen
-    if reader == "verify" and seen.outcome == EXACT and ended.outcome != EXACT:
+    if reader == "verify" and seen.outcome == EXACT != ended.outcome and path.suffix != ".csv":
         return Verdict(OTHER, f"verify found nothing, run did: {ended.outcome}")
     return ended if ended.outcome != EXACT else seen
 
@@ -101,7 +107,7 @@ def _is_earlier(path: Path, original: Path) -> bool:
 def _reading(room: Room, base: str, reader: str, names: list[str], *, is_earlier: bool) -> Verdict:
     """Asks a reader; compares what it says with what it says of the undamaged workdir."""
     ended = room.run(reader, str(room.workdir), first=without_privileges)
-    said = ended.said.replace(str(room.workdir), "DIR")
+    said = _without_paths(ended.said, room, room.workdir)
     is_named = any(name.replace(str(room.workdir), "DIR") in said for name in names)
     if is_named and ended.code in (DONE, BAD_INPUT, FAILED if reader == "verify" else DONE):
         return Verdict(NAMED)
@@ -119,9 +125,12 @@ def _undisturbed(room: Room, base: str, reader: str) -> str:
     kept = room.lab.scratch / f"{base}.{reader}"
     if not kept.is_file():
         whole = room.copy(base, room.directory / "undisturbed" / "run")
-        said = room.run(reader, str(whole)).said.replace(str(whole), "DIR")
-        kept.write_text(said)
+        kept.write_text(_without_paths(room.run(reader, str(whole)).said, room, whole))
     return kept.read_text()
+
+
+def _without_paths(said: str, room: Room, workdir: Path) -> str:
+    return said.replace(str(workdir), "DIR").replace(str(room.directory), "ROOM")
 
 
 def _contents(room: Room) -> dict[str, bytes]:
