@@ -324,8 +324,8 @@ def _pipe_instead(room: Room, path: Path) -> None:
 
 
 def _file_beside(room: Room, path: Path) -> None:
-    """Puts a file of the user's into a folder; it must stay."""
-    if not path.is_dir():
+    """Puts a file of the user's into a folder; it must stay, but for one inside a checkpoint."""
+    if not path.is_dir() or "checkpoints" in path.parent.parts:
         raise Unfit
     (path / MINE).write_text("mine")
 
