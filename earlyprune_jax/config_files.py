@@ -113,7 +113,7 @@ def workdir_of(path: str) -> Path | None:
 def _folder_of(file: Path) -> str | Path:
     """Returns where the user's modules are looked for: as study.json says, else beside the file."""
     workdir = workdir_of(str(file))
-    study = records.read_json(workdir / "study.json", checked=False) if workdir else None
+    study = records.read_of_study(workdir, records.STUDY) if workdir else None
     return (study or {}).get("folder") or file.parent
 
 

@@ -83,6 +83,7 @@ def forgotten_programs():
         jax.clear_caches()
 
 
+collect_ignore = ["reliability"]  # a program of its own: python -m tests.reliability
 SAVEFIG = "matplotlib.figure.Figure.savefig"
 
 
