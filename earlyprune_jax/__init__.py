@@ -18,7 +18,12 @@ def _is_program() -> bool:
 
 
 if _is_program():
+    # With what Python itself has loaded, for Ctrl-C must work before anything else is imported.
+    import _signal  # pyright: ignore[reportMissingImports]
+    import os
+
+    for _number in (_signal.SIGINT, _signal.SIGTERM):
+        _signal.signal(_number, lambda number, frame: os._exit(128 + number))
     from earlyprune_jax import leaving
 
-    # Before the rest is imported: that may take half a minute, in which Ctrl-C must work.
     leaving.begin()

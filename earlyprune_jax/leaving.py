@@ -23,11 +23,13 @@ import io
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import subprocess
 
 DONE, FAILED, BAD_INPUT, UNFINISHED, STORAGE = range(5)
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -38,7 +40,7 @@ PATIENCE_SECONDS = 0.5
 SHOW_CURSOR = b"\x1b[?25h"
 """A bar has hidden it."""
 
-children: list[subprocess.Popen[bytes]] = []
+children: "list[subprocess.Popen[bytes]]" = []
 """Processes that leave with this one."""
 
 advice: list[str] = []

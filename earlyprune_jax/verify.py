@@ -7,6 +7,7 @@ of this version. What is being trained at the moment is not looked at.
 """
 
 import argparse
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.status import reading
 from earlyprune_jax.training.checkpoint import CheckpointStore
-from earlyprune_jax.validate import InvalidInput, expected, gathering, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of, unexpected
 
 OF_STUDY = (records.CONFIG, records.STUDY, records.PLAN, records.ENVIRONMENT)
 """The records that every workdir has."""
@@ -93,6 +94,9 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             if is_held(directory):
                 continue  # It is being written.
             counts["run"] += 1
+            # Not among what tables are made of.
+            attempts = functools.partial(records.read_json, directory / "attempts.json")
+            problems += problems_of(attempts)
             with gathering(problems):
                 problems += _origin_problems(workdir, RunRecords(directory).read())
             for problem in _checkpoint_problems(CheckpointStore(directory / "checkpoints")):

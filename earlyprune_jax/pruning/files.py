@@ -348,6 +348,8 @@ def _read(path: Path, file_format: str) -> tuple[Arrays, dict[str, str]]:
         InvalidInput: no such file, not safetensors, truncated, damaged, another format (a `DENSE`
             file need not say its own) or another version of it.
     """
+    if (given := pathlib.Path(path)).exists() and not given.is_file():
+        raise unexpected("path", str(path), "to be a file", "It is a folder, or a pipe.")
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

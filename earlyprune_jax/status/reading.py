@@ -150,8 +150,11 @@ def _found(workdir: Path, folder: str, checked: bool) -> Iterator[tuple[str, Fou
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with absent, os.scandir(workdir / folder) as entries:
         for entry in entries:
+            path = f"{folder}/{entry.name}"
             if entry.is_dir():
-                yield f"{folder}/{entry.name}", _state(entry.path, checked)
+                yield path, _state(entry.path, checked)
+            elif not entry.name.startswith("."):
+                yield path, Found(DAMAGED, {"reason": "it is no folder: move it away"})
 
 
 def _state(directory: str, checked: bool) -> Found:
