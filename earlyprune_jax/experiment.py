@@ -5,7 +5,7 @@ A study is a workdir full of members. Processes take what is ready and free (`sc
 checkpoints, or compares their replicates; `_finish` writes tables, figures and the summary.
 """
 
-import contextlib
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ from earlyprune_jax.leaving import DONE, FAILED, UNFINISHED
 from earlyprune_jax.metrics import duration
 from earlyprune_jax.progress import Reporter, standard_output
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
-from earlyprune_jax.storage import UnusableFile, free_bytes
+from earlyprune_jax.storage import StorageError, UnusableFile, free_bytes
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost, optim
 from earlyprune_jax.validate import InvalidInput, refuse
@@ -130,9 +130,12 @@ def _sum_up(trainer: Trainer) -> str:
         trainer.callbacks.say(f"The data cannot be compared with those of the runs: {error}")
     else:
         refuse(workspace.changed_data(study, digests))
-    # All is there already: a read-only copy is good enough to be summed up.
-    with contextlib.suppress(OSError, UnusableFile):
+    try:
         return _finish(study)
+    except (OSError, UnusableFile) as error:
+        # All is there already: a read-only copy is good enough to be summed up.
+        if isinstance(error, StorageError) and error.errno != errno.EROFS:
+            raise
     return summary.summarize(study.workdir)
 
 

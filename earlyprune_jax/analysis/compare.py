@@ -21,6 +21,7 @@ from earlyprune_jax.analysis.curves import Curve, all_curves, settings_of
 from earlyprune_jax.analysis.places import CURVE, NAMES, SETTING, Swept, frozen, varying
 from earlyprune_jax.analysis.runs import Runs, Table
 from earlyprune_jax.analysis.stats import columns
+from earlyprune_jax.storage import StorageError
 from earlyprune_jax.validate import InvalidInput, answer, expected, unexpected
 
 TABLE, STEM, WORKDIR = "compare.csv", "compare", "workdir"
@@ -227,6 +228,8 @@ def _report(workdirs: Sequence[str], output: str) -> str:
             parts.append(f"{name} is not finished: {formatting.plural(count, 'run')} left out.")
     try:
         paths = _write(compared, output)
+    except StorageError:
+        raise
     except OSError as error:
         allowed = f"to be a directory that can be written ({error.strerror})"
         raise InvalidInput([expected("--output", output, allowed)]) from error

@@ -111,11 +111,11 @@ def pair(
 
 
 def spoil(home: Path, npz: Path) -> None:
-    """Makes one fork fail: where its checkpoints should go there is a file."""
+    """Makes one fork fail: where its last checkpoint should go there is a file."""
     spec = config.resolve(tiny_experiment(npz), list(CHANGES.items()))
     directory = home / WORKDIR / grid_members.directory(spec, fork(2, "constant", replicate=1))
-    directory.mkdir(parents=True)
-    (directory / "checkpoints").write_text("in the way")
+    (directory / "checkpoints").mkdir(parents=True)
+    (directory / "checkpoints" / "4").write_text("in the way")
     write_json(home / WORKDIR / "config.json", spec.to_dict())
     write_json(home / WORKDIR / "study.json", {"format": workspace.FORMAT})
 
