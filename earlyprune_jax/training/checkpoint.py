@@ -216,6 +216,8 @@ class CheckpointStore:
         path, about = self._own(epoch), {"run": self._run, "epoch": epoch}
         try:
             with storage.using(path), _alone(), _quiet():
+                if not all(each.is_file() or each.is_dir() for each in path.rglob("*")):
+                    raise ValueError("It holds a pipe, or a link to nothing.")
                 stored = _stored(path)
                 found, wanted = {name: stored.get(name) for name in about}, stored["sha256"]
                 tree = ocp.load(str(path), template)
