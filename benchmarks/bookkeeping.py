@@ -15,6 +15,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import platform
 import resource
 import subprocess
@@ -26,10 +27,12 @@ from pathlib import Path
 import numpy as np
 
 from configs import two_regime
-from earlyprune_jax import config
+from earlyprune_jax import config, records, workspace
 from earlyprune_jax.analysis import results, summary
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import RunLocks
+from earlyprune_jax.metrics import PERCENT
+from earlyprune_jax.run_records import RunRecords
 
 SETTING = {"model": "resnet20", "train_fraction": 1.0, "schedule": "step"}
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
@@ -95,14 +98,13 @@ def signals_of(epoch, rng):
 
 
 def write_run(directory, identity, entries, *, last_epoch, sparsity):
-    directory.mkdir(parents=True)
     described = {**identity, "first_epoch": entries[0]["epoch"] - 1, "last_epoch": last_epoch}
-    (directory / "run.json").write_text(json.dumps(described, indent=2))
-    (directory / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    run = RunRecords(directory)
+    run.start(described)
+    for entry in entries:
+        run.append(entry)
     ended = {"status": "finished", "epoch": last_epoch, "step": 390 * last_epoch}
-    (directory / "result.json").write_text(
-        json.dumps(ended | {"achieved_sparsity": sparsity}, indent=2)
-    )
+    run.finish(ended | {"achieved_sparsity": sparsity})
 
 
 def write_trunk(workdir, seed, num_epochs, rng):
@@ -155,7 +157,15 @@ def make(workdir, num_forks, num_epochs):
         "train": {"num_epochs": trunk_epochs},
         "fork": {"trigger": ""},
     }
-    (workdir / "config.json").write_text(json.dumps(config))
+    # The page cache is what is read: nothing need reach the disk.
+    os.fsync = lambda _: None
+    metrics = [
+        {"name": name, "unit": unit, "larger_is_better": unit == PERCENT}
+        for name, unit in (("loss", "nats"), ("accuracy", PERCENT))
+    ]
+    described = {"format": workspace.FORMAT, "metrics": metrics, "primary": "accuracy"}
+    records.write_of_study(workdir, records.STUDY, described)
+    records.write_of_study(workdir, records.CONFIG, config)
     fork_epochs = range(10, trunk_epochs + 1, 10)
     cells = list(itertools.product(fork_epochs, SPARSITIES, range(NUM_REPLICATES)))
     for index in range(num_forks):

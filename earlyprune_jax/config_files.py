@@ -72,12 +72,16 @@ def load_file(path: str) -> ConfigDict:
         InvalidInput: no such file, not Python, no such form, or no ConfigDict from `get_config`.
     """
     given, form = split_form(path)
-    file = Path(find_file(given)).resolve()
+    try:
+        file = Path(find_file(given)).resolve()
+        is_file = file.is_file()
+    except (OSError, ValueError) as error:  # A name that is too long, or holds a NUL.
+        raise unexpected("--config", path, f"to be the path of a file ({error})") from error
     remedy = (
         "Configs are .py files that define get_config(), or get_config(form) for FILE.py:FORM, "
         "see configs/digits.py; or the config.json of a workdir."
     )
-    if not file.is_file():
+    if not is_file:
         raise unexpected("--config", path, "to be a file", f"{_nearest(path)} {remedy}")
     if file.suffix not in (".py", ".json"):
         raise unexpected("--config", path, "to be a .py or .json file", remedy)

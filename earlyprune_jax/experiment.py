@@ -5,6 +5,7 @@ A study is a workdir full of members. Processes take what is ready and free (`sc
 checkpoints, or compares their replicates; `_finish` writes tables, figures and the summary.
 """
 
+import contextlib
 import errno
 import json
 from collections.abc import Iterator
@@ -82,10 +83,11 @@ def run(
         return ""
     with multihost.leading(trainer) as trainer:
         require(study, options)
-        study.mend_ended(plan.members(spec), trainer.callbacks.say)
         is_begun = (study.workdir / "config.json").is_file()
-        if is_begun and not study.left(study.wanted_members()):
-            return _sum_up(trainer)
+        with contextlib.suppress(InvalidInput):  # Of damaged records, which are mended, or again.
+            if is_begun and not study.left(study.wanted_members()):
+                return _sum_up(trainer)
+        study.mend_ended(plan.members(spec), trainer.callbacks.say)
         begin(trainer, options)
         _train_prune_and_compare(trainer, options, deadline, reporter, EVERYTHING)
         return _finish(study)

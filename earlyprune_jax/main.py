@@ -2,8 +2,7 @@
 
 Example: earlyprune run --config=digits --workdir=runs/digits
 
-  --config FILE            a config file, one of the package, FILE.py:FORM, or a
-                           workdir's config.json, which goes on there
+  --config FILE            a config, FILE.py:FORM, or a workdir's config.json
   --config.SECTION.KEY=V   any key below; tuples as 0,1,2
   --workdir DIR            default: runs/<config name>-<study id>
   --dry_run                print config, runs, steps and disk; touch nothing
@@ -12,13 +11,11 @@ Example: earlyprune run --config=digits --workdir=runs/digits
                            (CPU only); default 1
   --fork_width N           forks in one batch; default 0 = one on CPU, else as
                            many as there are, up to 32 a device
-  --require_exact          refuse to go on with runs of other versions, devices,
-                           cores or flags: they end otherwise in their last bits
+  --require_exact          refuse runs of other versions, devices, cores, flags
   --verbose                in a pipe: one line per epoch, not only per run
   --max_minutes M          begin no epoch later; exit code 3: run again to go on
   --slurm                  submit to Slurm; docs/scaling.md
-  --slurm.KEY=V            minutes, partition, cpus, gpus, memory_gb, num_tasks,
-                           max_parallel, extra
+  --slurm.KEY=V            minutes, cpus, gpus, ...: see docs/scaling.md
   --distributed            several hosts as one: Slurm, Open MPI, TPU pods
   --coordinator HOST:PORT  the same elsewhere: where process 0 listens
   --num_processes N        with --coordinator: how many there are

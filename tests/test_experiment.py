@@ -24,7 +24,7 @@ from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.grid import scheduler
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
-from earlyprune_jax.records import read_json
+from earlyprune_jax.records import read_of_study
 from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.status import reading, text
 from earlyprune_jax.storage import StorageError, UnusableFile
@@ -174,8 +174,8 @@ def test_signals_hold_one_row_an_epoch_and_per_layer_values_sum_to_the_total(fin
 
 def test_the_run_directory_explains_itself(finished):
     spec, workdir, _ = finished
-    assert read_json(workdir / "config.json") == spec.to_dict()
-    (session,) = (read_json(workdir / "env.json") or {})["sessions"]
+    assert read_of_study(workdir, "config.json") == spec.to_dict()
+    (session,) = (read_of_study(workdir, "env.json") or {})["sessions"]
     assert session["packages"]["jax"] == jax.__version__
     assert session["signature"]["form"] == "loop"
     study = json.loads((workdir / "study.json").read_text())
@@ -208,7 +208,7 @@ def test_a_finished_workdir_is_read_not_trained(finished):
     compiled = compilations(lambda: experiment.run(spec, workdir, quiet()))
     assert compiled == []
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("metrics.jsonl")} == before
-    assert len(json.loads((workdir / "env.json").read_text())["sessions"]) == 1
+    assert len((read_of_study(workdir, "env.json") or {})["sessions"]) == 1
 
 
 def test_another_config_is_refused_with_the_differing_keys(finished):
@@ -394,7 +394,7 @@ def test_files_that_are_not_its_own_are_not_overwritten(finished, tmp_path):
 
 def test_a_workdir_that_cannot_be_made_is_refused(finished, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="above it is a file"):
+    with pytest.raises(InvalidInput, match="can be written"):
         experiment.run(finished[0], tmp_path / "file" / "run", quiet())
 
 

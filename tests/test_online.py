@@ -2,6 +2,7 @@
 resumption."""
 
 import io
+import signal
 from pathlib import Path
 
 import chex
@@ -130,10 +131,6 @@ def test_the_fallback_epoch_prunes_a_run_whose_rule_is_silent(tiny_npz, tmp_path
     assert [entry["epoch"] for entry in pruned_epochs(tmp_path / "run")] == [4, 5]
 
 
-class Crash(BaseException):
-    """Stands for a power failure: nobody records it."""
-
-
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_an_interrupted_run_decides_and_ends_as_an_uninterrupted_one(
     tiny_npz, tmp_path, fired, engine, monkeypatch, epoch
@@ -144,11 +141,11 @@ def test_an_interrupted_run_decides_and_ends_as_an_uninterrupted_one(
     def append_and_crash(self, entry):
         append(self, entry)
         if entry["epoch"] == epoch:
-            raise Crash
+            signal.raise_signal(signal.SIGINT)
         return entry
 
     monkeypatch.setattr(RunRecords, "append", append_and_crash)
-    with pytest.raises(Crash):
+    with pytest.raises(KeyboardInterrupt):
         experiment.run(spec, tmp_path / "run", quiet())
     monkeypatch.undo()
     experiment.run(spec, tmp_path / "run", quiet())

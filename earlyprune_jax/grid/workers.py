@@ -209,7 +209,11 @@ def main() -> NoReturn:
             leaving.leave(leaving.TERMINATED)  # Nobody listens any more.
 
     try:
-        pickle.load(sys.stdin.buffer)(tell)
+        work = pickle.load(sys.stdin.buffer)
+    except (EOFError, pickle.UnpicklingError):
+        leaving.leave(leaving.TERMINATED)  # The parent has left before it had said all.
+    try:
+        work(tell)
     except InvalidInput as error:
         tell("problems", *error.problems)
         leaving.leave(BAD_INPUT)

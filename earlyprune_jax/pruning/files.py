@@ -312,6 +312,7 @@ def _write(
 
     Raises:
         InvalidInput: two tensors of one name, or a path that cannot be written.
+        StorageError: the disk is full, or fails.
     """
     # The first name is the header's own.
     names = ["__metadata__", *(name for name, _ in tensors)]
@@ -333,11 +334,16 @@ def _write(
         CHECKSUM: _checksum(ordered),
     }
     content = safetensors.numpy.save(ordered, metadata)
-    try:
-        replace_file(pathlib.Path(path), content)
-    except OSError as error:
-        remedy = f"{error.strerror}. Give a file in an existing, writable directory."
-        raise unexpected("path", str(path), "to be writable", remedy) from error
+    file = pathlib.Path(path)
+    flaws = {
+        "Is a directory": file.is_dir(),
+        "No such file or directory": not file.parent.exists(),
+        "Not a directory": not file.parent.is_dir(),
+    }
+    if why := next((flaw for flaw, is_there in flaws.items() if is_there), ""):
+        remedy = f"{why}. Give a file in an existing, writable directory."
+        raise unexpected("path", str(path), "to be writable", remedy)
+    replace_file(file, content)
     return SavedFile(len(content), sum(array.nbytes for array in arrays.values()), encodings)
 
 
@@ -349,7 +355,7 @@ def _read(path: Path, file_format: str) -> tuple[Arrays, dict[str, str]]:
             file need not say its own) or another version of it.
     """
     if (given := pathlib.Path(path)).exists() and not given.is_file():
-        raise unexpected("path", str(path), "to be a file", "It is a folder, or a pipe.")
+        raise unexpected("path", str(path), "to be a readable file", "It is a folder, or a pipe.")
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

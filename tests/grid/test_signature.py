@@ -1,6 +1,7 @@
 """Under which software and hardware a run's epochs were trained, and who minds."""
 
 import io
+import signal
 
 import pytest
 from rich.console import Console
@@ -33,7 +34,7 @@ def begun(tiny_npz, tmp_path):
     def stop_after_three(records, entry):
         reported.append(append(records, entry))
         if len(reported) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return entry
 
     append = RunRecords.append
