@@ -40,7 +40,8 @@ def config(room: Room) -> Verdict:
         flag = room.rng.choice(FLAGS)
         room.note(flag)
         ended = room.run(*room.study("grid", flag, "--dry_run"))
-        return _refused(room, ended, [flag.partition("=")[0].removeprefix("--config.")])
+        key = flag.partition("=")[0].removeprefix("--config.")
+        return _refused(room, ended, [key, key.partition(".")[0]])
     from earlyprune_jax.spec_sections import KEYS
 
     flags, keys = [], room.rng.sample(sorted(KEYS), room.rng.choice((1, 1, 2)))
