@@ -306,7 +306,8 @@ def _stored(path: Path) -> dict[str, Any]:
 
     Orbax's own `metadata` opens every array, and loses a megabyte of memory each time.
     """
-    return json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+    held = storage.read_text(path / "_CHECKPOINT_METADATA") or ""
+    return json.loads(held)["custom_metadata"]
 
 
 def _as_dict(tree: Any) -> dict[str, Any]:
