@@ -43,8 +43,7 @@ def write_json(path: Path, value: dict[str, Any], *, study: str = "") -> None:
         study: the id of the study it belongs to; see `write_of_study`.
     """
     text = json.dumps(value, indent=2, allow_nan=False).removesuffix("\n}")
-    sealed = f'{text}{ENDING}{checksum(place(path, study), text)}"\n}}\n'
-    storage.replace_file(path, sealed.encode())
+    storage.replace_file(path, seal(text, place(path, study)).encode())
 
 
 def read_json(
@@ -91,9 +90,15 @@ def parse_record(
     if sealed is None and not checked:
         return value
     body, _, _ = text.rpartition(ENDING)
-    if sealed != checksum(place(path, study), body):
+    # Compared as a whole: what stands behind a checksum is not covered by it.
+    if text != seal(body, place(path, study)):
         raise unexpected(str(path), start_of(text), "to match its checksum", remedy)
     return value
+
+
+def seal(text: str, where: str) -> str:
+    """Ends the text of a record, but for its last brace, with its checksum."""
+    return f'{text}{ENDING}{checksum(where, text)}"\n}}\n'
 
 
 def study_id(workdir: Path) -> str | None:

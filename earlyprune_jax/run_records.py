@@ -69,6 +69,11 @@ def as_history(entries: Iterable[dict[str, Any]], num_epochs: int) -> list[dict[
     return [flat(entry) | {"num_epochs": num_epochs} for entry in entries]
 
 
+def seal(text: str, checksum: str) -> str:
+    """Ends the text of an epoch's line, but for its last brace, with its checksum."""
+    return f'{text}{ENDING}{checksum}"}}'
+
+
 class RunRecords:
     """The records of one run directory; one JSON line an epoch, flushed to the disk.
 
@@ -140,8 +145,10 @@ class RunRecords:
         sealed = entry.pop("checksum", None)
         if sealed is None and not self._checked:
             return entry, before
-        checksum = records.checksum(before, line.rpartition(ENDING)[0])
-        if sealed != checksum:
+        text, _, _ = line.rpartition(ENDING)
+        checksum = records.checksum(before, text)
+        # Compared as a whole: what stands behind a checksum is not covered by it.
+        if line != seal(text, checksum):
             allowed = "to match its checksum, and to follow the line before"
             raise unexpected(self._line(index), records.start_of(line), allowed, records.REMEDY)
         return entry, checksum
@@ -171,7 +178,7 @@ class RunRecords:
         """Adds one epoch, and returns it; non-finite numbers become null in the file."""
         text = json.dumps(plain(entry), allow_nan=False).removesuffix("}")
         checksum = records.checksum(self._chained(), text)
-        storage.append(self._metrics, f'{text}{ENDING}{checksum}"}}\n')
+        storage.append(self._metrics, f"{seal(text, checksum)}\n")
         self._last = checksum
         return entry
 

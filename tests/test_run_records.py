@@ -57,6 +57,11 @@ CHANGES = {
     "an epoch's number": ("metrics.jsonl", replaced('"epoch": 13', '"epoch": 14')),
     "NaN": ("metrics.jsonl", replaced("0.133", "NaN")),
     "a checksum's digit": ("metrics.jsonl", replaced('"checksum": "', '"checksum": "0')),
+    "a key behind a line's checksum": (
+        "metrics.jsonl",
+        edited_lines(lambda lines: lines.append(lines.pop()[:-2] + ', "test_accuracy": 0.9}\n')),
+    ),
+    "a key behind a checksum": ("result.json", replaced("\n}", ',\n  "status": "diverged"\n}')),
     "a line without checksum": (
         "metrics.jsonl",
         edited_lines(lambda lines: lines.append('{"epoch": 17}\n')),
