@@ -82,7 +82,7 @@ def read_json(
 
 
 def parse_record(
-    path: Path | str, text: str, *, remedy: str = REMEDY, checked: bool = True, study: str = ""
+    path: Path, text: str, *, remedy: str = REMEDY, checked: bool = True, study: str = ""
 ) -> dict[str, Any]:
     """Takes a record apart that has been read already; otherwise as `read_json`."""
     value = parse(text, str(path), remedy)
@@ -147,7 +147,7 @@ def write_of_study(workdir: Path, name: str, value: dict[str, Any]) -> None:
     write_json(workdir / name, value, study=own)
 
 
-def place(path: Path | str, study: str = "") -> str:
+def place(path: Path, study: str = "") -> str:
     """Names where a record belongs, wherever the workdir is: so it cannot stand in for another."""
     parts = str(path).rsplit("/", 3)
     return "/".join(parts[-3:] if parts[-1] in OF_RUNS else filter(None, (study, parts[-1])))

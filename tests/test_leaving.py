@@ -86,7 +86,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
 
 
 def test_a_signal_to_a_forked_child_leaves_its_parent_alone():
-    process = start("-c", BEGIN + FORKED)
+    process = start("-W", "ignore", "-c", BEGIN + FORKED)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(child), signal.SIGTERM)
     assert process.stdout and process.stdout.readline() == b"went on\n"

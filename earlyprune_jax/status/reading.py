@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earlyprune_jax import records
+from earlyprune_jax import records, storage
 from earlyprune_jax.analysis.column_types import is_number
 from earlyprune_jax.analysis.runs import read_study
 from earlyprune_jax.grid.locks import is_held
@@ -168,16 +168,15 @@ def _state(directory: str, checked: bool) -> Found:
 
 def _ended(directory: str, checked: bool) -> Found | None:
     """Reads how a member has ended; None where there is no result.json."""
-    path = f"{directory}/result.json"
+    path = Path(directory, "result.json")
     try:
-        # There are thousands: to make a Path of each would take as long as to read them.
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            result = records.parse_record(path, file.read(), checked=checked)
+        text = storage.read_text(path)
+        if text is None:
+            return None
+        result = records.parse_record(path, text, checked=checked)
         return Found(str(result["status"]), result)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return Found(DAMAGED, {"reason": f"result.json cannot be read ({error.strerror})"})
+    except storage.UnusableFile as error:
+        return Found(DAMAGED, {"reason": str(error)})
     except (InvalidInput, KeyError):
         return Found(
             DAMAGED, {"reason": f"result.json does not say how it ended. {records.REMEDY}"}
