@@ -435,6 +435,7 @@ def test_an_epoch_that_leaves_nonfinite_weights_is_a_divergence(tiny_config, tmp
         "1",
         "0",
     )
+    assert trunk["reason"] == "weights not finite at step 0, in epoch 1"
     assert skipped["status"] == "skipped"
     assert "1 diverged, 1 skipped" in summary
 
@@ -447,7 +448,8 @@ def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp
         fork__retraining="constant",
         signals__names="",
     )
-    outcome = experiment.run(spec, tmp_path / "run", quiet())
+    console = quiet()
+    outcome = experiment.run(spec, tmp_path / "run", console)
     trunk, early, late = rows(tmp_path / "run")
     assert trunk["status"] == "diverged"
     assert 1 <= int(trunk["diverged_epoch"]) <= 3
@@ -456,6 +458,10 @@ def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp
         <= int(trunk["diverged_step"])
         < int(trunk["diverged_epoch"]) * 5
     )
+    at = f"at step {trunk['diverged_step']}, in epoch {trunk['diverged_epoch']}"
+    assert trunk["reason"] == f"loss not finite {at}"
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"[1/3] trunk seed 0  diverged: {trunk['reason']}" in told
     assert early["status"] == "finished"
     assert late["status"] == "skipped"
     assert "diverged in epoch" in late["reason"]
