@@ -220,8 +220,8 @@ def test_a_pipe_gets_a_line_a_run_with_count_and_time_left(study):
     ]
     assert [line.partition(" left")[0] for line in lines[3:]] == [
         "[1/3] trunk seed 0  test accuracy 92.46 %  8 min",
-        "[2/3] fork seed 0 at 1, magnitude global 0.5 paper_a  diverged: loss not finite at step 9  3 "
-        "min",
+        "[2/3] fork seed 0 at 1, magnitude global 0.5 paper_a  diverged: loss not finite at step 9"
+        "  3 min",
         "[3/3] fork seed 0 at 2, magnitude global 0.5 paper_a  test accuracy 92.46 %",
     ]
 

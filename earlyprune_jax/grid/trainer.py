@@ -210,7 +210,8 @@ class Trainer:
         for each, status in zip(forks, study.statuses(forks), strict=True):
             if status != "finished":
                 reason, for_now = f"{label(each)} {status}", bool(study.left(forks))
-                self._finish(comparison, {"status": "skipped", "reason": reason, "for_now": for_now})
+                lost = {"status": "skipped", "reason": reason, "for_now": for_now}
+                self._finish(comparison, lost)
                 return
         networks = [
             engine.restored(study.store(each), (study.records(each).result() or {})["epoch"])

@@ -215,9 +215,10 @@ def train(runs: Sequence[Run], stop: Callable[[], bool] = lambda: False, width: 
     How a run ended is written to its result.json: {"status": "finished" | "diverged", "epoch",
     "step", "achieved_sparsity", "seconds", "last"}, where a trigger ended it "fired": {"epoch",
     "marked_epoch", "reason"}, and where it diverged "reason". `last` holds the metrics of the
-    validation and test split after the last epoch. A run diverges at its first step with a non-finite loss, or at the last step of an
-    epoch that leaves non-finite weights or evaluates to a metric that is not finite, of the host
-    too; it stops there, and nothing of that epoch is kept. The others go on.
+    validation and test split after the last epoch. A run diverges at its first step with a
+    non-finite loss, or at the last step of an epoch that leaves non-finite weights or evaluates to
+    a metric that is not finite, of the host too; it stops there, and nothing of that epoch is kept.
+    The others go on.
 
     Args:
         runs: one, or several of one engine if the backend is to train them as one batch.
