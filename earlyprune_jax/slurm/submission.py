@@ -29,7 +29,7 @@ from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.slurm import job
 from earlyprune_jax.slurm.options import SlurmOptions
 from earlyprune_jax.spec import use_code
-from earlyprune_jax.validate import expected, refuse
+from earlyprune_jax.validate import InvalidInput, expected, refuse
 from earlyprune_jax.workspace import job_id
 from earlyprune_jax.xla_flags import avoid_miscompilation
 
@@ -44,8 +44,9 @@ STAGES: dict[str, tuple[Scope, str]] = {
 PROGRAMS = ("sbatch", "srun", "scontrol", "scancel")
 
 NOT_NOW = "Requested node configuration is not available"
-"""What sbatch --test-only says where it asks for too much, but also where nodes are down for now,
-for which sbatch would wait."""
+"""What sbatch --test-only says where more is asked for than there is, and where nodes are down.
+
+Jobs of such an array wait."""
 
 
 class NotSubmitted(RuntimeError):
@@ -110,7 +111,7 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
             "Every run has ended: nothing was submitted. The same command without --slurm sums it "
             "up."
         )
-    refuse(_refusals(slurm_options, max(stages.values(), default=1)))
+    _ask(slurm_options, max(stages.values(), default=1))
     # Here, not in the jobs: data that cannot be had should show now, and be fetched once.
     experiment.begin(Trainer(study, SILENT), options, trains=False)
     study = Study(study.spec, study.workdir.absolute())
@@ -161,13 +162,19 @@ def _num_tasks(study: Study, slurm_options: SlurmOptions) -> dict[str, int]:
     return {stage: count for stage, count in counts.items() if count}
 
 
-def _refusals(slurm_options: SlurmOptions, num_tasks: int) -> list[str]:
-    """Asks Slurm whether it would accept an array, and submits nothing."""
+def _ask(slurm_options: SlurmOptions, num_tasks: int) -> None:
+    """Asks Slurm whether it would accept an array, and submits nothing.
+
+    Raises:
+        InvalidInput: it would not.
+    """
     command = ["sbatch", "--test-only", *slurm_options.flags(num_tasks), "--wrap=true"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     said = " ".join(asked.stderr.split())
-    is_refused = asked.returncode and NOT_NOW not in said
-    return [f"Expected Slurm to accept what is asked of it. {said}"] if is_refused else []
+    if asked.returncode and NOT_NOW in said:
+        print(f"Slurm says: {said}. Jobs wait until it is; if it never will be, scancel them.")
+    elif asked.returncode:
+        raise InvalidInput([f"Expected Slurm to accept what is asked of it. {said}"])
 
 
 def submit_arrays(

@@ -404,12 +404,20 @@ def test_what_slurm_would_refuse_is_bad_input_and_nothing_is_written(
 
 @pytest.mark.slurm
 def test_what_slurm_refuses_late_leaves_a_workdir_to_go_on_with(
-    slurm, submit, tiny_file, tmp_path, capsys
+    tiny_file, tmp_path, monkeypatch, capsys
 ):
+    """As where a limit on the number of jobs is reached, which --test-only does not look at."""
+    pytest.importorskip("submitit", reason="pip install 'earlyprune-jax[slurm]'")
+    for name in submission.PROGRAMS:
+        refusal = "echo sbatch: error: too many jobs >&2; exit 1"
+        script = f'#!/bin/sh\ncase "$*" in *--test-only*) exit 0;; esac\n{refusal}\n'
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     workdir = tmp_path / "run"
     arguments = [f"--config={tiny_file}", f"--workdir={workdir}", "--slurm"]
-    # More cores than there are: also what is said where nodes are down for now.
-    assert main.main([*arguments, "--slurm.cpus=4096"]) == 3
-    assert "Requested node configuration is not available" in capsys.readouterr().err
+    assert main.main(arguments) == 3
+    said = capsys.readouterr().err
+    assert "too many jobs" in said and "the same command goes on from here." in said
     assert not list((workdir / "slurm").iterdir())
     assert main.main([*arguments, "--dry_run"]) == 0
