@@ -24,8 +24,9 @@ from earlyprune_jax.grid import members as grid_members
 from earlyprune_jax.grid import scheduler
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
-from earlyprune_jax.records import read_json
+from earlyprune_jax.records import read_of_study
 from earlyprune_jax.run_records import RunRecords
+from earlyprune_jax.spec_sections import KEYS, decides
 from earlyprune_jax.status import reading, text
 from earlyprune_jax.storage import StorageError, UnusableFile
 from earlyprune_jax.training import loop, measurement, retraining
@@ -174,8 +175,8 @@ def test_signals_hold_one_row_an_epoch_and_per_layer_values_sum_to_the_total(fin
 
 def test_the_run_directory_explains_itself(finished):
     spec, workdir, _ = finished
-    assert read_json(workdir / "config.json") == spec.to_dict()
-    (session,) = (read_json(workdir / "env.json") or {})["sessions"]
+    assert read_of_study(workdir, "config.json") == spec.to_dict()
+    (session,) = (read_of_study(workdir, "env.json") or {})["sessions"]
     assert session["packages"]["jax"] == jax.__version__
     assert session["signature"]["form"] == "loop"
     study = json.loads((workdir / "study.json").read_text())
@@ -186,7 +187,11 @@ def test_the_run_directory_explains_itself(finished):
     assert dense["data_sha256"] == data.read(spec.data).digest()
     described = json.loads((locate(workdir, fork(3, "paper_a", 0.5)) / "run.json").read_text())
     assert (described["kind"], described["fork_epoch"], described["last_epoch"]) == ("fork", 3, 4)
-    assert described["config"] == dense["config"] == spec.to_dict()
+    assert described["config"] == dense["config"]
+    flat = {f"{name}.{key}": v for name, keys in dense["config"].items() for key, v in keys.items()}
+    assert set(KEYS) - {*flat} == {key for key in KEYS if decides(key) == "grid"} - {"fork.when"}
+    whole = spec.to_dict()
+    assert all(whole[name] | keys == whole[name] for name, keys in dense["config"].items())
     parent = CheckpointStore(workdir / described["parent"] / "checkpoints")
     assert described["parent_sha256"] == parent.sha256(3) != parent.sha256(2)
     assert parent.sha256(99) is None
