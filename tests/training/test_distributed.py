@@ -287,10 +287,12 @@ def test_a_process_whose_partners_do_not_come_says_so_and_ends_at_once(
 def test_a_process_that_waits_for_a_silent_one_says_so_and_ends_at_once(
     tiny_npz, tmp_path, number, code
 ):
-    first, second = processes = pair(tmp_path, tiny_npz, {"GATE": "0:calls"})
-    wait_until((tmp_path / "1" / "calls").exists, *processes)
+    # The last call before the processes compare their configs.
+    first, second = processes = pair(tmp_path, tiny_npz, {"GATE": "3:calls"})
+    calls = tmp_path / "1" / "calls"
+    wait_until(lambda: calls.exists() and calls.stat().st_size > 3, *processes)
     first.send_signal(signal.SIGSTOP)
-    (tmp_path / "1" / "calls").unlink()
+    calls.unlink()
     assert "waiting for the other processes." in said(second, "waiting for")
     second.send_signal(number)
     codes, _, errors = wait([second])
