@@ -17,8 +17,8 @@ from rich.console import Console
 from earlyprune_jax import tasks, triggers, workspace
 from earlyprune_jax.analysis import formatting, results, summary
 from earlyprune_jax.analysis.runs import Table
+from earlyprune_jax.grid import locks, plan, scheduler, signature
 from earlyprune_jax.grid import options as running
-from earlyprune_jax.grid import plan, scheduler, signature
 from earlyprune_jax.grid.members import Comparison, Run, Trunk
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.scheduler import EVERYTHING, Scope
@@ -35,6 +35,8 @@ from earlyprune_jax.training import multihost, optim
 from earlyprune_jax.validate import InvalidInput, refuse
 
 DEFAULT = Options()
+MOST_OTHERS = 4
+"""So many other processes are named."""
 
 
 def run(
@@ -100,6 +102,7 @@ def _train_prune_and_compare(
 
     In this process (`scheduler.work`), or in worker processes that do the same.
     """
+    _tell_of_others(trainer, scope)
     with reporter.shown():
         if options.num_workers > 1:
             # Workers read the data themselves.
@@ -108,6 +111,15 @@ def _train_prune_and_compare(
             Pool(trainer.study, trainer.callbacks, options, deadline, scope).run()
         else:
             scheduler.work(trainer, asked_width=options.fork_width, scope=scope)
+
+
+def _tell_of_others(trainer: Trainer, scope: Scope) -> None:
+    """Says who else is at work, and what that means."""
+    if others := locks.holders(trainer.study.workdir):
+        named = formatting.listed(others, at_most=MOST_OTHERS)
+        rest = ", and waits for the rest" if scope.waits else ""
+        shares = f"This process takes what is free{rest}; no run is trained twice"
+        trainer.callbacks.say(f"Others are at work in this workdir: {named}. {shares}.")
 
 
 def _finish(study: Study) -> str:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from earlyprune_jax import leaving
 from earlyprune_jax.grid.options import keep_freed_memory
-from earlyprune_jax.leaving import BAD_INPUT, FAILED, INTERRUPTED
+from earlyprune_jax.leaving import BAD_INPUT, FAILED, INTERRUPTED, UNFINISHED
 from earlyprune_jax.storage import StorageError
 from earlyprune_jax.validate import InvalidInput, expected, gathering, refuse
 from earlyprune_jax.xla_flags import avoid_miscompilation
@@ -44,7 +44,7 @@ from earlyprune_jax.xla_flags import avoid_miscompilation
 # The rest is imported late: help and typing errors should not wait for JAX.
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
-    from earlyprune_jax.slurm.submission import SlurmOptions
+    from earlyprune_jax.slurm.options import SlurmOptions
 
 EXAMPLE = "digits"
 """The config whose values --help shows."""
@@ -161,6 +161,7 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     """Runs, submits or previews what the flags say. Returns as `main`."""
     from earlyprune_jax import config, experiment, workspace
     from earlyprune_jax.grid.study import Study
+    from earlyprune_jax.slurm import options as slurm_flags
     from earlyprune_jax.slurm import submission
     from earlyprune_jax.training import multihost
 
@@ -168,7 +169,7 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     given, problems = split_keyed(rest)
     slurm_options = None
     if flags.slurm:
-        slurm_options, wrong = submission.parse(given["slurm"])
+        slurm_options, wrong = slurm_flags.parse(given["slurm"])
         problems += wrong
     elif given["slurm"]:
         named = ", ".join(f"--slurm.{name}" for name, _ in given["slurm"])
@@ -203,7 +204,11 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
     with contextlib.nullcontext() if multihost.is_primary() else contextlib.redirect_stdout(None):
         print(f"Workdir: {workdir}", flush=True)
         if slurm_options:
-            print(submission.submit(study, options, slurm_options))
+            try:
+                print(submission.submit(study, options, slurm_options))
+            except submission.NotSubmitted as error:
+                print(f"earlyprune_jax: {error}", file=sys.stderr)
+                return UNFINISHED
             return 0
         leaving.advice.append("The same command goes on from the last saved epoch.")
         print(experiment.run(spec, workdir, options=options))

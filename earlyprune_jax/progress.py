@@ -141,18 +141,19 @@ class Reporter:
             self.say(f"{first}; {pace.num_members} runs, {pace.num_epochs} epochs to train, {left}")
 
     def _end(self, name: str, result: dict[str, Any]) -> None:
-        """Tells of a member that has ended, where there is no bar."""
+        """Tells of a member that has ended; where there is a bar, of one that has diverged."""
         value, pace = self._values.pop(name, ""), self._pace
         if pace is None:
             return
         with multihost.alone():
             place = pace.note_end(name)
-        if self._bar:
+        how = status = result["status"]
+        if status == "diverged":
+            how = f"diverged: {result['reason']}"
+        elif self._bar:
             return
-        how, status = result["status"], result["status"]
-        if status == "diverged" or "fired" in result:
-            what = "dense until" if status == "finished" else "diverged in"
-            how = f"{what} epoch {result['epoch']}"
+        elif "fired" in result:
+            how = f"dense until epoch {result['epoch']}"
         elif status == "finished" and value:
             how = f"{formatting.named(self._study.primary())} {value}"
         left = time_left(pace.seconds_left())

@@ -180,6 +180,23 @@ def deciding(values: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
     return selected
 
 
+def without_grid(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Leaves out the keys of a config that only say which runs there are, thousands of seeds
+    perhaps: of fork.when it depends what others decide.
+
+    Args:
+        values: as of `RunSpec.to_dict`, nothing swept.
+    """
+    return {
+        section: {
+            leaf: value
+            for leaf, value in leaves.items()
+            if (name := f"{section}.{leaf}") == "fork.when" or decides(name) != "grid"
+        }
+        for section, leaves in values.items()
+    }
+
+
 def fixed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """Selects what all runs of a workdir have in common unless it is swept: `section.key` -> value.
 

@@ -26,6 +26,7 @@ from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.records import read_of_study
 from earlyprune_jax.run_records import RunRecords
+from earlyprune_jax.spec_sections import KEYS, decides
 from earlyprune_jax.status import reading, text
 from earlyprune_jax.storage import StorageError, UnusableFile
 from earlyprune_jax.training import loop, measurement, retraining
@@ -186,7 +187,11 @@ def test_the_run_directory_explains_itself(finished):
     assert dense["data_sha256"] == data.read(spec.data).digest()
     described = json.loads((locate(workdir, fork(3, "paper_a", 0.5)) / "run.json").read_text())
     assert (described["kind"], described["fork_epoch"], described["last_epoch"]) == ("fork", 3, 4)
-    assert described["config"] == dense["config"] == spec.to_dict()
+    assert described["config"] == dense["config"]
+    flat = {f"{name}.{key}": v for name, keys in dense["config"].items() for key, v in keys.items()}
+    assert set(KEYS) - {*flat} == {key for key in KEYS if decides(key) == "grid"} - {"fork.when"}
+    whole = spec.to_dict()
+    assert all(whole[name] | keys == whole[name] for name, keys in dense["config"].items())
     parent = CheckpointStore(workdir / described["parent"] / "checkpoints")
     assert described["parent_sha256"] == parent.sha256(3) != parent.sha256(2)
     assert parent.sha256(99) is None
@@ -435,6 +440,7 @@ def test_an_epoch_that_leaves_nonfinite_weights_is_a_divergence(tiny_config, tmp
         "1",
         "0",
     )
+    assert trunk["reason"] == "weights not finite at step 0, in epoch 1"
     assert skipped["status"] == "skipped"
     assert "1 diverged, 1 skipped" in summary
 
@@ -447,7 +453,8 @@ def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp
         fork__retraining="constant",
         signals__names="",
     )
-    outcome = experiment.run(spec, tmp_path / "run", quiet())
+    console = quiet()
+    outcome = experiment.run(spec, tmp_path / "run", console)
     trunk, early, late = rows(tmp_path / "run")
     assert trunk["status"] == "diverged"
     assert 1 <= int(trunk["diverged_epoch"]) <= 3
@@ -456,6 +463,10 @@ def test_a_diverging_run_stops_is_recorded_and_the_rest_goes_on(tiny_config, tmp
         <= int(trunk["diverged_step"])
         < int(trunk["diverged_epoch"]) * 5
     )
+    at = f"at step {trunk['diverged_step']}, in epoch {trunk['diverged_epoch']}"
+    assert trunk["reason"] == f"loss not finite {at}"
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"[1/3] trunk seed 0  diverged: {trunk['reason']}" in told
     assert early["status"] == "finished"
     assert late["status"] == "skipped"
     assert "diverged in epoch" in late["reason"]

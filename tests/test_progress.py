@@ -198,7 +198,7 @@ def printed(study: Study, *, verbose: bool) -> list[str]:
             callbacks.report(label(trunk), *train(study, trunk, entry(number, 1000.0, 600.0)))
         for member, result in (
             (trunk, {"status": "finished", "epoch": 4}),
-            (first, {"status": "diverged", "epoch": 2}),
+            (first, {"status": "diverged", "epoch": 2, "reason": "loss not finite at step 9"}),
         ):
             train(study, member)
             RunRecords(study.directory(member)).finish(result)
@@ -220,7 +220,8 @@ def test_a_pipe_gets_a_line_a_run_with_count_and_time_left(study):
     ]
     assert [line.partition(" left")[0] for line in lines[3:]] == [
         "[1/3] trunk seed 0  test accuracy 92.46 %  8 min",
-        "[2/3] fork seed 0 at 1, magnitude global 0.5 paper_a  diverged in epoch 2  3 min",
+        "[2/3] fork seed 0 at 1, magnitude global 0.5 paper_a  diverged: loss not finite at step 9"
+        "  3 min",
         "[3/3] fork seed 0 at 2, magnitude global 0.5 paper_a  test accuracy 92.46 %",
     ]
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import pty
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from tiny import linear_experiment
 
 from earlyprune_jax import cli, config, workspace
 from earlyprune_jax.grid import members, plan
-from earlyprune_jax.grid.locks import RunLocks, is_held
+from earlyprune_jax.grid.locks import RunLocks, holders, is_held
 from earlyprune_jax.grid.options import Options
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.metrics import duration
@@ -138,7 +139,12 @@ def test_time_left_is_seconds_an_epoch_times_epochs_left_shared_by_processes(beg
         assert locks.take(other := study.directory(forks(study, 3)[0]))
         write_json(other / "attempts.json", {"process": "elsewhere:1"})
         shared = f"Time left: about {duration(60 * (minutes - 20 - 10) / 2)} for the 2 processes"
-        assert shown(study, capsys)[-1] == f"{shared} at work."
+        text = shown(study, capsys)
+        assert text[-1] == f"{shared} at work."
+        own = f"{platform.node()}:{os.getpid()}"
+        assert f"At work (host:process): {', '.join(sorted([own, 'elsewhere:1']))}." in text
+        assert holders(study.workdir) == sorted([own, "elsewhere:1"])
+    assert holders(study.workdir) == []
 
 
 def test_of_a_search_only_the_most_there_may_be_is_told(begin, capsys):

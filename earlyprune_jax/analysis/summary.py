@@ -13,7 +13,7 @@ from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_
 from earlyprune_jax.analysis.notebook import Report
 from earlyprune_jax.analysis.places import shared, varying
 from earlyprune_jax.analysis.regimes import similarity
-from earlyprune_jax.analysis.runs import Runs, each
+from earlyprune_jax.analysis.runs import KINDS, LOST, Runs, each, groups_of
 
 MAX_NAMED = 6
 MAX_RULES = 4
@@ -140,9 +140,8 @@ def _runs_lines(runs: Runs, compared: Sequence[Mapping[str, Any]]) -> Iterator[s
     frame = runs.frame
     counted = _counted(frame["status"], ALWAYS_COUNTED)
     yield f"Runs: {counted}{' (not in results.csv)' if 'unfinished' in counted else ''}."
-    missing = [_named(run) for run in each(frame[frame["status"] != "finished"])]
-    if missing:
-        yield f"Not in these numbers: {formatting.listed(missing, at_most=MAX_NAMED)}."
+    if missing := _missing(runs):
+        yield f"Not in these numbers: {'; '.join(missing)}."
     failed = [row["reason"] or "no reason given" for row in compared if row["status"] == "failed"]
     if failed:
         counted = _counted(row["status"] for row in compared)
@@ -154,11 +153,28 @@ def _counted(statuses: Iterable[str], always: Sequence[str] = ()) -> str:
     return ", ".join(f"{counts[n]} {n}" for n in STATUSES if n in always or counts[n])
 
 
+def _missing(runs: Runs) -> list[str]:
+    """Names the runs that have not finished; where they are many, by curve."""
+    groups = groups_of(runs.frame, ["kind", *runs.curve_axes])
+    groups = sorted(groups, key=lambda group: KINDS.index(group[0]["kind"]))
+    axes = {"sparsity", *varying([place for place, rows in groups if place["kind"] != "trunk"])}
+    named, counted = list[str](), list[str]()
+    for place, rows in groups:
+        shown = place.without("kind").only(axes)
+        words = [formatting.cell(axis, value) for axis, value in shown.items if value is not None]
+        where = " ".join([*["dense"] * (place["kind"] == "trunk"), *words])
+        missing = rows[rows["status"] != "finished"]
+        named += [f"{where}{_named(run)}" for run in each(missing)]
+        if len(missing):
+            how = _counted(missing["status"])
+            counted.append(f"{len(missing)} of {len(rows)} runs: {where} ({how})")
+    return named if len(named) <= MAX_NAMED else counted
+
+
 def _named(run: Any) -> str:
-    """Says which run this is, and how it ended; if it failed, of what."""
-    where = "dense" if run.kind == "trunk" else f"{formatting.removed(run.sparsity)} %"
-    where += "" if run.fork_epoch is None else f" epoch {run.fork_epoch}"
-    reason = f" ({_shortened(run.reason)})" if run.reason and run.status == "failed" else ""
+    """Says which run of a curve this is, and how it ended; if it was lost, of what."""
+    where = "" if run.fork_epoch is None else f" epoch {run.fork_epoch}"
+    reason = f" ({_shortened(run.reason)})" if run.reason and run.status in LOST else ""
     return f"{where} seed {run.trunk_seed} {run.status}{reason}"
 
 

@@ -8,12 +8,13 @@ one goes on from there.
 import contextlib
 import errno
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from earlyprune_jax import storage
+from earlyprune_jax import records, storage
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -87,6 +88,34 @@ def is_held(directory: Path) -> bool:
             return not _try(file, fcntl.LOCK_SH)
     except (OSError, InvalidInput):
         return False
+
+
+def holders(workdir: Path) -> list[str]:
+    """Lists the processes that train members of a workdir now, HOST:PROCESS each.
+
+    Those that hold none at the moment, because they start or draw, are not seen.
+    """
+    found = set[str]()
+    for folder in records.FOLDERS.values():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for entry in os.scandir(workdir / folder):
+                is_open = entry.is_dir() and not os.path.lexists(f"{entry.path}/result.json")
+                if is_open and is_held(Path(entry.path)):
+                    found.add(holder(Path(entry.path)))
+    return sorted(found - {""})
+
+
+def holder(directory: Path) -> str:
+    """Returns which process has begun a member, HOST:PROCESS; empty where that is not known.
+
+    Example:
+        >>> holder(Path("no/such/member"))
+        ''
+    """
+    with contextlib.suppress(OSError, InvalidInput):
+        attempts = records.read_json(directory / "attempts.json") or {}
+        return str(attempts.get("process", ""))
+    return ""
 
 
 def _try(file: IO[Any], kind: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 
 from earlyprune_jax import records, references
-from earlyprune_jax.spec import RunSpec, Setting, content_hash, deciding
+from earlyprune_jax.spec import RunSpec, Setting, content_hash, deciding, without_grid
 from earlyprune_jax.training import retraining
 
 NUM_DIGITS = 8
@@ -193,6 +193,8 @@ def member_id(spec: RunSpec, member: Member) -> str:
 def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) -> dict[str, Any]:
     """Returns what run.json says: kind, every axis (null where there is none), epochs, config.
 
+    The config is without what only says which other runs there are.
+
     Args:
         spec: of the study.
         member: what is described.
@@ -224,7 +226,7 @@ def described(spec: RunSpec, member: Member, first_epoch: int, num_epochs: int) 
         **replicates,
         "first_epoch": first_epoch,
         "last_epoch": first_epoch + num_epochs,
-        "config": own.to_dict(),
+        "config": without_grid(own.to_dict()),
     }
 
 

@@ -62,7 +62,6 @@ def work(trainer: Trainer, *, asked_width: int = 0, scope: Scope = EVERYTHING) -
         with RunLocks() as run_locks, clock.telling(functools.partial(_tell_compiling, trainer)):
             taken = _take(trainer, pending, run_locks, widths)
             has_trained = bool(taken) and _train(trainer, widths, taken)
-        _tell_ended(trainer, taken)
         if has_trained:
             pause = SHORTEST_PAUSE
         elif pending and not scope.waits:
@@ -79,12 +78,6 @@ def _tell_compiling(trainer: Trainer, function: str, is_over: bool) -> None:
     # Steps take long; the functions of a few operations that JAX compiles besides do not.
     if "_step" in function:
         trainer.callbacks.do("" if is_over else f"compiling {function}")
-
-
-def _tell_ended(trainer: Trainer, taken: Sequence[Member]) -> None:
-    for member in taken:
-        if result := trainer.study.records(member).result():
-            trainer.callbacks.end(label(member), result)
 
 
 def pending_members(study: Study, scope: Scope) -> list[Member]:
@@ -242,3 +235,4 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
     records_of.finish(result)
     where = f" (see {records_of.directory / 'error.txt'})" if details else ""
     trainer.callbacks.say(f"{label(member)} failed: {reason}{where}")
+    trainer.callbacks.end(label(member), result)

@@ -210,7 +210,8 @@ class Trainer:
         for each, status in zip(forks, study.statuses(forks), strict=True):
             if status != "finished":
                 reason, for_now = f"{label(each)} {status}", bool(study.left(forks))
-                own_records.finish({"status": "skipped", "reason": reason, "for_now": for_now})
+                lost = {"status": "skipped", "reason": reason, "for_now": for_now}
+                self._finish(comparison, lost)
                 return
         networks = [
             engine.restored(study.store(each), (study.records(each).result() or {})["epoch"])
@@ -218,7 +219,12 @@ class Trainer:
         ]
         measures = study.spec.fork.comparisons
         measured = measurement.compare(measures, engine.log_probs(networks, "train"))
-        own_records.finish({"status": "finished", **measured})
+        self._finish(comparison, {"status": "finished", **measured})
+
+    def _finish(self, member: Member, result: dict[str, Any]) -> None:
+        """Writes down how a member has ended, and tells of it."""
+        self.study.records(member).finish(result)
+        self.callbacks.end(label(member), result)
 
     def _affordable(self, engine: engines.Engine) -> tuple[measurement.Instrument, ...]:
         """Returns what is measured along every trunk of an engine, within its budget."""
@@ -253,6 +259,8 @@ class Trainer:
             records=records,
             store=study.store(run),
             report=functools.partial(self.callbacks.report, label(run)),
+            # At once: a batch may go on for long.
+            end=functools.partial(self.callbacks.end, label(run)),
             **parts,
         )
 
@@ -307,7 +315,8 @@ class Trainer:
             described = members.described(study.spec, run, start.dense_epochs, 0)
             own_records.start(described | start.described)
             for_now = bool(result and result["status"] == "failed")
-            own_records.finish({"status": "skipped", "reason": start.sentence, "for_now": for_now})
+            result = {"status": "skipped", "reason": start.sentence, "for_now": for_now}
+            self._finish(run, result)
             return None
         steps_per_epoch = self.engine(run.setting).steps_per_epoch
         training = retraining.training(spec, run.retraining, start.dense_epochs, steps_per_epoch)

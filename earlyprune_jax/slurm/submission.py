@@ -18,9 +18,8 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from earlyprune_jax import config, experiment, storage, workspace
+from earlyprune_jax import experiment, leaving, records, storage, workspace
 from earlyprune_jax.grid import plan
 from earlyprune_jax.grid.members import Comparison, Member, Trunk
 from earlyprune_jax.grid.options import Options, keep_freed_memory
@@ -28,8 +27,9 @@ from earlyprune_jax.grid.scheduler import Scope, pending_members
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.slurm import job
+from earlyprune_jax.slurm.options import SlurmOptions
 from earlyprune_jax.spec import use_code
-from earlyprune_jax.validate import InvalidInput, expected, refuse, unknown_choice, within
+from earlyprune_jax.validate import InvalidInput, expected, refuse
 from earlyprune_jax.workspace import job_id
 from earlyprune_jax.xla_flags import avoid_miscompilation
 
@@ -43,122 +43,14 @@ STAGES: dict[str, tuple[Scope, str]] = {
 
 PROGRAMS = ("sbatch", "srun", "scontrol", "scancel")
 
-RESERVED = (
-    *("array", "cpus-per-task", "dependency", "error", "job-name", "no-requeue", "nodes"),
-    *("ntasks", "output", "requeue", "signal", "time"),
-)
-"""Parameters of sbatch that are not to be given raw."""
+NOT_NOW = "Requested node configuration is not available"
+"""What sbatch --test-only says where more is asked for than there is, and where nodes are down.
 
-LEAST = {"minutes": 1, "cpus": 1, "gpus": 0, "memory_gb": 0, "num_tasks": 1, "max_parallel": 1}
-"""Option -> the smallest value that makes sense."""
+Jobs of such an array wait."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SlurmOptions:
-    """What each task asks the cluster for, and how many there are.
-
-    Attributes:
-        partition: where; empty = the cluster's default.
-        minutes: limit of a task. A study may take longer: at its limit a task is requeued, and goes
-            on.
-        cpus: cores of a task.
-        gpus: accelerators of a task.
-        memory_gb: memory of a task; 0 = the cluster's default.
-        num_tasks: tasks that train pruned runs, at most.
-        max_parallel: tasks of a stage at the same time, at most.
-        extra: further parameters of sbatch, as `key=value` or `key`.
-    """
-
-    partition: str = ""
-    minutes: int = 60
-    cpus: int = 1
-    gpus: int = 0
-    memory_gb: float = 0.0
-    num_tasks: int = 32
-    max_parallel: int = 256
-    extra: tuple[str, ...] = ()
-
-    def check(self) -> list[str]:
-        """Lists values that make no sense.
-
-        Example:
-            >>> SlurmOptions(cpus=0).check()
-            ['Expected --slurm.cpus=0 in [1, inf).']
-        """
-        problems = [
-            expected(f"--slurm.{name}", getattr(self, name), allowed)
-            for name, low in LEAST.items()
-            if (allowed := within(low)(getattr(self, name)))
-        ]
-        for text in self.extra:
-            key = text.partition("=")[0].lstrip("-").replace("_", "-")
-            if not key or key in RESERVED:
-                allowed = f"to be key=value, or a key, with none of {', '.join(RESERVED)}"
-                remedy = "These are set here: give --slurm.minutes, cpus, num_tasks, or --workers."
-                problems.append(expected("--slurm.extra", text, allowed, remedy))
-        return problems
-
-    def parameters(self, name: str, after: str | None) -> dict[str, Any]:
-        """Returns what submitit is told of a stage's jobs.
-
-        Args:
-            name: of the jobs.
-            after: the id of the job or array that has to end before; None = none.
-        """
-        raw: dict[str, Any] = {"requeue": True}
-        if after:
-            raw["dependency"] = f"afterany:{after}"
-        for text in self.extra:
-            key, equals, value = text.lstrip("-").partition("=")
-            raw[key] = value if equals else True
-        parameters: dict[str, Any] = {
-            "name": name,
-            "timeout_min": self.minutes,
-            "cpus_per_task": self.cpus,
-            "slurm_array_parallelism": self.max_parallel,
-            # How long before its limit a task is told to leave.
-            "slurm_signal_delay_s": max(10, min(120, 6 * self.minutes)),
-            "slurm_additional_parameters": raw,
-            # Since Slurm 22.05 steps do not take this over from their job.
-            "slurm_srun_args": [f"--cpus-per-task={self.cpus}"],
-        }
-        optional = {
-            "slurm_partition": self.partition,
-            "gpus_per_node": self.gpus,
-            "mem_gb": self.memory_gb,
-        }
-        return parameters | {key: value for key, value in optional.items() if value}
-
-
-def parse(given: Sequence[tuple[str, str]]) -> tuple[SlurmOptions | None, list[str]]:
-    """Reads `--slurm.KEY=VALUE` flags; `extra` may be given more than once.
-
-    Returns:
-        The options, or what is wrong with the flags.
-
-    Example:
-        >>> given = [("minutes", "90"), ("extra", "qos=long"), ("extra", "exclusive")]
-        >>> options, problems = parse(given)
-        >>> options.minutes, options.extra, problems
-        (90, ('qos=long', 'exclusive'), [])
-        >>> parse([("minuts", "90")])  # doctest: +ELLIPSIS
-        (None, ["Expected --slurm.KEY='minuts' to be one of ... Did you mean 'minutes'?"])
-    """
-    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(SlurmOptions)}
-    values: dict[str, Any] = {}
-    problems = []
-    for name, text in given:
-        if name not in fields:
-            problems.append(unknown_choice("--slurm.KEY", name, tuple(fields)))
-        elif name == "extra":
-            values[name] = (*values.get(name, ()), text)
-        else:
-            try:
-                values[name] = config.parse(text, fields[name])
-            except (ValueError, SyntaxError):
-                allowed = f"to be of type {fields[name].__name__}"
-                problems.append(expected(f"--slurm.{name}", text, allowed))
-    return (None if problems else SlurmOptions(**values)), problems
+class NotSubmitted(RuntimeError):
+    """Slurm has refused a stage, after the workdir was made."""
 
 
 def require(
@@ -202,8 +94,9 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
         What was submitted, where the logs are, and how to see what is left.
 
     Raises:
-        InvalidInput: submitit or Slurm is absent or refuses, or what `experiment.run` would refuse.
-            Unless Slurm refuses, nothing was written.
+        InvalidInput: submitit or Slurm is absent or would refuse, or what `experiment.run` would
+            refuse. Nothing was written.
+        NotSubmitted: Slurm refuses all the same; no job is left, and the workdir is ready.
     """
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
     if importlib.util.find_spec("submitit") is None:
@@ -218,14 +111,16 @@ def submit(study: Study, options: Options, slurm_options: SlurmOptions) -> str:
             "Every run has ended: nothing was submitted. The same command without --slurm sums it "
             "up."
         )
+    _ask(slurm_options, max(stages.values(), default=1))
     # Here, not in the jobs: data that cannot be had should show now, and be fetched once.
     experiment.begin(Trainer(study, SILENT), options, trains=False)
     study = Study(study.spec, study.workdir.absolute())
     folder = study.workdir / "slurm" / time.strftime("%Y%m%d-%H%M%S")
     with storage.using(folder):
         folder.mkdir(parents=True)
+    minutes = slurm_options.minutes
     tasks = {
-        stage: [functools.partial(work, study, options, slurm_options.minutes, stage)] * count
+        stage: [functools.partial(work, study, options, minutes, stage, folder.name)] * count
         for stage, count in stages.items()
     }
     ids = submit_arrays(tasks, slurm_options, folder)
@@ -267,6 +162,21 @@ def _num_tasks(study: Study, slurm_options: SlurmOptions) -> dict[str, int]:
     return {stage: count for stage, count in counts.items() if count}
 
 
+def _ask(slurm_options: SlurmOptions, num_tasks: int) -> None:
+    """Asks Slurm whether it would accept an array, and submits nothing.
+
+    Raises:
+        InvalidInput: it would not.
+    """
+    command = ["sbatch", "--test-only", *slurm_options.flags(num_tasks), "--wrap=true"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = " ".join(asked.stderr.split())
+    if asked.returncode and NOT_NOW in said:
+        print(f"Slurm says: {said}. Jobs wait until it is; if it never will be, scancel them.")
+    elif asked.returncode:
+        raise InvalidInput([f"Expected Slurm to accept what is asked of it. {said}"])
+
+
 def submit_arrays(
     stages: Mapping[str, Sequence[Callable[[], None]]], options: SlurmOptions, folder: Path
 ) -> list[str]:
@@ -283,7 +193,7 @@ def submit_arrays(
         The ids of the arrays.
 
     Raises:
-        InvalidInput: Slurm refuses; its words are in the message.
+        NotSubmitted: Slurm refuses; its words are in the message.
     """
     # An extra: whoever does not submit need not have it.
     import submitit  # pyright: ignore[reportMissingImports]
@@ -297,16 +207,18 @@ def submit_arrays(
         try:
             jobs = executor.submit_array(list(tasks))
         except FailedJobError as error:
-            if ids:
-                subprocess.run(["scancel", *ids], check=False)
-            said = " ".join(str(error).split())
-            raise InvalidInput([f"Expected Slurm to accept {name}. {said}"]) from error
+            # Logs of a task that may have begun stay.
+            cancel = ["scancel", *ids]
+            subprocess.run(cancel, check=False) if ids else storage.remove_directory(folder)
+            said = " ".join(str(error).split()).rstrip(".")
+            remedy = "No job is left; the workdir is ready: the same command goes on from here."
+            raise NotSubmitted(f"Expected Slurm to accept {name}. {said}. {remedy}") from error
         # An array of one is a plain job: 5, not 5_0.
         ids.append(jobs[0].job_id.partition("_")[0])
     return ids
 
 
-def work(study: Study, options: Options, minutes: int, stage: str) -> None:
+def work(study: Study, options: Options, minutes: int, stage: str, submitted: str) -> None:
     """Is what one job does: it works until all is done, or until shortly before its limit.
 
     Args:
@@ -314,10 +226,19 @@ def work(study: Study, options: Options, minutes: int, stage: str) -> None:
         options: workers and batches.
         minutes: the job's limit.
         stage: a key of `STAGES`.
+        submitted: the folder of the submission within `slurm`.
     """
     keep_freed_memory()
     avoid_miscompilation()
-    use_code(study.spec)
+    leaving.keep_streams()
+    try:
+        use_code(study.spec)
+        _work(study, options, minutes, stage, submitted)
+    except Exception as error:  # whatever it is: the log of a job should end with a sentence
+        job.give_up(error)
+
+
+def _work(study: Study, options: Options, minutes: int, stage: str, submitted: str) -> None:
     scope, is_closing = STAGES[stage][0], stage == CLOSING
 
     def take_part(max_minutes: float) -> None:
@@ -330,4 +251,12 @@ def work(study: Study, options: Options, minutes: int, stage: str) -> None:
             for member in pending_members(study, scope)
         }
 
-    job.carry_out(take_part, epochs_on_record, job_id(), minutes, is_shared=not is_closing)
+    def count_fruitless(has_progressed: bool) -> int:
+        before = (records.read_of_study(study.workdir, starts) or {}).get("fruitless", 0)
+        count = 0 if has_progressed else before + 1
+        records.write_of_study(study.workdir, starts, {"fruitless": count})
+        return count
+
+    own = job_id()
+    starts, is_shared = f"slurm/{submitted}/{own}_starts.json", not is_closing
+    job.carry_out(take_part, epochs_on_record, count_fruitless, own, minutes, is_shared=is_shared)

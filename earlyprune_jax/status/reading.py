@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from earlyprune_jax import records, storage
 from earlyprune_jax.analysis.column_types import is_number
 from earlyprune_jax.analysis.runs import read_study
-from earlyprune_jax.grid.locks import is_held
+from earlyprune_jax.grid.locks import holder, is_held
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.validate import InvalidInput, unexpected
 
@@ -122,7 +122,7 @@ def read(workdir: str | Path) -> Status:
     folders = records.FOLDERS.values()
     found = {path: one for name in folders for path, one in _found(folder, name, checked)}
     running = (folder / path for path, one in found.items() if one.state == RUNNING)
-    processes = frozenset(map(_process, running))
+    processes = frozenset(map(holder, running))
     return Status(study and study.primary, *plan, found, processes)
 
 
@@ -181,11 +181,3 @@ def _ended(directory: str, checked: bool) -> Found | None:
         return Found(
             DAMAGED, {"reason": f"result.json does not say how it ended. {records.REMEDY}"}
         )
-
-
-def _process(directory: Path) -> str:
-    """Returns which process has begun a member; empty where that is not known."""
-    with contextlib.suppress(OSError, InvalidInput):
-        attempts = records.read_json(directory / "attempts.json") or {}
-        return str(attempts.get("process", ""))
-    return ""

@@ -18,7 +18,7 @@ def lines(status: Status) -> list[str]:
     """Describes a workdir, for the terminal."""
     losses = shortened(list(_losses(status)), MOST_LINES)
     left = f"Time left: {_time_left(status)}."
-    return [*_counts(status), *losses, *_silent(status), *_best(status), left]
+    return [*_counts(status), *_at_work(status), *losses, *_silent(status), *_best(status), left]
 
 
 def _counts(status: Status) -> Iterator[str]:
@@ -59,6 +59,12 @@ def _count(states: Counter[str], total: int | None, *, is_search: bool) -> str:
     left = states[BEGUN] + (0 if total is None or is_search else total - states.total())
     begun = f" ({states[BEGUN]} interrupted)" if states[BEGUN] else ""
     return ", ".join([*parts, *([f"{left} left{begun}"] if left else [])])
+
+
+def _at_work(status: Status) -> Iterator[str]:
+    if known := sorted(filter(None, status.processes)):
+        more = f", and {len(known) - MOST_LINES} more" if len(known) > MOST_LINES else ""
+        yield f"At work (host:process): {', '.join(known[:MOST_LINES])}{more}."
 
 
 def _losses(status: Status) -> Iterator[str]:

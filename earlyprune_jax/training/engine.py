@@ -40,10 +40,12 @@ class EpochOutcome:
         means: the metrics over the epoch's own batches, augmented and in training mode.
         nonfinite_step: the first step with a non-finite loss, or the last if it left non-finite
             weights or statistics; `state.NEVER` if neither.
+        nonfinite: what was not finite: "loss", "weights", or "" if neither.
     """
 
     means: Means
     nonfinite_step: int
+    nonfinite: str
 
 
 class Engine:
@@ -191,8 +193,9 @@ class Engine:
         numbers = (sums, new_state.step, state.all_finite(new_state))
         for added, step, is_finite in _of_each_run(numbers, len(rates)):
             first = int(added.pop("first_nonfinite_step"))
-            first = int(step) - 1 if first == NEVER and not is_finite else first
-            outcomes.append(EpochOutcome(dict(self.task.measured(added)), first))
+            what = "loss" if first != NEVER else "" if is_finite else "weights"
+            first = int(step) - 1 if what == "weights" else first
+            outcomes.append(EpochOutcome(dict(self.task.measured(added)), first, what))
         return new_state, outcomes
 
     def epoch_batches(self, key: PRNGKey, step: int, num_steps: int) -> Iterator[Batches]:

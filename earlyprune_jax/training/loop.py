@@ -13,11 +13,11 @@ from earlyprune_jax import pruning
 from earlyprune_jax.run_records import RunRecords, as_history
 from earlyprune_jax.training import clock, measurement
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
-from earlyprune_jax.training.engine import Engine, Means
+from earlyprune_jax.training.engine import Engine, EpochOutcome, Means
 from earlyprune_jax.training.measurement import Instrument, Watcher
 from earlyprune_jax.training.retraining import Training
 from earlyprune_jax.training.schedules import rates_of_epoch
-from earlyprune_jax.training.state import NEVER, BrokenMask, TrainState
+from earlyprune_jax.training.state import BrokenMask, TrainState
 from earlyprune_jax.triggers import Trigger
 from earlyprune_jax.validate import expected
 
@@ -38,6 +38,7 @@ class Run:
         records: where its epochs and its end are written.
         store: where its checkpoints are.
         report: called with every epoch's entry when it is finished.
+        end: called with how the run has ended, when that is written down.
         instruments: what is measured after every epoch.
         trigger: the run ends after the epoch at which this fires, if epochs are left to train.
         save_share: the part of the time that saves may take; None = the initial state and every
@@ -53,6 +54,7 @@ class Run:
     records: RunRecords
     store: CheckpointStore
     report: Callable[[dict[str, Any]], None]
+    end: Callable[[dict[str, Any]], None] = lambda result: None
     instruments: tuple[Instrument, ...] = ()
     trigger: Trigger | None = None
     save_share: float | None = None
@@ -60,7 +62,7 @@ class Run:
 
     def __post_init__(self):
         self.history: list[dict[str, Any]] = []
-        self._diverged: dict[str, int] = {}
+        self._diverged: dict[str, Any] = {}
         # Of the epoch they were asked for last: to train it, then for its record.
         self._rates: tuple[int, np.ndarray] = (-1, np.zeros(0, np.float32))
         self._saved_epoch, self._unsaved_seconds, self._save_seconds = -1, 0.0, FIRST_GUESS_SECONDS
@@ -112,13 +114,15 @@ class Run:
         result |= {"achieved_sparsity": self._sparsity, "seconds": seconds}
         # Whoever asks how a large study goes need not read the epochs of all its runs.
         last = self.history[-1] if self.history else {}
-        self.records.finish(result | {"last": _evaluated(last)})
+        result |= {"last": _evaluated(last)}
+        self.records.finish(result)
+        self.end(result)
         return True
 
     def record(
         self,
         state: Callable[[], TrainState],
-        nonfinite_step: int,
+        outcome: EpochOutcome,
         measured: Mapping[str, Any],
         seconds: float,
     ) -> None:
@@ -126,7 +130,7 @@ class Run:
 
         Args:
             state: gives the state after the epoch.
-            nonfinite_step: as of `EpochOutcome`.
+            outcome: of its training.
             measured: the metrics of every split, and the seconds of training and of compiling.
             seconds: what training and evaluation took, without compiling.
         """
@@ -135,12 +139,15 @@ class Run:
         step = epoch * self.engine.steps_per_epoch
         entry: dict[str, Any] = {"epoch": epoch, "step": step}
         entry |= {"learning_rate": float(self.rates()[-1]), **measured}
-        if nonfinite_step == NEVER:
+        what, nonfinite_step = outcome.nonfinite, outcome.nonfinite_step
+        if not what:
             entry |= self.engine.measure_on_host(state(), epoch, last)
-            if not all(math.isfinite(value) for value in entry.values() if value is not None):
-                nonfinite_step = step - 1
-        if nonfinite_step != NEVER:
-            self._diverged = {"epoch": epoch, "step": nonfinite_step}
+            values = {name: value for name, value in entry.items() if value is not None}
+            what = next((name for name in values if not math.isfinite(values[name])), "")
+            nonfinite_step = step - 1
+        if what:
+            reason = f"{what} not finite at step {nonfinite_step}, in epoch {epoch}"
+            self._diverged = {"epoch": epoch, "step": nonfinite_step, "reason": reason}
             return
         if self.instruments:
             entry["signals"], entry["signal_seconds"] = self._watcher.measure(state(), epoch)
@@ -206,11 +213,12 @@ def train(runs: Sequence[Run], stop: Callable[[], bool] = lambda: False, width: 
     one.
 
     How a run ended is written to its result.json: {"status": "finished" | "diverged", "epoch",
-    "step", "achieved_sparsity", "seconds", "last"}, and where a trigger ended it "fired": {"epoch",
-    "marked_epoch", "reason"}. `last` holds the metrics of the validation and test split after the
-    last epoch. A run diverges at its first step with a non-finite loss, or at the last step of an
-    epoch that leaves non-finite weights or evaluates to a metric that is not finite, of the host
-    too; it stops there, and nothing of that epoch is kept. The others go on.
+    "step", "achieved_sparsity", "seconds", "last"}, where a trigger ended it "fired": {"epoch",
+    "marked_epoch", "reason"}, and where it diverged "reason". `last` holds the metrics of the
+    validation and test split after the last epoch. A run diverges at its first step with a
+    non-finite loss, or at the last step of an epoch that leaves non-finite weights or evaluates to
+    a metric that is not finite, of the host too; it stops there, and nothing of that epoch is kept.
+    The others go on.
 
     Args:
         runs: one, or several of one engine if the backend is to train them as one batch.
@@ -239,7 +247,7 @@ def train(runs: Sequence[Run], stop: Callable[[], bool] = lambda: False, width: 
             for split, means in evaluated.items():
                 entry |= _named(split, means[index])
             state = functools.partial(engine.state_of, current, index)
-            run.record(state, outcome.nonfinite_step, entry, seconds)
+            run.record(state, outcome, entry, seconds)
 
 
 def _evaluated(entry: Mapping[str, Any]) -> dict[str, Any]:

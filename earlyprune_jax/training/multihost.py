@@ -33,6 +33,13 @@ PRIMARY = 0
 SECONDS_TO_AGREE = 60
 """A process that has met an error waits this long for the others to meet it too."""
 
+SECONDS_IN_SILENCE = 10.0
+"""A process that has waited so long for others says so, once."""
+
+OTHERS = "the other processes"
+_told: set[str] = set()
+"""For whom this process has said that it waits."""
+
 _ALONE = contextvars.ContextVar("alone", default=False)
 """Whether this is process 0 while no other process is listening."""
 
@@ -102,14 +109,38 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     # JAX's preemption service takes SIGTERM from the program, which then could not be stopped.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     remedy = "Give --coordinator=HOST:PORT --num_processes=N --process_id=I, and start all N."
+    where = f"{num_processes or 'all'} processes to meet"
+    where += f" at {coordinator}; this is process {process_id}" if coordinator else ""
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-        signal.signal(signal.SIGTERM, on_sigterm)
-        # Gloo waits 30 seconds for its peers at the first exchange, and without limit later.
-        multihost_utils.process_allgather(np.zeros(1, np.uint8))
+        with _telling(where):
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+            signal.signal(signal.SIGTERM, on_sigterm)
+            # Gloo waits 30 seconds for its peers at the first exchange, and without limit later.
+            multihost_utils.process_allgather(np.zeros(1, np.uint8))
     except (ValueError, RuntimeError) as error:
         allowed = f"to bring all processes together ({error})"
         raise unexpected("--coordinator", coordinator, allowed, remedy) from error
+
+
+@contextlib.contextmanager
+def _telling(whom: str) -> Iterator[None]:
+    """Says on standard error whom this process waits for, where that lasts; once for each."""
+    if whom in _told:
+        yield
+        return
+
+    def tell() -> None:
+        _told.add(whom)
+        said = f"earlyprune_jax: waiting for {whom}. Ctrl-C or SIGTERM ends this process."
+        print(said, file=sys.stderr, flush=True)
+
+    timer = threading.Timer(SECONDS_IN_SILENCE, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_primary() -> bool:
@@ -263,7 +294,8 @@ def require_same(name: str, value: str) -> None:
     if _is_single():
         return
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
-    gathered = np.asarray(multihost_utils.process_allgather(digest))
+    with _telling(OTHERS):
+        gathered = np.asarray(multihost_utils.process_allgather(digest))
     if differing := np.flatnonzero((gathered != gathered[PRIMARY]).any(axis=1)).tolist():
         allowed = f"to be the same in all processes, but it differs from process 0's in {differing}"
         raise unexpected(name, value, allowed, "Start all with the same command and data.")
@@ -316,7 +348,8 @@ def _broadcast_message(message: bytes) -> Any:
 
     # As bytes: a broadcast is a sum of 32-bit numbers.
     length = np.frombuffer(len(message).to_bytes(8, "little"), np.uint8)
-    size = int.from_bytes(broadcast(length), "little")
+    with _telling(OTHERS if is_primary() else f"process {PRIMARY}"):
+        size = int.from_bytes(broadcast(length), "little")
     # Every size compiles a broadcast of its own: they are powers of two, from 1024.
     padded = np.zeros(1 << max(10, size.bit_length()), np.uint8)
     padded[: len(message)] = np.frombuffer(message, np.uint8)

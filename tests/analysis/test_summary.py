@@ -146,9 +146,23 @@ def test_runs_that_did_not_finish_are_counted_and_named(tmp_path):
     workdirs.write_fork(tmp_path, 9, 2, workdirs.records(2, [0.1]))
     text = flat(tmp_path)
     assert "Runs: 12 finished, 1 diverged, 0 skipped, 1 unfinished (not in results.csv)." in text
-    missing = "97 % epoch 2 seed 8 diverged and 97 % epoch 2 seed 9 unfinished"
+    missing = "97 % epoch 2 seed 8 diverged (nan); 97 % epoch 2 seed 9 unfinished"
     assert f"Not in these numbers: {missing}." in text
     assert "after epoch 2 of 4: 92.0 +- 2.0 % test accuracy (n = 3)" in text
+
+
+def test_of_many_runs_that_did_not_finish_each_curve_is_counted(tmp_path):
+    write_experiment(tmp_path, CELLS, DENSE)
+    diverged = {"status": "diverged", "epoch": 3, "step": 21}
+    for seed in range(7):
+        lost = {"sparsity": 0.5, "result": diverged}
+        workdirs.write_fork(tmp_path, seed, 2, [], **lost)
+    workdirs.write_fork(tmp_path, 9, 2, workdirs.records(2, [0.1]))
+    counts = re.search("Not in these numbers: (.*?)[.] ", flat(tmp_path))
+    assert counts and counts[1].split("; ") == [
+        "7 of 7 runs: 50 % (7 diverged)",
+        "1 of 10 runs: 97 % (1 unfinished)",
+    ]
 
 
 def test_signals_beside_the_headline_have_no_row(tmp_path):

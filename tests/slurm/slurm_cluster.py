@@ -134,6 +134,7 @@ def cluster(directory: Path) -> Iterator[Cluster]:
         SlurmFailed: A daemon stopped, or the node was not idle within a minute.
         ValueError: The directory's path is too long for the sockets in it.
     """
+    _require_room(directory)
     environment = _environment(directory)
     missing = [name for name in PROGRAMS if shutil.which(name, path=environment["PATH"]) is None]
     if missing:
@@ -166,13 +167,16 @@ def _environment(directory: Path) -> dict[str, str]:
     return inherited | {"PATH": path, "SLURM_CONF": f"{directory}/slurm.conf"}
 
 
-def _write_settings(directory: Path, environment: Mapping[str, str]) -> None:
+def _require_room(directory: Path) -> None:
     if len(os.fsencode(directory)) > LONGEST_DIRECTORY or not directory.is_absolute():
         raise ValueError(
             f"Expected directory={str(directory)!r} absolute and of at most "
             f"{LONGEST_DIRECTORY} characters. "
             "Give pytest a shorter --basetemp."
         )
+
+
+def _write_settings(directory: Path, environment: Mapping[str, str]) -> None:
     for name in ("state", "spool"):
         (directory / name).mkdir(parents=True)
     controller_port, node_port = _free_ports(2)

@@ -26,8 +26,7 @@ from slurm_keeper import becomes_true, descendants
 from earlyprune_jax import main
 from earlyprune_jax.slurm import job as slurm_job
 from earlyprune_jax.slurm import submission
-from earlyprune_jax.slurm.submission import SlurmOptions
-from earlyprune_jax.validate import InvalidInput
+from earlyprune_jax.slurm.options import SlurmOptions
 from earlyprune_jax.workspace import job_id
 
 HERE = Path(__file__).parent
@@ -347,7 +346,7 @@ class Counting:
     def __call__(self) -> None:
         with Path(f"{self.path}.starts").open("a") as starts:
             starts.write(".")
-        slurm_job.carry_out(self.work, self.standing, job_id(), minutes=1)
+        slurm_job.carry_out(self.work, self.standing, int, job_id(), minutes=1)
 
     def standing(self) -> dict[str, int]:
         count = self.path.stat().st_size if self.path.exists() else 0
@@ -384,7 +383,41 @@ def test_what_takes_longer_than_the_limit_is_requeued_and_goes_on(
 def test_what_slurm_refuses_leaves_no_stage_behind(slurm, submit, tmp_path):
     stages = {name: [Counting(tmp_path / name)] for name in ("one", "two")}
     refused = SlurmOptions(partition="no-such-partition")
-    with pytest.raises(InvalidInput, match="Expected Slurm to accept one. .*invalid partition"):
+    said = "Expected Slurm to accept one. .*invalid partition"
+    with pytest.raises(submission.NotSubmitted, match=said):
         submission.submit_arrays(stages, refused, tmp_path / "logs")
     names = "earlyprune-one,earlyprune-two"
     assert not slurm.run("squeue", "-h", "-n", names, "-o", "%i")
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.slurm
+def test_what_slurm_would_refuse_is_bad_input_and_nothing_is_written(
+    slurm, submit, tiny_file, tmp_path, capsys
+):
+    workdir = tmp_path / "run"
+    arguments = [f"--config={tiny_file}", f"--workdir={workdir}", "--slurm"]
+    for flag in ("partition=none", "gpus=1", "extra=constraint=none"):
+        assert "Expected Slurm to accept" in complaints([*arguments, f"--slurm.{flag}"], capsys)
+    assert not workdir.exists()
+
+
+@pytest.mark.slurm
+def test_what_slurm_refuses_late_leaves_a_workdir_to_go_on_with(
+    tiny_file, tmp_path, monkeypatch, capsys
+):
+    """As where a limit on the number of jobs is reached, which --test-only does not look at."""
+    pytest.importorskip("submitit", reason="pip install 'earlyprune-jax[slurm]'")
+    for name in submission.PROGRAMS:
+        refusal = "echo sbatch: error: too many jobs >&2; exit 1"
+        script = f'#!/bin/sh\ncase "$*" in *--test-only*) exit 0;; esac\n{refusal}\n'
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    workdir = tmp_path / "run"
+    arguments = [f"--config={tiny_file}", f"--workdir={workdir}", "--slurm"]
+    assert main.main(arguments) == 3
+    said = capsys.readouterr().err
+    assert "too many jobs" in said and "the same command goes on from here." in said
+    assert not list((workdir / "slurm").iterdir())
+    assert main.main([*arguments, "--dry_run"]) == 0

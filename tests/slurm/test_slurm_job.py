@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from waiting import LAST_RESORT_SECONDS, wait_until
 
+from earlyprune_jax.slurm.job import MOST_FRUITLESS
+
 ROOT = Path(__file__).parent.parent.parent
 
 PROGRAM = """
@@ -33,7 +35,14 @@ def work(max_minutes):
         if num_epochs < most:
             done.open("a").write(".")
 
-slurm_job.carry_out(work, standing, "7_3", 60, is_shared=len(sys.argv) > 4)
+def count_fruitless(has_progressed):
+    starts = Path(f"{done}.starts")
+    starts.open("a").write("+" if has_progressed else "-")
+    return len(starts.read_text().rpartition("+")[2])
+
+slurm_job.carry_out(
+    work, standing, count_fruitless, "7_3", 60, is_shared="is_shared" in sys.argv
+)
 print("returned")
 """
 
@@ -41,11 +50,14 @@ print("returned")
 class Job:
     """One run of the program as a job that ends in so many seconds."""
 
-    def __init__(self, tmp_path: Path, num_epochs: int, seconds: float, *flags: str):
-        scontrol, self._asked = tmp_path / "scontrol", tmp_path / "asked"
-        scontrol.write_text(f'#!/bin/sh\necho "$@" >> {self._asked}\n')
-        scontrol.chmod(0o755)
-        self.done = tmp_path / "done"
+    def __init__(
+        self, tmp_path: Path, num_epochs: int, seconds: float, *flags: str, scontrol: str = ""
+    ):
+        program, self._asked = tmp_path / "scontrol", tmp_path / "asked"
+        program.write_text(f'#!/bin/sh\necho "$@" >> {self._asked}\n{scontrol}\n')
+        program.chmod(0o755)
+        self.done, self._begun = tmp_path / "done", tmp_path / "done.begun"
+        self._begun.unlink(missing_ok=True)
         environment = os.environ | {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -59,7 +71,7 @@ class Job:
         )
 
     def signal(self, number: signal.Signals) -> None:
-        wait_until(Path(f"{self.done}.begun").exists, self.process)
+        wait_until(self._begun.exists, self.process)
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str, str, str]:
@@ -104,6 +116,28 @@ def test_a_job_warned_before_its_first_epoch_was_preempted_and_is_requeued(tmp_p
     job.signal(signal.SIGUSR2)
     code, _, _, asked = job.end()
     assert (code, asked) == (0, "requeue 7_3\n")
+
+
+def test_a_job_warned_again_and_again_before_its_first_epoch_gives_up_in_a_sentence(tmp_path):
+    for start in range(1, MOST_FRUITLESS + 1):
+        job = Job(tmp_path, num_epochs=1_000_000, seconds=6000)
+        job.signal(signal.SIGUSR2)
+        code, _, errors, asked = job.end()
+        assert code == (start == MOST_FRUITLESS)
+    assert asked.count("requeue") == MOST_FRUITLESS - 1
+    assert errors.startswith(
+        "earlyprune_jax: No epoch was finished (starts of job 7_3 in a row: 3)"
+    )
+    assert "Traceback" not in errors
+
+
+def test_what_slurm_says_to_a_requeue_that_it_refuses_is_a_sentence(tmp_path):
+    refusal = "echo 'Requested operation is presently disabled' >&2; exit 1"
+    job = Job(tmp_path, num_epochs=1_000_000, seconds=6000, scontrol=refusal)
+    job.signal(signal.SIGUSR2)
+    code, _, errors, _ = job.end()
+    assert code == 1 and "Traceback" not in errors
+    assert "Job 7_3 cannot be requeued: Requested operation is presently disabled." in errors
 
 
 @pytest.mark.parametrize("num_epochs", [999_999, 1_000_000])

@@ -260,6 +260,47 @@ def test_what_speaks_against_starting_ends_all_with_one_message(tiny_npz, tmp_pa
         assert not (tmp_path / name / "0" / WORKDIR).exists()
 
 
+def said(process: subprocess.Popen[str], words: str) -> str:
+    """Reads what a process says of errors until somebody has said so."""
+    assert process.stderr is not None
+    return next(line for line in process.stderr if words in line)
+
+
+@pytest.mark.parametrize(
+    ("process_id", "number", "code"), [(0, signal.SIGINT, 130), (1, signal.SIGTERM, 143)]
+)
+def test_a_process_whose_partners_do_not_come_says_so_and_ends_at_once(
+    tiny_npz, tmp_path, process_id, number, code
+):
+    """JAX itself would wait for five minutes."""
+    shared = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    command = [*arguments(tmp_path, tiny_npz), *shared, f"--process_id={process_id}"]
+    process = start(command, tmp_path)
+    line = said(process, "waiting for")
+    assert "2 processes to meet at 127.0.0.1:" in line and f"this is process {process_id}." in line
+    process.send_signal(number)
+    codes, _, errors = wait([process])
+    assert codes == [code] and "Traceback" not in errors[0]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_process_that_waits_for_a_silent_one_says_so_and_ends_at_once(
+    tiny_npz, tmp_path, number, code
+):
+    # The last call before the processes compare their configs.
+    first, second = processes = pair(tmp_path, tiny_npz, {"GATE": "3:calls"})
+    calls = tmp_path / "1" / "calls"
+    wait_until(lambda: calls.exists() and calls.stat().st_size > 3, *processes)
+    first.send_signal(signal.SIGSTOP)
+    calls.unlink()
+    assert "waiting for the other processes." in said(second, "waiting for")
+    second.send_signal(number)
+    codes, _, errors = wait([second])
+    first.kill()
+    wait([first])
+    assert codes == [code] and "Traceback" not in errors[0]
+
+
 ERRORS = """
 import os, sys, traceback
 from earlyprune_jax.training import multihost

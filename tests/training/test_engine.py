@@ -314,8 +314,7 @@ def test_a_run_whose_sparsity_has_changed_is_not_saved(engine, trained, tmp_path
     )
     records.start(grid_members.described(engine.spec, trunk(), 0, 4))
     run.resume()
+    fine = engines.EpochOutcome({}, state.NEVER, "")
     with pytest.raises(state.BrokenMask, match="achieved sparsity=0.0.* to stay 0.0, as the run"):
-        run.record(
-            lambda: with_first_weight(trained, 0.0), state.NEVER, {"compile_seconds": 0.0}, 0.0
-        )
+        run.record(lambda: with_first_weight(trained, 0.0), fine, {"compile_seconds": 0.0}, 0.0)
     assert store.epochs() == [0]
