@@ -87,6 +87,7 @@ def run(
         require(study, options)
         is_begun = (study.workdir / "config.json").is_file()
         with contextlib.suppress(InvalidInput):  # Of damaged records, which are mended, or again.
+            workspace.require_sound(study.workdir)
             if is_begun and not study.left(study.wanted_members()):
                 return _sum_up(trainer)
         study.mend_ended(plan.members(spec), trainer.callbacks.say)
@@ -150,6 +151,7 @@ def _sum_up(trainer: Trainer) -> str:
         # All is there already: a read-only copy is good enough to be summed up.
         if isinstance(error, StorageError) and error.errno != errno.EROFS:
             raise
+        trainer.callbacks.say(f"Tables and figures were not written: {error}")
     return summary.summarize(study.workdir)
 
 

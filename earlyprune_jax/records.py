@@ -158,6 +158,25 @@ def checksum(before: str, text: str) -> str:
     return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:NUM_DIGITS]
 
 
+def run_directories(workdir: Path, kind: str) -> list[Path]:
+    """Lists the directories of a workdir's members of a kind, sorted.
+
+    Raises:
+        InvalidInput: the folder cannot be read, or holds a file in place of a directory.
+
+    Example:
+        >>> run_directories(Path("no/such/workdir"), "trunk")
+        []
+    """
+    folder = workdir / FOLDERS[kind]
+    with storage.using(folder):
+        paths = sorted(folder.iterdir()) if folder.exists() else []
+        visible = [path for path in paths if not path.name.startswith(".")]
+        if files := [str(path) for path in visible if not path.is_dir()]:
+            raise unexpected("run", files[0], "to be a directory", "Move it away.")
+    return visible
+
+
 def holds_study(workdir: Path) -> bool:
     """Tells whether runs have been begun in a directory, by this version or an earlier one."""
     return any((workdir / name).exists() for name in (STUDY, *FOLDERS.values()))

@@ -5,6 +5,7 @@ metrics.jsonl are chained: each continues the checksum of the line before, so on
 doubled or moved is found too; result.json holds the last of them.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -22,6 +23,11 @@ ENDING = ', "checksum": "'
 """What comes before the checksum of a line."""
 LAST = "metrics_checksum"
 """The key of result.json that holds the checksum of the last epoch's line."""
+SINCE_CHECKSUMS = "executions"
+"""A key that run.json has had as long as records have had checksums."""
+DATA = "data_sha256"
+"""The key of run.json, of the first epoch's line and of result.json that says which data they are
+of: a run of the same name may have been trained on others elsewhere."""
 
 
 def plain(value: Any) -> Any:
@@ -99,6 +105,7 @@ class RunRecords:
         """Makes the directory and says in run.json what runs here."""
         storage.make_directory(self.directory)
         records.write_json(self.directory / "run.json", identity)
+        self._last = None
 
     def epochs(self) -> list[dict[str, Any]]:
         """Reads the finished epochs' entries; a torn last line, left by a crash, is not one.
@@ -111,12 +118,23 @@ class RunRecords:
             raise problem
         return entries
 
+    def data(self) -> str | None:
+        """Returns the digest of the run's data; None where run.json does not tell."""
+        with contextlib.suppress(InvalidInput):
+            return (self.description() or {}).get(DATA)
+        return None
+
     def num_sound(self) -> int:
         """Counts the epochs on record, up to the first that is damaged."""
         return len(self._read()[0])
 
-    def _read(self) -> tuple[list[dict[str, Any]], list[str], InvalidInput | None]:
+    def _read(
+        self, data: str | None = None
+    ) -> tuple[list[dict[str, Any]], list[str], InvalidInput | None]:
         """Reads metrics.jsonl up to its end, or to the first line that is not sound.
+
+        Args:
+            data: as of that method, if that is known already.
 
         Returns:
             The entries, their lines, and what is wrong with the next one.
@@ -129,6 +147,8 @@ class RunRecords:
             for line in lines:
                 entry, last = self._entry(line, last, len(entries))
                 self._require_next(entry, entries)
+                if not entries:
+                    self._require_data(self._line(0), entry.pop(DATA, None), data or self.data())
                 entries.append(entry)
         except InvalidInput as error:
             return entries, lines[: len(entries)], error
@@ -160,6 +180,11 @@ class RunRecords:
             allowed = f"to be of epoch {wanted}" if before else "to name an epoch"
             raise unexpected(self._line(len(before)), epoch, allowed, records.REMEDY)
 
+    def _require_data(self, thing: str, found: str | None, wanted: str | None) -> None:
+        if None not in (found, wanted) and found != wanted:
+            allowed = f"to be of the data that run.json names ({wanted})"
+            raise unexpected(thing, found, allowed, records.REMEDY)
+
     def _line(self, index: int) -> str:
         return f"{self._metrics}, line {index + 1}"
 
@@ -176,8 +201,11 @@ class RunRecords:
 
     def append(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Adds one epoch, and returns it; non-finite numbers become null in the file."""
-        text = json.dumps(plain(entry), allow_nan=False).removesuffix("}")
-        checksum = records.checksum(self._chained(), text)
+        before, held = self._chained(), plain(entry)
+        if before == self._beginning() and (data := self.data()):
+            held |= {DATA: data}
+        text = json.dumps(held, allow_nan=False).removesuffix("}")
+        checksum = records.checksum(before, text)
         storage.append(self._metrics, f"{seal(text, checksum)}\n")
         self._last = checksum
         return entry
@@ -204,10 +232,14 @@ class RunRecords:
             InvalidInput: it is damaged, or names no status that a run can have.
         """
         result = self._result()
-        return result and {name: value for name, value in result.items() if name != LAST}
+        own = (LAST, DATA)
+        return result and {name: value for name, value in result.items() if name not in own}
 
     def _result(self) -> dict[str, Any] | None:
-        result = records.read_json(self.directory / "result.json", checked=self._checked)
+        path = self.directory / "result.json"
+        result = records.read_json(path, checked=self._checked)
+        if result is None and self.has_ended():
+            raise unexpected("record", str(path), "to be a file", "It is a link to nothing.")
         if result is not None and result.get("status") not in STATUSES:
             allowed = f"to be one of {', '.join(STATUSES)}"
             thing = f"status in {self.directory / 'result.json'}"
@@ -220,7 +252,12 @@ class RunRecords:
 
     def description(self) -> dict[str, Any] | None:
         """Reads what `start` has said; None before it has."""
-        return records.read_json(self.directory / "run.json", checked=self._checked)
+        held = records.read_json(self.directory / "run.json", checked=self._checked)
+        if held and SINCE_CHECKSUMS in held and not self._checked:
+            # Whatever has become of study.json.
+            self._checked = True
+            return self.description()
+        return held
 
     def forget_result(self) -> None:
         """Takes back `finish`: the run goes on from where it is."""
@@ -228,7 +265,7 @@ class RunRecords:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run as ended: it will not be trained again."""
-        sealed = result | {LAST: self._chained()}
+        sealed = result | {LAST: self._chained()} | ({DATA: data} if (data := self.data()) else {})
         records.write_json(self.directory / "result.json", sealed)
 
     def read(self) -> "Recorded":
@@ -237,7 +274,11 @@ class RunRecords:
         Raises:
             InvalidInput: one is damaged or lost, or says something else than the others.
         """
-        described, entries, result = self.description(), self.epochs(), self._result()
+        described, result = self.description(), self._result()
+        data = (described or {}).get(DATA)
+        entries, _, problem = self._read(data)
+        if problem:
+            raise problem
         if described is None and (entries or result):
             missing = str(self.directory / "run.json")
             raise InvalidInput([expected("file", missing, "to exist", records.REMEDY)])
@@ -245,6 +286,9 @@ class RunRecords:
         if self._checked and entries and entries[0]["epoch"] - 1 != first:
             allowed = f"to be the epoch after first_epoch={first} of run.json"
             raise unexpected(self._line(0), entries[0]["epoch"], allowed, records.REMEDY)
+        self._require_data(
+            str(self.directory / "result.json"), (result or {}).pop(DATA, None), data
+        )
         if result and result.pop(LAST, self._chained()) != self._chained():
             allowed = "to hold the epochs after which result.json was written"
             raise unexpected(str(self._metrics), f"{len(entries)} lines", allowed, records.REMEDY)

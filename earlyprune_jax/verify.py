@@ -89,8 +89,8 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
         with gathering(problems):
             if records.read_of_study(workdir, name) is None:
                 problems.append(expected("file", str(workdir / name), "to exist", REMEDY))
-    for folder in records.FOLDERS.values():
-        for directory in sorted((workdir / folder).glob("*/")):
+    for kind in records.FOLDERS:
+        for directory in records.run_directories(workdir, kind):
             if is_held(directory):
                 continue  # It is being written.
             counts["run"] += 1
@@ -99,7 +99,11 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             problems += problems_of(attempts)
             with gathering(problems):
                 problems += _origin_problems(workdir, RunRecords(directory).read())
-            for problem in _checkpoint_problems(CheckpointStore(directory / "checkpoints")):
+            store = CheckpointStore(directory / "checkpoints")
+            if store.epochs() and not (directory / "run.json").exists():
+                lost = expected("file", str(directory / "run.json"), "to exist", records.REMEDY)
+                problems.append(lost)
+            for problem in _checkpoint_problems(store):
                 counts["checkpoint"] += 1
                 problems += filter(None, [problem])
     return counts

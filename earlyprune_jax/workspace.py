@@ -104,6 +104,16 @@ def _check(workdir: Path, spec: RunSpec) -> list[str]:
     return problems + _changed_code(workdir, study, spec)
 
 
+def require_sound(workdir: Path) -> None:
+    """Reads what every session writes anew, and `check` does not look at.
+
+    Raises:
+        InvalidInput: a record of it is damaged.
+    """
+    for name in (PLAN, ENVIRONMENT):
+        read_of_study(workdir, name, remedy=ENV_REMEDY)
+
+
 def _settings(config: dict[str, Any], study: Mapping[str, Any] | None = None) -> set[FlatSetting]:
     """Returns every setting of a config, and of the earlier ones that study.json knows."""
     settings = {tuple(map(tuple, setting)) for setting in (study or {}).get("settings", ())}

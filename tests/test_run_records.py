@@ -154,3 +154,31 @@ def test_a_study_record_may_be_moved_but_stands_for_no_other(tmp_path):
     (tmp_path / "forks" / "deep").mkdir(parents=True)
     moved = (tmp_path / "plan.json").rename(tmp_path / "forks" / "deep" / "plan.json")
     assert records.read_json(moved) == {"cells": []}
+
+
+def of_data(directory, digest, accuracy):
+    made = RunRecords(directory)
+    made.start({"kind": "fork", "first_epoch": 0, "data_sha256": digest})
+    made.append({"epoch": 1, "test_accuracy": accuracy})
+    made.append({"epoch": 2, "test_accuracy": accuracy})
+    made.finish({"status": "finished", "epoch": 2})
+    return made
+
+
+def test_records_of_a_run_of_the_same_name_on_other_data_are_found(tmp_path):
+    ours = of_data(tmp_path / "a" / "forks" / "run", "aa", 0.5)
+    theirs = of_data(tmp_path / "b" / "forks" / "run", "bb", 0.9)
+    assert [entry["test_accuracy"] for entry in ours.read().epochs] == [0.5, 0.5]
+    for name in ("metrics.jsonl", "result.json"):
+        shutil.copy(theirs.directory / name, ours.directory)
+    with pytest.raises(InvalidInput, match="to be of the data that run.json names"):
+        RunRecords(ours.directory).read()
+    assert RunRecords(ours.directory).mend()
+    assert RunRecords(ours.directory).read().epochs == []
+    # Without epochs, such as a comparison: the result alone says it.
+    for run in (ours, theirs):
+        (run.directory / "metrics.jsonl").unlink(missing_ok=True)
+        RunRecords(run.directory).finish({"status": "finished"})
+    shutil.copy(theirs.directory / "result.json", ours.directory)
+    with pytest.raises(InvalidInput, match="to be of the data that run.json names"):
+        RunRecords(ours.directory).read()

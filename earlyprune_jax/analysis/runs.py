@@ -6,6 +6,7 @@ the last and the best. Pandas is imported on use: a process that trains needs no
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from earlyprune_jax.analysis import column_types
 from earlyprune_jax.analysis.column_types import Table, is_number
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
 from earlyprune_jax.metrics import PERCENT, Metric
-from earlyprune_jax.run_records import Recorded, RunRecords
+from earlyprune_jax.run_records import DATA, Recorded, RunRecords
 from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "validation", "test")
@@ -160,13 +161,14 @@ def read_runs(workdir: str | Path) -> Runs:
     configs: list[Mapping[str, Any]] = []
     primary = study.primary.column("test")
     floats = {*study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
-    rows, entries = [], {}
+    rows, entries, data = [], {}, {}
     for directory, run in itertools.chain(*read):
         with records.sound(directory):
             row, epochs = _row(directory, run, study), run.epochs
             for numbers in (row, *(epochs if row["kind"] == "trunk" else ())):
                 column_types.check(numbers, floats)
         run_config = row.pop("config", None) or {}
+        _require_same_data(directory, run, data)
         if run_config not in configs:
             configs.append(run_config)
         rows.append((row, configs.index(run_config)))
@@ -191,10 +193,25 @@ def read_runs(workdir: str | Path) -> Runs:
 
 def _read_records(workdir: Path, kind: str, checked: bool) -> Iterator[tuple[Path, Recorded]]:
     """Reads what each run of a kind has on record, one by one: all epochs at once are too much."""
-    for directory in (workdir / records.FOLDERS[kind]).glob("*/"):
+    for directory in records.run_directories(workdir, kind):
         run = RunRecords(directory, checked=checked).read()
         if run.description is not None:
             yield directory, run
+
+
+def _require_same_data(directory: Path, run: Recorded, data: dict[str, Any]) -> None:
+    """Refuses a run that was trained on other data than those before it of the same config.
+
+    Args:
+        directory: of the run.
+        run: what it has on record.
+        data: the config's section -> the digest of the data; takes that of the run.
+    """
+    described = run.description or {}
+    found, section = described.get(DATA), json.dumps(described.get("config", {}).get("data"))
+    if found is not None and found != data.setdefault(section, found):
+        allowed = f"to be trained on the data of the runs beside it ({DATA} {data[section]})"
+        raise unexpected("run", str(directory), allowed, records.REMEDY)
 
 
 def _row(directory: Path, run: Recorded, study: Study) -> dict[str, Any]:

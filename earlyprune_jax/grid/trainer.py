@@ -13,7 +13,7 @@ from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
 from earlyprune_jax.grid.plan import kept_epochs
 from earlyprune_jax.grid.study import BUDGETS, Study
-from earlyprune_jax.run_records import as_history
+from earlyprune_jax.run_records import DATA, as_history
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.training import budget, criteria, loop, measurement, multihost, retraining
 from earlyprune_jax.training import engine as engines
@@ -206,7 +206,8 @@ class Trainer:
         """Measures how alike the replicates of a cell have become."""
         study, engine = self.study, self.engine(comparison.setting)
         forks, own_records = comparison.forks(), study.records(comparison)
-        own_records.start(members.described(study.spec, comparison, comparison.fork_epoch, 0))
+        described = members.described(study.spec, comparison, comparison.fork_epoch, 0)
+        own_records.start(described | {DATA: self._digest(comparison)})
         for each, status in zip(forks, study.statuses(forks), strict=True):
             if status != "finished":
                 reason, for_now = f"{label(each)} {status}", bool(study.left(forks))
@@ -249,8 +250,8 @@ class Trainer:
         """Returns a run, ready to train, and says in run.json what it is."""
         study, engine, records = self.study, self.engine(run.setting), self.study.records(run)
         described = members.described(study.spec, run, first_epoch, training.num_epochs)
-        executions = self._executions(run, first_epoch)
-        records.start(described | more | {"executions": executions})
+        described |= {DATA: self._digest(run)}
+        records.start(described | more | {"executions": self._executions(run, first_epoch)})
         return loop.Run(
             engine,
             training,
@@ -263,6 +264,10 @@ class Trainer:
             end=functools.partial(self.callbacks.end, label(run)),
             **parts,
         )
+
+    def _digest(self, member: Member) -> str:
+        """Returns the digest of a member's data."""
+        return self._reader(self.study.at(member.setting).data).digest()
 
     def _executions(self, run: Run, first_epoch: int) -> list[dict[str, Any]]:
         """Returns under which signatures a run's epochs were trained, and its next ones will be."""
@@ -286,7 +291,6 @@ class Trainer:
         source = self._reader(spec.data)
         mean, std = data.normalisation(source, spec.data)
         described = {
-            "data_sha256": source.digest(),
             "mean": list(mean),
             "std": list(std),
             "signal_budget": f"{BUDGETS}/{self._budget_file(spec)}",
@@ -313,7 +317,7 @@ class Trainer:
             self.callbacks.say(f"{label(run)}: {start.sentence}")
         if start.epoch is None:
             described = members.described(study.spec, run, start.dense_epochs, 0)
-            own_records.start(described | start.described)
+            own_records.start(described | start.described | {DATA: self._digest(run)})
             for_now = bool(result and result["status"] == "failed")
             result = {"status": "skipped", "reason": start.sentence, "for_now": for_now}
             self._finish(run, result)

@@ -27,6 +27,7 @@ from orbax.checkpoint import v1 as ocp
 
 from earlyprune_jax import storage
 from earlyprune_jax.pruning.trees import path_name
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.validate import expected
 
 EPOCH = re.compile("0|[1-9][0-9]*")
@@ -105,6 +106,7 @@ class CheckpointStore:
         # Orbax takes absolute paths only.
         self.directory = directory.absolute()
         self._run = "/".join(self.directory.parts[-3:-1])
+        self._records = RunRecords(self.directory.parent)
 
     def epochs(self) -> list[int]:
         """Lists the epochs saved, ascending; interrupted saves are not among them."""
@@ -131,7 +133,7 @@ class CheckpointStore:
         storage.make_directory(self.directory)
         temporary = path.with_name(f"{path.name}.orbax-checkpoint-tmp")
         storage.refuse_link(temporary)
-        about = {"run": self._run, "epoch": epoch}
+        about = self._about(epoch)
         try:
             with storage.using(path), _quiet():
                 _write(str(path), tree, about | {"sha256": digest(tree, _name(about))})
@@ -198,6 +200,10 @@ class CheckpointStore:
         for epoch in set(self.epochs()).difference(epochs):
             storage.remove_directory(self._own(epoch))
 
+    def _about(self, epoch: int) -> dict[str, Any]:
+        """Says whose a checkpoint is; a run of the same name may be of other data elsewhere."""
+        return {"run": self._run, "epoch": epoch, "data": self._records.data() or ""}
+
     def _entries(self) -> list[Path]:
         with storage.using(self.directory):
             return list(self.directory.iterdir()) if self.directory.is_dir() else []
@@ -213,7 +219,7 @@ class CheckpointStore:
         return path
 
     def _read(self, epoch: int, template: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-        path, about = self._own(epoch), {"run": self._run, "epoch": epoch}
+        path, about = self._own(epoch), self._about(epoch)
         try:
             with storage.using(path), _alone(), _quiet():
                 if not all(each.is_file() or each.is_dir() for each in path.rglob("*")):
@@ -236,7 +242,7 @@ class CheckpointStore:
 
 
 def _name(about: dict[str, Any]) -> str:
-    return f"epoch {about['epoch']} of {about['run']}"
+    return f"epoch {about['epoch']} of {about['run']}, data {about['data'] or 'unknown'}"
 
 
 def _damaged(path: Path, allowed: str) -> CheckpointError:

@@ -76,10 +76,12 @@ def read(workdir: str | Path, swept: Swept | None = None) -> list[dict[str, Any]
     compared: dict[Place, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     problems: list[str] = []
     checked = records.study_id(Path(workdir)) is not None
-    for path in sorted(Path(workdir).glob("comparisons/*/run.json")):
+    for directory in records.run_directories(Path(workdir), "comparison"):
         try:
-            run = RunRecords(path.parent, checked=checked).read()
-            cell, rank, row = _read_one(path, run, swept or Swept())
+            run = RunRecords(directory, checked=checked).read()
+            if run.description is None:
+                continue
+            cell, rank, row = _read_one(directory / "run.json", run, swept or Swept())
         except InvalidInput as error:
             problems += error.problems
             continue
