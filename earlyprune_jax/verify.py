@@ -27,8 +27,8 @@ OF_STUDY = (records.CONFIG, records.STUDY, records.PLAN, records.ENVIRONMENT)
 DAMAGED = 1
 """Exit code."""
 REMEDY = (
-    "`earlyprune run` with the config and --workdir of the study sets damaged records aside and "
-    "makes them again; a checkpoint that it needs it makes again too."
+    "`earlyprune run` with the study's config and --workdir makes damaged runs again, from what is "
+    "sound, and plan.json; of other files each sentence says what to do."
 )
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earlyprune_jax import records, storage
+from earlyprune_jax import records
 from earlyprune_jax.analysis.column_types import is_number
 from earlyprune_jax.analysis.runs import read_study
 from earlyprune_jax.grid.locks import holder, is_held
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 FINISHED, RUNNING, BEGUN, DAMAGED = "finished", "running", "begun", "damaged"
@@ -168,16 +169,8 @@ def _state(directory: str, checked: bool) -> Found:
 
 def _ended(directory: str, checked: bool) -> Found | None:
     """Reads how a member has ended; None where there is no result.json."""
-    path = Path(directory, "result.json")
     try:
-        text = storage.read_text(path)
-        if text is None:
-            return None
-        result = records.parse_record(path, text, checked=checked)
-        return Found(str(result["status"]), result)
-    except storage.UnusableFile as error:
+        result = RunRecords(Path(directory), checked=checked).result()
+    except InvalidInput as error:
         return Found(DAMAGED, {"reason": str(error)})
-    except (InvalidInput, KeyError):
-        return Found(
-            DAMAGED, {"reason": f"result.json does not say how it ended. {records.REMEDY}"}
-        )
+    return Found(result["status"], result) if result else None
