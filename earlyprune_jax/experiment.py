@@ -7,14 +7,16 @@ checkpoints, or compares their replicates; `_finish` writes tables, figures and 
 
 import contextlib
 import errno
+import functools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
-from earlyprune_jax import tasks, triggers, workspace
+from earlyprune_jax import leaving, tasks, triggers, workspace
 from earlyprune_jax.analysis import formatting, results, summary
 from earlyprune_jax.analysis.runs import Table
 from earlyprune_jax.grid import locks, plan, scheduler, signature
@@ -104,6 +106,7 @@ def _train_prune_and_compare(
     In this process (`scheduler.work`), or in worker processes that do the same.
     """
     _tell_of_others(trainer, scope)
+    leaving.farewells[:] = [functools.partial(_leave_in_order, trainer.study.workdir)]
     with reporter.shown():
         if options.num_workers > 1:
             # Workers read the data themselves.
@@ -112,6 +115,12 @@ def _train_prune_and_compare(
             Pool(trainer.study, trainer.callbacks, options, deadline, scope).run()
         else:
             scheduler.work(trainer, asked_width=options.fork_width, scope=scope)
+
+
+def _leave_in_order(workdir: Path) -> None:
+    """Notes that what this process and its workers are at has not killed them."""
+    workers = (worker.pid for worker in leaving.children)
+    locks.forget_attempts(workdir, {os.getpid(), *workers})
 
 
 def _tell_of_others(trainer: Trainer, scope: Scope) -> None:

@@ -46,6 +46,9 @@ children: "list[subprocess.Popen[bytes]]" = []
 advice: list[str] = []
 """Said after "Interrupted."; a command that goes on when it is called again says so here."""
 
+farewells: list[Callable[[], None]] = []
+"""Called when a signal ends this process, for `PATIENCE_SECONDS` at most."""
+
 _actions: dict[int, Callable[[int], None]] = {}
 _pipe = -1
 
@@ -130,7 +133,21 @@ def heed(number: int) -> NoReturn:
         with contextlib.suppress(OSError):
             if text and select.select([], [stream], [], PATIENCE_SECONDS)[1]:
                 os.write(stream, text)
+    take_leave()
     leave(INTERRUPTED if is_interrupt else TERMINATED)
+
+
+def take_leave() -> None:
+    """Calls the `farewells`, and does not wait for a disk that does not answer."""
+
+    def call() -> None:
+        for farewell in farewells:
+            with contextlib.suppress(Exception):  # it was not needed
+                farewell()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
 
 
 def leave(code: int) -> NoReturn:

@@ -80,5 +80,8 @@ def test_a_stopped_process_goes_on_where_it_was_and_ends_the_same(
     (records,) = workdir.glob("trunks/*/metrics.jsonl")
     assert records.read_text().count("\n") == 2
     assert not list(workdir.glob("trunks/*/result.json"))
+    # Only a process that was killed counts as one that has died at its run.
+    was_told = how != signal.SIGKILL
+    assert was_told != bool(list(workdir.glob("trunks/*/attempts.json")))
     assert main.main(arguments(tiny_npz, workdir)) == 0
     assert metrics(workdir) == uninterrupted

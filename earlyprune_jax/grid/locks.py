@@ -9,8 +9,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,8 @@ from earlyprune_jax.validate import InvalidInput, unexpected
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 SECONDS_BETWEEN_TRIES = 0.001
+ATTEMPTS = "attempts.json"
+"""Says in a member's directory which process has begun it, and how often in a row that was."""
 
 
 class Locked(Exception):
@@ -95,14 +98,30 @@ def holders(workdir: Path) -> list[str]:
 
     Those that hold none at the moment, because they start or draw, are not seen.
     """
-    found = set[str]()
+    begun = (path for path in _begun(workdir) if is_held(path))
+    return sorted({holder(path) for path in begun} - {""})
+
+
+def forget_attempts(workdir: Path, processes: Collection[int]) -> None:
+    """Notes that members were left because somebody said so, not because they kill processes.
+
+    Args:
+        workdir: of the study.
+        processes: of this host, that leave.
+    """
+    own = {f"{platform.node()}:{process}" for process in processes}
+    for path in _begun(workdir):
+        if holder(path) in own:
+            storage.remove(path / ATTEMPTS)
+
+
+def _begun(workdir: Path) -> Iterator[Path]:
+    """Yields the directories of members at which a process is, or has died."""
     for folder in records.FOLDERS.values():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(workdir / folder):
-                is_open = entry.is_dir() and not os.path.lexists(f"{entry.path}/result.json")
-                if is_open and is_held(Path(entry.path)):
-                    found.add(holder(Path(entry.path)))
-    return sorted(found - {""})
+                if os.path.lexists(f"{entry.path}/{ATTEMPTS}"):
+                    yield Path(entry.path)
 
 
 def holder(directory: Path) -> str:
@@ -113,7 +132,7 @@ def holder(directory: Path) -> str:
         ''
     """
     with contextlib.suppress(OSError, InvalidInput):
-        attempts = records.read_json(directory / "attempts.json") or {}
+        attempts = records.read_json(directory / ATTEMPTS) or {}
         return str(attempts.get("process", ""))
     return ""
 

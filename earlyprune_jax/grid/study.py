@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from earlyprune_jax import storage
 from earlyprune_jax.grid import members, plan
-from earlyprune_jax.grid.locks import RunLocks, held
+from earlyprune_jax.grid.locks import ATTEMPTS, RunLocks, held
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
 from earlyprune_jax.grid.plan import Cell, Curve
 from earlyprune_jax.grid.search import wanted_cells
@@ -194,7 +194,7 @@ class Study:
         storage.remove(self._attempts(member))
 
     def _attempts(self, member: Member) -> Path:
-        return self.directory(member) / "attempts.json"
+        return self.directory(member) / ATTEMPTS
 
     def mend(self, member: Member, say: Callable[[str], None]) -> None:
         """Sets damaged records of a member aside, whose lock this process holds.

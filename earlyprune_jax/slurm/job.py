@@ -80,6 +80,7 @@ def carry_out(
         # One that was told to leave early may have been preempted.
         is_spent = not was_told or elapsed > LEAST_SHARE * limit or fruitless >= MOST_FRUITLESS
         if is_spent and not has_progressed:
+            leaving.take_leave()
             raise NoProgressError(
                 f"No epoch was finished (starts of job {job_id} in a row: {fruitless}), and nobody "
                 f"is left to train one, or {minutes} minutes are too short: raise --slurm.minutes, "
@@ -87,6 +88,7 @@ def carry_out(
             )
         told = f"Time is up, unfinished members: {len(after)}; job {job_id} is requeued."
         print(told, flush=True)
+        leaving.take_leave()
         _requeue(job_id)
         leaving.leave(leaving.DONE)
 

@@ -1,5 +1,6 @@
 """Locks on members: one holder at a time, free again when it dies."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from members import trunk
 
 from configs import digits
 from earlyprune_jax import config
-from earlyprune_jax.grid.locks import RunLocks, held
+from earlyprune_jax.grid.locks import RunLocks, forget_attempts, held
 from earlyprune_jax.grid.study import Study
+from earlyprune_jax.records import write_json
 
 HOLDER = """
     import sys, time
@@ -51,6 +53,19 @@ def test_waiting_for_a_lock_ends_when_it_is_released(tmp_path):
         pass
     with held(tmp_path):
         assert not RunLocks().take(tmp_path)
+
+
+def test_a_process_that_is_told_to_leave_has_not_died_and_others_attempts_stay(tmp_path):
+    study = Study(config.resolve(digits.get_config()), tmp_path)
+    own, other = trunk(), trunk(1)
+    for member in (own, other):
+        study.directory(member).mkdir(parents=True)
+    study.attempt(own, 0)
+    write_json(study.directory(other) / "attempts.json", {"process": "elsewhere:1"})
+    forget_attempts(tmp_path, {os.getpid() + 1})
+    assert study.has_attempts(own)
+    forget_attempts(tmp_path, {os.getpid()})
+    assert not study.has_attempts(own) and study.has_attempts(other)
 
 
 def test_attempts_count_only_those_that_got_nowhere(tmp_path):

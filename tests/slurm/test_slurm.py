@@ -1,4 +1,4 @@
-"""Studies on Slurm. What needs no cluster is in the default suite; the rest, in some six minutes,
+"""Studies on Slurm. What needs no cluster is in the default suite; the rest, in some four minutes,
 with
 
 apt-get install -y slurmctld slurmd slurm-client munge && \

@@ -9,7 +9,6 @@ see.
 """
 
 import csv
-import json
 import os
 import signal
 import socket
@@ -28,7 +27,9 @@ from waiting import LAST_RESORT_SECONDS, wait_until
 
 from earlyprune_jax import config, workspace
 from earlyprune_jax.grid import members as grid_members
+from earlyprune_jax.grid.study import MOST_ATTEMPTS
 from earlyprune_jax.records import write_json
+from earlyprune_jax.run_records import RunRecords
 
 pytestmark = pytest.mark.slow
 
@@ -111,11 +112,11 @@ def pair(
 
 
 def spoil(home: Path, npz: Path) -> None:
-    """Makes one fork fail: where its last checkpoint should go there is a file."""
+    """Makes one fork fail: by what is on record, every process that has tried it has died."""
     spec = config.resolve(tiny_experiment(npz), list(CHANGES.items()))
     directory = home / WORKDIR / grid_members.directory(spec, fork(2, "constant", replicate=1))
-    (directory / "checkpoints").mkdir(parents=True)
-    (directory / "checkpoints" / "4").write_text("in the way")
+    directory.mkdir(parents=True)
+    write_json(directory / "attempts.json", {"num_epochs": 0, "count": MOST_ATTEMPTS})
     write_json(home / WORKDIR / "config.json", spec.to_dict())
     write_json(home / WORKDIR / "study.json", {"format": workspace.FORMAT})
 
@@ -131,7 +132,7 @@ def table(home: Path, name: str = "results.csv") -> list[dict[str, str]]:
 
 def comparisons(home: Path) -> list[dict[str, Any]]:
     paths = sorted((home / WORKDIR).glob("comparisons/*/result.json"))
-    return [json.loads(path.read_text()) for path in paths]
+    return [RunRecords(path.parent).result() or {} for path in paths]
 
 
 def assert_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
