@@ -92,7 +92,8 @@ def parse_record(
     body, _, _ = text.rpartition(ENDING)
     # Compared as a whole: what stands behind a checksum is not covered by it.
     if text != seal(body, place(path, study)):
-        raise unexpected(str(path), start_of(text), "to match its checksum", remedy)
+        allowed = "to match its checksum" + " and be of this study.json" * bool(study)
+        raise unexpected(str(path), start_of(text), allowed, remedy)
     return value
 
 

@@ -82,7 +82,7 @@ class DataSpec:
 
     name: str = key(decides="data", names_code=True)
     data_dir: str = key(decides="execution")  # where the data lie is not what they are
-    num_classes: int = key(within(0), decides="data")
+    num_classes: int = key(within(0, 10**6), decides="data")
     train_fraction: float = key(fraction(open_low=True), decides="data")
     validation_fraction: float = key(fraction(open_high=True), decides="data")
     test_fraction: float = key(fraction(open_low=True), decides="data")

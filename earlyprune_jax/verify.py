@@ -8,12 +8,13 @@ of this version. What is being trained at the moment is not looked at.
 
 import argparse
 import functools
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from earlyprune_jax import records, validate
+from earlyprune_jax import records, storage, validate
 from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.formatting import plural
 from earlyprune_jax.grid.locks import is_held
@@ -66,6 +67,7 @@ def require(workdir: Path) -> None:
         InvalidInput: it is such a directory.
     """
     records.require_workdir(workdir)
+    records.read_of_study(workdir, records.CONFIG)
     if records.study_id(workdir) is None:
         allowed = "to be a study of this version"
         remedy = "It is of an earlier one, whose records have no checksums: nothing can be told."
@@ -83,6 +85,7 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
         What was checked -> how many of it.
     """
     counts: Counter[str] = Counter()
+    problems += _lock_problems(workdir)
     budgets = (f"signal_budgets/{path.name}" for path in workdir.glob("signal_budgets/*.json"))
     for name in (*OF_STUDY, *budgets):
         counts["record"] += 1
@@ -91,6 +94,7 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
                 problems.append(expected("file", str(workdir / name), "to exist", REMEDY))
     for kind in records.FOLDERS:
         for directory in records.run_directories(workdir, kind):
+            problems += _lock_problems(directory)
             if is_held(directory):
                 continue  # It is being written.
             counts["run"] += 1
@@ -107,6 +111,13 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
                 counts["checkpoint"] += 1
                 problems += filter(None, [problem])
     return counts
+
+
+def _lock_problems(directory: Path) -> list[str]:
+    """Checks that the file that is locked is one that can be."""
+    if not os.path.lexists(directory / ".lock"):
+        return []
+    return problems_of(lambda: storage.open_lock(directory, makes=False).close())
 
 
 def _not_begun(workdir: Path) -> Iterator[str]:

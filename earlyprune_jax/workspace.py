@@ -58,14 +58,19 @@ FlatSetting = tuple[tuple[str, str], ...]
 
 def check(workdir: Path, spec: RunSpec) -> list[str]:
     """Lists why this experiment cannot live in this directory; an absent or empty one is fine."""
-    remedy = "Choose another, or reach it by a link of another name."
-    if allowed := unusable_path(workdir):
-        return [expected("--workdir", str(workdir), allowed, remedy)]
+    if problems := _path_problems(workdir):
+        return problems
     try:
         return _check(workdir, spec)
     except OSError as error:
         allowed = f"to be a directory that can be read ({error.strerror})"
-        return [expected("--workdir", str(workdir), allowed, remedy)]
+        return [expected("--workdir", str(workdir), allowed, "Choose another.")]
+
+
+def _path_problems(workdir: Path) -> list[str]:
+    remedy = "Choose another, or reach it by a link of another name."
+    allowed = unusable_path(workdir)
+    return [expected("--workdir", str(workdir), allowed, remedy)] if allowed else []
 
 
 def _check(workdir: Path, spec: RunSpec) -> list[str]:
@@ -153,6 +158,7 @@ def require_code(workdir: str | Path | None, paths: Iterable[str]) -> None:
     Raises:
         InvalidInput: it has changed, or study.json cannot be read.
     """
+    refuse(_path_problems(Path(workdir)) if workdir else [])
     study = (read_of_study(Path(workdir), STUDY) if workdir else None) or {}
     code, modules = study.get("code", {}), study.get("modules", {})
     named = {

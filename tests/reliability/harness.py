@@ -63,7 +63,7 @@ def import_package(scratch: Path) -> None:
 def tables(workdir: Path) -> dict[str, list[dict[str, str]]]:
     """Reads every table of a workdir, times aside."""
     found = {}
-    for path in sorted(workdir.glob("*.csv")):
+    for path in filter(Path.is_file, sorted(workdir.glob("*.csv"))):
         with path.open(newline="", errors="replace") as file:
             rows = [
                 {k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)

@@ -17,10 +17,11 @@ NUM_IMPORTS = 1500
 """About how many modules `earlyprune run` imports."""
 IMPORTING = """
 import os, runpy, sys
+sys.argv[0] = "earlyprune"
 count = 0
 def hook(event, arguments):
     global count
-    if event == "import" and (count or arguments[0] == "earlyprune_jax.cli"):
+    if event == "import" and (count or arguments[0] == "earlyprune_jax"):
         count += 1
         if count == {number}:
             os.write(1, b"SENT")
