@@ -67,8 +67,9 @@ def require(workdir: Path) -> None:
         InvalidInput: it is such a directory.
     """
     records.require_workdir(workdir)
-    records.read_of_study(workdir, records.CONFIG)
     if records.study_id(workdir) is None:
+        # Where study.json alone is lost, this says so.
+        records.read_of_study(workdir, records.CONFIG)
         allowed = "to be a study of this version"
         remedy = "It is of an earlier one, whose records have no checksums: nothing can be told."
         raise unexpected("DIR", str(workdir), allowed, remedy)

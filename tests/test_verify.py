@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from earlyprune_jax import config, experiment, records, verify
+from earlyprune_jax import config, experiment, verify
 from earlyprune_jax.run_records import RunRecords
 from tests.tiny import tiny_experiment
 
@@ -80,6 +80,10 @@ def test_a_lost_run_is_counted_and_an_earlier_version_refused(workdir, capsys):
     shutil.rmtree(directory)
     assert verify.main([str(workdir)]) == 0
     assert "Of the planned runs 1 are not there" in capsys.readouterr().out
-    records.write_json(workdir / "study.json", {"format": 3})
+    (workdir / "study.json").unlink()
+    assert verify.main([str(workdir)]) == 2
+    assert "study.json' to exist" in capsys.readouterr().err
+    (workdir / "study.json").write_text('{"format": 3}')
+    (workdir / "config.json").write_text("{}")
     assert verify.main([str(workdir)]) == 2
     assert "of an earlier one" in capsys.readouterr().err
