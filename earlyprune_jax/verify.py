@@ -91,6 +91,7 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
     for name in (*OF_STUDY, *budgets):
         counts["record"] += 1
         with gathering(problems):
+            storage.refuse_link(workdir / name)
             if records.read_of_study(workdir, name) is None:
                 problems.append(expected("file", str(workdir / name), "to exist", REMEDY))
     for kind in records.FOLDERS:
@@ -99,6 +100,9 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             if is_held(directory):
                 continue  # It is being written.
             counts["run"] += 1
+            # What is read through a link is refused when it is to be written.
+            for name in records.OF_RUNS:
+                problems += problems_of(functools.partial(storage.refuse_link, directory / name))
             # Not among what tables are made of.
             attempts = functools.partial(records.read_json, directory / "attempts.json")
             problems += problems_of(attempts)
