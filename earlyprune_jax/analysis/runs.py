@@ -200,13 +200,8 @@ def _read_records(workdir: Path, kind: str, checked: bool) -> Iterator[tuple[Pat
 
 
 def _require_same_data(directory: Path, run: Recorded, data: dict[str, Any]) -> None:
-    """Refuses a run that was trained on other data than those before it of the same config.
-
-    Args:
-        directory: of the run.
-        run: what it has on record.
-        data: the config's section -> the digest of the data; takes that of the run.
-    """
+    """Refuses a run on other data than those before it of the same config; `data` holds the digest
+    of each config's data."""
     described = run.description or {}
     found, section = described.get(DATA), json.dumps(described.get("config", {}).get("data"))
     if found is not None and found != data.setdefault(section, found):
