@@ -213,7 +213,7 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
         leaving.advice.append("The same command goes on from the last saved epoch.")
         print(experiment.run(spec, workdir, options=options))
         code = experiment.exit_status(study)
-        if code == experiment.UNFINISHED:
+        if code == UNFINISHED:
             is_limited = options.max_minutes < math.inf
             reason = "Time is up." if is_limited else "Not all could be done: see above."
             print(f"{reason} The same command goes on from here.", file=sys.stderr)

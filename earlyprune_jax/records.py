@@ -111,12 +111,19 @@ def study_id(workdir: Path) -> str | None:
     Raises:
         InvalidInput: study.json is damaged.
     """
+    held, is_checked = _read_study(workdir)
+    return held.get("id", "") if held and is_checked else None
+
+
+def _read_study(workdir: Path) -> tuple[dict[str, Any] | None, bool]:
+    """Reads study.json, and whether the records of its format have checksums."""
     path = workdir / STUDY
-    held = read_json(path, remedy=STUDY_REMEDY, checked=False) or {}
-    number = held.get("format", 1)
-    if not isinstance(number, int) or number < CHECKED_FROM:
-        return None
-    return (read_json(path, remedy=STUDY_REMEDY) or {}).get("id", "")
+    text = storage.read_text(path)
+    if text is None:
+        return None, False
+    number = parse(text, str(path), STUDY_REMEDY).get("format", 1)
+    is_checked = isinstance(number, int) and number >= CHECKED_FROM
+    return parse_record(path, text, remedy=STUDY_REMEDY, checked=is_checked), is_checked
 
 
 def read_of_study(workdir: Path, name: str, *, remedy: str = STUDY_REMEDY) -> dict[str, Any] | None:
@@ -130,13 +137,13 @@ def read_of_study(workdir: Path, name: str, *, remedy: str = STUDY_REMEDY) -> di
     Returns:
         As `read_json`.
     """
+    if name == STUDY:
+        return _read_study(workdir)[0]
     path, study = workdir / name, study_id(workdir)
     if study is not None:
-        return read_json(path, remedy=remedy, study="" if name == STUDY else study)
+        return read_json(path, remedy=remedy, study=study)
     text = storage.read_text(path)
     held = None if text is None else parse(text, str(path), remedy)
-    if held and name == STUDY:
-        return read_json(path, remedy=remedy, checked=False)
     if held and "checksum" in held:
         raise InvalidInput([expected("file", str(workdir / STUDY), "to exist", STUDY_REMEDY)])
     return held
