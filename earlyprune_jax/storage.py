@@ -108,7 +108,7 @@ def using(path: Path) -> Iterator[None]:
         yield
     except (StorageError, UnusableFile):
         raise
-    except Exception as error:
+    except Exception as error:  # Orbax raises many types; what is not the storage's goes on
         if problem := StorageError.of(error, path):
             raise problem from error
         if _number(error) in FORBIDDEN:

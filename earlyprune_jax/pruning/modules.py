@@ -121,7 +121,7 @@ def in_evaluation() -> Iterator[None]:
     allowed = "to run in evaluation mode with these variables"
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the user's model: what it has not refused itself goes on
         flax, remedy = sys.modules.get("flax.errors"), ""
         if flax and isinstance(error, flax.FlaxError):
             is_nnx = isinstance(error, flax.TraceContextError)

@@ -267,7 +267,7 @@ def _quiet() -> Iterator[None]:
     sys.unraisablehook = _pass_on
     try:
         yield
-    except Exception:
+    except Exception:  # whatever it is, Orbax's threads may still speak of it
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         raise
     for log, level in levels.items():
