@@ -7,10 +7,10 @@ Sections of keys, as `RunSpec.to_dict` writes them. Lists stand for tuples, and 
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from earlyprune_jax import records
 from earlyprune_jax.spec_sections import SECTIONS
 from earlyprune_jax.validate import InvalidInput, unexpected
 
@@ -18,9 +18,6 @@ TOP_LEVEL = "to hold sections of keys, {SECTION: {KEY: VALUE, ...}, ...}"
 REMEDY = "The config.json of a workdir is one; configs of your own may be Python files instead."
 IGNORED = "checksum"
 """The key in which a record of a workdir holds its own sum."""
-
-_STRING = r'"(?:\\.|[^"\\])*"'
-_TOKEN = re.compile(rf"{_STRING}\s*:|{_STRING}|[{{}}]|NaN|-?Infinity")
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -38,15 +35,13 @@ def read(file: Path) -> dict[str, Any]:
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        values = json.loads(text)
-        flaw = _flaw(text)
+        values = json.loads(text, object_pairs_hook=_once, parse_constant=records.no_constant)
     except json.JSONDecodeError as error:
         flaw = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise _refused(file, f"to be JSON: {flaw}") from error
     except (OSError, ValueError, RecursionError) as error:
         # Bytes that are no text, a number of 5,000 digits, brackets in brackets in brackets.
-        flaw = f"{error}"
-    if flaw:
-        raise _refused(file, f"to be JSON: {flaw}")
+        raise _refused(file, f"to be JSON: {error}") from error
     if not isinstance(values, dict) or values.keys().isdisjoint(SECTIONS):
         raise _refused(file, TOP_LEVEL)
     values.pop(IGNORED, None)
@@ -59,29 +54,12 @@ def _refused(file: Path, allowed: str) -> InvalidInput:
     return unexpected("--config", str(file), allowed, REMEDY)
 
 
-def _flaw(text: str) -> str:
-    """Finds what JSON's reader lets through: a key that stands twice in its section, and numbers
-    that are none; "" where there is neither."""
-    keys: list[set[str]] = []
-    for token in _TOKEN.finditer(text):
-        word = token[0]
-        if word == "{":
-            keys.append(set())
-        elif word == "}":
-            keys.pop()
-        elif word[0] != '"':
-            return f"{word} is no number at {_place(text, token.start())}"
-        elif word[-1] == ":":
-            key = json.loads(word[:-1])
-            if key in keys[-1]:
-                return f"{key!r} stands twice, again at {_place(text, token.start())}"
-            keys[-1].add(key)
-    return ""
-
-
-def _place(text: str, index: int) -> str:
-    before = text[:index]
-    return f"line {before.count(chr(10)) + 1}, column {index - before.rfind(chr(10))}"
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of its keys; JSON's own reader takes the last of two that are equal."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]!r} stands twice in its section")
+    return dict(pairs)
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
