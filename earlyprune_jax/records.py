@@ -26,8 +26,8 @@ REMEDY = "Restore the file, or delete its directory: the same command then makes
 STUDY_REMEDY = "Restore the file, or choose another --workdir."
 BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
-CHECKED_FROM = 4
-"""The format of workdirs from which on every record has a checksum."""
+FORMAT = 4
+"""Of the files of a workdir; study.json holds it."""
 NUM_DIGITS = 16
 """Hexadecimal digits of a checksum, the first of a SHA-256."""
 ENDING = ',\n  "checksum": "'
@@ -46,15 +46,12 @@ def write_json(path: Path, value: dict[str, Any], *, study: str = "") -> None:
     storage.replace_file(path, seal(text, place(path, study)).encode())
 
 
-def read_json(
-    path: Path, *, remedy: str = REMEDY, checked: bool = True, study: str = ""
-) -> dict[str, Any] | None:
+def read_json(path: Path, *, remedy: str = REMEDY, study: str = "") -> dict[str, Any] | None:
     """Reads a record.
 
     Args:
         path: of the file.
         remedy: what to do about a damaged one, for the message.
-        checked: whether it must have a checksum; one that is there must be right in any case.
         study: the id of the study it belongs to.
 
     Returns:
@@ -78,17 +75,12 @@ def read_json(
     text = storage.read_text(path)
     if text is None:
         return None
-    return parse_record(path, text, remedy=remedy, checked=checked, study=study)
-
-
-def parse_record(
-    path: Path, text: str, *, remedy: str = REMEDY, checked: bool = True, study: str = ""
-) -> dict[str, Any]:
-    """Takes a record apart that has been read already; otherwise as `read_json`."""
     value = parse(text, str(path), remedy)
-    sealed = value.pop("checksum", None)
-    if sealed is None and not checked:
-        return value
+    if path.name == STUDY and (number := value.get("format")) != FORMAT:
+        allowed = f"to be {FORMAT}, that of this version"
+        remedy = "Use the version that made it, or train the study again in another --workdir."
+        raise unexpected(f"format in {path}", number, allowed, remedy)
+    value.pop("checksum", None)
     body, _, _ = text.rpartition(ENDING)
     # Compared as a whole: what stands behind a checksum is not covered by it.
     if text != seal(body, place(path, study)):
@@ -106,24 +98,15 @@ def study_id(workdir: Path) -> str | None:
     """Reads the id of a workdir's study, which its other records are sealed with.
 
     Returns:
-        None where there is no study, or one of an earlier version, whose records have no checksums.
+        None where no study has been begun.
 
     Raises:
-        InvalidInput: study.json is damaged.
+        InvalidInput: study.json is damaged, of another version, or lost while there are runs.
     """
-    held, is_checked = _read_study(workdir)
-    return held.get("id", "") if held and is_checked else None
-
-
-def _read_study(workdir: Path) -> tuple[dict[str, Any] | None, bool]:
-    """Reads study.json, and whether the records of its format have checksums."""
-    path = workdir / STUDY
-    text = storage.read_text(path)
-    if text is None:
-        return None, False
-    number = parse(text, str(path), STUDY_REMEDY).get("format", 1)
-    is_checked = isinstance(number, int) and number >= CHECKED_FROM
-    return parse_record(path, text, remedy=STUDY_REMEDY, checked=is_checked), is_checked
+    study = read_json(workdir / STUDY, remedy=STUDY_REMEDY)
+    if study is None and holds_study(workdir):
+        raise InvalidInput([expected("file", str(workdir / STUDY), "to exist", STUDY_REMEDY)])
+    return None if study is None else study.get("id", "")
 
 
 def read_of_study(workdir: Path, name: str, *, remedy: str = STUDY_REMEDY) -> dict[str, Any] | None:
@@ -135,18 +118,15 @@ def read_of_study(workdir: Path, name: str, *, remedy: str = STUDY_REMEDY) -> di
         remedy: as of `read_json`.
 
     Returns:
-        As `read_json`.
+        As `read_json`; None where no study has been begun.
+
+    Raises:
+        InvalidInput: as of `read_json` and of `study_id`.
     """
-    if name == STUDY:
-        return _read_study(workdir)[0]
-    path, study = workdir / name, study_id(workdir)
-    if study is not None:
-        return read_json(path, remedy=remedy, study=study)
-    text = storage.read_text(path)
-    held = None if text is None else parse(text, str(path), remedy)
-    if held and "checksum" in held:
-        raise InvalidInput([expected("file", str(workdir / STUDY), "to exist", STUDY_REMEDY)])
-    return held
+    study = study_id(workdir)
+    if study is None:
+        return None
+    return read_json(workdir / name, remedy=remedy, study="" if name == STUDY else study)
 
 
 def write_of_study(workdir: Path, name: str, value: dict[str, Any]) -> None:
@@ -186,7 +166,7 @@ def run_directories(workdir: Path, kind: str) -> list[Path]:
 
 
 def holds_study(workdir: Path) -> bool:
-    """Tells whether runs have been begun in a directory, by this version or an earlier one."""
+    """Tells whether a study has been begun in a directory."""
     return any((workdir / name).exists() for name in (STUDY, *FOLDERS.values()))
 
 
@@ -248,8 +228,9 @@ def start_of(text: str) -> str:
     return " ".join(text[:60].split())
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> Any:
+    """Refuses NaN and Infinity, for a reader of JSON."""
     raise ValueError(f"{name} is no number of JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(parse_constant=no_constant)

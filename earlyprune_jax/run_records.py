@@ -1,4 +1,5 @@
-"""What a run leaves on disk besides checkpoints: run.json, metrics.jsonl, result.json.
+"""What a run leaves on disk besides checkpoints: run.json, metrics.jsonl, result.json, and
+attempts.json, which says which process has begun it and how often in a row that was.
 
 The one place that reads and writes these files, for the engine and for the analysis. The lines of
 metrics.jsonl are chained: each continues the checksum of the line before, so one that was lost,
@@ -6,10 +7,10 @@ doubled or moved is found too; result.json holds the last of them.
 """
 
 import contextlib
-import functools
 import json
 import math
 import os
+import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,6 @@ ENDING = ', "checksum": "'
 """What comes before the checksum of a line."""
 LAST = "metrics_checksum"
 """The key of result.json that holds the checksum of the last epoch's line."""
-SINCE_CHECKSUMS = "executions"
-"""A key that run.json has had as long as records have had checksums."""
 DATA = "data_sha256"
 """The key of run.json, of the first epoch's line and of result.json that says which data they are
 of: a run of the same name may have been trained on others elsewhere."""
@@ -80,12 +79,16 @@ def seal(text: str, checksum: str) -> str:
     return f'{text}{ENDING}{checksum}"}}'
 
 
+def process_name(process: int) -> str:
+    """Names a process of this host among those of all hosts: HOST:PROCESS."""
+    return f"{platform.node()}:{process}"
+
+
 class RunRecords:
     """The records of one run directory; one JSON line an epoch, flushed to the disk.
 
     Args:
         directory: of the run.
-        checked: whether its records must have checksums; see `records.study_id`.
 
     Example:
         >>> import tempfile
@@ -95,9 +98,10 @@ class RunRecords:
         ([{'epoch': 1, 'test_accuracy': 0.5}], None)
     """
 
-    def __init__(self, directory: Path, *, checked: bool = True):
-        self.directory, self._checked = directory, checked
+    def __init__(self, directory: Path):
+        self.directory = directory
         self._metrics = directory / "metrics.jsonl"
+        self._attempts = directory / "attempts.json"
         # The checksum that the next line continues, once it is known.
         self._last: str | None = None
 
@@ -159,12 +163,10 @@ class RunRecords:
         """Reads a line.
 
         Returns:
-            Its entry and its checksum; that of the line before if it has none.
+            Its entry and its checksum.
         """
         entry = records.parse(line, self._line(index))
-        sealed = entry.pop("checksum", None)
-        if sealed is None and not self._checked:
-            return entry, before
+        entry.pop("checksum", None)
         text, _, _ = line.rpartition(ENDING)
         checksum = records.checksum(before, text)
         # Compared as a whole: what stands behind a checksum is not covered by it.
@@ -237,7 +239,7 @@ class RunRecords:
 
     def _result(self) -> dict[str, Any] | None:
         path = self.directory / "result.json"
-        result = records.read_json(path, checked=self._checked)
+        result = records.read_json(path)
         if result is None and self.has_ended():
             raise unexpected("record", str(path), "to be a file", "It is a link to nothing.")
         if result is not None and result.get("status") not in STATUSES:
@@ -252,12 +254,7 @@ class RunRecords:
 
     def description(self) -> dict[str, Any] | None:
         """Reads what `start` has said; None before it has."""
-        held = records.read_json(self.directory / "run.json", checked=self._checked)
-        if held and SINCE_CHECKSUMS in held and not self._checked:
-            # Whatever has become of study.json.
-            self._checked = True
-            return self.description()
-        return held
+        return records.read_json(self.directory / "run.json")
 
     def forget_result(self) -> None:
         """Takes back `finish`: the run goes on from where it is."""
@@ -267,6 +264,43 @@ class RunRecords:
         """Marks the run as ended: it will not be trained again."""
         sealed = result | {LAST: self._chained()} | ({DATA: data} if (data := self.data()) else {})
         records.write_json(self.directory / "result.json", sealed)
+
+    def attempts(self) -> dict[str, Any] | None:
+        """Reads who works on the run now, or has died working on it; None where nobody does."""
+        return records.read_json(self._attempts)
+
+    def has_attempts(self) -> bool:
+        """Tells whether there are any, without reading them."""
+        return os.path.lexists(self._attempts)
+
+    def attempt(self, num_epochs: int) -> int:
+        """Notes that this process begins the run with so many epochs on record.
+
+        A count that grows while the epochs stay the same tells of a run that kills its process.
+
+        Returns:
+            How often it has been begun there, in a row.
+        """
+        last = self.attempts() or {}
+        count = last.get("count", 0) + 1 if last.get("num_epochs") == num_epochs else 1
+        begun = {"num_epochs": num_epochs, "count": count, "process": process_name(os.getpid())}
+        records.write_json(self._attempts, begun)
+        return count
+
+    def forget_attempts(self) -> None:
+        """Notes that the run was left in an orderly way."""
+        storage.remove(self._attempts)
+
+    def holder(self) -> str:
+        """Returns which process has begun the run, as `process_name`; empty if that is not known.
+
+        Example:
+            >>> RunRecords(Path("no/such/run")).holder()
+            ''
+        """
+        with contextlib.suppress(OSError, InvalidInput):
+            return str((self.attempts() or {}).get("process", ""))
+        return ""
 
     def read(self) -> "Recorded":
         """Reads all records of the run, and checks that they belong together.
@@ -283,13 +317,13 @@ class RunRecords:
             missing = str(self.directory / "run.json")
             raise InvalidInput([expected("file", missing, "to exist", records.REMEDY)])
         first = (described or {}).get("first_epoch")
-        if self._checked and entries and entries[0]["epoch"] - 1 != first:
+        if entries and entries[0]["epoch"] - 1 != first:
             allowed = f"to be the epoch after first_epoch={first} of run.json"
             raise unexpected(self._line(0), entries[0]["epoch"], allowed, records.REMEDY)
         self._require_data(
             str(self.directory / "result.json"), (result or {}).pop(DATA, None), data
         )
-        if result and result.pop(LAST, self._chained()) != self._chained():
+        if result and result.pop(LAST, None) != self._chained():
             allowed = "to hold the epochs after which result.json was written"
             raise unexpected(str(self._metrics), f"{len(entries)} lines", allowed, records.REMEDY)
         return Recorded(described, entries, result)
@@ -313,8 +347,7 @@ class RunRecords:
         if problem:
             storage.set_aside(self._metrics)
             self._keep(lines)
-        attempts = functools.partial(records.read_json, self.directory / "attempts.json")
-        readers = {"run.json": self.description, "attempts.json": attempts}
+        readers = {"run.json": self.description, "attempts.json": self.attempts}
         # What all say together comes last: a result of other epochs is not to be believed.
         for name, read in (readers | {"result.json": self.read}).items():
             if found := problems_of(read):

@@ -21,7 +21,7 @@ from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.status import reading
 from earlyprune_jax.training.checkpoint import CheckpointStore
-from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of
 
 OF_STUDY = (records.CONFIG, records.STUDY, records.PLAN, records.ENVIRONMENT)
 """The records that every workdir has."""
@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
     workdir, problems = Path(parser().parse_args(arguments).workdir), list[str]()
 
     def report() -> str:
-        require(workdir)
+        records.require_workdir(workdir)
+        records.study_id(workdir)
         print(f"Checking {workdir} ...", file=sys.stderr, flush=True)
         counts = verify(workdir, problems)
         counted = formatting.listed([plural(number, kind) for kind, number in counts.items()])
@@ -58,21 +59,6 @@ def main(arguments: list[str]) -> int:
         return "\n".join([*lines, f"Checked: {counted}. {found}", *_not_begun(workdir)])
 
     return validate.answer(report) or DAMAGED * bool(problems)
-
-
-def require(workdir: Path) -> None:
-    """Refuses what holds no study, and one of an earlier version, whose records have no checksums.
-
-    Raises:
-        InvalidInput: it is such a directory.
-    """
-    records.require_workdir(workdir)
-    if records.study_id(workdir) is None:
-        # Where study.json alone is lost, this says so.
-        records.read_of_study(workdir, records.CONFIG)
-        allowed = "to be a study of this version"
-        remedy = "It is of an earlier one, whose records have no checksums: nothing can be told."
-        raise unexpected("DIR", str(workdir), allowed, remedy)
 
 
 def verify(workdir: Path, problems: list[str]) -> Counter[str]:
@@ -104,10 +90,10 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             for name in records.OF_RUNS:
                 problems += problems_of(functools.partial(storage.refuse_link, directory / name))
             # Not among what tables are made of.
-            attempts = functools.partial(records.read_json, directory / "attempts.json")
-            problems += problems_of(attempts)
+            run = RunRecords(directory)
+            problems += problems_of(run.attempts)
             with gathering(problems):
-                problems += _origin_problems(workdir, RunRecords(directory).read())
+                problems += _origin_problems(workdir, run.read())
             store = CheckpointStore(directory / "checkpoints")
             if store.epochs() and not (directory / "run.json").exists():
                 lost = expected("file", str(directory / "run.json"), "to exist", records.REMEDY)

@@ -23,10 +23,11 @@ from earlyprune_jax.records import (
     CONFIG,
     ENVIRONMENT,
     FOLDERS,
+    FORMAT,
     NUM_DIGITS,
     PLAN,
     STUDY,
-    holds_study,
+    STUDY_REMEDY,
     read_json,
     read_of_study,
     write_of_study,
@@ -40,10 +41,6 @@ PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
     *("numpy", "tensorflow-datasets", "scikit-learn"),
 )
-FORMAT = 4
-"""Of the files of a workdir; study.json holds it."""
-READ_BY = {1: "99b1f4c", 2: "33e6c4f", 3: "a25ae77"}
-"""Earlier format -> the last commit that goes on with it."""
 ENV_REMEDY = "Delete this file alone: it says which sessions have worked here, and no number."
 OWN_FILES = (
     *results.TABLES,
@@ -79,25 +76,16 @@ def _check(workdir: Path, spec: RunSpec) -> list[str]:
 
     if workdir.exists() and not workdir.is_dir():
         return refused("to be a directory", "It is a file.")
+    if not (workdir / STUDY).exists():
+        found = [name for name in (CONFIG, *OWN_FILES) if (workdir / name).exists()]
+        allowed = f"to hold none of {', '.join(found)} without a study.json"
+        remedy = "They would be overwritten: choose another, or restore study.json if it is lost."
+        return refused(allowed, remedy) if found else []
     study, config = read_of_study(workdir, STUDY) or {}, read_of_study(workdir, CONFIG)
-    has_runs = any((workdir / name).exists() for name in FOLDERS.values())
-    if config is None and "id" in study and not has_runs:
+    if config is None and not any((workdir / name).exists() for name in FOLDERS.values()):
         return []  # Of a session that was killed between its first two writes.
     if config is None:
-        foreign = [name for name in OWN_FILES if (workdir / name).exists()]
-        allowed = f"to hold none of {', '.join(foreign)} without a config.json"
-        return refused(allowed, "They would be overwritten: choose another.") if foreign else []
-    if not holds_study(workdir) or not all(isinstance(part, dict) for part in config.values()):
-        remedy = "It is no workdir: choose another directory."
-        return refused("to hold no config.json of another program", remedy)
-    if (number := study.get("format", 1)) != FORMAT:
-        reader = f" (or commit {READ_BY[number]})" if number in READ_BY else ""
-        remedy = (
-            f"Choose another --workdir{reader} to train. Its tables can still be read: "
-            f"earlyprune rules {workdir}, or earlyprune compare."
-        )
-        allowed = f"to be of format {FORMAT}, that of this version; it is of format {number}"
-        return refused(allowed, remedy)
+        return [expected("file", str(workdir / CONFIG), "to exist", STUDY_REMEDY)]
     then, now = _settings(config, study), _settings(spec.to_dict())
     differing = _differing_keys(then, now)
     remedy = (

@@ -392,7 +392,7 @@ def test_changed_data_under_the_same_name_are_refused(copied):
 
 def test_files_that_are_not_its_own_are_not_overwritten(finished, tmp_path):
     (tmp_path / "results.csv").write_text("precious")
-    with pytest.raises(InvalidInput, match="results.csv without a config.json"):
+    with pytest.raises(InvalidInput, match="results.csv without a study.json"):
         experiment.run(finished[0], tmp_path, quiet())
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 

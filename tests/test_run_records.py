@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from earlyprune_jax import records
-from earlyprune_jax.run_records import LAST, RunRecords
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.validate import InvalidInput
 
 
@@ -126,19 +126,6 @@ def test_a_workdir_that_was_moved_is_sound(run, tmp_path):
     assert len(RunRecords(tmp_path / "elsewhere" / "forks" / "one").read().epochs) == 6
 
 
-def test_a_run_of_an_earlier_version_has_no_checksums_and_may_be_read_only(run):
-    for name in ("run.json", "result.json"):
-        value = records.read_json(run.directory / name) or {}
-        value.pop(LAST, None)
-        (run.directory / name).write_text(json.dumps(value))
-    entries = run.epochs()
-    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    (run.directory / "metrics.jsonl").write_text(lines)
-    assert RunRecords(run.directory, checked=False).read().epochs == entries
-    with pytest.raises(InvalidInput, match="line 1"):
-        RunRecords(run.directory).epochs()
-
-
 def test_a_record_that_is_no_file_is_refused_and_not_set_aside(run):
     (run.directory / "result.json").unlink()
     (run.directory / "result.json").mkdir()
@@ -148,9 +135,9 @@ def test_a_record_that_is_no_file_is_refused_and_not_set_aside(run):
 
 def test_a_study_record_may_be_moved_but_stands_for_no_other(tmp_path):
     records.write_json(tmp_path / "plan.json", {"cells": []})
-    shutil.copy(tmp_path / "plan.json", tmp_path / "study.json")
-    with pytest.raises(InvalidInput, match=r"study.json.* checksum"):
-        records.read_json(tmp_path / "study.json")
+    shutil.copy(tmp_path / "plan.json", tmp_path / "env.json")
+    with pytest.raises(InvalidInput, match=r"env.json.* checksum"):
+        records.read_json(tmp_path / "env.json")
     (tmp_path / "forks" / "deep").mkdir(parents=True)
     moved = (tmp_path / "plan.json").rename(tmp_path / "forks" / "deep" / "plan.json")
     assert records.read_json(moved) == {"cells": []}

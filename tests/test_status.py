@@ -79,7 +79,7 @@ def test_members_are_counted_by_how_they_stand(begin, capsys):
     end(study, failed, status="failed", reason="RuntimeError: out of memory")
     with RunLocks() as locks:
         locks.take(study.directory(second))
-        study.attempt(second, 0)
+        study.records(second).attempt(0)
         study.directory(forks(study, 3)[0]).mkdir(parents=True)
         text = shown(study, capsys)
     assert text[:2] == [
@@ -133,7 +133,7 @@ def test_time_left_is_seconds_an_epoch_times_epochs_left_shared_by_processes(beg
     assert shown(study, capsys)[-1] == f"{about} for one process, but none is at work."
     with RunLocks() as locks:
         locks.take(study.directory(second))
-        study.attempt(second, 0)
+        study.records(second).attempt(0)
         half = f"Time left: about {duration(60 * (minutes - 20))} for the process at work."
         assert shown(study, capsys)[-1] == half
         assert locks.take(other := study.directory(forks(study, 3)[0]))
@@ -161,32 +161,6 @@ def test_members_of_a_larger_grid_before_are_counted_apart(begin, capsys):
         end(study, fork)
     text = shown(begin(("fork.epochs", "1")), capsys)
     assert text[1:3] == ["forks        2 of 4 done, 2 left", f"{'':<12} 2 more, of earlier grids"]
-
-
-def test_an_earlier_version_is_told_as_far_as_its_directories_tell(tmp_path, capsys):
-    for name in ("trunks/seed-0", "forks/seed-0_epoch-2_magnitude_global_s0.9_paper_a_r0"):
-        (tmp_path / name).mkdir(parents=True)
-    write_json(tmp_path / "trunks/seed-0/result.json", {"status": "finished", "epoch": 4})
-    assert main([str(tmp_path)]) == 0
-    text = capsys.readouterr().out.splitlines()
-    assert text[:2] == ["trunks       1 done", "forks        0 done, 1 left (1 interrupted)"]
-    assert "How many are planned is not known: there is no plan.json." in text
-    assert any(line.endswith("neither metrics nor time: 1, left out below.") for line in text)
-
-
-def test_runs_of_an_earlier_version_are_counted_and_left_out_of_means_and_times(begin, capsys):
-    study = begin()
-    silent = {"status": "finished", "epoch": 4}
-    for trunk in trunks(study):
-        end(study, trunk)
-    first, second = forks(study, 1)
-    end(study, second, test=0.75)
-    write_json(study.directory(second) / "result.json", silent)
-    text = shown(study, capsys)
-    assert any(line.endswith("neither metrics nor time: 1, left out below.") for line in text)
-    assert text[-1].endswith("until one of the forks has finished and says how long it took.")
-    end(study, first, test=0.75)
-    assert f"  {ROW}  at 1     75.00 %  (n = 1 of 2)" in shown(study, capsys)
 
 
 def test_a_trunk_that_its_trigger_has_stopped_is_not_shown_as_dense(begin, capsys):

@@ -4,9 +4,8 @@ earlyprune compare runs/first runs/second [--output DIR]
 
 The workdir is one more axis of the runs, and so is every key in which the configs differ: the table
 of forks and the main figure are those of one workdir. Writes compare.csv, one row per workdir and
-curve, and figures/compare.png and .svg (of many settings one each, named after it). Workdirs of
-this version and of earlier ones may be mixed. In compare.csv metrics are in their own unit,
-percents as fractions.
+curve, and figures/compare.png and .svg (of many settings one each, named after it). In
+compare.csv metrics are in their own unit, percents as fractions.
 """
 
 import argparse

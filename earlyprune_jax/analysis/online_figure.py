@@ -101,7 +101,7 @@ def _draw_run(
     has_fired = run.fired_epoch is not None
     end = run.fired_epoch if has_fired else run.fork_epoch
     dense = _points(curve, curve.setting.histories.get(run.trunk_seed, ()))
-    pruned = _points(curve, RunRecords(folder, checked=False).epochs(), later=end - run.fork_epoch)
+    pruned = _points(curve, RunRecords(folder).epochs(), later=end - run.fork_epoch)
     if not pruned:
         return
     # A network pruned before its first epoch has no value before.

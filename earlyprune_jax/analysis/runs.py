@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from earlyprune_jax import records
 from earlyprune_jax.analysis import column_types
 from earlyprune_jax.analysis.column_types import Table, is_number
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
-from earlyprune_jax.metrics import PERCENT, Metric
+from earlyprune_jax.metrics import Metric
 from earlyprune_jax.run_records import DATA, Recorded, RunRecords
 from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "validation", "test")
-EARLIER_NAMES = {"rule": "retraining", "rules": "retraining"}
 LOSS = Metric("loss", "nats", larger_is_better=False)
 KINDS = ("trunk", "fork", "online")
 ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
@@ -138,7 +137,7 @@ def axes_of(swept: Swept) -> tuple[str, ...]:
 
 
 def read_runs(workdir: str | Path) -> Runs:
-    """Reads every run of a workdir, of this version or of an earlier one.
+    """Reads every run of a workdir.
 
     Any of `trunks`, `forks` and `online` may be absent, and so may be the records of a run that has
     just begun. The last line of metrics.jsonl may be torn (a crash while writing) and is then
@@ -155,9 +154,8 @@ def read_runs(workdir: str | Path) -> Runs:
         0
     """
     config = read_config(workdir)
-    checked = records.study_id(Path(workdir)) is not None
-    read = [_read_records(Path(workdir), kind, checked) for kind in KINDS]
-    study = read_study(workdir) or recorded_study(_first_entries(Path(workdir), checked))
+    read = [_read_records(Path(workdir), kind) for kind in KINDS]
+    study = read_study(workdir) or Study((LOSS,), LOSS)
     configs: list[Mapping[str, Any]] = []
     primary = study.primary.column("test")
     floats = {*study.columns, f"best_{primary}", f"validation_epoch_{primary}"}
@@ -191,10 +189,10 @@ def read_runs(workdir: str | Path) -> Runs:
     return Runs(study, config, swept, frame, entries)
 
 
-def _read_records(workdir: Path, kind: str, checked: bool) -> Iterator[tuple[Path, Recorded]]:
+def _read_records(workdir: Path, kind: str) -> Iterator[tuple[Path, Recorded]]:
     """Reads what each run of a kind has on record, one by one: all epochs at once are too much."""
     for directory in records.run_directories(workdir, kind):
-        run = RunRecords(directory, checked=checked).read()
+        run = RunRecords(directory).read()
         if run.description is not None:
             yield directory, run
 
@@ -283,18 +281,11 @@ def best_entry(
 
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
     """Reads the resolved config {section: {key: value}}; empty where config.json is absent."""
-    config = records.read_of_study(Path(workdir), records.CONFIG) or {}
-    sections = config.items()
-    return {name: with_current_names(keys) for name, keys in sections if isinstance(keys, dict)}
-
-
-def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames what earlier versions called otherwise."""
-    return {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
+    return records.read_of_study(Path(workdir), records.CONFIG) or {}
 
 
 def read_study(workdir: str | Path) -> Study | None:
-    """Reads study.json; None for a workdir of an earlier version, which has none.
+    """Reads study.json; None where no study has been begun.
 
     Raises:
         InvalidInput: the file does not name metrics and the primary one.
@@ -318,26 +309,8 @@ def read_study(workdir: str | Path) -> Study | None:
     return Study(metrics, primary, held.get("folder"), code)
 
 
-def recorded_study(entries: Iterable[Mapping[str, Any]]) -> Study:
-    """Tells the metrics of a workdir without study.json from what its runs have recorded.
-
-    Earlier versions trained classifiers only: a loss in nats, and fractions shown in percent, of
-    which the first is the primary one.
-
-    Example:
-        >>> entry = {"epoch": 1, "train_loss": 0.1, "train_seconds": 2.0, "test_f1": 0.9}
-        >>> study = recorded_study([entry])
-        >>> study.primary, study.columns[-2:]
-        (Metric(name='f1', unit='%', larger_is_better=True), ('test_loss', 'test_f1'))
-    """
-    parts = (column.partition("_") for entry in entries for column in entry)
-    names = dict.fromkeys(name for split, _, name in parts if split in SPLITS)
-    others = [Metric(name, PERCENT) for name in names if name not in ("", "seconds", LOSS.name)]
-    return Study((LOSS, *others), others[0] if others else LOSS)
-
-
 def _described(path: Path, held: Mapping[str, Any]) -> dict[str, Any]:
-    described = with_current_names(held)
+    described = dict(held)
     forks = ("fork_epoch", *CURVE, "replicate") if described.get("kind") == "fork" else ()
     missing = [name for name in (*NEEDED, *forks) if described.get(name) is None]
     if missing:
@@ -348,13 +321,6 @@ def _described(path: Path, held: Mapping[str, Any]) -> dict[str, Any]:
         allowed = f"to be one of {', '.join(KINDS)}"
         raise unexpected(f"kind in {path}", described["kind"], allowed, records.REMEDY)
     return described
-
-
-def _first_entries(workdir: Path, checked: bool) -> Iterator[dict[str, Any]]:
-    """Yields the first epoch of a run of each kind that has one."""
-    for kind in KINDS:
-        epochs = (run.epochs for _, run in _read_records(workdir, kind, checked))
-        yield from next(filter(None, epochs), [])[:1]
 
 
 def _numbers(

@@ -9,19 +9,17 @@ import contextlib
 import errno
 import fcntl
 import os
-import platform
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from earlyprune_jax import records, storage
+from earlyprune_jax.run_records import RunRecords, process_name
 from earlyprune_jax.validate import InvalidInput, unexpected
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 SECONDS_BETWEEN_TRIES = 0.001
-ATTEMPTS = "attempts.json"
-"""Says in a member's directory which process has begun it, and how often in a row that was."""
 
 
 class Locked(Exception):
@@ -98,8 +96,8 @@ def holders(workdir: Path) -> list[str]:
 
     Those that hold none at the moment, because they start or draw, are not seen.
     """
-    begun = (path for path in _begun(workdir) if is_held(path))
-    return sorted({holder(path) for path in begun} - {""})
+    begun = (run for run in _begun(workdir) if is_held(run.directory))
+    return sorted({run.holder() for run in begun} - {""})
 
 
 def forget_attempts(workdir: Path, processes: Collection[int]) -> None:
@@ -109,32 +107,19 @@ def forget_attempts(workdir: Path, processes: Collection[int]) -> None:
         workdir: of the study.
         processes: of this host, that leave.
     """
-    own = {f"{platform.node()}:{process}" for process in processes}
-    for path in _begun(workdir):
-        if holder(path) in own:
-            storage.remove(path / ATTEMPTS)
+    own = {process_name(process) for process in processes}
+    for run in _begun(workdir):
+        if run.holder() in own:
+            run.forget_attempts()
 
 
-def _begun(workdir: Path) -> Iterator[Path]:
-    """Yields the directories of members at which a process is, or has died."""
+def _begun(workdir: Path) -> Iterator[RunRecords]:
+    """Yields the members at which a process is, or has died."""
     for folder in records.FOLDERS.values():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(workdir / folder):
-                if os.path.lexists(f"{entry.path}/{ATTEMPTS}"):
-                    yield Path(entry.path)
-
-
-def holder(directory: Path) -> str:
-    """Returns which process has begun a member, HOST:PROCESS; empty where that is not known.
-
-    Example:
-        >>> holder(Path("no/such/member"))
-        ''
-    """
-    with contextlib.suppress(OSError, InvalidInput):
-        attempts = records.read_json(directory / ATTEMPTS) or {}
-        return str(attempts.get("process", ""))
-    return ""
+                if (run := RunRecords(Path(entry.path))).has_attempts():
+                    yield run
 
 
 def _try(file: IO[Any], kind: int) -> bool:

@@ -136,7 +136,7 @@ def _take(
             pending.remove(member)
             continue
         # One at which a process has died may be to blame: it trains alone.
-        is_suspect = study.has_attempts(member)
+        is_suspect = study.records(member).has_attempts()
         if taken and (is_suspect or _shape(study, member) != shape):
             continue
         # Forks of one epoch ask once per look.
@@ -208,13 +208,14 @@ def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:
         return True
     finally:
         for member in taken:
-            trainer.study.forget_attempts(member)
+            trainer.study.records(member).forget_attempts()
 
 
 def _may_try(trainer: Trainer, member: Member) -> bool:
     """Notes the attempt; a member at which too many processes have died has failed."""
-    num_epochs = trainer.study.records(member).num_sound()
-    if trainer.study.attempt(member, num_epochs) <= MOST_ATTEMPTS:
+    run = trainer.study.records(member)
+    num_epochs = run.num_sound()
+    if run.attempt(num_epochs) <= MOST_ATTEMPTS:
         return True
     where = f"after its epoch {num_epochs}" if num_epochs else "before its first epoch"
     _fail(trainer, member, f"{MOST_ATTEMPTS} processes died one after another {where}", "")

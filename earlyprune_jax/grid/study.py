@@ -7,16 +7,13 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import os
-import platform
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from earlyprune_jax import storage
 from earlyprune_jax.grid import members, plan
-from earlyprune_jax.grid.locks import ATTEMPTS, RunLocks, held
+from earlyprune_jax.grid.locks import RunLocks, held
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
 from earlyprune_jax.grid.plan import Cell, Curve
 from earlyprune_jax.grid.search import wanted_cells
@@ -25,9 +22,7 @@ from earlyprune_jax.records import (
     BUDGET_REMEDY,
     FOLDERS,
     STUDY,
-    read_json,
     read_of_study,
-    write_json,
     write_of_study,
 )
 from earlyprune_jax.run_records import RunRecords
@@ -169,32 +164,6 @@ class Study:
             return True
         # A fork need not wait for the end of its trunk, only for its checkpoint.
         return member.fork_epoch is not None and self.store(trunk).has(member.fork_epoch)
-
-    def has_attempts(self, member: Member) -> bool:
-        """Tells whether a process works on a member now, or has died working on it."""
-        return self._attempts(member).is_file()
-
-    def attempt(self, member: Member, num_epochs: int) -> int:
-        """Notes that this process begins a member with so many epochs on record.
-
-        A count that grows while the epochs stay the same tells of a member that kills its process.
-
-        Returns:
-            How often it has been begun there, in a row.
-        """
-        last = read_json(self._attempts(member)) or {}
-        count = last.get("count", 0) + 1 if last.get("num_epochs") == num_epochs else 1
-        process = f"{platform.node()}:{os.getpid()}"
-        begun = {"num_epochs": num_epochs, "count": count, "process": process}
-        write_json(self._attempts(member), begun)
-        return count
-
-    def forget_attempts(self, member: Member) -> None:
-        """Notes that a member was left in an orderly way."""
-        storage.remove(self._attempts(member))
-
-    def _attempts(self, member: Member) -> Path:
-        return self.directory(member) / ATTEMPTS
 
     def mend(self, member: Member, say: Callable[[str], None]) -> None:
         """Sets damaged records of a member aside, whose lock this process holds.

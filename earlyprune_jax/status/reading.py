@@ -1,7 +1,7 @@
 """What a workdir says of its members: at one look, while it may be written.
 
 Looks at names and at every result.json, besides plan.json and study.json, and writes nothing: a
-read-only copy will do. A workdir of an earlier version has no plan.json.
+read-only copy will do.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from earlyprune_jax import records
 from earlyprune_jax.analysis.column_types import is_number
 from earlyprune_jax.analysis.runs import read_study
-from earlyprune_jax.grid.locks import holder, is_held
+from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.validate import InvalidInput, unexpected
@@ -66,7 +66,7 @@ class Status:
     """A workdir at one moment.
 
     Attributes:
-        metric: that runs are compared by; None where study.json does not say.
+        metric: that runs are compared by.
         cells: all that are planned; None where that is not known.
         is_search: whether only some of the cells will be trained.
         is_closed: whether a search has ended: no cell is left that it asks for.
@@ -74,7 +74,7 @@ class Status:
         processes: that are at work now, as far as the members they hold tell.
     """
 
-    metric: Metric | None
+    metric: Metric
     cells: tuple[Cell, ...] | None
     is_search: bool
     is_closed: bool
@@ -119,12 +119,12 @@ def read(workdir: str | Path) -> Status:
     records.require_workdir(workdir)
     folder = Path(workdir)
     study, plan = read_study(folder), _read_plan(folder)
-    checked = records.study_id(folder) is not None
+    assert study is not None, "required above"
     folders = records.FOLDERS.values()
-    found = {path: one for name in folders for path, one in _found(folder, name, checked)}
-    running = (folder / path for path, one in found.items() if one.state == RUNNING)
-    processes = frozenset(map(holder, running))
-    return Status(study and study.primary, *plan, found, processes)
+    found = {path: one for name in folders for path, one in _found(folder, name)}
+    running = (path for path, one in found.items() if one.state == RUNNING)
+    processes = frozenset(RunRecords(folder / path).holder() for path in running)
+    return Status(study.primary, *plan, found, processes)
 
 
 def _read_plan(workdir: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
@@ -147,30 +147,30 @@ def _cell(listed: Mapping[str, Any]) -> Cell:
     return Cell(listed["kind"], row, listed["fork_epoch"], num_epochs, members)
 
 
-def _found(workdir: Path, folder: str, checked: bool) -> Iterator[tuple[str, Found]]:
+def _found(workdir: Path, folder: str) -> Iterator[tuple[str, Found]]:
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with absent, os.scandir(workdir / folder) as entries:
         for entry in entries:
             path = f"{folder}/{entry.name}"
             if entry.is_dir():
-                yield path, _state(entry.path, checked)
+                yield path, _state(entry.path)
             elif not entry.name.startswith("."):
                 yield path, Found(DAMAGED, {"reason": "it is no folder: move it away"})
 
 
-def _state(directory: str, checked: bool) -> Found:
-    if ended := _ended(directory, checked):
+def _state(directory: str) -> Found:
+    if ended := _ended(directory):
         return ended
     if is_held(Path(directory)):
         return Found(RUNNING, {})
     # Its holder may have finished it between the two looks.
-    return _ended(directory, checked) or Found(BEGUN, {})
+    return _ended(directory) or Found(BEGUN, {})
 
 
-def _ended(directory: str, checked: bool) -> Found | None:
+def _ended(directory: str) -> Found | None:
     """Reads how a member has ended; None where there is no result.json."""
     try:
-        result = RunRecords(Path(directory), checked=checked).result()
+        result = RunRecords(Path(directory)).result()
     except InvalidInput as error:
         return Found(DAMAGED, {"reason": str(error)})
     return Found(result["status"], result) if result else None

@@ -18,7 +18,7 @@ def lines(status: Status) -> list[str]:
     """Describes a workdir, for the terminal."""
     losses = shortened(list(_losses(status)), MOST_LINES)
     left = f"Time left: {_time_left(status)}."
-    return [*_counts(status), *_at_work(status), *losses, *_silent(status), *_best(status), left]
+    return [*_counts(status), *_at_work(status), *losses, *_best(status), left]
 
 
 def _counts(status: Status) -> Iterator[str]:
@@ -76,14 +76,6 @@ def _losses(status: Status) -> Iterator[str]:
             yield f"{found.state}{where}: {name}{f': {reason}' if reason else ''}"
 
 
-def _silent(status: Status) -> Iterator[str]:
-    """Counts the finished runs of an earlier version, whose result.json says less."""
-    runs = (one for name, one in status.found.items() if not name.startswith(COMPARISONS))
-    if count := sum(one.state == FINISHED and one.number("seconds") is None for one in runs):
-        wrote = "Finished in an earlier version, which wrote neither metrics nor time"
-        yield f"{wrote}: {count}, left out below."
-
-
 class _Score(NamedTuple):
     cell: Cell
     chosen_by: float
@@ -93,10 +85,7 @@ class _Score(NamedTuple):
 
 def _best(status: Status) -> list[str]:
     """Names the best fork epoch of every row so far, by the mean over its runs."""
-    metric = status.metric
-    if metric is None:
-        return []
-    splits = ("validation", "test")
+    metric, splits = status.metric, ("validation", "test")
     split, scores = next(
         ((s, found) for s in splits if (found := _scores(status, metric, s))), ("", [])
     )

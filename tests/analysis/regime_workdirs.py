@@ -1,11 +1,11 @@
 """Hand-made grids of forks: an array of accuracies becomes the files an experiment leaves."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import workdirs
 
 AXES = {
     "model": "preresnet20",
@@ -116,7 +116,7 @@ def write_forks(
             **named,
             **cell,
             "replicate": replicate,
-            "first_epoch": epochs[e],
+            "first_epoch": epochs[e] + 39,
             "last_epoch": epochs[e] + 40,
         }
         name = "_".join(map(str, (*named.values(), *cell.values(), replicate)))
@@ -145,20 +145,13 @@ def write_comparisons(
 
 
 def write_config(workdir: Path, **schedule: Any) -> None:
-    (workdir / "config.json").write_text(json.dumps({"schedule": schedule}))
+    workdirs.write_of_study(workdir, "config.json", {"schedule": schedule})
 
 
 def write(
     directory: Path,
     described: Mapping[str, Any],
-    entries: Sequence[Mapping[str, Any]] | None,
+    entries: Sequence[dict[str, Any]] | None,
     result: Mapping[str, Any] | None = None,
 ) -> Path:
-    directory.mkdir(parents=True)
-    (directory / "run.json").write_text(json.dumps(described))
-    if entries is not None:
-        (directory / "metrics.jsonl").write_text(
-            "".join(json.dumps(entry) + "\n" for entry in entries)
-        )
-    (directory / "result.json").write_text(json.dumps(result or {"status": "finished"}))
-    return directory
+    return workdirs.write_run(directory, described, entries or (), result or {"status": "finished"})

@@ -13,13 +13,12 @@ from earlyprune_jax.analysis import compare
 from earlyprune_jax.validate import InvalidInput
 
 
-def write_old(workdir, shift=0.0, *, decay=0.0001):
-    """A workdir as earlier versions left it: no study.json, lists of models, nothing in
-    run.json."""
+def write_plain(workdir, shift=0.0, *, decay=0.0001):
+    """A workdir whose run.json say nothing of the config."""
     workdir.mkdir()
     names = {"model": {"names": ["resnet8"]}, "schedule": {"names": ["exponential"]}}
     held = names | {"data": {"train_fractions": [1.0]}, "optim": {"weight_decay": decay}}
-    (workdir / "config.json").write_text(json.dumps(held | {"train": {"num_epochs": 10}}))
+    workdirs.write_of_study(workdir, "config.json", held | {"train": {"num_epochs": 10}})
     for seed in range(3):
         made = workdirs.records(0, [0.95 + 0.01 * seed] * 10, signals=test_sweeps.SIGNALS)
         workdirs.write_trunk(workdir, seed, made, last_epoch=10, result=workdirs.finished(10))
@@ -39,7 +38,7 @@ def printed_rows(printed):
 
 
 def test_two_workdirs_of_two_versions_stand_side_by_side(tmp_path):
-    old = write_old(tmp_path / "old")
+    old = write_plain(tmp_path / "old")
     test_sweeps.write_decays(tmp_path / "new")
     table = compare.compare(old, tmp_path / "new")
     assert table["workdir"].tolist() == ["old", "new", "new", "new"]
@@ -60,7 +59,10 @@ def test_two_workdirs_of_two_versions_stand_side_by_side(tmp_path):
 
 
 def test_the_files_hold_the_table_and_one_figure(tmp_path):
-    first, second = write_old(tmp_path / "first"), write_old(tmp_path / "second", 0.01, decay=0.1)
+    first, second = (
+        write_plain(tmp_path / "first"),
+        write_plain(tmp_path / "second", 0.01, decay=0.1),
+    )
     out = tmp_path / "out"
     assert compare.main([str(first), str(second), "--output", str(out)]) == 0
     assert sorted(path.name for path in out.rglob("*.*")) == [
@@ -83,7 +85,7 @@ def test_the_files_hold_the_table_and_one_figure(tmp_path):
 
 @pytest.mark.usefixtures("empty_figures_here")
 def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, capsys):
-    first, second = write_old(tmp_path / "first"), write_old(tmp_path / "second", decay=0.1)
+    first, second = write_plain(tmp_path / "first"), write_plain(tmp_path / "second", decay=0.1)
     workdirs.write_fork(second, 7, 2, workdirs.records(2, [0.5]), last_epoch=10)
     assert compare.main([str(first), str(second), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
@@ -125,7 +127,7 @@ def test_panels_stand_as_given_say_what_differs_and_share_one_legend(tmp_path):
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "foreign", "no forks", "another metric"])
 def test_what_cannot_be_compared_is_one_sentence_and_exit_2(tmp_path, capsys, kind):
-    good, bad = write_old(tmp_path / "good"), tmp_path / "bad"
+    good, bad = write_plain(tmp_path / "good"), tmp_path / "bad"
     if kind in ("empty", "foreign"):
         bad.mkdir()
     if kind == "foreign":
@@ -179,7 +181,7 @@ def test_what_one_workdir_sweeps_the_others_show_from_their_configs(tmp_path, ca
 
 @pytest.mark.usefixtures("empty_figures_here")
 def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
-    pair = [write_old(tmp_path / name) for name in ("first", "second")]
+    pair = [write_plain(tmp_path / name) for name in ("first", "second")]
     keys = (
         "weight_decay",
         "learning_rate",
@@ -195,7 +197,7 @@ def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
         config = json.loads((workdir / "config.json").read_text())
         config["optim"] = dict.fromkeys(known, value)
         config["schedule"] |= {key.split(".")[1]: value for key in others}
-        (workdir / "config.json").write_text(json.dumps(config))
+        workdirs.edit(workdir / "config.json", config)
     assert compare.main([*map(str, pair), "--output", str(tmp_path)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert len(known) + len(others) > compare.MAX_DIFFERING
@@ -206,7 +208,7 @@ def test_of_many_differing_keys_the_terminal_has_the_names(tmp_path, capsys):
 
 
 def test_a_workdir_given_twice_is_refused(tmp_path, capsys):
-    workdir = write_old(tmp_path / "run")
+    workdir = write_plain(tmp_path / "run")
     again = f"{workdir}/../run"
     assert compare.main([str(workdir), again, "--output", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
@@ -217,7 +219,7 @@ def test_a_workdir_given_twice_is_refused(tmp_path, capsys):
 def test_workdirs_of_one_name_are_told_apart(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    pair = [str(write_old(tmp_path / name / "run")) for name in ("a", "b")]
+    pair = [str(write_plain(tmp_path / name / "run")) for name in ("a", "b")]
     assert compare.main([*pair, "--output", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert all(path in told for path in pair)

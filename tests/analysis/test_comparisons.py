@@ -1,5 +1,4 @@
 import csv
-import json
 import math
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis.regimes import similarity
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.validate import InvalidInput
 
 
@@ -42,21 +42,26 @@ def test_an_unfinished_comparison_has_no_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "held", "told"),
     [
         ("run.json", "{", "to be JSON"),
-        ("run.json", json.dumps({"model": "preresnet20"}), "to have ['train_fraction'"),
+        ("run.json", {"model": "preresnet20"}, "to have ['train_fraction'"),
         ("result.json", "[]", "to hold a JSON object"),
-        ("result.json", json.dumps({"status": "finished", "model_similarity": 0.7}), "0 to ln 2"),
-        ("result.json", json.dumps({"status": "finished"}), "to hold the number of a measure"),
-        ("result.json", json.dumps({"model_similarity": 0.1}), "to be one of finished"),
+        ("result.json", {"status": "finished", "model_similarity": 0.7}, "0 to ln 2"),
+        ("result.json", {"status": "finished"}, "to hold the number of a measure"),
+        ("result.json", {"model_similarity": 0.1}, "to be one of finished"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, name, text, told):
+def test_a_damaged_file_is_named(tmp_path, name, held, told):
     workdirs.write_comparisons(tmp_path, (0.5, 0.9), (10,), np.array([[0.01], [0.02]]))
     damaged = [path / name for path in sorted(tmp_path.glob("comparisons/*"))]
     for path in damaged:
-        path.write_text(text)
+        if isinstance(held, str):
+            path.write_text(held)
+        elif name == "run.json":
+            RunRecords(path.parent).start(held)
+        else:
+            RunRecords(path.parent).finish(held)
     with pytest.raises(InvalidInput) as error:
         similarity.read(tmp_path)
     # Both of them, at once.

@@ -2,7 +2,6 @@
 better."""
 
 import csv
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -194,9 +193,9 @@ def test_a_rule_of_the_users_that_cannot_be_loaded_is_said_and_the_others_are_re
     tmp_path, capsys
 ):
     write(tmp_path, 1)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["fork"]["trigger"] = "nobody_has_this_module:Rule(column='x')"
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    fork = workdirs.read(tmp_path / "config.json")["fork"]
+    fork["trigger"] = "nobody_has_this_module:Rule(column='x')"
+    workdirs.edit(tmp_path / "config.json", {"fork": fork})
     text = " ".join(summary.summarize(tmp_path).split())
     assert text.count("The rule fork.trigger=nobody_has_this_module:Rule") == 1
     assert rules.main([str(tmp_path)]) == 0

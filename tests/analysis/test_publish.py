@@ -3,9 +3,7 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-import regime_workdirs
 import workdirs
 
 from earlyprune_jax.analysis import figures, results, rules, summary
@@ -67,45 +65,3 @@ def test_what_may_be_written_is_known_without_pandas_or_matplotlib(tmp_path):
     assert heavy == []
     written = {path.relative_to(tmp_path).parts[0] for path in results.publish(tmp_path)}
     assert written <= {*names, "figures"}
-
-
-@pytest.mark.usefixtures("empty_figures_here")
-def test_a_workdir_that_says_rule_for_retraining_has_the_same_tables(tmp_path):
-    """As format 2 was written before the rename: run.json with `rule`, configs with fork.rules."""
-    for name in ("before", "now"):
-        (tmp_path / name).mkdir()
-        write_grid(tmp_path / name)
-        workdirs.write_config(
-            tmp_path / name, num_epochs=T, retraining=["paper_a"], criteria=["magnitude"]
-        )
-        cells = {"sparsities": (0.5,), "epochs": (2,), "divergence": np.array([[0.1]])}
-        regime_workdirs.write_comparisons(tmp_path / name, **cells)
-    for path in (tmp_path / "before").rglob("*.json"):
-        old = path.read_text().replace('"retraining": [', '"rules": [')
-        path.write_text(old.replace('"retraining":', '"rule":'))
-    made = [results.publish(tmp_path / name) for name in ("before", "now")]
-    assert "comparisons.csv" in [path.name for path in made[0]]
-    for before, now in zip(*made, strict=True):
-        assert before.read_bytes() == now.read_bytes(), now.name
-
-
-@pytest.mark.usefixtures("empty_figures_here")
-def test_a_workdir_of_this_version_has_the_tables_of_the_earlier_one(tmp_path):
-    """The same runs: without study.json and configs, and with them."""
-    for name in ("earlier", "now"):
-        (tmp_path / name).mkdir()
-        write_grid(tmp_path / name)
-    loss = {"name": "loss", "unit": "nats", "larger_is_better": False}
-    share = {"name": "accuracy", "unit": "%", "larger_is_better": True}
-    workdirs.write_study(tmp_path / "now", [loss, share], "accuracy")
-    for path in (tmp_path / "now").glob("*/*/run.json"):
-        path.write_text(
-            json.dumps(json.loads(path.read_text()) | {"config": {"optim": {"momentum": 0.9}}})
-        )
-    made = [results.publish(tmp_path / name) for name in ("earlier", "now")]
-    assert [path.name for path in made[0]] == [path.name for path in made[1]]
-    assert all(
-        a.read_bytes() == b.read_bytes() for a, b in zip(*made, strict=True) if a.suffix == ".csv"
-    )
-    said = [summary.summarize(tmp_path / name).split("Files in")[0] for name in ("earlier", "now")]
-    assert said[0] == said[1]

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import regime_workdirs as workdirs
+from workdirs import ACCURACY, edit, write_study
 
 from earlyprune_jax.analysis import regimes, results
 from earlyprune_jax.analysis.regimes import command, figures, findings, similarity
@@ -284,7 +285,7 @@ def test_a_damaged_comparison_is_named_and_nothing_is_written(tmp_path):
 def test_a_fork_that_does_not_say_where_it_belongs_is_named(tmp_path):
     write_small(tmp_path)
     path = next(tmp_path.glob("forks/*_0.9_0/run.json"))
-    path.write_text(path.read_text().replace('"sparsity": 0.9', '"sparsity": null'))
+    edit(path, {"sparsity": None})
     with pytest.raises(
         InvalidInput, match=rf"{path.parent.name}/run.json=\['sparsity'\] not to be null"
     ):
@@ -298,7 +299,7 @@ def test_the_command_prints_the_text_and_the_files(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("Regimes: preresnet20") and "regimes.csv" in out
     assert max(len(line) for line in out.split("Files:")[0].splitlines()) <= 100
-    (tmp_path / "none" / "forks").mkdir(parents=True)
+    write_study(tmp_path / "none", [ACCURACY], "accuracy")
     assert command.main([str(tmp_path / "none")]) == 2
     assert "at least 2 sparsities x 2 fork epochs. It has none." in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ import regime_workdirs as workdirs
 
 from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.regimes import transition
+from earlyprune_jax.run_records import RunRecords
 
 
 def trunks(tmp_path, *curves):
@@ -74,6 +75,8 @@ def test_training_that_never_comes_to_rest_is_said_not_to_have_settled(tmp_path)
 
 def test_a_trunk_that_has_not_reached_its_end_says_nothing(tmp_path):
     workdirs.write_trunks(tmp_path, [0], workdirs.step_trunk())
-    path = next(tmp_path.glob("trunks/*/metrics.jsonl"))
-    path.write_text("\n".join(path.read_text().splitlines()[:100]) + "\n")
+    run = RunRecords(next(tmp_path.glob("trunks/*")))
+    run.forget_result()
+    run.truncate(100)
+    run.finish({"status": "finished"})
     assert transition.convergence_of(results.read_runs(tmp_path)) is None

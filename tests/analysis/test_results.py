@@ -223,12 +223,13 @@ def test_tables_are_replaced_and_leave_no_temporary_file(two_runs):
         "forks",
         "results.csv",
         "signals.csv",
+        "study.json",
         "trunks",
     ]
 
 
 def test_a_directory_without_run_json_is_not_a_run(tmp_path):
-    (tmp_path / "trunks" / "seed-0").mkdir(parents=True)
+    workdirs.write_trunk(tmp_path, 0, []).joinpath("run.json").unlink()
     assert len(results.read_runs(tmp_path)) == 0
 
 

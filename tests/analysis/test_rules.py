@@ -1,5 +1,4 @@
 import csv
-import json
 import math
 import time
 
@@ -182,7 +181,6 @@ def test_default_rules_are_those_whose_columns_were_measured(tmp_path):
 
 def test_the_rule_of_the_config_is_replayed_too(tmp_path):
     write_grid(tmp_path)
-    config = (tmp_path / "config.json").read_text()
     for text, expected in (
         ("first(peak(fisher_trace), epoch(4))", {"first(peak(fisher_trace), epoch(4))"}),
         ("peak( fisher_trace )", set()),
@@ -191,7 +189,7 @@ def test_the_rule_of_the_config_is_replayed_too(tmp_path):
         ("moon_phase(x)", set()),
         ("", set()),
     ):
-        (tmp_path / "config.json").write_text(config[:-1] + f', "fork": {{"trigger": "{text}"}}}}')
+        workdirs.edit(tmp_path / "config.json", {"fork": {"trigger": text}})
         found = {one.label for one in rules.replay(tmp_path) if one.kind == "rule"}
         assert found == {"peak(fisher_trace)", "plateau(train_accuracy)"} | expected
 
@@ -267,7 +265,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
 
 
 def test_the_command_exits_with_2_and_every_problem(tmp_path, capsys):
-    (tmp_path / "forks").mkdir()
+    workdirs.write_config(tmp_path)
     assert rules.main([str(tmp_path)]) == 2
     assert "to hold finished forks" in capsys.readouterr().err
     write_grid(tmp_path)
@@ -323,16 +321,14 @@ def own_rule(tmp_path):
     )
     write_grid(workdir)
     user_code.use_folder(tmp_path)
-    study = json.loads((workdir / "study.json").read_text()) | {"folder": str(tmp_path)}
-    study["code"] = {"changing_rule:Rule": user_code.digest("changing_rule:Rule")}
-    (workdir / "study.json").write_text(json.dumps(study))
+    code = {"changing_rule:Rule": user_code.digest("changing_rule:Rule")}
+    workdirs.edit(workdir / "study.json", {"folder": str(tmp_path), "code": code})
     yield workdir, file
     user_code.use_folder(None)
 
 
 def set_trigger(workdir, text):
-    config = json.loads((workdir / "config.json").read_text())
-    (workdir / "config.json").write_text(json.dumps(config | {"fork": {"trigger": text}}))
+    workdirs.edit(workdir / "config.json", {"fork": {"trigger": text}})
 
 
 @pytest.mark.usefixtures("empty_figures_here")

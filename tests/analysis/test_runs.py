@@ -1,11 +1,10 @@
-import json
-
 import pytest
 import workdirs
 
 from earlyprune_jax.analysis import results, runs
 from earlyprune_jax.analysis.places import Place, Swept
 from earlyprune_jax.metrics import Metric
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.validate import InvalidInput
 
 ACCURACY = Metric("accuracy", "%")
@@ -98,16 +97,22 @@ def test_settings_sort_by_model_then_data_then_schedule():
         ("run.json", {"scope": ["global"]}),
         ("run.json", {"first_epoch": 1.5}),
         ("run.json", {"config": {"data": {"std": {}}}}),
-        ("metrics.jsonl", {"epoch": 3, "test_accuracy": "high"}),
+        ("metrics.jsonl", {"test_accuracy": "high"}),
     ],
 )
 def test_a_value_of_another_type_names_its_run(tmp_path, name, changed):
     workdirs.write_trunk(tmp_path, 0, workdirs.records(0, [0.5]))
     run = workdirs.write_fork(
-        tmp_path, 0, 2, workdirs.records(2, [0.5]), result=workdirs.finished(3)
+        tmp_path,
+        0,
+        2,
+        workdirs.records(2, [0.5]),
+        result=None if name == "metrics.jsonl" else workdirs.finished(3),
     )
-    held = json.loads((run / name).read_text())
-    (run / name).write_text(f"{json.dumps(held | changed)}\n")
+    if name == "metrics.jsonl":
+        RunRecords(run).append(workdirs.records(3, [0.5])[0] | changed)
+    else:
+        workdirs.edit(run / name, changed)
     with pytest.raises(InvalidInput) as raised:
         runs.read_runs(tmp_path)
     assert str(tmp_path) in str(raised.value) and "Restore the file" in str(raised.value)

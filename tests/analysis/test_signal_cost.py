@@ -1,5 +1,3 @@
-import json
-
 import workdirs
 
 from earlyprune_jax.analysis import summary
@@ -56,7 +54,7 @@ def test_what_the_budget_left_out_is_named(tmp_path):
         "examples, every 2 epochs."
     )
     (tmp_path / "signal_budgets").mkdir()
-    (tmp_path / "signal_budgets" / "resnet8_1.json").write_text(json.dumps(budget))
+    workdirs.write_of_study(tmp_path, "signal_budgets/resnet8_1.json", budget)
     write_trunk(tmp_path, signals={"fisher_trace": 0.1})
     assert f"Signals took 5 % of the training time (tr(F) 5 %). {expected}" in summed_up(tmp_path)
 
@@ -68,6 +66,6 @@ def test_a_budget_that_left_nothing_out_is_not_mentioned(tmp_path):
         "signals": {"x": {"num_examples": 9, "every_epochs": 1}},
     }
     (tmp_path / "signal_budgets").mkdir()
-    (tmp_path / "signal_budgets" / "resnet8_1.json").write_text(json.dumps(budget))
+    workdirs.write_of_study(tmp_path, "signal_budgets/resnet8_1.json", budget)
     write_trunk(tmp_path)
     assert "To stay within" not in summed_up(tmp_path)

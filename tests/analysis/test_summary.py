@@ -1,5 +1,4 @@
 import itertools
-import json
 import re
 
 import numpy as np
@@ -7,6 +6,7 @@ import regime_workdirs
 import workdirs
 
 from earlyprune_jax.analysis import figures, results, summary
+from earlyprune_jax.run_records import RunRecords
 
 
 def flat(workdir) -> str:
@@ -31,8 +31,9 @@ def write_experiment(workdir, cells, dense, *, validation=None, signals=None):
         workdirs.write_trunk(workdir, seed, made, last_epoch=4, result=workdirs.finished(4))
     for epoch, by_seed in cells.items():
         for seed, accuracy in enumerate(by_seed):
-            chosen = None if validation is None else [validation[epoch][seed]]
-            made = workdirs.records(3, [accuracy], validation_accuracy=chosen)
+            length = 4 - epoch
+            chosen = None if validation is None else [validation[epoch][seed]] * length
+            made = workdirs.records(epoch, [accuracy] * length, validation_accuracy=chosen)
             workdirs.write_fork(
                 workdir, seed, epoch, made, last_epoch=4, result=workdirs.finished(4)
             )
@@ -103,8 +104,7 @@ def test_one_seed_claims_no_noise(tmp_path):
 def test_the_layers_of_the_task_have_no_name(tmp_path):
     signals = [{"fisher_trace": value} for value in (1.0, 2.0, 186.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"signals": {"fisher_layers": ""}}))
+    workdirs.edit(tmp_path / "config.json", {"signals": {"fisher_layers": ""}})
     text = flat(tmp_path)
     assert " tr(F) " in text and "tr(F)," not in text
 
@@ -191,8 +191,7 @@ def test_the_verdict_of_three_lines_comes_first_and_the_rules_are_tabled(tmp_pat
     signals = [{"fisher_trace": value} for value in (9.0, 5.0, 4.0, 3.0)]
     write_experiment(tmp_path, CELLS, DENSE, signals=signals)
     rule = "peak(fisher_trace, smoothing=1, min_rise=0.0, min_errors=0.0)"
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"fork": {"trigger": rule}}))
+    workdirs.edit(tmp_path / "config.json", {"fork": {"trigger": rule}})
     results.write_tables(tmp_path)
     text = flat(tmp_path)
     assert text.startswith(
@@ -237,8 +236,8 @@ def test_failed_comparisons_are_counted_with_the_reason(tmp_path):
     test = np.array([[0.1], [0.2], [np.nan]])
     regime_workdirs.write_comparisons(tmp_path, (0.5, 0.6, 0.7), (1,), test)
     assert "Comparisons" not in flat(tmp_path)
-    path = next(tmp_path.glob("comparisons/*_0.6/result.json"))
-    path.write_text(json.dumps(workdirs.FAILED))
+    directory = next(tmp_path.glob("comparisons/*_0.6"))
+    RunRecords(directory).finish(workdirs.FAILED)
     expected = "Comparisons: 1 finished, 1 skipped, 1 failed (RuntimeError: out of memory)."
     assert expected in flat(tmp_path)
 

@@ -2,7 +2,6 @@
 apart."""
 
 import csv
-import json
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -39,7 +38,7 @@ def start(workdir, **sweep):
     workdirs.write_study(workdir, [LOSS, ACCURACY], "accuracy")
     held = config_of() | {"data": {"name": "digits"}, "signals": {"fisher_layers": "conv_kernels"}}
     held |= {"sweep": {key.replace("__", "."): list(values) for key, values in sweep.items()}}
-    (workdir / "config.json").write_text(json.dumps(held))
+    workdirs.write_of_study(workdir, "config.json", held)
 
 
 def write_trunks(workdir, config):
@@ -191,9 +190,7 @@ def test_comparisons_belong_to_the_cells_of_their_own_value(tmp_path, key):
             place, (0.5, 0.8, 0.9), (0, 10, 20), divergence, config=config
         )
         for path in place.glob("*/*"):
-            target = tmp_path / path.parent.name / f"{value}_{hash(path.name)}"
-            target.parent.mkdir(exist_ok=True)
-            path.rename(target)
+            workdirs.move_run(path, tmp_path / path.parent.name / f"{value}_{path.name}")
     results.publish(tmp_path)
     rows = table(tmp_path / "comparisons.csv")
     assert {(row[key], row["model_similarity"]) for row in rows} == {("1", "0.1"), ("2", "0.2")}

@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from earlyprune_jax import records as stored
+from earlyprune_jax.run_records import RunRecords
+
 SETTING = {"model": "resnet8", "train_fraction": 1.0, "schedule": "exponential"}
 FAILED = {"status": "failed", "reason": "RuntimeError: out of memory"}
+LOSS = {"name": "loss", "unit": "nats", "larger_is_better": False}
+ACCURACY = {"name": "accuracy", "unit": "%", "larger_is_better": True}
 
 
 def write_config(
@@ -25,7 +31,7 @@ def write_config(
         "fork": {"retraining": list(retraining)} if retraining else {},
         "signals": {"fisher_layers": "conv_kernels"},
     }
-    (workdir / "config.json").write_text(json.dumps(sections))
+    write_of_study(workdir, "config.json", sections)
 
 
 def records(
@@ -76,7 +82,7 @@ def write_trunk(
         "last_epoch": last_epoch,
     }
     name = f"{_prefix(setting)}seed-{seed}"
-    return _write(workdir / "trunks" / name, description, run_records, result)
+    return write_run(workdir / "trunks" / name, description, run_records, result)
 
 
 def write_fork(
@@ -108,7 +114,7 @@ def write_fork(
     }
     cell = f"magnitude_{scope}_s{sparsity}_{retraining}_r{replicate}"
     name = f"{_prefix(setting)}seed-{seed}_epoch-{fork_epoch}_{cell}"
-    return _write(workdir / "forks" / name, description, run_records, result)
+    return write_run(workdir / "forks" / name, description, run_records, result)
 
 
 def write_online(
@@ -146,7 +152,7 @@ def write_online(
         "reason": None if fired_epoch is None else f"{trigger} fired",
     }
     name = f"{_prefix(setting)}seed-{seed}_magnitude_global_s{sparsity}_paper_a_r0"
-    return _write(workdir / "online" / name, description, run_records, result)
+    return write_run(workdir / "online" / name, description, run_records, result)
 
 
 def finished(epoch: int = 40, achieved_sparsity: float = 0.0) -> dict[str, Any]:
@@ -160,10 +166,57 @@ def finished(epoch: int = 40, achieved_sparsity: float = 0.0) -> dict[str, Any]:
 
 
 def write_study(workdir: Path, metrics: Sequence[Mapping[str, Any]], primary: str) -> None:
-    """What a workdir of this version says of its metrics."""
+    """What a workdir says of its metrics."""
     workdir.mkdir(parents=True, exist_ok=True)
-    held = {"format": 2, "metrics": list(metrics), "primary": primary, "code": {}, "folder": None}
-    (workdir / "study.json").write_text(json.dumps(held))
+    held = {"format": stored.FORMAT, "id": "handmade", "metrics": list(metrics)}
+    held |= {"primary": primary, "code": {}, "folder": None}
+    stored.write_of_study(workdir, "study.json", held)
+
+
+def write_of_study(workdir: Path, name: str, value: Mapping[str, Any]) -> None:
+    """A record of a workdir, which is one of classifiers if it does not say otherwise."""
+    if not (workdir / "study.json").exists():
+        write_study(workdir, (LOSS, ACCURACY), "accuracy")
+    stored.write_of_study(workdir, name, dict(value))
+
+
+def write_run(
+    directory: Path,
+    description: Mapping[str, Any],
+    entries: Iterable[dict[str, Any]],
+    result: Mapping[str, Any] | None,
+) -> Path:
+    """The records of a run of a workdir, as `write_of_study`."""
+    if not (directory.parents[1] / "study.json").exists():
+        write_study(directory.parents[1], (LOSS, ACCURACY), "accuracy")
+    run = RunRecords(directory)
+    run.start(dict(description))
+    for entry in entries:
+        run.append(entry)
+    if result is not None:
+        run.finish(dict(result))
+    return directory
+
+
+def move_run(directory: Path, target: Path) -> None:
+    """Makes a run stand at another place, of another name perhaps."""
+    run = RunRecords(directory).read()
+    write_run(target, run.description or {}, run.epochs, run.result)
+    shutil.rmtree(directory)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a record holds besides its checksum."""
+    held = json.loads(path.read_text())
+    del held["checksum"]
+    return held
+
+
+def edit(path: Path, change: Mapping[str, Any]) -> None:
+    """Changes keys of a record, whose checksum is then right."""
+    workdir = path.parents[2] if path.name in stored.OF_RUNS else path.parent
+    study = "" if path.name in (*stored.OF_RUNS, stored.STUDY) else stored.study_id(workdir) or ""
+    stored.write_json(path, read(path) | dict(change), study=study)
 
 
 def rows_of(table: Any) -> list[dict[str, Any]]:
@@ -179,19 +232,3 @@ def _prefix(setting: Mapping[str, Any]) -> str:
     named = [str(value) for name, value in setting.items() if name != "config"]
     digits = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
     return "_".join([*named, digits] if config else named) + "_"
-
-
-def _write(
-    directory: Path,
-    description: dict[str, Any],
-    run_records: Iterable[dict[str, Any]],
-    result: dict[str, Any] | None,
-) -> Path:
-    directory.mkdir(parents=True)
-    (directory / "run.json").write_text(json.dumps(description))
-    (directory / "metrics.jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for record in run_records)
-    )
-    if result is not None:
-        (directory / "result.json").write_text(json.dumps(result))
-    return directory

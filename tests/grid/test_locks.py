@@ -60,21 +60,21 @@ def test_a_process_that_is_told_to_leave_has_not_died_and_others_attempts_stay(t
     own, other = trunk(), trunk(1)
     for member in (own, other):
         study.directory(member).mkdir(parents=True)
-    study.attempt(own, 0)
+    study.records(own).attempt(0)
     write_json(study.directory(other) / "attempts.json", {"process": "elsewhere:1"})
     forget_attempts(tmp_path, {os.getpid() + 1})
-    assert study.has_attempts(own)
+    assert study.records(own).has_attempts()
     forget_attempts(tmp_path, {os.getpid()})
-    assert not study.has_attempts(own) and study.has_attempts(other)
+    assert not study.records(own).has_attempts() and study.records(other).has_attempts()
 
 
 def test_attempts_count_only_those_that_got_nowhere(tmp_path):
     study, member = Study(config.resolve(digits.get_config()), tmp_path), trunk()
     study.directory(member).mkdir(parents=True)
-    assert [study.attempt(member, epochs) for epochs in (0, 0, 2, 2, 2)] == [1, 2, 1, 2, 3]
-    assert study.has_attempts(member)
-    study.forget_attempts(member)
-    assert study.attempt(member, 2) == 1
-    study.forget_attempts(member)
-    study.forget_attempts(member)
-    assert not study.has_attempts(member)
+    assert [study.records(member).attempt(epochs) for epochs in (0, 0, 2, 2, 2)] == [1, 2, 1, 2, 3]
+    assert study.records(member).has_attempts()
+    study.records(member).forget_attempts()
+    assert study.records(member).attempt(2) == 1
+    study.records(member).forget_attempts()
+    study.records(member).forget_attempts()
+    assert not study.records(member).has_attempts()

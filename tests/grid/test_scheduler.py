@@ -344,7 +344,7 @@ def test_a_member_at_which_process_after_process_dies_fails_and_the_others_finis
     deadly = study.records(fork(1, "constant")).directory
     deadly.mkdir(parents=True)
     for _ in range(MOST_ATTEMPTS):
-        study.attempt(fork(1, "constant"), 0)
+        study.records(fork(1, "constant")).attempt(0)
     text, said = run(spec, tmp_path / "run")
     assert "2 finished, 0 diverged, 0 skipped, 1 failed" in text
     assert "5 processes died one after another before its first epoch" in said
@@ -437,7 +437,7 @@ def test_a_member_at_which_a_process_died_trains_alone_so_that_it_condemns_no_ot
     for number in (0, 2):
         member = fork(2, "constant", replicate=number)
         study.directory(member).mkdir(parents=True)
-        study.attempt(member, 0)
+        study.records(member).attempt(0)
     own, trained, _ = observed(study)
     scheduler.work(own, asked_width=4)
     # The trunk; then replicate 0, replicates 1 and 3 together, replicate 2.

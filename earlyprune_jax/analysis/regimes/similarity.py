@@ -17,7 +17,7 @@ from earlyprune_jax.analysis import results
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.places import Place, Swept, value_of
 from earlyprune_jax.analysis.regimes.transition import Convergence
-from earlyprune_jax.analysis.runs import axes_of, is_number, with_current_names
+from earlyprune_jax.analysis.runs import axes_of, is_number
 from earlyprune_jax.analysis.stats import mean_of, spearman
 from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.validate import InvalidInput, shortened, unexpected
@@ -75,10 +75,9 @@ def read(workdir: str | Path, swept: Swept | None = None) -> list[dict[str, Any]
     # The cell, what the rank of the comparison within it is, and its row.
     compared: dict[Place, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     problems: list[str] = []
-    checked = records.study_id(Path(workdir)) is not None
     for directory in records.run_directories(Path(workdir), "comparison"):
         try:
-            run = RunRecords(directory, checked=checked).read()
+            run = RunRecords(directory).read()
             if run.description is None:
                 continue
             cell, rank, row = _read_one(directory / "run.json", run, swept or Swept())
@@ -251,7 +250,7 @@ def _read_one(
 ) -> tuple[Place, tuple[Any, ...], dict[str, Any]]:
     """Reads the cell, the rank and the row of a comparison; of several of a cell that of the
     highest rank is kept."""
-    described = with_current_names(run.description or {})
+    described = run.description or {}
     axes = axes_of(swept)[:-1]
     needed = [name for name in (*axes, "replicates") if "." not in name]
     if missing := [name for name in needed if described.get(name) is None]:
