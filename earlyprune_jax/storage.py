@@ -35,7 +35,7 @@ REMEDIES = {
 }
 """What an OSError says of the storage -> what to do about it."""
 
-NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EEXIST)
+NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.EEXIST)
 FORBIDDEN = (errno.EACCES, errno.EPERM)
 SUFFIX = "earlyprune-tmp"
 LEFTOVER = re.compile(rf"\..+\.(\d+)\.{SUFFIX}")

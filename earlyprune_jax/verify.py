@@ -94,13 +94,8 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             problems += problems_of(run.attempts)
             with gathering(problems):
                 problems += _origin_problems(workdir, run.read())
-            store = CheckpointStore(directory / "checkpoints")
-            if store.epochs() and not (directory / "run.json").exists():
-                lost = expected("file", str(directory / "run.json"), "to exist", records.REMEDY)
-                problems.append(lost)
-            for problem in _checkpoint_problems(store):
-                counts["checkpoint"] += 1
-                problems += filter(None, [problem])
+            with gathering(problems):
+                counts["checkpoint"] += _verify_checkpoints(directory, problems)
     return counts
 
 
@@ -143,10 +138,18 @@ def _origin_problems(workdir: Path, run: Recorded) -> list[str]:
     return [expected("checkpoint", str(store.directory / str(epoch)), allowed, remedy)]
 
 
-def _checkpoint_problems(store: CheckpointStore) -> Iterator[str | None]:
-    """Yields what is wrong with each checkpoint of a run, or None."""
-    for epoch in store.epochs():
-        try:
-            yield store.problem(epoch)
-        except InvalidInput as error:
-            yield str(error)
+def _verify_checkpoints(directory: Path, problems: list[str]) -> int:
+    """Checks the checkpoints of a run, and returns how many there are.
+
+    Raises:
+        InvalidInput: their folder is a link or a file, or may not be read.
+    """
+    store = CheckpointStore(directory / "checkpoints")
+    storage.refuse_link(store.directory)
+    epochs = store.epochs()
+    if epochs and not (directory / "run.json").exists():
+        problems.append(expected("file", str(directory / "run.json"), "to exist", records.REMEDY))
+    for epoch in epochs:
+        with gathering(problems):
+            problems += filter(None, [store.problem(epoch)])
+    return len(epochs)

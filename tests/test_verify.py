@@ -86,3 +86,19 @@ def test_a_lost_run_is_counted_and_an_earlier_version_refused(workdir, capsys):
     (workdir / "study.json").write_text('{"format": 3}')
     assert verify.main([str(workdir)]) == 2
     assert "study.json=3 to be 4, that of this version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_stands_in_place_of_the_checkpoints_is_named_and_the_rest_is_checked(
+    workdir, capsys, kind
+):
+    store = next(workdir.glob("trunks/*/checkpoints"))
+    whole = store.rename(workdir / "elsewhere")
+    if kind == "file":
+        store.write_text("x")
+    else:
+        store.symlink_to(whole)
+    assert verify.main([str(workdir)]) == 1
+    said = capsys.readouterr().out
+    assert f"file='{store}' to be a file or folder of its own. It is a {kind}" in said
+    assert "2 runs" in said

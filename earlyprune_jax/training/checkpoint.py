@@ -205,8 +205,9 @@ class CheckpointStore:
         return {"run": self._run, "epoch": epoch, "data": self._records.data() or ""}
 
     def _entries(self) -> list[Path]:
-        with storage.using(self.directory):
-            return list(self.directory.iterdir()) if self.directory.is_dir() else []
+        with storage.using(self.directory), contextlib.suppress(FileNotFoundError):
+            return list(self.directory.iterdir())
+        return []
 
     def _path(self, epoch: int) -> Path:
         return self.directory / str(epoch)
