@@ -24,6 +24,7 @@ PLAN = "plan.json"
 """The members of the last session's grid, cell by cell, for who looks on."""
 REMEDY = "Restore the file, or delete its directory: the same command then makes it again."
 STUDY_REMEDY = "Restore the file, or choose another --workdir."
+PLAN_REMEDY = "Delete this file: the next session writes it again."
 BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
 FORMAT = 4
@@ -127,6 +128,14 @@ def read_of_study(workdir: Path, name: str, *, remedy: str = STUDY_REMEDY) -> di
     if study is None:
         return None
     return read_json(workdir / name, remedy=remedy, study="" if name == STUDY else study)
+
+
+def planned(workdir: Path) -> set[str]:
+    """Names the members of the last session's grid, FOLDER/NAME; none where a search asks for some
+    of them only, or plan.json is gone."""
+    plan = read_of_study(workdir, PLAN, remedy=PLAN_REMEDY) or {}
+    cells = plan["cells"] if plan.get("search") == "all" else ()
+    return {f"{FOLDERS[cell['kind']]}/{name}" for cell in cells for name in cell["members"]}
 
 
 def write_of_study(workdir: Path, name: str, value: dict[str, Any]) -> None:

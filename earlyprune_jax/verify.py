@@ -7,6 +7,7 @@ of this version. What is being trained at the moment is not looked at.
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -19,7 +20,6 @@ from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.formatting import plural
 from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.run_records import Recorded, RunRecords
-from earlyprune_jax.status import reading
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of
 
@@ -107,15 +107,16 @@ def _lock_problems(directory: Path) -> list[str]:
 
 
 def _not_begun(workdir: Path) -> Iterator[str]:
-    """Says how many members of the last session's grid have no directory; a search asks for some
-    only."""
-    try:
-        status = reading.read(workdir)
-    except InvalidInput:
-        return  # Its plan is damaged, and named.
-    planned = {name for cell in status.cells or () for name in cell.members}
-    if not status.is_search and (lost := planned - status.found.keys()):
-        yield f"Of the planned runs {len(lost)} are not there: not begun, or lost."
+    """Says how many members of the last session's grid have no directory."""
+    with contextlib.suppress(InvalidInput):  # What is damaged is named.
+        kinds = records.FOLDERS.items()
+        found = {
+            f"{folder}/{directory.name}"
+            for kind, folder in kinds
+            for directory in records.run_directories(workdir, kind)
+        }
+        if lost := records.planned(workdir) - found:
+            yield f"Of the planned runs {len(lost)} are not there: not begun, or lost."
 
 
 def _origin_problems(workdir: Path, run: Recorded) -> list[str]:

@@ -399,7 +399,7 @@ def test_files_that_are_not_its_own_are_not_overwritten(finished, tmp_path):
 
 def test_a_workdir_that_cannot_be_made_is_refused(finished, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="can be written"):
+    with pytest.raises(InvalidInput, match="above it is a file"):
         experiment.run(finished[0], tmp_path / "file" / "run", quiet())
 
 

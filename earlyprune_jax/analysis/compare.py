@@ -223,8 +223,7 @@ def _report(workdirs: Sequence[str], output: str) -> str:
     if hidden:
         parts.append(formatting.wrapped(f"Configs differ in {', '.join(hidden)}: see {TABLE}."))
     for name, runs in compared.runs.items():
-        if count := int((runs.frame["status"] == "unfinished").sum()):
-            parts.append(f"{name} is not finished: {formatting.plural(count, 'run')} left out.")
+        parts += [f"{name}: {sentence}" for sentence in formatting.left_out(runs)]
     try:
         paths = _write(compared, output)
     except StorageError:

@@ -8,6 +8,7 @@ from typing import Any
 from earlyprune_jax.analysis.peaks import Peak
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.replay import Outcome
+from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.analysis.stats import Stats
 from earlyprune_jax.metrics import PERCENT, Metric
 
@@ -144,6 +145,15 @@ def plural(number: int, noun: str) -> str:
         ('1 seed', '3 seeds')
     """
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def left_out(runs: Runs) -> list[str]:
+    """Says how many runs no table and no mean can hold, in one sentence or none."""
+    unfinished = int((runs.frame["status"] == "unfinished").sum())
+    parts = [plural(unfinished, "unfinished run")] if unfinished else []
+    if runs.num_missing:
+        parts.append(f"{plural(runs.num_missing, 'planned run')} not begun, or lost")
+    return [f"Left out: {', '.join(parts)}."] if parts else []
 
 
 def listed(values: Sequence[Any], at_most: int = 1000) -> str:

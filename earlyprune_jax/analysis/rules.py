@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import records, references, triggers, user_code
-from earlyprune_jax.analysis import results, rules_figure, rules_text
+from earlyprune_jax.analysis import formatting, results, rules_figure, rules_text
 from earlyprune_jax.analysis.curves import Curve, Setting, all_curves, settings_of
 from earlyprune_jax.analysis.replay import NEVER, Correlation, Outcome, correlations, outcomes
 from earlyprune_jax.analysis.runs import Runs, Table
@@ -282,7 +282,8 @@ def _correlation_row(one: Correlation) -> dict[str, Any]:
 def _report(workdir: str, extra: Sequence[str]) -> str:
     """Writes the files, and returns the tables for the terminal."""
     records.require_workdir(workdir)
-    settings = settings_of(results.read_runs(workdir))
+    runs = results.read_runs(workdir)
+    settings = settings_of(runs)
     if not all_curves(settings):
         remedy = "Rules are judged by measured forks."
         raise unexpected("DIR", workdir, "to hold finished forks", remedy)
@@ -292,6 +293,7 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
     lines = [
         *rules_text.signals_table(pairs, replayed),
         *notes(settings, replayed),
+        *formatting.left_out(runs),
         f"Files: {files}",
     ]
     return "\n".join(lines)

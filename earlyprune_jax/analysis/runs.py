@@ -70,6 +70,7 @@ class Runs:
             best epochs. `end_epoch` is the last finished epoch; `complete` says that the run has
             finished and was trained to the last epoch planned. No value is NA, None or NaN.
         entries: a trunk's directory -> its finished epochs, without values per parameter.
+        num_missing: how many planned runs have no directory: not begun, or lost.
     """
 
     study: Study
@@ -77,6 +78,7 @@ class Runs:
     swept: Swept
     frame: Table
     entries: Mapping[str, Sequence[Mapping[str, Any]]]
+    num_missing: int = 0
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -186,7 +188,12 @@ def read_runs(workdir: str | Path) -> Runs:
     plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
     columns = ("name", *result_columns(study, swept), *plan)
     frame = column_types.frame(sorted((row for row, _ in rows), key=key), columns, floats)
-    return Runs(study, config, swept, frame, entries)
+    there = {f"{records.FOLDERS[row['kind']]}/{row['name']}" for row, _ in rows}
+    comparisons = records.FOLDERS["comparison"]
+    missing = {
+        name for name in records.planned(Path(workdir)) - there if not name.startswith(comparisons)
+    }
+    return Runs(study, config, swept, frame, entries, len(missing))
 
 
 def _read_records(workdir: Path, kind: str) -> Iterator[tuple[Path, Recorded]]:

@@ -17,7 +17,7 @@ from earlyprune_jax.analysis.runs import read_study
 from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.run_records import RunRecords
-from earlyprune_jax.validate import InvalidInput, unexpected
+from earlyprune_jax.validate import InvalidInput
 
 FINISHED, RUNNING, BEGUN, DAMAGED = "finished", "running", "begun", "damaged"
 """The state of most members, which result.json names. Without one: its lock is held, or nobody is
@@ -128,16 +128,10 @@ def read(workdir: str | Path) -> Status:
 
 
 def _read_plan(workdir: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
-    remedy = "Delete this file: the next session writes it again."
-    plan = records.read_of_study(workdir, records.PLAN, remedy=remedy)
+    plan = records.read_of_study(workdir, records.PLAN, remedy=records.PLAN_REMEDY)
     if plan is None:
         return None, False, False
-    try:
-        is_closed = bool(plan.get("ended"))
-        return tuple(map(_cell, plan["cells"])), plan["search"] != "all", is_closed
-    except (KeyError, TypeError, ValueError) as error:
-        allowed = "to list cells of members"
-        raise unexpected(str(workdir / records.PLAN), sorted(plan), allowed, remedy) from error
+    return tuple(map(_cell, plan["cells"])), plan["search"] != "all", bool(plan.get("ended"))
 
 
 def _cell(listed: Mapping[str, Any]) -> Cell:

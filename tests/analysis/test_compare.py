@@ -2,6 +2,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 
 import pytest
 import test_metrics
@@ -9,7 +10,7 @@ import test_sweeps
 import workdirs
 
 from earlyprune_jax import spec
-from earlyprune_jax.analysis import compare
+from earlyprune_jax.analysis import compare, rules, summary
 from earlyprune_jax.validate import InvalidInput
 
 
@@ -94,7 +95,7 @@ def test_the_command_prints_what_differs_and_what_is_not_finished(tmp_path, caps
         head[:3] == ["workdir", "optim.weight_decay", "epoch"] and "Configs differ" not in printed
     )
     assert [row[:3] for row in rows] == [["first", "0.0001", "4"], ["second", "0.1", "4"]]
-    assert "second is not finished: 1 run left out." in printed
+    assert "second: Left out: 1 unfinished run." in printed
     assert "91.10 +- 1.10" in printed
     written = "compare.csv, figures/compare.png, figures/compare.svg"
     assert printed.splitlines()[-1] == f"Files in {tmp_path / 'out'}: {written}"
@@ -234,3 +235,27 @@ def test_workdirs_without_signals_have_no_peaks(tmp_path):
     table = compare.compare(tmp_path / "first", tmp_path / "second")
     assert table["workdir"].tolist() == ["first", "second"]
     assert not any(name.endswith("_peak_epoch") for name in table)
+
+
+def test_planned_runs_that_are_not_there_are_counted_by_every_reader(tmp_path, capsys):
+    pair = [write_plain(tmp_path / "whole"), write_plain(tmp_path / "lost")]
+    for workdir in pair:
+        cells = [
+            {"kind": kind, "members": [path.name for path in workdir.glob(f"{folder}/*")]}
+            for kind, folder in (
+                ("trunk", "trunks"),
+                ("fork", "forks"),
+                ("comparison", "comparisons"),
+            )
+        ]
+        workdirs.write_of_study(workdir, "plan.json", {"search": "all", "cells": cells})
+    shutil.rmtree(next((tmp_path / "lost").glob("forks/*")))
+    said = "Left out: 1 planned run not begun, or lost."
+    assert compare.main([*map(str, pair), "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Left out") == 1 and f"lost: {said}" in printed
+    for workdir, count in zip(pair, (0, 1), strict=True):
+        assert rules.main([str(workdir)]) == 0
+        assert capsys.readouterr().out.count(said) == count
+        text = summary.summarize(workdir)
+        assert text.count("Planned, and not begun or lost: 1 run.") == count

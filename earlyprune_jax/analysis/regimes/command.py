@@ -19,7 +19,8 @@ def _report(workdir: str) -> str:
         allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
         raise unexpected("DIR", workdir, allowed, _why_no_grid(runs))
     files = ", ".join(map(str, regimes.write(workdir, runs=runs)))
-    return "\n".join([*map(formatting.wrapped, regimes.paragraphs(grids)), f"Files: {files}"])
+    found = map(formatting.wrapped, regimes.paragraphs(grids))
+    return "\n".join([*found, *formatting.left_out(runs), f"Files: {files}"])
 
 
 def _why_no_grid(runs: Runs) -> str:
