@@ -31,7 +31,7 @@ from earlyprune_jax.leaving import DONE, FAILED, UNFINISHED
 from earlyprune_jax.metrics import duration
 from earlyprune_jax.progress import Reporter, standard_output
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
-from earlyprune_jax.storage import StorageError, UnusableFile, free_bytes
+from earlyprune_jax.storage import NotPermitted, StorageError, free_bytes
 from earlyprune_jax.training import engine as engines
 from earlyprune_jax.training import multihost, optim
 from earlyprune_jax.validate import InvalidInput, refuse
@@ -156,7 +156,7 @@ def _sum_up(trainer: Trainer) -> str:
         refuse(workspace.changed_data(study, digests))
     try:
         return _finish(study)
-    except (OSError, UnusableFile) as error:
+    except (OSError, NotPermitted) as error:
         # All is there already: a read-only copy is good enough to be summed up.
         if isinstance(error, StorageError) and error.errno != errno.EROFS:
             raise

@@ -71,9 +71,8 @@ class UnusableFile(InvalidInput):
     """Where a file of a workdir should be is a link or a folder, or one that may not be used."""
 
 
-def unusable(path: Path, allowed: str, remedy: str) -> UnusableFile:
-    """Makes the error of a file; arguments as of `validate.expected`."""
-    return UnusableFile([expected("file", str(path), allowed, remedy)])
+class NotPermitted(UnusableFile):
+    """The user has no right to use a file, or to write beside it."""
 
 
 def _number(error: BaseException) -> int | None:
@@ -102,7 +101,7 @@ def using(path: Path) -> Iterator[None]:
 
     Raises:
         StorageError: the disk, a quota or a limit is to blame.
-        UnusableFile: it is a link or a folder, or the user may not use it.
+        UnusableFile: it is a link or a folder, or the user may not use it (`NotPermitted`).
     """
     try:
         yield
@@ -114,7 +113,7 @@ def using(path: Path) -> Iterator[None]:
         if _number(error) in FORBIDDEN:
             remedy = "Give yourself the right to read and write it, or choose another workdir."
             allowed = "to be a file that you may use (permission denied)"
-            raise unusable(path, allowed, remedy) from error
+            raise NotPermitted([expected("file", str(path), allowed, remedy)]) from error
         if isinstance(error, OSError) and error.errno in NOT_OURS:
             raise _foreign(path) from error
         raise
@@ -126,7 +125,7 @@ def _foreign(path: Path) -> UnusableFile:
     remedy = f"It is {what}, which is neither followed nor replaced: move it away."
     if not os.path.lexists(path):
         remedy = "What should be a folder above it is a file: move that away."
-    return unusable(path, "to be a file or folder of its own", remedy)
+    return UnusableFile([expected("file", str(path), "to be a file or folder of its own", remedy)])
 
 
 def refuse_link(path: Path) -> None:

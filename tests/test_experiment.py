@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import errno
 import functools
 import io
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -348,10 +350,18 @@ def test_what_the_disk_refuses_ends_the_process_and_fails_no_member(copied):
     assert study.unended([lost]) == [lost]
 
 
-def test_a_finished_workdir_that_cannot_be_written_is_still_summed_up(copied, finished):
+def test_a_finished_workdir_that_cannot_be_written_is_still_summed_up(
+    copied, finished, monkeypatch
+):
     spec, workdir = copied
-    (workdir / "results.csv").unlink()
-    (workdir / "results.csv" / "in the way").mkdir(parents=True)
+    opened = os.open
+
+    def refusing(path, flags, *arguments):
+        if flags & os.O_CREAT and str(path).startswith(str(workdir)):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", refusing)
     texts = [experiment.run(spec, place, quiet()) for place in (workdir, finished[1])]
     # The files' place differs, and with it how that last paragraph is wrapped.
     without_files = [text.partition("\nFiles in ")[0] for text in texts]
@@ -419,6 +429,14 @@ def test_a_run_whose_record_is_damaged_is_named_and_trained_again_to_the_same_nu
     assert (directory / f"{name}.damaged").read_text() == damaged
     for other in (trunk(), fork(3, "paper_a", 0.5)):
         assert timeless(locate(workdir, other)) == timeless(locate(finished[1], other))
+
+
+def test_what_stands_in_place_of_a_table_of_a_finished_study_is_refused(copied):
+    spec, workdir = copied
+    (workdir / "results.csv").unlink()
+    os.mkfifo(workdir / "results.csv")
+    with pytest.raises(InvalidInput, match=r"results.csv.* no regular file"):
+        experiment.run(spec, workdir, quiet())
 
 
 def test_an_epoch_that_leaves_nonfinite_weights_is_a_divergence(tiny_config, tmp_path):
