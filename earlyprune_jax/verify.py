@@ -18,6 +18,7 @@ from pathlib import Path
 from earlyprune_jax import records, storage, validate
 from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.formatting import plural
+from earlyprune_jax.analysis.study import read_study
 from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.training.checkpoint import CheckpointStore
@@ -80,6 +81,9 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             storage.refuse_link(workdir / name)
             if records.read_of_study(workdir, name) is None:
                 problems.append(expected("file", str(workdir / name), "to exist", REMEDY))
+    study = None
+    with gathering(problems):
+        study = read_study(workdir)
     for kind in records.FOLDERS:
         for directory in records.run_directories(workdir, kind):
             problems += _lock_problems(directory)
@@ -93,7 +97,10 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             run = RunRecords(directory)
             problems += problems_of(run.attempts)
             with gathering(problems):
-                problems += _origin_problems(workdir, run.read())
+                recorded = run.read()
+                problems += _origin_problems(workdir, recorded)
+                if recorded.description and study:
+                    study.require_own(directory, recorded.description)
             with gathering(problems):
                 counts["checkpoint"] += _verify_checkpoints(directory, problems)
     return counts

@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from earlyprune_jax import config, experiment, verify
+from earlyprune_jax.analysis.runs import read_runs
 from earlyprune_jax.run_records import RunRecords
+from earlyprune_jax.validate import InvalidInput
 from tests.tiny import tiny_experiment
 
 
@@ -102,3 +104,18 @@ def test_what_stands_in_place_of_the_checkpoints_is_named_and_the_rest_is_checke
     said = capsys.readouterr().out
     assert f"file='{store}' to be a file or folder of its own. It is a {kind}" in said
     assert "2 runs" in said
+
+
+def test_a_run_of_another_study_of_the_same_data_is_named(workdir, capsys):
+    (directory,) = workdir.glob("trunks/*/")
+    run, other = RunRecords(directory).read(), RunRecords(directory.with_name("another"))
+    assert run.description and run.result
+    run.description["config"]["optim"]["momentum"] = 0.5
+    other.start(run.description)
+    for entry in run.epochs:
+        other.append(entry)
+    other.finish(run.result)
+    with pytest.raises(InvalidInput, match=r"trunks/another.* has no optim.momentum=0.5"):
+        read_runs(workdir)
+    assert verify.main([str(workdir)]) == 1
+    assert "to be of this study, which has no optim.momentum=0.5" in capsys.readouterr().out

@@ -16,12 +16,11 @@ from earlyprune_jax import records
 from earlyprune_jax.analysis import column_types
 from earlyprune_jax.analysis.column_types import Table, is_number
 from earlyprune_jax.analysis.places import CURVE, SETTING, Place, Swept, order, swept_keys, value_of
+from earlyprune_jax.analysis.study import LOSS, Study, read_study
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.run_records import DATA, Recorded, RunRecords
 from earlyprune_jax.validate import unexpected
 
-SPLITS = ("train", "validation", "test")
-LOSS = Metric("loss", "nats", larger_is_better=False)
 KINDS = ("trunk", "fork", "online")
 ONLINE = ("trigger", "fired_epoch", "marked_epoch", "mode")
 """What run.json says of a run that pruned itself; `fork_epoch` is then the epoch of its weights."""
@@ -29,33 +28,6 @@ LOST = ("diverged", "failed")
 """How a run ends without a result: its numbers were no longer finite, or it raised."""
 NEEDED = ("kind", *SETTING, "trunk_seed", "first_epoch", "last_epoch")
 """What every run.json says; a fork's also says where it belongs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """What all runs of a workdir share.
-
-    Attributes:
-        metrics: in the order of the tables.
-        primary: decides which fork epoch is best.
-        folder: where code of the user's is found; None where that is not known.
-        code: (import path, digest) of the user's code that the runs were made with; see
-            `references.digest`.
-
-    Example:
-        >>> Study((LOSS,), LOSS).columns
-        ('train_loss', 'validation_loss', 'test_loss')
-    """
-
-    metrics: tuple[Metric, ...]
-    primary: Metric
-    folder: str | None = None
-    code: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of all metrics, split by split."""
-        return tuple(metric.column(split) for split in SPLITS for metric in self.metrics)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,6 +139,7 @@ def read_runs(workdir: str | Path) -> Runs:
             row, epochs = _row(directory, run, study), run.epochs
             for numbers in (row, *(epochs if row["kind"] == "trunk" else ())):
                 column_types.check(numbers, floats)
+        study.require_own(directory, row)
         run_config = row.pop("config", None) or {}
         _require_same_data(directory, run, data)
         if run_config not in configs:
@@ -289,31 +262,6 @@ def best_entry(
 def read_config(workdir: str | Path) -> dict[str, dict[str, Any]]:
     """Reads the resolved config {section: {key: value}}; empty where config.json is absent."""
     return records.read_of_study(Path(workdir), records.CONFIG) or {}
-
-
-def read_study(workdir: str | Path) -> Study | None:
-    """Reads study.json; None where no study has been begun.
-
-    Raises:
-        InvalidInput: the file does not name metrics and the primary one.
-
-    Example:
-        >>> read_study("no/such/workdir") is None
-        True
-    """
-    path = Path(workdir) / records.STUDY
-    held = records.read_of_study(Path(workdir), records.STUDY)
-    if held is None:
-        return None
-    try:
-        metrics = tuple(Metric(**metric) for metric in held["metrics"])
-        (primary,) = (metric for metric in metrics if metric.name == held["primary"])
-        hash(metrics)
-        code = tuple(sorted((held.get("code") or {}).items()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        allowed = "to name metrics and the primary one"
-        raise unexpected(str(path), sorted(held), allowed, records.REMEDY) from error
-    return Study(metrics, primary, held.get("folder"), code)
 
 
 def _described(path: Path, held: Mapping[str, Any]) -> dict[str, Any]:

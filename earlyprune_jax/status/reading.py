@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from earlyprune_jax import records
 from earlyprune_jax.analysis.column_types import is_number
-from earlyprune_jax.analysis.runs import read_study
+from earlyprune_jax.analysis.study import read_study
 from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.run_records import RunRecords
