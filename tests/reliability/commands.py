@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parent.parent.parent
 HUNG = "hung"
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 SECONDS_TO_END, SECONDS_TO_LEAVE = 150, 45
 MOST_BYTES = 8 * 2**30
 """Of memory, for a command: what reads without end shall not take the machine with it."""
@@ -115,9 +116,12 @@ def start(
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    # A signal that comes before the command can know of signals waits until it does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     pid = os.fork()
     if pid == 0:
         _be_command(arguments, log, first, python)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     return Started(pid, log, " ".join(arguments))
 
 
@@ -132,19 +136,22 @@ def _be_command(
         for target, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
             os.dup2(os.open(log if target else os.devnull, flags), target)
         os.dup2(1, 2)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        for number in STOPPING:
+            # Of the command as the first line of the package does.
+            own = signal.SIG_DFL if python else lambda number, frame: os._exit(128 + number)
+            signal.signal(number, own)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         if python:
             first()
             os.execv(sys.executable, [sys.executable, *python, *arguments])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         # Of the process that this is a fork of.
         atexit._clear()
         sys.argv = ["earlyprune", *arguments]
-        from earlyprune_jax import cli
+        from earlyprune_jax import cli, leaving
 
+        leaving.begin()
         first()
         cli.program()
     except SystemExit as end:
