@@ -86,6 +86,8 @@ def load_file(path: str) -> ConfigDict:
     if file.suffix not in (".py", ".json"):
         raise unexpected("--config", path, "to be a .py or .json file", remedy)
     if file.suffix == ".json":
+        if workdir := workdir_of(str(file)):
+            records.read_of_study(workdir, records.CONFIG)
         user_code.use_folder(_folder_of(file))
         with references.guarded("--config", path, config_json.TOP_LEVEL):
             return ConfigDict(config_json.read(file))
@@ -110,7 +112,7 @@ def load_file(path: str) -> ConfigDict:
 def workdir_of(path: str) -> Path | None:
     """Returns the workdir in which a config lies, if it is the config.json of one."""
     file = Path(path)
-    is_resolved = file.name == "config.json" and (file.parent / "study.json").is_file()
+    is_resolved = file.name == records.CONFIG and records.holds_study(file.parent)
     return file.parent if is_resolved else None
 
 

@@ -67,8 +67,8 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in flat.items():
         section, dot, key = name.partition(".")
-        if dot:
-            nested.setdefault(section, {})[key] = value
-        else:
-            nested[name] = value
+        held = nested.setdefault(section, {}) if dot else nested
+        if not isinstance(held, dict) or (key if dot else name) in held:
+            raise ValueError(f"sweep holds {name!r} twice")
+        held[key if dot else name] = value
     return nested

@@ -7,6 +7,7 @@ same, or copied from another run, is named, with the remedy.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,19 @@ def planned(workdir: Path) -> set[str]:
     """Names the members of the last session's grid, FOLDER/NAME; none where a search asks for some
     of them only, or plan.json is gone."""
     plan = read_of_study(workdir, PLAN, remedy=PLAN_REMEDY) or {}
-    cells = plan["cells"] if plan.get("search") == "all" else ()
-    return {f"{FOLDERS[cell['kind']]}/{name}" for cell in cells for name in cell["members"]}
+    with sound(workdir / PLAN):
+        cells = plan["cells"] if plan.get("search") == "all" else ()
+        return {f"{FOLDERS[cell['kind']]}/{name}" for cell in cells for name in cell["members"]}
+
+
+def described(workdir: Path) -> set[str]:
+    """Names the members that have a run.json, FOLDER/NAME."""
+    return {
+        f"{folder}/{directory.name}"
+        for kind, folder in FOLDERS.items()
+        for directory in run_directories(workdir, kind)
+        if os.path.lexists(directory / "run.json")
+    }
 
 
 def write_of_study(workdir: Path, name: str, value: dict[str, Any]) -> None:

@@ -30,7 +30,8 @@ DAMAGED = 1
 """Exit code."""
 REMEDY = (
     "`earlyprune run` with the study's config and --workdir makes damaged runs again, from what is "
-    "sound, and plan.json; of other files each sentence says what to do."
+    "sound, and plan.json; of other files each sentence says what to do. What no run needs any "
+    "more, such as a checkpoint of one that has ended, may be deleted."
 )
 
 
@@ -96,7 +97,7 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             # Not among what tables are made of.
             run = RunRecords(directory)
             problems += problems_of(run.attempts)
-            with gathering(problems):
+            with gathering(problems), records.sound(directory):
                 recorded = run.read()
                 problems += _origin_problems(workdir, recorded)
                 if recorded.description and study:
@@ -116,13 +117,7 @@ def _lock_problems(directory: Path) -> list[str]:
 def _not_begun(workdir: Path) -> Iterator[str]:
     """Says how many members of the last session's grid have no directory."""
     with contextlib.suppress(InvalidInput):  # What is damaged is named.
-        kinds = records.FOLDERS.items()
-        found = {
-            f"{folder}/{directory.name}"
-            for kind, folder in kinds
-            for directory in records.run_directories(workdir, kind)
-        }
-        if lost := records.planned(workdir) - found:
+        if lost := records.planned(workdir) - records.described(workdir):
             yield f"Of the planned runs {len(lost)} are not there: not begun, or lost."
 
 
@@ -153,7 +148,7 @@ def _verify_checkpoints(directory: Path, problems: list[str]) -> int:
         InvalidInput: their folder is a link or a file, or may not be read.
     """
     store = CheckpointStore(directory / "checkpoints")
-    storage.refuse_link(store.directory)
+    store.interrupted()
     epochs = store.epochs()
     if epochs and not (directory / "run.json").exists():
         problems.append(expected("file", str(directory / "run.json"), "to exist", records.REMEDY))

@@ -30,6 +30,7 @@ from earlyprune_jax.records import (
     STUDY_REMEDY,
     read_json,
     read_of_study,
+    sound,
     write_of_study,
 )
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
@@ -86,7 +87,8 @@ def _check(workdir: Path, spec: RunSpec) -> list[str]:
         return []  # Of a session that was killed between its first two writes.
     if config is None:
         return [expected("file", str(workdir / CONFIG), "to exist", STUDY_REMEDY)]
-    then, now = _settings(config, study), _settings(spec.to_dict())
+    with sound(workdir):
+        then, now = _settings(config, study), _settings(spec.to_dict())
     differing = _differing_keys(then, now)
     remedy = (
         "Choose another --workdir, or the config that was used there; a sweep may add values to "

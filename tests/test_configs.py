@@ -406,5 +406,8 @@ def test_the_config_of_a_workdir_goes_on_there_with_the_modules_of_its_folder(tm
     (workdir / "config.json").write_text(json.dumps(config.resolve(digits.get_config()).to_dict()))
     assert config.workdir_of(str(workdir / "config.json")) is None
     records.write_of_study(workdir, "study.json", {"format": records.FORMAT, "folder": str(home)})
+    with pytest.raises(InvalidInput, match="config.json.* to match its checksum"):
+        config.load_file(str(workdir / "config.json"))
+    records.write_of_study(workdir, "config.json", config.resolve(digits.get_config()).to_dict())
     assert config.workdir_of(str(workdir / "config.json")) == workdir
     assert config.resolve(config.load_file(str(workdir / "config.json"))).folder == str(home)

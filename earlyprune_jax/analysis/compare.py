@@ -223,7 +223,7 @@ def _report(workdirs: Sequence[str], output: str) -> str:
     if hidden:
         parts.append(formatting.wrapped(f"Configs differ in {', '.join(hidden)}: see {TABLE}."))
     for name, runs in compared.runs.items():
-        parts += [f"{name}: {sentence}" for sentence in formatting.left_out(runs)]
+        parts += [f"{name}: {sentence}" for sentence in formatting.coverage(runs)]
     try:
         paths = _write(compared, output)
     except StorageError:

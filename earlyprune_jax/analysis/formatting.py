@@ -147,13 +147,17 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def left_out(runs: Runs) -> list[str]:
-    """Says how many runs no table and no mean can hold, in one sentence or none."""
+def coverage(runs: Runs) -> list[str]:
+    """Says how many runs no table and no mean holds, and how many the last session did not plan;
+    nothing where all that is planned is there, and ended."""
     unfinished = int((runs.frame["status"] == "unfinished").sum())
     parts = [plural(unfinished, "unfinished run")] if unfinished else []
     if runs.num_missing:
         parts.append(f"{plural(runs.num_missing, 'planned run')} not begun, or lost")
-    return [f"Left out: {', '.join(parts)}."] if parts else []
+    sentences = [f"Left out: {', '.join(parts)}."] if parts else []
+    if runs.num_more:
+        sentences.append(f"Counted, and not of the last session: {plural(runs.num_more, 'run')}.")
+    return sentences
 
 
 def listed(values: Sequence[Any], at_most: int = 1000) -> str:

@@ -293,7 +293,7 @@ def _report(workdir: str, extra: Sequence[str]) -> str:
     lines = [
         *rules_text.signals_table(pairs, replayed),
         *notes(settings, replayed),
-        *formatting.left_out(runs),
+        *formatting.coverage(runs),
         f"Files: {files}",
     ]
     return "\n".join(lines)

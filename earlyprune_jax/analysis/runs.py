@@ -42,7 +42,8 @@ class Runs:
             best epochs. `end_epoch` is the last finished epoch; `complete` says that the run has
             finished and was trained to the last epoch planned. No value is NA, None or NaN.
         entries: a trunk's directory -> its finished epochs, without values per parameter.
-        num_missing: how many planned runs have no directory: not begun, or lost.
+        num_missing: how many members that are planned are not there: not begun, or lost.
+        num_more: how many are there that the last session has not planned.
     """
 
     study: Study
@@ -51,6 +52,7 @@ class Runs:
     frame: Table
     entries: Mapping[str, Sequence[Mapping[str, Any]]]
     num_missing: int = 0
+    num_more: int = 0
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -161,12 +163,9 @@ def read_runs(workdir: str | Path) -> Runs:
     plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
     columns = ("name", *result_columns(study, swept), *plan)
     frame = column_types.frame(sorted((row for row, _ in rows), key=key), columns, floats)
-    there = {f"{records.FOLDERS[row['kind']]}/{row['name']}" for row, _ in rows}
-    comparisons = records.FOLDERS["comparison"]
-    missing = {
-        name for name in records.planned(Path(workdir)) - there if not name.startswith(comparisons)
-    }
-    return Runs(study, config, swept, frame, entries, len(missing))
+    planned, there = records.planned(Path(workdir)), records.described(Path(workdir))
+    counts = len(planned - there), len(there - planned) if planned else 0
+    return Runs(study, config, swept, frame, entries, *counts)
 
 
 def _read_records(workdir: Path, kind: str) -> Iterator[tuple[Path, Recorded]]:

@@ -142,6 +142,8 @@ def _runs_lines(runs: Runs, compared: Sequence[Mapping[str, Any]]) -> Iterator[s
     yield f"Runs: {counted}{' (not in results.csv)' if 'unfinished' in counted else ''}."
     if runs.num_missing:
         yield f"Planned, and not begun or lost: {formatting.plural(runs.num_missing, 'run')}."
+    if runs.num_more:
+        yield f"Counted, and not of the last session: {formatting.plural(runs.num_more, 'run')}."
     if missing := _missing(runs):
         yield f"Not in these numbers: {'; '.join(missing)}."
     failed = [row["reason"] or "no reason given" for row in compared if row["status"] == "failed"]

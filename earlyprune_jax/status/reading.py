@@ -131,7 +131,8 @@ def _read_plan(workdir: Path) -> tuple[tuple[Cell, ...] | None, bool, bool]:
     plan = records.read_of_study(workdir, records.PLAN, remedy=records.PLAN_REMEDY)
     if plan is None:
         return None, False, False
-    return tuple(map(_cell, plan["cells"])), plan["search"] != "all", bool(plan.get("ended"))
+    with records.sound(workdir / records.PLAN):
+        return tuple(map(_cell, plan["cells"])), plan["search"] != "all", bool(plan.get("ended"))
 
 
 def _cell(listed: Mapping[str, Any]) -> Cell:

@@ -190,10 +190,20 @@ class CheckpointStore:
         Raises:
             UnusableFile: the directory, or what goes by the name of such a save, is a link.
         """
+        for entry in self.interrupted():
+            storage.remove_directory(entry)
+
+    def interrupted(self) -> list[Path]:
+        """Lists what saves that were killed have left behind.
+
+        Raises:
+            UnusableFile: as of `discard_interrupted`.
+        """
         storage.refuse_link(self.directory)
-        for entry in self._entries():
-            if INTERRUPTED.fullmatch(entry.name):
-                storage.remove_directory(entry)
+        found = [entry for entry in self._entries() if INTERRUPTED.fullmatch(entry.name)]
+        for entry in found:
+            storage.refuse_link(entry)
+        return found
 
     def keep_only(self, epochs: Collection[int]) -> None:
         """Deletes the checkpoints of all other epochs."""

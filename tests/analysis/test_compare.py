@@ -259,3 +259,13 @@ def test_planned_runs_that_are_not_there_are_counted_by_every_reader(tmp_path, c
         assert capsys.readouterr().out.count(said) == count
         text = summary.summarize(workdir)
         assert text.count("Planned, and not begun or lost: 1 run.") == count
+
+
+def test_runs_that_the_last_session_did_not_plan_are_said_to_count(tmp_path, capsys):
+    workdir = write_plain(tmp_path / "run")
+    cell = {"kind": "trunk", "members": [path.name for path in workdir.glob("trunks/*")]}
+    workdirs.write_of_study(workdir, "plan.json", {"search": "all", "cells": [cell]})
+    number = len(list(workdir.glob("forks/*")))
+    assert rules.main([str(workdir)]) == 0
+    said = f"Counted, and not of the last session: {number} runs."
+    assert said in capsys.readouterr().out and said in summary.summarize(workdir)

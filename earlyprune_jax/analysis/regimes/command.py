@@ -20,7 +20,7 @@ def _report(workdir: str) -> str:
         raise unexpected("DIR", workdir, allowed, _why_no_grid(runs))
     files = ", ".join(map(str, regimes.write(workdir, runs=runs)))
     found = map(formatting.wrapped, regimes.paragraphs(grids))
-    return "\n".join([*found, *formatting.left_out(runs), f"Files: {files}"])
+    return "\n".join([*found, *formatting.coverage(runs), f"Files: {files}"])
 
 
 def _why_no_grid(runs: Runs) -> str:
