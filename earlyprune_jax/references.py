@@ -280,6 +280,23 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
     }
 
 
+def takes(function: Callable[..., Any], num: int) -> bool:
+    """Tells whether a function can be called with so many arguments by position, and others by
+    name.
+
+    Example:
+        >>> takes(lambda splits, model, **options: None, 2), takes(lambda command: None, 2)
+        (True, False)
+    """
+    try:
+        inspect.signature(function).bind_partial(*[None] * num)
+    except TypeError:
+        return False
+    except ValueError:  # Of some built-ins nothing is known.
+        return True
+    return True
+
+
 def bound(key: str, text: str, known: Mapping[str, Any]) -> set[str]:
     """Names the arguments that a reference gives, by position or by name.
 

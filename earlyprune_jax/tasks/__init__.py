@@ -33,7 +33,7 @@ from earlyprune_jax.tasks.classification import classification
 from earlyprune_jax.tasks.task import HostMeasurement as HostMeasurement
 from earlyprune_jax.tasks.task import Task, check
 from earlyprune_jax.tasks.task import split_variables as split_variables
-from earlyprune_jax.validate import expected, refuse
+from earlyprune_jax.validate import expected, refuse, unexpected
 
 KEY = "task.name"
 TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
@@ -138,6 +138,8 @@ def _make(
         InvalidInput: no such task or network, keys that the task would ignore, or no sound task.
     """
     make = references.load(KEY, spec.task.name, TASKS)
+    if not references.takes(make, 2):
+        raise unexpected(KEY, spec.task.name, "to be a function (splits, model, **options) -> Task")
     model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
     keys = ("train.batch_size", "data.num_classes", *NEUTRAL)
     options = {key.partition(".")[2]: spec.value(key) for key in keys} | {"mean": mean, "std": std}

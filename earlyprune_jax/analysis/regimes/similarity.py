@@ -19,6 +19,7 @@ from earlyprune_jax.analysis.places import Place, Swept, value_of
 from earlyprune_jax.analysis.regimes.transition import Convergence
 from earlyprune_jax.analysis.runs import axes_of, is_number
 from earlyprune_jax.analysis.stats import mean_of, spearman
+from earlyprune_jax.analysis.study import read_study
 from earlyprune_jax.run_records import Recorded, RunRecords
 from earlyprune_jax.validate import InvalidInput, shortened, unexpected
 
@@ -75,11 +76,14 @@ def read(workdir: str | Path, swept: Swept | None = None) -> list[dict[str, Any]
     # The cell, what the rank of the comparison within it is, and its row.
     compared: dict[Place, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     problems: list[str] = []
+    study = read_study(workdir)
     for directory in records.run_directories(Path(workdir), "comparison"):
         try:
             run = RunRecords(directory).read()
             if run.description is None:
                 continue
+            if study:
+                study.require_own(directory, run.description)
             cell, rank, row = _read_one(directory / "run.json", run, swept or Swept())
         except InvalidInput as error:
             problems += error.problems
