@@ -165,14 +165,15 @@ class RunRecords:
         Returns:
             Its entry and its checksum.
         """
-        entry = records.parse(line, self._line(index))
-        entry.pop("checksum", None)
         text, _, _ = line.rpartition(ENDING)
         checksum = records.checksum(before, text)
         # Compared as a whole: what stands behind a checksum is not covered by it.
         if line != seal(text, checksum):
+            records.parse(line, self._line(index))
             allowed = "to match its checksum, and to follow the line before"
             raise unexpected(self._line(index), records.start_of(line), allowed, records.REMEDY)
+        entry = records.parse_sealed(line)
+        del entry["checksum"]
         return entry, checksum
 
     def _require_next(self, entry: dict[str, Any], before: Sequence[dict[str, Any]]) -> None:

@@ -163,8 +163,9 @@ def read_runs(workdir: str | Path) -> Runs:
     plan = ("first_epoch", "last_epoch", "end_epoch", "complete")
     columns = ("name", *result_columns(study, swept), *plan)
     frame = column_types.frame(sorted((row for row, _ in rows), key=key), columns, floats)
-    planned, there = records.planned(Path(workdir)), records.described(Path(workdir))
-    counts = len(planned - there), len(there - planned) if planned else 0
+    planned = records.planned(Path(workdir))
+    there = records.described(Path(workdir)) if planned else set()
+    counts = len(planned - there), len(there - planned)
     return Runs(study, config, swept, frame, entries, *counts)
 
 
