@@ -214,13 +214,27 @@ class Trainer:
                 lost = {"status": "skipped", "reason": reason, "for_now": for_now}
                 self._finish(comparison, lost)
                 return
-        networks = [
-            engine.restored(study.store(each), (study.records(each).result() or {})["epoch"])
-            for each in forks
-        ]
+        networks = [self._final_state(engine, each) for each in forks]
         measures = study.spec.fork.comparisons
         measured = measurement.compare(measures, engine.log_probs(networks, "train"))
         self._finish(comparison, {"status": "finished", **measured})
+
+    def _final_state(self, engine: engines.Engine, run: Fork) -> TrainState:
+        """Returns the state that a finished run ended with.
+
+        Raises:
+            Locked: it is damaged or lost: the run is no longer finished, and is to be trained
+                again first.
+        """
+        own_records = self.study.records(run)
+        try:
+            return engine.restored(self.study.store(run), (own_records.result() or {})["epoch"])
+        except CheckpointError as error:
+            with RunLocks() as run_locks:
+                if on_primary(lambda: run_locks.take(own_records.directory)):
+                    own_records.forget_result()
+            self.callbacks.say(f"{error} {label(run)} is trained again.")
+            raise Locked(str(own_records.directory)) from None
 
     def _finish(self, member: Member, result: dict[str, Any]) -> None:
         """Writes down how a member has ended, and tells of it."""

@@ -516,3 +516,24 @@ def test_a_damaged_budget_of_signals_is_named_with_its_remedy(tiny_npz, tmp_path
     path.unlink()
     run(resolve(tiny_npz, *budgeted, ("train.seeds", "0,1")), tmp_path)
     assert json.loads(path.read_text())["signals"]
+
+
+def test_a_fork_whose_last_checkpoint_is_lost_is_trained_again_for_its_comparison(
+    tiny_npz, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
+    spec = resolve(tiny_npz, ("fork.num_replicates", "2"), ("fork.comparisons", "disagreement"))
+    run(spec, tmp_path / "run")
+    (directory,) = (tmp_path / "run").glob("comparisons/*/")
+    whole = RunRecords(directory).read()
+    metrics = {path: path.read_text() for path in tmp_path.glob("run/forks/*/metrics.jsonl")}
+    (directory / "result.json").unlink()
+    shutil.rmtree(next(tmp_path.glob("run/forks/*_r1*/checkpoints")))
+    text, said = run(spec, tmp_path / "run")
+    assert "3 finished, 0 diverged, 0 skipped." in text and said.count("is trained again") == 1
+    assert RunRecords(directory).read() == whole
+    assert all(
+        [line["test_loss"] for line in map(json.loads, path.read_text().splitlines())]
+        == [line["test_loss"] for line in map(json.loads, before.splitlines())]
+        for path, before in metrics.items()
+    )
