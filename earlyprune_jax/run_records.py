@@ -251,7 +251,7 @@ class RunRecords:
 
     def has_ended(self) -> bool:
         """Tells whether there is a result, without reading it."""
-        return os.path.lexists(self.directory / "result.json")
+        return storage.is_there(self.directory / "result.json")
 
     def description(self) -> dict[str, Any] | None:
         """Reads what `start` has said; None before it has."""
@@ -272,7 +272,7 @@ class RunRecords:
 
     def has_attempts(self) -> bool:
         """Tells whether there are any, without reading them."""
-        return os.path.lexists(self._attempts)
+        return storage.is_there(self._attempts)
 
     def attempt(self, num_epochs: int) -> int:
         """Notes that this process begins the run with so many epochs on record.

@@ -33,7 +33,8 @@ REMEDIES = {
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
 }
-"""What an OSError says of the storage -> what to do about it."""
+"""What an OSError says of the storage -> what to do about it; of any other `OTHERWISE`."""
+OTHERWISE = "The system or the file system refuses it: see the system's log"
 
 NOT_OURS = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.EEXIST)
 FORBIDDEN = (errno.EACCES, errno.EPERM)
@@ -55,13 +56,14 @@ class StorageError(OSError):
     def of(cls, error: BaseException, path: Path) -> "StorageError | None":
         """Returns the error of a file if the storage is to blame for another error; else None."""
         number = _number(error)
-        if number not in REMEDIES:
+        if number is None or number in FORBIDDEN:
             return None
         free = ""
         if number in (errno.ENOSPC, errno.EDQUOT):
             free = f" ({free_bytes(path) / 1e6:.3f} MB free)"
         why = f"Could not write {path}: {os.strerror(number)}{free}."
-        return cls(number, f"{why} {REMEDIES[number]}; the same command then goes on from here.")
+        remedy = REMEDIES.get(number, OTHERWISE)
+        return cls(number, f"{why} {remedy}; the same command then goes on from here.")
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -76,7 +78,7 @@ class NotPermitted(UnusableFile):
 
 
 def _number(error: BaseException) -> int | None:
-    """Finds the first errno of `REMEDIES` or `FORBIDDEN` in an error or in what has caused it.
+    """Finds the first errno, but for `NOT_OURS`, in an error or in what has caused it.
 
     Orbax and TensorStore put it into a text, or into the cause of a cause. What is not there may
     have been looked for on the way: it counts in the error itself only.
@@ -88,7 +90,7 @@ def _number(error: BaseException) -> int | None:
         said = re.search(r"os_error_code='(\d+)'", str(each))
         number = each.errno if isinstance(each, OSError) else said and int(said[1])
         is_way = number == errno.ENOENT and each is not error
-        if (number in REMEDIES or number in FORBIDDEN) and not is_way:
+        if number and number not in NOT_OURS and not is_way:
             return number
         chained = (*getattr(each, "exceptions", ()), each.__cause__, each.__context__)
         seen += [one for one in chained if not any(one is known for known in seen)]
@@ -126,6 +128,18 @@ def _foreign(path: Path) -> UnusableFile:
     if not os.path.lexists(path):
         remedy = "What should be a folder above it is a file: move that away."
     return UnusableFile([expected("file", str(path), "to be a file or folder of its own", remedy)])
+
+
+def is_there(path: Path) -> bool:
+    """Tells whether there is a file, a folder or a link at a path.
+
+    Raises:
+        StorageError: the storage does not say.
+    """
+    with using(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(path)
+        return True
+    return False
 
 
 def refuse_link(path: Path) -> None:
@@ -294,9 +308,8 @@ def clean(directory: Path, *, is_held: bool) -> None:
         is_held: whether this process holds the lock under which all files there are written. If
             not, those of other hosts and of processes that live stay.
     """
-    if not directory.is_dir():
-        return
-    with using(directory), os.scandir(directory) as entries:
+    absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+    with using(directory), absent, os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_file(follow_symlinks=False) and _is_leftover(entry.name, is_held):
                 remove(Path(entry.path))

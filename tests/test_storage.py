@@ -13,6 +13,7 @@ import pytest
 
 from earlyprune_jax import storage
 from earlyprune_jax.grid.locks import RunLocks, is_held
+from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.storage import StorageError, UnusableFile
 
 WRITES = {
@@ -141,10 +142,29 @@ def test_what_is_no_fault_of_the_storage_stays_what_it_was(tmp_path):
     for error in (
         ValueError("a bug"),
         caused_by_several(missing),
-        InterruptedError(errno.EINTR, ""),
+        OSError("of a library, not the system"),
     ):
         with pytest.raises(type(error)), storage.using(tmp_path):
             raise error
+
+
+def test_whatever_else_the_system_refuses_is_the_storage_s_and_names_the_file(tmp_path):
+    codes = set(errno.errorcode).difference(storage.NOT_OURS, storage.FORBIDDEN)
+    for code in codes:
+        with pytest.raises(StorageError, match=r"run\.json: .+\. .+; the same") as caught:
+            with storage.using(tmp_path / "run.json"):
+                raise OSError(code, os.strerror(code))
+        assert caught.value.errno == code
+
+
+def test_a_file_of_which_the_storage_does_not_tell_is_not_taken_for_absent(tmp_path, monkeypatch):
+    def stale(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+    assert not storage.is_there(tmp_path / "result.json")
+    monkeypatch.setattr(os, "lstat", stale)
+    with pytest.raises(StorageError, match="result.json: Stale"):
+        RunRecords(tmp_path).has_ended()
 
 
 LIMITED = """

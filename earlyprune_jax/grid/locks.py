@@ -49,7 +49,7 @@ class RunLocks(contextlib.ExitStack):
         Raises:
             InvalidInput: its file system has no locks, or the lock is a link.
         """
-        with contextlib.ExitStack() as opened:
+        with storage.using(directory), contextlib.ExitStack() as opened:
             file = opened.enter_context(storage.open_lock(directory))
             try:
                 if waits:
@@ -116,7 +116,8 @@ def forget_attempts(workdir: Path, processes: Collection[int]) -> None:
 def _begun(workdir: Path) -> Iterator[RunRecords]:
     """Yields the members at which a process is, or has died."""
     for folder in records.FOLDERS.values():
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with storage.using(workdir / folder), absent:
             for entry in os.scandir(workdir / folder):
                 if (run := RunRecords(Path(entry.path))).has_attempts():
                     yield run

@@ -67,10 +67,11 @@ def work(trainer: Trainer, *, asked_width: int = 0, scope: Scope = EVERYTHING) -
         elif pending and not scope.waits:
             return
         elif pending:
-            # What is left is being trained by others, or needs something of theirs: it goes last.
-            pending = [member for member in pending if member not in taken] + taken
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+            # What is left is being trained by others, or needs something of theirs: it goes last.
+            # Listed anew, for what had ended may be lost: a trunk that forks still need.
+            pending = sorted(pending_members(study, scope), key=taken.__contains__)
         pending = pending or pending_members(study, scope)
 
 
@@ -149,7 +150,9 @@ def _take(
         # Looked at before the lock was there: its last holder may have finished it in between.
         # Opening the directory asks the server of a network file system, where looking for one file
         # may not.
-        if any(entry.name == "result.json" for entry in directory.iterdir()):
+        with storage.using(directory):
+            has_ended = any(entry.name == "result.json" for entry in directory.iterdir())
+        if has_ended:
             storage.refuse_foreign(directory / "result.json")
             continue
         study.mend(member, trainer.callbacks.say)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from earlyprune_jax import storage
 from earlyprune_jax.grid import members, plan
 from earlyprune_jax.grid.locks import RunLocks, held
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, trunk_of
@@ -136,10 +137,12 @@ class Study:
     def _begun_kinds(self) -> set[str]:
         """Says of which kinds of members there are any: in a new workdir nobody need look for each
         of thousands."""
-        folders = FOLDERS.items()
-        return on_primary(
-            lambda: {kind for kind, name in folders if (self.workdir / name).is_dir()}
-        )
+
+        def begun() -> set[str]:
+            with storage.using(self.workdir):
+                return {kind for kind, name in FOLDERS.items() if (self.workdir / name).is_dir()}
+
+        return on_primary(begun)
 
     def _is_left(self, member: Member) -> bool:
         result = self.records(member).result()

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -296,6 +297,22 @@ def test_a_member_that_needs_what_another_process_holds_keeps_nobody_waiting(
     own, trained, _ = observed(study, busy)
     scheduler.work(own)
     assert [getattr(one, "fork_epoch", 0) for (one,) in trained] == [0, 1, 2, 3, 1, 1]
+
+
+def test_a_trunk_that_is_lost_before_its_forks_are_done_is_trained_again(
+    tiny_npz, tmp_path, monkeypatch
+):
+    asked = iter([True])
+
+    def lose(members):
+        if not isinstance(members[0], Trunk) and next(asked, False):
+            shutil.rmtree(tmp_path / "run" / "trunks")
+            raise Locked("a trunk")
+
+    monkeypatch.setattr(scheduler, "SHORTEST_PAUSE", 0.0)
+    own, trained, _ = observed(Study(resolve(tiny_npz), tmp_path / "run"), lose)
+    scheduler.work(own)
+    assert [isinstance(one, Trunk) for (one,) in trained] == [True, False, True, False]
 
 
 def test_a_failure_that_another_process_is_at_again_is_left_to_it(tiny_npz, tmp_path):
