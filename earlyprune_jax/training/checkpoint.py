@@ -28,6 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from earlyprune_jax import storage
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.run_records import RunRecords
+from earlyprune_jax.training import execution
 from earlyprune_jax.validate import expected
 
 EPOCH = re.compile("0|[1-9][0-9]*")
@@ -149,6 +150,7 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: absent, unreadable, damaged, of another structure, epoch or run.
+            StorageError: the disk, or a limit of the system, is to blame.
             UnusableFile: it is a link, or the user may not read it.
         """
         path = self._own(epoch)
@@ -169,7 +171,7 @@ class CheckpointStore:
             What is wrong with it; None if nothing is.
 
         Raises:
-            UnusableFile: as of `restore`.
+            StorageError, UnusableFile: as of `restore`.
         """
         try:
             self._read(epoch, None)
@@ -221,6 +223,7 @@ class CheckpointStore:
 
     def _read(self, epoch: int, template: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         path, about = self._own(epoch), self._about(epoch)
+        execution.require_jax()  # Orbax needs it: where it fails no checkpoint is to blame.
         try:
             with storage.using(path), _alone(), _quiet():
                 if not all(each.is_file() or each.is_dir() for each in path.rglob("*")):
@@ -229,7 +232,7 @@ class CheckpointStore:
                 found, wanted = {name: stored.get(name) for name in about}, stored["sha256"]
                 tree = ocp.load(str(path), template)
                 sha256 = digest(tree, _name(about))
-        except storage.UnusableFile:
+        except (storage.UnusableFile, storage.StorageError):
             raise
         except Exception as error:  # Orbax raises many types; the truth is often in the cause.
             problem = _damaged(path, "to be readable")
