@@ -9,9 +9,11 @@ place would delete each other's. Link the whole workdir to another disk instead.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -138,6 +140,10 @@ class CheckpointStore:
         try:
             with storage.using(path), _quiet():
                 _write(str(path), tree, about | {"sha256": digest(tree, _name(about))})
+                # Where Orbax cannot list its parts it leaves them apart, and says nothing.
+                parts = path.glob("*/ocdbt.process_*")
+                if not all((part.parent / "manifest.ocdbt").exists() for part in parts):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         except storage.StorageError:
             # Threads may still be at it: then it goes when the run is resumed.
             with contextlib.suppress(OSError, storage.UnusableFile):

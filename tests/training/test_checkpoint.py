@@ -135,6 +135,19 @@ def test_what_the_system_or_jax_refuses_is_no_damage(store, monkeypatch):
             read(5)
 
 
+def test_a_save_whose_parts_could_not_be_listed_is_no_checkpoint(store, monkeypatch):
+    real = os.scandir
+
+    def refuse(path="."):
+        if "6.orbax" in os.fspath(path):
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="checkpoints/6: "):
+        store.save(6, TREE)
+
+
 def test_devices_that_are_not_there_are_named_by_their_variable():
     code = "from earlyprune_jax.training import execution; execution.require_jax()"
     command, environment = [sys.executable, "-c", code], os.environ | {"JAX_PLATFORMS": "nowhere"}
