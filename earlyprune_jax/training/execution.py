@@ -125,13 +125,14 @@ def require_jax() -> None:
     Raises:
         InvalidInput: there are no such devices, or keys are of another kind.
     """
+    options: Any = jax.config
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # of a known platform JAX says nothing
         remedy = f"Unset it, or give cpu. {str(error).partition(chr(10))[0]}"
         allowed = "to name devices that JAX can use here"
-        raise unexpected("JAX_PLATFORMS", jax.config.jax_platforms, allowed, remedy) from error
-    if (kind := jax.config.jax_default_prng_impl) != KEYS:
+        raise unexpected("JAX_PLATFORMS", options.jax_platforms, allowed, remedy) from error
+    if (kind := options.jax_default_prng_impl) != KEYS:
         raise unexpected("JAX_DEFAULT_PRNG_IMPL", kind, f"to be {KEYS}", "Leave it out.")
 
 
