@@ -16,7 +16,7 @@ from earlyprune_jax.pruning import costs, masks
 from earlyprune_jax.pruning.allocation.budgets import check_options, check_used, layer_sparsities
 from earlyprune_jax.pruning.layouts import Layout, Layouts, find
 from earlyprune_jax.pruning.selection import NAMED_SETS, Layers, exclusions
-from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse, tree_problems
+from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
 from earlyprune_jax.validate import expected, nearest
 
 Counts = list[tuple[int, int]]
@@ -193,7 +193,6 @@ def ledger(
         Not prunable: conv/bias: is not named kernel or weight.
         Warning: conv/kernel has channels without a weight: 1 of 4 outputs and 0 of 2 inputs.
     """
-    refuse(tree_problems("params", params))
     masks.check(mask, params)
     leaves, keeps = dict(named_leaves(params)), dict(named_leaves(mask))
     given, found = layers is not None, find(params, layouts)

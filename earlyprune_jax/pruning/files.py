@@ -24,14 +24,7 @@ import safetensors.numpy
 import earlyprune_jax
 from earlyprune_jax.array_types import Mask, Params
 from earlyprune_jax.pruning import masks
-from earlyprune_jax.pruning.trees import (
-    is_weight,
-    named_leaves,
-    path_name,
-    refuse,
-    repeated_paths,
-    tree_problems,
-)
+from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
 from earlyprune_jax.storage import replace_file
 from earlyprune_jax.validate import expected, unexpected
 
@@ -256,7 +249,6 @@ def _native(leaf: Any) -> np.dtype:
 
 def _storable(params: Params, mask: Mask) -> tuple[Arrays, Arrays]:
     """Maps paths to arrays and to their masks, for what is stored, once both can be."""
-    refuse(tree_problems("params", params))
     masks.check(mask, params)
     leaves, kept = _stored_leaves(params), dict(named_leaves(mask))
     problems = repeated_paths(params)
