@@ -5,6 +5,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 PRNGKey = chex.PRNGKey
@@ -22,3 +23,15 @@ Mask = Any
 
 Scores = Any
 """The structure of the params, float: higher = keep."""
+
+
+def accurate(dtype: Any) -> Any:
+    """Returns the type in which to compute with numbers of a type: float32, or its own if wider.
+
+    Example:
+        >>> [str(jnp.dtype(accurate(name))) for name in ("float8_e5m2", "bfloat16", "float64")]
+        ['float32', 'float32', 'float64']
+    """
+    # JAX promotes no type of 8 bits or less to another floating-point type by itself.
+    is_narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16
+    return jnp.dtype(jnp.float32) if is_narrow else jnp.promote_types(dtype, jnp.float32)

@@ -1,6 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """The program `earlyprune`, which `python -m earlyprune_jax` is too: one name for all commands."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -76,8 +77,9 @@ def program() -> None:
 
         completion.complete()
     # As python -m does: a config's nets:Net may be a file of the current directory.
-    if sys.path[0] != (here := str(Path.cwd())):
-        sys.path.insert(0, here)
+    with contextlib.suppress(OSError):  # it is gone: the program says so
+        if sys.path[0] != (here := str(Path.cwd())):
+            sys.path.insert(0, here)
     module("run").program(main)
 
 

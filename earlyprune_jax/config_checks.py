@@ -17,7 +17,7 @@ from earlyprune_jax.pruning.selection import NAMED_SETS, check_layers
 from earlyprune_jax.signals import fisher, spectral
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.spec_sections import KEYS
-from earlyprune_jax.training import criteria, measurement, optim, retraining, schedules
+from earlyprune_jax.training import criteria, execution, measurement, optim, retraining, schedules
 from earlyprune_jax.validate import expected, problems_of, unknown_choice
 
 LAYER_KEYS = ("pruning.layers", "signals.fisher_layers", "signals.weight_layers")
@@ -157,6 +157,7 @@ def _check_fisher(spec: RunSpec) -> list[str]:
 @_needs(*NETWORK, spoils=NETWORK)
 def _check_task(spec: RunSpec) -> list[str]:
     """Makes the task as far as shapes go: model, data and task belong together."""
+    execution.require_jax()
     tasks.abstract(spec)
     return []
 

@@ -30,7 +30,7 @@ def describe_keys(values: Mapping[str, Mapping[str, Any]], config: str) -> str:
             value = _as_given(values[section][field.name])
             given = f"{section}.{field.name}  {type_name(field.type)}; {value}"
             lines += _hanging(given, 2)
-            lines += _hanging(MEANINGS[f"{section}.{field.name}"], 6)
+            lines += _hanging(MEANINGS.get(f"{section}.{field.name}", ""), 6)
     sweep = (
         "several values of a key that decides data, trunks or forks: all combinations, e.g. "
         "--config.sweep.optim.weight_decay=5e-3,5e-4; sweep.rows=[{...}, ...]: values that belong "

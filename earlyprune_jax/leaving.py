@@ -97,7 +97,10 @@ def _listen() -> None:
             if action := _actions.get(number[0]):
                 action(number[0])
 
-    threading.Thread(target=act, name="signals", daemon=True).start()
+    try:
+        threading.Thread(target=act, name="signals", daemon=True).start()
+    except RuntimeError:
+        refuse("No thread can be started. Raise the limit of processes (ulimit -u).")
 
 
 def _pass_on(number: int, frame: Any) -> None:
@@ -160,6 +163,12 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def refuse(sentence: str) -> NoReturn:
+    """Says why nothing can be done here, and ends the process."""
+    print(f"earlyprune_jax: {sentence}", file=sys.stderr, flush=True)
+    leave(BAD_INPUT)
+
+
 def keep_streams() -> None:
     """Has standard output and error be lost, and no error, where they are closed, full or broken.
 
@@ -175,8 +184,15 @@ def keep_streams() -> None:
         encoding = getattr(getattr(sys, name), "encoding", "utf-8")
         raw = io.BufferedWriter(_Lossy(number, "w", closefd=False))
         # By lines: a process that leaves at once has nothing left to write.
-        text = io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+        text = _Open(raw, encoding, "backslashreplace", line_buffering=True)
         setattr(sys, name, text)
+
+
+class _Open(io.TextIOWrapper):
+    """A stream that the user's code cannot close: what is said after it is to be seen."""
+
+    def close(self) -> None:
+        self.flush()
 
 
 class _Lossy(io.FileIO):

@@ -76,7 +76,7 @@ def parser(*, with_keys: bool = True) -> argparse.ArgumentParser:
         made.add_argument(f"--{name}", action="store_true")
     metavars = dict(re.findall(r"^  --(\w+) ([A-Z]\S*)", __doc__ or "", re.MULTILINE))
     for name, (_, default) in VALUES.items():
-        made.add_argument(f"--{name}", default=default, metavar=metavars[name])
+        made.add_argument(f"--{name}", default=default, metavar=metavars.get(name))
     for key in KEYS if with_keys else ():
         made.add_argument(f"--config.{key}")
     return made
@@ -86,7 +86,8 @@ def _help() -> str:
     from earlyprune_jax import config_files, config_help
 
     values = config_files.load_file(EXAMPLE).to_dict()
-    return f"{__doc__}\n{config_help.describe_keys(values, EXAMPLE)}"
+    usage = __doc__ or "Python -OO leaves out what this help consists of."
+    return f"{usage}\n{config_help.describe_keys(values, EXAMPLE)}"
 
 
 def main(argv: list[str]) -> int:
@@ -274,6 +275,10 @@ def program(command: Callable[[list[str]], int] = main) -> NoReturn:
     leaving.begin()
     keep_freed_memory()
     avoid_miscompilation()
+    try:
+        Path.cwd()
+    except OSError as error:
+        leaving.refuse(f"The current folder cannot be used ({error.strerror}). Go to another.")
     try:
         code = command(sys.argv[1:])
     except KeyboardInterrupt:  # the user's code may raise it; of a signal there is none

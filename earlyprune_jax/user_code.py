@@ -197,10 +197,23 @@ def raised(error: BaseException) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if _is_users(frame.filename)]
-    with contextlib.suppress(Exception, SystemExit):  # it may have no text
-        said = f"It raised {type(error).__name__}: {error}".removesuffix(": ")
-        return f"{said} ({lines[-1]})" if lines else said
-    return f"It raised {type(error).__name__}"
+    said = f"It raised {' '.join(words(error).split())}"
+    return f"{said} ({lines[-1]})" if lines else said
+
+
+def words(error: BaseException) -> str:
+    """Writes an error's type and text; what a terminal would obey instead of showing as escapes.
+
+    Example:
+        >>> words(KeyError("layer")), words(StopIteration())
+        ("KeyError: 'layer'", 'StopIteration')
+    """
+    try:
+        text = str(error)
+    except BaseException:  # the user's code: whatever it raises, there is no text
+        text = ""
+    shown = (each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+    return f"{type(error).__name__}: {''.join(shown)}".removesuffix(": ")
 
 
 def let_interrupts_through(error: BaseException) -> None:

@@ -69,7 +69,7 @@ def shown(value: Any) -> str:
     """
     try:
         text = repr(value)
-    except (Exception, SystemExit):  # of the user's classes, of what holds itself, of 5,000 digits
+    except BaseException:  # of the user's classes, of what holds itself, of 5,000 digits
         text = f"{type(value).__name__} that cannot be shown"
     if len(text) <= LONGEST_VALUE:
         return text

@@ -22,15 +22,17 @@ def avoid_miscompilation() -> bool:
     """Sets `XLA_FLAGS` for this process, and for those that it starts, where jaxlib needs it.
 
     XLA aborts at flags that it does not know, so other versions are left alone; so are machines
-    with a TPU, whose library has a version of its own, and a value of this flag that the user has
-    given. Call it before JAX looks at its devices. It changes the environment, so programs call it
-    and libraries do not.
+    with a TPU, whose library has a version of its own, a value of this flag that the user has
+    given, and the name of a file, which XLA reads in place of flags. Call it before JAX looks at
+    its devices. It changes the environment, so programs call it and libraries do not.
 
     Returns:
         Whether something was set.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if version("jaxlib") not in MISCOMPILES or find_spec("libtpu") or FLAG in flags:
+        return False
+    if flags.strip() and not flags.lstrip().startswith("-"):
         return False
     os.environ["XLA_FLAGS"] = f"{flags} {FLAG}=".lstrip()
     return True

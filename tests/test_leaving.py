@@ -163,6 +163,30 @@ def test_streams_that_fail_are_no_errors_and_get_into_no_file(streams, tmp_path)
     assert (tmp_path / "file").read_bytes() == b"whole"
 
 
+def test_what_is_said_after_streams_were_closed_by_the_user_s_code_is_seen():
+    code = "import sys\nsys.stdout.close()\nsys.stderr.close()\nprint('out')\n"
+    command = [sys.executable, "-c", f"{BEGIN}{code}print('error', file=sys.stderr)"]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
+    assert (done.stdout, done.stderr) == (b"out\n", b"error\n")
+
+
+def test_a_current_folder_that_is_gone_is_said_in_one_sentence(tmp_path):
+    (here := tmp_path / "here").mkdir()
+    line = f"cd {here} && rmdir {here} && {sys.executable} -m earlyprune_jax status runs"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, env=environment)
+    assert done.returncode == leaving.BAD_INPUT and done.stderr.count(b"\n") == 1
+    assert b"The current folder cannot be used (No such file or directory)" in done.stderr
+
+
+def test_without_docstrings_arguments_are_read_as_with_them():
+    code = (
+        "from earlyprune_jax import main\nprint(main.parser().parse_args(['--workers=3']).workers)"
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, cwd=ROOT)
+    assert done.stdout == b"3\n", done.stderr
+
+
 def test_what_a_terminal_cannot_show_is_written_as_escapes():
     code = "from earlyprune_jax import leaving\nleaving.keep_streams()\nprint('92.9 ± 2')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -138,12 +138,16 @@ def test_a_module_that_raises_or_lacks_another_is_named_with_what_it_raised(fold
         lacking="import no_such_module_of_mine\n",
         leaving="raise SystemExit(3)\n",
         stopping="raise GeneratorExit\n",
+        mute="class Mute(Exception):\n def __str__(self): raise KeyboardInterrupt\nraise Mute\n",
+        coloured="raise ValueError('two\\nlines, \\x1b[2J\\udc80')\n",
         interrupted="import signal; signal.raise_signal(signal.SIGINT)\n",
     )
     assert "It raised ZeroDivisionError: division by zero" in problems("broken:f")
     assert "No module named 'no_such_module_of_mine'" in problems("lacking:f")
     assert "It raised SystemExit: 3" in problems("leaving:f")
     assert "It raised GeneratorExit" in problems("stopping:f")
+    assert "It raised Mute (" in problems("mute:f")
+    assert r"It raised ValueError: two lines, \x1b[2J\udc80 (" in problems("coloured:f")
     with pytest.raises(KeyboardInterrupt):
         references.load("model.name", "interrupted:f", {})
     # What raised once is tried again, not remembered.

@@ -61,8 +61,8 @@ def test_a_version_that_may_not_know_the_flag_never_sees_it(monkeypatch):
     assert os.environ["XLA_FLAGS"] == "--mine=1"
 
 
-def test_a_value_that_the_user_has_given_stays(monkeypatch):
-    given = f"{xla_flags.FLAG}=dot"
+@pytest.mark.parametrize("given", [f"{xla_flags.FLAG}=dot", "a_file_of_flags"])
+def test_a_value_or_a_file_of_flags_that_the_user_has_given_stays(monkeypatch, given):
     monkeypatch.setenv("XLA_FLAGS", given)
     assert not xla_flags.avoid_miscompilation()
     assert os.environ["XLA_FLAGS"] == given

@@ -92,6 +92,8 @@ def find(name: str, data_dir: Path) -> Any:
     if not path.is_dir():
         return None
     try:
+        if pipes := [entry.name for entry in path.iterdir() if entry.is_fifo()]:
+            raise OSError(f"{pipes[0]} is a pipe, for which it would wait")
         builder = tfds.builder(name, data_dir=data_dir)
         splits = [builder.info.splits[split] for split in SPLITS]
         files = [Path(file) for split in splits for file in split.filepaths]

@@ -198,13 +198,13 @@ def _train(trainer: Trainer, widths: Widths, taken: Sequence[Member]) -> bool:
                     left = trainer.study.unended(left)
                     # Its words only: its traceback would hold all that the batch holds on the
                     # device.
-                    words = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-                    said = f"A batch of {len(group)} forks raised {words.rstrip(' .:')}."
+                    words = user_code.words(error).partition("\n")[0].rstrip(" .:")
+                    said = f"A batch of {len(group)} forks raised {words}."
                     trainer.callbacks.say(f"{said} Batches of {width} are tried.")
                 else:
                     has_failed, left = True, left[1:]
                     details = "".join(traceback.format_exception(error))
-                    _fail(trainer, group[0], f"{type(error).__name__}: {error}", details)
+                    _fail(trainer, group[0], user_code.words(error), details)
         # Where a member fails alone, the batch has failed for its sake, not for want of memory.
         if width < most and not has_failed:
             widths.narrow(taken[0], width)
@@ -232,7 +232,8 @@ def _fail(trainer: Trainer, member: Member, reason: str, details: str) -> None:
         first_epoch = getattr(member, "fork_epoch", None) or 0
         described = members.described(trainer.study.spec, member, first_epoch, 0)
         records_of.start(described)
-    storage.replace_file(records_of.directory / "error.txt", (details or reason).encode())
+    written = (details or reason).encode(errors="backslashreplace")
+    storage.replace_file(records_of.directory / "error.txt", written)
     result = {"status": "failed", "reason": reason}
     if not isinstance(member, Comparison):
         result |= {"epoch": described["first_epoch"] + records_of.num_sound() + 1}

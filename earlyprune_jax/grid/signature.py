@@ -23,7 +23,7 @@ from earlyprune_jax.validate import expected
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 JAX_OPTIONS = (
     *("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl"),
-    "jax_threefry_partitionable",
+    *("jax_threefry_partitionable", "jax_disable_jit"),
 )
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 """Environment variables."""

@@ -18,7 +18,7 @@ from flax import struct
 from flax.linen.dtypes import promote_dtype
 from flax.linen.linear import canonicalize_padding
 
-from earlyprune_jax.array_types import Array
+from earlyprune_jax.array_types import Array, accurate
 from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient, Product, Scatter
 
 BLOCK_CHANNELS = 48
@@ -129,8 +129,8 @@ def _kernel_and_bias(layer: Any) -> tuple[str, ...]:
 
 def _operands(call: Call) -> tuple[Array, Array]:
     """Returns input and cotangent as the layer meets them: rounded to its type, then float32."""
-    accurate = jnp.promote_types(call.cotangent.dtype, jnp.float32)
-    return call.input.astype(call.cotangent.dtype).astype(accurate), call.cotangent.astype(accurate)
+    wide = accurate(call.cotangent.dtype)
+    return call.input.astype(call.cotangent.dtype).astype(wide), call.cotangent.astype(wide)
 
 
 def _by_position(x: Array, num_axes: int) -> Array:

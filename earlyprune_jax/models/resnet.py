@@ -25,7 +25,7 @@ from flax import linen as nn
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
 
-from earlyprune_jax.array_types import Array, PRNGKey
+from earlyprune_jax.array_types import Array, PRNGKey, accurate
 from earlyprune_jax.validate import expected, refuse
 
 EXPANSION = 4
@@ -272,7 +272,7 @@ class ResNet(nn.Module):
         if pre_activation:
             x = nn.relu(norm(train, self.dtype, "final_norm")(x))
         # In float32 at least: a bfloat16 logit near 10 would be off by up to 0.03.
-        pooled = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
+        pooled = x.astype(accurate(x.dtype)).mean(axis=(1, 2))
         kernel_init, bias_init = self.family.classifier_init, uniform_bias(pooled.shape[-1])
         return nn.Dense(
             self.num_classes, kernel_init=kernel_init, bias_init=bias_init, name="classifier"

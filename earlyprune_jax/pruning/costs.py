@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from earlyprune_jax.array_types import Mask, Params
-from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules
+from earlyprune_jax.pruning.modules import in_evaluation, require_function
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, split_leaves, split_weights
 from earlyprune_jax.validate import unexpected
 
@@ -33,9 +33,10 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
     """Counts the multiply-accumulates of one example in every weight's products and convolutions.
 
     A product of shapes [..., k] and [k, ...] costs (elements of the result) x k; a convolution
-    (elements of the result) x (kernel size) x (input channels of a group). Positions that fall on
-    zero padding count in full, as is usual; a transposed convolution costs (elements of its input)
-    x (kernel size) x (output channels of a group). Biases, normalisation, pooling and embedding
+    (elements of the result) x (kernel size) x (input channels of a group), where positions on zero
+    padding count in full, as is usual; or (elements of its input) x (kernel size) x (output
+    channels of a group) if that is less, as in a transposed one, between and around whose inputs
+    are zeros that nobody multiplies. Biases, normalisation, pooling and embedding
     look-ups cost nothing here. One multiply-accumulate is two FLOPs.
 
     The function is traced with abstract values at batch size 1, never run: this takes as long as
@@ -63,7 +64,7 @@ def macs(apply: Callable[[Any, Any], Any], params: Params, inputs: Any) -> dict[
         >>> macs(lambda p, x: x @ p["kernel"] + p["bias"][None], params, jnp.ones((8, 3)))
         {'kernel': 15}
     """
-    refuse_modules("apply", apply, "(params, inputs)")
+    require_function("apply", apply, "(params, inputs)")
     weights, merge = split_weights(params)
     leaves = jax.tree.leaves(inputs)
     are_arrays = [hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves]
@@ -173,9 +174,6 @@ def _dot_cost(eqn: Any) -> int:
 def _conv_cost(eqn: Any) -> int:
     inputs, kernel = (atom.aval for atom in eqn.invars)
     out_axis, in_axis = eqn.params["dimension_numbers"].rhs_spec[:2]
-    if math.prod(eqn.params["lhs_dilation"]) > 1:
-        # Transposed: the zeros between the inputs are never multiplied by a sensible
-        # implementation.
-        groups = eqn.params["feature_group_count"]
-        return inputs.size * (kernel.size // kernel.shape[in_axis]) // groups
-    return eqn.outvars[0].aval.size * (kernel.size // kernel.shape[out_axis])
+    by_inputs = inputs.size * kernel.size // kernel.shape[in_axis]
+    by_outputs = eqn.outvars[0].aval.size * kernel.size // kernel.shape[out_axis]
+    return min(by_inputs // eqn.params["feature_group_count"], by_outputs)

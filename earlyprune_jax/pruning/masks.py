@@ -86,7 +86,8 @@ def check(mask: Mask, tree: Any) -> None:
         for name, dtype in kinds
         if dtype != np.bool_
     ]
-    trees.refuse([*trees.likeness_problems("mask", mask, tree), *shortened(wrong)])
+    problems = trees.tree_problems("params", tree) + trees.likeness_problems("mask", mask, tree)
+    trees.refuse(problems + shortened(wrong))
 
 
 def count_removed(mask: Mask) -> int:

@@ -51,8 +51,8 @@ def _wraps_a_function(model: Any, equinox: Any) -> bool:
     return isinstance(model, equinox.Partial) or not has_weights
 
 
-def module_problems(thing: str, model: Any, wanted: str = "(variables, inputs)") -> list[str]:
-    """Says that a module is no function, and what to give.
+def function_problems(thing: str, model: Any, wanted: str = "(variables, inputs)") -> list[str]:
+    """Says that a module, a class or what cannot be called is no function, and what to give.
 
     Args:
         thing: the argument's name.
@@ -62,15 +62,18 @@ def module_problems(thing: str, model: Any, wanted: str = "(variables, inputs)")
     Returns:
         The problem, if there is one.
     """
-    library = library_of(model)
-    if library is None:
-        return []
-    allowed = f"to be a function of {wanted}, not a module of {library}"
-    return [expected(thing, type(model).__name__, allowed, FUNCTIONS[library])]
+    allowed = f"to be a function of {wanted}"
+    if library := library_of(model):
+        allowed += f", not a module of {library}"
+        return [expected(thing, type(model).__name__, allowed, FUNCTIONS[library])]
+    if not callable(model):
+        return [expected(thing, model, allowed)]
+    remedy = "A class makes objects: give a function that calls one."
+    return [expected(thing, model, allowed, remedy)] if isinstance(model, type) else []
 
 
-def refuse_modules(thing: str, model: Any, wanted: str = "(variables, inputs)") -> None:
-    """Raises what `module_problems` finds.
+def require_function(thing: str, model: Any, wanted: str = "(variables, inputs)") -> None:
+    """Raises what `function_problems` finds.
 
     Args:
         thing: the argument's name.
@@ -78,9 +81,9 @@ def refuse_modules(thing: str, model: Any, wanted: str = "(variables, inputs)") 
         wanted: the function's arguments.
 
     Raises:
-        InvalidInput: it is a module.
+        InvalidInput: it is no function.
     """
-    refuse(module_problems(thing, model, wanted))
+    refuse(function_problems(thing, model, wanted))
 
 
 def whole_model_problems(thing: str, params: Any) -> list[str]:

@@ -8,6 +8,7 @@ import jax
 
 from earlyprune_jax.array_types import Params
 from earlyprune_jax.pruning.layouts import Layout, Layouts, find, warn_of_guesses
+from earlyprune_jax.pruning.modules import function_problems
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, path_name, refuse, repeated_paths
 from earlyprune_jax.validate import expected, nearest, unexpected
 
@@ -44,7 +45,9 @@ NAMED_SETS: dict[str, Exclusion] = {
 
 def check_layers(layers: Layers, thing: str = "layers") -> list[str]:
     """Finds the problems of a layer selection, before any parameters are known."""
-    if callable(layers) or isinstance(layers, str) and layers in NAMED_SETS:
+    if callable(layers):
+        return function_problems(thing, layers, "(path, leaf)")
+    if isinstance(layers, str) and layers in NAMED_SETS:
         return []
     if isinstance(layers, str) and layers.startswith(REGEX_PREFIX):
         return check_pattern(layers.removeprefix(REGEX_PREFIX), thing)

@@ -145,7 +145,22 @@ def map_weights(function: Callable[..., Any], params: Any, *others: Any) -> Any:
     def map_leaf(leaf: Any, *rest: Any) -> Any:
         return function(leaf, *rest) if is_weight(leaf) else np.zeros(np.shape(leaf), np.float32)
 
+    refuse(tree_problems("params", params))
     return jax.tree.map(map_leaf, params, *others)
+
+
+def tree_problems(thing: str, given: Any) -> list[str]:
+    """Says that a name, a function or a Linen module is no tree of arrays.
+
+    Example:
+        >>> tree_problems("params", jnp.tanh)[0].partition(". ")[2]
+        'A name, a function or a module is no tree of arrays: give what it makes or returns.'
+    """
+    is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(given))
+    if not (is_leaf and (isinstance(given, str) or callable(given))):
+        return []
+    remedy = "A name, a function or a module is no tree of arrays: give what it makes or returns."
+    return [expected(thing, given, "to be a tree of arrays", remedy)]
 
 
 def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
@@ -165,9 +180,8 @@ def structure_problems(thing: str, given: Any, wanted: Any) -> list[str]:
     """
     if jax.tree.structure(given) == jax.tree.structure(wanted):
         return []
-    if isinstance(given, str) or callable(given) and jax.tree.leaves(given) == [given]:
-        remedy = "A name or a function is no tree: call it, and give what it returns."
-        return [expected(thing, given, "to be a tree like the parameters", remedy)]
+    if problems := tree_problems(thing, given):
+        return problems
     given_names, wanted_names = dict(named_leaves(given)), dict(named_leaves(wanted))
     remedy = "Make both from the same tree: is one only a part, such as its ['params']?"
     missing = [name for name in wanted_names if name not in given_names]

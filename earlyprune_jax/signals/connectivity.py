@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax.array_types import Variables
+from earlyprune_jax.array_types import Variables, accurate
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import trees
 from earlyprune_jax.pruning.modules import FUNCTIONS, library_of
@@ -354,7 +354,7 @@ def _filled(stored: Any, values: Mapping[str, float]) -> Any:
         if not trees.is_weight(leaf):
             return leaf
         # Half precision would round the new statistics before they are read.
-        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        dtype = accurate(leaf.dtype)
         return jnp.full(leaf.shape, values.get(trees.path_name(path), 0.0), dtype)
 
     return jax.tree.map_with_path(fill, stored)

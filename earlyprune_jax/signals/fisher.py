@@ -18,7 +18,7 @@ from earlyprune_jax import layer_hooks
 from earlyprune_jax.array_types import Params, PRNGKey
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import select, trees
-from earlyprune_jax.pruning.modules import module_problems
+from earlyprune_jax.pruning.modules import function_problems
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
 from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, require_logits
 from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, weights_of
@@ -388,7 +388,7 @@ def _model_problems(
         allowed = "to be a Linen module or a function (params, images) -> logits"
         problems.append(expected("model", type(model).__name__, allowed))
     else:
-        problems += module_problems("model", model, "(params, images)")
+        problems += function_problems("model", model, "(params, images)")
     with gathering(problems):
         trees.refuse(trees.repeated_paths(params))
         weights_of(params)

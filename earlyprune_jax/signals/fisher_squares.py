@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import layer_hooks
-from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.array_types import Array, Params, PRNGKey, accurate
 from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient
 from earlyprune_jax.pruning.scores.fisher import (
     Choose,
@@ -111,7 +111,7 @@ def _layerwise(
 
 
 def _accurate(gradient: Array) -> Array:
-    return gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
+    return gradient.astype(accurate(gradient.dtype))
 
 
 def _explicit(gradients: list[Array]) -> list[Gradient]:

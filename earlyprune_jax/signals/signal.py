@@ -203,8 +203,9 @@ def kl_uniform(log_probs: Array, unit: str = "nats") -> Array:
         [0.0, 0.511]
     """
     problems = [] if unit in UNITS else [unknown_choice("unit", unit, tuple(UNITS))]
-    if log_probs.ndim != 2 or not log_probs.shape[-1]:
-        problems.append(expected("log_probs.shape", log_probs.shape, "to be [examples, classes]"))
+    shape = getattr(log_probs, "shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or not shape[-1]:
+        problems.append(expected("log_probs.shape", shape, "to be [examples, classes]"))
     refuse(problems)
     mean = jnp.mean(log_probs.astype(jnp.float32), axis=-1)
     return (-math.log(log_probs.shape[-1]) - mean) / UNITS[unit]

@@ -219,7 +219,7 @@ def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
         problems.append(expected("number of networks", len(networks), "to be at least 2", remedy))
     refuse(problems)
     if given == "log_probabilities":
-        networks = [np.exp(np.minimum(np.asarray(array, np.float64), 1.0)) for array in networks]
+        networks = [np.exp(np.minimum(_read("network", array), 1.0)) for array in networks]
     named = {f"network {number} (from 0)": array for number, array in enumerate(networks)}
     allowed = f"to be finite and, given as {given}, at least 0"
     arrays = _matrices(named, lambda array: np.isfinite(array) & (array >= 0), allowed)
@@ -231,6 +231,13 @@ def _probabilities(networks: Sequence[Any], given: str) -> list[np.ndarray]:
             remedy = f"Of example {row}; {count} in all. Take softmax in float32; given={given!r}."
             raise unexpected(f"sum of {name} over classes", float(sums[row]), "to be 1", remedy)
     return arrays
+
+
+def _read(name: str, array: Any) -> np.ndarray:
+    try:
+        return np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
+        raise unexpected(name, array, "to be an array of numbers") from error
 
 
 def _matrices(
@@ -252,7 +259,7 @@ def _matrices(
     Raises:
         InvalidInput: shapes that are not allowed or do not fit together, or entries, by example.
     """
-    arrays = {name: np.asarray(array, np.float64) for name, array in named.items()}
+    arrays = {name: _read(name, array) for name, array in named.items()}
     least = 1 if are_predictions else 2
     axes = f"[examples, {'classes' if are_predictions else 'features'}], {least} or more examples"
     refuse(

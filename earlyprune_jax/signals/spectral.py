@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from earlyprune_jax.array_types import Array, Params, PRNGKey
+from earlyprune_jax.array_types import Array, Params, PRNGKey, accurate
 from earlyprune_jax.pruning.layouts import Layout, Layouts, find, warn_of_guesses
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers, select
@@ -197,7 +197,7 @@ def _divergences(
     # the two wait for each other: ten times slower.
     with threadpool_limits(limits=1, user_api="blas"):
         for name, leaf in leaves:
-            array = np.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            array = np.asarray(leaf).astype(accurate(leaf.dtype))
             largest = np.abs(array).max(initial=0.0)
             if reason := _unfit(array.shape, found[name], min_eigenvalues, is_zero=not largest):
                 skipped[name] = reason

@@ -9,9 +9,11 @@ place would delete each other's. Link the whole workdir to another disk instead.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -28,6 +30,7 @@ from orbax.checkpoint import v1 as ocp
 from earlyprune_jax import storage
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.run_records import RunRecords
+from earlyprune_jax.training import execution
 from earlyprune_jax.validate import expected
 
 EPOCH = re.compile("0|[1-9][0-9]*")
@@ -137,6 +140,10 @@ class CheckpointStore:
         try:
             with storage.using(path), _quiet():
                 _write(str(path), tree, about | {"sha256": digest(tree, _name(about))})
+                # Where Orbax cannot list its parts it leaves them apart, and says nothing.
+                parts = path.glob("*/ocdbt.process_*")
+                if not all((part.parent / "manifest.ocdbt").exists() for part in parts):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         except storage.StorageError:
             # Threads may still be at it: then it goes when the run is resumed.
             with contextlib.suppress(OSError, storage.UnusableFile):
@@ -149,6 +156,7 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: absent, unreadable, damaged, of another structure, epoch or run.
+            StorageError: the disk, or a limit of the system, is to blame.
             UnusableFile: it is a link, or the user may not read it.
         """
         path = self._own(epoch)
@@ -169,7 +177,7 @@ class CheckpointStore:
             What is wrong with it; None if nothing is.
 
         Raises:
-            UnusableFile: as of `restore`.
+            StorageError, UnusableFile: as of `restore`.
         """
         try:
             self._read(epoch, None)
@@ -231,6 +239,7 @@ class CheckpointStore:
 
     def _read(self, epoch: int, template: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         path, about = self._own(epoch), self._about(epoch)
+        execution.require_jax()  # Orbax needs it: where it fails no checkpoint is to blame.
         try:
             with storage.using(path), _alone(), _quiet():
                 if not all(each.is_file() or each.is_dir() for each in path.rglob("*")):
@@ -239,7 +248,7 @@ class CheckpointStore:
                 found, wanted = {name: stored.get(name) for name in about}, stored["sha256"]
                 tree = ocp.load(str(path), template)
                 sha256 = digest(tree, _name(about))
-        except storage.UnusableFile:
+        except (storage.UnusableFile, storage.StorageError):
             raise
         except Exception as error:  # Orbax raises many types; the truth is often in the cause.
             problem = _damaged(path, "to be readable")

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from earlyprune_jax.array_types import Array
+from earlyprune_jax.validate import unexpected
 
 Carry = TypeVar("Carry")
 Step = Callable[[Carry, Any, Any], Carry]
@@ -29,6 +30,9 @@ Runner = Callable[[Carry, Any, Any], Carry]
 
 DATA_AXIS, FORK_AXIS = "data", "fork"
 """The axes of the two meshes."""
+
+KEYS = "threefry2x32"
+"""The kind of random keys that `array_types.PRNGKey` describes."""
 
 
 def execution_form(backend: str) -> str:
@@ -113,6 +117,23 @@ def _spread(run: Runner, axes: tuple[Any, Any, Any], form: str, mesh: Mesh) -> R
     specs = (spec(0), inputs, constants)
     # Not checked: carries of a scan begin as zeros that look the same on all devices.
     return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec(0), check_vma=False)
+
+
+def require_jax() -> None:
+    """Starts JAX's devices, and checks that keys of its default kind are those of this package.
+
+    Raises:
+        InvalidInput: there are no such devices, or keys are of another kind.
+    """
+    options: Any = jax.config
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # of a known platform JAX says nothing
+        remedy = f"Unset it, or give cpu. {str(error).partition(chr(10))[0]}"
+        allowed = "to name devices that JAX can use here"
+        raise unexpected("JAX_PLATFORMS", options.jax_platforms, allowed, remedy) from error
+    if (kind := options.jax_default_prng_impl) != KEYS:
+        raise unexpected("JAX_DEFAULT_PRNG_IMPL", kind, f"to be {KEYS}", "Leave it out.")
 
 
 def data_mesh() -> Mesh:

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from earlyprune_jax import user_code
 from earlyprune_jax.spec import RunSpec
 from earlyprune_jax.validate import expected, refuse, unexpected
 
@@ -335,7 +336,7 @@ def _portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # an exception with arguments of its own
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return RuntimeError(user_code.words(error))
     return error
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def test_a_directory_in_another_format_is_refused(make_spec, copied):
     [
         (lambda path: (path / "dataset_info.json").write_text("{"), "readable dataset_info.json"),
         (lambda path: (path / "dataset_info.json").unlink(), "a finished cifar10"),
+        (lambda path: os.mkfifo(path / "features.json.pipe"), "features.json.pipe is a pipe"),
         (
             lambda path: next(path.glob("*train*")).unlink(),
             "cifar10-train.array_record-00000-of-00001 is missing",

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
@@ -69,6 +70,41 @@ def test_a_module_in_place_of_a_function_is_named_and_the_function_shown(measure
         measure(model, variables)
     assert f"={type(model).__name__!r} to " in str(caught.value)
     assert shown in str(caught.value)
+
+
+FUNCTIONS_ONLY = ["fisher_trace", "channel_groups", "compact", "macs", "snip", "grasp"]
+FUNCTIONS_ONLY += ["fisher_diagonal", "empirical_fisher", "synflow"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS_ONLY)
+def test_a_name_a_class_or_nothing_is_no_function(name):
+    for given in ("resnet8", nn.Dense, None):
+        with pytest.raises(InvalidInput, match="to be a .*function"):
+            WITH_A_FUNCTION[name](given, {"kernel": np.ones((6, 3), np.float32)})
+
+
+OF_A_TREE = {
+    "kl_uniform": signals.kl_uniform,
+    "model_similarity": lambda given: signals.model_similarity(given, given),
+    "linear_cka": lambda given: signals.linear_cka(given, given),
+    "magnitude": scores.magnitude,
+    "ledger": lambda given: pruning.ledger(given, pruning.full(given)),
+    "save_sparse": lambda given: pruning.save_sparse("a", given, pruning.full(given)),
+    "save_dense": lambda given: pruning.save_dense("a", given, pruning.full(given)),
+    "layers": lambda given: pruning.select({"kernel": ROWS}, given),
+    "criterion": lambda given: pruning.transform(optax.sgd(0.1), criterion=given),
+}
+
+
+@pytest.mark.parametrize("measure", OF_A_TREE.values(), ids=OF_A_TREE)
+def test_a_module_without_weights_is_neither_arrays_nor_a_choice_of_them(
+    measure, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for given in (nn.Dense(3), nn.Dense):
+        with pytest.raises(InvalidInput):
+            measure(given)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("library", MODELS)

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, or say why not."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from earlyprune_jax.storage import UnusableFile
+from earlyprune_jax.storage import StorageError, UnusableFile
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore, unusable_path
+from earlyprune_jax.validate import InvalidInput
 
 TREE = {
     "params": {"b": {"z": jnp.linspace(0, 1, 7), "a": jnp.ones((2, 3))}, "a": jnp.float32(0.1)},
@@ -119,6 +121,38 @@ def test_a_moved_workdir_keeps_its_checkpoints(store, tmp_path):
     moved = tmp_path / "elsewhere" / tmp_path.parent.name / tmp_path.name
     shutil.copytree(tmp_path, moved, ignore=shutil.ignore_patterns("elsewhere"))
     assert CheckpointStore(moved / "checkpoints").problem(5) is None
+
+
+def test_what_the_system_or_jax_refuses_is_no_damage(store, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    with jax.default_prng_impl("rbg"), pytest.raises(InvalidInput, match="PRNG_IMPL='rbg'"):
+        store.problem(5)
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (store.problem, lambda epoch: store.restore(epoch, TREE)):
+        with pytest.raises(StorageError, match="checkpoints/5: Too many open files. Raise the"):
+            read(5)
+
+
+def test_a_save_whose_parts_could_not_be_listed_is_no_checkpoint(store, monkeypatch):
+    real = os.scandir
+
+    def refuse(path="."):
+        if "6.orbax" in os.fspath(path):
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="checkpoints/6: "):
+        store.save(6, TREE)
+
+
+def test_devices_that_are_not_there_are_named_by_their_variable():
+    code = "from earlyprune_jax.training import execution; execution.require_jax()"
+    command, environment = [sys.executable, "-c", code], os.environ | {"JAX_PLATFORMS": "nowhere"}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "InvalidInput: Expected JAX_PLATFORMS='nowhere' to name devices" in told.stderr
 
 
 def test_problem_names_damage_without_knowing_the_network(store):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax.array_types import Array
+from earlyprune_jax.array_types import Array, accurate
 from earlyprune_jax.validate import unexpected
 
 _WORTH_SAMPLING = 2**18
@@ -222,9 +222,7 @@ def lamp(scores: Array | np.ndarray, xp: Any = np) -> Any:
     if xp is not np:
         _count_type(flat.size)  # the order below holds counts too
     order = xp.argsort(flat, stable=True)
-    ascending = flat[order].astype(
-        np.float64 if xp is np else xp.promote_types(flat.dtype, np.float32)
-    )
+    ascending = flat[order].astype(np.float64 if xp is np else accurate(flat.dtype))
     # The formula is free of scale: relative to the highest no square overflows, and its own is 1.
     highest = xp.max(ascending, initial=0)
     below = ascending < highest

@@ -24,7 +24,7 @@ from earlyprune_jax.pruning.channels.symbolic import (
     unknown_axes,
     with_numbers,
 )
-from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules
+from earlyprune_jax.pruning.modules import in_evaluation, require_function
 from earlyprune_jax.pruning.trees import (
     is_weight,
     named_leaves,
@@ -219,7 +219,7 @@ def trace_network(
     Returns:
         The trace.
     """
-    refuse_modules("apply", apply)
+    require_function("apply", apply)
     leaves, merge = split_weights(variables)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     with in_evaluation():

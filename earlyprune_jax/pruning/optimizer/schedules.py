@@ -19,6 +19,7 @@ import numpy as np
 
 from earlyprune_jax.array_types import Params, Scores
 from earlyprune_jax.pruning.allocation.budgets import Sparsity, check_fraction, is_number
+from earlyprune_jax.pruning.modules import function_problems
 from earlyprune_jax.pruning.scores import weights as scores
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.pruning.trees import map_weights, refuse
@@ -343,6 +344,7 @@ def resolve(criterion: Any, problems: list[str]) -> Criterion:
     if isinstance(criterion, Criterion):
         return criterion
     if callable(criterion):
+        problems += function_problems("criterion", criterion, "(params)")
         return of_params(criterion)
     if criterion not in tuple(CRITERIA):
         names = f"a Criterion, a function params -> scores, or one of {', '.join(CRITERIA)}"

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType
 
-from earlyprune_jax.array_types import Array, Mask, Params, Scores
+from earlyprune_jax.array_types import Array, Mask, Params, Scores, accurate
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.allocation.allocate import check_allocation, prunable_shapes
 from earlyprune_jax.pruning.allocation.budgets import check_options
@@ -176,7 +176,7 @@ def transform(
         kept, merge = split_leaves(state.mask, flags)
         # Wide enough for the means of blocks, which a half-precision type would round.
         ranked = [
-            jnp.where(keep, score.astype(jnp.promote_types(score.dtype, jnp.float32)), -jnp.inf)
+            jnp.where(keep, score.astype(accurate(score.dtype)), -jnp.inf)
             for keep, score in zip(kept, split_leaves(scores, flags)[0], strict=True)
         ]
         shapes = prunable_shapes(params, prunable, layouts)
@@ -234,7 +234,7 @@ def _difference(update: Any, old: Any, param: Any) -> Any:
     if not is_weight(update):
         return (old - param).astype(update.dtype)
     # Of all updates of its type none is nearer: it differs from the real difference by a rounding.
-    wide = jnp.promote_types(jnp.promote_types(update.dtype, param.dtype), jnp.float32)
+    wide = jnp.promote_types(accurate(update.dtype), accurate(param.dtype))
     return old.astype(wide) - param.astype(wide)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
-from earlyprune_jax.pruning.modules import in_evaluation, module_problems
+from earlyprune_jax.pruning.modules import function_problems, in_evaluation
 from earlyprune_jax.pruning.scores.gradients import (
     Batches,
     Examples,
@@ -97,7 +97,7 @@ def fisher_diagonal(
     if estimator == "empirical":
         remedy = "For the data's labels call empirical_fisher_diagonal with the loss."
         problems.append(expected("estimator", estimator, "to take the model's labels", remedy))
-    refuse(problems + module_problems("logits", logits, "(params, batch)"))
+    refuse(problems + function_problems("logits", logits, "(params, batch)"))
     require_key(key)
 
     def log_probs(params: Params, batch: Any) -> Array:
@@ -138,7 +138,7 @@ def empirical_fisher_diagonal(
         7.0
     """
     problems = count_problems(1, microbatch_size=microbatch_size)
-    refuse(problems + module_problems("loss", loss, "(params, batch)"))
+    refuse(problems + function_problems("loss", loss, "(params, batch)"))
 
     def log_probs(params: Params, batch: Any) -> Array:
         # The loss stands for the log-probability of a single class: squares have no sign.

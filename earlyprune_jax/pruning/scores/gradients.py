@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Params, Scores
-from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules, whole_model_problems
+from earlyprune_jax.pruning.modules import in_evaluation, require_function, whole_model_problems
 from earlyprune_jax.pruning.trees import is_weight, map_weights, named_leaves, refuse, split_weights
 from earlyprune_jax.validate import expected, shortened, unexpected
 
@@ -272,7 +272,7 @@ def sum_over_batches(
 
 def _gradient_terms(loss: Loss, merge: Callable[[list[Array]], Params]) -> Callable[..., Any]:
     """Makes the function of a loss and its gradient, times the number of a batch's examples."""
-    refuse_modules("loss", loss, "(params, batch)")
+    require_function("loss", loss, "(params, batch)")
     value_and_gradient = jax.value_and_grad(lambda w, batch: scalar(loss(merge(w), batch)))
 
     def terms(weights: list[Array], batch: Any, size: Array) -> tuple[Array, list[Array]]:

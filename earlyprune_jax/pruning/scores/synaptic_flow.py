@@ -20,7 +20,7 @@ from earlyprune_jax.array_types import Array, Mask, Params, Scores
 from earlyprune_jax.pruning import masks
 from earlyprune_jax.pruning.allocation.allocate import allocate
 from earlyprune_jax.pruning.allocation.budgets import check_fraction
-from earlyprune_jax.pruning.modules import in_evaluation, refuse_modules
+from earlyprune_jax.pruning.modules import in_evaluation, require_function
 from earlyprune_jax.pruning.scores.gradients import scores_like, weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems
 from earlyprune_jax.pruning.trees import is_weight, named_leaves, refuse, split_weights
@@ -120,7 +120,7 @@ def synflow_mask(
 
 def _flow(forward: Forward, params: Params, inputs: Any) -> Callable[[Params], Scores]:
     """Makes the function from |params| in float64 to their scores, compiled once."""
-    refuse_modules("forward", forward, "(params, inputs)")
+    require_function("forward", forward, "(params, inputs)")
     _, merge = weights_of(params)
     names = [name for name, leaf in named_leaves(params) if is_weight(leaf)]
     like_inputs, merge_inputs = split_weights(inputs)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores
+from earlyprune_jax.array_types import Array, Params, PRNGKey, Scores, accurate
 from earlyprune_jax.pruning import trees
 from earlyprune_jax.validate import expected, nearest, shortened, unexpected
 
@@ -36,7 +36,7 @@ def magnitude(params: Params) -> Scores:
     """
 
     sizes = trees.map_weights(jnp.abs, params)
-    return trees.map_weights(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), sizes)
+    return trees.map_weights(lambda w: w.astype(accurate(w.dtype)), sizes)
 
 
 def magnitude_increase(params: Params, initial_params: Params) -> Scores:

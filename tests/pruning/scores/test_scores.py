@@ -1,11 +1,13 @@
 """Scores of weights alone, by hand."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from earlyprune_jax import signals
 from earlyprune_jax.pruning.scores import weights as scores
 from earlyprune_jax.validate import InvalidInput
 
@@ -35,6 +37,14 @@ def test_magnitude_of_half_precision_is_exact_in_float32():
     found = scores.magnitude(weights)
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, np.abs(np.asarray(weights, np.float32)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+def test_weights_of_8_bits_are_measured_as_the_same_ones_of_32(dtype):
+    narrow = {"kernel": jnp.linspace(-2, 3, 24, dtype=dtype).reshape(6, 4)}
+    wide = jax.tree.map(lambda w: w.astype(jnp.float32), narrow)
+    for measure in (scores.magnitude, lambda w: signals.random_distance(w, key=jax.random.key(0))):
+        chex.assert_trees_all_equal(measure(narrow), measure(wide))
 
 
 def test_magnitude_increase_compares_with_the_initial_weights():
