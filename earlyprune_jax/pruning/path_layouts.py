@@ -5,7 +5,6 @@ PyTorch, unless the bias, which has all output axes, fits another side only.
 """
 
 import collections
-import itertools
 import re
 from collections.abc import Mapping
 
@@ -73,7 +72,6 @@ def read(path: str, scope: Scope) -> tuple[str, str, bool]:
     if name == "kernel":
         fits, otherwise = _of_kernel(shape, bias), plain(rank)
     else:
-        bias = tuple(itertools.dropwhile(lambda size: size == 1, bias[::-1]))[::-1]
         if bias == shape or re.search(NORM, layer, re.IGNORECASE):
             return plain(rank), "norm", False
         if rank == 2 and not bias and re.fullmatch(EMBEDDING, layer):
@@ -102,27 +100,33 @@ def _may_be_none(path: str, letters: str, shape: Shape, bias: Shape) -> bool:
     Returns:
         False for what is read as no convolution, too.
     """
-    sizes = [size for size, letter in zip(shape, letters, strict=True) if letter in SPATIAL]
-    sides = {size for size, letter in zip(shape, letters, strict=True) if letter in "IO"}
+    sizes = _sizes(shape, letters, SPATIAL)
+    is_square, is_named = len(set(_sizes(shape, letters, "IO"))) == 1, re.search("(?i)conv", path)
     if not sizes:
         return False
-    if re.search("(?i)transpose|deconv", path) and not (bias and len(sides) == 2):
+    if re.search("(?i)transpose|deconv", path) and (is_square or not bias):
         return True
-    if re.search("(?i)scan|vmap", path) and not bias:
+    if re.fullmatch(NO_CONVOLUTION, split(path)[1]) and (len(sizes) == 1 or not bias):
         return True
-    if re.fullmatch(NO_CONVOLUTION, split(path)[1]) and not (bias and len(sizes) > 1):
+    if bias:
+        return len(sizes) == 1 and not is_named
+    # Windows are told from layers and heads by sides of one length.
+    is_uneven = len(set(sizes)) > 1
+    if re.search("(?i)scan|vmap", path):
         return True
-    # Without a bias, windows are told from layers and heads by sides of one length.
-    is_uneven, is_deep = not bias and len(set(sizes)) > 1, not bias and len(sizes) > 2
-    if re.search("(?i)conv", path):
-        return is_uneven and is_deep
-    return len(sizes) == 1 or is_uneven or is_deep
+    return is_uneven and len(sizes) > 2 if is_named else is_uneven or len(sizes) != 2
+
+
+def _sizes(shape: Shape, letters: str, wanted: str) -> list[int]:
+    return [size for size, letter in zip(shape, letters, strict=True) if letter in wanted]
 
 
 def _of_weight(shape: Shape, bias: Shape) -> list[str]:
     """Reads a weight's axes off its bias: the first side that has its size, in the order of
     PyTorch's layers, its transposed convolutions, and Flax."""
     rank = len(shape)
+    while bias[1:] and bias[-1] == 1:  # Equinox's convolutions have it [out, 1, 1].
+        bias = bias[:-1]
     if len(bias) == 2 and bias[0] == shape[0] and rank > 2:
         return ["S" + rest for rest in _of_weight(shape[1:], bias[1:])]
     sides = [(0, "OI" + window(rank - 2)), (1, "IO" + window(rank - 2)), (-1, plain(rank))]
@@ -151,18 +155,16 @@ def _of_kernel(shape: Shape, bias: Shape) -> list[str]:
 
 def _with_heads(layer: str, letters: str, scope: Scope) -> str:
     """Tells attention's kernels from those of convolutions, by the layers beside them."""
-    shape, is_general = scope[layer]["kernel"], re.fullmatch(DENSE_GENERAL, layer)
-    dense = re.sub(f"[{SPATIAL}]", "N", letters)
-    if "N" not in dense or dense == letters:
+    shape, bias = scope[layer]["kernel"], _bias(scope[layer])
+    is_general, dense = re.fullmatch(DENSE_GENERAL, layer), re.sub(f"[{SPATIAL}]", "N", letters)
+    if dense == letters:
         return ""
-    makers = {name: _heads_of(name, scope[name]) for name in scope}
-    joined = [size for size, letter in zip(shape, dense, strict=True) if letter in "NI"]
-    others = [heads for name, heads in makers.items() if heads and name != layer]
-    if (is_general or re.fullmatch(OUT, layer)) and joined in others:
+    makers = {name: heads for name in scope if (heads := _heads_of(name, scope[name]))}
+    others = [heads for name, heads in makers.items() if name != layer]
+    may_join = is_general or re.fullmatch(OUT, layer)
+    if is_general and bias or may_join and _sizes(shape, dense, "NI") in others:
         return dense
-    if is_general and _bias(scope[layer]):
-        return dense
-    return "INO" if makers[layer] and (is_general or len(others) > 1) else ""
+    return "INO" if not bias and layer in makers and (is_general or len(others) > 1) else ""
 
 
 def _heads_of(name: str, layer: Mapping[str, Shape]) -> list[int]:
@@ -171,9 +173,5 @@ def _heads_of(name: str, layer: Mapping[str, Shape]) -> list[int]:
     if not re.fullmatch(f"{QUERY}|{DENSE_GENERAL}", name):
         return []
     fits = _of_kernel(shape, bias) if bias else ["INO"] * (len(shape) == 3)
-    sizes = [
-        [size for size, letter in zip(shape, text, strict=True) if letter in "NO"]
-        for text in fits
-        if "NO" in text.replace("S", "")
-    ]
-    return sizes[0] if sizes else []
+    made = (_sizes(shape, text, "NO") for text in fits if "NO" in text.replace("S", ""))
+    return next(made, [])

@@ -267,6 +267,12 @@ def test_scans_within_scans_are_told_axis_by_axis():
     np.testing.assert_array_equal(layout.matrices(kernel), kernel.reshape(15, 6, 6))
 
 
+def test_an_einsum_that_sums_nothing_says_nothing():
+    scale = nnx.Einsum("...hd,hd->...hd", (6, 2), rngs=nnx.Rngs(0))
+    assert told_by(scale) == {}
+    assert str(find(nnx.state(scale))["kernel"]) == "IO"
+
+
 def test_tied_nnx_layers_are_told_by_the_path_that_the_state_has():
     class Tied(nnx.Module):
         def __init__(self):
@@ -372,11 +378,11 @@ def test_what_more_than_one_reading_fits_is_a_guess_and_no_convolution(layer, sh
     path = f"{layer}/{next(iter(shapes))}"
     assert str(find(params)[path]) == letters
     assert path in pruning.exclusions(params, "conv_kernels")
-    chosen = {"layers": f"regex:{path}"}
-    account = pruning.ledger(params, pruning.full(params), **chosen)
+    chosen = f"regex:{path}"
+    account = pruning.ledger(params, pruning.full(params), layers=chosen)
     assert letters in {row.layout for row in account.rows}
     with pytest.warns(pruning.PruningWarning, match=f"The axes of {path} .* are a guess"):
-        signals.random_distance(params, key=KEY, num_permutations=1, **chosen)
+        signals.random_distance(params, key=KEY, num_permutations=1, layers=chosen)
 
 
 def test_a_guess_is_shown_and_warned_of_where_a_result_depends_on_it():
