@@ -103,17 +103,18 @@ def find(params: Params, layouts: Layouts | None = None) -> dict[str, Layout]:
     and convolutional layers, Equinox's recurrent cells, norms and `Embedding`); path and rank.
     `kernel` lies [*spatial, in, out] as in Flax, `weight` [out, in, *spatial] as in Equinox and
     PyTorch, unless the bias fits another side only. A `kernel` whose `bias` has several axes has as
-    many output axes, or is a stack of layers, as its neighbours without a bias then are;
-    attention's query, key and value are [in, heads, features], its out [heads, features, out]. A
-    `weight` is a norm if its `bias` has its shape, or its layer is called one.
+    many output axes, or is a stack of layers; attention's query, key and value are [in, heads,
+    features], its out [heads, features, out]. A `weight` is a norm if its `bias` has its shape, or
+    its layer is called one.
 
-    What remains is a guess: three axes under a name that does not say `conv` are read as a 1-d
-    convolution. Where a result would depend on it, a `PruningWarning` names these leaves;
-    `layouts=told_by(module, ...)` has Linen's and NNX's layers decide.
+    What several readings fit is a guess, such as three axes under a name that does not say `conv`,
+    and no set of convolutions takes it. Where a result would depend on it, a `PruningWarning` names
+    these leaves; `layouts=told_by(module, ...)` has Linen's and NNX's layers decide.
 
     Args:
         params: any pytree; shapes are enough.
-        layouts: regular expression -> letters as of `Layout`, `norm` or `embedding`.
+        layouts: regular expression -> letters as of `Layout`, with ? for a guess, `norm` or
+            `embedding`.
 
     Returns:
         Path -> layout. Leaves that are not floating-point arrays are not in it.

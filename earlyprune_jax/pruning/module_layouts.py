@@ -187,7 +187,8 @@ def _stacked(
     if rank <= len(bare):
         # Fewer axes than the layer has are those of something reduced, such as a score.
         return letters if rank == len(bare) else plain(rank)
-    places = own and (together and _added(together) or _added([(own, whole)]))
+    alone = [(own, whole)]
+    places = (_added(together or alone) or _added(alone)) if own else set()
     texts = []
     for axes in places or {tuple(range(rank - len(bare)))}:
         rest, copies = iter(bare), {axis % rank for axis in axes}
@@ -202,7 +203,7 @@ def _added(together: Sequence[tuple[Shape, Shape]]) -> set[Shape]:
     same, last = [], []
     for own, whole in together:
         axes = itertools.combinations(range(len(whole)), len(whole) - len(own))
-        same.append({some for some in axes if tuple(np.delete(whole, some)) == own})
+        same.append({some for some in axes if np.delete(whole, some).tolist() == [*own]})
         ends = tuple(range(len(own) - len(whole), 0))
         last.append({ends} if whole[: len(own)] == own else set())
     return set.intersection(*same) | set.intersection(*last)
