@@ -13,7 +13,7 @@ from typing import Any
 
 from earlyprune_jax.array_types import Params
 from earlyprune_jax.pruning import path_layouts
-from earlyprune_jax.pruning.module_layouts import plain, said_by_modules
+from earlyprune_jax.pruning.module_layouts import KINDS, SPATIAL, plain, said_by_modules
 from earlyprune_jax.pruning.module_layouts import told_by as told_by
 from earlyprune_jax.pruning.trees import few, is_weight, named_leaves, refuse
 from earlyprune_jax.validate import expected
@@ -21,8 +21,6 @@ from earlyprune_jax.validate import expected
 Layouts = Mapping[str, str]
 """Regular expression -> layout: the first that is found in a leaf's path says what the leaf is."""
 
-KINDS = ("norm", "embedding")
-SPATIAL = "DHWX"
 LETTERS = f"{SPATIAL}NIOS"
 
 
@@ -36,10 +34,9 @@ class Layout:
 
     Attributes:
         axes: a letter per axis: I input, O output, D, H, W (or X) spatial, S stacked copies of a
-            layer, N heads, which belong to the input or output axis that comes next. Empty for
-            fewer than 2 axes.
+            layer, N heads, which belong to the next I or O. Empty for fewer than 2 axes.
         kind: `kernel`, `norm`, `embedding`, or empty for all else, such as biases.
-        is_guess: whether path and rank would fit other letters as well.
+        is_guess: whether other letters would fit as well.
 
     Example:
         >>> query = Layout("INO")       # [inputs, heads, features]
@@ -52,8 +49,9 @@ class Layout:
     is_guess: bool = False
 
     def __str__(self) -> str:
-        """Writes the letters of a kernel, with ? where they are a guess; else the kind."""
-        return self.axes + "?" * self.is_guess if self.kind == "kernel" else self.kind
+        """Writes the letters of a kernel, or of a guess, with ? then; else the kind."""
+        is_shown = self.is_guess or self.kind == "kernel"
+        return self.axes + "?" * self.is_guess if is_shown else self.kind
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -94,7 +92,7 @@ class Layout:
         return moved.reshape(-1, *self.sizes(array.shape)[-2:])
 
     def _places(self, letters: str) -> tuple[int, ...]:
-        sides = re.sub("N+([IO])", lambda match: match[1] * len(match[0]), self.axes)
+        sides = re.sub("N(?=[NS]*([IO]))", r"\1", self.axes)
         return tuple(axis for axis, letter in enumerate(sides) if letter in letters)
 
 
@@ -105,17 +103,18 @@ def find(params: Params, layouts: Layouts | None = None) -> dict[str, Layout]:
     and convolutional layers, Equinox's recurrent cells, norms and `Embedding`); path and rank.
     `kernel` lies [*spatial, in, out] as in Flax, `weight` [out, in, *spatial] as in Equinox and
     PyTorch, unless the bias fits another side only. A `kernel` whose `bias` has several axes has as
-    many output axes, or is a stack of layers, as its neighbours without a bias then are;
-    attention's query, key and value are [in, heads, features], its out [heads, features, out]. A
-    `weight` is a norm if its `bias` has its shape, or its layer is called one.
+    many output axes, or is a stack of layers; attention's query, key and value are [in, heads,
+    features], its out [heads, features, out]. A `weight` is a norm if its `bias` has its shape, or
+    its layer is called one.
 
-    What remains is a guess: three axes under a name that does not say `conv` are read as a 1-d
-    convolution. Where a result would depend on it, a `PruningWarning` names these leaves;
-    `layouts=told_by(module, ...)` has Linen's and NNX's layers decide.
+    What several readings fit is a guess, such as three axes under a name that does not say `conv`,
+    and no set of convolutions takes it. Where a result would depend on it, a `PruningWarning` names
+    these leaves; `layouts=told_by(module, ...)` has Linen's and NNX's layers decide.
 
     Args:
         params: any pytree; shapes are enough.
-        layouts: regular expression -> letters as of `Layout`, `norm` or `embedding`.
+        layouts: regular expression -> letters as of `Layout`, with ? for a guess, `norm` or
+            `embedding`.
 
     Returns:
         Path -> layout. Leaves that are not floating-point arrays are not in it.
@@ -139,7 +138,9 @@ def find(params: Params, layouts: Layouts | None = None) -> dict[str, Layout]:
         path = name.removesuffix("/value")
         told = (text for pattern, text in patterns if pattern.search(name))
         if said := next(told, known.get(path)):
-            found[name] = _read(said, len(shape))
+            axes = plain(len(shape)) if said in KINDS else said.removesuffix("?")
+            kind = said if said in KINDS else "kernel"
+            found[name] = Layout(axes, kind, said.endswith("?"))
         else:
             scope = scopes[path_layouts.split(path)[0]]
             found[name] = Layout(*path_layouts.read(path, scope))
@@ -158,7 +159,7 @@ def warn_of_guesses(leaves: Iterable[tuple[str, tuple[int, ...], Layout]]) -> No
             "Say it by layouts={...}, let the module do so (pruning.layouts.told_by), or choose "
             "leaves by regex:PATTERN."
         )
-        text = f"The axes of {few(guesses, 4)} are read from the rank alone. {remedy}"
+        text = f"The axes of {few(guesses, 4)} are a guess: others would fit as well. {remedy}"
         warnings.warn(text, PruningWarning, stacklevel=4)
 
 
@@ -184,7 +185,7 @@ def check_layouts(layouts: Layouts | None, params: Params) -> list[str]:
         problems += [
             expected(f"layout at {name}", text, f"to have {rank} letters, one per axis")
             for name, rank in matched
-            if text not in KINDS and rank != len(text)
+            if text not in KINDS and rank != len(text.removesuffix("?"))
         ]
     return problems
 
@@ -197,17 +198,10 @@ def _check_pair(pattern: Any, text: Any) -> list[str]:
         return [expected("layouts", pattern, allowed, f"It says: {error}.")]
     if text in KINDS:
         return []
-    is_known = isinstance(text, str) and set(text) <= set(LETTERS) and "I" in text and "O" in text
-    if is_known and not re.search("N(?![NIO])", text):
+    letters = text.removesuffix("?") if isinstance(text, str) else ""
+    is_known = set(letters) <= set(LETTERS) and "I" in letters and "O" in letters
+    if is_known and not re.search("N(?![NS]*[IO])", letters):
         return []
     allowed = f"to be {' or '.join(KINDS)}, or a letter per axis, e.g. HWIO, OIHW, IO, INO"
-    remedy = f"Of {', '.join(LETTERS)}: I and O, N (heads) just before one of them."
+    remedy = f"Of {', '.join(LETTERS)}: I and O, N (heads) before one of them."
     return [expected(f"layouts[{pattern!r}]", text, allowed, remedy)]
-
-
-def _read(said: str, rank: int) -> Layout:
-    """Makes the layout that a user or a module names; a module's may be stacked by vmap."""
-    if said in KINDS:
-        return Layout(plain(rank), said)
-    # Fewer axes than a module's layer has are those of something reduced, such as a score.
-    return Layout("S" * (rank - len(said)) + said if rank >= len(said) else plain(rank))

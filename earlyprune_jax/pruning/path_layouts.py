@@ -8,18 +8,17 @@ import collections
 import re
 from collections.abc import Mapping
 
-from earlyprune_jax.pruning.module_layouts import general, plain, window
-
-Shape = tuple[int, ...]
+from earlyprune_jax.pruning.module_layouts import SPATIAL, Shape, general, plain, window
 
 Scope = dict[str, dict[str, Shape]]
 """The layers of one module: name -> names of their leaves -> shapes."""
 
 KERNEL = r"kernel|weight(_[ih]h(_l\d+)?(_reverse)?)?|in_proj_weight"
+BIASES = ("bias", "b")
 QUERY = r"([qkv]|query|key|value)(_proj)?"
 OUT = r"(o|out|output)(_proj)?"
 DENSE_GENERAL = r"DenseGeneral_\d+"
-NO_CONVOLUTION = rf"{QUERY}|(Dense|DenseGeneral|Einsum)(_\d+)?|[hi][ifgonrz]_?"
+NO_CONVOLUTION = rf"{QUERY}|{OUT}|qkv|(Dense|DenseGeneral|Einsum)(_\d+)?|[hi][ifgonrz]_?"
 NORM = r"norms?(_?\d+)?$|^(bn|ln)_?\w{0,2}$"
 LOOKED_UP = r"word|tok(en)?|pos(ition(al)?)?|(token_)?type|segment|char|class|label|item|user"
 EMBEDDING = rf"(({LOOKED_UP})_)?emb(ed(ding)?)?s?(_(tokens?|positions?))?(_?\d+)?|w[tp]e"
@@ -42,11 +41,13 @@ def scopes_of(shapes: Mapping[str, Shape]) -> dict[str, Scope]:
 def split(path: str) -> tuple[str, str, str]:
     """Splits a path into those of the module around its layer, the layer and the leaf.
 
+    Dots part names too, as in a flat `state_dict` of PyTorch.
+
     Example:
-        >>> split("block/conv/kernel"), split("kernel")
-        (('block', 'conv', 'kernel'), ('', '', 'kernel'))
+        >>> split("block/conv/kernel"), split("conv.weight")
+        (('block', 'conv', 'kernel'), ('', 'conv', 'weight'))
     """
-    *above, layer, name = ["", *path.split("/")]
+    *above, layer, name = ["", *path.replace(".", "/").split("/")]
     return "/".join(above).removeprefix("/"), layer, name
 
 
@@ -62,121 +63,115 @@ def read(path: str, scope: Scope) -> tuple[str, str, bool]:
     """
     _, layer, name = split(path)
     shape, bias = scope[layer][name], _bias(scope[layer])
-    if name == "kernel":
-        letters = _of_kernel(layer, scope)
-        return letters or plain(len(shape)), "kernel", not letters and _is_guess(path, shape, bias)
+    rank = len(shape)
     if not re.fullmatch(KERNEL, name):
         kind = {"scale": "norm", "embedding": "embedding"}.get(name, "")
-        return plain(len(shape)), kind, False
-    if len(shape) < 2:
+        return plain(rank), kind, rank > 2 and not kind and name not in BIASES
+    if rank < 2:
         return "", "kernel", False
-    if bias == shape or re.search(NORM, layer, re.IGNORECASE):
-        return plain(len(shape)), "norm", False
-    if len(shape) == 2 and not bias and re.fullmatch(EMBEDDING, layer):
-        return "IO", "embedding", False
-    letters = _of_weight(shape, bias)
-    otherwise = "OI" + window(len(shape) - 2)
-    return letters or otherwise, "kernel", not letters and _is_guess(path, shape, bias)
+    if name == "kernel":
+        fits, otherwise = _of_kernel(shape, bias), plain(rank)
+    else:
+        if bias == shape or re.search(NORM, layer, re.IGNORECASE):
+            return plain(rank), "norm", False
+        if rank == 2 and not bias and re.fullmatch(EMBEDDING, layer):
+            return "IO", "embedding", False
+        fits, otherwise = _of_weight(shape, bias), "OI" + window(rank - 2)
+    letters = fits[0] if fits else otherwise
+    if name == "kernel" and (heads := _with_heads(layer, letters, scope)):
+        return heads, "kernel", len(fits) > 1
+    is_guess = len(fits) > 1 or _may_be_none(path, letters, shape, bias if fits else ())
+    return letters, "kernel", is_guess
 
 
 def _bias(layer: Mapping[str, Shape]) -> Shape:
-    shape = layer.get("bias", layer.get("b", ()))
-    while shape[1:] and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
+    return next((layer[name] for name in BIASES if name in layer), ())
 
 
-def _is_guess(path: str, shape: Shape, bias: Shape) -> bool:
-    """Says whether a leaf of at least 3 axes may as well be no convolution, or a transposed one."""
-    if len(shape) < 3:
+def _may_be_none(path: str, letters: str, shape: Shape, bias: Shape) -> bool:
+    """Says whether what is read as a convolution may as well be none, or a transposed one.
+
+    Args:
+        path: of the leaf.
+        letters: as which it is read.
+        shape: of the leaf.
+        bias: its shape where it fits, else nothing.
+
+    Returns:
+        False for what is read as no convolution, too.
+    """
+    sizes = _sizes(shape, letters, SPATIAL)
+    is_square, is_named = len(set(_sizes(shape, letters, "IO"))) == 1, re.search("(?i)conv", path)
+    if not sizes:
         return False
-    if re.search("(?i)transpose|deconv", path) or re.search("(?i)scan|vmap", path) and not bias:
+    if re.search("(?i)transpose|deconv", path) and (is_square or not bias):
         return True
-    if re.fullmatch(NO_CONVOLUTION, split(path)[1]):
+    if re.fullmatch(NO_CONVOLUTION, split(path)[1]) and (len(sizes) == 1 or not bias):
         return True
-    # Kernels of 4 axes, and of 5 with a bias, are taken for convolutions whatever their names.
-    return not re.search("(?i)conv", path) and (len(shape) == 3 or len(shape) > 4 and not bias)
+    if bias:
+        return len(sizes) == 1 and not is_named
+    # Windows are told from layers and heads by sides of one length.
+    is_uneven = len(set(sizes)) > 1
+    if re.search("(?i)scan|vmap", path):
+        return True
+    return is_uneven and len(sizes) > 2 if is_named else is_uneven or len(sizes) != 2
 
 
-def _of_weight(shape: Shape, bias: Shape) -> str:
+def _sizes(shape: Shape, letters: str, wanted: str) -> list[int]:
+    return [size for size, letter in zip(shape, letters, strict=True) if letter in wanted]
+
+
+def _of_weight(shape: Shape, bias: Shape) -> list[str]:
     """Reads a weight's axes off its bias: the first side that has its size, in the order of
     PyTorch's layers, its transposed convolutions, and Flax."""
-    if len(bias) == 2 and bias[0] == shape[0] and len(shape) > 2:
-        rest = _of_weight(shape[1:], bias[1:])
-        return rest and "S" + rest
     rank = len(shape)
+    while bias[1:] and bias[-1] == 1:  # Equinox's convolutions have it [out, 1, 1].
+        bias = bias[:-1]
+    if len(bias) == 2 and bias[0] == shape[0] and rank > 2:
+        return ["S" + rest for rest in _of_weight(shape[1:], bias[1:])]
     sides = [(0, "OI" + window(rank - 2)), (1, "IO" + window(rank - 2)), (-1, plain(rank))]
-    return next((letters for axis, letters in sides if (shape[axis],) == bias), "")
+    return [letters for axis, letters in sides if (shape[axis],) == bias][:1]
 
 
-def _of_kernel(layer: str, scope: Scope) -> str:
-    """Reads a kernel's axes off its bias and its neighbours; nothing where these do not tell."""
-    shape, bias = scope[layer]["kernel"], _bias(scope[layer])
-    if len(shape) < 3:
-        return plain(len(shape))
-    if len(bias) > 1:
-        return _with_axes_of_bias(layer, scope)
-    if bias and re.fullmatch(DENSE_GENERAL, layer):
-        return general(len(shape) - 1, 1)
-    if (shape[-2],) == bias != (shape[-1],):
-        return window(len(shape) - 2) + "OI"
-    if (shape[-2],) != bias == (shape[-1],) and len(shape) > 3:
-        return plain(len(shape))
-    if heads := _with_heads(layer, scope):
-        return heads
-    is_stack = not bias and any(_is_stacked(name, scope, shape[0]) for name in scope)
-    return _of_stack(layer, scope) if is_stack else ""
+def _of_kernel(shape: Shape, bias: Shape) -> list[str]:
+    """Lists what a kernel's axes may be by its bias, which has all outputs and all stacks.
 
-
-def _with_axes_of_bias(layer: str, scope: Scope) -> str:
-    shape, bias = scope[layer]["kernel"], _bias(scope[layer])
-    rank, num = len(shape), len(bias)
-    # Where both fit: layers with as many axes as 4 are a stack rather than heads in and out.
-    is_stack = _is_stacked(layer, scope, shape[0])
-    if bias == shape[rank - num :] and num < rank and (rank == 3 or not is_stack):
-        return general(rank - num, num)
-    if is_stack:
-        return _of_stack(layer, scope)
+    Example:
+        >>> _of_kernel((6, 2, 4), (2, 4)), _of_kernel((2, 6, 4), (2, 4))
+        (['INO'], ['SIO'])
+    """
+    rank, num, found = len(shape), len(bias), []
+    if 0 < num < rank and shape[rank - num :] == bias:
+        found.append(plain(rank) if num == 1 else general(rank - num, num))
+    elif num == 1 and rank > 2 and shape[-2:-1] == bias:
+        found.append(window(rank - 2) + "OI")
     # nn.scan puts the layers along any axis, the same for kernel and bias.
-    for axis in range(1, rank):
-        for place in range(num):
-            left = shape[:axis] + shape[axis + 1 :], bias[:place] + bias[place + 1 :]
-            if num == 2 and bias[place] == shape[axis] and left[0][-1:] == left[1]:
-                letters = plain(rank - 1)
-                return letters[:axis] + "S" + letters[axis:]
-    return ""
+    for axis in range(num if 1 < num < rank else 0):
+        if shape[axis] == bias[axis]:
+            rest = (size[:axis] + size[axis + 1 :] for size in (shape, bias))
+            found += [text[:axis] + "S" + text[axis:] for text in _of_kernel(*rest)]
+    return list(dict.fromkeys(found))
 
 
-def _is_stacked(layer: str, scope: Scope, size: int) -> bool:
-    """Says whether a layer's kernel and bias both begin with an axis of so many copies."""
-    shape, bias = scope[layer].get("kernel", ()), _bias(scope[layer])
-    is_longer = 1 < len(bias) < len(shape)
-    return is_longer and shape[0] == bias[0] == size and bias[1:] == shape[1 - len(bias) :]
-
-
-def _of_stack(layer: str, scope: Scope) -> str:
-    size = scope[layer]["kernel"][0]
-    single = {
-        name: {leaf: shape[1:] for leaf, shape in leaves.items() if shape[:1] == (size,)}
-        for name, leaves in scope.items()
-    }
-    return "S" + (_of_kernel(layer, single) or plain(len(single[layer]["kernel"])))
-
-
-def _with_heads(layer: str, scope: Scope) -> str:
-    """Tells attention's kernels from those of 1-d convolutions, by the layers beside them."""
-    shape, is_general = scope[layer]["kernel"], re.fullmatch(DENSE_GENERAL, layer)
-    may_join = is_general or re.fullmatch(OUT, layer)
-    if len(shape) != 3 or not (may_join or re.fullmatch(QUERY, layer)):
+def _with_heads(layer: str, letters: str, scope: Scope) -> str:
+    """Tells attention's kernels from those of convolutions, by the layers beside them."""
+    shape, bias = scope[layer]["kernel"], _bias(scope[layer])
+    is_general, dense = re.fullmatch(DENSE_GENERAL, layer), re.sub(f"[{SPATIAL}]", "N", letters)
+    if dense == letters:
         return ""
-    makers = {name for name in scope if _makes_heads(name, scope[name])}
-    if may_join and any(shape[:2] == scope[name]["kernel"][1:] for name in makers - {layer}):
-        return "NIO"
-    return "INO" if is_general or layer in makers and len(makers) > 2 else ""
+    makers = {name: heads for name in scope if (heads := _heads_of(name, scope[name]))}
+    others = [heads for name, heads in makers.items() if name != layer]
+    may_join = is_general or re.fullmatch(OUT, layer)
+    if is_general and bias or may_join and _sizes(shape, dense, "NI") in others:
+        return dense
+    return "INO" if not bias and layer in makers and (is_general or len(others) > 1) else ""
 
 
-def _makes_heads(name: str, layer: Mapping[str, Shape]) -> bool:
-    """Says whether a layer could be [in, heads, features]."""
-    has_two_axes = len(layer.get("bias", (0, 0))) == 2
-    has_three = len(layer.get("kernel", ())) == 3
-    return has_two_axes and has_three and bool(re.fullmatch(f"{QUERY}|{DENSE_GENERAL}", name))
+def _heads_of(name: str, layer: Mapping[str, Shape]) -> list[int]:
+    """Returns the sizes of [heads, features] that a layer could make."""
+    shape, bias = layer.get("kernel", ()), _bias(layer)
+    if not re.fullmatch(f"{QUERY}|{DENSE_GENERAL}", name):
+        return []
+    fits = _of_kernel(shape, bias) if bias else ["INO"] * (len(shape) == 3)
+    made = (_sizes(shape, text, "NO") for text in fits if "NO" in text.replace("S", ""))
+    return next(made, [])

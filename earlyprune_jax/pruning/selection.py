@@ -30,6 +30,8 @@ def _kernels(*, conv: bool, dense: bool) -> Exclusion:
         if not layout.axes:
             return "has fewer than 2 axes, kernels have 2 or more"
         if layout.spatial:
+            if layout.is_guess and not dense:
+                return f"may be no convolution ({layout}), `layouts` can say what it is"
             return "" if conv else f"has spatial axes ({layout}), dense kernels have none"
         return "" if dense else f"has no spatial axis ({layout}), conv kernels have"
 
@@ -109,8 +111,9 @@ def select(params: Params, layers: Layers, layouts: Layouts | None = None) -> An
 
     Args:
         params: any pytree.
-        layers: `conv_kernels` (kernels with spatial axes: 1x1 shortcuts and the stem included),
-            `dense_kernels` (without, attention's too), `all_kernels` (both), `regex:PATTERN`,
+        layers: `conv_kernels` (kernels with spatial axes that are no guess: 1x1 shortcuts and the
+            stem included), `dense_kernels` (without, attention's too), `all_kernels` (both, guesses
+            too), `regex:PATTERN`,
             searched in the slash-joined path of every leaf, or a predicate (path, leaf) -> bool.
         layouts: what leaves are, where `layouts.find` cannot tell: regular expression -> letters
             of a kernel's axes such as `HWIO`, `OIHW` or `INO`, `norm` or `embedding`. What
@@ -136,5 +139,6 @@ def select(params: Params, layers: Layers, layouts: Layouts | None = None) -> An
         raise unexpected("layers", layers, "to select at least one parameter", remedy)
     if layers in ("conv_kernels", "dense_kernels"):
         found, shaped = find(params, layouts), [pair for pair in leaves if is_weight(pair[1])]
-        warn_of_guesses((name, leaf.shape, found[name]) for name, leaf in shaped)
+        triples = ((name, leaf.shape, found[name]) for name, leaf in shaped)
+        warn_of_guesses(leaf for leaf in triples if leaf[2].kind == "kernel")
     return jax.tree.map_with_path(lambda path, _: path_name(path) not in reasons, params)

@@ -78,7 +78,7 @@ class Engine:
         self.num_train = task.batching.num_examples["train"]
         self.steps_per_epoch = task.batching.steps_per_epoch
         self.fork_mesh = Mesh(np.asarray(jax.local_devices()), (FORK_AXIS,))
-        self.optimizer = optim.make(spec.optim, task.optimizer)
+        self.optimizer = optim.make(spec.optim, task.optimizer, task.known_layouts)
         self.splits = execution.replicated(dict(task.splits), mesh)
         num_examples, seed = spec.signals.num_examples, spec.data.split_seed
         self.probe = probe_indices(self.num_train, num_examples, seed)

@@ -10,7 +10,7 @@ import optax
 
 from earlyprune_jax import references
 from earlyprune_jax.array_types import Array, Params
-from earlyprune_jax.pruning.layouts import find
+from earlyprune_jax.pruning.layouts import Layouts, find
 from earlyprune_jax.pruning.trees import path_name
 from earlyprune_jax.spec_sections import OptimSpec
 from earlyprune_jax.validate import expected, refuse, unexpected
@@ -32,56 +32,64 @@ class Optimizer:
     update: Callable[[Any, Any, Params, Array], tuple[Any, Any]]
 
 
-def _decay_mask(spec: OptimSpec) -> Callable[[Any], Any]:
+def _decay_mask(spec: OptimSpec, layouts: Layouts | None) -> Callable[[Any], Any]:
     """Makes params -> bools, the leaves that decay: all (paper A: BN and biases), or kernels."""
 
     def decays(params: Any) -> Any:
-        kernels = {path for path, layout in find(params).items() if layout.kind == "kernel"}
         is_all = spec.weight_decay_on == "all"
+        found = {} if is_all else find(params, layouts)
+        kernels = {path for path, layout in found.items() if layout.kind == "kernel"}
         return jax.tree.map_with_path(lambda p, _: is_all or path_name(p) in kernels, params)
 
     return decays
 
 
-def _decay(spec: OptimSpec) -> list[optax.GradientTransformation]:
+def _decay(spec: OptimSpec, layouts: Layouts | None) -> list[optax.GradientTransformation]:
     if not spec.weight_decay:
         return []
-    return [optax.add_decayed_weights(spec.weight_decay, mask=_decay_mask(spec))]
+    return [optax.add_decayed_weights(spec.weight_decay, mask=_decay_mask(spec, layouts))]
 
 
-def sgd(spec: OptimSpec) -> optax.GradientTransformation:
+def sgd(spec: OptimSpec, layouts: Layouts | None = None) -> optax.GradientTransformation:
     """Makes SGD as PyTorch defines it, up to the rate: v <- mu v + (g + wd p), update = v.
 
     Args:
         spec: momentum, nesterov, weight decay and what it applies to.
+        layouts: as of `make`.
     """
     momentum = [optax.trace(spec.momentum, nesterov=spec.nesterov)] if spec.momentum else []
-    parts = [*_decay(spec), *momentum]
+    parts = [*_decay(spec, layouts), *momentum]
     return optax.chain(*parts) if parts else optax.identity()
 
 
-def adam(spec: OptimSpec, **options: Any) -> optax.GradientTransformation:
+def adam(
+    spec: OptimSpec, layouts: Layouts | None = None, **options: Any
+) -> optax.GradientTransformation:
     """Makes Adam, up to the learning rate; weight decay is added to the gradient.
 
     Args:
         spec: weight decay and what it applies to.
+        layouts: as of `make`.
         options: b1, b2, eps and more, as of `optax.scale_by_adam`.
 
     Source: Kingma and Ba 2015.
     """
-    return optax.chain(*_decay(spec), optax.scale_by_adam(**options))
+    return optax.chain(*_decay(spec, layouts), optax.scale_by_adam(**options))
 
 
-def adamw(spec: OptimSpec, **options: Any) -> optax.GradientTransformation:
+def adamw(
+    spec: OptimSpec, layouts: Layouts | None = None, **options: Any
+) -> optax.GradientTransformation:
     """Makes Adam with decoupled weight decay, up to the learning rate.
 
     Args:
         spec: weight decay and what it applies to.
+        layouts: as of `make`.
         options: as of `optax.scale_by_adam`.
 
     Source: Loshchilov and Hutter 2019.
     """
-    return optax.chain(optax.scale_by_adam(**options), *_decay(spec))
+    return optax.chain(optax.scale_by_adam(**options), *_decay(spec, layouts))
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -91,7 +99,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
+def make(spec: OptimSpec, default: str = "sgd", layouts: Layouts | None = None) -> Optimizer:
     """Makes the optimizer that a config names.
 
     A built-in is a direction that the step multiplies by minus the learning rate. A factory of the
@@ -102,6 +110,7 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
     Args:
         spec: name, weight decay, momentum.
         default: the name where the spec gives none: that of the task.
+        layouts: what the task says leaves are, for weight decay on kernels.
 
     Raises:
         InvalidInput: no such optimizer, or options that it does not take.
@@ -114,10 +123,10 @@ def make(spec: OptimSpec, default: str = "sgd") -> Optimizer:
     """
     name = spec.name or default
     factory = references.load(KEY, name, OPTIMIZERS)
-    given: dict[str, Any] = {"spec": spec}
+    given: dict[str, Any] = {"spec": spec, "layouts": layouts}
     is_own = references.is_import_path(name)
     if is_own:
-        offered = {"weight_decay": spec.weight_decay, "mask": _decay_mask(spec)}
+        offered = {"weight_decay": spec.weight_decay, "mask": _decay_mask(spec, layouts)}
         if spec.weight_decay_on == "all":
             del offered["mask"]
         given = references.accepted(factory, offered)

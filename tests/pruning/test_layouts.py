@@ -257,6 +257,31 @@ def test_general_dense_layers_are_told_by_bias_or_by_what_makes_their_heads(use_
     assert kinds["DenseGeneral_1/kernel"] == "NIO"
 
 
+def test_heads_in_and_out_are_one_matrix_although_a_stack_of_convolutions_would_fit_too():
+    kernel = filled_by_rows(4, 8, 4, 8)
+    params = {"mix": {"kernel": kernel, "bias": jnp.zeros((4, 8))}}
+    with pytest.warns(pruning.PruningWarning, match="mix/kernel"):
+        measured = signals.random_distance(params, key=KEY, num_permutations=1).per_layer
+    wanted = distance_of_matrices(kernel.reshape(1, 32, 32), "mix/kernel", "float32")
+    np.testing.assert_allclose(measured["mix/kernel"], wanted, atol=2e-5)
+
+
+def filled_by_rows(*shape):
+    rows = np.arange(1, shape[1] + 1).reshape(-1, *[1] * (len(shape) - 2)) ** 2
+    return jnp.asarray(np.random.default_rng(3).normal(size=shape) * rows, jnp.float32)
+
+
+def test_a_flat_state_dict_of_pytorch_is_read_as_a_nested_one():
+    kernel = filled_by_rows(16, 8, 3, 3)
+    params = {"conv.weight": kernel, "conv.bias": jnp.zeros(16), "norm.weight": jnp.ones((4, 5))}
+    kinds = {path: str(kind) for path, kind in layouts.find(params).items()}
+    assert kinds == {"conv.weight": "OIHW", "conv.bias": "", "norm.weight": "norm"}
+    measured = signals.random_distance(params, key=KEY, num_permutations=1).per_layer
+    matrices = kernel.transpose(2, 3, 1, 0).reshape(9, 8, 16)
+    wanted = distance_of_matrices(matrices, "conv.weight", "float32")
+    np.testing.assert_allclose(measured["conv.weight"], wanted, atol=2e-5)
+
+
 def test_one_dimensional_convolutions_stay_convolutions():
     conv = lambda: {"kernel": jnp.ones((3, 4, 8)), "bias": jnp.ones(8)}  # noqa: E731
     params = {"query": conv(), "key": conv(), "value": conv(), "out": conv()}
@@ -338,7 +363,7 @@ def test_what_a_user_says_overrules_path_and_module():
         ({"absent": "IO"}, "layouts='absent' to be found in the path of some leaf"),
         ({"kernel": "IX"}, "to be norm or embedding, or a letter per axis"),
         ({"kernel": "II"}, "I and O"),
-        ({"kernel": "ION"}, "just before one of them"),
+        ({"kernel": "ION"}, "before one of them"),
         ({"kernel": 3}, "a letter per axis"),
         ({"(": "IO"}, "to hold a valid regular expression"),
         ("HWIO", "to map regular expressions to layouts"),

@@ -14,6 +14,7 @@ from flax import nnx
 from earlyprune_jax import pruning, signals
 from earlyprune_jax.pruning import layouts
 from earlyprune_jax.pruning.layouts import find, told_by
+from earlyprune_jax.pruning.trees import named_leaves
 from earlyprune_jax.validate import InvalidInput
 
 KEY = jax.random.key(0)
@@ -172,18 +173,129 @@ class Attention(nn.Module):
         return nn.MultiHeadDotProductAttention(**options)(x), None
 
 
+def scanned(module, length, axis):
+    split = {"variable_axes": {"params": axis}, "split_rngs": {"params": True}}
+    return nn.scan(module, length=length, **split)
+
+
+def filled(shapes):
+    """A tree of these shapes, with numbers of few strong directions."""
+    rng = np.random.default_rng(3)
+
+    def fill(leaf):
+        return jnp.asarray(rng.normal(size=leaf.shape) ** 5, jnp.float32)
+
+    return jax.tree.map(fill, shapes)
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_scanned_attention_is_a_stack_of_matrices_of_all_heads(use_bias):
-    scan = nn.scan(Attention, variable_axes={"params": 0}, split_rngs={"params": True}, length=5)
-    x = jnp.ones((2, 3, 6))
-    params = scan(use_bias).init(KEY, x, None)["params"]
-    told = None if use_bias else told_by(scan(use_bias), KEY, x, None)
-    found = {path.split("/")[-2]: str(kind) for path, kind in find(params, told).items()
-             if path.endswith("kernel")}  # fmt: skip
-    assert found == {"query": "SINO", "key": "SINO", "value": "SINO", "out": "SNIO"}
+@pytest.mark.parametrize(("length", "axis"), [(3, 0), (3, 1), (2, 0), (2, 1)])
+def test_scanned_attention_is_a_stack_of_matrices_of_all_heads(length, axis, use_bias):
+    network, x = scanned(Attention, length, axis)(use_bias), jnp.ones((2, 3, 6))
+    params = filled(jax.eval_shape(network.init, KEY, x, None)["params"])
+    told, by_path = find(params, told_by(network, KEY, x, None)), find(params)
+    for path, leaf in named_leaves(params):
+        if path.endswith("kernel"):
+            # By hand, also with as many layers as there are heads: 2.
+            sides = (8, 6) if "/out/" in path else (6, 8)
+            wanted = np.moveaxis(leaf, axis, 0).reshape(length, *sides)
+            assert not told[path].is_guess
+            np.testing.assert_array_equal(told[path].matrices(leaf), wanted)
+            # Without the module it is the same, or said to be a guess.
+            if not by_path[path].is_guess:
+                np.testing.assert_array_equal(by_path[path].matrices(leaf), wanted)
+    assert pruning.exclusions(params, "conv_kernels").keys() >= told.keys()
 
 
-def test_layers_of_a_stack_that_have_no_bias_are_told_by_those_that_have_one():
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        return scanned(Block, 3, 0)(name="inner")(x, None)[0], None
+
+
+def ensemble(layer, axis, **options):
+    """Five NNX layers along an axis of their kernels, and five by themselves."""
+    keys = jax.random.split(KEY, 5)
+    make = lambda key: layer(**options, rngs=nnx.Rngs(key))  # noqa: E731
+    axes = nnx.StateAxes({nnx.Param: axis, ...: 0})
+    return nnx.vmap(make, in_axes=0, out_axes=axes)(keys), [make(key).kernel[...] for key in keys]
+
+
+DENSE = {"in_features": 6, "out_features": 8}
+CONV = {"in_features": 3, "out_features": 8, "kernel_size": (3, 3), "use_bias": False}
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "axis", "letters"),
+    [
+        (nnx.Linear, DENSE, 0, "SIO"),
+        (nnx.Linear, DENSE, 1, "ISO"),
+        (nnx.Conv, CONV, 0, "SHWIO"),
+        (nnx.Conv, CONV, 1, "HSWIO"),
+        (nnx.LinearGeneral, DENSE | {"batch_axis": {0: 2}}, 1, "SSIO"),
+    ],
+)
+def test_nnx_layers_stacked_along_any_axis_are_their_own_matrices(layer, options, axis, letters):
+    stacked, single = ensemble(layer, axis, **options)
+    state = nnx.state(stacked, nnx.Param)
+    layout = find(state, told_by(stacked))["kernel"]
+    (own,) = (kind for path, kind in find(stacked).items() if path.startswith("kernel"))
+    assert own == layout == layouts.Layout(letters)
+    sides = single[0].shape[-2:]
+    wanted = sorted(np.concatenate([kernel.reshape(-1, *sides) for kernel in single]).tolist())
+    assert sorted(np.asarray(layout.matrices(stacked.kernel[...])).tolist()) == wanted
+
+
+@pytest.mark.parametrize(("axis", "letters"), [(0, "SOI"), (1, "OSI"), (-1, "OIS")])
+def test_equinox_layers_stacked_along_any_axis_are_their_own_matrices(axis, letters):
+    keys = jax.random.split(KEY, 5)
+    make = lambda key: eqx.nn.Linear(3, 4, key=key)  # noqa: E731
+    stacked = eqx.filter_vmap(make, out_axes=axis)(keys)
+    assert list(told_by(stacked).values()) == [letters]
+    layout = find(stacked, told_by(stacked))["weight"]
+    assert find(stacked)["weight"] == layout
+    wanted = np.stack([make(key).weight.T for key in keys])
+    np.testing.assert_array_equal(layout.matrices(stacked.weight), wanted)
+
+
+def test_scans_within_scans_are_told_axis_by_axis():
+    network, x = scanned(Nested, 5, 1)(), jnp.ones((2, 6))
+    params = filled(jax.eval_shape(network.init, KEY, x, None)["params"])
+    ((path, layout),) = find(params, told_by(network, KEY, x, None)).items()
+    assert (path, str(layout)) == ("inner/b/kernel", "SSIO")
+    kernel = np.asarray(params["inner"]["b"]["kernel"])
+    np.testing.assert_array_equal(layout.matrices(kernel), kernel.reshape(15, 6, 6))
+
+
+def test_an_einsum_that_sums_nothing_says_nothing():
+    scale = nnx.Einsum("...hd,hd->...hd", (6, 2), rngs=nnx.Rngs(0))
+    assert told_by(scale) == {}
+    assert str(find(nnx.state(scale))["kernel"]) == "IO"
+
+
+def test_tied_nnx_layers_are_told_by_the_path_that_the_state_has():
+    class Tied(nnx.Module):
+        def __init__(self):
+            self.a = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+            self.b = self.a
+
+    told = told_by(Tied())
+    assert {path: str(kind) for path, kind in find(nnx.state(Tied(), nnx.Param), told).items()} == {
+        "a/bias": "", "a/kernel": "IO"
+    }  # fmt: skip
+
+
+def test_axes_of_one_size_that_no_other_leaf_tells_apart_stay_a_guess():
+    network, x = scanned(Block, 6, 1)(), jnp.ones((2, 6))
+    params = filled(jax.eval_shape(network.init, KEY, x, None)["params"])
+    told = told_by(network, KEY, x, None)
+    assert list(told.values()) == ["SIO?"]
+    with pytest.warns(pruning.PruningWarning, match="are a guess: others would fit"):
+        signals.random_distance(params, key=KEY, layouts=told)
+    signals.random_distance(params, key=KEY, layouts={"kernel": "ISO", **told})
+
+
+def test_layers_of_a_stack_that_have_no_bias_are_a_guess_without_their_module():
     class Cells(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -192,9 +304,11 @@ def test_layers_of_a_stack_that_have_no_bias_are_told_by_those_that_have_one():
             cells = nn.vmap(nn.LSTMCell, axis_size=3, in_axes=axes, **split)(4)
             return cells((jnp.ones((2, 4)), jnp.ones((2, 4))), x)
 
-    params = Cells().init(KEY, jnp.ones((2, 6)))["params"]
+    x = jnp.ones((2, 6))
+    params = jax.eval_shape(Cells().init, KEY, x)["params"]
     kinds = {str(kind) for path, kind in find(params).items() if path.endswith("kernel")}
-    assert kinds == {"SIO"}
+    assert kinds == {"SIO", "WIO?"}
+    assert set(told_by(Cells(), KEY, x).values()) == {"SIO"}
 
 
 def test_recurrent_weights_of_equinox_are_kernels_out_in():
@@ -223,6 +337,8 @@ def test_recurrent_weights_of_equinox_are_kernels_out_in():
         ({"weight": (5, 4, 6), "bias": (5, 4)}, "SOI"),
         ({"kernel": (3, 3, 4, 6), "bias": (4,)}, "HWOI"),
         ({"kernel": (6, 5, 4), "bias": (4, 5)}, "ISO"),
+        ({"kernel": (5, 3, 6, 4), "bias": (5, 3, 4)}, "SSIO"),
+        ({"kernel": (3, 3, 3, 4, 8), "bias": (3, 8)}, "SHWIO"),
         ({"weight_ih_l0": (16, 6), "weight_hh_l0": (16, 4)}, "OI"),
         ({"in_proj_weight": (18, 6)}, "OI"),
     ],
@@ -244,24 +360,54 @@ def test_names_of_pytorch_models_tell_embeddings_and_norms(layer, kind):
     assert str(find({layer: {"weight": jnp.ones((7, 4))}})[f"{layer}/weight"]) == kind
 
 
+@pytest.mark.parametrize(
+    ("layer", "shapes", "letters"),
+    [
+        ("mix", {"kernel": (4, 8, 4, 8), "bias": (4, 8)}, "NINO?"),
+        ("ens", {"kernel": (10, 10, 8), "bias": (10, 8)}, "INO?"),
+        ("out", {"kernel": (12, 4, 16, 64)}, "HWIO?"),
+        ("qkv", {"kernel": (64, 3, 4, 16)}, "HWIO?"),
+        ("proj", {"kernel": (12, 4, 16, 64)}, "HWIO?"),
+        ("convs", {"kernel": (3, 5, 3, 3, 8)}, "DHWIO?"),
+        ("conv", {"w": (16, 8, 3, 3)}, "HWIO?"),
+        ("moe", {"w_in": (10, 10, 8)}, "WIO?"),
+    ],
+)
+def test_what_more_than_one_reading_fits_is_a_guess_and_no_convolution(layer, shapes, letters):
+    params = {layer: filled({name: jnp.ones(shape) for name, shape in shapes.items()})}
+    path = f"{layer}/{next(iter(shapes))}"
+    assert str(find(params)[path]) == letters
+    assert path in pruning.exclusions(params, "conv_kernels")
+    chosen = f"regex:{path}"
+    account = pruning.ledger(params, pruning.full(params), layers=chosen)
+    assert letters in {row.layout for row in account.rows}
+    with pytest.warns(pruning.PruningWarning, match=f"The axes of {path} .* are a guess"):
+        signals.random_distance(params, key=KEY, num_permutations=1, layers=chosen)
+
+
 def test_a_guess_is_shown_and_warned_of_where_a_result_depends_on_it():
     params = {"mix": {"kernel": jax.random.normal(KEY, (5, 2, 8))}}
     assert str(find(params)["mix/kernel"]) == "WIO?"
-    assert pruning.ledger(params, pruning.full(params)).rows[0].layout == "WIO?"
+    assert (
+        pruning.ledger(params, pruning.full(params), layers="all_kernels").rows[0].layout == "WIO?"
+    )
     options = {"sparsity": 0.5, "layers": "all_kernels"}
     fours = options | {"scope": "local", "pattern": pruning.NM(1, 2)}
     wide = {"mix": {"kernel": jax.random.normal(KEY, (4, 2, 8))}}
+    with_conv = params | {"conv": {"kernel": jnp.ones((3, 3, 2, 8))}}
     for call in (
-        lambda layouts: pruning.select(params, "conv_kernels", layouts),
+        lambda layouts: pruning.select(with_conv, "conv_kernels", layouts)["mix"]["kernel"],
         lambda layouts: pruning.prune(params, **options, scope="erk", layouts=layouts),
         lambda layouts: pruning.prune(wide, **fours, layouts=layouts),
         lambda layouts: signals.random_distance(params, key=KEY, layouts=layouts),
     ):
-        with pytest.warns(pruning.PruningWarning, match="are read from the rank alone"):
-            call(None)
-        call({"mix": "WIO"})
+        with pytest.warns(pruning.PruningWarning, match="are a guess: others would fit"):
+            assert call(None) is not True
+        assert call({"mix": "WIO"}) is not False
     # A global ranking does not ask what axes mean.
     pruning.prune(params, **options)
+    with pytest.raises(InvalidInput, match=r"may be no convolution \(WIO\?\), `layouts` can say"):
+        pruning.select(params, "conv_kernels")
 
 
 def test_what_is_no_module_is_refused():

@@ -154,3 +154,14 @@ def test_arguments_of_a_built_in_are_tried():
             "sgd",
             {"w": jax.ShapeDtypeStruct((2,), jnp.float32)},
         )
+
+
+def test_weight_decay_on_kernels_asks_the_layouts_of_the_task():
+    chosen = spec("sgd", 0.1, "kernels")
+    no_gradient, rate = jax.tree.map(jnp.zeros_like, PARAMS), jnp.float32(1)
+    for said, decayed in ((None, 0.1), ({"dense/kernel": "norm"}, 0)):
+        optimizer = optim.make(chosen, layouts=said)
+        updates, _ = optimizer.update(no_gradient, optimizer.init(PARAMS), PARAMS, rate)
+        wanted = -decayed * PARAMS["dense"]["kernel"]
+        np.testing.assert_allclose(updates["dense"]["kernel"], wanted, rtol=1e-6)
+        assert not updates["norm"]["scale"].any()
