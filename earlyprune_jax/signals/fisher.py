@@ -20,7 +20,12 @@ from earlyprune_jax.models import forward
 from earlyprune_jax.pruning import select, trees
 from earlyprune_jax.pruning.modules import function_problems
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
-from earlyprune_jax.pruning.scores.fisher import check_options, label_rule, require_logits
+from earlyprune_jax.pruning.scores.fisher import (
+    check_options,
+    exact_problems,
+    label_rule,
+    require_logits,
+)
 from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, weights_of
 from earlyprune_jax.pruning.scores.weights import count_problems, nonfinite_problems, require_key
 from earlyprune_jax.pruning.selection import Layers
@@ -106,10 +111,11 @@ def fisher_trace(
     `jax.default_matmul_precision("highest")` only.
 
     Args:
-        model: a Linen module; or a function (params, images) -> logits [B, C] in evaluation mode,
-            e.g. of an NNX state or an Equinox module. No example may depend on another: no method
-            could tell. A module is compiled once, a function at every call (what it closes over may
-            have changed).
+        model: a Linen module; or a function (params, images) -> logits in evaluation mode, e.g. of
+            an NNX state or an Equinox module. [B, C], or [B, P, C] of P predictions an example,
+            such as the words of a sentence, whose log-probabilities are added up. No example may
+            depend on another: no method could tell. A module is compiled once, a function at every
+            call (what it closes over may have changed).
         variables: {"params": ..., "batch_stats": ...} for a module; the params, any pytree, for a
             function.
         images: [N, ...] array, or a pytree of them, on the host or the device.
@@ -286,11 +292,13 @@ def _compiled(
         return batch_squares(network, params, batch, examples, method=method, choose=choose)
 
     logits = forward.evaluated(jax.eval_shape, apply, arrays, two)
-    require_logits(logits, 2)
+    require_logits(logits, 2, most_axes=3)
+    if estimator == "exact":
+        trees.refuse(exact_problems(logits.shape))
     covered = layer_hooks.coverage(apply, arrays, two) if method == "layerwise" else None
     step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
-    num_passes = logits.shape[1] if estimator == "exact" else 1
-    return _Compiled(apply if is_linen else None, logits.shape[1], num_passes, covered, step)
+    num_passes = logits.shape[-1] if estimator == "exact" else 1
+    return _Compiled(apply if is_linen else None, logits.shape[-1], num_passes, covered, step)
 
 
 def _sums(

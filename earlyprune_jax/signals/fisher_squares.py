@@ -78,13 +78,13 @@ def batch_squares(
         sums = jnp.stack([leaf.squares().astype(jnp.float32) for leaf in gradients])
         # where, not a product: padding must not count even if it is nan.
         values = jnp.where((examples.weights > 0)[None], factors[None] * sums, 0.0)
-    return Squares(values, sizes, jnp.isfinite(log_probs).all(axis=1))
+    return Squares(values, sizes, jnp.isfinite(log_probs).all(axis=tuple(range(1, log_probs.ndim))))
 
 
 def _layerwise(
     network: Network, params: Params, batch: Any, examples: Examples, choose: Choose
 ) -> tuple[list[Gradient], Array, Array]:
-    """Makes each weight's gradients, the labels' weights [B] and log-probabilities [B, C].
+    """Makes each weight's gradients, the labels' weights [B] and log-probabilities [B, ..., C].
 
     By one backward pass for the hooked layers, and by vmap for the other weights.
     """
@@ -94,7 +94,7 @@ def _layerwise(
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     labels, factors = choose(log_probs, examples.numbers, examples.labels)
     # d log p_y / d logits = onehot(y) - p.
-    gradients = backward(jax.nn.one_hot(labels, log_probs.shape[1]) - jnp.exp(log_probs))
+    gradients = backward(jax.nn.one_hot(labels, log_probs.shape[-1]) - jnp.exp(log_probs))
     leaves = jax.tree.leaves(params)
     weights = [index for index, leaf in enumerate(leaves) if is_weight(leaf)]
     if left := [index for index in weights if index not in gradients]:
@@ -143,7 +143,9 @@ def standard_error(values: Any, sizes: Any) -> float | None:
 def signal(
     estimator: str, method: str, counted: Any, num_classes: int, num_examples: int
 ) -> ProbeSignal:
-    """Makes tr(F), the mean over probe images, as a signal of the grid.
+    """Makes tr(F), the mean over probe examples, as a signal of the grid.
+
+    Of an example with several predictions, such as a sentence, log p(y|x) is the sum over them.
 
     Columns: `fisher_trace` (the counted leaves), `fisher_trace_all` (every leaf), each with its
     standard error (None where there are fewer than two units, which are examples, or the batches

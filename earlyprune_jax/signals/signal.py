@@ -35,14 +35,17 @@ class Network:
     """A network in evaluation mode, with everything but its parameters fixed.
 
     Attributes:
-        apply: (variables, batch, **linen_options) -> logits [B, C]. `variables` is
-            {"params": params, **fixed}. Where `is_linen`, the options of a Linen module's `apply`
-            (`mutable`, ...) are passed on, so that its layers can be hooked.
+        apply: (variables, batch, **linen_options) -> logits [B, C], or [B, P, C] of P predictions
+            an example, such as the words of a sentence. `variables` is {"params": params, **fixed}.
+            Where `is_linen`, the options of a Linen module's `apply` (`mutable`, ...) are passed
+            on, so that its layers can be hooked. The logits of predictions that do not count are
+            constant zeros.
         fixed: the other variables, e.g. {"batch_stats": ...}.
         is_linen: whether `apply` runs a Linen module.
         sums: (params, batch) -> the sums of a task over the batch, `loss` and `count` among them,
             in evaluation mode; None where only log-probabilities are looked at.
         has_log_probs: False where the outputs of `apply` are no logits.
+        counts: batch -> [B, P] bool, which predictions count; None = one an example, [B].
     """
 
     apply: Callable[..., Any]
@@ -50,9 +53,16 @@ class Network:
     is_linen: bool
     sums: Callable[[Params, Any], Mapping[str, Array]] | None = None
     has_log_probs: bool = True
+    counts: Callable[[Any], Array] | None = None
+
+    def weights(self, batch: Any) -> Array:
+        """Returns the weight of every prediction, [B] or [B, P]: that of its example in
+        batch["weights"], or 0 where it does not count."""
+        weights = batch["weights"]
+        return weights if self.counts is None else weights[:, None] * self.counts(batch)
 
     def log_probs(self, params: Params, batch: Any) -> Array:
-        """Computes log p(y|x), shape [B, C], natural log, float32.
+        """Computes log p(y|x), shape [B, C] or [B, P, C], natural log, float32.
 
         Raises:
             ValueError: the outputs are no logits.
@@ -186,14 +196,14 @@ def kl_uniform(log_probs: Array, unit: str = "nats") -> Array:
     most log C.)
 
     Args:
-        log_probs: [B, C] natural-log probabilities, whatever `unit` is.
+        log_probs: [B, C] natural-log probabilities, whatever `unit` is; or [B, P, C].
         unit: `nats` or `bits` (paper A's plots); 1 bit = ln 2 nats.
 
     Returns:
-        [B] float32.
+        [B] float32; or [B, P].
 
     Raises:
-        InvalidInput: an unknown unit, or log_probs that are not [B, C] with C >= 1.
+        InvalidInput: an unknown unit, or log_probs of another shape, or without classes.
 
     Source: paper A, Eq. (5), whose expectation over images is left to the caller.
 
@@ -204,7 +214,7 @@ def kl_uniform(log_probs: Array, unit: str = "nats") -> Array:
     """
     problems = [] if unit in UNITS else [unknown_choice("unit", unit, tuple(UNITS))]
     shape = getattr(log_probs, "shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or not shape[-1]:
+    if not isinstance(shape, tuple) or len(shape) not in (2, 3) or not shape[-1]:
         problems.append(expected("log_probs.shape", shape, "to be [examples, classes]"))
     refuse(problems)
     mean = jnp.mean(log_probs.astype(jnp.float32), axis=-1)
@@ -212,13 +222,17 @@ def kl_uniform(log_probs: Array, unit: str = "nats") -> Array:
 
 
 def kl_uniform_signal() -> ProbeSignal:
-    """Makes KL_uniform = KL(uniform || p), mean over the probe images, BN in evaluation mode.
+    """Makes KL_uniform = KL(uniform || p), mean over the predictions for the probe examples, BN in
+    evaluation mode.
 
     Columns: `kl_uniform_bits` and `kl_uniform_nats`, the same number in both units, and
-    `kl_uniform_bits_standard_error`, sample standard deviation over images / sqrt(images): the
-    error of taking these images for all that are like them; None for one image.
+    `kl_uniform_bits_standard_error`: the error of taking these examples for all that are like them;
+    None for one example. With one prediction an example it is the sample standard deviation /
+    sqrt(N). With c_n of them, k_n the sum of their KL, and m = sum k_n / sum c_n it is that of the
+    ratio of two means: sqrt(N / (N - 1) sum_n (k_n - m c_n)^2) / sum_n c_n, for the predictions of
+    an example are not independent.
 
-    Range: [0, inf); 0 with one class. Cost: one forward pass over the probe images. Source: paper
+    Range: [0, inf); 0 with one class. Cost: one forward pass over the probe examples. Source: paper
     A, Eq. (5).
 
     Example:
@@ -229,21 +243,24 @@ def kl_uniform_signal() -> ProbeSignal:
     columns = ("kl_uniform_bits", "kl_uniform_nats", "kl_uniform_bits_standard_error")
 
     def zero_sums(params):
-        return {"sum": jnp.float32(0.0), "sum_of_squares": jnp.float32(0.0)}
+        return {name: jnp.zeros(()) for name in ("k", "c", "kk", "kc", "cc")}
 
     def batch_sums(network, params, batch, key, pass_index):
-        weights = batch["weights"]
+        weights = network.weights(batch)
         bits = kl_uniform(network.log_probs(params, batch), unit="bits")
         # where, not a product: what pads a batch must not count even if it is not finite.
-        bits = jnp.where(weights > 0, bits, 0.0)
-        return {"sum": jnp.sum(weights * bits), "sum_of_squares": jnp.sum(weights * bits**2)}
+        counted = jnp.where(weights > 0, weights * bits, 0.0)
+        k, c = (jnp.sum(array.reshape(len(array), -1), axis=1) for array in (counted, weights))
+        products = {"kk": k * k, "kc": k * c, "cc": c * c}
+        return {name: jnp.sum(array) for name, array in {"k": k, "c": c, **products}.items()}
 
     def numbers(sums: Any, num_examples: int) -> dict[str, float | None]:
-        mean, error = float(sums["sum"]) / num_examples, None
+        k, c, kk, kc, cc = (float(sums[name]) for name in ("k", "c", "kk", "kc", "cc"))
+        mean, error = k / c, None
         if num_examples > 1:
             # Rounding of the float32 sums can leave less than nothing.
-            spread = max(float(sums["sum_of_squares"]) - num_examples * mean**2, 0.0)
-            error = math.sqrt(spread / (num_examples - 1) / num_examples)
+            spread = max(kk - 2 * mean * kc + mean**2 * cc, 0.0)
+            error = math.sqrt(num_examples / (num_examples - 1) * spread) / c
         return dict(zip(columns, (mean, mean * UNITS["bits"], error), strict=True))
 
     return ProbeSignal("kl_uniform", columns, 1, zero_sums, batch_sums, numbers)

@@ -307,8 +307,8 @@ class Engine:
         return columns
 
     def log_probs(self, networks: list[TrainState], split: str) -> Iterator[list[np.ndarray]]:
-        """Yields log-probabilities of a whole split, batch by batch: [B, C] of each network,
-        natural log, float32.
+        """Yields log-probabilities of a whole split, batch by batch: [predictions, C] of each
+        network, natural log, float32.
 
         Args:
             networks: states of finished runs.
@@ -319,7 +319,7 @@ class Engine:
             for indices, weights in zip(batches.indices, batches.weights, strict=True):
                 inputs, data = (indices, weights), self.splits[split]
                 rows = jax.device_get([predict(network, inputs, data) for network in networks])
-                yield [row[np.asarray(weights) > 0] for row in rows]
+                yield [log_probs[counted > 0] for log_probs, counted in rows]
 
 
 def _of_each_run(tree: Any, num_runs: int) -> list[Any]:

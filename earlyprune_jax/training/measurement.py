@@ -328,11 +328,11 @@ def compare(names: Sequence[str], batches: Iterable[Sequence[np.ndarray]]) -> di
 
     Args:
         names: of `COMPARISONS`.
-        batches: for each batch of examples the networks' log-probabilities, [B, C] each, natural
-            log.
+        batches: for each batch of examples the networks' log-probabilities, [predictions, C] each,
+            natural log.
 
     Returns:
-        Column -> number, means over all pairs; and `num_examples`.
+        Column -> number, means over all pairs; and `num_examples`, which counts predictions.
 
     Raises:
         InvalidInput: what is given are no log-probabilities: a network is not finite.

@@ -219,17 +219,22 @@ def eval_step(task: Task, kind: str = "") -> Step:
     return step
 
 
-def predict_step(task: Task, kind: str = "") -> Callable[[TrainState, Any, Any], Array]:
-    """Makes a prediction: (state, (indices [B], weights [B]), split) -> log-probabilities [B, C],
-    float32.
+def predict_step(
+    task: Task, kind: str = ""
+) -> Callable[[TrainState, Any, Any], tuple[Array, Array]]:
+    """Makes predictions: (state, (indices [B], weights [B]), split) -> log-probabilities [B, C] or
+    [B, P, C], float32, and the weights of the predictions, [B] or [B, P].
 
     In evaluation mode; of a task that has log-probabilities.
     """
 
-    def step(state: TrainState, inputs: Any, split: Any) -> Array:
+    def step(state: TrainState, inputs: Any, split: Any) -> tuple[Array, Array]:
         indices, weights = inputs
         batch = task.batching.take(kind, split, indices, weights, None)
-        return task.probe(state.model_state).log_probs(state.params, batch)
+        network = task.probe(state.model_state)
+        return network.log_probs(state.params, batch), network.weights(
+            {**batch, "weights": weights}
+        )
 
     return step
 

@@ -36,10 +36,13 @@ METHODS = ("vmap", "batch")
 """How squares are computed: of every example's gradient, or of a whole batch's (paper A's code)."""
 
 LogProbs = Callable[[Params, Any], Array]
-"""(params, batch) -> log-probabilities [B, C], natural log; `fisher_diagonal` takes logits too."""
+"""(params, batch) -> log-probabilities [B, C], natural log; `fisher_diagonal` takes logits too.
+[B, P, C] are those of P predictions an example: log p(y|x) is then their sum, and what does not
+count has the same log-probabilities whatever the weights are."""
 
 Choose = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""(log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels, their weights [B]."""
+"""(log-probabilities [B, ..., C], numbers [B], the data's labels [B, ...]) -> labels, and weights
+of the examples [B]."""
 
 
 def fisher_diagonal(
@@ -67,8 +70,8 @@ def fisher_diagonal(
     microbatch size nor batch sizes change them.
 
     Args:
-        logits: (params, batch) -> [B, C], C >= 2, in evaluation mode; `vmap` also calls it with
-            batches of one example.
+        logits: (params, batch) -> [B, C], C >= 2, or [B, P, C] as of `LogProbs`, in evaluation
+            mode; `vmap` also calls it with batches of one example.
         params: any pytree.
         batches: pytrees of arrays with a leading example axis; consumed to the end.
         key: a PRNG key; used by `sampled` only.
@@ -102,7 +105,7 @@ def fisher_diagonal(
 
     def log_probs(params: Params, batch: Any) -> Array:
         values = logits(params, batch)
-        require_logits(values, len(jax.tree.leaves(batch)[0]))
+        require_logits(values, len(jax.tree.leaves(batch)[0]), most_axes=3)
         return jax.nn.log_softmax(values.astype(jnp.float32))
 
     return _mean_squares(log_probs, params, batches, estimator, method, key, microbatch_size)
@@ -180,7 +183,7 @@ def _mean_squares(
             highest = jax.lax.Precision.HIGHEST
             added = [jnp.tensordot(factors, leaf, axes=1, precision=highest) for leaf in squared]
         # A class may be impossible, with log-probability -inf; not all of them.
-        return jnp.max(values, axis=1), added
+        return jnp.max(values, axis=-1), added
 
     num_passes = 1
 
@@ -189,7 +192,9 @@ def _mean_squares(
         if estimator == "exact" and first == 0:
             single = jax.tree.map(lambda leaf: leaf[:1], batch)
             with in_evaluation():
-                num_passes = jax.eval_shape(of_weights, weights, single).shape[1]
+                shape = jax.eval_shape(of_weights, weights, single).shape
+            refuse(exact_problems(shape))
+            num_passes = shape[-1]
         at_once = size if method == "batch" else microbatch_size
         for part, examples in microbatches(batch, size, at_once, first=first):
             for index in range(num_passes):
@@ -211,7 +216,7 @@ def label_rule(estimator: str, key: PRNGKey, pass_index: Any) -> Choose:
         pass_index: scalar int, used by `exact` only.
 
     Returns:
-        (log-probabilities [B, C], numbers [B], the data's labels [B]) -> labels [B], weights [B].
+        As `Choose`.
 
     Example:
         >>> log_probs, unused = jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0])
@@ -228,7 +233,7 @@ def label_rule(estimator: str, key: PRNGKey, pass_index: Any) -> Choose:
             return jnp.argmax(log_probs, axis=-1), ones
         if estimator == "exact":
             weights = jnp.exp(jnp.take(log_probs, pass_index, axis=-1))
-            return jnp.full(log_probs.shape[0], pass_index), weights
+            return jnp.full(log_probs.shape[:-1], pass_index), weights
 
         def draw(row: Array, number: Array) -> Array:
             return jax.random.categorical(jax.random.fold_in(key, number), row[None])[0]
@@ -244,14 +249,15 @@ def example_gradients(
     """Differentiates every example's log p(y|x), by one backward pass each; runs inside jit.
 
     Args:
-        log_probs: (params, batch of one example) -> [1, C].
+        log_probs: (params, batch of one example) -> [1, ..., C].
         params: any pytree.
         batch: arrays with a leading axis B.
         examples: their numbers and labels.
         choose: whose log-probability is differentiated.
 
     Returns:
-        Each weight's gradients [B, *its shape], the labels' weights [B], log-probabilities [B, C].
+        Each weight's gradients [B, *its shape], the labels' weights [B], log-probabilities [B, ...,
+        C].
     """
     weights, merge = split_weights(params)
 
@@ -262,7 +268,7 @@ def example_gradients(
             values = log_probs(merge(weights), single)
             fixed = jax.lax.stop_gradient(values)
             labels, factors = choose(fixed, number[None], label[None])
-            return values[0, labels[0]], (factors[0], fixed[0])
+            return jnp.sum(_chosen(values, labels)), (factors[0], fixed[0])
 
         return jax.grad(objective, has_aux=True)(weights)
 
@@ -276,14 +282,14 @@ def batch_gradient(
     """Differentiates the sum of log p(y|x) over a batch; runs inside jit.
 
     Args:
-        log_probs: (params, batch) -> [B, C].
+        log_probs: (params, batch) -> [B, ..., C].
         params: any pytree.
         batch: arrays with a leading axis B.
         examples: their numbers, labels and weights; those of weight 0 are left out.
         choose: whose log-probability is differentiated.
 
     Returns:
-        Each weight's gradient, and the log-probabilities [B, C].
+        Each weight's gradient, and the log-probabilities [B, ..., C].
     """
     weights, merge = split_weights(params)
 
@@ -291,10 +297,24 @@ def batch_gradient(
         values = log_probs(merge(weights), batch)
         fixed = jax.lax.stop_gradient(values)
         labels, _ = choose(fixed, examples.numbers, examples.labels)
-        chosen = jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
-        return jnp.sum(jnp.where(examples.weights > 0, chosen, 0.0)), fixed
+        chosen = _chosen(values, labels)
+        is_counted = jnp.expand_dims(examples.weights > 0, tuple(range(1, chosen.ndim)))
+        return jnp.sum(jnp.where(is_counted, chosen, 0.0)), fixed
 
     return jax.grad(objective, has_aux=True)(weights)
+
+
+def _chosen(log_probs: Array, labels: Array) -> Array:
+    """Takes the log-probabilities of the labels, [B, ...]."""
+    return jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+
+
+def exact_problems(shape: tuple[int, ...]) -> list[str]:
+    """Refuses the exact estimator where log-probabilities are [B, P, C]: C passes would not do."""
+    if len(shape) == 2:
+        return []
+    remedy = "Of several predictions an example take sampled, which is unbiased."
+    return [expected("estimator", "exact", "to be of one prediction an example", remedy)]
 
 
 def check_options(
@@ -329,14 +349,16 @@ def check_options(
     return problems
 
 
-def require_logits(logits: Any, num_examples: int) -> None:
+def require_logits(logits: Any, num_examples: int, *, most_axes: int = 2) -> None:
     """Refuses what are no logits, by their shape and type; runs while jit traces.
 
     Raises:
-        InvalidInput: they are not [num_examples, C] with C >= 2, or no floats.
+        InvalidInput: they are not [num_examples, C] with C >= 2, nor, with three axes at most,
+            [num_examples, P, C], or no floats.
     """
-    fits = is_weight(logits) and logits.ndim == 2 and not jnp.iscomplexobj(logits)
-    if not fits or logits.shape[0] != num_examples or logits.shape[1] < 2:
+    has_axes = is_weight(logits) and 2 <= logits.ndim <= most_axes
+    fits = has_axes and not jnp.iscomplexobj(logits)
+    if not fits or logits.shape[0] != num_examples or logits.shape[-1] < 2:
         given = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", logits)
         allowed = f"to be floats [B, C], B={num_examples} as in the batch, and C >= 2 classes"
         raise unexpected("logits", given, allowed, "Return the logits alone, a row for an example.")
