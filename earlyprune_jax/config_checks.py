@@ -95,7 +95,7 @@ def _one_of(choices: Iterable[str]) -> Any:
 
 
 NAMED: dict[str, Callable[[str, str], list[str]]] = {
-    "model.name": _named(dict.fromkeys(models.names(), models.build)),
+    "model.name": _named(models.BUILTINS),
     "task.name": _named(tasks.TASKS),
     "optim.name": _named(optim.OPTIMIZERS),
     "pruning.criteria": check_criterion,

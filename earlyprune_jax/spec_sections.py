@@ -98,7 +98,8 @@ class ModelSpec:
     """Which network.
 
     Attributes:
-        name: resnet8 ... resnet110, resnet18, preresnet8 ... preresnet110 and their variants, or
+        name: resnet8 ... resnet110, resnet18, preresnet8 ... preresnet110 and their variants;
+            transformer (with arguments if wanted: transformer(num_layers=2, norm='post')); or
             module:Class of a Linen module
         width_multiplier: scales every layer's channels
     """

@@ -1,7 +1,8 @@
 """Networks by name or by reference: what each name means, how it becomes a module, and whose
 published PyTorch weights it takes.
 
-A further network is an entry of `ARCHITECTURES`; a further family, of another block, a `Family`.
+A further network for images is an entry of `ARCHITECTURES`; a further family, of another block, a
+`Family`; any other network an entry of `BUILTINS`.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from flax import traverse_util
 from earlyprune_jax import references, validate
 from earlyprune_jax.array_types import Variables
 from earlyprune_jax.models import resnet
+from earlyprune_jax.models.transformer import Transformer
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.spec_sections import WIDTHS
 from earlyprune_jax.validate import InvalidInput, expected, refuse, unexpected
@@ -122,22 +124,29 @@ def build(
     return resnet.ResNet(int(num_classes), widths, dtype=jnp.dtype(dtype), **options)
 
 
+BUILTINS: dict[str, Callable[..., nn.Module]] = {
+    **{name: functools.partial(build, name) for name in ARCHITECTURES},
+    "transformer": Transformer,
+}
+"""What a config may name, with literal arguments if wanted -> what makes the network."""
+
+
 def factory(name: str, *, width_multiplier: float = 1.0) -> Callable[..., nn.Module]:
     """Returns a function that makes the network a config names.
 
     Args:
-        name: one of `models.names()`, or `module:Class`, with literal arguments if wanted.
+        name: one of `BUILTINS`, or `module:Class`, with literal arguments if wanted.
         width_multiplier: scales every layer's channels; passed on where it is accepted.
 
     Returns:
-        A function of named arguments (num_classes, dtype, ...) -> a Linen module; of what it is
-        given it passes on what the class or function takes.
+        A function of named arguments (num_classes, dtype, ...; source_size, target_size of a
+        transformer) -> a Linen module; of what it is given it passes on what the class or function
+        takes.
 
     Raises:
         InvalidInput: what `references.load` finds, or a width that is not accepted.
     """
-    builtins = {known: functools.partial(build, known) for known in names()}
-    made_by = references.load(KEY, name, builtins)
+    made_by = references.load(KEY, name, BUILTINS)
     accepts_width = "width_multiplier" in references.accepted(made_by, {"width_multiplier": 1.0})
     if width_multiplier != 1 and not accepts_width:
         allowed = f"to be 1: {name} has no argument width_multiplier"
