@@ -64,9 +64,10 @@ class DataSpec:
 
     Attributes:
         name: digits, cifar10, cifar100, npz:PATH (x_train, y_train, x_test, y_test), folder:PATH
-            (train/CLASS/, test/CLASS/), or module:function returning arrays
-        data_dir: prepared TFDS directory of cifar10 / cifar100; '' = TFDS's default, filled from
-            the archive
+            (train/CLASS/, test/CLASS/), text(path='DIR'), numerals, wmt14, or module:function
+            returning arrays
+        data_dir: prepared TFDS directory of cifar10 / cifar100 / wmt14; '' = TFDS's default, where
+            CIFAR is filled from the archive
         num_classes: number of classes C, labels lie in [0, C); 0 = data without classes
         train_fraction: fraction of the training examples used, stratified
         validation_fraction: fraction of the training examples held out to choose on, stratified; 0

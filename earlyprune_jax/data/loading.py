@@ -8,6 +8,7 @@ the test set and of the validation split has an example in the training subset; 
 trained on may lack test examples. Images are of two classes at least, and not all the same.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import references
-from earlyprune_jax.data import arrays, cifar
+from earlyprune_jax.data import arrays, cifar, text
 from earlyprune_jax.data import source as sources
-from earlyprune_jax.data.source import SPLITS, Source, named_leaves, num_examples
+from earlyprune_jax.data.corpora import CORPORA
+from earlyprune_jax.data.source import Source, named_leaves, num_examples
 from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import InvalidInput, expected, gathering, refuse, unknown_choice
 
@@ -28,6 +30,7 @@ _SOURCES: dict[str, tuple[Look, Look]] = {
     "cifar100": (cifar.outline, cifar.load),
     "npz:": (arrays.outline_npz, arrays.load_npz),
     "folder:": (arrays.outline_folder, arrays.load_folder),
+    **dict.fromkeys(CORPORA, (text.outline, text.load)),
     "module:function": (arrays.load_function, arrays.load_function),
 }
 """Names and prefixes -> what gives the outline of a source, and the source itself.
@@ -80,10 +83,8 @@ def shapes(spec: DataSpec) -> dict[str, Any]:
     problems, source = _examine(spec)
     refuse(problems)
     assert source is not None
-    validation, train = (int(shares.sum()) for shares in sources.training_shares(source, spec))
-    splits = {"train": (source.train, train), "validation": (source.train, validation)}
-    splits["test"] = (source.test, round(spec.test_fraction * num_examples(source.test)))
-    return {name: sources.outline_of(rows, num) for name, (rows, num) in splits.items() if num}
+    parts = sources.drawn_from(source, spec)
+    return {name: sources.outline_of(rows, num) for name, (rows, num) in parts.items()}
 
 
 def load(spec: DataSpec) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def read(spec: DataSpec) -> Source:
     """
     problems, _ = _examine(spec)
     if not problems:
-        _, load_source = _source_of(spec.name)
+        _, load_source = _SOURCES[_kind_of(spec.name)]
         # Once more, on what was read: a directory prepared meanwhile may hold other classes.
         problems, source = _checked(spec, load_source(spec))
     refuse(problems)
@@ -148,13 +149,19 @@ def source_key(spec: DataSpec) -> tuple[str, str, int]:
     return spec.name, spec.data_dir, spec.num_classes
 
 
-def _source_of(name: str) -> tuple[Look, Look]:
+_IN_TFDS = (*cifar.NUM_CLASSES, "wmt14")
+
+
+def _kind_of(name: str) -> str:
+    """Finds what kind of source a text names: a key of `_SOURCES`."""
     prefix, colon, _ = name.partition(":")
-    kind = "module:function" if references.is_import_path(name) else prefix + colon
+    corpus, _, _ = name.partition("(")
+    kind = corpus if corpus in CORPORA else prefix + colon
+    kind = "module:function" if references.is_import_path(name) else kind
     if kind not in _SOURCES:
         choices = [known + "PATH" * known.endswith(":") for known in _SOURCES]
         raise InvalidInput([unknown_choice("data.name", name, choices)])
-    return _SOURCES[kind]
+    return kind
 
 
 def _examine(spec: DataSpec) -> tuple[list[str], Source | None]:
@@ -164,11 +171,12 @@ def _examine(spec: DataSpec) -> tuple[list[str], Source | None]:
     source = cifar.official_outline(spec) if spec.name in cifar.NUM_CLASSES else None
     try:
         with gathering(problems):
-            outline, _ = _source_of(spec.name)
-            if spec.data_dir and source is None:
-                remedy = "It belongs to data.name=cifar10 or cifar100."
+            kind = _kind_of(spec.name)
+            if spec.data_dir and kind not in _IN_TFDS:
+                remedy = "It belongs to data.name=cifar10, cifar100 or wmt14."
                 allowed = f"to be '' for {spec.name}"
                 problems.append(expected("data.data_dir", spec.data_dir, allowed, remedy))
+            outline, _ = _SOURCES[kind]
             source = outline(spec)
     except OSError as error:  # a folder that may not be looked into, a path that is too long
         problems.append(expected("data.name", spec.name, f"to be readable ({error})"))
@@ -184,11 +192,11 @@ def _checked(spec: DataSpec, source: Source) -> tuple[list[str], Source]:
     if problems := _array_problems(spec, source, names):
         return problems, source
     if source.holds_images:
-        train, test = (
-            {"images": rows["images"], "labels": rows["labels"].astype(np.int32, copy=False)}
-            for rows in (source.train, source.test)
-        )
-        source = Source(train, test, source.class_names)
+        splits = {
+            name: {"images": rows["images"], "labels": rows["labels"].astype(np.int32, copy=False)}
+            for name, rows in source.splits.items()
+        }
+        source = dataclasses.replace(source, **splits)
     return _key_problems(spec, source), source
 
 
@@ -231,9 +239,9 @@ def _array_problems(spec: DataSpec, source: Source, names: Mapping[str, str]) ->
         The problems; of lengths only where each array is right by itself.
     """
     problems = []
-    for part in SPLITS:
+    for part, rows in source.splits.items():
         lengths = {}
-        for path, array in named_leaves(getattr(source, part)).items():
+        for path, array in named_leaves(rows).items():
             name = names.get(part + path, part + path)
             if not source.holds_images:
                 demands = _array_demands(array)
@@ -291,16 +299,21 @@ def _key_problems(spec: DataSpec, source: Source) -> list[str]:
         spec: the data section.
         source: a source, or its outline, whose arrays are right by themselves.
     """
-    train, test = (
-        {
+    examples = {
+        split: {
             path: f"{array.dtype}{list(array.shape[1:])}"
-            for path, array in named_leaves(getattr(source, split)).items()
+            for path, array in named_leaves(rows).items()
         }
-        for split in SPLITS
-    )
-    if train != test:
-        thing = f"an example of test of {spec.name}"
-        return [expected(thing, test, f"to be as one of train, {train}")]
+        for split, rows in source.splits.items()
+    }
+    train = examples.pop("train")
+    different = [
+        expected(f"an example of {split} of {spec.name}", found, f"to be as one of train, {train}")
+        for split, found in examples.items()
+        if found != train
+    ]
+    if different:
+        return different
     demands = _image_demands(spec, source) if source.holds_images else _foreign_demands(spec)
     problems = _problems(f"{{}} of {spec.name}", _class_demands(source))
     return problems + _problems("data.{}", [*demands, *_fraction_demands(spec, source)])
@@ -308,17 +321,11 @@ def _key_problems(spec: DataSpec, source: Source) -> list[str]:
 
 def _class_demands(source: Source) -> list[Demand]:
     """What is tested is trained on; images, where they are there to be looked at, differ."""
-    found = source.classes_of("train")
-    untrained = sorted(set(source.classes_of("test")) - set(found))
-    demands = [
-        (
-            "classes of test without training examples",
-            untrained,
-            not untrained,
-            "to be none",
-            _TRAINED,
-        )
-    ]
+    found, demands = source.classes_of("train"), []
+    for split in list(source.splits)[1:]:
+        untrained = sorted(set(source.classes_of(split)) - set(found))
+        thing = f"classes of {split} without training examples"
+        demands.append((thing, untrained, not untrained, "to be none", _TRAINED))
     if source.holds_images:
         images, count = source.train["images"], f"{num_examples(source.train)} equal ones"
         demands += [
@@ -373,7 +380,9 @@ def _fraction_demands(spec: DataSpec, source: Source) -> list[Demand]:
         return []  # the key's own range check says so
     validation, train = sources.training_shares(source, spec)
     test = sources.class_shares([num_examples(source.test)], spec.test_fraction)
-    found, demands = source.classes_of("train"), []
+    found, own = source.classes_of("train"), source.validation is not None
+    brought = f"{spec.name} brings its makers' validation split."
+    demands: list[Demand] = [("validation_fraction", held, not (own and held), "to be 0", brought)]
     for key, rows, shares in (
         ("test_fraction", source.test, test),
         ("validation_fraction", source.train, validation),

@@ -27,7 +27,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from earlyprune_jax.data import cifar
+from earlyprune_jax.data import cifar, prepared
 from earlyprune_jax.leaving import BAD_INPUT
 from earlyprune_jax.validate import InvalidInput, unexpected, unknown_choice
 
@@ -134,7 +134,7 @@ def _write(name: str, data_dir: Path, extracted: Path) -> None:
 
     FromArchive.name = name
     tfds.disable_progress_bar()
-    builder = FromArchive(data_dir=data_dir, file_format=cifar.RECORD_FORMAT)
+    builder = FromArchive(data_dir=data_dir, file_format=prepared.RECORD_FORMAT)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_dir=extracted, download_config=config)

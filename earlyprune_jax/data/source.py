@@ -7,7 +7,7 @@ exact totals, and every class is within one example of its share.
 import dataclasses
 import hashlib
 import os.path
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import unexpected
 
 SPLITS = ("train", "test")
-"""What a source gives; a validation split is drawn from train."""
+"""What every source gives. Where it brings no validation split, that is drawn from train."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A whole data set as its makers split it: no validation split, no subset yet.
+    """A whole data set as its makers split it: nothing is drawn yet.
 
     The outline of a source, known before its examples are read, holds `jax.ShapeDtypeStruct` in
     the place of arrays, but its labels.
@@ -36,6 +36,10 @@ class Source:
             [N]}.
         test: likewise; the same structure, and the same shapes and types of an example.
         class_names: in the order of the labels, where the source knows them.
+        validation: the makers' own validation split, like the others; None = there is none, and
+            `split` draws one from train.
+        assets: name -> bytes: what is needed besides weights to use a trained network.
+        remarks: what `usage` says besides, such as what was left out.
 
     Example:
         >>> rows = {"x": np.zeros((4, 3)), "y": np.arange(4.0)}
@@ -46,46 +50,56 @@ class Source:
     train: Any
     test: Any
     class_names: tuple[str, ...] | None = None
+    validation: Any = None
+    assets: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         # One array serves trunk, forks and signals: an in-place change in one would reach all.
-        _lock((self.train, self.test))
+        _lock(self.splits)
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """Returns split -> its rows: train, test, and validation if the source brings it."""
+        given = {"train": self.train, "test": self.test, "validation": self.validation}
+        return {name: rows for name, rows in given.items() if rows is not None}
 
     @property
     def holds_images(self) -> bool:
         """Tells whether this is image classification: images and labels, nothing else."""
         return all(
             isinstance(split, dict) and split.keys() == {"images", "labels"}
-            for split in (self.train, self.test)
+            for split in self.splits.values()
         )
 
     def strata_of(self, split: str) -> np.ndarray:
-        """Returns the stratum of every example of `train` or `test`: int [N], numbered from 0.
+        """Returns the stratum of every example of a split: int [N], numbered from 0.
 
-        Where both splits hold whole numbers `labels` [N], strata are those that occur, in ascending
+        Where all splits hold whole numbers `labels` [N], strata are those that occur, in ascending
         order; else there is one.
         """
         if not self.has_classes:
-            return np.zeros(num_examples(getattr(self, split)), np.int32)
-        return np.unique(getattr(self, split)["labels"], return_inverse=True)[1]
+            return np.zeros(num_examples(self.splits[split]), np.int32)
+        return np.unique(self.splits[split]["labels"], return_inverse=True)[1]
 
     @property
     def has_classes(self) -> bool:
-        """Tells whether both splits hold whole numbers `labels` [N]."""
+        """Tells whether all splits hold whole numbers `labels` [N]."""
         return all(
             isinstance(rows, dict) and are_class_numbers(rows.get("labels"))
-            for rows in (self.train, self.test)
+            for rows in self.splits.values()
         )
 
     def classes_of(self, split: str) -> list[int]:
-        """Lists the labels that occur in `train` or `test`, ascending; none without classes."""
-        rows = getattr(self, split)
+        """Lists the labels that occur in a split, ascending; none without classes."""
+        rows = self.splits[split]
         return np.unique(rows["labels"]).tolist() if self.has_classes else []
 
     def digest(self) -> str:
-        """Returns the SHA-256 over every array, as hex: split, path, shape, dtype and bytes.
+        """Returns the SHA-256 over every array, as hex: split, path, shape, dtype and bytes; and
+        over the assets.
 
-        Equal digests mean equal examples in equal order, in the same splits.
+        Equal digests mean equal examples in equal order, in the same splits, and equal assets.
 
         Example:
             >>> dark, light = {"x": np.zeros(2)}, {"x": np.ones(2)}
@@ -93,13 +107,16 @@ class Source:
             False
         """
         running = hashlib.sha256()
-        for name, split in (("train", self.train), ("test", self.test)):
+        for name, split in self.splits.items():
             for path, array in named_leaves(split).items():
                 dtype = array.dtype
                 if self.holds_images:  # as digests were before there were other data
                     path, dtype = "", array.dtype.str
                 running.update(f"{name}{path} {array.shape} {dtype}".encode())
                 running.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for name, content in sorted(self.assets.items()):
+            running.update(f"asset {name} {len(content)}".encode())
+            running.update(content)
         return running.hexdigest()
 
 
@@ -253,9 +270,28 @@ def training_shares(source: Source, spec: DataSpec) -> tuple[np.ndarray, np.ndar
     return validation, class_shares(counts - validation, spec.train_fraction)
 
 
+def drawn_from(source: Source, spec: DataSpec) -> dict[str, tuple[Any, int]]:
+    """Tells what a run sees of a source, without drawing it.
+
+    Args:
+        source: a source or its outline.
+        spec: the data section.
+
+    Returns:
+        Split -> (the rows that its examples are taken from, how many): train, test, and validation
+        if it is not empty.
+    """
+    held, used = (int(shares.sum()) for shares in training_shares(source, spec))
+    own, num_test = source.validation, num_examples(source.test)
+    validation = (source.train, held) if own is None else (own, num_examples(own))
+    test = (source.test, round(spec.test_fraction * num_test))
+    parts = {"train": (source.train, used), "validation": validation, "test": test}
+    return {name: part for name, part in parts.items() if part[1]}
+
+
 def usage(source: Source, spec: DataSpec) -> str:
-    """Says how many examples of a source a run sees, what leaves out the others, and which labels
-    occur in training where they are fewer than the declared classes.
+    """Says how many examples of a source a run sees, what leaves out the others, which labels
+    occur in training where they are fewer than the declared classes, and the source's remarks.
 
     Args:
         source: a source or its outline.
@@ -276,25 +312,27 @@ def usage(source: Source, spec: DataSpec) -> str:
         '2 classes occur, labels 0 to 1, of data.num_classes=10.'
     """
     noun = "images" if source.holds_images else "examples"
-    held, used = (int(shares.sum()) for shares in training_shares(source, spec))
+    drawn = {name: num for name, (_, num) in drawn_from(source, spec).items()}
+    held = 0 if source.validation is not None else drawn.get("validation", 0)
     reasons = [f"{held:,} for validation"] if held else []
     if spec.train_fraction < 1:
         others = " of the others" if held else ""
         reasons.append(f"data.train_fraction={spec.train_fraction:g}{others}")
-    train = _part(used, num_examples(source.train), f"training {noun}", reasons)
-    num_test = num_examples(source.test)
-    tested = round(spec.test_fraction * num_test)
+    parts = [_part(drawn["train"], num_examples(source.train), f"training {noun}", reasons)]
+    if source.validation is not None:
+        parts.append(_part(drawn["validation"], drawn["validation"], f"validation {noun}", ()))
     reasons = [f"data.test_fraction={spec.test_fraction:g}"]
-    test = _part(tested, num_test, f"test {noun}", reasons)
-    return f"Data {spec.name}: {train}, {test}{_missing_classes(source, spec)}."
+    parts.append(_part(drawn["test"], num_examples(source.test), f"test {noun}", reasons))
+    remarks = [*_missing_classes(source, spec), *source.remarks]
+    return f"Data {spec.name}: {'; '.join([', '.join(parts), *remarks])}."
 
 
-def _missing_classes(source: Source, spec: DataSpec) -> str:
+def _missing_classes(source: Source, spec: DataSpec) -> list[str]:
     found = np.unique(source.train["labels"]) if source.holds_images else np.arange(0)
     if not 0 < len(found) < spec.num_classes:
-        return ""
+        return []
     labels = f"labels {found[0]} to {found[-1]}"
-    return f"; {len(found)} classes occur, {labels}, of data.num_classes={spec.num_classes}"
+    return [f"{len(found)} classes occur, {labels}, of data.num_classes={spec.num_classes}"]
 
 
 def _part(number: int, of_all: int, noun: str, reasons: Sequence[str]) -> str:
@@ -308,8 +346,9 @@ def split(source: Source, spec: DataSpec) -> dict[str, Any]:
 
     The validation split is drawn first, from all training examples, so it is the same for
     every data fraction; the subset is drawn from what remains. Both are stratified, where the
-    source has strata, and seeded by `split_seed` alone. Of the test set, `test_fraction` is kept;
-    it gives nothing to the other splits. Examples keep the order of their source.
+    source has strata, and seeded by `split_seed` alone. A validation split that the source brings
+    is used whole. Of the test set, `test_fraction` is kept; it gives nothing to the other splits.
+    Examples keep the order of their source.
 
     Args:
         source: of `read`.
@@ -326,12 +365,11 @@ def split(source: Source, spec: DataSpec) -> dict[str, Any]:
     validation, rest = draw(strata, spec.validation_fraction, _VALIDATION)
     used, _ = draw(strata[rest], spec.train_fraction, _SUBSET)
     reported, _ = draw(source.strata_of("test"), spec.test_fraction, _TEST)
-    rows = {"train": rest[used], "validation": validation, "test": reported}
-    return {
-        name: take(source.test if name == "test" else source.train, numbers)
-        for name, numbers in rows.items()
-        if len(numbers) or name != "validation"
-    }
+    if source.validation is not None:
+        validation = np.arange(num_examples(source.validation))
+    numbers = {"train": rest[used], "validation": validation, "test": reported}
+    parts = drawn_from(source, spec)
+    return {name: take(rows, numbers[name]) for name, (rows, _) in parts.items()}
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:

@@ -15,7 +15,7 @@ from synthetic import sizes
 from tensorflow_datasets.proto import tf_example_pb2
 
 from earlyprune_jax import data
-from earlyprune_jax.data import cifar
+from earlyprune_jax.data import prepared
 from earlyprune_jax.validate import InvalidInput
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -68,7 +68,7 @@ def test_the_default_directory_is_that_of_tfds(cifar10_prepared, make_spec, monk
     assert data.check(make_spec("cifar10")) == []
     assert sizes(make_spec("cifar10"))["train"] == 60
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert cifar.data_dir_of(make_spec("cifar10")) == Path.home() / "tensorflow_datasets"
+    assert prepared.data_dir_of(make_spec("cifar10")) == Path.home() / "tensorflow_datasets"
 
 
 def test_an_empty_default_directory_counts_as_the_official_set_and_is_not_created(

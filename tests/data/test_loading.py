@@ -135,7 +135,9 @@ def test_without_strata_examples_are_drawn_at_random_by_the_recorded_numbers(mak
 
 def test_an_unknown_name_lists_the_choices_and_the_nearest(make_spec):
     (problem,) = data.check(make_spec("cifar11"))
-    choices = "digits, cifar10, cifar100, npz:PATH, folder:PATH, module:function"
+    choices = (
+        "digits, cifar10, cifar100, npz:PATH, folder:PATH, text, numerals, wmt14, module:function"
+    )
     assert f"data.name='cifar11' to be one of {choices}" in problem
     assert "Did you mean 'cifar1" in problem
     for refused in (data.shapes, data.load):
