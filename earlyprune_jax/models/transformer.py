@@ -215,7 +215,8 @@ class Transformer(nn.Module):
     def __call__(self, batch: Any, *, train: bool) -> Array:
         target = batch["target"][:, :-1]
         shifted = jnp.pad(target, ((0, 0), (1, 0)), constant_values=BEGIN)
-        return self.decode(shifted, self.encode(batch["source"], train=train), train=train)
+        logits = self.decode(shifted, self.encode(batch["source"], train=train), train=train)
+        return jnp.where((batch["target"] != PAD)[..., None], logits, 0.0)
 
     def encode(self, source: Array, *, train: bool = False) -> Encoded:
         """Computes what the decoder attends to, of ids [B, S]."""

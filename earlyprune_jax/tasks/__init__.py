@@ -7,8 +7,8 @@
     build            the task of an experiment: `classification`, or module:function
 
 A task's maker is a function (splits, model, **options) -> Task. Of batch_size, precision,
-num_classes, mean, std, crop_padding and horizontal_flip, which are the config's, it is given those
-that it takes by name.
+num_classes, mean, std, crop_padding and horizontal_flip, which are the config's, and assets, which
+are the data's, it is given those that it takes by name.
 """
 
 import dataclasses
@@ -33,10 +33,16 @@ from earlyprune_jax.tasks.classification import classification
 from earlyprune_jax.tasks.task import HostMeasurement as HostMeasurement
 from earlyprune_jax.tasks.task import Task, check
 from earlyprune_jax.tasks.task import split_variables as split_variables
+from earlyprune_jax.translation.task import translation
 from earlyprune_jax.validate import expected, refuse, unexpected
 
 KEY = "task.name"
-TASKS: dict[str, Callable[..., Task]] = {"classification": classification}
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": classification,
+    "translation": translation,
+}
+FROM_SHAPES = ("classification",)
+"""Tasks that can be made from the shapes of their data."""
 
 
 def build(spec: RunSpec, source: data.Source) -> Task:
@@ -49,7 +55,7 @@ def build(spec: RunSpec, source: data.Source) -> Task:
     Raises:
         InvalidInput: the reference cannot be loaded, or what it makes is no sound task.
     """
-    return _make(spec, data.split(source, spec.data), *data.normalisation(source, spec.data))
+    return _make(spec, data.split(source, spec.data), **_of_source(source, spec.data))
 
 
 def abstract(spec: RunSpec) -> Task:
@@ -84,8 +90,9 @@ def _seen(spec: RunSpec) -> RunSpec:
 
 @functools.lru_cache(maxsize=64)
 def _abstract(spec: RunSpec) -> Task:
-    if references.is_import_path(spec.task.name):
-        return _make(spec, *_own_data(spec.data))
+    if references.parse(spec.task.name).path not in FROM_SHAPES:
+        splits, given = _own_data(spec.data)
+        return _make(spec, splits, **given)
     paths = references.import_paths(spec.model.name)
     shapes = [
         (name, *jax.tree.flatten(outline)) for name, outline in data.shapes(spec.data).items()
@@ -109,14 +116,20 @@ def _from_shapes(
     splits = {name: jax.tree.unflatten(structure, leaves) for name, leaves, structure in outlines}
     # Only shapes matter, and one number serves all channels.
     neutral = (0.5,)
-    return _make(spec, splits, spec.data.mean or neutral, spec.data.std or neutral)
+    return _make(spec, splits, mean=spec.data.mean or neutral, std=spec.data.std or neutral)
 
 
 @functools.lru_cache(maxsize=1)
-def _own_data(spec: DataSpec) -> tuple[Mapping[str, Any], tuple[float, ...], tuple[float, ...]]:
-    """Reads what a task of the user's is made from; tasks of several settings share one copy."""
+def _own_data(spec: DataSpec) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Reads what a task is made from that sees its data; tasks of several settings share a copy."""
     source = data.read(spec)
-    return data.split(source, spec), *data.normalisation(source, spec)
+    return data.split(source, spec), _of_source(source, spec)
+
+
+def _of_source(source: data.Source, spec: DataSpec) -> dict[str, Any]:
+    """Returns what a task may be given of a source besides its splits."""
+    mean, std = data.normalisation(source, spec)
+    return {"mean": mean, "std": std, "assets": source.assets}
 
 
 NEUTRAL = {
@@ -129,9 +142,7 @@ NEUTRAL = {
 """Keys that a task may take, and their values where it does not."""
 
 
-def _make(
-    spec: RunSpec, splits: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Task:
+def _make(spec: RunSpec, splits: Mapping[str, Any], **of_source: Any) -> Task:
     """Makes a task from its splits, or from their shapes.
 
     Raises:
@@ -142,7 +153,7 @@ def _make(
         raise unexpected(KEY, spec.task.name, "to be a function (splits, model, **options) -> Task")
     model = models.factory(spec.model.name, width_multiplier=spec.model.width_multiplier)
     keys = ("train.batch_size", "data.num_classes", *NEUTRAL)
-    options = {key.partition(".")[2]: spec.value(key) for key in keys} | {"mean": mean, "std": std}
+    options = {key.partition(".")[2]: spec.value(key) for key in keys} | of_source
     taken = references.accepted(make, options)
     refuse(
         expected(key, spec.value(key), f"to be {neutral!r}: {spec.task.name} does not take it")

@@ -1,0 +1,245 @@
+"""Translation with a Transformer: token cross-entropy in training, translated text on the host.
+
+An example is a pair of sentences, a prediction a token of the target. tr(F) is then the mean over
+sentences of the squared gradient of log p(target | source), all its tokens together, which are
+sampled one by one given the reference before them; KL_uniform and the similarity of networks are
+means over tokens.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from earlyprune_jax.array_types import Array, Variables
+from earlyprune_jax.data.vocabulary import Vocabulary
+from earlyprune_jax.metrics import Metric
+from earlyprune_jax.models import forward
+from earlyprune_jax.models.transformer import END, PAD
+from earlyprune_jax.signals.signal import Network
+from earlyprune_jax.tasks.batching import bucketed, padded_batches
+from earlyprune_jax.tasks.task import HostMeasurement, Task
+from earlyprune_jax.translation import buckets as shapes
+from earlyprune_jax.translation import decoding, scores
+from earlyprune_jax.validate import unexpected
+
+LOSS = Metric("loss", "nats", larger_is_better=False)
+PERPLEXITY = Metric("perplexity", larger_is_better=False)
+SIDES = ("source", "target")
+STEPS_TOGETHER = 20
+"""Steps of one bucket that follow one another at most: few enough that lengths are mixed."""
+DECODED_TOGETHER = 100
+"""Sentences that are translated at once."""
+
+
+def translation(
+    splits: Mapping[str, Any],
+    model: Callable[..., Any],
+    *,
+    batch_size: int,
+    precision: str,
+    assets: Mapping[str, bytes],
+    label_smoothing: float = 0.1,
+    beam: int = 5,
+    length_penalty: float = 0.6,
+    extra_length: int = 50,
+    score_every: int = 1,
+    primary: str = "bleu",
+) -> Task:
+    """Makes the task of translating sentences.
+
+    Args:
+        splits: name -> {"source": ids [N, S], "target": ids [N, T], "line": int32 [N]}; see
+            `data.text`.
+        model: (source_size, target_size, dtype) -> a Linen module such as
+            `models.transformer.Transformer`.
+        batch_size: tokens of a training batch: sentences times the longer padded side.
+        precision: compute type of training and evaluation, `float32` or `bfloat16`.
+        assets: the vocabularies, `source.model` and `target.model`, and the lines to compare with.
+        label_smoothing: the part of the target that is spread evenly over all tokens.
+        beam: hypotheses a sentence; 1 = greedy.
+        length_penalty: of beam search, see `decoding.search`.
+        extra_length: tokens that a translation may have more than its source.
+        score_every: epochs between translations of validation and test; the last epoch of a run
+            is always translated.
+        primary: the metric that forks are compared by.
+
+    Returns:
+        The task. The loss is the smoothed cross-entropy, and the perplexity exp of that without
+        smoothing, both over the tokens that are no padding, END included.
+
+    Raises:
+        InvalidInput: the splits hold no pairs of sentences.
+    """
+    train = splits["train"]
+    if not isinstance(train, Mapping) or not {*SIDES, "line"} <= set(train):
+        given = sorted(train) if isinstance(train, Mapping) else type(train).__name__
+        remedy = "Take data.name=text(...), numerals(...) or wmt14(...)."
+        raise unexpected("data of task translation", given, "to be pairs of sentences", remedy)
+    vocabularies = {side: Vocabulary(assets[f"{side}.model"]) for side in SIDES}
+    sizes = {f"{side}_size": len(vocabularies[side]) for side in SIDES}
+    module = model(**sizes, dtype=jnp.dtype(precision))
+    probe = model(**sizes, dtype=jnp.dtype("float32"))
+    lengths = {name: _lengths(rows) for name, rows in splits.items()}
+    longest = np.max([each.max(axis=0) for each in lengths.values()], axis=0)
+    chosen = shapes.choose(lengths["train"], batch_size, longest=tuple(longest.tolist()))
+    kinds = {f"{bucket.source}x{bucket.target}": bucket for bucket in chosen}
+    parted = {name: _parted(rows, lengths[name], kinds) for name, rows in splits.items()}
+
+    def init(key):
+        ids = jnp.full((1, 2), END)
+        return forward.init(module, key, {"source": ids, "target": ids})
+
+    def train_sums(params, model_state, batch, key):
+        logits, new_state = forward.train(module, params, model_state, _pair(batch), key)
+        return _sums(logits, batch["target"], jnp.ones(len(logits)), label_smoothing), new_state
+
+    def eval_sums(params, model_state, batch):
+        logits = forward.evaluate(module, {"params": params, **model_state}, _pair(batch))
+        return _sums(logits, batch["target"], batch["weights"], label_smoothing)
+
+    def network(model_state):
+        def apply(variables, batch, **linen_options):
+            return forward.evaluate(probe, variables, _pair(batch), **linen_options)
+
+        def sums(params, batch):
+            logits = apply({"params": params, **model_state}, batch)
+            return _sums(logits, batch["target"], batch["weights"], label_smoothing)
+
+        return Network(
+            apply,
+            model_state,
+            is_linen=True,
+            sums=sums,
+            counts=lambda batch: batch["target"] != PAD,
+        )
+
+    decode = jax.jit(
+        functools.partial(
+            decoding.translate,
+            module,
+            width=beam,
+            alpha=length_penalty,
+            extra_length=extra_length,
+        )
+    )
+
+    def measure(variables, split):
+        return _measured(decode, variables, parted[split], vocabularies["target"], assets, split)
+
+    return Task(
+        splits=parted,
+        batching=bucketed(
+            parted,
+            {kind: bucket.batch_size for kind, bucket in kinds.items()},
+            _take,
+            chunk=STEPS_TOGETHER,
+        ),
+        init=init,
+        train_sums=train_sums,
+        eval_sums=eval_sums,
+        metrics=(LOSS, PERPLEXITY),
+        primary=primary,
+        sums=("loss", "count", "nll"),
+        values=lambda sums: {
+            "loss": sums["loss"] / sums["count"],
+            "perplexity": float(np.exp(sums["nll"] / sums["count"])),
+        },
+        network=network,
+        host=(HostMeasurement(scores.METRICS, measure, score_every),),
+        layers="dense_kernels",
+        optimizer="adam(b2=0.98, eps=1e-09)",
+    )
+
+
+def _lengths(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Counts the tokens of each pair, END included: int [N, 2]."""
+    return np.stack([np.count_nonzero(rows[side] != PAD, axis=1) for side in SIDES], axis=1)
+
+
+def _parted(
+    rows: Mapping[str, np.ndarray], lengths: np.ndarray, kinds: Mapping[str, shapes.Bucket]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Parts pairs into buckets, each of the bucket's shape."""
+    places = shapes.assign(lengths, list(kinds.values()))
+    parted = {}
+    for place, (kind, bucket) in enumerate(kinds.items()):
+        here = np.flatnonzero(places == place)
+        sides = {side: rows[side][here, : getattr(bucket, side)] for side in SIDES}
+        parted[kind] = {side: ids.astype(np.int32) for side, ids in sides.items()}
+        parted[kind]["line"] = rows["line"][here]
+    return parted
+
+
+def _take(kind: str, split: Any, indices: Array, weights: Any, key: Any) -> dict[str, Any]:
+    """Takes pairs; the target is what the empirical estimator calls labels."""
+    del key
+    batch = {side: split[kind][side][indices] for side in SIDES}
+    batch["labels"] = batch["target"]
+    return batch if weights is None else {**batch, "weights": weights}
+
+
+def _pair(batch: Mapping[str, Array]) -> dict[str, Array]:
+    return {side: batch[side] for side in SIDES}
+
+
+def _sums(logits: Array, target: Array, weights: Array, smoothing: float) -> dict[str, Array]:
+    """Adds up over the tokens that count.
+
+    (1 - smoothing) -log p(token) + smoothing mean over all tokens of -log p, as
+    torch.nn.CrossEntropyLoss(label_smoothing=).
+    """
+    log_probs = jax.nn.log_softmax(logits)
+    nll = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
+    losses = (1 - smoothing) * nll - smoothing * jnp.mean(log_probs, axis=-1)
+    counted = weights[:, None] * (target != PAD)
+    # where, not a product: what does not count must not count even if it is nan.
+    added = {"loss": losses, "nll": nll}
+    sums = {name: jnp.sum(jnp.where(counted > 0, counted * x, 0.0)) for name, x in added.items()}
+    return {**sums, "count": jnp.sum(counted)}
+
+
+def _measured(
+    decode: Callable[[Variables, Array], tuple[Array, Array]],
+    variables: Variables,
+    parts: Mapping[str, Mapping[str, np.ndarray]],
+    vocabulary: Vocabulary,
+    assets: Mapping[str, bytes],
+    split: str,
+) -> dict[str, float]:
+    """Translates a split and compares it with its references."""
+    translated, wanted, lines = list[Sequence[int]](), list[Sequence[int]](), list[int]()
+    for rows in parts.values():
+        if len(rows["line"]):
+            translated += decoded(decode, variables, rows["source"])
+            wanted += [ids[(ids != PAD) & (ids != END)].tolist() for ids in rows["target"]]
+            lines += rows["line"].tolist()
+    texts = assets[f"{split}.target"].decode().split("\n")
+    return scores.score(
+        vocabulary.decode(translated), [texts[line] for line in lines], translated, wanted
+    )
+
+
+def decoded(
+    decode: Callable[[Variables, Array], tuple[Array, Array]], variables: Variables, source: Any
+) -> list[list[int]]:
+    """Translates sentences in batches of one shape.
+
+    Args:
+        decode: (variables, ids [B, S]) -> ids, scores, as `decoding.translate`.
+        variables: of the network.
+        source: ids [N, S], padded on the right.
+
+    Returns:
+        For each sentence the ids of its translation, without END.
+    """
+    found: list[list[int]] = []
+    for indices, weights in zip(
+        *padded_batches(np.arange(len(source)), DECODED_TOGETHER), strict=True
+    ):
+        ids = np.asarray(decode(variables, source[indices])[0])[weights > 0]
+        found += [row[(row != PAD) & (row != END)].tolist() for row in ids]
+    return found
