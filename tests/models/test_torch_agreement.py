@@ -1,4 +1,5 @@
-"""Every family against a PyTorch network written here, with the published key names."""
+"""Every family against a PyTorch network written here, with the published key names; the
+Transformer against PyTorch's layers."""
 
 import functools
 from typing import Any
@@ -6,8 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from earlyprune_jax import models
+from earlyprune_jax.models import forward
+from earlyprune_jax.models.transformer import BEGIN, Transformer
 
 torch: Any = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
@@ -183,3 +187,112 @@ def test_logits_and_running_statistics_equal_pytorchs(name, size):
         updates["batch_stats"],
         wanted["batch_stats"],
     )
+
+
+TRANSFORMER: dict[str, Any] = {
+    "num_layers": 3,
+    "width": 32,
+    "num_heads": 4,
+    "feed_forward_width": 64,
+}
+
+
+def transformer(norm):
+    """A module in which no norm is an identity and no bias is 0, and its parameters by path."""
+    module = Transformer(50, 40, norm=norm, **TRANSFORMER)
+    batch = {"source": np.ones((1, 2), int), "target": np.ones((1, 2), int)}
+    shapes = jax.eval_shape(lambda: forward.init(module, jax.random.key(0), batch))["params"]
+    rng, params = np.random.default_rng(0), {}
+    flat: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
+    for path, leaf in flat.items():
+        centre, std = (1, 0.2) if path.endswith("scale") else (0, 0.25)
+        params[path] = rng.normal(centre, std, leaf.shape).astype(np.float32)
+    return module, params
+
+
+def torch_stack(kind, params, norm):
+    """PyTorch's stack of encoder or decoder layers, with our parameters."""
+    is_pre = norm == "pre"
+    make = nn.TransformerEncoderLayer if kind == "encoder" else nn.TransformerDecoderLayer
+    options = {"batch_first": True, "norm_first": is_pre, "layer_norm_eps": 1e-6, "dropout": 0.0}
+    last = nn.LayerNorm(32, eps=1e-6) if is_pre else None
+    if kind == "encoder":
+        layer = make(32, 4, 64, **options)
+        stack = nn.TransformerEncoder(layer, 3, last, enable_nested_tensor=False)
+    else:
+        stack = nn.TransformerDecoder(make(32, 4, 64, **options), 3, last)
+
+    def copy(target, path):
+        is_norm = f"{path}/scale" in params
+        weight = params[f"{path}/scale"] if is_norm else params[f"{path}/kernel"].T
+        target.weight.copy_(torch.from_numpy(weight.copy()))
+        target.bias.copy_(torch.from_numpy(params[f"{path}/bias"]))
+
+    def copy_attention(target, path):
+        inputs = [f"{path}/{name}" for name in ("query", "key", "value")]
+        kernels = [params[f"{name}/kernel"].T for name in inputs]
+        target.in_proj_weight.copy_(torch.from_numpy(np.concatenate(kernels)))
+        biases = [params[f"{name}/bias"] for name in inputs]
+        target.in_proj_bias.copy_(torch.from_numpy(np.concatenate(biases)))
+        copy(target.out_proj, f"{path}/output")
+
+    with torch.no_grad():
+        for index, layer in enumerate(stack.layers):
+            path = f"{kind}_{index}"
+            copy_attention(layer.self_attn, f"{path}/self_attention")
+            copy(layer.linear1, f"{path}/feed_forward_in")
+            copy(layer.linear2, f"{path}/feed_forward_out")
+            norms = ["self_attention_norm", "feed_forward_norm"]
+            if kind == "decoder":
+                copy_attention(layer.multihead_attn, f"{path}/source_attention")
+                norms.insert(1, "source_attention_norm")
+            for number, name in enumerate(norms, start=1):
+                copy(getattr(layer, f"norm{number}"), f"{path}/{name}")
+        if is_pre:
+            copy(stack.norm, f"{kind}_norm")
+    return stack.eval()
+
+
+def torch_embedded(embedding, ids):
+    """sqrt(width) times the embedding, plus the sinusoids of the paper in a loop."""
+    x = embedding[ids] * np.float32(np.sqrt(32))
+    for position in range(ids.shape[1]):
+        for i in range(16):
+            angle = position / 10_000 ** (2 * i / 32)
+            x[:, position, 2 * i] += np.sin(angle)
+            x[:, position, 2 * i + 1] += np.cos(angle)
+    return torch.from_numpy(x)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_logits_of_a_padded_batch_equal_those_of_pytorchs_transformer_layers(norm):
+    module, params = transformer(norm)
+    rng, lengths = np.random.default_rng(1), np.array([[9, 7], [4, 7], [1, 2], [6, 3]])
+    source, target = (
+        np.where(
+            np.arange(size)[None] < lengths[:, column, None], rng.integers(4, 40, (4, size)), 0
+        )
+        for column, size in enumerate((9, 7))
+    )
+    shifted = np.concatenate([np.full((4, 1), BEGIN), target[:, :-1]], axis=1)
+    causal = torch.triu(torch.ones(7, 7, dtype=torch.bool), diagonal=1)
+    padding = {"source": torch.from_numpy(source == 0), "target": torch.from_numpy(shifted == 0)}
+    with torch.no_grad():
+        memory = torch_stack("encoder", params, norm)(
+            torch_embedded(params["source_embedding/embedding"], source),
+            src_key_padding_mask=padding["source"],
+        )
+        outputs = torch_stack("decoder", params, norm)(
+            torch_embedded(params["target_embedding/embedding"], shifted),
+            memory,
+            tgt_mask=causal,
+            tgt_key_padding_mask=padding["target"],
+            memory_key_padding_mask=padding["source"],
+        )
+    wanted = outputs.numpy() @ params["output/kernel"] + params["output/bias"]
+
+    variables = {"params": traverse_util.unflatten_dict(params, sep="/")}
+    logits = forward.evaluate(module, variables, {"source": source, "target": target})
+    is_token = np.arange(7)[None] < lengths[:, 1, None]
+    np.testing.assert_allclose(logits[is_token], wanted[is_token], rtol=1e-4, atol=1e-4)
+    assert np.abs(wanted[is_token]).max() > 1
