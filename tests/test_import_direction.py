@@ -26,7 +26,7 @@ LAYERS = [
     {"pruning", "data", "models"},
     {"layer_hooks"},
     {"signals"},
-    {"tasks"},
+    {"tasks", "translation"},
     {"training"},
     {"grid", "progress"},
     {"config_checks", "config_help", "workspace", "status", "verify"},

@@ -111,19 +111,23 @@ def plain(splits: Mapping[str, Any], batch_size: int, take: Take = gather) -> Ba
 
 
 def bucketed(
-    splits: Mapping[str, Mapping[str, Any]], batch_sizes: Mapping[str, int], take: Take = gather
+    splits: Mapping[str, Mapping[str, Any]],
+    batch_sizes: Mapping[str, int],
+    take: Take = gather,
+    chunk: int | None = None,
 ) -> Batching:
     """Makes batches of several shapes: examples lie in buckets, and a batch is of one bucket.
 
-    Within a bucket every epoch is a fresh permutation cut into full batches; the batches of a
-    bucket follow one another, and the order of the buckets is drawn anew for each epoch. A bucket's
-    remainder sits the epoch out.
+    Within a bucket every epoch is a fresh permutation cut into full batches. Batches of a bucket
+    follow one another in chunks, and the order of the chunks is drawn anew for each epoch. A
+    bucket's remainder sits the epoch out.
 
     Args:
         splits: name -> bucket -> pytree of arrays with a common leading axis; all splits have the
             same buckets, of which some may be empty in other splits than train.
         batch_sizes: bucket -> examples per training step.
         take: how a batch is taken.
+        chunk: batches of a chunk at most, above 0; None = all of a bucket make one chunk.
 
     Returns:
         Batches of a kind per bucket.
@@ -144,14 +148,14 @@ def bucketed(
     }
 
     def epoch(key: PRNGKey, number: int) -> list[Batches]:
-        turn = jax.random.permutation(jax.random.fold_in(key, number), len(kinds))
-        batches = []
-        for index in np.asarray(turn).tolist():
-            kind = kinds[index]
+        chunks = []
+        for index, kind in enumerate(kinds):
             kind_key = jax.random.fold_in(key, 1 + index)
             rows = _permuted(kind_key, number, counts["train"][kind], batch_sizes[kind])
-            batches.append(Batches(kind, rows, None))
-        return batches
+            starts = range(0, len(rows), chunk or len(rows))
+            chunks += [Batches(kind, rows[i : i + starts.step], None) for i in starts]
+        turn = jax.random.permutation(jax.random.fold_in(key, number), len(chunks))
+        return [chunks[index] for index in np.asarray(turn).tolist()]
 
     return _batching(counts, batch_sizes, epoch, take)
 
