@@ -244,7 +244,18 @@ def _check_num_examples(spec: RunSpec) -> list[str]:
     ]
 
 
-@_needs("fork", "data.validation_fraction")
+@_needs("fork.search", "data")
+def _check_search(spec: RunSpec) -> list[str]:
+    """Requires a validation split, the makers' own or one held out, for a search."""
+    if spec.fork.search == "all" or "validation" in data.shapes(spec.data):
+        return []
+    held = spec.data.validation_fraction
+    allowed = f"to be above 0 with fork.search={spec.fork.search}"
+    remedy = "A search chooses by validation, never on the test set: hold some examples out."
+    return [expected("data.validation_fraction", held, allowed, remedy)]
+
+
+@_needs("fork")
 def _check_grid(spec: RunSpec) -> list[str]:
     """Finds axes that contradict one another."""
     fork, problems = spec.fork, []
@@ -256,10 +267,6 @@ def _check_grid(spec: RunSpec) -> list[str]:
         remedy = "Set fork.search=coarse_to_fine, or list fewer epochs and sparsities."
         allowed = "to be 0 with fork.search=all"
         problems.append(expected("fork.max_cells", fork.max_cells, allowed, remedy))
-    if fork.search != "all" and not (held := spec.data.validation_fraction):
-        remedy = "A search chooses by validation, never on the test set: hold some examples out."
-        allowed = f"to be above 0 with fork.search={fork.search}"
-        problems.append(expected("data.validation_fraction", held, allowed, remedy))
     if "custom" not in fork.retraining and fork.length:
         remedy = "Add custom to fork.retraining, or set fork.length=0."
         problems.append(expected("fork.length", fork.length, "to be 0 without custom", remedy))

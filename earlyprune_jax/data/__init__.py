@@ -5,10 +5,13 @@
     source    the contract: splits of named arrays, one row per example, with a digest; and
               seeded draws: validation, subset, and the order of an epoch
     images    mean and deviation of images, augmentation and normalisation of a batch
-    arrays, cifar    sources; `prepare` fetches CIFAR
+    arrays, cifar    sources of images and of anything; `prepare` fetches CIFAR
+    text      sources of parallel text: its `corpora`, and its `vocabulary`
+    prepared  TFDS directories
 
-A further source, be it of text, is two functions, of which one reads as little as it can, and a
-line in `loading._SOURCES`; what is done to all images when they are read belongs into `images`.
+A further source is two functions, of which one reads as little as it can, and a line in
+`loading._SOURCES`; a further corpus of text a class in `corpora.CORPORA`; what is done to all
+images when they are read belongs into `images`.
 """
 
 # As in JAX: `x as x` says that x is for others.

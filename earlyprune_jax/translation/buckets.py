@@ -75,9 +75,10 @@ def choose(
     shapes = np.array([lengths[places == place].max(axis=0) for place in range(len(ends))])
     shapes = np.maximum.accumulate(shapes)
     shapes[-1] = np.maximum(shapes[-1], longest)
+    sizes_of = zip(shapes.tolist(), ends, np.bincount(places).tolist(), strict=True)
     return tuple(
-        Bucket(*shape, min(max(num_tokens // end, 1), num))
-        for shape, end, num in zip(shapes.tolist(), ends, np.bincount(places).tolist(), strict=True)
+        Bucket(source, target, min(max(num_tokens // end, 1), num))
+        for (source, target), end, num in sizes_of
     )
 
 
@@ -131,10 +132,11 @@ def assign(lengths: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
         >>> assign(np.array([[2, 4], [5, 1]]), (Bucket(4, 4, 9), Bucket(9, 7, 4))).tolist()
         [0, 1]
     """
-    fits = (lengths[:, None] <= _shapes(buckets)).all(axis=2)
-    if not fits.any(axis=1).all():
-        allowed = f"to be at most those of the last bucket, {_shapes(buckets)[-1].tolist()}"
-        raise unexpected("lengths of a pair", lengths[~fits.any(axis=1)][0].tolist(), allowed)
+    shapes = _shapes(buckets)
+    fits = np.all(lengths[:, None] <= shapes, axis=2)
+    if len(too_long := lengths[~np.any(fits, axis=1)]):
+        allowed = f"to be at most those of the last bucket, {shapes[-1].tolist()}"
+        raise unexpected("lengths of a pair", too_long[0].tolist(), allowed)
     return fits.argmax(axis=1)
 
 

@@ -1,5 +1,6 @@
 """Specs and small CIFAR look-alikes that the tests of `earlyprune_jax.data` share."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -9,9 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from earlyprune_jax import data
 from earlyprune_jax.data.prepare import Archive, prepare
+from earlyprune_jax.data.prepared import RECORD_FORMAT
 from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import InvalidInput
 
@@ -120,3 +123,37 @@ def write_prepared(folder: Path, name: str, num_per_member: int) -> Prepared:
     data_dir = folder / "tfds"
     path = prepare(name, data_dir, archive_file=official.file, archive=official.archive)
     return Prepared(data_dir, path, official)
+
+
+def make_text_spec(name: str, **changes) -> DataSpec:
+    """A valid spec of a source of text."""
+    return make_spec(name, num_classes=0, mean=(), std=(), **changes)
+
+
+def write_pairs(folder: Path, splits: dict[str, list[tuple[str, str]]], end: str = "\n") -> Path:
+    """Writes pairs as plain files SPLIT.de and SPLIT.en."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, pairs in splits.items():
+        for language, lines in zip(("de", "en"), zip(*pairs, strict=True), strict=True):
+            text = "".join(f"{line}{end}" for line in lines)
+            (folder / f"{split}.{language}").write_bytes(text.encode())
+    return folder
+
+
+def write_wmt14(data_dir: Path, splits: dict[str, list[tuple[str, str]]]) -> Path:
+    """Has TFDS's own builder of wmt14_translate/de-en prepare given pairs; returns the folder."""
+    from tensorflow_datasets.translate.wmt14 import Wmt14Translate
+
+    class Small(Wmt14Translate, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(pairs) for split, pairs in splits.items()}
+
+        def _generate_examples(self, pairs):  # pyright: ignore[reportIncompatibleMethodOverride]
+            return ((row, {"de": de, "en": en}) for row, (de, en) in enumerate(pairs))
+
+    Small.name = "wmt14_translate"
+    builder = Small(config="de-en", data_dir=data_dir, file_format=RECORD_FORMAT)
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_dir=data_dir / "unused", download_config=config)
+    return Path(builder.data_dir)

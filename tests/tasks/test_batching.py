@@ -118,3 +118,30 @@ def test_a_bucket_without_a_full_batch_is_refused():
         bucketed(SPLITS, BATCH_SIZES | {"long": 5})
     with pytest.raises(InvalidInput, match="batch_size=37 in .1, 36."):
         plain({"train": {"x": np.zeros(36)}}, 37)
+
+
+def test_chunks_are_the_batches_of_the_buckets_cut_up_and_shuffled():
+    cut = bucketed(SPLITS, BATCH_SIZES, chunk=2)
+    assert cut.steps_per_epoch == 5 + 3 + 2
+    orders = set()
+    for number, key in itertools.product(range(4), (KEY, jax.random.PRNGKey(4))):
+        chunks = [(one.kind, np.asarray(one.indices)) for one in cut.epoch(key, number)]
+        sizes = sorted((kind, len(rows)) for kind, rows in chunks)
+        assert [kind for kind, _ in sizes] == ["long"] + ["middle"] * 2 + ["short"] * 3
+        assert [length for _, length in sizes] == [2, 1, 2, 1, 2, 2]
+        # Together they are the batches that a bucket has without chunks.
+        for one in bucketed(SPLITS, BATCH_SIZES).epoch(key, number):
+            of_kind = {row.tobytes() for kind, rows in chunks if kind == one.kind for row in rows}
+            assert of_kind == {row.tobytes() for row in np.asarray(one.indices)}
+        again = bucketed(SPLITS, BATCH_SIZES, chunk=2).epoch(key, number)
+        for (kind, rows), other in zip(chunks, again, strict=True):
+            assert kind == other.kind and np.array_equal(rows, other.indices)
+        orders.add(tuple((kind, len(rows)) for kind, rows in chunks))
+    assert len(orders) > 4
+
+
+def test_without_chunks_epochs_are_the_recorded_ones_so_old_runs_can_be_repeated(batching):
+    turn, shown = epoch(batching, 1)
+    assert turn == ["long", "short", "middle"]
+    assert shown["long"].tolist() == [[35, 32], [33, 34]]
+    assert shown["short"][0].tolist() == [13, 21, 18, 22]
