@@ -1,4 +1,4 @@
-"""Names for the pytrees and arrays that travel between modules."""
+"""Names for the pytrees and arrays that travel between modules, and the type to compute in."""
 
 from collections.abc import Mapping
 from typing import Any

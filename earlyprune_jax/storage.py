@@ -107,7 +107,7 @@ def using(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (StorageError, UnusableFile):
+    except (StorageError, InvalidInput):
         raise
     except Exception as error:  # Orbax raises many types; what is not the storage's goes on
         if problem := StorageError.of(error, path):

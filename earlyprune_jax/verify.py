@@ -9,7 +9,6 @@ of this version. What is being trained at the moment is not looked at.
 import argparse
 import contextlib
 import functools
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from earlyprune_jax.analysis.formatting import plural
 from earlyprune_jax.analysis.study import read_study
 from earlyprune_jax.grid.locks import is_held
 from earlyprune_jax.run_records import Recorded, RunRecords
+from earlyprune_jax.training import execution
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.validate import InvalidInput, expected, gathering, problems_of
 
@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> int:
     def report() -> str:
         records.require_workdir(workdir)
         records.study_id(workdir)
+        execution.require_jax()
         print(f"Checking {workdir} ...", file=sys.stderr, flush=True)
         counts = verify(workdir, problems)
         counted = formatting.listed([plural(number, kind) for kind, number in counts.items()])
@@ -109,7 +110,7 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
 
 def _lock_problems(directory: Path) -> list[str]:
     """Checks that the file that is locked is one that can be."""
-    if not os.path.lexists(directory / ".lock"):
+    if not storage.is_there(directory / ".lock"):
         return []
     return problems_of(lambda: storage.open_lock(directory, makes=False).close())
 

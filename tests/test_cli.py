@@ -8,7 +8,7 @@ import pytest
 
 import earlyprune_jax
 from configs import digits
-from earlyprune_jax import cli, config, main, spec_sections
+from earlyprune_jax import cli, config, main, records, spec_sections
 
 
 def test_each_command_of_the_table_is_in_the_help_and_explains_itself(capsys):
@@ -59,7 +59,8 @@ def test_the_package_is_a_program_too():
     ],
 )
 def test_a_closed_or_full_stream_changes_no_exit_code_and_is_no_stack_trace(typed, code, tmp_path):
-    (tmp_path / "trunks").mkdir()
+    study = {"format": records.FORMAT, "metrics": [{"name": "loss"}], "primary": "loss"}
+    records.write_of_study(tmp_path, records.STUDY, study)
     command = f"{sys.executable} -m earlyprune_jax {typed.format(tmp_path)}"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (code, "")

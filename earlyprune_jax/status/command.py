@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import select
 import time
 from collections.abc import Sequence
 
@@ -43,9 +44,10 @@ def _watch(workdir: str, seconds: float) -> str:
     from rich.live import Live
     from rich.text import Text
 
-    status = reading.read(workdir)
+    status, output = reading.read(workdir), select.poll()
+    output.register(1, 0)  # What nobody reads any more reports an error without being asked to.
     with Live(auto_refresh=False, transient=True) as live:
-        while not status.has_ended():
+        while not status.has_ended() and not output.poll(0):
             shown = "\n".join([time.strftime("%H:%M:%S"), *text.lines(status)])
             live.update(Text(shown), refresh=True)
             time.sleep(seconds)

@@ -1,11 +1,14 @@
 """Locks on members: one holder at a time, free again when it dies."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 
+import pytest
 from members import trunk
 
 from configs import digits
@@ -13,6 +16,8 @@ from earlyprune_jax import config
 from earlyprune_jax.grid.locks import RunLocks, forget_attempts, held
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.records import write_json
+from earlyprune_jax.storage import StorageError
+from earlyprune_jax.validate import InvalidInput
 
 HOLDER = """
     import sys, time
@@ -53,6 +58,22 @@ def test_waiting_for_a_lock_ends_when_it_is_released(tmp_path):
         pass
     with held(tmp_path):
         assert not RunLocks().take(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (errno.ENOLCK, InvalidInput, "to be on a file system with file locks"),
+        (errno.ETIMEDOUT, StorageError, "timed out"),
+    ],
+)
+def test_a_lock_that_the_file_system_refuses_is_named(tmp_path, monkeypatch, code, kind, words):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(kind, match=words):
+        RunLocks().take(tmp_path)
 
 
 def test_a_process_that_is_told_to_leave_has_not_died_and_others_attempts_stay(tmp_path):
