@@ -126,11 +126,9 @@ class Files(Corpus):
                 found.setdefault(split, []).extend(files[:1])
                 missing += [] if files else [f"{name} or {name}.gz"]
         if missing:
-            remedy = "text(path=..., source=..., target=..., train=..., validation=..., test=...)"
             allowed = f"to hold {', '.join(missing)}"
-            raise unexpected(
-                "path of data.name", self.path, allowed, f"Names are made of {remedy}."
-            )
+            remedy = "Names are made of train, validation or test, and source or target."
+            raise unexpected("path of data.name", self.path, allowed, remedy)
         return found
 
     def sizes(self, spec: DataSpec) -> dict[str, int]:

@@ -136,10 +136,8 @@ def test_what_does_not_fit_is_left_out_of_training_cut_elsewhere_and_counted(tmp
 def test_nothing_left_to_train_on_is_refused_and_says_why(folder):
     with pytest.raises(InvalidInput) as caught:
         data.read(spec_of(folder, "vocabulary_size=40, max_tokens=1"))
-    assert (
-        "max_tokens of data.name=1 to leave a training pair of 16. 0 have an empty side, 16"
-        in str(caught.value)
-    )
+    words = "max_tokens of data.name=1 to leave a training pair of 16. 0 have an empty side, 16"
+    assert words in str(caught.value)
 
 
 def test_the_first_pairs_alone_are_read_and_no_more_than_there_are(folder):
