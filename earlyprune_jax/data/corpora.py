@@ -24,6 +24,7 @@ from earlyprune_jax.data import prepared
 from earlyprune_jax.data.source import path_of
 from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import (
+    anything,
     expected,
     gathering,
     refuse,
@@ -35,6 +36,7 @@ from earlyprune_jax.validate import (
 SPLITS = ("train", "validation", "test")
 Pairs = tuple[list[str], list[str]]
 """The lines of both sides; line i of both is one pair."""
+_KINDS = {str: "a text", int: "a whole number", bool: "True or False"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,22 +65,15 @@ class Corpus:
 
     def problems(self) -> list[str]:
         """Lists arguments of a wrong type or out of range."""
-        given = {
-            field.name: (getattr(self, field.name), field) for field in dataclasses.fields(self)
-        }
-        found = [
-            expected(name, value, f"to be {type(field.default).__name__}")
-            for name, (value, field) in given.items()
-            if type(value) is not type(field.default)
-        ]
-        if not found:
-            found = [
-                expected(name, value, allowed)
-                for name, (value, _) in given.items()
-                if name in self.IN_RANGE and (allowed := self.IN_RANGE[name](value))
-            ]
+        found = []
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            check = self.IN_RANGE.get(field.name, anything)
+            if allowed := check(value) if type(value) is kind else f"to be {_KINDS[kind]}":
+                found.append(expected(f"{field.name} of data.name", value, allowed))
         if self.source == self.target:
-            found.append(expected("target", self.target, "to be another language than source"))
+            allowed = "to be another language than source"
+            found.append(expected("target of data.name", self.target, allowed))
         return found
 
     def sizes(self, spec: DataSpec) -> dict[str, int]:
@@ -131,9 +126,9 @@ class Files(Corpus):
                 found.setdefault(split, []).extend(files[:1])
                 missing += [] if files else [f"{name} or {name}.gz"]
         if missing:
-            remedy = "text(path=..., source=..., target=..., train=..., validation=..., test=...)"
             allowed = f"to hold {', '.join(missing)}"
-            raise unexpected("path", self.path, allowed, f"These names are made by {remedy}.")
+            remedy = "Names are made of train, validation or test, and source or target."
+            raise unexpected("path of data.name", self.path, allowed, remedy)
         return found
 
     def sizes(self, spec: DataSpec) -> dict[str, int]:
@@ -163,7 +158,8 @@ class Files(Corpus):
 def _first(asked: int, there: int) -> int:
     """Counts the pairs that are read where the first `asked` are; 0 = all."""
     if asked > there:
-        raise unexpected("first", asked, f"to be at most {there}", "There are no more pairs.")
+        allowed, remedy = f"to be at most {there}", "There are no more pairs."
+        raise unexpected("first of data.name", asked, allowed, remedy)
     return asked or there
 
 
@@ -232,7 +228,7 @@ class Numerals(Corpus):
         from num2words import CONVERTER_CLASSES  # pyright: ignore[reportMissingImports]
 
         refuse(
-            unknown_choice("language", language, list(CONVERTER_CLASSES))
+            unknown_choice("language of data.name", language, list(CONVERTER_CLASSES))
             for language in (self.source, self.target)
             if language not in CONVERTER_CLASSES
         )
@@ -278,7 +274,9 @@ def draw_numbers(num: int, seed: int) -> np.ndarray:
     # Without replacement: the first `num` of exponential clocks, whose rates are the weights.
     clocks = -np.log(uniform) / np.log1p(1 / (1 + np.arange(_LIMIT)))
     drawn = np.argsort(clocks, kind="stable")[:num]
-    return drawn[np.argsort(turns[drawn], kind="stable")]
+    shuffled = drawn[np.argsort(turns[drawn], kind="stable")]
+    shuffled.setflags(write=False)  # it is kept for the next call
+    return shuffled
 
 
 # WMT14 as TFDS prepares it
@@ -306,7 +304,7 @@ class Wmt14(Corpus):
 
     def problems(self) -> list[str]:
         pair = self.source, self.target
-        wrong = expected("source, target", pair, "to be de and en, or en and de")
+        wrong = expected("source, target of data.name", pair, "to be de and en, or en and de")
         return [*super().problems(), *[wrong] * (sorted(pair) != ["de", "en"])]
 
     def builder(self, spec: DataSpec) -> Any:

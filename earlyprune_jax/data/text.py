@@ -85,7 +85,7 @@ def load(spec: DataSpec) -> Source:
 
 def _corpus(spec: DataSpec) -> Corpus:
     corpus: Corpus = references.load("data.name", spec.name, CORPORA)()
-    refuse(f"data.name: {problem}" for problem in corpus.problems())
+    refuse(corpus.problems())
     vocabulary.require(*corpus.PACKAGES)
     return corpus
 
@@ -127,7 +127,7 @@ def _rows(
     if not is_kept.any():
         allowed = f"to leave a training pair of {len(lengths):,}"
         remedy = f"{is_empty.sum():,} have an empty side, {is_long.sum():,} are longer."
-        raise unexpected("max_tokens", limit, allowed, remedy)
+        raise unexpected("max_tokens of data.name", limit, allowed, remedy)
     rows = {side: ids[is_kept] for side, (ids, _) in encoded.items()}
     empty, long = ("left out",) * 2 if split == "train" else ("kept", "cut")
     counts = {

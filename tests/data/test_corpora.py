@@ -95,7 +95,7 @@ def test_wmt14_is_read_from_a_directory_that_tfds_has_prepared(wmt14):
     fewer = data.read(make_text_spec(some, data_dir=str(wmt14[0])))
     assert lines(fewer, "train", "target") == lines(source, "train", "source")[:7]
     many = make_text_spec("wmt14(first=31)", data_dir=str(wmt14[0]))
-    assert "first=31 to be at most 30" in only_problem(many)
+    assert "first of data.name=31 to be at most 30" in only_problem(many)
 
 
 def test_a_wmt14_directory_that_is_absent_or_damaged_is_refused(wmt14, tmp_path):

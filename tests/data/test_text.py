@@ -136,15 +136,14 @@ def test_what_does_not_fit_is_left_out_of_training_cut_elsewhere_and_counted(tmp
 def test_nothing_left_to_train_on_is_refused_and_says_why(folder):
     with pytest.raises(InvalidInput) as caught:
         data.read(spec_of(folder, "vocabulary_size=40, max_tokens=1"))
-    assert "max_tokens=1 to leave a training pair of 16. 0 have an empty side, 16" in str(
-        caught.value
-    )
+    words = "max_tokens of data.name=1 to leave a training pair of 16. 0 have an empty side, 16"
+    assert words in str(caught.value)
 
 
 def test_the_first_pairs_alone_are_read_and_no_more_than_there_are(folder):
     source = data.read(spec_of(folder, "vocabulary_size=30, first=6"))
     assert decoded(source, "train", "target") == [en for _, en in PAIRS[:6]]
-    assert "first=17 to be at most 16" in only_problem(spec_of(folder, "first=17"))
+    assert "first of data.name=17 to be at most 16" in only_problem(spec_of(folder, "first=17"))
 
 
 def test_missing_files_are_named_all_at_once_with_the_names_that_were_looked_for(folder):
@@ -188,14 +187,14 @@ def test_empty_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("text", "path='' to hold train.de or train.de.gz, train.en"),
+        ("text", "path of data.name='' to hold train.de or train.de.gz, train.en"),
         ("text(paht='a')", "unexpected keyword argument 'paht'"),
         ("text(path=", "'(' was never closed"),
-        ("text(source='en')", "target='en' to be another language than source"),
-        ("numerals(seed=0.5)", "seed=0.5 to be int"),
-        ("numerals(num_pairs=0)", "num_pairs=0 in [1, 800000]"),
-        ("numerals(target='xx')", "language='xx' to be one of "),
-        ("wmt14(source='fr')", "source, target=('fr', 'en') to be de and en"),
+        ("text(source='en')", "target of data.name='en' to be another language than source"),
+        ("numerals(seed=0.5)", "seed of data.name=0.5 to be a whole number"),
+        ("numerals(num_pairs=0)", "num_pairs of data.name=0 in [1, 800000]"),
+        ("numerals(target='xx')", "language of data.name='xx' to be one of "),
+        ("wmt14(source='fr')", "source, target of data.name=('fr', 'en') to be de and en"),
         ("digits(2)", "data.name='digits(2)' to be one of digits"),
     ],
 )

@@ -157,6 +157,10 @@ def test_a_spec_survives_the_way_to_another_process(every_axis):
         ({"fork.comparisons": "likeness", "fork.num_replicates": "2"}, "one of model_similarity"),
         ({"fork.baselines": "prune_at_noon"}, "one of prune_at_init"),
         ({"fork.max_cells": "5"}, "fork.max_cells=5 to be 0 with fork.search=all"),
+        (
+            {"fork.search": "coarse_to_fine", "data.validation_fraction": "0"},
+            "data.validation_fraction=0.0 to be above 0 with fork.search=coarse_to_fine",
+        ),
         ({"fork.when": "trigger", "fork.baselines": "prune_at_end"}, "fork.baselines"),
         ({"fork.when": "trigger", "fork.retraining": "matched_budget"}, "without matched_budget"),
         ({"fork.when": "trigger", "fork.search": "coarse_to_fine"}, "fork.search"),
@@ -178,3 +182,20 @@ def test_axes_that_contradict_one_another_are_refused(tiny_npz, changes, words):
     with pytest.raises(InvalidInput) as caught:
         resolve(tiny_npz, *changes.items())
     assert words in str(caught.value)
+
+
+def test_a_search_may_choose_on_the_validation_split_that_a_source_brings(tiny_npz):
+    changes = {
+        "data.name": "numerals",
+        "data.num_classes": "0",
+        "data.mean": "",
+        "data.std": "",
+        "data.crop_padding": "0",
+        "data.horizontal_flip": "False",
+        "data.validation_fraction": "0",
+        "fork.search": "coarse_to_fine",
+    }
+    with pytest.raises(InvalidInput) as caught:
+        resolve(tiny_npz, *changes.items())
+    assert "data of task classification" in str(caught.value)
+    assert "validation_fraction" not in str(caught.value)
