@@ -35,11 +35,17 @@ MODULE = Tagger()
 VARIABLES = MODULE.init(jax.random.key(0), SENTENCES)
 
 
+def logits_of(params, sentences) -> jax.Array:
+    logits = MODULE.apply({"params": params}, sentences)
+    assert isinstance(logits, jax.Array)
+    return logits
+
+
 def gradient(labels, sentence):
     """The gradient of the sum of a sentence's log-probabilities, flat."""
 
     def total(params):
-        log_probs = jax.nn.log_softmax(MODULE.apply({"params": params}, sentence[None]))[0]
+        log_probs = jax.nn.log_softmax(logits_of(params, sentence[None]))[0]
         return sum(log_probs[p, y] for p, y in enumerate(labels) if sentence[p])
 
     leaves = jax.tree.leaves(jax.grad(total)(VARIABLES["params"]))
@@ -67,7 +73,7 @@ def test_squares_of_given_labels_are_those_of_the_sum_over_the_words(method):
 def test_the_sampled_trace_has_the_expectation_over_all_labellings(method):
     wanted = 0.0
     for sentence in SENTENCES:
-        probs = jax.nn.softmax(MODULE.apply(VARIABLES, sentence[None]))[0]
+        probs = jax.nn.softmax(logits_of(VARIABLES["params"], sentence[None]))[0]
         length = int(np.sum(sentence > 0))
         for labels in itertools.product(range(NUM_CLASSES), repeat=length):
             chance = np.prod([probs[p, y] for p, y in enumerate(labels)])
@@ -83,10 +89,7 @@ def test_the_sampled_trace_has_the_expectation_over_all_labellings(method):
 def test_the_fisher_diagonal_sums_to_the_trace_of_the_same_labels():
     key = jax.random.key(3)
 
-    def logits(params, batch):
-        return MODULE.apply({"params": params}, batch)
-
-    diagonal = scores.fisher_diagonal(logits, VARIABLES["params"], [SENTENCES], key=key)
+    diagonal = scores.fisher_diagonal(logits_of, VARIABLES["params"], [SENTENCES], key=key)
     trace = fisher_trace(MODULE, VARIABLES, SENTENCES, key=key)
     total = sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(diagonal))
     assert total == pytest.approx(trace.total, rel=1e-5)
@@ -108,9 +111,13 @@ def test_kl_uniform_is_the_mean_over_words_and_its_error_that_of_a_ratio():
     sums = signal.zero_sums(VARIABLES["params"])
     for rows, weights in ((SENTENCES[:2], [1.0, 1.0]), (SENTENCES[1:], [0.0, 1.0])):
         batch = {"x": jnp.asarray(rows), "weights": jnp.array(weights)}
-        added = signal.batch_sums(network, VARIABLES["params"], batch, jax.random.key(0), 0)
+        added = signal.batch_sums(
+            network, VARIABLES["params"], batch, jax.random.key(0), jnp.int32(0)
+        )
         sums = jax.tree.map(jnp.add, sums, added)
-    log_probs = np.asarray(jax.nn.log_softmax(MODULE.apply(VARIABLES, SENTENCES)), np.float64)
+    log_probs = np.asarray(
+        jax.nn.log_softmax(logits_of(VARIABLES["params"], SENTENCES)), np.float64
+    )
     divergence = -np.log(NUM_CLASSES) - log_probs.mean(axis=-1)
     is_word = SENTENCES > 0
     k, c = (divergence * is_word).sum(axis=1), is_word.sum(axis=1)

@@ -115,7 +115,7 @@ def test_padding_of_batches_and_sentences_changes_nothing(made):
 
 def test_every_pair_is_in_one_bucket_and_no_token_is_lost(made):
     task, source, _ = made
-    rows = {name: rows for name, rows in data.split(source, resolved().data).items()}
+    rows = data.split(source, resolved().data)
     for name, parts in task.splits.items():
         for side in ("source", "target"):
             held = Counter(
