@@ -25,8 +25,8 @@ PAD, UNKNOWN, BEGIN, END = range(4)
 """What the first token ids mean; rows of ids are padded with PAD on the right."""
 
 Memory = tuple[Array, Array]
-"""Keys and values [B, heads, T, features of a head] that queries attend to. Heads come first: so the
-products of a step read them as they lie, which takes half the time on CPU."""
+"""Keys and values [B, heads, T, features of a head] that queries attend to. With heads
+first a step's products read them as they lie, which takes half the time on CPU."""
 
 Encoded = tuple[tuple[Memory, ...], Array]
 """The source's keys and values for each layer of the decoder, and which of its tokens are no
@@ -115,7 +115,8 @@ class Layer(nn.Module):
             x: [N, T, width].
             mask: which tokens may be attended to: bool [N or 1, 1, T or 1, T or length].
             source: the source's keys and values for this layer, and their mask.
-            cache: keys and values [N, heads, length, ...] of earlier tokens, if x holds later ones only.
+            cache: keys and values [N, heads, length, ...] of earlier tokens, if x holds later ones
+                only.
             position: where those of x are written in it.
             train: whether dropout is on.
 

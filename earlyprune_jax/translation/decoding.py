@@ -133,12 +133,9 @@ def search(
     refuse(problems)
     size, limits = limits.shape[0], jnp.clip(limits, 1, length)
 
-    def penalty(num_tokens: Any) -> Array:
-        return ((5 + num_tokens) / 6) ** alpha
-
     def goes_on(state: _State) -> Array:
         # Log-probabilities are at most 0: no score exceeds this sum over the largest penalty.
-        possible = jnp.max(state.log_probs, axis=1) / penalty(limits)
+        possible = jnp.max(state.log_probs, axis=1) / _penalty(limits, alpha)
         return (state.position < length) & jnp.any(possible > state.best_scores)
 
     def advance(state: _State) -> _State:
@@ -147,28 +144,7 @@ def search(
         num_tokens = state.position + 1
         allowed = _allowed(steps.shape[-1], num_tokens >= limits)
         steps = jnp.where(allowed, steps.reshape(size, width, -1), -jnp.inf)
-        totals = (state.log_probs[:, :, None] + steps).reshape(size, -1)
-        log_probs, taken = jax.lax.top_k(totals, width)
-        parents, tokens = taken // steps.shape[-1], taken % steps.shape[-1]
-        ids = jnp.take_along_axis(state.ids, parents[:, :, None], axis=1)
-        ids = jax.lax.dynamic_update_index_in_dim(ids, tokens, num_tokens, axis=2)
-        if width > 1:
-            rows = (jnp.arange(size)[:, None] * width + parents).reshape(-1)
-            cache = jax.tree.map(lambda leaf: leaf[rows], cache)
-        # Continuations have one length, so the likeliest of those that end has the best score.
-        ended = jnp.where(tokens == END, log_probs, -jnp.inf)
-        first = jnp.argmax(ended, axis=1)
-        score = jnp.max(ended, axis=1) / penalty(num_tokens)
-        is_better = score > state.best_scores
-        candidate = jnp.take_along_axis(ids, first[:, None, None], axis=1)[:, 0]
-        return _State(
-            position=num_tokens,
-            ids=ids,
-            log_probs=jnp.where(tokens == END, -jnp.inf, log_probs),
-            best_ids=jnp.where(is_better[:, None], candidate, state.best_ids),
-            best_scores=jnp.where(is_better, score, state.best_scores),
-            cache=cache,
-        )
+        return _continued(state, steps, cache, _penalty(num_tokens, alpha))
 
     ids = jnp.full((size, width, 1 + length), PAD, jnp.int32).at[:, :, 0].set(BEGIN)
     # All begin alike: one is enough.
@@ -177,6 +153,39 @@ def search(
     start = _State(jnp.int32(0), ids, log_probs, jnp.zeros_like(ids[:, 0]), none, cache)
     found = jax.lax.while_loop(goes_on, advance, start)
     return found.best_ids[:, 1:], found.best_scores
+
+
+def _continued(state: _State, steps: Array, cache: Any, penalty: Array) -> _State:
+    """Takes the likeliest continuations, given the log-probabilities of each: [B, W, V]."""
+    size, width, num_ids = steps.shape
+    num_tokens = state.position + 1
+    totals = (state.log_probs[:, :, None] + steps).reshape(size, -1)
+    log_probs, taken = jax.lax.top_k(totals, width)
+    parents, tokens = taken // num_ids, taken % num_ids
+    ids = jnp.take_along_axis(state.ids, parents[:, :, None], axis=1)
+    ids = jax.lax.dynamic_update_index_in_dim(ids, tokens, num_tokens, axis=2)
+    if width > 1:
+        rows = (jnp.arange(size)[:, None] * width + parents).reshape(-1)
+        cache = jax.tree.map(lambda leaf: leaf[rows], cache)
+    # Continuations have one length, so the likeliest of those that end has the best score.
+    has_ended = tokens == END
+    ended = jnp.where(has_ended, log_probs, -jnp.inf)
+    likeliest = jnp.argmax(ended, axis=1)[:, None, None]
+    score = jnp.max(ended, axis=1) / penalty
+    is_better = score > state.best_scores
+    output = jnp.take_along_axis(ids, likeliest, axis=1)[:, 0]
+    return _State(
+        position=num_tokens,
+        ids=ids,
+        log_probs=jnp.where(has_ended, -jnp.inf, log_probs),
+        best_ids=jnp.where(is_better[:, None], output, state.best_ids),
+        best_scores=jnp.where(is_better, score, state.best_scores),
+        cache=cache,
+    )
+
+
+def _penalty(num_tokens: Any, alpha: float) -> Any:
+    return ((5 + num_tokens) / 6) ** alpha
 
 
 def _allowed(num_ids: int, is_last: Array) -> Array:
