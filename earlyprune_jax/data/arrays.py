@@ -44,7 +44,8 @@ import jax
 import numpy as np
 
 from earlyprune_jax import references, user_code
-from earlyprune_jax.data.source import SPLITS, Source, path_behind, stratified_split, take
+from earlyprune_jax.data.draws import stratified_split
+from earlyprune_jax.data.source import SPLITS, Source, path_behind, take
 from earlyprune_jax.spec_sections import DataSpec
 from earlyprune_jax.validate import expected, gathering, refuse, shortened, unexpected
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax import references
-from earlyprune_jax.data import arrays, cifar, text
+from earlyprune_jax.data import arrays, cifar, draws, text
 from earlyprune_jax.data import source as sources
 from earlyprune_jax.data.corpora import CORPORA
 from earlyprune_jax.data.source import Source, named_leaves, num_examples
@@ -83,7 +83,7 @@ def shapes(spec: DataSpec) -> dict[str, Any]:
     problems, source = _examine(spec)
     refuse(problems)
     assert source is not None
-    parts = sources.drawn_from(source, spec)
+    parts = draws.drawn_from(source, spec)
     return {name: sources.outline_of(rows, num) for name, (rows, num) in parts.items()}
 
 
@@ -98,7 +98,7 @@ def load(spec: DataSpec) -> dict[str, Any]:
         >>> {name: len(rows["labels"]) for name, rows in loaded.items()}
         {'train': 540, 'validation': 120, 'test': 597}
     """
-    return sources.split(read(spec), spec)
+    return draws.split(read(spec), spec)
 
 
 def read(spec: DataSpec) -> Source:
@@ -378,8 +378,8 @@ def _fraction_demands(spec: DataSpec, source: Source) -> list[Demand]:
     held, drawn = spec.validation_fraction, (spec.train_fraction, spec.test_fraction)
     if not (0 <= held < 1 and all(0 < fraction <= 1 for fraction in drawn)):
         return []  # the key's own range check says so
-    validation, train = sources.training_shares(source, spec)
-    test = sources.class_shares([num_examples(source.test)], spec.test_fraction)
+    validation, train = draws.training_shares(source, spec)
+    test = draws.class_shares([num_examples(source.test)], spec.test_fraction)
     found, own = source.classes_of("train"), source.validation is not None
     brought = f"{spec.name} brings its makers' validation split."
     demands: list[Demand] = [("validation_fraction", held, not (own and held), "to be 0", brought)]

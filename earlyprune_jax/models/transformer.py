@@ -152,9 +152,9 @@ class Transformer(nn.Module):
     """Encoder, decoder, and logits of the next token; by default of base size.
 
     `module.apply(variables, batch, train=...)` maps ids {"source": [B, S], "target": [B, T]} to
-    logits [B, T, target_size]: those at t are of target token t, given the source and the earlier
-    ones. Both are padded on the right. Padding of the source is never attended to; that of the
-    target comes after all that is read.
+    logits [B, T, target_size]: those at t are of target token t, given the source and the
+    earlier ones, and 0 where that is padding. Both are padded on the right. Padding of the
+    source is never attended to; that of the target comes after all that is read.
 
     Attributes:
         source_size: number of token ids of the source language.

@@ -22,8 +22,8 @@ from earlyprune_jax.pruning.modules import function_problems
 from earlyprune_jax.pruning.scores.fisher import ESTIMATORS as ESTIMATORS
 from earlyprune_jax.pruning.scores.fisher import (
     check_options,
-    exact_problems,
     label_rule,
+    most_axes,
     require_logits,
 )
 from earlyprune_jax.pruning.scores.gradients import Examples, microbatches, weights_of
@@ -140,9 +140,8 @@ def fisher_trace(
             or misses variables; logits of another shape, or of one class; logits or gradients that
             are not finite (which image, which layer).
 
-    Source: paper A (Nunez et al.), Eqs. 3 and 4; the identity of `batch` from its code. Layerwise
-    norms: Goodfellow 2015, "Efficient per-example gradient computations"; Rochette et al. 2019 for
-    convolutions.
+    Source: paper A, Eqs. 3 and 4; `batch` from its code. Layerwise norms: Goodfellow 2015,
+    "Efficient per-example gradient computations"; Rochette et al. 2019 for convolutions.
 
     Example:
         >>> from flax import linen as nn
@@ -183,7 +182,7 @@ def fisher_trace(
         trees.refuse(label_problems(labels, count, compiled.num_classes))
     size = microbatch_size or default_microbatch_size(params, method, compiled.covered)
     if method != "batch":
-        # As small as the number of microbatches allows, so that little is filled up.
+        # So that little is filled up.
         size = -(-count // -(-count // size))
     names = [name for name, leaf in trees.named_leaves(params) if trees.is_weight(leaf)]
     parts = microbatches(images, count, min(size, count), labels=labels)
@@ -209,9 +208,7 @@ def fisher_trace(
     )
 
 
-def default_microbatch_size(
-    params: Params, method: str, covered: layer_hooks.Coverage | None
-) -> int:
+def default_microbatch_size(params: Params, method: str, covered: Any) -> int:
     """Chooses the microbatch where none is given: a power of two, or 1.
 
     `batch`: 128, paper A's batch size; its estimate depends on it. The others' do not: as many
@@ -222,7 +219,7 @@ def default_microbatch_size(
     Args:
         params: the network's.
         method: one of `METHODS`.
-        covered: what hooks cover, for `layerwise`.
+        covered: a `layer_hooks.Coverage`, for `layerwise`, or None.
 
     Returns:
         Images per microbatch.
@@ -292,9 +289,7 @@ def _compiled(
         return batch_squares(network, params, batch, examples, method=method, choose=choose)
 
     logits = forward.evaluated(jax.eval_shape, apply, arrays, two)
-    require_logits(logits, 2, most_axes=3)
-    if estimator == "exact":
-        trees.refuse(exact_problems(logits.shape))
+    require_logits(logits, 2, most_axes(estimator))
     covered = layer_hooks.coverage(apply, arrays, two) if method == "layerwise" else None
     step = jax.jit(fisher_step, compiler_options=memory_options(jax.default_backend()))
     num_passes = logits.shape[-1] if estimator == "exact" else 1
@@ -337,9 +332,7 @@ def _sums(
             if len(rows):
                 things = ", ".join(shortened([names[row] for row in sorted(set(rows))], at_most=8))
                 first = examples.numbers[units[0] if of_pass.shape[1] > 1 else 0]
-                remedy = (
-                    f"First for images[{first}], or with images near it; its logits are finite."
-                )
+                remedy = f"First for images[{first}], or images near it; its logits are finite."
                 raise unexpected(f"gradient at {things}", "not finite", "to be finite", remedy)
             summed = summed + of_pass
         values.append(summed)
@@ -352,8 +345,8 @@ def _nonfinite_logits(
 ) -> InvalidInput:
     """Makes the error of logits that are not finite, of the examples at the places `bad`."""
     image = jax.tree.map(lambda leaf: leaf[bad[0] : bad[0] + 1], batch)
-    where = "No single layer could be named: it is in nn.scan, or no Linen module's."
-    if not all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(image)):
+    where, leaves = "No single layer could be named.", jax.tree.leaves(image)
+    if not all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in leaves):
         where = "That image itself is not finite."
     elif apply and (layer := forward.first_nonfinite(apply, arrays, image)):
         where = f"The first output that is not finite is that of the layer {layer}."

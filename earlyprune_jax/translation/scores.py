@@ -37,9 +37,9 @@ def score(
         The value of each of `METRICS`.
 
     Example:
-        >>> same = ["a small house"]
-        >>> {name: round(value, 6) for name, value in score(same, same, [[4, 5]], [[4, 5]]).items()}
-        {'bleu': 100.0, 'chrf': 100.0, 'token_bleu': 0.0, 'exact_match': 1.0}
+        >>> lines, tokens = ["a small red house"], [[4, 5, 6, 7]]
+        >>> {name: round(value) for name, value in score(lines, lines, tokens, tokens).items()}
+        {'bleu': 100, 'chrf': 100, 'token_bleu': 100, 'exact_match': 1}
     """
     bleu, chrf, of_tokens = _measures()
     tokens = [

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from earlyprune_jax.data.source import epoch_order, steps_per_epoch
+from earlyprune_jax.data.draws import epoch_order, steps_per_epoch
 from earlyprune_jax.validate import InvalidInput
 
 KEY = jax.random.PRNGKey(7)

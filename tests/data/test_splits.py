@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from earlyprune_jax.data.source import class_shares, stratified_split
+from earlyprune_jax.data.draws import class_shares, stratified_split
 
 
 def test_shares_follow_largest_remainders_worked_by_hand():

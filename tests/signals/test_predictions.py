@@ -96,7 +96,7 @@ def test_the_fisher_diagonal_sums_to_the_trace_of_the_same_labels():
 
 
 def test_a_sum_over_classes_would_not_be_the_expectation_and_is_refused():
-    with pytest.raises(InvalidInput, match="of one prediction an example"):
+    with pytest.raises(InvalidInput, match="Here an example has one prediction"):
         fisher_trace(MODULE, VARIABLES, SENTENCES, key=jax.random.key(0), estimator="exact")
 
 

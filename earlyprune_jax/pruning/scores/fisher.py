@@ -105,7 +105,7 @@ def fisher_diagonal(
 
     def log_probs(params: Params, batch: Any) -> Array:
         values = logits(params, batch)
-        require_logits(values, len(jax.tree.leaves(batch)[0]), most_axes=3)
+        require_logits(values, len(jax.tree.leaves(batch)[0]), most_axes(estimator))
         return jax.nn.log_softmax(values.astype(jnp.float32))
 
     return _mean_squares(log_probs, params, batches, estimator, method, key, microbatch_size)
@@ -192,9 +192,7 @@ def _mean_squares(
         if estimator == "exact" and first == 0:
             single = jax.tree.map(lambda leaf: leaf[:1], batch)
             with in_evaluation():
-                shape = jax.eval_shape(of_weights, weights, single).shape
-            refuse(exact_problems(shape))
-            num_passes = shape[-1]
+                num_passes = jax.eval_shape(of_weights, weights, single).shape[-1]
         at_once = size if method == "batch" else microbatch_size
         for part, examples in microbatches(batch, size, at_once, first=first):
             for index in range(num_passes):
@@ -309,14 +307,6 @@ def _chosen(log_probs: Array, labels: Array) -> Array:
     return jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
 
 
-def exact_problems(shape: tuple[int, ...]) -> list[str]:
-    """Refuses the exact estimator where log-probabilities are [B, P, C]: C passes would not do."""
-    if len(shape) == 2:
-        return []
-    remedy = "Of several predictions an example take sampled, which is unbiased."
-    return [expected("estimator", "exact", "to be of one prediction an example", remedy)]
-
-
 def check_options(
     estimator: str, method: str, methods: Sequence[str] = METHODS, *, where: str = ""
 ) -> list[str]:
@@ -349,16 +339,24 @@ def check_options(
     return problems
 
 
-def require_logits(logits: Any, num_examples: int, *, most_axes: int = 2) -> None:
+def most_axes(estimator: str) -> int:
+    """Returns how many axes logits may have: C passes are exact for one prediction an example."""
+    return 2 if estimator == "exact" else 3
+
+
+def require_logits(logits: Any, num_examples: int, most_axes: int = 2) -> None:
     """Refuses what are no logits, by their shape and type; runs while jit traces.
 
     Raises:
         InvalidInput: they are not [num_examples, C] with C >= 2, nor, with three axes at most,
             [num_examples, P, C], or no floats.
     """
-    has_axes = is_weight(logits) and 2 <= logits.ndim <= most_axes
-    fits = has_axes and not jnp.iscomplexobj(logits)
+    is_real = is_weight(logits) and not jnp.iscomplexobj(logits)
+    fits = is_real and 2 <= logits.ndim <= most_axes
     if not fits or logits.shape[0] != num_examples or logits.shape[-1] < 2:
         given = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", logits)
         allowed = f"to be floats [B, C], B={num_examples} as in the batch, and C >= 2 classes"
-        raise unexpected("logits", given, allowed, "Return the logits alone, a row for an example.")
+        remedy = "Return the logits alone, a row for an example."
+        if is_real and logits.ndim > most_axes:
+            remedy = "Here an example has one prediction: sampled labels, say, may have several."
+        raise unexpected("logits", given, allowed, remedy)
