@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from earlyprune_jax.data.vocabulary import END
 from earlyprune_jax.models import forward
-from earlyprune_jax.models.transformer import END, Transformer
+from earlyprune_jax.models.transformer import Transformer
 from earlyprune_jax.translation import decoding
 
 LENGTH = 60

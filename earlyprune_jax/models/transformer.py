@@ -18,11 +18,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from earlyprune_jax.array_types import Array
+from earlyprune_jax.data.vocabulary import BEGIN, END, PAD
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.validate import expected, fraction, one_of, refuse
-
-PAD, UNKNOWN, BEGIN, END = range(4)
-"""What the first token ids mean; rows of ids are padded with PAD on the right."""
 
 Memory = tuple[Array, Array]
 """Keys and values [B, heads, T, features of a head] that queries attend to. With heads

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from earlyprune_jax.array_types import Array, Variables
-from earlyprune_jax.models.transformer import BEGIN, END, PAD
+from earlyprune_jax.data.vocabulary import BEGIN, END, PAD
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.validate import expected, refuse, within
 

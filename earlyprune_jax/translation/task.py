@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from earlyprune_jax.array_types import Array, Variables
-from earlyprune_jax.data.vocabulary import Vocabulary
+from earlyprune_jax.data.vocabulary import END, PAD, Vocabulary
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.models import forward
-from earlyprune_jax.models.transformer import END, PAD
 from earlyprune_jax.signals.signal import Network
 from earlyprune_jax.tasks.batching import bucketed, padded_batches
 from earlyprune_jax.tasks.task import HostMeasurement, Task

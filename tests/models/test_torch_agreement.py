@@ -10,8 +10,9 @@ import pytest
 from flax import traverse_util
 
 from earlyprune_jax import models
+from earlyprune_jax.data.vocabulary import BEGIN
 from earlyprune_jax.models import forward
-from earlyprune_jax.models.transformer import BEGIN, Transformer
+from earlyprune_jax.models.transformer import Transformer
 
 torch: Any = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional

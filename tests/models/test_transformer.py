@@ -10,9 +10,10 @@ import pytest
 from flax import traverse_util
 
 from earlyprune_jax import models
+from earlyprune_jax.data.vocabulary import BEGIN, END, PAD
 from earlyprune_jax.layer_hooks import coverage
 from earlyprune_jax.models import forward
-from earlyprune_jax.models.transformer import BEGIN, END, PAD, Attention, Transformer, sinusoids
+from earlyprune_jax.models.transformer import Attention, Transformer, sinusoids
 from earlyprune_jax.pruning.selection import select
 from earlyprune_jax.validate import InvalidInput
 

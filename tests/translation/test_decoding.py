@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from earlyprune_jax.models.transformer import BEGIN, END, PAD, Transformer
+from earlyprune_jax.data.vocabulary import BEGIN, END, PAD
+from earlyprune_jax.models.transformer import Transformer
 from earlyprune_jax.translation.decoding import search, translate
 from earlyprune_jax.validate import InvalidInput
 

@@ -11,8 +11,7 @@ import pytest
 
 from configs import digits
 from earlyprune_jax import config, data, experiment, models, pruning, tasks
-from earlyprune_jax.data.vocabulary import Vocabulary
-from earlyprune_jax.models.transformer import END, PAD
+from earlyprune_jax.data.vocabulary import END, PAD, Vocabulary
 from earlyprune_jax.translation import scores
 from earlyprune_jax.translation.task import translation
 from earlyprune_jax.validate import InvalidInput
