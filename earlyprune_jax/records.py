@@ -131,10 +131,12 @@ def read_of_study(workdir: Path, name: str, *, remedy: str = STUDY_REMEDY) -> di
     return read_json(workdir / name, remedy=remedy, study="" if name == STUDY else study)
 
 
-def planned(workdir: Path) -> set[str]:
+def planned(workdir: Path) -> set[str] | None:
     """Names the members of the last session's grid, FOLDER/NAME; none where a search asks for some
-    of them only, or plan.json is gone."""
-    plan = read_of_study(workdir, PLAN, remedy=PLAN_REMEDY) or {}
+    of them only; None where there is no plan.json."""
+    plan = read_of_study(workdir, PLAN, remedy=PLAN_REMEDY)
+    if plan is None:
+        return None
     with sound(workdir / PLAN):
         cells = plan["cells"] if plan.get("search") == "all" else ()
         return {f"{FOLDERS[cell['kind']]}/{name}" for cell in cells for name in cell["members"]}

@@ -118,7 +118,7 @@ def _lock_problems(directory: Path) -> list[str]:
 def _not_begun(workdir: Path) -> Iterator[str]:
     """Says how many members of the last session's grid have no directory."""
     with contextlib.suppress(InvalidInput):  # What is damaged is named.
-        if lost := records.planned(workdir) - records.described(workdir):
+        if lost := (records.planned(workdir) or set()) - records.described(workdir):
             yield f"Of the planned runs {len(lost)} are not there: not begun, or lost."
 
 

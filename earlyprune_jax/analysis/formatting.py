@@ -155,6 +155,8 @@ def coverage(runs: Runs) -> list[str]:
     if runs.num_missing:
         parts.append(f"{plural(runs.num_missing, 'planned run')} not begun, or lost")
     sentences = [f"Left out: {', '.join(parts)}."] if parts else []
+    if runs.num_missing is None:
+        sentences.append("How many runs are planned is not known: there is no plan.json.")
     if runs.num_more:
         sentences.append(f"Counted, and not of the last session: {plural(runs.num_more, 'run')}.")
     return sentences

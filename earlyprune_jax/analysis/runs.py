@@ -42,7 +42,8 @@ class Runs:
             best epochs. `end_epoch` is the last finished epoch; `complete` says that the run has
             finished and was trained to the last epoch planned. No value is NA, None or NaN.
         entries: a trunk's directory -> its finished epochs, without values per parameter.
-        num_missing: how many members that are planned are not there: not begun, or lost.
+        num_missing: how many members that are planned are not there: not begun, or lost; None where
+            no plan says so.
         num_more: how many are there that the last session has not planned.
     """
 
@@ -51,7 +52,7 @@ class Runs:
     swept: Swept
     frame: Table
     entries: Mapping[str, Sequence[Mapping[str, Any]]]
-    num_missing: int = 0
+    num_missing: int | None = None
     num_more: int = 0
 
     def __len__(self) -> int:
@@ -165,8 +166,8 @@ def read_runs(workdir: str | Path) -> Runs:
     frame = column_types.frame(sorted((row for row, _ in rows), key=key), columns, floats)
     planned = records.planned(Path(workdir))
     there = records.described(Path(workdir)) if planned else set()
-    counts = len(planned - there), len(there - planned)
-    return Runs(study, config, swept, frame, entries, *counts)
+    missing = None if planned is None else len(planned - there)
+    return Runs(study, config, swept, frame, entries, missing, len(there - (planned or set())))
 
 
 def _read_records(workdir: Path, kind: str) -> Iterator[tuple[Path, Recorded]]:
