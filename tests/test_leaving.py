@@ -47,6 +47,8 @@ while True:
     time.sleep(1)
 """
 BEGIN = "from earlyprune_jax import leaving\nleaving.begin()\n"
+# Whoever runs the tests under nohup has SIGHUP ignored, and their processes inherit that.
+HEARD = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
 
 
 def start(*command: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -72,7 +74,7 @@ def end(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     ],
 )
 def test_a_signal_ends_the_process_whatever_its_main_thread_does(program, number, ended):
-    process = start("-c", BEGIN + program)
+    process = start("-c", HEARD + BEGIN + program)
     process.send_signal(number)
     assert end(process) == ended
 
