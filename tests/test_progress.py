@@ -20,7 +20,7 @@ from earlyprune_jax.grid.members import Fork, Member, Trunk, label
 from earlyprune_jax.grid.pace import Pace
 from earlyprune_jax.grid.study import Study
 from earlyprune_jax.progress import Reporter, fitted
-from earlyprune_jax.records import write_json
+from earlyprune_jax.records import FORMAT, write_json
 from earlyprune_jax.run_records import RunRecords
 from earlyprune_jax.training import multihost
 
@@ -49,7 +49,8 @@ def study(tiny_npz, tmp_path):
 
 def new_study(npz, workdir, changes) -> Study:
     spec = config.resolve(linear_experiment(npz), [("data.validation_fraction", "0.2"), *changes])
-    write_json(workdir / "study.json", {"metrics": METRICS, "primary": "accuracy"})
+    study = {"format": FORMAT, "metrics": METRICS, "primary": "accuracy"}
+    write_json(workdir / "study.json", study)
     return Study(spec, workdir)
 
 
