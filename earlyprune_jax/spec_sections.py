@@ -114,7 +114,8 @@ class TaskSpec:
     """What is learnt.
 
     Attributes:
-        name: classification, or module:function that makes a Task
+        name: classification, translation (of data.name=text(...) and the like), or
+            module:function that makes a Task
     """
 
     name: str = key(decides="trunk", names_code=True)

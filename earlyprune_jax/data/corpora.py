@@ -325,7 +325,9 @@ class Wmt14(Corpus):
         return sizes | {"train": _first(self.first, sizes["train"])}
 
     def pairs(self, spec: DataSpec, split: str) -> Pairs:
-        builder, num = self.builder(spec), self.sizes(spec)[split]
+        builder = self.builder(spec)
+        there = builder.info.splits[split].num_examples
+        num = _first(self.first, there) if split == "train" else there
         source, target = [], []
         with prepared.undamaged(builder, split, f"Delete {_TFDS_NAME} there. {_PREPARE}"):
             for start in range(0, num, _AT_ONCE):

@@ -232,9 +232,8 @@ def predict_step(
         indices, weights = inputs
         batch = task.batching.take(kind, split, indices, weights, None)
         network = task.probe(state.model_state)
-        return network.log_probs(state.params, batch), network.weights(
-            {**batch, "weights": weights}
-        )
+        counted = network.weights({**batch, "weights": weights})
+        return network.log_probs(state.params, batch), counted
 
     return step
 

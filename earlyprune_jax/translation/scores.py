@@ -1,8 +1,8 @@
 """What translations are compared with their references by: BLEU, chrF, and how many are equal.
 
 `bleu` and `chrf` are sacreBLEU's, of detokenised, cased text. `token_bleu` is the BLEU of the
-vocabulary's own tokens, as papers report it that tokenise before; it is no `bleu`, and the two
-differ by several points on the same output.
+vocabulary's own tokens, as papers report it that tokenise before. Of the same output the two are
+different numbers: neither may be compared with the other.
 """
 
 from collections.abc import Sequence
