@@ -135,6 +135,7 @@ def get_config(form: str = "") -> ConfigDict:
                 "end_learning_rate": 0.0,
                 "step_boundaries_epochs": (100, 150),
                 "step_factor": 0.1,
+                "warmup_steps": 4000,
             },
             "pruning": {
                 "criteria": ("magnitude",),

@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
                 "end_learning_rate": 0.0,
                 "step_boundaries_epochs": (20, 30),
                 "step_factor": 0.1,
+                "warmup_steps": 4000,
             },
             "pruning": {
                 "criteria": ("magnitude",),

@@ -170,12 +170,13 @@ class ScheduleSpec:
     """How the learning rate falls from its maximum.
 
     Attributes:
-        name: exponential, cosine, linear, step, constant, or module:function
+        name: exponential, cosine, linear, step, constant, inverse_sqrt, or module:function
         per: the rate changes once an epoch, or every step
         exponential_decay_rate: exponential: factor per epoch
         end_learning_rate: cosine, linear: value reached at the end
         step_boundaries_epochs: step: 0-based epochs at whose start the rate is multiplied
         step_factor: step: the factor at each boundary
+        warmup_steps: inverse_sqrt: training steps up to the maximum
     """
 
     name: str = key(decides="trunk", names_code=True)
@@ -184,6 +185,7 @@ class ScheduleSpec:
     end_learning_rate: float = key(within(0), decides="trunk")
     step_boundaries_epochs: tuple[int, ...] = key(each(within(1)), decides="trunk")
     step_factor: float = key(within(0, 1, open_low=True), decides="trunk")
+    warmup_steps: int = key(within(1, 10**9), decides="trunk")
 
 
 @dataclasses.dataclass(frozen=True)

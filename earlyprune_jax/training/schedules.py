@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ CURVES: dict[str, Callable[["RunSchedule"], optax.Schedule]] = {
         ),
     ),
     "constant": lambda run: optax.constant_schedule(run.learning_rate),
+    "inverse_sqrt": lambda run: run.warmed_up,
 }
 
 
@@ -44,10 +46,11 @@ class RunSchedule:
     With u = the 0-based epoch (`per` = epoch) or step (`per` = step), and N units in the run:
     exponential max * rate^u (per step: rate^(u / steps_per_epoch)); cosine
     end + (max - end)/2 * (1 + cos(pi u / (N-1))); linear max + (end - max) u / (N-1); step
-    max * factor^(boundaries <= epoch); constant max. The first unit runs at max, the last of
-    cosine and linear at end. A schedule of the user's is a function of some of max_learning_rate,
-    num_epochs and steps_per_epoch that returns step -> rate; with `per` = epoch its rate at an
-    epoch's first step holds for the epoch.
+    max * factor^(boundaries <= epoch); constant max; inverse_sqrt max * min(s/W, sqrt(W/s)), where
+    s, from 1, is the number of the unit's first step and W = `warmup_steps`. The first unit runs at
+    max, but under inverse_sqrt, and the last of cosine and linear at end. A schedule of the user's
+    is a function of some of max_learning_rate, num_epochs and steps_per_epoch that returns step ->
+    rate; with `per` = epoch its rate at an epoch's first step holds for the epoch.
 
     Attributes:
         spec: name, unit and parameters.
@@ -56,10 +59,11 @@ class RunSchedule:
         num_epochs: length of the run.
         steps_per_epoch: training steps an epoch.
 
-    Source: paper A, section 4.1.4 and the formulas of its code.
+    Source: paper A, section 4.1.4 and the formulas of its code; of inverse_sqrt Vaswani et al.,
+    "Attention Is All You Need", Eq. (3), where max is (width W)^-1/2.
 
     Example:
-        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1)
+        >>> spec = ScheduleSpec("exponential", "epoch", 0.97, 0.0, (), 0.1, 1)
         >>> run = RunSchedule(spec, learning_rate=0.1, num_epochs=3, steps_per_epoch=10)
         >>> [round(float(run.schedule(step)), 6) for step in (0, 9, 10, 29)]
         [0.1, 0.1, 0.097, 0.09409]
@@ -87,10 +91,20 @@ class RunSchedule:
         """How long after its first unit the run's last one begins, in epochs."""
         return self.num_epochs - 1 / self.units_per_epoch
 
+    @property
+    def steps_per_unit(self) -> int:
+        """How many steps run at one rate."""
+        return self.steps_per_epoch // self.units_per_epoch
+
+    def warmed_up(self, unit: Any) -> Any:
+        """Computes the rate of inverse_sqrt."""
+        step, warm = unit * self.steps_per_unit + 1, self.spec.warmup_steps
+        return self.learning_rate * jnp.minimum(step / warm, jnp.sqrt(warm / step))
+
     @functools.cached_property
     def schedule(self) -> optax.Schedule:
         """Maps a step, from 0, to its learning rate."""
-        steps_per_unit = self.steps_per_epoch // self.units_per_epoch
+        steps_per_unit = self.steps_per_unit
         if not is_own(self.spec):
             curve = CURVES[self.spec.name](self)
             return lambda step: curve(jnp.asarray(step) // steps_per_unit)
@@ -124,6 +138,10 @@ class RunSchedule:
         if spec.name == "step":
             passed = sum(epoch < self.num_epochs for epoch in spec.step_boundaries_epochs)
             return self.learning_rate * spec.step_factor**passed
+        if spec.name == "inverse_sqrt":
+            last = (self.num_epochs * self.units_per_epoch - 1) * self.steps_per_unit + 1
+            part = last / spec.warmup_steps
+            return self.learning_rate * min(part, part**-0.5)
         return self.learning_rate
 
     def over(self, num_epochs: int, learning_rate: float) -> "RunSchedule":
@@ -138,8 +156,9 @@ class RunSchedule:
         """Makes the schedule of a shorter run that falls from `maximum` to this run's final rate.
 
         Exponential: the decay rate is refitted. Cosine, linear: the end value is. Step: boundaries
-        move in proportion to the run's length and the factor is refitted. One of the user's is
-        stretched to these ends. A run too short to change its rate trains at the final one
+        move in proportion to the run's length and the factor is refitted. Inverse_sqrt: it falls
+        as the inverse root from the first step, without warm-up. One of the user's is stretched to
+        these ends. A run too short to change its rate trains at the final one
         throughout.
         """
         final, shorter = self.final_rate, self.over(num_epochs, maximum)
@@ -149,7 +168,10 @@ class RunSchedule:
                 return optax.constant_schedule(final)
             scale = (maximum - final) / (first - last)
             return lambda step: final + (shorter.schedule(step) - last) * scale
-        changes = {}
+        last, changes = shorter.units_to_last, {}
+        if self.spec.name == "inverse_sqrt" and shorter.epochs_of_decay:
+            fall = (maximum / final) ** 2 - 1
+            return lambda step: maximum / jnp.sqrt(1 + fall * (step // self.steps_per_unit) / last)
         if self.spec.name == "step":
             scale = num_epochs / self.num_epochs
             moved = sorted({round(epoch * scale) for epoch in self.spec.step_boundaries_epochs})
@@ -176,7 +198,7 @@ def check(spec: ScheduleSpec, num_epochs: int) -> list[str]:
     """Lists the problems of a schedule's name; of the user's also whether its rates are numbers.
 
     Example:
-        >>> spec = ScheduleSpec("cosin", "epoch", 0.97, 0.0, (), 0.1)
+        >>> spec = ScheduleSpec("cosin", "epoch", 0.97, 0.0, (), 0.1, 1)
         >>> "Did you mean 'cosine'?" in check(spec, num_epochs=2)[0]
         True
     """

@@ -21,7 +21,7 @@ def table(schedule, num_steps):
 
 
 def rates(name, per="epoch", *, num_epochs=5, **changes):
-    spec = ScheduleSpec(name, per, 0.97, 0.01, (2, 4), 0.1)
+    spec = ScheduleSpec(name, per, 0.97, 0.01, (2, 4), 0.1, 10)
     spec = dataclasses.replace(spec, **changes)
     return table(RunSchedule(spec, 0.1, num_epochs, SPE).schedule, num_epochs * SPE)
 
@@ -61,6 +61,23 @@ def test_step_schedule_multiplies_at_the_start_of_its_0_based_epochs(per):
 
 def test_constant_is_constant():
     assert set(rates("constant").tolist()) == {np.float32(0.1).item()}
+
+
+def test_inverse_sqrt_is_vaswanis_formula():
+    """Eq. (3) of Vaswani et al., with a width of 512 and 4000 steps of warm-up."""
+    maximum = 512**-0.5 * 4000**-0.5
+    spec = ScheduleSpec("inverse_sqrt", "step", 0.97, 0.0, (), 0.1, 4000)
+    run = RunSchedule(spec, maximum, num_epochs=10, steps_per_epoch=1000)
+    for step in (1, 2, 1000, 3999, 4000, 4001, 8000, 10_000):
+        by_hand = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
+        assert schedules.rate_at(run.schedule, step - 1) == pytest.approx(by_hand, rel=1e-5)
+    assert run.final_rate == pytest.approx(512**-0.5 * 10_000**-0.5, rel=1e-12)
+
+
+def test_inverse_sqrt_per_epoch_holds_the_rate_of_an_epochs_first_step():
+    values = rates("inverse_sqrt", warmup_steps=15)
+    by_hand = [0.1 * min(step / 15, (15 / step) ** 0.5) for step in (1, 11, 21, 31, 41)]
+    np.testing.assert_allclose(values, np.repeat(by_hand, SPE), rtol=1e-6)
 
 
 def test_a_one_epoch_run_trains_at_the_maximum():
@@ -104,10 +121,10 @@ def test_paper_a_restarts_the_exponential_schedule_so_late_forks_end_high():
 
 
 @pytest.mark.parametrize("per", ["epoch", "step"])
-@pytest.mark.parametrize("name", ["exponential", "cosine", "linear", "step"])
+@pytest.mark.parametrize("name", ["exponential", "cosine", "linear", "step", "inverse_sqrt"])
 @pytest.mark.parametrize("epoch", [0, 20, 100, 180, 199])
 def test_matched_anneal_ends_every_fork_at_the_trunks_final_rate(name, per, epoch):
-    resolved = spec(name=name, per=per, end_learning_rate=0.0005)
+    resolved = spec(name=name, per=per, end_learning_rate=0.0005, warmup_steps=15)
     training = retraining.training(resolved, "matched_anneal", epoch, SPE)
     assert final(training) == pytest.approx(
         retraining.trunk_schedule(resolved, SPE).final_rate, rel=1e-4
