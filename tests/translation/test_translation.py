@@ -3,7 +3,9 @@
 import csv
 import functools
 import json
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -271,6 +273,14 @@ def test_what_is_measured_is_the_score_of_the_decoded_lines(made):
     order = [line for part in task.splits["test"].values() for line in part["line"]]
     right = [lines[line] for line in order]
     assert scores.score(vocabulary.decode(ids), right, ids, ids)["exact_match"] == 1.0
+
+
+def test_only_the_task_and_its_data_know_the_words_of_translation():
+    package = Path(tasks.__file__).parents[1]
+    words = re.compile("bleu|chrf|perplexity|beam|sentencepiece", re.IGNORECASE)
+    found = [path for path in package.rglob("*.py") if words.search(path.read_text())]
+    assert found
+    assert {path.relative_to(package).parts[0] for path in found} <= {"translation", "data"}
 
 
 def test_data_that_are_no_pairs_are_refused():
