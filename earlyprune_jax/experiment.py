@@ -8,6 +8,7 @@ checkpoints, or compares their replicates; `_finish` writes tables, figures and 
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from earlyprune_jax.progress import Reporter, standard_output
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.storage import NotPermitted, StorageError, free_bytes
 from earlyprune_jax.training import engine as engines
-from earlyprune_jax.training import multihost, optim
+from earlyprune_jax.training import measurement, multihost, optim
 from earlyprune_jax.validate import InvalidInput, refuse
 
 DEFAULT = Options()
@@ -290,6 +291,10 @@ def _totals(study: Study, table: Table, options: Options, *, measure: bool) -> I
         yield "Then come the cells around the best of these, within fork.max_cells"
     if measure:
         yield _time_line(spec, table, options)
+        settings = (study.at(setting) for setting in spec.settings())
+        left = (measurement.left_to_vmap(own, tasks.abstract(own)) for own in settings)
+        if notes := dict.fromkeys(itertools.chain(*left)):
+            yield f"tr(F) is measured layer by layer, except: {formatting.listed([*notes], 3)}"
     yield (
         f"Disk: {total['checkpoints']} checkpoints, about {total['bytes'] / 1e6:.0f} MB; "
         f"{free_bytes(study.workdir) / 1e6:.0f} MB free"

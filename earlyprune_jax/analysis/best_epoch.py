@@ -34,11 +34,28 @@ class Lead:
 
     Attributes:
         difference: of the left-out repeats' differences: mean, std and n.
-        p: one-sided, of "the candidates are not better"; None with fewer than three repeats.
+        num_candidates: among which was chosen.
+        is_tested: whether there are repeats enough, at least three, to test anything.
     """
 
     difference: Stats
-    p: float | None
+    num_candidates: int
+    is_tested: bool
+
+    @functools.cached_property
+    def p(self) -> float | None:
+        """One-sided p of "the candidates are not better"; None where nothing is tested."""
+        return self.p_below(0.0)
+
+    def p_below(self, margin: float) -> float | None:
+        """Gives the one-sided p of "the candidates are worse by the margin, or by more".
+
+        A candidate that is better by the margin than it is would then be no better than the rival:
+        the same test, of differences that are larger by the margin.
+        """
+        if not self.is_tested:
+            return None
+        return _p_value(self.difference, self.num_candidates, margin)
 
     @property
     def is_clear(self) -> bool:
@@ -154,8 +171,7 @@ def selection_test(
     if len(found) < 2:
         return None
     difference = stats(found)
-    is_tested = is_clear and len(found) >= MIN_REPEATS
-    return Lead(difference, _p_value(difference, len(candidates)) if is_tested else None)
+    return Lead(difference, len(candidates), is_clear and len(found) >= MIN_REPEATS)
 
 
 def rank(epochs: Sequence[int], values: np.ndarray) -> Ranking:
@@ -306,11 +322,11 @@ def _left_out_differences(
     return differences
 
 
-def _p_value(difference: Stats, num_candidates: int) -> float:
+def _p_value(difference: Stats, num_candidates: int, margin: float) -> float:
     # Equal differences differ in their last bits.
     if not difference.std or difference.std < 1e-12:
         return 1.0
-    t = difference.mean / (difference.std / math.sqrt(difference.n))
+    t = (difference.mean + margin) / (difference.std / math.sqrt(difference.n))
     null = null_statistics(difference.n, num_candidates)
     reached = len(null) - int(np.searchsorted(null, t))
     return (reached + 1) / (len(null) + 1)

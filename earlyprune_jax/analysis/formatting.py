@@ -91,7 +91,7 @@ def difference_unit(metric: Metric) -> str:
     """Names the unit of a difference: points for percents.
 
     Example:
-        >>> difference_unit(Metric("score", "%")), difference_unit(Metric("bleu"))
+        >>> difference_unit(Metric("score", "%")), difference_unit(Metric("grade"))
         ('points', '')
     """
     return "points" if metric.unit == PERCENT else metric.unit
@@ -111,8 +111,8 @@ def with_unit(text: str, unit: str) -> str:
     """Puts a unit in parentheses behind a text, as on an axis.
 
     Example:
-        >>> with_unit("test loss", "nats"), with_unit("test bleu", "")
-        ('test loss (nats)', 'test bleu')
+        >>> with_unit("test loss", "nats"), with_unit("test grade", "")
+        ('test loss (nats)', 'test grade')
     """
     return f"{text} ({unit})" if unit else text
 

@@ -142,6 +142,27 @@ def centred(values: np.ndarray) -> np.ndarray:
     return values - level + level[live].mean()
 
 
+def pooled_std(values: np.ndarray) -> tuple[float | None, int]:
+    """Takes the standard deviation of the repeats of a cell, one for all cells of a row [E, R].
+
+    sqrt(sum of squared distances to each cell's mean / degrees of freedom), of which a cell with n
+    values has n - 1.
+
+    Returns:
+        The deviation, None without a cell of two values; and the degrees of freedom.
+
+    Example:
+        >>> pooled_std(np.array([[1.0, 3.0], [2.0, 2.0], [5.0, np.nan]]))
+        (1.0, 2)
+    """
+    present = np.isfinite(values)
+    freedom = int(np.maximum(present.sum(axis=1) - 1, 0).sum())
+    if not freedom:
+        return None, 0
+    apart = np.where(present, values - mean_of(values, axis=1)[:, None], 0.0)
+    return float(np.sqrt(np.sum(np.square(apart)) / freedom)), freedom
+
+
 def best_column(means: np.ndarray) -> int | None:
     """Finds the place of the highest mean, the first of equals; None where all are NaN.
 

@@ -190,30 +190,34 @@ def _run_hooked(
     """
 
     def hook(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer = context.module
-        rule = RULES.get(type(layer)) if context.method_name == "__call__" else None
+        layer, method = context.module, context.method_name
+        rule = RULES.get(type(layer))
         # Without a record the layer uses its ordinary parameters, which shows.
-        if rule is None or not layer.scope.is_mutable_collection(RECORDS):
+        if (
+            not rule
+            or not rule.argument_of(method)
+            or not layer.scope.is_mutable_collection(RECORDS)
+        ):
             return next_call(*args, **kwargs)
         # No module or parameter has such a name.
         name, unbound = f"hook of {type(layer).__name__}", layer.clone(parent=None, name=None)
         earlier = layer.scope.get_variable(RECORDS, name, ())
         inside = layer.variables
         state = {key: inside[key] for key in inside if key not in ("params", HOOKS, RECORDS)}
-        x, refusal = read_call(rule, layer, args, kwargs)
+        x, refusal = read_call(rule, layer, method, args, kwargs)
         if given is None:
             outputs = next_call(*args, **kwargs)
             # Only what the rule knows: a scope shared with other modules holds theirs too.
             own = layer.variables.get("params", {})
             parameters = {key: own[key] for key in rule.parameters(layer) if key in own}
             refusal = refusal or _surroundings_refusal(x)
-            call = Call(x, outputs, parameters, state, Held(unbound), refusal)
+            call = Call(x, outputs, parameters, state, Held(unbound), refusal, method)
         elif hooked := layer.scope.get_variable(HOOKS, name):
             parameters, zeros = hooked
             with_these = {**state, "params": parameters}
-            outputs = unbound.apply(with_these, *args, **kwargs)
+            outputs = unbound.apply(with_these, *args, method=method, **kwargs)
             outputs = outputs + zeros[len(earlier)]
-            call = Call(x, None, None, state, Held(unbound))
+            call = Call(x, None, None, state, Held(unbound), method=method)
         else:
             return next_call(*args, **kwargs)
         layer.scope.put_variable(RECORDS, name, (*earlier, call))

@@ -89,4 +89,29 @@ class Scatter:
         return jnp.sum(self.cotangents * rows, axis=(1, 2))
 
 
-Gradient = Explicit | Product | Scatter
+@dataclasses.dataclass(frozen=True)
+class Tied:
+    """The sum of both: of an embedding that is looked up, and is the output layer too.
+
+    Attributes:
+        looked_up: of the lookups.
+        attended: of the products; its one block of inputs has the embedding's rows.
+    """
+
+    looked_up: Scatter
+    attended: Product
+
+    def squares(self) -> Array:
+        """Adds twice the product of the two to their squares, [B].
+
+        sum_{t,u} rows_u[index_t] (cotangents_t . queries_u), without a gradient of all rows.
+        """
+        (block,), indices = self.attended.inputs, self.looked_up.indices
+        rows = jnp.take_along_axis(block[:, :, 0], indices[:, None], axis=2)
+        queries = self.attended.cotangents[:, :, 0]
+        both = einsum("bud,btd->but", queries, self.looked_up.cotangents)
+        between = jnp.sum(rows * both, axis=(1, 2))
+        return self.looked_up.squares() + self.attended.squares() + 2 * between
+
+
+Gradient = Explicit | Product | Scatter | Tied

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.linear import canonicalize_padding
 
 from earlyprune_jax.array_types import Array, accurate
-from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient, Product, Scatter
+from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient, Product, Scatter, Tied
 
 BLOCK_CHANNELS = 48
 """Kernel positions share one product until it has so many rows; with fewer the product runs
@@ -52,6 +52,7 @@ class Call:
         state: the layer's other variables.
         held: the unbound layer.
         refusal: why the call is not understood, or nothing.
+        method: that was called.
         cotangent: of the output, in its shape; None before the backward pass.
     """
 
@@ -61,6 +62,7 @@ class Call:
     state: Any
     held: Held = struct.field(pytree_node=False)
     refusal: str = struct.field(pytree_node=False, default="")
+    method: str = struct.field(pytree_node=False, default="__call__")
     cotangent: Any = None
 
     @property
@@ -80,30 +82,37 @@ class Rule:
             not understood, or nothing; takes out the arguments it knows.
         gradients: all calls of one layer -> parameter name -> its per-example gradients, added over
             the calls.
+        others: further methods that are hooked, with the names of their arguments.
     """
 
     argument: str
     parameters: Callable[[Any], tuple[str, ...]]
     refusal: Callable[[Any, Array, dict[str, Any]], str]
     gradients: Callable[[Sequence[Call]], dict[str, Gradient]]
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def argument_of(self, method: str) -> str | None:
+        """Names the argument of a method that is its input; None where it is not hooked."""
+        return self.argument if method == "__call__" else self.others.get(method)
 
 
-def read_call(rule: Rule, layer: Any, args: Any, kwargs: Any) -> tuple[Any, str]:
+def read_call(rule: Rule, layer: Any, method: str, args: Any, kwargs: Any) -> tuple[Any, str]:
     """Reads a call's input, and why the rule does not hold for it, or nothing.
 
     Args:
         rule: of the layer's class.
         layer: that is called.
+        method: of it, one that the rule knows.
         args: what it is called with.
         kwargs: likewise.
 
     Returns:
         The input, and the reason.
     """
-    signature = inspect.signature(type(layer).__call__)
+    signature = inspect.signature(getattr(type(layer), method))
     given = dict(signature.bind(layer, *args, **kwargs).arguments)
     given.pop("self", None)
-    x = given.pop(rule.argument)
+    x = given.pop(rule.argument_of(method) or "")
     others = {name: value for name, value in given.items() if value is not None}
     if not hasattr(x, "ndim") or x.ndim < 1 or jnp.issubdtype(x.dtype, jnp.complexfloating):
         return x, "its input is no real array with a batch axis"
@@ -242,6 +251,21 @@ def conv_views(layer: Any, x: Array, spatial: tuple[int, ...]) -> list[Array]:
 
 
 def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
+    """Makes those of lookups, of products with the embedding (`attend`), or of both."""
+    lookups = [call for call in calls if call.method == "__call__"]
+    operands = [_operands(call) for call in calls if call.method != "__call__"]
+    if not operands:
+        return {"embedding": _lookup_gradients(lookups)}
+    # Transposed: what the embedding's rows multiply are the cotangents.
+    queries, rows = (
+        _all_positions([_by_position(array, 1) for array in arrays])
+        for arrays in zip(*operands, strict=True)
+    )
+    attended = Product((rows,), queries)
+    return {"embedding": Tied(_lookup_gradients(lookups), attended) if lookups else attended}
+
+
+def _lookup_gradients(calls: Sequence[Call]) -> Scatter:
     size, indices, cotangents = calls[0].layer.num_embeddings, [], []
     for call in calls:
         of_call = call.input.reshape(call.input.shape[0], -1)
@@ -249,7 +273,7 @@ def _embed_gradients(calls: Sequence[Call]) -> dict[str, Gradient]:
         of_call = of_call * 0 if size == 1 else jnp.where(of_call < 0, of_call + size, of_call)
         indices.append(of_call)
         cotangents.append(_by_position(_operands(call)[1], 1)[:, :, 0])
-    return {"embedding": Scatter(_all_positions(indices), _all_positions(cotangents))}
+    return Scatter(_all_positions(indices), _all_positions(cotangents))
 
 
 def _scale_and_bias(layer: Any) -> tuple[str, ...]:
@@ -305,7 +329,8 @@ RULES: dict[type, Rule] = {
     nn.Dense: _DENSE,
     nn.DenseGeneral: _DENSE,
     nn.Embed: Rule(
-        "inputs", lambda layer: ("embedding",), lambda layer, x, others: "", _embed_gradients
+        *("inputs", lambda layer: ("embedding",), lambda layer, x, others: "", _embed_gradients),
+        others={"attend": "query"},
     ),
     nn.BatchNorm: dataclasses.replace(_NORM, refusal=_batch_norm_refusal),
     nn.LayerNorm: _NORM,

@@ -96,9 +96,10 @@ def fisher_trace(
 
     - `layerwise`: one backward pass a microbatch. The gradient of a layer's parameters is made of
       its input and its output's cotangent. Exact for `nn.Conv`, `nn.Dense`, `nn.DenseGeneral`,
-      `nn.Embed`, `nn.BatchNorm`, `nn.LayerNorm`, `nn.RMSNorm` and `nn.GroupNorm`, shared ones
-      included. All else (subclasses, own parameters, layers inside `nn.scan`, parameters used
-      outside their layer) is measured by vmap, and `notes` say so.
+      `nn.Embed` (`attend` too, so tied output layers), `nn.BatchNorm`, `nn.LayerNorm`,
+      `nn.RMSNorm` and `nn.GroupNorm`, shared ones included. All else (subclasses, own parameters,
+      layers inside `nn.scan`, parameters used outside their layer) is measured by vmap, and `notes`
+      say so.
     - `vmap`: per-example gradients of everything; the reference. Any `model` will do.
     - `batch`: per microbatch, B times the squared norm of the mean gradient (paper A's code, B =
       128). Unbiased for sampled labels only, whose cross terms have mean 0; a larger variance.

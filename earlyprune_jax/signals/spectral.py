@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg  # noqa: F401 (JAX's LAPACK, whose threads are limited below if it is loaded)
 from threadpoolctl import threadpool_limits
 
 from earlyprune_jax.array_types import Array, Params, PRNGKey, accurate

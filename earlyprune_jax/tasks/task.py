@@ -123,15 +123,18 @@ class Task:
         computed."""
         if self.network is None:
             return 0
-        first = next(iter(self.batching.subset("train", np.arange(1), 1, 1)))
 
         def predict(variables, split):
             params, model_state = split_variables(variables)
-            batch = self.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
-            return self.probe(model_state).log_probs(params, batch)
+            return self.probe(model_state).log_probs(params, self.one_batch(split))
 
         train = shapes_of(self.splits["train"])
         return jax.eval_shape(predict, self.shapes(), train).shape[-1]
+
+    def one_batch(self, split: Any) -> Any:
+        """Takes one training example as a batch, of the train split or of its tracers."""
+        first = next(iter(self.batching.subset("train", np.arange(1), 1, 1)))
+        return self.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
 
     def shapes(self) -> Any:
         """Returns the shapes and types of a network's variables; nothing is computed."""

@@ -146,13 +146,11 @@ def check_own(task: Task, names: Sequence[str]) -> list[str]:
         task: of `tasks.abstract`.
         names: criteria.
     """
-    first = next(iter(task.batching.subset("train", np.arange(1), 1, 1)))
     shapes = (*split_variables(task.shapes()), shapes_of(task.splits["train"]))
     key = jax.ShapeDtypeStruct((2,), np.uint32)
 
     def run(name: str, params: Params, model_state: Any, split: Any, key: Array) -> Scores:
-        batch = task.batching.take(first.kind, split, first.indices[0], first.weights[0], None)
-        return _scored(task, params, model_state, name, [batch], key)
+        return _scored(task, params, model_state, name, [task.one_batch(split)], key)
 
     problems: list[str] = []
     for name in filter(references.is_import_path, dict.fromkeys(names)):

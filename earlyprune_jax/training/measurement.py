@@ -16,14 +16,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from earlyprune_jax import pruning, references, signals
+from earlyprune_jax import layer_hooks, pruning, references, signals
 from earlyprune_jax.array_types import Params
 from earlyprune_jax.signals import ProbeSignal, WeightSignal
 from earlyprune_jax.signals.fisher import memory_options
 from earlyprune_jax.signals.signal import performance_signal
 from earlyprune_jax.spec import RunSpec
-from earlyprune_jax.tasks import Task
-from earlyprune_jax.tasks.batching import places
+from earlyprune_jax.tasks import Task, split_variables
+from earlyprune_jax.tasks.batching import places, shapes_of
 from earlyprune_jax.training import clock, criteria
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.training.execution import runner
@@ -165,6 +165,33 @@ def _columns_of(name: str, spec: RunSpec, task: Task) -> tuple[str, ...]:
         remedy = f"{spec.task.name} has none: leave it out, or give Task(network=...)."
         raise unexpected(KEY, name, "to need no log-probabilities", remedy)
     return signal.columns
+
+
+def left_to_vmap(spec: RunSpec, task: Task) -> tuple[str, ...]:
+    """Says which layers tr(F) leaves to vmap where it is measured by layers, and why.
+
+    Args:
+        spec: of one setting.
+        task: of `tasks.abstract`; nothing is computed.
+
+    Returns:
+        As `layer_hooks.Coverage.notes`; empty where nothing is left, or nothing measured by layers.
+    """
+    asked = spec.signals
+    if "fisher_trace" not in asked.names or asked.fisher_method != "layerwise":
+        return ()
+    notes: list[str] = []
+
+    def look(variables: Any, split: Any) -> int:
+        params, model_state = split_variables(variables)
+        network = task.probe(model_state)
+        of_network = network.apply, {"params": params, **network.fixed}, task.one_batch(split)
+        covered = layer_hooks.coverage(*of_network) if network.is_linen else None
+        notes.extend(covered.notes if covered else ("the network by vmap: it is no Linen module",))
+        return 0
+
+    jax.eval_shape(look, task.shapes(), shapes_of(task.splits["train"]))
+    return tuple(notes)
 
 
 class Watcher:

@@ -146,7 +146,13 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 
 def test_two_seeds_are_said_to_be_too_few(tmp_path):
     text = text_of(write_small(tmp_path))
-    assert "Two regimes cannot be tested: 2 seeds: the test needs 3." in text
+    # The second seed is better by .02, .02^1.1 and .02^1.2 at the epochs: by .0200, .0135, .0091.
+    # Hence deviations of .0141, .0096 and .0065 in cells, whose mean square has the root .0105.
+    assert (
+        "Two regimes cannot be tested: 2 seeds: the test needs 3; the best early epochs are "
+        "-9.78 points to +10.22 points from the best converged ones, and seeds of a cell scatter "
+        "by 1.05 points (std)." in text
+    )
     row = next(line for line in text.splitlines() if line.startswith("  90 "))
     assert row.split()[:3] == ["90", "10", "-"] and row.endswith("untested")
 
@@ -234,7 +240,7 @@ def test_many_grids_get_no_tables(tmp_path):
     assert (
         ", c, retrained by constant; 2 sparsities x 3 fork epochs, 2 seeds, chosen on test "
         "accuracy (no validation split).\n  Training of 20 epochs converged at epoch 12. Two "
-        "regimes cannot be tested: 2 seeds: the test needs 3.\n" in text
+        "regimes cannot be tested: 2 seeds: the test needs 3; the best early epochs are " in text
     )
     assert "best epoch" not in text
 
@@ -302,6 +308,21 @@ def test_the_command_prints_the_text_and_the_files(tmp_path, capsys):
     write_study(tmp_path / "none", [ACCURACY], "accuracy")
     assert command.main([str(tmp_path / "none")]) == 2
     assert "at least 2 sparsities x 2 fork epochs. It has none." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("empty_figures_here")
+def test_the_margin_is_given_in_the_unit_that_is_shown(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    workdirs.write_forks(tmp_path, (0.5, 0.9), (1, 20), rng.normal(0.8, 1e-4, (2, 2, 4, 1)))
+    workdirs.write_trunks(tmp_path, range(4), workdirs.step_trunk(20, 10))
+    assert command.main([str(tmp_path), "--margin", "0.25"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "both are equally good, within 0.25 points, at 50 and 90 %." in out
+    assert "differ by less than 0.25 points (--margin)" in out
+    assert [row["margin"] for row in table(tmp_path / "regimes.csv")] == ["0.0025"] * 2
+    for wrong in ("0", "-1", "nan", "inf"):
+        assert command.main([str(tmp_path), f"--margin={wrong}"]) == 2
+        assert "Expected --margin=" in capsys.readouterr().err
 
 
 def test_a_grid_that_is_too_small_is_said_with_the_remedy(tmp_path, capsys):

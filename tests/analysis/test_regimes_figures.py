@@ -166,6 +166,28 @@ def test_both_transition_lines_are_on_both_panels(tmp_path):
         assert [x[0] for x, _ in ends if x[0] == x[1]] == [7.5]
 
 
+def test_rows_that_are_equal_are_framed_as_one_region(tmp_path):
+    flat = [0.7, 0.9, 0.9]
+    means = np.array([[0.7, 0.8, 0.9], flat, flat, [0.7, 0.9, 0.6], flat])
+    test = means[..., None] + np.random.default_rng(0).normal(0, 1e-3, (5, 3, 5))
+    workdirs.write_forks(tmp_path, (0.2, 0.5, 0.8, 0.9, 0.95), (10, 20, 120), test[..., None])
+    workdirs.write_trunks(tmp_path, range(5), workdirs.step_trunk())
+    (found,) = findings.analyse(results.read_runs(tmp_path), margin=0.01)
+    assert [row["verdict"] for row in found.rows] == [
+        *("converged", "equal", "equal", "early", "equal")
+    ]
+    one = heatmaps.difference_map(found, "")
+    assert (one.regions, one.region) == ([(1, 2), (4, 4)], "1.00 points")
+    for axes in heatmaps.grid_maps(found).axes[:2]:
+        frames = [patch.get_bbox() for patch in axes.patches if isinstance(patch, Rectangle)]
+        rows = [[row for row in range(5) if box.y0 < row < box.y1] for box in frames]
+        assert rows == [[1, 2], [4]]
+        assert all(box.x0 < 0 and box.x1 > 2 for box in frames)
+    names = [handle.get_label() for handle in drawing.labelled(heatmaps.grid_maps(found).axes[1:2])]
+    assert "early and converged equally good (within 1.00 points)" in names
+    assert "transition line, by accuracy" in names
+
+
 def test_figures_without_their_data_are_not_drawn(tmp_path):
     published(tmp_path)
     (found,) = found_in(tmp_path)

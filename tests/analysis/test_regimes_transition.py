@@ -1,6 +1,9 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import regime_workdirs as workdirs
+from scipy.stats import ttest_1samp
 
 from earlyprune_jax.analysis import best_epoch, results, stats
 from earlyprune_jax.analysis.curves import find_grids
@@ -44,6 +47,75 @@ def test_rows_are_early_converged_or_not_settled(tmp_path):
     assert early["best_epoch"] == early["early_epoch"] == 80
     assert early["advantage_mean"] == pytest.approx(0.2, abs=0.003)
     assert early["p_early_holm"] < 0.05 and early["p_converged"] > 0.9
+
+
+def test_rows_are_equal_where_both_sides_are_within_the_margin(tmp_path):
+    grid = grid_of(tmp_path, [LATE, FLAT, EARLY])
+    assert verdicts(grid, margin=0.01) == ["converged", "equal", "early"]
+    # The noise of a mean of five is about .0005: a margin of that size shows nothing.
+    assert verdicts(grid, margin=0.0005) == ["converged", "not settled", "early"]
+    # What is significantly better stays so, however little that is.
+    assert verdicts(grid, margin=1.0) == ["converged", "equal", "early"]
+    (row,) = transition.rows(grid, CONVERGED, 0.01)[1:2]
+    assert row["margin"] == 0.01 and row["p_equal_holm"] >= row["p_equal"]
+
+
+def verdicts(grid, margin):
+    return [row["verdict"] for row in transition.rows(grid, CONVERGED, margin)]
+
+
+def test_equality_of_one_epoch_a_side_is_two_t_tests(tmp_path):
+    """Without a choice nothing is simulated but Student's t; SciPy's does the same in its way."""
+    rng = np.random.default_rng(2)
+    test = rng.normal(0.8, 0.01, (2, 2, 6))
+    workdirs.write_forks(tmp_path, (0.5, 0.9), (20, 120), test[..., None])
+    (grid,) = find_grids(results.read_runs(tmp_path))
+    for row, (early, late) in zip(transition.rows(grid, CONVERGED, 0.012), test, strict=True):
+        sides = (early - late, late - early)
+        wanted: list[Any] = [ttest_1samp(d, -0.012, alternative="greater")[1] for d in sides]
+        assert row["p_equal"] == pytest.approx(max(wanted), abs=0.01)
+
+
+def test_the_p_of_a_margin_is_that_of_candidates_which_are_so_much_better():
+    table = np.random.default_rng(3).normal(0.8, 0.01, (5, 4))
+    early, late = [0, 1, 2], [3, 4]
+    lead = best_epoch.selection_test(table, table, early, late)
+    # Chosen among themselves, all the same the better: the choice is as before.
+    lifted = table + 0.004 * np.isin(np.arange(5), early)[:, None]
+    better = best_epoch.selection_test(lifted, lifted, early, late)
+    assert lead is not None and better is not None and lead.p is not None
+    assert lead.p_below(0.004) == better.p != lead.p
+
+
+def test_epochs_that_differ_by_the_margin_are_rarely_called_equal():
+    """5 % of tables; of 400 within three standard errors."""
+    rng, num_equal, margin = np.random.default_rng(4), 0, 0.01
+    means = np.array([0.79, 0.79, 0.79, 0.80, 0.80])[:, None]
+    for _ in range(400):
+        table = means + rng.normal(0, 0.004, (5, 4))
+        leads = [
+            best_epoch.selection_test(table, table, *sides)
+            for sides in (([0, 1, 2], [3, 4]), ([3, 4], [0, 1, 2]))
+        ]
+        found = [lead.p_below(margin) for lead in leads if lead]
+        num_equal += max(p for p in found if p is not None) <= 0.05
+    assert num_equal <= 0.05 * 400 + 3 * (0.05 * 0.95 * 400) ** 0.5
+
+
+def test_the_margin_is_a_hundredth_of_the_dense_networks_mean_if_none_is_given(tmp_path):
+    test = np.full((2, 2, 3, 1), 0.5) + np.random.default_rng(0).normal(0, 1e-4, (2, 2, 3, 1))
+    workdirs.write_forks(tmp_path, (0.5, 0.9), (1, 160), test)
+    for seed, dense in enumerate((0.6, 0.8, 1.0)):
+        last = {"test_accuracy": dense}
+        entries = [*workdirs.step_trunk()]
+        workdirs.write_trunks(tmp_path, [seed], [*entries[:-1], entries[-1] | last])
+    runs = results.read_runs(tmp_path)
+    assert transition.default_margin(runs) == pytest.approx(0.008)
+    (found,) = findings.analyse(runs)
+    assert [row["margin"] for row in found.rows] == pytest.approx([0.008] * 2)
+    assert found.judged("equal") == (0.5, 0.9)
+    (found,) = findings.analyse(runs, margin=1e-6)
+    assert found.judged("not settled") == (0.5, 0.9)
 
 
 def test_the_line_is_the_lightest_early_row(tmp_path):

@@ -170,17 +170,32 @@ def test_an_embedding_adds_the_positions_of_one_token_before_squaring(num_embedd
 
 
 class Tied(nn.Module):
-    """An embedding that is looked up twice and attended to."""
+    """An embedding that is looked up twice and attended to twice, or attended to only."""
+
+    is_looked_up: bool = True
+    is_used_elsewhere: bool = False
 
     @nn.compact
     def __call__(self, tokens):
         table = nn.Embed(7, 4, name="table")
-        x = table(tokens) * table(tokens[:, ::-1])
-        return nn.Dense(NUM_CLASSES, name="head")(pooled(table.attend(x)))
+        x = nn.Embed(7, 4, name="other")(tokens)
+        if self.is_looked_up:
+            x = x * table(tokens) * table(tokens[:, ::-1])
+        logits = table.attend(x) + table.attend(jnp.tanh(x))
+        if self.is_used_elsewhere:
+            logits = logits + table.embedding.sum()
+        return nn.Dense(NUM_CLASSES, name="head")(pooled(logits))
 
 
-def test_an_embedding_looked_up_and_attended_to_is_left_to_vmap():
-    found, wanted, notes = squares(Tied(), TOKENS)
+@pytest.mark.parametrize("is_looked_up", [True, False])
+def test_an_embedding_that_is_the_output_layer_too_is_hooked(is_looked_up):
+    found, wanted, notes = squares(Tied(is_looked_up), TOKENS)
+    assert not notes and found.keys() == wanted.keys()
+    agree(found, wanted)
+
+
+def test_an_embedding_whose_matrix_is_used_by_itself_is_left_to_vmap():
+    found, wanted, notes = squares(Tied(is_used_elsewhere=True), TOKENS)
     assert notes == ("table (embedding) by vmap: its parameters are also used outside it",)
     assert found.keys() == wanted.keys() - {"table/embedding"}
     agree(found, wanted)

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 from members import engine_of
-from tiny import tiny_experiment
+from tiny import linear_experiment, tiny_experiment
 
-from earlyprune_jax import config
+from earlyprune_jax import config, tasks
 from earlyprune_jax.pruning import allocate, scores
 from earlyprune_jax.training import measurement
 from earlyprune_jax.training.measurement import Instrument, Watcher
@@ -31,6 +31,17 @@ def watch(tool: Instrument, asked: list[int]) -> Watcher:
         return epoch
 
     return Watcher((tool,), state_after)
+
+
+def test_what_a_trace_by_layers_leaves_to_vmap_is_said(tiny_npz):
+    scaled, found = [("model.name", "own_code:Scaled")], []
+    for changes in ([], scaled, [*scaled, ("signals.fisher_method", "vmap")]):
+        changes = [("signals.names", "fisher_trace"), *changes]
+        spec = config.resolve(linear_experiment(tiny_npz), changes)
+        found.append(measurement.left_to_vmap(spec, tasks.abstract(spec)))
+    (note,) = found[1]
+    assert note.startswith("the root (scale) by vmap: no call of a supported layer")
+    assert found == [(), (note,), ()]
 
 
 def two_before(epoch, every):

@@ -1,8 +1,12 @@
 """The task of translation: its sums by hand, what its engine sees, and a whole small study."""
 
 import csv
+import functools
 import json
+import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +14,20 @@ import numpy as np
 import pytest
 
 from configs import digits
-from earlyprune_jax import config, data, experiment, models, pruning, tasks
+from earlyprune_jax import (
+    config,
+    data,
+    experiment,
+    layer_hooks,
+    models,
+    pruning,
+    signals,
+    tasks,
+)
 from earlyprune_jax.data.vocabulary import END, PAD, Vocabulary
+from earlyprune_jax.models import forward
+from earlyprune_jax.pruning.trees import named_leaves
+from earlyprune_jax.signals import fisher_squares
 from earlyprune_jax.translation import scores
 from earlyprune_jax.translation.task import translation
 from earlyprune_jax.validate import InvalidInput
@@ -139,6 +155,96 @@ def test_the_linear_matrices_are_prunable_and_nothing_else(made):
     assert all(leaf.ndim == 2 for leaf, is_chosen in weights if is_chosen)
 
 
+def traces(task, variables, batch, key, *, estimator, method):
+    """tr(F) of the batch by parameter, and its standard error, as the engine measures them."""
+    counted = jax.tree.map(lambda leaf: True, variables["params"])
+    signal = fisher_squares.signal(estimator, method, counted, task.num_outputs, 20)
+    network, params = task.network({}), variables["params"]
+    add = jax.jit(
+        lambda batch: signal.batch_sums(network, params, batch, key, jnp.int32(0)),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    measured = signal.numbers(jax.device_get(add(batch)), int(batch["weights"].sum()))
+    return measured["fisher_trace_by_parameter"], measured["fisher_trace_standard_error"]
+
+
+def gradients_squared(variables, batch, tokens):
+    """Of the sum over a sentence's tokens of log p(token | source, those before), sentence by
+    sentence, each without any padding; [sentences] by parameter."""
+    module: Any = models.factory(NETWORK)(source_size=90, target_size=90, dtype=jnp.float32)
+
+    def log_prob(params, source, target, tokens):
+        logits = module.apply({"params": params}, {"source": source, "target": target}, train=False)
+        return jnp.sum(jax.nn.log_softmax(logits)[0, jnp.arange(len(tokens)), tokens])
+
+    gradient, found = jax.jit(jax.grad(log_prob)), []
+    for source, target, drawn in zip(batch["source"], batch["target"], tokens, strict=True):
+        source, drawn, target = source[source != PAD], drawn[target != PAD], target[target != PAD]
+        squared = jax.tree.map(
+            lambda leaf: float(jnp.sum(leaf**2)),
+            gradient(variables["params"], source[None], target[None], drawn),
+        )
+        found.append(dict(named_leaves(squared)))
+    return {name: np.array([of_one[name] for of_one in found]) for name in found[0]}
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "empirical"])
+def test_the_trace_is_the_mean_over_sentences_of_explicit_squared_gradients(made, estimator):
+    task, _, variables = made
+    # Two sentences of different lengths, and a third one that fills the batch up.
+    batch = jax.tree.map(lambda rows: rows[:3], batch_of(task))
+    lengths = np.count_nonzero(batch["target"], axis=1).tolist()
+    batch |= {"weights": jnp.array([1.0, 1.0, 0.0]), "numbers": jnp.array([4, 9, 0])}
+    assert lengths[0] != lengths[1] and min(lengths[:2]) < batch["target"].shape[1]
+    key = jax.random.PRNGKey(3)
+    real = jax.tree.map(lambda rows: rows[:2], batch)
+    tokens = real["target"]
+    if estimator == "sampled":
+        # A token at each place, given the reference before it, from the place of the sentence.
+        logits = jax.jit(task.network({}).apply)(variables, real)
+        keys = [jax.random.fold_in(key, number) for number in real["numbers"]]
+        drawn = [jax.random.categorical(*pair) for pair in zip(keys, logits, strict=True)]
+        tokens = jnp.stack(drawn)
+        assert (tokens != real["target"]).any()
+    squared = gradients_squared(variables, real, tokens)
+    for method in ("vmap", "layerwise"):
+        options = {"estimator": estimator, "method": method}
+        found, error = traces(task, variables, batch, key, **options)
+        assert found == pytest.approx({n: v.mean() for n, v in squared.items()}, rel=1e-5, abs=1e-9)
+        # The deviation of two values is their distance / sqrt(2), the error that / sqrt(2).
+        first, second = np.sum(list(squared.values()), axis=0)
+        assert error == pytest.approx(abs(first - second) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("tied", ["none", "output", "all"])
+def test_the_traces_of_all_layers_are_made_layerwise(tied):
+    name = NETWORK.replace(")", f", tied={tied!r})")
+    module = models.factory(name)(source_size=90, target_size=90, dtype=jnp.float32)
+    batch = {side: jnp.full((2, 5), END) for side in ("source", "target")}
+    variables = jax.eval_shape(lambda key: forward.init(module, key, batch), jax.random.key(0))
+    apply = functools.partial(forward.evaluate, module)
+    covered = layer_hooks.coverage(apply, variables, batch)
+    assert not covered.notes
+    assert covered.places == set(range(len(jax.tree.leaves(variables["params"]))))
+
+
+def test_random_distance_is_of_the_linear_matrices_and_of_embeddings_only_where_asked(made):
+    task, _, variables = made
+    options = {"key": jax.random.key(0), "num_permutations": 1}
+    measured = signals.random_distance(variables["params"], **options, layouts=task.known_layouts)
+    assert len(measured.per_layer) == 6 + 10 + 1 and not measured.skipped
+    assert all(name.endswith("/kernel") for name in measured.per_layer)
+    more = signals.random_distance(
+        variables["params"], **options, layers="regex:(kernel|embedding)$"
+    )
+    added = {"source_embedding/embedding", "target_embedding/embedding"}
+    assert set(more.per_layer) - set(measured.per_layer) == added
+    # The program's signal is that of the linear matrices: the same key, the same number.
+    signal = signals.spectral.signal(1, 0, task.known_layouts)
+    of_program = signal.measure(variables["params"], jax.random.key(0))
+    assert of_program["random_distance"] == measured.value != more.value
+
+
 def test_scores_of_the_references_themselves_are_perfect_and_of_others_not():
     lines = ["a small house stands there .", "two dogs run"]
     tokens = [[4, 5, 6, 7], [8, 9, 4, 5, 6]]
@@ -167,6 +273,14 @@ def test_what_is_measured_is_the_score_of_the_decoded_lines(made):
     order = [line for part in task.splits["test"].values() for line in part["line"]]
     right = [lines[line] for line in order]
     assert scores.score(vocabulary.decode(ids), right, ids, ids)["exact_match"] == 1.0
+
+
+def test_only_the_task_and_its_data_know_the_words_of_translation():
+    package = Path(tasks.__file__).parents[1]
+    words = re.compile("bleu|chrf|perplexity|beam|sentencepiece", re.IGNORECASE)
+    found = [path for path in package.rglob("*.py") if words.search(path.read_text())]
+    assert found
+    assert {path.relative_to(package).parts[0] for path in found} <= {"translation", "data"}
 
 
 def test_data_that_are_no_pairs_are_refused():

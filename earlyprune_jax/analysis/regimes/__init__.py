@@ -25,6 +25,8 @@ def analyse(
     workdir: str | Path,
     runs: Runs | None = None,
     compared: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    margin: float | None = None,
 ) -> tuple[Findings, ...]:
     """Works out the regimes of every grid of a workdir.
 
@@ -32,6 +34,8 @@ def analyse(
         workdir: an experiment's directory, finished or not.
         runs: its runs, if they have been read already.
         compared: its comparisons, likewise.
+        margin: what early and converged epochs may differ by and be called equal, in the primary
+            metric's own unit, of percents a fraction; None = 1 % of the dense networks' mean.
 
     Returns:
         One entry per grid; empty where there is none.
@@ -45,10 +49,12 @@ def analyse(
     """
     runs = results.read_runs(workdir) if runs is None else runs
     compared = similarity.read(workdir, runs.swept) if compared is None else compared
-    return findings.analyse(runs, compared)
+    return findings.analyse(runs, compared, margin)
 
 
-def write(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
+def write(
+    workdir: str | Path, *, runs: Runs | None = None, margin: float | None = None
+) -> list[Path]:
     """Writes tables and figures; each file is replaced in one step.
 
     Tables: regimes.csv (a row per grid and sparsity), regime_cells.csv (a row per cell), and where
@@ -58,6 +64,7 @@ def write(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     Args:
         workdir: an experiment's directory.
         runs: its runs, if they have been read already.
+        margin: as of `analyse`.
 
     Returns:
         The paths written; empty where there is neither a grid nor an ended comparison.
@@ -71,7 +78,7 @@ def write(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """
     runs = results.read_runs(workdir) if runs is None else runs
     compared = similarity.read(workdir, runs.swept)
-    grids = findings.analyse(runs, compared)
+    grids = findings.analyse(runs, compared, margin)
     tables = findings.tables(grids).items()
     paths = [results.save(Path(workdir) / name, rows) for name, rows in tables]
     return [*paths, *similarity.write(workdir, compared), *figures.draw(workdir, grids)]

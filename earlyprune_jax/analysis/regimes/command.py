@@ -11,14 +11,17 @@ from earlyprune_jax.analysis.runs import Runs
 from earlyprune_jax.validate import answer, unexpected
 
 
-def _report(workdir: str) -> str:
+def _report(workdir: str, margin: float | None) -> str:
+    if margin is not None and not 0 < margin < math.inf:
+        raise unexpected("--margin", margin, "to be above 0", "Leave it out for the default.")
     records.require_workdir(workdir)
     runs = results.read_runs(workdir)
-    grids = regimes.analyse(workdir, runs)
+    margin = margin and margin / runs.metric.scale
+    grids = regimes.analyse(workdir, runs, margin=margin)
     if not grids:
         allowed = "to hold finished forks of at least 2 sparsities x 2 fork epochs"
         raise unexpected("DIR", workdir, allowed, _why_no_grid(runs))
-    files = ", ".join(map(str, regimes.write(workdir, runs=runs)))
+    files = ", ".join(map(str, regimes.write(workdir, runs=runs, margin=margin)))
     found = map(formatting.wrapped, regimes.paragraphs(grids))
     return "\n".join([*found, *formatting.coverage(runs), f"Files: {files}"])
 
@@ -44,10 +47,18 @@ def parser() -> argparse.ArgumentParser:
         "convergence.",
     )
     made.add_argument("workdir", metavar="DIR", help="a study's directory")
+    made.add_argument(
+        "--margin",
+        metavar="NUMBER",
+        type=float,
+        help="early and converged epochs are equal if they differ by less, in the unit of the "
+        "metric that forks are compared by, points for percents; by default 1 %% of the mean of "
+        "the dense networks",
+    )
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints and writes what was found; returns 0, or 2 where the input cannot be used."""
     flags = parser().parse_args(arguments)
-    return answer(lambda: _report(flags.workdir))
+    return answer(lambda: _report(flags.workdir, flags.margin))

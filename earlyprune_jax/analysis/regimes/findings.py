@@ -55,7 +55,11 @@ class Findings:
     @property
     def early_sparsities(self) -> tuple[float, ...]:
         """Sparsities whose best epoch is significantly before convergence."""
-        return tuple(row["sparsity"] for row in self.rows if row["verdict"] == "early")
+        return self.judged("early")
+
+    def judged(self, verdict: str) -> tuple[float, ...]:
+        """Lists the sparsities of a verdict."""
+        return tuple(row["sparsity"] for row in self.rows if row["verdict"] == verdict)
 
     def values(self, column: str) -> np.ndarray:
         """Arranges a column of the cells [S, E]; NaN where there is nothing."""
@@ -99,12 +103,16 @@ class Series:
         return tuple([sparsity for sparsity in common if sparsity >= start][-at_most:])
 
 
-def analyse(runs: Runs, comparisons: Sequence[Mapping[str, Any]] = ()) -> tuple[Findings, ...]:
+def analyse(
+    runs: Runs, comparisons: Sequence[Mapping[str, Any]] = (), margin: float | None = None
+) -> tuple[Findings, ...]:
     """Works out every grid of at least 2 sparsities x 2 fork epochs.
 
     Args:
         runs: of a workdir.
         comparisons: of the same, see `similarity.read`.
+        margin: of equality, in the metric's own unit, of percents a fraction; None =
+            `transition.default_margin` of each setting.
 
     Returns:
         The findings, sorted by setting, criterion, scope and retraining.
@@ -119,7 +127,8 @@ def analyse(runs: Runs, comparisons: Sequence[Mapping[str, Any]] = ()) -> tuple[
     analysed = []
     for grid in (grid for grid in grids if grid.is_two_dimensional):
         setting = grid.place.setting
-        rows = transition.rows(grid, converged[setting])
+        own_margin = transition.default_margin(runs_of[setting]) if margin is None else margin
+        rows = transition.rows(grid, converged[setting], own_margin)
         alike = similarity.measure(grid, comparisons, converged[setting])
         last = runs_of[setting].of_kind("trunk").frame["last_epoch"]
         num_epochs = int(last.max()) if len(last) else None

@@ -30,6 +30,8 @@ STAR = "#D7191C"
 BY_SIMILARITY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 2.2}
 BY_METRIC: dict[str, Any] = {"color": STAR, "linestyle": "-", "linewidth": 2.2}
 """Transition lines."""
+REGION: dict[str, Any] = {"facecolor": "none", "edgecolor": "#E66100", "linewidth": 2.2}
+"""Around rows in which early and converged epochs are equally good."""
 MAX_LABELLED_COLUMNS = 22
 """More columns leave no room for a number in each cell."""
 MAX_PANELS = 6
@@ -51,6 +53,8 @@ class HeatMap:
         stars: [S], the column of each row's best cell, or -1.
         boundary: the first converged column: a line before it; None without one.
         lines: (row, "similarity" or the metric's name) of transition lines below rows.
+        regions: first and last of neighbouring rows with the verdict "equal".
+        region: how near that is.
         may_cut: whether the lowest cells may share a colour, so that the others can be told apart.
     """
 
@@ -63,16 +67,22 @@ class HeatMap:
     stars: Sequence[int] = ()
     boundary: int | None = None
     lines: Sequence[tuple[int, str]] = ()
+    regions: Sequence[tuple[int, int]] = ()
+    region: str = ""
     may_cut: bool = False
 
 
 def grid_maps(found: Findings) -> "Figure":
     """Draws the metric above, the difference to each row's best below, the best cell of each row
-    starred."""
-    metric = found.grid.metric
+    starred; the transition line, and rows in which early and converged are equally good."""
+    metric, line = found.grid.metric, found.rows[0]["transition_sparsity"]
+    difference = difference_map(found, difference_title(metric))
+    if line is not None:
+        below = found.grid.sparsities.index(line), metric.name.replace("_", " ")
+        difference = dataclasses.replace(difference, lines=[below])
     rows = [
         (metric.unit, [value_map(found, formatting.axis_label(metric))]),
-        (formatting.difference_unit(metric), [difference_map(found, difference_title(metric))]),
+        (formatting.difference_unit(metric), [difference]),
     ]
     place = formatting.label(found.grid.place)
     return _maps(rows, found, "Two regimes of pruning", place, numbered=True)
@@ -153,6 +163,7 @@ def difference_map(found: Findings, title: str) -> HeatMap:
 def _map(found: Findings, title: str, column: str, color_map: str) -> HeatMap:
     grid, start = found.grid, found.convergence.epoch if found.convergence else math.inf
     bests = [row["best_epoch"] for row in found.rows]
+    equal = [index for index, row in enumerate(found.rows) if row["verdict"] == "equal"]
     return HeatMap(
         title=title,
         sparsities=grid.sparsities,
@@ -162,7 +173,15 @@ def _map(found: Findings, title: str, column: str, color_map: str) -> HeatMap:
         color_map=color_map,
         stars=[-1 if best is None else grid.epochs.index(best) for best in bests],
         boundary=next((c for c, epoch in enumerate(grid.epochs) if epoch >= start), None),
+        regions=_neighbours(equal),
+        region=text.within(found) if equal else "",
     )
+
+
+def _neighbours(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """Joins ascending rows that follow one another: first and last of each group."""
+    ends = [row for row in rows if row + 1 not in rows]
+    return list(zip((row for row in rows if row - 1 not in rows), ends, strict=True))
 
 
 def _maps(
@@ -288,8 +307,9 @@ def draw(
 
 
 def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
-    """Draws the best cells, the convergence epoch and the transition lines."""
+    """Draws the best cells, the convergence epoch, the transition lines and regions."""
     from matplotlib import patheffects
+    from matplotlib.patches import Rectangle
 
     rows = [row for row, column in enumerate(one.stars) if column >= 0]
     if rows:
@@ -302,6 +322,12 @@ def _mark(axes: "Axes", one: HeatMap, *, numbered: bool) -> None:
         line = axes.axvline(one.boundary - 0.5, color="white", linestyle=":", linewidth=1.8)
         rim = patheffects.withStroke(linewidth=3.2, foreground="black")
         line.set(zorder=3, label="training converged", path_effects=[rim])
+    for first, last in one.regions:
+        # A transition line above it stays visible.
+        corner, size = (-0.44, first - 0.43), (one.values.shape[1] - 0.12, last - first + 0.79)
+        label = f"early and converged equally good (within {one.region})"
+        box = Rectangle(corner, *size, label=label, zorder=4, **REGION)
+        axes.add_patch(box)
     for row, name in one.lines:
         # Two lines at one place stay both visible.
         up, style = (0.06, BY_SIMILARITY) if name == "similarity" else (-0.06, BY_METRIC)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.curves import CellGrid
 from earlyprune_jax.analysis.regimes.findings import Findings
-from earlyprune_jax.analysis.stats import of_columns
+from earlyprune_jax.analysis.stats import Stats, of_columns
+from earlyprune_jax.metrics import Metric
 
 MAX_TABLES = 3
 """Of more grids none has a table."""
@@ -41,7 +42,25 @@ def paragraphs(findings: Sequence[Findings]) -> list[str]:
         more = formatting.plural(len(findings) - MAX_LINES, "more grid")
         lines.append(f"Regimes of {more} are in regimes.csv.")
     is_tested = any(row["left_out_early_n"] for one in findings for row in one.rows)
-    return lines + [NOTE] * (has_tables and is_tested)
+    return lines + [NOTE] * (has_tables and is_tested) + _equality(findings)
+
+
+def _equality(findings: Sequence[Findings]) -> list[str]:
+    """Says what equal means, and the margins, where any row was tested for it."""
+    tested = [one for one in findings if any(row["p_equal"] is not None for row in one.rows)]
+    margins = dict.fromkeys(within(one) for one in tested)
+    if not margins:
+        return []
+    return [
+        "Equal: neither is significantly better, and tests of both sides at 5 % after Holm say "
+        "that the best early and the best converged epoch differ by less than "
+        f"{', '.join(margins)} (--margin)."
+    ]
+
+
+def within(one: Findings) -> str:
+    """Writes the margin of equality, in the unit of differences of the metric."""
+    return formatting.difference(Stats(one.rows[0]["margin"], None, 1), one.grid.metric, sign=False)
 
 
 def basis(grid: CellGrid) -> str:
@@ -60,11 +79,11 @@ def _verdict(one: Findings) -> str:
     tested = [row for row in one.rows if row["verdict"] != "untested"]
     if not tested:
         reasons = dict.fromkeys(row["reason"] for row in one.rows)
-        return f"Two regimes cannot be tested: {'; '.join(reasons)}"
+        return f"Two regimes cannot be tested: {'; '.join(reasons)}{_untested(one)}"
     line, alike = (one.rows[0][f"{by}transition_sparsity"] for by in ("", "similarity_"))
     early = "early (this trunk)" if one.grid.repeat_kind == "replicate" else "early"
     better = f"{formatting.percents(one.early_sparsities)} removed" if line else "no sparsity"
-    converged = [row["sparsity"] for row in tested if row["verdict"] == "converged"]
+    converged, equal = one.judged("converged"), one.judged("equal")
     late = formatting.percents(converged) if converged else "none"
     text = f"{early} is significantly better at {better}, converged at {late}"
     # The line lies above what is significantly better converged.
@@ -77,7 +96,27 @@ def _verdict(one: Findings) -> str:
             text += f", not a clean one: {formatting.percents(others)} above it are not early"
         if line == one.grid.sparsities[0]:
             text += ", the lightest sparsity tried, so only one regime was seen"
+    if equal:
+        text += f"; both are equally good, within {within(one)}, at {formatting.percents(equal)}"
     return text + (f"; line by similarity alone: {formatting.removed(alike)} %" if alike else "")
+
+
+def _untested(one: Findings) -> str:
+    """Says what is known without a test: the best of both sides, and how far repeats scatter."""
+    leads = [row["advantage_mean"] for row in one.rows if row["advantage_n"]]
+    stds = [row["cell_std"] for row in one.rows if row["cell_std"] is not None]
+    if not leads or not stds:
+        return ""
+    metric, kind = one.grid.metric, one.grid.repeat_kind
+    return (
+        f"; the best early epochs are {_range(leads, metric)} from the best converged ones, and "
+        f"{kind}s of a cell scatter by {_range(stds, metric, sign=False)} (std)"
+    )
+
+
+def _range(values: Sequence[float], metric: Metric, **options: bool) -> str:
+    ends = (Stats(end, None, 1) for end in (min(values), max(values)))
+    return formatting.span([formatting.difference(end, metric, **options) for end in ends])
 
 
 def _convergence(one: Findings) -> str:

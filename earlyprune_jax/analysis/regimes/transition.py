@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax.analysis import best_epoch
-from earlyprune_jax.analysis.best_epoch import LEVEL, MIN_REPEATS, selection_test
-from earlyprune_jax.analysis.curves import CellGrid
+from earlyprune_jax.analysis.best_epoch import LEVEL, MIN_REPEATS, Lead, selection_test
+from earlyprune_jax.analysis.curves import CellGrid, Setting
 from earlyprune_jax.analysis.runs import Runs
-from earlyprune_jax.analysis.stats import best_of, columns, holm, plain_difference
+from earlyprune_jax.analysis.stats import best_of, columns, holm, plain_difference, pooled_std
 from earlyprune_jax.metrics import Metric
 
 TOLERANCE = 0.05
 """Of the total change: what still separates a converged epoch from the end."""
 TAIL = 0.1
 """Of the epochs: over these the level at the end is taken."""
+MARGIN_SHARE = 0.01
+"""Of the dense networks' mean test metric: the margin of equality where none is given."""
 WINDOW = 5
 """Epochs of the running median."""
 
@@ -120,19 +122,38 @@ def convergence_of(runs: Runs) -> Convergence | None:
     return Convergence(ordered[len(ordered) // 2], by_seed, int(trunks["last_epoch"].max()))
 
 
-def rows(grid: CellGrid, convergence: Convergence | None) -> list[dict[str, Any]]:
+def default_margin(runs: Runs) -> float | None:
+    """Gives what a difference must stay below to be none: 1 % of the dense networks' test metric.
+
+    Args:
+        runs: of a setting.
+
+    Returns:
+        `MARGIN_SHARE` of the size of the mean; None where no trunk has been trained to its end.
+    """
+    dense = Setting(runs).dense_test
+    return abs(dense.mean) * MARGIN_SHARE if dense and dense.mean else None
+
+
+def rows(
+    grid: CellGrid, convergence: Convergence | None, margin: float | None = None
+) -> list[dict[str, Any]]:
     """Judges the rows of a grid: the columns of regimes.csv from the sparsity to the line.
 
     Epochs before the convergence epoch are early, the others converged. Two one-sided tests a row,
     at 5 % each after Holm's adjustment over the rows of the grid. The verdict is "early" or
-    "converged" where the adjusted p is at most .05, else "not settled", or "untested"; `reason`
-    says why untested. `left_out_*` are the differences of the test, see
-    `best_epoch.selection_test`; `advantage_*` those of the best epochs of both sides, for
-    description only, as these were chosen on the same runs.
+    "converged" where the adjusted p is at most .05. Else it is "equal" where both sides are shown
+    to be as good but for the margin: neither side's best is worse than the other's by the margin or
+    more. Both one-sided tests must say so, so p is the larger of the two (Schuirmann 1987),
+    adjusted over the rows too. What is left is "not settled", or "untested"; `reason` says why.
+    `left_out_*` are the differences of the tests, see `best_epoch.selection_test`; `advantage_*`
+    those of the best epochs of both sides, for description only, as these were chosen on the same
+    runs; `cell_std` is the spread of a cell's repeats, see `stats.pooled_std`.
 
     Args:
         grid: the grid.
         convergence: of its trunks; None leaves every row untested.
+        margin: in the metric's own unit, of percents a fraction; None tests no equality.
 
     Returns:
         One row a sparsity, ascending.
@@ -146,10 +167,12 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> list[dict[str, Any]
         for table in tables
     ]
     adjusted = [holm([lead and lead.p for lead in side]) for side in zip(*leads, strict=True)]
+    apart = [_p_apart(*pair, margin) for pair in leads]
+    adjusted.append(holm(apart))
     judged = []
     for index, (chosen_on, test) in enumerate(tables):
         forward, backward = leads[index]
-        p_early, p_converged = (side[index] for side in adjusted)
+        p_early, p_converged, p_equal = (side[index] for side in adjusted)
         best = best_epoch.best(grid.epochs, chosen_on)
         low, high = (best and best.interval) or (None, None)
         columns_of_sides = [best_of(chosen_on, side) for side in (early, late)]
@@ -160,6 +183,9 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> list[dict[str, Any]
             verdict = "untested"
         elif min(p_early, p_converged) <= LEVEL:
             verdict = "early" if p_early <= LEVEL else "converged"
+        elif p_equal is not None and p_equal <= LEVEL:
+            verdict = "equal"
+        cell_std, cell_freedom = pooled_std(test)
         judged.append(
             {
                 "sparsity": grid.sparsities[index],
@@ -183,12 +209,25 @@ def rows(grid: CellGrid, convergence: Convergence | None) -> list[dict[str, Any]
                 "p_early_holm": p_early,
                 "p_converged": backward and backward.p,
                 "p_converged_holm": p_converged,
+                "margin": margin,
+                "p_equal": apart[index],
+                "p_equal_holm": p_equal,
+                "cell_std": cell_std,
+                "cell_std_freedom": cell_freedom,
                 "verdict": verdict,
                 "reason": _reason(grid, index, epochs, start) if verdict == "untested" else None,
             }
         )
     line = min((row["sparsity"] for row in judged if row["verdict"] == "early"), default=None)
     return [row | {"transition_sparsity": line} for row in judged]
+
+
+def _p_apart(forward: Lead | None, backward: Lead | None, margin: float | None) -> float | None:
+    """Gives the p of "one side's best is worse than the other's by the margin or more"."""
+    if margin is None or forward is None or backward is None:
+        return None
+    worse = [one for one in (forward.p_below(margin), backward.p_below(margin)) if one is not None]
+    return max(worse) if len(worse) == 2 else None
 
 
 def _reason(
