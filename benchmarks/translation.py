@@ -102,7 +102,7 @@ def circumstances(arguments: argparse.Namespace) -> str:
     )
 
 
-def compare_decoding(arguments: argparse.Namespace, sizes: dict[str, int]) -> None:
+def compare_decoding(arguments: argparse.Namespace, sizes: dict[str, Any]) -> None:
     module = Transformer(arguments.vocabulary_size, arguments.vocabulary_size, **sizes)
     shape = arguments.num_sentences, LENGTH
     source = jax.random.randint(jax.random.key(1), shape, END + 1, arguments.vocabulary_size)
@@ -129,7 +129,7 @@ def compare_decoding(arguments: argparse.Namespace, sizes: dict[str, int]) -> No
     print(f"tokens that are the same: {100 * same:.1f} %")
 
 
-def engine_of(arguments: argparse.Namespace, sizes: dict[str, int]) -> engines.Engine:
+def engine_of(arguments: argparse.Namespace, sizes: dict[str, Any]) -> engines.Engine:
     """Makes the engine of a study of translation."""
     name = f"text({arguments.data!r}, test='test_2016_flickr', vocabulary_size={{}})"
     changes = {
@@ -174,8 +174,11 @@ def random_text(vocabulary_size: int, num_pairs: int = 20_000):
     )
 
 
-def torch_trainer(arguments: argparse.Namespace, sizes: dict[str, int]):
+def torch_trainer(arguments: argparse.Namespace, sizes: dict[str, Any]):
     """Makes a function (source [B, S], target [B, T]) that trains PyTorch's network one step."""
+    # Threads that wait for one another sleep: on a machine that does other work, too, PyTorch
+    # takes 20 times as long where they spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -188,7 +191,8 @@ def torch_trainer(arguments: argparse.Namespace, sizes: dict[str, int]):
             "layers": torch.nn.Transformer(
                 width,
                 sizes["num_heads"],
-                *[sizes["num_layers"]] * 2,
+                sizes["num_layers"],
+                sizes["num_layers"],
                 sizes["feed_forward_width"],
                 arguments.dropout,
                 batch_first=True,
@@ -251,7 +255,7 @@ def engine_trainer(engine: engines.Engine) -> Callable[[str, np.ndarray], None]:
     return run
 
 
-def compare_training(arguments: argparse.Namespace, sizes: dict[str, int]) -> None:
+def compare_training(arguments: argparse.Namespace, sizes: dict[str, Any]) -> None:
     options.keep_freed_memory()
     engine = engine_of(arguments, sizes)
     train_ours = engine_trainer(engine)
@@ -271,7 +275,8 @@ def compare_training(arguments: argparse.Namespace, sizes: dict[str, int]) -> No
             for batch in batches:
                 train_in_torch(*batch)
 
-        ours(), in_torch()  # compiles
+        for way in (ours, in_torch):
+            way()  # compiles
         seconds = race({"ours": ours, "PyTorch": in_torch}, arguments.num_rounds)
         middle = {name: statistics.median(values) / num_steps for name, values in seconds.items()}
         epoch = {name: epoch[name] + len(rows) * middle[name] for name in epoch}
