@@ -20,6 +20,7 @@ from flax.linen.linear import canonicalize_padding
 
 from earlyprune_jax.array_types import Array, accurate
 from earlyprune_jax.layer_hooks.gradients import Explicit, Gradient, Product, Scatter, Tied
+from earlyprune_jax.models.forward import flat_product
 
 BLOCK_CHANNELS = 48
 """Kernel positions share one product until it has so many rows; with fewer the product runs
@@ -31,7 +32,7 @@ REPLACEABLE = (
     *("dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls"),
     *("mask", "axis_name"),
 )
-"""Attributes that change what a layer computes, where they are set."""
+"""Attributes that change what a layer computes, where they are set to other than `flat_product`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,7 +120,8 @@ def read_call(rule: Rule, layer: Any, method: str, args: Any, kwargs: Any) -> tu
     if getattr(layer, "promote_dtype", promote_dtype) is not promote_dtype:
         return x, "it has a promote_dtype of its own"
     for name in REPLACEABLE:
-        if getattr(layer, name, None) is not None:
+        value = getattr(layer, name, None)
+        if value is not None and value is not flat_product:
             return x, f"its attribute {name} is set"
     refusal = rule.refusal(layer, x, others)
     return x, refusal or (f"it is called with {', '.join(others)}" if others else "")

@@ -129,6 +129,33 @@ def evaluate(module: Any, variables: Variables, inputs: Any, **linen_options: An
     return module.apply(variables, inputs, **mode(module, linen_options, train=False))
 
 
+def flat_product(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) -> Array:
+    """Multiplies by a kernel of rank 2, as `nn.Dense(dot_general=flat_product)`, all axes of x but
+    its last as one.
+
+    The sum is that of `jax.lax.dot_general`. On CPU XLA copies a cotangent of rank 3 into another
+    order before it makes the kernel's gradient of it; of rank 2 it is read as it lies.
+
+    Args:
+        x: [..., in].
+        kernel: [in, out].
+        dimension_numbers: those of `nn.Dense`.
+        options: of `jax.lax.dot_general`.
+
+    Returns:
+        [..., out].
+
+    Example:
+        >>> dense = nn.Dense(5, dot_general=flat_product)
+        >>> dense.init_with_output(jax.random.key(0), jnp.ones((2, 3, 4)))[0].shape
+        (2, 3, 5)
+    """
+    del dimension_numbers
+    rows = x.reshape(-1, x.shape[-1])
+    product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
+    return product.reshape(*x.shape[:-1], -1)
+
+
 def evaluation_problems(options: Mapping[str, Any]) -> list[str]:
     """Lists why a module cannot be measured here, with these options of `module.apply`.
 

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from earlyprune_jax.array_types import Array
 from earlyprune_jax.data.vocabulary import BEGIN, END, PAD
+from earlyprune_jax.models import forward
 from earlyprune_jax.pruning.scores.weights import count_problems
 from earlyprune_jax.validate import expected, fraction, one_of, refuse
 
@@ -310,7 +311,8 @@ class Transformer(nn.Module):
 
 def dense(features: int, dtype: Any) -> nn.Dense:
     """Makes a linear layer: Glorot's uniform kernel, a bias of zeros."""
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.glorot_uniform())
+    glorot = nn.initializers.glorot_uniform()
+    return nn.Dense(features, dtype=dtype, kernel_init=glorot, dot_general=forward.flat_product)
 
 
 def at_least_float32(dtype: Any) -> Any:

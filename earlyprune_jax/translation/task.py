@@ -191,9 +191,11 @@ def _sums(logits: Array, target: Array, weights: Array, smoothing: float) -> dic
     (1 - smoothing) -log p(token) + smoothing mean over all tokens of -log p, as
     torch.nn.CrossEntropyLoss(label_smoothing=).
     """
-    log_probs = jax.nn.log_softmax(logits)
-    nll = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
-    losses = (1 - smoothing) * nll - smoothing * jnp.mean(log_probs, axis=-1)
+    # No array of log p, and no gather, whose gradient is a scatter: a tenth of a step's time.
+    is_token = jax.nn.one_hot(target, logits.shape[-1], dtype=bool)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    nll = total - jnp.sum(jnp.where(is_token, logits, 0.0), axis=-1)
+    losses = (1 - smoothing) * nll + smoothing * (total - jnp.mean(logits, axis=-1))
     counted = weights[:, None] * (target != PAD)
     # where, not a product: what does not count must not count even if it is nan.
     added = {"loss": losses, "nll": nll}

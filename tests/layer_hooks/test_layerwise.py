@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 from earlyprune_jax import layer_hooks
+from earlyprune_jax.models import forward
 
 NUM_EXAMPLES, NUM_CLASSES = 5, 3
 
@@ -131,6 +132,7 @@ LAYERS = {
     "products": {
         "dense": (nn.Dense(6), (4,)),
         "positions": (nn.Dense(6), (3, 2, 4)),
+        "flat_product": (nn.Dense(6, dot_general=forward.flat_product), (3, 2, 4)),
         "more_positions_than_weights": (nn.Dense(2), (40, 3)),
         "general": (nn.DenseGeneral((2, 3)), (4, 5)),
         "general_axes": (nn.DenseGeneral((2, 3), axis=(-1, 1)), (3, 2, 4)),
