@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax import storage
-from earlyprune_jax.validate import expected, unexpected
+from earlyprune_jax.validate import InvalidInput, expected, unexpected
 
 FOLDER = "assets"
 """Of a workdir."""
@@ -102,7 +102,7 @@ def read(workdir: Path, described: Mapping[str, Any], name: str) -> bytes:
         remedy = "It was trained by a version that did not keep any, or with another task."
         raise unexpected(f"{KEY} in run.json", sorted(named), f"to hold {name}", remedy)
     if found := problem(workdir, named[name]):
-        raise unexpected(f"{KEY} in run.json", name, f"to be there. {found}")
+        raise InvalidInput([found])
     return storage.read_bytes(workdir / named[name]) or b""
 
 

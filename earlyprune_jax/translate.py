@@ -65,8 +65,7 @@ def _translate(flags: argparse.Namespace) -> None:
     translator = load(Path(flags.run), flags.epoch, search)
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     if is_terminal:
-        translator(["1"])  # So that it is compiled before the first line is typed.
-        translator.num_lines = 0
+        translator.prepare()
         print("A line, then Enter; Ctrl-D ends.", file=sys.stderr, flush=True)
     lines = corpora.decoded(lambda: getattr(sys.stdin, "buffer", io.BytesIO()), "standard input")
     while part := list(itertools.islice(lines, 1 if is_terminal else LINES_TOGETHER)):
@@ -142,7 +141,10 @@ def _recorded(directory: Path) -> Recorded:
             remedy = f"It is a whole workdir. {remedy}"
         raise unexpected("RUN_DIR", str(directory), "to be a run's, with a run.json", remedy)
     with records.sound(directory):
-        return RunRecords(directory).read()
+        recorded = RunRecords(directory).read()
+    if (recorded.description or {})["kind"] == "comparison":
+        raise unexpected("RUN_DIR", str(directory), "to be a run's; it is of a comparison of runs")
+    return recorded
 
 
 def _options(name: str) -> dict[str, Any]:
@@ -166,17 +168,19 @@ def _epoch(directory: Path, recorded: Recorded, asked: int | None) -> int:
     """
     saved = _store(directory).epochs()
     described = recorded.description or {}
-    remedy = f"Saved: {', '.join(map(str, saved)) or 'none'}"
-    if described["config"]["train"]["keep_checkpoints"] != "all" or described["kind"] != "trunk":
-        remedy += "; not all are kept, see train.keep_checkpoints"
+    remedy = f"Saved: {', '.join(map(str, saved)) or 'none'}."
+    if described["kind"] != "trunk":
+        remedy += " Of a pruned run the newest alone is kept."
+    elif (kept := described["config"]["train"]["keep_checkpoints"]) != "all":
+        remedy += f" By train.keep_checkpoints={kept} others are not kept."
     result = recorded.result or {}
     if asked is None and (status := result.get("status", "unfinished")) != "finished":
         where = f"to have finished; it is {status} after {len(recorded.epochs)} epochs"
-        raise unexpected("run", str(directory), where, f"Or give --epoch. {remedy}.")
+        raise unexpected("run", str(directory), where, f"Or give --epoch. {remedy}")
     wanted = result.get("epoch") if asked is None else asked
     if wanted not in saved:
         thing = "--epoch" if asked is not None else "last epoch of the run"
-        raise unexpected(thing, wanted, "to be that of a checkpoint", f"{remedy}.")
+        raise unexpected(thing, wanted, "to be that of a checkpoint", remedy)
     return wanted
 
 

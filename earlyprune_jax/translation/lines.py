@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from earlyprune_jax.array_types import Variables
-from earlyprune_jax.data.vocabulary import UNKNOWN, Vocabulary
+from earlyprune_jax.data.vocabulary import END, UNKNOWN, Vocabulary
 from earlyprune_jax.translation.task import Decode, decoded
 
 SHORTEST = 16
@@ -40,6 +40,11 @@ class Translator:
         self.max_tokens, self.num_lines = max_tokens, 0
         self.cut: list[int] = []
         self.unknown: list[int] = []
+
+    def prepare(self) -> None:
+        """Compiles the smallest batch, so that a first short line need not wait for it."""
+        width = min(SHORTEST, self.max_tokens + 1)
+        decoded(self._decode, self._variables, np.full((SIZES[0], width), END, np.int32), SIZES[0])
 
     def __call__(self, lines: Sequence[str]) -> list[str]:
         """Translates some lines; of those without a token the translation is empty."""
