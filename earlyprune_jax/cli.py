@@ -17,6 +17,7 @@ COMMANDS = {
     "run": ("main", "--config=FILE ...", "train, measure, prune: a whole study"),
     "status": ("status.command", "DIR", "how far a study is; --watch: live"),
     "verify": ("verify", "DIR", "is every record and checkpoint sound?"),
+    "translate": ("translate", "RUN_DIR", "translate lines by a trained run"),
     "compare": ("analysis.compare", "DIR DIR ...", "studies side by side"),
     "rules": ("analysis.rules", "DIR", "when each rule would have pruned; its loss"),
     "regimes": ("analysis.regimes.command", "DIR", "where stopping early pays"),

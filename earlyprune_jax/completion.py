@@ -40,7 +40,7 @@ def parser(typed: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _completer(action: argparse.Action):
-    if action.metavar == "DIR":
+    if action.metavar in ("DIR", "RUN_DIR"):
         return DirectoriesCompleter()
     return _configs if action.metavar == "FILE" else None
 

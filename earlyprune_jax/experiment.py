@@ -147,7 +147,7 @@ def _sum_up(trainer: Trainer) -> str:
     Raises:
         InvalidInput: the data are others than those that the runs were trained on.
     """
-    study = trainer.study
+    study, digests = trainer.study, {}
     try:
         digests = trainer.read_data()
     except InvalidInput as error:
@@ -156,6 +156,8 @@ def _sum_up(trainer: Trainer) -> str:
     else:
         refuse(workspace.changed_data(study, digests))
     try:
+        if digests:
+            workspace.keep_assets(study, trainer.callbacks.say)
         return _finish(study)
     except (OSError, NotPermitted) as error:
         # All is there already: a read-only copy is good enough to be summed up.
@@ -180,6 +182,7 @@ def take_part(study: Study, options: Options, scope: Scope, *, closes: bool) -> 
     if options.require_exact:
         refuse(signature.inexact(study, plan.members(study.spec), options))
     workspace.describe(study, options, trainer.read_data())
+    workspace.keep_assets(study, trainer.callbacks.say)
     _train_prune_and_compare(trainer, options, deadline, reporter, scope)
     if closes:
         print(_finish(study), flush=True)
@@ -196,6 +199,7 @@ def begin(trainer: Trainer, options: Options, *, trains: bool = True) -> None:
     study = trainer.study
     # Read before the first write: a data set that cannot be had must leave no trace.
     workspace.describe(study, options, trainer.read_data(), trains=trains)
+    workspace.keep_assets(study, trainer.callbacks.say)
     study.forget_failures(plan.members(study.spec))
 
 

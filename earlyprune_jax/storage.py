@@ -236,6 +236,12 @@ def append(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str | None:
+    """Reads a text, as `read_bytes` does; what is no UTF-8 is replaced."""
+    content = read_bytes(path)
+    return None if content is None else content.decode(errors="replace")
+
+
+def read_bytes(path: Path) -> bytes | None:
     """Reads a file, through links too; None if there is none.
 
     Raises:
@@ -243,7 +249,7 @@ def read_text(path: Path) -> str | None:
     """
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with using(path), absent, os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
-        return file.read().decode(errors="replace")
+        return file.read()
     return None
 
 

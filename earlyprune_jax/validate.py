@@ -183,8 +183,8 @@ def shortened(problems: list[str], at_most: int = 12) -> list[str]:
     return problems if rest <= 0 else [*problems[:at_most], f"... and {rest} more like it."]
 
 
-def answer(report: Callable[[], str]) -> int:
-    """Prints what a command reports.
+def answer(report: Callable[[], str | None]) -> int:
+    """Prints what a command reports; nothing where it has printed that itself, and gives None.
 
     Returns:
         0, or 2 where its input cannot be used: the problems are on standard error then.
@@ -195,7 +195,8 @@ def answer(report: Callable[[], str]) -> int:
         0
     """
     try:
-        print(report())
+        if (said := report()) is not None:
+            print(said)
     except InvalidInput as error:
         print("\n".join(f"- {problem}" for problem in error.problems), file=sys.stderr)
         return BAD_INPUT

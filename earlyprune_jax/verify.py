@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from earlyprune_jax import records, storage, validate
+from earlyprune_jax import assets, records, storage, validate
 from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.formatting import plural
 from earlyprune_jax.analysis.study import read_study
@@ -83,7 +83,7 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             storage.refuse_link(workdir / name)
             if records.read_of_study(workdir, name) is None:
                 problems.append(expected("file", str(workdir / name), "to exist", REMEDY))
-    study = None
+    study, kept = None, set[str]()
     with gathering(problems):
         study = read_study(workdir)
     for kind in records.FOLDERS:
@@ -101,10 +101,15 @@ def verify(workdir: Path, problems: list[str]) -> Counter[str]:
             with gathering(problems), records.sound(directory):
                 recorded = run.read()
                 problems += _origin_problems(workdir, recorded)
+                kept |= set((recorded.description or {}).get(assets.KEY, {}).values())
                 if recorded.description and study:
                     study.require_own(directory, recorded.description)
             with gathering(problems):
                 counts["checkpoint"] += _verify_checkpoints(directory, problems)
+    for path in sorted(kept):
+        counts["asset"] += 1
+        with gathering(problems):
+            problems += filter(None, [assets.problem(workdir, path)])
     return counts
 
 

@@ -8,11 +8,11 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import __version__, storage, tasks, user_code
+from earlyprune_jax import __version__, assets, storage, tasks, user_code
 from earlyprune_jax.analysis import results
 from earlyprune_jax.grid import plan, signature
 from earlyprune_jax.grid.locks import held
@@ -47,7 +47,7 @@ OWN_FILES = (
     *results.TABLES,
     "figures",
     *FOLDERS.values(),
-    *("signal_budgets", ENVIRONMENT, STUDY, PLAN, "slurm"),
+    *("signal_budgets", assets.FOLDER, ENVIRONMENT, STUDY, PLAN, "slurm"),
 )
 
 FlatSetting = tuple[tuple[str, str], ...]
@@ -199,7 +199,7 @@ def describe(
     workdir = study.workdir
     try:
         with held(workdir):
-            for folder in ("", "figures", "signal_budgets"):
+            for folder in ("", "figures", "signal_budgets", assets.FOLDER):
                 storage.clean(workdir / folder, is_held=False)
             refuse(check(workdir, study.spec) or changed_data(study, data_digests))
             spec, before = study.spec, read_of_study(workdir, STUDY) or {}
@@ -244,6 +244,31 @@ def _plan(study: Study) -> dict[str, Any]:
     return {"search": spec.fork.search, "cells": listed}
 
 
+def keep_assets(study: Study, say: Callable[[str], None]) -> None:
+    """Writes what tasks want kept beside their runs, where it is not there as it should be.
+
+    Args:
+        study: whose workdir has been described.
+        say: called with a sentence for what runs had kept, and is lost or damaged.
+    """
+    for setting in dict.fromkeys(setting.trunk for setting in study.spec.settings()):
+        kept = tasks.abstract(study.at(setting)).assets
+        if not any(assets.problem(study.workdir, path) for path in assets.paths(kept).values()):
+            continue
+        runs = _trunks_described(study, setting)
+        named = {path for run in runs for path in run.get(assets.KEY, {}).values()}
+        with held(study.workdir):
+            for path in assets.write(study.workdir, kept):
+                if path in named:
+                    say(f"{study.workdir / path} was lost or damaged. It is written again.")
+
+
+def _trunks_described(study: Study, setting: Setting) -> list[dict[str, Any]]:
+    """Reads what the records of a setting's trunks say, {} where there is none."""
+    trunks = [Trunk(setting, seed) for seed in study.spec.train.seeds]
+    return [read_json(study.directory(trunk) / "run.json") or {} for trunk in trunks]
+
+
 def close(study: Study) -> None:
     """Says in plan.json that a search has ended, if it has: nobody else could tell.
 
@@ -267,8 +292,7 @@ def changed_data(study: Study, data_digests: Mapping[Setting, str]) -> list[str]
     problems = []
     remedy = "It has changed since: restore it, or choose another --workdir."
     for setting, digest in data_digests.items():
-        trunks = [Trunk(setting, seed) for seed in study.spec.train.seeds]
-        described = [read_json(study.directory(trunk) / "run.json") or {} for trunk in trunks]
+        described = _trunks_described(study, setting)
         then = next((run["data_sha256"] for run in described if "data_sha256" in run), digest)
         if then != digest:
             allowed = f"to hold the data that {study.workdir} was trained on (SHA-256 {then})"

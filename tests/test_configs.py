@@ -365,7 +365,8 @@ def test_a_resolved_config_resolves_to_itself_from_json(name, changes, tmp_path,
     own = tmp_path / "own.py"
     own.write_text(
         "from earlyprune_jax import config\n\ndef get_config():\n"
-        "    made = config.load_file('mine.json')\n    made.optim.learning_rate = 0.5\n    return made\n"
+        "    made = config.load_file('mine.json')\n    made.optim.learning_rate = 0.5\n"
+        "    return made\n"
     )
     monkeypatch.chdir(tmp_path)
     assert config.resolve(config.load_file("own.py")).optim.learning_rate == 0.5

@@ -14,7 +14,7 @@ import functools
 import gzip
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -176,23 +176,33 @@ def _counted(file: Path, size: int, changed: int) -> int:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """Yields the lines of a text.
+    """Yields the lines of a file; raises as `decoded`."""
+    opens = gzip.open if file.suffix == ".gz" else open
+    yield from decoded(lambda: opens(file, "rb"), str(file))
+
+
+def decoded(opens: Callable[[], Any], name: str) -> Iterator[str]:
+    """Yields the lines of a text: see `Files`.
+
+    Args:
+        opens: opens the binary stream that is read.
+        name: of it, for messages.
 
     Raises:
-        InvalidInput: it cannot be read to its end, or is not UTF-8.
+        InvalidInput: it cannot be opened, read to its end, or is not UTF-8; names the line.
     """
     number, line = 0, b""
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        with opens() as stream:
             for number, line in enumerate(stream, 1):
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield text.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        allowed, remedy = f"to be UTF-8 ({error.reason} at byte {error.start})", "Convert the file."
-        raise unexpected(f"line {number} of {file}", line, allowed, remedy) from error
+        allowed, remedy = f"to be UTF-8 ({error.reason} at byte {error.start})", "Convert it."
+        raise unexpected(f"line {number} of {name}", line, allowed, remedy) from error
     except (OSError, EOFError, zlib.error) as error:
         allowed = f"to be readable to its end; it is not after line {number} ({error})"
-        raise unexpected("file", str(file), allowed, "Fetch or write it again.") from error
+        raise unexpected("file", name, allowed, "Fetch or write it again.") from error
 
 
 # Number words

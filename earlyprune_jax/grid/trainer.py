@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import data, tasks, triggers
+from earlyprune_jax import assets, data, tasks, triggers
 from earlyprune_jax.grid import members, signature
 from earlyprune_jax.grid.locks import Locked, RunLocks
 from earlyprune_jax.grid.members import Comparison, Fork, Member, Run, Trunk, label, trunk_of
@@ -265,6 +265,8 @@ class Trainer:
         study, engine, records = self.study, self.engine(run.setting), self.study.records(run)
         described = members.described(study.spec, run, first_epoch, training.num_epochs)
         described |= {DATA: self._digest(run)}
+        if engine.task.assets:
+            described[assets.KEY] = assets.paths(engine.task.assets)
         records.start(described | more | {"executions": self._executions(run, first_epoch)})
         return loop.Run(
             engine,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax import references
+from earlyprune_jax import assets, references
 from earlyprune_jax.array_types import Array, Params, PRNGKey, Variables
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.pruning.module_layouts import exactly, said_at_init
@@ -86,6 +86,8 @@ class Task:
         optimizer: the optimizer by default, as `optim.name`.
         layouts: what leaves are, as in `pruning.select`, where a network is not of Linen and its
             kernels lie otherwise than `pruning.layouts.find` says; Linen's layers are asked.
+        assets: name of a file -> bytes: what is needed besides weights to use a trained network.
+            The workdir keeps it, and each run's record names it.
 
     Example:
         See docs/extending.md.
@@ -105,6 +107,7 @@ class Task:
     layers: str = "all_kernels"
     optimizer: str = "sgd"
     layouts: Mapping[str, str] | None = None
+    assets: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:
@@ -207,6 +210,7 @@ def check(task: Any) -> list[str]:
         for name in ("train", "test")
         if name not in task.splits
     ]
+    problems += assets.problems(task.assets)
     names = [metric.name for metric in task.all_metrics]
     if len(set(names)) < len(names):
         problems.append(expected("task.metrics", names, "to have no name twice"))

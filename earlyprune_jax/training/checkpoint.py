@@ -151,8 +151,14 @@ class CheckpointStore:
             raise
         return time.monotonic() - started
 
-    def restore(self, epoch: int, like: Any) -> Any:
+    def restore(self, epoch: int, like: Any, *, whole: bool = True) -> Any:
         """Reads a checkpoint into the structure of `like`, whose shapes and types it must have.
+
+        Args:
+            epoch: of the checkpoint.
+            like: a pytree of arrays, or of their shapes and types.
+            whole: False = `like` may have a part of the leaves, such as a network's variables
+                without what they were trained by.
 
         Raises:
             CheckpointError: absent, unreadable, damaged, of another structure, epoch or run.
@@ -164,11 +170,12 @@ class CheckpointStore:
             saved = f"Saved: {self.epochs()}."
             raise CheckpointError(expected("checkpoint", str(path), "to exist", saved))
         template = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _as_dict(like).items()}
-        tree = self._read(epoch, template)
+        tree = self._read(epoch, template if whole else None)
         # Orbax takes any shape.
-        if any(np.shape(tree[name]) != leaf.shape for name, leaf in template.items()):
+        found = {name: np.asarray(tree[name]) for name in template if name in tree}
+        if _outlines(found) != _outlines(template):
             raise _damaged(path, "to have the shapes of this network")
-        return jax.tree.unflatten(jax.tree.structure(like), [tree[name] for name in template])
+        return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
 
     def problem(self, epoch: int) -> str | None:
         """Checks a checkpoint without knowing its network: bytes, run and epoch.
@@ -259,6 +266,10 @@ class CheckpointStore:
         if sha256 != wanted:
             raise _damaged(path, "to match its stored SHA-256: damaged, or of another network")
         return tree
+
+
+def _outlines(leaves: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
 
 
 def _name(about: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ means over tokens.
 """
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from earlyprune_jax.array_types import Array, Variables
+from earlyprune_jax.array_types import Array, PRNGKey, Variables
 from earlyprune_jax.data.vocabulary import END, PAD, Vocabulary
 from earlyprune_jax.metrics import Metric
 from earlyprune_jax.models import forward
@@ -79,18 +80,12 @@ def translation(
         remedy = "Take data.name=text(...), numerals(...) or wmt14(...)."
         raise unexpected("data of task translation", given, "to be pairs of sentences", remedy)
     vocabularies = {side: Vocabulary(assets[f"{side}.model"]) for side in SIDES}
-    sizes = {f"{side}_size": len(vocabularies[side]) for side in SIDES}
-    module = model(**sizes, dtype=jnp.dtype(precision))
-    probe = model(**sizes, dtype=jnp.dtype("float32"))
+    module, probe = (network(model, vocabularies, dtype) for dtype in (precision, "float32"))
     lengths = {name: _lengths(rows) for name, rows in splits.items()}
     longest = np.max([each.max(axis=0) for each in lengths.values()], axis=0)
     chosen = shapes.choose(lengths["train"], batch_size, longest=tuple(longest.tolist()))
     kinds = {f"{bucket.source}x{bucket.target}": bucket for bucket in chosen}
     parted = {name: _parted(rows, lengths[name], kinds) for name, rows in splits.items()}
-
-    def init(key):
-        ids = jnp.full((1, 2), END)
-        return forward.init(module, key, {"source": ids, "target": ids})
 
     def train_sums(params, model_state, batch, key):
         logits, new_state = forward.train(module, params, model_state, _pair(batch), key)
@@ -100,7 +95,7 @@ def translation(
         logits = forward.evaluate(module, {"params": params, **model_state}, _pair(batch))
         return _sums(logits, batch["target"], batch["weights"], label_smoothing)
 
-    def network(model_state):
+    def probed(model_state):
         def apply(variables, batch, **linen_options):
             return forward.evaluate(probe, variables, _pair(batch), **linen_options)
 
@@ -116,15 +111,7 @@ def translation(
             counts=lambda batch: batch["target"] != PAD,
         )
 
-    decode = jax.jit(
-        functools.partial(
-            decoding.translate,
-            module,
-            width=beam,
-            alpha=length_penalty,
-            extra_length=extra_length,
-        )
-    )
+    decode = decoder(module, beam, length_penalty, extra_length)
 
     def measure(variables, split):
         return _measured(decode, variables, parted[split], vocabularies["target"], assets, split)
@@ -137,7 +124,7 @@ def translation(
             _take,
             chunk=STEPS_TOGETHER,
         ),
-        init=init,
+        init=functools.partial(init, module),
         train_sums=train_sums,
         eval_sums=eval_sums,
         metrics=(LOSS, PERPLEXITY),
@@ -147,11 +134,45 @@ def translation(
             "loss": sums["loss"] / sums["count"],
             "perplexity": float(np.exp(sums["nll"] / sums["count"])),
         },
-        network=network,
+        network=probed,
         host=(HostMeasurement(scores.METRICS, measure, score_every),),
         layers="dense_kernels",
         optimizer="adam(b2=0.98, eps=1e-09)",
+        assets={
+            **{f"{side}.model": assets[f"{side}.model"] for side in SIDES},
+            "signatures.json": json.dumps(scores.signatures(), indent=2).encode(),
+        },
     )
+
+
+def network(
+    model: Callable[..., Any], vocabularies: Mapping[str, Vocabulary], precision: str
+) -> Any:
+    """Makes the module for two vocabularies.
+
+    Args:
+        model: as of `translation`.
+        vocabularies: side -> vocabulary.
+        precision: compute type.
+    """
+    sizes = {f"{side}_size": len(vocabularies[side]) for side in SIDES}
+    return model(**sizes, dtype=jnp.dtype(precision))
+
+
+def init(module: Any, key: PRNGKey) -> Variables:
+    """Makes the variables of a new network."""
+    ids = jnp.full((1, 2), END)
+    return forward.init(module, key, {"source": ids, "target": ids})
+
+
+Decode = Callable[[Variables, Array], tuple[Array, Array]]
+"""(variables, ids [B, S]) -> ids of the translations and their scores, as `decoding.translate`."""
+
+
+def decoder(module: Any, beam: int, length_penalty: float, extra_length: int) -> Decode:
+    """Makes a compiled search for translations; arguments as of `translation`."""
+    options = {"width": beam, "alpha": length_penalty, "extra_length": extra_length}
+    return jax.jit(functools.partial(decoding.translate, module, **options))
 
 
 def _lengths(rows: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -204,7 +225,7 @@ def _sums(logits: Array, target: Array, weights: Array, smoothing: float) -> dic
 
 
 def _measured(
-    decode: Callable[[Variables, Array], tuple[Array, Array]],
+    decode: Decode,
     variables: Variables,
     parts: Mapping[str, Mapping[str, np.ndarray]],
     vocabulary: Vocabulary,
@@ -225,22 +246,21 @@ def _measured(
 
 
 def decoded(
-    decode: Callable[[Variables, Array], tuple[Array, Array]], variables: Variables, source: Any
+    decode: Decode, variables: Variables, source: Any, together: int = DECODED_TOGETHER
 ) -> list[list[int]]:
     """Translates sentences in batches of one shape.
 
     Args:
-        decode: (variables, ids [B, S]) -> ids, scores, as `decoding.translate`.
+        decode: of `decoder`.
         variables: of the network.
         source: ids [N, S], padded on the right.
+        together: sentences of a batch.
 
     Returns:
         For each sentence the ids of its translation, without END.
     """
     found: list[list[int]] = []
-    for indices, weights in zip(
-        *padded_batches(np.arange(len(source)), DECODED_TOGETHER), strict=True
-    ):
+    for indices, weights in zip(*padded_batches(np.arange(len(source)), together), strict=True):
         ids = np.asarray(decode(variables, source[indices])[0])[weights > 0]
         found += [row[(row != PAD) & (row != END)].tolist() for row in ids]
     return found

@@ -13,17 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
-from earlyprune_jax import (
-    config,
-    data,
-    experiment,
-    layer_hooks,
-    models,
-    pruning,
-    signals,
-    tasks,
-)
+from earlyprune_jax import data, layer_hooks, models, pruning, signals, tasks
 from earlyprune_jax.data.vocabulary import END, PAD, Vocabulary
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning.trees import named_leaves
@@ -31,50 +21,7 @@ from earlyprune_jax.signals import fisher_squares
 from earlyprune_jax.translation import scores
 from earlyprune_jax.translation.task import translation
 from earlyprune_jax.validate import InvalidInput
-
-NETWORK = "transformer(num_layers=1, width=16, num_heads=2, feed_forward_width=32)"
-
-
-def resolved(**changes):
-    """A study of number words that takes seconds."""
-    made = digits.get_config()
-    made.update_from_flattened_dict(
-        {
-            "data.name": "numerals(num_pairs=300, num_held_out=20, vocabulary_size=90)",
-            "data.num_classes": 0,
-            "data.train_fraction": 1.0,
-            "data.validation_fraction": 0.0,
-            "data.crop_padding": 0,
-            "data.mean": (),
-            "data.std": (),
-            "task.name": "translation(beam=2, extra_length=5, score_every=2)",
-            "model.name": NETWORK,
-            "model.width_multiplier": 1.0,
-            "train.num_epochs": 2,
-            "train.seeds": (0,),
-            "train.batch_size": 400,
-            "train.eval_batch_size": 10,
-            "optim.name": "",
-            "optim.learning_rate": 0.003,
-            "optim.momentum": 0.0,
-            "optim.weight_decay": 0.0,
-            "schedule.name": "constant",
-            "pruning.layers": "",
-            "pruning.scopes": ("uniform",),
-            "pruning.sparsities": (0.5,),
-            "fork.epochs": (1,),
-            "fork.trigger": "",
-            "fork.retraining": ("continue",),
-            "fork.num_replicates": 2,
-            "fork.comparisons": ("model_similarity", "disagreement"),
-            "signals.names": ("fisher_trace", "kl_uniform", "random_distance"),
-            "signals.num_examples": 20,
-            "signals.batch_size": 10,
-            "signals.fisher_layers": "",
-            "signals.weight_layers": "",
-        }
-    )
-    return config.resolve(made, list(changes.items()))
+from tests.translation.studies import NETWORK, resolved
 
 
 @pytest.fixture(scope="module")
@@ -294,10 +241,8 @@ def test_data_that_are_no_pairs_are_refused():
         )
 
 
-def test_a_study_trains_prunes_measures_and_compares_translations(tmp_path):
-    spec = resolved()
-    experiment.run(spec, tmp_path / "run")
-    with (tmp_path / "run" / "results.csv").open() as file:
+def test_a_study_trains_prunes_measures_and_compares_translations(finished):
+    with (finished / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["kind"], row["status"]) for row in rows] == [
         ("trunk", "finished"),
@@ -306,12 +251,12 @@ def test_a_study_trains_prunes_measures_and_compares_translations(tmp_path):
     ]
     assert all(0 <= float(row["test_bleu"]) <= 100 for row in rows)
     assert [float(row["achieved_sparsity"]) for row in rows] == pytest.approx([0, 0.5, 0.5])
-    (metrics,) = (tmp_path / "run").glob("trunks/*/metrics.jsonl")
+    (metrics,) = finished.glob("trunks/*/metrics.jsonl")
     last = json.loads(metrics.read_text().splitlines()[-1])
     assert last["signals"].keys() >= {"fisher_trace", "kl_uniform_bits", "random_distance"}
-    with (tmp_path / "run" / "comparisons.csv").open() as file:
+    with (finished / "comparisons.csv").open() as file:
         (compared,) = csv.DictReader(file)
-    words = sum(np.count_nonzero(part["target"]) for part in _splits(spec)["train"].values())
+    words = sum(np.count_nonzero(part["target"]) for part in _splits(resolved())["train"].values())
     assert int(compared["num_examples"]) == words
     assert 0 < float(compared["model_similarity"]) < np.log(2)
 
