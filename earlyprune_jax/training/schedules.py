@@ -171,7 +171,11 @@ class RunSchedule:
         last, changes = shorter.units_to_last, {}
         if self.spec.name == "inverse_sqrt" and shorter.epochs_of_decay:
             fall = (maximum / final) ** 2 - 1
-            return lambda step: maximum / jnp.sqrt(1 + fall * (step // self.steps_per_unit) / last)
+
+            def falling(step: Any) -> Any:
+                return maximum / jnp.sqrt(1 + fall * (step // self.steps_per_unit) / last)
+
+            return falling
         if self.spec.name == "step":
             scale = num_epochs / self.num_epochs
             moved = sorted({round(epoch * scale) for epoch in self.spec.step_boundaries_epochs})

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from earlyprune_jax import assets, cli, data, experiment, tasks, translate, verify
+from earlyprune_jax import assets, cli, data, experiment, references, tasks, translate, verify
 from earlyprune_jax.data import corpora
 from earlyprune_jax.data.vocabulary import UNKNOWN, Vocabulary
 from earlyprune_jax.run_records import RunRecords
@@ -47,9 +47,7 @@ def shown(*arguments):
 def spoken():
     """The German lines of the test split."""
     spec = resolved().data
-    return data.loading.references.load("data.name", spec.name, corpora.CORPORA)().pairs(
-        spec, "test"
-    )[0]
+    return references.load("data.name", spec.name, corpora.CORPORA)().pairs(spec, "test")[0]
 
 
 @pytest.mark.parametrize(("folder", "epoch"), [("trunks", 2), ("trunks", 0), ("forks", None)])
