@@ -32,7 +32,7 @@ def paths(assets: Mapping[str, bytes]) -> dict[str, str]:
 
     Example:
         >>> paths({"words.txt": b"one two"})
-        {'words.txt': 'assets/14c58d10dea6.words.txt'}
+        {'words.txt': 'assets/8ab63e29a4ba.words.txt'}
     """
     return {name: f"{FOLDER}/{_digits(content)}.{name}" for name, content in assets.items()}
 
