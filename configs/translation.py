@@ -89,9 +89,9 @@ FORMS = {
     "wmt14": {},
     "multi30k": MULTI30K,
     "multi30k_small": {
-        **MULTI30K,
-        "model.name": "transformer(num_layers=3, width=128, num_heads=4, feed_forward_width=512)",
-        "task.name": "translation(score_every=5)",
+        "data.name": "text('multi30k', test='test_2016_flickr', vocabulary_size=2000)",
+        "model.name": "transformer(num_layers=2, width=128, num_heads=4, feed_forward_width=256)",
+        "task.name": "translation(score_every=10)",
         "train.num_epochs": 20,
         "optim.learning_rate": 2.8e-3,
         "schedule.warmup_steps": 1000,
