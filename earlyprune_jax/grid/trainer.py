@@ -145,7 +145,8 @@ class Trainer:
         self._instruments: tuple[measurement.Instrument, ...] | None = None
 
     def read_data(self) -> dict[Setting, str]:
-        """Reads each data set once, and returns the digest of its source by setting of a trunk.
+        """Reads each data set once, says what is used of it and what tasks remark, and returns the
+        digest of its source by setting of a trunk.
 
         Raises:
             InvalidInput: the data cannot be had, or another process has different data.
@@ -161,6 +162,9 @@ class Trainer:
             for sentence in dict.fromkeys(data.usage(source, spec) for spec in specs):
                 self.callbacks.say(sentence)
         multihost.require_same("data", content_hash(list(digests.values())))
+        made = (tasks.abstract(self.study.at(setting)) for setting in digests)
+        for remark in dict.fromkeys(remark for task in made for remark in task.remarks):
+            self.callbacks.say(remark)
         return digests
 
     def forget_data(self) -> None:

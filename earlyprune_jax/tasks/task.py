@@ -88,6 +88,8 @@ class Task:
             kernels lie otherwise than `pruning.layouts.find` says; Linen's layers are asked.
         assets: name of a file -> bytes: what is needed besides weights to use a trained network.
             The workdir keeps it, and each run's record names it.
+        remarks: sentences that are said once a study has read its data; of a task that is made
+            from shapes alone they cannot depend on them.
 
     Example:
         See docs/extending.md.
@@ -108,6 +110,7 @@ class Task:
     optimizer: str = "sgd"
     layouts: Mapping[str, str] | None = None
     assets: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def all_metrics(self) -> tuple[Metric, ...]:

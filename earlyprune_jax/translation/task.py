@@ -142,6 +142,10 @@ def translation(
             **{f"{side}.model": assets[f"{side}.model"] for side in SIDES},
             "signatures.json": json.dumps(scores.signatures(), indent=2).encode(),
         },
+        remarks=(
+            f"Batches of {batch_size:,} tokens, padded to {', '.join(kinds)} (source x target): "
+            f"{100 * shapes.waste(lengths['train'], chosen)[0]:.1f} % of the tokens are padding.",
+        ),
     )
 
 

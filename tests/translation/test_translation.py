@@ -1,6 +1,7 @@
 """The task of translation: its sums by hand, what its engine sees, and a whole small study."""
 
 import csv
+import dataclasses
 import functools
 import json
 import re
@@ -15,6 +16,8 @@ import pytest
 
 from earlyprune_jax import data, layer_hooks, models, pruning, signals, tasks
 from earlyprune_jax.data.vocabulary import END, PAD, Vocabulary
+from earlyprune_jax.grid.study import Study
+from earlyprune_jax.grid.trainer import SILENT, Trainer
 from earlyprune_jax.models import forward
 from earlyprune_jax.pruning.trees import named_leaves
 from earlyprune_jax.signals import fisher_squares
@@ -91,6 +94,21 @@ def test_every_pair_is_in_one_bucket_and_no_token_is_lost(made):
             )
             assert held == given
     assert {part["source"].dtype for part in task.splits["train"].values()} == {np.dtype(np.int32)}
+
+
+def test_the_padding_of_batches_is_counted_and_said_once_data_are_read(made, tmp_path):
+    task, _, _ = made
+    tokens = padded = 0
+    for part in task.splits["train"].values():
+        sides = [part[side] != PAD for side in ("source", "target")]
+        tokens += np.maximum(*(side.sum(axis=1) for side in sides)).sum()
+        padded += len(part["line"]) * max(side.shape[1] for side in sides)
+    (remark,) = task.remarks
+    assert f"{100 * (1 - tokens / padded):.1f} % of the tokens are padding" in remark
+    said: list[str] = []
+    callbacks = dataclasses.replace(SILENT, say=said.append)
+    Trainer(Study(resolved(), tmp_path / "run"), callbacks).read_data()
+    assert said[-1] == remark
 
 
 def test_the_linear_matrices_are_prunable_and_nothing_else(made):
