@@ -11,9 +11,9 @@ from earlyprune_jax.data.vocabulary import require
 from earlyprune_jax.metrics import PERCENT, Metric
 
 METRICS = (
-    Metric("bleu", "BLEU"),
-    Metric("chrf", "chrF"),
-    Metric("token_bleu", "token BLEU"),
+    Metric("bleu"),
+    Metric("chrf"),
+    Metric("token_bleu"),
     Metric("exact_match", PERCENT),
 )
 """Of a corpus; the first three lie in [0, 100]."""
