@@ -102,6 +102,7 @@ def get_config(form: str = "") -> ConfigDict:
                 "validation_fraction": 0.0,
                 "test_fraction": 1.0,
                 "split_seed": 0,
+                "image_size": 0,
                 "crop_padding": 4,
                 "horizontal_flip": True,
                 "mean": (0.4914, 0.4822, 0.4465),

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
                 "validation_fraction": 0.2,
                 "test_fraction": 1.0,
                 "split_seed": 0,
+                "image_size": 0,
                 "crop_padding": 1,
                 "horizontal_flip": False,
                 "mean": (0.3,),

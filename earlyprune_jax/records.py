@@ -28,7 +28,7 @@ STUDY_REMEDY = "Restore the file, or choose another --workdir."
 PLAN_REMEDY = "Delete this file: the next session writes it again."
 BUDGET_REMEDY = "Delete this file alone: the budget is then divided anew."
 """For a damaged file of signal_budgets/, which lies in no run's directory."""
-FORMAT = 4
+FORMAT = 5
 """Of the files of a workdir; study.json holds it."""
 NUM_DIGITS = 16
 """Hexadecimal digits of a checksum, the first of a SHA-256."""

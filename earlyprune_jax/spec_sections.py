@@ -75,6 +75,7 @@ class DataSpec:
         test_fraction: fraction of the test examples reported on, stratified; 1 in any result to be
             compared
         split_seed: seed of the subsets and of the validation split
+        image_size: pixels of a side that images are averaged down to; 0 = as they are
         crop_padding: random crop after zero padding by this many pixels; 0 = off
         horizontal_flip: random horizontal flip
         mean: per channel, of images scaled to [0, 1]; empty = computed from the training images
@@ -88,6 +89,7 @@ class DataSpec:
     validation_fraction: float = key(fraction(open_high=True), decides="data")
     test_fraction: float = key(fraction(open_low=True), decides="data")
     split_seed: int = key(within(0, 2**63), decides="data")
+    image_size: int = key(within(0), decides="data")
     crop_padding: int = key(within(0), decides="data")
     horizontal_flip: bool = key(decides="data")
     mean: tuple[float, ...] = key(each(within(0, 1), unique=False), decides="data")

@@ -136,12 +136,12 @@ def usage(source: Source, spec: DataSpec) -> str:
 
     Example:
         >>> rows = {"images": np.zeros((10, 8, 8, 1)), "labels": np.repeat([0, 1], 5)}
-        >>> spec = DataSpec("npz:a", "", 2, 0.5, 0.2, 1.0, 0, 0, False, (), ())
+        >>> spec = DataSpec("npz:a", "", 2, 0.5, 0.2, 1.0, 0, 0, 0, False, (), ())
         >>> print(*usage(Source(rows, rows), spec).split(", "), sep="\\n")
         Data npz:a: 4 of 10 training images (2 for validation
         data.train_fraction=0.5 of the others)
         all 10 test images.
-        >>> spec = DataSpec("npz:a", "", 10, 1.0, 0.0, 1.0, 0, 0, False, (), ())
+        >>> spec = DataSpec("npz:a", "", 10, 1.0, 0.0, 1.0, 0, 0, 0, False, (), ())
         >>> usage(Source(rows, rows), spec).partition("; ")[2]
         '2 classes occur, labels 0 to 1, of data.num_classes=10.'
     """

@@ -65,6 +65,7 @@ def make_spec(name: str = "digits", **changes) -> DataSpec:
         validation_fraction=0.0,
         test_fraction=1.0,
         split_seed=0,
+        image_size=0,
         crop_padding=0,
         horizontal_flip=False,
         mean=(0.5,) * channels,
