@@ -108,5 +108,6 @@ def get_config() -> ConfigDict:
                 "num_permutations": 5,
                 "min_eigenvalues": 0,
             },
+            "figure": {"name": "", "scale": "full", "changed": (), "varied": ()},
         }
     )

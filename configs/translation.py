@@ -23,7 +23,7 @@ half. "The same schedule" of five epochs may go on where the trunk's is, or star
 
 from ml_collections import ConfigDict
 
-from . import cifar10, digits
+from . import _forms, digits
 
 PAPER_B = {
     "data.name": "wmt14(first=1280000)",
@@ -108,4 +108,4 @@ def get_config(form: str = "") -> ConfigDict:
     """Gives digits.py with the keys above; a form changes some more."""
     config = digits.get_config()
     config.update_from_flattened_dict(PAPER_B)
-    return cifar10.in_form(config, form, FORMS)
+    return _forms.in_form(config, form, FORMS)

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from earlyprune_jax import config_checks, references, tasks, triggers, user_code
-from earlyprune_jax.config_files import load_file, names, short_name, workdir_of
+from earlyprune_jax.config_files import flat, load_file, names, short_name, split_form, workdir_of
 from earlyprune_jax.spec import Axis, RunSpec, Setting, combined
 from earlyprune_jax.spec_sections import (
     KEYS,
@@ -41,6 +41,7 @@ __all__ = [
     "parse",
     "resolve",
     "short_name",
+    "split_form",
     "workdir_of",
 ]
 
@@ -95,6 +96,7 @@ def resolve(
         sweep = _read_sweep(swept, problems)
     settings = combined(sweep)
     names = [name for name, _ in overrides]
+    problems += _set_by_scale(given, names)
     for name in swept:
         if names.count(f"{SWEEP}{name}") > 1:
             problems.append(expected(name, "twice", "to be swept once, with all its values"))
@@ -130,13 +132,25 @@ def resolve(
     return dataclasses.replace(spec, code=code)
 
 
+def _set_by_scale(given: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Names keys of the command line that --scale has set."""
+    changed = given.get("figure.changed") or ()
+    texts = {text.partition(":")[0]: text for text in changed if isinstance(text, str)}
+    remedy = "Leave one of them out, or change a copy of the config."
+    return [
+        expected(f"--config.{name}", given[name], f"to be left to --scale ({texts[key]})", remedy)
+        for name in dict.fromkeys(names)
+        if (key := name if name in texts else f"{SWEEP}{name}") in texts
+    ]
+
+
 def _reading() -> Any:
     """Guards what reads a config: its values may be of the user's making."""
     return references.guarded("config", "get_config()", "to give sections of keys with values")
 
 
 def _given(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    return dict(_flat(config)) | {name: Text(text) for name, text in overrides}
+    return dict(flat(config)) | {name: Text(text) for name, text in overrides}
 
 
 def named_code(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> set[str]:
@@ -166,21 +180,10 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | ConfigDict):
-        yield from _texts([part for _, part in _flat(value)])
+        yield from _texts([part for _, part in flat(value)])
     elif isinstance(value, tuple | list):
         for part in value:
             yield from _texts(part)
-
-
-def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields `section.key` and value, whether sections are nested or not."""
-    for name in config:
-        with references.guarded("config key", f"{prefix}{name}", "to have a value"):
-            value = config[name]
-        if isinstance(value, Mapping | ConfigDict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, list[str]]:
@@ -243,7 +246,7 @@ def _read_sweep(given: Mapping[str, Any], problems: list[str]) -> tuple[Axis, ..
             wrong.append(expected(thing, given[name], allowed, remedy))
             continue
         axis = tuple(
-            tuple((key, _swept_value(key, value, wrong)) for key, value in sorted(_flat(row)))
+            tuple((key, _swept_value(key, value, wrong)) for key, value in sorted(flat(row)))
             for row in rows
         )
         if len({tuple(key for key, _ in row) for row in axis}) > 1:

@@ -7,7 +7,7 @@ import inspect
 import re
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from earlyprune_jax import config_json, records, references, user_code
+from earlyprune_jax.spec_sections import SCALES
 from earlyprune_jax.validate import InvalidInput, expected, nearest, unexpected
 
 PACKAGE = Path(__file__).parent
@@ -43,7 +44,7 @@ def names() -> list[str]:
 
     Example:
         >>> [name for name in names() if name.startswith("cifar10:")]
-        ['cifar10:cifar100', 'cifar10:signals', 'cifar10:small']
+        ['cifar10:signals', 'cifar10:small']
     """
     listed = []
     for file in _files():
@@ -58,8 +59,9 @@ def _files() -> list[Path]:
     return sorted(folder.glob("[a-z]*.py")) if folder else []
 
 
-def load_file(path: str) -> ConfigDict:
-    """Runs a config file's `get_config()`; of `FILE.py:FORM` its `get_config("FORM")`.
+def load_file(path: str, scale: str = "") -> ConfigDict:
+    """Runs a config file's `get_config()`; of `FILE.py:FORM` its `get_config("FORM")`; with a scale
+    also `scale=`.
 
     The file may import its neighbours, `from . import base`, and may load other configs by
     `load_file`. A .json file, such as a workdir's config.json, is read, and nothing is run; the
@@ -67,10 +69,15 @@ def load_file(path: str) -> ConfigDict:
 
     Args:
         path: a file, or the name of a config of the package: `digits`, `two_regime:small`.
+        scale: one of `SCALES`, for configs that have scales; the keys that it changes are listed in
+            `figure.changed`. Empty = as the config is.
 
     Raises:
-        InvalidInput: no such file, not Python, no such form, or no ConfigDict from `get_config`.
+        InvalidInput: no such file, not Python, no such form or scale, or no ConfigDict from
+            `get_config`.
     """
+    if scale and scale not in SCALES:
+        raise unexpected("--scale", scale, f"to be one of {', '.join(SCALES)}")
     given, form = split_form(path)
     try:
         file = Path(find_file(given)).resolve()
@@ -85,6 +92,8 @@ def load_file(path: str) -> ConfigDict:
         raise unexpected("--config", path, "to be a file", f"{_nearest(path)} {remedy}")
     if file.suffix not in (".py", ".json"):
         raise unexpected("--config", path, "to be a .py or .json file", remedy)
+    if scale and file.suffix == ".json":
+        raise unexpected("--scale", scale, f"to be left out: {path} is resolved")
     if file.suffix == ".json":
         if workdir := workdir_of(str(file)):
             records.read_of_study(workdir, records.CONFIG)
@@ -94,9 +103,13 @@ def load_file(path: str) -> ConfigDict:
     user_code.use_folder(file.parent)
     try:
         with _running(file) as module:
-            if form and not inspect.signature(module["get_config"]).parameters:
+            parameters = inspect.signature(module["get_config"]).parameters
+            if form and not parameters:
                 raise ValueError(f"this config has no forms, so none called {form!r}")
-            config = module["get_config"](*([form] if form else []))
+            forms, has_scales = [form] if form else [], "scale" in parameters
+            config = module["get_config"](*forms)
+            if scale and has_scales:
+                config = _marked(config, module["get_config"](*forms, scale=scale), scale)
     except BaseException as error:  # a config is the user's code: whatever it raises is the problem
         user_code.let_interrupts_through(error)
         forms = [name for name in names() if form and name.startswith(f"{file.stem}:")]
@@ -105,8 +118,44 @@ def load_file(path: str) -> ConfigDict:
         raise InvalidInput([f"{problem} {user_code.raised(error)}"]) from error
     if not isinstance(config, ConfigDict):
         raise unexpected("get_config()", type(config).__name__, "to return a ConfigDict", remedy)
+    if scale and not has_scales:
+        allowed = f"to be left out: {path} has one size only"
+        raise unexpected("--scale", scale, allowed, "Figures of paper_a and paper_b have scales.")
     user_code.use_folder(file.parent)  # a config may have loaded another one, of another folder
     return config
+
+
+def _marked(full: ConfigDict, scaled: ConfigDict, scale: str) -> ConfigDict:
+    """Lists in a scaled config what its scale has changed, as `key: before -> now`."""
+    before, now = (dict(flat(config)) for config in (full, scaled))
+    scaled.figure.scale = scale
+    scaled.figure.changed = tuple(
+        f"{key}: {_shown(before.get(key))} -> {_shown(now.get(key))}"
+        for key in {**now, **before}
+        if before.get(key) != now.get(key) and not key.startswith("figure.")
+    )
+    return scaled
+
+
+def _shown(value: Any) -> str:
+    """Writes a value of a config as flags do."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields `section.key` and value, whether sections are nested or not.
+
+    Args:
+        config: a ConfigDict, or sections in it.
+        prefix: of their names.
+    """
+    for name in config:
+        with references.guarded("config key", f"{prefix}{name}", "to have a value"):
+            value = config[name]
+        if isinstance(value, Mapping | ConfigDict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def workdir_of(path: str) -> Path | None:
@@ -125,12 +174,13 @@ def _folder_of(file: Path) -> str | Path:
 
 def _nearest(path: str) -> str:
     """Names the configs that a wrong path is closest to, of the package and of its folder, and all
-    of the package."""
+    files of the package."""
     neighbours = map(str, Path(split_form(path)[0]).parent.glob("*.py"))
     known = {short_name(name): name for name in (*neighbours, *names())}
     close = difflib.get_close_matches(short_name(path), known, n=MOST_HINTS)
     hint = f"Did you mean {' or '.join(repr(known[name]) for name in close)}? " if close else ""
-    return f"{hint}By name there are {', '.join(names())}."
+    files = ", ".join(file.stem for file in _files())
+    return f"{hint}By name there are {files}; each says at its top which forms it has."
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 Example: earlyprune run --config=digits --workdir=runs/digits
 
-  --config FILE            a config, FILE.py:FORM, or a workdir's config.json
+  CONFIG, --config FILE    a config, FILE.py:FORM, or a workdir's config.json
   --config.SECTION.KEY=V   any key below; tuples as 0,1,2
-  --workdir DIR            default: runs/<config name>-<study id>
+  --scale S                of paper_a and paper_b: full, short (two cores), smoke
+  --workdir DIR            default: runs/<config name>-<study id>, of a published
+                           figure runs/PAPER-DATA-SCALE, which figures share
   --dry_run                print config, runs, steps and disk; touch nothing
   --measure                with --dry_run: time a few steps, estimate the whole
   --workers N              processes, each on its own cores; auto = one a core
@@ -45,12 +47,14 @@ from earlyprune_jax.xla_flags import avoid_miscompilation
 if TYPE_CHECKING:
     from earlyprune_jax.grid.options import Options
     from earlyprune_jax.slurm.options import SlurmOptions
+    from earlyprune_jax.spec import RunSpec
 
 EXAMPLE = "digits"
 """The config whose values --help shows."""
 SWITCHES = ("dry_run", "measure", "slurm", "distributed", "verbose", "require_exact")
 VALUES: dict[str, tuple[type, str | None]] = {
     "config": (str, None),
+    "scale": (str, None),
     "workdir": (str, None),
     "workers": (int, "1"),
     "fork_width": (int, "0"),
@@ -98,7 +102,9 @@ def main(argv: list[str]) -> int:
         unfinished, the same command goes on. As a program also 4 = storage gave out, 130 = Ctrl-C,
         143 = SIGTERM: see `leaving`.
     """
-    flags, rest = parser(with_keys=False).parse_known_args(argv)
+    # Its place is fixed: behind an unknown flag it would be the flag's value.
+    named = [f"--config={argv[0]}"] if argv and not argv[0].startswith("-") else []
+    flags, rest = parser(with_keys=False).parse_known_args([*named, *argv[len(named) :]])
     if flags.help:
         print(_help())
         return 0
@@ -185,12 +191,13 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
             # Before the config: what it names of the user's may compute something.
             multihost.initialize(flags.coordinator, flags.num_processes, flags.process_id)
     with gathering(problems):
-        loaded, beside = config.load_file(flags.config), config.workdir_of(flags.config)
+        loaded = config.load_file(flags.config, flags.scale or "")
+        beside = config.workdir_of(flags.config)
         workdir = flags.workdir or beside
         workspace.require_code(workdir, config.named_code(loaded, given["config"]))
         spec = config.resolve(loaded, given["config"])
     refuse(problems)
-    workdir = Path(workdir or f"runs/{config.short_name(flags.config)}-{spec.study_id()}")
+    workdir = Path(workdir or f"runs/{_own_folder(flags.config, spec)}")
     study = Study(spec, workdir)
     if flags.dry_run and slurm_options:
         submission.require(study, options, slurm_options)
@@ -219,6 +226,16 @@ def _run(flags: argparse.Namespace, rest: list[str]) -> int:
             reason = "Time is up." if is_limited else "Not all could be done: see above."
             print(f"{reason} The same command goes on from here.", file=sys.stderr)
     return code
+
+
+def _own_folder(path: str, spec: "RunSpec") -> str:
+    """Names the workdir of a config; figures of a paper, data set and scale share one."""
+    from earlyprune_jax import config
+
+    if not spec.figure.name:
+        return f"{config.short_name(path)}-{spec.study_id()}"
+    paper, data = config.short_name(config.split_form(path)[0]), re.split(r"\W", spec.data.name)[0]
+    return f"{paper}-{data}-{spec.figure.scale}"
 
 
 def _options(

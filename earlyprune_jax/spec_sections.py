@@ -16,6 +16,9 @@ FLOAT32_LEAST, FLOAT32_MAX = 1.2e-38, 3.4e38
 NAMES = each(anything, at_least=1)
 """A check for names that `config_checks` looks up where they are registered."""
 
+SCALES = ("full", "short", "smoke")
+"""How large a figure's runs are: as published, what two cores can pay, seconds for tests."""
+
 SWEPT_BY = {
     "grid": "It is a list already, or chooses the kind of grid: give all its values there.",
     "replay": "It decides no run: replay other rules with earlyprune rules DIR --rule TEXT.",
@@ -128,7 +131,7 @@ class TrainSpec:
     """The dense runs (trunks).
 
     Attributes:
-        seeds: one trunk per seed
+        seeds: one trunk per seed; none: nothing is trained
         num_epochs: length T of a trunk in epochs
         batch_size: examples per training step
         eval_batch_size: examples per evaluation step
@@ -137,7 +140,7 @@ class TrainSpec:
             newest
     """
 
-    seeds: tuple[int, ...] = key(each(within(0, 2**32 - 1), at_least=1), decides="grid")
+    seeds: tuple[int, ...] = key(each(within(0, 2**32 - 1)), decides="grid")
     num_epochs: int = key(within(1, 10**6), decides="trunk")
     batch_size: int = key(within(1, 10**6), decides="trunk")
     eval_batch_size: int = key(within(1, 10**6), decides="execution")
@@ -306,6 +309,24 @@ class SignalSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class FigureSpec:
+    """Which published figure a study is of. Decides no run.
+
+    Attributes:
+        name: its paper and number, such as A 6b: its runs have tables and figures of their own,
+            in figures/; '' = of none
+        scale: full: as published; short, smoke: shrunken by --scale, which sets this and the next
+        changed: keys that --scale has changed, with both values
+        varied: keys in which figures of one workdir may differ; all others are the same there
+    """
+
+    name: str = key(decides="execution")
+    scale: str = key(one_of(*SCALES), decides="execution")
+    changed: tuple[str, ...] = key(each(anything), decides="execution")
+    varied: tuple[str, ...] = key(each(anything), decides="execution")
+
+
+@dataclasses.dataclass(frozen=True)
 class Sections:
     """All sections of a config."""
 
@@ -318,6 +339,7 @@ class Sections:
     pruning: PruningSpec
     fork: ForkSpec
     signals: SignalSpec
+    figure: FigureSpec
 
 
 SECTIONS: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Sections)}

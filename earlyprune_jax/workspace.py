@@ -89,12 +89,14 @@ def _check(workdir: Path, spec: RunSpec) -> list[str]:
         return [expected("file", str(workdir / CONFIG), "to exist", STUDY_REMEDY)]
     with sound(workdir):
         then, now = _settings(config, study), _settings(spec.to_dict())
-    differing = _differing_keys(then, now)
+    varied = {*spec.figure.varied} & {*config.get("figure", {}).get("varied", ())}
+    differing = _differing_keys(_without(then, varied), _without(now, varied))
     remedy = (
         "Choose another --workdir, or the config that was used there; a sweep may add values to "
         "those that are there."
     )
     remedy += f" Differing keys:\n{differing}"
+    remedy += _lacking(spec) if spec.figure.name else ""
     problems = refused("to hold the same study", remedy) if differing else []
     return problems + _changed_code(workdir, study, spec)
 
@@ -116,6 +118,20 @@ def _settings(config: dict[str, Any], study: Mapping[str, Any] | None = None) ->
         values = fixed_keys(config) | dict(swept.values)
         settings.add(tuple(sorted((key, json.dumps(value)) for key, value in values.items())))
     return settings
+
+
+def _lacking(spec: RunSpec) -> str:
+    """Says what a figure needs of which a workdir of another study has nothing."""
+    missing = plan.members(spec)
+    trained = [member for member in missing if not isinstance(member, Comparison)]
+    epochs = sum(member.num_epochs(spec.at(member.setting)) for member in trained)
+    figure = f"{spec.figure.name} ({spec.figure.scale})"
+    return f"\nFigure {figure} lacks all its {len(missing)} runs there, {epochs:,} epochs to train."
+
+
+def _without(settings: set[FlatSetting], keys: set[str]) -> set[FlatSetting]:
+    """Leaves out keys in which figures of one workdir may differ."""
+    return {tuple(pair for pair in setting if pair[0] not in keys) for setting in settings}
 
 
 def _differing_keys(then: set[FlatSetting], now: set[FlatSetting]) -> str:
