@@ -138,8 +138,10 @@ def _marked(full: ConfigDict, scaled: ConfigDict, scale: str) -> ConfigDict:
 
 
 def _shown(value: Any) -> str:
-    """Writes a value of a config as flags do."""
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    """Writes a value of a config as flags do, numbers with four digits."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

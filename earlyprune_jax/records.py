@@ -142,6 +142,13 @@ def planned(workdir: Path) -> set[str] | None:
         return {f"{FOLDERS[cell['kind']]}/{name}" for cell in cells for name in cell["members"]}
 
 
+def planned_rates(workdir: Path) -> dict[str, list[float]]:
+    """Returns setting, in words -> the learning rate at the start of each epoch of its dense runs;
+    empty where the last session was of no published figure."""
+    plan = read_of_study(workdir, PLAN, remedy=PLAN_REMEDY) or {}
+    return plan.get("learning_rates", {})
+
+
 def described(workdir: Path) -> set[str]:
     """Names the members that have a run.json, FOLDER/NAME."""
     return {

@@ -36,6 +36,8 @@ from earlyprune_jax.records import (
 from earlyprune_jax.spec import RunSpec, Setting, combined, fixed_keys, sweep_axes
 from earlyprune_jax.storage import StorageError
 from earlyprune_jax.training.checkpoint import unusable_path
+from earlyprune_jax.training.retraining import trunk_schedule
+from earlyprune_jax.training.schedules import rate_at
 from earlyprune_jax.validate import expected, refuse, unexpected
 
 PACKAGES = (
@@ -45,7 +47,7 @@ PACKAGES = (
 ENV_REMEDY = "Delete this file alone: it says which sessions have worked here, and no number."
 OWN_FILES = (
     *results.TABLES,
-    "figures",
+    *("figures", results.REPRODUCED),
     *FOLDERS.values(),
     *("signal_budgets", assets.FOLDER, ENVIRONMENT, STUDY, PLAN, "slurm"),
 )
@@ -215,7 +217,9 @@ def describe(
     workdir = study.workdir
     try:
         with held(workdir):
-            for folder in ("", "figures", "signal_budgets", assets.FOLDER):
+            drawn = sorted(workdir.glob(f"{results.REPRODUCED}/*"))
+            folders = "", "figures", "signal_budgets", assets.FOLDER
+            for folder in (*folders, *drawn, *(folder / "figures" for folder in drawn)):
                 storage.clean(workdir / folder, is_held=False)
             refuse(check(workdir, study.spec) or changed_data(study, data_digests))
             spec, before = study.spec, read_of_study(workdir, STUDY) or {}
@@ -257,7 +261,19 @@ def _plan(study: Study) -> dict[str, Any]:
         cells.setdefault(cell, []).append(study.directory(member).name)
     names = ("kind", "row", "fork_epoch", "num_epochs", "members")
     listed = [dict(zip(names, (*cell, held), strict=True)) for cell, held in cells.items()]
-    return {"search": spec.fork.search, "cells": listed}
+    rates = {"learning_rates": _rates(spec)} if spec.figure.name else {}
+    return {"search": spec.fork.search, "cells": listed, **rates}
+
+
+def _rates(spec: RunSpec) -> dict[str, list[float]]:
+    """Returns setting, in words -> the learning rate at the start of each epoch of its trunks."""
+    found = {}
+    for setting in dict.fromkeys(setting.trunk for setting in spec.settings()):
+        steps = tasks.abstract(own := spec.at(setting)).batching.steps_per_epoch
+        schedule = trunk_schedule(own, steps).schedule
+        starts = range(0, own.train.num_epochs * steps, steps)
+        found[setting.words()] = [rate_at(schedule, start) for start in starts]
+    return found
 
 
 def keep_assets(study: Study, say: Callable[[str], None]) -> None:

@@ -372,7 +372,7 @@ SWEPT = [
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [(name, on_text_that_is_here(name)) for name in config.names() if "cifar" not in name]
+    [(name, on_text_that_is_here(name)) for name in WITHOUT_PANELS if "cifar" not in name]
     + [("digits", SWEPT)],
 )
 def test_a_resolved_config_resolves_to_itself_from_json(name, changes, tmp_path, monkeypatch):

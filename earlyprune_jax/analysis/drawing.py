@@ -1,12 +1,14 @@
 """What all figures share: colours, files, titles, legends. Matplotlib is imported on use, pyplot
 never."""
 
+import contextlib
+import contextvars
 import dataclasses
 import io
 import itertools
 import math
 import textwrap
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +209,19 @@ def save_all(
     return paths
 
 
+_NOTE: contextvars.ContextVar[str] = contextvars.ContextVar("note", default="")
+
+
+@contextlib.contextmanager
+def noted(note: str) -> Iterator[None]:
+    """Adds a line to the head of every figure drawn inside; none if it is empty."""
+    token = _NOTE.set(note)
+    try:
+        yield
+    finally:
+        _NOTE.reset(token)
+
+
 def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> None:
     """Writes a title and, below it, what is shown.
 
@@ -217,7 +232,8 @@ def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> 
         fontsize: Of all lines, points.
     """
     width = _line_length(figure)
-    lines = [line for part in about.split("\n") for line in textwrap.wrap(part, width)]
+    parts = [*about.split("\n"), _NOTE.get()]
+    lines = [line for part in parts for line in textwrap.wrap(part, width)]
     figure.suptitle("\n".join([title, *lines]), x=0.01, ha="left", fontsize=fontsize)
 
 

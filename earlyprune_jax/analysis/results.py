@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import storage
+from earlyprune_jax import records, storage
 from earlyprune_jax.analysis.places import SETTING, Place
 from earlyprune_jax.analysis.runs import (
     Runs,
@@ -25,6 +25,10 @@ RESULT_TABLES = ("results.csv", "signals.csv")
 RULE_TABLES = ("rules.csv", "rule_choices.csv", "signal_correlations.csv")
 REGIME_TABLES = ("regimes.csv", "regime_cells.csv", "regime_alignment.csv", "regime_baselines.csv")
 COMPARISONS = "comparisons.csv"
+REPRODUCED = "reproduced"
+"""Folder of published figures, a folder each."""
+NOTED = ("data", "model", "train", "optim", "schedule")
+"""Sections of keys that a figure names where they are shrunken; its config.json has all."""
 TABLES = (*RESULT_TABLES, *RULE_TABLES, *REGIME_TABLES, COMPARISONS)
 """All that `publish` may write, in its order; figures lie in the folder `figures`."""
 
@@ -144,10 +148,54 @@ def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
         >>> [path.name for path in publish(tempfile.mkdtemp())]
         ['results.csv', 'signals.csv']
     """
-    from earlyprune_jax.analysis import figures, online_figure, regimes, rules
+    from earlyprune_jax.analysis import (
+        drawing,
+        figures,
+        learning_rates,
+        online_figure,
+        regimes,
+        rules,
+    )
+    from earlyprune_jax.published import beside
 
     runs = read_runs(workdir) if runs is None else runs
     # Another kind of table or figure is a further function here; its tables are among `TABLES`.
     drawers = (figures.draw_main, online_figure.draw)
     writers = (write_tables, rules.write, *drawers, regimes.write)
-    return [path for write in writers for path in write(workdir, runs=runs)]
+    paths = [path for write in writers for path in write(workdir, runs=runs)]
+    if not (figure := runs.config.get("figure", {})).get("name"):
+        return paths
+    # A published figure: the same of its own runs alone, and the published curves beside them.
+    into, own = figure_folder(workdir, figure["name"]), runs.of_plan(records.planned(Path(workdir)))
+    storage.make_directory(into)
+    with drawing.noted(note_of(figure)):
+        for write in (write_tables, rules.write, figures.draw_main, beside.write):
+            paths += write(into, runs=own)
+        paths += learning_rates.write(workdir, into)
+        return paths + regimes.write(workdir, runs=own, into=into)
+
+
+def figure_folder(workdir: str | Path, name: str) -> Path:
+    """Returns the folder of a published figure: its own runs' tables, and their figures in it.
+
+    Example:
+        >>> figure_folder("runs/paper_a", "A 6b").as_posix()
+        'runs/paper_a/reproduced/a_6b'
+    """
+    return Path(workdir) / REPRODUCED / name.lower().replace(" ", "_")
+
+
+def note_of(figure: Mapping[str, Any]) -> str:
+    """Says what of a published figure was shrunken; nothing of one at full scale.
+
+    Example:
+        >>> changed = ("train.num_epochs: 200 -> 60", "signals.num_examples: 0 -> 1000")
+        >>> note_of({"name": "A 3", "scale": "short", "changed": changed})
+        'Shrunken (short): train.num_epochs: 200 -> 60; and 1 key of forks and signals.'
+    """
+    told, rest = [], 0
+    for text in figure.get("changed", ()):
+        is_told = text.partition(".")[0] in NOTED
+        told, rest = [*told, *[text] * is_told], rest + (not is_told)
+    more = f"; and {rest} key{'s' * (rest > 1)} of forks and signals" if rest else ""
+    return f"Shrunken ({figure['scale']}): {'; '.join(told)}{more}." if told else ""

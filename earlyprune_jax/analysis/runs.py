@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,13 @@ class Runs:
     def where(self, mask: Any) -> "Runs":
         """Keeps the rows of a mask."""
         return dataclasses.replace(self, frame=self.frame[mask])
+
+    def of_plan(self, planned: Iterable[str] | None) -> "Runs":
+        """Keeps the runs of a plan, FOLDER/NAME; all where there is none."""
+        if planned is None:
+            return self
+        folders = self.frame["kind"].map(records.FOLDERS)
+        return self.where((folders + "/" + self.frame["name"]).isin(set(planned)))
 
     def of_kind(self, kind: str) -> "Runs":
         """Keeps the runs of one kind: trunk, fork or online."""

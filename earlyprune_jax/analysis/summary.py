@@ -247,5 +247,10 @@ def _files(workdir: Path) -> Iterator[str]:
     drawn = sorted({path.stem for path in workdir.glob("figures/[!.]*")})
     if drawn:
         present.append(f"figures/ ({formatting.listed(drawn, at_most=MAX_NAMED)})")
+    reproduced = sorted(path.name for path in workdir.glob(f"{results.REPRODUCED}/[!.]*"))
+    if reproduced:
+        present.append(
+            f"{results.REPRODUCED}/ ({formatting.listed(reproduced, at_most=MAX_NAMED)})"
+        )
     if present:
         yield f"Files in {workdir}: {', '.join(present)}."

@@ -18,7 +18,7 @@ NUM_EPOCHS = 200
 
 @dataclasses.dataclass(frozen=True)
 class DenseRun:
-    """One dense run of paper A, 200 epochs, with the signal that was measured along it.
+    """One published dense run, with the signal that was measured along it.
 
     Attributes:
         dataset: cifar10 or cifar100.
@@ -31,6 +31,7 @@ class DenseRun:
             the paper shows none.
         epochs: at which the signal was measured.
         values: of the signal.
+        num_epochs: length of the run.
     """
 
     dataset: str
@@ -42,8 +43,7 @@ class DenseRun:
     signal: str = ""
     epochs: tuple[int, ...] = dataclasses.field(default=(), repr=False)
     values: tuple[float, ...] = dataclasses.field(default=(), repr=False)
-
-    num_epochs = NUM_EPOCHS
+    num_epochs: int = NUM_EPOCHS
 
     @property
     def history(self) -> History:
@@ -149,6 +149,30 @@ def three_regime_errors() -> dict[float, dict[int, float]]:
         for name in rows[0]
         if name.startswith("density_")
     }
+
+
+@functools.cache
+def three_regime_curves() -> tuple[AccuracyCurve, ...]:
+    """Lists the rows of the three-regime model's grid as curves of accuracy, sparsest last.
+
+    Example:
+        >>> curve = three_regime_curves()[-1]
+        >>> curve.sparsity, curve.dense.network, len(curve.fork_epochs)
+        (0.95, 'preresnet20', 17)
+    """
+    dense = DenseRun("cifar10", "preresnet20", "step", 1e-4, num_seeds=3, num_epochs=160)
+    return tuple(
+        AccuracyCurve(
+            panels=("follow_up",),
+            dense=dense,
+            criterion="magnitude",
+            scope="uniform",
+            sparsity=round(1 - density, 2),
+            fork_epochs=tuple(errors),
+            accuracies=tuple(round(100 - error, 2) for error in errors.values()),
+        )
+        for density, errors in sorted(three_regime_errors().items(), reverse=True)
+    )
 
 
 def _text(name: str) -> str:

@@ -53,7 +53,11 @@ def analyse(
 
 
 def write(
-    workdir: str | Path, *, runs: Runs | None = None, margin: float | None = None
+    workdir: str | Path,
+    *,
+    runs: Runs | None = None,
+    margin: float | None = None,
+    into: Path | None = None,
 ) -> list[Path]:
     """Writes tables and figures; each file is replaced in one step.
 
@@ -65,6 +69,7 @@ def write(
         workdir: an experiment's directory.
         runs: its runs, if they have been read already.
         margin: as of `analyse`.
+        into: where they are written, without comparisons.csv; None = the workdir.
 
     Returns:
         The paths written; empty where there is neither a grid nor an ended comparison.
@@ -80,5 +85,6 @@ def write(
     compared = similarity.read(workdir, runs.swept)
     grids = findings.analyse(runs, compared, margin)
     tables = findings.tables(grids).items()
-    paths = [results.save(Path(workdir) / name, rows) for name, rows in tables]
-    return [*paths, *similarity.write(workdir, compared), *figures.draw(workdir, grids)]
+    paths = [results.save(Path(into or workdir) / name, rows) for name, rows in tables]
+    paths += [] if into else similarity.write(workdir, compared)
+    return [*paths, *figures.draw(into or workdir, grids)]
