@@ -2,7 +2,7 @@
 networks, fewer pixels."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -65,24 +65,33 @@ def scaled(config: ConfigDict, scale: Scale | None) -> ConfigDict:
     """
     if scale is None:
         return config
-    factor = scale.num_epochs / config.train.num_epochs
-    for key in TIMES:
-        section, name = key.split(".")
-        config[section][name] = _times(config[section][name], factor)
-    config.schedule.exponential_decay_rate **= 1 / factor
-    config.train.num_epochs = scale.num_epochs
-    sweep = config.get("sweep", {})
-    for key, others in scale.values.items():
-        section, name = key.split(".")
-        if name in (swept := sweep.get(section, {})):
-            swept[name] = tuple(dict.fromkeys(others.get(value, value) for value in swept[name]))
-    if "rows" in sweep:
-        sweep.rows = tuple(dict(items) for items in _once(map(scale.row, sweep.rows)))
-    own = {
-        key: config[key.split(".")[0]][key.split(".")[1]] for key in (*scale.values, "data.name")
-    }
-    config.update_from_flattened_dict({**scale.changes, **scale.row(own)})
+    values = config.to_dict()
+    factor = scale.num_epochs / values["train"]["num_epochs"]
+    changes: dict[str, Any] = {"train.num_epochs": scale.num_epochs}
+    rate = values["schedule"]["exponential_decay_rate"]
+    changes["schedule.exponential_decay_rate"] = rate ** (1 / factor)
+    changes |= {key: _times(_of(values, key), factor) for key in TIMES}
+    own = {key: _of(values, key) for key in (*scale.values, "data.name")}
+    if sweep := values.get("sweep", {}):
+        changes["sweep"] = {name: _swept(name, held, scale) for name, held in sweep.items()}
+    config.update_from_flattened_dict({**changes, **scale.changes, **scale.row(own)})
     return config
+
+
+def _of(values: Mapping[str, Any], key: str) -> Any:
+    section, name = key.split(".")
+    return values[section][name]
+
+
+def _swept(section: str, held: Any, scale: Scale) -> Any:
+    """Shrinks the values of a section's swept keys, or the rows of a sweep."""
+    if section == "rows":
+        return tuple(map(dict, dict.fromkeys(tuple(scale.row(row).items()) for row in held)))
+    others = {name: scale.values.get(f"{section}.{name}", {}) for name in held}
+    return {
+        name: tuple(dict.fromkeys(others[name].get(value, value) for value in values))
+        for name, values in held.items()
+    }
 
 
 def _times(epochs: Any, factor: float) -> Any:
@@ -90,10 +99,6 @@ def _times(epochs: Any, factor: float) -> Any:
     if isinstance(epochs, tuple):
         return tuple(dict.fromkeys(_times(each, factor) for each in epochs))
     return max(round(epochs * factor), 1) if epochs else 0
-
-
-def _once(rows: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, Any], ...]]:
-    return list(dict.fromkeys(tuple(row.items()) for row in rows))
 
 
 def in_form(config: ConfigDict, form: str, forms: Mapping[str, Mapping[str, Any]]) -> ConfigDict:

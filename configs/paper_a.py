@@ -224,5 +224,6 @@ def get_config(form: str = "fig1a", scale: str = "full") -> ConfigDict:
     _forms.in_form(config, form, FORMS)
     _forms.scaled(config, {"short": SHORT, "smoke": SMOKE}.get(scale))
     if form == "fixed_fraction":
-        config.fork.trigger = f"epoch({round(0.3 * config.train.num_epochs)})"
+        epoch = round(0.3 * config.to_dict()["train"]["num_epochs"])
+        config.update_from_flattened_dict({"fork.trigger": f"epoch({epoch})"})
     return config

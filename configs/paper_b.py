@@ -154,6 +154,6 @@ def get_config(form: str = "fig2", scale: str = "full") -> ConfigDict:
         config.update_from_flattened_dict(PAPER_B)
         _forms.in_form(config, form, FORMS)
         _forms.scaled(config, {"short": SHORT, "smoke": SMOKE}.get(scale))
-    config.figure.name = f"B {form.removeprefix('fig')}"
-    config.figure.varied = VARIED
+    figure = {"figure.name": f"B {form.removeprefix('fig')}", "figure.varied": VARIED}
+    config.update_from_flattened_dict(figure)
     return config

@@ -128,12 +128,12 @@ def load_file(path: str, scale: str = "") -> ConfigDict:
 def _marked(full: ConfigDict, scaled: ConfigDict, scale: str) -> ConfigDict:
     """Lists in a scaled config what its scale has changed, as `key: before -> now`."""
     before, now = (dict(flat(config)) for config in (full, scaled))
-    scaled.figure.scale = scale
-    scaled.figure.changed = tuple(
+    changed = tuple(
         f"{key}: {_shown(before.get(key))} -> {_shown(now.get(key))}"
         for key in {**now, **before}
         if before.get(key) != now.get(key) and not key.startswith("figure.")
     )
+    scaled.update_from_flattened_dict({"figure.scale": scale, "figure.changed": changed})
     return scaled
 
 
