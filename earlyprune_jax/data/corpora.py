@@ -1,6 +1,6 @@
 """Corpora of parallel text: where the pairs of lines come from.
 
-Files      plain files DIR/NAME.LANGUAGE or DIR/NAME.LANGUAGE.gz, UTF-8, a sentence a line:
+Files      plain files DIR/NAME.LANGUAGE, or else DIR/NAME.LANGUAGE.gz, UTF-8, a sentence a line:
            line i of both languages is one pair. Only a line feed ends a line; a carriage return
            before it and a byte order mark are no text
 Numerals   numbers below a million in words, by num2words: no files. They are drawn

@@ -142,10 +142,7 @@ def translation(
         metrics=METRICS,
         primary=primary,
         sums=("loss", "count", "nll"),
-        values=lambda sums: {
-            "loss": sums["loss"] / sums["count"],
-            "perplexity": float(np.exp(sums["nll"] / sums["count"])),
-        },
+        values=_values,
         network=probed,
         host=(HostMeasurement(scores.METRICS, measure, score_every),),
         layers="dense_kernels",
@@ -251,6 +248,12 @@ def _sums(logits: Array, target: Array, weights: Array, smoothing: float) -> dic
     added = {"loss": losses, "nll": nll}
     sums = {name: jnp.sum(jnp.where(counted > 0, counted * x, 0.0)) for name, x in added.items()}
     return {**sums, "count": jnp.sum(counted)}
+
+
+def _values(sums: Mapping[str, float]) -> dict[str, float]:
+    with np.errstate(over="ignore"):  # inf: the run has diverged
+        perplexity = float(np.exp(sums["nll"] / sums["count"]))
+    return {"loss": sums["loss"] / sums["count"], "perplexity": perplexity}
 
 
 def _measured(

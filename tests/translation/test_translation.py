@@ -62,6 +62,8 @@ def test_the_loss_is_the_smoothed_cross_entropy_over_the_words_that_count(made):
     found = {name: float(value) for name, value in sums.items()}
     assert found == pytest.approx({"loss": loss, "nll": nll, "count": count}, rel=1e-5)
     assert task.measured(found)["perplexity"] == pytest.approx(np.exp(nll / count), rel=1e-5)
+    # No warning, but a number that is not finite: so a run is called diverged.
+    assert task.measured({"loss": 800.0, "nll": 800.0, "count": 1.0})["perplexity"] == np.inf
 
 
 @pytest.mark.parametrize(
