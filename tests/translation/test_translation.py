@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,10 @@ def test_the_loss_is_the_smoothed_cross_entropy_over_the_words_that_count(made):
     assert task.measured(found)["perplexity"] == pytest.approx(np.exp(nll / count), rel=1e-5)
     # No warning, but a number that is not finite: so a run is called diverged.
     assert task.measured({"loss": 800.0, "nll": 800.0, "count": 1.0})["perplexity"] == np.inf
+
+
+def test_its_module_may_be_the_first_that_is_imported():
+    subprocess.run([sys.executable, "-c", f"import {translation.__module__}"], check=True)
 
 
 @pytest.mark.parametrize(
