@@ -1,8 +1,8 @@
 """What is needed besides weights to use a trained network, kept in a workdir's `assets/`.
 
 An asset is a name and bytes, as `tasks.Task` gives them. Its file is named after the first digits
-of its SHA-256, so that runs of all settings share a folder and equal content is one file, and so
-that content which has changed shows. run.json says which files are the run's.
+of its SHA-256 and after it, so that runs of all settings share a folder, equal content of one name
+is one file, and content that has changed shows. run.json says which files are the run's.
 """
 
 import hashlib

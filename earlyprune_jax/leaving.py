@@ -196,9 +196,22 @@ class _Open(io.TextIOWrapper):
 
 
 class _Lossy(io.FileIO):
-    """A file descriptor that takes whatever is written, and forgets what cannot be."""
+    """A file descriptor that takes whatever is written, and forgets what cannot be, but not why."""
+
+    failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        with contextlib.suppress(OSError):
+        try:
             return super().write(data) or len(data)
-        return len(data)
+        except OSError as error:
+            self.failure = error
+            return len(data)
+
+
+def output_failure() -> OSError | None:
+    """Returns why standard output has lost something; None where all has been written.
+
+    For a command whose output is its result: of the others only words are lost.
+    """
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return getattr(raw, "failure", None)

@@ -19,23 +19,34 @@ from typing import Any
 
 import jax
 
-from earlyprune_jax import assets, models, records, references, user_code, validate, workspace
+from earlyprune_jax import (
+    assets,
+    leaving,
+    models,
+    records,
+    references,
+    user_code,
+    validate,
+    workspace,
+)
 from earlyprune_jax.analysis.formatting import listed, plural
 from earlyprune_jax.data import corpora
 from earlyprune_jax.data.vocabulary import Vocabulary
 from earlyprune_jax.run_records import Recorded, RunRecords
+from earlyprune_jax.storage import StorageError
 from earlyprune_jax.tasks import split_variables
 from earlyprune_jax.training import execution
 from earlyprune_jax.training.checkpoint import CheckpointError, CheckpointStore
 from earlyprune_jax.translation import task
 from earlyprune_jax.translation.lines import Translator
-from earlyprune_jax.validate import InvalidInput, unexpected, within
+from earlyprune_jax.validate import InvalidInput, unexpected
 
 LINES_TOGETHER = 1000
 """Lines that are read before any is translated; at a terminal it is one."""
 MOST_NAMED = 5
 """Line numbers that a remark names."""
-RANGES = {"beam": within(1), "length_penalty": within(0)}
+SEARCH = "beam", "length_penalty"
+"""Flags that the run has options of the same names for."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,17 +72,25 @@ def main(arguments: list[str]) -> int:
 
 
 def _translate(flags: argparse.Namespace) -> None:
-    search = {name: getattr(flags, name) for name in RANGES}
+    search = {name: getattr(flags, name) for name in SEARCH}
     translator = load(Path(flags.run), flags.epoch, search)
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     if is_terminal:
         translator.prepare()
         print("A line, then Enter; Ctrl-D ends.", file=sys.stderr, flush=True)
     lines = corpora.decoded(lambda: getattr(sys.stdin, "buffer", io.BytesIO()), "standard input")
-    while part := list(itertools.islice(lines, 1 if is_terminal else LINES_TOGETHER)):
-        print("\n".join(translator(part)), flush=True)
-    for remark in _remarks(translator):
-        print(f"earlyprune_jax: {remark}", file=sys.stderr)
+    try:
+        while part := list(itertools.islice(lines, 1 if is_terminal else LINES_TOGETHER)):
+            print("\n".join(translator(part)), flush=True)
+            if failure := leaving.output_failure():
+                raise failure
+    except BrokenPipeError:
+        pass  # Whoever reads has read enough.
+    except OSError as error:
+        raise StorageError(error.errno, f"Could not write the output: {error.strerror}.") from error
+    finally:
+        for remark in _remarks(translator):
+            print(f"earlyprune_jax: {remark}", file=sys.stderr)
 
 
 def _remarks(translator: Translator) -> Iterator[str]:
@@ -108,7 +127,7 @@ def load(
     """
     given = {name: value for name, value in (search or {}).items() if value is not None}
     for name, value in given.items():
-        if allowed := RANGES[name](value):
+        if allowed := task.RANGES[name](value):
             raise unexpected(f"--{name}", value, allowed)
     directory = directory.resolve()
     workdir, recorded = directory.parent.parent, _recorded(directory)

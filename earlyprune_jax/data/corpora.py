@@ -1,6 +1,6 @@
 """Corpora of parallel text: where the pairs of lines come from.
 
-Files      plain files DIR/NAME.LANGUAGE or DIR/NAME.LANGUAGE.gz, UTF-8, a sentence a line:
+Files      plain files DIR/NAME.LANGUAGE, or else DIR/NAME.LANGUAGE.gz, UTF-8, a sentence a line:
            line i of both languages is one pair. Only a line feed ends a line; a carriage return
            before it and a byte order mark are no text
 Numerals   numbers below a million in words, by num2words: no files. They are drawn
@@ -246,18 +246,26 @@ class Numerals(Corpus):
         return {"train": self.num_pairs, "validation": held, "test": held}
 
     def pairs(self, spec: DataSpec, split: str) -> Pairs:
-        from num2words import num2words  # pyright: ignore[reportMissingImports]
-
         sizes = self.sizes(spec)
         drawn = draw_numbers(sum(sizes.values()), self.seed)
         bounds = np.cumsum([0, *sizes.values()])
         place = list(sizes).index(split)
         numbers = drawn[bounds[place] : bounds[place + 1]].tolist()
         source, target = (
-            [num2words(number, lang=language) for number in numbers]
+            [_words(number, language) for number in numbers]
             for language in (self.source, self.target)
         )
         return source, target
+
+
+def _words(number: int, language: str) -> str:
+    from num2words import num2words  # pyright: ignore[reportMissingImports]
+
+    try:
+        return num2words(number, lang=language)
+    except Exception as error:  # its languages raise many types, for numbers that they cannot say
+        allowed = f"to have words for {number} in num2words ({type(error).__name__}: {error})"
+        raise unexpected("language of data.name", language, allowed) from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -343,9 +351,14 @@ class Wmt14(Corpus):
             for start in range(0, num, _AT_ONCE):
                 rows = range(start, min(start + _AT_ONCE, num))
                 for record in prepared.records(builder, split, rows):
-                    source.append(record[self.source].decode())
-                    target.append(record[self.target].decode())
+                    source.append(_one_line(record[self.source]))
+                    target.append(_one_line(record[self.target]))
         return source, target
+
+
+def _one_line(sentence: bytes) -> str:
+    """Reads a sentence of a record: a line feed in it would end a line of the assets."""
+    return sentence.decode().replace("\n", " ")
 
 
 CORPORA: dict[str, type[Corpus]] = {"text": Files, "numerals": Numerals, "wmt14": Wmt14}

@@ -4,7 +4,7 @@ A vocabulary is learnt by byte-pair encoding. It rests on counts, which are whol
 same text gives the same bytes on every machine; unigram models rest on sums of floats. On the
 29,000 German lines of Multi30k at 8,000 subwords it also gives fewer tokens (404,812 for 422,721)
 in less time, and it can fill larger vocabularies. Every character of the text it is trained on has
-a token.
+a token, but NUL; lines of more than 4,192 bytes are not trained on.
 """
 
 import importlib.util

@@ -24,11 +24,21 @@ from earlyprune_jax.tasks.batching import bucketed, padded_batches
 from earlyprune_jax.tasks.task import HostMeasurement, Task
 from earlyprune_jax.translation import buckets as shapes
 from earlyprune_jax.translation import decoding, scores
-from earlyprune_jax.validate import unexpected
+from earlyprune_jax.validate import expected, refuse, unexpected, unknown_choice, within
 
 LOSS = Metric("loss", "nats", larger_is_better=False)
 PERPLEXITY = Metric("perplexity", larger_is_better=False)
+METRICS = (LOSS, PERPLEXITY)
 SIDES = ("source", "target")
+RANGES = {
+    "label_smoothing": within(0, 1, open_high=True),
+    "beam": within(1, 1000),
+    "length_penalty": within(0),
+    "extra_length": within(0, 10_000),
+}
+"""Of the numbers that `translation` takes."""
+WHOLE = ("beam", "extra_length")
+"""Those that are counts."""
 STEPS_TOGETHER = 20
 """Steps of one bucket that follow one another at most: few enough that lengths are mixed."""
 DECODED_TOGETHER = 100
@@ -72,8 +82,10 @@ def translation(
         smoothing, both over the tokens that are no padding, END included.
 
     Raises:
-        InvalidInput: the splits hold no pairs of sentences.
+        InvalidInput: the splits hold no pairs of sentences, or an option is out of range.
     """
+    search = {"beam": beam, "length_penalty": length_penalty, "extra_length": extra_length}
+    refuse(_option_problems(primary, label_smoothing=label_smoothing, **search))
     train = splits["train"]
     if not isinstance(train, Mapping) or not {*SIDES, "line"} <= set(train):
         given = sorted(train) if isinstance(train, Mapping) else type(train).__name__
@@ -111,7 +123,7 @@ def translation(
             counts=lambda batch: batch["target"] != PAD,
         )
 
-    decode = decoder(module, beam, length_penalty, extra_length)
+    decode = decoder(module, **search)
 
     def measure(variables, split):
         return _measured(decode, variables, parted[split], vocabularies["target"], assets, split)
@@ -127,13 +139,10 @@ def translation(
         init=functools.partial(init, module),
         train_sums=train_sums,
         eval_sums=eval_sums,
-        metrics=(LOSS, PERPLEXITY),
+        metrics=METRICS,
         primary=primary,
         sums=("loss", "count", "nll"),
-        values=lambda sums: {
-            "loss": sums["loss"] / sums["count"],
-            "perplexity": float(np.exp(sums["nll"] / sums["count"])),
-        },
+        values=_values,
         network=probed,
         host=(HostMeasurement(scores.METRICS, measure, score_every),),
         layers="dense_kernels",
@@ -147,6 +156,19 @@ def translation(
             f"{100 * shapes.waste(lengths['train'], chosen)[0]:.1f} % of the tokens are padding.",
         ),
     )
+
+
+def _option_problems(primary: str, **numbers: float) -> list[str]:
+    """Lists options of a wrong type or out of range, before anything is trained with them."""
+    found = []
+    for name, value in numbers.items():
+        kinds, kind = ((int,), "whole ") if name in WHOLE else ((int, float), "")
+        if allowed := RANGES[name](value) if type(value) in kinds else f"to be a {kind}number":
+            found.append(expected(f"{name} of task.name", value, allowed))
+    names = [metric.name for metric in (*METRICS, *scores.METRICS)]
+    if primary not in names:
+        found.append(unknown_choice("primary of task.name", primary, names))
+    return found
 
 
 def network(
@@ -226,6 +248,12 @@ def _sums(logits: Array, target: Array, weights: Array, smoothing: float) -> dic
     added = {"loss": losses, "nll": nll}
     sums = {name: jnp.sum(jnp.where(counted > 0, counted * x, 0.0)) for name, x in added.items()}
     return {**sums, "count": jnp.sum(counted)}
+
+
+def _values(sums: Mapping[str, float]) -> dict[str, float]:
+    with np.errstate(over="ignore"):  # inf: the run has diverged
+        perplexity = float(np.exp(sums["nll"] / sums["count"]))
+    return {"loss": sums["loss"] / sums["count"], "perplexity": perplexity}
 
 
 def _measured(

@@ -51,6 +51,11 @@ def test_number_words_are_right_and_held_out_numbers_are_never_trained_on():
     assert len(set.union(*sets)) == 400
 
 
+def test_a_language_that_cannot_say_a_number_is_refused():
+    with pytest.raises(InvalidInput, match="language of data.name='am' to have words for "):
+        data.read(make_text_spec("numerals(target='am', num_pairs=500, vocabulary_size=300)"))
+
+
 def test_a_source_of_number_words_reads_them_without_files():
     spec = make_text_spec("numerals(num_pairs=200, num_held_out=20, vocabulary_size=60, seed=1)")
     assert data.check(spec) == []
@@ -96,6 +101,13 @@ def test_wmt14_is_read_from_a_directory_that_tfds_has_prepared(wmt14):
     assert lines(fewer, "train", "target") == lines(source, "train", "source")[:7]
     many = make_text_spec("wmt14(first=31)", data_dir=str(wmt14[0]))
     assert "first of data.name=31 to be at most 30" in only_problem(many)
+
+
+def test_a_line_feed_within_a_record_moves_no_other_line(tmp_path):
+    write_wmt14(tmp_path, PAIRS | {"test": [("Satz\n1.", "Sentence\n1."), *PAIRS["test"]]})
+    source = data.read(make_text_spec("wmt14(vocabulary_size=50)", data_dir=str(tmp_path)))
+    wanted = source.assets["test.target"].decode().split("\n")
+    assert wanted == lines(source, "test", "target") and "Sentence 1." in wanted
 
 
 def test_a_wmt14_directory_that_is_absent_or_damaged_is_refused(wmt14, tmp_path):

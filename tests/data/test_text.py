@@ -254,11 +254,13 @@ def test_vocabularies_that_cannot_be_filled_are_named_by_their_language(folder):
 
 
 def test_every_character_of_the_text_has_a_token_and_others_are_unknown():
-    made = vocabulary.Vocabulary(vocabulary.train(["aaaa aaaa aaaa"] * 999 + ["z"], 8))
-    ids, lengths = made.encode(["z a", "q", ""], 5)
-    assert vocabulary.UNKNOWN not in ids[0] and vocabulary.UNKNOWN in ids[1]
-    assert lengths[2] == 0 and ids[2].tolist() == [vocabulary.END, 0, 0, 0, 0]
-    assert made.decode(ids[:1]) == ["z a"]
+    rare = ["z", "y\0", "q" * 4193]
+    made = vocabulary.Vocabulary(vocabulary.train(["aaaa aaaa aaaa"] * 999 + rare, 9))
+    ids, lengths = made.encode(["z a y", "q", "\0", ""], 7)
+    is_unknown = (ids == vocabulary.UNKNOWN).any(axis=1)
+    assert is_unknown.tolist() == [False, True, True, False]
+    assert lengths[3] == 0 and ids[3].tolist() == [vocabulary.END, 0, 0, 0, 0, 0, 0]
+    assert made.decode(ids[:1]) == ["z a y"]
 
 
 def test_of_many_pairs_a_sample_at_even_distances_makes_the_vocabulary(tmp_path, monkeypatch):

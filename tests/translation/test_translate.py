@@ -1,17 +1,30 @@
 """Lines through a trained run: what the task itself decodes, and what is refused in a sentence."""
 
+import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 
 import numpy as np
 import pytest
 
-from earlyprune_jax import assets, cli, data, experiment, references, tasks, translate, verify
+from earlyprune_jax import (
+    assets,
+    cli,
+    data,
+    experiment,
+    leaving,
+    references,
+    tasks,
+    translate,
+    verify,
+)
 from earlyprune_jax.data import corpora
 from earlyprune_jax.data.vocabulary import UNKNOWN, Vocabulary
 from earlyprune_jax.run_records import RunRecords
+from earlyprune_jax.storage import StorageError
 from earlyprune_jax.training.checkpoint import CheckpointStore
 from earlyprune_jax.training.engine import Engine
 from earlyprune_jax.translation import lines as lines_of_text
@@ -91,6 +104,42 @@ def test_nothing_comes_of_nothing(finished, typed, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("is_pipe", [True, False])
+def test_output_that_cannot_be_written_ends_it(finished, monkeypatch, is_pipe):
+    """Not after all lines: | head -1. And not as if it had been written: a full disk."""
+
+    class Counted(io.BytesIO):
+        taken = 0
+
+        def __next__(self):
+            self.taken += 1
+            return super().__next__()
+
+    given = Counted(b"eins\n" * 9)
+    monkeypatch.setattr(translate, "LINES_TOGETHER", 2)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given))
+    if is_pipe:
+        unread, descriptor = os.pipe()
+        os.close(unread)
+        outcome = contextlib.nullcontext()
+    else:
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+        outcome = pytest.raises(StorageError, match="Could not write the output: No space left")
+    raw = io.BufferedWriter(leaving._Lossy(descriptor, "w"))
+    with io.TextIOWrapper(raw) as output, monkeypatch.context() as patched, outcome:
+        patched.setattr(sys, "stdout", output)
+        assert shown(trunk(finished)) == 0
+    assert given.taken == 2
+
+
+def test_what_was_cut_is_said_even_if_a_later_line_is_no_text(finished, typed, monkeypatch, capsys):
+    monkeypatch.setattr(translate, "LINES_TOGETHER", 1)
+    typed(b"zweihundert " * 60 + b"\n\xff\n")
+    assert shown(trunk(finished)) == 2
+    said = capsys.readouterr().err
+    assert "1 line longer than 100 tokens" in said and "line 2 of standard input" in said
+
+
 def test_bytes_that_are_no_text_are_named_with_their_line(finished, typed, capsys):
     typed(b"eins\n\xff\n")
     assert shown(trunk(finished)) == 2
@@ -101,7 +150,8 @@ def test_bytes_that_are_no_text_are_named_with_their_line(finished, typed, capsy
     ("flags", "words"),
     [
         (["--epoch=7"], "--epoch=7 to be that of a checkpoint. Saved: 0, 1, 2."),
-        (["--beam=0"], "--beam=0 in [1, inf)."),
+        (["--beam=0"], "--beam=0 in [1, 1000]."),
+        (["--beam=3000000000"], "--beam=3000000000 in [1, 1000]."),
         (["--length_penalty=nan"], "--length_penalty=nan in [0, inf)."),
     ],
 )

@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,31 @@ def test_the_loss_is_the_smoothed_cross_entropy_over_the_words_that_count(made):
     found = {name: float(value) for name, value in sums.items()}
     assert found == pytest.approx({"loss": loss, "nll": nll, "count": count}, rel=1e-5)
     assert task.measured(found)["perplexity"] == pytest.approx(np.exp(nll / count), rel=1e-5)
+    # No warning, but a number that is not finite: so a run is called diverged.
+    assert task.measured({"loss": 800.0, "nll": 800.0, "count": 1.0})["perplexity"] == np.inf
+
+
+def test_its_module_may_be_the_first_that_is_imported():
+    subprocess.run([sys.executable, "-c", f"import {translation.__module__}"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("label_smoothing=2", "label_smoothing of task.name=2 in [0, 1)."),
+        ("label_smoothing='a'", "label_smoothing of task.name='a' to be a number."),
+        ("beam=0", "beam of task.name=0 in [1, 1000]."),
+        ("beam=2.0", "beam of task.name=2.0 to be a whole number."),
+        ("beam=True", "beam of task.name=True to be a whole number."),
+        ("length_penalty=-1", "length_penalty of task.name=-1 in [0, inf)."),
+        ("extra_length=-1", "extra_length of task.name=-1 in [0, 10000]."),
+        ("primary='blue'", "primary of task.name='blue' to be one of loss, perplexity, bleu, chrf"),
+    ],
+)
+def test_options_are_refused_before_anything_is_trained(options, words):
+    with pytest.raises(InvalidInput) as caught:
+        resolved(**{"task.name": f"translation({options})"})
+    assert words in str(caught.value)
 
 
 def test_padding_of_batches_and_sentences_changes_nothing(made):
