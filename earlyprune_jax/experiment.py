@@ -91,7 +91,8 @@ def run(
         is_begun = (study.workdir / "config.json").is_file()
         with contextlib.suppress(InvalidInput):  # Of damaged records, which are mended, or again.
             workspace.require_sound(study.workdir)
-            if is_begun and not study.left(study.wanted_members()):
+            is_done = is_begun and not study.left(study.wanted_members())
+            if is_done and workspace.last_figure(study.workdir) == spec.figure.name:
                 return _sum_up(trainer)
         study.mend_ended(plan.members(spec), trainer.callbacks.say)
         begin(trainer, options)
@@ -138,7 +139,7 @@ def _finish(study: Study) -> str:
     workspace.close(study)
     runs = results.read_runs(study.workdir)
     results.publish(study.workdir, runs=runs)
-    return summary.summarize(study.workdir, runs=runs)
+    return summary.summarize(study.workdir, runs=results.own_runs(study.workdir, runs))
 
 
 def _sum_up(trainer: Trainer) -> str:

@@ -113,6 +113,11 @@ def require_sound(workdir: Path) -> None:
         read_of_study(workdir, name, remedy=ENV_REMEDY)
 
 
+def last_figure(workdir: Path) -> str:
+    """Returns the published figure that the last session was of; empty where it was of none."""
+    return ((read_of_study(workdir, CONFIG) or {}).get("figure") or {}).get("name", "")
+
+
 def _settings(config: dict[str, Any], study: Mapping[str, Any] | None = None) -> set[FlatSetting]:
     """Returns every setting of a config, and of the earlier ones that study.json knows."""
     settings = {tuple(map(tuple, setting)) for setting in (study or {}).get("settings", ())}

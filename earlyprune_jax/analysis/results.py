@@ -4,6 +4,7 @@ is written; and all that an experiment leaves to be looked at, from one reading 
 Nothing here imports pandas or Matplotlib before something is written.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,9 @@ def save(
 def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Writes all tables and figures of a workdir, each file replaced in one step.
 
+    Of a published figure these are in `figure_folder`, of its own runs alone, beside the published
+    curves; the workdir itself has the tables of all runs, and the metric against fork epoch.
+
     Args:
         workdir: An experiment's directory, finished or not.
         runs: Of `results.read_runs`, where they have been read already: for `summary.summarize`
@@ -159,20 +163,27 @@ def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     from earlyprune_jax.published import beside
 
     runs = read_runs(workdir) if runs is None else runs
-    # Another kind of table or figure is a further function here; its tables are among `TABLES`.
-    drawers = (figures.draw_main, online_figure.draw)
-    writers = (write_tables, rules.write, *drawers, regimes.write)
-    paths = [path for write in writers for path in write(workdir, runs=runs)]
-    if not (figure := runs.config.get("figure", {})).get("name"):
-        return paths
-    # A published figure: the same of its own runs alone, and the published curves beside them.
-    into, own = figure_folder(workdir, figure["name"]), runs.of_plan(records.planned(Path(workdir)))
+    figure = runs.config.get("figure", {})
+    if not figure.get("name"):
+        # Another kind of table or figure is a further function here; its tables are in `TABLES`.
+        drawers = (figures.draw_main, online_figure.draw)
+        writers = (write_tables, rules.write, *drawers, regimes.write)
+        return [path for write in writers for path in write(workdir, runs=runs)]
+    paths = write_tables(workdir, runs=runs) + figures.draw_main(workdir, runs=runs)
+    into, own = figure_folder(workdir, figure["name"]), own_runs(workdir, runs)
     storage.make_directory(into)
     with drawing.noted(note_of(figure)):
         for write in (write_tables, rules.write, figures.draw_main, beside.write):
             paths += write(into, runs=own)
         paths += learning_rates.write(workdir, into)
         return paths + regimes.write(workdir, runs=own, into=into)
+
+
+def own_runs(workdir: str | Path, runs: Runs) -> Runs:
+    """Returns the runs of the published figure that the last session was of; all, of none."""
+    if not runs.config.get("figure", {}).get("name"):
+        return runs
+    return dataclasses.replace(runs.of_plan(records.planned(Path(workdir))), num_more=0)
 
 
 def figure_folder(workdir: str | Path, name: str) -> Path:
