@@ -113,7 +113,7 @@ SHORT = _forms.Scale(
         "data.train_fraction": 0.1,
         "data.crop_padding": 0,
         "data.horizontal_flip": False,
-        "signals.num_examples": 1000,
+        "signals.max_overhead_fraction": 0.0,
     },
 )
 SMOKE = _forms.Scale(

@@ -31,6 +31,7 @@ from earlyprune_jax.grid.workers import Pool, step_seconds
 from earlyprune_jax.leaving import DONE, FAILED, UNFINISHED
 from earlyprune_jax.metrics import duration
 from earlyprune_jax.progress import Reporter, standard_output
+from earlyprune_jax.published import reproduce
 from earlyprune_jax.spec import RunSpec, Setting, content_hash
 from earlyprune_jax.storage import NotPermitted, StorageError, free_bytes
 from earlyprune_jax.training import engine as engines
@@ -139,7 +140,9 @@ def _finish(study: Study) -> str:
     workspace.close(study)
     runs = results.read_runs(study.workdir)
     results.publish(study.workdir, runs=runs)
-    return summary.summarize(study.workdir, runs=results.own_runs(study.workdir, runs))
+    own = reproduce.own_runs(study.workdir, runs)
+    reproduce.write(study.workdir, own)
+    return summary.summarize(study.workdir, runs=own)
 
 
 def _sum_up(trainer: Trainer) -> str:

@@ -4,12 +4,11 @@ is written; and all that an experiment leaves to be looked at, from one reading 
 Nothing here imports pandas or Matplotlib before something is written.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earlyprune_jax import records, storage
+from earlyprune_jax import storage
 from earlyprune_jax.analysis.places import SETTING, Place
 from earlyprune_jax.analysis.runs import (
     Runs,
@@ -28,8 +27,6 @@ REGIME_TABLES = ("regimes.csv", "regime_cells.csv", "regime_alignment.csv", "reg
 COMPARISONS = "comparisons.csv"
 REPRODUCED = "reproduced"
 """Folder of published figures, a folder each."""
-NOTED = ("data", "model", "train", "optim", "schedule")
-"""Sections of keys that a figure names where they are shrunken; its config.json has all."""
 TABLES = (*RESULT_TABLES, *RULE_TABLES, *REGIME_TABLES, COMPARISONS)
 """All that `publish` may write, in its order; figures lie in the folder `figures`."""
 
@@ -132,8 +129,8 @@ def save(
 def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
     """Writes all tables and figures of a workdir, each file replaced in one step.
 
-    Of a published figure these are in `figure_folder`, of its own runs alone, beside the published
-    curves; the workdir itself has the tables of all runs, and the metric against fork epoch.
+    In a workdir of published figures the tables of all runs, and the metric against fork epoch:
+    each figure has the others of its own runs, see `published.reproduce`.
 
     Args:
         workdir: An experiment's directory, finished or not.
@@ -153,60 +150,15 @@ def publish(workdir: str | Path, *, runs: Runs | None = None) -> list[Path]:
         ['results.csv', 'signals.csv']
     """
     from earlyprune_jax.analysis import (
-        drawing,
         figures,
-        learning_rates,
         online_figure,
         regimes,
         rules,
     )
-    from earlyprune_jax.published import beside
 
     runs = read_runs(workdir) if runs is None else runs
-    figure = runs.config.get("figure", {})
-    if not figure.get("name"):
-        # Another kind of table or figure is a further function here; its tables are in `TABLES`.
-        drawers = (figures.draw_main, online_figure.draw)
-        writers = (write_tables, rules.write, *drawers, regimes.write)
-        return [path for write in writers for path in write(workdir, runs=runs)]
-    paths = write_tables(workdir, runs=runs) + figures.draw_main(workdir, runs=runs)
-    into, own = figure_folder(workdir, figure["name"]), own_runs(workdir, runs)
-    storage.make_directory(into)
-    with drawing.noted(note_of(figure)):
-        for write in (write_tables, rules.write, figures.draw_main, beside.write):
-            paths += write(into, runs=own)
-        paths += learning_rates.write(workdir, into)
-        return paths + regimes.write(workdir, runs=own, into=into)
-
-
-def own_runs(workdir: str | Path, runs: Runs) -> Runs:
-    """Returns the runs of the published figure that the last session was of; all, of none."""
-    if not runs.config.get("figure", {}).get("name"):
-        return runs
-    return dataclasses.replace(runs.of_plan(records.planned(Path(workdir))), num_more=0)
-
-
-def figure_folder(workdir: str | Path, name: str) -> Path:
-    """Returns the folder of a published figure: its own runs' tables, and their figures in it.
-
-    Example:
-        >>> figure_folder("runs/paper_a", "A 6b").as_posix()
-        'runs/paper_a/reproduced/a_6b'
-    """
-    return Path(workdir) / REPRODUCED / name.lower().replace(" ", "_")
-
-
-def note_of(figure: Mapping[str, Any]) -> str:
-    """Says what of a published figure was shrunken; nothing of one at full scale.
-
-    Example:
-        >>> changed = ("train.num_epochs: 200 -> 60", "signals.num_examples: 0 -> 1000")
-        >>> note_of({"name": "A 3", "scale": "short", "changed": changed})
-        'Shrunken (short): train.num_epochs: 200 -> 60; and 1 key of forks and signals.'
-    """
-    told, rest = [], 0
-    for text in figure.get("changed", ()):
-        is_told = text.partition(".")[0] in NOTED
-        told, rest = [*told, *[text] * is_told], rest + (not is_told)
-    more = f"; and {rest} key{'s' * (rest > 1)} of forks and signals" if rest else ""
-    return f"Shrunken ({figure['scale']}): {'; '.join(told)}{more}." if told else ""
+    # Another kind of table or figure is a further function here; its tables are among `TABLES`.
+    writers = (write_tables, rules.write, figures.draw_main, online_figure.draw, regimes.write)
+    if runs.config.get("figure", {}).get("name"):
+        writers = (write_tables, figures.draw_main)
+    return [path for write in writers for path in write(workdir, runs=runs)]
