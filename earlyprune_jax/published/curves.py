@@ -158,7 +158,7 @@ def three_regime_curves() -> tuple[AccuracyCurve, ...]:
     Example:
         >>> curve = three_regime_curves()[-1]
         >>> curve.sparsity, curve.dense.network, len(curve.fork_epochs)
-        (0.95, 'preresnet20', 17)
+        (0.95, 'preresnet20', 16)
     """
     dense = DenseRun("cifar10", "preresnet20", "step", 1e-4, num_seeds=3, num_epochs=160)
     return tuple(
