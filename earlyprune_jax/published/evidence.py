@@ -207,6 +207,29 @@ def p_larger(first: Mapping[int, float], second: Mapping[int, float]) -> float |
     return lead and lead.p
 
 
+def p_against(
+    grid: CellGrid, row: int, chosen_on: np.ndarray, test: np.ndarray, margin: float = 0.0
+) -> tuple[float | None, float | None]:
+    """Tests a grid's best fork against something else, paired over repeats.
+
+    Args:
+        grid: of the forks.
+        row: of the grid.
+        chosen_on: [R] of the other, as of `CellGrid`; NaN where a repeat lacks it.
+        test: [R] likewise.
+        margin: how much the fork may be worse.
+
+    Returns:
+        The one-sided p of "it is worse by the margin or more", and of "it is not worse by more";
+        None where nothing could be tested.
+    """
+    forks, other = range(len(grid.epochs)), len(grid.epochs)
+    tables = np.vstack([grid.chosen_on[row], chosen_on]), np.vstack([grid.test[row], test])
+    ahead = selection_test(*tables, forks, [other])
+    behind = selection_test(*tables, [other], forks)
+    return ahead and ahead.p_below(margin), behind and behind.p_below(-margin)
+
+
 def p_before(first: Curve, second: Curve) -> float | None:
     """Gives the p of "the first curve's best epoch is not earlier than the second's".
 
@@ -258,12 +281,7 @@ def peaks_of(setting: Setting, signal: str) -> list[peaks.Peak]:
     return peaks.seed_peaks(setting.signals, signal) if signal in setting.signals else []
 
 
-def best_parts(curve: Curve) -> dict[int, float]:
-    """Finds the best fork epoch of each trunk seed, as a part of training."""
-    return best_of(curve.grid, 0, curve.setting.num_epochs)
-
-
-def best_of(grid: CellGrid, row: int, num_epochs: int) -> dict[int, float]:
+def best_parts(grid: CellGrid, row: int, num_epochs: int) -> dict[int, float]:
     """Finds the best fork epoch of each trunk seed in a row of a grid, as a part of training."""
     chosen = zip(grid.seeds, map(best_column, grid.by_seed[row].T), strict=True)
     return {seed: grid.epochs[at] / num_epochs for seed, at in chosen if at is not None}
@@ -272,7 +290,7 @@ def best_of(grid: CellGrid, row: int, num_epochs: int) -> dict[int, float]:
 def best_text(curve: Curve) -> str:
     """Writes the best fork epoch, and the range of those that may be the best."""
     ranking, whole = curve.ranking, curve.setting.num_epochs
-    spread = stats(best_parts(curve).values()).std
+    spread = stats(best_parts(curve.grid, 0, whole).values()).std
     text = f"best at {parts(Stats(ranking.best / whole, spread, ranking.num_repeats))}"
     if not ranking.is_tested:
         return text

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from earlyprune_jax.analysis import formatting
-from earlyprune_jax.analysis.best_epoch import MIN_REPEATS, selection_test
+from earlyprune_jax.analysis.best_epoch import MIN_REPEATS
 from earlyprune_jax.analysis.curves import Curve, Setting
 from earlyprune_jax.analysis.places import CURVE, shared
 from earlyprune_jax.analysis.regimes import transition
@@ -30,6 +30,7 @@ from earlyprune_jax.published.evidence import (
     decide,
     groups,
     joined,
+    p_against,
     p_before,
     p_larger,
     p_outside,
@@ -78,7 +79,13 @@ def cheap(source: Source) -> Iterator[Finding]:
         against = curve.against_dense(curve.ranking.best)
         if margin is None or against is None:
             continue
-        verdict, p = decide(*([p] for p in _p_of_loss(curve, margin)))
+        dense = curve.setting.dense.set_index("trunk_seed").reindex(list(curve.grid.repeats))
+        below = [
+            curve.metric.sign * dense[curve.metric.column(split)].to_numpy(float, na_value=np.nan)
+            for split in (curve.split, "test")
+        ]
+        ps = p_against(curve.grid, 0, below[0], below[1], margin)
+        verdict, p = decide(*([p] if curve.grid.repeat_kind == "seed" else [None] for p in ps))
         within = formatting.difference(Stats(margin, None, 1), curve.metric, sign=False)
         yield Finding(
             where=source.where(curve.place),
@@ -89,28 +96,6 @@ def cheap(source: Source) -> Iterator[Finding]:
             p=p,
             chosen_on=curve.split,
         )
-
-
-def _p_of_loss(curve: Curve, margin: float) -> tuple[float | None, float | None]:
-    """Tests that the best fork loses the margin or more, and that it loses no more than it."""
-    forks, dense = range(len(curve.epochs)), len(curve.epochs)
-    tables = _with_dense(curve)
-    worse = selection_test(*tables, forks, [dense])
-    better = selection_test(*tables, [dense], forks)
-    if curve.grid.repeat_kind != "seed" or worse is None or better is None:
-        return None, None
-    return worse.p_below(margin), better.p_below(-margin)
-
-
-def _with_dense(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the dense runs below the forks: what is chosen on, and test values [E + 1, R]."""
-    grid, metric = curve.grid, curve.metric
-    dense = curve.setting.dense.set_index("trunk_seed").reindex(list(grid.repeats))
-    below = [
-        metric.sign * dense[metric.column(split)].to_numpy(dtype=float, na_value=np.nan)
-        for split in (grid.split, "test")
-    ]
-    return np.vstack([grid.chosen_on[0], below[0]]), np.vstack([grid.test[0], below[1]])
 
 
 def peaks_ordered(source: Source, signal: str, axis: str, order: Order) -> Iterator[Finding]:
@@ -260,7 +245,7 @@ def _apart_text(curve: Curve, signal: str) -> str:
     """Writes the best fork epoch, the peak, and how far the one lies from the other."""
     whole = curve.setting.num_epochs
     tops = {one.trunk_seed: one.epoch / whole for one in peaks_of(curve.setting, signal)}
-    bests = best_parts(curve)
+    bests = best_parts(curve.grid, 0, whole)
     apart = parts(bests[seed] - tops[seed] for seed in bests.keys() & tops.keys())
     return f"{best_text(curve)}, peak at {parts(tops.values())}, apart {apart}"
 

@@ -8,13 +8,14 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from earlyprune_jax.analysis import formatting
 from earlyprune_jax.analysis.curves import CellGrid, Curve, find_grids
 from earlyprune_jax.analysis.places import Place
 from earlyprune_jax.analysis.regimes import Findings, controls, findings
-from earlyprune_jax.analysis.regimes.findings import Rows
 from earlyprune_jax.analysis.replay import Outcome, outcomes
-from earlyprune_jax.analysis.stats import holm, of_columns
+from earlyprune_jax.analysis.stats import best_of, holm, of_columns, plain_difference
 from earlyprune_jax.published.evidence import (
     HELD,
     NOT_HELD,
@@ -23,10 +24,11 @@ from earlyprune_jax.published.evidence import (
     PROTOCOLS,
     Finding,
     Source,
-    best_of,
+    best_parts,
     decide,
     joined,
     of_protocol,
+    p_against,
     p_larger,
     repeats,
     too_few,
@@ -133,33 +135,53 @@ def _alike(found: Findings, line: float | None, same: int, num: int) -> tuple[st
 
 def sparse_from_start(source: Source) -> Iterator[Finding]:
     """Judges whether the best fork beats networks that were sparse before training."""
-    whole = find_grids(source.whole)
+    others = [grid for grid in find_grids(source.whole) if 0 in grid.epochs]
     for grid in find_grids(source.runs):
-        if not of_protocol(grid.place, (*PROTOCOLS["A"], *PROTOCOLS["B"])):
+        if of_protocol(grid.place, (*PROTOCOLS["A"], *PROTOCOLS["B"])):
+            for other in others:
+                if _is_beside(other.place, grid.place):
+                    yield from _against(source, grid, other)
+
+
+def _is_beside(other: Place, place: Place) -> bool:
+    """Tells whether forks are of one budget: pruned alike or at random, retrained alike or more."""
+    return (
+        other.without("criterion", "retraining") == place.without("criterion", "retraining")
+        and other["criterion"] in (place["criterion"], controls.RANDOM)
+        and other["retraining"] in (place["retraining"], controls.MATCHED)
+    )
+
+
+def _against(source: Source, grid: CellGrid, other: CellGrid) -> Iterator[Finding]:
+    """Judges a grid against forks that were pruned before training, at each sparsity."""
+    sparsities = [sparsity for sparsity in grid.sparsities if sparsity in other.sparsities]
+    tested = []
+    for sparsity in sparsities:
+        row, at = grid.sparsities.index(sparsity), other.sparsities.index(sparsity)
+        # The first column is epoch 0.
+        values = zip(other.repeats, other.chosen_on[at, 0], other.test[at, 0], strict=True)
+        of_repeat = {repeat: (chosen_on, test) for repeat, chosen_on, test in values}
+        absent = (np.nan, np.nan)
+        below = np.array([of_repeat.get(repeat, absent) for repeat in grid.repeats]).T
+        best = best_of(grid.chosen_on[row], range(len(grid.epochs)))
+        measured = np.vstack([grid.test[row], below[1]])
+        difference = plain_difference(measured, best, len(grid.epochs))
+        tested.append((difference, *p_against(grid, row, *below)))
+    adjusted = (holm([one[side] for one in tested]) for side in (1, 2))
+    how = f"{other.place['criterion']} before training, {other.place['retraining']}"
+    for sparsity, (difference, *_), *ps in zip(sparsities, tested, *adjusted, strict=True):
+        if difference is None:
             continue
-        # Forks of the grid itself at epoch 0 are its own baseline.
-        own = [other for other in whole if other.place == grid.place]
-        rows = [row for one in (*own, grid) for row in controls.baselines(one, whole, None)]
-        at_start = {
-            (row["baseline"], row["sparsity"]): row for row in rows if row["baseline_epoch"] == 0
-        }
-        for name in dict.fromkeys(baseline for baseline, _ in at_start):
-            named = [row for (baseline, _), row in at_start.items() if baseline == name]
-            yield from _baselines(source, grid, named)
-
-
-def _baselines(source: Source, grid: CellGrid, rows: Rows) -> Iterator[Finding]:
-    """Judges a grid against one baseline, at each sparsity."""
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        difference = of_columns("difference", row)
-        assert difference is not None
-        is_worse = difference.std and difference.mean + difference.half_width() < 0
-        verdict, p = (NOT_HELD, None) if is_worse else decide([p], [])
-        removed = f"{formatting.removed(row['sparsity'])} % removed"
-        where = f"{source.where(grid.place)}, {removed}, against {row['baseline']}"
-        ours = f"{formatting.difference(difference, grid.metric)}"
-        reason = too_few(difference.n, grid.repeat_kind) if verdict == NOT_TESTED else ""
-        yield Finding(where, ours, repeats(grid), verdict, reason, p, grid.split)
+        verdict, p = decide(*([one] for one in ps))
+        yield Finding(
+            where=_at_sparsity(source, grid, sparsity) + f", against {how}",
+            ours=formatting.difference(difference, grid.metric),
+            n=repeats(grid),
+            verdict=verdict,
+            reason=too_few(difference.n, grid.repeat_kind) if verdict == NOT_TESTED else "",
+            p=p,
+            chosen_on=grid.split,
+        )
 
 
 def beats_fixed(source: Source) -> Iterator[Finding]:
@@ -188,9 +210,13 @@ def _regrets(outcome: Outcome) -> dict[int, float]:
 def _mean_best(found: Findings, sparsities: Sequence[float]) -> dict[int, float]:
     """Averages each seed's best epochs over sparsities, as parts of training."""
     grid, whole = found.grid, found.num_epochs or max(found.grid.epochs)
-    rows = [best_of(grid, grid.sparsities.index(sparsity), whole) for sparsity in sparsities]
+    rows = [best_parts(grid, grid.sparsities.index(sparsity), whole) for sparsity in sparsities]
     seeds = [seed for seed in grid.seeds if rows and all(seed in row for row in rows)]
     return {seed: statistics.fmean(row[seed] for row in rows) for seed in seeds}
+
+
+def _at_sparsity(source: Source, grid: CellGrid, sparsity: float) -> str:
+    return f"{source.where(grid.place)}, {formatting.removed(sparsity)} % removed"
 
 
 def _of_grid(source: Source, found: Findings, ours: str, verdict: str, reason: str) -> Finding:
@@ -204,12 +230,12 @@ def _regime(source: Source, found: Findings, row: Mapping[str, Any], wanted: str
     grid, verdict = found.grid, row["verdict"]
     open_ones = {"untested": NOT_TESTED, "not settled": NOT_SETTLED, wanted: HELD}
     lead = of_columns("left_out_early", row) or of_columns("advantage", row)
-    whole, removed = found.num_epochs or max(grid.epochs), formatting.removed(row["sparsity"])
+    whole = found.num_epochs or max(grid.epochs)
     best = "-" if row["best_epoch"] is None else f"{row['best_epoch'] / whole:.2f}"
     leads = f", early leads by {formatting.difference(lead, grid.metric)}" if lead else ""
     p = row[f"p_{verdict}_holm"] if verdict in ("early", "converged", "equal") else None
     return Finding(
-        where=f"{source.where(found.grid.place)}, {removed} % removed",
+        where=_at_sparsity(source, grid, row["sparsity"]),
         ours=f"best at {best}{leads}",
         n=repeats(grid),
         verdict=open_ones.get(verdict, NOT_HELD),
