@@ -139,7 +139,7 @@ def sparse_from_start(source: Source) -> Iterator[Finding]:
     for grid in find_grids(source.runs):
         if of_protocol(grid.place, (*PROTOCOLS["A"], *PROTOCOLS["B"])):
             for other in others:
-                if _is_beside(other.place, grid.place):
+                if grid.repeat_kind == other.repeat_kind and _is_beside(other.place, grid.place):
                     yield from _against(source, grid, other)
 
 
