@@ -155,6 +155,9 @@ def _notes(sources: Sequence[Source], rows: Sequence[dict[str, Any]]) -> Iterato
         "Ours: the test metric at the last epoch, mean +- standard deviation over repeats; "
         "published accuracies are the best over epochs, on test."
     )
+    yield formatting.wrapped(
+        "Each row is decided at 5 % by itself: of 20 rows, one may be held or not held by chance."
+    )
     counts = Counter(row["verdict"] for row in rows)
     kinds = (HELD, NOT_HELD, NOT_SETTLED, NOT_TESTED)
     yield f"Verdicts: {', '.join(f'{counts[kind]} {kind}' for kind in kinds)}."
