@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": ("analysis.compare", "DIR DIR ...", "studies side by side"),
     "rules": ("analysis.rules", "DIR", "when each rule would have pruned; its loss"),
     "regimes": ("analysis.regimes.command", "DIR", "where stopping early pays"),
+    "claims": ("published.claims", "DIR ...", "both papers' claims, on runs of yours"),
 }
 """Name -> its module in this package, with `parser()` and `main(arguments)`; arguments; what it
 does."""
