@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from earlyprune_jax.analysis import formatting, results
+from earlyprune_jax.published import reproduce
 from earlyprune_jax.published.claim_list import CLAIMS, Claim
 from earlyprune_jax.published.evidence import (
     HELD,
@@ -142,7 +143,7 @@ def _notes(sources: Sequence[Source], rows: Sequence[dict[str, Any]]) -> Iterato
     """Says what the rows rest on: scales, splits, and how many verdicts there are of each kind."""
     for source in sources:
         figure = _figure(source)
-        note = (results.note_of(figure) if figure else "") or f"Scale: {_scale(source)}."
+        note = (reproduce.note_of(figure) if figure else "") or f"Scale: {_scale(source)}."
         yield formatting.wrapped(f"{source.name}: {note}")
         yield from (f"{source.name}: {said}" for said in formatting.coverage(source.runs))
     on_test = sum(row["chosen_on"] == "test" for row in rows)
