@@ -2,17 +2,15 @@
 
 Example: earlyprune run --config=digits --workdir=runs/digits
 
-  CONFIG, --config FILE    a config, FILE.py:FORM, or a workdir's config.json
+  --config FILE            a config, FILE.py:FORM, or a workdir's config.json
   --config.SECTION.KEY=V   any key below; tuples as 0,1,2
-  --scale S                of paper_a and paper_b: full, short (two cores), smoke
-  --workdir DIR            default: runs/<config name>-<study id>, of a published
-                           figure runs/PAPER-DATA-SCALE, which figures share
+  --scale S                of paper_a, paper_b: full, short (two cores), smoke
+  --workdir DIR            default: runs/CONFIG-ID, of figures PAPER-DATA-SCALE
   --dry_run                print config, runs, steps and disk; touch nothing
   --measure                with --dry_run: time a few steps, estimate the whole
   --workers N              processes, each on its own cores; auto = one a core
                            (CPU only); default 1
-  --fork_width N           forks in one batch; default 0 = one on CPU, else as
-                           many as there are, up to 32 a device
+  --fork_width N           forks in one batch; 0 = 1 on CPU, else 32 a device
   --require_exact          refuse runs of other versions, devices, cores, flags
   --verbose                in a pipe: one line per epoch, not only per run
   --max_minutes M          begin no epoch later; exit code 3: run again to go on

@@ -120,7 +120,7 @@ SECTIONS = tuple(spec_sections.SECTIONS)
     ("typed", "some"),
     [
         ("", {"run", "status", "regimes"}),
-        ("run --config=two_regime:d", {"depth", "data_small"}),
+        ("run --config=two_regime:d", {"depth_small", "data_small"}),
         ("run --config.optim.w", {"--config.optim.weight_decay"}),
         ("status --w", {"--watch"}),
     ],

@@ -68,7 +68,7 @@ def test_the_study_id_follows_the_content_and_not_the_axes():
         ("train.num_epochs", "-5", "in [1, 1000000]"),
         ("train.num_epochs", "4.5", "to be a whole number"),
         ("train.seeds", "1,1", "to have no element twice"),
-        ("train.seeds", "", "at least 1 element"),
+        ("pruning.sparsities", "", "at least 1 element"),
         ("train.precision", "float16", "one of float32, bfloat16"),
         ("train.batch_size", "601", "in [1, 600]"),
         ("pruning.sparsities", "1.0", "in [0, 1)"),

@@ -35,7 +35,7 @@ FAMILIES = {
     "two_regime": two_regime,
 }
 WITHOUT_PANELS = [name for name in config.names() if not re.search(r"fig\d+[a-h]$", name)]
-"""All but single panels of published figures: tests/test_figures.py resolves them."""
+"""All but single panels of published figures: tests/test_paper_figures.py resolves them."""
 TEXT_PANELS = ("3b", "7b", "8b")
 SMALL_AXES = ("two_regime:depth_small", "two_regime:data_small")
 NEIGHBOUR = "from configs import digits\n\ndef base():\n    return digits.get_config()\n"

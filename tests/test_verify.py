@@ -87,7 +87,7 @@ def test_a_lost_run_is_counted_and_an_earlier_version_refused(workdir, capsys):
     assert "study.json' to exist" in capsys.readouterr().err
     (workdir / "study.json").write_text('{"format": 3}')
     assert verify.main([str(workdir)]) == 2
-    assert "study.json=3 to be 4, that of this version" in capsys.readouterr().err
+    assert "study.json=3 to be 5, that of this version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])

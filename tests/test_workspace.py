@@ -111,12 +111,12 @@ def test_settings_that_neither_hold_nor_lie_in_those_there_are_refused(tmp_path,
     assert "combinations of swept values: optim.momentum" in problem
 
 
-@pytest.mark.parametrize("study", [None, {"format": 3}, {"format": 5}])
+@pytest.mark.parametrize("study", [None, {"format": 4}, {"format": 6}])
 def test_a_workdir_of_another_version_is_refused_by_name_by_all_readers(
     tmp_path, resolve, capsys, study
 ):
     (tmp_path / "trunks").mkdir()
-    words = "study.json" if study is None else f"study.json={study['format']} to be 4, that of this"
+    words = "study.json" if study is None else f"study.json={study['format']} to be 5, that of this"
     if study:
         (tmp_path / "study.json").write_text(json.dumps(study))
         with pytest.raises(InvalidInput, match=words):

@@ -74,6 +74,10 @@ def test_how_work_is_carried_out_enters_no_name(tiny_npz):
         "train.keep_checkpoints": "fork_epochs",
         "fork.search": "coarse_to_fine",
         "fork.max_cells": 1,
+        "figure.name": "A 1a",
+        "figure.scale": "short",
+        "figure.changed": ("train.num_epochs: 200 -> 60",),
+        "figure.varied": ("schedule.name",),
     }
     assert set(execution) == {name for name in KEYS if decides(name) == "execution"}
     assert directories(before) == directories(before.replace(execution))
