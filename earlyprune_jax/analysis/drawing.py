@@ -223,7 +223,7 @@ def noted(note: str) -> Iterator[None]:
 
 
 def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> None:
-    """Writes a title and, below it, what is shown.
+    """Writes a title and, below it, what is shown. The figure grows by the lines of `noted`.
 
     Args:
         figure: Whose size decides where lines are broken.
@@ -232,9 +232,12 @@ def head(figure: "Figure", title: str, about: str, *, fontsize: float = 9.5) -> 
         fontsize: Of all lines, points.
     """
     width = _line_length(figure)
-    parts = [*about.split("\n"), _NOTE.get()]
-    lines = [line for part in parts for line in textwrap.wrap(part, width)]
-    figure.suptitle("\n".join([title, *lines]), x=0.01, ha="left", fontsize=fontsize)
+    lines = [line for part in about.split("\n") for line in textwrap.wrap(part, width)]
+    noted_lines = textwrap.wrap(_NOTE.get(), width)
+    text = figure.suptitle("\n".join([title, *lines, *noted_lines]), x=0.01, ha="left")
+    text.set_fontsize(fontsize)
+    # A line is 1.2 times as high as its letters.
+    figure.set_figheight(figure.get_figheight() + 1.2 * fontsize / 72 * len(noted_lines))
 
 
 def _line_length(figure: "Figure") -> int:
