@@ -119,15 +119,20 @@ class Place:
 
 
 def order(value: Any) -> tuple[Any, ...]:
-    """Makes values of any types comparable: None, then numbers, then everything else by its text.
+    """Makes values of any types comparable: None, then numbers, then everything else by its text,
+    in which whole numbers count as such.
 
     Example:
-        >>> sorted(["b", 2.0, None, 1], key=order)
-        [None, 1, 2.0, 'b']
+        >>> sorted(["resnet14", "resnet8", 2.0, None, 1], key=order)
+        [None, 1, 2.0, 'resnet8', 'resnet14']
     """
     if value is None:
         return (0,)
-    return (1, value) if isinstance(value, int | float) else (2, str(value))
+    if isinstance(value, int | float):
+        return (1, value)
+    # Every second part is a number, from the second on.
+    texts = re.split(r"([0-9]+)", str(value))
+    return (2, *(int(text) if at % 2 else text for at, text in enumerate(texts)))
 
 
 def safe(text: str) -> str:
