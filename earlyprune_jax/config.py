@@ -39,6 +39,7 @@ __all__ = [
     "named_code",
     "names",
     "parse",
+    "planned",
     "resolve",
     "short_name",
     "split_form",
@@ -48,6 +49,10 @@ __all__ = [
 MOST_SETTINGS = 1000
 SWEEP = "sweep."
 ROWS = "rows"
+
+
+Read = tuple[dict[str, Any], dict[str, Any], tuple[Axis, ...]]
+"""All keys that are given, those that are not swept, and the sweep."""
 
 
 class Text(str):
@@ -89,11 +94,8 @@ def resolve(
     user_code.refresh()
     tasks.forget()
     problems: list[str] = []
-    with _reading():
-        given = _given(config, overrides)
-        values = {name: value for name, value in given.items() if not name.startswith(SWEEP)}
-        swept = {name.removeprefix(SWEEP): given[name] for name in given if name not in values}
-        sweep = _read_sweep(swept, problems)
+    given, values, sweep = _read(config, overrides, problems)
+    swept = [name.removeprefix(SWEEP) for name in given if name not in values]
     settings = combined(sweep)
     names = [name for name, _ in overrides]
     problems += _set_by_scale(given, names)
@@ -186,8 +188,40 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
+def planned(config: ConfigDict) -> RunSpec:
+    """Turns a config into a spec without a check, to count what it plans: no data are read.
+
+    Args:
+        config: as of `resolve`, with nothing wrong in it.
+
+    Example:
+        >>> from configs import paper_a
+        >>> planned(paper_a.get_config()).fork.epochs[:3]
+        (20, 40, 60)
+    """
+    _, values, sweep = _read(config, (), [])
+    spec, _ = _made(values, combined(sweep)[0])
+    return dataclasses.replace(spec, sweep=sweep)
+
+
+def _read(config: ConfigDict, overrides: Sequence[tuple[str, str]], problems: list[str]) -> Read:
+    """Reads a config's keys and its sweep; `problems` takes what is wrong with the sweep."""
+    with _reading():
+        given = _given(config, overrides)
+    values = {name: value for name, value in given.items() if not name.startswith(SWEEP)}
+    swept = {name.removeprefix(SWEEP): given[name] for name in given if name not in values}
+    return given, values, _read_sweep(swept, problems)
+
+
 def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, list[str]]:
-    """Makes the spec of one setting, and lists its problems.
+    """Makes the spec of one setting, and lists its problems."""
+    spec, problems = _made(values, setting)
+    absent = [name for name in KEYS if spec.value(name) is None]
+    return spec, [*problems.values(), *config_checks.problems(spec, absent, problems)]
+
+
+def _made(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, dict[str, str]]:
+    """Makes the spec of one setting; key -> what is wrong with its value by itself.
 
     What is missing or of a wrong type is None in it: a check sees only the keys it needs, which are
     there.
@@ -208,9 +242,7 @@ def _resolve_one(values: Mapping[str, Any], setting: Setting) -> tuple[RunSpec, 
     for section, declared in SECTIONS.items():
         leaves = [field.name for field in dataclasses.fields(declared)]
         sections[section] = declared(**{leaf: accepted[f"{section}.{leaf}"] for leaf in leaves})
-    spec = RunSpec(**sections)
-    absent = [name for name, value in accepted.items() if value is None]
-    return spec, [*problems.values(), *config_checks.problems(spec, absent, problems)]
+    return RunSpec(**sections), problems
 
 
 def _unknown_key(name: str) -> str:
