@@ -9,9 +9,9 @@ Command: python -m earlyprune_jax.main --config=configs/translation.py --workers
 Cost: a trunk of 8 epochs, 32 forks of 3 and 16 comparisons: 4 min 50 s on 2 cores of an AMD EPYC.
 Expected (n = 1): 96.4 % of 500 unseen numbers right, test BLEU 98.7; here late is best throughout.
 
-`translation.py:multi30k_small`: half of Multi30k's 29,000 captions, on a CPU. Its lines lie in plain
-files in multi30k/, train.de, train.en, val.de, ..., test_2016_flickr.en, gzipped or not; elsewhere:
---config.data.name="text('DIR', test='test_2016_flickr')".
+`translation.py:multi30k_small`: half of Multi30k's 29,000 captions, on a CPU. Its lines lie in
+plain files in multi30k/: train.de, train.en, val.de, ..., test_2016_flickr.en, gzipped or not;
+elsewhere: --config.data.name="text('DIR', test='test_2016_flickr')".
 Command: python -m earlyprune_jax.main --config=configs/translation.py:multi30k_small --workers=2
 Cost: a trunk of 20 epochs, 60 forks of 5, 30 comparisons; an epoch takes 20 to 50 s on one core.
 Expected of the trunk (n = 1): 33.3 BLEU on test 2016.
