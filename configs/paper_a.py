@@ -3,7 +3,8 @@
 E. Nunez, "Early Model Training Dynamics as a Guide for Early Model Compression". A form is named
 after a figure, with or without the letter of a panel: fig6 is fig6a, fig6b and fig6c.
 Command: earlyprune run paper_a:fig1a        (paper_a alone is fig1a)
-Figures of one scale share the workdir runs/paper_a-SCALE: the next one trains only what is missing.
+Figures of one data set and scale share a workdir, runs/paper_a-DATA-SCALE: the next one trains only
+what is missing. fig1 and fig9, of both data sets, go to CIFAR-10's; their panels each to its own.
 Costs are epochs of 390 steps, each figure by itself; docs/reproduce.md has hours, and published
 numbers beside ours. An accelerator is needed; `--scale=short` is for two cores, below.
 All accuracies: best test top-1 over epochs, chosen on test, in %. Forks at 20, 40, ..., 180.

@@ -1,6 +1,6 @@
 """Every claim of both papers on runs of yours: the published numbers, ours, and a verdict.
 
-earlyprune claims runs/paper_a-short runs/paper_b-cifar10-short [--csv claims.csv]
+earlyprune claims runs/paper_a-cifar10-short runs/paper_b-cifar10-short [--csv claims.csv]
 
 A verdict is by a test over seeds, at 5 %: held, not held, not settled (the test allows both) or not
 tested, with the reason. With one seed nothing is tested, and the numbers are shown all the same.
