@@ -107,9 +107,13 @@ def _changed(source: Source) -> str:
 
 
 def _report(workdirs: Sequence[str], path: str | None) -> str:
-    if path and not Path(path).parent.is_dir():
-        raise unexpected("--csv", path, "to lie in a folder that is there")
-    sources = sources_of(workdirs)
+    problems, sources = list[str](), list[Source]()
+    with gathering(problems):
+        if path and not Path(path).parent.is_dir():
+            raise unexpected("--csv", path, "to lie in a folder that is there")
+    with gathering(problems):
+        sources = sources_of(workdirs)
+    refuse(problems)
     rows = table(sources)
     if path:
         results.save(Path(path), rows, COLUMNS)

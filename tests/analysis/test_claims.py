@@ -437,3 +437,10 @@ def test_bad_input_is_a_sentence_and_exit_code_2(tmp_path, capsys, make, options
     assert claims.main(given) == 2
     said = capsys.readouterr().err
     assert said.startswith("- Expected ") and words in said
+
+
+def test_all_problems_are_told_at_once(tmp_path, capsys):
+    given = [str(tmp_path / "run"), "--csv", str(tmp_path / "no" / "claims.csv")]
+    assert claims.main(given) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert ["--csv" in said[0], "DIR" in said[1]] == [True, True] and len(said) == 2
